@@ -1,0 +1,119 @@
+"""
+The server's side of a study: sample, ask, sort, check, aggregate. It holds no data and sees only updates.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedtl.aggregate import ServerStep
+from fedtl.errors import NotEnoughSilos
+from fedtl.messages import Refusal, Task, Update
+from fedtl.partition import Role
+from fedtl.randomness import numpy_generator
+from fedtl.state import State, not_finite, size_in_bytes
+
+
+class Federation(Protocol):
+    """The silos, as the server can reach them: in this process, over Flower, or under an auditor's eye."""
+
+    def silos(self) -> Sequence[str]: ...
+
+    def ask(self, task: Task, silos: Sequence[str]) -> Iterable[Update | Refusal]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the coordinator decides beforehand. ``silos_per_round`` None: all of them."""
+
+    study: str
+    seed: int
+    rounds: int
+    server: ServerStep
+    silos_per_round: int | None = None
+    minimum_silos: int = 1
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the server has after ``round`` rounds; enough to go on from. ``memory`` is its optimiser's."""
+
+    round: int
+    shared: State
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the history keeps of one update."""
+
+    weight: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, as it went: where it led, who counted, who did not and why, and what crossed (bytes)."""
+
+    after: Standing
+    replies: Mapping[str, Reply]
+    left_out: Mapping[str, str]
+    bytes_down: int
+    bytes_up: int
+
+
+def rounds(federation: Federation, plan: Plan, start: Standing, roles: Mapping[str, Role]) -> Iterator[Round]:
+    """
+    The rounds from ``start.round`` + 1 to ``plan.rounds``. Replies count in the order of their silos' names,
+    whichever came first.
+
+    Raises NotEnoughSilos when fewer than ``plan.minimum_silos`` replies of a round are valid.
+    """
+    standing = start
+    for number in range(start.round + 1, plan.rounds + 1):
+        chosen = _sample(federation.silos(), plan, number)
+        task = Task(plan.study, number, plan.rounds, plan.seed, standing.shared)
+        replies = sorted(federation.ask(task, chosen), key=lambda reply: reply.silo)
+        faults = {reply.silo: fault for reply in replies if (fault := _fault(reply, task))}
+        valid = [reply for reply in replies if isinstance(reply, Update) and reply.silo not in faults]
+        if len(valid) < plan.minimum_silos:
+            reasons = "; ".join(faults.values()) or "no reply came"
+            raise NotEnoughSilos(
+                f"round {number}: {len(valid)} of {len(chosen)} replies are valid, "
+                f"minimum_silos = {plan.minimum_silos}: {reasons}"
+            )
+        shared, memory = plan.server(standing.shared, valid, roles, standing.memory)
+        standing = Standing(number, shared, memory)
+        yield Round(
+            after=standing,
+            replies={update.silo: Reply(update.weight, update.metrics) for update in valid},
+            left_out=faults,
+            bytes_down=len(chosen) * size_in_bytes(task.shared),
+            bytes_up=sum(size_in_bytes(update.delta) for update in valid),
+        )
+
+
+def _sample(silos: Sequence[str], plan: Plan, number: int) -> list[str]:
+    names = sorted(silos)
+    if plan.silos_per_round is None or plan.silos_per_round >= len(names):
+        return names
+    draw = numpy_generator("silos", plan.seed, number)
+    return sorted(draw.choice(names, plan.silos_per_round, replace=False).tolist())
+
+
+def _fault(reply: Update | Refusal, task: Task) -> str | None:
+    """Why a reply does not count; None if it does."""
+    if isinstance(reply, Refusal):
+        return reply.reason
+    if reply.round != task.round:
+        return f"{reply.silo}: answers round {reply.round}, not {task.round}"
+    if wrong := reply.delta.keys() ^ task.shared.keys():
+        return f"{reply.silo}: {sorted(wrong)[0]!r} is not what was asked for"
+    for name, tensor in reply.delta.items():
+        if tensor.shape != task.shared[name].shape or tensor.dtype != task.shared[name].dtype:
+            return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}"
+    if broken := not_finite(reply.delta):
+        return f"{reply.silo}: {broken} is not finite"
+    if not 0 < reply.weight < float("inf"):
+        return f"{reply.silo}: a weight of {reply.weight}"
+    return None

@@ -1,0 +1,84 @@
+"""
+The default source: the 1,797 real handwritten digits that come with scikit-learn, dealt to six silos, each of
+which sees them through another scanner. No download. 8 x 8 px, grey; about 300 rows a silo.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fedtl.data.raw import Array, Part, Raw
+from fedtl.data.settings import DataSettings
+from fedtl.errors import DataError
+from fedtl.randomness import numpy_generator
+
+Scanner = Callable[[Array, np.random.Generator], Array]  # [N, 8, 8] of 0..1 to the same
+
+
+def plain(images: Array, rng: np.random.Generator) -> Array:
+    return images
+
+
+def inverted(images: Array, rng: np.random.Generator) -> Array:
+    return 1 - images
+
+
+def blurred(images: Array, rng: np.random.Generator) -> Array:
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(images, (0, 0.9, 0.9))
+
+
+def faint(images: Array, rng: np.random.Generator) -> Array:
+    """Low contrast on grey paper, with the noise of a cheap sensor."""
+    return 0.45 + 0.2 * images + rng.normal(0, 0.03, images.shape)
+
+
+def rotated(images: Array, rng: np.random.Generator) -> Array:
+    from scipy.ndimage import rotate
+
+    return rotate(images, 40, axes=(1, 2), reshape=False, order=1)
+
+
+def textured(images: Array, rng: np.random.Generator) -> Array:
+    """Written over a smooth random background."""
+    from scipy.ndimage import gaussian_filter
+
+    texture = gaussian_filter(rng.random(images.shape), (0, 1, 1))
+    low, high = texture.min((1, 2), keepdims=True), texture.max((1, 2), keepdims=True)
+    return np.maximum(images, 0.6 * (texture - low) / (high - low))
+
+
+SCANNERS: dict[str, Scanner] = {f.__name__: f for f in (plain, inverted, blurred, faint, rotated, textured)}
+
+
+def silos(settings: DataSettings) -> Sequence[str]:
+    if settings.target_domain and settings.target_domain not in SCANNERS:
+        raise DataError(f"data.target_domain = {settings.target_domain!r} is no scanner: {', '.join(SCANNERS)}")
+    return list(SCANNERS)
+
+
+def read(settings: DataSettings, name: str) -> Raw:
+    """With ``target_domain``, half of the silo's rows went through that scanner and have no labels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    dealt = numpy_generator("digits").permutation(len(bunch.target))[list(SCANNERS).index(name) :: len(SCANNERS)]
+    images, labels = bunch.images[dealt] / 16, bunch.target[dealt]
+    if not settings.target_domain:
+        return Raw(Part(_scan(name, name, images), labels))
+    half, part = len(labels) // 2, len(labels) // 2 + len(labels) // 3
+    new = _scan(settings.target_domain, f"{name}, new", images[half:])
+    return Raw(
+        Part(_scan(name, name, images[:half]), labels[:half]),
+        target=new[: part - half],
+        target_test=Part(new[part - half :], labels[part:]),
+    )
+
+
+def _scan(scanner: str, address: str, images: Array) -> Array:
+    seen = SCANNERS[scanner](images, numpy_generator("scanner", address))
+    return (seen.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+ABOUT = "1,797 handwritten digits (scikit-learn), dealt to six silos with a scanner each; no download"

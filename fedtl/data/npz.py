@@ -1,0 +1,56 @@
+"""A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedtl.data.raw import Array, Part, Raw
+from fedtl.data.settings import DataSettings
+from fedtl.errors import DataError
+
+
+def silos(settings: DataSettings) -> Sequence[str]:
+    found = sorted(path.stem for path in Path(settings.path).glob("*.npz"))
+    if not found:
+        raise DataError(f"data.path: no <silo>.npz file in {settings.path}")
+    return found
+
+
+def read(settings: DataSettings, name: str) -> Raw:
+    """Pickled objects in a file are refused. Raises DataError."""
+    path = Path(settings.path) / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
+    wanted = {"train_x", "train_y"} | ({"target_x"} if settings.target_domain else set())
+    if missing := wanted - arrays.keys():
+        raise DataError(f"{path} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}")
+    train = _part(arrays, "train", path)
+    assert train is not None
+    use_target = bool(settings.target_domain)
+    return Raw(
+        train=train,
+        val=_part(arrays, "val", path),
+        test=_part(arrays, "test", path),
+        target=arrays["target_x"] if use_target else None,
+        target_test=_part(arrays, "target_test", path) if use_target else None,
+        columns=tuple(str(i) for i in range(train.x.shape[1])) if train.x.ndim == 2 else (),
+    )
+
+
+def _part(arrays: dict[str, Array], name: str, path: Path) -> Part | None:
+    x, y = arrays.get(f"{name}_x"), arrays.get(f"{name}_y")
+    if x is None and y is None:
+        return None
+    if x is None or y is None:
+        raise DataError(f"{path} has only one of {name}_x and {name}_y")
+    if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
+        raise DataError(f"{path}: {name}_x is {x.shape} and {name}_y {y.shape}; expected N x ... images or rows, and N labels")
+    return Part(x, y)
+
+
+ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images or tables"

@@ -1,0 +1,43 @@
+"""What a source gives: one silo's rows as they are stored, before anything is split, resized or scaled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedtl.data.settings import DataSettings
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """
+    ``x``: uint8 or float images [N, H, W] or [N, H, W, C], or a float table [N, columns], NaN where a value is
+    missing. ``y`` [N]: integers or strings to classify, floats to regress.
+    """
+
+    x: Array
+    y: Array
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One silo. What a source does not split is split later; ``target`` is its second domain, without labels."""
+
+    train: Part
+    val: Part | None = None
+    test: Part | None = None
+    target: Array | None = None
+    target_test: Part | None = None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """``silos`` lists the names cheaply; ``read`` loads one. Both raise DataError."""
+
+    silos: Callable[[DataSettings], Sequence[str]]
+    read: Callable[[DataSettings, str], Raw]
+    about: str
+    needs_path: bool = True

@@ -1,0 +1,23 @@
+"""Drawing some rows and leaving the rest, class by class."""
+
+import numpy as np
+
+from fedtl.data.raw import Array
+
+
+def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """
+    Indices of ``count`` rows drawn at random, each class as nearly in proportion as whole rows allow (largest
+    remainders), and of the rest; both in ascending order. Floats (regression) are one class.
+    """
+    classes = np.zeros(len(y), int) if y.dtype.kind == "f" else np.unique(y, return_inverse=True)[1]
+    count = min(count, len(y))
+    sizes = np.bincount(classes)
+    ideal = sizes * count / max(len(y), 1)
+    quota = np.floor(ideal).astype(int)
+    for lucky in np.argsort(quota - ideal, kind="stable")[: count - quota.sum()]:
+        quota[lucky] += 1
+    drawn = [rng.permutation(np.flatnonzero(classes == c))[: quota[c]] for c in range(len(sizes))]
+    taken = np.zeros(len(y), bool)
+    taken[np.concatenate([*drawn, np.empty(0, int)]).astype(int)] = True
+    return np.flatnonzero(taken), np.flatnonzero(~taken)

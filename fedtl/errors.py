@@ -1,0 +1,52 @@
+"""
+What can go wrong, from the general to the particular, and the exit code a command ends with:
+
+FedTLError                1   our mistake, unless a child says otherwise
+  UserError               2   something in the experiment, the data or the command line; nothing was trained
+    ConfigError           2   the experiment cannot be run as written
+    DataError             2   a silo's data cannot be used as it is
+    ModelError            2   a model or its weights cannot be built as asked
+  PartitionError          1   a state does not have exactly the names it should have
+  SiloFailed              1   one silo could not do its part of a round
+  NotEnoughSilos          4   a run ended because too few silos gave a valid reply
+
+Every message names the thing, the number and the way out, in one line.
+"""
+
+
+class FedTLError(Exception):
+    """Anything fedtl itself finds wrong."""
+
+    exit_code = 1
+
+
+class UserError(FedTLError):
+    """Something that the person at the keyboard can put right."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """The experiment cannot be run as written; nothing has started."""
+
+
+class DataError(UserError):
+    """A silo's data cannot be used as it is."""
+
+
+class ModelError(UserError):
+    """A model, or the weights for it, cannot be built as asked."""
+
+
+class PartitionError(FedTLError):
+    """A state does not have exactly the names it should have."""
+
+
+class SiloFailed(FedTLError):
+    """One silo could not do its part of a round; the others may go on."""
+
+
+class NotEnoughSilos(FedTLError):
+    """Fewer valid replies than ``minimum_silos``."""
+
+    exit_code = 4

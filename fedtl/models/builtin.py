@@ -1,0 +1,102 @@
+"""
+Small models of fedtl's own, written as bodies and ``classifier`` last, for whoever has no GPU and no model zoo.
+
+Each is a function from the shape of one input to a module whose last layer, ``classifier`` by path, is a Linear.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedtl.errors import ModelError
+from fedtl.models.net import Shape
+
+
+def convnet(shape: Shape) -> tuple[nn.Module, str]:
+    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; any image from 4 px."""
+    channels, *_ = _image(shape, at_least=4)
+    layers: list[nn.Module] = []
+    for wide, pooled in ((32, True), (64, True), (64, False)):
+        layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pooled else []
+        channels = wide
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(channels, 1))), "classifier"
+
+
+def mlp(shape: Shape) -> tuple[nn.Module, str]:
+    """Two layers of 64 with BatchNorm, for tables (or flattened images)."""
+    inputs = int(torch.Size(shape).numel())
+    body = nn.Sequential(
+        *(nn.Flatten(), nn.Linear(inputs, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
+        *(nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
+    )
+    return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(64, 1))), "classifier"
+
+
+def digitmodel(shape: Shape) -> tuple[nn.Module, str]:
+    """The digits model of FedBN (Li et al., 2021): 5x5 convolutions 64, 64, 128; then 2048, 512; all with BatchNorm."""
+    channels, height, width = _image(shape, at_least=4)
+    convolutions: list[nn.Module] = []
+    for wide, pooled in ((64, True), (64, True), (128, False)):
+        convolutions += [nn.Conv2d(channels, wide, 5, padding=2), nn.BatchNorm2d(wide), nn.ReLU()]
+        convolutions += [nn.MaxPool2d(2)] if pooled else []
+        channels = wide
+    flat = channels * (height // 4) * (width // 4)
+    body = nn.Sequential(
+        *(*convolutions, nn.Flatten()),
+        *(nn.Linear(flat, 2048), nn.BatchNorm1d(2048), nn.ReLU()),
+        *(nn.Linear(2048, 512), nn.BatchNorm1d(512), nn.ReLU()),
+    )
+    return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(512, 1))), "classifier"
+
+
+def resnet20(shape: Shape) -> tuple[nn.Module, str]:
+    """ResNet-20 for 32 px images (He et al., 2016), option-A shortcuts, the tensor names most CIFAR files use."""
+    channels, *_ = _image(shape, at_least=8)
+    return _ResNet20(channels), "linear"
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.added = stride, outputs - inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        half = self.added // 2
+        return F.relu(out + F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, self.added - half)))
+
+
+class _ResNet20(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(_Block(16, 16, 1), _Block(16, 16, 1), _Block(16, 16, 1))
+        self.layer2 = nn.Sequential(_Block(16, 32, 2), _Block(32, 32, 1), _Block(32, 32, 1))
+        self.layer3 = nn.Sequential(_Block(32, 64, 2), _Block(64, 64, 1), _Block(64, 64, 1))
+        self.linear = nn.Linear(64, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        scores: Tensor = self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        return scores
+
+
+def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise ModelError(f"takes images, not rows of {shape[0]} columns; model.name = \"mlp\" takes both")
+    channels, height, width = shape
+    if min(height, width) < at_least:
+        raise ModelError(f"takes images of {at_least} px or more, not {height} x {width}; set data.size")
+    return channels, height, width

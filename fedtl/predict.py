@@ -1,0 +1,140 @@
+"""Use what a run produced: predictions of a silo's own model for new inputs, and that model for other programs."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedtl.data import images, table
+from fedtl.data.inputs import Inputs
+from fedtl.data.raw import Array
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment import Experiment, method_of
+from fedtl.models.catalogue import blueprint
+from fedtl.models.net import Blueprint
+from fedtl.runfolder import RunFolder
+from fedtl.silo import Bench, Rows, SiloData, Training
+from fedtl.state import State
+
+
+class SiloModel:
+    """A silo's own model, as it was examined: its state, its inputs, its labels."""
+
+    def __init__(self, folder: RunFolder, silo: str) -> None:
+        """Raises ConfigError where the run did not end or has no such silo."""
+        folder.read_json("result.json")
+        self.inputs, self.classes, self.shape = folder.inputs(silo)
+        self.experiment: Experiment = folder.experiment()
+        own = folder.tensors(f"silos/{silo}/local.safetensors")
+        shared = folder.tensors("shared.safetensors")
+        self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
+        self.bench = Bench(self.plan, method_of(self.experiment.method), Training())
+        nothing = Rows(torch.empty(0), torch.empty(0))
+        self.data = SiloData(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
+        names = self.bench.partition.roles
+        self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
+
+    def scores(self, x: Array) -> Tensor:
+        """The outputs [N, classes], or [N, 1] in the label's own unit, for rows as a source stores them."""
+        inputs = torch.from_numpy(self.inputs.apply(x))
+        if tuple(inputs.shape[1:]) != self.shape:
+            raise DataError(f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}")
+        return self.bench.scores(self.state, inputs, self.data)
+
+    def net(self) -> nn.Module:
+        """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
+        net = self.bench.net(self.data.width)
+        net.load_state_dict(self.state)
+        return net.eval()
+
+
+def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> Array:
+    """
+    New rows: an .npz (array ``x``, or ``test_x``) or .npy, a CSV or Parquet table with the columns of training, one
+    image, or a folder of images. Raises DataError.
+    """
+    if not path.exists():
+        raise DataError(f"--input: {path} does not exist")
+    if path.suffix in (".npz", ".npy"):
+        try:
+            loaded: Any = np.load(path, allow_pickle=False)
+            if path.suffix == ".npy":
+                return np.asarray(loaded)
+            key = next(key for key in ("x", "test_x") if key in loaded.files)
+            return np.asarray(loaded[key])
+        except (ValueError, OSError, StopIteration) as error:
+            raise DataError(f"--input: {path} has no plain array x ({error or 'no x, no test_x'})") from error
+    if path.suffix in table.SUFFIXES:
+        columns, x = table.features(table.load_frame(str(path)), experiment.data, str(path))
+        if columns != inputs.columns:
+            odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
+            raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
+        return x
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
+    if not files or files[0].suffix.lower() not in images.SUFFIXES:
+        raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
+    return images.load(files, inputs.size, inputs.channels)
+
+
+def rows(model: SiloModel, scores: Tensor) -> Iterator[dict[str, Any]]:
+    """One line a prediction: the label and a probability a class, or the value."""
+    probabilities = scores.softmax(1) if model.classes else scores
+    for number, values in enumerate(probabilities.tolist()):
+        if not model.classes:
+            yield {"row": number, "prediction": values[0]}
+        else:
+            label = model.classes[int(np.argmax(values))]
+            yield {"row": number, "prediction": label} | {f"p({c})": p for c, p in zip(model.classes, values, strict=True)}
+
+
+def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
+    """Returns how many rows were written."""
+    written = 0
+    for line in lines:
+        writer = csv.DictWriter(file, list(line))
+        if not written:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in line.items()})
+        written += 1
+    return written
+
+
+def export(model: SiloModel, out: Path) -> list[str]:
+    """
+    One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
+    (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"--out: {out} is not empty")
+    out.mkdir(parents=True, exist_ok=True)
+    used = {name: tensor for name, tensor in model.state.items() if not name.startswith("aux.")}
+    save_file({model.plan.library_name(name): tensor for name, tensor in used.items()}, out / "model.safetensors")
+    about = {
+        "model": model.experiment.model.name,
+        "classes": model.classes,
+        "shape": model.shape,
+        "pixels": "x / 127.5 - 1 for 0..255",
+        "inputs": {key: value for key, value in vars(model.inputs).items()},
+    }
+    (out / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+    return [f"{out / 'model.safetensors'}: {len(used)} tensors", f"{out / 'model.json'}: labels and inputs", _onnx(model, out)]
+
+
+def _onnx(model: SiloModel, out: Path) -> str:
+    path = out / "model.onnx"
+    example = torch.zeros(2, *model.shape)
+    try:
+        names: dict[str, Any] = {"input_names": ["x"], "output_names": ["scores"], "dynamic_axes": {"x": {0: "n"}, "scores": {0: "n"}}}
+        net = model.net().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        torch.onnx.export(net, (example,), str(path), dynamo=False, **names)
+    except Exception as error:  # an exporter fails in as many ways as there are operators
+        path.unlink(missing_ok=True)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"no model.onnx: {reason}"
+    return f"{path}: input x [n, {', '.join(map(str, model.shape))}], output scores"

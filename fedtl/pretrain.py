@@ -1,0 +1,70 @@
+"""A start for the backbone: central training on silos, or on a source, that the experiment declares public."""
+
+from dataclasses import replace as but
+
+from fedtl.data import prepare
+from fedtl.data.settings import DataSettings
+from fedtl.data.sources import DATA
+from fedtl.errors import ConfigError
+from fedtl.experiment import Experiment, MethodSettings
+from fedtl.messages import Task
+from fedtl.method import Phase
+from fedtl.partition import EVERYTHING
+from fedtl.runfolder import RunFolder
+from fedtl.silo import Bench, Silo, SiloData, pool
+from fedtl.state import State
+
+FILE = "pretrained.safetensors"
+
+
+def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench) -> State:
+    """
+    The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of ``model.pretrain_on``; kept in the
+    folder, and read from there the next time. Raises ConfigError or DataError.
+    """
+    if folder.has(FILE):
+        return folder.tensors(FILE)
+    epochs = experiment.model.pretrain_epochs
+    groups: dict[tuple[str, ...], list[SiloData]] = {}
+    for entry in experiment.model.pretrain_on:
+        for data in public(experiment, entry):
+            groups.setdefault(data.classes, []).append(data)
+    state: State = {}
+    for classes, members in groups.items():  # each label set has a head of its own; the body goes through all
+        rows = pool(members)
+        task = Task("pretraining", 1, 1, experiment.seed, {})
+        silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
+        trained = bench.train(silo, bench.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
+        state = {name: tensor for name, tensor in trained.items() if name.startswith("body.")}
+    folder.save_tensors(FILE, state)
+    return state
+
+
+def plain(experiment: Experiment) -> Experiment:
+    """The experiment as it is trained centrally: the whole body moves, at the full rate, on the task's loss alone."""
+    return experiment.but(
+        method=MethodSettings(name="pooled"),
+        train=experiment.train.model_copy(update={"body_lr": 1.0}),
+        model=experiment.model.model_copy(update={"freeze": 0}),
+    )
+
+
+def public(experiment: Experiment, entry: str) -> list[SiloData]:
+    """The rows behind one entry: those of a silo, or, for ``source:path``, of every silo of that source."""
+    source, colon, path = entry.partition(":")
+    if not colon:
+        settings, names = experiment.data, [entry]
+    elif source in DATA:
+        fields = {"source": source, "path": path, "silos": [], "late": []}
+        settings = DataSettings(**{**experiment.data.model_dump(), **fields})
+        names = prepare.names(settings)
+    else:
+        raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
+    found: list[SiloData] = []
+    for name in names:
+        raw = prepare.read(settings, name)
+        own = prepare.classes(raw, settings)
+        trained = frozenset(prepare.spelled(raw.train.y))
+        data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
+        found.append(but(data, target=None))
+    return found

@@ -1,0 +1,144 @@
+"""
+The files of one run: what stands where, and how each is written so that a kill at any moment leaves it whole.
+
+    experiment.toml  resolved, overrides included     history.jsonl  one line a round
+    result.json      the numbers; there when done     report.html    self-contained
+    shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors
+    checkpoint/state.pt   what --resume needs
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from fedtl.coordinator import Standing
+from fedtl.data.inputs import Inputs
+from fedtl.errors import ConfigError
+from fedtl.experiment import Experiment, dump, load
+from fedtl.state import State
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment) -> "RunFolder":
+        """Raises ConfigError where something stands already."""
+        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+            raise ConfigError(f"{path} is not empty; give another --out, or go on with it: --resume {path}")
+        path.mkdir(parents=True, exist_ok=True)
+        write(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Raises ConfigError where there is no run."""
+        if not (path / "experiment.toml").is_file():
+            raise ConfigError(f"{path} is not a run folder: it has no experiment.toml")
+        return cls(path)
+
+    def experiment(self) -> Experiment:
+        return load(str(self.path / "experiment.toml"))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        write(self.path / name, lambda file: file.write_text(text))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Raises ConfigError where the run did not get that far."""
+        path = self.path / name
+        if not path.is_file():
+            raise ConfigError(f"{path} is not there yet: the run did not end; go on with --resume {self.path}")
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def history(self) -> list[dict[str, Any]]:
+        path = self.path / "history.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        with (self.path / "history.jsonl").open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self, standing: Standing, locals_: Mapping[str, State], so_far: Mapping[str, float]) -> None:
+        """The checkpoint after a round: the server's standing, every silo's local tensors, the sums so far."""
+        content = {
+            "round": standing.round,
+            "shared": standing.shared,
+            "memory": standing.memory,
+            "locals": dict(locals_),
+            "so_far": dict(so_far),
+        }
+        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
+
+    def saved(self) -> tuple[Standing, dict[str, State], dict[str, float]] | None:
+        """
+        The last checkpoint, or None before the first round. Lines of the history that are younger than it
+        belong to a round that is run again, and are dropped.
+        """
+        path = self.path / "checkpoint" / "state.pt"
+        content = torch.load(path, weights_only=True) if path.exists() else None
+        done = content["round"] if content else 0
+        lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
+        if lines or (self.path / "history.jsonl").exists():
+            write(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
+        if not content:
+            return None
+        return Standing(done, content["shared"], content["memory"]), content["locals"], content["so_far"]
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        path = self.path / "history.jsonl"
+        whole = path.read_text().split("\n")[:-1] if path.exists() else []  # a torn last line has no newline
+        return [json.loads(line) for line in whole]
+
+    def silo(self, name: str) -> Path:
+        return self.path / "silos" / name
+
+    def save_tensors(self, name: str, state: State) -> None:
+        write(self.path / name, lambda file: save_file(state, file))
+
+    def tensors(self, name: str) -> State:
+        return load_file(self.path / name)
+
+    def save_inputs(self, silo: str, inputs: Inputs, classes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        self.write_json(f"silos/{silo}/inputs.json", {**asdict(inputs), "classes": classes, "shape": shape})
+
+    def inputs(self, silo: str) -> tuple[Inputs, tuple[str, ...], tuple[int, ...]]:
+        """Raises ConfigError for a silo that is not in the run."""
+        if not (self.silo(silo) / "inputs.json").is_file():
+            known = sorted(path.name for path in (self.path / "silos").glob("*"))
+            raise ConfigError(f"--silo {silo!r}: the run has {', '.join(known) or 'no finished silo'}")
+        content = self.read_json(f"silos/{silo}/inputs.json")
+        classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return Inputs(**fields), classes, shape
+
+
+def write(path: Path, fill: Callable[[Path], object]) -> None:
+    """Atomically and durably: a reader sees the old file or the new one, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fill(new)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

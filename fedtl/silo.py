@@ -1,0 +1,294 @@
+"""
+One institution's side of a round: the one training loop. Examples exist here and in ``fedtl/data``, nowhere else.
+
+Simulation, deployment and audit all call ``Bench.fit``. It has no way to a silo's test rows.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedtl import metrics
+from fedtl.errors import SiloFailed
+from fedtl.messages import Task, Update
+from fedtl.method import Method, Phase
+from fedtl.models.net import Blueprint, Net, stages
+from fedtl.norm import adapt
+from fedtl.objective import NO_LABEL, Batch, Forward, PerExample
+from fedtl.optimizers import OPTIMIZERS
+from fedtl.partition import Partition, Role, roles
+from fedtl.randomness import torch_generator
+from fedtl.state import State, copy, difference, not_finite
+
+ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``x``: uint8 pixels [N, C, H, W] or floats; ``y`` [N]: class numbers, or values in the label's own unit."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class SiloData:
+    """
+    What a silo learns from. ``target``: inputs of its second domain, which have no labels here. ``classes`` are
+    its own label names, () in regression; ``y_mean`` and ``y_std`` scale the values of regression.
+    """
+
+    train: Rows
+    val: Rows
+    classes: tuple[str, ...]
+    target: Tensor | None = None
+    y_mean: float = 0.0
+    y_std: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """How many outputs a head of its own has."""
+        return len(self.classes) or 1
+
+
+def pool(silos: list[SiloData]) -> SiloData:
+    """All rows in one place; the values of regression in each silo's own scale, as each would train on them."""
+
+    def joined(parts: list[Rows]) -> Rows:
+        scaled = [part.y if its.classes else (part.y - its.y_mean) / its.y_std for part, its in zip(parts, silos, strict=True)]
+        return Rows(torch.cat([part.x for part in parts]), torch.cat(scaled))
+
+    targets = [its.target for its in silos if its.target is not None]
+    target = torch.cat(targets) if targets else None
+    return SiloData(joined([its.train for its in silos]), joined([its.val for its in silos]), silos[0].classes, target)
+
+
+@dataclass
+class Silo:
+    """
+    What an institution has and keeps: its data, the local part of its model, and a secret.
+
+    The secret is part of every draw, so that somebody who knows the task's seed cannot draw the batches again.
+    It comes from the system's randomness in an institution, and from the experiment's seed in a simulation,
+    where nobody has to be protected from us.
+    """
+
+    name: str
+    data: SiloData
+    local: State
+    secret: bytes
+
+
+@dataclass(frozen=True)
+class Training:
+    """The ``[train]`` settings, and the first ``freeze`` stages of the body, which do not move."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    body_lr: float = 1.0
+    batch_size: int = 32
+    epochs: int = 1
+    freeze: int = 0
+
+
+class Bench:
+    """
+    What a process has once, however many silos it trains: the model on its device, the method and the settings.
+
+    ``start`` replaces the blueprint's first weights where it has a tensor of the same name and shape.
+    """
+
+    def __init__(
+        self, blueprint: Blueprint, method: Method, training: Training, device: str = "cpu", start: State | None = None
+    ) -> None:
+        self.method, self.training, self.device = method, training, torch.device(device)
+        self._blueprint, self._start = blueprint, start or {}
+        self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
+        self._nets: dict[int, Net] = {}
+        self.partition = Partition(roles(self.net(1)), method.shared)
+        self._frozen = frozenset(f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage)
+
+    def net(self, width: int) -> Net:
+        """The net with a head of this width; all of them share the body."""
+        if width not in self._nets:
+            terms = (term for term in self.method.losses if isinstance(term, PerExample))
+            net = self._blueprint.net(width, terms).to(self.device)
+            self._nets[width] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._nets[width]
+
+    def initial(self, width: int) -> State:
+        """The whole state before training: the same for every silo with a head of this width, in every room."""
+        terms = (term for term in self.method.losses if isinstance(term, PerExample))
+        fresh = copy(self._blueprint.net(width, terms).state_dict()) | self._body
+        given = {name: tensor for name, tensor in self._start.items() if fresh[name].shape == tensor.shape}
+        return copy(fresh | given)
+
+    def fit(self, silo: Silo, task: Task) -> Update:
+        """
+        Train on the silo's data from the task's shared tensors; changes ``silo.local``, and that only when all
+        went well. The metrics are those of the received model on validation rows, before it trains.
+
+        Raises SiloFailed when training left a value that is not finite.
+        """
+        net = self._load(silo, self.partition.join(task.shared, silo.local))
+        metrics = self._validate(net, silo.data)
+        received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
+        for number, phase in enumerate(self.method.phases):
+            self._phase(net, phase, silo, task, number, received)
+        state = copy(net.state_dict())
+        if broken := not_finite(state):
+            raise SiloFailed(f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help")
+        shared, silo.local = self.partition.split(state)
+        return Update(silo.name, task.round, difference(shared, task.shared), float(len(silo.data.train)), metrics)
+
+    def settle(self, silo: Silo, task: Task) -> State:
+        """
+        The whole state that the silo uses itself once training is over: the shared tensors with its local ones,
+        personalised and adapted as the method says. Changes nothing in the silo.
+        """
+        state = self.partition.join(task.shared, silo.local)
+        if self.method.adapt:
+            state |= self.adapt(state, silo.data.train.x, silo.data.width)
+        if personalise := self.method.personalise.epochs:
+            net = self._load(silo, state)
+            self._phase(net, self.method.personalise.phase, silo, task, len(self.method.phases), {})
+            state = copy(net.state_dict())
+            if self.method.adapt and self.method.personalise.what == "all" and personalise:
+                state |= self.adapt(state, silo.data.train.x, silo.data.width)
+        return copy(state)
+
+    def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
+        """Another stretch of training on the silo's rows, starting anywhere: for a head fitted afterwards."""
+        net = self._load(silo, state)
+        self._phase(net, phase, silo, task, len(self.method.phases) + 1, {})
+        return copy(net.state_dict())
+
+    def adapt(self, state: State, x: Tensor, width: int) -> State:
+        """AdaBN's statistics of the body on inputs ``x``, to be laid over ``state``; {} for a model without."""
+        net = self.net(width)
+        net.load_state_dict(state)
+        batches = (self._inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
+        return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
+
+    def scores(self, state: State, x: Tensor, data: SiloData) -> Tensor:
+        """The model's outputs [N, width] on the CPU; for regression in the label's own unit."""
+        net = self.net(data.width)
+        net.load_state_dict(state)
+        return self._scores(net, x, data)
+
+    def _load(self, silo: Silo, state: State) -> Net:
+        net = self.net(silo.data.width)
+        net.load_state_dict(state)
+        return net
+
+    def _validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
+        return metrics.quick(self._scores(net, data.val.x, data), data.val.y)
+
+    @torch.no_grad()
+    def _scores(self, net: Net, x: Tensor, data: SiloData) -> Tensor:
+        net.eval()
+        chunks = [net(self._inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
+        scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
+        return scores if data.classes else scores * data.y_std + data.y_mean
+
+    def _phase(self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State) -> None:
+        generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
+        torch.manual_seed(generator.initial_seed())  # what layers draw, such as dropout
+        self._unfreeze(net, phase)
+        optimizer = self._optimizer(net)
+        epochs = self.training.epochs if phase.epochs is None else phase.epochs
+        steps = list(self._steps(silo.data, epochs, generator))
+        for step, (rows, target_rows) in enumerate(steps):
+            batch = self._batch(silo.data, rows, target_rows)
+            progress = (min(task.round, task.rounds) - 1 + step / len(steps)) / task.rounds
+            self._step(net, batch, optimizer, received, progress)
+
+    def _step(self, net: Net, batch: Batch, optimizer: Optimizer, received: State, progress: float) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        features = net.body(batch.x)
+        scores = net.head(features)
+        flat = features.flatten(2).mean(2) if features.dim() > 2 else features
+        out = Forward(batch, flat, scores, net.aux, progress)
+        loss = torch.stack(
+            [
+                _mean(term.losses(out), term.counts(out)) if isinstance(term, PerExample) else term.loss(out)
+                for term in self.method.losses
+            ]
+        ).sum()
+        loss.backward()
+        for name, weight in net.named_parameters() if self.method.pulls and received else ():
+            if weight.grad is None:
+                continue
+            for pull in self.method.pulls:
+                if (gradient := pull.gradient(name, weight.detach(), received)) is not None:
+                    weight.grad.add_(gradient)
+        optimizer.step()
+
+    def _unfreeze(self, net: Net, phase: Phase) -> None:
+        net.train()
+        for name, weight in net.named_parameters():
+            weight.requires_grad_(self.partition.roles[name] in phase.train and name not in self._frozen)
+        for path, module in net.named_modules():
+            owned = {self.partition.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)}
+            if Role.STATS in owned and Role.STATS not in phase.train:
+                module.train(False)
+
+    def _optimizer(self, net: Net) -> Optimizer:
+        settings = self.training
+        moving = [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
+        fast: list[nn.Parameter] = []
+        slow: list[nn.Parameter] = []
+        for name, weight in moving:
+            (fast if name.startswith(("head.", "aux.")) else slow).append(weight)
+        groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
+        extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
+        make = OPTIMIZERS[settings.optimizer]
+        return make([g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra)
+
+    def _steps(self, data: SiloData, epochs: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The rows of each batch: the silo's own, and, where the objective asks, as many of its second domain."""
+        pool = len(data.target) if data.target is not None and self.method.needs_target else 0
+        for _ in range(epochs):
+            shuffled = torch.randperm(len(data.train), generator=generator)
+            for rows in _in_batches(shuffled, self.training.batch_size):
+                yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
+
+    def _batch(self, data: SiloData, rows: Tensor, target_rows: Tensor | None) -> Batch:
+        x, y = data.train.x[rows], data.train.y[rows]
+        if not data.classes:
+            y = (y - data.y_mean) / data.y_std
+        domain = torch.zeros(len(rows))
+        if target_rows is not None and data.target is not None:
+            x = torch.cat([x, data.target[target_rows]])
+            y = torch.cat([y, torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)])
+            domain = torch.cat([domain, torch.ones(len(target_rows))])
+        return Batch(self._inputs(x), y.to(self.device), domain.to(self.device))
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """On the device as floats, pixels as -1..1, images in the memory format that convolutions are fast in."""
+        x = x.to(self.device, non_blocking=True)
+        if x.dtype == torch.uint8:
+            x = x.float().div_(127.5).sub_(1)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _mean(losses: Tensor, counts: Tensor) -> Tensor:
+    return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp_min(1)
+
+
+def _in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Batches in order; a last one of a single row joins the one before, for BatchNorm has no variance of one."""
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+

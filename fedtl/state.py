@@ -1,0 +1,61 @@
+"""Arithmetic on states. A state is every tensor of a model, or a part of it, by name."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fedtl.errors import PartitionError
+
+State = dict[str, Tensor]
+
+
+def same_names(found: State, wanted: State) -> None:
+    """Raise PartitionError unless both states hold the same names."""
+    if found.keys() != wanted.keys():
+        missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+        raise PartitionError(f"the state lacks {missing} and has {extra} too much")
+
+
+def copy(state: State) -> State:
+    """Detached copies on the CPU: what was copied has left the model, and has its names in order."""
+    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
+
+
+def difference(a: State, b: State) -> State:
+    same_names(a, b)
+    return {name: a[name] - b[name] for name in sorted(a)}
+
+
+def step(a: State, direction: State, size: float = 1.0) -> State:
+    """``a + size * direction``, tensor by tensor."""
+    same_names(direction, a)
+    return {name: a[name] + size * direction[name] for name in sorted(a)}
+
+
+def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
+    """
+    The mean of states: sum_i w_i s_i / sum_i w_i (McMahan et al., 2017).
+
+    Floating-point addition is not associative, so the order of ``parts`` fixes the last bits: callers sort
+    by silo, never by arrival.
+    """
+    parts = list(parts)
+    total = sum(weight for weight, _ in parts)
+    (_, first), *_ = parts
+    mean = {name: torch.zeros_like(tensor) for name, tensor in first.items()}
+    for weight, state in parts:
+        mean = step(mean, state, weight / total)
+    return mean
+
+
+def size_in_bytes(state: State) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def not_finite(state: State) -> str | None:
+    """The first name whose tensor holds a NaN or an infinity."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return name
+    return None

@@ -1,0 +1,190 @@
+"""The command as a stranger meets it: exit codes, one line an error, JSON and nothing else, use of what a run made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SMALL = ["--set", "rounds=2", "--set", "data.limit=40", "--set", "engine.name=serial"]
+
+
+def fedtl(*words, **more):
+    return subprocess.run([sys.executable, "-m", "fedtl", *map(str, words)], capture_output=True, text=True, timeout=300, **more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    done = fedtl("run", "digits", *SMALL, "--out", path)
+    assert done.returncode == 0, done.stderr
+    return path, done
+
+
+def test_a_run_prints_every_silo_and_the_report(finished):
+    path, done = finished
+    for name in ("plain", "inverted", "blurred", "faint", "rotated", "textured"):
+        assert name in done.stdout
+    assert "report.html" in done.stderr
+    page = (path / "report.html").read_text()
+    assert "<svg" in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize("command", [["methods"], ["models"], ["data"], ["show", "digits"]])
+def test_json_is_json_and_nothing_else(command):
+    done = fedtl(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert fedtl(*command).returncode == 0
+
+
+def test_show_lists_every_tensor_with_role_and_fate():
+    shown = json.loads(fedtl("show", "digits", "--json").stdout)
+    fate = {tensor["role"]: tensor["leaves"] for tensor in shown["tensors"]}
+    assert fate == {"body": True, "norm": True, "stats": False, "count": False, "head": False}
+    leaving = sum(tensor["bytes"] for tensor in shown["tensors"] if tensor["leaves"])
+    assert shown["bytes_up"] == leaving == 4 * (9 * 32 + 9 * 32 * 64 + 9 * 64 * 64 + 2 * (32 + 64 + 64))
+    assert shown["privacy"] is None
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["run", "digits", "--set", "round=3"], 'did you mean "rounds"'),
+    (["run", "digits", "--set", "method.name=fedbm"], "'fedbm' is not one of"),
+    (["run", "digits", "--set", "data.source=npz", "--set", "data.path=nowhere"], "does not exist"),
+    (["run", "digits", "--set", "silos_per_round=9"], "only 6 silos train"),
+    (["run", "nothing.toml"], "there is no file nothing.toml"),
+    (["run"], "needs an experiment"),
+    (["run", "digits", "--device", "tpu"], "is not auto, cpu or cuda"),
+    (["run", "digits", "--wrokers", "2"], "No such option"),
+    (["run", "--resume", "nowhere"], "is not a run folder"),
+    (["compare", "digits", "--methods", "local,nothing"], "'nothing' is not one of"),
+    (["show", "digits", "--set", "model.name=resnet181"], "did you mean"),
+    (["predict", "nowhere", "--silo", "a", "--input", "x.npz"], "is not a run folder"),
+    (["report", "nowhere"], "is not a run folder"),
+])
+def test_mistakes_are_one_line_and_exit_2(words, says, tmp_path):
+    done = fedtl(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    errors = [line for line in done.stderr.splitlines() if not line.startswith("results go to")]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: ")
+    assert says in errors[0]
+    assert done.stdout == ""
+
+
+def test_too_few_silos_is_exit_4(tmp_path):
+    done = fedtl("run", "digits", *SMALL, "--set", "train.lr=1e30", "--out", tmp_path / "run")
+    assert done.returncode == 4
+    assert "minimum_silos" in done.stderr
+
+
+def test_predictions_are_those_of_the_exam(finished, tmp_path):
+    path, _ = finished
+    from sklearn.datasets import load_digits
+
+    from fedtl.data import digits, prepare
+    from fedtl.data.settings import DataSettings
+
+    raw, ids = prepare._split(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
+    np.savez(tmp_path / "new.npz", x=raw.test.x)
+    done = fedtl("predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    kept = load_file(path / "silos" / "faint" / "test.safetensors")
+    said = [int(line["prediction"]) for line in json.loads(done.stdout)]
+    assert said == kept["scores"].argmax(1).tolist()
+    assert len(load_digits().target) == 1797
+    written = fedtl("predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--out", tmp_path / "out.csv")
+    assert written.returncode == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == len(said) + 1
+    wrong = fedtl("predict", path, "--silo", "nobody", "--input", tmp_path / "new.npz")
+    assert (wrong.returncode, "nobody" in wrong.stderr) == (2, True)
+
+
+def test_the_exported_model_is_an_ordinary_one(finished, tmp_path):
+    path, _ = finished
+    done = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    from fedtl.models.builtin import convnet
+
+    model, _ = convnet((1, 8, 8))
+    model.classifier = torch.nn.Linear(64, 10)
+    model.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"))
+    kept = load_file(path / "silos" / "faint" / "test.safetensors")
+
+    from fedtl.data import digits, prepare
+    from fedtl.data.settings import DataSettings
+
+    raw, _ = prepare._split(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
+    x = torch.from_numpy(raw.test.x)[:, None].float() / 127.5 - 1
+    with torch.no_grad():
+        scores = model.eval()(x)
+    assert torch.allclose(scores, kept["scores"], atol=1e-4)
+    onnx = pytest.importorskip("onnx.reference")
+    (answer,) = onnx.ReferenceEvaluator(str(tmp_path / "model" / "model.onnx")).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(answer, kept["scores"].numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_exit_130_and_resumable(tmp_path):
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "fedtl", "run", "digits", "--set", "rounds=500", "--out", str(path)]
+    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (path / "checkpoint" / "state.pt").exists():
+        time.sleep(0.05)
+    os.killpg(child.pid, signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130, errors
+    assert f"fedtl run --resume {path}" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_compare_and_its_resume_say_the_same(tmp_path):
+    words = ["--methods", "local,fedtl", "--seeds", "0,1", *SMALL[:4]]
+    done = fedtl("compare", "digits", *words, "--json", "--out", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    whole = json.loads(done.stdout)
+    assert set(whole["benefit"]) == {"plain", "inverted", "blurred", "faint", "rotated", "textured"}
+    assert all(its["best"] == "fedtl" for its in whole["benefit"].values())
+
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fedtl", "compare", "digits", *words, "--out", str(tmp_path / "b")],
+        start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "b").glob("runs/*/checkpoint/state.pt")):
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    rest = fedtl("compare", "--resume", tmp_path / "b", "--json")
+    assert rest.returncode == 0, rest.stderr
+    again = json.loads(rest.stdout)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+    assert fedtl("report", tmp_path / "b").returncode == 0
+
+
+def test_help_is_quick_and_needs_no_torch():
+    loaded = "import sys, fedtl.cli; print([m for m in ('torch', 'flwr', 'ray', 'opacus', 'timm', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_run_needs_no_framework_that_it_does_not_use():
+    code = (
+        "import sys\n"
+        "for name in ('flwr', 'ray', 'opacus', 'timm', 'torchvision'): sys.modules[name] = None\n"
+        "sys.argv = ['fedtl', 'run', 'digits', '--set', 'rounds=1', '--set', 'engine.name=serial', '--quiet', '--out', sys.argv[1]]\n"
+        "import fedtl.cli; fedtl.cli.main()\n"
+    )
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", code, f"{folder}/run"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
