@@ -50,7 +50,7 @@ class ServerStep:
         The next shared tensors, and what the server's optimiser remembers. ``updates`` come sorted by silo:
         their order fixes the rounding.
         """
-        direction = self._combine(updates)
+        direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
             return step(shared, direction), memory
         plain = {name for name in direction if roles[name] is Role.STATS}
@@ -65,11 +65,14 @@ class ServerStep:
         moved |= {name: weight.detach() for name, weight in weights.items()}
         return {name: moved[name] for name in sorted(moved)}, optimizer.state_dict()
 
-    def _combine(self, updates: Sequence[Update]) -> State:
+    def _combine(self, updates: Sequence[Update], roles: Mapping[str, Role]) -> State:
         if self.name not in ("median", "trimmed"):
             return weighted_mean((update.weight, update.delta) for update in updates)
-        combined: State = {}
-        for name in updates[0].delta:
+        statistics = [name for name in updates[0].delta if roles[name] is Role.STATS]
+        combined = weighted_mean(
+            (update.weight, {name: update.delta[name] for name in statistics}) for update in updates
+        )
+        for name in updates[0].delta.keys() - combined.keys():
             stack = torch.stack([update.delta[name] for update in updates])
             combined[name] = _median(stack) if self.name == "median" else _trimmed(stack, self.share)
         return combined

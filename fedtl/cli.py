@@ -29,12 +29,21 @@ app = typer.Typer(
 )
 out_console, err_console = Console(), Console(stderr=True)
 
-Exp = Annotated[str, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")]
-MaybeExp = Annotated[str | None, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")]
+Exp = Annotated[
+    str, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")
+]
+MaybeExp = Annotated[
+    str | None, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override one setting, e.g. --set train.lr=0.01; may be repeated")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override one setting, e.g. --set train.lr=0.01; may be repeated"),
+]
 Out = Annotated[Path | None, typer.Option(help="the folder for the results; must be new or empty")]
-Resume = Annotated[Path | None, typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold")]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="processes at once; default: the machine's cores")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, no table: only the folder's path")]
@@ -44,8 +53,14 @@ SiloName = Annotated[str, typer.Option(help="whose model")]
 
 @app.command()
 def run(
-    experiment: MaybeExp = None, out: Out = None, set_: Set = None, resume: Resume = None, workers: Workers = None,
-    device: Device = "auto", quiet: Quiet = False, as_json: Json = False,
+    experiment: MaybeExp = None,
+    out: Out = None,
+    set_: Set = None,
+    resume: Resume = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train one method over the silos of an experiment and say how each silo fares."""
     from fedtl.report.tables import late_table, run_table
@@ -72,8 +87,13 @@ def compare(
     experiment: MaybeExp = None,
     methods: Annotated[str | None, typer.Option(help="comma-separated: local,fedavg,fedbn,...")] = None,
     seeds: Annotated[str | None, typer.Option(help="comma-separated: 0,1,2")] = None,
-    out: Out = None, set_: Set = None, resume: Resume = None, workers: Workers = None, device: Device = "auto",
-    quiet: Quiet = False, as_json: Json = False,
+    out: Out = None,
+    set_: Set = None,
+    resume: Resume = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train several methods on the same silos and seeds, and say for every silo whether joining helped."""
     from fedtl.compare import compare as compare_study
@@ -90,7 +110,11 @@ def compare(
     with _progress(quiet or as_json) as bar:
         task = bar.add_task(f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round", total=rounds)
         comparison = compare_study(
-            settings, folder, settings.engine.workers or cores(), _device(device), lambda done: bar.update(task, completed=done)
+            settings,
+            folder,
+            settings.engine.workers or cores(),
+            _device(device),
+            lambda done: bar.update(task, completed=done),
         )
     page = _compare_page(folder)
     if as_json:
@@ -101,7 +125,7 @@ def compare(
             if comparison.get(key):
                 out_console.print(table(comparison))
         for warning in comparison["warnings"]:
-            err_console.print(f"warning: {warning}", style="yellow", highlight=False)
+            err_console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
     _close(page, quiet or as_json)
 
 
@@ -132,9 +156,17 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     table = Table("tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}")
     for tensor in tensors:
         leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
-        table.add_row(tensor["name"], tensor["role"], " x ".join(map(str, tensor["shape"])) or "scalar", f"{tensor['bytes']:,}", leaves)
+        table.add_row(
+            tensor["name"],
+            tensor["role"],
+            " x ".join(map(str, tensor["shape"])) or "scalar",
+            f"{tensor['bytes']:,}",
+            leaves,
+        )
     out_console.print(table)
-    out_console.print(f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train.")
+    out_console.print(
+        f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train."
+    )
     out_console.print("Without differential privacy: what leaves can tell about a silo's rows.", style="yellow")
 
 
@@ -145,7 +177,12 @@ def methods(as_json: Json = False) -> None:
     from fedtl.method import METHODS
 
     rows = [
-        {"name": name, "shares": sorted(map(str, make().shared)), "settings": describe(make), "about": (make.__doc__ or "").strip()}
+        {
+            "name": name,
+            "shares": sorted(map(str, make().shared)),
+            "settings": describe(make),
+            "about": (make.__doc__ or "").strip(),
+        }
         for name, make in METHODS.items()
     ]
     _table("methods", rows, as_json)
@@ -224,12 +261,15 @@ def main() -> None:
     for noisy in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == 130:  # click turns Ctrl-C into this code
+            raise KeyboardInterrupt
     except FedTLError as error:
         err_console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err_console.print("interrupted; what was done so far is kept" + _resumable(), highlight=False, markup=False, soft_wrap=True)
+        err_console.print(
+            "interrupted; what was done so far is kept" + _resumable(), highlight=False, markup=False, soft_wrap=True
+        )
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own: a wrong flag
@@ -256,7 +296,9 @@ def _begin(
 
     if resume is not None:
         if overrides or out or name:
-            raise ConfigError("--resume takes its experiment and settings from the folder; leave EXP, --set and --out away")
+            raise ConfigError(
+                "--resume takes its experiment and settings from the folder; leave EXP, --set and --out away"
+            )
         folder = RunFolder.open(resume)
         settings = folder.experiment()
     else:
@@ -264,7 +306,11 @@ def _begin(
             raise ConfigError(f"fedtl {what} needs an experiment: a TOML file, or digits")
         settings = load(name, overrides or [])
         stem = Path(name).stem
-        path = out or Path("runs") / f"{stem}-{what if what == 'compare' else settings.method.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        path = (
+            out
+            or Path("runs")
+            / f"{stem}-{what if what == 'compare' else settings.method.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        )
         if what == "compare":
             from fedtl.compare import variants
 
@@ -288,7 +334,13 @@ def _device(asked: str) -> str:
 
 @contextmanager
 def _progress(silent: bool) -> Iterator[Progress]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err_console, disable=silent, transient=True) as bar:
         yield bar
 
@@ -321,7 +373,13 @@ def _compare_page(folder: "RunFolder") -> Path:
 
 def _left_out(result: dict[str, Any]) -> None:
     for reasons in result.get("left_out", {}).values():
-        err_console.print(f"warning: left out {len(reasons)} times: {reasons[-1]}", style="yellow", highlight=False)
+        err_console.print(
+            f"warning: left out {len(reasons)} times: {reasons[-1]}",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     for note in result["notes"]:
         err_console.print(f"note: {note}", highlight=False, markup=False)
 

@@ -24,7 +24,7 @@ import fedtl
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment import EngineSettings, Experiment, MethodSettings
 from fedtl.metrics import CLASSIFICATION, REGRESSION, better
-from fedtl.pretrain import FILE, plain, pretrained
+from fedtl.pretrain import plain, pretrained
 from fedtl.runfolder import RunFolder
 from fedtl.state import State
 from fedtl.statistics import Answers, Resampling, gain, interval, verdict
@@ -94,7 +94,7 @@ def compare(
     seconds = time.perf_counter() - clock
     content = summary(experiment, folder, columns, seeds)
     previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
-    content["seconds"] = round(seconds if not previous else previous, 1)
+    content["seconds"] = round(previous if previous else seconds, 1)
     folder.write_json("comparison.json", content)
     return content
 
@@ -104,10 +104,13 @@ def curves(folder: RunFolder, columns: Sequence[Variant], seeds: Sequence[int]) 
     found: dict[str, list[float]] = {}
     for column in columns:
         key = "rmse" if column.experiment.data.task == "regression" else "accuracy"
-        runs = [RunFolder(folder.path / column.folder(seed)).history() for seed in seeds]
-        lines = [[s[key] for s in line["silos"].values() if key in s] for history in runs for line in history]
-        per_round = [sum((lines[i] for i in range(r, len(lines), column.experiment.rounds)), []) for r in range(column.experiment.rounds)]
-        found[column.label] = [float(np.mean(values)) if values else float("nan") for values in per_round]
+        seen: dict[int, list[float]] = {}
+        for seed in seeds:
+            for line in RunFolder(folder.path / column.folder(seed)).history():
+                seen.setdefault(line["round"], []).extend(its[key] for its in line["silos"].values() if key in its)
+        found[column.label] = [
+            float(np.mean(seen[number])) if seen[number] else float("nan") for number in sorted(seen)
+        ]
     return found
 
 
@@ -123,7 +126,9 @@ def summary(
     spread: dict[str, dict[str, dict[str, np.ndarray]]] = {label: {} for label in folders}
     for silo in silos:
         answers = {
-            label: [_answers(one, silo) for one in ones] for label, ones in folders.items() if silo in results[label][0]["silos"]
+            label: [_answers(one, silo) for one in ones]
+            for label, ones in folders.items()
+            if silo in results[label][0]["silos"]
         }
         resampling = Resampling.draw(next(iter(answers.values())), silo)
         for label, runs in answers.items():
@@ -134,21 +139,35 @@ def summary(
                     continue
                 replicates = resampling.replicates(name, runs)
                 spread[label][silo][name] = replicates
-                table[label][silo][name] = {"mean": float(np.mean(values)), "ci95": interval(replicates), "seeds": values}
+                table[label][silo][name] = {
+                    "mean": float(np.mean(values)),
+                    "ci95": interval(replicates),
+                    "seeds": values,
+                }
     best = {silo: _best(results, silo, metric) for silo in silos}
     over = {
-        label: {silo: _over(spread, table, label, silo, metric) for silo in silos if _comparable(table, label, silo, metric)}
-        for label in folders if label not in YARDSTICKS
+        label: {
+            silo: _over(spread, table, label, silo, metric) for silo in silos if _comparable(table, label, silo, metric)
+        }
+        for label in folders
+        if label not in YARDSTICKS
     }
     benefit = {
-        silo: {"best": label, "over_local": over[label][silo]["mean"], "ci95": over[label][silo]["ci95"],
-               "verdict": verdict(over[label][silo]["ci95"])}
-        for silo, label in best.items() if label and silo in over[label]
+        silo: {
+            "best": label,
+            "over_local": over[label][silo]["mean"],
+            "ci95": over[label][silo]["ci95"],
+            "verdict": verdict(over[label][silo]["ci95"]),
+        }
+        for silo, label in best.items()
+        if label and silo in over[label]
     }
     warnings = [
         f"{label} is worse than local at {silo} by {-its['mean']:.3f} in {metric} "
         f"(95 % interval {-its['ci95'][1]:.3f} to {-its['ci95'][0]:.3f})"
-        for label, per_silo in over.items() for silo, its in per_silo.items() if verdict(its["ci95"]) == "loses"
+        for label, per_silo in over.items()
+        for silo, its in per_silo.items()
+        if verdict(its["ci95"]) == "loses"
     ]
     content = {
         "fedtl": fedtl.__version__,
@@ -289,13 +308,17 @@ def _late(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
             silo: {row: _averaged([run["late"][silo][row] for run in runs]) for row in runs[0]["late"][silo]}
             for silo in runs[0]["late"]
         }
-        for label, runs in results.items() if runs[0].get("late")
+        for label, runs in results.items()
+        if runs[0].get("late")
     }
 
 
 def _averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     names = [name for name in figures[0] if all(name in one for one in figures)]
-    return {name: {"mean": float(np.mean([one[name] for one in figures])), "seeds": [one[name] for one in figures]} for name in names}
+    return {
+        name: {"mean": float(np.mean([one[name] for one in figures])), "seeds": [one[name] for one in figures]}
+        for name in names
+    }
 
 
 def cores() -> int:

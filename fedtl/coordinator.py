@@ -2,6 +2,7 @@
 The server's side of a study: sample, ask, sort, check, aggregate. It holds no data and sees only updates.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from fedtl.messages import Refusal, Task, Update
 from fedtl.partition import Role
 from fedtl.randomness import numpy_generator
 from fedtl.state import State, not_finite, size_in_bytes
+
+HEAVIEST = 1e12  # examples; a weight beyond it would swallow the others or overflow their sum
 
 
 class Federation(Protocol):
@@ -74,7 +77,12 @@ def rounds(federation: Federation, plan: Plan, start: Standing, roles: Mapping[s
         chosen = _sample(federation.silos(), plan, number)
         task = Task(plan.study, number, plan.rounds, plan.seed, standing.shared)
         replies = sorted(federation.ask(task, chosen), key=lambda reply: reply.silo)
-        faults = {reply.silo: fault for reply in replies if (fault := _fault(reply, task))}
+        counted = Counter(reply.silo for reply in replies)
+        faults = {
+            reply.silo: fault
+            for reply in replies
+            if (fault := _fault(reply, task, chosen, counted[reply.silo])) is not None
+        }
         valid = [reply for reply in replies if isinstance(reply, Update) and reply.silo not in faults]
         if len(valid) < plan.minimum_silos:
             reasons = "; ".join(faults.values()) or "no reply came"
@@ -101,10 +109,14 @@ def _sample(silos: Sequence[str], plan: Plan, number: int) -> list[str]:
     return sorted(draw.choice(names, plan.silos_per_round, replace=False).tolist())
 
 
-def _fault(reply: Update | Refusal, task: Task) -> str | None:
+def _fault(reply: Update | Refusal, task: Task, asked: Sequence[str], times: int) -> str | None:
     """Why a reply does not count; None if it does."""
+    if reply.silo not in asked:
+        return f"{reply.silo}: was not asked"
+    if times > 1:
+        return f"{reply.silo}: {times} replies in one round"
     if isinstance(reply, Refusal):
-        return reply.reason
+        return reply.reason or f"{reply.silo}: refused"
     if reply.round != task.round:
         return f"{reply.silo}: answers round {reply.round}, not {task.round}"
     if wrong := reply.delta.keys() ^ task.shared.keys():
@@ -114,6 +126,6 @@ def _fault(reply: Update | Refusal, task: Task) -> str | None:
             return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}"
     if broken := not_finite(reply.delta):
         return f"{reply.silo}: {broken} is not finite"
-    if not 0 < reply.weight < float("inf"):
+    if not 0 < reply.weight <= HEAVIEST:
         return f"{reply.silo}: a weight of {reply.weight}"
     return None

@@ -69,6 +69,4 @@ def better(metric: str, a: float, b: float) -> bool:
 def mean_over_silos(per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The plain mean over the silos that have the figure."""
     names = sorted({name for figures in per_silo.values() for name in figures})
-    return {
-        name: float(np.mean([figures[name] for figures in per_silo.values() if name in figures])) for name in names
-    }
+    return {name: float(np.mean([figures[name] for figures in per_silo.values() if name in figures])) for name in names}

@@ -44,7 +44,9 @@ class SiloModel:
         """The outputs [N, classes], or [N, 1] in the label's own unit, for rows as a source stores them."""
         inputs = torch.from_numpy(self.inputs.apply(x))
         if tuple(inputs.shape[1:]) != self.shape:
-            raise DataError(f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}")
+            raise DataError(
+                f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
+            )
         return self.bench.scores(self.state, inputs, self.data)
 
     def net(self) -> nn.Module:
@@ -90,7 +92,9 @@ def rows(model: SiloModel, scores: Tensor) -> Iterator[dict[str, Any]]:
             yield {"row": number, "prediction": values[0]}
         else:
             label = model.classes[int(np.argmax(values))]
-            yield {"row": number, "prediction": label} | {f"p({c})": p for c, p in zip(model.classes, values, strict=True)}
+            yield {"row": number, "prediction": label} | {
+                f"p({c})": p for c, p in zip(model.classes, values, strict=True)
+            }
 
 
 def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
@@ -120,17 +124,25 @@ def export(model: SiloModel, out: Path) -> list[str]:
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
-        "inputs": {key: value for key, value in vars(model.inputs).items()},
+        "inputs": dict(vars(model.inputs).items()),
     }
     (out / "model.json").write_text(json.dumps(about, indent=1) + "\n")
-    return [f"{out / 'model.safetensors'}: {len(used)} tensors", f"{out / 'model.json'}: labels and inputs", _onnx(model, out)]
+    return [
+        f"{out / 'model.safetensors'}: {len(used)} tensors",
+        f"{out / 'model.json'}: labels and inputs",
+        _onnx(model, out),
+    ]
 
 
 def _onnx(model: SiloModel, out: Path) -> str:
     path = out / "model.onnx"
     example = torch.zeros(2, *model.shape)
     try:
-        names: dict[str, Any] = {"input_names": ["x"], "output_names": ["scores"], "dynamic_axes": {"x": {0: "n"}, "scores": {0: "n"}}}
+        names: dict[str, Any] = {
+            "input_names": ["x"],
+            "output_names": ["scores"],
+            "dynamic_axes": {"x": {0: "n"}, "scores": {0: "n"}},
+        }
         net = model.net().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         torch.onnx.export(net, (example,), str(path), dynamo=False, **names)
     except Exception as error:  # an exporter fails in as many ways as there are operators

@@ -61,7 +61,9 @@ def pool(silos: list[SiloData]) -> SiloData:
     """All rows in one place; the values of regression in each silo's own scale, as each would train on them."""
 
     def joined(parts: list[Rows]) -> Rows:
-        scaled = [part.y if its.classes else (part.y - its.y_mean) / its.y_std for part, its in zip(parts, silos, strict=True)]
+        scaled = [
+            part.y if its.classes else (part.y - its.y_mean) / its.y_std for part, its in zip(parts, silos, strict=True)
+        ]
         return Rows(torch.cat([part.x for part in parts]), torch.cat(scaled))
 
     targets = [its.target for its in silos if its.target is not None]
@@ -87,7 +89,8 @@ class Silo:
 
 @dataclass(frozen=True)
 class Training:
-    """The ``[train]`` settings, and the first ``freeze`` stages of the body, which do not move."""
+    """The ``[train]`` settings, and the first ``freeze`` stages of the body, whose parameters do not move;
+    their statistics go on following the silo's inputs."""
 
     optimizer: str = "sgd"
     lr: float = 0.05
@@ -114,7 +117,9 @@ class Bench:
         self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
         self._nets: dict[int, Net] = {}
         self.partition = Partition(roles(self.net(1)), method.shared)
-        self._frozen = frozenset(f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage)
+        self._frozen = frozenset(
+            f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
+        )
 
     def net(self, width: int) -> Net:
         """The net with a head of this width; all of them share the body."""
@@ -290,5 +295,3 @@ def _in_batches(rows: Tensor, size: int) -> list[Tensor]:
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
-
-

@@ -59,7 +59,9 @@ def survey(experiment: Experiment) -> Survey:
     names = prepare.names(experiment.data)
     public = [name for name in experiment.model.pretrain_on if ":" not in name]
     if unknown := set(public) - set(names):
-        raise ConfigError(f"model.pretrain_on: there is no silo {sorted(unknown)[0]!r}; there are {', '.join(names[:12])}")
+        raise ConfigError(
+            f"model.pretrain_on: there is no silo {sorted(unknown)[0]!r}; there are {', '.join(names[:12])}"
+        )
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
         raise ConfigError("no silo is left to train: all are in data.late or model.pretrain_on")
@@ -114,7 +116,9 @@ def build(experiment: Experiment, device: str = "cpu", start: State | None = Non
     notes: list[str] = []
     found = len(stages(plan.body))
     if experiment.model.freeze > found:
-        raise ConfigError(f"model.freeze = {experiment.model.freeze}, but the body of {experiment.model.name} has {found} stages")
+        raise ConfigError(
+            f"model.freeze = {experiment.model.freeze}, but the body of {experiment.model.name} has {found} stages"
+        )
     if experiment.model.weights not in ("", "pretrained"):
         net = plan.net(len(seen.union) or 1)
         path = Path(experiment.model.weights)
@@ -125,7 +129,10 @@ def build(experiment: Experiment, device: str = "cpu", start: State | None = Non
 
 
 def run(
-    experiment: Experiment, folder: RunFolder, device: str = "cpu", progress: Progress | None = None,
+    experiment: Experiment,
+    folder: RunFolder,
+    device: str = "cpu",
+    progress: Progress | None = None,
     start: State | None = None,
 ) -> dict[str, Any]:
     """
@@ -154,7 +161,7 @@ def run(
         onboard = Onboard(task, exam, experiment.data.shots, experiment.rounds * experiment.train.epochs)
         onboarded: dict[str, Any] = dict(engine.each(onboard, late))
         workers = engine.workers
-    for name, outcome in (outcomes | onboarded).items():
+    for outcome in (*outcomes.values(), *onboarded.values()):
         if isinstance(outcome, SiloFailed):
             raise outcome
     _keep(study, folder, standing.shared, outcomes, everybody)
@@ -213,16 +220,18 @@ def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[S
 
 
 def _train(
-    study: Study, folder: RunFolder, members: dict[str, Silo], begun: tuple[Standing, dict[str, float]],
-    engine: Engine, progress: Progress | None,
+    study: Study,
+    folder: RunFolder,
+    members: dict[str, Silo],
+    begun: tuple[Standing, dict[str, float]],
+    engine: Engine,
+    progress: Progress | None,
 ) -> tuple[Standing, dict[str, float]]:
     standing, sums = begun
     experiment = study.experiment
     per_round = None if experiment.silos_per_round == "all" or study.method.pool else int(experiment.silos_per_round)
     minimum = 1 if study.method.pool else experiment.minimum_silos
-    plan = Plan(
-        folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum
-    )
+    plan = Plan(folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum)
     clock = started = time.perf_counter()
     for one in rounds(Simulation(engine, members), plan, standing, study.bench.partition.roles):
         standing, now = one.after, time.perf_counter()
@@ -255,7 +264,8 @@ def _keep(
     folder.save_tensors("shared.safetensors", shared)
     for name, outcome in outcomes.items():
         own = {
-            key: tensor for key, tensor in outcome.state.items()
+            key: tensor
+            for key, tensor in outcome.state.items()
             if key not in shared or not torch.equal(tensor, shared[key])
         }
         folder.save_tensors(f"silos/{name}/local.safetensors", own)
@@ -266,8 +276,12 @@ def _keep(
 
 
 def _result(
-    study: Study, folder: RunFolder, outcomes: Mapping[str, Outcome], onboarded: Mapping[str, Any],
-    everybody: Mapping[str, Prepared], sums: Mapping[str, float],
+    study: Study,
+    folder: RunFolder,
+    outcomes: Mapping[str, Outcome],
+    onboarded: Mapping[str, Any],
+    everybody: Mapping[str, Prepared],
+    sums: Mapping[str, float],
 ) -> dict[str, Any]:
     experiment, metric = study.experiment, study.experiment.metric
     silos: dict[str, dict[str, Any]] = {}

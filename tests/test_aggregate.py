@@ -40,7 +40,8 @@ def plain_mean(updates, name):
 def test_mean_is_weighted_by_examples():
     shared, updates = scene()
     moved, memory = ServerStep()(shared, updates, ROLES, {})
-    assert memory == {} and list(moved) == sorted(shared)
+    assert memory == {}
+    assert list(moved) == sorted(shared)
     for name in shared:
         np.testing.assert_allclose(moved[name], shared[name].numpy() + plain_mean(updates, name), atol=1e-5)
 

@@ -61,7 +61,8 @@ def test_a_deep_net_on_one_batch_is_torchs_own_pass_with_momentum_one():
     with torch.no_grad():
         reference(x)
     wanted = {name: value for name, value in reference.state_dict().items() if "running_" in name}
-    assert found.keys() == wanted.keys() and len(found) == 6
+    assert found.keys() == wanted.keys()
+    assert len(found) == 6
     for name, value in wanted.items():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-6), name
 

@@ -42,7 +42,8 @@ def test_half_the_squared_error_of_each_row_with_a_value():
 def test_a_row_without_a_label_gives_no_gradient():
     scores = torch.randn(3, 2, requires_grad=True)
     TaskLoss().losses(forward_of(scores, torch.tensor([NO_LABEL, 1, NO_LABEL]))).sum().backward()
-    assert torch.equal(scores.grad[0], torch.zeros(2)) and torch.equal(scores.grad[2], torch.zeros(2))
+    assert torch.equal(scores.grad[0], torch.zeros(2))
+    assert torch.equal(scores.grad[2], torch.zeros(2))
     assert scores.grad[1].abs().sum() > 0
 
 

@@ -188,7 +188,9 @@ def test_the_same_task_gives_the_same_bits(name):
         update = bench.fit(silo, task_for(bench, silo))
         found.append((update.delta, silo.local, update.metrics))
     (delta, local, metrics), (again, local_again, metrics_again) = found
-    assert same(delta, again) and same(local, local_again) and metrics == metrics_again
+    assert same(delta, again)
+    assert same(local, local_again)
+    assert metrics == metrics_again
 
 
 @pytest.mark.parametrize(
@@ -313,6 +315,17 @@ def test_phases_run_one_after_the_other():
     assert counts == {1: 3, 2: 6}  # 23 rows in batches of 8, in the body's phase only
 
 
+def test_a_phases_own_epochs_replace_those_of_the_settings():
+    heads = []
+    for phase, epochs in ((Phase(HEAD, 3), 1), (Phase(HEAD), 3), (Phase(HEAD), 1)):
+        bench = Bench(mlp(), replace(METHODS["fedrep"](), phases=(phase,)), Training(batch_size=8, epochs=epochs))
+        silo = silo_at(bench)
+        bench.fit(silo, task_for(bench, silo))
+        heads.append(silo.local["head.weight"])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_frozen_stages_do_not_move(k):
     plan = mlp()
@@ -378,6 +391,17 @@ def test_mmd_and_dann_use_the_second_domain_and_fedtl_does_not():
     for name in ("mmd", "coral"):
         for tensor, value in delta(name, False).items():
             assert torch.allclose(value, delta("fedtl", False)[tensor], atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [CLASSES, ()])
+def test_rows_of_the_second_domain_do_not_count_in_the_tasks_loss(classes):
+    """Without BatchNorm and with a weight of 0 they change nothing, whatever their number."""
+    deltas = []
+    for method in (METHODS["mmd"](weight=0.0), METHODS["fedtl"]()):
+        bench = Bench(smooth(), method, FULL_BATCH)
+        silo = silo_at(bench, data=data_of(1, 23, classes, y_std=10.0))
+        deltas.append(bench.fit(silo, task_for(bench, silo)).delta | silo.local)
+    assert all(torch.allclose(deltas[0][name], deltas[1][name], atol=1e-6) for name in deltas[1])
 
 
 # Failure
@@ -448,7 +472,8 @@ def test_pixels_become_minus_one_to_one():
     state = bench.initial(3)
     scores = bench.scores(state, pixels, data)
     assert torch.allclose(scores, bench.scores(state, pixels.double().div(127.5).sub(1).float(), data), atol=1e-5)
-    assert pixels.dtype == torch.uint8 and pixels.max() > 1
+    assert pixels.dtype == torch.uint8
+    assert pixels.max() > 1
 
 
 def test_heads_of_different_widths_share_one_body():
@@ -457,7 +482,8 @@ def test_heads_of_different_widths_share_one_body():
     wide = silo_at(bench, "wide", data_of(2, 20))
     for one in federate(bench, [narrow, wide], number=2):
         assert list(one.replies) == ["narrow", "wide"]
-    assert narrow.local["head.weight"].shape == (2, 64) and wide.local["head.weight"].shape == (3, 64)
+    assert narrow.local["head.weight"].shape == (2, 64)
+    assert wide.local["head.weight"].shape == (3, 64)
 
 
 def test_start_replaces_first_weights_of_the_same_shape():
@@ -531,7 +557,8 @@ def test_settling_changes_nothing_in_the_silo(name):
     task = task_for(bench, silo)
     before, shared = copy(silo.local), copy(task.shared)
     settled = bench.settle(silo, task)
-    assert same(silo.local, before) and same(task.shared, shared)
+    assert same(silo.local, before)
+    assert same(task.shared, shared)
     assert same(settled, bench.settle(silo, task))
     roles = by_role(bench, Role.STATS) if bench.method.adapt else set()
     if name == "fedbabu":

@@ -25,10 +25,20 @@ def test_copy_has_left_the_model():
     weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)  # not contiguous
     copied = copy({"z": weight, "a": torch.ones(2)})
     assert list(copied) == ["a", "z"]
-    assert not copied["z"].requires_grad and copied["z"].is_contiguous()
+    assert not copied["z"].requires_grad
+    assert copied["z"].is_contiguous()
     with torch.no_grad():
         weight.zero_()
     assert torch.equal(copied["z"], torch.arange(6.0).reshape(2, 3).T)
+
+
+def test_copy_shares_no_memory():
+    state = {"a": torch.zeros(3), "count": torch.tensor(0)}
+    copied = copy(state)
+    for tensor in state.values():
+        tensor.add_(1)
+    assert torch.equal(copied["a"], torch.zeros(3))
+    assert int(copied["count"]) == 0
 
 
 def test_difference_undoes_step_and_checks_names():

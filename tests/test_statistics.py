@@ -88,7 +88,13 @@ def test_the_pairing_matters():
 
 @pytest.mark.parametrize(
     ("bounds", "says"),
-    [([0.01, 0.2], "gains"), ([-0.2, -0.01], "loses"), ([-0.1, 0.1], "unclear"), ([0.0, 0.0], "unclear"), (None, "unclear")],
+    [
+        ([0.01, 0.2], "gains"),
+        ([-0.2, -0.01], "loses"),
+        ([-0.1, 0.1], "unclear"),
+        ([0.0, 0.0], "unclear"),
+        (None, "unclear"),
+    ],
 )
 def test_verdicts(bounds, says):
     assert verdict(bounds) == says

@@ -122,7 +122,9 @@ def test_kill_9_at_any_moment(tmp_path):
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert not (path / "result.json").exists()
-    done = subprocess.run([sys.executable, "-m", "fedtl", "run", "--resume", str(path), "--json"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedtl", "run", "--resume", str(path), "--json"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert numbers(json.loads(done.stdout)) == numbers(whole)
 
@@ -155,7 +157,9 @@ def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, m
         mine, its = (load_file(tmp_path / side / "silos" / name / "local.safetensors") for side in "ab")
         assert mine.keys() == its.keys()
         assert all(torch.equal(mine[key], its[key]) for key in mine)
-    assert [r["silos"] for r in RunFolder(tmp_path / "a").history()] == [r["silos"] for r in RunFolder(tmp_path / "b").history()]
+    assert [r["silos"] for r in RunFolder(tmp_path / "a").history()] == [
+        r["silos"] for r in RunFolder(tmp_path / "b").history()
+    ]
 
 
 def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypatch):
@@ -175,12 +179,15 @@ def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypat
     assert load_file(tmp_path / "shared/shared.safetensors")["head.weight"].shape[0] == 10
 
 
-@pytest.mark.parametrize(("method", "rows"), [
-    ("fedavg", {"as_received", "adabn", "alone"}),
-    ("silobn", {"as_received", "adabn", "alone"}),
-    ("fedtl", {"head", "head_adabn", "alone"}),
-    ("local", {"alone"}),
-])
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [
+        ("fedavg", {"as_received", "adabn", "alone"}),
+        ("silobn", {"as_received", "adabn", "alone"}),
+        ("fedtl", {"head", "head_adabn", "alone"}),
+        ("local", {"alone"}),
+    ],
+)
 def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_path):
     result = do(tmp_path, small(f"method.name={method}", "data.late=['faint']", "data.shots=3"))
     assert "faint" not in result["silos"]
@@ -189,13 +196,17 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
 
 
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
-    result = do(tmp_path, load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]))
+    result = do(
+        tmp_path, load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"])
+    )
     late = result["late"]["faint"]
     assert late["adabn"]["accuracy"] > late["as_received"]["accuracy"] + 0.2
 
 
 def test_pretraining_moves_the_start_and_the_public_silo_stays_out(tmp_path):
-    result = do(tmp_path, small("model.pretrain_on=['plain']", "model.pretrain_epochs=3", "rounds=1", "train.body_lr=0.0"))
+    result = do(
+        tmp_path, small("model.pretrain_on=['plain']", "model.pretrain_epochs=3", "rounds=1", "train.body_lr=0.0")
+    )
     assert "plain" not in result["silos"]
     start = load_file(tmp_path / "pretrained.safetensors")
     shared = load_file(tmp_path / "shared.safetensors")
@@ -209,7 +220,10 @@ def test_pretraining_moves_the_start_and_the_public_silo_stays_out(tmp_path):
 def test_weights_of_a_run_start_another(tmp_path):
     do(tmp_path / "first", small("method.name=fedavg"))
     file = tmp_path / "first" / "shared.safetensors"
-    do(tmp_path / "second", small("method.name=fedavg", f"model.weights={file}", "train.lr=1e-30", "rounds=1", "train.momentum=0.0"))
+    do(
+        tmp_path / "second",
+        small("method.name=fedavg", f"model.weights={file}", "train.lr=1e-30", "rounds=1", "train.momentum=0.0"),
+    )
     first, second = load_file(file), load_file(tmp_path / "second" / "shared.safetensors")
     name = "body.features.0.weight"
     assert torch.allclose(first[name], second[name])
@@ -222,15 +236,18 @@ def test_the_unlabelled_domain_is_reported_with_and_without_adabn(tmp_path):
         assert {"accuracy", "loss"} <= figures["target_adabn"].keys()
 
 
-@pytest.mark.parametrize(("overrides", "says"), [
-    (["silos_per_round=7"], "only 6 silos train"),
-    (["minimum_silos=7"], "only 6 silos train"),
-    (["data.silos=['plane']"], "there is no silo 'plane'"),
-    (["data.late=['plane']"], "there is no silo 'plane'"),
-    (["model.name=resnet5000"], "is not one of convnet"),
-    (["model.freeze=9"], "has 3 stages"),
-    (["model.pretrain_on=['nobody']"], "there is no silo 'nobody'"),
-])
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["silos_per_round=7"], "only 6 silos train"),
+        (["minimum_silos=7"], "only 6 silos train"),
+        (["data.silos=['plane']"], "there is no silo 'plane'"),
+        (["data.late=['plane']"], "there is no silo 'plane'"),
+        (["model.name=resnet5000"], "is not one of convnet"),
+        (["model.freeze=9"], "has 3 stages"),
+        (["model.pretrain_on=['nobody']"], "there is no silo 'nobody'"),
+    ],
+)
 def test_mistakes_are_said_before_anything_is_trained(overrides, says, tmp_path):
     from fedtl.errors import UserError
 
@@ -249,7 +266,10 @@ def test_images_of_other_sizes_need_a_size(tmp_path):
     experiment = load("digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"])
     with pytest.raises(DataError, match=r"silo b has inputs of shape \(1, 10, 10\).*set data.size"):
         do(tmp_path / "out", experiment)
-    do(tmp_path / "out2", load("digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"]))
+    do(
+        tmp_path / "out2",
+        load("digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"]),
+    )
 
 
 def test_training_that_diverges_ends_with_too_few_silos(tmp_path):

@@ -26,7 +26,7 @@ def inverted(images: Array, rng: np.random.Generator) -> Array:
 def blurred(images: Array, rng: np.random.Generator) -> Array:
     from scipy.ndimage import gaussian_filter
 
-    return gaussian_filter(images, (0, 0.9, 0.9))
+    return np.asarray(gaussian_filter(images, (0, 0.9, 0.9)))
 
 
 def faint(images: Array, rng: np.random.Generator) -> Array:
@@ -37,7 +37,7 @@ def faint(images: Array, rng: np.random.Generator) -> Array:
 def rotated(images: Array, rng: np.random.Generator) -> Array:
     from scipy.ndimage import rotate
 
-    return rotate(images, 40, axes=(1, 2), reshape=False, order=1)
+    return np.asarray(rotate(images, 40, axes=(1, 2), reshape=False, order=1))
 
 
 def textured(images: Array, rng: np.random.Generator) -> Array:
@@ -46,7 +46,7 @@ def textured(images: Array, rng: np.random.Generator) -> Array:
 
     texture = gaussian_filter(rng.random(images.shape), (0, 1, 1))
     low, high = texture.min((1, 2), keepdims=True), texture.max((1, 2), keepdims=True)
-    return np.maximum(images, 0.6 * (texture - low) / (high - low))
+    return np.asarray(np.maximum(images, 0.6 * (texture - low) / (high - low)))
 
 
 SCANNERS: dict[str, Scanner] = {f.__name__: f for f in (plain, inverted, blurred, faint, rotated, textured)}
@@ -54,7 +54,9 @@ SCANNERS: dict[str, Scanner] = {f.__name__: f for f in (plain, inverted, blurred
 
 def silos(settings: DataSettings) -> Sequence[str]:
     if settings.target_domain and settings.target_domain not in SCANNERS:
-        raise DataError(f"data.target_domain = {settings.target_domain!r} is no scanner: {', '.join(SCANNERS)}")
+        raise DataError(
+            f"data.target_domain = {settings.target_domain!r} is no scanner: {', '.join(SCANNERS)}"
+        )
     return list(SCANNERS)
 
 
@@ -63,7 +65,9 @@ def read(settings: DataSettings, name: str) -> Raw:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    dealt = numpy_generator("digits").permutation(len(bunch.target))[list(SCANNERS).index(name) :: len(SCANNERS)]
+    dealt = numpy_generator("digits").permutation(len(bunch.target))[
+        list(SCANNERS).index(name) :: len(SCANNERS)
+    ]
     images, labels = bunch.images[dealt] / 16, bunch.target[dealt]
     if not settings.target_domain:
         return Raw(Part(_scan(name, name, images), labels))

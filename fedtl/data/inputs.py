@@ -6,6 +6,7 @@ rows. The result is a value of plain numbers, kept in the run folder, so that pr
 same way.
 """
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,11 @@ class Inputs:
         x = x.astype(np.float32)
         axes = (1, -1, 1, 1) if x.ndim == 4 else (1, -1)
         if self.mean:
-            fill, mean, std = (np.array(v, np.float32).reshape(axes) for v in (self.fill, self.mean, self.std))
+            fill, mean, std = (
+                np.array(v, np.float32).reshape(axes) for v in (self.fill, self.mean, self.std)
+            )
             x = (np.where(np.isnan(x), fill, x) - mean) / std
-        return np.nan_to_num(x, nan=0.0).astype(np.float32)
+        return np.asarray(np.nan_to_num(x, nan=0.0), np.float32)
 
 
 def learn(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, where: str) -> Inputs:
@@ -58,10 +61,16 @@ def learn(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, 
     shape_only = Inputs(settings.size, settings.channels, columns)
     regression = settings.task == "regression"
     if settings.scale not in ("silo", "none"):
+        if not columns and not regression:
+            raise DataError(
+                f"silo {where}: the constants of data.scale are for the columns of a table, not images"
+            )
         return _declared(shape_only, settings, regression)
     if settings.scale == "none":
         return shape_only
-    y_mean, y_std = (float(y.mean()), _spread(y.astype(np.float64))) if regression else (0.0, 1.0)
+    y_mean, y_std = (
+        (float(y.mean(dtype=np.float64)), _spread(y.astype(np.float64))) if regression else (0.0, 1.0)
+    )
     if _is_pixels(x):
         return Inputs(settings.size, settings.channels, columns, y_mean=y_mean, y_std=y_std)
     groups = _columns_of(x, settings)
@@ -97,28 +106,37 @@ def _spread(values: Array) -> float:
 def _declared(inputs: Inputs, settings: DataSettings, regression: bool) -> Inputs:
     path = Path(settings.scale)
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text())
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f'data.scale: neither "silo" nor "none" nor a readable TOML file of constants: {path} ({error})') from error
+        raise DataError(
+            f'data.scale: neither "silo" nor "none" nor a readable TOML file of constants: {path} ({error})'
+        ) from error
 
     def constant(column: str, key: str, otherwise: float | None = None) -> float:
-        value = table.get(column, {}).get(key, otherwise)
-        if not isinstance(value, int | float):
-            raise DataError(f"data.scale: {path} must have a number {key} in [{column}]")
+        entry = table.get(column)
+        value = entry.get(key, otherwise) if isinstance(entry, dict) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DataError(f"data.scale: {path} must have a finite number {key} in [{column}]")
         return float(value)
 
     mean = tuple(constant(column, "mean") for column in inputs.columns)
     std = tuple(constant(column, "std") for column in inputs.columns)
-    if any(value <= 0 for value in std):
-        raise DataError(f"data.scale: {path} has a std that is not above 0")
     fill = tuple(constant(column, "fill", m) for column, m in zip(inputs.columns, mean, strict=True))
-    y_mean, y_std = (constant(settings.label, "mean"), constant(settings.label, "std")) if regression else (0.0, 1.0)
+    y_mean, y_std = (
+        (constant(settings.label, "mean"), constant(settings.label, "std")) if regression else (0.0, 1.0)
+    )
+    if any(value <= 0 for value in (*std, y_std)):
+        raise DataError(f"data.scale: {path} has a std that is not above 0")
     return Inputs(inputs.size, inputs.channels, inputs.columns, fill, mean, std, y_mean, y_std)
 
 
 def _as_channels(x: Array, channels: int | str) -> Array:
     """[N, H, W] or [N, H, W, C] to [N, C, H, W] with the asked number of channels."""
     x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
+    if channels != "native" and x.shape[1] not in (1, 3):
+        raise DataError(
+            f"data.channels = {channels}: images of {x.shape[1]} channels are neither grey nor RGB"
+        )
     if channels == 3 and x.shape[1] == 1:
         return np.repeat(x, 3, axis=1)
     if channels == 1 and x.shape[1] == 3:
@@ -131,7 +149,9 @@ def _resize(x: Array, size: int) -> Array:
     if x.shape[2:] == (size, size):
         return x
     chunks = [
-        F.interpolate(torch.from_numpy(part.astype(np.float32)), (size, size), mode="bilinear", antialias=True).numpy()
+        F.interpolate(
+            torch.from_numpy(part.astype(np.float32)), (size, size), mode="bilinear", antialias=True
+        ).numpy()
         for part in np.array_split(x, max(1, len(x) // 1024))
     ]
     resized = np.concatenate(chunks)

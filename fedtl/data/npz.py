@@ -1,6 +1,7 @@
 """A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,13 +23,17 @@ def read(settings: DataSettings, name: str) -> Raw:
     """Pickled objects in a file are refused. Raises DataError."""
     path = Path(settings.path) / f"{name}.npz"
     try:
+        with zipfile.ZipFile(path):  # np.load would take any other file for a pickle, and say so
+            pass
         with np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
     wanted = {"train_x", "train_y"} | ({"target_x"} if settings.target_domain else set())
     if missing := wanted - arrays.keys():
-        raise DataError(f"{path} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}")
+        raise DataError(
+            f"{path} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
+        )
     train = _part(arrays, "train", path)
     assert train is not None
     use_target = bool(settings.target_domain)
@@ -49,7 +54,9 @@ def _part(arrays: dict[str, Array], name: str, path: Path) -> Part | None:
     if x is None or y is None:
         raise DataError(f"{path} has only one of {name}_x and {name}_y")
     if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
-        raise DataError(f"{path}: {name}_x is {x.shape} and {name}_y {y.shape}; expected N x ... images or rows, and N labels")
+        raise DataError(
+            f"{path}: {name}_x is {x.shape} and {name}_y {y.shape}; expected N x ... images or rows, and N labels"
+        )
     return Part(x, y)
 
 

@@ -17,6 +17,8 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.randomness import numpy_generator
 from fedtl.silo import Rows, SiloData
 
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+LARGEST = np.float64(np.finfo(np.float32).max)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -52,14 +54,24 @@ def names(settings: DataSettings) -> list[str]:
         for name in asked:
             if name not in found:
                 raise ConfigError(f"data.{key}: there is no silo {name!r}; there are {', '.join(found[:12])}")
-    return [name for name in found if not settings.silos or name in settings.silos]
+    wanted = {*settings.silos, *settings.late}
+    return [name for name in found if not settings.silos or name in wanted]
 
 
 def read(settings: DataSettings, name: str) -> Raw:
     """One silo's raw rows, checked. Raises DataError."""
     raw = DATA[settings.source].read(settings, name)
-    for part in _parts(raw):
-        _check(part, settings, name)
+    for split, part in _parts(raw).items():
+        if not len(part.y):
+            raise DataError(
+                f"silo {name} has no {split} rows" if split != "train" else f"silo {name} is empty"
+            )
+        _check_inputs(part.x, raw.train.x, settings, name, split)
+        _check_y(part.y, settings, name)
+    if raw.target is not None:
+        if not len(raw.target):
+            raise DataError(f"silo {name} has no rows of the second domain")
+        _check_inputs(raw.target, raw.train.x, settings, name, "target")
     if len(raw.train.y) < 4:
         raise DataError(f"silo {name}: {len(raw.train.y)} training rows; a silo needs at least 4")
     return raw
@@ -69,14 +81,15 @@ def classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
     """The silo's own label names, in order; () in regression."""
     if settings.task == "regression":
         return ()
-    return vocabulary(sorted(set(spelled(part.y))) for part in _parts(raw))
+    return vocabulary(sorted(set(spelled(part.y))) for part in _parts(raw).values())
 
 
 def vocabulary(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """Every label of several sets once: numbers by value, anything else by spelling."""
     union = {label for labels in label_sets for label in labels}
-    numeric = all(label.lstrip("-").isdigit() for label in union)
-    return tuple(sorted(union, key=int) if numeric else sorted(union))
+    if all(NUMBER.fullmatch(label) for label in union):
+        return tuple(sorted(union, key=lambda label: (int(label), label)))
+    return tuple(sorted(union))
 
 
 def prepare(
@@ -89,7 +102,10 @@ def prepare(
     on; a test label outside of it could be learnt by nobody. Raises DataError.
     """
     raw, ids = _split(raw, settings, name, seed)
-    assert raw.val is not None and raw.test is not None
+    assert raw.val is not None
+    assert raw.test is not None
+    if len(raw.train.y) < 2:
+        raise DataError(f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows")
     if settings.task == "classification":
         _check_labels(raw, name, trained)
     inputs = learn(raw.train.x, raw.train.y, raw.columns, settings, name)
@@ -111,7 +127,7 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
     if raw.test is None:
         ids, rest = stratified(raw.train.y, round(settings.test * len(raw.train.y)), rng)
         raw = replace(raw, test=_take(raw.train, ids), train=_take(raw.train, rest))
-    if raw.target is not None and raw.target_test is not None and len(raw.target) == len(raw.target_test.y):
+    if raw.target is not None and raw.target_test is not None and raw.target is raw.target_test.x:
         held, rest = stratified(raw.target_test.y, round(settings.test * len(raw.target)), rng)
         raw = replace(raw, target=raw.target[rest], target_test=_take(raw.target_test, held))
     if raw.val is None:
@@ -126,33 +142,65 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
     return raw, ids
 
 
-def _check(part: Part, settings: DataSettings, name: str) -> None:
-    if not len(part.y):
-        raise DataError(f"silo {name} is empty")
-    if part.x.dtype.kind not in "uif":
-        raise DataError(f"silo {name}: inputs of type {part.x.dtype}; fedtl reads uint8 pixels and numbers")
-    if part.x.dtype.kind == "f" and part.x.ndim > 2 and not np.isfinite(part.x).all():
-        raise DataError(f"silo {name}: {int((~np.isfinite(part.x)).sum())} values of its images are not finite")
-    if part.x.dtype.kind == "f" and part.x.ndim == 2 and settings.source != "table" and not np.isfinite(part.x).all():
-        row, column = np.argwhere(~np.isfinite(part.x))[0]
-        raise DataError(f"silo {name}: row {row}, column {column} is {part.x[row, column]}; missing values can stand in a table source (CSV)")
+def _check_inputs(x: Array, like: Array, settings: DataSettings, name: str, split: str) -> None:
+    """Of one part of a silo; ``like`` are its training rows."""
+    if x.dtype.kind not in "uif":
+        raise DataError(f"silo {name}: inputs of type {x.dtype}; fedtl reads uint8 pixels and numbers")
+    if (shape := _fixed(x, settings)) != (wanted := _fixed(like, settings)):
+        raise DataError(f"silo {name}: {split} inputs have shape {shape}, training inputs {wanted}")
+    if (x.dtype == np.uint8) != (like.dtype == np.uint8) and x.ndim > 2:
+        raise DataError(
+            f"silo {name}: {split} images are {x.dtype} and training images {like.dtype}; use one"
+        )
+    missing = np.isnan(x) if settings.source == "table" and x.ndim == 2 else False
+    odd = ~(np.abs(x) <= LARGEST) & ~np.asarray(missing) if x.dtype.kind == "f" else np.zeros(0, bool)
+    if not odd.any():
+        return
+    if x.ndim > 2:
+        raise DataError(f"silo {name}: {int(odd.sum())} values of its {split} images are not finite")
+    row, column = np.argwhere(odd)[0]
+    value, way = x[row, column], "missing values can stand in a table source (CSV)"
+    raise DataError(f"silo {name}: {split} row {row}, column {column} is {value}, not a finite number; {way}")
+
+
+def _fixed(x: Array, settings: DataSettings) -> tuple[int, ...]:
+    """What all rows of a silo must agree on: what the settings do not bring into line anyway."""
+    if x.ndim == 2:
+        return x.shape[1:]
+    height_width = x.shape[1:3] if settings.size == "native" else ()
+    return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
+
+
+def _check_y(y: Array, settings: DataSettings, name: str) -> None:
     if settings.task == "regression":
-        if part.y.dtype.kind not in "uif" or not np.isfinite(part.y.astype(float)).all():
-            raise DataError(f"silo {name}: regression needs finite numbers as labels, not {part.y.dtype}")
-    elif part.y.dtype.kind == "f" and not (np.isfinite(part.y).all() and (part.y == part.y.round()).all()):
-        odd = next(value for value in part.y.tolist() if value != round(value) if np.isfinite(value))
-        raise DataError(f'silo {name}: label {odd} is no class; for values set data.task = "regression"')
-    elif part.y.dtype.kind in "if" and (part.y < 0).any():
-        raise DataError(f"silo {name}: label {part.y.min()} is out of range; class numbers start at 0")
+        if y.dtype.kind not in "uif" or not np.isfinite(y.astype(float)).all():
+            raise DataError(f"silo {name}: regression needs finite numbers as labels, not {_oddest(y)}")
+    elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
+        way = 'for values set data.task = "regression"'
+        raise DataError(f"silo {name}: label {_oddest(y)} is no class; {way}")
+    elif y.dtype.kind in "if" and (y < 0).any():
+        raise DataError(f"silo {name}: label {y.min()} is out of range; class numbers start at 0")
+
+
+def _oddest(y: Array) -> str:
+    """The first label that is no whole number, not finite at best."""
+    if y.dtype.kind != "f":
+        return repr(y.tolist()[0])
+    odd = y[~np.isfinite(y)] if not np.isfinite(y).all() else y[y != y.round()]
+    return str(odd[0])
 
 
 def _check_labels(raw: Raw, name: str, trained: frozenset[str]) -> None:
     own = set(spelled(raw.train.y))
     if len(own) < 2:
-        raise DataError(f"silo {name}: all {len(raw.train.y)} training rows have the one label {own.pop()!r}; leave it out of data.silos")
+        only = f"all {len(raw.train.y)} training rows have the one label {own.pop()!r}"
+        raise DataError(f"silo {name}: {only}; leave it out of data.silos")
     for part in (raw.val, raw.test, raw.target_test):
         if part is not None and (unknown := set(spelled(part.y)) - trained):
-            raise DataError(f"silo {name}: label {sorted(unknown)[0]!r} is out of range: it stands in no training row ({', '.join(sorted(trained))})")
+            label, known = sorted(unknown)[0], ", ".join(map(repr, vocabulary([sorted(trained)])[:12]))
+            raise DataError(
+                f"silo {name}: label {label!r} is out of range: no training row has it, only {known}"
+            )
 
 
 def _numbered(y: Array, labels: tuple[str, ...]) -> Tensor:
@@ -173,8 +221,9 @@ def shape_after(raw: Raw, settings: DataSettings) -> tuple[int, ...]:
     return Inputs(settings.size, settings.channels, raw.columns).apply(raw.train.x[:1]).shape[1:]
 
 
-def _parts(raw: Raw) -> list[Part]:
-    return [part for part in (raw.train, raw.val, raw.test, raw.target_test) if part is not None]
+def _parts(raw: Raw) -> dict[str, Part]:
+    parts = {"train": raw.train, "val": raw.val, "test": raw.test, "target test": raw.target_test}
+    return {split: part for split, part in parts.items() if part is not None}
 
 
 def _take(part: Part, rows: Array) -> Part:

@@ -1,8 +1,8 @@
 """The ``[data]`` table."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedtl.settings import Settings
 
@@ -22,10 +22,16 @@ class DataSettings(Settings):
     late: list[str] = []
     shots: int = Field(20, ge=1)
     label: str = "label"
-    positive_above: float | None = None
+    positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[str] = []
     categories: dict[str, list[str]] = {}
     scale: str = "silo"
     silo_column: str = ""
     domain_column: str = ""
     target_domain: str = ""
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _exactly(cls, value: Any) -> Any:
+        """To Python, and so to a Literal, 1.0 and true are 1."""
+        return repr(value) if isinstance(value, bool | float) else value

@@ -24,93 +24,154 @@ SUFFIXES = (".csv", ".parquet")
 
 def silos(settings: DataSettings) -> Sequence[str]:
     path = Path(settings.path)
-    if path.is_dir() == bool(settings.silo_column):
-        what = "a folder with a file for each silo, so leave data.silo_column out" if path.is_dir() else (
-            "one file, so data.silo_column must say which column names the silo"
+    if path.is_dir() and settings.silo_column:
+        raise DataError(f"data.path: {path} is a folder with a file a silo, so leave data.silo_column out")
+    if not path.is_dir() and not settings.silo_column:
+        raise DataError(
+            f"data.path: {path} is one file; data.silo_column must say which column names the silo"
         )
-        raise DataError(f"data.path: {path} is {what}")
     if settings.silo_column:
-        column = _column(load_frame(str(path)), settings.silo_column, path, "data.silo_column")
+        column = _column(load_frame(str(path)), settings.silo_column, str(path), "data.silo_column")
         if missing := int(column.isna().sum()):
             raise DataError(f"{path}: {missing} rows have no value in {settings.silo_column!r}")
         return sorted(map(str, column.unique()))
     found = sorted(entry.stem for entry in path.iterdir() if entry.suffix in SUFFIXES)
     if not found:
         raise DataError(f"data.path: no {' or '.join(SUFFIXES)} file in {path}")
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise DataError(f"data.path: {path} has silo {twice[0]} both as .csv and as .parquet; remove one")
     return found
 
 
 def read(settings: DataSettings, name: str) -> Raw:
     """Raises DataError for a column that is missing, of text without categories, or not finite."""
+    frame, where = _rows_of(settings, name)
+    columns, x = features(frame, settings, where)
+    if not settings.target_domain:
+        return Raw(Part(x, _labels(frame, settings, where)), columns=columns)
+    domain = _column(frame, settings.domain_column, where, "data.domain_column")
+    new = (domain.map(str) == settings.target_domain).to_numpy(bool)
+    if not new.any() or new.all():
+        value = f"{settings.domain_column} = {settings.target_domain!r}"
+        count = f"{new.sum()} of {len(new)} rows have {value}"
+        raise DataError(f"{where}: {count}; a silo needs rows of both domains")
+    train = Part(x[~new], _labels(frame[~new], settings, where))
+    target, test = x[new], None
+    if not _column(frame, settings.label, where, "data.label")[new].isna().any():
+        test = Part(target, _labels(frame[new], settings, where))
+    return Raw(train, target=target, target_test=test, columns=columns)
+
+
+def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
+    """One silo's rows, and where they are for a message."""
     path = Path(settings.path)
     if settings.silo_column:
         whole = load_frame(str(path))
-        frame, where = whole[whole[settings.silo_column].map(str) == name], f"{path}, silo {name}"
-    else:
-        path = next(path / f"{name}{suffix}" for suffix in SUFFIXES if (path / f"{name}{suffix}").exists())
-        frame, where = load_frame(str(path)), str(path)
-    columns, x = features(frame, settings, where)
-    y = _labels(frame, settings, where)
-    if not settings.target_domain:
-        return Raw(Part(x, y), columns=columns)
-    target = (_column(frame, settings.domain_column, path, "data.domain_column").map(str) == settings.target_domain).to_numpy()
-    if not target.any() or target.all():
-        raise DataError(f"{where}: {target.sum()} of {len(target)} rows have {settings.domain_column} = {settings.target_domain!r}; a silo needs rows of both domains")
-    return Raw(Part(x[~target], y[~target]), target=x[target], target_test=Part(x[target], y[target]), columns=columns)
+        return whole[whole[settings.silo_column].map(str) == name], f"{path}, silo {name}"
+    found = [path / f"{name}{suffix}" for suffix in SUFFIXES if (path / f"{name}{suffix}").exists()]
+    if not found:
+        raise DataError(f"data.path: no file for silo {name} in {path}")
+    return load_frame(str(found[0])), str(found[0])
 
 
 def features(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple[tuple[str, ...], Array]:
     """The names and the values [N, columns] (float32, NaN where missing) that a model sees."""
-    import pandas as pd
-
     aside = {settings.label, settings.silo_column, settings.domain_column}
     wanted = settings.columns or [column for column in frame.columns if column not in aside]
+    if not wanted:
+        raise DataError(f"{where} has no column besides {settings.label!r}")
+    for name in settings.categories:
+        _column(frame, name, where, "data.categories")
     made: dict[str, Array] = {}
     for name in wanted:
-        column = _column(frame, name, Path(where), "data.columns")
+        column = _column(frame, name, where, "data.columns")
         if name in settings.categories:
-            known = settings.categories[name]
-            text = column.map(lambda cell: cell if isinstance(cell, str) else f"{cell:g}", na_action="ignore")
-            if unknown := set(text.dropna()) - set(known):
-                raise DataError(f"{where}: {name} holds {sorted(unknown)[0]!r}, which data.categories does not list: {known}")
-            made |= {f"{name}={value}": (text == value).to_numpy(np.float32) for value in known}
-        elif pd.api.types.is_numeric_dtype(column):
-            made[name] = column.to_numpy(np.float32, na_value=np.nan)
+            made |= _indicators(column, settings.categories[name], where)
         else:
-            example = next(cell for cell in column.dropna() if not _is_number(cell))
-            few = sorted(map(str, column.dropna().unique()))[:4]
-            raise DataError(f"{where}: {name} holds text ({example!r}); declare data.categories.{name} = {few}, or leave it out of data.columns")
-        if np.isinf(made[name]).any() if name in made else False:
-            raise DataError(f"{where}: {name} holds {int(np.isinf(made[name]).sum())} infinite values")
+            made[str(name)] = _numbers(column, where)
     return tuple(made), np.stack(list(made.values()), 1)
 
 
+def _indicators(column: "pd.Series", known: Sequence[str], where: str) -> dict[str, Array]:
+    """A column of 0 and 1 a category; a missing cell is in none."""
+    text = [None if cell != cell or cell is None else _spelled(cell) for cell in column.tolist()]
+    if unknown := {cell for cell in text if cell is not None} - set(known):
+        odd = sorted(unknown)[0]
+        raise DataError(
+            f"{where}: {column.name} holds {odd!r}, not in data.categories.{column.name} = {known}"
+        )
+    return {
+        f"{column.name}={value}": np.array([cell == value for cell in text], np.float32) for value in known
+    }
+
+
+def _numbers(column: "pd.Series", where: str) -> Array:
+    import pandas as pd
+
+    name, seen = column.name, column.dropna()
+    if not len(seen):
+        return np.full(len(column), np.nan, np.float32)
+    if not pd.api.types.is_numeric_dtype(column):
+        example = next((cell for cell in seen if not _is_number(cell)), seen.iloc[0])
+        few = sorted(map(_spelled, seen.unique()))[:4]
+        way = f"declare data.categories.{name} = {few}, or leave it out of data.columns"
+        raise DataError(f"{where}: {name} holds text ({_spelled(example)!r}); {way}")
+    values = np.asarray(column.to_numpy(np.float64, na_value=np.nan))
+    if count := int((np.abs(values) > np.finfo(np.float32).max).sum()):
+        raise DataError(f"{where}: {name} holds {count} infinite values")
+    return values.astype(np.float32)
+
+
 def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
-    column = _column(frame, settings.label, Path(where), "data.label")
+    """Numbers as they are, anything else as text."""
+    import pandas as pd
+
+    column = _column(frame, settings.label, where, "data.label")
     if missing := int(column.isna().sum()):
         raise DataError(f"{where}: {missing} of {len(column)} rows have no {settings.label!r}; remove them")
-    if settings.positive_above is not None:
-        return (column.to_numpy(np.float64) > settings.positive_above).astype(np.int64)
-    return column.to_numpy()
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        if settings.positive_above is not None:
+            raise DataError(f"{where}: {settings.label} holds text, so data.positive_above has no meaning")
+        return np.array([_spelled(cell) for cell in column], str)
+    values: Array = column.to_numpy()
+    if settings.positive_above is None:
+        return values
+    return (values.astype(np.float64) > settings.positive_above).astype(np.int64)
 
 
-def _column(frame: "pd.DataFrame", name: str, path: Path, key: str) -> "pd.Series":
+def _column(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
     if name not in frame.columns:
-        raise DataError(f"{key}: {path} has no column {name!r}; it has {', '.join(map(str, frame.columns[:12]))}")
+        raise DataError(
+            f"{key}: {where} has no column {name!r}; it has {', '.join(map(str, frame.columns[:12]))}"
+        )
     return frame[name]
 
 
-@lru_cache(maxsize=4)
 def load_frame(path: str) -> "pd.DataFrame":
+    """The whole file, read again only where it changed: every silo of one file asks for it. Raises DataError."""
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _load(path: str, changed: int, size: int) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path)
+        return pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path, low_memory=False)
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
+
+
+def _spelled(cell: object) -> str:
+    """As it stands in the file: a column with empty cells makes floats of whole numbers."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _is_number(cell: object) -> bool:
@@ -121,4 +182,6 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-ABOUT = "CSV or Parquet: one file a silo, or one file with a silo column; missing values imputed, columns scaled"
+ABOUT = (
+    "CSV or Parquet: one file a silo, or one file with a silo column; missing values imputed, columns scaled"
+)

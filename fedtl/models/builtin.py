@@ -95,7 +95,7 @@ class _ResNet20(nn.Module):
 
 def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise ModelError(f"takes images, not rows of {shape[0]} columns; model.name = \"mlp\" takes both")
+        raise ModelError(f'takes images, not rows of {shape[0]} columns; model.name = "mlp" takes both')
     channels, height, width = shape
     if min(height, width) < at_least:
         raise ModelError(f"takes images of {at_least} px or more, not {height} x {width}; set data.size")

@@ -25,7 +25,7 @@ def check_name(name: str) -> None:
         return
     near = get_close_matches(name, list(MODELS), 1) or libraries.near_timm(name)[:3]
     raise ModelError(
-        f"model.name = {name!r} is not one of {', '.join(MODELS)}, a timm model or \"torchvision/<name>\""
+        f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model or "torchvision/<name>"'
         + (f"; did you mean {' or '.join(near)}?" if near else "")
     )
 

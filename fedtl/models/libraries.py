@@ -62,12 +62,14 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
         models = import_torchvision().models
     except ImportError as error:
         raise ModelError("torchvision is not installed: pip install 'fedtl[vision]'") from error
-    channels, height, width = _image(name, shape)
+    channels, height, _width = _image(name, shape)
     if channels != 3:
         raise ModelError(f'model.name = "torchvision/{name}" takes 3 channels, not {channels}; set data.channels = 3')
     if name not in models.list_models(module=models):
         near = [known for known in models.list_models(module=models) if name in known]
-        raise ModelError(f"torchvision has no classification model {name!r}; it has {', '.join(near[:8] or ['resnet18'])} ...")
+        raise ModelError(
+            f"torchvision has no classification model {name!r}; it has {', '.join(near[:8] or ['resnet18'])} ..."
+        )
     extra: dict[str, Any] = {"image_size": height} if name.startswith("vit_") else {}
     extra |= {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     with torch.device("meta"):
@@ -77,7 +79,7 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
         )
     owners = {path.rpartition(".")[0] for path in few if few[path] != more[path]}
     if len(owners) != 1:
-        raise ModelError(f"model.name = \"torchvision/{name}\" has {len(owners)} classifiers; fedtl needs one")
+        raise ModelError(f'model.name = "torchvision/{name}" has {len(owners)} classifiers; fedtl needs one')
     wanted: dict[str, Any] = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": 10, **extra}
     build = partial(models.get_model, name, **wanted)
     model: Any = _reaching(build, name) if pretrained else build()
@@ -101,5 +103,5 @@ def _reaching(build: Callable[[], nn.Module], name: str) -> nn.Module:
 
 def _image(name: str, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise ModelError(f"model.name = {name!r} takes images, not rows of {shape[0]} columns; use \"mlp\"")
+        raise ModelError(f'model.name = {name!r} takes images, not rows of {shape[0]} columns; use "mlp"')
     return shape

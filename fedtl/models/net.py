@@ -122,9 +122,13 @@ def stages(body: nn.Module) -> list[list[str]]:
 
 def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
-    composite = [child for _, child in children if not is_norm(child) and sum(map(_owns_parameters, child.children())) > 1]
+    composite = [
+        child for _, child in children if not is_norm(child) and sum(map(_owns_parameters, child.children())) > 1
+    ]
     opened = composite if len(composite) < 3 else []
-    return [block for name, child in children for block in (_blocks(name, child) if child in opened else [(name, child)])]
+    return [
+        block for name, child in children for block in (_blocks(name, child) if child in opened else [(name, child)])
+    ]
 
 
 def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:

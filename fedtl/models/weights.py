@@ -54,14 +54,18 @@ def fit(file: State, net: State, roles: dict[str, Role], blueprint: Blueprint, w
     named = file if own else {blueprint.net_name(name): tensor for name, tensor in file.items()}
     unknown = sorted(named.keys() - net.keys())
     if unknown:
-        raise ModelError(f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more that the model has not")
+        raise ModelError(
+            f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more that the model has not"
+        )
     taken: State = {}
     notes: list[str] = []
     for name, tensor in sorted(named.items()):
         if tensor.shape == net[name].shape:
             taken[name] = tensor.to(net[name].dtype)
         elif roles[name] is Role.HEAD:
-            notes.append(f"{where}: {name} is {tuple(tensor.shape)}, the head here is {tuple(net[name].shape)}: left out")
+            notes.append(
+                f"{where}: {name} is {tuple(tensor.shape)}, the head here is {tuple(net[name].shape)}: left out"
+            )
         else:
             raise ModelError(
                 f"model.weights: {where}: {name} is {tuple(tensor.shape)}, but the model's is {tuple(net[name].shape)}"

@@ -111,5 +111,3 @@ def _packed(value: Any) -> bytes:
 def _memory() -> str | None:
     """A folder in memory where there is one."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-

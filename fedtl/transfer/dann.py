@@ -28,6 +28,10 @@ class DomainAdversarial(PerExample):
         guess = out.aux["domain"](reversed_features)[:, 0]
         return F.binary_cross_entropy_with_logits(guess, out.batch.domain, reduction="none")
 
+    def counts(self, out: Forward) -> Tensor:
+        """Everything, where both domains are there; nothing where there is no second one to tell apart."""
+        return (out.batch.domain >= 0) & out.batch.domain.any()
+
     def modules(self, features: int) -> dict[str, nn.Module]:
         return {"domain": nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 1))}
 

@@ -1,0 +1,97 @@
+"""One archive a silo: what is read, and what is refused with the file's name."""
+
+import numpy as np
+import pytest
+
+from fedtl.data.npz import read, silos
+from fedtl.data.settings import DataSettings
+from fedtl.errors import DataError
+
+X, Y = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
+
+
+def settings(path, **more):
+    return DataSettings(source="npz", path=str(path), **more)
+
+
+def write(path, **arrays):
+    np.savez(path / "a.npz", **arrays)
+    return settings(path)
+
+
+def refused(path, message, **more):
+    with pytest.raises(DataError, match=message) as error:
+        read(settings(path, **more), "a")
+    assert "\n" not in str(error.value)
+
+
+def test_silos_are_the_files(tmp_path):
+    for name in ("b", "a"):
+        np.savez(tmp_path / f"{name}.npz", train_x=X, train_y=Y)
+    (tmp_path / "README.md").touch()
+    assert silos(settings(tmp_path)) == ["a", "b"]
+
+
+def test_a_folder_without_archives_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no <silo>\.npz file"):
+        silos(settings(tmp_path))
+
+
+def test_parts_are_read_as_they_stand(tmp_path):
+    raw = read(
+        write(tmp_path, train_x=X, train_y=Y, test_x=X[:2], test_y=Y[:2], val_x=X[:3], val_y=Y[:3]), "a"
+    )
+    assert (len(raw.train.y), len(raw.val.y), len(raw.test.y)) == (6, 3, 2)
+    assert raw.train.x.dtype == np.uint8
+    assert raw.columns == ()
+    assert raw.target is None
+
+
+def test_columns_of_a_table_are_numbered(tmp_path):
+    raw = read(write(tmp_path, train_x=np.zeros((6, 3), np.float32), train_y=Y), "a")
+    assert raw.columns == ("0", "1", "2")
+    assert raw.test is raw.val is None
+
+
+def test_the_second_domain_is_read_only_where_it_is_asked_for(tmp_path):
+    write(tmp_path, train_x=X, train_y=Y, target_x=X[:4], target_test_x=X[:2], target_test_y=Y[:2])
+    raw = read(settings(tmp_path, target_domain="new"), "a")
+    assert (len(raw.target), len(raw.target_test.y)) == (4, 2)
+    assert read(settings(tmp_path), "a").target is None
+
+
+def test_a_missing_array_is_named(tmp_path):
+    write(tmp_path, train_x=X, y=Y)
+    refused(tmp_path, r"a\.npz has no array train_y; it has train_x, y")
+    write(tmp_path, train_x=X, train_y=Y)
+    refused(tmp_path, "has no array target_x", target_domain="new")
+    write(tmp_path, train_x=X, train_y=Y, test_x=X)
+    refused(tmp_path, "only one of test_x and test_y")
+
+
+@pytest.mark.parametrize(("x", "y"), [(X, Y[:5]), (X, np.eye(6)), (X[:, 0, 0], Y), (X[None, None], Y[:1])])
+def test_shapes_that_do_not_fit_are_refused(tmp_path, x, y):
+    write(tmp_path, train_x=x, train_y=y)
+    refused(tmp_path, r"a\.npz: train_x is \(")
+
+
+def test_pickles_are_never_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    write(tmp_path, train_x=np.array([Trap()] * 6, object), train_y=Y)
+    refused(tmp_path, r"a\.npz cannot be read as plain arrays")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut short"])
+def test_broken_files_are_named(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path, r"a\.npz cannot be read as plain arrays")
+
+
+def test_a_single_array_under_the_name_of_an_archive_is_refused(tmp_path):
+    with (tmp_path / "a.npz").open("wb") as file:
+        np.save(file, X)
+    refused(tmp_path, r"a\.npz cannot be read as plain arrays")

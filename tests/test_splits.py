@@ -1,0 +1,44 @@
+"""Drawing rows class by class: a partition, of the asked size, in proportion, the same for the same generator."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtl.data.splits import stratified
+
+LABELS = st.lists(st.integers(0, 5), max_size=60).map(lambda y: np.array(y, np.int64))
+
+
+@given(LABELS, st.integers(0, 70), st.integers(0, 9))
+def test_drawn_and_rest_are_a_partition_of_the_asked_size(y, count, seed):
+    drawn, rest = stratified(y, count, np.random.default_rng(seed))
+    assert sorted([*drawn, *rest]) == list(range(len(y)))
+    assert len(drawn) == min(count, len(y))
+    assert (np.diff(drawn) > 0).all()
+    assert (np.diff(rest) > 0).all()
+
+
+@given(LABELS, st.integers(0, 70), st.integers(0, 9))
+def test_each_class_is_within_one_row_of_its_proportion(y, count, seed):
+    drawn, _ = stratified(y, count, np.random.default_rng(seed))
+    for label in set(y.tolist()):
+        ideal = (y == label).sum() * min(count, len(y)) / len(y)
+        assert abs((y[drawn] == label).sum() - ideal) < 1
+
+
+@given(LABELS, st.integers(0, 70), st.integers(0, 9))
+def test_the_generator_decides(y, count, seed):
+    first, second = (stratified(y, count, np.random.default_rng(seed)) for _ in range(2))
+    assert np.array_equal(first[0], second[0])
+    named = stratified(y.astype(str), count, np.random.default_rng(seed))
+    assert np.array_equal(first[0], named[0])  # what the labels are called changes nothing
+
+
+def test_another_generator_draws_other_rows():
+    y = np.zeros(100, int)
+    assert not np.array_equal(*(stratified(y, 50, np.random.default_rng(seed))[0] for seed in (1, 2)))
+
+
+def test_values_to_regress_are_one_class():
+    drawn, rest = stratified(np.linspace(0, 1, 20), 5, np.random.default_rng(0))
+    assert (len(drawn), len(rest)) == (5, 15)

@@ -1,0 +1,164 @@
+"""CSV and Parquet: silos, missing cells, categories, labels, a second domain; and what is refused."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedtl.data.settings import DataSettings
+from fedtl.data.table import load_frame, read, silos
+from fedtl.errors import DataError
+
+CSV = "age,sex,bp,label\n50,f,120,0\n,m,130,1\n61,,,0\n40,f,110.5,1\n"
+SEX = {"sex": ["f", "m"]}
+
+
+def settings(path, **more):
+    return DataSettings(source="table", path=str(path), **more)
+
+
+def folder(path, text=CSV, **more):
+    (path / "a.csv").write_text(text)
+    return settings(path, **more)
+
+
+def refused(settings, *parts, act=read, name=("a",)):
+    with pytest.raises(DataError) as error:
+        act(settings, *name)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_folder_has_a_file_a_silo(tmp_path):
+    chosen = folder(tmp_path, categories=SEX)
+    pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "b.parquet")
+    (tmp_path / "README.md").touch()
+    assert silos(chosen) == ["a", "b"]
+    csv, parquet = read(chosen, "a"), read(chosen, "b")
+    assert csv.columns == parquet.columns == ("age", "sex=f", "sex=m", "bp")
+    expected = [[50, 1, 0, 120], [np.nan, 0, 1, 130], [61, 0, 0, np.nan], [40, 1, 0, 110.5]]
+    for raw in (csv, parquet):
+        assert raw.train.x.dtype == np.float32
+        assert np.array_equal(raw.train.x, np.array(expected, np.float32), equal_nan=True)
+        assert raw.train.y.tolist() == [0, 1, 0, 1]
+
+
+def test_a_silo_twice_is_refused(tmp_path):
+    chosen = folder(tmp_path)
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "a.parquet")
+    refused(chosen, "silo a both as .csv and as .parquet", act=silos, name=())
+
+
+@pytest.mark.parametrize("site", [("x", "y", "x", "y"), (1, 2, 1, 2)])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_one_file_with_a_silo_column(tmp_path, site, suffix):
+    frame = pd.DataFrame({"site": site, "v": [1.0, 2.0, 3.0, 4.0], "label": [0, 1, 1, 0]})
+    path = tmp_path / f"all.{suffix}"
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    chosen = settings(path, silo_column="site")
+    assert silos(chosen) == [str(site[0]), str(site[1])]
+    raw = read(chosen, str(site[1]))
+    assert raw.columns == ("v",)
+    assert raw.train.x.tolist() == [[2.0], [4.0]]
+    assert raw.train.y.tolist() == [1, 0]
+
+
+def test_file_and_folder_need_what_belongs_to_them(tmp_path):
+    chosen = folder(tmp_path)
+    refused(settings(tmp_path, silo_column="s"), "leave data.silo_column out", act=silos, name=())
+    refused(settings(tmp_path / "a.csv"), "data.silo_column must say", act=silos, name=())
+    lost = settings(tmp_path / "a.csv", silo_column="site")
+    refused(lost, "data.silo_column", "has no column 'site'; it has age, sex", act=silos, name=())
+    gaps = settings(tmp_path / "a.csv", silo_column="sex")
+    refused(gaps, "1 rows have no value in 'sex'", act=silos, name=())
+    assert silos(chosen) == ["a"]
+    (tmp_path / "a.csv").unlink()
+    refused(chosen, "no .csv or .parquet file", act=silos, name=())
+
+
+def test_text_needs_categories_and_the_message_has_them(tmp_path):
+    refused(folder(tmp_path), "sex holds text ('f')", "data.categories.sex = ['f', 'm']", "data.columns")
+    assert read(folder(tmp_path, columns=["age", "bp"]), "a").columns == ("age", "bp")
+
+
+def test_a_cell_outside_the_categories_is_refused(tmp_path):
+    refused(folder(tmp_path, categories={"sex": ["f"]}), "sex holds 'm', not in data.categories.sex = ['f']")
+    refused(folder(tmp_path, categories=SEX | {"sx": ["f"]}), "data.categories", "no column 'sx'")
+
+
+def test_numbers_can_be_categories(tmp_path):
+    text = "kind,label\n1,0\n2,1\n,0\n1234567,1\n"
+    raw = read(folder(tmp_path, text, categories={"kind": ["1", "2", "1234567"]}), "a")
+    assert raw.columns == ("kind=1", "kind=2", "kind=1234567")
+    assert raw.train.x.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_truth_values_are_numbers_or_categories(tmp_path):
+    text = "ill,label\nTrue,0\nFalse,1\n"
+    assert read(folder(tmp_path, text), "a").train.x.tolist() == [[1], [0]]
+    gaps = folder(tmp_path, "ill,label\nTrue,0\n,1\n", categories={"ill": ["False", "True"]})
+    assert read(gaps, "a").train.x.tolist() == [[0, 1], [0, 0]]
+
+
+def test_a_column_that_was_never_measured_is_all_missing(tmp_path):
+    raw = read(folder(tmp_path, "chol,bp,label\n,1,0\n,2,1\n"), "a")
+    assert np.isnan(raw.train.x[:, 0]).all()
+    pd.DataFrame({"chol": [None, None], "label": [0, 1]}).to_parquet(tmp_path / "b.parquet")
+    assert np.isnan(read(settings(tmp_path), "b").train.x).all()
+
+
+def test_numbers_stored_as_text_are_text(tmp_path):
+    pd.DataFrame({"v": ["1", "2"], "label": [0, 1]}).to_parquet(tmp_path / "a.parquet")
+    refused(settings(tmp_path), "v holds text ('1')")
+
+
+@pytest.mark.parametrize("cell", ["inf", "-inf", "1e300"])
+def test_infinite_values_are_refused(tmp_path, cell):
+    refused(folder(tmp_path, f"v,label\n1,0\n{cell},1\n"), "v holds 1 infinite values", "a.csv")
+
+
+def test_a_threshold_makes_two_classes(tmp_path):
+    text = "v,num\n1,0\n2,3\n3,1\n4,0\n"
+    assert read(folder(tmp_path, text, label="num", positive_above=0), "a").train.y.tolist() == [0, 1, 1, 0]
+    words = folder(tmp_path, "v,num\n1,low\n2,high\n", label="num", positive_above=0)
+    refused(words, "num holds text", "data.positive_above")
+
+
+def test_labels(tmp_path):
+    assert read(folder(tmp_path, "v,label\n1,no\n2,yes\n"), "a").train.y.tolist() == ["no", "yes"]
+    refused(folder(tmp_path, "v,label\n1,\n2,1\n3,0\n"), "1 of 3 rows have no 'label'")
+    refused(folder(tmp_path, label="num", columns=["age"]), "data.label", "has no column 'num'")
+    refused(folder(tmp_path, columns=["weight"]), "data.columns", "has no column 'weight'")
+    refused(folder(tmp_path, "label\n1\n0\n"), "no column besides 'label'")
+
+
+def test_the_second_domain_gives_its_rows_without_labels(tmp_path):
+    text = "v,scanner,label\n1,old,0\n2,new,1\n3,old,1\n4,new,0\n"
+    more = {"domain_column": "scanner", "target_domain": "new"}
+    raw = read(folder(tmp_path, text, **more), "a")
+    assert raw.columns == ("v",)
+    assert raw.train.x.tolist() == [[1], [3]]
+    assert raw.target.tolist() == raw.target_test.x.tolist() == [[2], [4]]
+    assert raw.target_test.y.tolist() == [1, 0]
+    unlabelled = read(folder(tmp_path, text.replace("new,1", "new,").replace("new,0", "new,"), **more), "a")
+    assert len(unlabelled.target) == 2
+    assert unlabelled.target_test is None
+    refused(folder(tmp_path, text.replace("new", "old"), **more), "0 of 4 rows have scanner = 'new'")
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n1,2,3,4\n", b"\xff\xfe\xfa,b\n\xff,1\n"])
+def test_files_that_are_no_table_are_named(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    refused(settings(tmp_path), "a.csv cannot be read")
+
+
+def test_a_file_that_changed_is_read_again(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("v\n1\n")
+    assert load_frame(str(path)).v.tolist() == [1]
+    assert load_frame(str(path)) is load_frame(str(path))
+    path.write_text("v\n2\n")
+    os.utime(path, ns=(1, 1))
+    assert load_frame(str(path)).v.tolist() == [2]
