@@ -36,7 +36,9 @@ class ServerStep:
 
     def __post_init__(self) -> None:
         if self.name not in (*MEANS, *OPTIMIZERS):
-            raise ConfigError(f"method.server.name = {self.name!r} is not one of {', '.join((*MEANS, *OPTIMIZERS))}")
+            raise ConfigError(
+                f"method.server.name = {self.name!r} is not one of {', '.join((*MEANS, *OPTIMIZERS))}"
+            )
         if not 0 <= self.share < 0.5:
             raise ConfigError(f"method.server.share = {self.share} must be at least 0 and below 0.5")
         known = set(inspect.signature(OPTIMIZERS[self.name]).parameters) if self.name in OPTIMIZERS else set()

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from fedtl.errors import ConfigError, FedTLError
@@ -30,24 +37,31 @@ app = typer.Typer(
 out_console, err_console = Console(), Console(stderr=True)
 
 Exp = Annotated[
-    str, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")
+    str,
+    typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)"),
 ]
 MaybeExp = Annotated[
-    str | None, typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)")
+    str | None,
+    typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)"),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="override one setting, e.g. --set train.lr=0.01; may be repeated"),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="override one setting, e.g. --set train.lr=0.01; may be repeated"
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="the folder for the results; must be new or empty")]
 Resume = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold")
+    Path | None,
+    typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold"),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="processes at once; default: the machine's cores")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, no table: only the folder's path")]
-Json = Annotated[bool, typer.Option("--json", help="the same facts as JSON on stdout, and nothing else there")]
+Json = Annotated[
+    bool, typer.Option("--json", help="the same facts as JSON on stdout, and nothing else there")
+]
 SiloName = Annotated[str, typer.Option(help="whose model")]
 
 
@@ -70,7 +84,9 @@ def run(
     _announce(folder, quiet or as_json)
     with _progress(quiet or as_json) as bar:
         task = bar.add_task(f"{settings.method.name}: round", total=settings.rounds)
-        result = run_study(settings, folder, _device(device), lambda one: bar.update(task, completed=one.after.round))
+        result = run_study(
+            settings, folder, _device(device), lambda one: bar.update(task, completed=one.after.round)
+        )
     page = _run_page(folder)
     if as_json:
         _print_json(result)
@@ -108,7 +124,9 @@ def compare(
     rounds = len(columns) * len(set(settings.compare.seeds)) * settings.rounds
     _announce(folder, quiet or as_json)
     with _progress(quiet or as_json) as bar:
-        task = bar.add_task(f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round", total=rounds)
+        task = bar.add_task(
+            f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round", total=rounds
+        )
         comparison = compare_study(
             settings,
             folder,
@@ -125,7 +143,9 @@ def compare(
             if comparison.get(key):
                 out_console.print(table(comparison))
         for warning in comparison["warnings"]:
-            err_console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+            err_console.print(
+                f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True
+            )
     _close(page, quiet or as_json)
 
 
@@ -153,7 +173,9 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     from fedtl.experiment import dump
 
     out_console.print(dump(settings), highlight=False, markup=False)
-    table = Table("tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}")
+    table = Table(
+        "tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}"
+    )
     for tensor in tensors:
         leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
         table.add_row(
@@ -167,7 +189,9 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     out_console.print(
         f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train."
     )
-    out_console.print("Without differential privacy: what leaves can tell about a silo's rows.", style="yellow")
+    out_console.print(
+        "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
+    )
 
 
 @app.command()
@@ -195,8 +219,14 @@ def models(as_json: Json = False) -> None:
 
     rows = [{"name": name, "about": (make.__doc__ or "").strip()} for name, make in MODELS.items()]
     rows += [
-        {"name": "<timm name>", "about": "any timm model with one classifier: resnet18, vit_tiny_patch16_224, ..."},
-        {"name": "torchvision/<name>", "about": "any torchvision classification model: torchvision/mobilenet_v2, ..."},
+        {
+            "name": "<timm name>",
+            "about": "any timm model with one classifier: resnet18, vit_tiny_patch16_224, ...",
+        },
+        {
+            "name": "torchvision/<name>",
+            "about": "any torchvision classification model: torchvision/mobilenet_v2, ...",
+        },
     ]
     _table("models", rows, as_json)
 
@@ -268,12 +298,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err_console.print(
-            "interrupted; what was done so far is kept" + _resumable(), highlight=False, markup=False, soft_wrap=True
+            "interrupted; what was done so far is kept" + _resumable(),
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         sys.exit(130)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own: a wrong flag
-            err_console.print(f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True)
+            err_console.print(
+                f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True
+            )
             sys.exit(2)
         raise
 
@@ -289,7 +324,12 @@ def _resumable() -> str:
 
 
 def _begin(
-    name: str | None, overrides: list[str] | None, out: Path | None, resume: Path | None, workers: int | None, what: str
+    name: str | None,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: Path | None,
+    workers: int | None,
+    what: str,
 ) -> tuple["Experiment", "RunFolder"]:
     from fedtl.experiment import load
     from fedtl.runfolder import RunFolder
@@ -354,7 +394,9 @@ def _run_page(folder: "RunFolder") -> Path:
     from fedtl.report.page import run_page
     from fedtl.runfolder import write
 
-    text = run_page(folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text())
+    text = run_page(
+        folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
+    )
     write(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"
 
@@ -366,7 +408,9 @@ def _compare_page(folder: "RunFolder") -> Path:
 
     settings = folder.experiment()
     lines = curves(folder, variants(settings), list(dict.fromkeys(settings.compare.seeds)))
-    text = compare_page(folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text())
+    text = compare_page(
+        folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text()
+    )
     write(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"
 

@@ -6,7 +6,6 @@ process from start to end. The driver only watches the folders.
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import multiprocessing
 
 import fedtl
@@ -26,6 +24,7 @@ from fedtl.experiment import EngineSettings, Experiment, MethodSettings
 from fedtl.metrics import CLASSIFICATION, REGRESSION, better
 from fedtl.pretrain import plain, pretrained
 from fedtl.runfolder import RunFolder
+from fedtl.simulate.processes import become_worker
 from fedtl.state import State
 from fedtl.statistics import Answers, Resampling, gain, interval, verdict
 from fedtl.study import build, run
@@ -54,7 +53,9 @@ def variants(experiment: Experiment) -> list[Variant]:
     beside it itself without its further terms and itself from scratch. Raises ConfigError.
     """
     if not experiment.data.val:
-        raise ConfigError("data.val = 0: compare chooses each silo's best method on validation rows, so it needs some")
+        raise ConfigError(
+            "data.val = 0: compare chooses each silo's best method on validation rows, so it needs some"
+        )
     serial = experiment.but(engine=EngineSettings(name="serial", threads=experiment.engine.threads))
     found: list[Variant] = []
     for name in dict.fromkeys(experiment.compare.methods):
@@ -73,7 +74,11 @@ def variants(experiment: Experiment) -> list[Variant]:
 
 
 def compare(
-    experiment: Experiment, folder: RunFolder, workers: int, device: str, watch: Callable[[int], None] | None = None
+    experiment: Experiment,
+    folder: RunFolder,
+    workers: int,
+    device: str,
+    watch: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """
     Do every run that is not done, and return what ``comparison.json`` then holds.
@@ -107,7 +112,9 @@ def curves(folder: RunFolder, columns: Sequence[Variant], seeds: Sequence[int]) 
         seen: dict[int, list[float]] = {}
         for seed in seeds:
             for line in RunFolder(folder.path / column.folder(seed)).history():
-                seen.setdefault(line["round"], []).extend(its[key] for its in line["silos"].values() if key in its)
+                seen.setdefault(line["round"], []).extend(
+                    its[key] for its in line["silos"].values() if key in its
+                )
         found[column.label] = [
             float(np.mean(seen[number])) if seen[number] else float("nan") for number in sorted(seen)
         ]
@@ -147,7 +154,9 @@ def summary(
     best = {silo: _best(results, silo, metric) for silo in silos}
     over = {
         label: {
-            silo: _over(spread, table, label, silo, metric) for silo in silos if _comparable(table, label, silo, metric)
+            silo: _over(spread, table, label, silo, metric)
+            for silo in silos
+            if _comparable(table, label, silo, metric)
         }
         for label in folders
         if label not in YARDSTICKS
@@ -203,11 +212,15 @@ def _one(experiment: Experiment, path: str, device: str, start_folder: str | Non
     if start_folder is not None:
         start = pretrained(experiment, RunFolder(Path(start_folder)), build(plain(experiment), device).bench)
     place = Path(path)
-    folder = RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
+    folder = (
+        RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
+    )
     run(experiment, folder, device, start=start)
 
 
-def _follow(started: Mapping[Future[None], Path], paths: Sequence[Path], watch: Callable[[int], None] | None) -> None:
+def _follow(
+    started: Mapping[Future[None], Path], paths: Sequence[Path], watch: Callable[[int], None] | None
+) -> None:
     pending = set(started)
     while pending:
         done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -230,7 +243,7 @@ def _lines(path: Path) -> int:
 def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with the block, at once where it ends in an error or in Ctrl-C."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(threads,))
+    pool = ProcessPoolExecutor(workers, context, initializer=become_worker, initargs=(threads,))
     try:
         yield pool
         pool.shutdown()
@@ -239,11 +252,6 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
             process.terminate()
         pool.shutdown(cancel_futures=True)
         raise
-
-
-def _begin(threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
 
 
 def _answers(folder: RunFolder, silo: str) -> Answers:
@@ -268,7 +276,9 @@ def _comparable(table: Mapping[str, Any], label: str, silo: str, metric: str) ->
     return all(metric in table.get(name, {}).get(silo, {}) for name in (label, LOCAL))
 
 
-def _over(spread: Mapping[str, Any], table: Mapping[str, Any], label: str, silo: str, metric: str) -> dict[str, Any]:
+def _over(
+    spread: Mapping[str, Any], table: Mapping[str, Any], label: str, silo: str, metric: str
+) -> dict[str, Any]:
     mine, other = (np.array(table[name][silo][metric]["mean"]) for name in (label, LOCAL))
     replicates = gain(metric, spread[label][silo][metric], spread[LOCAL][silo][metric])
     return {"mean": float(gain(metric, mine, other)), "ci95": interval(replicates)}
@@ -316,7 +326,10 @@ def _late(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 def _averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     names = [name for name in figures[0] if all(name in one for one in figures)]
     return {
-        name: {"mean": float(np.mean([one[name] for one in figures])), "seeds": [one[name] for one in figures]}
+        name: {
+            "mean": float(np.mean([one[name] for one in figures])),
+            "seeds": [one[name] for one in figures],
+        }
         for name in names
     }
 

@@ -370,15 +370,13 @@ def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> tuple[str | int
     """Without the branches of a union, which pydantic adds to the path and the file does not have."""
     path: list[str | int] = []
     value: Any = table
+    key: Any
     for key in loc:
-        if (isinstance(value, list) and isinstance(key, int)) or (
-            isinstance(value, Mapping) and key in value
-        ):
-            inner = value[key]
-        else:
+        below: Any = dict(enumerate(value)) if isinstance(value, list) else value
+        if not isinstance(below, Mapping) or key not in below:
             break
         path.append(key)
-        value = inner
+        value = below[key]
     return tuple(path)
 
 

@@ -33,7 +33,9 @@ def measure(scores: Tensor, y: Tensor) -> dict[str, float]:
             return {}
         error = float(metrics.mean_squared_error(true, guess))
         found = {"rmse": error**0.5, "loss": error / 2}
-        return {"r2": float(metrics.r2_score(true, guess)), **found} if len(true) > 1 and true.std() else found
+        return (
+            {"r2": float(metrics.r2_score(true, guess)), **found} if len(true) > 1 and true.std() else found
+        )
     guesses, labels = scores.argmax(1).numpy(), y.numpy()
     present = np.unique(labels)
     found = {
@@ -58,7 +60,10 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
     if y.is_floating_point():
         loss = float((scores[:, 0] - y).pow(2).mean())
         return {"loss": loss / 2, "rmse": loss**0.5}
-    return {"loss": float(F.cross_entropy(scores, y)), "accuracy": float((scores.argmax(1) == y).float().mean())}
+    return {
+        "loss": float(F.cross_entropy(scores, y)),
+        "accuracy": float((scores.argmax(1) == y).float().mean()),
+    }
 
 
 def better(metric: str, a: float, b: float) -> bool:
@@ -69,4 +74,7 @@ def better(metric: str, a: float, b: float) -> bool:
 def mean_over_silos(per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The plain mean over the silos that have the figure."""
     names = sorted({name for figures in per_silo.values() for name in figures})
-    return {name: float(np.mean([figures[name] for figures in per_silo.values() if name in figures])) for name in names}
+    return {
+        name: float(np.mean([figures[name] for figures in per_silo.values() if name in figures]))
+        for name in names
+    }

@@ -7,5 +7,13 @@ from torch.optim import Optimizer
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     kind.__name__.lower(): kind
-    for kind in (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.NAdam)
+    for kind in (
+        optim.SGD,
+        optim.Adam,
+        optim.AdamW,
+        optim.Adagrad,
+        optim.Adadelta,
+        optim.RMSprop,
+        optim.NAdam,
+    )
 }

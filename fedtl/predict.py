@@ -78,7 +78,9 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> Array:
             odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
             raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
         return x
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
+    files = (
+        [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
+    )
     if not files or files[0].suffix.lower() not in images.SUFFIXES:
         raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
     return images.load(files, inputs.size, inputs.channels)
@@ -104,7 +106,9 @@ def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
         writer = csv.DictWriter(file, list(line))
         if not written:
             writer.writeheader()
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in line.items()})
+        writer.writerow(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in line.items()}
+        )
         written += 1
     return written
 
@@ -118,7 +122,9 @@ def export(model: SiloModel, out: Path) -> list[str]:
         raise ConfigError(f"--out: {out} is not empty")
     out.mkdir(parents=True, exist_ok=True)
     used = {name: tensor for name, tensor in model.state.items() if not name.startswith("aux.")}
-    save_file({model.plan.library_name(name): tensor for name, tensor in used.items()}, out / "model.safetensors")
+    save_file(
+        {model.plan.library_name(name): tensor for name, tensor in used.items()}, out / "model.safetensors"
+    )
     about = {
         "model": model.experiment.model.name,
         "classes": model.classes,

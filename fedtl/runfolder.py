@@ -55,7 +55,9 @@ class RunFolder:
         """Raises ConfigError where the run did not get that far."""
         path = self.path / name
         if not path.is_file():
-            raise ConfigError(f"{path} is not there yet: the run did not end; go on with --resume {self.path}")
+            raise ConfigError(
+                f"{path} is not there yet: the run did not end; go on with --resume {self.path}"
+            )
         content: dict[str, Any] = json.loads(path.read_text())
         return content
 
@@ -112,7 +114,9 @@ class RunFolder:
     def tensors(self, name: str) -> State:
         return load_file(self.path / name)
 
-    def save_inputs(self, silo: str, inputs: Inputs, classes: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    def save_inputs(
+        self, silo: str, inputs: Inputs, classes: tuple[str, ...], shape: tuple[int, ...]
+    ) -> None:
         self.write_json(f"silos/{silo}/inputs.json", {**asdict(inputs), "classes": classes, "shape": shape})
 
     def inputs(self, silo: str) -> tuple[Inputs, tuple[str, ...], tuple[int, ...]]:

@@ -62,13 +62,16 @@ def pool(silos: list[SiloData]) -> SiloData:
 
     def joined(parts: list[Rows]) -> Rows:
         scaled = [
-            part.y if its.classes else (part.y - its.y_mean) / its.y_std for part, its in zip(parts, silos, strict=True)
+            part.y if its.classes else (part.y - its.y_mean) / its.y_std
+            for part, its in zip(parts, silos, strict=True)
         ]
         return Rows(torch.cat([part.x for part in parts]), torch.cat(scaled))
 
     targets = [its.target for its in silos if its.target is not None]
     target = torch.cat(targets) if targets else None
-    return SiloData(joined([its.train for its in silos]), joined([its.val for its in silos]), silos[0].classes, target)
+    return SiloData(
+        joined([its.train for its in silos]), joined([its.val for its in silos]), silos[0].classes, target
+    )
 
 
 @dataclass
@@ -110,7 +113,12 @@ class Bench:
     """
 
     def __init__(
-        self, blueprint: Blueprint, method: Method, training: Training, device: str = "cpu", start: State | None = None
+        self,
+        blueprint: Blueprint,
+        method: Method,
+        training: Training,
+        device: str = "cpu",
+        start: State | None = None,
     ) -> None:
         self.method, self.training, self.device = method, training, torch.device(device)
         self._blueprint, self._start = blueprint, start or {}
@@ -150,9 +158,13 @@ class Bench:
             self._phase(net, phase, silo, task, number, received)
         state = copy(net.state_dict())
         if broken := not_finite(state):
-            raise SiloFailed(f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help")
+            raise SiloFailed(
+                f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
+            )
         shared, silo.local = self.partition.split(state)
-        return Update(silo.name, task.round, difference(shared, task.shared), float(len(silo.data.train)), metrics)
+        return Update(
+            silo.name, task.round, difference(shared, task.shared), float(len(silo.data.train)), metrics
+        )
 
     def settle(self, silo: Silo, task: Task) -> State:
         """
@@ -242,7 +254,9 @@ class Bench:
         for name, weight in net.named_parameters():
             weight.requires_grad_(self.partition.roles[name] in phase.train and name not in self._frozen)
         for path, module in net.named_modules():
-            owned = {self.partition.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)}
+            owned = {
+                self.partition.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)
+            }
             if Role.STATS in owned and Role.STATS not in phase.train:
                 module.train(False)
 
@@ -256,9 +270,13 @@ class Bench:
         groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
         extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
         make = OPTIMIZERS[settings.optimizer]
-        return make([g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra)
+        return make(
+            [g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra
+        )
 
-    def _steps(self, data: SiloData, epochs: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _steps(
+        self, data: SiloData, epochs: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The rows of each batch: the silo's own, and, where the objective asks, as many of its second domain."""
         pool = len(data.target) if data.target is not None and self.method.needs_target else 0
         for _ in range(epochs):
@@ -273,7 +291,9 @@ class Bench:
         domain = torch.zeros(len(rows))
         if target_rows is not None and data.target is not None:
             x = torch.cat([x, data.target[target_rows]])
-            y = torch.cat([y, torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)])
+            y = torch.cat(
+                [y, torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)]
+            )
             domain = torch.cat([domain, torch.ones(len(target_rows))])
         return Batch(self._inputs(x), y.to(self.device), domain.to(self.device))
 

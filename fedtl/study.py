@@ -66,7 +66,9 @@ def survey(experiment: Experiment) -> Survey:
     if not training:
         raise ConfigError("no silo is left to train: all are in data.late or model.pretrain_on")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
-        raise ConfigError(f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train")
+        raise ConfigError(
+            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
+        )
     if experiment.minimum_silos > len(training):
         raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
     raws = {name: prepare.read(experiment.data, name) for name in names}
@@ -105,10 +107,14 @@ class Study:
     def silo(self, name: str, data: SiloData) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
         _, local = self.bench.partition.split(self.bench.initial(data.width))
-        return Silo(name, data, local, secret=address("secret", self.experiment.seed, name).to_bytes(8, "big"))
+        return Silo(
+            name, data, local, secret=address("secret", self.experiment.seed, name).to_bytes(8, "big")
+        )
 
 
-def build(experiment: Experiment, device: str = "cpu", start: State | None = None, seen: Survey | None = None) -> Study:
+def build(
+    experiment: Experiment, device: str = "cpu", start: State | None = None, seen: Survey | None = None
+) -> Study:
     """Raises ConfigError, DataError or ModelError; nothing is trained yet."""
     seen = seen or survey(experiment)
     method = method_of(experiment.method)
@@ -147,13 +153,17 @@ def run(
     if experiment.model.pretrain_on and start is None:
         start = pretrained(experiment, folder, build(plain(experiment), device, None, seen).bench)
     study = build(experiment, device, start, seen)
-    everybody = {name: study.prepared(name) for name in seen.classes if name not in experiment.model.pretrain_on}
+    everybody = {
+        name: study.prepared(name) for name in seen.classes if name not in experiment.model.pretrain_on
+    }
     members = _members(study, {name: everybody[name].data for name in study.training})
     begun = _begin(study, folder, members)
     clock = time.perf_counter()
     with _engine(study, device, start, len(members)) as engine:
         standing, sums = _train(study, folder, members, begun, engine, progress)
-        task = Task(folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
+        task = Task(
+            folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared
+        )
         silos = [members.get(name) or study.silo(name, everybody[name].data) for name in study.training]
         exam = partial(_exam, _Source(experiment, seen))
         outcomes: dict[str, Any] = dict(engine.each(Examine(task, exam), silos))
@@ -166,7 +176,10 @@ def run(
             raise outcome
     _keep(study, folder, standing.shared, outcomes, everybody)
     sums["seconds"] += time.perf_counter() - clock - sums.pop("trained", 0.0)
-    result = _result(study, folder, outcomes, onboarded, everybody, sums) | {"device": device, "workers": workers}
+    result = _result(study, folder, outcomes, onboarded, everybody, sums) | {
+        "device": device,
+        "workers": workers,
+    }
     folder.write_json("result.json", result)
     return result
 
@@ -197,7 +210,9 @@ def _engine(study: Study, device: str, start: State | None, silos: int) -> Engin
     workers = min(settings.workers or cores, silos)
     if settings.name == "serial" or workers < 2:
         return Serial(study.bench)
-    return Processes(partial(furnish, study.experiment, study.survey, device, start), workers, settings.threads)
+    return Processes(
+        partial(furnish, study.experiment, study.survey, device, start), workers, settings.threads
+    )
 
 
 def _members(study: Study, data: Mapping[str, SiloData]) -> dict[str, Silo]:
@@ -229,9 +244,13 @@ def _train(
 ) -> tuple[Standing, dict[str, float]]:
     standing, sums = begun
     experiment = study.experiment
-    per_round = None if experiment.silos_per_round == "all" or study.method.pool else int(experiment.silos_per_round)
+    per_round = (
+        None if experiment.silos_per_round == "all" or study.method.pool else int(experiment.silos_per_round)
+    )
     minimum = 1 if study.method.pool else experiment.minimum_silos
-    plan = Plan(folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum)
+    plan = Plan(
+        folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum
+    )
     clock = started = time.perf_counter()
     for one in rounds(Simulation(engine, members), plan, standing, study.bench.partition.roles):
         standing, now = one.after, time.perf_counter()
@@ -258,7 +277,11 @@ def _line(one: Round, seconds: float) -> dict[str, Any]:
 
 
 def _keep(
-    study: Study, folder: RunFolder, shared: State, outcomes: Mapping[str, Outcome], everybody: Mapping[str, Prepared]
+    study: Study,
+    folder: RunFolder,
+    shared: State,
+    outcomes: Mapping[str, Outcome],
+    everybody: Mapping[str, Prepared],
 ) -> None:
     """What a silo would use: local.safetensors holds whatever differs from the shared tensors."""
     folder.save_tensors("shared.safetensors", shared)
@@ -288,7 +311,11 @@ def _result(
     for name in sorted(outcomes):
         outcome, data = outcomes[name], everybody[name].data
         silos[name] = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y), **outcome.test}
-        extra = {"validation": outcome.validation, "target": outcome.target, "target_adabn": outcome.target_adabn}
+        extra = {
+            "validation": outcome.validation,
+            "target": outcome.target,
+            "target_adabn": outcome.target_adabn,
+        }
         silos[name] |= {key: figures for key, figures in extra.items() if figures}
     tests = {name: outcome.test for name, outcome in outcomes.items()}
     measured = [name for name in sorted(tests) if metric in tests[name]]
@@ -322,7 +349,9 @@ def _result(
 
 def _notes(study: Study) -> list[str]:
     if study.method.adapt and not any(role == "stats" for role in study.bench.partition.roles.values()):
-        return [f"{study.experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"]
+        return [
+            f"{study.experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"
+        ]
     return []
 
 
@@ -337,11 +366,17 @@ def _common_shape(raws: Mapping[str, Raw], experiment: Experiment) -> tuple[int,
     first_name, first = next(iter(shapes.items()))
     for name, shape in shapes.items():
         if shape != first:
-            way = "set data.size and data.channels" if len(shape) == 3 else "choose data.columns that all have"
+            way = (
+                "set data.size and data.channels" if len(shape) == 3 else "choose data.columns that all have"
+            )
             raise DataError(f"silo {name} has inputs of shape {shape}, silo {first_name} of {first}; {way}")
         if raws[name].columns != raws[first_name].columns:
-            odd = sorted(set(raws[name].columns) ^ set(raws[first_name].columns)) or ["the same in another order"]
-            raise DataError(f"silo {name} and silo {first_name} differ in columns: {odd[0]}; choose data.columns")
+            odd = sorted(set(raws[name].columns) ^ set(raws[first_name].columns)) or [
+                "the same in another order"
+            ]
+            raise DataError(
+                f"silo {name} and silo {first_name} differ in columns: {odd[0]}; choose data.columns"
+            )
     return first
 
 

@@ -107,7 +107,9 @@ def test_fedadam_over_three_rounds():
             gradient = -plain_mean(updates, name)
             m[name] = b1 * m.get(name, 0) + (1 - b1) * gradient
             v[name] = b2 * v.get(name, 0) + (1 - b2) * gradient**2
-            wanted = shared[name].numpy() - lr * (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + tau)
+            wanted = shared[name].numpy() - lr * (m[name] / (1 - b1**t)) / (
+                np.sqrt(v[name] / (1 - b2**t)) + tau
+            )
             np.testing.assert_allclose(moved[name], wanted, atol=1e-5)
 
 
@@ -157,7 +159,10 @@ def test_nothing_shared_is_nothing_moved(name):
         ({"name": "avg"}, "method.server.name = 'avg' is not one of mean, median, trimmed, sgd"),
         ({"name": "trimmed", "share": 0.5}, "method.server.share = 0.5 must be at least 0 and below 0.5"),
         ({"name": "trimmed", "share": -0.1}, "method.server.share"),
-        ({"name": "adam", "settings": {"momentum": 0.9}}, "method.server.momentum is not a setting of 'adam'"),
+        (
+            {"name": "adam", "settings": {"momentum": 0.9}},
+            "method.server.momentum is not a setting of 'adam'",
+        ),
         ({"name": "mean", "settings": {"lr": 1.0}}, "method.server.lr is not a setting of 'mean'"),
         ({"name": "sgd", "settings": {"params": []}}, "method.server.params is not a setting"),
     ],

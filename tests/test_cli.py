@@ -77,7 +77,9 @@ def test_show_lists_every_tensor_with_role_and_fate():
 def test_mistakes_are_one_line_and_exit_2(words, says, tmp_path):
     done = fedtl(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
-    errors = [line for line in done.stderr.splitlines() if not line.startswith(("results go to", "torchvision's"))]
+    errors = [
+        line for line in done.stderr.splitlines() if not line.startswith(("results go to", "torchvision's"))
+    ]
     assert len(errors) == 1, done.stderr
     assert errors[0].startswith("error: ")
     assert says in errors[0]
@@ -105,7 +107,9 @@ def test_predictions_are_those_of_the_exam(finished, tmp_path):
     said = [int(line["prediction"]) for line in json.loads(done.stdout)]
     assert said == kept["scores"].argmax(1).tolist()
     assert len(load_digits().target) == 1797
-    written = fedtl("predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--out", tmp_path / "out.csv")
+    written = fedtl(
+        "predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--out", tmp_path / "out.csv"
+    )
     assert written.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == len(said) + 1
     wrong = fedtl("predict", path, "--silo", "nobody", "--input", tmp_path / "new.npz")
@@ -140,7 +144,9 @@ def test_the_exported_model_is_an_ordinary_one(finished, tmp_path):
 def test_ctrl_c_is_exit_130_and_resumable(tmp_path):
     path = tmp_path / "run"
     command = [sys.executable, "-m", "fedtl", "run", "digits", "--set", "rounds=500", "--out", str(path)]
-    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, start_new_session=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (path / "checkpoint" / "state.pt").exists():
         time.sleep(0.05)
@@ -174,13 +180,17 @@ def test_compare_and_its_resume_say_the_same(tmp_path):
     rest = fedtl("compare", "--resume", tmp_path / "b", "--json")
     assert rest.returncode == 0, rest.stderr
     again = json.loads(rest.stdout)
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in whole.items() if k != "seconds"
+    }
     assert fedtl("report", tmp_path / "b").returncode == 0
 
 
 def test_help_is_quick_and_needs_no_torch():
     loaded = "import sys, fedtl.cli; print([m for m in ('torch', 'flwr', 'ray', 'opacus', 'timm', 'sklearn') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
+    )
 
 
 def test_a_run_needs_no_framework_that_it_does_not_use():
@@ -195,3 +205,29 @@ def test_a_run_needs_no_framework_that_it_does_not_use():
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run([sys.executable, "-c", code, f"{folder}/run"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_killed_command(tmp_path):
+    """kill -9 of the command alone, in the middle of the workers' jobs."""
+    command = [sys.executable, "-m", "fedtl", "compare", "digits", "--methods", "local,fedtl", "--seeds", "0"]
+    command += ["--set", "rounds=2000", "--quiet", "--out", str(tmp_path / "run")]
+    child = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((tmp_path / "run").glob("runs/*/checkpoint/state.pt")):
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _alive(child.pid):
+        time.sleep(0.1)
+    assert not _alive(child.pid)
+
+
+def _alive(group):
+    """Whether a process of the group still runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -19,7 +19,9 @@ WEIGHTS = {"ada": 3.0, "bob": 17.0, "cleo": 0.1, "dan": 5.0, "eve": 1e3}
 
 
 def start():
-    return Standing(0, {"body.n.running_mean": torch.zeros(3), "body.w": torch.linspace(-1, 1, 6).reshape(2, 3)})
+    return Standing(
+        0, {"body.n.running_mean": torch.zeros(3), "body.w": torch.linspace(-1, 1, 6).reshape(2, 3)}
+    )
 
 
 @dataclass
@@ -73,7 +75,9 @@ def test_what_each_round_asks_and_keeps():
     toys = Toys()
     history = run(toys)
     assert [one.after.round for one in history] == [1, 2, 3, 4]
-    assert [(t.study, t.round, t.rounds, t.seed) for t in toys.tasks] == [("toys", n, 4, 0) for n in (1, 2, 3, 4)]
+    assert [(t.study, t.round, t.rounds, t.seed) for t in toys.tasks] == [
+        ("toys", n, 4, 0) for n in (1, 2, 3, 4)
+    ]
     assert same(toys.tasks[0].shared, start().shared)
     for before, after in zip(history, toys.tasks[1:], strict=False):
         assert same(before.after.shared, after.shared)
@@ -85,7 +89,9 @@ def test_a_round_is_the_weighted_mean():
     toys = Toys()
     (first,) = run(toys, rounds=1)
     deltas = {
-        name: {update.silo: update.delta[name].double().numpy() for update in toys.ask(toys.tasks[0], WEIGHTS)}
+        name: {
+            update.silo: update.delta[name].double().numpy() for update in toys.ask(toys.tasks[0], WEIGHTS)
+        }
         for name in ROLES
     }
     for name, by_silo in deltas.items():
@@ -149,7 +155,9 @@ def test_too_few_valid_replies_end_the_run():
     lies = {"bob": LIES["nan"][0], "eve": lambda update: None}
     lies["ada"] = lambda update: Refusal("ada", update.round, "ada: the policy says no")
     assert len(run(Toys(lies=lies), minimum_silos=2)) == 4
-    with pytest.raises(NotEnoughSilos, match=r"round 1: 2 of 5 replies are valid, minimum_silos = 3: ") as caught:
+    with pytest.raises(
+        NotEnoughSilos, match=r"round 1: 2 of 5 replies are valid, minimum_silos = 3: "
+    ) as caught:
         run(Toys(lies=lies), minimum_silos=3)
     assert "ada: the policy says no" in str(caught.value)
     assert "bob: body.w is not finite" in str(caught.value)
@@ -163,7 +171,9 @@ def test_the_rounds_before_the_run_ended_were_given():
     def fails(update):
         return None if update.round == 3 else update
 
-    run_of = rounds(Toys(lies=dict.fromkeys(WEIGHTS, fails)), Plan("toys", 0, 4, ServerStep()), start(), ROLES)
+    run_of = rounds(
+        Toys(lies=dict.fromkeys(WEIGHTS, fails)), Plan("toys", 0, 4, ServerStep()), start(), ROLES
+    )
     assert [next(run_of).after.round, next(run_of).after.round] == [1, 2]
     with pytest.raises(NotEnoughSilos, match="round 3"):
         next(run_of)

@@ -296,7 +296,9 @@ def test_a_body_tensor_that_is_missing_or_unknown_is_an_error(plan):
 
 def test_a_head_of_another_width_is_left_out_with_a_note(plan):
     other, state = other_state(width=10)
-    taken, notes = taken_from({other.library_name(name): value for name, value in state.items()}, plan, width=3)
+    taken, notes = taken_from(
+        {other.library_name(name): value for name, value in state.items()}, plan, width=3
+    )
     assert taken.keys() == {name for name in state if not name.startswith("head.")}
     assert any("head.weight is (10, 64), the head here is (3, 64): left out" in note for note in notes)
     assert any("without head, which start fresh" in note for note in notes)
@@ -328,7 +330,9 @@ def test_real_weights_load_into_resnet20(shared_data):
     assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()
     net.load_state_dict(taken, strict=False)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in taken.items())
-    narrow, notes = weights.fit(weights.read(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name)
+    narrow, notes = weights.fit(
+        weights.read(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
+    )
     assert "head.weight" not in narrow
     assert len(notes) >= 2
 

@@ -28,7 +28,8 @@ def test_one_norm_against_numpy(norm, shape, sizes):
     generator = torch.Generator().manual_seed(len(sizes))
     scale = torch.tensor([0.3, 1.0, 7.0]).reshape(3, *[1] * (len(shape) - 1))
     batches = [
-        torch.randn(n, *shape, generator=generator) * scale + torch.tensor(index * 2.0) for index, n in enumerate(sizes)
+        torch.randn(n, *shape, generator=generator) * scale + torch.tensor(index * 2.0)
+        for index, n in enumerate(sizes)
     ]
     found = adapt(nn.Sequential(norm), batches)
     mean, variance = numpy_statistics(batches)

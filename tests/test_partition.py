@@ -150,7 +150,9 @@ def test_fedbn_and_silobn_on_a_zoo_model(model):
     fedbn, _ = Partition(found, METHODS["fedbn"]().shared).split(net.state_dict())
     assert not {name.rpartition(".")[0] for name in fedbn} & norms
     silobn, kept = Partition(found, METHODS["silobn"]().shared).split(net.state_dict())
-    assert not [name for name in silobn if name.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert not [
+        name for name in silobn if name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
     assert all(found[name] in (Role.STATS, Role.COUNT) for name in kept)
 
 

@@ -27,7 +27,16 @@ def test_an_address_is_a_56_bit_number_and_does_not_change(parts):
 
 
 def test_parts_never_run_together():
-    spellings = [("ab", "c"), ("a", "bc"), ("a,b", "c"), ("a", "b,c"), (1, 23), (12, 3), ("1", 23), ("1", "23")]
+    spellings = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("a,b", "c"),
+        ("a", "b,c"),
+        (1, 23),
+        (12, 3),
+        ("1", 23),
+        ("1", "23"),
+    ]
     assert len({address(*parts) for parts in spellings}) == len(spellings)
 
 

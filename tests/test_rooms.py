@@ -45,7 +45,13 @@ DOORS = {
     "opacus": set(),
     "ray": set(),
 }
-BLIND = ("coordinator", "aggregate", "messages", "partition", "method")  # the server's side: never data, never silo
+BLIND = (
+    "coordinator",
+    "aggregate",
+    "messages",
+    "partition",
+    "method",
+)  # the server's side: never data, never silo
 
 FILES = {
     ".".join(path.relative_to(ROOT / "fedtl").with_suffix("").parts): path
@@ -70,7 +76,9 @@ def imports(module: str) -> frozenset[str]:
 def inside(module: str) -> frozenset[str]:
     """The fedtl modules that a module imports."""
     named = {name.removeprefix("fedtl.") for name in imports(module) if name.startswith("fedtl.")}
-    return frozenset(other for other in FILES if any(name == other or name.startswith(f"{other}.") for name in named))
+    return frozenset(
+        other for other in FILES if any(name == other or name.startswith(f"{other}.") for name in named)
+    )
 
 
 def row(module: str) -> int:

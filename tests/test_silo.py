@@ -124,7 +124,9 @@ def numpy_step(state, x, y, lr):
 
 def test_one_full_batch_step_at_three_silos_is_the_same_step_on_everybodys_rows():
     bench = Bench(smooth(), METHODS["fedavg"](), FULL_BATCH)
-    silos = [silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))]
+    silos = [
+        silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
+    ]
     (one,) = federate(bench, silos)
     x = torch.cat([silo.data.train.x for silo in silos])
     y = torch.cat([silo.data.train.y for silo in silos])
@@ -139,7 +141,9 @@ def test_one_full_batch_step_at_three_silos_is_the_same_step_on_everybodys_rows(
 
 def test_batch_norms_statistics_are_the_plain_mean_of_the_silos():
     bench = Bench(mlp(), METHODS["fedavg"](), FULL_BATCH)
-    silos = [silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))]
+    silos = [
+        silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
+    ]
     (one,) = federate(bench, silos)
     weight = bench.initial(3)["body.features.1.weight"].double().numpy()
     means, variances, n = [], [], [len(silo.data.train) for silo in silos]
@@ -273,7 +277,9 @@ def test_fedprox_pulls():
     def distance(mu):
         bench = Bench(smooth(), METHODS["fedprox"](mu=mu), Training(lr=0.1, batch_size=8, epochs=5))
         silo = silo_at(bench)
-        return sum(value.pow(2).sum().item() for value in bench.fit(silo, task_for(bench, silo)).delta.values())
+        return sum(
+            value.pow(2).sum().item() for value in bench.fit(silo, task_for(bench, silo)).delta.values()
+        )
 
     assert distance(5.0) < 0.7 * distance(0.0)
 
@@ -318,7 +324,9 @@ def test_phases_run_one_after_the_other():
 def test_a_phases_own_epochs_replace_those_of_the_settings():
     heads = []
     for phase, epochs in ((Phase(HEAD, 3), 1), (Phase(HEAD), 3), (Phase(HEAD), 1)):
-        bench = Bench(mlp(), replace(METHODS["fedrep"](), phases=(phase,)), Training(batch_size=8, epochs=epochs))
+        bench = Bench(
+            mlp(), replace(METHODS["fedrep"](), phases=(phase,)), Training(batch_size=8, epochs=epochs)
+        )
         silo = silo_at(bench)
         bench.fit(silo, task_for(bench, silo))
         heads.append(silo.local["head.weight"])
@@ -339,7 +347,9 @@ def test_frozen_stages_do_not_move(k):
 
 
 def test_frozen_stages_do_not_move_under_fedprox_and_adam():
-    bench = Bench(mlp(), METHODS["fedprox"](mu=1.0), Training(optimizer="adam", lr=0.01, batch_size=8, freeze=1))
+    bench = Bench(
+        mlp(), METHODS["fedprox"](mu=1.0), Training(optimizer="adam", lr=0.01, batch_size=8, freeze=1)
+    )
     silo = silo_at(bench)
     delta = bench.fit(silo, task_for(bench, silo)).delta
     assert not any(delta[f"body.features.{name}"].any() for name in ("1.weight", "2.weight", "2.bias"))
@@ -420,7 +430,9 @@ def test_training_that_diverges_fails_and_leaves_the_silo_as_it_was(name):
 def test_one_silos_failure_does_not_reach_the_next_at_the_same_bench():
     bench = Bench(mlp(), METHODS["fedbn"](), Training(batch_size=8))
     sick = silo_at(
-        bench, "sick", replace(data_of(1, 9), train=Rows(torch.full((9, 4), float("nan")), torch.arange(9) % 3))
+        bench,
+        "sick",
+        replace(data_of(1, 9), train=Rows(torch.full((9, 4), float("nan")), torch.arange(9) % 3)),
     )
     well = silo_at(bench)
     alone = silo_at(Bench(mlp(), METHODS["fedbn"](), Training(batch_size=8)))
@@ -467,11 +479,15 @@ def test_every_row_is_seen_once_an_epoch():
 
 def test_pixels_become_minus_one_to_one():
     bench = Bench(blueprint("convnet", (1, 8, 8), 0), METHODS["fedavg"](), FULL_BATCH)
-    pixels = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     data = SiloData(Rows(pixels, torch.arange(5) % 3), Rows(pixels, torch.arange(5) % 3), CLASSES)
     state = bench.initial(3)
     scores = bench.scores(state, pixels, data)
-    assert torch.allclose(scores, bench.scores(state, pixels.double().div(127.5).sub(1).float(), data), atol=1e-5)
+    assert torch.allclose(
+        scores, bench.scores(state, pixels.double().div(127.5).sub(1).float(), data), atol=1e-5
+    )
     assert pixels.dtype == torch.uint8
     assert pixels.max() > 1
 
@@ -577,7 +593,9 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
         assert torch.allclose(settled[f"body.{name}"], value, atol=1e-6)
 
 
-@pytest.mark.parametrize(("what", "stays"), [("head", {Role.BODY, Role.NORM, Role.STATS, Role.COUNT}), ("all", set())])
+@pytest.mark.parametrize(
+    ("what", "stays"), [("head", {Role.BODY, Role.NORM, Role.STATS, Role.COUNT}), ("all", set())]
+)
 def test_personalising_moves_what_it_says(what, stays):
     method = replace(METHODS["fedavg"](), personalise=Personalise(what, 2))
     bench = Bench(mlp(), method, Training(batch_size=8))

@@ -49,7 +49,9 @@ def test_difference_undoes_step_and_checks_names():
         assert torch.allclose(moved[name], a[name], atol=1e-6)
     half = step(b, difference(a, b), 0.5)
     for name in a:
-        np.testing.assert_allclose(half[name], b[name].numpy() + 0.5 * (a[name].numpy() - b[name].numpy()), atol=1e-6)
+        np.testing.assert_allclose(
+            half[name], b[name].numpy() + 0.5 * (a[name].numpy() - b[name].numpy()), atol=1e-6
+        )
     for operation in (difference, step):
         with pytest.raises(PartitionError):
             operation(a, {"a": torch.zeros(2, 3)})

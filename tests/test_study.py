@@ -56,7 +56,9 @@ def test_every_method_runs_and_writes_its_folder(name, tmp_path):
     for name in result["silos"]:
         assert (tmp_path / "silos" / name / "local.safetensors").exists()
     assert result["worst"]["accuracy"] == min(its["accuracy"] for its in result["silos"].values())
-    assert result["mean"]["accuracy"] == pytest.approx(sum(s["accuracy"] for s in result["silos"].values()) / 6)
+    assert result["mean"]["accuracy"] == pytest.approx(
+        sum(s["accuracy"] for s in result["silos"].values()) / 6
+    )
 
 
 @pytest.mark.slow
@@ -114,8 +116,21 @@ def test_kill_9_at_any_moment(tmp_path):
     experiment = load("digits", ["rounds=8", "data.limit=40"])
     whole = do(tmp_path / "whole", experiment)
     path = tmp_path / "killed"
-    command = [sys.executable, "-m", "fedtl", "run", "digits", "--set", "rounds=8", "--set", "data.limit=40", "--quiet"]
-    child = subprocess.Popen([*command, "--out", str(path)], start_new_session=True, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "fedtl",
+        "run",
+        "digits",
+        "--set",
+        "rounds=8",
+        "--set",
+        "data.limit=40",
+        "--quiet",
+    ]
+    child = subprocess.Popen(
+        [*command, "--out", str(path)], start_new_session=True, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (path / "checkpoint" / "state.pt").exists():
         time.sleep(0.02)
@@ -123,7 +138,9 @@ def test_kill_9_at_any_moment(tmp_path):
     child.wait()
     assert not (path / "result.json").exists()
     done = subprocess.run(
-        [sys.executable, "-m", "fedtl", "run", "--resume", str(path), "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "fedtl", "run", "--resume", str(path), "--json"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert numbers(json.loads(done.stdout)) == numbers(whole)
@@ -133,7 +150,9 @@ def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatc
     events = []
     opened, appended = study._exam, RunFolder.append
     monkeypatch.setattr(study, "_exam", lambda source, name: events.append(name) or opened(source, name))
-    monkeypatch.setattr(RunFolder, "append", lambda self, line: events.append(line["round"]) or appended(self, line))
+    monkeypatch.setattr(
+        RunFolder, "append", lambda self, line: events.append(line["round"]) or appended(self, line)
+    )
     do(tmp_path, small())
     assert events[:2] == [1, 2]
     assert sorted(events[2:]) == ["blurred", "faint", "inverted", "plain", "rotated", "textured"]
@@ -197,7 +216,8 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
 
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
     result = do(
-        tmp_path, load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"])
+        tmp_path,
+        load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]),
     )
     late = result["late"]["faint"]
     assert late["adabn"]["accuracy"] > late["as_received"]["accuracy"] + 0.2
@@ -205,7 +225,8 @@ def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
 
 def test_pretraining_moves_the_start_and_the_public_silo_stays_out(tmp_path):
     result = do(
-        tmp_path, small("model.pretrain_on=['plain']", "model.pretrain_epochs=3", "rounds=1", "train.body_lr=0.0")
+        tmp_path,
+        small("model.pretrain_on=['plain']", "model.pretrain_epochs=3", "rounds=1", "train.body_lr=0.0"),
     )
     assert "plain" not in result["silos"]
     start = load_file(tmp_path / "pretrained.safetensors")
@@ -214,7 +235,9 @@ def test_pretraining_moves_the_start_and_the_public_silo_stays_out(tmp_path):
     assert torch.allclose(shared[name], start[name], atol=1e-6)
     scratch = do(tmp_path / "scratch", small("rounds=1", "train.body_lr=0.0"))
     assert scratch["rounds"] == 1
-    assert not torch.allclose(load_file(tmp_path / "scratch/shared.safetensors")[name], start[name], atol=1e-3)
+    assert not torch.allclose(
+        load_file(tmp_path / "scratch/shared.safetensors")[name], start[name], atol=1e-3
+    )
 
 
 def test_weights_of_a_run_start_another(tmp_path):
@@ -222,7 +245,9 @@ def test_weights_of_a_run_start_another(tmp_path):
     file = tmp_path / "first" / "shared.safetensors"
     do(
         tmp_path / "second",
-        small("method.name=fedavg", f"model.weights={file}", "train.lr=1e-30", "rounds=1", "train.momentum=0.0"),
+        small(
+            "method.name=fedavg", f"model.weights={file}", "train.lr=1e-30", "rounds=1", "train.momentum=0.0"
+        ),
     )
     first, second = load_file(file), load_file(tmp_path / "second" / "shared.safetensors")
     name = "body.features.0.weight"
@@ -263,12 +288,17 @@ def test_images_of_other_sizes_need_a_size(tmp_path):
     for name, px in (("a", 8), ("b", 10)):
         y = np.arange(40) % 2
         np.savez(tmp_path / f"{name}.npz", train_x=np.zeros((40, px, px), np.uint8), train_y=y)
-    experiment = load("digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"])
+    experiment = load(
+        "digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"]
+    )
     with pytest.raises(DataError, match=r"silo b has inputs of shape \(1, 10, 10\).*set data.size"):
         do(tmp_path / "out", experiment)
     do(
         tmp_path / "out2",
-        load("digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"]),
+        load(
+            "digits",
+            ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"],
+        ),
     )
 
 

@@ -68,7 +68,9 @@ def test_coral(sources, targets):
     loss = Coral(0.7).loss(forward_of(features, domain))
     np.testing.assert_allclose(loss.item(), numpy_coral(f, d, 0.7), rtol=1e-9)
     loss.backward()
-    np.testing.assert_allclose(features.grad, finite_differences(lambda x: numpy_coral(x, d, 0.7), f), atol=1e-6)
+    np.testing.assert_allclose(
+        features.grad, finite_differences(lambda x: numpy_coral(x, d, 0.7), f), atol=1e-6
+    )
 
 
 def finite_differences(function, at, size=1e-5):

@@ -43,7 +43,9 @@ def blueprint(name: str, shape: Shape, seed: int, pretrained: bool = False) -> B
         if name in MODELS:
             module, classifier = MODELS[name](shape)
         elif name.startswith(TORCHVISION):
-            module, classifier = libraries.torchvision_model(name.removeprefix(TORCHVISION), shape, pretrained)
+            module, classifier = libraries.torchvision_model(
+                name.removeprefix(TORCHVISION), shape, pretrained
+            )
         else:
             module, classifier = libraries.timm_model(name, shape, pretrained)
         return module

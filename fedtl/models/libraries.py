@@ -25,7 +25,9 @@ def timm_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Module, st
     channels, height, width = _image(name, shape)
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
     sized = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
-    build = partial(timm.create_model, name, pretrained=pretrained, num_classes=10, in_chans=channels, **sized)
+    build = partial(
+        timm.create_model, name, pretrained=pretrained, num_classes=10, in_chans=channels, **sized
+    )
     model: Any = _reaching(build, name) if pretrained else build()
     classifier = model.get_classifier()
     paths = [path for path, module in model.named_modules() if module is classifier]
@@ -49,7 +51,9 @@ def import_timm() -> Any:
         import_torchvision()  # timm imports it, so its missing operators must be defined first
         import timm
     except ImportError as error:
-        raise ModelError("only built-in models without timm; install it: pip install 'fedtl[vision]'") from error
+        raise ModelError(
+            "only built-in models without timm; install it: pip install 'fedtl[vision]'"
+        ) from error
     return timm
 
 
@@ -64,7 +68,9 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
         raise ModelError("torchvision is not installed: pip install 'fedtl[vision]'") from error
     channels, height, _width = _image(name, shape)
     if channels != 3:
-        raise ModelError(f'model.name = "torchvision/{name}" takes 3 channels, not {channels}; set data.channels = 3')
+        raise ModelError(
+            f'model.name = "torchvision/{name}" takes 3 channels, not {channels}; set data.channels = 3'
+        )
     if name not in models.list_models(module=models):
         near = [known for known in models.list_models(module=models) if name in known]
         raise ModelError(
@@ -80,7 +86,9 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
     owners = {path.rpartition(".")[0] for path in few if few[path] != more[path]}
     if len(owners) != 1:
         raise ModelError(f'model.name = "torchvision/{name}" has {len(owners)} classifiers; fedtl needs one')
-    wanted: dict[str, Any] = {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": 10, **extra}
+    wanted: dict[str, Any] = (
+        {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": 10, **extra}
+    )
     build = partial(models.get_model, name, **wanted)
     model: Any = _reaching(build, name) if pretrained else build()
     if name.startswith("squeezenet"):  # the one family whose classifier pools after its last layer

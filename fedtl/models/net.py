@@ -92,8 +92,14 @@ def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> Blueprint
             parts = old(model(x))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"the model cannot take inputs of shape {shape}: {_first_line(error)}") from error
-    if not isinstance(whole, Tensor) or parts.shape != whole.shape or not torch.allclose(parts, whole, atol=1e-4):
-        raise ModelError(f"its classifier {classifier!r} is not its last layer, so it has no head to keep at home")
+    if (
+        not isinstance(whole, Tensor)
+        or parts.shape != whole.shape
+        or not torch.allclose(parts, whole, atol=1e-4)
+    ):
+        raise ModelError(
+            f"its classifier {classifier!r} is not its last layer, so it has no head to keep at home"
+        )
     model.train()
     return Blueprint(model, make_head, features, classifier, seed)
 
@@ -123,11 +129,15 @@ def stages(body: nn.Module) -> list[list[str]]:
 def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
     composite = [
-        child for _, child in children if not is_norm(child) and sum(map(_owns_parameters, child.children())) > 1
+        child
+        for _, child in children
+        if not is_norm(child) and sum(map(_owns_parameters, child.children())) > 1
     ]
     opened = composite if len(composite) < 3 else []
     return [
-        block for name, child in children for block in (_blocks(name, child) if child in opened else [(name, child)])
+        block
+        for name, child in children
+        for block in (_blocks(name, child) if child in opened else [(name, child)])
     ]
 
 
@@ -146,7 +156,9 @@ def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
             return head
 
         return make, features
-    raise ModelError(f"its classifier is a {type(old).__name__}; fedtl knows how to widen Linear and 1 x 1 Conv2d")
+    raise ModelError(
+        f"its classifier is a {type(old).__name__}; fedtl knows how to widen Linear and 1 x 1 Conv2d"
+    )
 
 
 def _owns_parameters(module: nn.Module) -> bool:

@@ -43,7 +43,9 @@ def read(path: Path) -> State:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def fit(file: State, net: State, roles: dict[str, Role], blueprint: Blueprint, where: str) -> tuple[State, list[str]]:
+def fit(
+    file: State, net: State, roles: dict[str, Role], blueprint: Blueprint, where: str
+) -> tuple[State, list[str]]:
     """
     The part of ``file`` that belongs into ``net``, under the net's names, and notes on what was left out.
 
@@ -73,6 +75,8 @@ def fit(file: State, net: State, roles: dict[str, Role], blueprint: Blueprint, w
     needed = {Role.BODY} if own else {Role.BODY, Role.NORM, Role.STATS}
     missing = sorted(name for name in net.keys() - taken.keys() if roles[name] in needed)
     if missing:
-        raise ModelError(f"model.weights: {where} lacks {missing[0]!r} and {len(missing) - 1} more of the body")
+        raise ModelError(
+            f"model.weights: {where} lacks {missing[0]!r} and {len(missing) - 1} more of the body"
+        )
     left = sorted({str(roles[name]) for name in net.keys() - taken.keys()} - {Role.COUNT})
     return taken, notes + ([f"{where}: without {', '.join(left)}, which start fresh"] if left else [])

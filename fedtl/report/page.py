@@ -25,12 +25,17 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
         if any(m in s for s in result["silos"].values())
     ]
     rows = [
-        [name, its["train"], its["test"], *(one(m, its.get(m)) for m in shown)] for name, its in result["silos"].items()
+        [name, its["train"], its["test"], *(one(m, its.get(m)) for m in shown)]
+        for name, its in result["silos"].items()
     ]
     rows.append(["mean", "", "", *(one(m, result["mean"].get(m)) for m in shown)])
-    left_out = [f"{len(reasons)} times left out: {reasons[-1]}" for reasons in result.get("left_out", {}).values()]
+    left_out = [
+        f"{len(reasons)} times left out: {reasons[-1]}" for reasons in result.get("left_out", {}).values()
+    ]
     late = [
-        [s, LATE_ROWS[r], one(metric, f.get(metric))] for s, rs in result.get("late", {}).items() for r, f in rs.items()
+        [s, LATE_ROWS[r], one(metric, f.get(metric))]
+        for s, rs in result.get("late", {}).items()
+        for r, f in rs.items()
     ]
     target = [
         [name, one(metric, its["target"].get(metric)), one(metric, its.get("target_adabn", {}).get(metric))]
@@ -62,7 +67,9 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
     )
 
 
-def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment: str) -> str:
+def compare_page(
+    comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment: str
+) -> str:
     """The page of a comparison. ``curves``: a validation figure per round, by method."""
     metric, methods, benefit = comparison["metric"], comparison["methods"], comparison["benefit"]
     silos = sorted({silo for figures in methods.values() for silo in figures})
@@ -78,12 +85,17 @@ def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Sequence[fl
         for silo in silos
     ]
     empty = ["", "", ""] if benefit else []
-    rows.append(["mean", *(with_interval(metric, comparison["mean"][m].get(metric)) for m in methods), *empty])
+    rows.append(
+        ["mean", *(with_interval(metric, comparison["mean"][m].get(metric)) for m in methods), *empty]
+    )
     rows.append(["worst silo", *(one(metric, comparison["worst"][m].get(metric)) for m in methods), *empty])
     drawn = [_plot("methods at silos", plots.method_dots(comparison))]
     drawn = ([_plot("gain over local", plots.benefit_forest(comparison))] if benefit else []) + drawn
     drawn.append(
-        _plot("convergence", plots.convergence(curves, "rmse" if comparison["task"] == "regression" else "accuracy"))
+        _plot(
+            "convergence",
+            plots.convergence(curves, "rmse" if comparison["task"] == "regression" else "accuracy"),
+        )
     )
     late = [
         [silo, method, LATE_ROWS[row], one(metric, figures.get(metric, {}).get("mean"))]

@@ -29,16 +29,22 @@ MANY = 12  # silos; beyond, a plot shows distributions instead of names
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
     """How the received model did on validation rows, round by round, a line a silo and a thick one for the mean."""
     names = sorted({name for line in history for name in line["silos"]})
-    metric = "accuracy" if any("accuracy" in s for line in history for s in line["silos"].values()) else "rmse"
+    metric = (
+        "accuracy" if any("accuracy" in s for line in history for s in line["silos"].values()) else "rmse"
+    )
     figure, axes = _figure(4.2)
     for at, name in enumerate(names):
         points = [
-            (line["round"], line["silos"][name][metric]) for line in history if metric in line["silos"].get(name, {})
+            (line["round"], line["silos"][name][metric])
+            for line in history
+            if metric in line["silos"].get(name, {})
         ]
         if points:
             x, y = zip(*points, strict=True)
             label = name if len(names) <= MANY else None
-            axes.plot(x, np.array(y) * scale(metric), color=PALETTE[at % len(PALETTE)], lw=1, alpha=0.7, label=label)
+            axes.plot(
+                x, np.array(y) * scale(metric), color=PALETTE[at % len(PALETTE)], lw=1, alpha=0.7, label=label
+            )
     means = [
         (line["round"], np.mean([s[metric] for s in line["silos"].values() if metric in s]))
         for line in history
@@ -47,7 +53,9 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
     if means:
         x, y = zip(*means, strict=True)
         axes.plot(x, np.array(y) * scale(metric), color="#222222", lw=2.5, label="mean")
-    _label(axes, "How well does the received model do, round by round?", "round", f"validation {TITLES[metric]}")
+    _label(
+        axes, "How well does the received model do, round by round?", "round", f"validation {TITLES[metric]}"
+    )
     _legend(axes)
     return _svg(figure)
 
@@ -67,7 +75,10 @@ def silo_bars(result: Mapping[str, Any]) -> str:
 
 def benefit_forest(comparison: Mapping[str, Any]) -> str:
     """Per silo the gain of its best method over training alone, with its interval."""
-    metric, rows = comparison["metric"], sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"])
+    metric, rows = (
+        comparison["metric"],
+        sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"]),
+    )
     figure, axes = _figure(max(2.4, 0.24 * len(rows) + 1.3))
     factor = scale(metric)
     for at, (_, its) in enumerate(rows):
@@ -77,12 +88,17 @@ def benefit_forest(comparison: Mapping[str, Any]) -> str:
         axes.plot(its["over_local"] * factor, at, "o", color=colour, ms=6)
     axes.axvline(0, color="#222222", lw=1)
     axes.set_yticks(
-        range(len(rows)), [f"{name} ({its['best']})" for name, its in rows], fontsize=9 if len(rows) <= 40 else 6
+        range(len(rows)),
+        [f"{name} ({its['best']})" for name, its in rows],
+        fontsize=9 if len(rows) <= 40 else 6,
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     unit = "points" if factor == 100 else f"in {TITLES[metric]}"
     _label(
-        axes, "Does joining help? Best method minus training alone", f"gain, {unit} (right of the line is better)", ""
+        axes,
+        "Does joining help? Best method minus training alone",
+        f"gain, {unit} (right of the line is better)",
+        "",
     )
     return _svg(figure)
 
@@ -95,9 +111,12 @@ def method_dots(comparison: Mapping[str, Any]) -> str:
     if len(silos) > MANY:
         figure, axes = _figure(0.5 * len(methods) + 1.6)
         values = [
-            [its[metric]["mean"] * factor for its in figures.values() if metric in its] for figures in methods.values()
+            [its[metric]["mean"] * factor for its in figures.values() if metric in its]
+            for figures in methods.values()
         ]
-        axes.boxplot(values, orientation="horizontal", tick_labels=list(methods), medianprops={"color": PALETTE[5]})
+        axes.boxplot(
+            values, orientation="horizontal", tick_labels=list(methods), medianprops={"color": PALETTE[5]}
+        )
         axes.invert_yaxis()
         _label(axes, f"How do {len(silos)} silos fare under each method?", f"test {TITLES[metric]}", "")
         return _svg(figure)
@@ -132,7 +151,9 @@ def convergence(curves: Mapping[str, Sequence[float]], metric: str) -> str:
             lw=1.8,
             label=method,
         )
-    _label(axes, "How fast does each method get there?", "round", f"validation {TITLES[metric]}, mean over silos")
+    _label(
+        axes, "How fast does each method get there?", "round", f"validation {TITLES[metric]}, mean over silos"
+    )
     _legend(axes)
     return _svg(figure)
 

@@ -17,7 +17,9 @@ def run_table(result: Mapping[str, Any]) -> Table:
     """A row a silo, then the mean and the worst."""
     silos = result["silos"]
     metrics = [metric for metric in SHOWN if any(metric in its for its in silos.values())]
-    table = Table(title=f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo")
+    table = Table(
+        title=f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
+    )
     table.add_column("silo")
     for heading in ("train", "test", *(TITLES[metric] for metric in metrics)):
         table.add_column(heading, justify="right")
@@ -48,7 +50,9 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     silos = sorted({silo for figures in methods.values() for silo in figures})
     benefit = comparison.get("benefit", {})
     seeds = len(comparison["seeds"])
-    title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)}; over local ± half a 95 % interval"
+    title = (
+        f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)}; over local ± half a 95 % interval"
+    )
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
     table.add_column("silo", no_wrap=True, min_width=8)
     for method in methods:
@@ -70,7 +74,11 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
             if not benefit
             else ["", "", ""]
             if its is None
-            else [its["best"], Text(half_interval(metric, its)), Text(its["verdict"], style=COLOURS[its["verdict"]])]
+            else [
+                its["best"],
+                Text(half_interval(metric, its)),
+                Text(its["verdict"], style=COLOURS[its["verdict"]]),
+            ]
         )
         table.add_row(Text(silo), *cells, *said)
     table.add_section()

@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -53,7 +54,9 @@ class Processes:
         waiting: dict[Future[Any], str] = {}
         try:
             for silo in silos:
-                waiting[self._pool.submit(_work, str(path), silo.name, _packed(silo.local), silo.secret)] = silo.name
+                waiting[self._pool.submit(_work, str(path), silo.name, _packed(silo.local), silo.secret)] = (
+                    silo.name
+                )
             for future in as_completed(waiting):
                 result, local = pickle.loads(future.result())
                 if not isinstance(result, SiloFailed):
@@ -82,10 +85,22 @@ _read: dict[str, SiloData] = {}
 _job: tuple[str, Any] = ("", None)
 
 
+def become_worker(threads: int) -> None:
+    """What every worker process begins with: Ctrl-C is the parent's to handle, and no worker outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)
+
+
 def _begin(furnish: Callable[[], Workplace], threads: int) -> None:
     global _workplace
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends its workers
-    torch.set_num_threads(threads)
+    become_worker(threads)
     _workplace = furnish()
 
 
