@@ -294,6 +294,8 @@ def main() -> None:
         if app(standalone_mode=False) == 130:  # click turns Ctrl-C into this code
             raise KeyboardInterrupt
     except FedTLError as error:
+        for folder in _fresh:
+            folder.discard_untouched()
         err_console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -314,6 +316,7 @@ def main() -> None:
 
 
 _current: list["RunFolder"] = []
+_fresh: list["RunFolder"] = []  # made by this command
 
 
 def _resumable() -> str:
@@ -356,6 +359,7 @@ def _begin(
 
             variants(settings)
         folder = RunFolder.create(path, settings)
+        _fresh.append(folder)
     _current[:] = [folder]
     if workers is not None:
         settings = settings.but(engine=settings.engine.model_copy(update={"workers": workers}))
@@ -381,7 +385,9 @@ def _progress(silent: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err_console, disable=silent, transient=True) as bar:
+    with Progress(
+        *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+    ) as bar:
         yield bar
 
 

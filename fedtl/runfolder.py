@@ -44,6 +44,12 @@ class RunFolder:
             raise ConfigError(f"{path} is not a run folder: it has no experiment.toml")
         return cls(path)
 
+    def discard_untouched(self) -> None:
+        """Remove the folder again where nothing but the experiment was written: a refused run leaves no trace."""
+        if [file.name for file in self.path.iterdir()] == ["experiment.toml"]:
+            (self.path / "experiment.toml").unlink()
+            self.path.rmdir()
+
     def experiment(self) -> Experiment:
         return load(str(self.path / "experiment.toml"))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def run(
         )
         silos = [members.get(name) or study.silo(name, everybody[name].data) for name in study.training]
         exam = partial(_exam, _Source(experiment, seen))
-        outcomes: dict[str, Any] = dict(engine.each(Examine(task, exam), silos))
+        outcomes: dict[str, Any] = dict(sorted(engine.each(Examine(task, exam), silos), key=itemgetter(0)))
         late = [study.silo(name, everybody[name].data) for name in experiment.data.late]
         onboard = Onboard(task, exam, experiment.data.shots, experiment.rounds * experiment.train.epochs)
         onboarded: dict[str, Any] = dict(engine.each(onboard, late))

@@ -84,6 +84,7 @@ def test_mistakes_are_one_line_and_exit_2(words, says, tmp_path):
     assert errors[0].startswith("error: ")
     assert says in errors[0]
     assert done.stdout == ""
+    assert not list(tmp_path.glob("runs/*"))  # nothing half-written
 
 
 def test_too_few_silos_is_exit_4(tmp_path):
