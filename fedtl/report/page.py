@@ -1,154 +1,243 @@
-"""One HTML page that needs nothing but itself: no script, no request."""
+"""One HTML page that needs nothing but itself: no script, no request. Lays out; computes and decides nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from fedtl.report import plots
-from fedtl.report.figures import TITLES, difference, one, with_interval
-from fedtl.report.tables import LATE_ROWS
+from fedtl.report.figures import LATE_ROWS, TITLES, difference, one, shown, silos_of, with_interval
 
-Plot = tuple[str, Markup]
+FEW = 6  # silos that the answer still names
+VERBS = {"unclear": "unclear", "loses": "lose"}
 
 
-def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], experiment: str) -> str:
-    """The page of one run. ``experiment``: its resolved TOML."""
-    mean, metric = result["mean"].get(result["metric"]), result["metric"]
-    worst = result.get("worst") or {}
-    answer = f"Mean test {TITLES[metric]}: {one(metric, mean)}"
+class Cell(NamedTuple):
+    """One cell, and the class it is drawn with."""
+
+    text: object
+    look: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    last: int = 0  # so many rows at the end sum up the others
+
+
+class Plot(NamedTuple):
+    """One drawing, and what to call it where it cannot be seen."""
+
+    name: str
+    svg: Markup
+
+
+def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], experiment_toml: str) -> str:
+    """The page of one run: ``result.json``, the lines of ``history.jsonl`` and its resolved TOML."""
+    metric, worst = result["metric"], result.get("worst") or {}
+    answer = f"Mean test {TITLES[metric]}: {one(metric, result['mean'].get(metric))}"
     answer += f"; worst: {one(metric, worst.get(metric))} at {worst['silo']}." if worst else "."
-    shown = [
-        m
-        for m in ("accuracy", "balanced_accuracy", "auc", "r2", "rmse", "loss")
-        if any(m in s for s in result["silos"].values())
-    ]
-    rows = [
-        [name, its["train"], its["test"], *(one(m, its.get(m)) for m in shown)]
-        for name, its in result["silos"].items()
-    ]
-    rows.append(["mean", "", "", *(one(m, result["mean"].get(m)) for m in shown)])
     left_out = [
-        f"{len(reasons)} times left out: {reasons[-1]}" for reasons in result.get("left_out", {}).values()
+        f"{name} was left out {len(reasons)} time{'s' * (len(reasons) > 1)}, last in {reasons[-1]}"
+        for name, reasons in result.get("left_out", {}).items()
     ]
-    late = [
-        [s, LATE_ROWS[r], one(metric, f.get(metric))]
-        for s, rs in result.get("late", {}).items()
-        for r, f in rs.items()
-    ]
-    target = [
-        [name, one(metric, its["target"].get(metric)), one(metric, its.get("target_adabn", {}).get(metric))]
-        for name, its in result["silos"].items()
-        if "target" in its
-    ]
+    drawn = (
+        [_plot("Validation of the received model by round", plots.learning_curves(history))]
+        if history
+        else []
+    )
     return _render(
-        title=f"{result['method']} on {result['model']}",
+        title=f"{result['method']} on {result['model']}, {result['rounds']} rounds, seed {result['seed']}",
         answer=answer,
         warnings=[*left_out, *result.get("notes", [])],
-        head=["silo", "training rows", "test rows", *(TITLES[m] for m in shown)],
-        rows=rows,
-        plots=[
-            _plot("validation by round", plots.learning_curves(history)),
-            _plot("test by silo", plots.silo_bars(result)),
-        ],
-        late_head=["silo", "model", TITLES[metric]],
-        late=late,
-        target_head=["silo", "as trained", "with AdaBN on that domain"],
-        target=target,
+        main=_run_grid(result),
+        details=None,
+        plots=[*drawn, _plot("Test figure of each silo", plots.silo_bars(result))],
+        target=_run_target(result),
+        late=_run_late(result),
         notes=[
-            "Test rows were read once, after the last round.",
+            "Test rows were read once, at the end, after the last round. The mean over silos is plain: each counts once.",
             "Validation rows were taken from each silo's training rows and never trained on.",
-            f"{result['bytes_up']:,} bytes left the silos in all, {result['bytes_down']:,} came in; {result['seconds']:.1f} s on {result['device']}, {result['workers']} at once.",
+            f"{result['bytes_up']:,} bytes left the silos in all, {result['bytes_down']:,} came in; "
+            f"{result['seconds']:.1f} s on {result['device']}, {result['workers']} at once.",
             "Without differential privacy: what was shared can tell about a silo's rows.",
         ],
-        experiment=experiment,
+        experiment=experiment_toml,
         version=result["fedtl"],
     )
 
 
 def compare_page(
-    comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment: str
+    comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment_toml: str
 ) -> str:
-    """The page of a comparison. ``curves``: a validation figure per round, by method."""
-    metric, methods, benefit = comparison["metric"], comparison["methods"], comparison["benefit"]
-    silos = sorted({silo for figures in methods.values() for silo in figures})
-    rows = [
-        [silo, *(with_interval(metric, figures.get(silo, {}).get(metric)) for figures in methods.values())]
-        + (
-            [benefit[silo]["best"], difference(metric, benefit[silo]), benefit[silo]["verdict"]]
-            if silo in benefit
-            else ["", "", ""]
-            if benefit
-            else []
-        )
-        for silo in silos
-    ]
-    empty = ["", "", ""] if benefit else []
-    rows.append(
-        ["mean", *(with_interval(metric, comparison["mean"][m].get(metric)) for m in methods), *empty]
-    )
-    rows.append(["worst silo", *(one(metric, comparison["worst"][m].get(metric)) for m in methods), *empty])
-    drawn = [_plot("methods at silos", plots.method_dots(comparison))]
-    drawn = ([_plot("gain over local", plots.benefit_forest(comparison))] if benefit else []) + drawn
-    drawn.append(
-        _plot(
-            "convergence",
-            plots.convergence(curves, "rmse" if comparison["task"] == "regression" else "accuracy"),
-        )
-    )
-    late = [
-        [silo, method, LATE_ROWS[row], one(metric, figures.get(metric, {}).get("mean"))]
-        for method, its in comparison.get("late", {}).items()
-        for silo, rs in its.items()
-        for row, figures in rs.items()
-    ]
-    target = [
-        [
-            silo,
-            method,
-            *(one(metric, rs.get(row, {}).get(metric, {}).get("mean")) for row in ("target", "target_adabn")),
-        ]
-        for method, its in comparison.get("target", {}).items()
-        for silo, rs in its.items()
-    ]
+    """The page of a comparison. ``curves``: a mean validation figure per round, by method."""
+    metric, benefit = comparison["metric"], comparison.get("benefit", {})
+    drawn = [_plot("Gain over training alone, by silo", plots.benefit_forest(comparison))] if benefit else []
+    drawn.append(_plot("Test figure of each method at each silo", plots.method_dots(comparison)))
+    if curves:
+        followed = "rmse" if comparison["task"] == "regression" else "accuracy"
+        drawn.append(_plot("Validation by round and method", plots.convergence(curves, followed)))
+    seeds = ", ".join(map(str, comparison["seeds"]))
     return _render(
         title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
         answer=_answer(benefit),
-        warnings=comparison["warnings"],
-        head=["silo", *methods, *(["best", "over local", "joining"] if benefit else [])],
-        rows=rows,
+        warnings=comparison.get("warnings", []),
+        main=_compare_grid(comparison),
+        details=_over_local(comparison),
         plots=drawn,
-        late_head=["silo", "method", "model", TITLES[metric]],
-        late=late,
-        target_head=["silo", "method", "as trained", "with AdaBN on that domain"],
-        target=target,
+        target=_compare_target(comparison),
+        late=_compare_late(comparison),
         notes=[
-            f"{TITLES[metric]} on test rows, which each run read once, after its last round; mean of seeds {comparison['seeds']}, ± half a 95 % interval.",
-            "A silo's best method was chosen on its validation rows; local and pooled are yardsticks and never chosen.",
-            "Intervals: paired bootstrap over seeds and test rows, 2,000 draws. They are a silo's own, not corrected for looking at several silos.",
-            "gains: the interval lies above zero; loses: below; unclear: it holds zero.",
+            f"{TITLES[metric]} on test rows, which each run read once, at the end; mean of seeds {seeds}, "
+            "± half a 95 % interval.",
+            "A silo's best method was chosen on its validation rows, so another may do better on its test rows; "
+            "local and pooled are yardsticks and never chosen.",
+            "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
+            "at several silos.",
+            "gains: the interval lies above zero; loses: below; unclear: it holds zero, or there is none.",
+            f"The worst silo is each method's own. All runs together took {comparison['seconds']:.1f} s.",
         ],
-        experiment=experiment,
+        experiment=experiment_toml,
         version=comparison["fedtl"],
     )
 
 
 def _answer(benefit: Mapping[str, Any]) -> str:
+    """How many gain, and by name who does not, as long as they are few."""
     if not benefit:
-        return "Nothing to compare with: add local to compare.methods."
+        return "Nothing to compare with: it takes local and a method of joining, measured at the same silo."
     by = {
-        verdict: [s for s, its in benefit.items() if its["verdict"] == verdict]
-        for verdict in ("gains", "unclear", "loses")
+        verdict: [s for s, its in benefit.items() if its["verdict"] == verdict] for verdict in plots.VERDICTS
     }
-    words = [f"{len(by['gains'])} of {len(benefit)} silos gain by joining"]
-    words += [f"{len(by['unclear'])} unclear"] if by["unclear"] else []
-    words += [f"worse off: {', '.join(by['loses'])}"] if by["loses"] else []
+    gaining, silos = len(by["gains"]), f"silo{'s' * (len(benefit) > 1)}"
+    words = [f"{gaining} of {len(benefit)} {silos} gain{'s' * (gaining == 1)} by joining"]
+    for verdict, plural in VERBS.items():
+        if 0 < len(by[verdict]) <= FEW:
+            words.append(f"{', '.join(by[verdict])}: {plural if len(by[verdict]) > 1 else verdict}")
+        elif by[verdict]:
+            words.append(f"{len(by[verdict])} {plural}")
     return "; ".join(words) + "."
 
 
+def _run_grid(result: Mapping[str, Any]) -> Grid:
+    metrics = shown(result["silos"])
+    head = ["silo", "training rows", "validation rows", "test rows", *(TITLES[m] for m in metrics)]
+    rows = [
+        _row(name, its["train"], its["val"], its["test"], *(one(m, its.get(m)) for m in metrics))
+        for name, its in result["silos"].items()
+    ]
+    rows.append(_row("mean", "", "", "", *(one(m, result["mean"].get(m)) for m in metrics)))
+    return Grid("Each silo's own model on its test rows", head, rows, last=1)
+
+
+def _run_target(result: Mapping[str, Any]) -> Grid:
+    metric = result["metric"]
+    rows = [
+        _row(name, *(one(metric, its.get(row, {}).get(metric)) for row in ("target", "target_adabn")))
+        for name, its in result["silos"].items()
+        if "target" in its or "target_adabn" in its
+    ]
+    return _target(metric, ["silo"], rows)
+
+
+def _run_late(result: Mapping[str, Any]) -> Grid:
+    metric = result["metric"]
+    rows = [
+        _row(silo, LATE_ROWS[row], one(metric, its.get(metric)))
+        for silo, rows in result.get("late", {}).items()
+        for row, its in rows.items()
+    ]
+    return _late(metric, ["silo"], rows)
+
+
+def _compare_grid(comparison: Mapping[str, Any]) -> Grid:
+    metric, methods, benefit = comparison["metric"], comparison["methods"], comparison.get("benefit", {})
+    rows, empty = [], _row("", "", "") if benefit else []
+    for silo in silos_of(comparison):
+        its = benefit.get(silo, {})
+        row = [Cell(silo)]
+        row += [
+            Cell(
+                with_interval(metric, figures.get(silo, {}).get(metric)), "best" * (its.get("best") == method)
+            )
+            for method, figures in methods.items()
+        ]
+        said = (
+            [Cell(its["best"]), Cell(difference(metric, its)), Cell(its["verdict"], its["verdict"])]
+            if its
+            else empty
+        )
+        rows.append(row + said)
+    means = (with_interval(metric, comparison["mean"][method].get(metric)) for method in methods)
+    worst = (_worst(metric, comparison["worst"][method]) for method in methods)
+    rows += [_row("mean", *means) + empty, _row("worst silo", *worst) + empty]
+    head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
+    return Grid(f"Test {TITLES[metric]} of each method at each silo", head, rows, last=2)
+
+
+def _over_local(comparison: Mapping[str, Any]) -> Grid:
+    """Every method, not only the best, against training alone."""
+    metric, over = comparison["metric"], comparison.get("over_local", {})
+    rows = [
+        _row(silo, *(difference(metric, {"over_local": its[silo]["mean"], **its[silo]}) if silo in its else "-"
+                     for its in over.values()))
+        for silo in silos_of(comparison)
+        if any(silo in its for its in over.values())
+    ]  # fmt: skip
+    return Grid(f"Each method minus local, {TITLES[metric]}, with its 95 % interval", ["silo", *over], rows)
+
+
+def _compare_target(comparison: Mapping[str, Any]) -> Grid:
+    metric = comparison["metric"]
+    rows = [
+        _row(silo, method, *(_mean(metric, rows.get(row, {})) for row in ("target", "target_adabn")))
+        for method, its in comparison.get("target", {}).items()
+        for silo, rows in its.items()
+    ]
+    return _target(metric, ["silo", "method"], rows)
+
+
+def _compare_late(comparison: Mapping[str, Any]) -> Grid:
+    metric = comparison["metric"]
+    rows = [
+        _row(silo, method, LATE_ROWS[row], _mean(metric, its))
+        for method, silos in comparison.get("late", {}).items()
+        for silo, rows in silos.items()
+        for row, its in rows.items()
+    ]
+    return _late(metric, ["silo", "method"], rows)
+
+
+def _target(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    caption = f"Test {TITLES[metric]} on the domain that had no labels in training"
+    return Grid(caption, [*head, "as trained", "with AdaBN on that domain"], rows)
+
+
+def _late(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    caption = f"Test {TITLES[metric]} of silos that took no part in training"
+    return Grid(caption, [*head, "model", TITLES[metric]], rows)
+
+
+def _row(*texts: object) -> list[Cell]:
+    return [Cell(text) for text in texts]
+
+
+def _mean(metric: str, figures: Mapping[str, Any]) -> str:
+    return one(metric, figures.get(metric, {}).get("mean"))
+
+
+def _worst(metric: str, worst: Mapping[str, Any]) -> str:
+    return f"{one(metric, worst[metric])} ({worst['silo']})" if metric in worst else "-"
+
+
 def _plot(name: str, svg: str) -> Plot:
-    return name, Markup(svg)
+    return Plot(name, Markup(svg))
 
 
 def _render(**content: Any) -> str:

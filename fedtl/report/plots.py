@@ -1,161 +1,156 @@
-"""Plots as inline SVG. The only file that imports matplotlib; no global state, the same input gives the same text."""
+"""
+Plots as inline SVG. The only file that imports matplotlib; no global state, the same input gives the same text.
+
+Words stay text, in the reader's own fonts. Names are text too: never mathematics, never hidden for a leading "_".
+"""
 
 import io
+import re
+import warnings
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from fedtl.report.figures import TITLES, scale
+from fedtl.report.figures import TITLES, one, scale, silos_of
 
-PALETTE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#8C6D31",
-    "#666666",
-)  # Okabe and Ito, 2008
-VERDICTS = {"gains": "#009E73", "loses": "#D55E00", "unclear": "#8a8a8a"}
+# Okabe and Ito (2008), without their yellow, and two more
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+VERDICTS = {"gains": ("#009E73", ">"), "loses": ("#D55E00", "<"), "unclear": ("#7a7a7a", "o")}
 MANY = 12  # silos; beyond, a plot shows distributions instead of names
+INK = "#222222"
+NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
     """How the received model did on validation rows, round by round, a line a silo and a thick one for the mean."""
     names = sorted({name for line in history for name in line["silos"]})
-    metric = (
-        "accuracy" if any("accuracy" in s for line in history for s in line["silos"].values()) else "rmse"
-    )
+    measured = {name for line in history for its in line["silos"].values() for name in its}
+    metric = "rmse" if "rmse" in measured else "accuracy"
+    many, keys = len(names) > MANY, {}
     figure, axes = _figure(4.2)
     for at, name in enumerate(names):
-        points = [
-            (line["round"], line["silos"][name][metric])
-            for line in history
-            if metric in line["silos"].get(name, {})
-        ]
-        if points:
-            x, y = zip(*points, strict=True)
-            label = name if len(names) <= MANY else None
-            axes.plot(
-                x, np.array(y) * scale(metric), color=PALETTE[at % len(PALETTE)], lw=1, alpha=0.7, label=label
-            )
-    means = [
-        (line["round"], np.mean([s[metric] for s in line["silos"].values() if metric in s]))
-        for line in history
-        if any(metric in s for s in line["silos"].values())
-    ]
-    if means:
-        x, y = zip(*means, strict=True)
-        axes.plot(x, np.array(y) * scale(metric), color="#222222", lw=2.5, label="mean")
-    _label(
-        axes, "How well does the received model do, round by round?", "round", f"validation {TITLES[metric]}"
-    )
-    _legend(axes)
-    return _svg(figure)
+        points = [(line["round"], line["silos"].get(name, {}).get(metric)) for line in history]
+        colour, dash = (
+            ("#9a9a9a", "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
+        )
+        keys[name] = _line(axes, points, metric, color=colour, ls=dash, lw=0.7 if many else 1.3, alpha=0.8)
+    means = []
+    for line in history:
+        values = [its[metric] for its in line["silos"].values() if metric in its]
+        means.append((line["round"], float(np.mean(values)) if values else None))
+    thick = _line(axes, means, metric, color=INK, lw=3)
+    title = "How well does the received model do, round by round?"
+    _label(axes, title, "round", f"validation {TITLES[metric]}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    own = {f"each of {len(names)} silos": next(iter(keys.values()))} if many else keys
+    _legend(axes, {**own, "mean": thick} if names else {})
+    return _svg(figure, "curves")
 
 
 def silo_bars(result: Mapping[str, Any]) -> str:
-    """Each silo's own model on its test rows."""
+    """Each silo's own model on its test rows, with the number at the bar."""
     metric = result["metric"]
     rows = [(name, its[metric]) for name, its in result["silos"].items() if metric in its]
-    figure, axes = _figure(max(2.2, 0.22 * len(rows) + 1.2))
-    names, values = zip(*rows, strict=True) if rows else ((), ())
-    axes.barh(range(len(rows)), np.array(values) * scale(metric), color=PALETTE[0], height=0.7)
-    axes.set_yticks(range(len(rows)), names, fontsize=9 if len(rows) <= 40 else 6)
-    axes.invert_yaxis()
+    figure, axes = _figure(0.27 * len(rows) + 1.3)
+    values = np.array([value for _, value in rows]) * scale(metric)
+    bars = axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.7)
+    axes.bar_label(bars, [one(metric, value) for _, value in rows], padding=4, fontsize=9, color=INK)
+    axes.margins(x=0.08)
+    keys = {}
+    if metric in result["mean"]:
+        mean = result["mean"][metric]
+        keys[f"mean, {one(metric, mean)}"] = axes.axvline(mean * scale(metric), color=INK, lw=1.2, ls="--")
+    _rows(axes, [name for name, _ in rows])
     _label(axes, "How does each silo fare?", f"test {TITLES[metric]}", "")
-    return _svg(figure)
+    _legend(axes, keys)
+    return _svg(figure, "bars")
 
 
 def benefit_forest(comparison: Mapping[str, Any]) -> str:
     """Per silo the gain of its best method over training alone, with its interval."""
-    metric, rows = (
-        comparison["metric"],
-        sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"]),
-    )
-    figure, axes = _figure(max(2.4, 0.24 * len(rows) + 1.3))
-    factor = scale(metric)
+    metric, factor = comparison["metric"], scale(comparison["metric"])
+    rows = sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"])
+    figure, axes = _figure(0.27 * len(rows) + 1.3)
+    keys: dict[str, Artist] = {}
     for at, (_, its) in enumerate(rows):
-        colour = VERDICTS[its["verdict"]]
+        colour, marker = VERDICTS[its["verdict"]]
         if its.get("ci95"):
             axes.plot(np.array(its["ci95"]) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round")
-        axes.plot(its["over_local"] * factor, at, "o", color=colour, ms=6)
-    axes.axvline(0, color="#222222", lw=1)
-    axes.set_yticks(
-        range(len(rows)),
-        [f"{name} ({its['best']})" for name, its in rows],
-        fontsize=9 if len(rows) <= 40 else 6,
-    )
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+        (point,) = axes.plot(its["over_local"] * factor, at, marker, color=colour, ms=7)
+        keys.setdefault(its["verdict"], point)
+    axes.axvline(0, color=INK, lw=1)
+    _rows(axes, [f"{name} ({its['best']})" for name, its in rows])
     unit = "points" if factor == 100 else f"in {TITLES[metric]}"
-    _label(
-        axes,
-        "Does joining help? Best method minus training alone",
-        f"gain, {unit} (right of the line is better)",
-        "",
-    )
-    return _svg(figure)
+    title = "Does joining help? Best method minus training alone"
+    _label(axes, title, f"gain, {unit}, 95 % interval (right of the line is better)", "")
+    _legend(axes, {verdict: keys[verdict] for verdict in VERDICTS if verdict in keys})
+    return _svg(figure, "benefit")
 
 
 def method_dots(comparison: Mapping[str, Any]) -> str:
     """Each method at each silo, with intervals; for many silos the spread over silos of each method."""
-    metric, methods = comparison["metric"], comparison["methods"]
-    silos = sorted({silo for figures in methods.values() for silo in figures})
-    factor = scale(metric)
+    metric, methods, silos = comparison["metric"], comparison["methods"], silos_of(comparison)
     if len(silos) > MANY:
-        figure, axes = _figure(0.5 * len(methods) + 1.6)
-        values = [
-            [its[metric]["mean"] * factor for its in figures.values() if metric in its]
-            for figures in methods.values()
-        ]
-        axes.boxplot(
-            values, orientation="horizontal", tick_labels=list(methods), medianprops={"color": PALETTE[5]}
-        )
-        axes.invert_yaxis()
-        _label(axes, f"How do {len(silos)} silos fare under each method?", f"test {TITLES[metric]}", "")
-        return _svg(figure)
-    figure, axes = _figure(max(3.0, 0.62 * len(silos) + 1.4))
+        return _method_boxes(metric, methods, len(silos))
+    figure, axes = _figure(max(2.6, (0.13 * len(methods) + 0.16) * len(silos) + 1.2))
+    keys: dict[str, Artist] = {}
     for at, (method, figures) in enumerate(methods.items()):
-        shift = (at - (len(methods) - 1) / 2) * 0.8 / len(methods)
-        colour = PALETTE[at % len(PALETTE)]
+        shift = (at - (len(methods) - 1) / 2) * 0.76 / len(methods)
+        colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         for row, silo in enumerate(silos):
-            its = figures.get(silo, {}).get(metric)
-            if its:
-                label = method if row == 0 else None
-                axes.plot(its["mean"] * factor, row + shift, "o", color=colour, ms=5, label=label)
-                if its["ci95"]:
-                    axes.plot(np.array(its["ci95"]) * factor, [row + shift] * 2, color=colour, lw=1.4)
+            if its := figures.get(silo, {}).get(metric):
+                if its.get("ci95"):
+                    span = np.array(its["ci95"]) * scale(metric)
+                    axes.plot(span, [row + shift] * 2, color=colour, lw=1.4)
+                (point,) = axes.plot(its["mean"] * scale(metric), row + shift, marker, color=colour, ms=5)
+                keys.setdefault(method, point)
     for row in range(1, len(silos)):
-        axes.axhline(row - 0.5, color="#e5e5e5", lw=0.8)
-    axes.set_yticks(range(len(silos)), silos)
-    axes.set_ylim(len(silos) - 0.5, -0.5)
+        axes.axhline(row - 0.5, color="#dddddd", lw=0.8)
+    _rows(axes, silos)
     _label(axes, "How does each silo fare under each method?", f"test {TITLES[metric]}, 95 % interval", "")
-    _legend(axes)
-    return _svg(figure)
+    _legend(axes, keys)
+    return _svg(figure, "methods")
 
 
-def convergence(curves: Mapping[str, Sequence[float]], metric: str) -> str:
+def convergence(curves: Mapping[str, Sequence[float]], metric: str = "accuracy") -> str:
     """The mean validation figure of the received models, by method."""
     figure, axes = _figure(4.2)
+    keys = {}
+    dashes = cycle(["-", "--", "-.", ":"])
     for at, (method, values) in enumerate(curves.items()):
-        axes.plot(
-            range(1, len(values) + 1),
-            np.array(values) * scale(metric),
-            color=PALETTE[at % len(PALETTE)],
-            lw=1.8,
-            label=method,
-        )
-    _label(
-        axes, "How fast does each method get there?", "round", f"validation {TITLES[metric]}, mean over silos"
-    )
-    _legend(axes)
-    return _svg(figure)
+        points = list(enumerate(values, start=1))
+        keys[method] = _line(axes, points, metric, color=PALETTE[at % len(PALETTE)], lw=2, ls=next(dashes))
+    title = "How fast does each method get there?"
+    _label(axes, title, "round", f"validation {TITLES[metric]}, mean over silos")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, keys)
+    return _svg(figure, "convergence")
+
+
+def _method_boxes(metric: str, methods: Mapping[str, Any], silos: int) -> str:
+    """A box a method and over it a dot a silo, spread out by rank so that dots do not hide each other."""
+    figure, axes = _figure(0.55 * len(methods) + 1.3)
+    for at, figures in enumerate(methods.values()):
+        values = np.array([its[metric]["mean"] for its in figures.values() if metric in its]) * scale(metric)
+        if len(values):
+            line = {"color": INK}
+            axes.boxplot(values, positions=[at], orientation="horizontal", widths=0.6, showfliers=False,
+                         medianprops={"color": PALETTE[5], "lw": 2.5}, boxprops=line, whiskerprops=line, capprops=line)  # fmt: skip
+            spread = at + 0.2 * (np.arange(len(values)) % 5 - 2) / 2
+            axes.plot(values, spread, "o", color=PALETTE[0], ms=4, alpha=0.5, mew=0)
+    _rows(axes, list(methods))
+    _label(axes, f"How do {silos} silos fare under each method?", f"test {TITLES[metric]}, a dot a silo", "")
+    return _svg(figure, "methods")
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -168,20 +163,43 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _line(axes: Axes, points: Sequence[tuple[int, float | None]], metric: str, **look: Any) -> Line2D:
+    """A line over the rounds that were measured; a dot where there is one round only."""
+    measured = [(at, value * scale(metric)) for at, value in points if value is not None]
+    x, y = zip(*measured, strict=True) if measured else ((), ())
+    return axes.plot(x, y, marker="o" if len(x) == 1 else "", **look)[0]
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    """Names down the left side, the first on top."""
+    axes.set_yticks(range(len(names)), names, fontsize=10, parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+def _legend(axes: Axes, keys: Mapping[str, Artist]) -> None:
+    """Beside the axes. The names are put in afterwards: as labels, some would mean something to matplotlib."""
+    if keys:
+        legend = axes.legend(
+            list(keys.values()), list(map(str, range(len(keys)))), loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False
+        )  # fmt: skip
+        for text, name in zip(legend.get_texts(), keys, strict=True):
+            text.set_text(name)
+            text.set_parse_math(False)
 
 
-def _svg(figure: Figure) -> str:
-    with matplotlib.rc_context({"svg.hashsalt": "fedtl", "svg.fonttype": "path"}):
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+def _svg(figure: Figure, name: str) -> str:
+    """The drawing alone. Its ids begin with ``name``: several plots stand in one page."""
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "fedtl", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader's fonts have it
+        figure.savefig(text, format="svg", metadata=NOTHING)
     svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    tag, reference = re.compile("<[^>]+>"), re.compile(r'(\bid="|href="#|url\(#)')
+    return tag.sub(lambda found: reference.sub(rf"\g<1>{name}-", found[0]), svg[svg.index("<svg") :])

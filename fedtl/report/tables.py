@@ -1,4 +1,4 @@
-"""Tables for the terminal, from what result.json and comparison.json hold."""
+"""Tables for the terminal, from what result.json and comparison.json hold. Names are text, never markup."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,20 +7,19 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.figures import TITLES, half_interval, one
+from fedtl.report.figures import LATE_ROWS, TITLES, half_interval, one, shown, silos_of, with_interval
 
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
-SHOWN = ("accuracy", "balanced_accuracy", "auc", "r2", "rmse", "loss")
+SHORT = 28  # characters of a silo's name that are never folded
 
 
 def run_table(result: Mapping[str, Any]) -> Table:
     """A row a silo, then the mean and the worst."""
-    silos = result["silos"]
-    metrics = [metric for metric in SHOWN if any(metric in its for its in silos.values())]
-    table = Table(
-        title=f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
+    silos, metrics = result["silos"], shown(result["silos"])
+    table = _table(
+        f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
     )
-    table.add_column("silo")
+    table.add_column("silo", overflow="fold")
     for heading in ("train", "test", *(TITLES[metric] for metric in metrics)):
         table.add_column(heading, justify="right")
     for name, its in silos.items():
@@ -30,69 +29,60 @@ def run_table(result: Mapping[str, Any]) -> Table:
     mean = (one(metric, result["mean"].get(metric)) for metric in metrics)
     table.add_row("mean", "", "", *mean, style="bold")
     if worst := result.get("worst"):
-        cells = (one(metric, worst.get(metric)) if metric in worst else "" for metric in metrics)
+        cells = (one(metric, worst[metric]) if metric in worst else "" for metric in metrics)
         table.add_row(Text(f"worst: {worst['silo']}"), "", "", *cells)
     return table
 
 
 def late_table(late: Mapping[str, Any], metric: str) -> Table:
     """A row for each way in which a silo that did not train can use what it received."""
-    table = Table("silo", "model", TITLES[metric], title="silos that joined late")
+    table = _table("silos that joined late", "silo", "model", TITLES[metric])
     for name, rows in late.items():
-        for row, figures in rows.items():
-            table.add_row(Text(name), LATE_ROWS[row], one(metric, figures.get(metric)))
+        for row, its in rows.items():
+            table.add_row(Text(name), LATE_ROWS[row], one(metric, its.get(metric)))
     return table
 
 
 def compare_table(comparison: Mapping[str, Any]) -> Table:
-    """A row a silo, a column a method, and whether joining helped."""
+    """
+    A row a silo, a column a method, and whether joining helped.
+
+    Where the terminal is too narrow an interval goes below its mean: a number is never cut short.
+    """
     metric, methods = comparison["metric"], comparison["methods"]
-    silos = sorted({silo for figures in methods.values() for silo in figures})
-    benefit = comparison.get("benefit", {})
-    seeds = len(comparison["seeds"])
-    title = (
-        f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)}; over local ± half a 95 % interval"
-    )
+    benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
+    title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} ± half a 95 % interval"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
-    table.add_column("silo", no_wrap=True, min_width=8)
+    table.add_column(
+        "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
+    )
     for method in methods:
-        table.add_column(Text(method), justify="right")
+        table.add_column(Text(method), justify="right", overflow="fold")
     if benefit:
-        for heading in ("best", "over local", "joining"):
-            table.add_column(heading, no_wrap=True)
-    for silo in silos:
-        its = benefit.get(silo)
+        table.add_column("best", overflow="fold")
+        table.add_column("over local", no_wrap=True)
+        table.add_column("joining", no_wrap=True)
+    for silo in silos_of(comparison):
+        its = benefit.get(silo, {})
         cells = [
             Text(
-                one(metric, figures.get(silo, {}).get(metric, {}).get("mean")),
-                style="bold" if its and its["best"] == method else "",
+                with_interval(metric, figures.get(silo, {}).get(metric)),
+                style="bold" if its.get("best") == method else "",
             )
             for method, figures in methods.items()
         ]
-        said = (
-            []
-            if not benefit
-            else ["", "", ""]
-            if its is None
-            else [
-                its["best"],
-                Text(half_interval(metric, its)),
-                Text(its["verdict"], style=COLOURS[its["verdict"]]),
-            ]
-        )
-        table.add_row(Text(silo), *cells, *said)
+        table.add_row(Text(silo), *cells, *(_benefit(metric, its) if its else ()))
     table.add_section()
-    means = [one(metric, comparison["mean"][method].get(metric, {}).get("mean")) for method in methods]
+    means = (with_interval(metric, comparison["mean"][method].get(metric)) for method in methods)
     table.add_row("mean", *means, style="bold")
-    worst = [one(metric, comparison["worst"][method].get(metric)) for method in methods]
-    table.add_row("worst", *worst)
+    table.add_row("worst", *(one(metric, comparison["worst"][method].get(metric)) for method in methods))
     return table
 
 
 def target_table(comparison: Mapping[str, Any]) -> Table:
     """The unlabelled domain: each method as it is, and with AdaBN on that domain's inputs."""
     metric = comparison["metric"]
-    table = Table("method", title=f"the unlabelled domain: {TITLES[metric]}, mean over silos")
+    table = _table(f"the unlabelled domain: {TITLES[metric]}, mean over silos", "method")
     table.add_column("as trained", justify="right")
     table.add_column("with AdaBN", justify="right")
     for method, silos in comparison["target"].items():
@@ -107,20 +97,19 @@ def target_table(comparison: Mapping[str, Any]) -> Table:
 def late_compare_table(comparison: Mapping[str, Any]) -> Table:
     """Silos that joined late, by method."""
     metric = comparison["metric"]
-    table = Table("silo", "method", "model", TITLES[metric], title="silos that joined late")
+    table = _table("silos that joined late", "silo", "method", "model", TITLES[metric])
     for method, silos in comparison["late"].items():
         for silo, rows in silos.items():
-            for row, figures in rows.items():
-                table.add_row(
-                    Text(silo), Text(method), LATE_ROWS[row], one(metric, figures.get(metric, {}).get("mean"))
-                )
+            for row, its in rows.items():
+                value = one(metric, its.get(metric, {}).get("mean"))
+                table.add_row(Text(silo), Text(method), LATE_ROWS[row], value)
     return table
 
 
-LATE_ROWS = {
-    "as_received": "as it came",
-    "adabn": "after AdaBN",
-    "head": "own head, initial statistics",
-    "head_adabn": "own head after AdaBN",
-    "alone": "trained alone on the same labels",
-}
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=Text(title), title_style="italic")
+
+
+def _benefit(metric: str, its: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+    verdict = its["verdict"]
+    return Text(its["best"]), Text(half_interval(metric, its)), Text(verdict, style=COLOURS[verdict])

@@ -1,0 +1,340 @@
+"""Tables, plots and the page: what they show is what they were given, whatever the names are."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from fedtl.report.figures import LATE_ROWS, difference, half_interval, one, with_interval
+from fedtl.report.page import compare_page, run_page
+from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
+from fedtl.report.tables import compare_table, late_compare_table, late_table, run_table, target_table
+
+SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
+MANY = [f"hospital-{number:02}" for number in range(40)]
+HOSTILE = ["<script>alert(1)</script>", "$\\frac{", "[red]x[/nothing]", "_hidden", 'a" onload="b', "病院"]
+METHODS = ["local", "pooled", "fedavg", "fedbn", "fedtl", "fedtl, from scratch"]
+TOML = 'seed = 0\n[method]\nname = "<fedtl>"\n'
+MAIN = {
+    "classification": ("accuracy", "balanced_accuracy"),
+    "binary": ("accuracy", "auc"),
+    "regression": ("r2", "rmse"),
+}
+
+
+def figures(task, at):
+    return {
+        name: 0.5 + 0.0123 * ((7 * at + 3 * place) % 31) for place, name in enumerate((*MAIN[task], "loss"))
+    }
+
+
+def a_result(task="classification", silos=SILOS, extras=True):
+    its = {
+        name: {"train": 200 + at, "val": 24, "test": 60 + at, **figures(task, at)}
+        for at, name in enumerate(silos)
+    }
+    metric = MAIN[task][0]
+    worst = min(its, key=lambda name: its[name][metric])
+    result = {
+        "fedtl": "0.1.0", "method": "fedtl", "model": "convnet", "seed": 0, "rounds": 5,
+        "task": "regression" if task == "regression" else "classification", "metric": metric, "silos": its,
+        "mean": {m: sum(s[m] for s in its.values()) / len(its) for m in figures(task, 0)},
+        "worst": {"silo": worst, metric: its[worst][metric]}, "notes": [],
+        "bytes_up": 1234567, "bytes_down": 7654321, "seconds": 12.3, "device": "cpu", "workers": 2,
+    }  # fmt: skip
+    if extras:
+        its[silos[0]] |= {"target": figures(task, 11), "target_adabn": figures(task, 12)}
+        result["late"] = {silos[-1]: {row: figures(task, at) for at, row in enumerate(LATE_ROWS)}}
+        result["left_out"] = {silos[1]: ["round 2: its loss is not finite", "round 4: it did not answer"]}
+        result["notes"] = ["the head was initialised anew"]
+    return result
+
+
+def a_history(task="classification", silos=SILOS):
+    metric = "rmse" if task == "regression" else "accuracy"
+    return [
+        {
+            "round": number, "seconds": 0.8, "left_out": {}, "bytes_up": 10, "bytes_down": 10,
+            "silos": {s: {"loss": 2 / number, metric: 0.9 - 0.5 / number - 0.01 * at} for at, s in enumerate(silos) if (at + number) % 5},
+        }
+        for number in range(1, 21)
+    ]  # fmt: skip
+
+
+def a_figure(value, half=0.0141):
+    return {"mean": value, "ci95": [value - half, value + half], "seeds": [value, value]}
+
+
+def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=True):
+    metric, verdicts = MAIN[task][0], ("gains", "unclear", "gains", "loses")
+    table = {
+        method: {
+            silo: {m: a_figure(v) for m, v in figures(task, at + 5 * column).items()}
+            for at, silo in enumerate(silos)
+        }
+        for column, method in enumerate(methods)
+    }
+    joining = [method for method in methods if method not in ("local", "pooled")]
+    gain = {
+        "gains": (0.0313, [0.0112, 0.0514]),
+        "unclear": (0.001, [-0.02, 0.022]),
+        "loses": (-0.04, [-0.06, -0.02]),
+    }
+    said = {silo: (joining[at % len(joining)], verdicts[at % 4]) for at, silo in enumerate(silos)}
+    comparison = {
+        "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
+        "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
+        "mean": {method: {metric: a_figure(0.7654)} for method in methods},
+        "worst": {method: {"silo": silos[1], metric: 0.5432} for method in methods},
+    }  # fmt: skip
+    if "local" in methods:
+        comparison["benefit"] = {
+            silo: {"best": best, "over_local": gain[how][0], "ci95": gain[how][1], "verdict": how}
+            for silo, (best, how) in said.items()
+        }
+        comparison["over_local"] = {
+            m: {s: {"mean": 0.0271, "ci95": [-0.01, 0.06]} for s in silos} for m in joining
+        }
+    if extras:
+        comparison["warnings"] = [
+            f"fedavg is worse than local at {silos[1]} by 0.05 (95 % interval 0.02 to 0.08)"
+        ]
+        row = {metric: {"mean": 0.8765, "seeds": [0.8765]}}
+        comparison["target"] = {methods[-1]: {silos[0]: {"target": row, "target_adabn": row}}}
+        comparison["late"] = {methods[-1]: {silos[-1]: dict.fromkeys(LATE_ROWS, row)}}
+    return comparison
+
+
+CURVES = {method: [0.3 + 0.02 * at, 0.6, 0.8] for at, method in enumerate(METHODS)}
+
+
+def printed(table, width=100):
+    console = Console(width=width, record=True, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    text = captured.get()
+    assert all(len(line) <= width for line in text.splitlines())
+    return text
+
+
+class Reader(HTMLParser):
+    """The page as a browser has it: tags, ids, and the text outside of tags."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_self_contained(page):
+    bare = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http://" not in bare
+    assert "https://" not in bare
+    read = Reader(page)
+    assert not {"script", "link", "iframe", "img", "object"} & set(read.tags)
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    for name, value in read.attributes:
+        if name in ("href", "xlink:href", "src"):
+            assert value.startswith("#")
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert read.tags.count("table") == read.tags.count("caption")
+    assert read.tags.count("svg") == sum(
+        1 for name, value in read.attributes if name == "aria-label" and value
+    )
+    return read.text
+
+
+def test_figures_are_written_in_the_unit_of_their_metric():
+    assert one("accuracy", 0.9712) == "97.1"
+    assert one("rmse", 0.9712) == "0.971"
+    assert one("auc", None) == "-"
+    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 ±1.4"
+    assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
+    assert with_interval("r2", None) == "-"
+    assert half_interval("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 ±2.0"
+    assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
+    assert difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
+
+
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_tables_fit_and_show_every_number(task, silos):
+    result, comparison = a_result(task, silos), a_comparison(task, silos)
+    text = printed(run_table(result))
+    for name, its in result["silos"].items():
+        line = next(line for line in text.splitlines() if name in line)
+        assert all(one(m, its[m]) in line for m in figures(task, 0))
+    assert f"worst: {result['worst']['silo']}" in text
+    text = printed(compare_table(comparison), 120)
+    metric = comparison["metric"]
+    for silo in silos:
+        line = next(line for line in text.splitlines() if silo in line)
+        assert all(one(metric, its[silo][metric]["mean"]) in line for its in comparison["methods"].values())
+        assert half_interval(metric, comparison["benefit"][silo]) in line
+        assert comparison["benefit"][silo]["verdict"] in line
+    assert text.count(one(metric, 0.5432)) >= len(METHODS)
+    assert "…" not in text
+    assert one(metric, 0.8765) in printed(target_table(comparison))
+    assert LATE_ROWS["head"] in printed(late_table(result["late"], metric))
+    assert silos[-1] in printed(late_compare_table(comparison))
+
+
+def test_six_methods_at_six_silos_take_one_line_each_in_a_hundred_columns():
+    short = [name for name in METHODS if "," not in name] + ["fedprox"]
+    text = printed(compare_table(a_comparison(methods=short)))
+    assert "50.0 ±1.4" in text
+    assert len(text.splitlines()) < 13
+
+
+def test_the_best_method_is_bold_and_the_verdict_coloured():
+    table = compare_table(a_comparison())
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["fedavg"][sorted(SILOS).index("plain")].style == "bold"
+    assert columns["fedbn"][sorted(SILOS).index("plain")].style == ""
+    colours = dict(
+        zip(map(str, columns["joining"][:6]), (cell.style for cell in columns["joining"][:6]), strict=True)
+    )
+    assert colours == {"gains": "green", "unclear": "yellow", "loses": "red"}
+
+
+def test_what_was_not_measured_is_a_dash_and_never_zero():
+    result, comparison = a_result("binary"), a_comparison(methods=["fedavg"], extras=False)
+    del result["silos"]["plain"]["auc"], comparison["methods"]["fedavg"]["plain"]["accuracy"]
+    line = next(line for line in printed(run_table(result)).splitlines() if "plain" in line)
+    assert " - " in line
+    line = next(line for line in printed(compare_table(comparison)).splitlines() if "plain" in line)
+    assert line.split() == ["plain", "-"]
+    assert "<td>-</td>" in compare_page(comparison, {}, TOML)
+
+
+@pytest.mark.parametrize("extras", [True, False], ids=["extras", "bare"])
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_the_page_of_a_run_needs_nothing_else_and_shows_what_it_was_given(task, silos, extras):
+    result, history = a_result(task, silos, extras), a_history(task, silos)
+    page = run_page(result, history, TOML)
+    text = assert_self_contained(page)
+    metric = result["metric"]
+    for name, its in result["silos"].items():
+        assert name in text
+        assert all(one(m, its[m]) in text for m in figures(task, 0))
+    assert f"{one(metric, result['mean'][metric])}; worst: {one(metric, result['worst'][metric])} at" in text
+    assert TOML.strip() in text
+    assert "read once" in text
+    assert "1,234,567 bytes" in text
+    assert ("was left out 2 times, last in round 4: it did not answer" in text) == extras
+    assert ("Silos that joined late" in text) == extras
+    assert ("unlabelled domain" in text) == extras
+    assert page == run_page(result, history, TOML)
+
+
+@pytest.mark.parametrize("extras", [True, False], ids=["extras", "bare"])
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given(task, silos, extras):
+    comparison = a_comparison(task, silos, extras=extras)
+    page = compare_page(comparison, CURVES, TOML)
+    text = assert_self_contained(page)
+    metric = comparison["metric"]
+    for its in comparison["methods"].values():
+        assert all(with_interval(metric, its[silo][metric]) in text for silo in silos)
+    for silo in silos:
+        assert silo in text
+        assert difference(metric, comparison["benefit"][silo]) in text
+    assert all(warning in text for warning in comparison["warnings"])
+    assert "paired bootstrap over seeds and test rows" in text
+    assert "validation rows" in text
+    assert ("Silos that joined late" in text) == extras
+    assert page == compare_page(comparison, CURVES, TOML)
+
+
+def test_hostile_method_names_are_text():
+    comparison = a_comparison(methods=["local", *HOSTILE])
+    text = assert_self_contained(
+        compare_page(comparison, {name: [0.1, float("nan"), 0.4] for name in HOSTILE}, TOML)
+    )
+    assert all(name in text for name in HOSTILE)
+    assert "[red]" in printed(compare_table(comparison), 200)
+
+
+def test_the_answer_comes_first_and_names_who_does_not_gain():
+    comparison = a_comparison(silos=SILOS[:4])
+    page = compare_page(comparison, CURVES, TOML)
+    answer = "2 of 4 silos gain by joining; faint: unclear; textured: loses."
+    assert answer in page
+    assert page.index(answer) < page.index("<table")
+    many = compare_page(a_comparison(silos=MANY), CURVES, TOML)
+    assert "20 of 40 silos gain by joining; 10 unclear; 10 lose." in many
+
+
+@pytest.mark.parametrize("methods", [["fedavg", "fedbn"], ["pooled"], ["local"]], ids="-".join)
+def test_without_both_local_and_a_method_there_is_no_verdict(methods):
+    comparison = a_comparison(methods=["local", "fedavg"])
+    comparison["methods"] = {
+        name: its
+        for name, its in a_comparison(methods=["local", "pooled", "fedavg", "fedbn"])["methods"].items()
+        if name in methods
+    }
+    comparison |= {key: dict.fromkeys(methods, comparison[key]["local"]) for key in ("mean", "worst")}
+    comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}}
+    assert "Nothing to compare with" in assert_self_contained(compare_page(comparison, {}, TOML))
+    assert "joining" not in printed(compare_table(comparison))
+    for optional in ("benefit", "over_local", "target", "late"):
+        del comparison[optional]
+    assert "Nothing to compare with" in compare_page(comparison, {}, TOML)
+    printed(compare_table(comparison))
+
+
+def test_an_interval_that_could_not_be_had_is_left_away():
+    comparison = a_comparison()
+    comparison["benefit"]["plain"] |= {"ci95": None, "verdict": "unclear"}
+    for its in comparison["methods"].values():
+        its["plain"]["accuracy"]["ci95"] = None
+    assert_self_contained(compare_page(comparison, CURVES, TOML))
+    line = next(line for line in printed(compare_table(comparison)).splitlines() if line.startswith("plain"))
+    assert "±" not in line
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: learning_curves(a_history()),
+        lambda: learning_curves(a_history("regression", MANY)),
+        lambda: learning_curves([]),
+        lambda: silo_bars(a_result()),
+        lambda: silo_bars(a_result("regression", MANY)),
+        lambda: benefit_forest(a_comparison()),
+        lambda: method_dots(a_comparison()),
+        lambda: method_dots(a_comparison("regression", MANY)),
+        lambda: convergence(CURVES),
+        lambda: convergence({}),
+    ],
+)
+def test_a_plot_is_one_svg_that_repeats_and_leaves_matplotlib_as_it_was(draw):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    svg = draw()
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert svg == draw()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_plot_names_every_silo_and_every_method():
+    comparison = a_comparison()
+    del comparison["methods"]["fedtl, from scratch"][sorted(SILOS)[0]]
+    words = set(ElementTree.fromstring(method_dots(comparison)).itertext())
+    assert {*SILOS, *METHODS} <= words
+    assert {*HOSTILE, "mean"} <= set(
+        ElementTree.fromstring(learning_curves(a_history(silos=HOSTILE))).itertext()
+    )
