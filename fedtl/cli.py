@@ -24,7 +24,7 @@ from rich.table import Table
 from fedtl.errors import ConfigError, FedTLError
 
 if TYPE_CHECKING:
-    from fedtl.experiment import Experiment
+    from fedtl.experiment.schema import Experiment
     from fedtl.runfolder import RunFolder
 
 app = typer.Typer(
@@ -121,7 +121,7 @@ def compare(
     overrides += [f"compare.seeds=[{seeds}]"] if seeds else []
     settings, folder = _begin(experiment, overrides, out, resume, workers, "compare")
     columns = variants(settings)
-    rounds = len(columns) * len(set(settings.compare.seeds)) * settings.rounds
+    rounds = len(columns) * len(settings.compare.seeds) * settings.rounds
     _announce(folder, quiet or as_json)
     with _progress(quiet or as_json) as bar:
         task = bar.add_task(
@@ -152,7 +152,7 @@ def compare(
 @app.command()
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
-    from fedtl.experiment import load
+    from fedtl.experiment.file import dump, load
     from fedtl.study import build, tensor_table
 
     settings = load(experiment, set_ or [])
@@ -170,8 +170,6 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     if as_json:
         _print_json(content)
         return
-    from fedtl.experiment import dump
-
     out_console.print(dump(settings), highlight=False, markup=False)
     table = Table(
         "tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}"
@@ -197,7 +195,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 @app.command()
 def methods(as_json: Json = False) -> None:
     """The federated methods, what each shares, and its paper."""
-    from fedtl.experiment import describe
+    from fedtl.experiment.choices import describe
     from fedtl.method import METHODS
 
     rows = [
@@ -334,7 +332,7 @@ def _begin(
     workers: int | None,
     what: str,
 ) -> tuple["Experiment", "RunFolder"]:
-    from fedtl.experiment import load
+    from fedtl.experiment.file import but, load
     from fedtl.runfolder import RunFolder
 
     if resume is not None:
@@ -362,7 +360,7 @@ def _begin(
         _fresh.append(folder)
     _current[:] = [folder]
     if workers is not None:
-        settings = settings.but(engine=settings.engine.model_copy(update={"workers": workers}))
+        settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
     return settings, folder
 
 
@@ -408,12 +406,13 @@ def _run_page(folder: "RunFolder") -> Path:
 
 
 def _compare_page(folder: "RunFolder") -> Path:
-    from fedtl.compare import curves, variants
+    from fedtl.compare import folders
     from fedtl.report.page import compare_page
     from fedtl.runfolder import write
+    from fedtl.summary import curves
 
     settings = folder.experiment()
-    lines = curves(folder, variants(settings), list(dict.fromkeys(settings.compare.seeds)))
+    lines = curves(settings, folders(settings, folder))
     text = compare_page(
         folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text()
     )

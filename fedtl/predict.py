@@ -15,7 +15,8 @@ from fedtl.data import images, table
 from fedtl.data.inputs import Inputs
 from fedtl.data.raw import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment import Experiment, method_of
+from fedtl.experiment.choices import method_of
+from fedtl.experiment.schema import Experiment
 from fedtl.models.catalogue import blueprint
 from fedtl.models.net import Blueprint
 from fedtl.runfolder import RunFolder

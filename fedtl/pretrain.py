@@ -1,12 +1,13 @@
 """A start for the backbone: central training on silos, or on a source, that the experiment declares public."""
 
-from dataclasses import replace as but
+from dataclasses import replace
 
 from fedtl.data import prepare
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
-from fedtl.experiment import Experiment, MethodSettings
+from fedtl.experiment.file import but
+from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.messages import Task
 from fedtl.method import Phase
 from fedtl.partition import EVERYTHING
@@ -42,7 +43,8 @@ def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench) -> State
 
 def plain(experiment: Experiment) -> Experiment:
     """The experiment as it is trained centrally: the whole body moves, at the full rate, on the task's loss alone."""
-    return experiment.but(
+    return but(
+        experiment,
         method=MethodSettings(name="pooled"),
         train=experiment.train.model_copy(update={"body_lr": 1.0}),
         model=experiment.model.model_copy(update={"freeze": 0}),
@@ -66,5 +68,5 @@ def public(experiment: Experiment, entry: str) -> list[SiloData]:
         own = prepare.classes(raw, settings)
         trained = frozenset(prepare.spelled(raw.train.y))
         data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
-        found.append(but(data, target=None))
+        found.append(replace(data, target=None))
     return found

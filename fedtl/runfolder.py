@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from fedtl.coordinator import Standing
 from fedtl.data.inputs import Inputs
 from fedtl.errors import ConfigError
-from fedtl.experiment import Experiment, dump, load
+from fedtl.experiment.file import dump, load
+from fedtl.experiment.schema import Experiment
 from fedtl.state import State
 
 

@@ -20,7 +20,8 @@ from fedtl.data.prepare import Exam, Prepared
 from fedtl.data.raw import Raw
 from fedtl.errors import ConfigError, DataError, SiloFailed
 from fedtl.examine import Examine, Onboard, Outcome
-from fedtl.experiment import Experiment, method_of, server_of
+from fedtl.experiment.choices import method_of, server_of
+from fedtl.experiment.schema import Experiment
 from fedtl.messages import Task
 from fedtl.method import Method
 from fedtl.metrics import better, mean_over_silos

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
-from fedtl.experiment import Experiment, describe, dump, load, method_of, parse, server_of, shipped_names
+from fedtl.experiment.choices import describe, method_of, server_of
+from fedtl.experiment.file import but, dump, load, parse, shipped_names
+from fedtl.experiment.schema import Experiment
 from fedtl.method import METHODS
 
 SIMULATIONS = Path(__file__).resolve().parents[1] / "simulations"
@@ -153,11 +155,11 @@ def test_further_mistakes_are_counted():
 
 def test_a_changed_experiment_is_checked_again():
     experiment = load("digits")
-    assert experiment.but(seed=3).seed == 3
+    assert but(experiment, seed=3).seed == 3
     with pytest.raises(ConfigError, match="seed = -3"):
-        experiment.but(seed=-3)
+        but(experiment, seed=-3)
     with pytest.raises(ConfigError, match="can never give"):
-        experiment.but(silos_per_round=2, minimum_silos=3)
+        but(experiment, silos_per_round=2, minimum_silos=3)
     with pytest.raises(ValueError, match="frozen"):
         experiment.seed = 4
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fedtl import study
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
-from fedtl.experiment import load
+from fedtl.experiment.file import load
 from fedtl.method import METHODS
 from fedtl.runfolder import RunFolder
 from fedtl.study import run

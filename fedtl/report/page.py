@@ -96,7 +96,8 @@ def compare_page(
         notes=[
             f"{TITLES[metric]} on test rows, which each run read once, at the end; mean of seeds {seeds}, "
             "± half a 95 % interval.",
-            "A silo's best method was chosen on its validation rows, so another may do better on its test rows; "
+            "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the figure), "
+            "so another may do better on its test rows; "
             "local and pooled are yardsticks and never chosen.",
             "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
             "at several silos.",

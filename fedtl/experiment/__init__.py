@@ -1,0 +1,1 @@
+"""One experiment: its settings, its file, and what is wrong with it."""

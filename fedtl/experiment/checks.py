@@ -1,0 +1,106 @@
+"""What contradicts itself in an experiment, or is not there: refused before anything is read or trained."""
+
+import os.path
+from collections.abc import Sequence
+from typing import Any
+
+from fedtl.data.settings import DataSettings
+from fedtl.data.sources import DATA
+from fedtl.errors import ConfigError
+from fedtl.experiment.choices import method_of, server_of
+from fedtl.experiment.schema import Experiment, ModelSettings, TrainSettings
+from fedtl.experiment.wording import choice, entry
+from fedtl.method import METHODS
+from fedtl.optimizers import OPTIMIZERS
+
+REGRESSION = ("r2", "rmse")
+METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
+
+
+def checked(experiment: Experiment) -> Experiment:
+    """Refuse what contradicts itself. Raises ConfigError."""
+    train, compare = experiment.train, experiment.compare
+    method, _ = method_of(experiment.method), server_of(experiment.method)
+    choice(OPTIMIZERS, train.optimizer, "train.optimizer")
+    for name in compare.methods:
+        choice(METHODS, name, "compare.methods")
+    choice(METRICS, compare.metric, "compare.metric")
+    if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
+        raise ConfigError(f"compare.metric = {compare.metric!r} does not measure {experiment.data.task}")
+    per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
+    if isinstance(per_round, int) and per_round < minimum:
+        raise ConfigError(f"silos_per_round = {per_round} can never give minimum_silos = {minimum}")
+    if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
+        raise ConfigError(f'train.momentum belongs to "sgd", not to {train.optimizer!r}')
+    _check_once(experiment)
+    _check_source(experiment.data)
+    _check_data(experiment.data)
+    if method.needs_target and not experiment.data.target_domain:
+        name = experiment.method.name
+        raise ConfigError(f"method {name!r} adapts to a second domain; data.target_domain does not name one")
+    _check_start(experiment.model, experiment.data)
+    return experiment
+
+
+def _check_once(experiment: Experiment) -> None:
+    """A seed or a silo that is listed twice would count twice."""
+    data, compare = experiment.data, experiment.compare
+    lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
+    lists |= {"data.columns": data.columns, "model.pretrain_on": experiment.model.pretrain_on}
+    lists |= {"compare.methods": compare.methods, "compare.seeds": compare.seeds}
+    for key, values in lists.items():
+        for value in values:
+            if values.count(value) > 1:
+                raise ConfigError(f"{key} lists {value!r} {values.count(value)} times; once is enough")
+
+
+def _check_source(data: DataSettings) -> None:
+    """The source exists, reads from where it is told to, and has the settings that are set."""
+    source = entry(DATA, data.source, "data.source")
+    if source.needs_path and not (data.path and os.path.exists(data.path)):
+        at = f"data.path: {data.path} does not exist" if data.path else "data.path is empty"
+        raise ConfigError(f"{at}; source {data.source!r} reads from there")
+    if data.path and not source.needs_path:
+        raise ConfigError(
+            f"data.path is set, but source {data.source!r} reads no path; remove one of the two"
+        )
+    for key in ("silo_column", "domain_column", "positive_above", "columns", "categories"):
+        if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
+            raise ConfigError(f'data.{key} is for source "table", not {data.source!r}')
+    if data.source == "images" and data.target_domain:
+        raise ConfigError('data.target_domain: source "images" has no second domain')
+    if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
+        raise ConfigError(
+            "data.domain_column and data.target_domain go together: which column, and which value of it"
+        )
+
+
+def _check_data(data: DataSettings) -> None:
+    if data.test + data.val >= 1:
+        raise ConfigError(f"data.test = {data.test} and data.val = {data.val} leave no training rows")
+    if data.positive_above is not None and data.task == "regression":
+        raise ConfigError('data.positive_above makes two classes; that is no data.task = "regression"')
+    for key in ("label", "silo_column", "domain_column"):
+        if getattr(data, key) in data.columns:
+            raise ConfigError(f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input")
+    if data.scale not in ("silo", "none") and not os.path.isfile(data.scale):
+        wish = '"silo", "none" or a TOML file of constants'
+        raise ConfigError(f"data.scale is {wish}; there is no file {data.scale}")
+
+
+def _check_start(model: ModelSettings, data: DataSettings) -> None:
+    """Where the weights come from: one place, and one that is there."""
+    if overlap := sorted(set(data.late) & set(model.pretrain_on)):
+        raise ConfigError(
+            f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; it can be one of the two"
+        )
+    if model.weights and model.pretrain_on:
+        raise ConfigError("model.weights and model.pretrain_on both say where the backbone starts; keep one")
+    if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
+        raise ConfigError(f"model.weights: there is no file {model.weights}")
+    for place in model.pretrain_on:
+        source, colon, path = place.partition(":")
+        if colon and entry(DATA, source, "model.pretrain_on").needs_path and not os.path.exists(path):
+            raise ConfigError(
+                f"model.pretrain_on: {path or '(empty)'} does not exist; {source!r} reads from there"
+            )

@@ -1,0 +1,84 @@
+"""The experiment's settings and their defaults: what its TOML file may hold, and nothing about how it is read."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from fedtl.data.settings import DataSettings
+from fedtl.settings import Settings
+
+
+class ModelSettings(Settings):
+    """``[model]``. ``weights`` is a local file (absolute once loaded) or "pretrained"."""
+
+    name: str = "convnet"
+    weights: str = ""
+    pretrain_on: list[str] = []
+    pretrain_epochs: int = Field(10, ge=1)
+    freeze: int = Field(0, ge=0)
+    dtype: Literal["float32"] = "float32"
+
+
+class TrainSettings(Settings):
+    """``[train]``: what happens inside a silo."""
+
+    optimizer: str = "sgd"
+    lr: float = Field(0.05, gt=0, allow_inf_nan=False)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)
+    batch_size: int = Field(32, ge=2)
+    epochs: int = Field(1, ge=1)
+
+
+class MethodSettings(Settings):
+    """``[method]``. The method's own settings stand beside these keys; its function's parameters are the list."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "fedtl"
+    terms: list[dict[str, Any]] = []
+    server: dict[str, Any] = {"name": "mean"}
+    personalise: dict[str, Any] = {}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class EngineSettings(Settings):
+    """``[engine]``. ``workers`` 0: the machine's cores. Results are bit-equal only at equal ``threads``."""
+
+    name: Literal["serial", "processes"] = "processes"
+    workers: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+
+
+class CompareSettings(Settings):
+    """``[compare]``. ``metric`` decides who is best; "auto": accuracy, or R^2 in regression."""
+
+    methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
+    metric: str = "auto"
+
+
+class Experiment(Settings):
+    """Every key of the file with its default; frozen."""
+
+    seed: int = Field(0, ge=0)
+    rounds: int = Field(20, ge=1)
+    silos_per_round: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    minimum_silos: int = Field(1, ge=1)
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    method: MethodSettings = MethodSettings()
+    engine: EngineSettings = EngineSettings()
+    compare: CompareSettings = CompareSettings()
+
+    @property
+    def metric(self) -> str:
+        """What "better" means here."""
+        if self.compare.metric != "auto":
+            return self.compare.metric
+        return "r2" if self.data.task == "regression" else "accuracy"

@@ -1,0 +1,98 @@
+"""How a mistake in settings is said: in one line, with the place, the value and the way out."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.schema import Experiment
+
+WISHES = {
+    "string_type": "text, in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "list_type": 'a list, such as ["a", "b"]',
+    "dict_type": "a table",
+    "model_type": "a table",
+    "too_short": "a list of at least one",
+}
+
+
+def entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
+    choice(table, name, at)
+    return table[name]
+
+
+def choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None:
+    if not isinstance(name, str) or name not in names:
+        near = get_close_matches(str(name), list(names), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{at} = {short(name)} is not one of {', '.join(names)}{hint}")
+
+
+def unknown(path: str, known: Sequence[str]) -> str:
+    """``path`` and ``known`` end in the key in question; what comes before it is no part of the likeness."""
+    above, dot, key = path.rpartition(".")
+    siblings = {name.rpartition(".")[2]: name for name in known}
+    near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
+    near += [name for name in _settings() if name.rpartition(".")[2] == key]
+    hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none here'}"
+    return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
+
+
+def one_line(error: ValidationError, table: Mapping[str, Any]) -> str:
+    problems = error.errors(include_url=False)
+    paths = [_path(problem["loc"], table) for problem in problems]
+    first, at = problems[0], _spelled(paths[0])
+    if first["type"] != "extra_forbidden":
+        wishes = [_wish(problem) for problem, path in zip(problems, paths, strict=True) if path == paths[0]]
+        text = f"{at} = {short(first['input'])}: must be {' or '.join(dict.fromkeys(wishes))}"
+    elif at == "privacy":
+        text = "[privacy] is not a setting of this version, which trains without differential privacy"
+    else:
+        above = _spelled(paths[0][:-1])
+        beside = [name for name in _settings(tables=True) if name.rpartition(".")[0] == above]
+        text = unknown(at, beside)
+    others = len(set(paths)) - 1
+    return text + (f" (and {others} more)" if others else "")
+
+
+def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Without the branches of a union, which pydantic adds to the path and the file does not have."""
+    path: list[str | int] = []
+    value: Any = table
+    key: Any
+    for key in loc:
+        below: Any = dict(enumerate(value)) if isinstance(value, list) else value
+        if not isinstance(below, Mapping) or key not in below:
+            break
+        path.append(key)
+        value = below[key]
+    return tuple(path)
+
+
+def _spelled(path: Sequence[str | int]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+def _wish(problem: Mapping[str, Any]) -> str:
+    text = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
+    return WISHES.get(problem["type"], text)
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def _settings(tables: bool = False) -> Iterator[str]:
+    """Every key as "data.limit", those of the top level too; the names of the tables themselves on request."""
+    for name, field in Experiment.model_fields.items():
+        below = getattr(field.annotation, "model_fields", None)
+        if below is None or tables:
+            yield name
+        for key in below or ():
+            yield f"{name}.{key}"

@@ -1,0 +1,190 @@
+"""What the runs of a comparison say: per silo the means, their intervals, and whether joining helped."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+import fedtl
+from fedtl.experiment.schema import Experiment
+from fedtl.metrics import CLASSIFICATION, REGRESSION, better
+from fedtl.runfolder import RunFolder
+from fedtl.statistics import Answers, Resampling, gain, interval, verdict
+
+LOCAL, POOLED = "local", "pooled"
+YARDSTICKS = (LOCAL, POOLED)  # not methods of joining: never "best"
+
+
+def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, Any]:
+    """
+    What the runs say, with intervals and verdicts; no time in it, so it repeats to the byte.
+
+    ``folders``: per column of the comparison, one finished run a seed, in the order of ``compare.seeds``.
+    """
+    metric, task = experiment.metric, experiment.data.task
+    results = {label: [one.read_json("result.json") for one in ones] for label, ones in folders.items()}
+    silos = sorted({name for ones in results.values() for one in ones for name in one["silos"]})
+    table: dict[str, dict[str, Any]] = {label: {} for label in folders}
+    spread: dict[str, dict[str, dict[str, np.ndarray]]] = {label: {} for label in folders}
+    for silo in silos:
+        answers = {
+            label: [_answers(one, silo) for one in ones]
+            for label, ones in folders.items()
+            if silo in results[label][0]["silos"]
+        }
+        resampling = Resampling.draw(next(iter(answers.values())), silo)
+        for label, runs in answers.items():
+            spread[label][silo], table[label][silo] = {}, {}
+            for name in REGRESSION if task == "regression" else CLASSIFICATION:
+                values = [one["silos"][silo].get(name) for one in results[label]]
+                if None in values:
+                    continue
+                replicates = resampling.replicates(name, runs)
+                spread[label][silo][name] = replicates
+                table[label][silo][name] = {
+                    "mean": float(np.mean(values)),
+                    "ci95": interval(replicates),
+                    "seeds": values,
+                }
+    best = {silo: _best(results, silo, metric) for silo in silos}
+    over = {
+        label: {
+            silo: _over(spread, table, label, silo, metric)
+            for silo in silos
+            if _comparable(table, label, silo, metric)
+        }
+        for label in folders
+        if label not in YARDSTICKS
+    }
+    benefit = {
+        silo: {
+            "best": label,
+            "over_local": over[label][silo]["mean"],
+            "ci95": over[label][silo]["ci95"],
+            "verdict": verdict(over[label][silo]["ci95"]),
+        }
+        for silo, label in best.items()
+        if label and silo in over[label]
+    }
+    warnings = [
+        f"{label} is worse than local at {silo} by {-its['mean']:.3f} in {metric} "
+        f"(95 % interval {-its['ci95'][1]:.3f} to {-its['ci95'][0]:.3f})"
+        for label, per_silo in over.items()
+        for silo, its in per_silo.items()
+        if verdict(its["ci95"]) == "loses"
+    ]
+    content = {
+        "fedtl": fedtl.__version__,
+        "task": task,
+        "metric": metric,
+        "model": experiment.model.name,
+        "rounds": experiment.rounds,
+        "seeds": list(experiment.compare.seeds),
+        "methods": table,
+        "mean": {label: _over_silos(table[label], spread[label]) for label in folders},
+        "worst": {label: _worst(table[label], metric) for label in folders},
+        "benefit": benefit,
+        "over_local": over,
+        "warnings": warnings,
+    }
+    extra = {"target": _target(results), "late": _late(results)}
+    return content | {key: value for key, value in extra.items() if value}
+
+
+def curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, list[float]]:
+    """Per column, the mean over silos and seeds of the received model's validation figure, round by round."""
+    key = "rmse" if experiment.data.task == "regression" else "accuracy"
+    found: dict[str, list[float]] = {}
+    for label, runs in folders.items():
+        seen: dict[int, list[float]] = {}
+        for line in chain.from_iterable(run.history() for run in runs):
+            values = [its[key] for its in line["silos"].values() if key in its]
+            seen.setdefault(line["round"], []).extend(values)
+        found[label] = [float(np.mean(seen[at])) if seen[at] else float("nan") for at in sorted(seen)]
+    return found
+
+
+def _answers(folder: RunFolder, silo: str) -> Answers:
+    tensors = folder.tensors(f"silos/{silo}/test.safetensors")
+    return Answers(tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy())
+
+
+def _best(results: Mapping[str, Sequence[Mapping[str, Any]]], silo: str, metric: str) -> str | None:
+    """
+    The method of joining with the best mean validation figure; ties go to the one listed first. Where the
+    validation rows cannot give the metric (an AUC needs both classes), their loss decides.
+    """
+    for name in (metric, "loss"):
+        chosen: tuple[str, float] | None = None
+        for label, runs in results.items():
+            figures = [run["silos"].get(silo, {}).get("validation", {}) for run in runs]
+            values = [its[name] for its in figures if name in its]
+            if values and label not in YARDSTICKS:
+                mean = float(np.mean(values))
+                chosen = (label, mean) if chosen is None or better(name, mean, chosen[1]) else chosen
+        if chosen:
+            return chosen[0]
+    return None
+
+
+def _comparable(table: Mapping[str, Any], label: str, silo: str, metric: str) -> bool:
+    return all(metric in table.get(name, {}).get(silo, {}) for name in (label, LOCAL))
+
+
+def _over(
+    spread: Mapping[str, Any], table: Mapping[str, Any], label: str, silo: str, metric: str
+) -> dict[str, Any]:
+    mine, other = (np.array(table[name][silo][metric]["mean"]) for name in (label, LOCAL))
+    replicates = gain(metric, spread[label][silo][metric], spread[LOCAL][silo][metric])
+    return {"mean": float(gain(metric, mine, other)), "ci95": interval(replicates)}
+
+
+def _over_silos(table: Mapping[str, Any], spread: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for metric in sorted({name for figures in table.values() for name in figures}):
+        having = [silo for silo in table if metric in table[silo]]
+        seeds = np.mean([table[silo][metric]["seeds"] for silo in having], axis=0)
+        replicates = np.nanmean(np.stack([spread[silo][metric] for silo in having]), axis=0)
+        found[metric] = {"mean": float(seeds.mean()), "ci95": interval(replicates), "seeds": seeds.tolist()}
+    return found
+
+
+def _worst(table: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    worst: dict[str, Any] = {}
+    for silo, figures in table.items():
+        if metric in figures and (not worst or better(metric, worst[metric], figures[metric]["mean"])):
+            worst = {"silo": silo, metric: figures[metric]["mean"]}
+    return worst
+
+
+def _target(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for label, runs in results.items():
+        for silo in runs[0]["silos"]:
+            rows = {row: [run["silos"][silo].get(row) for run in runs] for row in ("target", "target_adabn")}
+            if kept := {row: _averaged(ones) for row, ones in rows.items() if all(ones)}:
+                found.setdefault(label, {})[silo] = kept
+    return found
+
+
+def _late(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    return {
+        label: {
+            silo: {row: _averaged([run["late"][silo][row] for run in runs]) for row in runs[0]["late"][silo]}
+            for silo in runs[0]["late"]
+        }
+        for label, runs in results.items()
+        if runs[0].get("late")
+    }
+
+
+def _averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    names = [name for name in figures[0] if all(name in one for one in figures)]
+    return {
+        name: {
+            "mean": float(np.mean([one[name] for one in figures])),
+            "seeds": [one[name] for one in figures],
+        }
+        for name in names
+    }
