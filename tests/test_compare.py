@@ -1,0 +1,131 @@
+"""Which columns a comparison has, and that what it says of finished runs is what their test rows say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fedtl.compare import variants
+from fedtl.errors import ConfigError
+from fedtl.experiment.choices import method_of
+from fedtl.experiment.file import load
+from fedtl.runfolder import RunFolder
+from fedtl.summary import curves, summary
+
+ROWS = 200
+
+
+def of(*overrides):
+    return variants(load("digits", list(overrides)))
+
+
+def test_a_column_a_method_and_each_is_serial_and_its_own():
+    columns = of("compare.methods=['local','fedavg','fedtl']", "method.personalise={what='head', epochs=2}")
+    assert [column.label for column in columns] == ["local", "fedavg", "fedtl"]
+    assert {column.experiment.engine.name for column in columns} == {"serial"}
+    assert [method_of(column.experiment.method).personalise.epochs for column in columns] == [0, 0, 2]
+    assert columns[1].at(7).seed == 7
+    assert len({column.folder(seed) for column in columns for seed in (0, 1)}) == 6
+
+
+def test_further_terms_stand_beside_the_method_without_them():
+    columns = of(
+        "compare.methods=['local','fedtl']", "method.terms=[{name='coral'}]", "data.target_domain=inverted"
+    )
+    assert [column.label for column in columns] == ["local", "fedtl", "fedtl, no terms"]
+    terms = [
+        {type(term).__name__ for term in method_of(column.experiment.method).losses} for column in columns
+    ]
+    assert terms == [{"TaskLoss"}, {"TaskLoss", "Coral"}, {"TaskLoss"}]
+
+
+def test_a_start_stands_beside_from_scratch_with_the_same_silos():
+    columns = of("compare.methods=['fedtl']", "model.pretrain_on=['plain']", "model.freeze=1")
+    start, scratch = (column.experiment for column in columns)
+    assert columns[1].label == "fedtl, from scratch"
+    assert start.model.pretrain_on == ["plain"]
+    assert (scratch.model.pretrain_on, scratch.model.freeze) == ([], 0)
+    assert "plain" not in scratch.data.silos
+    assert len(scratch.data.silos) == 5
+
+
+def test_without_validation_rows_nothing_can_be_chosen():
+    with pytest.raises(ConfigError, match=r"data\.val = 0"):
+        of("data.val=0")
+
+
+def finished(path, right, validation, rng):
+    """A run whose model is right on so many of two silos' test rows, with the scores that say so."""
+    silos = {}
+    for name, share in right.items():
+        y = rng.integers(2, size=ROWS)
+        guess = np.where(np.arange(ROWS) < share * ROWS, y, 1 - y)
+        scores = torch.nn.functional.one_hot(torch.tensor(guess), 2) * 2.0
+        (path / "silos" / name).mkdir(parents=True)
+        tensors = {"scores": scores, "y": torch.tensor(y), "ids": torch.arange(ROWS)}
+        save_file(tensors, path / "silos" / name / "test.safetensors")
+        figures = {"accuracy": float((guess == y).mean()), "balanced_accuracy": 0.5, "loss": 0.5}
+        silos[name] = {"test": ROWS, **figures, "validation": validation[name]}
+    (path / "result.json").write_text(json.dumps({"silos": silos}))
+    lines = [{"round": at, "silos": {name: {"accuracy": at / 10} for name in right}} for at in (1, 2)]
+    (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return RunFolder(path)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    rng = np.random.default_rng(0)
+    right = {"local": (0.5, 0.9), "fedavg": (0.9, 0.6), "fedtl": (0.95, 0.9)}
+    val = {"local": (0.99, 0.99), "fedavg": (0.8, 0.5), "fedtl": (0.7, 0.9)}
+    return {
+        method: [
+            finished(
+                tmp_path / f"{method}-{seed}",
+                dict(zip(("a", "b"), right[method], strict=True)),
+                {n: {"accuracy": v, "loss": 1 - v} for n, v in zip(("a", "b"), val[method], strict=True)},
+                rng,
+            )
+            for seed in (0, 1)
+        ]
+        for method in right
+    }
+
+
+def two(*overrides):
+    return load("digits", ["compare.seeds=[0,1]", "compare.methods=['local','fedavg','fedtl']", *overrides])
+
+
+def test_the_best_is_chosen_on_validation_rows_and_judged_on_test_rows(runs):
+    said = summary(two(), runs)
+    assert said["benefit"]["a"]["best"] == "fedavg"  # fedtl is better on test rows, and local on validation
+    assert said["benefit"]["a"]["over_local"] == pytest.approx(0.4)
+    assert said["benefit"]["a"]["verdict"] == "gains"
+    assert said["benefit"]["b"]["best"] == "fedtl"
+    assert said["benefit"]["b"]["verdict"] == "unclear"
+    assert said["mean"]["fedtl"]["accuracy"]["mean"] == pytest.approx((0.95 + 0.9) / 2)
+    assert said["worst"]["fedavg"] == {"silo": "b", "accuracy": pytest.approx(0.6)}
+    assert [line.split(" by ")[0] for line in said["warnings"]] == ["fedavg is worse than local at b"]
+    assert said == summary(two(), runs)
+
+
+def test_the_interval_covers_what_the_binomial_law_says(runs):
+    low, high = summary(two(), runs)["methods"]["fedtl"]["b"]["accuracy"]["ci95"]
+    half = (
+        1.96 * (0.9 * 0.1 / ROWS) ** 0.5
+    )  # both seeds are right on the same rows: no more than one test set
+    assert high - low == pytest.approx(2 * half, rel=0.15)
+
+
+def test_where_validation_rows_cannot_give_the_metric_their_loss_chooses(runs):
+    for method, loss in (("fedavg", 0.9), ("fedtl", 0.2)):
+        for run in runs[method]:
+            result = run.read_json("result.json")
+            result["silos"]["a"]["validation"] = {"loss": loss}
+            run.write_json("result.json", result)
+    assert summary(two(), runs)["benefit"]["a"]["best"] == "fedtl"
+
+
+def test_curves_are_means_over_silos_and_seeds(runs):
+    assert curves(two(), runs) == {method: pytest.approx([0.1, 0.2]) for method in runs}

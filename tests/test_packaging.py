@@ -1,0 +1,87 @@
+"""What is installed is what was promised: the wheel's contents, a run from it, and names from other packages."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+import fedtl
+import fedtl.tables
+from fedtl.errors import ConfigError
+from fedtl.experiment.file import load
+from fedtl.method import METHODS
+from fedtl.tables import Table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, so that no build folder is left in the checkout."""
+    place = tmp_path_factory.mktemp("wheel")
+    copy = place / "source"
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "runs")
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-q", "-w", place, copy],
+        check=True, timeout=300,
+    )  # fmt: skip
+    (built,) = place.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"fedtl", f"fedtl-{fedtl.__version__}.dist-info"}
+    ours = {name for name in names if name.startswith("fedtl/")}
+    here = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "fedtl").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert ours == here
+    assert {"fedtl/py.typed", "fedtl/experiments/digits.toml", "fedtl/report/page.html.j2"} <= ours
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_a_run_from_the_wheel_needs_nothing_of_the_checkout(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    where = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r}); import fedtl; print(fedtl.__file__)"
+    go = f"{where}; from fedtl.cli import main; main()"
+    words = ["run", "digits", "--set", "rounds=1", "--set", "data.limit=20", "--set", "engine.name=serial"]
+    done = subprocess.run(
+        [sys.executable, "-c", go, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "installed"))
+    assert len(list((tmp_path / "runs").glob("*/report.html"))) == 1
+
+
+def offering(monkeypatch, group, **points):
+    found = EntryPoints(EntryPoint(name, value, group) for name, value in points.items())
+    monkeypatch.setattr(fedtl.tables, "entry_points", lambda group: found.select(group=group))
+
+
+def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
+    offering(monkeypatch, "fedtl.methods", fedmine="fedtl.method:fedper", fedavg="os:system")
+    table = Table("fedtl.methods", {"fedavg": METHODS["fedavg"]})
+    assert list(table) == ["fedavg", "fedmine"]
+    assert table["fedmine"] is METHODS["fedper"]
+    assert table["fedavg"] is METHODS["fedavg"]
+    assert "fedbn" not in table
+    assert len(table) == 2
+
+
+def test_a_name_in_an_experiment_is_never_imported(monkeypatch):
+    offering(monkeypatch, "fedtl.methods")
+    with pytest.raises(ConfigError, match="is not one of"):
+        load("digits", ["method.name=os:system"])
+    with pytest.raises(ConfigError, match="is not one of"):
+        load("digits", ["data.source=fedtl.data.npz"])
