@@ -7,7 +7,7 @@ always moved by their plain mean.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,11 +46,11 @@ class ServerStep:
             raise ConfigError(f"method.server.{sorted(unknown)[0]} is not a setting of {self.name!r}")
 
     def __call__(
-        self, shared: State, updates: Sequence[Update], roles: Mapping[str, Role], memory: dict[str, Any]
+        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
     ) -> tuple[State, dict[str, Any]]:
         """
         The next shared tensors, and what the server's optimiser remembers. ``updates`` come sorted by silo:
-        their order fixes the rounding.
+        their order fixes the rounding. A mean takes each as it comes and holds none; median and trimmed hold all.
         """
         direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
@@ -67,9 +67,10 @@ class ServerStep:
         moved |= {name: weight.detach() for name, weight in weights.items()}
         return {name: moved[name] for name in sorted(moved)}, optimizer.state_dict()
 
-    def _combine(self, updates: Sequence[Update], roles: Mapping[str, Role]) -> State:
+    def _combine(self, updates: Iterable[Update], roles: Mapping[str, Role]) -> State:
         if self.name not in ("median", "trimmed"):
             return weighted_mean((update.weight, update.delta) for update in updates)
+        updates = list(updates)
         statistics = [name for name in updates[0].delta if roles[name] is Role.STATS]
         combined = weighted_mean(
             (update.weight, {name: update.delta[name] for name in statistics}) for update in updates

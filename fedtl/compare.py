@@ -22,7 +22,8 @@ from fedtl.experiment.file import but
 from fedtl.experiment.schema import EngineSettings, Experiment, MethodSettings
 from fedtl.pretrain import plain, pretrained
 from fedtl.runfolder import RunFolder
-from fedtl.simulate.processes import become_worker
+from fedtl.simulate.shelf import Shelf, temporary
+from fedtl.simulate.worker import become_worker, deaf
 from fedtl.state import State
 from fedtl.study import build, run
 from fedtl.summary import summary
@@ -82,14 +83,15 @@ def compare(
     """
     columns, seeds = variants(experiment), experiment.compare.seeds
     clock = time.perf_counter()
-    for column in columns:
-        build(column.at(seeds[0]), device)  # every mistake is said before anything is trained
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
-    with _pool(min(workers, len(tasks)), experiment.engine.threads) as pool:
+    with temporary() as raws, _pool(min(workers, len(tasks)), experiment.engine.threads) as pool:
+        for column in columns:
+            build(column.at(seeds[0]), raws, raws, device)  # every mistake is said before anything is trained
         started: dict[Future[None], Path] = {}
-        for one, path in tasks:
-            start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
-            started[pool.submit(_one, one, str(path), device, start)] = path
+        with deaf():  # the pool starts its processes as it is given work
+            for one, path in tasks:
+                start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
+                started[pool.submit(_one, one, str(path), device, start, raws)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
     content = summary(experiment, folders(experiment, folder))
@@ -117,16 +119,17 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 
-def _one(experiment: Experiment, path: str, device: str, start_folder: str | None) -> None:
+def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: Shelf) -> None:
     """One run, in a worker."""
     start: State | None = None
     if start_folder is not None:
-        start = pretrained(experiment, RunFolder(Path(start_folder)), build(plain(experiment), device).bench)
+        central = build(plain(experiment), raws, raws, device)
+        start = pretrained(experiment, RunFolder(Path(start_folder)), central.bench)
     place = Path(path)
     folder = (
         RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
     )
-    run(experiment, folder, device, start=start)
+    run(experiment, folder, device, start=start, raws=raws)
 
 
 def _follow(

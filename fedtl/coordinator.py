@@ -2,7 +2,7 @@
 The server's side of a study: sample, ask, sort, check, aggregate. It holds no data and sees only updates.
 """
 
-from collections import Counter
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -76,29 +76,70 @@ def rounds(federation: Federation, plan: Plan, start: Standing, roles: Mapping[s
     for number in range(start.round + 1, plan.rounds + 1):
         chosen = _sample(federation.silos(), plan, number)
         task = Task(plan.study, number, plan.rounds, plan.seed, standing.shared)
-        replies = sorted(federation.ask(task, chosen), key=lambda reply: reply.silo)
-        counted = Counter(reply.silo for reply in replies)
-        faults = {
-            reply.silo: fault
-            for reply in replies
-            if (fault := _fault(reply, task, chosen, counted[reply.silo])) is not None
-        }
-        valid = [reply for reply in replies if isinstance(reply, Update) and reply.silo not in faults]
-        if len(valid) < plan.minimum_silos:
-            reasons = "; ".join(faults.values()) or "no reply came"
-            raise NotEnoughSilos(
-                f"round {number}: {len(valid)} of {len(chosen)} replies are valid, "
-                f"minimum_silos = {plan.minimum_silos}: {reasons}"
-            )
-        shared, memory = plan.server(standing.shared, valid, roles, standing.memory)
+        count = _Count()
+        updates = _valid(federation.ask(task, chosen), task, chosen, plan.minimum_silos, count)
+        shared, memory = plan.server(standing.shared, updates, roles, standing.memory)
         standing = Standing(number, shared, memory)
         yield Round(
             after=standing,
-            replies={update.silo: Reply(update.weight, update.metrics) for update in valid},
-            left_out=faults,
+            replies=count.replies,
+            left_out=dict(sorted(count.faults.items())),
             bytes_down=len(chosen) * size_in_bytes(task.shared),
-            bytes_up=sum(size_in_bytes(update.delta) for update in valid),
+            bytes_up=count.bytes,
         )
+
+
+@dataclass
+class _Count:
+    """What a round's replies came to, written while they pass by."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+
+
+def _valid(
+    replies: Iterable[Update | Refusal], task: Task, asked: Sequence[str], minimum: int, count: _Count
+) -> Iterator[Update]:
+    """
+    The updates that count, one at a time. Raises NotEnoughSilos at the end when they were fewer than ``minimum``,
+    so that whoever takes them gets no result out of too few.
+    """
+    for reply in _by_name(replies, asked, count.faults):
+        if fault := _fault(reply, task):
+            count.faults[reply.silo] = fault
+        elif isinstance(reply, Update):
+            count.replies[reply.silo] = Reply(reply.weight, reply.metrics)
+            count.bytes += size_in_bytes(reply.delta)
+            yield reply
+    if len(count.replies) < minimum:
+        reasons = "; ".join(count.faults[name] for name in sorted(count.faults)) or "no reply came"
+        raise NotEnoughSilos(
+            f"round {task.round}: {len(count.replies)} of {len(asked)} replies are valid, "
+            f"minimum_silos = {minimum}: {reasons}"
+        )
+
+
+def _by_name(
+    replies: Iterable[Update | Refusal], asked: Sequence[str], faults: dict[str, str]
+) -> Iterator[Update | Refusal]:
+    """
+    One reply a silo, in the order of names, each as soon as those before it are in. A second reply of a silo
+    does not count; what is held back is only what came too early.
+    """
+    turn, early, seen = deque(sorted(asked)), dict[str, Update | Refusal](), set[str]()
+    for reply in replies:
+        if reply.silo not in asked:
+            faults[reply.silo] = f"{reply.silo}: was not asked"
+        elif reply.silo in seen:
+            faults[reply.silo] = f"{reply.silo}: more than one reply in a round; the first one counts"
+        else:
+            seen.add(reply.silo)
+            early[reply.silo] = reply
+        while turn and turn[0] in early:
+            yield early.pop(turn.popleft())
+    for name in sorted(early):
+        yield early.pop(name)
 
 
 def _sample(silos: Sequence[str], plan: Plan, number: int) -> list[str]:
@@ -109,12 +150,8 @@ def _sample(silos: Sequence[str], plan: Plan, number: int) -> list[str]:
     return sorted(draw.choice(names, plan.silos_per_round, replace=False).tolist())
 
 
-def _fault(reply: Update | Refusal, task: Task, asked: Sequence[str], times: int) -> str | None:
+def _fault(reply: Update | Refusal, task: Task) -> str | None:
     """Why a reply does not count; None if it does."""
-    if reply.silo not in asked:
-        return f"{reply.silo}: was not asked"
-    if times > 1:
-        return f"{reply.silo}: {times} replies in one round"
     if isinstance(reply, Refusal):
         return reply.reason or f"{reply.silo}: refused"
     if reply.round != task.round:

@@ -35,18 +35,22 @@ def step(a: State, direction: State, size: float = 1.0) -> State:
 
 def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
     """
-    The mean of states: sum_i w_i s_i / sum_i w_i (McMahan et al., 2017).
+    The mean of states: sum_i w_i s_i / sum_i w_i (McMahan et al., 2017), summed in float64.
 
-    Floating-point addition is not associative, so the order of ``parts`` fixes the last bits: callers sort
-    by silo, never by arrival.
+    Each state is added as it comes and then let go. Floating-point addition is not associative, so the order of
+    ``parts`` fixes the last bits: callers sort by silo, never by arrival.
     """
-    parts = list(parts)
-    total = sum(weight for weight, _ in parts)
-    (_, first), *_ = parts
-    mean = {name: torch.zeros_like(tensor) for name, tensor in first.items()}
+    total, sums = 0.0, State()
+    kinds: dict[str, torch.dtype] = {}
     for weight, state in parts:
-        mean = step(mean, state, weight / total)
-    return mean
+        if not kinds:
+            kinds = {name: tensor.dtype for name, tensor in state.items()}
+            sums = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in state.items()}
+        same_names(state, sums)
+        for name, tensor in state.items():
+            sums[name].add_(tensor, alpha=weight)
+        total += weight
+    return {name: tensor.div_(total).to(kinds[name]) for name, tensor in sums.items()}
 
 
 def size_in_bytes(state: State) -> int:

@@ -4,10 +4,9 @@ One run: from an experiment to a run folder. Builds silos, engine and method, an
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
-from operator import itemgetter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,11 @@ import torch
 import fedtl
 from fedtl.coordinator import Plan, Round, Standing, rounds
 from fedtl.data import prepare
+from fedtl.data.inputs import Inputs
 from fedtl.data.prepare import Exam, Prepared
 from fedtl.data.raw import Raw
-from fedtl.errors import ConfigError, DataError, SiloFailed
+from fedtl.data.settings import DataSettings
+from fedtl.errors import ConfigError, SiloFailed
 from fedtl.examine import Examine, Onboard, Outcome
 from fedtl.experiment.choices import method_of, server_of
 from fedtl.experiment.schema import Experiment
@@ -33,53 +34,16 @@ from fedtl.pretrain import plain, pretrained
 from fedtl.randomness import address
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Bench, Silo, SiloData, Training, pool
-from fedtl.simulate.engine import Engine, Simulation
-from fedtl.simulate.processes import Processes, Workplace
+from fedtl.simulate.engine import Engine, Job, Simulation, Workplace
+from fedtl.simulate.processes import Processes
 from fedtl.simulate.serial import Serial
+from fedtl.simulate.shelf import Shelf, temporary
 from fedtl.state import State, size_in_bytes
+from fedtl.survey import Survey, survey
 
+NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What all silos must agree on before anything is trained: found by looking at each silo once."""
-
-    shape: tuple[int, ...]
-    classes: Mapping[str, tuple[str, ...]]
-    trained: Mapping[str, frozenset[str]]
-    rows: Mapping[str, int]
-
-    @cached_property
-    def union(self) -> tuple[str, ...]:
-        return prepare.vocabulary(list(self.classes.values()))
-
-
-def survey(experiment: Experiment) -> Survey:
-    """Read every silo once. Raises ConfigError or DataError."""
-    names = prepare.names(experiment.data)
-    public = [name for name in experiment.model.pretrain_on if ":" not in name]
-    if unknown := set(public) - set(names):
-        raise ConfigError(
-            f"model.pretrain_on: there is no silo {sorted(unknown)[0]!r}; there are {', '.join(names[:12])}"
-        )
-    training = [name for name in names if name not in experiment.data.late and name not in public]
-    if not training:
-        raise ConfigError("no silo is left to train: all are in data.late or model.pretrain_on")
-    if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
-        raise ConfigError(
-            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
-        )
-    if experiment.minimum_silos > len(training):
-        raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
-    raws = {name: prepare.read(experiment.data, name) for name in names}
-    return Survey(
-        shape=_common_shape(raws, experiment),
-        classes={name: prepare.classes(raw, experiment.data) for name, raw in raws.items()},
-        trained={name: frozenset(prepare.spelled(raw.train.y)) for name, raw in raws.items()},
-        rows={name: len(raw.train.y) for name, raw in raws.items()},
-    )
 
 
 @dataclass(frozen=True)
@@ -90,21 +54,47 @@ class Study:
     method: Method
     survey: Survey
     bench: Bench
+    shelf: Shelf
+    raws: Shelf
     notes: tuple[str, ...] = ()
 
     @property
     def training(self) -> list[str]:
         """The silos that train."""
         aside = {*self.experiment.data.late, *self.experiment.model.pretrain_on}
-        return [name for name in self.survey.classes if name not in aside]
+        return [name for name in self.survey.silos if name not in aside]
 
-    def prepared(self, name: str) -> Prepared:
-        """One silo's data. Raises DataError."""
-        own_head = self.method.head_is_local
-        labels = self.survey.classes[name] if own_head else self.survey.union
-        trained = self.survey.trained[name] if own_head else frozenset().union(*self.survey.trained.values())
-        data = self.experiment.data
-        return prepare.prepare(prepare.read(data, name), data, name, self.experiment.seed, labels, trained)
+    def data(self, name: str) -> SiloData:
+        """What a silo learns from. Raises DataError."""
+        return self._prepared(name, "data")
+
+    def exam(self, name: str) -> Exam:
+        """A silo's test rows. Raises DataError."""
+        return self._prepared(name, "exam")
+
+    def inputs(self, name: str) -> Inputs:
+        """How a silo's inputs were made. Raises DataError."""
+        return self._prepared(name, "inputs")
+
+    def _prepared(self, name: str, part: str) -> Any:
+        """One part of a silo's data: prepared once, whoever asks first, and then mapped from the shelf."""
+        if not self.shelf.has(f"{name}.{part}"):
+            prepared = self._prepare(name)
+            for key in ("data", "exam", "inputs"):
+                self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.shelf.take(f"{name}.{part}")
+
+    def _prepare(self, name: str) -> Prepared:
+        settings, its = self.experiment.data, self.survey.silos[name]
+        own = self.method.head_is_local
+        labels, trained = (its.classes, its.trained) if own else (self.survey.union, self.survey.trained)
+        return prepare.prepare(
+            reader(self.raws, settings)(name), settings, name, self.experiment.seed, labels, trained
+        )
+
+    @property
+    def source(self) -> "_Source":
+        return _Source(self.experiment, self.survey, self.shelf, self.raws)
 
     def silo(self, name: str, data: SiloData) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
@@ -114,11 +104,25 @@ class Study:
         )
 
 
+def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:
+    """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
+    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
+
+
 def build(
-    experiment: Experiment, device: str = "cpu", start: State | None = None, seen: Survey | None = None
+    experiment: Experiment,
+    raws: Shelf,
+    shelf: Shelf,
+    device: str = "cpu",
+    start: State | None = None,
+    seen: Survey | None = None,
 ) -> Study:
-    """Raises ConfigError, DataError or ModelError; nothing is trained yet."""
-    seen = seen or survey(experiment)
+    """
+    ``raws`` and ``shelf`` take the silos' rows, as they are stored and as they are prepared.
+
+    Raises ConfigError, DataError or ModelError; nothing is trained yet.
+    """
+    seen = seen or survey(experiment, reader(raws, experiment.data))
     method = method_of(experiment.method)
     plan = _blueprint(experiment, seen.shape)
     notes: list[str] = []
@@ -133,7 +137,8 @@ def build(
         start, notes = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
     train = experiment.train
     training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    return Study(experiment, method, seen, Bench(plan, method, training, device, start), tuple(notes))
+    bench = Bench(plan, method, training, device, start)
+    return Study(experiment, method, seen, bench, shelf, raws, tuple(notes))
 
 
 def run(
@@ -142,23 +147,39 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
     start: State | None = None,
+    raws: Shelf | None = None,
 ) -> dict[str, Any]:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds.
 
-    The test rows are opened once, after the last round. Raises what ``build`` raises, and NotEnoughSilos.
+    The test rows are opened once, after the last round. ``raws``: where several runs share what they read.
+    Raises what ``build`` raises, and NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.read_json("result.json")
     torch.set_num_threads(experiment.engine.threads)
-    seen = survey(experiment)
-    if experiment.model.pretrain_on and start is None:
-        start = pretrained(experiment, folder, build(plain(experiment), device, None, seen).bench)
-    study = build(experiment, device, start, seen)
-    everybody = {
-        name: study.prepared(name) for name in seen.classes if name not in experiment.model.pretrain_on
-    }
-    members = _members(study, {name: everybody[name].data for name in study.training})
+    with temporary() as shelf:
+        raws = raws or shelf
+        seen = survey(experiment, reader(raws, experiment.data))
+        if experiment.model.pretrain_on and start is None:
+            central = build(plain(experiment), raws, shelf, device, None, seen)
+            start = pretrained(experiment, folder, central.bench)
+        study = build(experiment, raws, shelf, device, start, seen)
+        for name in (*study.training, *experiment.data.late):
+            study.data(name)
+            if raws is shelf:
+                shelf.drop(f"{name}.raw")  # nobody else needs it
+        result = _run(study, folder, device, start, progress)
+    folder.write_json("result.json", result)
+    return result
+
+
+def _run(
+    study: Study, folder: RunFolder, device: str, start: State | None, progress: Progress | None
+) -> dict[str, Any]:
+    experiment = study.experiment
+    everybody = {name: study.data(name) for name in (*study.training, *experiment.data.late)}
+    members = _members(study, {name: everybody[name] for name in study.training})
     begun = _begin(study, folder, members)
     clock = time.perf_counter()
     with _engine(study, device, start, len(members)) as engine:
@@ -166,44 +187,54 @@ def run(
         task = Task(
             folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared
         )
-        silos = [members.get(name) or study.silo(name, everybody[name].data) for name in study.training]
-        exam = partial(_exam, _Source(experiment, seen))
-        outcomes: dict[str, Any] = dict(sorted(engine.each(Examine(task, exam), silos), key=itemgetter(0)))
-        late = [study.silo(name, everybody[name].data) for name in experiment.data.late]
+        folder.save_tensors("shared.safetensors", standing.shared)
+        silos = [members.get(name) or study.silo(name, everybody[name]) for name in sorted(study.training)]
+        exam = partial(_exam, study.source)
+        examined: dict[str, Outcome] = {}
+        for name, outcome in _all(engine, Examine(task, exam), silos):
+            _keep(study, folder, standing.shared, name, outcome)
+            examined[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
+        examined = dict(sorted(examined.items()))
+        late = [study.silo(name, everybody[name]) for name in experiment.data.late]
         onboard = Onboard(task, exam, experiment.data.shots, experiment.rounds * experiment.train.epochs)
-        onboarded: dict[str, Any] = dict(engine.each(onboard, late))
+        onboarded = dict(_all(engine, onboard, late))
         workers = engine.workers
-    for outcome in (*outcomes.values(), *onboarded.values()):
-        if isinstance(outcome, SiloFailed):
-            raise outcome
-    _keep(study, folder, standing.shared, outcomes, everybody)
     sums["seconds"] += time.perf_counter() - clock - sums.pop("trained", 0.0)
-    result = _result(study, folder, outcomes, onboarded, everybody, sums) | {
-        "device": device,
-        "workers": workers,
-    }
-    folder.write_json("result.json", result)
-    return result
+    result = _result(study, folder, examined, onboarded, everybody, sums)
+    return result | {"device": device, "workers": workers}
 
 
-def furnish(experiment: Experiment, seen: Survey, device: str, start: State | None) -> Workplace:
-    """A worker's workplace, built in the worker."""
-    study = build(experiment, device, start, seen)
-    return Workplace(study.bench, lambda name: study.prepared(name).data)
+def _all(engine: Engine, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
+    """As Engine.each, where nobody may fail."""
+    for name, result in engine.each(job, silos):
+        if isinstance(result, SiloFailed):
+            raise result
+        yield name, result
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Enough to come by any silo's exam in any process."""
+    """Enough of a study to come by any silo's data in any process; without a bench."""
 
     experiment: Experiment
-    seen: Survey
+    survey: Survey
+    shelf: Shelf
+    raws: Shelf
+
+    def study(self, bench: Bench) -> Study:
+        return Study(
+            self.experiment, method_of(self.experiment.method), self.survey, bench, self.shelf, self.raws
+        )
+
+
+def furnish(source: _Source, device: str, start: State | None) -> Workplace:
+    """A worker's workplace, built in the worker."""
+    study = build(source.experiment, source.raws, source.shelf, device, start, source.survey)
+    return Workplace(study.bench, study.data)
 
 
 def _exam(source: _Source, name: str) -> Exam:
-    method = method_of(source.experiment.method)
-    study = Study(source.experiment, method, source.seen, bench=None)  # type: ignore[arg-type]
-    return study.prepared(name).exam
+    return source.study(bench=None).exam(name)  # type: ignore[arg-type]
 
 
 def _engine(study: Study, device: str, start: State | None, silos: int) -> Engine:
@@ -212,9 +243,7 @@ def _engine(study: Study, device: str, start: State | None, silos: int) -> Engin
     workers = min(settings.workers or cores, silos)
     if settings.name == "serial" or workers < 2:
         return Serial(study.bench)
-    return Processes(
-        partial(furnish, study.experiment, study.survey, device, start), workers, settings.threads
-    )
+    return Processes(partial(furnish, study.source, device, start), workers, settings.threads)
 
 
 def _members(study: Study, data: Mapping[str, SiloData]) -> dict[str, Silo]:
@@ -278,26 +307,17 @@ def _line(one: Round, seconds: float) -> dict[str, Any]:
     }
 
 
-def _keep(
-    study: Study,
-    folder: RunFolder,
-    shared: State,
-    outcomes: Mapping[str, Outcome],
-    everybody: Mapping[str, Prepared],
-) -> None:
+def _keep(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
     """What a silo would use: local.safetensors holds whatever differs from the shared tensors."""
-    folder.save_tensors("shared.safetensors", shared)
-    for name, outcome in outcomes.items():
-        own = {
-            key: tensor
-            for key, tensor in outcome.state.items()
-            if key not in shared or not torch.equal(tensor, shared[key])
-        }
-        folder.save_tensors(f"silos/{name}/local.safetensors", own)
-        test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
-        folder.save_tensors(f"silos/{name}/test.safetensors", test)
-        its = everybody[name]
-        folder.save_inputs(name, its.inputs, its.data.classes, study.survey.shape)
+    own = {
+        key: tensor
+        for key, tensor in outcome.state.items()
+        if key not in shared or not torch.equal(tensor, shared[key])
+    }
+    folder.save_tensors(f"silos/{name}/local.safetensors", own)
+    test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
+    folder.save_tensors(f"silos/{name}/test.safetensors", test)
+    folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
 
 
 def _result(
@@ -305,13 +325,13 @@ def _result(
     folder: RunFolder,
     outcomes: Mapping[str, Outcome],
     onboarded: Mapping[str, Any],
-    everybody: Mapping[str, Prepared],
+    everybody: Mapping[str, SiloData],
     sums: Mapping[str, float],
 ) -> dict[str, Any]:
     experiment, metric = study.experiment, study.experiment.metric
     silos: dict[str, dict[str, Any]] = {}
     for name in sorted(outcomes):
-        outcome, data = outcomes[name], everybody[name].data
+        outcome, data = outcomes[name], everybody[name]
         silos[name] = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y), **outcome.test}
         extra = {
             "validation": outcome.validation,
@@ -360,26 +380,6 @@ def _notes(study: Study) -> list[str]:
 def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:
     model = experiment.model
     return blueprint(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
-
-
-def _common_shape(raws: Mapping[str, Raw], experiment: Experiment) -> tuple[int, ...]:
-    """The shape of one input after resizing, the same at every silo. Raises DataError."""
-    shapes = {name: prepare.shape_after(raw, experiment.data) for name, raw in raws.items()}
-    first_name, first = next(iter(shapes.items()))
-    for name, shape in shapes.items():
-        if shape != first:
-            way = (
-                "set data.size and data.channels" if len(shape) == 3 else "choose data.columns that all have"
-            )
-            raise DataError(f"silo {name} has inputs of shape {shape}, silo {first_name} of {first}; {way}")
-        if raws[name].columns != raws[first_name].columns:
-            odd = sorted(set(raws[name].columns) ^ set(raws[first_name].columns)) or [
-                "the same in another order"
-            ]
-            raise DataError(
-                f"silo {name} and silo {first_name} differ in columns: {odd[0]}; choose data.columns"
-            )
-    return first
 
 
 def tensor_table(study: Study) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The server's rounds over toy silos without a model: who is asked, who counts, and that order changes nothing."""
 
 import re
+import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -254,3 +255,44 @@ def test_nothing_shared_is_no_traffic():
     assert one.after.shared == {}
     assert one.bytes_up == one.bytes_down == 0
     assert len(one.replies) == 5
+
+
+def test_a_second_reply_does_not_count_whatever_it_says():
+    class Twice(Toys):
+        def ask(self, task, silos):
+            for update in super().ask(task, silos):
+                yield update
+                if update.silo == "bob":
+                    yield replace(update, weight=1e9)
+
+    (once,), (twice,) = run(Toys(), rounds=1), run(Twice(), rounds=1)
+    assert same(once.after.shared, twice.after.shared)
+    assert twice.left_out == {"bob": "bob: more than one reply in a round; the first one counts"}
+    assert twice.replies == once.replies
+
+
+def test_a_mean_lets_go_of_what_it_has_added():
+    """The server holds back what came too early and nothing else: no more than one update here."""
+    alive, most = weakref.WeakSet(), []
+
+    class Watched(Toys):
+        def ask(self, task, silos):
+            for update in super().ask(task, silos):
+                kept = replace(update, delta=Kept(update.delta))
+                alive.add(kept.delta)
+                del update
+                yield kept
+                del kept
+                most.append(len(alive))
+
+    run(Watched(), rounds=1)
+    assert max(most) <= 2
+    most.clear()
+    run(Watched(), rounds=1, server=ServerStep("median"))
+    assert max(most) >= 4
+
+
+class Kept(dict):
+    """A dictionary that can be watched."""
+
+    __hash__ = object.__hash__

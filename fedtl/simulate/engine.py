@@ -1,12 +1,17 @@
-"""What an engine is, and the federation that stands on one."""
+"""What an engine is, what it does with a job that fails, and the federation that stands on one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from fedtl.errors import SiloFailed
+from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Refusal, Task, Update
-from fedtl.silo import Bench, Silo
+from fedtl.silo import Bench, Silo, SiloData
+
+log = logging.getLogger(__name__)
+TRIES = 2
 
 
 class Job(Protocol):
@@ -27,10 +32,48 @@ class Engine(Protocol):
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """
-        (name, result) in any order, each silo's changed ``local`` put back into it. A SiloFailed is a result,
-        and leaves the silo as it was; any other exception ends the run.
+        (name, result) in the order of ``silos``, each silo's changed ``local`` put back into it. At most as many
+        results as there are workers wait for their turn.
+
+        A SiloFailed is a result, and leaves the silo as it was: the job raised it, or it failed in a way that
+        nobody foresaw, ``TRIES`` times. Any other FedTLError ends the run.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a worker has: its bench, and how to come by a silo's data."""
+
+    bench: Bench
+    data: Callable[[str], SiloData]
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """One failure that nobody foresaw, in words that can be sent: a line, and where it happened."""
+
+    line: str
+    details: str = ""
+
+
+def attempt(job: Job, bench: Bench, silo: Silo) -> Any:
+    """The job's result, a SiloFailed, or a Mishap; raises any other FedTLError."""
+    try:
+        return job(bench, silo)
+    except SiloFailed as failure:
+        return failure
+    except FedTLError:
+        raise
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        return Mishap(f"{type(error).__name__}: {line}", traceback.format_exc())
+
+
+def given_up(name: str, mishap: Mishap) -> SiloFailed:
+    """The silo that failed once too often, by name; the traceback goes to the log."""
+    log.error("%s failed %d times; the last time:\n%s", name, TRIES, mishap.details or mishap.line)
+    return SiloFailed(f"{name}: failed {TRIES} times: {mishap.line}")
 
 
 @dataclass(frozen=True)

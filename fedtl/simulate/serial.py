@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedtl.errors import SiloFailed
 from fedtl.silo import Bench, Silo
-from fedtl.simulate.engine import Job
+from fedtl.simulate.engine import TRIES, Job, Mishap, attempt, given_up
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,11 @@ class Serial:
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         for silo in silos:
-            try:
-                result = job(self.bench, silo)
-            except SiloFailed as failure:
-                result = failure
-            yield silo.name, result
+            for _ in range(TRIES):
+                result = attempt(job, self.bench, silo)
+                if not isinstance(result, Mishap):
+                    break
+            yield silo.name, given_up(silo.name, result) if isinstance(result, Mishap) else result
 
     def __enter__(self) -> Self:
         return self

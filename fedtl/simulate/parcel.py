@@ -1,0 +1,77 @@
+"""
+A value as bytes whose tensors and arrays stay apart from it, so that they can lie in memory that processes share.
+
+Python's pickle (protocol 5, PEP 574) hands out the large buffers instead of copying them into its stream; here they
+stand behind it in the file, and whoever reads the file maps it: the tensors are then the file's own pages, shared by
+all who read them, private once written to. Parcels go between processes of one run; nobody else's is ever opened.
+"""
+
+import io
+import mmap
+import os
+import pickle
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LENGTH = struct.Struct("<Q")
+ALIGNED = 64  # bytes; what vector instructions like
+
+
+def write(path: Path, value: Any) -> None:
+    """Not readable by others; whole or not there at all."""
+    head, buffers = pack(value)
+    index = pickle.dumps((head, [len(buffer) for buffer in buffers]))
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(LENGTH.pack(len(index)))
+        file.write(index)
+        for buffer in buffers:
+            file.write(bytes(-file.tell() % ALIGNED))
+            file.write(buffer)
+    new.replace(path)
+
+
+def read(path: Path) -> Any:
+    """The value; its tensors are the file's pages and keep it mapped, even once it is deleted."""
+    with path.open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    (length,) = LENGTH.unpack(view[: LENGTH.size])
+    at = LENGTH.size + length
+    head, lengths = pickle.loads(view[LENGTH.size : at])
+    buffers = []
+    for length in lengths:
+        at += -at % ALIGNED
+        buffers.append(view[at : at + length])
+        at += length
+    return unpack(head, buffers)
+
+
+def pack(value: Any) -> tuple[bytes, list[memoryview]]:
+    """The value without its large buffers, and the buffers, which still are the value's own memory."""
+    stream, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    _Packer(stream, protocol=5, buffer_callback=buffers.append).dump(value)
+    return stream.getvalue(), [buffer.raw() for buffer in buffers]
+
+
+def unpack(head: bytes, buffers: Sequence[Any]) -> Any:
+    return pickle.loads(head, buffers=buffers)
+
+
+class _Packer(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        plain = value.detach().cpu().contiguous()
+        memory: Any = plain.reshape(-1).view(torch.uint8).numpy()
+        return _tensor, (pickle.PickleBuffer(memory), plain.dtype, tuple(plain.shape))
+
+
+def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if not len(memoryview(buffer)):
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
