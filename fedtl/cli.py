@@ -2,15 +2,17 @@
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Federated transfer learning: institutions train one backbone together; data, head and statistics stay home.",
     epilog="Begin with: fedtl compare digits",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -80,13 +81,10 @@ def run(
     from fedtl.report.tables import late_table, run_table
     from fedtl.study import run as run_study
 
+    on = _device(device)
     settings, folder = _begin(experiment, set_, out, resume, workers, "run")
-    _announce(folder, quiet or as_json)
-    with _progress(quiet or as_json) as bar:
-        task = bar.add_task(f"{settings.method.name}: round", total=settings.rounds)
-        result = run_study(
-            settings, folder, _device(device), lambda one: bar.update(task, completed=one.after.round)
-        )
+    with _progress(quiet or as_json, f"{settings.method.name}: round", settings.rounds, folder) as show:
+        result = run_study(settings, folder, on, lambda one: show(one.after.round))
     page = _run_page(folder)
     if as_json:
         _print_json(result)
@@ -117,23 +115,21 @@ def compare(
     from fedtl.report.tables import compare_table, late_compare_table, target_table
 
     overrides = list(set_ or [])
-    overrides += [f"compare.methods={json.dumps(methods.split(','))}"] if methods else []
-    overrides += [f"compare.seeds=[{seeds}]"] if seeds else []
+    if methods is not None:
+        overrides.append(f"compare.methods={json.dumps(methods.split(','))}")
+    if seeds is not None:
+        if not re.fullmatch(r"\d+(,\d+)*", seeds):
+            raise ConfigError(
+                f"--seeds {seeds!r}: give whole numbers with commas between them, such as 0,1,2"
+            )
+        overrides.append(f"compare.seeds=[{seeds}]")
+    on = _device(device)
     settings, folder = _begin(experiment, overrides, out, resume, workers, "compare")
     columns = variants(settings)
     rounds = len(columns) * len(settings.compare.seeds) * settings.rounds
-    _announce(folder, quiet or as_json)
-    with _progress(quiet or as_json) as bar:
-        task = bar.add_task(
-            f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round", total=rounds
-        )
-        comparison = compare_study(
-            settings,
-            folder,
-            settings.engine.workers or cores(),
-            _device(device),
-            lambda done: bar.update(task, completed=done),
-        )
+    title = f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round"
+    with _progress(quiet or as_json, title, rounds, folder) as show:
+        comparison = compare_study(settings, folder, settings.engine.workers or cores(), on, show)
     page = _compare_page(folder)
     if as_json:
         _print_json(comparison)
@@ -153,10 +149,12 @@ def compare(
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
     from fedtl.experiment.file import dump, load
+    from fedtl.simulate.shelf import temporary
     from fedtl.study import build, tensor_table
 
     settings = load(experiment, set_ or [])
-    study = build(settings)
+    with temporary() as shelf:
+        study = build(settings, shelf, shelf)
     tensors = tensor_table(study)
     per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
     content = {
@@ -194,9 +192,10 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
 @app.command()
 def methods(as_json: Json = False) -> None:
-    """The federated methods, what each shares, and its paper."""
+    """The federated methods, what each shares, and its paper; and the loss terms that may stand beside any of them."""
     from fedtl.experiment.choices import describe
     from fedtl.method import METHODS
+    from fedtl.transfer.terms import TERMS
 
     rows = [
         {
@@ -207,7 +206,15 @@ def methods(as_json: Json = False) -> None:
         }
         for name, make in METHODS.items()
     ]
-    _table("methods", rows, as_json)
+    terms = [
+        {"name": name, "settings": describe(make), "about": (make.__doc__ or "").strip()}
+        for name, make in TERMS.items()
+    ]
+    if as_json:
+        _print_json({"methods": rows, "terms": terms})
+        return
+    _table("methods", rows, False)
+    _table('terms: [method] terms = [{ name = "coral" }]', terms, False)
 
 
 @app.command()
@@ -250,7 +257,8 @@ def predict(
     from fedtl.runfolder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
-    lines = rows(model, model.scores(read_inputs(input, model.experiment, model.inputs)))
+    x, files = read_inputs(input, model.experiment, model.inputs)
+    lines = rows(model, model.scores(x), files)
     if as_json:
         _print_json(list(lines))
     elif out is None:
@@ -282,39 +290,65 @@ def report(run: Run) -> None:
     _close(page, quiet=False)
 
 
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    if version:
+        import fedtl
+
+        out_console.print(f"fedtl {fedtl.__version__}", highlight=False)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out_console.print(context.get_help(), highlight=False, markup=False)
+        raise typer.Exit(2)
+
+
 def main() -> None:
-    """Run the command; every error of ours is one line on stderr and an exit code."""
+    """Run the command; every error of ours, or of the files it was given, is one line on stderr and an exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("fedtl").setLevel(logging.INFO)
     for noisy in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        if app(standalone_mode=False) == 130:  # click turns Ctrl-C into this code
-            raise KeyboardInterrupt
+        code = app(standalone_mode=False)
     except FedTLError as error:
-        for folder in _fresh:
-            folder.discard_untouched()
-        err_console.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err_console.print(
-            "interrupted; what was done so far is kept" + _resumable(),
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        sys.exit(130)
+        code = INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 2)
     except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own: a wrong flag
-            err_console.print(
-                f"error: {error.format_message()}", highlight=False, markup=False, soft_wrap=True
-            )
-            sys.exit(2)
-        raise
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)  # click's own: a wrong flag
+    if code == INTERRUPTED:  # what click, too, turns Ctrl-C into
+        kept = "nothing had been done yet" if _discarded() else "what was done so far is kept" + _resumable()
+        _say(f"interrupted; {kept}")
+    sys.exit(code or 0)
 
 
+INTERRUPTED = 130
 _current: list["RunFolder"] = []
 _fresh: list["RunFolder"] = []  # made by this command
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    _discarded()
+    _say(f"error: {text}")
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    err_console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _discarded() -> bool:
+    """Whether all that this command made was an empty run folder, which is gone now."""
+    return any(folder.discard_untouched() for folder in _fresh)
 
 
 def _resumable() -> str:
@@ -375,7 +409,11 @@ def _device(asked: str) -> str:
 
 
 @contextmanager
-def _progress(silent: bool) -> Iterator[Progress]:
+def _progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Iterator[Callable[[int], None]]:
+    """
+    A function to call with what is done so far. Where the results go is said at the first call: whatever was
+    wrong with the experiment has been said by then, and the folder stays.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -383,15 +421,22 @@ def _progress(silent: bool) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
+    said = silent
     with Progress(
         *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
     ) as bar:
-        yield bar
+        task = bar.add_task(title, total=total)
 
+        def show(done: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done)
+            if done and not said:
+                said = True
+                bar.console.print(
+                    f"results go to {folder.path}", highlight=False, markup=False, soft_wrap=True
+                )
 
-def _announce(folder: "RunFolder", silent: bool) -> None:
-    if not silent:
-        err_console.print(f"results go to {folder.path}", highlight=False, markup=False, soft_wrap=True)
+        yield show
 
 
 def _run_page(folder: "RunFolder") -> Path:
@@ -444,7 +489,7 @@ def _table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table(*rows[0], title=title)
+    table = Table(*rows[0], title=escape(title))
     for row in rows:
         table.add_row(*(" ".join(v) or "nothing" if isinstance(v, list) else v for v in row.values()))
     out_console.print(table)

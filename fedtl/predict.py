@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +28,7 @@ class SiloModel:
     """A silo's own model, as it was examined: its state, its inputs, its labels."""
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
-        """Raises ConfigError where the run did not end or has no such silo."""
+        """Raises ConfigError where the run did not end, has no such silo, or is damaged."""
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
@@ -43,6 +43,13 @@ class SiloModel:
 
     def scores(self, x: Array) -> Tensor:
         """The outputs [N, classes], or [N, 1] in the label's own unit, for rows as a source stores them."""
+        wanted = len(self.inputs.columns)
+        if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
+            shape = f"{x.dtype} of shape {list(x.shape)}"
+            what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            raise DataError(f"--input: {shape}, but the model was trained on {what}")
+        if not len(x):
+            raise DataError("--input: holds no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
         if tuple(inputs.shape[1:]) != self.shape:
             raise DataError(
@@ -57,9 +64,9 @@ class SiloModel:
         return net.eval()
 
 
-def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> Array:
+def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
     """
-    New rows: an .npz (array ``x``, or ``test_x``) or .npy, a CSV or Parquet table with the columns of training, one
+    New rows, and the files that they came from where each has its own: an .npz (array ``x``, or ``test_x``) or .npy, a CSV or Parquet table with the columns of training, one
     image, or a folder of images. Raises DataError.
     """
     if not path.exists():
@@ -68,9 +75,9 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> Array:
         try:
             loaded: Any = np.load(path, allow_pickle=False)
             if path.suffix == ".npy":
-                return np.asarray(loaded)
+                return np.asarray(loaded), []
             key = next(key for key in ("x", "test_x") if key in loaded.files)
-            return np.asarray(loaded[key])
+            return np.asarray(loaded[key]), []
         except (ValueError, OSError, StopIteration) as error:
             raise DataError(f"--input: {path} has no plain array x ({error or 'no x, no test_x'})") from error
     if path.suffix in table.SUFFIXES:
@@ -78,26 +85,32 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> Array:
         if columns != inputs.columns:
             odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
             raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
-        return x
+        return x, []
     files = (
-        [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES)
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
     )
     if not files or files[0].suffix.lower() not in images.SUFFIXES:
         raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
-    return images.load(files, inputs.size, inputs.channels)
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    return images.load(files, inputs.size, inputs.channels), names
 
 
-def rows(model: SiloModel, scores: Tensor) -> Iterator[dict[str, Any]]:
-    """One line a prediction: the label and a probability a class, or the value."""
+def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One line a prediction: its row or file, the label and a probability a class, or the value."""
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
+        which = {"file": files[number]} if files else {"row": number}
         if not model.classes:
-            yield {"row": number, "prediction": values[0]}
+            yield which | {"prediction": values[0]}
         else:
             label = model.classes[int(np.argmax(values))]
-            yield {"row": number, "prediction": label} | {
-                f"p({c})": p for c, p in zip(model.classes, values, strict=True)
-            }
+            yield (
+                which
+                | {"prediction": label}
+                | dict(zip((f"p({c})" for c in model.classes), values, strict=True))
+            )
 
 
 def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:

@@ -9,12 +9,14 @@ The files of one run: what stands where, and how each is written so that a kill 
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fedtl.coordinator import Standing
@@ -24,6 +26,8 @@ from fedtl.experiment.file import dump, load
 from fedtl.experiment.schema import Experiment
 from fedtl.state import State
 
+RUNS = "runs"  # where runs go that were given no folder
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -32,7 +36,9 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> "RunFolder":
         """Raises ConfigError where something stands already."""
-        if path.exists() and any(path.iterdir() if path.is_dir() else [path]):
+        if path.is_file():
+            raise ConfigError(f"--out: {path} is a file, not a folder")
+        if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; give another --out, or go on with it: --resume {path}")
         path.mkdir(parents=True, exist_ok=True)
         write(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
@@ -45,11 +51,18 @@ class RunFolder:
             raise ConfigError(f"{path} is not a run folder: it has no experiment.toml")
         return cls(path)
 
-    def discard_untouched(self) -> None:
-        """Remove the folder again where nothing but the experiment was written: a refused run leaves no trace."""
-        if [file.name for file in self.path.iterdir()] == ["experiment.toml"]:
-            (self.path / "experiment.toml").unlink()
-            self.path.rmdir()
+    def discard_untouched(self) -> bool:
+        """
+        Remove the folder again where nothing but the experiment was written: a refused run leaves no trace. The
+        folder ``runs`` above it, where it has nothing else, goes too. Returns whether there was no trace to keep.
+        """
+        if [file.name for file in self.path.iterdir()] != ["experiment.toml"]:
+            return False
+        (self.path / "experiment.toml").unlink()
+        self.path.rmdir()
+        if self.path.parent.name == RUNS and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
+        return True
 
     def experiment(self) -> Experiment:
         return load(str(self.path / "experiment.toml"))
@@ -64,8 +77,13 @@ class RunFolder:
         if not path.is_file():
             raise ConfigError(
                 f"{path} is not there yet: the run did not end; go on with --resume {self.path}"
+                if not self.has("comparison.json")
+                else f"{self.path} is a comparison; name one of its runs: {self._runs()}"
             )
-        content: dict[str, Any] = json.loads(path.read_text())
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            raise _damaged(path, error) from error
         return content
 
     def has(self, name: str) -> bool:
@@ -98,7 +116,10 @@ class RunFolder:
         belong to a round that is run again, and are dropped.
         """
         path = self.path / "checkpoint" / "state.pt"
-        content = torch.load(path, weights_only=True) if path.exists() else None
+        try:
+            content = torch.load(path, weights_only=True) if path.exists() else None
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise _damaged(path, error) from error
         done = content["round"] if content else 0
         lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
         if lines or (self.path / "history.jsonl").exists():
@@ -119,7 +140,15 @@ class RunFolder:
         write(self.path / name, lambda file: save_file(state, file))
 
     def tensors(self, name: str) -> State:
-        return load_file(self.path / name)
+        """Raises ConfigError where the file is not there or damaged."""
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise _damaged(self.path / name, error) from error
+
+    def _runs(self) -> str:
+        runs = sorted(str(path) for path in (self.path / "runs").iterdir())
+        return ", ".join(runs[:3]) + (", ..." if len(runs) > 3 else "")
 
     def save_inputs(
         self, silo: str, inputs: Inputs, classes: tuple[str, ...], shape: tuple[int, ...]
@@ -135,6 +164,11 @@ class RunFolder:
         classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
         return Inputs(**fields), classes, shape
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+    return ConfigError(f"{path} is missing or damaged ({reason}); repeat the run with another --out")
 
 
 def write(path: Path, fill: Callable[[Path], object]) -> None:

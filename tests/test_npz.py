@@ -75,6 +75,15 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, x, y):
     refused(tmp_path, r"a\.npz: train_x is \(")
 
 
+def test_channels_first_is_named_as_such(tmp_path):
+    write(tmp_path, train_x=np.zeros((6, 3, 8, 8), np.uint8), train_y=Y)
+    refused(tmp_path, "looks like N, C, H, W; fedtl reads N, H, W, C")
+    write(
+        tmp_path, train_x=np.zeros((6, 3, 8, 3), np.uint8), train_y=Y
+    )  # three rows high, but it has channels last
+    assert read(settings(tmp_path), "a").train.x.shape == (6, 3, 8, 3)
+
+
 def test_pickles_are_never_opened(tmp_path):
     class Trap:
         def __reduce__(self):

@@ -57,7 +57,9 @@ def _part(arrays: dict[str, Array], name: str, path: Path) -> Part | None:
         raise DataError(
             f"{path}: {name}_x is {x.shape} and {name}_y {y.shape}; expected N x ... images or rows, and N labels"
         )
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
+        raise DataError(f"{path}: {name}_x is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C")
     return Part(x, y)
 
 
-ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images or tables"
+ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images [N, H, W] or [N, H, W, C], or tables"

@@ -64,7 +64,9 @@ def read(settings: DataSettings, name: str) -> Raw:
     for split, part in _parts(raw).items():
         if not len(part.y):
             raise DataError(
-                f"silo {name} has no {split} rows" if split != "train" else f"silo {name} is empty"
+                f"silo {name} has no {split} rows"
+                if split != "train"
+                else f"silo {name} is empty: it has no rows; leave it out of data.silos"
             )
         _check_inputs(part.x, raw.train.x, settings, name, split)
         _check_y(part.y, settings, name)

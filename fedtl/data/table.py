@@ -113,9 +113,17 @@ def _numbers(column: "pd.Series", where: str) -> Array:
         return np.full(len(column), np.nan, np.float32)
     if not pd.api.types.is_numeric_dtype(column):
         example = next((cell for cell in seen if not _is_number(cell)), seen.iloc[0])
-        few = sorted(map(_spelled, seen.unique()))[:4]
-        way = f"declare data.categories.{name} = {few}, or leave it out of data.columns"
-        raise DataError(f"{where}: {name} holds text ({_spelled(example)!r}); {way}")
+        odd = sum(not _is_number(cell) for cell in seen)
+        kinds = sorted(map(_spelled, seen.unique()))
+        if odd < len(seen) / 2:
+            way = "leave such cells empty: empty cells are missing values"
+        elif len(kinds) > 20:
+            way = f"with {len(kinds)} different values; list the columns to use, without it, in data.columns"
+        else:
+            way = f"declare data.categories.{name} = {kinds}, or list the columns to use in data.columns"
+        raise DataError(
+            f"{where}: {name} holds text ({_spelled(example)!r}) in {odd} of {len(seen)} rows; {way}"
+        )
     values = np.asarray(column.to_numpy(np.float64, na_value=np.nan))
     if count := int((np.abs(values) > np.finfo(np.float32).max).sum()):
         raise DataError(f"{where}: {name} holds {count} infinite values")
@@ -161,12 +169,16 @@ def _load(path: str, changed: int, size: int) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        return pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path, low_memory=False)
+        frame = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path, low_memory=False)
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
+    only = str(frame.columns[0]) if len(frame.columns) == 1 else ""
+    if found := [mark for mark in ";\t|" if mark in only]:
+        raise DataError(f"{path}: its columns look separated by {found[0]!r}; fedtl reads commas")
+    return frame
 
 
 def _spelled(cell: object) -> str:

@@ -15,7 +15,7 @@ WISHES = {
     "int_type": "a whole number",
     "float_type": "a number",
     "list_type": 'a list, such as ["a", "b"]',
-    "dict_type": "a table",
+    "dict_type": 'a table, such as { name = "coral" }',
     "model_type": "a table",
     "too_short": "a list of at least one",
 }
@@ -38,7 +38,7 @@ def unknown(path: str, known: Sequence[str]) -> str:
     above, dot, key = path.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
-    near += [name for name in _settings() if name.rpartition(".")[2] == key]
+    near += [name for name in _settings() if name.rpartition(".")[2] == key and "." not in above]
     hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none here'}"
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 

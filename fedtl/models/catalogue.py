@@ -23,7 +23,7 @@ def check_name(name: str) -> None:
     """Raise ModelError unless the name is in the table, timm's or torchvision's."""
     if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
         return
-    near = get_close_matches(name, list(MODELS), 1) or libraries.near_timm(name)[:3]
+    near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
     raise ModelError(
         f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model or "torchvision/<name>"'
         + (f"; did you mean {' or '.join(near)}?" if near else "")

@@ -57,7 +57,8 @@ def fit(
     unknown = sorted(named.keys() - net.keys())
     if unknown:
         raise ModelError(
-            f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more that the model has not"
+            f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more that the model has not; "
+            "is model.name the model that the file was made with?"
         )
     taken: State = {}
     notes: list[str] = []
