@@ -57,7 +57,9 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold"),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="processes at once; default: the machine's cores")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="processes at once; default: the machine's cores, or one a GPU")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, no table: only the folder's path")]
 Json = Annotated[
@@ -111,8 +113,9 @@ def compare(
 ) -> None:
     """Train several methods on the same silos and seeds, and say for every silo whether joining helped."""
     from fedtl.compare import compare as compare_study
-    from fedtl.compare import cores, variants
+    from fedtl.compare import variants
     from fedtl.report.tables import compare_table, late_compare_table, target_table
+    from fedtl.simulate.choose import places
 
     overrides = list(set_ or [])
     if methods is not None:
@@ -129,7 +132,7 @@ def compare(
     rounds = len(columns) * len(settings.compare.seeds) * settings.rounds
     title = f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round"
     with _progress(quiet or as_json, title, rounds, folder) as show:
-        comparison = compare_study(settings, folder, settings.engine.workers or cores(), on, show)
+        comparison = compare_study(settings, folder, settings.engine.workers or places(on), on, show)
     page = _compare_page(folder)
     if as_json:
         _print_json(comparison)

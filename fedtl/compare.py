@@ -2,16 +2,17 @@
 Several methods and seeds on the same silos, and for every silo whether joining helped.
 
 Runs are independent, so they are what the processes share out: each is a run folder of its own, done by one
-process from start to end. The driver only watches the folders.
+process from start to end; on a cluster one run after another, each over the whole of it. The driver only watches the
+folders.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def variants(experiment: Experiment) -> list[Variant]:
         raise ConfigError(
             "data.val = 0: compare chooses each silo's best method on validation rows, so it needs some"
         )
-    serial = but(experiment, engine=EngineSettings(name="serial", threads=experiment.engine.threads))
+    engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
+    serial = but(experiment, engine=engine)
     found: list[Variant] = []
     for name in dict.fromkeys(experiment.compare.methods):
         own = name == experiment.method.name
@@ -84,7 +86,8 @@ def compare(
     columns, seeds = variants(experiment), experiment.compare.seeds
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
-    with temporary() as raws, _pool(min(workers, len(tasks)), experiment.engine.threads) as pool:
+    workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
+    with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
         for column in columns:
             build(column.at(seeds[0]), raws, raws, device)  # every mistake is said before anything is trained
         started: dict[Future[None], Path] = {}
@@ -153,11 +156,18 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def _become(threads: int, numbers: "SimpleQueue[int]") -> None:
+    become_worker(threads, numbers.get())
+
+
 @contextmanager
 def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that end with the block, at once where it ends in an error or in Ctrl-C."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=become_worker, initargs=(threads,))
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(workers, context, initializer=_become, initargs=(threads, numbers))
     try:
         yield pool
         pool.shutdown()
@@ -166,8 +176,3 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
             process.terminate()
         pool.shutdown(cancel_futures=True)
         raise
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,7 @@ A term is one of three kinds, and the kind decides what may be done with it:
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -64,6 +65,12 @@ class PerExample(ABC):
     def modules(self, features: int) -> dict[str, nn.Module]:
         """What the term adds to the model, by name; its tensors get the role AUX."""
         return {}
+
+
+def mean_loss(term: PerExample, out: Forward) -> Tensor:
+    """A term's mean over the examples that it is about; 0 where there are none."""
+    counts = term.counts(out)
+    return torch.where(counts, term.losses(out), 0.0).sum() / counts.sum().clamp_min(1)
 
 
 class PerBatch(ABC):

@@ -35,7 +35,13 @@ class SiloModel:
         own = folder.tensors(f"silos/{silo}/local.safetensors")
         shared = folder.tensors("shared.safetensors")
         self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
-        self.bench = Bench(self.plan, method_of(self.experiment.method), Training())
+        dtype = self.experiment.model.dtype
+        self.bench = Bench(
+            self.plan,
+            method_of(self.experiment.method),
+            Training(),
+            dtype="float32" if dtype == "tf32" else dtype,
+        )
         nothing = Rows(torch.empty(0), torch.empty(0))
         self.data = SiloData(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.bench.partition.roles

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedtl import metrics
+from fedtl import metrics, precision
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.method import Method, Phase
 from fedtl.models.net import Blueprint, Net, stages
 from fedtl.norm import adapt
-from fedtl.objective import NO_LABEL, Batch, Forward, PerExample
+from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
 from fedtl.randomness import torch_generator
@@ -109,7 +109,8 @@ class Bench:
     """
     What a process has once, however many silos it trains: the model on its device, the method and the settings.
 
-    ``start`` replaces the blueprint's first weights where it has a tensor of the same name and shape.
+    ``start`` replaces the blueprint's first weights where it has a tensor of the same name and shape. ``dtype``
+    is one of ``precision.DTYPES``. Raises ConfigError where the device has no such arithmetic.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class Bench:
         training: Training,
         device: str = "cpu",
         start: State | None = None,
+        dtype: str = "float32",
     ) -> None:
-        self.method, self.training, self.device = method, training, torch.device(device)
+        self.method, self.training, self.device, self.dtype = method, training, torch.device(device), dtype
+        precision.settle(dtype, self.device)
         self._blueprint, self._start = blueprint, start or {}
         self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
         self._nets: dict[int, Net] = {}
@@ -151,8 +154,8 @@ class Bench:
 
         Raises SiloFailed when training left a value that is not finite.
         """
-        net = self._load(silo, self.partition.join(task.shared, silo.local))
-        metrics = self._validate(net, silo.data)
+        net = self.load(silo, self.partition.join(task.shared, silo.local))
+        metrics = self.validate(net, silo.data)
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
         for number, phase in enumerate(self.method.phases):
             self._phase(net, phase, silo, task, number, received)
@@ -175,7 +178,7 @@ class Bench:
         if self.method.adapt:
             state |= self.adapt(state, silo.data.train.x, silo.data.width)
         if personalise := self.method.personalise.epochs:
-            net = self._load(silo, state)
+            net = self.load(silo, state)
             self._phase(net, self.method.personalise.phase, silo, task, len(self.method.phases), {})
             state = copy(net.state_dict())
             if self.method.adapt and self.method.personalise.what == "all" and personalise:
@@ -184,7 +187,7 @@ class Bench:
 
     def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
         """Another stretch of training on the silo's rows, starting anywhere: for a head fitted afterwards."""
-        net = self._load(silo, state)
+        net = self.load(silo, state)
         self._phase(net, phase, silo, task, len(self.method.phases) + 1, {})
         return copy(net.state_dict())
 
@@ -192,7 +195,7 @@ class Bench:
         """AdaBN's statistics of the body on inputs ``x``, to be laid over ``state``; {} for a model without."""
         net = self.net(width)
         net.load_state_dict(state)
-        batches = (self._inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
+        batches = (self.inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
         return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
 
     def scores(self, state: State, x: Tensor, data: SiloData) -> Tensor:
@@ -201,28 +204,31 @@ class Bench:
         net.load_state_dict(state)
         return self._scores(net, x, data)
 
-    def _load(self, silo: Silo, state: State) -> Net:
+    def load(self, silo: Silo, state: State) -> Net:
+        """The net with the silo's head, holding ``state``."""
         net = self.net(silo.data.width)
         net.load_state_dict(state)
         return net
 
-    def _validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
+    def validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
+        """The metrics of the net as it stands on validation rows."""
         return metrics.quick(self._scores(net, data.val.x, data), data.val.y)
 
     @torch.no_grad()
     def _scores(self, net: Net, x: Tensor, data: SiloData) -> Tensor:
         net.eval()
-        chunks = [net(self._inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
+        with precision.arithmetic(self.dtype, self.device):
+            chunks = [net(self.inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
         scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
         return scores if data.classes else scores * data.y_std + data.y_mean
 
     def _phase(self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State) -> None:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         torch.manual_seed(generator.initial_seed())  # what layers draw, such as dropout
-        self._unfreeze(net, phase)
-        optimizer = self._optimizer(net)
+        self.unfreeze(net, phase)
+        optimizer = self.optimizer(net)
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
-        steps = list(self._steps(silo.data, epochs, generator))
+        steps = list(self.batches(silo.data, epochs, generator))
         for step, (rows, target_rows) in enumerate(steps):
             batch = self._batch(silo.data, rows, target_rows)
             progress = (min(task.round, task.rounds) - 1 + step / len(steps)) / task.rounds
@@ -230,13 +236,15 @@ class Bench:
 
     def _step(self, net: Net, batch: Batch, optimizer: Optimizer, received: State, progress: float) -> None:
         optimizer.zero_grad(set_to_none=True)
-        features = net.body(batch.x)
-        scores = net.head(features)
+        with precision.arithmetic(self.dtype, self.device):
+            features = net.body(batch.x)
+            scores = net.head(features)
+        features, scores = precision.single(features), precision.single(scores)
         flat = features.flatten(2).mean(2) if features.dim() > 2 else features
         out = Forward(batch, flat, scores, net.aux, progress)
         loss = torch.stack(
             [
-                _mean(term.losses(out), term.counts(out)) if isinstance(term, PerExample) else term.loss(out)
+                mean_loss(term, out) if isinstance(term, PerExample) else term.loss(out)
                 for term in self.method.losses
             ]
         ).sum()
@@ -249,7 +257,8 @@ class Bench:
                     weight.grad.add_(gradient)
         optimizer.step()
 
-    def _unfreeze(self, net: Net, phase: Phase) -> None:
+    def unfreeze(self, net: Net, phase: Phase) -> None:
+        """Make ready for training: what the phase trains will move, and nothing else."""
         net.train()
         for name, weight in net.named_parameters():
             weight.requires_grad_(self.partition.roles[name] in phase.train and name not in self._frozen)
@@ -260,7 +269,8 @@ class Bench:
             if Role.STATS in owned and Role.STATS not in phase.train:
                 module.train(False)
 
-    def _optimizer(self, net: Net) -> Optimizer:
+    def optimizer(self, net: Net) -> Optimizer:
+        """A fresh optimiser of what moves; the body has a rate of its own."""
         settings = self.training
         moving = [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
         fast: list[nn.Parameter] = []
@@ -274,7 +284,7 @@ class Bench:
             [g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra
         )
 
-    def _steps(
+    def batches(
         self, data: SiloData, epochs: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The rows of each batch: the silo's own, and, where the objective asks, as many of its second domain."""
@@ -295,18 +305,14 @@ class Bench:
                 [y, torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)]
             )
             domain = torch.cat([domain, torch.ones(len(target_rows))])
-        return Batch(self._inputs(x), y.to(self.device), domain.to(self.device))
+        return Batch(self.inputs(x), y.to(self.device), domain.to(self.device))
 
-    def _inputs(self, x: Tensor) -> Tensor:
-        """On the device as floats, pixels as -1..1, images in the memory format that convolutions are fast in."""
+    def inputs(self, x: Tensor) -> Tensor:
+        """Rows as the net takes them: on the device as floats, pixels as -1..1, images in the memory format that convolutions are fast in."""
         x = x.to(self.device, non_blocking=True)
         if x.dtype == torch.uint8:
             x = x.float().div_(127.5).sub_(1)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def _mean(losses: Tensor, counts: Tensor) -> Tensor:
-    return torch.where(counts, losses, 0.0).sum() / counts.sum().clamp_min(1)
 
 
 def _in_batches(rows: Tensor, size: int) -> list[Tensor]:

@@ -2,7 +2,6 @@
 One run: from an experiment to a run folder. Builds silos, engine and method, and drives the rounds.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +33,9 @@ from fedtl.pretrain import plain, pretrained
 from fedtl.randomness import address
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Bench, Silo, SiloData, Training, pool
+from fedtl.simulate import choose
 from fedtl.simulate.engine import Engine, Job, Simulation, Workplace
-from fedtl.simulate.processes import Processes
-from fedtl.simulate.serial import Serial
+from fedtl.simulate.scratch import adopt
 from fedtl.simulate.shelf import Shelf, temporary
 from fedtl.state import State, size_in_bytes
 from fedtl.survey import Survey, survey
@@ -137,7 +136,8 @@ def build(
         start, notes = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
     train = experiment.train
     training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    bench = Bench(plan, method, training, device, start)
+    bench = Bench(plan, method, training, device, start, experiment.model.dtype)
+    choose.check(experiment.engine, bench)
     return Study(experiment, method, seen, bench, shelf, raws, tuple(notes))
 
 
@@ -182,7 +182,8 @@ def _run(
     members = _members(study, {name: everybody[name] for name in study.training})
     begun = _begin(study, folder, members)
     clock = time.perf_counter()
-    with _engine(study, device, start, len(members)) as engine:
+    place = partial(furnish, study.source, device, start)
+    with choose.engine(experiment.engine, study.bench, place, len(members)) as engine:
         standing, sums = _train(study, folder, members, begun, engine, progress)
         task = Task(
             folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared
@@ -228,22 +229,15 @@ class _Source:
 
 
 def furnish(source: _Source, device: str, start: State | None) -> Workplace:
-    """A worker's workplace, built in the worker."""
+    """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
+    for shelf in (source.raws, source.shelf):
+        adopt(shelf.folder)
     study = build(source.experiment, source.raws, source.shelf, device, start, source.survey)
     return Workplace(study.bench, study.data)
 
 
 def _exam(source: _Source, name: str) -> Exam:
     return source.study(bench=None).exam(name)  # type: ignore[arg-type]
-
-
-def _engine(study: Study, device: str, start: State | None, silos: int) -> Engine:
-    settings = study.experiment.engine
-    cores = torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
-    workers = min(settings.workers or cores, silos)
-    if settings.name == "serial" or workers < 2:
-        return Serial(study.bench)
-    return Processes(partial(furnish, study.source, device, start), workers, settings.threads)
 
 
 def _members(study: Study, data: Mapping[str, SiloData]) -> dict[str, Silo]:

@@ -66,7 +66,7 @@ WRONG = {
     'compare.seeds=["a"]': "compare.seeds[0] = 'a'",
     "silos_per_round=most": "silos_per_round = 'most': must be 'all' or a whole number",
     "silos_per_round=0": "silos_per_round = 0",
-    "engine.name=thread": "engine.name = 'thread': must be 'serial' or 'processes'",
+    "engine.name=thread": "engine.name = 'thread': must be 'serial', 'processes' or 'ray'",
     "model.dtype=float16": "model.dtype = 'float16'",
     f"data.label=[{'1,' * 99}1]": " ...: must be text",
     # a name that is none

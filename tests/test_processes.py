@@ -172,8 +172,8 @@ def slow(seconds, silo):
 def test_no_more_results_wait_than_there_are_workers(tmp_path, monkeypatch):
     """The first silo takes long; meanwhile the others are not all done and kept."""
     handed = []
-    hand = Processes._hand
-    monkeypatch.setattr(processes.Processes, "_hand", lambda self, worker, at, *rest: handed.append(at) or hand(self, worker, at, *rest))  # fmt: skip
+    hand = Processes.hand
+    monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, at, silo: handed.append(at) or hand(self, worker, at, silo))  # fmt: skip
     engine = Processes(furnish, 2, 1)
     with engine:
         results = engine.each(Add(torch.tensor([5.0]), tmp_path, (("s0", partial(slow, 3), 1),)), silos())

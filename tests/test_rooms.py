@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"errors"},
     {"settings", "tables", "randomness", "state"},
-    {"optimizers", "norm"},
+    {"optimizers", "norm", "precision"},
     {"partition"},
     {"objective", "messages"},
     {"models", "transfer"},
@@ -44,7 +44,7 @@ DOORS = {
     "pydantic": {"settings", "data.settings", "experiment.schema", "experiment.wording", "experiment.file"},
     "flwr": set(),
     "opacus": set(),
-    "ray": set(),
+    "ray": {"simulate.cluster"},
 }
 BLIND = (
     "coordinator",

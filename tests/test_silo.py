@@ -470,7 +470,7 @@ def test_every_row_is_seen_once_an_epoch():
     bench = Bench(smooth(), METHODS["fedavg"](), Training(batch_size=7, epochs=3))
     silo = silo_at(bench)
     generator = torch.Generator().manual_seed(0)
-    steps = list(bench._steps(silo.data, 3, generator))
+    steps = list(bench.batches(silo.data, 3, generator))
     for epoch in range(3):
         seen = torch.cat([rows for rows, _ in steps[epoch * 4 : epoch * 4 + 4]])
         assert sorted(seen.tolist()) == list(range(23))

@@ -17,6 +17,7 @@ from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment.file import load
 from fedtl.method import METHODS
 from fedtl.runfolder import RunFolder
+from fedtl.simulate.serial import Serial
 from fedtl.study import run
 
 SMALL = ["rounds=2", "data.limit=40", "engine.name=serial"]
@@ -73,10 +74,25 @@ def test_processes_give_the_bits_of_serial(method, tmp_path):
         assert same(tensors(tmp_path / "serial"), tensors(path))
 
 
+@pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep", "local"])
+def test_a_stack_gives_the_numbers_of_serial(method, tmp_path):
+    """Within rounding, over two rounds; which of the silos' test rows are right is the same."""
+    one = do(tmp_path / "serial", small(f"method.name={method}"))
+    other = do(tmp_path / "stack", small(f"method.name={method}", "engine.stack=4"))
+    for name, its in one["silos"].items():
+        assert other["silos"][name].pop("validation") == pytest.approx(its.pop("validation"), rel=1e-3)
+        assert other["silos"][name] == pytest.approx(its, rel=1e-3)
+    wanted, found = tensors(tmp_path / "serial"), tensors(tmp_path / "stack")
+    assert not same(wanted, found)  # or it was serial
+    for file, state in wanted.items():
+        for name in state.keys() & found[file].keys():
+            torch.testing.assert_close(found[file][name], state[name], rtol=1e-3, atol=1e-4)
+
+
 def test_the_order_of_silos_does_not_matter(tmp_path, monkeypatch):
     one = do(tmp_path / "a", small())
-    serial = study.Serial.each
-    monkeypatch.setattr(study.Serial, "each", lambda self, job, silos: serial(self, job, list(silos)[::-1]))
+    serial = Serial.each
+    monkeypatch.setattr(Serial, "each", lambda self, job, silos: serial(self, job, list(silos)[::-1]))
     other = do(tmp_path / "b", small())
     assert numbers(one) == numbers(other)
     assert same(tensors(tmp_path / "a"), tensors(tmp_path / "b"))

@@ -8,7 +8,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, server_of
-from fedtl.experiment.schema import Experiment, ModelSettings, TrainSettings
+from fedtl.experiment.schema import EngineSettings, Experiment, ModelSettings, TrainSettings
 from fedtl.experiment.wording import choice, entry
 from fedtl.method import METHODS
 from fedtl.optimizers import OPTIMIZERS
@@ -39,6 +39,7 @@ def checked(experiment: Experiment) -> Experiment:
         name = experiment.method.name
         raise ConfigError(f"method {name!r} adapts to a second domain; data.target_domain does not name one")
     _check_start(experiment.model, experiment.data)
+    _check_engine(experiment.engine)
     return experiment
 
 
@@ -86,6 +87,17 @@ def _check_data(data: DataSettings) -> None:
     if data.scale not in ("silo", "none") and not os.path.isfile(data.scale):
         wish = '"silo", "none" or a TOML file of constants'
         raise ConfigError(f"data.scale is {wish}; there is no file {data.scale}")
+
+
+def _check_engine(engine: EngineSettings) -> None:
+    """Each engine has settings of its own."""
+    if engine.address and engine.name != "ray":
+        raise ConfigError(f'engine.address is for "ray", not for {engine.name!r}')
+    if engine.stack > 1 and (engine.name == "ray" or engine.workers > 1):
+        other = 'engine.name = "ray"' if engine.name == "ray" else f"engine.workers = {engine.workers}"
+        raise ConfigError(
+            f"engine.stack = {engine.stack} trains in one process, and {other} in several; keep one"
+        )
 
 
 def _check_start(model: ModelSettings, data: DataSettings) -> None:

@@ -16,7 +16,7 @@ class ModelSettings(Settings):
     pretrain_on: list[str] = []
     pretrain_epochs: int = Field(10, ge=1)
     freeze: int = Field(0, ge=0)
-    dtype: Literal["float32"] = "float32"
+    dtype: Literal["float32", "tf32", "bf16"] = "float32"
 
 
 class TrainSettings(Settings):
@@ -47,11 +47,17 @@ class MethodSettings(Settings):
 
 
 class EngineSettings(Settings):
-    """``[engine]``. ``workers`` 0: the machine's cores. Results are bit-equal only at equal ``threads``."""
+    """
+    ``[engine]``. ``workers`` 0: the machine's cores, or one a GPU; of a cluster, all its cores. ``stack`` 0: several
+    silos at once on a GPU where model and method allow it. Results are bit-equal only at equal ``threads``, and
+    within rounding where silos are stacked.
+    """
 
-    name: Literal["serial", "processes"] = "processes"
+    name: Literal["serial", "processes", "ray"] = "processes"
     workers: int = Field(0, ge=0)
+    stack: int = Field(0, ge=0, le=1024)
     threads: int = Field(1, ge=1)
+    address: str = ""
 
 
 class CompareSettings(Settings):

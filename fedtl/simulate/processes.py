@@ -6,8 +6,6 @@ holds anything that a killed process could lose, and results do not depend on wh
 lies in shared memory: a job once for all, whatever the number of silos.
 """
 
-from bisect import insort
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,13 +16,14 @@ from typing import Any, Self, cast
 
 from torch import multiprocessing
 
-from fedtl.errors import FedTLError, SiloFailed
+from fedtl.errors import FedTLError
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
-from fedtl.simulate.engine import TRIES, Job, Mishap, Workplace, given_up
+from fedtl.simulate.dispatch import in_order
+from fedtl.simulate.engine import Job, Mishap, Workplace
 from fedtl.simulate.scratch import memory, scratch
 from fedtl.simulate.worker import READY, Order, deaf, serve
-from fedtl.state import copy
+from fedtl.state import State, copy
 
 FURNISH = "furnish"
 PATIENCE = 10  # seconds for a worker to end when it is told to
@@ -46,34 +45,19 @@ class Processes:
 
     def __init__(self, furnish: Callable[[], Workplace], workers: int, threads: int) -> None:
         self.workers, self._threads = workers, threads
-        self._furnish, self._jobs = furnish, 0
+        self._furnish, self._jobs, self._job = furnish, 0, Path()
+        self._home: dict[str, int] = {}
         self._scratch = scratch(memory())
         self._folder = Path()
         self._staff: list[_Worker] = []
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each. A silo whose worker died, or that failed in a way nobody foresaw, is given out again."""
+        """As Engine.each. A silo whose worker died is given out again."""
         self._jobs += 1
-        path = self._folder / f"job-{self._jobs}"
-        parcel.write(path, job)
-        waiting, turn = list(range(len(silos))), 0
-        done: dict[int, Any] = {}
-        failed: Counter[int] = Counter()
-        while turn < len(silos):
-            for worker in self._staff:
-                if worker.at is None and waiting and waiting[0] < turn + 2 * self.workers:
-                    self._hand(worker, waiting.pop(0), path, silos)
-            if turn in done:
-                yield silos[turn].name, done.pop(turn)
-                turn += 1
-                continue
-            for at, result in self._answers(silos):
-                failed[at] += isinstance(result, Mishap)
-                if isinstance(result, Mishap) and failed[at] < TRIES:
-                    insort(waiting, at)
-                else:
-                    done[at] = given_up(silos[at].name, result) if isinstance(result, Mishap) else result
-        path.unlink()
+        self._job = self._folder / f"job-{self._jobs}"
+        parcel.write(self._job, job)
+        yield from in_order(self, silos, self._home)
+        self._job.unlink()
 
     def __enter__(self) -> Self:
         self._folder = self._scratch.__enter__()
@@ -104,21 +88,21 @@ class Processes:
         theirs.close()  # or its death would not be an end of file here
         return _Worker(number, process, ours)
 
-    def _hand(self, worker: _Worker, at: int, job: Path, silos: Sequence[Silo]) -> None:
-        silo, here = silos[at], self._folder / f"{worker.number}-"
-        order = Order(
-            job, silo.name, silo.secret, here.with_name(f"{here.name}in"), here.with_name(f"{here.name}out")
-        )
-        parcel.write(order.local, silo.local)
-        worker.at = at
-        self._tell(worker, order)
+    def idle(self) -> Iterator[int]:
+        return (worker.number for worker in self._staff if worker.at is None)
+
+    def hand(self, worker: int, at: int, silo: Silo) -> None:
+        local, result = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
+        parcel.write(local, silo.local)
+        self._staff[worker].at = at
+        self._tell(self._staff[worker], Order(self._job, silo.name, silo.secret, local, result))
 
     def _tell(self, worker: _Worker, message: Any) -> None:
         with suppress(OSError):  # it is dead, which whoever waits for its answer finds out
             worker.pipe.send(message)
 
-    def _answers(self, silos: Sequence[Silo]) -> Iterator[tuple[int, Any]]:
-        """Wait for workers that are at something, and take what they have: (silo, result or Mishap)."""
+    def answers(self) -> Iterator[tuple[int, Any, State]]:
+        """As Staff.answers. Raises what ends the run."""
         pipes = {worker.pipe: worker for worker in self._staff}
         for pipe in wait(list(pipes)):
             worker = pipes[cast(Connection, pipe)]
@@ -133,15 +117,14 @@ class Processes:
                 raise answer
             at, worker.at = worker.at, None
             if at is not None:
-                yield at, answer or self._result(worker, silos[at])
+                result, local = (answer, {}) if answer else self._result(worker)
+                yield at, result, local
 
-    def _result(self, worker: _Worker, silo: Silo) -> Any:
+    def _result(self, worker: _Worker) -> tuple[Any, State]:
         path = self._folder / f"{worker.number}-out"
         result, local = parcel.read(path)
         path.unlink()
-        if not isinstance(result, SiloFailed):
-            silo.local = copy(local)  # not a view: that would keep the whole result in memory
-        return result
+        return result, copy(local)  # not a view: that would keep the whole result in memory
 
     def _replaced(self, worker: _Worker) -> Mishap:
         """Another process in a dead worker's place. Raises FedTLError for one that could not even begin."""

@@ -5,6 +5,7 @@ Each folder is locked by its process. Who makes one looks for others whose lock 
 a kill, and removes them: what lies in shared memory would otherwise stay there until the machine restarts.
 """
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -29,6 +30,24 @@ def scratch(above: str | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def adopt(folder: Path) -> None:
+    """
+    Make sure of another process's scratch folder: on its machine it is there; on another one it is made, and goes
+    with the last process that adopted it.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    atexit.register(_leave, folder, lock)
+
+
+def _leave(folder: Path, lock: int) -> None:
+    with suppress(OSError):  # somebody else still holds it
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def memory() -> str | None:
