@@ -17,3 +17,4 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
         optim.NAdam,
     )
 }
+FUSED = {"sgd", "adam", "adamw"}  # torch has one kernel for all tensors of a step, on CPU and CUDA

@@ -25,3 +25,10 @@ def torch_generator(*parts: str | int, key: bytes = b"") -> torch.Generator:
 
 def numpy_generator(*parts: str | int, key: bytes = b"") -> np.random.Generator:
     return np.random.default_rng(address(*parts, key=key))
+
+
+def seed_layers(seed: int, device: torch.device) -> None:
+    """What layers such as dropout draw from. torch.manual_seed would, on a CPU, keep a stack trace for each call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

@@ -18,9 +18,9 @@ from fedtl.method import Method, Phase
 from fedtl.models.net import Blueprint, Net, stages
 from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
-from fedtl.optimizers import OPTIMIZERS
+from fedtl.optimizers import FUSED, OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
-from fedtl.randomness import torch_generator
+from fedtl.randomness import seed_layers, torch_generator
 from fedtl.state import State, copy, difference, not_finite
 
 ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
@@ -224,7 +224,7 @@ class Bench:
 
     def _phase(self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State) -> None:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
-        torch.manual_seed(generator.initial_seed())  # what layers draw, such as dropout
+        seed_layers(generator.initial_seed(), self.device)
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net)
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
@@ -277,8 +277,12 @@ class Bench:
         slow: list[nn.Parameter] = []
         for name, weight in moving:
             (fast if name.startswith(("head.", "aux.")) else slow).append(weight)
+        if settings.body_lr == 1:
+            slow, fast = [], slow + fast
         groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
-        extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
+        extra: dict[str, float | bool] = {"fused": True} if settings.optimizer in FUSED else {}
+        if settings.optimizer == "sgd":
+            extra["momentum"] = settings.momentum
         make = OPTIMIZERS[settings.optimizer]
         return make(
             [g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra
