@@ -1,11 +1,11 @@
-# make demo · make test · make check: each sets up what it needs, in .venv
+# make demo · make test · make check · make bench: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check
+.PHONY: demo test check bench
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
@@ -17,6 +17,11 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
+bench: .venv/.ready
+	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
+	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedtl needs Python 3.11 or newer; say which: make PYTHON=python3.11")'

@@ -4,7 +4,7 @@ Which worker is handed which silo, and what becomes of a silo whose worker faile
 Knows nothing of processes or machines: whoever has workers says who is idle, hands out, and brings the answers.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ def in_order(
     failed: Counter[int] = Counter()
     while turn < len(silos):
         for worker in staff.idle():
-            within = [at for at in waiting if at < turn + AHEAD * staff.workers]
+            within = waiting[: bisect_left(waiting, turn + AHEAD * staff.workers)]
             if within:
                 at = next((at for at in within if home.get(silos[at].name) == worker), within[0])
                 waiting.remove(at)

@@ -7,7 +7,6 @@ all who read them, private once written to. Parcels go between processes of one 
 """
 
 import io
-import mmap
 import os
 import pickle
 import struct
@@ -38,8 +37,9 @@ def write(path: Path, value: Any) -> None:
 
 def read(path: Path) -> Any:
     """The value; its tensors are the file's pages and keep it mapped, even once it is deleted."""
-    with path.open("rb") as file:
-        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    # Python's own mmap would keep a descriptor open for every file, and a thousand silos have more than there are.
+    pages = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    view = memoryview(pages.numpy())  # type: ignore[arg-type]
     (length,) = LENGTH.unpack(view[: LENGTH.size])
     at = LENGTH.size + length
     head, lengths = pickle.loads(view[LENGTH.size : at])

@@ -5,7 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedtl.simulate import parcel
 from fedtl.simulate.engine import Mishap, attempt
 
 READY = "ready"
+KEPT = 1024  # silos whose data a worker does not look up again; it is mapped, so this is the size of a few objects
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,13 @@ def serve(pipe: Connection, furnish: Path, threads: int, number: int) -> None:
     except FedTLError as error:
         pipe.send(error)
         return
+    place = replace(workplace, data=lru_cache(KEPT)(workplace.data))
     pipe.send(READY)
     job_at, job = None, None
     while (order := pipe.recv()) is not None:
         if order.job != job_at:
             job_at, job = order.job, parcel.read(order.job)
-        pipe.send(_done(order, job, workplace))
+        pipe.send(_done(order, job, place))
 
 
 def _done(order: Order, job: Any, workplace: Any) -> Mishap | FedTLError | None:

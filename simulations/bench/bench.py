@@ -1,0 +1,269 @@
+"""
+How fast fedtl is: one table of ratios, taken side by side in one run, and a JSON file with everything behind it.
+
+    .venv/bin/python simulations/bench/bench.py
+    .venv/bin/python simulations/bench/bench.py --only convnet --pfl-python ../pfl-venv/bin/python
+
+Every contender has the same generated data, model, steps and evaluation, and one torch thread in each process. It
+is made once and kept between rounds; one round warms it up.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import bars
+import floor
+import loads
+import machine
+import torch
+from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
+from rich.console import Console
+from rich.table import Table
+from with_fedtl import Fedtl, unstackable
+
+SILOS = "silos"
+NOTES = (
+    "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
+    "Everybody but Flower and pfl takes rounds in turn; a ratio of two of these is the median over the turns.",
+    "Flower and pfl each run as a block, half-way, first round dropped, with a round of the floor between two rounds.",
+    "Their ratio to the floor is taken within the block; their ratio to fedtl by way of the floor.",
+    "floor, as many at once as workers: each does the whole round; over the floor it says how the cores share.",
+    "floor: a plain PyTorch loop, channels_last. Flower and pfl 'as documented' use the usual memory format.",
+    "Flower, best case: channels_last, and evaluation inside the train message, so one message a round, not two.",
+    "pfl as documented: one process. Best case: channels_last and as many processes as fedtl's workers.",
+    "pfl shares parameters only, BatchNorm's statistics stay in its one model: a little less work than the rest.",
+    "mib: anonymous and shared resident memory of the parent (RssAnon + RssShmem), which holds all silos' rows.",
+)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Contender]]:
+    """Those that take rounds in turn."""
+    made: dict[str, Contender] = {
+        bars.FLOOR: floor.Floor(load, floor.FAST),
+        bars.NAIVE: floor.Floor(load, floor.NAIVE),
+        bars.CEILING: floor.Floors(load, floor.FAST, workers[-1]),
+    }
+    try:
+        for count in workers:
+            say(f"{load.name}: starting {bars.fedtl(count)}")
+            made[bars.fedtl(count)] = Fedtl(load, count)
+        if not unstackable(load):
+            made[bars.STACKED] = Fedtl(load, 1, bars.STACK)
+        yield made
+    finally:
+        for contender in made.values():
+            contender.close()
+
+
+def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[str, str]]:
+    """Flower and pfl, and which of them is skipped, and why."""
+    blocks: list[Block] = []
+    skipped: dict[str, str] = {}
+    common = [load, "--rounds", str(given.repeats), *(["--quick"] if given.quick else [])]
+    if given.no_flower or not (find_spec("flwr") and find_spec("ray")):
+        skipped[bars.FLOWER] = (
+            "--no-flower" if given.no_flower else "not installed: pip install 'fedtl[bench]'"
+        )
+    else:
+        script = [sys.executable, str(HERE / "with_flower.py"), *common, "--at-once", str(given.workers)]
+        blocks += [Block(bars.FLOWER, script), Block(bars.FLOWER_BEST, [*script, "--best"])]
+    if not given.pfl_python:
+        skipped[bars.PFL] = "no --pfl-python given"
+    else:
+        script = [str(HERE / "pfl_round.py"), *common]
+        several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(given.workers)]
+        blocks.append(Block(bars.PFL, [given.pfl_python, *script]))
+        blocks.append(Block(bars.PFL_BEST, [given.pfl_python, *several, *script, "--best"]))
+    return blocks, skipped
+
+
+def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
+    """One load, all contenders."""
+    load = loads.by_name(name, given.quick)
+    blocks, skipped = outsiders(given, name)
+    workers = sorted({1, 2, given.workers})
+    with insiders(load, workers) as made:
+        startups = [contender.startup for contender in made.values() if isinstance(contender, Fedtl)]
+        times, failed = side_by_side(
+            made, blocks, given.repeats, bars.FLOOR, lambda text: say(f"{name}: {text}")
+        )
+    return {
+        "about": loads.ABOUT[name],
+        "load": asdict(load),
+        "contenders": {who: _figures(its) for who, its in times.items()},
+        "skipped": skipped | failed | ({bars.STACKED: reason} if (reason := unstackable(load)) else {}),
+        "startup_seconds": max(startups),
+        "bars": bars.verdicts(name, times, given.workers),
+    }
+
+
+def measure_silos(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Many silos of the tiny MLP, each count in a process of its own."""
+    rows = []
+    for count in (4,) if given.quick else (10, 100, 1000):
+        for workers, stack in ((1, 1), (given.workers, 1), (1, bars.STACK)):
+            who = bars.STACKED if stack > 1 else bars.fedtl(workers)
+            say(f"{count} silos, {who}")
+            rounds = 2 if given.quick else max(4, min(20, 500 // count))
+            options = [str(count), "--workers", str(workers), "--stack", str(stack), "--rounds", str(rounds)]
+            try:
+                times = run_block([sys.executable, str(HERE / "crowd.py"), *options])
+            except BlockFailed as error:
+                rows.append({"silos": count, "who": who, "failed": str(error)})
+                continue
+            rows.append(
+                {
+                    "silos": count,
+                    "who": who,
+                    "rounds_per_second": 1 / times.median,
+                    "ms_per_silo_and_round": 1000 * times.median / count,
+                    "seconds": list(times.seconds),
+                    **times.extra,
+                }
+            )
+    return rows
+
+
+def _figures(times: Times) -> dict[str, Any]:
+    return {
+        "median": times.median,
+        "min": min(times.seconds),
+        "max": max(times.seconds),
+        "ratio_to_floor": times.to_floor,
+        "in_turn": times.in_turn,
+        **times.extra,
+        "seconds": list(times.seconds),
+        **({} if times.in_turn else {"floor_beside": list(times.beside)}),
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The ratios, and beside them the bars."""
+    shown = Table(title=f"{result['machine']['cpu']}, {result['machine']['cores']} cores, {result['date']}")
+    shown.add_column("load")
+    shown.add_column("who")
+    for column in ("s a round", "min - max", "x floor"):
+        shown.add_column(column, justify="right")
+    shown.add_column("bar")
+    for name, its in result["loads"].items():
+        for who, figures in its["contenders"].items():
+            spread = f"{figures['min']:.3f} - {figures['max']:.3f}"
+            judged = "\n".join(
+                _judged(bar) for bar in result["bars"] if (bar["load"], bar["who"]) == (name, who)
+            )
+            shown.add_row(
+                name, who, f"{figures['median']:.3f}", spread, f"{figures['ratio_to_floor']:.2f}", judged
+            )
+        for who, reason in its["skipped"].items():
+            shown.add_row(name, who, "-", "-", "-", f"skipped: {reason}")
+        shown.add_section()
+    for bar in result["bars"]:
+        if bar["load"] == "all":
+            shown.add_row("", bar["who"], "", "", "", _judged(bar))
+    return shown
+
+
+def _judged(bar: dict[str, Any]) -> str:
+    claim = bar["claim"].removeprefix(f"{bar['who']} ")
+    return f"{claim}: {bar['value']:.2f}, {'met' if bar['met'] else 'NOT MET'}"
+
+
+def silo_table(rows: list[dict[str, Any]]) -> Table:
+    shown = Table(title="tiny MLP, 45 training rows a silo, a whole run with its checkpoints")
+    for column in (
+        "silos",
+        "who",
+        "rounds a second",
+        "ms a silo and round",
+        "parent's MiB in rounds",
+        "peak",
+    ):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        figures = (
+            (row["failed"], "", "", "")
+            if "failed" in row
+            else (
+                f"{row['rounds_per_second']:.2f}",
+                f"{row['ms_per_silo_and_round']:.2f}",
+                f"{row['mib_in_rounds']:.1f}",
+                f"{row['mib_peak']:.1f}",
+            )
+        )
+        shown.add_row(str(row["silos"]), row["who"], *figures)
+    return shown
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = ",".join([*loads.LOADS, SILOS])
+    parser.add_argument("--only", default=parts, help=f"some of {parts}")
+    parser.add_argument("--repeats", type=int, help="rounds of each contender (9)")
+    parser.add_argument("--workers", type=int, default=max(2, machine.cores()), help="as many as cores")
+    parser.add_argument("--quick", action="store_true", help="tiny loads, 2 repeats: times that mean nothing")
+    parser.add_argument("--pfl-python", metavar="PATH", help="an interpreter that has pfl and torch")
+    parser.add_argument("--no-flower", action="store_true", help="leave Flower out")
+    parser.add_argument("--out", type=Path, metavar="JSON")
+    given = parser.parse_args()
+    given.only = given.only.split(",")
+    if unknown := set(given.only) - {*loads.LOADS, SILOS}:
+        parser.error(f"--only {sorted(unknown)[0]}: it takes some of {parts}")
+    given.repeats = given.repeats or (2 if given.quick else 9)
+    if min(given.repeats, given.workers - 1) < 1:
+        parser.error("--repeats must be 1 or more, --workers 2 or more")
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    torch.set_num_threads(1)
+    now = datetime.now(UTC)
+    result: dict[str, Any] = {
+        "date": f"{now:%Y-%m-%d}",
+        "machine": machine.description(given.pfl_python),
+        "settings": {"repeats": given.repeats, "workers": given.workers, "quick": given.quick},
+        "notes": NOTES,
+        "loads": {},
+        "silos": [],
+    }
+    for name in given.only:
+        if name == "resnet18" and not find_spec("torchvision"):
+            say("resnet18: skipped, torchvision is not installed: pip install 'fedtl[vision]'")
+        elif name != SILOS:
+            result["loads"][name] = measure_load(given, name)
+    if SILOS in given.only:
+        result["silos"] = measure_silos(given)
+    result["bars"] = [bar for its in result["loads"].values() for bar in its.pop("bars")]
+    if startups := [its["startup_seconds"] for its in result["loads"].values()]:
+        result["bars"].append(bars.startup(startups))
+    result["bars"] += bars.crowd(result["silos"])
+    path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    report(result)
+    say(f"written: {path}")
+
+
+def report(result: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table(result))
+    if result["silos"]:
+        console.print(silo_table(result["silos"]))
+
+
+if __name__ == "__main__":
+    main()

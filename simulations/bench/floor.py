@@ -1,0 +1,131 @@
+"""
+The floor: federated averaging as one would write it in an afternoon, with no framework around it.
+
+``train`` and ``validate`` are also what Flower's clients run, so that a difference is the framework's.
+"""
+
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import torch
+import torch.nn.functional as F
+from loads import CLASSES, Load
+from torch import multiprocessing, nn
+
+from fedtl.silo import Rows, SiloData
+from fedtl.state import State
+
+FAST, NAIVE = torch.channels_last, torch.contiguous_format
+
+
+def plain_round(
+    net: nn.Module, shared: State, silos: Sequence[SiloData], load: Load, layout: torch.memory_format
+) -> State:
+    """One round: the weighted mean of what every silo made of ``shared``."""
+    total = sum(len(data.train) for data in silos)
+    mean = {name: torch.zeros_like(t) if t.is_floating_point() else t for name, t in shared.items()}
+    for data in silos:
+        net.load_state_dict(shared)
+        validate(net, data.val, layout)
+        train(net, data.train, load, layout)
+        for name, tensor in net.state_dict().items():
+            if tensor.is_floating_point():
+                mean[name].add_(tensor, alpha=len(data.train) / total)
+    return mean
+
+
+def train(net: nn.Module, rows: Rows, load: Load, layout: torch.memory_format) -> None:
+    """One epoch of SGD."""
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=load.lr, momentum=load.momentum)
+    for batch in torch.randperm(len(rows)).split(load.batch):
+        optimizer.zero_grad()
+        scores = net(rows.x[batch].contiguous(memory_format=layout))
+        F.cross_entropy(scores, rows.y[batch]).backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def validate(net: nn.Module, rows: Rows, layout: torch.memory_format) -> dict[str, float]:
+    net.eval()
+    scores = net(rows.x.contiguous(memory_format=layout))
+    accuracy = (scores.argmax(1) == rows.y).float().mean()
+    return {"loss": float(F.cross_entropy(scores, rows.y)), "accuracy": float(accuracy)}
+
+
+class Floor:
+    """The plain loop as a contender. Its model, like everybody's, is made once and kept between rounds."""
+
+    def __init__(self, load: Load, layout: torch.memory_format) -> None:
+        self.load, self.layout = load, layout
+        self.net = model(load, layout)
+        self.silos = [load.data(name) for name in load.names()]
+        self.shared = {name: tensor.detach().clone() for name, tensor in self.net.state_dict().items()}
+
+    def round(self) -> State:
+        self.shared = plain_round(self.net, self.shared, self.silos, self.load, self.layout)
+        return self.shared
+
+    def close(self) -> None:
+        pass
+
+
+class Floors:
+    """
+    As many floors at once as there are workers, a process each, and each with the whole round.
+
+    No framework is between them, so their time over the floor's says how well the machine itself runs as many
+    processes at once: exactly 1 where its cores share nothing.
+    """
+
+    def __init__(self, load: Load, layout: torch.memory_format, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes, self._processes = [], []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_beside, args=(theirs, load, layout), daemon=True)
+            process.start()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        self.round()
+
+    def round(self) -> None:
+        for pipe in self._pipes:
+            pipe.send("round")
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def close(self) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            pipe.send(None)
+            process.join()
+
+
+def _beside(pipe: Connection, load: Load, layout: torch.memory_format) -> None:
+    torch.set_num_threads(1)
+    floor = Floor(load, layout)
+    while pipe.recv() is not None:
+        floor.round()
+        pipe.send("done")
+
+
+class Yardstick:
+    """
+    The floor's seconds, taken beside somebody who cannot take turns with us: between its rounds, in its process.
+
+    What the machine does meanwhile for others changes both, and so leaves their ratio alone.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._floor = Floor(load, FAST)
+        self.seconds: list[float] = []
+
+    def measure(self) -> None:
+        clock = time.perf_counter()
+        self._floor.round()
+        self.seconds.append(time.perf_counter() - clock)
+
+
+def model(load: Load, layout: torch.memory_format) -> nn.Module:
+    return load.blueprint().net(len(CLASSES)).to(memory_format=layout)

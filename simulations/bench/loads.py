@@ -1,0 +1,72 @@
+"""
+What every contender trains: three loads as values, and the generated data that belongs to them.
+
+The rows are noise with labels by chance: what is measured is time, and noise costs as much as pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from fedtl.models.catalogue import blueprint
+from fedtl.models.net import Blueprint
+from fedtl.silo import Rows, SiloData
+
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Load:
+    """A round of it: each of ``silos`` evaluates what it received on ``val_rows``, then trains one epoch of SGD."""
+
+    name: str
+    model: str
+    shape: tuple[int, ...]
+    silos: int
+    rows: int
+    val_rows: int
+    batch: int = 32
+    lr: float = 0.05
+    momentum: float = 0.9
+
+    def names(self) -> list[str]:
+        return [f"silo-{number:04d}" for number in range(self.silos)]
+
+    def data(self, silo: str) -> SiloData:
+        """A silo's rows: the same ones in every process."""
+        generator = torch.Generator().manual_seed(int(silo.removeprefix("silo-")))
+        return SiloData(self._rows(self.rows, generator), self._rows(self.val_rows, generator), CLASSES)
+
+    def blueprint(self) -> Blueprint:
+        """The model, with the same first weights in every process."""
+        return blueprint(self.model, self.shape, seed=0)
+
+    def _rows(self, count: int, generator: torch.Generator) -> Rows:
+        x = torch.randn(count, *self.shape, generator=generator)
+        return Rows(x, torch.randint(len(CLASSES), (count,), generator=generator))
+
+
+LOADS: dict[str, Load] = {
+    load.name: load
+    for load in (
+        Load("mlp", "mlp", (1, 8, 8), silos=6, rows=224, val_rows=64),
+        Load("convnet", "convnet", (3, 28, 28), silos=8, rows=256, val_rows=64),
+        Load("resnet18", "torchvision/resnet18", (3, 64, 64), silos=4, rows=64, val_rows=32, lr=0.01),
+    )
+}
+ABOUT = {
+    "mlp": "the tiny MLP on digits: what a framework costs",
+    "convnet": "three convolutions with BatchNorm, 8 silos x 256 images of 28 px",
+    "resnet18": "ResNet-18 at 64 px, 4 silos x 64 images",
+}
+
+
+def crowd(silos: int) -> Load:
+    """Many small silos of the tiny MLP."""
+    return Load("silos", "mlp", (1, 8, 8), silos, rows=50, val_rows=10)
+
+
+def by_name(name: str, quick: bool) -> Load:
+    """``quick``: small enough for a test; its times mean nothing."""
+    load = LOADS[name]
+    return Load(**{**vars(load), "silos": 2, "rows": 64, "val_rows": 32}) if quick else load

@@ -1,0 +1,91 @@
+"""What the numbers were taken on: never a host name, never a path."""
+
+import os
+import platform
+import re
+import subprocess
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Self
+
+PACKAGES = ("torch", "torchvision", "numpy", "flwr", "ray")
+
+
+def description(pfl_python: str | None) -> dict[str, object]:
+    return {
+        "cpu": cpu(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+            "pfl": _version_there("pfl", pfl_python) if pfl_python else None,
+        },
+    }
+
+
+def cpu() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slug() -> str:
+    """``amd-epyc-2-cores``: what a recorded result is called after."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{cpu()} {cores()} cores".lower()).strip("-")
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version_there(package: str, python: str) -> str | None:
+    code = f"from importlib import metadata; print(metadata.version({package!r}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def resident_mib() -> float:
+    """This process's own memory and what it shares with its workers; not the libraries' files. 0 where unknown."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0.0
+    return sum(int(kib) for kib in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", status, re.MULTILINE)) / 1024
+
+
+class PeakMemory:
+    """The most that ``resident_mib`` said within the ``with``, asked twenty times a second."""
+
+    def __init__(self) -> None:
+        self.mib = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.mib = max(self.mib, resident_mib())
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.mib = max(self.mib, resident_mib())
+            time.sleep(0.05)

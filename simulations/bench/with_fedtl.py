@@ -1,0 +1,76 @@
+"""fedtl as a contender, put together from its own public pieces: a bench, an engine, a simulation, its rounds."""
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from loads import CLASSES, Load
+
+from fedtl.aggregate import ServerStep
+from fedtl.coordinator import Plan, Standing, rounds
+from fedtl.method import fedavg
+from fedtl.silo import Bench, Silo, Training
+from fedtl.simulate.engine import Engine, Simulation
+from fedtl.simulate.processes import Processes, Workplace
+from fedtl.simulate.serial import Serial
+from fedtl.simulate.stacked import Stacked, refuse
+from fedtl.state import State
+
+ENDLESS = 10**6
+
+
+def bench_of(load: Load) -> Bench:
+    settings = Training(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
+    return Bench(load.blueprint(), fedavg(), settings)
+
+
+def furnish(load: Load) -> Workplace:
+    """A worker's workplace, made in the worker."""
+    return Workplace(bench_of(load), load.data)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """The job that says when the workers are ready."""
+
+    def __call__(self, bench: Bench, silo: Silo) -> None:
+        return None
+
+
+class Fedtl:
+    """``startup``: seconds from asking for the engine to the first answer of every silo to an empty job."""
+
+    def __init__(self, load: Load, workers: int, stack: int = 1) -> None:
+        bench = bench_of(load)
+        shared, local = bench.partition.split(bench.initial(len(CLASSES)))
+        members = {name: Silo(name, load.data(name), dict(local), b"bench") for name in load.names()}
+        self._open = ExitStack()
+        clock = time.perf_counter()
+        self.engine: Engine = self._open.enter_context(_engine(load, bench, workers, stack))
+        for _ in self.engine.each(Nothing(), list(members.values())):
+            pass
+        self.startup = time.perf_counter() - clock
+        plan = Plan("bench", seed=0, rounds=ENDLESS, server=ServerStep())
+        self._rounds = rounds(
+            Simulation(self.engine, members), plan, Standing(0, shared), bench.partition.roles
+        )
+
+    def round(self) -> State:
+        return next(self._rounds).after.shared
+
+    def close(self) -> None:
+        self._rounds.close()
+        self._open.close()
+
+
+def unstackable(load: Load) -> str | None:
+    """Why this load's silos cannot be trained in one stack; None if they can."""
+    return refuse(bench_of(load))
+
+
+def _engine(load: Load, bench: Bench, workers: int, stack: int) -> Any:
+    if stack > 1:
+        return Stacked(bench, stack)
+    return Serial(bench) if workers == 1 else Processes(partial(furnish, load), workers, threads=1)
