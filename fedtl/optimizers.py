@@ -17,4 +17,3 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
         optim.NAdam,
     )
 }
-FUSED = {"sgd", "adam", "adamw"}  # torch has one kernel for all tensors of a step, on CPU and CUDA

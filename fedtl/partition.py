@@ -77,10 +77,14 @@ class Partition:
 
     def split(self, state: State) -> tuple[State, State]:
         """(shared, local), as copies on the CPU: what is split has left the model."""
+        shared, local = self.cut(state)
+        return copy(shared), copy(local)
+
+    def cut(self, state: State) -> tuple[State, State]:
+        """(shared, local), the state's own tensors: still the model's, where they are its."""
         self._check(state)
-        shared = copy({name: tensor for name, tensor in state.items() if self.leaves(name)})
-        local = copy({name: tensor for name, tensor in state.items() if not self.leaves(name)})
-        return shared, local
+        shared = {name: tensor for name, tensor in state.items() if self.leaves(name)}
+        return shared, {name: tensor for name, tensor in state.items() if name not in shared}
 
     def join(self, shared: State, local: State) -> State:
         """Undoes ``split``."""

@@ -18,7 +18,7 @@ from fedtl.method import Method, Phase
 from fedtl.models.net import Blueprint, Net, stages
 from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
-from fedtl.optimizers import FUSED, OPTIMIZERS
+from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
 from fedtl.randomness import seed_layers, torch_generator
 from fedtl.state import State, copy, difference, not_finite
@@ -159,15 +159,15 @@ class Bench:
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
         for number, phase in enumerate(self.method.phases):
             self._phase(net, phase, silo, task, number, received)
-        state = copy(net.state_dict())
+        state = net.state_dict()
         if broken := not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
-        shared, silo.local = self.partition.split(state)
-        return Update(
-            silo.name, task.round, difference(shared, task.shared), float(len(silo.data.train)), metrics
-        )
+        shared, local = self.partition.cut(state)
+        silo.local = copy(local)
+        delta = difference(copy(shared), task.shared)
+        return Update(silo.name, task.round, delta, float(len(silo.data.train)), metrics)
 
     def settle(self, silo: Silo, task: Task) -> State:
         """
@@ -280,13 +280,11 @@ class Bench:
         if settings.body_lr == 1:
             slow, fast = [], slow + fast
         groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
-        extra: dict[str, float | bool] = {"fused": True} if settings.optimizer in FUSED else {}
-        if settings.optimizer == "sgd":
-            extra["momentum"] = settings.momentum
+        extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
         make = OPTIMIZERS[settings.optimizer]
-        return make(
-            [g for g in groups if g["params"]], lr=settings.lr, weight_decay=settings.weight_decay, **extra
-        )
+        moved = [group for group in groups if group["params"]]
+        # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
+        return make(moved, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True, **extra)
 
     def batches(
         self, data: SiloData, epochs: int, generator: torch.Generator
