@@ -189,6 +189,28 @@ def test_a_whole_run_over_two_nodes(tmp_path):
         assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
+def test_a_stopped_run_goes_on_over_the_cluster_to_the_same_numbers(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(one):
+        raise Stop
+
+    small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
+    alone = load("digits", [*small, "engine.name=serial"])
+    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    with two_nodes() as (cluster, _):
+        spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
+        folder = RunFolder.create(tmp_path / "other", spread)
+        with pytest.raises(Stop):
+            run(spread, folder, progress=stop)
+        other = run(folder.experiment(), RunFolder.open(folder.path))
+    assert one["silos"] == other["silos"]
+    assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
+        folder.path / "shared.safetensors"
+    ).read_bytes()
+
+
 def test_another_machines_scratch_folder_goes_with_the_last_who_uses_it(tmp_path):
     folder = tmp_path / "tmp" / "fedtl-of-another-machine"
     code = f"from pathlib import Path; from fedtl.simulate.scratch import adopt; adopt(Path({str(folder)!r})); print(flush=True); input()"

@@ -17,10 +17,17 @@ from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment.file import load
 from fedtl.method import METHODS
 from fedtl.runfolder import RunFolder
+from fedtl.simulate.processes import Processes
 from fedtl.simulate.serial import Serial
+from fedtl.simulate.stacked import Stacked
 from fedtl.study import run
 
 SMALL = ["rounds=2", "data.limit=40", "engine.name=serial"]
+ENGINES = {
+    "serial": ["engine.name=serial"],
+    "processes": ["engine.name=processes", "engine.workers=3"],
+    "stacked": ["engine.name=serial", "engine.stack=3"],
+}
 NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 
 
@@ -89,11 +96,15 @@ def test_a_stack_gives_the_numbers_of_serial(method, tmp_path):
             torch.testing.assert_close(found[file][name], state[name], rtol=1e-3, atol=1e-4)
 
 
-def test_the_order_of_silos_does_not_matter(tmp_path, monkeypatch):
-    one = do(tmp_path / "a", small())
-    serial = Serial.each
-    monkeypatch.setattr(Serial, "each", lambda self, job, silos: serial(self, job, list(silos)[::-1]))
-    other = do(tmp_path / "b", small())
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_order_in_which_silos_answer_does_not_matter(engine, tmp_path, monkeypatch):
+    one = do(tmp_path / "a", small(*ENGINES[engine]))
+    for kind in (Serial, Processes, Stacked):
+        each = kind.each
+        monkeypatch.setattr(
+            kind, "each", lambda self, job, silos, each=each: reversed(list(each(self, job, silos)))
+        )
+    other = do(tmp_path / "b", small(*ENGINES[engine]))
     assert numbers(one) == numbers(other)
     assert same(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
 
@@ -106,9 +117,12 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("server", ["{name='mean'}", "{name='adam', lr=0.01}"])
-def test_a_stopped_run_goes_on_to_the_same_numbers(server, tmp_path):
-    experiment = small("rounds=4", f"method.server={server}", "silos_per_round=4")
+@pytest.mark.parametrize(
+    ("engine", "server"),
+    [*((name, "{name='mean'}") for name in ENGINES), ("serial", "{name='adam', lr=0.01}")],
+)
+def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
+    experiment = small("rounds=4", f"method.server={server}", "silos_per_round=4", *ENGINES[engine])
     whole = do(tmp_path / "whole", experiment)
 
     def stop(one):
