@@ -13,20 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fedtl.silonorm import ChannelAffine, FixedNorm, SiloNorm
 from fedtl.state import State
 
 TORCH_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+OWN_NORMS = (SiloNorm, FixedNorm, ChannelAffine)
 TIMM_NORMS = ("RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d")
 
 
 def is_norm(module: nn.Module) -> bool:
     """
     Whether a module is a normalisation: a torch norm or a subclass of one, timm's own that are not
-    subclasses, or anything that owns running statistics (FrozenBatchNorm2d of torchvision and timm).
+    subclasses, anything that owns running statistics (FrozenBatchNorm2d of torchvision and timm), or
+    one of silonorm.
     """
     layers = sys.modules.get("timm.layers")
     own = tuple(getattr(layers, name) for name in TIMM_NORMS if hasattr(layers, name))
-    return isinstance(module, TORCH_NORMS + own) or _owns_statistics(module)
+    return isinstance(module, TORCH_NORMS + OWN_NORMS + own) or _owns_statistics(module)
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -46,12 +49,12 @@ def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
     All layers in one pass, each normalising with the statistics of the batch at hand, as in training. With
     batch b holding n_b values a channel of mean m_b and variance v_b, the sums N = sum n_b, S1 = sum n_b m_b and
     S2 = sum n_b (v_b + m_b^2) are kept in float64; then mean = S1 / N and variance = (S2 - S1^2 / N) / (N - 1),
-    unbiased as torch's running variance. The model is left as it was.
+    unbiased as torch's running variance. A FixedNorm counts as a norm. The model is left as it was.
 
     Returns the running means and variances by name, for ``load_state_dict(..., strict=False)``; an empty state
     for a model without running statistics.
     """
-    norms = [(path, m) for path, m in batch_norms(model) if isinstance(m, _NormBase)]
+    norms = [(path, m) for path, m in batch_norms(model) if isinstance(m, _NormBase | FixedNorm)]
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -59,6 +62,9 @@ def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
             x = inputs[0].detach()
             n = x.numel() // x.shape[1]
             variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+            if isinstance(module, FixedNorm):
+                module.running_mean.copy_(mean)
+                module.running_var.copy_(variance)
             variance, mean = variance.double(), mean.double()
             s1, s2, seen = sums.get(path, (torch.zeros_like(mean), torch.zeros_like(mean), 0))
             sums[path] = (s1 + n * mean, s2 + n * (variance + mean.pow(2)), seen + n)
