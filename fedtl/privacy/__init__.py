@@ -1,0 +1,1 @@
+"""What a silo's rows may cost: noise that hides each of them, and the book of what was spent."""

@@ -1,0 +1,151 @@
+"""
+Whether records stay apart in a model and its losses: the question that clipping takes for answered.
+
+Asked by experiment, because types do not tell: Opacus 1.6 accepts BatchNorm without scale, with a frozen scale, as a
+subclass, or written by hand, and any loss. In each of them one record moves all others' gradients.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedtl.errors import ConfigError
+from fedtl.objective import Batch
+from fedtl.randomness import seed_layers
+
+KEPT = (slice(0, 1), slice(1, None), slice(0, None, 2), slice(1, None, 2))  # while all others are replaced
+TOLERANCE = 1e-4  # of the largest value: sums in another order move by less
+WAY_OUT = "record-level privacy needs layers and losses that see one record at a time (GroupNorm, LayerNorm, SiloNorm)"
+
+Losses = Callable[[nn.Module, Batch], Tensor]
+
+
+@torch.no_grad()
+def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
+    """
+    Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], depend on other
+    records of the batch or on how many there are, or where a pass changes a buffer. The net is left as it was.
+
+    ``batch`` holds four records or more; random ones will do, and do not make the answer depend on data. Layers
+    are in training mode, and draw the same numbers in each pass.
+    """
+    if len(batch.y) < 4:
+        raise ValueError(f"needs four records or more, not {len(batch.y)}")
+    with _untouched(net):
+        net.train()
+        buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+        scores, values = _pass(net, batch, losses)
+        written = [name for name, now in net.named_buffers() if not torch.equal(now, buffers[name])]
+        if written:
+            raise ConfigError(f"training would write what it saw into the buffer {written[0]}; {WAY_OUT}")
+        for kept in KEPT:
+            other = _others_replaced(batch, kept, scores.shape[1])
+            after = _pass(net, other, losses)
+            if _moved(scores[kept], after[0][kept]):
+                place = _first_moved(net, batch, other, kept)
+                raise ConfigError(f"a record's scores depend on the others of its batch{place}; {WAY_OUT}")
+            if _moved(values[kept], after[1][kept]):
+                raise ConfigError(f"a record's loss depends on the others of its batch; {WAY_OUT}")
+        with still(net):
+            together, alone = _pass(net, batch, losses), _pass(net, _only_first(batch), losses)
+            for what, before, now in zip(("scores", "loss"), together, alone, strict=True):
+                if _moved(before[:1], now):
+                    raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
+
+
+@contextmanager
+def still(net: nn.Module) -> Iterator[None]:
+    """Modules without parameters as in evaluation: dropout draws by place in the batch, so batches of other sizes
+    could not be compared."""
+    modes = {module: module.training for module in net.modules()}
+    for module in modes:
+        if next(module.parameters(), None) is None:
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _untouched(net: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in net.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    device = _device(net)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((weight.device for weight in net.parameters()), torch.device("cpu"))
+
+
+def _pass(net: nn.Module, batch: Batch, losses: Losses) -> tuple[Tensor, Tensor]:
+    """Scores [B, ...] and losses [B]; each from the same seed."""
+    seed_layers(0, _device(net))
+    scores = net(batch.x)
+    seed_layers(0, _device(net))
+    values = losses(net, batch)
+    if values.shape != batch.y.shape:
+        raise ConfigError(f"the losses of {len(batch.y)} records have shape {list(values.shape)}; {WAY_OUT}")
+    return scores.clone(), values.clone()
+
+
+def _others_replaced(batch: Batch, kept: slice, classes: int) -> Batch:
+    """Far other inputs and other labels for all records but those of ``kept``."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = 10 * torch.randn(batch.x.shape, generator=generator).to(batch.x), batch.y.clone()
+    if y.is_floating_point():
+        y += 10 * torch.randn(y.shape, generator=generator).to(y)
+    else:
+        y = torch.randint(classes, y.shape, generator=generator).to(y)
+    x[kept], y[kept] = batch.x[kept], batch.y[kept]
+    return replace(batch, x=x, y=y)
+
+
+def _only_first(batch: Batch) -> Batch:
+    return Batch(batch.x[:1], batch.y[:1], batch.domain[:1])
+
+
+def _moved(before: Tensor, after: Tensor) -> bool:
+    scale = float(before.abs().nan_to_num().max())
+    return not torch.allclose(before, after, rtol=0, atol=TOLERANCE * max(scale, 1e-3), equal_nan=True)
+
+
+def _first_moved(net: nn.Module, batch: Batch, other: Batch, kept: slice) -> str:
+    """Where in the net records first meet, in words; "" where no layer's output shows it."""
+
+    def outputs(x: Tensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+
+        def watch(path: str) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and len(output) == len(x):
+                    found[path] = output[kept].clone()
+
+            return hook
+
+        leaves = [(path, module) for path, module in net.named_modules() if not list(module.children())]
+        hooks = [module.register_forward_hook(watch(path)) for path, module in leaves]
+        try:
+            seed_layers(0, _device(net))
+            net(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    before, after = outputs(batch.x), outputs(other.x)
+    place = next((path for path in before if _moved(before[path], after[path])), None)
+    return "" if place is None else f", from {place} ({type(net.get_submodule(place)).__name__}) on"

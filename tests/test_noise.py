@@ -1,0 +1,116 @@
+"""The stream against published AES-256 blocks, the numbers against scipy, and that nobody gets them twice."""
+
+import copy
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from fedtl.privacy.noise import CHUNK, Noise
+
+# AES-256 under a key of zeros of the counters 0, 1 and 2: test cases 13 and 14 of McGrew and Viega, "The Galois/Counter
+# Mode of Operation" (2004): H, the tag of an empty message, and the first block of ciphertext of zeros.
+BLOCKS = (
+    "dc95c078a2408989ad48a21492842087",
+    "530f8afbc74536b9a963b4f1c4cb738b",
+    "cea7403d4d606b6e074ec5d3baf39d18",
+)
+
+
+def test_the_stream_is_aes_in_counter_mode(monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    words = np.frombuffer(bytes.fromhex("".join(BLOCKS)), "<u8")
+    expected = [int(word >> np.uint64(11)) / 2**53 for word in words]
+    assert Noise().uniform(6).tolist() == expected
+
+
+def test_box_and_muller_of_four_pairs_written_out(monkeypatch):
+    noise, same = Noise.reproducible(3), Noise.reproducible(3)
+    u, v = 1 - same.uniform(6).numpy(), same.uniform(6).numpy()
+    radius = np.sqrt(-2 * np.log(u))
+    cosine, sine = radius * np.cos(2 * np.pi * v), radius * np.sin(2 * np.pi * v)
+    four = [cosine[i] + cosine[i + 3] + sine[(i - 1) % 3] + sine[(i - 1) % 3 + 3] for i in range(3)]
+    np.testing.assert_allclose(noise.normal((3,), 5.0), 5 * np.array(four) / 2, rtol=1e-12)
+
+
+def test_every_instance_has_a_key_of_its_own(monkeypatch):
+    keys = []
+
+    def urandom(size):
+        keys.append(os.getrandom(size))
+        return keys[-1]
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    first, second = Noise(), Noise()
+    assert [len(key) for key in keys] == [32, 32]
+    assert keys[0] != keys[1]
+    one, other = (noise.normal((200_000,), 1.0).numpy() for noise in (first, second))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(len(one))
+
+
+@pytest.mark.parametrize("std", [1.0, 0.25])
+def test_it_is_normal(std):
+    x = Noise.reproducible(0).normal((400, 1000), std)
+    assert x.shape == (400, 1000)
+    assert x.dtype == torch.float64
+    x = x.flatten().numpy() / std
+    n = len(x)
+    assert abs(x.mean()) < 4 / np.sqrt(n)
+    assert abs(x.var() - 1) < 4 * np.sqrt(2 / n)
+    assert abs(stats.skew(x)) < 4 * np.sqrt(6 / n)
+    assert abs(stats.kurtosis(x)) < 4 * np.sqrt(24 / n)
+    assert stats.kstest(x, "norm").pvalue > 0.01
+
+
+def test_neighbours_are_independent():
+    """Neighbours share a pair, one its cosine and one its sine; also their sizes must not go together."""
+    x = Noise.reproducible(1).normal((300_000,), 1.0).numpy()
+    bound = 4 / np.sqrt(len(x))
+    for lag in (1, 2, CHUNK):
+        assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < bound
+        assert abs(np.corrcoef(x[:-lag] ** 2, x[lag:] ** 2)[0, 1]) < bound
+
+
+def test_uniform_numbers():
+    u = Noise.reproducible(2).uniform(300_000)
+    assert 0 <= u.min() < u.max() < 1
+    assert torch.equal((u * 2**53).long().double(), u * 2**53)
+    assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 0), (CHUNK + 1,), torch.Size((2, 3))])
+def test_any_shape(shape):
+    assert Noise().normal(shape, 1.0).shape == torch.Size(shape)
+
+
+def test_reproducible_repeats_and_says_so():
+    one, same, other = (Noise.reproducible(seed) for seed in (7, 7, 8))
+    x = one.normal((5,), 1.0)
+    assert torch.equal(x, same.normal((5,), 1.0))
+    assert not torch.equal(x, other.normal((5,), 1.0))
+    assert not torch.equal(x, one.normal((5,), 1.0))
+    assert not one.private
+    assert Noise().private
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_noise_is_refused(std):
+    with pytest.raises(ValueError, match="above 0"):
+        Noise().normal((2,), std)
+
+
+@pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_cannot_be_stored(way):
+    with pytest.raises(TypeError, match="must not be stored"):
+        way(Noise())
+
+
+def test_a_fork_does_not_go_on_with_it(monkeypatch):
+    noise = Noise()
+    noise.uniform(1)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(RuntimeError, match="of its own"):
+        noise.uniform(1)
