@@ -8,6 +8,10 @@ FedTLError                1   our mistake, unless a child says otherwise
     ModelError            2   a model or its weights cannot be built as asked
   PartitionError          1   a state does not have exactly the names it should have
   SiloFailed              1   one silo could not do its part of a round
+    RoundLost             1   a private round that was charged and has no reply; it is never computed again
+  Refused                 3   refused by policy or budget
+    BudgetExhausted       3   a private round would exceed what may ever be spent on the data
+    LedgerDamaged         3   the ledger is not as it was written
   NotEnoughSilos          4   a run ended because too few silos gave a valid reply
 
 Every message names the thing, the number and the way out, in one line.
@@ -44,6 +48,24 @@ class PartitionError(FedTLError):
 
 class SiloFailed(FedTLError):
     """One silo could not do its part of a round; the others may go on."""
+
+
+class RoundLost(SiloFailed):
+    """A private round was charged, and its reply was never kept; computed again it would be a second release."""
+
+
+class Refused(FedTLError):
+    """An institution's own rules do not allow it."""
+
+    exit_code = 3
+
+
+class BudgetExhausted(Refused):
+    """A private round would exceed what may ever be spent on the data; nothing was trained."""
+
+
+class LedgerDamaged(Refused):
+    """The ledger is not as it was written, so it cannot vouch for anything."""
 
 
 class NotEnoughSilos(FedTLError):
