@@ -1,0 +1,84 @@
+"""
+A private round, once: charge, make it durable, compute, keep the reply, and only then let it go.
+
+The same round again gives the same bytes and costs nothing; a round that was charged and whose reply is not kept is
+lost, for computed again it would be a second release.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+
+import torch
+from safetensors.torch import load, save
+
+from fedtl.errors import FedTLError, SiloFailed
+from fedtl.messages import SpendEvent, Task, Update
+from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.privacy.promise import Promise
+from fedtl.state import State
+
+log = logging.getLogger(__name__)
+HEADER = "header"
+
+
+def once(
+    promise: Promise, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
+) -> tuple[Update, State]:
+    """
+    The update and the silo's new local state. ``compute(first)`` makes both; ``first``: no round of this study was
+    ever charged, so the statistics come with it.
+
+    Raises SiloFailed with words that are the same whatever the rows are, and Refused.
+    """
+    ledger = Ledger(promise.book, promise.dataset, promise.fingerprint, Budget(*promise.lifetime))
+    first = not ledger.knows(task.study)
+    events = promise.events(first)
+    plan = Plan(promise.epsilon, promise.delta, promise.schedule())
+    charge = ledger.charge(task.study, task.round, _hash(task), events, plan)
+    if charge.reply is None:
+        try:
+            update, local = compute(first)
+        except Exception as error:
+            # What failed may depend on a row; the message would take it along.
+            log.error(
+                "%s: a charged round failed: %s", silo, error, exc_info=not isinstance(error, FedTLError)
+            )
+            raise SiloFailed(
+                f"{silo}: no update for round {task.round}; the silo's own log says why"
+            ) from None
+        reply = _packed(update, local, events)
+        ledger.store(task.study, task.round, reply)
+    return _unpacked(silo, charge.reply or reply)
+
+
+def _hash(task: Task) -> str:
+    digest = sha256(json.dumps([task.study, task.round, task.rounds, task.seed]).encode())
+    for name in sorted(task.shared):
+        tensor = task.shared[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _packed(update: Update, local: State, events: tuple[SpendEvent, ...]) -> bytes:
+    """Only what may leave, and what stays: no metric is among it."""
+    header = {
+        "round": update.round,
+        "weight": update.weight,
+        "spend": [[event.noise_multiplier, event.sample_rate, event.steps] for event in events],
+    }
+    tensors = {f"delta.{name}": tensor for name, tensor in update.delta.items()}
+    tensors |= {f"local.{name}": tensor for name, tensor in local.items()}
+    return save(tensors, {HEADER: json.dumps(header)})
+
+
+def _unpacked(silo: str, reply: bytes) -> tuple[Update, State]:
+    length = int.from_bytes(reply[:8], "little")
+    header = json.loads(json.loads(reply[8 : 8 + length])["__metadata__"][HEADER])
+    tensors = load(reply)
+    delta = {name.removeprefix("delta."): t for name, t in tensors.items() if name.startswith("delta.")}
+    local = {name.removeprefix("local."): t for name, t in tensors.items() if name.startswith("local.")}
+    spend = tuple(SpendEvent(noise, rate, int(steps)) for noise, rate, steps in header["spend"])
+    return Update(silo, header["round"], delta, header["weight"], {}, spend), local
