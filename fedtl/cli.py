@@ -80,7 +80,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train one method over the silos of an experiment and say how each silo fares."""
-    from fedtl.report.tables import late_table, run_table
+    from fedtl.report.tables import late_table, privacy_table, run_table
     from fedtl.study import run as run_study
 
     on = _device(device)
@@ -94,6 +94,8 @@ def run(
         out_console.print(run_table(result))
         if result.get("late"):
             out_console.print(late_table(result["late"], result["metric"]))
+        if result.get("privacy"):
+            out_console.print(privacy_table(result["privacy"]))
         _left_out(result)
     _close(page, quiet or as_json)
 
@@ -152,12 +154,15 @@ def compare(
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
     from fedtl.experiment.file import dump, load
+    from fedtl.planning import claim, terms, warning
+    from fedtl.report.tables import privacy_table
     from fedtl.simulate.shelf import temporary
     from fedtl.study import build, tensor_table
 
     settings = load(experiment, set_ or [])
     with temporary() as shelf:
         study = build(settings, shelf, shelf)
+        planned = {name: study.promise(name, Path()) for name in study.training} if settings.privacy else {}
     tensors = tensor_table(study)
     per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
     content = {
@@ -165,7 +170,9 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         "tensors": tensors,
         "bytes_up": per_silo,
         "bytes_down": per_silo,
-        "privacy": None,
+        "privacy": {"silos": {name: terms(its) for name, its in planned.items()}} | claim(settings.privacy)
+        if settings.privacy
+        else None,
         "refused": [],
     }
     if as_json:
@@ -188,9 +195,34 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     out_console.print(
         f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train."
     )
-    out_console.print(
-        "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
-    )
+    if settings.privacy is None:
+        out_console.print(
+            "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
+        )
+        return
+    out_console.print(privacy_table(content["privacy"]))
+    for its in planned.values():
+        if text := warning(its):
+            _say(f"warning: {text}")
+
+
+@app.command()
+def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
+    """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once."""
+    from fedtl.experiment.file import load
+    from fedtl.experiment.soundness import doubtful, unsound
+
+    settings = load(experiment, set_ or [], sound=False)
+    wrong, odd = list(unsound(settings)), list(doubtful(settings))
+    if as_json:
+        _print_json({"unsound": wrong, "doubtful": odd})
+    else:
+        for text in wrong:
+            out_console.print(f"unsound: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        for text in odd:
+            out_console.print(f"ask: {text}", highlight=False, markup=False, soft_wrap=True)
+    if wrong:
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from typing import Any
 from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
+from fedtl.experiment.choices import method_of
 from fedtl.experiment.file import but
 from fedtl.experiment.schema import EngineSettings, Experiment, MethodSettings
 from fedtl.pretrain import plain, pretrained
@@ -59,7 +60,11 @@ def variants(experiment: Experiment) -> list[Variant]:
     for name in dict.fromkeys(experiment.compare.methods):
         own = name == experiment.method.name
         plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
-        found.append(Variant(name, serial if own else but(serial, method=plain)))
+        # The yardsticks release nothing: they are never private.
+        open_: dict[str, Any] = (
+            {"privacy": None, "silo": {}} if experiment.privacy and _yardstick(plain) else {}
+        )
+        found.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
         if own and experiment.method.terms:
             bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
             found.append(Variant(f"{name}, no terms", but(serial, method=bare)))
@@ -69,6 +74,11 @@ def variants(experiment: Experiment) -> list[Variant]:
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
             found.append(Variant(f"{name}, from scratch", _without(but(serial, model=model), aside)))
     return found
+
+
+def _yardstick(settings: MethodSettings) -> bool:
+    method = method_of(settings)
+    return method.pool or not method.shared
 
 
 def compare(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedtl.bench import Bench
 from fedtl.data.prepare import Exam
 from fedtl.data.splits import stratified
 from fedtl.errors import SiloFailed
@@ -18,7 +19,7 @@ from fedtl.method import HEAD, Phase
 from fedtl.metrics import measure
 from fedtl.partition import EVERYTHING
 from fedtl.randomness import numpy_generator
-from fedtl.silo import Bench, Rows, Silo, SiloData
+from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import State, not_finite
 
 HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head is settled by then

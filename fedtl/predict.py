@@ -11,16 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedtl.bench import Bench, Training
 from fedtl.data import images, table
 from fedtl.data.inputs import Inputs
 from fedtl.data.raw import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.choices import method_of
 from fedtl.experiment.schema import Experiment
-from fedtl.models.catalogue import blueprint
+from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint
 from fedtl.runfolder import RunFolder
-from fedtl.silo import Bench, Rows, SiloData, Training
+from fedtl.silo import Rows, SiloData
+from fedtl.silonorm import restore
 from fedtl.state import State
 
 
@@ -35,6 +37,8 @@ class SiloModel:
         own = folder.tensors(f"silos/{silo}/local.safetensors")
         shared = folder.tensors("shared.safetensors")
         self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
+        if self.experiment.privacy is not None:
+            self.plan = privately(self.plan)
         dtype = self.experiment.model.dtype
         self.bench = Bench(
             self.plan,
@@ -67,7 +71,7 @@ class SiloModel:
         """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
         net = self.bench.net(self.data.width)
         net.load_state_dict(self.state)
-        return net.eval()
+        return restore(net).eval()
 
 
 def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
@@ -141,7 +145,8 @@ def export(model: SiloModel, out: Path) -> list[str]:
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ConfigError(f"--out: {out} is not empty")
     out.mkdir(parents=True, exist_ok=True)
-    used = {name: tensor for name, tensor in model.state.items() if not name.startswith("aux.")}
+    state = model.net().state_dict()
+    used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
     save_file(
         {model.plan.library_name(name): tensor for name, tensor in used.items()}, out / "model.safetensors"
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from fedtl.bench import Bench
 from fedtl.data import prepare
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
@@ -12,7 +13,7 @@ from fedtl.messages import Task
 from fedtl.method import Phase
 from fedtl.partition import EVERYTHING
 from fedtl.runfolder import RunFolder
-from fedtl.silo import Bench, Silo, SiloData, pool
+from fedtl.silo import Silo, SiloData, pool
 from fedtl.state import State
 
 FILE = "pretrained.safetensors"
@@ -45,6 +46,8 @@ def plain(experiment: Experiment) -> Experiment:
     """The experiment as it is trained centrally: the whole body moves, at the full rate, on the task's loss alone."""
     return but(
         experiment,
+        privacy=None,
+        silo={},
         method=MethodSettings(name="pooled"),
         train=experiment.train.model_copy(update={"body_lr": 1.0}),
         model=experiment.model.model_copy(update={"freeze": 0}),

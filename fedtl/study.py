@@ -4,7 +4,7 @@ One run: from an experiment to a run folder. Builds silos, engine and method, an
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import fedtl
+from fedtl.bench import Bench, Training
 from fedtl.coordinator import Plan, Round, Standing, rounds
 from fedtl.data import prepare
 from fedtl.data.inputs import Inputs
@@ -20,19 +21,22 @@ from fedtl.data.raw import Raw
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.examine import Examine, Onboard, Outcome
-from fedtl.experiment.choices import method_of, server_of
+from fedtl.experiment.choices import method_of, privacy_of, server_of
 from fedtl.experiment.schema import Experiment
 from fedtl.messages import Task
 from fedtl.method import Method
 from fedtl.metrics import better, mean_over_silos
 from fedtl.models import weights
-from fedtl.models.catalogue import blueprint
+from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
 from fedtl.partition import roles
+from fedtl.planning import Place, claim, promise, spent, warning
 from fedtl.pretrain import plain, pretrained
+from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
 from fedtl.runfolder import RunFolder
-from fedtl.silo import Bench, Silo, SiloData, Training, pool
+from fedtl.silo import Silo, SiloData, pool
+from fedtl.silonorm import convert_state, restore_state
 from fedtl.simulate import choose
 from fedtl.simulate.engine import Engine, Job, Simulation, Workplace
 from fedtl.simulate.scratch import adopt
@@ -56,6 +60,7 @@ class Study:
     shelf: Shelf
     raws: Shelf
     notes: tuple[str, ...] = ()
+    promises: Mapping[str, Promise] = field(default_factory=dict)
 
     @property
     def training(self) -> list[str]:
@@ -98,9 +103,30 @@ class Study:
     def silo(self, name: str, data: SiloData) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
         _, local = self.bench.partition.split(self.bench.initial(data.width))
-        return Silo(
-            name, data, local, secret=address("secret", self.experiment.seed, name).to_bytes(8, "big")
+        return Silo(name, data, local, self.secret(name), self.promises.get(name))
+
+    def secret(self, name: str) -> bytes:
+        return address("secret", self.experiment.seed, name).to_bytes(8, "big")
+
+    def promised(self, folder: RunFolder) -> "Study":
+        """With each training silo's promise, kept in the folder; as it is where nothing is private."""
+        if self.experiment.privacy is None:
+            return self
+        if odd := sorted(set(self.experiment.silo) - set(self.training)):
+            raise ConfigError(
+                f"silo.{odd[0]}: no silo of that name trains; there are {', '.join(self.training[:12])}"
+            )
+        return replace(
+            self, promises={name: self.promise(name, folder.path / "silos" / name) for name in self.training}
         )
+
+    def promise(self, name: str, home: Path) -> Promise:
+        """What a silo promises for this experiment. Raises ConfigError."""
+        settings, data = privacy_of(self.experiment, name), self.data(name)
+        place = Place(home / "ledger.sqlite", name, self.secret(name))
+        if settings.statistics == "auto":
+            settings = settings.model_copy(update={"statistics": "public"})
+        return promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
 
 
 def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:
@@ -123,6 +149,10 @@ def build(
     """
     seen = seen or survey(experiment, reader(raws, experiment.data))
     method = method_of(experiment.method)
+    if (
+        experiment.privacy is not None
+    ):  # exact statistics may be used at home, once nothing is released any more
+        method = replace(method, adapt=experiment.privacy.statistics == "local-after")
     plan = _blueprint(experiment, seen.shape)
     notes: list[str] = []
     found = len(stages(plan.body))
@@ -133,7 +163,13 @@ def build(
     if experiment.model.weights not in ("", "pretrained"):
         net = plan.net(len(seen.union) or 1)
         path = Path(experiment.model.weights)
-        start, notes = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
+        file = weights.read(path)
+        if any(name.endswith(".affine.weight") for name in file):  # a private run's
+            file = restore_state(net, file)
+        start, notes = weights.fit(file, net.state_dict(), roles(net), plan, path.name)
+    if experiment.privacy is not None:
+        ordinary = plan.net(len(seen.union) or 1)
+        plan, start = privately(plan), convert_state(ordinary, start or {})
     train = experiment.train
     training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
     bench = Bench(plan, method, training, device, start, experiment.model.dtype)
@@ -164,7 +200,7 @@ def run(
         if experiment.model.pretrain_on and start is None:
             central = build(plain(experiment), raws, shelf, device, None, seen)
             start = pretrained(experiment, folder, central.bench)
-        study = build(experiment, raws, shelf, device, start, seen)
+        study = build(experiment, raws, shelf, device, start, seen).promised(folder)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
             if raws is shelf:
@@ -343,7 +379,15 @@ def _result(
     for line in folder.history():
         for name, reason in line["left_out"].items():
             left_out.setdefault(name, []).append(f"round {line['round']}: {reason}")
-    optional = {"late": dict(sorted(onboarded.items())), "left_out": left_out}
+    private = (
+        {
+            **claim(experiment.privacy),
+            "silos": {name: spent(its, folder.path.name) for name, its in sorted(study.promises.items())},
+        }
+        if experiment.privacy
+        else None
+    )
+    optional = {"late": dict(sorted(onboarded.items())), "left_out": left_out, "privacy": private}
     return {
         "fedtl": fedtl.__version__,
         "method": experiment.method.name,
@@ -356,7 +400,7 @@ def _result(
         "mean": mean_over_silos(tests),
         "worst": {} if worst is None else {"silo": worst, metric: tests[worst][metric]},
         **{key: value for key, value in optional.items() if value},
-        "notes": [*study.notes, *_notes(study)],
+        "notes": [*study.notes, *_notes(study), *filter(None, map(warning, study.promises.values()))],
         "bytes_up": int(sums["bytes_up"]),
         "bytes_down": int(sums["bytes_down"]),
         "seconds": round(sums["seconds"], 3),

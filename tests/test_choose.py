@@ -5,12 +5,12 @@ import os
 import pytest
 import torch
 
+from fedtl.bench import Bench, Training
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.experiment.schema import EngineSettings
 from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint
-from fedtl.silo import Bench, Training
 from fedtl.simulate import choose
 from fedtl.simulate.processes import Processes
 from fedtl.simulate.serial import Serial

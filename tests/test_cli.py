@@ -49,6 +49,25 @@ def test_json_is_json_and_nothing_else(command):
     assert fedtl(*command).returncode == 0
 
 
+def test_show_says_what_each_silo_would_promise():
+    done = fedtl("show", "digits", "--json", "--set", "privacy.epsilon=3", "--set", "privacy.statistics=dp")
+    its = json.loads(done.stdout)["privacy"]["silos"]["faint"]
+    assert 2.9 < its["epsilon"] <= 3.0 < its["epsilon_replace_one"]
+    assert (its["records"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
+    assert its["statistics_expected_noise"] > 0.5
+    assert "replace-one" in fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout
+
+
+def test_lint_lists_all_and_its_exit_code_judges():
+    wrong = ["--set", "privacy.epsilon=1", "--set", "model.dtype=bf16", "--set", "method.name=local"]
+    done = fedtl("lint", "digits", *wrong)
+    assert done.returncode == 2
+    assert done.stdout.count("unsound: ") == 2
+    assert "ask: privacy.tuning" in done.stdout
+    assert fedtl("lint", "digits", *wrong[:2]).returncode == 0
+    assert fedtl("lint", "digits").returncode == 0
+
+
 def test_show_lists_every_tensor_with_role_and_fate():
     shown = json.loads(fedtl("show", "digits", "--json").stdout)
     fate = {tensor["role"]: tensor["leaves"] for tensor in shown["tensors"]}

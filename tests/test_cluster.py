@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtl.bench import Bench, Training
 from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
 from fedtl.experiment.file import load
 from fedtl.messages import Task
 from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint
 from fedtl.runfolder import RunFolder
-from fedtl.silo import Bench, Rows, Silo, SiloData, Training
+from fedtl.silo import Rows, Silo, SiloData
 from fedtl.simulate.engine import Fit, Job, Workplace
 from fedtl.simulate.serial import Serial
 from fedtl.study import run

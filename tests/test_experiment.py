@@ -32,8 +32,10 @@ WRONG = {
     "data..x=3": '"data." is not a setting',
     "x\ny=3": r'"x\ny" is not a setting',
     "data.a.b=3": '"data.a" is not a setting',
-    "privacy.epsilon=3": "[privacy] is not a setting of this version",
-    "privacy=3": "[privacy] is not a setting of this version",
+    "privacy=3": "privacy = 3: must be a table",
+    "privacy.epsilon=many": "privacy.epsilon = 'many': must be a number",
+    "privacy.epsilom=3": 'did you mean "privacy.epsilon"',
+    "privacy.clip=2": "privacy.epsilon is not given, and has no default",
     # a value of another type, or out of range
     "rounds=abc": "rounds = 'abc': must be a whole number",
     "rounds=true": "rounds = True: must be a whole number",

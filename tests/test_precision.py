@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from fedtl.bench import Bench, Training
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint
-from fedtl.silo import Bench, Rows, Silo, SiloData, Training
+from fedtl.silo import Rows, Silo, SiloData
 from fedtl.simulate.engine import Fit
 from fedtl.simulate.serial import Serial
 from fedtl.simulate.stacked import Stacked

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedtl.aggregate import ServerStep
+from fedtl.bench import Bench, Training
 from fedtl.coordinator import Plan, Standing, rounds
 from fedtl.errors import SiloFailed
 from fedtl.messages import Refusal, Task
@@ -18,7 +19,7 @@ from fedtl.models.catalogue import blueprint
 from fedtl.models.net import cut, stages
 from fedtl.norm import adapt
 from fedtl.partition import Role
-from fedtl.silo import Bench, Rows, Silo, SiloData, Training
+from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import copy
 
 METHOD_NAMES = list(METHODS)

@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedtl.aggregate import ServerStep
+from fedtl.bench import Bench, Training
 from fedtl.coordinator import Plan, Standing, rounds
 from fedtl.errors import ConfigError, PartitionError, SiloFailed
 from fedtl.experiment.schema import CompareSettings
@@ -18,7 +19,7 @@ from fedtl.models.catalogue import blueprint
 from fedtl.models.net import Blueprint
 from fedtl.objective import TaskLoss
 from fedtl.partition import Partition, Role
-from fedtl.silo import Bench, Rows, Silo, SiloData, Training, pool
+from fedtl.silo import Rows, Silo, SiloData, pool
 from fedtl.simulate import stacked
 from fedtl.simulate.engine import Fit, Simulation
 from fedtl.simulate.serial import Serial

@@ -1,4 +1,4 @@
-"""What ``[method]`` names: the method and the server's step, made from settings and checked while they are made."""
+"""What settings come to: the method, the server's step, a silo's privacy; checked while they are made."""
 
 import inspect
 import math
@@ -9,7 +9,7 @@ import torch
 
 from fedtl.aggregate import ServerStep
 from fedtl.errors import ConfigError
-from fedtl.experiment.schema import MethodSettings
+from fedtl.experiment.schema import Experiment, MethodSettings, PrivacySettings
 from fedtl.experiment.wording import entry, short, unknown
 from fedtl.method import METHODS, Method, Personalise
 from fedtl.optimizers import OPTIMIZERS
@@ -53,6 +53,21 @@ def server_of(settings: MethodSettings) -> ServerStep:
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
+
+
+def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
+    """``[privacy]`` with what ``[silo.<name>.privacy]`` changes. Raises ConfigError."""
+    assert experiment.privacy is not None
+    own = experiment.silo[silo].privacy if silo in experiment.silo else {}
+    for key in own:
+        if key not in PrivacySettings.model_fields:
+            known = [f"silo.{silo}.privacy.{name}" for name in PrivacySettings.model_fields]
+            raise ConfigError(unknown(f"silo.{silo}.privacy.{key}", known))
+    try:
+        return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
+    except ValueError as error:
+        first = [*str(error).splitlines(), "", ""][2].strip()
+        raise ConfigError(f"silo.{silo}.privacy: {first}") from error
 
 
 def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:

@@ -17,14 +17,16 @@ from pydantic import ValidationError
 from fedtl.errors import ConfigError
 from fedtl.experiment.checks import checked
 from fedtl.experiment.schema import Experiment
+from fedtl.experiment.soundness import unsound
 from fedtl.experiment.wording import one_line, short
 
 
-def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
+def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
     """
     The experiment in the file ``name``, or the shipped one of that bare name, with ``a.b=c`` overrides.
 
-    Paths in the file are relative to it, those of an override to the working directory. Raises ConfigError.
+    Paths in the file are relative to it, those of an override to the working directory. ``sound``: refuse one whose
+    privacy would be untrue. Raises ConfigError.
     """
     path = Path(name)
     if not os.path.isfile(name):
@@ -41,7 +43,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     _make_absolute(table, path.parent.absolute())
-    return parse(_merged(table, _overriding(overrides)))
+    return parse(_merged(table, _overriding(overrides)), sound)
 
 
 def shipped_names() -> list[str]:
@@ -52,12 +54,15 @@ def shipped_names() -> list[str]:
     )
 
 
-def parse(table: Mapping[str, Any]) -> Experiment:
+def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
     """An experiment from plain values. Raises ConfigError, in one line."""
     try:
-        return checked(Experiment.model_validate(dict(table)))
+        experiment = checked(Experiment.model_validate(dict(table)))
     except ValidationError as error:
         raise ConfigError(one_line(error, table)) from error
+    for problem in unsound(experiment) if sound else ():
+        raise ConfigError(problem)
+    return experiment
 
 
 def but(experiment: Experiment, **changes: Any) -> Experiment:

@@ -46,6 +46,29 @@ class MethodSettings(Settings):
         return dict(self.model_extra or {})
 
 
+class PrivacySettings(Settings):
+    """
+    ``[privacy]``: record-level differential privacy in every silo; without the table there is none. ``epsilon`` is
+    for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``clip``: of one record's gradient,
+    in the norm over all tensors that move.
+    """
+
+    epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
+    delta: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
+    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    unit: Literal["record"] = "record"
+    statistics: Literal["auto", "dp", "public", "local-after"] = "auto"
+    stages: list[Annotated[int, Field(ge=1)]] = []
+    noise: Literal["os", "reproducible"] = "os"
+    tuning: Literal["public", "charged", "undeclared"] = "undeclared"
+
+
+class SiloSettings(Settings):
+    """``[silo.<name>]``: what one silo does otherwise than ``[privacy]`` says."""
+
+    privacy: dict[str, Any] = {}
+
+
 class EngineSettings(Settings):
     """
     ``[engine]``. ``workers`` 0: the machine's cores, or one a GPU; of a cluster, all its cores. ``stack`` 0: several
@@ -79,6 +102,8 @@ class Experiment(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     method: MethodSettings = MethodSettings()
+    privacy: PrivacySettings | None = None
+    silo: dict[str, SiloSettings] = {}
     engine: EngineSettings = EngineSettings()
     compare: CompareSettings = CompareSettings()
 

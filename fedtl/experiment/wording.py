@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -44,14 +44,15 @@ def unknown(path: str, known: Sequence[str]) -> str:
 
 
 def one_line(error: ValidationError, table: Mapping[str, Any]) -> str:
-    problems = error.errors(include_url=False)
+    # A misspelt key comes with its absence under the right name: the spelling is what to say.
+    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     paths = [_path(problem["loc"], table) for problem in problems]
     first, at = problems[0], _spelled(paths[0])
-    if first["type"] != "extra_forbidden":
+    if first["type"] == "missing":
+        text = f"{_spelled(first['loc'])} is not given, and has no default"
+    elif first["type"] != "extra_forbidden":
         wishes = [_wish(problem) for problem, path in zip(problems, paths, strict=True) if path == paths[0]]
         text = f"{at} = {short(first['input'])}: must be {' or '.join(dict.fromkeys(wishes))}"
-    elif at == "privacy":
-        text = "[privacy] is not a setting of this version, which trains without differential privacy"
     else:
         above = _spelled(paths[0][:-1])
         beside = [name for name in _settings(tables=True) if name.rpartition(".")[0] == above]
@@ -91,7 +92,8 @@ def short(value: Any) -> str:
 def _settings(tables: bool = False) -> Iterator[str]:
     """Every key as "data.limit", those of the top level too; the names of the tables themselves on request."""
     for name, field in Experiment.model_fields.items():
-        below = getattr(field.annotation, "model_fields", None)
+        kinds = (field.annotation, *get_args(field.annotation))  # a table, or a table that may be left out
+        below = next((kind.model_fields for kind in kinds if hasattr(kind, "model_fields")), None)
         if below is None or tables:
             yield name
         for key in below or ():

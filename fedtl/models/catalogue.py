@@ -1,6 +1,7 @@
 """From a model's name to its blueprint."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
 from fedtl.models.net import Blueprint, Shape, cut, seeded_build
+from fedtl.silonorm import convert
 from fedtl.tables import Table
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
@@ -28,6 +30,11 @@ def check_name(name: str) -> None:
         f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model or "torchvision/<name>"'
         + (f"; did you mean {' or '.join(near)}?" if near else "")
     )
+
+
+def privately(plan: Blueprint) -> Blueprint:
+    """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
+    return replace(plan, body=convert(plan.body))
 
 
 def blueprint(name: str, shape: Shape, seed: int, pretrained: bool = False) -> Blueprint:

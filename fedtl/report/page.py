@@ -66,10 +66,25 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
             "Validation rows were taken from each silo's training rows and never trained on.",
             f"{result['bytes_up']:,} bytes left the silos in all, {result['bytes_down']:,} came in; "
             f"{result['seconds']:.1f} s on {result['device']}, {result['workers']} at once.",
-            "Without differential privacy: what was shared can tell about a silo's rows.",
+            _privacy(result.get("privacy")),
         ],
         experiment=experiment_toml,
         version=result["fedtl"],
+    )
+
+
+def _privacy(privacy: Mapping[str, Any] | None) -> str:
+    """What is claimed, in one sentence; the numbers of each silo are in result.json."""
+    if privacy is None:
+        return "Without differential privacy: what was shared can tell about a silo's rows."
+    if not privacy["private"]:
+        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+    worst = max(privacy["silos"].values(), key=lambda its: its["epsilon"])
+    return (
+        f"Differential privacy for each {privacy['unit']}, {privacy['adjacency']}: at most epsilon = "
+        f"{worst['epsilon']:.3f} at delta = {worst['delta']:.0e} in a silo ({worst['epsilon_replace_one']:.3f} for "
+        f"replace-one), as its ledger says; tuning on private data: {privacy['tuning']}. The test figures here are "
+        "of a simulation: published, they would tell about test rows."
     )
 
 

@@ -43,6 +43,31 @@ def late_table(late: Mapping[str, Any], metric: str) -> Table:
     return table
 
 
+def privacy_table(privacy: Mapping[str, Any]) -> Table:
+    """A row a silo: what it promises, or has spent, and with how much noise."""
+    silos = privacy["silos"]
+    what = "of each record" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
+    title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), show_edge=False, title_justify="left")
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    for heading in ("rows", "epsilon", "delta", "replace-one", "noise", "rate", "steps", "norms"):
+        table.add_column(heading, justify="right")
+    for name, its in silos.items():
+        deviation = its["statistics_expected_noise"]
+        table.add_row(
+            Text(name),
+            str(its["records"]),
+            f"{its['epsilon']:.3f}",
+            f"{its['delta']:.0e}",
+            f"{its['epsilon_replace_one']:.3f}",
+            f"{its['noise_multiplier']:.3f}",
+            f"{its['sample_rate']:.3f}",
+            str(its["steps_a_round"] * its["rounds"]),
+            "" if deviation is None else f"± {deviation:.2f}",
+        )
+    return table
+
+
 def compare_table(comparison: Mapping[str, Any]) -> Table:
     """
     A row a silo, a column a method, and whether joining helped.

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 
 import torch
 
+from fedtl.bench import Bench
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import EngineSettings
-from fedtl.silo import Bench
 from fedtl.simulate.engine import Engine, Workplace
 from fedtl.simulate.processes import Processes
 from fedtl.simulate.serial import Serial

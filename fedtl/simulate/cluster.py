@@ -20,6 +20,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from fedtl.errors import ConfigError, FedTLError
+from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
 from fedtl.simulate.dispatch import in_order
@@ -50,13 +51,14 @@ class _Desk:
             return error
         return READY
 
-    def do(self, number: int, job: Packed, name: str, secret: bytes, local: Packed) -> Any:
+    def do(self, number: int, job: Packed, own: tuple[str, bytes, Promise | None], local: Packed) -> Any:
         """The packed (result, local state), a Mishap, or the error that ends the run."""
         assert self._workplace is not None
         if number != self._job_at:
             self._job_at, self._job = number, parcel.unpack(*_own(job))
         try:
-            silo = Silo(name, self._workplace.data(name), parcel.unpack(*_own(local)), secret)
+            name, secret, promise = own
+            silo = Silo(name, self._workplace.data(name), parcel.unpack(*_own(local)), secret, promise)
             result = attempt(self._job, self._workplace.bench, silo)  # type: ignore[arg-type]
         except FedTLError as error:
             return error
@@ -145,7 +147,8 @@ class Cluster:
     def hand(self, worker: int, at: int, silo: Silo) -> None:
         its = self._staff[worker]
         its.at = at
-        its.asked = its.actor.do.remote(self._jobs, self._job, silo.name, silo.secret, _packed(silo.local))
+        own = silo.name, silo.secret, silo.promise
+        its.asked = its.actor.do.remote(self._jobs, self._job, own, _packed(silo.local))
 
     def answers(self) -> Iterator[tuple[int, Any, State]]:
         """As Staff.answers. Raises what ends the run."""

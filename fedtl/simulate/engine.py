@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from fedtl.bench import Bench
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Refusal, Task, Update
-from fedtl.silo import Bench, Silo, SiloData
+from fedtl.silo import Silo, SiloData
 
 log = logging.getLogger(__name__)
 TRIES = 2

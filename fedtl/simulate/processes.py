@@ -95,7 +95,7 @@ class Processes:
         local, result = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
         parcel.write(local, silo.local)
         self._staff[worker].at = at
-        self._tell(self._staff[worker], Order(self._job, silo.name, silo.secret, local, result))
+        self._tell(self._staff[worker], Order(self._job, silo.name, silo.secret, silo.promise, local, result))
 
     def _tell(self, worker: _Worker, message: Any) -> None:
         with suppress(OSError):  # it is dead, which whoever waits for its answer finds out

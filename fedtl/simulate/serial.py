@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedtl.silo import Bench, Silo
+from fedtl.bench import Bench
+from fedtl.silo import Silo
 from fedtl.simulate.engine import TRIES, Job, Mishap, attempt, given_up
 
 

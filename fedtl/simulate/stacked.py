@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
 
 from fedtl import precision
+from fedtl.bench import Bench
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.method import Phase
@@ -26,7 +27,7 @@ from fedtl.models.net import Net
 from fedtl.objective import NO_LABEL, Batch, Forward, TaskLoss, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.randomness import torch_generator
-from fedtl.silo import Bench, Rows, Silo
+from fedtl.silo import Rows, Silo
 from fedtl.simulate.engine import Fit, Job
 from fedtl.simulate.serial import Serial
 from fedtl.state import State, copy, difference, not_finite
@@ -107,7 +108,7 @@ class Stacked:
 
     def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Any]:
         """One after another where that is faster, and where the stack fails as a whole: it may be one silo's fault."""
-        if len(silos) > 1:
+        if len(silos) > 1 and not any(silo.promise for silo in silos):
             try:
                 return fit(self.bench, silos, job.task)
             except FedTLError:

@@ -16,6 +16,7 @@ import torch
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
+from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
 from fedtl.simulate.engine import Mishap, attempt
@@ -31,6 +32,7 @@ class Order:
     job: Path
     name: str
     secret: bytes
+    promise: Promise | None
     local: Path
     result: Path
 
@@ -84,7 +86,9 @@ def serve(pipe: Connection, furnish: Path, threads: int, number: int) -> None:
 
 def _done(order: Order, job: Any, workplace: Any) -> Mishap | FedTLError | None:
     try:
-        silo = Silo(order.name, workplace.data(order.name), parcel.read(order.local), order.secret)
+        silo = Silo(
+            order.name, workplace.data(order.name), parcel.read(order.local), order.secret, order.promise
+        )
         result = attempt(job, workplace.bench, silo)
     except FedTLError as error:
         return error

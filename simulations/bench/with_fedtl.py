@@ -9,9 +9,10 @@ from typing import Any
 from loads import CLASSES, Load
 
 from fedtl.aggregate import ServerStep
+from fedtl.bench import Bench, Training
 from fedtl.coordinator import Plan, Standing, rounds
 from fedtl.method import fedavg
-from fedtl.silo import Bench, Silo, Training
+from fedtl.silo import Silo
 from fedtl.simulate.engine import Engine, Simulation
 from fedtl.simulate.processes import Processes, Workplace
 from fedtl.simulate.serial import Serial

@@ -1,0 +1,366 @@
+"""
+One institution's side of a round: the one training loop.
+
+Simulation, deployment and audit all call ``Bench.fit``. It has no way to a silo's test rows.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedtl import metrics, precision
+from fedtl.errors import SiloFailed
+from fedtl.messages import Task, Update
+from fedtl.method import Method, Phase
+from fedtl.models.net import Blueprint, Net, stages
+from fedtl.norm import adapt
+from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
+from fedtl.optimizers import OPTIMIZERS
+from fedtl.partition import Partition, Role, roles
+from fedtl.privacy import statistics
+from fedtl.privacy.charge import once
+from fedtl.privacy.promise import Promise, Refresh
+from fedtl.randomness import seed_layers, torch_generator
+from fedtl.silo import Rows, Silo, SiloData
+from fedtl.state import State, copy, difference, not_finite
+
+ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
+STRANGERS = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """The ``[train]`` settings, and the first ``freeze`` stages of the body, whose parameters do not move;
+    their statistics go on following the silo's inputs."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    body_lr: float = 1.0
+    batch_size: int = 32
+    epochs: int = 1
+    freeze: int = 0
+
+
+class Bench:
+    """
+    What a process has once, however many silos it trains: the model on its device, the method and the settings.
+
+    ``start`` replaces the blueprint's first weights where it has a tensor of the same name and shape. ``dtype``
+    is one of ``precision.DTYPES``. Raises ConfigError where the device has no such arithmetic.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        method: Method,
+        training: Training,
+        device: str = "cpu",
+        start: State | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        self.method, self.training, self.device, self.dtype = method, training, torch.device(device), dtype
+        precision.settle(dtype, self.device)
+        self._blueprint, self._start = blueprint, start or {}
+        self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
+        self._nets: dict[int, Net] = {}
+        self._fast: dict[
+            tuple[int, int], bool
+        ] = {}  # by phase and head: whether book-keeping was proven there
+        self.partition = Partition(roles(self.net(1)), method.shared)
+        self._frozen = frozenset(
+            f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
+        )
+
+    def net(self, width: int) -> Net:
+        """The net with a head of this width; all of them share the body."""
+        if width not in self._nets:
+            terms = (term for term in self.method.losses if isinstance(term, PerExample))
+            net = self._blueprint.net(width, terms).to(self.device)
+            self._nets[width] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._nets[width]
+
+    def initial(self, width: int) -> State:
+        """The whole state before training: the same for every silo with a head of this width, in every room."""
+        terms = (term for term in self.method.losses if isinstance(term, PerExample))
+        fresh = copy(self._blueprint.net(width, terms).state_dict()) | self._body
+        given = {name: tensor for name, tensor in self._start.items() if fresh[name].shape == tensor.shape}
+        return copy(fresh | given)
+
+    def fit(self, silo: Silo, task: Task) -> Update:
+        """
+        Train on the silo's data from the task's shared tensors; changes ``silo.local``, and that only when all
+        went well. The metrics are those of the received model on validation rows, before it trains.
+
+        With a promise the round is charged first, and nothing but noisy tensors is in the update.
+
+        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round.
+        """
+        if silo.promise is None:
+            update, local = self._round(silo, task)
+        else:
+            update, local = once(silo.promise, silo.name, task, partial(self._round, silo, task))
+        silo.local = local
+        return update
+
+    def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
+        """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
+        net = self.load(silo, self.partition.join(task.shared, silo.local))
+        metrics = {} if silo.promise else self.validate(net, silo.data)
+        received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
+        if first and silo.promise and silo.promise.refresh:
+            self._refresh(net, silo.data, silo.name, silo.promise, silo.promise.refresh)
+        for number, phase in enumerate(self.method.phases):
+            if silo.promise is None:
+                self._phase(net, phase, silo, task, number, received)
+            else:
+                self._private_phase(net, phase, silo, task, number, received)
+        state = net.state_dict()
+        if broken := not_finite(state):
+            raise SiloFailed(
+                f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
+            )
+        shared, local = self.partition.cut(state)
+        delta = difference(copy(shared), task.shared)
+        # The number of rows is not in the promise to the server; every private silo counts alike.
+        weight = 1.0 if silo.promise else float(len(silo.data.train))
+        return Update(silo.name, task.round, delta, weight, metrics), copy(local)
+
+    def settle(self, silo: Silo, task: Task) -> State:
+        """
+        The whole state that the silo uses itself once training is over: the shared tensors with its local ones,
+        personalised and adapted as the method says. Changes nothing in the silo.
+        """
+        state = self.partition.join(task.shared, silo.local)
+        if self.method.adapt:
+            state |= self.adapt(state, silo.data.train.x, silo.data.width)
+        if personalise := self.method.personalise.epochs:
+            net = self.load(silo, state)
+            self._phase(net, self.method.personalise.phase, silo, task, len(self.method.phases), {})
+            state = copy(net.state_dict())
+            if self.method.adapt and self.method.personalise.what == "all" and personalise:
+                state |= self.adapt(state, silo.data.train.x, silo.data.width)
+        return copy(state)
+
+    def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
+        """Another stretch of training on the silo's rows, starting anywhere: for a head fitted afterwards."""
+        net = self.load(silo, state)
+        self._phase(net, phase, silo, task, len(self.method.phases) + 1, {})
+        return copy(net.state_dict())
+
+    def adapt(self, state: State, x: Tensor, width: int) -> State:
+        """AdaBN's statistics of the body on inputs ``x``, to be laid over ``state``; {} for a model without."""
+        net = self.net(width)
+        net.load_state_dict(state)
+        batches = (self.inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
+        return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
+
+    def scores(self, state: State, x: Tensor, data: SiloData) -> Tensor:
+        """The model's outputs [N, width] on the CPU; for regression in the label's own unit."""
+        net = self.net(data.width)
+        net.load_state_dict(state)
+        return self._scores(net, x, data)
+
+    def load(self, silo: Silo, state: State) -> Net:
+        """The net with the silo's head, holding ``state``."""
+        net = self.net(silo.data.width)
+        net.load_state_dict(state)
+        return net
+
+    def validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
+        """The metrics of the net as it stands on validation rows."""
+        return metrics.quick(self._scores(net, data.val.x, data), data.val.y)
+
+    @torch.no_grad()
+    def _scores(self, net: Net, x: Tensor, data: SiloData) -> Tensor:
+        net.eval()
+        with precision.arithmetic(self.dtype, self.device):
+            chunks = [net(self.inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
+        scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
+        return scores if data.classes else scores * data.y_std + data.y_mean
+
+    def _phase(self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State) -> None:
+        generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
+        seed_layers(generator.initial_seed(), self.device)
+        self.unfreeze(net, phase)
+        optimizer = self.optimizer(net)
+        epochs = self.training.epochs if phase.epochs is None else phase.epochs
+        steps = list(self.batches(silo.data, epochs, generator))
+        for step, (rows, target_rows) in enumerate(steps):
+            batch = self._batch(silo.data, rows, target_rows)
+            progress = (min(task.round, task.rounds) - 1 + step / len(steps)) / task.rounds
+            self._step(net, batch, optimizer, received, progress)
+
+    def _step(self, net: Net, batch: Batch, optimizer: Optimizer, received: State, progress: float) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        out = self._forward(net, batch, progress)
+        loss = torch.stack(
+            [
+                mean_loss(term, out) if isinstance(term, PerExample) else term.loss(out)
+                for term in self.method.losses
+            ]
+        ).sum()
+        loss.backward()
+        self._pull(net, received)
+        optimizer.step()
+
+    def _forward(self, net: Net, batch: Batch, progress: float) -> Forward:
+        with precision.arithmetic(self.dtype, self.device):
+            features = net.body(batch.x)
+            scores = net.head(features)
+        features, scores = precision.single(features), precision.single(scores)
+        flat = features.flatten(2).mean(2) if features.dim() > 2 else features
+        return Forward(batch, flat, scores, net.aux, progress)
+
+    def _pull(self, net: Net, received: State) -> None:
+        """The terms that see weights alone act on the gradient that is there."""
+        for name, weight in net.named_parameters() if self.method.pulls and received else ():
+            if weight.grad is None:
+                continue
+            for pull in self.method.pulls:
+                if (gradient := pull.gradient(name, weight.detach(), received)) is not None:
+                    weight.grad.add_(gradient)
+
+    def _private_phase(
+        self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State
+    ) -> None:
+        """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold."""
+        from fedtl.privacy import mechanism, samplewise  # opacus takes seconds, and only here is it needed
+
+        promise = silo.promise
+        assert promise is not None
+        if not promise.steps[number]:
+            return
+        self.unfreeze(net, phase)
+        optimizer = self.optimizer(net)
+
+        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
+            def losses(model: nn.Module, rows: Tensor) -> Tensor:
+                return self._losses(net, self._batch(data, rows, None))
+
+            return losses
+
+        strangers = self._strangers(silo.data)
+        everyone = torch.arange(len(strangers.train))
+        samplewise.check(
+            net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
+        )
+        if (fast := self._fast.get((number, silo.data.width))) is None:
+            fast = mechanism.proven(net, everyone, losses_of(strangers), promise.clip)
+            self._fast[number, silo.data.width] = fast
+        place = (silo.name, task.round, number)
+        private = mechanism.Mechanism(
+            net,
+            optimizer,
+            promise.clip,
+            promise.noise_multiplier,
+            promise.expected_batch,
+            promise.random("noise", *place),
+            fast,
+            ROWS_AT_ONCE,
+        )
+        draw = promise.random("sample", *place)
+        layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
+        seed_layers(layers.initial_seed(), self.device)
+        for _ in range(promise.steps[number]):
+            rows = mechanism.poisson(promise.records, promise.sample_rate, draw)
+            private.step(rows, losses_of(silo.data), beside=partial(self._pull, net, received))
+
+    def _losses(self, net: Net, batch: Batch) -> Tensor:
+        """[B]: what each example adds to the loss."""
+        out = self._forward(net, batch, 0.0)
+        terms = [term for term in self.method.losses if isinstance(term, PerExample)]
+        return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
+
+    def _strangers(self, data: SiloData) -> SiloData:
+        """A few rows that nobody has, to try out on what must not depend on data."""
+        generator = torch.Generator().manual_seed(0)
+        shape = (STRANGERS, *data.train.x.shape[1:])
+        if data.train.x.dtype == torch.uint8:
+            x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        else:
+            x = torch.randn(shape, generator=generator).to(data.train.x.dtype)
+        y = torch.arange(STRANGERS) % data.width
+        rows = Rows(x, y if data.classes else torch.randn(STRANGERS, generator=generator))
+        return SiloData(rows, rows, data.classes)
+
+    def _refresh(self, net: Net, data: SiloData, name: str, promise: Promise, its: Refresh) -> None:
+        """DP-AdaBN on the body, as promised."""
+        net.eval()
+
+        def rows() -> Iterator[tuple[Tensor, Tensor | None]]:
+            return ((self.inputs(x), None) for x in data.train.x.split(ROWS_AT_ONCE))
+
+        statistics.refresh(net.body, rows, its.release, promise.random("statistics", name), its.layers)
+
+    def unfreeze(self, net: Net, phase: Phase) -> None:
+        """Make ready for training: what the phase trains will move, and nothing else."""
+        net.train()
+        for name, weight in net.named_parameters():
+            weight.requires_grad_(self.partition.roles[name] in phase.train and name not in self._frozen)
+        for path, module in net.named_modules():
+            owned = {
+                self.partition.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)
+            }
+            if Role.STATS in owned and Role.STATS not in phase.train:
+                module.train(False)
+
+    def optimizer(self, net: Net) -> Optimizer:
+        """A fresh optimiser of what moves; the body has a rate of its own."""
+        settings = self.training
+        moving = [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
+        fast: list[nn.Parameter] = []
+        slow: list[nn.Parameter] = []
+        for name, weight in moving:
+            (fast if name.startswith(("head.", "aux.")) else slow).append(weight)
+        if settings.body_lr == 1:
+            slow, fast = [], slow + fast
+        groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
+        extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
+        make = OPTIMIZERS[settings.optimizer]
+        moved = [group for group in groups if group["params"]]
+        # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
+        return make(moved, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True, **extra)
+
+    def batches(
+        self, data: SiloData, epochs: int, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The rows of each batch: the silo's own, and, where the objective asks, as many of its second domain."""
+        pool = len(data.target) if data.target is not None and self.method.needs_target else 0
+        for _ in range(epochs):
+            shuffled = torch.randperm(len(data.train), generator=generator)
+            for rows in _in_batches(shuffled, self.training.batch_size):
+                yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
+
+    def _batch(self, data: SiloData, rows: Tensor, target_rows: Tensor | None) -> Batch:
+        x, y = data.train.x[rows], data.train.y[rows]
+        if not data.classes:
+            y = (y - data.y_mean) / data.y_std
+        domain = torch.zeros(len(rows))
+        if target_rows is not None and data.target is not None:
+            x = torch.cat([x, data.target[target_rows]])
+            y = torch.cat(
+                [y, torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)]
+            )
+            domain = torch.cat([domain, torch.ones(len(target_rows))])
+        return Batch(self.inputs(x), y.to(self.device), domain.to(self.device))
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Rows as the net takes them: on the device as floats, pixels as -1..1, images in the memory format that convolutions are fast in."""
+        x = x.to(self.device, non_blocking=True)
+        if x.dtype == torch.uint8:
+            x = x.float().div_(127.5).sub_(1)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Batches in order; a last one of a single row joins the one before, for BatchNorm has no variance of one."""
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

@@ -1,0 +1,74 @@
+"""What in an experiment would go past the noise, and what a reader of its epsilon should ask about."""
+
+from collections.abc import Iterator
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.choices import method_of, privacy_of
+from fedtl.experiment.schema import Experiment
+from fedtl.objective import PerExample
+
+LARGE = 10.0  # an epsilon that promises little
+
+
+def unsound(experiment: Experiment) -> Iterator[str]:
+    """Reasons for which ``[privacy]`` would be untrue, one line each; none: it may be trained."""
+    if experiment.privacy is None:
+        if experiment.silo:
+            yield f"silo.{next(iter(experiment.silo))} changes [privacy], and there is no [privacy]"
+        return
+    method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
+    if method.pool or not method.shared:
+        yield f"method {name!r} is a yardstick and never private; leave [privacy] out of it"
+    coupled = [type(term).__name__ for term in method.losses if not isinstance(term, PerExample)]
+    if coupled:
+        yield f"[privacy] and the loss {coupled[0]}: records meet in it, so one moves the gradients of the others"
+    elif method.needs_target:
+        yield f"[privacy] and method {name!r}: the rows of the second domain are sampled outside of the mechanism"
+    if data.task == "regression" and data.scale == "silo":
+        yield (
+            '[privacy] and data.scale = "silo": labels would be scaled by private rows; '
+            "give data.scale a TOML file of constants"
+        )
+    elif data.source == "table" and data.scale == "silo":
+        yield (
+            '[privacy] and data.scale = "silo": columns would be filled in and scaled by private rows; '
+            'give data.scale a TOML file of constants, or "none"'
+        )
+    if experiment.model.dtype != "float32":
+        yield f"[privacy] and model.dtype = {experiment.model.dtype!r}: gradients are clipped in float32 alone"
+    if experiment.engine.stack > 1:
+        yield f"[privacy] and engine.stack = {experiment.engine.stack}: silos that share a step have no clip of their own"
+    for silo in experiment.silo:
+        try:
+            privacy_of(experiment, silo)
+        except ConfigError as error:
+            yield str(error)
+
+
+def doubtful(experiment: Experiment) -> Iterator[str]:
+    """What is allowed, and weakens the claim or what it is worth."""
+    privacy, compare = experiment.privacy, experiment.compare
+    if privacy is None:
+        yield "there is no [privacy]: what is shared can tell about any row"
+        return
+    if privacy.tuning == "undeclared":
+        yield (
+            'privacy.tuning = "undeclared": settings that were chosen by looking at private rows cost epsilon that '
+            'nobody counts; say "public" or "charged"'
+        )
+    if privacy.noise == "reproducible":
+        yield 'privacy.noise = "reproducible": whoever knows the seed subtracts the noise; nothing is private'
+    if privacy.epsilon > LARGE:
+        yield f"privacy.epsilon = {privacy.epsilon:g}: beyond {LARGE:g} an attacker may be nearly sure"
+    if privacy.delta != "auto" and privacy.delta > 1e-5:
+        yield f"privacy.delta = {privacy.delta:g}: chance of a failure without bound; 1/(10 n) or 1e-5 is usual"
+    if privacy.statistics == "local-after":
+        yield 'privacy.statistics = "local-after": exact statistics stay at the silo; never send such a model on'
+    if (runs := len(compare.seeds) * len(compare.methods)) > 1:
+        yield f"compare trains {runs} times on the same rows: released together, their epsilons add"
+    if experiment.model.weights not in ("", "pretrained"):
+        yield "model.weights: if the file was trained on these rows without noise, nothing here covers that"
+    if not (experiment.model.weights or experiment.model.pretrain_on):
+        yield "the backbone starts from nothing: under noise a public start is worth most of the accuracy"
+    if experiment.data.source in ("table", "npz", "images"):
+        yield "the unit is a record: a person with several records is protected less; epsilon grows with their number"

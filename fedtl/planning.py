@@ -1,0 +1,167 @@
+"""From ``[privacy]`` to a silo's promise: how many steps, how much noise, and what it comes to."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fedtl.bench import Bench
+from fedtl.errors import ConfigError
+from fedtl.experiment.schema import PrivacySettings
+from fedtl.messages import SpendEvent
+from fedtl.models.net import stages
+from fedtl.privacy import accounting
+from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.promise import Promise, Refresh, steps
+from fedtl.privacy.statistics import Release, layers
+from fedtl.silo import SiloData
+
+SHARE = 0.15  # of the budget that the statistics take
+NOISY = 0.5  # standard deviations: noisier statistics are a guess
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a promise is kept: the ledger's file, the name of the data, and the key that marks its rows."""
+
+    book: Path
+    dataset: str
+    key: bytes
+
+
+def promise(
+    settings: PrivacySettings, bench: Bench, data: SiloData, rounds: int, seed: int, place: Place
+) -> Promise:
+    """
+    The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
+    ``settings.epsilon``. Raises ConfigError.
+    """
+    records, training = len(data.train), bench.training
+    delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
+    if delta > 1 / records:
+        raise ConfigError(
+            f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a record"
+        )
+    body = bench.net(data.width).body
+    chosen = chosen_layers(body, settings.stages) if settings.statistics == "dp" else []
+    refresh = None
+    if chosen:
+        found = layers(body)
+        channels = tuple(found[path].running_mean.numel() for path in chosen)
+        noise = accounting.statistics_noise(settings.epsilon, delta, SHARE)
+        refresh = Refresh(Release(noise, channels, records), tuple(chosen))
+    rate = min(training.batch_size, records) / records
+    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in bench.method.phases]
+    planned = steps(records, training.batch_size, epochs)
+    fixed = (refresh.event,) if refresh else ()
+    multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)
+    schedule = (*fixed, SpendEvent(multiplier, rate, rounds * sum(planned)))
+    return Promise(
+        book=place.book,
+        dataset=place.dataset,
+        fingerprint=fingerprint(data, place.key),
+        lifetime=(settings.epsilon, delta),
+        records=records,
+        clip=settings.clip,
+        noise_multiplier=multiplier,
+        sample_rate=rate,
+        steps=planned,
+        rounds=rounds,
+        epsilon=_spent(schedule, delta),
+        delta=delta,
+        refresh=refresh,
+        seed=seed if settings.noise == "reproducible" else None,
+    )
+
+
+def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
+    """The norms of these stages of the body, counted from 1; of all of them where none are named."""
+    numbers, found = list(wanted), layers(body)
+    if not numbers:
+        return list(found)
+    parts = stages(body)
+    if max(numbers) > len(parts):
+        raise ConfigError(f"privacy.stages names {max(numbers)}, but the body has {len(parts)} stages")
+    names = [name for number in numbers for name in parts[number - 1]]
+    return [path for path in found if any(name.startswith(f"{_above(path)}.") for name in names)]
+
+
+def warning(its: Promise) -> str | None:
+    """What the steward should know beforehand about the statistics that will be released."""
+    if its.refresh is None or its.refresh.release.expected <= NOISY:
+        return None
+    release = its.refresh.release
+    return (
+        f"{its.dataset}: {its.records} rows are few for the statistics of {sum(release.channels)} channels: the noise "
+        f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, or use "
+        'privacy.statistics = "public"'
+    )
+
+
+def claim(settings: PrivacySettings) -> dict[str, Any]:
+    """What the numbers are about. With noise that can be drawn again nothing is private, whatever they say."""
+    return {
+        "private": settings.noise == "os",
+        "unit": settings.unit,
+        "adjacency": "zero-out, the number of records is public",
+        "statistics": settings.statistics,
+        "tuning": settings.tuning,
+    }
+
+
+def terms(its: Promise) -> dict[str, Any]:
+    """A promise in plain values, for those who have to agree to it or to check it."""
+    release = its.refresh.release if its.refresh else None
+    return {
+        "epsilon": its.epsilon,
+        "delta": its.delta,
+        "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
+        "records": its.records,
+        "clip": its.clip,
+        "noise_multiplier": its.noise_multiplier,
+        "sample_rate": its.sample_rate,
+        "steps_a_round": sum(its.steps),
+        "rounds": its.rounds,
+        "statistics_noise": None if release is None else release.noise_multiplier,
+        "statistics_expected_noise": None if release is None else release.expected,
+    }
+
+
+def spent(its: Promise, study: str) -> dict[str, Any]:
+    """What the ledger says was charged to a study, beside what was promised."""
+    ledger = Ledger(its.book, its.dataset, its.fingerprint, Budget(*its.lifetime))
+    charged = [line for line in ledger.lines() if line["what"] == "charged" and line["study"] == study]
+    events = tuple(SpendEvent(*row) for line in charged for row in line["events"])
+    return terms(its) | {
+        "epsilon": _spent(events, its.delta),
+        "epsilon_replace_one": _spent(events, its.delta, replace_one=True),
+        "epsilon_promised": its.epsilon,
+    }
+
+
+def fingerprint(data: SiloData, key: bytes) -> str:
+    """Of the training rows, under a key: whoever lacks it cannot try out which rows they are."""
+    digest = blake2b(key=key[:64], digest_size=32)
+    for tensor in (data.train.x, data.train.y):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(256)
+def _calibrated(
+    epsilon: float, delta: float, rate: float, count: int, fixed: tuple[SpendEvent, ...]
+) -> float:
+    return accounting.calibrate(epsilon, delta, rate, count, fixed)
+
+
+@lru_cache(256)
+def _spent(events: tuple[SpendEvent, ...], delta: float, replace_one: bool = False) -> float:
+    return accounting.epsilon(events, delta, replace_one)
+
+
+def _above(path: str) -> str:
+    return path.rpartition(".")[0]
