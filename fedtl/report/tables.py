@@ -48,7 +48,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     silos = privacy["silos"]
     what = "of each record" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
     title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1), show_edge=False, title_justify="left")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
     table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
     for heading in ("rows", "epsilon", "delta", "replace-one", "noise", "rate", "steps", "norms"):
         table.add_column(heading, justify="right")
