@@ -22,6 +22,7 @@ from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.choices import method_of
 from fedtl.experiment.file import but
 from fedtl.experiment.schema import EngineSettings, Experiment, MethodSettings
+from fedtl.planning import claim
 from fedtl.pretrain import plain, pretrained
 from fedtl.runfolder import RunFolder
 from fedtl.simulate.shelf import Shelf, temporary
@@ -110,6 +111,8 @@ def compare(
     content = summary(experiment, folders(experiment, folder))
     previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
     content["seconds"] = round(previous if previous else seconds, 1)
+    if experiment.privacy is not None:
+        content["privacy"] = claim(experiment.privacy) | {"epsilon": experiment.privacy.epsilon}
     folder.write_json("comparison.json", content)
     return content
 

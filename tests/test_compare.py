@@ -129,3 +129,16 @@ def test_where_validation_rows_cannot_give_the_metric_their_loss_chooses(runs):
 
 def test_curves_are_means_over_silos_and_seeds(runs):
     assert curves(two(), runs) == {method: pytest.approx([0.1, 0.2]) for method in runs}
+
+
+def test_yardsticks_are_never_private():
+    experiment = load("digits", ["privacy.epsilon=3", "silo.faint.privacy.epsilon=1", "method.name=fedbn"])
+    private = {column.label: column.experiment.privacy is not None for column in variants(experiment)}
+    assert private == {
+        "local": False,
+        "pooled": False,
+        "fedavg": True,
+        "fedbn": True,
+        "fedper": True,
+        "fedtl": True,
+    }

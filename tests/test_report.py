@@ -338,3 +338,35 @@ def test_a_plot_names_every_silo_and_every_method():
     assert {*HOSTILE, "mean"} <= set(
         ElementTree.fromstring(learning_curves(a_history(silos=HOSTILE))).itertext()
     )
+
+
+def text_of(page):
+    return " ".join(Reader(page).text.split())
+
+
+def a_claim(**changes):
+    its = {"private": True, "unit": "record", "adjacency": "zero-out, n is public", "tuning": "public"}
+    return {**its, "statistics": "dp", **changes}
+
+
+def test_a_private_run_says_what_its_ledgers_say():
+    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    result = a_result()
+    result["privacy"] = a_claim(silos={"plain": spent, "faint": {**spent, "epsilon": 1.0}})
+    silent = [{**line, "silos": {name: {} for name in line["silos"]}} for line in a_history()]
+    page = text_of(run_page(result, silent, ""))
+    assert "at most epsilon = 2.500 at delta = 1e-05 in a silo (4.750 for replace-one)" in page
+    assert "tuning on private data: public" in page
+    assert "Without differential privacy" not in page
+    assert "Validation of the received model" not in run_page(result, silent, "")
+    result["privacy"] = a_claim(private=False, silos={"plain": spent})
+    assert "Not private: the noise can be drawn again" in text_of(run_page(result, silent, ""))
+
+
+def test_a_private_comparison_says_that_epsilons_add():
+    comparison = a_comparison()
+    assert "Without differential privacy" in text_of(compare_page(comparison, {}, ""))
+    comparison["privacy"] = a_claim(epsilon=3.0)
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "keeps epsilon = 3 for each record" in page
+    assert "epsilons add" in page

@@ -49,7 +49,7 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
     ]
     drawn = (
         [_plot("Validation of the received model by round", plots.learning_curves(history))]
-        if history
+        if any(figures for line in history for figures in line["silos"].values())  # private silos tell none
         else []
     )
     return _render(
@@ -88,6 +88,19 @@ def _privacy(privacy: Mapping[str, Any] | None) -> str:
     )
 
 
+def _privacy_of_runs(privacy: Mapping[str, Any] | None) -> str:
+    """What is claimed of a comparison's runs, each by itself."""
+    if privacy is None:
+        return _privacy(None)
+    if not privacy["private"]:
+        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+    return (
+        f"Each run of a method that shares keeps epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
+        f"({privacy['adjacency']}); its result.json says what was spent. Released together, the runs' epsilons add. "
+        f"Yardsticks are never private; tuning on private data: {privacy['tuning']}."
+    )
+
+
 def compare_page(
     comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment_toml: str
 ) -> str:
@@ -118,6 +131,7 @@ def compare_page(
             "at several silos.",
             "gains: the interval lies above zero; loses: below; unclear: it holds zero, or there is none.",
             f"The worst silo is each method's own. All runs together took {comparison['seconds']:.1f} s.",
+            _privacy_of_runs(comparison.get("privacy")),
         ],
         experiment=experiment_toml,
         version=comparison["fedtl"],
