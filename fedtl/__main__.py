@@ -1,5 +1,5 @@
 """``python -m fedtl`` is the ``fedtl`` command."""
 
-from fedtl.cli import main
+from fedtl.cli.main import main
 
 main()

@@ -299,7 +299,7 @@ def test_compare_and_its_resume_say_the_same(tmp_path):
 
 
 def test_help_is_quick_and_needs_no_torch():
-    loaded = "import sys, fedtl.cli; print([m for m in ('torch', 'flwr', 'ray', 'opacus', 'timm', 'sklearn') if m in sys.modules])"
+    loaded = "import sys, fedtl.cli.main; print([m for m in ('torch', 'flwr', 'ray', 'opacus', 'timm', 'sklearn') if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
     )
@@ -310,7 +310,7 @@ def test_a_run_needs_no_framework_that_it_does_not_use():
         "import sys\n"
         "for name in ('flwr', 'ray', 'opacus', 'timm', 'torchvision'): sys.modules[name] = None\n"
         "sys.argv = ['fedtl', 'run', 'digits', '--set', 'rounds=1', '--set', 'engine.name=serial', '--quiet', '--out', sys.argv[1]]\n"
-        "import fedtl.cli; fedtl.cli.main()\n"
+        "import fedtl.cli.main; fedtl.cli.main.main()\n"
     )
     import tempfile
 

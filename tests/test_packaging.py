@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
 def test_a_run_from_the_wheel_needs_nothing_of_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     where = f"import sys; sys.path.insert(0, {str(tmp_path / 'installed')!r}); import fedtl; print(fedtl.__file__)"
-    go = f"{where}; from fedtl.cli import main; main()"
+    go = f"{where}; from fedtl.cli.main import main; main()"
     words = ["run", "digits", "--set", "rounds=1", "--set", "data.limit=20", "--set", "engine.name=serial"]
     done = subprocess.run(
         [sys.executable, "-c", go, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300

@@ -1,0 +1,1 @@
+"""The ``fedtl`` command, a file for each kind of question."""

@@ -1,0 +1,67 @@
+"""The run folder that a command works in: made or opened, and what becomes of it when the command is cut short."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedtl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedtl.experiment.schema import Experiment
+    from fedtl.runfolder import RunFolder
+
+_current: list["RunFolder"] = []
+_fresh: list["RunFolder"] = []  # made by this command
+
+
+def discarded() -> bool:
+    """Whether all that this command made was an empty run folder, which is gone now."""
+    return any(folder.discard_untouched() for folder in _fresh)
+
+
+def resumable() -> str:
+    if not _current:
+        return ""
+    command = sys.argv[1] if len(sys.argv) > 1 else "run"
+    return f"; go on with: fedtl {command} --resume {_current[0].path}"
+
+
+def begin(
+    name: str | None,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: Path | None,
+    workers: int | None,
+    what: str,
+) -> tuple["Experiment", "RunFolder"]:
+    from fedtl.experiment.file import but, load
+    from fedtl.runfolder import RunFolder
+
+    if resume is not None:
+        if overrides or out or name:
+            raise ConfigError(
+                "--resume takes its experiment and settings from the folder; leave EXP, --set and --out away"
+            )
+        folder = RunFolder.open(resume)
+        settings = folder.experiment()
+    else:
+        if name is None:
+            raise ConfigError(f"fedtl {what} needs an experiment: a TOML file, or digits")
+        settings = load(name, overrides or [])
+        stem = Path(name).stem
+        path = (
+            out
+            or Path("runs")
+            / f"{stem}-{what if what == 'compare' else settings.method.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        )
+        if what == "compare":
+            from fedtl.compare import variants
+
+            variants(settings)
+        folder = RunFolder.create(path, settings)
+        _fresh.append(folder)
+    _current[:] = [folder]
+    if workers is not None:
+        settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
+    return settings, folder

@@ -1,0 +1,134 @@
+"""What can be known without training: ``fedtl show``, ``lint`` and the tables of names."""
+
+from pathlib import Path
+
+import typer
+from rich.table import Table
+
+from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, print_table, say
+
+
+def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
+    """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
+    from fedtl.experiment.file import dump, load
+    from fedtl.planning import claim, terms, warning
+    from fedtl.report.tables import privacy_table
+    from fedtl.simulate.shelf import temporary
+    from fedtl.study import build, tensor_table
+
+    settings = load(experiment, set_ or [])
+    with temporary() as shelf:
+        study = build(settings, shelf, shelf)
+        planned = {name: study.promise(name, Path()) for name in study.training} if settings.privacy else {}
+    tensors = tensor_table(study)
+    per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
+    content = {
+        "experiment": settings.model_dump(exclude_none=True),
+        "tensors": tensors,
+        "bytes_up": per_silo,
+        "bytes_down": per_silo,
+        "privacy": {"silos": {name: terms(its) for name, its in planned.items()}} | claim(settings.privacy)
+        if settings.privacy
+        else None,
+        "refused": [],
+    }
+    if as_json:
+        print_json(content)
+        return
+    out_console.print(dump(settings), highlight=False, markup=False)
+    table = Table(
+        "tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}"
+    )
+    for tensor in tensors:
+        leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
+        table.add_row(
+            tensor["name"],
+            tensor["role"],
+            " x ".join(map(str, tensor["shape"])) or "scalar",
+            f"{tensor['bytes']:,}",
+            leaves,
+        )
+    out_console.print(table)
+    out_console.print(
+        f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train."
+    )
+    if settings.privacy is None:
+        out_console.print(
+            "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
+        )
+        return
+    out_console.print(privacy_table(content["privacy"]))
+    for its in planned.values():
+        if text := warning(its):
+            say(f"warning: {text}")
+
+
+def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
+    """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once."""
+    from fedtl.experiment.file import load
+    from fedtl.experiment.soundness import doubtful, unsound
+
+    settings = load(experiment, set_ or [], sound=False)
+    wrong, odd = list(unsound(settings)), list(doubtful(settings))
+    if as_json:
+        print_json({"unsound": wrong, "doubtful": odd})
+    else:
+        for text in wrong:
+            out_console.print(f"unsound: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        for text in odd:
+            out_console.print(f"ask: {text}", highlight=False, markup=False, soft_wrap=True)
+    if wrong:
+        raise typer.Exit(2)
+
+
+def methods(as_json: Json = False) -> None:
+    """The federated methods, what each shares, and its paper; and the loss terms that may stand beside any of them."""
+    from fedtl.experiment.choices import describe
+    from fedtl.method import METHODS
+    from fedtl.transfer.terms import TERMS
+
+    rows = [
+        {
+            "name": name,
+            "shares": sorted(map(str, make().shared)),
+            "settings": describe(make),
+            "about": (make.__doc__ or "").strip(),
+        }
+        for name, make in METHODS.items()
+    ]
+    terms = [
+        {"name": name, "settings": describe(make), "about": (make.__doc__ or "").strip()}
+        for name, make in TERMS.items()
+    ]
+    if as_json:
+        print_json({"methods": rows, "terms": terms})
+        return
+    print_table("methods", rows, False)
+    print_table('terms: [method] terms = [{ name = "coral" }]', terms, False)
+
+
+def models(as_json: Json = False) -> None:
+    """The built-in models; any timm or "torchvision/<name>" classification model besides."""
+    from fedtl.models.catalogue import MODELS
+
+    rows = [{"name": name, "about": (make.__doc__ or "").strip()} for name, make in MODELS.items()]
+    rows += [
+        {
+            "name": "<timm name>",
+            "about": "any timm model with one classifier: resnet18, vit_tiny_patch16_224, ...",
+        },
+        {
+            "name": "torchvision/<name>",
+            "about": "any torchvision classification model: torchvision/mobilenet_v2, ...",
+        },
+    ]
+    print_table("models", rows, as_json)
+
+
+def data(as_json: Json = False) -> None:
+    """The data sources that an experiment can name."""
+    from fedtl.data.sources import DATA
+
+    print_table(
+        "data sources", [{"name": name, "about": source.about} for name, source in DATA.items()], as_json
+    )
