@@ -114,7 +114,7 @@ class Bench:
         metrics = {} if silo.promise else self.validate(net, silo.data)
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
         if first and silo.promise and silo.promise.refresh:
-            self._refresh(net, silo.data, silo.name, silo.promise, silo.promise.refresh)
+            self._refresh(net, silo, silo.promise, silo.promise.refresh)
         for number, phase in enumerate(self.method.phases):
             if silo.promise is None:
                 self._phase(net, phase, silo, task, number, received)
@@ -245,13 +245,16 @@ class Bench:
 
             return losses
 
+        units = None if promise.unit == "record" else silo.data.train.units
         strangers = self._strangers(silo.data)
         everyone = torch.arange(len(strangers.train))
         samplewise.check(
             net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
         )
         if (fast := self._fast.get((number, silo.data.width))) is None:
-            fast = mechanism.proven(net, everyone, losses_of(strangers), promise.clip)
+            fast = mechanism.proven(
+                net, everyone, losses_of(strangers), promise.clip, units=units is not None
+            )
             self._fast[number, silo.data.width] = fast
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
@@ -268,8 +271,10 @@ class Bench:
         layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(layers.initial_seed(), self.device)
         for _ in range(promise.steps[number]):
-            rows = mechanism.poisson(promise.records, promise.sample_rate, draw)
-            private.step(rows, losses_of(silo.data), beside=partial(self._pull, net, received))
+            drawn = mechanism.poisson(promise.records, promise.sample_rate, draw)
+            rows = drawn if units is None else torch.isin(units, drawn).nonzero().flatten()
+            theirs = None if units is None else units[rows]
+            private.step(rows, losses_of(silo.data), theirs, beside=partial(self._pull, net, received))
 
     def _losses(self, net: Net, batch: Batch) -> Tensor:
         """[B]: what each example adds to the loss."""
@@ -289,14 +294,18 @@ class Bench:
         rows = Rows(x, y if data.classes else torch.randn(STRANGERS, generator=generator))
         return SiloData(rows, rows, data.classes)
 
-    def _refresh(self, net: Net, data: SiloData, name: str, promise: Promise, its: Refresh) -> None:
+    def _refresh(self, net: Net, silo: Silo, promise: Promise, its: Refresh) -> None:
         """DP-AdaBN on the body, as promised."""
         net.eval()
+        train = silo.data.train
+        units = None if promise.unit == "record" else train.units
 
         def rows() -> Iterator[tuple[Tensor, Tensor | None]]:
-            return ((self.inputs(x), None) for x in data.train.x.split(ROWS_AT_ONCE))
+            for part in torch.arange(len(train)).split(ROWS_AT_ONCE):
+                yield self.inputs(train.x[part]), None if units is None else units[part]
 
-        statistics.refresh(net.body, rows, its.release, promise.random("statistics", name), its.layers)
+        noise = promise.random("statistics", silo.name)
+        statistics.refresh(net.body, rows, its.release, noise, its.layers)
 
     def unfreeze(self, net: Net, phase: Phase) -> None:
         """Make ready for training: what the phase trains will move, and nothing else."""

@@ -140,7 +140,7 @@ def _one(experiment: Experiment, path: str, device: str, start_folder: str | Non
     start: State | None = None
     if start_folder is not None:
         central = build(plain(experiment), raws, raws, device)
-        start = pretrained(experiment, RunFolder(Path(start_folder)), central.bench)
+        start = pretrained(experiment, RunFolder(Path(start_folder)), central.bench, central.survey)
     place = Path(path)
     folder = (
         RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)

@@ -75,6 +75,11 @@ def local() -> Method:
     return Method(shared=frozenset())
 
 
+def probe(head_epochs: int = 20) -> Method:
+    """No training together: the body as it came, its statistics and then a head fitted to the silo. What joining must beat."""
+    return Method(shared=frozenset(), phases=(), adapt=True, personalise=Personalise("head", head_epochs))
+
+
 def pooled() -> Method:
     """Everybody's rows in one place: the ceiling; simulation only."""
     return Method(pool=True)
@@ -145,7 +150,7 @@ METHODS: Table[Callable[..., Method]] = Table(
     {
         function.__name__: function
         for function in (
-            *(local, pooled, fedavg, fedprox, fedbn, silobn, fedper, fedrep, fedbabu, lgfedavg, fedtl),
+            *(local, probe, pooled, fedavg, fedprox, fedbn, silobn, fedper, fedrep, fedbabu, lgfedavg, fedtl),
             *(dann, mmd, coral),
         )
     },

@@ -40,11 +40,14 @@ def promise(
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
     """
-    records, training = len(data.train), bench.training
+    own = settings.unit == "record"
+    if not own and data.train.units is None:
+        raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
+    records, training = len(data.train) if own else data.members, bench.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
-            f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a record"
+            f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a {settings.unit}"
         )
     body = bench.net(data.width).body
     chosen = chosen_layers(body, settings.stages) if settings.statistics == "dp" else []
@@ -66,6 +69,7 @@ def promise(
         fingerprint=fingerprint(data, place.key),
         lifetime=(settings.epsilon, delta),
         records=records,
+        unit=settings.unit,
         clip=settings.clip,
         noise_multiplier=multiplier,
         sample_rate=rate,
@@ -96,7 +100,7 @@ def warning(its: Promise) -> str | None:
         return None
     release = its.refresh.release
     return (
-        f"{its.dataset}: {its.records} rows are few for the statistics of {sum(release.channels)} channels: the noise "
+        f"{its.dataset}: {its.records} {its.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
         f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, or use "
         'privacy.statistics = "public"'
     )
@@ -107,7 +111,7 @@ def claim(settings: PrivacySettings) -> dict[str, Any]:
     return {
         "private": settings.noise == "os",
         "unit": settings.unit,
-        "adjacency": "zero-out, the number of records is public",
+        "adjacency": f"zero-out of one {settings.unit}, their number is public",
         "statistics": settings.statistics,
         "tuning": settings.tuning,
     }
@@ -146,7 +150,9 @@ def spent(its: Promise, study: str) -> dict[str, Any]:
 def fingerprint(data: SiloData, key: bytes) -> str:
     """Of the training rows, under a key: whoever lacks it cannot try out which rows they are."""
     digest = blake2b(key=key[:64], digest_size=32)
-    for tensor in (data.train.x, data.train.y):
+    for tensor in (data.train.x, data.train.y, data.train.units):
+        if tensor is None:
+            continue
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

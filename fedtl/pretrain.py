@@ -15,13 +15,15 @@ from fedtl.partition import EVERYTHING
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Silo, SiloData, pool
 from fedtl.state import State
+from fedtl.survey import Survey
 
 FILE = "pretrained.safetensors"
 
 
-def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench) -> State:
+def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Survey) -> State:
     """
-    The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of ``model.pretrain_on``; kept in the
+    The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of
+    ``model.pretrain_on``; and the head's, where all that is public has the labels that every silo has. Kept in the
     folder, and read from there the next time. Raises ConfigError or DataError.
     """
     if folder.has(FILE):
@@ -37,7 +39,9 @@ def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench) -> State
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
         trained = bench.train(silo, bench.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
-        state = {name: tensor for name, tensor in trained.items() if name.startswith("body.")}
+        alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
+        kept = ("body.", "head.") if alike else ("body.",)
+        state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
     folder.save_tensors(FILE, state)
     return state
 

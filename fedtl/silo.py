@@ -15,10 +15,14 @@ from fedtl.state import State
 
 @dataclass(frozen=True)
 class Rows:
-    """``x``: uint8 pixels [N, C, H, W] or floats; ``y`` [N]: class numbers, or values in the label's own unit."""
+    """
+    ``x``: uint8 pixels [N, C, H, W] or floats; ``y`` [N]: class numbers, or values in the label's own scale.
+    ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: a row each.
+    """
 
     x: Tensor
     y: Tensor
+    units: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -37,6 +41,11 @@ class SiloData:
     target: Tensor | None = None
     y_mean: float = 0.0
     y_std: float = 1.0
+
+    @property
+    def members(self) -> int:
+        """How many there are to protect in the training rows: units, or rows where each is its own."""
+        return len(self.train) if self.train.units is None else int(self.train.units.max()) + 1
 
     @property
     def width(self) -> int:

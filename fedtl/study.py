@@ -199,7 +199,7 @@ def run(
         seen = survey(experiment, reader(raws, experiment.data))
         if experiment.model.pretrain_on and start is None:
             central = build(plain(experiment), raws, shelf, device, None, seen)
-            start = pretrained(experiment, folder, central.bench)
+            start = pretrained(experiment, folder, central.bench, seen)
         study = build(experiment, raws, shelf, device, start, seen).promised(folder)
         for name in (*study.training, *experiment.data.late):
             study.data(name)

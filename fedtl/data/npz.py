@@ -1,4 +1,7 @@
-"""A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any."""
+"""
+A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any; with
+``unit_column = "patient"`` also train_patient, and so on.
+"""
 
 import zipfile
 import zlib
@@ -34,20 +37,21 @@ def read(settings: DataSettings, name: str) -> Raw:
         raise DataError(
             f"{path} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    train = _part(arrays, "train", path)
+    unit = settings.unit_column
+    train = _part(arrays, "train", path, unit)
     assert train is not None
     use_target = bool(settings.target_domain)
     return Raw(
         train=train,
-        val=_part(arrays, "val", path),
-        test=_part(arrays, "test", path),
+        val=_part(arrays, "val", path, unit),
+        test=_part(arrays, "test", path, unit),
         target=arrays["target_x"] if use_target else None,
-        target_test=_part(arrays, "target_test", path) if use_target else None,
+        target_test=_part(arrays, "target_test", path, "") if use_target else None,
         columns=tuple(str(i) for i in range(train.x.shape[1])) if train.x.ndim == 2 else (),
     )
 
 
-def _part(arrays: dict[str, Array], name: str, path: Path) -> Part | None:
+def _part(arrays: dict[str, Array], name: str, path: Path, unit: str) -> Part | None:
     x, y = arrays.get(f"{name}_x"), arrays.get(f"{name}_y")
     if x is None and y is None:
         return None
@@ -59,7 +63,13 @@ def _part(arrays: dict[str, Array], name: str, path: Path) -> Part | None:
         )
     if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4:
         raise DataError(f"{path}: {name}_x is {x.shape}, which looks like N, C, H, W; fedtl reads N, H, W, C")
-    return Part(x, y)
+    units = arrays.get(f"{name}_{unit}") if unit else None
+    if unit and (units is None or units.shape != y.shape):
+        given = f"has no array {name}_{unit}" if units is None else f"{name}_{unit} is {units.shape}"
+        raise DataError(
+            f"{path}: {given}; data.unit_column = {unit!r} needs one number or name a row of {name}_x"
+        )
+    return Part(x, y, units)
 
 
 ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images [N, H, W] or [N, H, W, C], or tables"

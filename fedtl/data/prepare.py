@@ -12,7 +12,7 @@ from fedtl.data.inputs import Inputs, learn
 from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
-from fedtl.data.splits import stratified
+from fedtl.data.splits import stratified, whole_units
 from fedtl.errors import ConfigError, DataError
 from fedtl.randomness import numpy_generator
 from fedtl.silo import Rows, SiloData
@@ -113,7 +113,12 @@ def prepare(
     inputs = learn(raw.train.x, raw.train.y, raw.columns, settings, name)
 
     def rows(part: Part) -> Rows:
-        return Rows(torch.from_numpy(inputs.apply(part.x)), _numbered(part.y, labels))
+        units = None if part.units is None else np.unique(part.units, return_inverse=True)[1]
+        return Rows(
+            torch.from_numpy(inputs.apply(part.x)),
+            _numbered(part.y, labels),
+            None if units is None else torch.from_numpy(units.astype(np.int64)),
+        )
 
     train, val, test = rows(raw.train), rows(raw.val), rows(raw.test)
     target = None if raw.target is None else torch.from_numpy(inputs.apply(raw.target))
@@ -127,7 +132,14 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
     rng = numpy_generator("split", seed, name)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
     if raw.test is None:
-        ids, rest = stratified(raw.train.y, round(settings.test * len(raw.train.y)), rng)
+        count = round(settings.test * len(raw.train.y))
+        ids, rest = _drawn(raw.train, count, rng)
+        if raw.train.units is not None and count and not len(ids):
+            unit, most = settings.unit_column, np.unique(raw.train.units, return_counts=True)[1].max()
+            raise DataError(
+                f"silo {name}: no {unit} has {count} rows or fewer to test on (the largest: {most} of "
+                f"{len(raw.train.y)} rows); raise data.test"
+            )
         raw = replace(raw, test=_take(raw.train, ids), train=_take(raw.train, rest))
     if raw.target is not None and raw.target_test is not None and raw.target is raw.target_test.x:
         held, rest = stratified(raw.target_test.y, round(settings.test * len(raw.target)), rng)
@@ -136,12 +148,17 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
         budget = len(raw.train.y)
         if settings.limit:
             budget = min(budget, round(settings.limit / (1 - settings.val)))
-        drawn, rest = stratified(raw.train.y, round(settings.val * budget), rng)
+        drawn, rest = _drawn(raw.train, round(settings.val * budget), rng)
         raw = replace(raw, val=_take(raw.train, drawn), train=_take(raw.train, rest))
     if settings.limit:
-        kept, _ = stratified(raw.train.y, settings.limit, rng)
+        kept, _ = _drawn(raw.train, settings.limit, rng)
         raw = replace(raw, train=_take(raw.train, kept))
     return raw, ids
+
+
+def _drawn(part: Part, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Somebody's rows are never in two parts: a test on people who were trained on would flatter."""
+    return stratified(part.y, count, rng) if part.units is None else whole_units(part.units, count, rng)
 
 
 def _check_inputs(x: Array, like: Array, settings: DataSettings, name: str, split: str) -> None:
@@ -229,4 +246,4 @@ def _parts(raw: Raw) -> dict[str, Part]:
 
 
 def _take(part: Part, rows: Array) -> Part:
-    return Part(part.x[rows], part.y[rows])
+    return Part(part.x[rows], part.y[rows], None if part.units is None else part.units[rows])

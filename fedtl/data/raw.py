@@ -14,11 +14,13 @@ Array = np.ndarray
 class Part:
     """
     ``x``: uint8 or float images [N, H, W] or [N, H, W, C], or a float table [N, columns], NaN where a value is
-    missing. ``y`` [N]: integers or strings to classify, floats to regress.
+    missing. ``y`` [N]: integers or strings to classify, floats to regress. ``units`` [N]: whose row each is, such as
+    a patient's number, where the settings name such a column.
     """
 
     x: Array
     y: Array
+    units: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class DataSettings(Settings):
     categories: dict[str, list[str]] = {}
     scale: str = "silo"
     silo_column: str = ""
+    unit_column: str = ""
     domain_column: str = ""
     target_domain: str = ""
 

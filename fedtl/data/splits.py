@@ -1,4 +1,4 @@
-"""Drawing some rows and leaving the rest, class by class."""
+"""Drawing some rows and leaving the rest: class by class, or unit by unit."""
 
 import numpy as np
 
@@ -21,3 +21,15 @@ def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, A
     taken = np.zeros(len(y), bool)
     taken[np.concatenate([*drawn, np.empty(0, int)]).astype(int)] = True
     return np.flatnonzero(taken), np.flatnonzero(~taken)
+
+
+def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """
+    As ``stratified``, but a unit's rows stay together: units in random order, as long as they fit into ``count`` rows.
+    """
+    _, which, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    taken, left = np.zeros(len(sizes), bool), count
+    for unit in rng.permutation(len(sizes)):
+        if sizes[unit] <= left:
+            taken[unit], left = True, left - sizes[unit]
+    return np.flatnonzero(taken[which]), np.flatnonzero(~taken[which])

@@ -47,15 +47,17 @@ def read(settings: DataSettings, name: str) -> Raw:
     """Raises DataError for a column that is missing, of text without categories, or not finite."""
     frame, where = _rows_of(settings, name)
     columns, x = features(frame, settings, where)
+    units = _units(frame, settings, where)
     if not settings.target_domain:
-        return Raw(Part(x, _labels(frame, settings, where)), columns=columns)
+        return Raw(Part(x, _labels(frame, settings, where), units), columns=columns)
     domain = _column(frame, settings.domain_column, where, "data.domain_column")
     new = (domain.map(str) == settings.target_domain).to_numpy(bool)
     if not new.any() or new.all():
         value = f"{settings.domain_column} = {settings.target_domain!r}"
         count = f"{new.sum()} of {len(new)} rows have {value}"
         raise DataError(f"{where}: {count}; a silo needs rows of both domains")
-    train = Part(x[~new], _labels(frame[~new], settings, where))
+    own = None if units is None else units[~new]
+    train = Part(x[~new], _labels(frame[~new], settings, where), own)
     target, test = x[new], None
     if not _column(frame, settings.label, where, "data.label")[new].isna().any():
         test = Part(target, _labels(frame[new], settings, where))
@@ -76,7 +78,7 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
 
 def features(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple[tuple[str, ...], Array]:
     """The names and the values [N, columns] (float32, NaN where missing) that a model sees."""
-    aside = {settings.label, settings.silo_column, settings.domain_column}
+    aside = {settings.label, settings.silo_column, settings.domain_column, settings.unit_column}
     wanted = settings.columns or [column for column in frame.columns if column not in aside]
     if not wanted:
         raise DataError(f"{where} has no column besides {settings.label!r}")
@@ -145,6 +147,18 @@ def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
     if settings.positive_above is None:
         return values
     return (values.astype(np.float64) > settings.positive_above).astype(np.int64)
+
+
+def _units(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array | None:
+    """Whose each row is, as text; every row has to say."""
+    if not settings.unit_column:
+        return None
+    column = _column(frame, settings.unit_column, where, "data.unit_column")
+    if missing := int(column.isna().sum()):
+        raise DataError(
+            f"{where}: {missing} of {len(column)} rows have no {settings.unit_column!r}; remove them"
+        )
+    return np.array([_spelled(cell) for cell in column], str)
 
 
 def _column(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":

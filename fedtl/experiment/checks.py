@@ -43,6 +43,18 @@ def checked(experiment: Experiment) -> Experiment:
     return experiment
 
 
+def with_unit(experiment: Experiment) -> Experiment:
+    """The column that privacy protects is the one by which rows are kept together. Raises ConfigError."""
+    privacy, data = experiment.privacy, experiment.data
+    if privacy is None or privacy.unit == "record" or privacy.unit == data.unit_column:
+        return experiment
+    if data.unit_column:
+        raise ConfigError(
+            f"privacy.unit = {privacy.unit!r} and data.unit_column = {data.unit_column!r}: name one column"
+        )
+    return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
+
+
 def _check_once(experiment: Experiment) -> None:
     """A seed or a silo that is listed twice would count twice."""
     data, compare = experiment.data, experiment.compare
@@ -68,6 +80,10 @@ def _check_source(data: DataSettings) -> None:
     for key in ("silo_column", "domain_column", "positive_above", "columns", "categories"):
         if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
             raise ConfigError(f'data.{key} is for source "table", not {data.source!r}')
+    if data.unit_column and (data.source not in ("table", "npz") or data.unit_column in ("x", "y")):
+        raise ConfigError(
+            f"data.unit_column = {data.unit_column!r}: only a table has such a column, and an npz arrays train_<name>"
+        )
     if data.source == "images" and data.target_domain:
         raise ConfigError('data.target_domain: source "images" has no second domain')
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
@@ -81,7 +97,7 @@ def _check_data(data: DataSettings) -> None:
         raise ConfigError(f"data.test = {data.test} and data.val = {data.val} leave no training rows")
     if data.positive_above is not None and data.task == "regression":
         raise ConfigError('data.positive_above makes two classes; that is no data.task = "regression"')
-    for key in ("label", "silo_column", "domain_column"):
+    for key in ("label", "silo_column", "domain_column", "unit_column"):
         if getattr(data, key) in data.columns:
             raise ConfigError(f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input")
     if data.scale not in ("silo", "none") and not os.path.isfile(data.scale):

@@ -15,7 +15,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.checks import checked
+from fedtl.experiment.checks import checked, with_unit
 from fedtl.experiment.schema import Experiment
 from fedtl.experiment.soundness import unsound
 from fedtl.experiment.wording import one_line, short
@@ -57,7 +57,7 @@ def shipped_names() -> list[str]:
 def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
     """An experiment from plain values. Raises ConfigError, in one line."""
     try:
-        experiment = checked(Experiment.model_validate(dict(table)))
+        experiment = checked(with_unit(Experiment.model_validate(dict(table))))
     except ValidationError as error:
         raise ConfigError(one_line(error, table)) from error
     for problem in unsound(experiment) if sound else ():

@@ -49,14 +49,15 @@ class MethodSettings(Settings):
 class PrivacySettings(Settings):
     """
     ``[privacy]``: record-level differential privacy in every silo; without the table there is none. ``epsilon`` is
-    for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``clip``: of one record's gradient,
-    in the norm over all tensors that move.
+    for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``unit``: who is protected, a record
+    or, with a column's name such as "patient", all rows that agree there. ``clip``: of one unit's gradient, in the norm
+    over all tensors that move. With units, n and ``train.batch_size`` count units.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
     delta: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
-    unit: Literal["record"] = "record"
+    unit: str = "record"
     statistics: Literal["auto", "dp", "public", "local-after"] = "auto"
     stages: list[Annotated[int, Field(ge=1)]] = []
     noise: Literal["os", "reproducible"] = "os"

@@ -40,9 +40,12 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         yield f"[privacy] and engine.stack = {experiment.engine.stack}: silos that share a step have no clip of their own"
     for silo in experiment.silo:
         try:
-            privacy_of(experiment, silo)
+            its = privacy_of(experiment, silo)
         except ConfigError as error:
             yield str(error)
+            continue
+        if its.unit != experiment.privacy.unit:
+            yield f"silo.{silo}.privacy.unit = {its.unit!r}: who is protected is the same in all silos; set privacy.unit"
 
 
 def doubtful(experiment: Experiment) -> Iterator[str]:
@@ -70,5 +73,13 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         yield "model.weights: if the file was trained on these rows without noise, nothing here covers that"
     if not (experiment.model.weights or experiment.model.pretrain_on):
         yield "the backbone starts from nothing: under noise a public start is worth most of the accuracy"
-    if experiment.data.source in ("table", "npz", "images"):
-        yield "the unit is a record: a person with several records is protected less; epsilon grows with their number"
+    if privacy.unit == "record" and experiment.data.unit_column:
+        yield (
+            f'privacy.unit = "record", and rows belong to a {experiment.data.unit_column}: one with k rows is protected '
+            f"with k times the epsilon; set privacy.unit = {experiment.data.unit_column!r}"
+        )
+    elif privacy.unit == "record" and experiment.data.source in ("table", "npz", "images"):
+        yield (
+            "the unit is a record: a person with several records is protected less, epsilon grows with their number; "
+            "name the column that says whose row it is in privacy.unit"
+        )

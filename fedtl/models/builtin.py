@@ -5,6 +5,7 @@ Each is a function from the shape of one input to a module whose last layer, ``c
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,19 @@ from fedtl.models.net import Shape
 
 def convnet(shape: Shape) -> tuple[nn.Module, str]:
     """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; any image from 4 px."""
+    return _convnet(shape, nn.BatchNorm2d)
+
+
+def convnet_gn(shape: Shape) -> tuple[nn.Module, str]:
+    """The same with GroupNorm (Wu and He, 2018; 8 groups): no statistics, so nothing of them to adapt or to protect."""
+    return _convnet(shape, lambda wide: nn.GroupNorm(8, wide))
+
+
+def _convnet(shape: Shape, norm: Callable[[int], nn.Module]) -> tuple[nn.Module, str]:
     channels, *_ = _image(shape, at_least=4)
     layers: list[nn.Module] = []
     for wide, pooled in ((32, True), (64, True), (64, False)):
-        layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+        layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), norm(wide), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if pooled else []
         channels = wide
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -16,7 +16,10 @@ Build = Callable[[Shape], tuple[nn.Module, str]]
 
 MODELS: Table[Build] = Table(
     "fedtl.models",
-    {f.__name__: f for f in (builtin.convnet, builtin.mlp, builtin.digitmodel, builtin.resnet20)},
+    {
+        f.__name__: f
+        for f in (builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.digitmodel, builtin.resnet20)
+    },
 )
 TORCHVISION = "torchvision/"
 

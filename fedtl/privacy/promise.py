@@ -28,7 +28,8 @@ class Refresh:
 @dataclass(frozen=True)
 class Promise:
     """
-    ``records`` n, declared public. A step takes each record with probability ``sample_rate`` and has noise of
+    ``records`` n, declared public: how many there are of the ``unit`` that is protected, a record, or all rows of, say,
+    a patient. A step takes each of them with probability ``sample_rate`` and has noise of
     ``noise_multiplier`` times ``clip``; ``steps``: how many a round has, one number a phase. ``epsilon`` and
     ``delta``: what ``rounds`` such rounds and the refresh come to, for zero-out adjacency.
 
@@ -48,6 +49,7 @@ class Promise:
     rounds: int
     epsilon: float
     delta: float
+    unit: str = "record"
     refresh: Refresh | None = None
     seed: int | None = field(default=None, repr=False)
 

@@ -1,0 +1,192 @@
+"""Whose row it is: read, kept together, and protected as one, not as so many records."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_private import bench_of, data_of, silo_of, task_of
+
+from fedtl.bench import Training
+from fedtl.data.prepare import prepare
+from fedtl.data.raw import Part, Raw
+from fedtl.data.settings import DataSettings
+from fedtl.data.splits import whole_units
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.file import load
+from fedtl.experiment.soundness import doubtful, unsound
+from fedtl.privacy import mechanism
+from fedtl.runfolder import RunFolder
+from fedtl.silo import Rows
+from fedtl.study import run
+
+
+def of_patients(data, each=4):
+    """The same rows, every ``each`` of them one patient's."""
+    train = data.train
+    return replace(data, train=replace(train, units=torch.arange(len(train)) // each))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(0, 90), st.integers(0, 5))
+def test_nobody_is_on_both_sides(units, count, seed):
+    units = np.array(units)
+    drawn, rest = whole_units(units, count, np.random.default_rng(seed))
+    assert sorted([*drawn, *rest]) == list(range(len(units)))
+    assert not set(units[drawn]) & set(units[rest])
+    assert len(drawn) <= count
+    assert (
+        len(drawn) + min(np.bincount(units)[np.unique(units[rest])], default=100) > count
+    )  # nobody more fits
+
+
+def table(path, rows=120, patients=30, **columns):
+    rng = np.random.default_rng(0)
+    content = {"patient": [f"p{i % patients}" for i in range(rows)], "a": rng.normal(size=rows)}
+    content |= {"b": rng.normal(size=rows), "label": [i % 2 for i in range(rows)], **columns}
+    for name in ("north", "south"):
+        pd.DataFrame(content).to_csv(path / f"{name}.csv", index=False)
+    return [
+        *("data.source=table", f"data.path={path}", "data.scale=none", "model.name=mlp", "rounds=2"),
+        *("engine.name=serial", "train.batch_size=8", "privacy.epsilon=5"),
+    ]
+
+
+def test_a_run_protects_patients_and_says_so(tmp_path):
+    (tmp_path / "data").mkdir()
+    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    assert experiment.data.unit_column == "patient"
+    result = run(experiment, RunFolder.create(tmp_path / "run", experiment))
+    its = result["privacy"]
+    assert its["unit"] == "patient"
+    assert "patient" in its["adjacency"]
+    north = its["silos"]["north"]
+    assert north["records"] < 30  # patients who train, not their rows
+    assert north["sample_rate"] == pytest.approx(8 / north["records"])
+    assert 0 < north["epsilon"] <= 5
+
+
+def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
+    (tmp_path / "data").mkdir()
+    load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    from fedtl.data.table import read
+
+    settings = DataSettings(source="table", path=str(tmp_path / "data"), unit_column="patient", scale="none")
+    raw = read(settings, "north")
+    assert raw.columns == ("a", "b")
+    assert raw.train.units.tolist()[:2] == ["p0", "p1"]
+    made = prepare(raw, settings, "north", 0, ("0", "1"), frozenset({"0", "1"}))
+    trains = made.data.train
+    assert sorted(set(trains.units.tolist())) == list(range(made.data.members))
+    values = {
+        name: {x for x, who in zip(raw.train.x[:, 0], raw.train.units, strict=True) if who == name}
+        for name in set(raw.train.units)
+    }
+    sides = {float(x) for x in trains.x[:, 0]}, {float(x) for x in made.exam.test.x[:, 0]}
+    for rows in values.values():
+        assert not (rows & sides[0] and rows & sides[1])
+
+
+def test_rows_without_a_patient_are_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    names = [f"p{i % 30}" for i in range(119)] + [None]
+    settings = load("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
+    with pytest.raises(DataError, match="1 of 120 rows have no 'patient'"):
+        run(settings, RunFolder.create(tmp_path / "run", settings))
+
+
+def test_archives_name_patients_beside_their_rows(tmp_path):
+    x, y = np.zeros((12, 4, 4), np.uint8), np.arange(12) % 2
+    settings = DataSettings(source="npz", path=str(tmp_path), unit_column="patient")
+    from fedtl.data.npz import read
+
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y, train_patient=np.arange(12) // 3)
+    assert read(settings, "a").train.units.tolist() == (np.arange(12) // 3).tolist()
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y)
+    with pytest.raises(DataError, match="has no array train_patient"):
+        read(settings, "a")
+
+
+def test_one_large_patient_leaves_no_test():
+    raw = Raw(
+        Part(np.zeros((20, 3), np.float32), np.arange(20) % 2, np.zeros(20, int)), columns=("a", "b", "c")
+    )
+    settings = DataSettings(source="table", unit_column="patient", scale="none")
+    with pytest.raises(DataError, match="no patient has 4 rows or fewer to test on"):
+        prepare(raw, settings, "a", 0, ("0", "1"), frozenset({"0", "1"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["privacy.epsilon=1", "privacy.unit=patient"], "only a table has such a column"),
+        (["data.unit_column=site"], "only a table has such a column"),
+    ],
+)
+def test_a_unit_that_cannot_be_is_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        load("digits", settings)
+
+
+def test_the_unit_is_one_for_all(tmp_path):
+    (tmp_path / "data").mkdir()
+    sets = table(tmp_path / "data")
+    with pytest.raises(ConfigError, match="name one column"):
+        load("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
+    other = load("digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False)
+    assert any("the same in all silos" in line for line in unsound(other))
+    weak = load("digits", [*sets, "data.unit_column=patient"])
+    assert any("k times the epsilon" in line for line in doubtful(weak))
+
+
+def test_data_without_names_cannot_promise_them(tmp_path):
+    with pytest.raises(ConfigError, match="no row says whose it is"):
+        silo_of(bench_of(), tmp_path, unit="patient")
+
+
+@pytest.mark.parametrize(("unit", "clips"), [("patient", 1), ("record", 4)])
+def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
+    tmp_path, monkeypatch, unit, clips
+):
+    """Noise off, everybody sampled, one patient's four rows left out: as mere records they move four clips."""
+    monkeypatch.setattr(
+        "fedtl.privacy.noise.Noise.normal", lambda self, shape, _: torch.zeros(shape, dtype=torch.float64)
+    )
+    bench = bench_of(training=Training(batch_size=60, momentum=0.0, lr=1.0))
+    train = of_patients(data_of()).train
+    alike = Rows(train.x.clone(), train.y.clone(), train.units)
+    alike.x[:4], alike.y[:4] = train.x[0], train.y[0]
+    silo = silo_of(bench, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
+    silo.promise = replace(silo.promise, sample_rate=1.0, steps=(1,))
+    sums = []
+    for first in (0, 1 if unit == "patient" else 4):
+        drawn = torch.arange(first, silo.promise.records)
+        monkeypatch.setattr(mechanism, "poisson", lambda *_, drawn=drawn: drawn)
+        update, local = bench._round(silo, task_of(bench))
+        shared = task_of(bench).shared
+        after = bench.partition.join({name: shared[name] + update.delta[name] for name in shared}, local)
+        sums.append(torch.cat([after[name].double().flatten() for name in sorted(after)]))
+    moved = float((sums[0] - sums[1]).norm()) * silo.promise.expected_batch / 0.01
+    assert moved == pytest.approx(clips, rel=0.01)
+
+
+def test_patients_statistics_count_once_each(tmp_path):
+    """A patient with many rows weighs as much as one with few: twice the rows, the same release but for noise."""
+    bench = bench_of()
+    once, twice = of_patients(data_of(), 1), of_patients(data_of(), 1)
+    train = once.train
+    doubled = torch.arange(60).repeat_interleave(2)
+    twice = replace(once, train=Rows(train.x[doubled], train.y[doubled], train.units[doubled]))
+    found = []
+    for name, data in (("once", once), ("twice", twice)):
+        silo = silo_of(
+            bench, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
+        )
+        net = bench.load(silo, bench.initial(3))
+        assert silo.promise.records == 60
+        bench._refresh(net, silo, silo.promise, silo.promise.refresh)
+        found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], atol=1e-5)
