@@ -21,7 +21,7 @@ from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
-from fedtl.privacy import statistics
+from fedtl.privacy import labels, statistics
 from fedtl.privacy.charge import once
 from fedtl.privacy.promise import Promise, Refresh
 from fedtl.randomness import seed_layers, torch_generator
@@ -94,19 +94,30 @@ class Bench:
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
-        Train on the silo's data from the task's shared tensors; changes ``silo.local``, and that only when all
-        went well. The metrics are those of the received model on validation rows, before it trains.
+        Train on the silo's data from the task's shared tensors; changes ``silo.local`` and its labels, and that only
+        when all went well. The metrics are those of the received model on validation rows, before it trains.
 
         With a promise the round is charged first, and nothing but noisy tensors is in the update.
 
-        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round.
+        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round, and
+        Refused where the silo's own tensors must not go into a private round.
         """
+        private = silo.promise is not None
         if silo.promise is None:
             update, local = self._round(silo, task)
         else:
+            labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
             update, local = once(silo.promise, silo.name, task, partial(self._round, silo, task))
+        refreshed = silo.promise is not None and silo.promise.refresh is not None
+        silo.labels = labels.after(silo.labels, self.moved, private, refreshed)
         silo.local = local
         return update
+
+    @property
+    def moved(self) -> frozenset[Role]:
+        """The local roles that a round moves."""
+        trained = frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
+        return trained - self.method.shared
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""

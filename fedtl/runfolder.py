@@ -24,6 +24,8 @@ from fedtl.data.inputs import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import dump, load
 from fedtl.experiment.schema import Experiment
+from fedtl.partition import Role
+from fedtl.privacy.labels import Label, Labels
 from fedtl.state import State
 
 RUNS = "runs"  # where runs go that were given no folder
@@ -99,18 +101,21 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def save(self, standing: Standing, locals_: Mapping[str, State], so_far: Mapping[str, float]) -> None:
-        """The checkpoint after a round: the server's standing, every silo's local tensors, the sums so far."""
+    def save(
+        self, standing: Standing, own: Mapping[str, tuple[State, Labels]], so_far: Mapping[str, float]
+    ) -> None:
+        """The checkpoint after a round: the server's standing, what every silo keeps, the sums so far."""
         content = {
             "round": standing.round,
             "shared": standing.shared,
             "memory": standing.memory,
-            "locals": dict(locals_),
+            "locals": {name: local for name, (local, _) in own.items()},
+            "labels": {name: {str(k): str(v) for k, v in its.items()} for name, (_, its) in own.items()},
             "so_far": dict(so_far),
         }
         write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
 
-    def saved(self) -> tuple[Standing, dict[str, State], dict[str, float]] | None:
+    def saved(self) -> tuple[Standing, dict[str, tuple[State, Labels]], dict[str, float]] | None:
         """
         The last checkpoint, or None before the first round. Lines of the history that are younger than it
         belong to a round that is run again, and are dropped.
@@ -126,7 +131,11 @@ class RunFolder:
             write(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
         if not content:
             return None
-        return Standing(done, content["shared"], content["memory"]), content["locals"], content["so_far"]
+        labels: dict[str, Labels] = {
+            name: {Role(k): Label(v) for k, v in its.items()} for name, its in content["labels"].items()
+        }
+        own = {name: (local, labels[name]) for name, local in content["locals"].items()}
+        return Standing(done, content["shared"], content["memory"]), own, content["so_far"]
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         path = self.path / "history.jsonl"

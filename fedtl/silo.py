@@ -4,11 +4,12 @@ One institution: its rows, the local part of its model, its secret, its promise.
 Examples exist here, in ``fedtl/bench.py`` and in ``fedtl/data``, nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fedtl.privacy.labels import Labels
 from fedtl.privacy.promise import Promise
 from fedtl.state import State
 
@@ -77,7 +78,8 @@ class Silo:
 
     The secret is part of every draw, so that somebody who knows the task's seed cannot draw the batches again.
     It comes from the system's randomness in an institution, and from the experiment's seed in a simulation,
-    where nobody has to be protected from us. With a promise, its training is private.
+    where nobody has to be protected from us. With a promise, its training is private, and ``labels`` say of each role
+    of the local tensors what may go into it.
     """
 
     name: str
@@ -85,3 +87,4 @@ class Silo:
     local: State
     secret: bytes
     promise: Promise | None = None
+    labels: Labels = field(default_factory=dict)

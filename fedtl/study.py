@@ -29,9 +29,10 @@ from fedtl.metrics import better, mean_over_silos
 from fedtl.models import weights
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
-from fedtl.partition import roles
+from fedtl.partition import Role, roles
 from fedtl.planning import Place, claim, promise, spent, warning
 from fedtl.pretrain import plain, pretrained
+from fedtl.privacy import labels
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
 from fedtl.runfolder import RunFolder
@@ -103,7 +104,7 @@ class Study:
     def silo(self, name: str, data: SiloData) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
         _, local = self.bench.partition.split(self.bench.initial(data.width))
-        return Silo(name, data, local, self.secret(name), self.promises.get(name))
+        return Silo(name, data, local, self.secret(name), self.promises.get(name), labels.public(Role))
 
     def secret(self, name: str) -> bytes:
         return address("secret", self.experiment.seed, name).to_bytes(8, "big")
@@ -287,8 +288,8 @@ def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[S
     """The first standing, or the last one saved, with the silos' local tensors put back."""
     if saved := folder.saved():
         standing, locals_, sums = saved
-        for name, local in locals_.items():
-            members[name].local = local
+        for name, own in locals_.items():
+            members[name].local, members[name].labels = own
         return standing, sums
     width = next(iter(members.values())).data.width
     shared, _ = study.bench.partition.split(study.bench.initial(width))
@@ -320,7 +321,7 @@ def _train(
         sums["seconds"] += now - clock
         folder.append(_line(one, now - clock))
         clock = now
-        folder.save(standing, {name: silo.local for name, silo in members.items()}, sums)
+        folder.save(standing, {name: (silo.local, silo.labels) for name, silo in members.items()}, sums)
         if progress:
             progress(one)
     return standing, sums | {"trained": clock - started}
@@ -421,9 +422,12 @@ def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:
 
 
 def tensor_table(study: Study) -> list[dict[str, Any]]:
-    """Every tensor of the model: name, role, shape, bytes, and whether it leaves a silo."""
+    """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
     width = len(study.survey.union) or 1
     partition = study.bench.partition
+    private = study.experiment.privacy
+    refreshed = private is not None and private.statistics == "dp"
+    planned = labels.planned(study.method.shared, study.bench.moved, refreshed)
     return [
         {
             "name": name,
@@ -431,6 +435,7 @@ def tensor_table(study: Study) -> list[dict[str, Any]]:
             "shape": list(tensor.shape),
             "bytes": size_in_bytes({name: tensor}),
             "leaves": partition.leaves(name),
+            **({"label": str(planned[partition.roles[name]])} if study.experiment.privacy else {}),
         }
         for name, tensor in study.bench.net(width).state_dict().items()
     ]

@@ -18,7 +18,7 @@ from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warning
-from fedtl.privacy import accounting, charge, mechanism
+from fedtl.privacy import accounting, charge, labels, mechanism
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import copy
@@ -47,7 +47,7 @@ def silo_of(bench, folder, data=None, rounds=3, name="here", **settings):
     private = PrivacySettings(**{"epsilon": 8.0, **settings})
     its = promise(private, bench, data, rounds, 0, Place(folder / "ledger.sqlite", name, b"key"))
     _, local = bench.partition.split(bench.initial(3))
-    return Silo(name, data, local, b"secret", its)
+    return Silo(name, data, local, b"secret", its, labels.public(Role))
 
 
 def task_of(bench, number=1, **changes):

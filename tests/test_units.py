@@ -121,8 +121,11 @@ def test_one_large_patient_leaves_no_test():
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["privacy.epsilon=1", "privacy.unit=patient"], "only a table has such a column"),
-        (["data.unit_column=site"], "only a table has such a column"),
+        (
+            ["privacy.epsilon=1", "privacy.unit=patient"],
+            "privacy.unit = .patient.: only a table has a column",
+        ),
+        (["data.unit_column=site"], "data.unit_column = .site.: only a table has a column"),
     ],
 )
 def test_a_unit_that_cannot_be_is_refused(settings, says):

@@ -36,9 +36,8 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(content)
         return
     out_console.print(dump(settings), highlight=False, markup=False)
-    table = Table(
-        "tensor", "role", "shape", "bytes", "", title=f"{settings.method.name} on {settings.model.name}"
-    )
+    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if settings.privacy else [])]
+    table = Table(*columns, title=f"{settings.method.name} on {settings.model.name}")
     for tensor in tensors:
         leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
         table.add_row(
@@ -47,6 +46,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
             " x ".join(map(str, tensor["shape"])) or "scalar",
             f"{tensor['bytes']:,}",
             leaves,
+            *([tensor["label"]] if "label" in tensor else []),
         )
     out_console.print(table)
     out_console.print(

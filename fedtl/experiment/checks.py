@@ -14,6 +14,8 @@ from fedtl.method import METHODS
 from fedtl.optimizers import OPTIMIZERS
 
 REGRESSION = ("r2", "rmse")
+UNITS = ("table", "npz")
+UNIT_WAY = "only a table has a column that says whose row it is, and an npz its arrays train_<name>"
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
@@ -48,6 +50,8 @@ def with_unit(experiment: Experiment) -> Experiment:
     privacy, data = experiment.privacy, experiment.data
     if privacy is None or privacy.unit == "record" or privacy.unit == data.unit_column:
         return experiment
+    if data.source not in UNITS:
+        raise ConfigError(f'privacy.unit = {privacy.unit!r}: {UNIT_WAY}; "record" protects single rows')
     if data.unit_column:
         raise ConfigError(
             f"privacy.unit = {privacy.unit!r} and data.unit_column = {data.unit_column!r}: name one column"
@@ -80,10 +84,8 @@ def _check_source(data: DataSettings) -> None:
     for key in ("silo_column", "domain_column", "positive_above", "columns", "categories"):
         if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
             raise ConfigError(f'data.{key} is for source "table", not {data.source!r}')
-    if data.unit_column and (data.source not in ("table", "npz") or data.unit_column in ("x", "y")):
-        raise ConfigError(
-            f"data.unit_column = {data.unit_column!r}: only a table has such a column, and an npz arrays train_<name>"
-        )
+    if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
+        raise ConfigError(f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}")
     if data.source == "images" and data.target_domain:
         raise ConfigError('data.target_domain: source "images" has no second domain')
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):

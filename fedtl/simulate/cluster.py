@@ -20,6 +20,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from fedtl.errors import ConfigError, FedTLError
+from fedtl.privacy.labels import Labels
 from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
@@ -32,6 +33,7 @@ PATIENCE = 120.0  # seconds without any worker, after which nobody is expected t
 KNOCK = 10.0  # seconds
 STARTS = 3  # of a worker, one after another, that may fail
 Packed = tuple[bytes, list[Any]]
+_Given = tuple[str, bytes, Promise | None, Labels]  # what an actor is told of a silo beside its local state
 
 
 class _Desk:
@@ -51,18 +53,19 @@ class _Desk:
             return error
         return READY
 
-    def do(self, number: int, job: Packed, own: tuple[str, bytes, Promise | None], local: Packed) -> Any:
-        """The packed (result, local state), a Mishap, or the error that ends the run."""
+    def do(self, number: int, job: Packed, own: _Given, local: Packed) -> Any:
+        """The packed (result, local state, labels), a Mishap, or the error that ends the run."""
         assert self._workplace is not None
         if number != self._job_at:
             self._job_at, self._job = number, parcel.unpack(*_own(job))
         try:
-            name, secret, promise = own
-            silo = Silo(name, self._workplace.data(name), parcel.unpack(*_own(local)), secret, promise)
+            name, secret, promise, labels = own
+            state = parcel.unpack(*_own(local))
+            silo = Silo(name, self._workplace.data(name), state, secret, promise, labels)
             result = attempt(self._job, self._workplace.bench, silo)  # type: ignore[arg-type]
         except FedTLError as error:
             return error
-        return result if isinstance(result, Mishap) else _packed((result, silo.local))
+        return result if isinstance(result, Mishap) else _packed((result, silo.local, silo.labels))
 
 
 @dataclass
@@ -147,10 +150,10 @@ class Cluster:
     def hand(self, worker: int, at: int, silo: Silo) -> None:
         its = self._staff[worker]
         its.at = at
-        own = silo.name, silo.secret, silo.promise
+        own: _Given = silo.name, silo.secret, silo.promise, silo.labels
         its.asked = its.actor.do.remote(self._jobs, self._job, own, _packed(silo.local))
 
-    def answers(self) -> Iterator[tuple[int, Any, State]]:
+    def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
         """As Staff.answers. Raises what ends the run."""
         asked = {worker.asked: worker for worker in self._staff if worker.asked is not None}
         done, _ = ray.wait(list(asked), timeout=PATIENCE)
@@ -169,12 +172,12 @@ class Cluster:
             at, worker.at = worker.at, None
             if isinstance(answer, Mishap):
                 if at is not None:
-                    yield at, answer, {}
+                    yield at, answer, ({}, {})
                 continue
             worker.asked = None
-            result, local = parcel.unpack(*_own(answer))
+            result, *own = parcel.unpack(*_own(answer))
             assert at is not None
-            yield at, result, local
+            yield at, result, (own[0], own[1])
 
     def _answer(self, worker: _Worker) -> Any:
         """What the actor returned; a Mishap where it is gone, and another is on its way in its place."""

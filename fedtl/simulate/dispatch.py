@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from fedtl.errors import SiloFailed
+from fedtl.privacy.labels import Labels
 from fedtl.silo import Silo
 from fedtl.simulate.engine import TRIES, Mishap, given_up
 from fedtl.state import State
@@ -27,10 +28,10 @@ class Staff(Protocol):
 
     def hand(self, worker: int, at: int, silo: Silo) -> None: ...
 
-    def answers(self) -> Iterator[tuple[int, Any, State]]:
+    def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
         """
-        Wait until something happens, then (at, result, the silo's local state) of each silo that is done; for one
-        that failed in a way nobody foresaw, or whose worker is gone, a Mishap and {}.
+        Wait until something happens, then (at, result, the silo's local state and labels) of each silo that is done;
+        for one that failed in a way nobody foresaw, or whose worker is gone, a Mishap and ({}, {}).
         """
         ...
 
@@ -54,11 +55,11 @@ def in_order(
             yield silos[turn].name, done.pop(turn)
             turn += 1
             continue
-        for at, result, local in staff.answers():
+        for at, result, own in staff.answers():
             if not isinstance(result, Mishap):
                 done[at] = result
                 if not isinstance(result, SiloFailed):
-                    silos[at].local = local
+                    silos[at].local, silos[at].labels = own
                 continue
             failed[at] += 1
             if failed[at] < TRIES:

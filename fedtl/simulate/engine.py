@@ -16,7 +16,7 @@ TRIES = 2
 
 
 class Job(Protocol):
-    """Something to do at one silo. May change ``silo.local``. A value that can be sent to another process."""
+    """Something to do at one silo. May change ``silo.local`` and its labels. A value that can be sent to another process."""
 
     def __call__(self, bench: Bench, silo: Silo) -> Any: ...
 
@@ -33,7 +33,7 @@ class Engine(Protocol):
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """
-        (name, result) in the order of ``silos``, each silo's changed ``local`` put back into it. At most as many
+        (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. At most as many
         results as there are workers wait for their turn.
 
         A SiloFailed is a result, and leaves the silo as it was: the job raised it, or it failed in a way that

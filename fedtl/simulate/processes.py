@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
+from fedtl.privacy.labels import Labels
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
 from fedtl.simulate.dispatch import in_order
@@ -95,13 +96,14 @@ class Processes:
         local, result = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
         parcel.write(local, silo.local)
         self._staff[worker].at = at
-        self._tell(self._staff[worker], Order(self._job, silo.name, silo.secret, silo.promise, local, result))
+        order = Order(self._job, silo.name, silo.secret, silo.promise, silo.labels, local, result)
+        self._tell(self._staff[worker], order)
 
     def _tell(self, worker: _Worker, message: Any) -> None:
         with suppress(OSError):  # it is dead, which whoever waits for its answer finds out
             worker.pipe.send(message)
 
-    def answers(self) -> Iterator[tuple[int, Any, State]]:
+    def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
         """As Staff.answers. Raises what ends the run."""
         pipes = {worker.pipe: worker for worker in self._staff}
         for pipe in wait(list(pipes)):
@@ -117,14 +119,13 @@ class Processes:
                 raise answer
             at, worker.at = worker.at, None
             if at is not None:
-                result, local = (answer, {}) if answer else self._result(worker)
-                yield at, result, local
+                yield at, *((answer, ({}, {})) if answer else self._result(worker))
 
-    def _result(self, worker: _Worker) -> tuple[Any, State]:
+    def _result(self, worker: _Worker) -> tuple[Any, tuple[State, Labels]]:
         path = self._folder / f"{worker.number}-out"
-        result, local = parcel.read(path)
+        result, local, labels = parcel.read(path)
         path.unlink()
-        return result, copy(local)  # not a view: that would keep the whole result in memory
+        return result, (copy(local), labels)  # not a view: that would keep the whole result in memory
 
     def _replaced(self, worker: _Worker) -> Mishap:
         """Another process in a dead worker's place. Raises FedTLError for one that could not even begin."""

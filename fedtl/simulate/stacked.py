@@ -26,6 +26,7 @@ from fedtl.method import Phase
 from fedtl.models.net import Net
 from fedtl.objective import NO_LABEL, Batch, Forward, TaskLoss, mean_loss
 from fedtl.optimizers import OPTIMIZERS
+from fedtl.privacy import labels
 from fedtl.randomness import torch_generator
 from fedtl.silo import Rows, Silo
 from fedtl.simulate.engine import Fit, Job
@@ -155,7 +156,7 @@ def fit(bench: Bench, silos: Sequence[Silo], task: Task) -> dict[str, Update | S
         delta, weight = difference(shared, task.shared), float(len(silo.data.train))
         results[silo.name] = Update(silo.name, task.round, delta, weight, metrics[place])
     for silo, local in locals_:  # now that nothing can fail: whoever calls may want to train them again
-        silo.local = local
+        silo.local, silo.labels = local, labels.after(silo.labels, bench.moved, private=False)
     return results
 
 

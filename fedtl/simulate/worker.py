@@ -16,6 +16,7 @@ import torch
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
+from fedtl.privacy.labels import Labels
 from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo
 from fedtl.simulate import parcel
@@ -33,6 +34,7 @@ class Order:
     name: str
     secret: bytes
     promise: Promise | None
+    labels: Labels
     local: Path
     result: Path
 
@@ -87,12 +89,17 @@ def serve(pipe: Connection, furnish: Path, threads: int, number: int) -> None:
 def _done(order: Order, job: Any, workplace: Any) -> Mishap | FedTLError | None:
     try:
         silo = Silo(
-            order.name, workplace.data(order.name), parcel.read(order.local), order.secret, order.promise
+            order.name,
+            workplace.data(order.name),
+            parcel.read(order.local),
+            order.secret,
+            order.promise,
+            order.labels,
         )
         result = attempt(job, workplace.bench, silo)
     except FedTLError as error:
         return error
     if isinstance(result, Mishap):
         return result
-    parcel.write(order.result, (result, silo.local))
+    parcel.write(order.result, (result, silo.local, silo.labels))
     return None
