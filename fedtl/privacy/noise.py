@@ -74,10 +74,15 @@ class Noise:
     def _sums_of_four(self, count: int) -> Tensor:
         """Box and Muller, 1958: sqrt(-2 ln u) cos(2 pi v) and its sine. No number has both from the same pair."""
         width = max(count, 2)
-        radius = (1 - self.uniform(2 * width)).log_().mul_(-2).sqrt_()
-        angle = self.uniform(2 * width).mul_(2 * math.pi)
-        cosines, sines = (radius * turned for turned in (angle.cos(), angle.sin()))
-        return (cosines.view(2, width).sum(0) + sines.view(2, width).sum(0).roll(1))[:count].div_(2)
+        radius = self.uniform(2 * width).numpy()  # numpy's logarithm and root are the faster ones
+        np.log(np.subtract(1, radius, out=radius), out=radius)
+        np.sqrt(np.multiply(radius, -2, out=radius), out=radius)
+        angle, radii = self.uniform(2 * width).mul_(2 * math.pi), torch.from_numpy(radius)
+        cosines, sines = angle.cos().mul_(radii), angle.sin_().mul_(radii)
+        total, turned = cosines[:width].add_(cosines[width:]), sines[:width].add_(sines[width:])
+        total[1:] += turned[:-1]
+        total[0] += turned[-1]
+        return total[:count].div_(2)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("noise must not be stored or sent: whoever has its stream can subtract it")

@@ -66,6 +66,15 @@ def verdicts(load: str, times: Mapping[str, Times], workers: int) -> list[dict[s
     return found
 
 
+def steps(
+    load: str, bound: float, times: Mapping[str, Times], private: str, plain: str
+) -> list[dict[str, object]]:
+    """What privacy may cost a step."""
+    bar = Bar(load, private, plain, bound, at_most=True)
+    value = times[private].over(times[plain])
+    return [{"load": load, "who": private, "claim": bar.claim, "value": value, "met": bar.met(value)}]
+
+
 def startup(seconds: list[float]) -> dict[str, object]:
     worst = max(seconds)
     return {

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,13 +23,14 @@ import bars
 import floor
 import loads
 import machine
+import private_step
 import torch
 from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
 from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
 
-SILOS = "silos"
+SILOS, STEPS = "silos", "steps"
 NOTES = (
     "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
     "Everybody but Flower and pfl takes rounds in turn; a ratio of two of these is the median over the turns.",
@@ -137,6 +138,22 @@ def measure_silos(given: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict[str, Any]:
+    """What a private step costs."""
+    small = replace(load, rows=8) if given.quick else load
+    made = private_step.contenders(small)
+    repeats = given.repeats if given.quick else 3 * given.repeats  # a turn is short
+    times, _ = side_by_side(made, [], repeats, private_step.PLAIN, lambda text: None)
+    bound = private_step.BOUNDS[load.model]
+    return {
+        "about": f"{private_step.STEPS} steps of {small.rows} rows; noise and clip included",
+        "load": asdict(small),
+        "contenders": {who: _figures(its) for who, its in times.items()},
+        "skipped": {},
+        "bars": bars.steps(load.name, bound, times, private_step.FAST, private_step.PLAIN),
+    }
+
+
 def _figures(times: Times) -> dict[str, Any]:
     return {
         "median": times.median,
@@ -211,7 +228,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ",".join([*loads.LOADS, SILOS])
+    parts = ",".join([*loads.LOADS, STEPS, SILOS])
     parser.add_argument("--only", default=parts, help=f"some of {parts}")
     parser.add_argument("--repeats", type=int, help="rounds of each contender (9)")
     parser.add_argument("--workers", type=int, default=max(2, machine.cores()), help="as many as cores")
@@ -221,7 +238,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="JSON")
     given = parser.parse_args()
     given.only = given.only.split(",")
-    if unknown := set(given.only) - {*loads.LOADS, SILOS}:
+    if unknown := set(given.only) - {*loads.LOADS, STEPS, SILOS}:
         parser.error(f"--only {sorted(unknown)[0]}: it takes some of {parts}")
     given.repeats = given.repeats or (2 if given.quick else 9)
     if min(given.repeats, given.workers - 1) < 1:
@@ -244,12 +261,15 @@ def main() -> None:
     for name in given.only:
         if name == "resnet18" and not find_spec("torchvision"):
             say("resnet18: skipped, torchvision is not installed: pip install 'fedtl[vision]'")
-        elif name != SILOS:
+        elif name not in (SILOS, STEPS):
             result["loads"][name] = measure_load(given, name)
+    for name, load in private_step.STEP_LOADS.items() if STEPS in given.only else ():
+        say(name)
+        result["loads"][name] = measure_step(given, load)
     if SILOS in given.only:
         result["silos"] = measure_silos(given)
     result["bars"] = [bar for its in result["loads"].values() for bar in its.pop("bars")]
-    if startups := [its["startup_seconds"] for its in result["loads"].values()]:
+    if startups := [its["startup_seconds"] for its in result["loads"].values() if "startup_seconds" in its]:
         result["bars"].append(bars.startup(startups))
     result["bars"] += bars.crowd(result["silos"])
     path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}.json"

@@ -62,13 +62,13 @@ def main() -> None:
         with PeakMemory() as peak:
             place = RunFolder.create(Path(above) / "run", experiment)
             run(experiment, place, progress=note)
-        _, locals_, _ = place.saved()
+        _, own, _ = place.saved()
         found = {
             "startup": ends[0] - began,
             "mib_before": round(before, 2),
             "mib_in_rounds": round(max(mib), 2),
             "mib_peak": round(peak.mib, 2),
-            "kib_local": size_in_bytes(next(iter(locals_.values()))) / 1024,
+            "kib_local": size_in_bytes(next(iter(own.values()))[0]) / 1024,
         }
     seconds = [end - start for start, end in pairwise(ends)]
     print(json.dumps({"seconds": seconds, **found}))

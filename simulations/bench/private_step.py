@@ -1,0 +1,108 @@
+"""One private step against one plain step: the same rows, model and optimizer, with and without DP-SGD."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from loads import CLASSES
+from torch import Tensor, nn
+
+from fedtl.models.catalogue import blueprint, privately
+from fedtl.models.libraries import torchvision_model
+from fedtl.models.net import Blueprint, cut
+from fedtl.privacy.mechanism import Mechanism, proven
+from fedtl.privacy.noise import Noise
+
+PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
+RESNET = "resnet18 for small images"
+STEPS = 2  # a turn
+
+
+@dataclass(frozen=True)
+class StepLoad:
+    """A model, the shape of an input, and how many rows a step has."""
+
+    name: str
+    model: str
+    shape: tuple[int, ...]
+    rows: int
+
+
+STEP_LOADS = {
+    load.name: load
+    for load in (
+        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32),
+        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16),
+    )
+}
+BOUNDS = {"convnet": 1.6, RESNET: 2.0}
+
+
+class Steps:
+    """A contender: ``STEPS`` steps of SGD with momentum, on noise with labels by chance."""
+
+    def __init__(
+        self, load: StepLoad, make: Callable[[nn.Module, Tensor, Tensor], Callable[[], None]], private: bool
+    ) -> None:
+        plan = _resnet18(load.shape) if load.model == RESNET else blueprint(load.model, load.shape, seed=0)
+        net = (privately(plan) if private else plan).net(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(load.rows, *load.shape, generator=generator).contiguous(
+            memory_format=torch.channels_last
+        )
+        y = torch.randint(len(CLASSES), (load.rows,), generator=generator)
+        self._step = make(net.train(), x, y)
+
+    def round(self) -> None:
+        for _ in range(STEPS):
+            self._step()
+
+    def close(self) -> None:
+        pass
+
+
+def _resnet18(shape: tuple[int, ...]) -> Blueprint:
+    """With the stem that is usual for 32 px: a 3 x 3 convolution of stride 1, and no pooling (He et al., 2016, for CIFAR)."""
+    module, classifier = torchvision_model("resnet18", shape, pretrained=False)
+    module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return cut(module, classifier, shape, 0)
+
+
+def _optimizer(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, foreach=True)
+
+
+def plain(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    optimizer = _optimizer(net)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def private(fast: bool) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], None]]:
+    """The whole step: sampled rows are given, clip, sum, noise from the operating system, optimizer."""
+
+    def make(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+        def losses(model: nn.Module, rows: Tensor) -> Tensor:
+            return F.cross_entropy(model(x[rows]), y[rows], reduction="none")
+
+        if fast and not proven(net, torch.arange(4), losses, 1.0):
+            raise RuntimeError("book-keeping was not proven for this model")
+        rows = torch.arange(len(x))
+        mechanism = Mechanism(net, _optimizer(net), 1.0, 1.0, float(len(x)), Noise(), fast)
+        return lambda: mechanism.step(rows, losses)
+
+    return make
+
+
+def contenders(load: StepLoad) -> dict[str, Steps]:
+    return {
+        PLAIN: Steps(load, plain, private=False),
+        FAST: Steps(load, private(fast=True), private=True),
+        HOOKS: Steps(load, private(fast=False), private=True),
+    }
