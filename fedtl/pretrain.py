@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from fedtl.bench import Bench
 from fedtl.data import prepare
 from fedtl.data.settings import DataSettings
@@ -18,6 +20,18 @@ from fedtl.state import State
 from fedtl.survey import Survey
 
 FILE = "pretrained.safetensors"
+NOISES = 256  # inputs
+
+
+def statistics_of_noise(bench: Bench, shape: tuple[int, ...], width: int) -> State:
+    """
+    Statistics for private training where nothing is pretrained: what the first weights make of inputs that nobody has,
+    uniform in -1..1 for images [C, H, W], normal for rows of a table. They owe nothing to anybody's rows.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand if len(shape) == 3 else torch.randn
+    x = draw(NOISES, *shape, generator=generator)
+    return bench.adapt(bench.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
 
 
 def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Survey) -> State:

@@ -31,7 +31,7 @@ from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
 from fedtl.partition import Role, roles
 from fedtl.planning import Place, claim, promise, spent, warning
-from fedtl.pretrain import plain, pretrained
+from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
@@ -174,6 +174,9 @@ def build(
     train = experiment.train
     training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
     bench = Bench(plan, method, training, device, start, experiment.model.dtype)
+    if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
+        start = {**(start or {}), **statistics_of_noise(bench, seen.shape, len(seen.union) or 1)}
+        bench = Bench(plan, method, training, device, start, experiment.model.dtype)
     choose.check(experiment.engine, bench)
     return Study(experiment, method, seen, bench, shelf, raws, tuple(notes))
 

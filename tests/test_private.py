@@ -399,3 +399,26 @@ def test_a_reply_keeps_every_bit(tmp_path):
     assert back == replace(update, delta=back.delta)
     assert same(back.delta, update.delta)
     assert same(own, local)
+
+
+# Where nothing is pretrained
+
+
+def test_statistics_without_a_public_start_are_of_noise_and_of_nobodys_rows(tmp_path):
+    """By hand: the first convolution's outputs on the same noise, their mean and variance."""
+    from fedtl.pretrain import NOISES
+    from fedtl.simulate.shelf import temporary
+    from fedtl.study import build
+
+    with temporary() as shelf:
+        seen = [
+            build(load("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
+            for names in (["plain"], ["faint"])
+        ]
+        states = [study.bench.initial(10) for study in seen]
+    assert same(*states)
+    x = torch.rand(NOISES, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    name = next(key for key in states[0] if key.endswith("running_mean"))
+    first = torch.nn.functional.conv2d(x, next(t for key, t in states[0].items() if t.dim() == 4), padding=1)
+    assert torch.allclose(states[0][name], first.mean((0, 2, 3)), atol=1e-5)
+    assert not torch.allclose(states[0][name], torch.zeros(32), atol=1e-3)

@@ -30,7 +30,7 @@ ROWS = [
     {"examine", "pretrain", "planning", "statistics"},
     {"summary"},
     {"study"},
-    {"compare", "predict"},
+    {"compare", "predict", "lint"},
     {"cli"},
     {"__main__"},
 ]

@@ -64,20 +64,26 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
 
 def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
-    """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once."""
-    from fedtl.experiment.file import load
-    from fedtl.experiment.soundness import doubtful, unsound
+    """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once; and what holds."""
+    from dataclasses import asdict
 
-    settings = load(experiment, set_ or [], sound=False)
-    wrong, odd = list(unsound(settings)), list(doubtful(settings))
+    from fedtl.experiment.file import load
+    from fedtl.lint import lint as look_through
+
+    found = look_through(load(experiment, set_ or [], sound=False))
     if as_json:
-        print_json({"unsound": wrong, "doubtful": odd})
+        print_json(asdict(found))
     else:
-        for text in wrong:
-            out_console.print(f"unsound: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
-        for text in odd:
-            out_console.print(f"ask: {text}", highlight=False, markup=False, soft_wrap=True)
-    if wrong:
+        for kind, texts, style in (
+            ("unsound", found.unsound, "red"),
+            ("ask", found.doubtful, ""),
+            ("holds", found.holds, "green"),
+        ):
+            for text in texts:
+                out_console.print(
+                    f"{kind}: {text}", style=style, highlight=False, markup=False, soft_wrap=True
+                )
+    if found.unsound:
         raise typer.Exit(2)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, privacy_of
-from fedtl.experiment.schema import Experiment
+from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.objective import PerExample
 
 LARGE = 10.0  # an epsilon that promises little
@@ -67,8 +67,14 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         yield f"privacy.delta = {privacy.delta:g}: chance of a failure without bound; 1/(10 n) or 1e-5 is usual"
     if privacy.statistics == "local-after":
         yield 'privacy.statistics = "local-after": exact statistics stay at the silo; never send such a model on'
-    if (runs := len(compare.seeds) * len(compare.methods)) > 1:
-        yield f"compare trains {runs} times on the same rows: released together, their epsilons add"
+    if experiment.data.val:
+        yield (
+            f"data.val = {experiment.data.val:g}: accuracies in a result are of private rows, without noise and outside of "
+            "the claim; keep result.json and report.html where the rows are"
+        )
+    private = [method_of(MethodSettings(name=name)) for name in compare.methods]
+    if (runs := len(compare.seeds) * sum(bool(its.shared) and not its.pool for its in private)) > 1:
+        yield f"compare trains {runs} times in private on the same rows: released together, their epsilons add"
     if experiment.model.weights not in ("", "pretrained"):
         yield "model.weights: if the file was trained on these rows without noise, nothing here covers that"
     if not (experiment.model.weights or experiment.model.pretrain_on):
