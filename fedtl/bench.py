@@ -23,6 +23,7 @@ from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
 from fedtl.privacy import labels, statistics
 from fedtl.privacy.charge import once
+from fedtl.privacy.metric import noisy_mean
 from fedtl.privacy.promise import Promise, Refresh
 from fedtl.randomness import seed_layers, torch_generator
 from fedtl.silo import Rows, Silo, SiloData
@@ -97,7 +98,8 @@ class Bench:
         Train on the silo's data from the task's shared tensors; changes ``silo.local`` and its labels, and that only
         when all went well. The metrics are those of the received model on validation rows, before it trains.
 
-        With a promise the round is charged first, and nothing but noisy tensors is in the update.
+        With a promise the round is charged first, and nothing but noisy tensors, and a noisy accuracy if that was
+        promised, is in the update.
 
         Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round, and
         Refused where the silo's own tensors must not go into a private round.
@@ -122,7 +124,7 @@ class Bench:
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
         net = self.load(silo, self.partition.join(task.shared, silo.local))
-        metrics = {} if silo.promise else self.validate(net, silo.data)
+        metrics = self._released(net, silo, task.round) if silo.promise else self.validate(net, silo.data)
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
         if first and silo.promise and silo.promise.refresh:
             self._refresh(net, silo, silo.promise, silo.promise.refresh)
@@ -186,6 +188,16 @@ class Bench:
     def validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
         """The metrics of the net as it stands on validation rows."""
         return metrics.quick(self._scores(net, data.val.x, data), data.val.y)
+
+    def _released(self, net: Net, silo: Silo, number: int) -> Mapping[str, float]:
+        """The metric that was promised, with its noise; {} where none was."""
+        promise, val = silo.promise, silo.data.val
+        if promise is None or promise.metric is None:
+            return {}
+        right = self._scores(net, val.x, silo.data).argmax(1) == val.y
+        units = None if promise.unit == "record" else val.units
+        noise = promise.random("metric", silo.name, number)
+        return {"accuracy": noisy_mean(right, units, promise.metric, noise)}
 
     @torch.no_grad()
     def _scores(self, net: Net, x: Tensor, data: SiloData) -> Tensor:

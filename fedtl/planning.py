@@ -1,5 +1,6 @@
 """From ``[privacy]`` to a silo's promise: how many steps, how much noise, and what it comes to."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,11 +17,14 @@ from fedtl.messages import SpendEvent
 from fedtl.models.net import stages
 from fedtl.privacy import accounting
 from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.metric import Metric
 from fedtl.privacy.promise import Promise, Refresh, steps
 from fedtl.privacy.statistics import Release, layers
 from fedtl.silo import SiloData
 
 SHARE = 0.15  # of the budget that the statistics take
+METRIC_SHARE = 0.02  # and that the accuracies of all rounds take together
+VAGUE = 0.1  # of an accuracy
 NOISY = 0.5  # standard deviations: noisier statistics are a guess
 
 
@@ -43,7 +47,7 @@ def promise(
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
-    records, training = len(data.train) if own else data.members, bench.training
+    records, training = len(data.train) if own else data.train.members, bench.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
@@ -57,10 +61,20 @@ def promise(
         channels = tuple(found[path].running_mean.numel() for path in chosen)
         noise = accounting.statistics_noise(settings.epsilon, delta, SHARE)
         refresh = Refresh(Release(noise, channels, records), tuple(chosen))
+    metric = None
+    if settings.metrics:
+        if not data.classes or not len(data.val):
+            what = "classes" if not data.classes else "validation rows"
+            raise ConfigError(
+                f"{place.dataset}: privacy.metrics = {settings.metrics}, and it has no {what} to measure it on"
+            )
+        noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
+        metric = Metric(noise, len(data.val) if own else data.val.members)
     rate = min(training.batch_size, records) / records
     epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in bench.method.phases]
     planned = steps(records, training.batch_size, epochs)
-    fixed = (refresh.event,) if refresh else ()
+    fixed: tuple[SpendEvent, ...] = (refresh.event,) if refresh else ()
+    fixed += (SpendEvent(metric.noise_multiplier, 1.0, rounds),) if metric else ()
     multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)
     schedule = (*fixed, SpendEvent(multiplier, rate, rounds * sum(planned)))
     return Promise(
@@ -78,6 +92,7 @@ def promise(
         epsilon=_spent(schedule, delta),
         delta=delta,
         refresh=refresh,
+        metric=metric,
         seed=seed if settings.noise == "reproducible" else None,
     )
 
@@ -96,6 +111,11 @@ def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
 
 def warning(its: Promise) -> str | None:
     """What the steward should know beforehand about the statistics that will be released."""
+    if its.metric is not None and its.metric.expected > VAGUE:
+        return (
+            f"{its.dataset}: {its.metric.records} validation {its.unit}s are few for an accuracy that leaves each round: its "
+            f"noise is {its.metric.expected:.2f}; leave privacy.metrics out, or plan fewer rounds"
+        )
     if its.refresh is None or its.refresh.release.expected <= NOISY:
         return None
     release = its.refresh.release
@@ -114,6 +134,7 @@ def claim(settings: PrivacySettings) -> dict[str, Any]:
         "adjacency": f"zero-out of one {settings.unit}, their number is public",
         "statistics": settings.statistics,
         "tuning": settings.tuning,
+        "metrics": list(settings.metrics),
     }
 
 
@@ -130,6 +151,7 @@ def terms(its: Promise) -> dict[str, Any]:
         "sample_rate": its.sample_rate,
         "steps_a_round": sum(its.steps),
         "rounds": its.rounds,
+        "metric_noise": None if its.metric is None else its.metric.expected,
         "statistics_noise": None if release is None else release.noise_multiplier,
         "statistics_expected_noise": None if release is None else release.expected,
     }

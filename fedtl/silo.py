@@ -28,6 +28,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def members(self) -> int:
+        """How many there are to protect: units, or rows where each is its own."""
+        return len(self) if self.units is None else int(self.units.max()) + 1
+
 
 @dataclass(frozen=True)
 class SiloData:
@@ -42,11 +47,6 @@ class SiloData:
     target: Tensor | None = None
     y_mean: float = 0.0
     y_std: float = 1.0
-
-    @property
-    def members(self) -> int:
-        """How many there are to protect in the training rows: units, or rows where each is its own."""
-        return len(self.train) if self.train.units is None else int(self.train.units.max()) + 1
 
     @property
     def width(self) -> int:

@@ -79,7 +79,7 @@ def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
     assert raw.train.units.tolist()[:2] == ["p0", "p1"]
     made = prepare(raw, settings, "north", 0, ("0", "1"), frozenset({"0", "1"}))
     trains = made.data.train
-    assert sorted(set(trains.units.tolist())) == list(range(made.data.members))
+    assert sorted(set(trains.units.tolist())) == list(range(made.data.train.members))
     values = {
         name: {x for x, who in zip(raw.train.x[:, 0], raw.train.units, strict=True) if who == name}
         for name in set(raw.train.units)

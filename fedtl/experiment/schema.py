@@ -51,7 +51,8 @@ class PrivacySettings(Settings):
     ``[privacy]``: record-level differential privacy in every silo; without the table there is none. ``epsilon`` is
     for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``unit``: who is protected, a record
     or, with a column's name such as "patient", all rows that agree there. ``clip``: of one unit's gradient, in the norm
-    over all tensors that move. With units, n and ``train.batch_size`` count units.
+    over all tensors that move. With units, n and ``train.batch_size`` count units. ``metrics``: what may
+    leave a silo each round, with noise and charged; nothing else does.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
@@ -61,6 +62,7 @@ class PrivacySettings(Settings):
     statistics: Literal["auto", "dp", "public", "local-after"] = "auto"
     stages: list[Annotated[int, Field(ge=1)]] = []
     noise: Literal["os", "reproducible"] = "os"
+    metrics: list[Literal["accuracy"]] = Field([], max_length=1)
     tuning: Literal["public", "charged", "undeclared"] = "undeclared"
 
 

@@ -63,8 +63,9 @@ def _hash(task: Task) -> str:
 
 
 def _packed(update: Update, local: State, events: tuple[SpendEvent, ...]) -> bytes:
-    """Only what may leave, and what stays: no metric is among it."""
+    """Only what may leave, and what stays; the metrics are those that were released with noise."""
     header = {
+        "metrics": dict(update.metrics),
         "round": update.round,
         "weight": update.weight,
         "spend": [[event.noise_multiplier, event.sample_rate, event.steps] for event in events],
@@ -81,4 +82,4 @@ def _unpacked(silo: str, reply: bytes) -> tuple[Update, State]:
     delta = {name.removeprefix("delta."): t for name, t in tensors.items() if name.startswith("delta.")}
     local = {name.removeprefix("local."): t for name, t in tensors.items() if name.startswith("local.")}
     spend = tuple(SpendEvent(noise, rate, int(steps)) for noise, rate, steps in header["spend"])
-    return Update(silo, header["round"], delta, header["weight"], {}, spend), local
+    return Update(silo, header["round"], delta, header["weight"], header["metrics"], spend), local

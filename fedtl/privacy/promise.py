@@ -4,10 +4,11 @@ them: composition over rounds is only sound for a schedule that was fixed in adv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedtl.messages import SpendEvent
+from fedtl.privacy.metric import Metric
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import Release
 from fedtl.randomness import address
@@ -31,7 +32,7 @@ class Promise:
     ``records`` n, declared public: how many there are of the ``unit`` that is protected, a record, or all rows of, say,
     a patient. A step takes each of them with probability ``sample_rate`` and has noise of
     ``noise_multiplier`` times ``clip``; ``steps``: how many a round has, one number a phase. ``epsilon`` and
-    ``delta``: what ``rounds`` such rounds and the refresh come to, for zero-out adjacency.
+    ``delta``: what ``rounds`` such rounds, the refresh and the released metric come to, for zero-out adjacency.
 
     ``book``: the ledger, kept for ``dataset``, whose rows have this ``fingerprint``; ``lifetime`` is the most that may
     ever be charged to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
@@ -51,6 +52,7 @@ class Promise:
     delta: float
     unit: str = "record"
     refresh: Refresh | None = None
+    metric: Metric | None = None
     seed: int | None = field(default=None, repr=False)
 
     @property
@@ -62,13 +64,15 @@ class Promise:
         trained = tuple(
             SpendEvent(self.noise_multiplier, self.sample_rate, steps) for steps in self.steps if steps
         )
-        return (self.refresh.event, *trained) if first and self.refresh else trained
+        asked = (self.metric.event,) if self.metric else ()
+        return (*((self.refresh.event,) if first and self.refresh else ()), *asked, *trained)
 
     def schedule(self) -> tuple[SpendEvent, ...]:
         """What all rounds cost together."""
         total = self.rounds * sum(self.steps)
         trained = (SpendEvent(self.noise_multiplier, self.sample_rate, total),) if total else ()
-        return (*((self.refresh.event,) if self.refresh else ()), *trained)
+        asked = (replace(self.metric.event, steps=self.rounds),) if self.metric else ()
+        return (*((self.refresh.event,) if self.refresh else ()), *asked, *trained)
 
     def random(self, *purpose: str | int) -> Noise:
         """A stream of its own for each purpose."""
