@@ -105,6 +105,7 @@ def test_a_crowd_is_judged_by_time_and_memory_a_silo(parts):
             "silos": silos,
             "who": "one",
             "ms_per_silo_and_round": ms,
+            "ms_each_turn": [ms, 5 * ms, ms],
             "mib_in_rounds": mib,
             "kib_local": 10.0,
         }

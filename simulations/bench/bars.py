@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from measure import Times
@@ -94,7 +95,7 @@ def crowd(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
         if len(its) < 2:
             continue
         few, many = its[0], its[-1]
-        time = many["ms_per_silo_and_round"] / few["ms_per_silo_and_round"]
+        time = median(m / f for m, f in zip(many["ms_each_turn"], few["ms_each_turn"], strict=True))
         added = 1024 * (many["mib_in_rounds"] - few["mib_in_rounds"]) / (_silos(many) - _silos(few))
         bound = 1.2 * many["kib_local"] + 64
         sizes = f"{_silos(many)} silos against {_silos(few)}"

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import bars
@@ -31,6 +32,7 @@ from rich.table import Table
 from with_fedtl import Fedtl, unstackable
 
 SILOS, STEPS = "silos", "steps"
+TURNS = 3
 NOTES = (
     "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
     "Everybody but Flower and pfl takes rounds in turn; a ratio of two of these is the median over the turns.",
@@ -112,30 +114,36 @@ def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def measure_silos(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Many silos of the tiny MLP, each count in a process of its own."""
+    """Many silos of the tiny MLP, each count in a process of its own; the counts in turn, as often as TURNS."""
     rows = []
-    for count in (4,) if given.quick else (10, 100, 1000):
-        for workers, stack in ((1, 1), (given.workers, 1), (1, bars.STACK)):
-            who = bars.STACKED if stack > 1 else bars.fedtl(workers)
-            say(f"{count} silos, {who}")
-            rounds = 2 if given.quick else max(4, min(20, 500 // count))
+    counts, turns = ((4,), 1) if given.quick else ((10, 100, 1000), TURNS)
+    for workers, stack in ((1, 1), (given.workers, 1), (1, bars.STACK)):
+        who = bars.STACKED if stack > 1 else bars.fedtl(workers)
+        taken: dict[int, list[Times]] = {count: [] for count in counts}
+        for turn, count in ((turn, count) for turn in range(turns) for count in counts):
+            say(f"{count} silos, {who}, turn {turn + 1}")
+            rounds = 2 if given.quick else max(3, min(20, 500 // count))
             options = [str(count), "--workers", str(workers), "--stack", str(stack), "--rounds", str(rounds)]
             try:
-                times = run_block([sys.executable, str(HERE / "crowd.py"), *options])
+                taken[count].append(run_block([sys.executable, str(HERE / "crowd.py"), *options]))
             except BlockFailed as error:
                 rows.append({"silos": count, "who": who, "failed": str(error)})
-                continue
-            rows.append(
-                {
-                    "silos": count,
-                    "who": who,
-                    "rounds_per_second": 1 / times.median,
-                    "ms_per_silo_and_round": 1000 * times.median / count,
-                    "seconds": list(times.seconds),
-                    **times.extra,
-                }
-            )
+        rows += [_crowd_row(count, who, its) for count, its in taken.items() if len(its) == turns]
     return rows
+
+
+def _crowd_row(silos: int, who: str, turns: Sequence[Times]) -> dict[str, Any]:
+    """Over the turns: the median time, and of each figure beside it the largest."""
+    each = [1000 * times.median / silos for times in turns]
+    return {
+        "silos": silos,
+        "who": who,
+        "rounds_per_second": 1000 / (median(each) * silos),
+        "ms_per_silo_and_round": median(each),
+        "ms_each_turn": each,
+        "seconds": [list(times.seconds) for times in turns],
+        **{key: max(times.extra[key] for times in turns) for key in turns[0].extra},
+    }
 
 
 def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict[str, Any]:
