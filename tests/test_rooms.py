@@ -29,7 +29,7 @@ ROWS = [
     {"examine", "pretrain", "planning", "statistics"},
     {"survey", "summary"},
     {"study"},
-    {"compare", "predict"},
+    {"compare", "predict", "audit"},
     {"cli"},
     {"__main__"},
 ]
