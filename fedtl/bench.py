@@ -22,6 +22,7 @@ from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
 from fedtl.privacy import statistics
+from fedtl.privacy.canaries import Sidecar
 from fedtl.privacy.charge import once
 from fedtl.privacy.promise import Promise, Refresh
 from fedtl.randomness import seed_layers, torch_generator
@@ -239,11 +240,12 @@ class Bench:
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net)
 
-        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
-            def losses(model: nn.Module, rows: Tensor) -> Tensor:
-                return self._losses(net, self._batch(data, rows, None))
+        side = Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
 
-            return losses
+        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
+            return side.losses(
+                len(data.train), lambda rows: self._batch(data, rows, None), partial(self._losses, net)
+            )
 
         strangers = self._strangers(silo.data)
         everyone = torch.arange(len(strangers.train))
@@ -251,11 +253,12 @@ class Bench:
             net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
         )
         if (fast := self._fast.get((number, silo.data.width))) is None:
-            fast = mechanism.proven(net, everyone, losses_of(strangers), promise.clip)
+            trial = side.trial(len(everyone))
+            fast = mechanism.proven(side.model, trial, losses_of(strangers), promise.clip)
             self._fast[number, silo.data.width] = fast
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
-            net,
+            side.model,
             optimizer,
             promise.clip,
             promise.noise_multiplier,
@@ -267,9 +270,12 @@ class Bench:
         draw = promise.random("sample", *place)
         layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(layers.initial_seed(), self.device)
+        pull = partial(self._pull, net, received)
         for _ in range(promise.steps[number]):
-            rows = mechanism.poisson(promise.records, promise.sample_rate, draw)
-            private.step(rows, losses_of(silo.data), beside=partial(self._pull, net, received))
+            rows = mechanism.poisson(side.count, promise.sample_rate, draw)
+            look = side.beside(rows, promise.records, promise.expected_batch, pull)
+            private.step(rows, losses_of(silo.data), beside=look)
+        side.keep(task.round, number)
 
     def _losses(self, net: Net, batch: Batch) -> Tensor:
         """[B]: what each example adds to the loss."""

@@ -32,6 +32,7 @@ from fedtl.models.net import Blueprint, stages
 from fedtl.partition import roles
 from fedtl.planning import Place, claim, promise, spent, warning
 from fedtl.pretrain import plain, pretrained
+from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
 from fedtl.runfolder import RunFolder
@@ -126,7 +127,11 @@ class Study:
         place = Place(home / "ledger.sqlite", name, self.secret(name))
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        return promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        its = promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        if not (count := self.experiment.audit.canaries):
+            return its
+        coins = address("canaries", self.experiment.seed, name, key=self.secret(name))
+        return replace(its, canaries=Canaries(count, coins, home / "canaries"))
 
 
 def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedtl.messages import SpendEvent
+from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import Release
 from fedtl.randomness import address
@@ -34,6 +35,7 @@ class Promise:
 
     ``book``: the ledger, kept for ``dataset``, whose rows have this ``fingerprint``; ``lifetime`` is the most that may
     ever be charged to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
+    ``canaries``: records of nobody that train beside the others, for an audit.
     """
 
     book: Path
@@ -50,6 +52,7 @@ class Promise:
     delta: float
     refresh: Refresh | None = None
     seed: int | None = field(default=None, repr=False)
+    canaries: Canaries | None = None
 
     @property
     def expected_batch(self) -> float:
