@@ -13,7 +13,7 @@ import torch
 
 import fedtl
 from fedtl.bench import Bench, Training
-from fedtl.coordinator import Plan, Round, Standing, rounds
+from fedtl.coordinator import Federation, Plan, Round, Standing, rounds
 from fedtl.data import prepare
 from fedtl.data.inputs import Inputs
 from fedtl.data.prepare import Exam, Prepared
@@ -35,7 +35,8 @@ from fedtl.pretrain import plain, pretrained
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
-from fedtl.runfolder import RunFolder
+from fedtl.recorder import Recorded, kept_rounds
+from fedtl.runfolder import TRANSCRIPT, RunFolder
 from fedtl.silo import Silo, SiloData, pool
 from fedtl.silonorm import convert_state, restore_state
 from fedtl.simulate import choose
@@ -318,7 +319,10 @@ def _train(
         folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum
     )
     clock = started = time.perf_counter()
-    for one in rounds(Simulation(engine, members), plan, standing, study.bench.partition.roles):
+    federation: Federation = Simulation(engine, members)
+    if kept := kept_rounds(experiment.rounds, experiment.audit.transcript):
+        federation = Recorded(federation, folder.path / TRANSCRIPT, kept)
+    for one in rounds(federation, plan, standing, study.bench.partition.roles):
         standing, now = one.after, time.perf_counter()
         sums["bytes_up"] += one.bytes_up
         sums["bytes_down"] += one.bytes_down
