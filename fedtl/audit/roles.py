@@ -26,8 +26,8 @@ SHARED: tuple[frozenset[Role], ...] = (
 
 def variants(study: Study) -> list[frozenset[Role]]:
     """The sets of roles that this study can be run with; aux crosses where it does in the method."""
-    aux = study.bench.method.shared & {Role.AUX}
     present = set(study.bench.partition.roles.values())
+    aux = study.bench.method.shared & present & {Role.AUX}
     alike = len({study.data(name).classes for name in study.training}) == 1
     found: list[frozenset[Role]] = []
     for shared in SHARED:

@@ -37,6 +37,7 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 LEAST = 1e-12
 TARGET = -1  # no reference: the silo's own training rows
+RECORDS, SILOS = -2, -3  # the same with mislabelled rows among them, by a coin for each row or for each silo
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,31 @@ def half(study: Study, name: str, number: int) -> Bools:
     return inside if number % 2 == 0 else ~inside
 
 
+def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
+    """
+    Canaries of a silo that look real, and which of them are in: rows that it never trained on, with another label than
+    theirs. A model that gives such a row such a label has seen it.
+    """
+    data, rows = study.data(name), study.exam(name).test
+    rng = numpy_generator("audit", "planted", study.experiment.seed, level, name)
+    if data.classes:
+        moved = torch.from_numpy(rng.integers(1, max(data.width, 2), len(rows)))
+        labels = (rows.y + moved) % data.width
+    else:
+        labels = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
+    coins = rng.random(len(rows)) < 0.5
+    return Rows(rows.x, labels), coins if level == RECORDS else np.full(len(rows), coins[0])
+
+
 def half_data(study: Study, name: str, number: int) -> SiloData:
-    """What reference ``number`` trains on; TARGET: what the silo itself does."""
+    """What reference ``number`` trains on; TARGET, RECORDS and SILOS: what the silo itself does, with what was planted."""
     if number == TARGET:
         return study.data(name)
+    if number in (RECORDS, SILOS):
+        rows, coins = planted(study, name, number)
+        data, inside = study.data(name), torch.from_numpy(coins)
+        x = torch.cat([data.train.x, rows.x[inside]])
+        return replace(data, train=Rows(x, torch.cat([data.train.y, rows.y[inside]])), target=None)
     pool = pool_of(study, name)
     inside = torch.from_numpy(half(study, name, number))
     return replace(study.data(name), train=Rows(pool.rows.x[inside], pool.rows.y[inside]), target=None)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import fedtl
-from fedtl.audit import bundle, claims, membership, reconstruct, roles
+from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles
 from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
@@ -41,7 +41,7 @@ class Effort:
 
     @property
     def stages(self) -> int:
-        return self.references + 4
+        return self.references + 5
 
 
 QUICK = Effort(references=1, for_roles=1, iterations=40, roles=False)
@@ -71,12 +71,13 @@ def audit(
         progress(0, "claims")
         findings = claims.examine(study, folder, seen, vantage)
         progress(1, "reference models")
-        attacks = _membership(study, folder, seen, vantage, effort, start, progress)
-        progress(effort.references + 1, "inversion")
+        attacks, ends = _attacks(study, folder, seen, vantage, effort, start, progress)
+        findings = inputs.joined(findings, ends)
+        progress(effort.references + 2, "inversion")
         inverted, pictures = _inversion(study, seen, effort.iterations)
-        progress(effort.references + 2, "what sharing each role costs")
+        progress(effort.references + 3, "what sharing each role costs")
         table = roles.table(study, start, effort.for_roles, effort.iterations) if effort.roles else []
-        progress(effort.references + 3, "the bundle")
+        progress(effort.references + 4, "the bundle")
         found = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
             **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
@@ -86,6 +87,7 @@ def audit(
                 "inversion": inverted,
                 "roles": table,
             },
+            "input_canaries": None if ends is None else ends.shown,
             "violations": [violation(check) for check in findings.violations],
             "checks": [_plain(asdict(check)) for check in findings.checks],
             "notes": _notes(experiment, result, findings, seen, effort),
@@ -109,7 +111,7 @@ def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
     return dict(silos)
 
 
-def _membership(
+def _attacks(
     study: Study,
     folder: RunFolder,
     seen: Sequence[Seen],
@@ -117,20 +119,22 @@ def _membership(
     effort: Effort,
     start: State | None,
     progress: Progress,
-) -> dict[str, Any]:
-    """{} where the vantage saw nothing that was kept."""
+) -> tuple[dict[str, Any], inputs.Ends | None]:
+    """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
     if not seen and vantage != "model":
-        return {}
+        return {}, None
     shared = folder.tensors("shared.safetensors")
     whole = {name: shared | folder.tensors(f"silos/{name}/local.safetensors") for name in study.training}
     target, shadows = Watched(seen, shared, whole), dict[int, Watched]()
+    kept = study.experiment.audit.transcript
     with engine_for(study, start) as engine:
         for number in range(effort.references):
-            shadows[number] = reference(study, engine, number, study.experiment.audit.transcript)
+            shadows[number] = reference(study, engine, number, kept)
             progress(number + 2, "reference models")
+        ends = inputs.measured(study, engine, kept, vantage, shadows[0])
     looked = {name: evidence(study, target, shadows, name, vantage) for name in study.training}
-    kept = {name: its for name, its in looked.items() if its is not None}
-    return membership.measure(kept) if kept else {}
+    found = {name: its for name, its in looked.items() if its is not None}
+    return (membership.measure(found) if found else {}), ends
 
 
 def _inversion(study: Study, seen: Sequence[Seen], iterations: int) -> tuple[dict[str, Any], Pictures]:
