@@ -106,6 +106,7 @@ def _run(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
     """The run folder that TARGET is, or that a run of the experiment TARGET leaves, with canaries and messages."""
+    from fedtl.audit.whole import refuse
     from fedtl.cli.screen import progress
     from fedtl.experiment.file import load
     from fedtl.runfolder import RunFolder
@@ -116,8 +117,9 @@ def _run(
             raise ConfigError(
                 f"{target} is a run, whose settings are its own; leave --set and --workers away"
             )
-        return RunFolder.open(Path(target))
+        return RunFolder.open(Path(target).resolve())
     asked, more = load(target, overrides or []), list(overrides or [])
+    refuse(asked)
     if asked.privacy is not None and not asked.audit.canaries:
         more.append(f"audit.canaries={CANARIES}")
     if not asked.audit.transcript:
