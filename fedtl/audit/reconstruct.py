@@ -7,7 +7,6 @@ import copy as copies
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fedtl.partition import Role
 from fedtl.privacy.promise import Promise
 from fedtl.recorder import Seen
 from fedtl.silo import Rows, Silo, SiloData
+from fedtl.simulate.scratch import memory, scratch
 from fedtl.study import Study
 
 MOST = 8  # rows that are reconstructed of one update
@@ -48,8 +48,8 @@ def small(study: Study, bench: Bench, name: str, count: int, cut: int, iteration
     bench.training = replace(bench.training, batch_size=cut)
     shared, local = bench.partition.split(bench.initial(data.width))
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
-    with TemporaryDirectory() as folder:
-        promise = _scaled(study.promises.get(name), count, cut, Path(folder))
+    with scratch(memory()) as folder:
+        promise = _scaled(study.promises.get(name), count, cut, folder)
         update = bench.fit(Silo(name, its, dict(local), b"inversion", promise), task)
     steps = sum(promise.steps) if promise else bench.training.epochs * -(-count // cut)
     shape = tuple(data.train.x.shape[1:])

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from fedtl.partition import Role
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.promise import Promise
 from fedtl.silo import Rows, Silo, SiloData
+from fedtl.simulate.scratch import memory, scratch
 from fedtl.state import State, difference
 from fedtl.study import Study
 
@@ -86,11 +85,11 @@ def rehearse(study: Study, name: str, run: list[Stretch]) -> list[Check]:
 @contextmanager
 def _scratch(promise: Promise, **changes: Any) -> Iterator[Promise]:
     """The promise with a ledger and a place for canaries of its own, and some of its values changed."""
-    with TemporaryDirectory() as folder:
+    with scratch(memory()) as folder:
         its = promise.canaries
-        canaries = None if its is None else replace(its, folder=Path(folder) / "canaries")
+        canaries = None if its is None else replace(its, folder=folder / "canaries")
         wanted = {"canaries": canaries, **changes}
-        yield replace(promise, book=Path(folder) / "ledger.sqlite", **wanted)
+        yield replace(promise, book=folder / "ledger.sqlite", **wanted)
 
 
 def _around(stage: Stage) -> tuple[float, float, str]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from fedtl.recorder import Recorded, Seen, kept_rounds, read
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.simulate import choose
 from fedtl.simulate.engine import Engine, Simulation, Workplace
+from fedtl.simulate.scratch import memory, scratch
 from fedtl.state import State, step
 from fedtl.study import Study, furnish
 
@@ -144,10 +144,10 @@ def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
 def reference(study: Study, engine: Engine, number: int, transcript: int) -> Watched:
     """Train reference ``number`` as the target was trained, private where it was private."""
     experiment = study.experiment
-    with TemporaryDirectory() as folder:
-        members = {name: _silo(study, name, number, Path(folder)) for name in study.training}
+    with scratch(memory()) as folder:
+        members = {name: _silo(study, name, number, folder) for name in study.training}
         federation: Federation = Simulation(engine, {silo.name: silo for silo in members.values()})
-        federation = Recorded(federation, Path(folder) / "seen", kept_rounds(experiment.rounds, transcript))
+        federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
         per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
         plan = Plan(
             *(
@@ -163,7 +163,7 @@ def reference(study: Study, engine: Engine, number: int, transcript: int) -> Wat
         standing = Standing(0, shared)
         for one in rounds(federation, plan, standing, study.bench.partition.roles):
             standing = one.after
-        seen = [_renamed(one) for one in read(Path(folder) / "seen")]
+        seen = [_renamed(one) for one in read(folder / "seen")]
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
     whole = {name: study.bench.settle(silo, task) for name, silo in members.items()}
     return Watched(seen, standing.shared, whole)
