@@ -22,6 +22,7 @@ from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
 from fedtl.privacy import labels, statistics
+from fedtl.privacy.canaries import Sidecar
 from fedtl.privacy.charge import once
 from fedtl.privacy.metric import noisy_mean
 from fedtl.privacy.promise import Promise, Refresh
@@ -262,11 +263,12 @@ class Bench:
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net)
 
-        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
-            def losses(model: nn.Module, rows: Tensor) -> Tensor:
-                return self._losses(net, self._batch(data, rows, None))
+        side = Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
 
-            return losses
+        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
+            return side.losses(
+                len(data.train), lambda rows: self._batch(data, rows, None), partial(self._losses, net)
+            )
 
         units = None if promise.unit == "record" else silo.data.train.units
         strangers = self._strangers(silo.data)
@@ -275,13 +277,12 @@ class Bench:
             net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
         )
         if (fast := self._fast.get((number, silo.data.width))) is None:
-            fast = mechanism.proven(
-                net, everyone, losses_of(strangers), promise.clip, units=units is not None
-            )
+            trial, several = side.trial(len(everyone)), units is not None
+            fast = mechanism.proven(side.model, trial, losses_of(strangers), promise.clip, several)
             self._fast[number, silo.data.width] = fast
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
-            net,
+            side.model,
             optimizer,
             promise.clip,
             promise.noise_multiplier,
@@ -293,11 +294,13 @@ class Bench:
         draw = promise.random("sample", *place)
         layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(layers.initial_seed(), self.device)
+        pull = partial(self._pull, net, received)
         for _ in range(promise.steps[number]):
-            drawn = mechanism.poisson(promise.records, promise.sample_rate, draw)
-            rows = drawn if units is None else torch.isin(units, drawn).nonzero().flatten()
-            theirs = None if units is None else units[rows]
-            private.step(rows, losses_of(silo.data), theirs, beside=partial(self._pull, net, received))
+            drawn = mechanism.poisson(side.count, promise.sample_rate, draw)
+            rows, theirs = _rows_of(drawn, units, promise.records, len(silo.data.train))
+            look = side.beside(rows, len(silo.data.train), promise.expected_batch, pull)
+            private.step(rows, losses_of(silo.data), theirs, beside=look)
+        side.keep(task.round, number)
 
     def _losses(self, net: Net, batch: Batch) -> Tensor:
         """[B]: what each example adds to the loss."""
@@ -388,6 +391,14 @@ class Bench:
         if x.dtype == torch.uint8:
             x = x.float().div_(127.5).sub_(1)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _rows_of(drawn: Tensor, units: Tensor | None, members: int, rows: int) -> tuple[Tensor, Tensor | None]:
+    """The rows of the sampled units, and whose each is (None: a unit each); canaries are numbered after all others."""
+    if units is None:
+        return drawn, None
+    own, canaries = torch.isin(units, drawn).nonzero().flatten(), drawn[drawn >= members]
+    return torch.cat([own, canaries - members + rows]), torch.cat([units[own], canaries])
 
 
 def _in_batches(rows: Tensor, size: int) -> list[Tensor]:

@@ -13,6 +13,7 @@ FedTLError                1   our mistake, unless a child says otherwise
     BudgetExhausted       3   a private round would exceed what may ever be spent on the data
     LedgerDamaged         3   the ledger is not as it was written
   NotEnoughSilos          4   a run ended because too few silos gave a valid reply
+  Refuted                 5   an audit refuted a claim, or what it says is not what was signed
 
 Every message names the thing, the number and the way out, in one line.
 """
@@ -72,3 +73,9 @@ class NotEnoughSilos(FedTLError):
     """Fewer valid replies than ``minimum_silos``."""
 
     exit_code = 4
+
+
+class Refuted(FedTLError):
+    """An audit refuted a claim, or its bundle is not what was signed."""
+
+    exit_code = 5

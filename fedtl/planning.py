@@ -151,7 +151,8 @@ def terms(its: Promise) -> dict[str, Any]:
         "sample_rate": its.sample_rate,
         "steps_a_round": sum(its.steps),
         "rounds": its.rounds,
-        "metric_noise": None if its.metric is None else its.metric.expected,
+        "metric_noise": None if its.metric is None else its.metric.noise_multiplier,
+        "metric_expected_noise": None if its.metric is None else its.metric.expected,
         "statistics_noise": None if release is None else release.noise_multiplier,
         "statistics_expected_noise": None if release is None else release.expected,
     }

@@ -4,7 +4,7 @@ The files of one run: what stands where, and how each is written so that a kill 
     experiment.toml  resolved, overrides included     history.jsonl  one line a round
     result.json      the numbers; there when done     report.html    self-contained
     shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors
-    checkpoint/state.pt   what --resume needs
+    checkpoint/state.pt   what --resume needs         transcript/   what the server saw, where [audit] keeps it
 """
 
 import json
@@ -28,6 +28,7 @@ from fedtl.partition import Role
 from fedtl.privacy.labels import Label, Labels
 from fedtl.state import State
 
+TRANSCRIPT = "transcript"  # the folder of what the server saw, where [audit] asks for it
 RUNS = "runs"  # where runs go that were given no folder
 
 

@@ -13,7 +13,7 @@ import torch
 
 import fedtl
 from fedtl.bench import Bench, Training
-from fedtl.coordinator import Plan, Round, Standing, rounds
+from fedtl.coordinator import Federation, Plan, Round, Standing, rounds
 from fedtl.data import prepare
 from fedtl.data.inputs import Inputs
 from fedtl.data.prepare import Exam, Prepared
@@ -33,9 +33,11 @@ from fedtl.partition import Role, roles
 from fedtl.planning import Place, claim, promise, spent, warning
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
+from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import address
-from fedtl.runfolder import RunFolder
+from fedtl.recorder import Recorded, kept_rounds
+from fedtl.runfolder import TRANSCRIPT, RunFolder
 from fedtl.silo import Silo, SiloData, pool
 from fedtl.silonorm import convert_state, restore_state
 from fedtl.simulate import choose
@@ -127,7 +129,11 @@ class Study:
         place = Place(home / "ledger.sqlite", name, self.secret(name))
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        return promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        its = promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        if not (count := self.experiment.audit.canaries):
+            return its
+        coins = address("canaries", self.experiment.seed, name, key=self.secret(name))
+        return replace(its, canaries=Canaries(count, coins, home / "canaries"))
 
 
 def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:
@@ -317,7 +323,10 @@ def _train(
         folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum
     )
     clock = started = time.perf_counter()
-    for one in rounds(Simulation(engine, members), plan, standing, study.bench.partition.roles):
+    federation: Federation = Simulation(engine, members)
+    if kept := kept_rounds(experiment.rounds, experiment.audit.transcript):
+        federation = Recorded(federation, folder.path / TRANSCRIPT, kept)
+    for one in rounds(federation, plan, standing, study.bench.partition.roles):
         standing, now = one.after, time.perf_counter()
         sums["bytes_up"] += one.bytes_up
         sums["bytes_down"] += one.bytes_down

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedtl.cli import look, train, use
+from fedtl.cli import audit, look, train, use
 from fedtl.cli.begun import discarded, resumable
 from fedtl.cli.screen import out_console, say
 from fedtl.errors import FedTLError
@@ -22,7 +22,7 @@ app = typer.Typer(
 for command in (
     *(train.run, train.compare),
     *(look.show, look.lint, look.methods, look.models, look.data),
-    *(use.predict, use.export, use.report),
+    *(use.predict, use.export, use.report, audit.audit),
 ):
     app.command()(command)
 

@@ -72,6 +72,16 @@ class SiloSettings(Settings):
     privacy: dict[str, Any] = {}
 
 
+class AuditSettings(Settings):
+    """
+    ``[audit]``: what a run keeps for those who attack it afterwards. ``canaries``: records of nobody in each private
+    silo, which cost the model nothing. ``transcript``: so many rounds' messages, spread over the run; 0: none.
+    """
+
+    canaries: int = Field(0, ge=0, le=1_000_000)
+    transcript: int = Field(0, ge=0)
+
+
 class EngineSettings(Settings):
     """
     ``[engine]``. ``workers`` 0: the machine's cores, or one a GPU; of a cluster, all its cores. ``stack`` 0: several
@@ -107,6 +117,7 @@ class Experiment(Settings):
     method: MethodSettings = MethodSettings()
     privacy: PrivacySettings | None = None
     silo: dict[str, SiloSettings] = {}
+    audit: AuditSettings = AuditSettings()
     engine: EngineSettings = EngineSettings()
     compare: CompareSettings = CompareSettings()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedtl.messages import SpendEvent
+from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.metric import Metric
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import Release
@@ -36,6 +37,7 @@ class Promise:
 
     ``book``: the ledger, kept for ``dataset``, whose rows have this ``fingerprint``; ``lifetime`` is the most that may
     ever be charged to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
+    ``canaries``: records of nobody that train beside the others, for an audit.
     """
 
     book: Path
@@ -54,6 +56,7 @@ class Promise:
     refresh: Refresh | None = None
     metric: Metric | None = None
     seed: int | None = field(default=None, repr=False)
+    canaries: Canaries | None = None
 
     @property
     def expected_batch(self) -> float:

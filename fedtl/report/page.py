@@ -52,7 +52,7 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
         if any(figures for line in history for figures in line["silos"].values())  # private silos tell none
         else []
     )
-    return _render(
+    return render(
         title=f"{result['method']} on {result['model']}, {result['rounds']} rounds, seed {result['seed']}",
         answer=answer,
         warnings=[*left_out, *result.get("notes", [])],
@@ -112,7 +112,7 @@ def compare_page(
         followed = "rmse" if comparison["task"] == "regression" else "accuracy"
         drawn.append(_plot("Validation by round and method", plots.convergence(curves, followed)))
     seeds = ", ".join(map(str, comparison["seeds"]))
-    return _render(
+    return render(
         title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
         answer=_answer(benefit),
         warnings=comparison.get("warnings", []),
@@ -270,7 +270,7 @@ def _plot(name: str, svg: str) -> Plot:
     return Plot(name, Markup(svg))
 
 
-def _render(**content: Any) -> str:
+def render(template: str = "page.html.j2", **content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("fedtl.report", "."),
         autoescape=select_autoescape(default=True),
@@ -278,4 +278,4 @@ def _render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(**content)
+    return environment.get_template(template).render(**content)

@@ -68,6 +68,38 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     return table
 
 
+def audit_table(audit: Mapping[str, Any]) -> Table:
+    """A row a silo: what it claims, and what was measured; a dash where nothing was."""
+    table = Table(
+        title=f"privacy audit, seen from the {audit['vantage']}; bounds at 95 %",
+        box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
+    )  # fmt: skip
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in audit["silos"]))
+    for heading in (
+        "claimed",
+        "Steinke",
+        "f-DP",
+        "Gaussian",
+        "noise",
+        "clips",
+        "RMIA AUC",
+        "LiRA AUC",
+        "checks",
+    ):
+        table.add_column(heading, justify="right")
+    for name, its in audit["silos"].items():
+        claimed, bounds, found = its["claimed"] or {}, its["bounds"] or {}, its["conformance"] or {}
+        cells = [claimed.get("epsilon"), *(bounds.get(key) for key in ("steinke", "fdp", "gaussian"))]
+        cells += [found.get("noise_std_ratio"), found.get("sensitivity_over_clip")]
+        attacks = audit["membership"]
+        cells += [
+            attacks[key]["silos"].get(name, {}).get("auc") if attacks else None for key in ("rmia", "lira")
+        ]
+        passed = {None: "-", True: "passed", False: "failed"}[found.get("passed")]
+        table.add_row(Text(name), *("-" if cell is None else f"{cell:.3f}" for cell in cells), passed)
+    return table
+
+
 def compare_table(comparison: Mapping[str, Any]) -> Table:
     """
     A row a silo, a column a method, and whether joining helped.

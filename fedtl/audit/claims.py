@@ -1,0 +1,158 @@
+"""Everything that can refute what a private run claims: all checks of all silos, and the bounds beside the claim."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fedtl.audit import one_run
+from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.recorded import Stretch, stretches
+from fedtl.audit.rehearsal import rehearse
+from fedtl.audit.transcript import Papers, manifest, transcript
+from fedtl.audit.verdict import FAMILY, Check, failed
+from fedtl.privacy.accounting import gaussian_mu
+from fedtl.randomness import numpy_generator
+from fedtl.recorder import Seen
+from fedtl.runfolder import RunFolder
+from fedtl.study import Study
+
+Vantage = Literal["server", "silo", "model"]
+SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share
+LEAST = 1e-30  # a significance at which nothing is refuted any more
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All checks, those that failed at the family's level, and what audit.json says of each silo."""
+
+    checks: Sequence[Check]
+    violations: Sequence[Check]
+    silos: Mapping[str, Any]
+
+
+def examine(
+    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Vantage, say: Said = lambda _: None
+) -> Findings:
+    """
+    Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises. Raises
+    ConfigError where a paper is missing.
+    """
+    result = folder.read_json("result.json")
+    claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
+    runs = {name: stretches(folder.silo(name) / "canaries") for name in claimed}
+    runs = {name: run for name, run in runs.items() if run}
+    checks, silos = list[Check](), dict[str, Any]()
+    for name in sorted(result["silos"]):
+        say(f"{name}: claims")
+        own = _of(study, folder, name, claimed[name], runs.get(name, []), seen) if name in claimed else []
+        checks += own
+        silos[name] = _shown(name, claimed.get(name), own)
+        if name in runs:
+            bounds, tests = _bounds(study, name, claimed[name], runs[name], vantage)
+            checks += tests
+            silos[name]["bounds"] = bounds
+    checks += between(runs)
+    width = study.data(study.training[0]).width
+    checks += manifest(seen, study.bench.partition, study.bench.initial(width))
+    violations = failed(checks)
+    for name, its in silos.items():
+        if its["conformance"]:
+            its["conformance"]["passed"] = not any(check.silo == name for check in violations)
+    return Findings(checks, violations, silos)
+
+
+def _of(
+    study: Study,
+    folder: RunFolder,
+    name: str,
+    claim: Mapping[str, Any],
+    run: list[Stretch],
+    seen: Sequence[Seen],
+) -> list[Check]:
+    experiment = study.experiment
+    replied = [line["round"] for line in folder.history() if name in line["silos"]]
+    papers = Papers(
+        *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
+        *(experiment.seed, experiment.rounds),
+    )
+    own = conformance(name, run, Claim.of(claim), study.bench.training) if run else []
+    return own + transcript(papers) + rehearse(study, name, run)
+
+
+def _shown(name: str, claim: Mapping[str, Any] | None, checks: Sequence[Check]) -> dict[str, Any]:
+    """What audit.json holds of one silo; None: not measured."""
+    found = {check.name: check for check in checks}
+    noise, clip = found.get("noise"), found.get("sensitivity")
+    return {
+        "claimed": None if claim is None else {"epsilon": claim["epsilon"], "delta": claim["delta"]},
+        "conformance": {
+            "noise_std_ratio": noise.value if noise else None,
+            "sensitivity_over_clip": clip.value if clip else None,
+            "p_values": {check.name: check.p for check in checks},
+            "passed": None,
+        }
+        if checks
+        else None,
+        "bounds": None,
+    }
+
+
+def _bounds(
+    study: Study, name: str, claim: Mapping[str, Any], run: Sequence[Stretch], vantage: Vantage
+) -> tuple[dict[str, Any], list[Check]]:
+    """The bounds that are shown, and the two that may refute. Ties are broken by the audit's own generator."""
+    scores = final(run) if vantage == "model" else likelihood(run, Claim.of(claim))
+    member, delta, epsilon = run[0].member, claim["delta"], claim["epsilon"]
+    ties = numpy_generator("audit", "ties", study.experiment.seed, name)
+    shown = one_run.bounds(scores, member, delta, SIGNIFICANCE, ties)
+    tests = against("bound", name, scores, member, (epsilon, delta), shown, ties)
+    power = one_run.power(len(member), epsilon, delta, FAMILY / _family(study))
+    return {**asdict(shown), "power": power, "canaries": len(member)}, tests
+
+
+def against(
+    what: str,
+    name: str,
+    scores: one_run.Floats,
+    member: one_run.Coins,
+    claimed: tuple[float, float],
+    shown: one_run.Bounds,
+    ties: np.random.Generator,
+) -> list[Check]:
+    """Whether scores contradict a claim, by each of the two bounds that may: all looks are paid for in p."""
+    epsilon, delta = claimed
+    looks = one_run.looks(scores, member, ties)
+    steinke = min(one_run.steinke_p(look, epsilon, delta) for look in looks) * len(looks)
+    fdp = min(_fdp_p(look, epsilon, delta) for look in looks) * len(looks)
+    found = (("steinke", steinke, shown.steinke), ("fdp", fdp, shown.fdp))
+    return [
+        Check(
+            f"{what} {label}",
+            name,
+            min(1.0, p),
+            value,
+            f"epsilon {epsilon:.3g} is claimed, and is at least {value:.3g}",
+        )
+        for label, p, value in found
+    ]
+
+
+def _family(study: Study) -> int:
+    """How many checks a whole audit has, near enough for a statement of power."""
+    silos = len(study.training)
+    return silos * 24 + silos * (silos - 1) // 2
+
+
+def _fdp_p(look: one_run.Look, epsilon: float, delta: float) -> float:
+    """The smallest significance at which the look refutes the Gaussian trade-off of the claim."""
+    mu = gaussian_mu(epsilon, delta)
+    low, high = np.log(LEAST), 0.0
+    if not one_run.fdp_refutes(look, mu, 1.0):
+        return 1.0
+    while high - low > 0.05:
+        middle = (low + high) / 2
+        low, high = (low, middle) if one_run.fdp_refutes(look, mu, float(np.exp(middle))) else (middle, high)
+    return float(np.exp(high))

@@ -1,0 +1,87 @@
+"""
+Canaries in input space: mislabelled rows that look real, through head, statistics and all rounds, in a run of their own.
+
+They bound epsilon end to end, where canaries beside the model see the mechanism alone; what they see is weaker, for other
+rows teach the model otherwise. At record level each row has a coin, at silo level each silo has one for all of its rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedtl.audit import one_run
+from fedtl.audit.claims import SIGNIFICANCE, Findings, against
+from fedtl.audit.shadows import RECORDS, SILOS, Bools, Floats, Watched, odds, planted, reference, states
+from fedtl.audit.verdict import Check, failed
+from fedtl.privacy.accounting import default_delta
+from fedtl.randomness import numpy_generator
+from fedtl.simulate.engine import Engine
+from fedtl.study import Study
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What audit.json says, and the checks where something was claimed."""
+
+    shown: Mapping[str, Any]
+    checks: list[Check]
+
+
+def measured(study: Study, engine: Engine, transcript: int, vantage: str, guess: Watched) -> Ends | None:
+    """Both levels, a federation each. None where the vantage saw nothing of it."""
+    scores = {}
+    for level in (RECORDS, SILOS):
+        watched = reference(study, engine, level, transcript)
+        scores[level] = {
+            name: (_scored(study, watched, guess, name, vantage, level), planted(study, name, level)[1])
+            for name in study.training
+            if states(study, watched, name, vantage, guess.whole[name])
+        }
+    if not scores[RECORDS]:
+        return None
+    checks, records = list[Check](), dict[str, Any]()
+    for name, (found, coins) in scores[RECORDS].items():
+        records[name], tests = _bounded(study, name, found, coins)
+        checks += tests
+    means = np.array([float(found.mean()) for found, _ in scores[SILOS].values()])
+    coins = np.array([bool(its[0]) for _, its in scores[SILOS].values()])
+    # A silo's worth of rows is no record: no epsilon was claimed for it, so nothing is refuted by it.
+    whole = one_run.bounds(means, coins, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
+    return Ends({"records": records, "silos": {**asdict(whole), "canaries": len(coins)}}, checks)
+
+
+def _scored(study: Study, watched: Watched, guess: Watched, name: str, vantage: str, level: int) -> Floats:
+    """The odds of the wrong label, beyond those that a model that never saw the row gives it."""
+    rows, _ = planted(study, name, level)
+    data, other = study.data(name), guess.whole[name]
+    seen = odds(study, states(study, watched, name, vantage, other), rows, data)
+    return seen - odds(study, states(study, guess, name, vantage, other), rows, data)
+
+
+def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dict[str, Any], list[Check]]:
+    its = study.promises.get(name)
+    delta, ties = its.delta if its else _delta(study), _ties(study, name)
+    shown = one_run.bounds(scores, coins, delta, SIGNIFICANCE, ties)
+    claimed = its is not None and its.seed is None
+    tests = (
+        against("planted", name, scores, coins, (its.epsilon, delta), shown, ties) if its and claimed else []
+    )
+    return {**asdict(shown), "canaries": len(coins)}, tests
+
+
+def _delta(study: Study) -> float:
+    return default_delta(max(len(study.data(name).train) for name in study.training))
+
+
+def _ties(study: Study, name: str) -> np.random.Generator:
+    return numpy_generator("audit", "planted ties", study.experiment.seed, name)
+
+
+def joined(findings: Findings, ends: Ends | None) -> Findings:
+    """All checks together, each with its share of the family."""
+    if ends is None:
+        return findings
+    checks = [*findings.checks, *ends.checks]
+    return replace(findings, checks=checks, violations=failed(checks))

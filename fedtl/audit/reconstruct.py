@@ -1,0 +1,160 @@
+"""
+Which updates are inverted, and how well: one row's, a few rows' over several steps, and the run's own first round. All come
+out of ``Bench.fit`` or of the run's transcript, as they crossed.
+"""
+
+import copy as copies
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
+from fedtl.audit.shadows import sharing
+from fedtl.bench import Bench
+from fedtl.messages import Task
+from fedtl.partition import Role
+from fedtl.privacy import labels
+from fedtl.privacy.promise import Promise
+from fedtl.recorder import Seen
+from fedtl.silo import Rows, Silo, SiloData
+from fedtl.simulate.scratch import memory, scratch
+from fedtl.study import Study
+
+MOST = 8  # rows that are reconstructed of one update
+FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Guesses beside their originals [N, C, H, W] of 0..1, and the share of labels that was right (None: not tried)."""
+
+    silo: str
+    guesses: Images
+    originals: Images
+    labels: float | None
+    mean: Images
+
+
+def small(study: Study, bench: Bench, name: str, count: int, cut: int, iterations: int, at: int) -> Attempt:
+    """A silo of ``count`` rows, from row ``at`` on, through the run's own first round, private where the run is."""
+    data = study.data(name)
+    its = replace(data, train=Rows(data.train.x[at : at + count], data.train.y[at : at + count]), target=None)
+    bench = copies.copy(bench)
+    bench.training = replace(bench.training, batch_size=cut)
+    shared, local = bench.partition.split(bench.initial(data.width))
+    task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
+    with scratch(memory()) as folder:
+        promise = _scaled(study.promises.get(name), count, cut, folder)
+        silo = Silo(name, its, dict(local), b"inversion", promise, labels.public(Role))
+        update = bench.fit(silo, task)
+    steps = sum(promise.steps) if promise else bench.training.epochs * -(-count // cut)
+    shape = tuple(data.train.x.shape[1:])
+    crossed = Crossed(shared, update.delta, local, count, steps, data.width, shape)
+    return _tried(study, bench, name, crossed, its, iterations)
+
+
+def first_round(study: Study, seen: Seen, name: str, iterations: int) -> Attempt:
+    """What really crossed: all rows, all steps; compared with whichever training rows come nearest."""
+    data, bench = study.data(name), study.bench
+    _, local = bench.partition.split(bench.initial(data.width))
+    promise, training = study.promises.get(name), bench.training
+    steps = sum(promise.steps) if promise else training.epochs * -(-len(data.train) // training.batch_size)
+    shape = tuple(data.train.x.shape[1:])
+    crossed = Crossed(seen.shared, seen.deltas[name], local, len(data.train), steps, data.width, shape)
+    return _tried(study, bench, name, crossed, data, iterations)
+
+
+def _scaled(promise: Promise | None, count: int, cut: int, folder: Path) -> Promise | None:
+    """The same noise and clip on fewer rows, each sampled as often as a batch of ``cut`` holds it."""
+    if promise is None:
+        return None
+    return replace(
+        promise,
+        book=folder / "ledger.sqlite",
+        records=count,
+        sample_rate=min(1.0, cut / count),
+        steps=tuple(-(-count // cut) if steps else 0 for steps in promise.steps),
+        epsilon=1e9,
+        lifetime=(1e9, promise.delta),
+        refresh=None,
+        canaries=None,
+    )
+
+
+def _tried(
+    study: Study, bench: Bench, name: str, crossed: Crossed, data: SiloData, iterations: int
+) -> Attempt:
+    x, known = invert(bench, crossed, MOST, iterations, study.experiment.seed)
+    originals = _pictures(bench.inputs(data.train.x))
+    _, ones = matched(_pictures(x), originals)
+    population = study.data(name).val.x
+    mean = (
+        _pictures(bench.inputs(population)).mean(0, keepdims=True) if len(population) else 0 * ones[:1] + 0.5
+    )
+    found = None if known is None else _right(known, data.train.y)
+    return Attempt(name, _pictures(x), ones, found, np.repeat(mean, len(ones), 0))
+
+
+def _pictures(x: Tensor) -> Images:
+    return ((x.detach().cpu().double() + 1) / 2).clamp(0, 1).numpy()
+
+
+def _right(found: Tensor, truth: Tensor) -> float:
+    """The share of labels, counted with their number, that was found."""
+    size = int(max(found.max(), truth.max())) + 1
+    both = torch.minimum(found.bincount(minlength=size), truth.bincount(minlength=size))
+    return float(both.sum()) / len(truth)
+
+
+def scored(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Means over all reconstructions, beside what the mean of the validation images scores."""
+    pairs = [
+        (g, o, m) for one in attempts for g, o, m in zip(one.guesses, one.originals, one.mean, strict=True)
+    ]
+    found = [one.labels for one in attempts if one.labels is not None]
+
+    def mean(measure: Callable[[Images, Images], float], which: int) -> float:
+        return float(np.mean([measure(pair[which], pair[1]) for pair in pairs]))
+
+    return {
+        "labels": float(np.mean(found)) if found else None,
+        **{"psnr": mean(psnr, 0), "psnr_of_mean": mean(psnr, 2)},
+        **{"ssim": mean(ssim, 0), "ssim_of_mean": mean(ssim, 2)},
+    }
+
+
+def cases(
+    study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int
+) -> tuple[list[dict[str, Any]], list[Attempt]]:
+    """All cases, as audit.json holds them, and the attempts on single rows."""
+    found, single = list[dict[str, Any]](), list[Attempt]()
+    shared = study.bench.method.shared
+    for statistics in (False, True):
+        bench = sharing(study.bench, shared | {Role.STATS} if statistics else shared - {Role.STATS})
+        word = "shared" if statistics else "kept"
+        one = [small(study, bench, name, 1, 1, iterations, at) for at, name in enumerate(names)]
+        few = [small(study, bench, name, FEW, CUT, iterations, 0) for name in names[:2]]
+        found.append(_case("one row", word, 1, one))
+        found.append(_case(f"{FEW} rows, several steps", word, FEW, few))
+        if statistics == (Role.STATS in shared):
+            single = one
+    if seen and seen[0].round == 1:
+        own = [name for name in names[:2] if name in seen[0].deltas]
+        real = [first_round(study, seen[0], name, iterations) for name in own]
+        if real:
+            rows = len(study.data(own[0]).train)
+            found.append(
+                _case("the run's first round", "shared" if Role.STATS in shared else "kept", rows, real)
+            )
+    return found, single
+
+
+def _case(case: str, statistics: str, rows: int, attempts: Sequence[Attempt]) -> dict[str, Any]:
+    silos: Mapping[str, Any] = {one.silo: scored([one]) for one in attempts}
+    return {"case": case, "statistics": statistics, "rows": rows, **scored(attempts), "silos": silos}

@@ -1,0 +1,242 @@
+"""
+Reference models for membership inference: the whole federation again, on random halves of each silo's rows and of rows
+that it never trained on, through the same engine; and what a vantage sees of a federation, target or reference.
+
+References k and k + 1 have complementary halves, so that a row is out of as many as it is in.
+"""
+
+import copy as copies
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedtl.audit.membership import Evidence, sums
+from fedtl.bench import Bench
+from fedtl.coordinator import Federation, Plan, Standing, rounds
+from fedtl.experiment.choices import privacy_of, server_of
+from fedtl.messages import Task
+from fedtl.partition import Partition, Role
+from fedtl.planning import Place, promise
+from fedtl.privacy import labels
+from fedtl.randomness import numpy_generator
+from fedtl.recorder import Recorded, Seen, kept_rounds, read
+from fedtl.silo import Rows, Silo, SiloData
+from fedtl.simulate import choose
+from fedtl.simulate.engine import Engine, Simulation, Workplace
+from fedtl.simulate.scratch import memory, scratch
+from fedtl.state import State, step
+from fedtl.study import Study, furnish
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+LEAST = 1e-12
+TARGET = -1  # no reference: the silo's own training rows
+RECORDS, SILOS = -2, -3  # the same with mislabelled rows among them, by a coin for each row or for each silo
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One federation as it can be looked at: some rounds' messages, what it ended with, and each silo's own whole state."""
+
+    seen: Sequence[Seen]
+    shared: State
+    whole: Mapping[str, State]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All rows of a silo that the attack is about, the trained ones first, and rows of nobody's: its validation rows."""
+
+    rows: Rows
+    trained: int
+    population: Rows
+
+    @property
+    def member(self) -> Bools:
+        return np.arange(len(self.rows)) < self.trained
+
+
+def pool_of(study: Study, name: str) -> Pool:
+    data, exam = study.data(name), study.exam(name)
+    rows = Rows(torch.cat([data.train.x, exam.test.x]), torch.cat([data.train.y, exam.test.y]))
+    return Pool(rows, len(data.train), data.val)
+
+
+def half(study: Study, name: str, number: int) -> Bools:
+    """Which rows of the silo's pool reference ``number`` trains on; at least one in two is out of each pair."""
+    count = len(pool_of(study, name).rows)
+    drawn = numpy_generator("audit", "half", study.experiment.seed, number // 2, name).permutation(count)
+    inside = np.zeros(count, bool)
+    inside[drawn[: count // 2]] = True
+    return inside if number % 2 == 0 else ~inside
+
+
+def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
+    """
+    Canaries of a silo that look real, and which of them are in: rows that it never trained on, with another label than
+    theirs. A model that gives such a row such a label has seen it.
+    """
+    data, rows = study.data(name), study.exam(name).test
+    rng = numpy_generator("audit", "planted", study.experiment.seed, level, name)
+    if data.classes:
+        moved = torch.from_numpy(rng.integers(1, max(data.width, 2), len(rows)))
+        labels = (rows.y + moved) % data.width
+    else:
+        labels = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
+    coins = rng.random(len(rows)) < 0.5
+    return Rows(rows.x, labels), coins if level == RECORDS else np.full(len(rows), coins[0])
+
+
+def half_data(study: Study, name: str, number: int) -> SiloData:
+    """What reference ``number`` trains on; TARGET, RECORDS and SILOS: what the silo itself does, with what was planted."""
+    if number == TARGET:
+        return study.data(name)
+    if number in (RECORDS, SILOS):
+        rows, coins = planted(study, name, number)
+        data, inside = study.data(name), torch.from_numpy(coins)
+        x = torch.cat([data.train.x, rows.x[inside]])
+        return replace(data, train=Rows(x, torch.cat([data.train.y, rows.y[inside]])), target=None)
+    pool = pool_of(study, name)
+    inside = torch.from_numpy(half(study, name, number))
+    return replace(study.data(name), train=Rows(pool.rows.x[inside], pool.rows.y[inside]), target=None)
+
+
+def sharing(bench: Bench, shared: frozenset[Role]) -> Bench:
+    """The same bench, where other roles leave a silo."""
+    other = copies.copy(bench)
+    other.method, other.partition = (
+        replace(bench.method, shared=shared),
+        Partition(bench.partition.roles, shared),
+    )
+    return other
+
+
+def _place(
+    source: Callable[[], Workplace], study_of: Callable[[Any], Study], shared: frozenset[Role]
+) -> Workplace:
+    """A worker's: silos are called <reference>.<name>."""
+    place = source()
+    place = replace(place, bench=sharing(place.bench, shared))
+    study = study_of(place.bench)
+
+    def data(name: str) -> SiloData:
+        number, _, silo = name.partition(".")
+        return half_data(study, silo, int(number))
+
+    return Workplace(place.bench, data)
+
+
+@contextmanager
+def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
+    """The experiment's own engine, for reference silos."""
+    place = partial(furnish, study.source, str(study.bench.device), start)
+    made = partial(_place, place, study.source.study, study.bench.method.shared)
+    with choose.engine(study.experiment.engine, study.bench, made, len(study.training)) as engine:
+        yield engine
+
+
+def reference(study: Study, engine: Engine, number: int, transcript: int) -> Watched:
+    """Train reference ``number`` as the target was trained, private where it was private."""
+    experiment = study.experiment
+    with scratch(memory()) as folder:
+        members = {name: _silo(study, name, number, folder) for name in study.training}
+        federation: Federation = Simulation(engine, {silo.name: silo for silo in members.values()})
+        federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
+        per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
+        plan = Plan(
+            *(
+                f"reference {number}",
+                experiment.seed,
+                experiment.rounds,
+                server_of(experiment.method),
+                per_round,
+            )
+        )
+        width = next(iter(members.values())).data.width
+        shared, _ = study.bench.partition.split(study.bench.initial(width))
+        standing = Standing(0, shared)
+        for one in rounds(federation, plan, standing, study.bench.partition.roles):
+            standing = one.after
+        seen = [_renamed(one) for one in read(folder / "seen")]
+    task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
+    whole = {name: study.bench.settle(silo, task) for name, silo in members.items()}
+    return Watched(seen, standing.shared, whole)
+
+
+def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
+    data = half_data(study, name, number)
+    _, local = study.bench.partition.split(study.bench.initial(data.width))
+    its, secret = None, study.secret(f"{number}.{name}")
+    if name in study.promises:
+        settings = privacy_of(study.experiment, name)
+        if settings.statistics == "auto":
+            settings = settings.model_copy(update={"statistics": "public"})
+        place = Place(folder / name / "ledger.sqlite", name, secret)
+        its = promise(settings, study.bench, data, study.experiment.rounds, study.experiment.seed, place)
+    return Silo(f"{number}.{name}", data, local, secret, its, labels.public(Role))
+
+
+def _renamed(one: Seen) -> Seen:
+    def bare(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {name.partition(".")[2]: its for name, its in found.items()}
+
+    return replace(one, deltas=bare(one.deltas), weights=bare(one.weights))
+
+
+def states(study: Study, watched: Watched, name: str, vantage: str, guess: State) -> list[State]:
+    """
+    What a vantage knows of a silo's model. The server: every kept round's update of it. Another silo: every kept
+    round's shared tensors. The public: the final model. What does not cross is filled in from ``guess``, a state of
+    the attacker's own.
+    """
+    if vantage == "model":
+        return [dict(watched.whole[name])]
+    if vantage == "silo":
+        received = [one.shared for one in watched.seen[1:]] + [watched.shared]
+        return [guess | shared for shared in received]
+    return [guess | step(one.shared, one.deltas[name]) for one in watched.seen if name in one.deltas]
+
+
+def odds(study: Study, its: Sequence[State], rows: Rows, data: SiloData) -> Floats:
+    """[N]: the log-odds of the right label, a mean over the states; in regression of exp(-squared error / 2)."""
+    found = []
+    for state in its:
+        scores = study.bench.scores(state, rows.x, data).double()
+        if data.classes:
+            log = scores.log_softmax(1)[torch.arange(len(rows)), rows.y]
+        else:
+            log = -(((scores[:, 0] - rows.y) / data.y_std) ** 2) / 2
+        rest = (-torch.expm1(log)).clamp_min(LEAST).log()
+        found.append((log.clamp_min(np.log(LEAST)) - rest).numpy())
+    return sums(found)
+
+
+def evidence(
+    study: Study, target: Watched, references: Mapping[int, Watched], name: str, vantage: str
+) -> Evidence | None:
+    """Everything that an attack on one silo needs; None where the vantage saw nothing of it."""
+    pool, data = pool_of(study, name), study.data(name)
+    guess = next(iter(references.values())).whole[name]
+    if not states(study, target, name, vantage, guess):
+        return None
+
+    def looked(watched: Watched, rows: Rows) -> Floats:
+        return odds(study, states(study, watched, name, vantage, guess), rows, data)
+
+    kept = {number: its for number, its in references.items() if states(study, its, name, vantage, guess)}
+    population = pool.population if len(pool.population) else pool.rows
+    return Evidence(
+        member=pool.member,
+        target=looked(target, pool.rows),
+        references=np.stack([looked(its, pool.rows) for its in kept.values()]),
+        held=np.stack([half(study, name, number) for number in kept]),
+        population=looked(target, population),
+        others=np.stack([looked(its, population) for its in kept.values()]),
+    )

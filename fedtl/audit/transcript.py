@@ -1,0 +1,171 @@
+"""
+What a run's papers say, recomputed from the papers alone: the ledger's chain, its arithmetic, its link to each message,
+and that nothing left which the method does not share.
+
+Reads the ledger's file itself, by its documented format, so that a mistake in fedtl's own reading does not hide one in
+its writing. Of the papers of a deployment it needs the same: ledger, kept messages, model definition.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedtl.audit.recorded import Stretch
+from fedtl.audit.verdict import Check
+from fedtl.errors import ConfigError
+from fedtl.messages import SpendEvent
+from fedtl.partition import Partition
+from fedtl.privacy import accounting
+from fedtl.recorder import Seen
+from fedtl.state import State
+
+CLOSE = 1e-6  # relative, of two epsilons from the same events
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Papers:
+    """
+    One silo's: its ledger, what it claims (result.json's ``privacy.silos.<name>``), the rounds in which it replied, the
+    rounds that were kept and what its canaries recorded. ``seed`` and ``rounds`` are the experiment's.
+    """
+
+    silo: str
+    study: str
+    ledger: Path
+    claim: Mapping[str, Any]
+    replied: Sequence[int]
+    seen: Sequence[Seen]
+    run: Sequence[Stretch]
+    seed: int
+    rounds: int
+
+
+def transcript(papers: Papers) -> list[Check]:
+    """All checks of one private silo's papers, in a fixed order and number. Raises ConfigError without a ledger."""
+    lines, fault = chain(papers.ledger, papers.silo)
+    studies = [line["study"] for line in lines if line["what"] == "planned"]
+    if papers.study not in studies and len(studies) == 1:  # the run's folder has another name by now
+        papers = replace(papers, study=studies[0])
+    charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
+    checks = {
+        "chain": fault,
+        "ledger arithmetic": _arithmetic(charged, papers.claim),
+        "charged rounds": _rounds(charged, papers),
+        "link to messages": _links(charged, lines, papers),
+    }
+    return [Check(name, papers.silo, float(not fault), None, fault) for name, fault in checks.items()]
+
+
+def chain(path: Path, name: str) -> tuple[list[Line], str]:
+    """One chain's lines, and what is wrong with it, "" for nothing: each hash follows from the one before."""
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: a private silo without a ledger cannot be audited")
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
+        entries = list(connection.execute(query, (name,)))
+    last, lines = "0" * 64, list[Line]()
+    for number, (text, digest) in enumerate(entries, 1):
+        if sha256(f"{last}{text}".encode()).hexdigest() != digest:
+            return lines, f"line {number} of its ledger was altered, or one before it is gone"
+        last = digest
+        lines.append(json.loads(text))
+    tip = json.loads(path.with_name(f"{path.name}.tip").read_text()).get(name)
+    if tip != [len(entries), last]:
+        return lines, f"the ledger ends with line {len(entries)}, and its tip says {tip and tip[0]}"
+    return lines, ""
+
+
+def head(path: Path, name: str) -> str:
+    """The last hash of a chain: whoever notes it down sees later whether the ledger was put back to an older one."""
+    content = json.loads(path.with_name(f"{path.name}.tip").read_text())
+    return str(content[name][1])
+
+
+def _arithmetic(charged: Sequence[Line], claim: Mapping[str, Any]) -> str:
+    """Every line's epsilon is that of all events so far, the claim is the last one's, and noise and rate are the claim's."""
+    events: list[SpendEvent] = []
+    for line in charged:
+        events += [SpendEvent(noise, rate, int(steps)) for noise, rate, steps in line["events"]]
+        wanted = accounting.epsilon(events, claim["delta"])
+        if abs(line["epsilon"] - wanted) > CLOSE * wanted:
+            return f"after round {line['round']} the ledger says epsilon {line['epsilon']:.4g}, and its events come to {wanted:.4g}"
+    total = accounting.epsilon(events, claim["delta"])
+    if abs(claim["epsilon"] - total) > CLOSE * total:
+        return f"epsilon {claim['epsilon']:.4g} is claimed, and what was charged comes to {total:.4g}"
+    trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
+    if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:
+        return f"noise and rate {sorted(trained)} were charged, and {claim['noise_multiplier']:.4g}, {claim['sample_rate']:.4g} claimed"
+    return ""
+
+
+def _beside(claim: Mapping[str, Any]) -> set[tuple[float | None, float]]:
+    """Noise and rate of what is charged beside training: statistics, and a metric that leaves."""
+    return {(claim["statistics_noise"], 1.0), (claim.get("metric_noise"), 1.0)}
+
+
+def _rounds(charged: Sequence[Line], papers: Papers) -> str:
+    """No reply without a charge, and no noisy step that was not charged."""
+    beside = _beside(papers.claim)
+    counts = {
+        line["round"]: sum(int(steps) for noise, rate, steps in line["events"] if (noise, rate) not in beside)
+        for line in charged
+    }
+    if free := sorted(set(papers.replied) - set(counts)):
+        return f"round {free[0]} was answered and never charged"
+    trained: dict[int, int] = {}
+    for one in papers.run:
+        trained[one.round] = trained.get(one.round, 0) + len(one.sums)
+    for number, count in trained.items():
+        if count > (paid := counts.get(number, 0)):
+            return f"round {number} took {count} noisy steps, and {paid} were charged"
+    return ""
+
+
+def _links(charged: Sequence[Line], lines: Sequence[Line], papers: Papers) -> str:
+    """What was sent in a kept round is what was charged for, and the last reply that was kept is the one that came."""
+    hashes = {line["round"]: line["task"] for line in charged}
+    for one in papers.seen:
+        if papers.silo in one.deltas and hashes.get(one.round) != _task(papers, one):
+            return f"round {one.round} was charged for another task than the one that was sent"
+    stored = [line for line in lines if line["what"] == "stored" and line["study"] == papers.study]
+    missing = sorted(set(papers.replied) - {line["round"] for line in stored})
+    return f"round {missing[0]} was answered, and its reply is not in the ledger" if missing else ""
+
+
+def _task(papers: Papers, one: Seen) -> str:
+    """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
+    digest = sha256(json.dumps([papers.study, one.round, papers.rounds, papers.seed]).encode())
+    for name in sorted(one.shared):
+        tensor = one.shared[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def manifest(seen: Sequence[Seen], partition: Partition, whole: State) -> list[Check]:
+    """
+    From the model definition and the method alone: which tensors may leave, and whether any other did, or one of
+    another size. ``whole``: the model's state, for shapes and types. One check a silo.
+    """
+    allowed = {name for name in whole if partition.leaves(name)}
+    faults: dict[str, str] = {}
+    for one in seen:
+        for silo, delta in one.deltas.items():
+            odd = [
+                name
+                for name, tensor in delta.items()
+                if name not in allowed
+                or (tensor.shape, tensor.dtype) != (whole[name].shape, whole[name].dtype)
+            ]
+            faults.setdefault(silo, "")
+            if odd and not faults[silo]:
+                faults[silo] = f"in round {one.round} {odd[0]} left, which the method does not share as such"
+    return [Check("manifest", silo, float(not fault), None, fault) for silo, fault in sorted(faults.items())]

@@ -1,0 +1,175 @@
+"""``fedtl audit``: attack a run, and verify what somebody else's attack came to."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from fedtl.cli.begun import begin
+from fedtl.cli.pages import run_page
+from fedtl.cli.screen import (
+    Device,
+    Json,
+    Quiet,
+    Set,
+    Workers,
+    device_for,
+    err_console,
+    out_console,
+    print_json,
+    say,
+)
+from fedtl.errors import ConfigError, Refuted
+
+if TYPE_CHECKING:
+    from fedtl.runfolder import RunFolder
+
+CANARIES, MESSAGES = 1000, 8  # that ``fedtl audit EXP`` adds where the experiment has none
+VANTAGES = ("server", "silo", "model")
+
+
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="EXP|RUN|verify", help="an experiment to run and audit, a run folder, or: verify BUNDLE"
+        ),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="with verify: the folder to check")
+    ] = None,
+    vantage: Annotated[
+        str, typer.Option(help="who attacks: server (every update), silo (what comes back) or model")
+    ] = "server",
+    out: Annotated[
+        Path | None, typer.Option(help="the bundle's folder; default: audit, in the run's folder")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="one reference model, no table of roles: a first look")
+    ] = False,
+    key: Annotated[
+        str,
+        typer.Option(
+            help="the site's Ed25519 key, a PEM file (made if absent); with verify: the public key, in hex"
+        ),
+    ] = "",
+    set_: Set = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Attack a run as somebody who sees it would, and put measured bounds beside the epsilon that it claims."""
+    if target == "verify":
+        _verify(bundle, key, as_json)
+        return
+    if bundle is not None:
+        raise ConfigError(
+            f"fedtl audit takes one EXP or RUN; {bundle} belongs to: fedtl audit verify {bundle}"
+        )
+    if vantage not in VANTAGES:
+        raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
+    from fedtl.audit.whole import QUICK, Effort
+    from fedtl.audit.whole import audit as audit_run
+
+    on, effort = device_for(device), QUICK if quick else Effort()
+    folder = _run(target, set_, workers, on, quiet or as_json)
+    where = out or folder.path / "audit"
+    with _progress(quiet or as_json, effort.stages) as show:
+        pem = Path(key) if key else folder.path / "audit-key.pem"
+        found = audit_run(folder, where, vantage, effort, pem, on, show)  # type: ignore[arg-type]
+    if as_json:
+        print_json(found)
+    elif not quiet:
+        from fedtl.report.tables import audit_table
+
+        out_console.print(audit_table(found))
+        for line in found["violations"]:
+            say(f"refuted: {line}")
+    say(str(where) if quiet or as_json else f"report: {where / 'audit.html'}")
+    if found["violations"]:
+        raise Refuted(
+            f"{len(found['violations'])} claims of {folder.path} are refuted; the bundle is in {where}"
+        )
+
+
+def _run(
+    target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
+) -> "RunFolder":
+    """The run folder that TARGET is, or that a run of the experiment TARGET leaves, with canaries and messages."""
+    from fedtl.audit.whole import refuse
+    from fedtl.cli.screen import progress
+    from fedtl.experiment.file import load
+    from fedtl.runfolder import RunFolder
+    from fedtl.study import run
+
+    if (Path(target) / "experiment.toml").is_file():
+        if overrides or workers:
+            raise ConfigError(
+                f"{target} is a run, whose settings are its own; leave --set and --workers away"
+            )
+        return RunFolder.open(Path(target).resolve())
+    asked, more = load(target, overrides or []), list(overrides or [])
+    refuse(asked)
+    if asked.privacy is not None and not asked.audit.canaries:
+        more.append(f"audit.canaries={CANARIES}")
+    if not asked.audit.transcript:
+        more.append(f"audit.transcript={MESSAGES}")
+    place = Path("runs") / f"{Path(target).stem}-audit-{datetime.now():%Y%m%d-%H%M%S}"
+    settings, folder = begin(target, more, place, None, workers, "audit")
+    with progress(silent, f"{settings.method.name}: round", settings.rounds, folder) as show:
+        run(settings, folder, device, lambda one: show(one.after.round))
+    run_page(folder)
+    return folder
+
+
+class _progress:
+    """Stages of an audit, with what comes next."""
+
+    def __init__(self, silent: bool, stages: int) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(
+            *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+        )
+        self._task = self._bar.add_task("audit", total=stages)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return lambda done, what: self._bar.update(self._task, completed=done, description=f"audit: {what}")
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.stop()
+
+
+def _verify(folder: Path | None, key: str, as_json: bool) -> None:
+    if folder is None:
+        raise ConfigError("fedtl audit verify needs the bundle's folder")
+    from fedtl.audit.bundle import verify
+
+    found = verify(folder, key)
+    if as_json:
+        print_json(found)
+        return
+    count = len(found["violations"])
+    verdict = f"{count} claims refuted" if count else "no violation found"
+    out_console.print(
+        f"{folder}: as it was signed by key {found['key']}; {verdict}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

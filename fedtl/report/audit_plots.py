@@ -1,0 +1,69 @@
+"""The drawings of an audit, as inline SVG: claims and bounds, ROC curves, reconstructions beside their originals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from fedtl.report.plots import INK, MARKERS, PALETTE, _figure, _label, _legend, _rows, _svg
+
+BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian, parametric"}
+
+
+def claims(silos: Mapping[str, Any]) -> str:
+    """Each silo's claimed epsilon and the lower bounds that were measured."""
+    names = [name for name, its in silos.items() if its["bounds"] and its["claimed"]]
+    figure, axes = _figure(0.32 * len(names) + 1.4)
+    keys: dict[str, Any] = {}
+    for row, name in enumerate(names):
+        epsilon = silos[name]["claimed"]["epsilon"]
+        (keys["claimed"],) = axes.plot([epsilon] * 2, [row - 0.35, row + 0.35], color=INK, lw=2.5)
+        for at, (bound, title) in enumerate(BOUNDS.items()):
+            value = silos[name]["bounds"][bound]
+            (keys[title],) = axes.plot(value, row, MARKERS[at], color=PALETTE[at], ms=6)
+    axes.set_xlim(left=0)
+    _rows(axes, names)
+    _label(axes, "Does what was measured stay below what is claimed?", "epsilon, lower bounds at 95 %", "")
+    _legend(axes, keys)
+    return _svg(figure, "claims")
+
+
+def roc(membership: Mapping[str, Any]) -> str:
+    """Members found against false alarms, both on logarithmic axes, and what guessing does."""
+    figure, axes = _figure(4.2)
+    keys: dict[str, Any] = {}
+    least = 1e-3
+    for at, (attack, its) in enumerate(membership.items()):
+        points = np.maximum(np.array(its["roc"] or [[1.0, 1.0]]), least)
+        (keys[attack.upper()],) = axes.plot(
+            points[:, 0], points[:, 1], color=PALETTE[at], lw=1.8, drawstyle="steps-post"
+        )
+    (keys["guessing"],) = axes.plot([least, 1], [least, 1], color="#9a9a9a", lw=1, ls="--")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _label(axes, "Can it be told who was trained on?", "false alarms", "members found")
+    _legend(axes, keys)
+    return _svg(figure, "roc")
+
+
+def pairs(originals: Sequence[Any], guesses: Sequence[Any], titles: Sequence[str]) -> str:
+    """Originals above, the best reconstructions below; images [C, H, W] of 0..1."""
+    count = max(len(originals), 1)
+    figure = Figure(figsize=(min(8.6, 1.25 * count), 3.0), layout="constrained")
+    FigureCanvasSVG(figure)
+    panels = figure.subplots(2, count, squeeze=False)
+    for line, images in enumerate((originals, guesses)):
+        for at, image in enumerate(images):
+            shown = np.asarray(image, float).clip(0, 1)
+            shown = shown.mean(0) if shown.shape[0] not in (3,) else shown.transpose(1, 2, 0)
+            panels[line, at].imshow(shown, cmap="gray", vmin=0, vmax=1)
+    for at, panel in enumerate(panels.flat):
+        panel.set_xticks([])
+        panel.set_yticks([])
+        if at < len(titles):
+            panel.set_title(titles[at], fontsize=8)
+    panels[0, 0].set_ylabel("original")
+    panels[1, 0].set_ylabel("reconstruction")
+    return _svg(figure, "pairs")

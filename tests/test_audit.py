@@ -1,0 +1,258 @@
+"""A whole audit of a small run: what the bundle says, what it does not claim to know, its signature, its exit codes."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fedtl.audit import bundle, whole
+from fedtl.audit.roles import variants
+from fedtl.audit.shadows import RECORDS, SILOS, TARGET, half, half_data, planted, pool_of
+from fedtl.audit.transcript import chain, manifest
+from fedtl.audit.verdict import FAMILY, Check, failed
+from fedtl.errors import ConfigError, Refuted
+from fedtl.experiment.file import load
+from fedtl.partition import Role
+from fedtl.recorder import Seen, kept_rounds, read
+from fedtl.runfolder import TRANSCRIPT, RunFolder
+from fedtl.simulate.shelf import temporary
+from fedtl.study import build, run
+
+SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
+PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
+BRIEF = whole.Effort(references=2, for_roles=1, iterations=3)
+
+
+def ran(path, *settings):
+    folder = RunFolder.create(path, load("digits", [*SMALL, *settings]))
+    run(folder.experiment(), folder)
+    return folder
+
+
+def audited(folder, out, vantage="server", effort=BRIEF):
+    return whole.audit(folder, out, vantage, effort, out.parent / "key.pem", "cpu", lambda *its: None)
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    path = tmp_path_factory.mktemp("audit")
+    folder = ran(path / "run", *PRIVATE)
+    return folder, audited(folder, path / "bundle"), path / "bundle"
+
+
+def fedtl(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "fedtl", *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
+    _, found, out = private
+    assert found["violations"] == []
+    assert json.loads((out / "audit.json").read_text()) == json.loads(json.dumps(found))
+    for its in found["silos"].values():
+        assert its["claimed"]["epsilon"] <= 8
+        assert its["claimed"]["tpr_at_fpr_0.01"] > 0.01
+        assert its["conformance"]["passed"] is True
+        assert set(its["conformance"]["p_values"]) >= {
+            "noise",
+            "sensitivity",
+            "sampling",
+            "chain",
+            "fresh noise",
+        }
+        assert its["bounds"]["steinke"] <= its["claimed"]["epsilon"]
+        assert set(its["bounds"]["power"]) == {"steinke", "fdp"}
+    for attack in ("rmia", "lira"):
+        assert 0 <= found["membership"][attack]["auc"] <= 1
+        assert set(found["membership"][attack]["silos"]) == {"plain", "faint"}
+        assert found["membership"][attack]["members"] == 80
+    assert found["roles"][0]["shared"] == ["body"]
+    assert len(found["roles"]) == 5
+    assert found["inversion"]["cases"][-1]["case"] == "the run's first round"
+    assert set(found["input_canaries"]["records"]) == {"plain", "faint"}
+    assert found["peak_memory_mib"] > 100
+
+
+def test_the_page_needs_nothing_but_itself(private):
+    page = (private[2] / "audit.html").read_text()
+    assert "No violation found." in page
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "nobody can pick members with more than" in page
+
+
+def test_a_run_without_privacy_says_what_was_not_measured(tmp_path):
+    folder = ran(tmp_path / "run")
+    found = audited(folder, tmp_path / "server", effort=whole.Effort(1, 1, 2, roles=False))
+    assert found["membership"] == {}
+    assert found["roles"] == []
+    for its in found["silos"].values():
+        assert its == {"claimed": None, "conformance": None, "bounds": None}
+    assert "not measured" in (tmp_path / "server" / "audit.html").read_text()
+    seen = audited(folder, tmp_path / "model", "model", whole.Effort(1, 1, 2, roles=False))
+    assert seen["membership"]["rmia"]["auc"] is not None
+
+
+def test_the_yardstick_is_not_audited(tmp_path):
+    folder = ran(tmp_path / "run", "method.name=pooled")
+    with pytest.raises(ConfigError, match="pooled"):
+        audited(folder, tmp_path / "out")
+    assert not (tmp_path / "key.pem").exists()
+
+
+# The bundle
+
+
+def test_a_bundle_verifies_until_anything_in_it_changes(private, tmp_path):
+    _, _, out = private
+    its = bundle.verify(out)
+    assert set(its["ledgers"]) == {"plain", "faint"}
+    assert bundle.verify(out, its["key"].upper())["files"] == its["files"]
+    with pytest.raises(Refuted, match="signed by key"):
+        bundle.verify(out, "00" * 32)
+    for name in ("audit.json", "audit.html", "experiment.toml", "bundle.json", "bundle.sig"):
+        copy = tmp_path / name.replace(".", "-")
+        shutil.copytree(out, copy)
+        text = bytearray((copy / name).read_bytes())
+        text[len(text) // 2] ^= 1
+        (copy / name).write_bytes(text)
+        with pytest.raises(Refuted):
+            bundle.verify(copy)
+    with pytest.raises(ConfigError, match="no bundle"):
+        bundle.verify(tmp_path)
+
+
+def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path):
+    path = tmp_path / "keys" / "site.pem"
+    made = bundle.key(path)
+    assert path.stat().st_mode & 0o077 == 0
+    assert bundle.key(path).private_bytes_raw() == made.private_bytes_raw()
+    path.write_text("no key")
+    with pytest.raises(ConfigError, match="PEM"):
+        bundle.key(path)
+
+
+# The command
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_5_where_a_claim_is_refuted_and_verifies_offline(private, tmp_path):
+    folder, _, out = private
+    done = fedtl("audit", "verify", out)
+    assert done.returncode == 0, done.stderr
+    assert "no violation found" in done.stdout
+    path = tmp_path / "run"
+    shutil.copytree(folder.path, path)
+    with sqlite3.connect(path / "silos" / "plain" / "ledger.sqlite") as book:
+        book.execute("UPDATE lines SET line = replace(line, '\"delta\"', '\"delta\" ')")
+    done = fedtl("audit", path, "--quick", "--json")
+    assert done.returncode == 5, done.stderr
+    found = json.loads(done.stdout)
+    assert any(line.startswith("plain: chain: line") for line in found["violations"])
+    assert not any(line.startswith("faint") for line in found["violations"])
+    assert "refuted" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["audit", "digits", "--vantage", "moon"], "--vantage"),
+        (["audit", "nowhere.toml"], "there is no file"),
+        (["audit", "verify"], "needs the bundle"),
+        (["audit", "digits", "--set", "method.name=pooled"], "pooled"),
+    ],
+)
+def test_a_mistake_is_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = fedtl(*words)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+
+
+# Its parts
+
+
+def test_a_family_of_checks_shares_its_level():
+    checks = [Check(str(i), "a", FAMILY / 10 * (0.9 if i == 3 else 1.1), None, "") for i in range(10)]
+    assert [check.name for check in failed(checks)] == ["3"]
+    assert failed([Check("a", "a", float("nan"), None, "")])  # what cannot be computed does not pass
+
+
+def test_rounds_are_kept_from_the_first_to_the_last(private):
+    assert kept_rounds(40, 8) == {1, 7, 12, 18, 23, 29, 34, 40}
+    assert kept_rounds(3, 8) == {1, 2, 3}
+    assert (kept_rounds(5, 1), kept_rounds(5, 0)) == ({1}, frozenset())
+    folder = private[0]
+    seen = read(folder.path / TRANSCRIPT)
+    assert [one.round for one in seen] == [1, 2]
+    # The mean of the updates is where the server went.
+    moved = torch.stack([seen[0].deltas[name]["body.features.0.weight"] for name in ("faint", "plain")]).mean(
+        0
+    )
+    after = seen[1].shared["body.features.0.weight"] - seen[0].shared["body.features.0.weight"]
+    assert torch.allclose(moved, after, atol=1e-6)
+
+
+def test_the_manifest_follows_from_the_model_alone(private):
+    folder = private[0]
+    with temporary() as shelf:
+        study = build(folder.experiment(), shelf, shelf)
+        whole_state = study.bench.initial(10)
+        seen = read(folder.path / TRANSCRIPT)
+        assert not failed(manifest(seen, study.bench.partition, whole_state))
+        extra = dict(seen[0].deltas["plain"]) | {"head.bias": whole_state["head.bias"]}
+        odd = [Seen(1, seen[0].shared, {**seen[0].deltas, "plain": extra}, seen[0].weights)]
+        assert [check.silo for check in failed(manifest(odd, study.bench.partition, whole_state))] == [
+            "plain"
+        ]
+
+
+def test_a_chain_that_was_cut_is_missed(private, tmp_path):
+    book = tmp_path / "ledger.sqlite"
+    for suffix in ("", ".tip"):
+        shutil.copy(private[0].silo("plain") / f"ledger.sqlite{suffix}", f"{book}{suffix}")
+    assert chain(book, "plain")[1] == ""
+    with sqlite3.connect(book) as connection:
+        connection.execute("DELETE FROM lines WHERE number = (SELECT max(number) FROM lines)")
+    assert "tip says" in chain(book, "plain")[1]
+
+
+def test_references_are_halves_and_their_complements(private):
+    with temporary() as shelf:
+        study = build(private[0].experiment(), shelf, shelf)
+        pool = pool_of(study, "plain")
+        assert pool.member.sum() == 40
+        first, second = half(study, "plain", 0), half(study, "plain", 1)
+        assert (first ^ second).all()
+        assert not (half(study, "plain", 2) == first).all()
+        rows = half_data(study, "plain", 0).train
+        assert torch.equal(rows.x, pool.rows.x[torch.from_numpy(first)])
+        assert half_data(study, "plain", TARGET) is not None
+        assert torch.equal(half_data(study, "plain", TARGET).train.x, study.data("plain").train.x)
+
+
+def test_planted_rows_are_of_nobody_and_mislabelled(private):
+    with temporary() as shelf:
+        study = build(private[0].experiment(), shelf, shelf)
+        test = study.exam("plain").test
+        rows, coins = planted(study, "plain", RECORDS)
+        assert torch.equal(rows.x, test.x)
+        assert not (rows.y == test.y).any()
+        assert 0 < coins.sum() < len(coins)
+        assert len(half_data(study, "plain", RECORDS).train) == 40 + coins.sum()
+        _, whole_silo = planted(study, "plain", SILOS)
+        assert whole_silo.all() or not whole_silo.any()
+
+
+def test_variants_share_more_and_more(private):
+    with temporary() as shelf:
+        found = variants(build(private[0].experiment(), shelf, shelf))
+    assert found[0] == {Role.BODY}
+    assert {Role.HEAD, Role.STATS, Role.NORM, Role.BODY} in found

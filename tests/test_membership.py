@@ -1,0 +1,85 @@
+"""Membership inference on scores whose answer is known, and its figures against other roads to them."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+
+from fedtl.audit.membership import Evidence, exact_interval, figures, lira, measure, most_likely, rmia
+
+
+def evidence(leak, n=400, references=16, seed=0):
+    """Log-odds of rows of unequal difficulty; the target gains ``leak`` on its members, references on what they held."""
+    rng = np.random.default_rng(seed)
+    member = np.arange(n) < n // 2
+    hard, other = 2 * rng.standard_normal(n), 2 * rng.standard_normal(200)
+    held = np.stack([rng.permutation(np.arange(n) % 2 == 0) for _ in range(references)])
+    noise = rng.standard_normal
+    return Evidence(
+        member,
+        hard + leak * member + noise(n),
+        hard + leak * held + noise((references, n)),
+        held,
+        other + noise(200),
+        other + noise((references, 200)),
+    )
+
+
+@pytest.mark.parametrize("attack", [lira, rmia])
+def test_without_a_leak_attacks_guess_and_with_one_they_do_not(attack):
+    aucs = [figures(its.member, attack(its))["auc"] for its in (evidence(0.0), evidence(3.0))]
+    assert abs(aucs[0] - 0.5) < 0.08
+    assert aucs[1] > 0.85
+
+
+def test_references_beat_the_bare_loss():
+    its = evidence(1.5)
+    bare = figures(its.member, its.target)["auc"]
+    assert figures(its.member, lira(its))["auc"] > bare + 0.05
+
+
+def test_lira_is_its_formula():
+    its = evidence(1.0, n=20, references=6)
+    out = [its.references[~its.held[:, i], i] for i in range(20)]
+    spread = np.sqrt(np.mean([np.var(one, ddof=1) for one in out if len(one) > 1]))
+    wanted = [
+        norm.logcdf((its.target[i] - one.mean()) / spread) if len(one) else np.nan
+        for i, one in enumerate(out)
+    ]
+    assert np.allclose(lira(its), wanted, equal_nan=True)
+
+
+def test_a_row_that_every_reference_held_is_not_scored():
+    its = evidence(1.0, references=1)
+    assert (its.scored() == ~its.held[0]).all()
+    for attack in (lira, rmia):
+        assert (np.isnan(attack(its)) == its.held[0]).all()
+    found = measure({"a": its})["rmia"]
+    assert found["members"] + found["others"] == int((~its.held[0]).sum())
+
+
+def test_intervals_are_exact_and_small_samples_say_so():
+    low, high = exact_interval(3, 50)
+    other = binomtest(3, 50).proportion_ci(0.95, "exact")
+    assert (low, high) == pytest.approx((other.low, other.high), abs=1e-9)
+    rng = np.random.default_rng(0)
+    few, many = (figures(np.arange(n) < n // 2, rng.standard_normal(n)) for n in (60, 4000))
+    assert any("cannot resolve a false alarm rate of 1.0%" in note for note in few["notes"])
+    assert not many["notes"]
+    assert few["tpr_at_fpr_0.01_ci95"][1] - few["tpr_at_fpr_0.01_ci95"][0] > 0.1
+
+
+def test_the_true_positive_rate_never_exceeds_its_false_alarms():
+    rng = np.random.default_rng(1)
+    member, scores = np.arange(2000) < 1000, rng.standard_normal(2000)
+    its = figures(member, scores)
+    threshold = np.sort(scores[~member])[1000 - 1 - 10]
+    assert its["tpr_at_fpr_0.01"] == (scores[member] > threshold).mean()
+    assert (scores[~member] > threshold).mean() == 0.01
+    assert its["ci95"][0] < 0.5 < its["ci95"][1]
+
+
+def test_what_epsilon_allows_is_met_by_randomised_response():
+    """At (epsilon, 0) the bound is e^epsilon times the false alarms, until members run out."""
+    assert most_likely(1.0, 0.0) == pytest.approx(0.01 * np.e)
+    assert most_likely(0.0, 0.0) == pytest.approx(0.01)
+    assert 0.99 < most_likely(30.0, 1e-5) <= 1.0
