@@ -164,12 +164,12 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     """The silo's own mean and variance, used where public ones or noisy ones were promised."""
 
     @torch.no_grad()
-    def exact(self, net, data, *rest):
+    def exact(self, net, silo, *rest):
         net.eval()
         for norm in layers(net.body).values():
             seen = []
             hook = norm.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
-            net.body(self.inputs(data.train.x))
+            net.body(self.inputs(silo.data.train.x))
             hook.remove()
             found = seen[0].transpose(0, 1).flatten(1)
             norm.running_mean.copy_(found.mean(1))
@@ -183,7 +183,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
         sound = Bench._private_phase
 
         def phase(self, net, phase, silo, *rest):
-            exact(self, net, silo.data)
+            exact(self, net, silo)
             sound(self, net, phase, silo, *rest)
 
         monkeypatch.setattr(Bench, "_private_phase", phase)
