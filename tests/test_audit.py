@@ -5,15 +5,19 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fedtl.audit import bundle, whole
+from fedtl.audit.recorded import stretches
+from fedtl.audit.rehearsal import rehearse
 from fedtl.audit.roles import variants
 from fedtl.audit.shadows import RECORDS, SILOS, TARGET, half, half_data, planted, pool_of
-from fedtl.audit.transcript import chain, manifest
+from fedtl.audit.transcript import Papers, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
+from fedtl.bench import Bench
 from fedtl.errors import ConfigError, Refuted
 from fedtl.experiment.file import load
 from fedtl.partition import Role
@@ -84,6 +88,7 @@ def test_the_page_needs_nothing_but_itself(private):
     assert page.count("<svg") == 3
     assert "<script" not in page
     assert 'src="http' not in page
+    assert "planted in a run of their own" in page
     assert "nobody can pick members with more than" in page
 
 
@@ -256,3 +261,57 @@ def test_variants_share_more_and_more(private):
         found = variants(build(private[0].experiment(), shelf, shelf))
     assert found[0] == {Role.BODY}
     assert {Role.HEAD, Role.STATS, Role.NORM, Role.BODY} in found
+
+
+# The papers
+
+
+def papers_of(folder, **changes):
+    result = folder.read_json("result.json")
+    its = Papers(
+        *(
+            "plain",
+            folder.path.name,
+            folder.silo("plain") / "ledger.sqlite",
+            result["privacy"]["silos"]["plain"],
+        ),
+        *([1, 2], read(folder.path / TRANSCRIPT), stretches(folder.silo("plain") / "canaries"), 0, 2),
+    )
+    return replace(its, **changes)
+
+
+def red(folder, **changes):
+    return {check.name: check.reason for check in failed(transcript(papers_of(folder, **changes)))}
+
+
+def test_papers_that_do_not_fit_are_refused_one_by_one(private):
+    folder = private[0]
+    its = papers_of(folder)
+    assert not red(folder)
+    assert not red(folder, study="renamed since")
+    assert "round 3 was answered and never charged" in red(folder, replied=[1, 2, 3])["charged rounds"]
+    twice = [*its.run, *its.run]
+    assert "noisy steps" in red(folder, run=twice)["charged rounds"]
+    assert "is claimed" in red(folder, claim={**its.claim, "epsilon": 1.0})["ledger arithmetic"]
+    assert "were charged" in red(folder, claim={**its.claim, "noise_multiplier": 1.0})["ledger arithmetic"]
+    other = [replace(its.seen[0], shared={name: 2 * tensor for name, tensor in its.seen[0].shared.items()})]
+    assert "another task" in red(folder, seen=other)["link to messages"]
+    with pytest.raises(ConfigError, match="without a ledger"):
+        transcript(papers_of(folder, ledger=folder.path / "none"))
+
+
+def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
+    sound = Bench.fit
+
+    def fit(self, silo, task):
+        update = sound(self, silo, task)
+        return replace(update, metrics=self.validate(self.net(silo.data.width), silo.data))
+
+    with temporary() as shelf:
+        study = build(private[0].experiment(), shelf, shelf).promised(private[0])
+        run_ = stretches(private[0].silo("plain") / "canaries")
+        assert not failed(rehearse(study, "plain", run_))
+        monkeypatch.setattr(Bench, "fit", fit)
+        found = failed(rehearse(study, "plain", run_))
+    assert [check.name for check in found] == ["local-only state"]
+    assert "metrics" in found[0].reason

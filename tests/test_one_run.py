@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from fedtl.audit.one_run import (
     MOST,
@@ -20,7 +21,7 @@ from fedtl.audit.one_run import (
     steinke,
     steinke_p,
 )
-from fedtl.privacy.accounting import gaussian_mu
+from fedtl.privacy.accounting import calibrate, gaussian_mu
 
 POINTS = json.loads((Path(__file__).parent / "audit_points" / "one_run.json").read_text())["points"]
 
@@ -144,3 +145,22 @@ def test_more_right_guesses_never_mean_a_smaller_bound():
         values = [make(Look(500, 100, correct), 1e-5, 0.01) for correct in range(50, 101, 10)]
         assert values == sorted(values)
         assert values[-1] > values[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(1.0, 0.32, 160), (8.0, 0.32, 160), (8.0, 0.01, 2000)]
+)
+def test_the_gaussian_trade_off_that_is_tested_covers_what_is_claimed(epsilon, rate, steps):
+    """A schedule of Poisson samples is no Gaussian mechanism; up to its own epsilon it is no less private than that one."""
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    delta, mu = 1e-5, gaussian_mu(epsilon, 1e-5)
+    noise = calibrate(epsilon, delta, rate, steps)
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL, 1e-3)
+    step = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise))
+    accountant.compose(step, steps)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        at = share * epsilon
+        gaussian_delta = norm.cdf(-at / mu + mu / 2) - np.exp(at) * norm.cdf(-at / mu - mu / 2)
+        assert accountant.get_delta(at) <= 1.02 * gaussian_delta

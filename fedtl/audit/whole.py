@@ -179,8 +179,9 @@ def _notes(
     notes = [
         f"{len(findings.checks)} checks share a chance of {FAMILY:g} to refute a sound run; bounds are shown at 95 %, each "
         "over looks that were fixed beforehand, and the Gaussian one never refutes by itself.",
-        "A bound below the claim proves nothing; 'would have seen' is the true epsilon from which on the audit refutes with a "
-        "chance of 95 %.",
+        "A bound below the claim proves nothing; 'would have refuted' is the true epsilon from which on one of the two bounds "
+        "refutes with a chance of 95 %. Checks of noise, clip and sampling see far less.",
+        "The f-DP bound takes a claim for the Gaussian trade-off of its epsilon and delta.",
         f"Membership: {effort.references} reference model{'s' * (effort.references > 1)} on random halves of each silo's training and "
         "test rows. What does not cross is filled in from the first reference.",
     ]
