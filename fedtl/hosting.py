@@ -28,6 +28,7 @@ from fedtl.partition import Role
 from fedtl.state import State
 
 log = logging.getLogger(__name__)
+STOPPED = "stopped"  # the file that says why nobody goes on with a study by itself
 LOCATION = "FEDTL_SERVER"  # the environment variable by which a ServerApp finds its folder
 
 
@@ -161,6 +162,7 @@ def _host(
             left -= 1
             log.warning("%s%s", error, "; asking again" if left else "")
             if left < 1:
+                write_bytes(study.path / STOPPED, f"{error}\n".encode(), private=True)
                 raise
     write(study.path / "shared.safetensors", lambda file: save_file(standing.shared, file), private=True)
     result = summary(study)

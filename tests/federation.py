@@ -39,7 +39,9 @@ def wait(what, condition, seconds=90.0, alive=()):
     end = time.monotonic() + seconds
     while not (found := condition()):
         for process in alive:
-            assert process.poll() is None, f"{process.args} ended with {process.returncode}, waiting for {what}"
+            assert process.poll() is None, (
+                f"{process.args} ended with {process.returncode}, waiting for {what}"
+            )
         assert time.monotonic() < end, f"no {what} within {seconds:g} s"
         time.sleep(0.2)
     return found
@@ -47,7 +49,12 @@ def wait(what, condition, seconds=90.0, alive=()):
 
 def fedtl_command(*words, code=0):
     done = subprocess.run(
-        [*CLI, *map(str, words)], env=around(), capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        [*CLI, *map(str, words)],
+        env=around(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
@@ -154,8 +161,11 @@ class Federation:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def result(self, study, seconds=150.0):
-        path = self.server / "studies" / study / "result.json"
-        wait(f"result of {study}", path.exists, seconds, [self.processes["server"]])
+        path, stopped = (self.server / "studies" / study / name for name in ("result.json", "stopped"))
+        wait(
+            f"end of {study}", lambda: path.exists() or stopped.exists(), seconds, [self.processes["server"]]
+        )
+        assert not stopped.exists(), stopped.read_text()
         return json.loads(path.read_text())
 
     def record(self, name):

@@ -24,7 +24,7 @@ def federation(tmp_path_factory):
     its = Federation(tmp_path_factory.mktemp("federation"))
     try:
         for name in SITES:
-            home = its.add(name)
+            home = its.add(name, data__limit=load("digits").data.limit)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.approve(its.bundle(load("digits", SMALL)), *SITES)
         its.up(*SITES)

@@ -157,6 +157,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
         out_console.print(f"site {name}: {text}", highlight=False, markup=False)
     for name, its in facts["studies"].items():
         where = "done" if its["done"] else "at work" if its["at_work"] else "not at work: fedtl server start"
+        where += f" (stopped: {its['stopped']})" if its["stopped"] else ""
         out_console.print(f"study {name}: round {its['round']} of {its['rounds']}, {where}", highlight=False)
         for reason in its["left_out"].values():
             out_console.print(f"  left out: {reason}", highlight=False, markup=False, soft_wrap=True)

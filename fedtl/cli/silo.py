@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from fedtl.cli.screen import Json, out_console, print_json, say
 
@@ -150,12 +149,12 @@ def ledger(
     if as_json:
         print_json(lines)
         return
-    table = Table("line", "at", "what", "study", "round", "bytes", "")
     for line in lines:
         says = line.get("reason") or ("private" if line.get("private") else "")
-        row = (line["number"], line["at"], line["what"], line.get("study", ""), line.get("round", ""))
-        table.add_row(*map(str, row), f"{line['bytes']:,}" if "bytes" in line else "", str(says))
-    out_console.print(table)
+        size = f"{line['bytes']:,}" if "bytes" in line else ""
+        where = f"{line.get('study', '')} {line.get('round', '')}".strip()
+        text = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {where:<20} {size:>14}  {says}"
+        out_console.print(text.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -31,7 +31,9 @@ def configuration(folder: Path, settings: ServerSettings) -> str:
         f"  {kind}_temp_path {gate}/tmp-{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    user = f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""  # or workers are "nobody"
+    user = (
+        f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""
+    )  # or workers are "nobody"
     return f"""\
 # Made by fedtl server init. Only what a SuperNode needs gets through; everything else is 404.
 {user}daemon off;

@@ -129,7 +129,7 @@ def resume(folder: Path) -> None:
     tell(folder)
     for study in sorted((folder / "studies").glob("*/runs.jsonl")):
         its = hosting.Study(study.parent)
-        if not its.done and not (study.parent / "stopped").exists():
+        if not its.done and not (study.parent / hosting.STOPPED).exists():
             _submit(folder, Bundle(folder / "bundles" / its.about["bundle_name"]), its)
 
 
@@ -243,7 +243,7 @@ def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
         raise ConfigError(
             f"bundle {its.name!r} was built anew since study {study.path.name!r} began: another --study NAME"
         )
-    (study.path / "stopped").unlink(missing_ok=True)
+    (study.path / hosting.STOPPED).unlink(missing_ok=True)
     config = f'study="{study.path.name}" experiment="{its.name}"'
     told = flwr(folder, "run", str(its.folder / "app"), CONNECTION, "--run-config", config)
     if told["fab-hash"] != its.hash[: len(told["fab-hash"])]:
@@ -278,7 +278,7 @@ def stop(folder: Path, study_name: str) -> None:
     if study_name:
         its = hosting.Study(folder / "studies" / study_name)
         last = (its.path / "runs.jsonl").read_text().splitlines()[-1] if its.about else ""
-        write_bytes(its.path / "stopped", b"", private=True)
+        write_bytes(its.path / hosting.STOPPED, b"by its coordinator\n", private=True)
         flwr(folder, "stop", str(json.loads(last)["run"]), CONNECTION)
         return
     path = folder / "run.pid"
@@ -317,9 +317,14 @@ def _where(its: hosting.Study) -> Mapping[str, Any]:
         "rounds": about["rounds"],
         "done": its.done,
         "at_work": at_work(its),
+        "stopped": _read(its.path / hosting.STOPPED),
         "replied": sorted(last.get("silos", {})),
         "left_out": last.get("left_out", {}),
     }
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text().strip() if path.is_file() else None
 
 
 def at_work(its: hosting.Study) -> bool:
