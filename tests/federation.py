@@ -150,8 +150,8 @@ class Federation:
         for name in names:
             self.connected(name)
 
-    def connected(self, name):
-        wait(name, lambda: "SuperNode ID" in self.log(name), alive=[self.processes[name]])
+    def connected(self, name, times=1):
+        wait(name, lambda: self.log(name).count("SuperNode ID") >= times, alive=[self.processes[name]])
 
     def status(self):
         return provision.status(self.server)
@@ -189,13 +189,12 @@ class Federation:
             new = mine
         return found
 
-    def kill(self, name, part):
-        """kill -9 the child whose command line has this word."""
-        for pid, argv in self.children(name):
-            if any(part in word for word in argv):
-                os.kill(pid, signal.SIGKILL)
-                return pid
-        raise AssertionError(f"{name} has no {part}: {self.children(name)}")
+    def signal(self, name, part, number=signal.SIGKILL):
+        """To the child whose command line has this word; kill -9 unless told otherwise."""
+        found = [pid for pid, argv in self.children(name) if any(part in word for word in argv)]
+        assert found, f"{name} has no {part}: {self.children(name)}"
+        for pid in found:
+            os.kill(pid, number)
 
     def stop(self, name):
         process = self.processes.pop(name)
@@ -204,5 +203,9 @@ class Federation:
         process.wait(40)
 
     def close(self):
+        """All sites at once, then the server."""
+        for name, process in self.processes.items():
+            if name != "server" and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
         for name in sorted(self.processes, key=lambda name: name == "server"):
             self.stop(name)

@@ -60,7 +60,11 @@ def test_every_bit_arrives():
     assert back.keys() == STATE.keys()
     for name, its in STATE.items():
         assert (back[name].dtype, back[name].shape) == (its.dtype, its.shape)
-        assert back[name].view(torch.uint8).tolist() == its.view(torch.uint8).tolist() if its.dim() else back[name] == its
+        assert (
+            back[name].view(torch.uint8).tolist() == its.view(torch.uint8).tolist()
+            if its.dim()
+            else back[name] == its
+        )
 
 
 def test_a_task_and_an_update_arrive_as_they_were():
@@ -90,7 +94,9 @@ def test_an_array_that_is_not_what_it_says_is_refused_unread(array):
     assert caught.value.code == Code.TENSORS
 
 
-@pytest.mark.parametrize("change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}])
+@pytest.mark.parametrize(
+    "change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}]
+)
 def test_a_message_that_is_no_task_is_denied(change):
     numbers = {"study": "s", "round": 1, "rounds": 2, "seed": 0, **change}
     told = {key: value for key, value in numbers.items() if value is not None}
@@ -117,13 +123,19 @@ def reply_with(**records):
 @pytest.mark.parametrize(
     ("match", "records"),
     [
-        ("replies by another name", {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0, "spend": []})}),
+        (
+            "replies by another name",
+            {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0, "spend": []})},
+        ),
         ("more bytes than were asked for", {"delta": arrays({"body.w": torch.zeros(20, 20)})}),
         ("is no update", {"update": ConfigRecord({"silo": "here"})}),
         ("is no update", {"more": ConfigRecord({"x": 1})}),
         ("is no update", {"metrics": MetricRecord({"accuracy": math.nan})}),
         ("is no update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
-        ("is no update", {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [1.0]})}),
+        (
+            "is no update",
+            {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [1.0]})},
+        ),
     ],
 )
 def test_a_reply_that_is_no_update_is_a_refusal_in_words_of_our_own(match, records):
