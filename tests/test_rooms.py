@@ -34,7 +34,7 @@ ROWS = [
     {"compare", "predict"},
     {"place"},
     {"attend", "provision"},
-    {"rehearsal", "steward", "site", "runsite"},
+    {"adopt", "rehearsal", "steward", "site", "runsite"},
     {"cli"},
     {"__main__"},
 ]

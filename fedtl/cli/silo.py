@@ -179,3 +179,29 @@ def verify(
             say("nothing left that was not on an approved manifest")
     if facts["outside"]:
         raise typer.Exit(3)
+
+
+@app.command()
+def adopt(
+    folder: Dir,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="the study's .fab file")],
+    shared: Annotated[Path, typer.Argument(metavar="SHARED", help="the study's shared.safetensors")],
+    out: Annotated[Path, typer.Option(help="a new folder, for fedtl predict and export")],
+    study: Annotated[
+        str, typer.Option(help="its name, where this site took part; default: the bundle's")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Use the shared model here: with what this site kept, or, where it never trained, with its few own rows."""
+    from fedtl.adopt import adopt as adopt_model
+    from fedtl.home.folder import Home
+
+    home = Home.open(folder)
+    result = adopt_model(home, bundle, shared, study or bundle.stem, out)
+    if as_json:
+        print_json(result)
+        return
+    for row, figures in result["test"].items():
+        text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+        out_console.print(f"{row:>12}  {text}", highlight=False, markup=False, soft_wrap=True)
+    say(f"fedtl predict {out} --silo {home.settings.name} --input FILE")

@@ -25,7 +25,7 @@ BODY = "16m"  # Flower's objects are chunks of at most 5 MiB
 
 
 def configuration(folder: Path, settings: ServerSettings) -> str:
-    """nginx's, complete; it runs as whoever starts it and writes under ``gate/`` alone."""
+    """nginx's, complete; it runs as whoever made the folder and writes under ``gate/`` alone."""
     tls, gate, calls = folder / "tls", folder / "gate", "|".join(CALLS)
     temporary = "\n".join(
         f"  {kind}_temp_path {gate}/tmp-{kind};"
