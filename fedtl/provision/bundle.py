@@ -82,6 +82,7 @@ def bundle(
     labels = () if study.method.head_is_local else study.survey.union
     base = _base(experiment)
     its = agreement.agree(experiment, study.survey.shape, labels, base, dp_ready)
+    folder = folder.absolute()
     place = folder / name
     if place.exists():
         shutil.rmtree(place)
@@ -178,7 +179,8 @@ def _built(app: Path, server: Path) -> bytes:
     )
     found = list(app.parent.glob("*.fab"))
     if done.returncode or len(found) != 1:
-        raise ConfigError(f"flwr build failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        said = " ".join((done.stderr or done.stdout).replace("│", " ").split())
+        raise ConfigError(f"flwr build failed: {said[-300:]}")
     content = found[0].read_bytes()
     found[0].unlink()
     return content
