@@ -14,6 +14,7 @@ import torch
 
 from fedtl.agreement import Agreement, agree
 from fedtl.attend import allowed
+from fedtl.data import prepare
 from fedtl.durable import write_bytes
 from fedtl.errors import ConfigError, DataError, Denied
 from fedtl.experiment.file import load
@@ -27,7 +28,6 @@ from fedtl.provision.bundle import agreement_in
 from fedtl.report.rehearsal import page, text
 from fedtl.silo import Rows, SiloData
 from fedtl.study import tensor_table
-from fedtl.survey import survey
 
 ROWS = 64  # random ones; as many as a small site has
 DRY = "rehearsal"
@@ -38,7 +38,7 @@ def rehearse(home: Home, what: Path | str) -> tuple[dict[str, Any], Path]:
     The page's facts, and where its text stands (the HTML is beside it). ``what``: a bundle, which can be approved
     afterwards, or an experiment. Raises ConfigError.
     """
-    its, bundle, name = _asked(what)
+    its, bundle, name = _asked(home, what)
     place = Place(home, its)
     facts = _facts(place, bundle, name)
     stem = home.path / "rehearsed" / (bundle or its.hash)
@@ -70,15 +70,23 @@ def sign(home: Home, bundle: str) -> Approval:
     return one
 
 
-def _asked(what: Path | str) -> tuple[Agreement, str, str]:
+def _asked(home: Home, what: Path | str) -> tuple[Agreement, str, str]:
+    """The agreement, the bundle's hash, and the name; of an experiment alone, on the schema of the site's own rows."""
     path = Path(what)
     if path.suffix == ".fab":
         content = path.read_bytes()
         name, its = agreement_in(content, str(path))
         return its, sha256(content).hexdigest(), name
-    experiment = load(str(what))
-    seen = survey(experiment)
-    return agree(experiment, seen.shape, seen.union, "", False), "", path.stem
+    here = home.settings.data
+    own: dict[str, Any] = {
+        key: getattr(here, key) for key in ("source", "label", "silo_column", "domain_column")
+    }
+    own |= {"path": str(home.at(here.path)) if here.path else "", "silos": [], "late": [], "scale": "none"}
+    lines = [f"data.{key}={json.dumps(value)}" for key, value in own.items()]
+    experiment = load(str(what), [*lines, 'model.weights=""', "model.pretrain_on=[]"])
+    raw = prepare.read(experiment.data, here.silo or home.settings.name)
+    shape, classes = prepare.shape_after(raw, experiment.data), prepare.classes(raw, experiment.data)
+    return agree(experiment, shape, classes, "", False), "", path.stem
 
 
 def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
