@@ -16,6 +16,7 @@ import fedtl
 from fedtl.home.folder import Home
 from fedtl.home.record import verify
 from fedtl.provision import server as provision
+from fedtl.provision import sites, studies
 from fedtl.provision.bundle import bundle
 from fedtl.rehearsal import rehearse, sign
 
@@ -106,7 +107,7 @@ class Federation:
         }
         self.change(folder / "silo.toml", **given)
         if admit:
-            provision.admit(self.server, folder / "node.key.pub", "")
+            sites.admit(self.server, folder / "node.key.pub", "")
         return Home.open(folder)
 
     def bundle(self, experiment, name="digits", dp_ready=False):
@@ -119,7 +120,7 @@ class Federation:
             sign(home, its.hash)
 
     def start(self, bundle, study):
-        provision.start(self.server, bundle, study)
+        studies.start(self.server, bundle, study)
 
     def run(self, name, **env):
         """Server or site, as its owner would start it."""
@@ -154,7 +155,7 @@ class Federation:
         wait(name, lambda: self.log(name).count("SuperNode ID") >= times, alive=[self.processes[name]])
 
     def status(self):
-        return provision.status(self.server)
+        return studies.status(self.server)
 
     def history(self, study):
         path = self.server / "studies" / study / "history.jsonl"

@@ -18,7 +18,7 @@ from fedtl import agreement
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import keys
-from fedtl.provision import admitted, certificates, server
+from fedtl.provision import admitted, certificates, server, sites
 from fedtl.provision.bundle import FILES, agreement_in, bundle
 from fedtl.provision.gate import CALLS
 from fedtl.provision.server import _nginx
@@ -58,16 +58,16 @@ def test_the_certificate_is_for_the_host_and_signed_by_the_authority(folder):
 def test_a_name_and_a_key_are_admitted_once(folder, tmp_path):
     keys.make_node_key(tmp_path / "a", "site-a")
     keys.make_node_key(tmp_path / "b", "site-b")
-    server.admit(folder, tmp_path / "a.pub", "")
+    sites.admit(folder, tmp_path / "a.pub", "")
     with pytest.raises(ConfigError, match="'site-a' is admitted already"):
-        server.admit(folder, tmp_path / "b.pub", "site-a")
+        sites.admit(folder, tmp_path / "b.pub", "site-a")
     with pytest.raises(ConfigError, match="this key is 'site-a'"):
-        server.admit(folder, tmp_path / "a.pub", "other")
+        sites.admit(folder, tmp_path / "a.pub", "other")
     with pytest.raises(ConfigError, match="is no public key"):
-        server.admit(folder, tmp_path / "a", "private")
+        sites.admit(folder, tmp_path / "a", "private")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "ed"], check=True)
     with pytest.raises(ConfigError, match="another kind"):
-        server.admit(folder, tmp_path / "ed.pub", "ed")
+        sites.admit(folder, tmp_path / "ed.pub", "ed")
     assert list(admitted.admitted(folder)) == ["site-a"]
     assert admitted.nodes(folder) == {}  # until Flower knows it
 

@@ -51,18 +51,18 @@ def admit(
     name: SiteName = "",
 ) -> None:
     """Let a site connect, by its public key."""
-    from fedtl.provision import server
+    from fedtl.provision import sites
 
-    told = server.admit(folder, key, name)
+    told = sites.admit(folder, key, name)
     say("admitted" if told else "admitted; the SuperLink is told when it runs")
 
 
 @app.command()
 def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Let a site connect no more."""
-    from fedtl.provision import server
+    from fedtl.provision import sites
 
-    server.expel(folder, name)
+    sites.expel(folder, name)
     say(f"{name} is out")
 
 
@@ -123,9 +123,9 @@ def start(
     study: Annotated[str, typer.Option(help="the study's name; default: the bundle's")] = "",
 ) -> None:
     """Begin a study, or go on with it from its last round."""
-    from fedtl.provision import server
+    from fedtl.provision import studies
 
-    its = server.start(folder, name, study or name)
+    its = studies.start(folder, name, study or name)
     say(f"started; its folder is {its.path}; fedtl server status {folder}")
 
 
@@ -134,17 +134,20 @@ def stop(
     folder: Dir, study: Annotated[str, typer.Option(help="one study only; it can be started again")] = ""
 ) -> None:
     """Stop a study, or the whole server."""
-    from fedtl.provision import server
+    from fedtl.provision import server, studies
 
-    server.stop(folder, study)
+    if study:
+        studies.stop(folder, study)
+    else:
+        server.stop(folder)
 
 
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
     """Whether it runs, who is admitted, and how far each study is."""
-    from fedtl.provision import server
+    from fedtl.provision import studies
 
-    facts = server.status(folder)
+    facts = studies.status(folder)
     if as_json:
         print_json(facts)
         return

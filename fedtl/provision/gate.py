@@ -23,18 +23,7 @@ CALLS = (  # of flwr 1.41.0's SuperNode
 )
 BODY = "16m"  # Flower's objects are chunks of at most 5 MiB
 
-
-def configuration(folder: Path, settings: ServerSettings) -> str:
-    """nginx's, complete; it runs as whoever made the folder and writes under ``gate/`` alone."""
-    tls, gate, calls = folder / "tls", folder / "gate", "|".join(CALLS)
-    temporary = "\n".join(
-        f"  {kind}_temp_path {gate}/tmp-{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = (
-        f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""
-    )  # or workers are "nobody"
-    return f"""\
+TEMPLATE = """\
 # Made by fedtl server init. Only what a SuperNode needs gets through; everything else is 404.
 {user}daemon off;
 pid {gate}/nginx.pid;
@@ -45,22 +34,22 @@ http {{
   access_log off;
   server_tokens off;
 {temporary}
-  client_max_body_size {BODY};
+  client_max_body_size {body};
   client_body_buffer_size 6m;
   client_body_timeout 60s;
   limit_conn_zone $binary_remote_addr zone=each:1m;
   server {{
-    listen {settings.listen} ssl;
-    server_name {settings.host};
+    listen {listen} ssl;
+    server_name {host};
     ssl_certificate {tls}/server.pem;
     ssl_certificate_key {tls}/server.key;
     ssl_protocols TLSv1.2 TLSv1.3;
     limit_conn each 64;
     location ~ ^/v1/fleet/({calls})$ {{
       limit_except POST {{ deny all; }}
-      proxy_pass https://127.0.0.1:{settings.port};
+      proxy_pass https://127.0.0.1:{port};
       proxy_ssl_trusted_certificate {tls}/ca.crt;
-      proxy_ssl_name {settings.host};
+      proxy_ssl_name {host};
       proxy_ssl_server_name on;
       proxy_ssl_verify on;
       proxy_http_version 1.1;
@@ -74,3 +63,26 @@ http {{
   }}
 }}
 """
+
+
+def configuration(folder: Path, settings: ServerSettings) -> str:
+    """nginx's, complete; it runs as whoever made the folder and writes under ``gate/`` alone."""
+    gate = folder / "gate"
+    temporary = "\n".join(
+        f"  {kind}_temp_path {gate}/tmp-{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = (
+        f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""
+    )  # or workers are "nobody"
+    return TEMPLATE.format(
+        user=user,
+        gate=gate,
+        temporary=temporary,
+        body=BODY,
+        listen=settings.listen,
+        host=settings.host,
+        port=settings.port,
+        tls=folder / "tls",
+        calls="|".join(CALLS),
+    )
