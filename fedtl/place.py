@@ -34,6 +34,7 @@ from fedtl.study import Study, build
 from fedtl.survey import Sight, Survey
 
 NOWHERE = Shelf(Path("/nonexistent"))  # a site keeps its rows where they are
+UNLIMITED = (1e6, 0.999)  # of a site that sets itself no budget: what it spends is written down all the same
 FORM = PrivacySettings(epsilon=1.0)  # only that the model's norms are such as private training takes
 
 
@@ -200,7 +201,7 @@ class Place:
         its = promise(settings, study.bench, data, rounds, self.agreement.experiment.seed, place)
         if dry:
             return replace(its, seed=None)
-        lifetime = (own.lifetime_epsilon, own.lifetime_delta) if own else its.lifetime
+        lifetime = (own.lifetime_epsilon, own.lifetime_delta) if own else UNLIMITED
         return replace(its, lifetime=lifetime, fingerprint=fingerprint(self.raw, self.home.secret), seed=None)
 
     def schema(self, study: Study, width: int) -> str:

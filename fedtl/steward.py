@@ -201,7 +201,7 @@ def export(home: Home, path: Path) -> int:
     return len(lines)
 
 
-def verdict(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _summed(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of lines whose chain holds."""
     odd = outside([dict(line) for line in lines])
     sent = [line for line in lines if line["what"] == "sent"]
@@ -219,9 +219,9 @@ def verify_home(home: Home) -> dict[str, Any]:
     if home.ledger.exists():
         with Book(home.ledger).all():
             pass
-    return verdict(lines)
+    return _summed(lines)
 
 
 def verify_export(path: Path) -> dict[str, Any]:
     """Raises LedgerDamaged."""
-    return verdict(verify(path.read_text().splitlines(), str(path)))
+    return _summed(verify(path.read_text().splitlines(), str(path)))

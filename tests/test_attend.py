@@ -246,6 +246,15 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
     assert "of 9 and" in site.lines()[-1]["reason"]
 
 
+def test_a_site_without_a_budget_of_its_own_keeps_count_all_the_same(tmp_path):
+    site = Site(tmp_path, ["privacy.epsilon=8"], policy__metrics=[], policy__rows=False)
+    for number in (1, 2, 3, 4):
+        assert isinstance(site.ask(site.task(number)), Update)
+    once = budget(site.home)["spent"]
+    assert isinstance(site.ask(site.task(study="second")), Update)
+    assert budget(site.home)["spent"] > once == pytest.approx(8.0, rel=0.02)
+
+
 def test_a_server_that_asks_for_less_noise_is_refused(tmp_path):
     site = Site(
         tmp_path, ["privacy.epsilon=8"], policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False

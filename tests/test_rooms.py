@@ -76,6 +76,7 @@ BLIND = (
     "policy",
     "flower",
     "hosting",
+    "provision.admitted",
 )  # the server's side: never data, never silo
 
 FILES = {
