@@ -12,6 +12,7 @@ FedTLError                1   our mistake, unless a child says otherwise
   Refused                 3   refused by policy or budget
     BudgetExhausted       3   a private round would exceed what may ever be spent on the data
     LedgerDamaged         3   the ledger is not as it was written
+    Denied                3   an institution's policy forbids it; carries the one word that the server may see
   NotEnoughSilos          4   a run ended because too few silos gave a valid reply
   Refuted                 5   an audit refuted a claim, or what it says is not what was signed
 
@@ -67,6 +68,14 @@ class BudgetExhausted(Refused):
 
 class LedgerDamaged(Refused):
     """The ledger is not as it was written, so it cannot vouch for anything."""
+
+
+class Denied(Refused):
+    """An institution's policy forbids it. ``code`` is all that the server is told; the text is for the steward."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class NotEnoughSilos(FedTLError):

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fedtl.coordinator import Federation
+from fedtl.durable import write
 from fedtl.messages import Refusal, Task, Update
-from fedtl.runfolder import write
 from fedtl.state import State
 
 SHARED = "shared"  # no silo's file: silos' stand in a folder of their own

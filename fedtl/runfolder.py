@@ -10,7 +10,7 @@ The files of one run: what stands where, and how each is written so that a kill 
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl.coordinator import Standing
 from fedtl.data.inputs import Inputs
+from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import dump, load
 from fedtl.experiment.schema import Experiment
@@ -179,21 +180,3 @@ class RunFolder:
 def _damaged(path: Path, error: Exception) -> ConfigError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
     return ConfigError(f"{path} is missing or damaged ({reason}); repeat the run with another --out")
-
-
-def write(path: Path, fill: Callable[[Path], object]) -> None:
-    """Atomically and durably: a reader sees the old file or the new one, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        fill(new)
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -17,8 +17,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from fedtl.durable import write
 from fedtl.errors import ConfigError, Refuted
-from fedtl.runfolder import write
 
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
 

@@ -17,12 +17,13 @@ from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, engine_for, evidence, reference
 from fedtl.audit.transcript import head
 from fedtl.audit.verdict import FAMILY, violation
+from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment
 from fedtl.pretrain import plain, pretrained
 from fedtl.recorder import Seen, read
 from fedtl.report.audit_page import Pictures, audit_page
-from fedtl.runfolder import TRANSCRIPT, RunFolder, write
+from fedtl.runfolder import TRANSCRIPT, RunFolder
 from fedtl.simulate.shelf import temporary
 from fedtl.state import State
 from fedtl.study import Study, build

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedtl.cli import audit, look, train, use
+from fedtl.cli import audit, look, server, silo, train, use
 from fedtl.cli.begun import discarded, resumable
 from fedtl.cli.screen import out_console, say
 from fedtl.errors import FedTLError
@@ -25,6 +25,8 @@ for command in (
     *(use.predict, use.export, use.report, audit.audit),
 ):
     app.command()(command)
+app.add_typer(silo.app, name="silo")
+app.add_typer(server.app, name="server")
 
 
 @app.callback(invoke_without_command=True)

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 
 def run_page(folder: "RunFolder") -> Path:
+    from fedtl.durable import write
     from fedtl.report.page import run_page
-    from fedtl.runfolder import write
 
     text = run_page(
         folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
@@ -20,8 +20,8 @@ def run_page(folder: "RunFolder") -> Path:
 
 def compare_page(folder: "RunFolder") -> Path:
     from fedtl.compare import folders
+    from fedtl.durable import write
     from fedtl.report.page import compare_page
-    from fedtl.runfolder import write
     from fedtl.summary import curves
 
     settings = folder.experiment()

@@ -36,7 +36,7 @@ def once(
     first = not ledger.knows(task.study)
     events = promise.events(first)
     plan = Plan(promise.epsilon, promise.delta, promise.schedule())
-    charge = ledger.charge(task.study, task.round, _hash(task), events, plan)
+    charge = ledger.charge(task.study, task.round, task_hash(task), events, plan)
     if charge.reply is None:
         try:
             update, local = compute(first)
@@ -53,7 +53,8 @@ def once(
     return _unpacked(silo, charge.reply or reply)
 
 
-def _hash(task: Task) -> str:
+def task_hash(task: Task) -> str:
+    """Of all that a task says: two tasks with the same one are the same task."""
     digest = sha256(json.dumps([task.study, task.round, task.rounds, task.seed]).encode())
     for name in sorted(task.shared):
         tensor = task.shared[name].detach().cpu().contiguous()

@@ -1,0 +1,1 @@
+"""The institutions' half of the app bundle."""

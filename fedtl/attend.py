@@ -1,0 +1,99 @@
+"""
+A site's part in one round, from a task to an update or to one word: approvals, policy, memory, training, verdict,
+record. Whatever goes wrong is written down at home; the server sees a code.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fedtl import agreement
+from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
+from fedtl.home import approvals
+from fedtl.home.folder import Home
+from fedtl.home.memory import STUDY, Kept
+from fedtl.messages import Refusal, Task, Update
+from fedtl.place import Place
+from fedtl.policy import Code, check_task, verdict
+from fedtl.privacy.charge import task_hash
+
+Ask = Callable[[], Task]
+
+
+def attend(home: Home, plan: Callable[[], Path], decode: Ask) -> Update | Refusal:
+    """
+    The reply to one message. ``plan`` finds the agreement's file in the bundle that asks, ``decode`` reads the message;
+    both raise Denied. Never raises for what a server or a row can do.
+    """
+    task: Task | None = None
+    try:
+        with home.alone():
+            torch.set_num_threads(home.settings.threads)
+            task = decode()
+            return _round(home, plan(), task)
+    except Denied as denied:
+        return _refusal(home, task, Code(denied.code), str(denied))
+    except (Refused, SiloFailed) as refused:
+        return _refusal(home, task, Code.DECLINED, str(refused))
+    except FedTLError as error:
+        return _refusal(home, task, Code.FAILED, str(error))
+    except Exception as error:
+        home.log(traceback.format_exc())
+        return _refusal(home, task, Code.FAILED, f"{type(error).__name__}; see silo.log")
+
+
+def _refusal(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:
+    try:
+        home.record.refused(task, code, reason)
+    except FedTLError as error:
+        home.log(f"{code}: {reason}; and the record cannot be written: {error}")
+    return Refusal(home.settings.name, task.round if task else 0, code)
+
+
+def _round(home: Home, plan: Path, task: Task) -> Update:
+    its = agreement.load(plan)
+    if not STUDY.fullmatch(task.study):
+        raise Denied(Code.PLAN, f"a study of {len(task.study)} characters that are no name")
+    home.record.received(task, its.hash)
+    place = Place(home, its)
+    place.check()
+    approval = approvals.check_plan(home.approved, its.hash, place.manifest)
+    check_task(task, place.terms)
+    prepared = place.prepared()
+    study = place.study(prepared.data.classes)
+    schema, digest = place.schema(study, prepared.data.width), task_hash(task)
+    kept = home.memory.load(task.study, schema)
+    if again := _known(kept, task, digest):
+        update = again
+    else:
+        silo = place.silo(study, prepared.data)
+        if kept:
+            silo.local, silo.labels = kept.local, kept.labels
+        update = allowed(place, study.bench.fit(silo, task))
+        verdict(update, task, place.terms, place.policy, bool(place.privacy), silo.name)
+        home.memory.save(task.study, schema, Kept(task.round, digest, silo.local, silo.labels, update))
+    verdict(update, task, place.terms, place.policy, bool(place.privacy), home.settings.name)
+    private = place.privacy is not None
+    home.record.sent(task, update, its.hash, approval.manifest, private, again is not None)
+    return update
+
+
+def _known(kept: Kept | None, task: Task, digest: str) -> Update | None:
+    """The reply that was given before. Raises Denied for an older round, and for another task of the same one."""
+    if kept is None or task.round > kept.round:
+        return None
+    if task.round < kept.round:
+        raise Denied(Code.ROUND, f"round {task.round} is over; the last is {kept.round}")
+    if digest != kept.task:
+        raise Denied(Code.ROUND, f"another task for round {task.round}, which was answered")
+    return kept.update
+
+
+def allowed(place: Place, update: Update) -> Update:
+    """Without the figures that the policy keeps at home."""
+    policy = place.policy
+    metrics = {name: value for name, value in update.metrics.items() if name in policy.metrics}
+    return replace(update, metrics=metrics, weight=update.weight if policy.rows else 1.0)

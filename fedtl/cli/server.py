@@ -1,0 +1,166 @@
+"""``fedtl server``: the coordinator's side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, say
+from fedtl.errors import ConfigError
+
+app = typer.Typer(
+    help="The coordinator's side: certificates, admitted keys, bundles, studies.", no_args_is_help=True
+)
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
+SiteName = Annotated[str, typer.Option("--name", help="default: the comment in the key's file")]
+
+
+@app.command()
+def init(
+    folder: Dir,
+    host: Annotated[str, typer.Option(help="the name that institutions reach the gate by")],
+    listen: Annotated[
+        str, typer.Option(help="where the gate listens; 0.0.0.0:8443 opens it to other machines")
+    ] = "127.0.0.1:8443",
+    port: Annotated[int, typer.Option(help="of the SuperLink, on 127.0.0.1 only")] = 8000,
+) -> None:
+    """Make a new folder: an own certificate authority, a certificate, the gate's configuration."""
+    from fedtl.provision import server
+
+    server.init(folder, host, listen, port)
+    say(
+        f"made {folder}; give {folder / 'tls' / 'ca.crt'} to the institutions, and keep tls/ca.key off this machine"
+    )
+
+
+@app.command()
+def renew(folder: Dir) -> None:
+    """A new certificate for the gate, signed by the same authority; restart the server afterwards."""
+    from fedtl.provision import certificates, settings
+
+    certificates.make_server(folder / "tls", settings.load(folder).host)
+    say(
+        f"made {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
+    )
+
+
+@app.command()
+def admit(
+    folder: Dir,
+    key: Annotated[Path, typer.Argument(metavar="SITE.pub", help="a site's node.key.pub")],
+    name: SiteName = "",
+) -> None:
+    """Let a site connect, by its public key."""
+    from fedtl.provision import sites
+
+    told = sites.admit(folder, key, name)
+    say("admitted" if told else "admitted; the SuperLink is told when it runs")
+
+
+@app.command()
+def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Let a site connect no more."""
+    from fedtl.provision import sites
+
+    sites.expel(folder, name)
+    say(f"{name} is out")
+
+
+@app.command()
+def bundle(
+    folder: Dir,
+    experiment: Exp,
+    name: Annotated[str, typer.Option(help="of the bundle; default: the experiment's")] = "",
+    set_: Set = None,
+    shape: Annotated[
+        str, typer.Option(help="of one input, such as 1,28,28; default: read from the data")
+    ] = "",
+    classes: Annotated[str, typer.Option(help="the labels of a shared head, comma-separated")] = "",
+    dp_ready: Annotated[
+        bool, typer.Option("--dp-ready", help="a model that a site can train privately where it wishes to")
+    ] = False,
+) -> None:
+    """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
+    from fedtl.experiment.file import load
+    from fedtl.provision.bundle import bundle as build
+    from fedtl.provision.settings import load as load_server
+
+    load_server(folder)
+    try:
+        sizes = tuple(int(size) for size in shape.split(",")) if shape else ()
+    except ValueError as error:
+        raise ConfigError(
+            f"--shape {shape!r}: whole numbers with commas between them, such as 1,28,28"
+        ) from error
+    labels = tuple(classes.split(",")) if classes else ()
+    settings = load(experiment, set_ or [])
+    made = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
+    out_console.print(made.hash, highlight=False)
+    say(f"send {made.file} to the institutions; each rehearses it and approves this hash")
+
+
+@app.command()
+def run(
+    folder: Dir,
+    part: Annotated[
+        str, typer.Option(help="link, exec or gate alone, for a container each; default: all")
+    ] = "",
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="nginx, here")] = True,
+) -> None:
+    """SuperLink, SuperExec and gate, until stopped; studies that were interrupted go on."""
+    from fedtl.provision import server
+
+    if part and part not in server.PARTS:
+        raise ConfigError(f"--part {part!r} is not one of {', '.join(server.PARTS)}")
+    parts = [part] if part else [one for one in server.PARTS if gate or one != "gate"]
+    raise typer.Exit(server.run(folder, parts))
+
+
+@app.command()
+def start(
+    folder: Dir,
+    name: Annotated[str, typer.Argument(metavar="BUNDLE", help="the name of a bundle")],
+    study: Annotated[str, typer.Option(help="the study's name; default: the bundle's")] = "",
+) -> None:
+    """Begin a study, or go on with it from its last round."""
+    from fedtl.provision import studies
+
+    its = studies.start(folder, name, study or name)
+    say(f"started; its folder is {its.path}; fedtl server status {folder}")
+
+
+@app.command()
+def stop(
+    folder: Dir, study: Annotated[str, typer.Option(help="one study only; it can be started again")] = ""
+) -> None:
+    """Stop a study, or the whole server."""
+    from fedtl.provision import server, studies
+
+    if study:
+        studies.stop(folder, study)
+    else:
+        server.stop(folder)
+
+
+@app.command()
+def status(folder: Dir, as_json: Json = False) -> None:
+    """Whether it runs, who is admitted, and how far each study is."""
+    from fedtl.provision import studies
+
+    facts = studies.status(folder)
+    if as_json:
+        print_json(facts)
+        return
+    out_console.print(
+        f"{'runs' if facts['running'] else 'does not run'}; gate on {facts['listen']}; "
+        f"certificate for {facts['certificate_days_left']:.0f} days",
+        highlight=False,
+    )
+    for name, text in facts["admitted"].items():
+        out_console.print(f"site {name}: {text}", highlight=False, markup=False)
+    for name, its in facts["studies"].items():
+        where = "done" if its["done"] else "at work" if its["at_work"] else "not at work: fedtl server start"
+        where += f" (stopped: {its['stopped']})" if its["stopped"] else ""
+        out_console.print(f"study {name}: round {its['round']} of {its['rounds']}, {where}", highlight=False)
+        for reason in its["left_out"].values():
+            out_console.print(f"  left out: {reason}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,207 @@
+"""``fedtl silo``: the institution's side."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedtl.cli.screen import Json, out_console, print_json, say
+
+app = typer.Typer(
+    help="An institution's side: what it allows, what left, what was spent.", no_args_is_help=True
+)
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="the institution's folder")]
+Hash = Annotated[str, typer.Argument(metavar="HASH", help="of a bundle, as rehearse prints it")]
+
+
+@app.command()
+def init(
+    folder: Dir,
+    name: Annotated[str, typer.Option(help="the institution, as the coordinator admits it")],
+    server: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's gate")],
+) -> None:
+    """Make a new folder: a commented silo.toml and the node's key. The public half goes to the coordinator."""
+    from fedtl.home.folder import Home
+
+    home = Home.create(folder, name, server)
+    say(f"made {home.path}")
+    say(f"1. send {home.path / 'node.key.pub'} to the coordinator; node.key never leaves")
+    say(f"2. put the coordinator's ca.crt into {home.path}")
+    say(f"3. write [data] and [policy] in {home.path / 'silo.toml'}, then: fedtl silo check {folder}")
+
+
+@app.command()
+def check(folder: Dir, as_json: Json = False) -> None:
+    """Data, device, key, certificate, connection, clock, disk, file modes: each in order, or what to do."""
+    from fedtl.home.folder import Home
+    from fedtl.steward import check as check_home
+
+    lines = check_home(Home.open(folder))
+    if as_json:
+        print_json([{"what": name, "ok": ok, "says": text} for name, ok, text in lines])
+    else:
+        for name, ok, text in lines:
+            out_console.print(
+                f"{'ok  ' if ok else 'DO  '} {name}: {text}", highlight=False, markup=False, soft_wrap=True
+            )
+    if not all(ok for _, ok, _ in lines):
+        raise typer.Exit(2)
+
+
+@app.command()
+def rehearse(
+    folder: Dir,
+    what: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="the coordinator's .fab file, or an experiment")
+    ],
+    as_json: Json = False,
+) -> None:
+    """One page for a person to sign: every tensor that would leave, what stays, the promise, the hashes."""
+    from fedtl.home.folder import Home
+    from fedtl.rehearsal import rehearse as rehearse_plan
+
+    facts, page = rehearse_plan(Home.open(folder), what)
+    if as_json:
+        print_json(facts)
+    else:
+        sys.stdout.write(page.read_text())
+    say(f"page: {page.with_suffix('.html')}")
+    if facts["refused"]:
+        raise typer.Exit(3)
+    if facts["bundle"]:
+        say(f"to approve: fedtl silo approve {folder} {facts['bundle']}")
+
+
+@app.command()
+def approve(
+    folder: Dir,
+    bundle: Hash,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="take the approval back")] = False,
+) -> None:
+    """Let a rehearsed bundle run here; bound to its plan, to what leaves, and to the fedtl that is installed."""
+    from fedtl.home import approvals
+    from fedtl.home.folder import Home
+    from fedtl.rehearsal import sign
+
+    home = Home.open(folder)
+    if withdraw:
+        approvals.withdraw(home.approved, bundle)
+        home.record.note("withdrawn", bundle=bundle)
+        say(f"{bundle[:12]} runs here no more")
+        return
+    one = sign(home, bundle)
+    say(f"approved: bundle {one.bundle[:12]}, plan {one.plan[:12]}, fedtl {one.code[:12]}")
+
+
+@app.command()
+def run(
+    folder: Dir,
+    part: Annotated[str, typer.Option(help="node or exec alone, for a container each; default: both")] = "",
+) -> None:
+    """Connect to the server and take part in what was approved, until stopped."""
+    from fedtl.errors import ConfigError
+    from fedtl.runsite import PARTS, run_site
+
+    if part and part not in PARTS:
+        raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
+    raise typer.Exit(run_site(folder, [part] if part else list(PARTS)))
+
+
+@app.command()
+def status(folder: Dir, as_json: Json = False) -> None:
+    """Round, last contact, privacy budget spent and left, bytes out."""
+    from fedtl.home.folder import Home
+    from fedtl.steward import status as status_of
+
+    facts = status_of(Home.open(folder))
+    if as_json:
+        print_json(facts)
+        return
+    budget = facts.pop("budget")
+    rows: dict[str, Any] = {key.replace("_", " "): value for key, value in facts.items() if value is not None}
+    if budget:
+        rows["epsilon spent"] = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
+    for key, value in rows.items():
+        text = f"{value:,}" if isinstance(value, int) else str(value)
+        out_console.print(f"{key:>16}  {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def ledger(
+    folder: Dir,
+    export: Annotated[
+        Path | None, typer.Option(help="write the record as lines that anybody can check")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every message in and out: when, which round, how many bytes, or why it was refused."""
+    from fedtl.home.folder import Home
+    from fedtl.steward import export as export_record
+
+    home = Home.open(folder)
+    if export is not None:
+        say(
+            f"{export_record(home, export)} lines in {export}; anybody can check them: fedtl silo verify {export}"
+        )
+        return
+    lines = home.record.lines()
+    if as_json:
+        print_json(lines)
+        return
+    for line in lines:
+        says = line.get("reason") or ("private" if line.get("private") else "")
+        size = f"{line['bytes']:,}" if "bytes" in line else ""
+        where = f"{line.get('study', '')} {line.get('round', '')}".strip()
+        text = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {where:<20} {size:>14}  {says}"
+        out_console.print(text.rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def verify(
+    where: Annotated[Path, typer.Argument(metavar="DIR|EXPORT", help="the folder, or an exported record")],
+    as_json: Json = False,
+) -> None:
+    """Is the chain intact, and did anything outside an approved manifest ever leave?"""
+    from fedtl.home.folder import Home
+    from fedtl.steward import verify_export, verify_home
+
+    facts = verify_export(where) if where.is_file() else verify_home(Home.open(where))
+    if as_json:
+        print_json(facts)
+    else:
+        say(
+            f"the chain of {facts['lines']} lines is intact; {facts['updates']} updates, {facts['bytes_out']:,} bytes left"
+        )
+        for text in facts["outside"]:
+            say(f"OUTSIDE the manifest: {text}")
+        if not facts["outside"]:
+            say("nothing left that was not on an approved manifest")
+    if facts["outside"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def adopt(
+    folder: Dir,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="the study's .fab file")],
+    shared: Annotated[Path, typer.Argument(metavar="SHARED", help="the study's shared.safetensors")],
+    out: Annotated[Path, typer.Option(help="a new folder, for fedtl predict and export")],
+    study: Annotated[
+        str, typer.Option(help="its name, where this site took part; default: the bundle's")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Use the shared model here: with what this site kept, or, where it never trained, with its few own rows."""
+    from fedtl.adopt import adopt as adopt_model
+    from fedtl.home.folder import Home
+
+    home = Home.open(folder)
+    result = adopt_model(home, bundle, shared, study or bundle.stem, out)
+    if as_json:
+        print_json(result)
+        return
+    for row, figures in result["test"].items():
+        text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+        out_console.print(f"{row:>12}  {text}", highlight=False, markup=False, soft_wrap=True)
+    say(f"fedtl predict {out} --silo {home.settings.name} --input FILE")

@@ -1,0 +1,1 @@
+"""An institution's folder: its settings, keys, durable state, approvals and record."""

@@ -1,0 +1,116 @@
+"""
+The egress record: a line for every message in and out, with the hash of every tensor, in a chain that shows if a line
+was altered or taken out. It can be exported, and checked by anybody who has this file's few lines.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedtl.errors import LedgerDamaged
+from fedtl.messages import Task, Update
+from fedtl.privacy.book import GENESIS, Book
+from fedtl.state import State, size_in_bytes
+
+Line = dict[str, Any]
+
+
+class Record:
+    """One site's; the chain bears its name."""
+
+    def __init__(self, path: Path, silo: str) -> None:
+        self.book, self.silo = Book(path), silo
+
+    def note(self, what: str, **content: Any) -> None:
+        """On the disk when this returns."""
+        with self.book.open(self.silo) as chain:
+            chain.append(what, **content)
+
+    def received(self, task: Task, plan: str) -> None:
+        self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
+
+    def sent(self, task: Task, update: Update, plan: str, manifest: str, private: bool, again: bool) -> None:
+        self.note(
+            "sent",
+            **_task(task),
+            plan=plan,
+            manifest=manifest,
+            private=private,
+            again=again,
+            weight=update.weight,
+            metrics=dict(update.metrics),
+            **_tensors(update.delta),
+        )
+
+    def refused(self, task: Task | None, code: str, reason: str) -> None:
+        self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
+
+    def lines(self) -> list[Line]:
+        """Raises LedgerDamaged where the chain is broken."""
+        with self.book.open(self.silo) as chain:
+            return chain.lines()
+
+    def export(self) -> Iterator[str]:
+        """Every line and its hash, as one JSON each."""
+        with self.book.open(self.silo) as chain:
+            entries = list(chain.entries)
+        return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
+
+
+def verify(lines: Sequence[str], source: str) -> list[Line]:
+    """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
+    last, found = GENESIS, []
+    for number, text in enumerate(lines, 1):
+        try:
+            entry = json.loads(text)
+            line = json.loads(entry["line"])
+            digest = sha256(f"{last}{entry['line']}".encode()).hexdigest()
+            if digest != entry["hash"] or line["number"] != number:
+                raise ValueError
+        except (ValueError, KeyError, TypeError) as error:
+            raise LedgerDamaged(f"{source}: line {number} was altered, or one before it is gone") from error
+        last = digest
+        found.append(line)
+    return found
+
+
+def outside(lines: Sequence[Line]) -> list[str]:
+    """Every tensor that left and was not on the manifest that had been approved for its plan, in words."""
+    approved: dict[str, dict[str, list[Any]]] = {}
+    found = []
+    for line in lines:
+        if line["what"] == "approved":
+            approved[line["plan"]] = {row["name"]: [row["shape"], row["dtype"]] for row in line["tensors"]}
+        if line["what"] == "sent":
+            allowed = approved.get(line["plan"])
+            for name, its in line["tensors"].items():
+                if allowed is None or allowed.get(name) != [its["shape"], its["dtype"]]:
+                    found.append(f"line {line['number']}: {name} of round {line['round']}, {line['at']}")
+    return found
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {"study": task.study[:100], "round": task.round}
+
+
+def _tensors(state: State) -> Mapping[str, Any]:
+    rows = {
+        name: {
+            "sha256": digest(its),
+            "shape": list(its.shape),
+            "dtype": str(its.dtype).removeprefix("torch."),
+        }
+        for name, its in sorted(state.items())
+    }
+    return {"bytes": size_in_bytes(state), "tensors": rows}
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Of the tensor's bytes, in its own order."""
+    return sha256(
+        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()

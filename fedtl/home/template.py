@@ -1,0 +1,40 @@
+"""The ``silo.toml`` that a new home begins with: what is asked for most is on, everything else is refused."""
+
+TEMPLATE = """\
+# What this institution has, and what it allows. Only fedtl on this machine reads this file; nobody else sees it.
+
+name = {name}                 # as the coordinator admits it
+server = {server}             # HOST:PORT of the coordinator's gate
+certificate = "ca.crt"        # the coordinator's, got by a way that you trust
+device = "auto"               # auto | cpu | cuda; cuda without a GPU is an error, auto is not
+threads = 1
+port = 9094                   # on 127.0.0.1, between the processes of this machine
+weights = ""                  # a file of first weights, where a plan names its hash
+key_file = ""                 # 32 bytes: encrypts state/ at rest (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
+
+[data]
+source = "table"              # digits | npz | images | table: fedtl data
+path = "data"                 # relative to this folder
+silo = ""                     # the rows' name in the source; "" = name
+label = "label"
+split = 0                     # fixes which rows are trained on; leave it as it is
+val = 0.1
+test = 0.2
+
+[policy]                      # whatever is not listed is refused
+roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it
+methods = ["fedtl"]
+models = ["convnet", "mlp"]
+metrics = []                  # validation figures that may leave, such as "accuracy"; none under [policy.privacy]
+bytes = 50_000_000            # a round
+norm = 1000.0                 # the largest update, in the Euclidean norm
+minimum_silos = 3             # fewer must not be aggregated; that they are not is the server's word
+rows = false                  # may the number of training rows leave, as the weight of the mean?
+
+[policy.privacy]              # without this table updates may leave without differential privacy
+epsilon = 3.0                 # the most for one study, for every record
+unit = "record"               # or the column that says whose row it is, such as "patient"
+lifetime_epsilon = 10.0       # the most for these rows, all studies together, for ever
+clip = 1.0
+statistics = "public"         # "dp": the norms' statistics are released with noise; "local-after": exact, at home, afterwards
+"""

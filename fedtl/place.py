@@ -1,0 +1,245 @@
+"""
+A plan meets an institution: its agreement and the site's own settings become one experiment, a bench, and what would
+leave. Reads no rows until it is asked to.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedtl.agreement import COMMON, Agreement
+from fedtl.data import prepare
+from fedtl.data.prepare import Prepared
+from fedtl.data.raw import Raw
+from fedtl.data.settings import DataSettings
+from fedtl.errors import ConfigError, DataError, Denied
+from fedtl.experiment.choices import method_of
+from fedtl.experiment.file import parse
+from fedtl.experiment.schema import Experiment, PrivacySettings
+from fedtl.home.folder import Home
+from fedtl.home.memory import schema_of
+from fedtl.home.settings import BudgetSettings
+from fedtl.partition import Role
+from fedtl.planning import Place as Kept
+from fedtl.planning import promise
+from fedtl.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
+from fedtl.privacy import labels
+from fedtl.privacy.promise import Promise
+from fedtl.silo import Silo, SiloData
+from fedtl.simulate.shelf import Shelf
+from fedtl.study import Study, build
+from fedtl.survey import Sight, Survey
+
+NOWHERE = Shelf(Path("/nonexistent"))  # a site keeps its rows where they are
+UNLIMITED = (1e6, 0.999)  # of a site that sets itself no budget: what it spends is written down all the same
+FORM = PrivacySettings(epsilon=1.0)  # only that the model's norms are such as private training takes
+
+
+@dataclass(frozen=True)
+class Place:
+    """One plan at one site."""
+
+    home: Home
+    agreement: Agreement
+
+    @property
+    def name(self) -> str:
+        return self.home.settings.name
+
+    @property
+    def policy(self) -> Policy:
+        return self.home.settings.policy.policy
+
+    @cached_property
+    def privacy(self) -> PrivacySettings | None:
+        """What the site trains under; the experiment may ask for stricter, never for less. Raises Denied."""
+        asked, own = self.agreement.experiment.privacy, self.home.settings.policy.privacy
+        if own is None:
+            return None if asked is None else asked.model_copy(update={"noise": "os"})
+        if not self.agreement.dp_ready:
+            raise Denied(
+                Code.PLAN,
+                "the policy asks for differential privacy, and the plan's model is not ready for it; ask for a bundle "
+                "made with --dp-ready",
+            )
+        if asked and asked.epsilon > own.epsilon:
+            raise Denied(
+                Code.PLAN,
+                f"the plan asks for epsilon {asked.epsilon:g}; policy.privacy.epsilon is {own.epsilon:g}",
+            )
+        return _stricter(asked, own)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The agreement with the site's own rows, weights and privacy. Raises ConfigError, Denied."""
+        here, common = self.home.settings.data, self.agreement.experiment
+        data = DataSettings(
+            source=here.source,
+            path=str(self.home.at(here.path)) if here.path else "",
+            label=here.label,
+            silo_column=here.silo_column,
+            domain_column=here.domain_column,
+            target_domain=here.target_domain,
+            scale=here.scale if here.scale in ("silo", "none") else str(self.home.at(here.scale)),
+            val=here.val,
+            test=here.test,
+            limit=here.limit,
+            **{key: getattr(common.data, key) for key in COMMON},
+        )
+        table = common.model_dump(exclude_none=True)
+        table["data"] = data.model_dump(exclude_none=True)
+        table["model"]["weights"] = self._weights()
+        table["engine"] = {"name": "serial", "threads": self.home.settings.threads}
+        if privacy := self.privacy or (FORM if self.agreement.dp_ready else None):
+            table["privacy"] = privacy.model_dump()
+        return parse(table)
+
+    def _weights(self) -> str:
+        """The file of first weights, which is the one that was agreed on. Raises Denied."""
+        if not self.agreement.base:
+            return ""
+        path = self.home.at(self.home.settings.weights)
+        if not self.home.settings.weights or not path.is_file():
+            raise Denied(
+                Code.PLAN, f"weights: the plan starts from a file of hash {self.agreement.base[:12]}"
+            )
+        with path.open("rb") as file:
+            digest = _sha256(file)
+        if digest != self.agreement.base:
+            raise Denied(
+                Code.PLAN, f"{path} has hash {digest[:12]}; the plan starts from {self.agreement.base[:12]}"
+            )
+        return str(path)
+
+    def check(self) -> None:
+        """Whether the policy allows such a plan at all; no rows are read. Raises Denied, ConfigError."""
+        policy, asked = self.policy, self.agreement.experiment
+        for key, name, allowed in (
+            ("methods", asked.method.name, policy.methods),
+            ("models", asked.model.name, policy.models),
+        ):
+            if name not in allowed:
+                known = ", ".join(sorted(allowed)) or "none"
+                raise Denied(Code.PLAN, f"the plan's {key[:-1]} is {name!r}; policy.{key} allows {known}")
+        if method_of(asked.method).pool:
+            raise Denied(Code.PLAN, f"method {asked.method.name!r} would pool rows")
+        if asked.minimum_silos < policy.minimum_silos:
+            raise Denied(
+                Code.PLAN,
+                f"the plan aggregates {asked.minimum_silos} silos; policy.minimum_silos is {policy.minimum_silos}",
+            )
+        check_manifest(self.manifest, policy)
+
+    def study(self, classes: tuple[str, ...]) -> Study:
+        """The model and the method; ``classes``: of the site's own rows."""
+        shared = not method_of(self.agreement.experiment.method).head_is_local
+        labels = tuple(self.agreement.classes) if shared else classes
+        sight = Sight(
+            tuple(self.agreement.shape),
+            tuple(self.agreement.experiment.data.columns),
+            labels,
+            frozenset(labels),
+            0,
+        )
+        seen = Survey({self.name: sight})
+        return build(self.experiment, NOWHERE, NOWHERE, device_of(self.home.settings.device), None, seen)
+
+    @cached_property
+    def empty(self) -> Study:
+        """As it would be with any rows: for what does not depend on them."""
+        return self.study(tuple(self.agreement.classes) or ("0", "1"))
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        bench = self.empty.bench
+        return manifest(bench.partition, bench.initial(len(self.agreement.classes) or 2))
+
+    @property
+    def terms(self) -> Terms:
+        its = self.agreement.experiment
+        return Terms(its.rounds, its.seed, self.manifest)
+
+    @cached_property
+    def raw(self) -> Raw:
+        """The rows, as they are stored. Raises DataError."""
+        its = self.home.settings.data
+        return prepare.read(self.experiment.data, its.silo or self.name)
+
+    def prepared(self) -> Prepared:
+        """Raises DataError where the rows do not fit the schema."""
+        settings, raw = self.experiment.data, self.raw
+        wanted, found = tuple(self.agreement.shape), tuple(prepare.shape_after(raw, settings))
+        if found != wanted:
+            raise DataError(f"{self.name}: inputs have shape {found}; the plan's are {wanted}")
+        own = prepare.classes(raw, settings)
+        trained = frozenset(prepare.spelled(raw.train.y))
+        if not self.empty.method.head_is_local and settings.task == "classification":
+            own, trained = tuple(self.agreement.classes), frozenset(self.agreement.classes)
+            if odd := sorted(set(prepare.classes(raw, settings)) - trained):
+                raise DataError(f"{self.name}: label {odd[0]!r} is not among those agreed on")
+        return prepare.prepare(raw, settings, self.name, self.home.settings.data.split, own, trained)
+
+    def silo(self, study: Study, data: SiloData, dry: Path | None = None) -> Silo:
+        """
+        Before its first round, with its promise where it trains privately. ``dry``: another ledger, for rows that are
+        nobody's.
+        """
+        _, local = study.bench.partition.split(study.bench.initial(data.width))
+        its = self.promise(study, data, dry) if self.privacy else None
+        return Silo(self.name, data, local, self.home.secret, its, labels.public(Role))
+
+    def promise(self, study: Study, data: SiloData, dry: Path | None = None) -> Promise:
+        assert self.privacy is not None
+        settings, own = self.privacy, self.home.settings.policy.privacy
+        if settings.statistics == "auto":
+            settings = settings.model_copy(update={"statistics": "public"})
+        place = Kept(dry or self.home.ledger, self.name, self.home.secret)
+        rounds = self.agreement.experiment.rounds
+        its = promise(settings, study.bench, data, rounds, self.agreement.experiment.seed, place)
+        if dry:
+            return replace(its, seed=None)
+        lifetime = (own.lifetime_epsilon, own.lifetime_delta) if own else UNLIMITED
+        return replace(its, lifetime=lifetime, fingerprint=fingerprint(self.raw, self.home.secret), seed=None)
+
+    def schema(self, study: Study, width: int) -> str:
+        return schema_of(study.bench.initial(width))
+
+
+def device_of(asked: str) -> str:
+    """Raises ConfigError where the GPU that was asked for is not there."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise ConfigError('device = "cuda": this torch sees no CUDA device; set device = "auto" or "cpu"')
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def fingerprint(raw: Raw, key: bytes) -> str:
+    """Of the training rows as they are stored, under a key: the budget is theirs, however a plan resizes them."""
+    digest = blake2b(key=key[:64], digest_size=32)
+    digest.update(np.ascontiguousarray(raw.train.x).tobytes())
+    digest.update("\n".join(prepare.spelled(raw.train.y)).encode())
+    if raw.train.units is not None:
+        digest.update("\n".join(map(str, raw.train.units.tolist())).encode())
+    return digest.hexdigest()
+
+
+def _stricter(asked: PrivacySettings | None, own: BudgetSettings) -> PrivacySettings:
+    """The site's own numbers; of the experiment's, a smaller epsilon and what is not about how much."""
+    given: dict[str, Any] = {} if asked is None else {"stages": asked.stages, "tuning": asked.tuning}
+    epsilon = own.epsilon if asked is None else min(asked.epsilon, own.epsilon)
+    unit = asked.unit if asked and own.unit == "record" else own.unit  # a column protects more than a record
+    if asked and asked.unit not in ("record", unit):
+        raise Denied(Code.PLAN, f"the plan protects each {asked.unit!r}; policy.privacy.unit is {own.unit!r}")
+    fixed: dict[str, Any] = {"delta": own.delta, "clip": own.clip, "statistics": own.statistics}
+    return PrivacySettings(epsilon=epsilon, unit=unit, noise="os", **fixed, **given)
+
+
+def _sha256(file: Any) -> str:
+    digest = sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,130 @@
+"""
+The institution's SuperNode: Flower's own, held to the site's list of approved bundles.
+
+Flower 1.41.0 runs whatever app its server names. Here the one place where it could refuse one is taken over; if that
+place is not exactly the one that was read when this was written, nothing starts.
+"""
+
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import flwr
+import flwr.supernode.start_client_internal as node
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supernode.cli import flower_supernode
+
+from fedtl.errors import ConfigError, FedTLError
+from fedtl.home.approvals import approvals, permitted
+from fedtl.home.folder import Home
+from fedtl.policy import Code
+from fedtl.provision.bundle import check_contents
+
+VERSION = "1.41.0"
+KNOWN = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
+
+
+def check_internals() -> None:
+    """Raises ConfigError where flwr is not the one whose inside this relies on."""
+    found = sha256(Path(inspect.getfile(node)).read_bytes()).hexdigest()
+    if flwr.__version__ != VERSION or found != KNOWN:
+        raise ConfigError(
+            f"flwr {flwr.__version__} is not the {VERSION} that the launcher knows: pip install flwr=={VERSION}"
+        )
+
+
+def refusal(home: Home, content: bytes) -> str | None:
+    """Why a bundle may not run here; None for an approved one."""
+    digest = sha256(content).hexdigest()
+    if not permitted(home.approved, digest):
+        listed = len(approvals(home.approved))
+        return f"bundle {digest} is not approved ({listed} are)"
+    try:
+        check_contents(content)
+    except FedTLError as error:
+        return f"bundle {digest}: {error}"
+    return None
+
+
+def pin(home: Home) -> None:
+    """From here on this process runs approved bundles only."""
+    check_internals()
+    original: Callable[..., Any] = node._pull_and_store_message
+
+    def pull(*, get_run: Any, get_fab: Any, trusted_entities: Any = None, **others: Any) -> Any:
+        kinds: dict[int, str] = {}
+
+        def its_run(run_id: int) -> Any:
+            run = get_run(run_id)
+            kinds[run_id] = run.primary_task_type
+            return run
+
+        def its_fab(digest: str, run_id: int) -> Fab:
+            fab = get_fab(digest, run_id)
+            if kinds.get(run_id) != TaskType.SERVER_APP:
+                home.record.refused(
+                    None, Code.PLAN, f"a run of kind {kinds.get(run_id)!r}; only server apps may ask"
+                )
+                return Fab(fab.hash_str, fab.content, {})
+            return Fab(fab.hash_str, fab.content, {"valid_license": "site"})
+
+        return original(get_run=its_run, get_fab=its_fab, trusted_entities={"site": "approved"}, **others)
+
+    def verified(fab: Fab, trusted_entities: Any) -> bool:
+        if reason := refusal(home, fab.content):
+            home.record.refused(None, Code.PLAN, reason)
+            return False
+        return True
+
+    node._pull_and_store_message = pull  # type: ignore[assignment]
+    node._verify_fab = verified
+
+
+class _Last(logging.Handler):
+    """The first line of Flower's last error: why it went away."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self.text = " ".join(record.getMessage().split())[:300]
+
+
+def arguments(home: Home) -> list[str]:
+    """Of Flower's command. Paths, never what is in them."""
+    its, path = home.settings, home.path
+    return [
+        *("--superlink", its.server, "--root-certificates", str(home.at(its.certificate))),
+        *("--auth-supernode-private-key", str(path / "node.key")),
+        *("--host", "127.0.0.1", "--port", str(its.port), "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(path / "exec.secret")),
+    ]
+
+
+def main() -> None:
+    home = Home.open(Path(sys.argv[1]))
+    pin(home)
+    last = _Last()
+    logging.getLogger("flwr").addHandler(last)
+    sys.argv = ["flower-supernode", *arguments(home)]
+    try:
+        flower_supernode()
+    except SystemExit as end:
+        if end.code:
+            home.record.note("disconnected", reason=last.text)
+        raise
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    try:
+        main()
+    except FedTLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

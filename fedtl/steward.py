@@ -1,0 +1,227 @@
+"""What a data steward asks a home: is it ready, what happened, what was spent, did anything else leave."""
+
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from fedtl.data import prepare
+from fedtl.data.settings import DataSettings
+from fedtl.data.sources import DATA
+from fedtl.durable import write_bytes
+from fedtl.errors import ConfigError, FedTLError
+from fedtl.home import keys
+from fedtl.home.approvals import approvals, code_hash
+from fedtl.home.folder import PRIVATE, Home
+from fedtl.home.record import outside, verify
+from fedtl.place import device_of
+from fedtl.privacy.book import Book
+from fedtl.provision import certificates
+
+DISK = 1 << 30  # bytes that should be free
+SKEW = 60.0  # seconds that clocks may differ; Flower's own limit is 300
+SOON = 30.0  # days
+PATIENCE = 5.0  # seconds for the server to answer
+
+
+def check(home: Home) -> list[tuple[str, bool, str]]:
+    """Each thing, whether it is in order, and what it is or what to do."""
+    tests: dict[str, Callable[[], str]] = {
+        "file modes": lambda: _modes(home),
+        "data": lambda: _rows(home),
+        "device": lambda: f"{device_of(home.settings.device)}, threads = {home.settings.threads}",
+        "key": lambda: _key(home),
+        "certificate": lambda: _certificate(home),
+        "connection": lambda: _connection(home),
+        "clock": lambda: _clock(home),
+        "disk": lambda: _disk(home),
+        "encryption": lambda: _encryption(home),
+        "approvals": lambda: _approvals(home),
+    }
+    found = []
+    for name, test in tests.items():
+        try:
+            found.append((name, True, test()))
+        except (FedTLError, OSError, ValueError) as error:
+            found.append((name, False, str(error)))
+    return found
+
+
+def _modes(home: Home) -> str:
+    for path in (home.path, *(home.path / file for file in PRIVATE), *home.path.glob("*.sqlite*")):
+        keys.check_private(path)
+    return "nobody else can read the folder"
+
+
+def _rows(home: Home) -> str:
+    its = home.settings.data
+    settings = DataSettings(
+        source=its.source,
+        path=str(home.at(its.path)) if its.path else "",
+        label=its.label,
+        silo_column=its.silo_column,
+    )
+    if its.source not in DATA:
+        raise ConfigError(f"data.source = {its.source!r} is not one of {', '.join(DATA)}")
+    raw = prepare.read(settings, its.silo or home.settings.name)
+    return f"{len(raw.train.y)} rows of shape {list(raw.train.x.shape[1:])}"
+
+
+def _key(home: Home) -> str:
+    public = home.path / "node.key.pub"
+    if not keys.fits(home.path / "node.key", public):
+        raise ConfigError(f"{public} is not node.key's other half; make both anew and have it admitted")
+    return f"node.key fits {public.name}, which the coordinator admits"
+
+
+def _certificate(home: Home) -> str:
+    path = home.at(home.settings.certificate)
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: get ca.crt from the coordinator, by a way that you trust")
+    left = certificates.days_left(path)
+    if left < SOON:
+        raise ConfigError(f"{path} ends in {left:.0f} days: ask the coordinator for a new one")
+    return f"valid for {left:.0f} days"
+
+
+def _answer(home: Home) -> bytes:
+    """What the gate answers to a call that it does not let through: its clock is in it."""
+    host, _, port = home.settings.server.rpartition(":")
+    context = ssl.create_default_context(cafile=str(home.at(home.settings.certificate)))
+    try:
+        with (
+            socket.create_connection((host, int(port)), PATIENCE) as plain,
+            context.wrap_socket(plain, server_hostname=host) as line,
+        ):
+            line.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return line.recv(4096)
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"{home.settings.server}: {error.verify_message}; ca.crt is another coordinator's, or the name is wrong"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{home.settings.server} cannot be reached: {error}; check address and firewall"
+        ) from error
+
+
+def _connection(home: Home) -> str:
+    if b" 404 " not in _answer(home).split(b"\r\n", 1)[0]:
+        raise ConfigError(
+            f"{home.settings.server} answers, but not as a gate does: is it the coordinator's gate?"
+        )
+    return f"{home.settings.server} answers, and the certificate is its own"
+
+
+def _clock(home: Home) -> str:
+    for line in _answer(home).decode("latin-1").split("\r\n"):
+        if line.lower().startswith("date:"):
+            skew = time.time() - parsedate_to_datetime(line[5:].strip()).timestamp()
+            if abs(skew) > SKEW:
+                raise ConfigError(f"{skew:+.0f} s against the server's: set the clock (NTP)")
+            return f"{skew:+.0f} s against the server's"
+    raise ConfigError("the server told no time")
+
+
+def _disk(home: Home) -> str:
+    free = shutil.disk_usage(home.path).free
+    if free < DISK:
+        raise ConfigError(f"{free:,} bytes are free; make room for {DISK:,}")
+    return f"{free / 2**30:.0f} GiB are free"
+
+
+def _encryption(home: Home) -> str:
+    if not home.settings.key_file:
+        return "state/ is in the clear (no key_file): use an encrypted disk"
+    assert home.memory.seal
+    return "state/ is encrypted; ledger.sqlite, which has the last private reply, is not"
+
+
+def _approvals(home: Home) -> str:
+    found = approvals(home.approved)
+    if not found:
+        raise ConfigError("nothing is approved, so nothing will run: fedtl silo rehearse, then approve")
+    if old := [one.bundle[:12] for one in found if one.code != code_hash()]:
+        raise ConfigError(f"{', '.join(old)} was approved with another fedtl: rehearse and approve again")
+    return f"{len(found)} bundles are approved"
+
+
+def status(home: Home) -> dict[str, Any]:
+    """Round, last contact, budget spent and left, bytes out."""
+    lines = home.record.lines()
+    met = [line for line in lines if line["what"] in ("received", "sent", "refused")]
+    sent = [line for line in lines if line["what"] == "sent"]
+    refusals = [line for line in lines if line["what"] == "refused"]
+    last = sent[-1] if sent else {}
+    return {
+        "name": home.settings.name,
+        "study": last.get("study"),
+        "round": last.get("round", 0),
+        "last_contact": met[-1]["at"] if met else None,
+        "bytes_out": sum(line["bytes"] for line in sent),
+        "updates": len(sent),
+        "refusals": len(refusals),
+        "last_refusal": refusals[-1]["reason"] if refusals else None,
+        "budget": budget(home),
+    }
+
+
+def budget(home: Home) -> dict[str, Any] | None:
+    """Of the rows, all studies together; None where nothing was ever charged."""
+    own = home.settings.policy.privacy
+    if not home.ledger.exists():
+        return (
+            None
+            if own is None
+            else {"spent": 0.0, "lifetime": own.lifetime_epsilon, "left": own.lifetime_epsilon}
+        )
+    with Book(home.ledger).open(home.settings.name) as chain:
+        lines = chain.lines()
+    charged = {line["study"]: line for line in lines if line["what"] == "charged"}  # the last of each study
+    limits = [line for line in lines if line["what"] in ("opened", "budget")]
+    spent = sum(line["epsilon"] for line in charged.values())
+    lifetime = limits[-1]["epsilon"] if limits else None
+    left = max(0.0, lifetime - spent) if lifetime is not None else None
+    return {
+        "spent": spent,
+        "lifetime": lifetime,
+        "left": left,
+        "rounds": {k: v["round"] for k, v in charged.items()},
+    }
+
+
+def export(home: Home, path: Path) -> int:
+    """The record as lines that anybody can check; how many."""
+    lines = list(home.record.export())
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
+    return len(lines)
+
+
+def _summed(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of lines whose chain holds."""
+    odd = outside([dict(line) for line in lines])
+    sent = [line for line in lines if line["what"] == "sent"]
+    return {
+        "lines": len(lines),
+        "updates": len(sent),
+        "bytes_out": sum(line["bytes"] for line in sent),
+        "outside": odd,
+    }
+
+
+def verify_home(home: Home) -> dict[str, Any]:
+    """Chain and manifest, and that the privacy ledger is whole. Raises LedgerDamaged."""
+    lines = home.record.lines()
+    if home.ledger.exists():
+        with Book(home.ledger).all():
+            pass
+    return _summed(lines)
+
+
+def verify_export(path: Path) -> dict[str, Any]:
+    """Raises LedgerDamaged."""
+    return _summed(verify(path.read_text().splitlines(), str(path)))

@@ -1,0 +1,65 @@
+"""
+Processes that live and die together: when one ends, or this one is told to, all end. Whoever started us (systemd, a
+container) starts all again.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+
+GRACE = 15.0  # seconds between a request to end and the end
+LOOK = 0.2
+
+
+def supervise(
+    commands: Mapping[str, Sequence[str]],
+    environments: Mapping[str, Mapping[str, str]],
+    ready: Callable[[], None] | None = None,
+) -> tuple[str, int]:
+    """
+    Run them until the first one ends or SIGTERM or SIGINT comes; ``ready`` is called once all are started. Returns
+    which one ended and its exit code; ("", 0) where we were told to end.
+    """
+    told: list[int] = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            started[name] = subprocess.Popen(
+                command, env=dict(environments[name]), stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        if ready:
+            ready()
+        while not told:
+            for name, process in started.items():
+                if (code := process.poll()) is not None:
+                    return name, code
+            time.sleep(LOOK)
+        return "", 0
+    finally:
+        for process in started.values():
+            _signal(process, signal.SIGTERM)
+        end = time.monotonic() + GRACE
+        for process in started.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, end - time.monotonic()))
+            _signal(process, signal.SIGKILL)  # and those that it started, which may outlive it
+            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """To the process and what it started: each has a group of its own."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return

@@ -1,0 +1,20 @@
+"""What runs at the coordinator: a study's rounds over Flower's grid, from wherever they had come to."""
+
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedtl.flower import OverFlower
+from fedtl.hosting import LOCATION, Study, host
+from fedtl.provision.admitted import nodes
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    folder = Path(os.environ[LOCATION])
+    study = Study(folder / "studies" / Path(str(context.run_config["study"])).name)
+    host(study, lambda minimum, deadline: OverFlower(grid, lambda: nodes(folder), minimum, deadline))

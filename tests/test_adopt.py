@@ -1,0 +1,79 @@
+"""A site uses the shared model: one that trained, and one with sixteen records that never did."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from federation import around
+from safetensors.torch import save_file
+from test_attend import Site
+
+from fedtl.adopt import adopt
+from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.file import load
+from fedtl.messages import Update
+from fedtl.predict import SiloModel
+from fedtl.provision.bundle import bundle
+from fedtl.runfolder import RunFolder
+from fedtl.study import run
+
+OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits", OVERRIDES))
+
+
+def shared_file(site, folder, state=None):
+    save_file(state or site.shared, folder / "shared.safetensors")
+    return folder / "shared.safetensors"
+
+
+def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
+    """The same rounds by hand; test figures to the last digit."""
+    site = Site(tmp_path)
+    for number in (1, 2):
+        assert isinstance(site.ask(site.task(number)), Update)
+    result = adopt(site.home, made.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    assert result["trained"]
+    study = site.place.study(site.place.prepared().data.classes)
+    silo = site.place.silo(study, site.place.prepared().data)
+    for number in (1, 2):
+        study.bench.fit(silo, site.task(number))
+    settled = study.bench.settle(silo, site.task(5))
+    model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
+    assert all((settled[name] == its).all() for name, its in model.state.items())
+
+
+def test_a_new_site_with_sixteen_records_gets_a_model_that_beats_training_alone(tmp_path, made):
+    """A backbone trained by five others; measured on test rows that nobody saw."""
+    others = 'data.silos=["plain","inverted","blurred","faint","textured"]'
+    folder = RunFolder.create(
+        tmp_path / "run", load("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"])
+    )
+    run(folder.experiment(), folder)
+    site = Site(tmp_path, data__silo="rotated", data__limit=16)
+    result = adopt(site.home, made.file, folder.path / "shared.safetensors", "s", tmp_path / "model")
+    assert not result["trained"]
+    assert result["rows"] == 16
+    assert result["test"]["in use"] == result["test"]["head_adabn"]
+    assert result["test"]["in use"]["accuracy"] > result["test"]["alone"]["accuracy"]
+    np.savez(tmp_path / "new.npz", x=np.zeros((2, 8, 8), np.uint8))
+    words = ["predict", tmp_path / "model", "--silo", "plain", "--input", tmp_path / "new.npz"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fedtl", *map(str, words)], env=around(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_another_models_tensors_are_refused(tmp_path, made):
+    site = Site(tmp_path)
+    odd = shared_file(site, tmp_path, {"body.features.0.weight": site.shared["body.features.0.weight"]})
+    with pytest.raises(Denied, match="missing"):
+        adopt(site.home, made.file, odd, "s", tmp_path / "model")
+    (tmp_path / "shared.safetensors").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="no file of shared tensors"):
+        adopt(site.home, made.file, tmp_path / "shared.safetensors", "s", tmp_path / "model")

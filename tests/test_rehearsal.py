@@ -1,0 +1,141 @@
+"""The page before signing: what it lists is what leaves, and nothing can be approved that was not shown."""
+
+import re
+
+import pytest
+import torch
+from federation import Federation, fedtl_command
+
+from fedtl.agreement import in_bundle
+from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.file import load
+from fedtl.home.approvals import approvals
+from fedtl.home.folder import Home
+from fedtl.place import Place
+from fedtl.policy import Code
+from fedtl.provision.bundle import agreement_in, bundle
+from fedtl.rehearsal import rehearse, sign
+
+PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("server")
+    settings = load("digits", ["minimum_silos=3", "rounds=20"])
+    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+
+
+@pytest.fixture
+def home(tmp_path):
+    Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
+    given = {"data__source": "digits", "data__path": "", "policy__privacy": PRIVATE}
+    Federation.change(tmp_path / "home" / "silo.toml", **given)
+    return Home.open(tmp_path / "home")
+
+
+def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
+    facts, page = rehearse(home, made.file)
+    text, html = page.read_text(), page.with_suffix(".html").read_text()
+    leaves, stays = text.split("STAYS")
+    _, its = agreement_in(made.file.read_bytes(), "x")
+    place = Place(home, its)
+    roles = place.empty.bench.partition.roles
+    for name, role in roles.items():
+        part = leaves if role in ("body", "norm", "aux") else stays
+        assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
+        assert html.count(f"<td>{name}</td>") == 1
+    assert (
+        f"{place.manifest.bytes:,} bytes leave each round and {20 * place.manifest.bytes:,} in 20 rounds"
+        in text
+    )
+    for digest in (made.hash, its.hash, facts["manifest"], facts["code"]):
+        assert digest in text
+        assert digest in html
+    assert "epsilon 3.00" in text
+    assert facts["privacy"]["lifetime_epsilon"] == 10.0
+    assert len(text.splitlines()) < 70
+
+
+def test_a_page_costs_no_privacy_and_leaves_no_state(home, made):
+    rehearse(home, made.file)
+    assert not home.ledger.exists()
+    assert not (home.path / "state").exists()
+    assert approvals(home.approved) == []
+
+
+def test_only_what_was_shown_can_be_signed_and_only_as_it_was_shown(home, made, monkeypatch):
+    with pytest.raises(ConfigError, match="was never rehearsed here"):
+        sign(home, made.hash)
+    with pytest.raises(ConfigError, match="is no hash"):
+        sign(home, "../../etc/passwd")
+    rehearse(home, made.file)
+    with monkeypatch.context() as changed:
+        changed.setattr("fedtl.rehearsal.code_hash", lambda: "f" * 64)
+        with pytest.raises(ConfigError, match="fedtl was changed"):
+            sign(home, made.hash)
+    one = sign(home, made.hash)
+    assert approvals(home.approved) == [one]
+    assert home.record.lines()[-1]["what"] == "approved"
+
+
+def test_what_the_policy_refuses_says_so_on_the_page_and_cannot_be_signed(home, made):
+    Federation.change(home.path / "silo.toml", policy__roles=["body"])
+    home = Home.open(home.path)
+    _, page = rehearse(home, made.file)
+    assert "REFUSED by this institution's own policy: body.features.1.affine" in page.read_text().replace(
+        "\n ", ""
+    )
+    with pytest.raises(Denied, match="the policy refuses this plan"):
+        sign(home, made.hash)
+    fedtl_command("silo", "rehearse", home.path, made.file, code=3)
+
+
+def test_without_privacy_the_page_says_it_in_capitals(home, made):
+    Federation.change(home.path / "silo.toml", policy__privacy=None)
+    _, page = rehearse(Home.open(home.path), made.file)
+    assert "WITHOUT differential privacy" in page.read_text()
+    assert "noisy" not in page.read_text()
+
+
+def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
+    """Its data is somebody else's and not here."""
+    path = tmp_path / "hospitals.toml"
+    path.write_text(
+        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\n'
+    )
+    facts, page = rehearse(home, path)
+    assert facts["bundle"] == ""
+    assert facts["shape"] == [1, 8, 8]
+    assert "epsilon 2.00" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"experiment": "digits", "study": "s", "epsilon": 100.0},
+        {"experiment": "../digits"},
+        {"experiment": "other"},
+        {"experiment": 3},
+        {"study": "s"},
+    ],
+)
+def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked):
+    app = made.folder / "app"
+    assert in_bundle(app, {"experiment": "digits", "study": "s"}).is_file()
+    with pytest.raises(Denied) as caught:
+        in_bundle(app, asked)
+    assert caught.value.code == Code.PLAN
+
+
+def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypatch):
+    from dataclasses import replace
+
+    from fedtl.bench import Bench
+
+    fit = Bench.fit
+    monkeypatch.setattr(
+        Bench, "fit", lambda *words: replace(u := fit(*words), delta={**u.delta, "head.bias": torch.zeros(2)})
+    )
+    facts, _ = rehearse(home, made.file)
+    assert "would send 'head.bias'" in facts["refused"]

@@ -1,0 +1,58 @@
+"""Processes that live and die together, whatever they started themselves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from federation import around, wait
+
+from fedtl.supervise import supervise
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+PARENT = [
+    sys.executable,
+    "-c",
+    "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+    "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(60)",
+]
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_when_one_ends_all_end_and_what_they_started(tmp_path):
+    grandchild = tmp_path / "pid"
+    short = [
+        sys.executable,
+        "-c",
+        f"import os, time\nwhile not os.path.exists({str(grandchild)!r}): time.sleep(0.1)\ntime.sleep(0.3)\nraise SystemExit(7)",
+    ]
+    begun = time.monotonic()
+    ended = supervise(
+        {"long": [*PARENT, str(grandchild)], "short": short}, dict.fromkeys(("long", "short"), around())
+    )
+    assert ended == ("short", 7)
+    assert time.monotonic() - begun < 30
+    wait("end of the grandchild", lambda: not alive(int(grandchild.read_text())), 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_end_is_no_failure(number, tmp_path):
+    code = (
+        "import sys; from fedtl.supervise import supervise\n"
+        f"ready = lambda: open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        f"sys.exit(repr(supervise({{'one': {SLEEP!r}}}, {{'one': {{}}}}, ready)))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=around(), stderr=subprocess.PIPE, text=True)
+    wait("start", (tmp_path / "ready").exists, 20)
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1].strip() == "('', 0)"
