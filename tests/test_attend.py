@@ -246,6 +246,20 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
     assert "of 9 and" in site.lines()[-1]["reason"]
 
 
+def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
+    """Its head has seen rows without noise; what it would do to the next round nothing would bound."""
+    site = Site(tmp_path, dp_ready=True)
+    assert isinstance(site.ask(site.task()), Update)
+    Federation.change(site.home.path / "silo.toml", policy__privacy=PRIVATE, policy__metrics=[])
+    site.refused(site.task(2), Code.DECLINED, "is local-only: it owes its values")
+    assert not site.home.ledger.exists()  # nothing was charged for it
+
+
+def test_the_site_says_who_is_protected_and_a_plan_may_ask_for_no_less(tmp_path):
+    weaker = Site(tmp_path, dp_ready=True, policy__privacy={**PRIVATE, "unit": "patient"})
+    weaker.refused(weaker.task(), Code.FAILED, "only a table has a column that says whose row it is")
+
+
 def test_a_site_without_a_budget_of_its_own_keeps_count_all_the_same(tmp_path):
     site = Site(tmp_path, ["privacy.epsilon=8"], policy__metrics=[], policy__rows=False)
     for number in (1, 2, 3, 4):
