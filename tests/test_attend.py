@@ -13,11 +13,13 @@ from fedtl import agreement
 from fedtl.attend import attend
 from fedtl.errors import Denied
 from fedtl.experiment.file import load
+from fedtl.experiment.schema import PrivacySettings
 from fedtl.home import approvals
 from fedtl.home.folder import Home
 from fedtl.home.record import outside
+from fedtl.home.settings import BudgetSettings
 from fedtl.messages import Refusal, Task, Update
-from fedtl.place import Place
+from fedtl.place import Place, _stricter
 from fedtl.policy import Code
 from fedtl.privacy import charge
 from fedtl.steward import budget, status
@@ -255,9 +257,18 @@ def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 
-def test_the_site_says_who_is_protected_and_a_plan_may_ask_for_no_less(tmp_path):
-    weaker = Site(tmp_path, dp_ready=True, policy__privacy={**PRIVATE, "unit": "patient"})
-    weaker.refused(weaker.task(), Code.FAILED, "only a table has a column that says whose row it is")
+@pytest.mark.parametrize(
+    ("own", "asked", "unit"),
+    [("patient", "record", "patient"), ("record", "patient", "patient"), ("patient", "visit", None)],
+)
+def test_the_site_says_who_is_protected_and_a_plan_may_ask_for_no_less(own, asked, unit):
+    settings = BudgetSettings(**{**PRIVATE, "unit": own})
+    plan = PrivacySettings(epsilon=3.0, unit=asked)
+    if unit is None:
+        with pytest.raises(Denied, match="policy.privacy.unit is 'patient'"):
+            _stricter(plan, settings)
+    else:
+        assert _stricter(plan, settings).unit == unit
 
 
 def test_a_site_without_a_budget_of_its_own_keeps_count_all_the_same(tmp_path):
