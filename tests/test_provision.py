@@ -15,11 +15,12 @@ import pytest
 from federation import free_port, wait
 
 from fedtl import agreement
+from fedtl.cli.main import main
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import keys
 from fedtl.provision import admitted, certificates, server, sites
-from fedtl.provision.bundle import FILES, agreement_in, bundle
+from fedtl.provision.bundle import FILES, Bundle, agreement_in, bundle
 from fedtl.provision.gate import CALLS
 from fedtl.provision.server import _nginx
 
@@ -198,3 +199,31 @@ def test_the_gate_lets_a_supernode_through_and_nothing_else(gate):
 def test_the_gate_caps_a_body(gate):
     assert gate("/v1/fleet/push-object", b"x" * (6 << 20)) == (200, f"/v1/fleet/push-object {6 << 20}")
     assert gate("/v1/fleet/push-object", b"x" * (17 << 20))[0] in (0, 413)
+
+
+def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
+    """What can be said and done without a server that runs; mistakes are one line and exit code 2."""
+
+    def said(*words, code=0):
+        monkeypatch.setattr("sys.argv", ["fedtl", "server", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+        return capsys.readouterr()
+
+    folder, key = tmp_path / "srv", tmp_path / "clinic"
+    said("init", folder, "--host", "fl.example.org", "--port", free_port())
+    assert "is not empty" in said("init", folder, "--host", "x", code=2).err
+    keys.make_node_key(key, "clinic")
+    assert "told when it runs" in said("admit", folder, f"{key}.pub").err
+    assert "'clinic' is admitted already" in said("admit", folder, f"{key}.pub", code=2).err
+    words = ("digits", "--set", "rounds=2", "--dp-ready")
+    printed = said("bundle", folder, *words).out
+    assert printed.strip() == Bundle(folder / "bundles" / "digits").hash
+    status = json.loads(said("status", folder, "--json").out)
+    assert (status["running"], status["listen"], status["studies"]) == (False, "127.0.0.1:8443", {})
+    assert status["admitted"] == {"clinic": "waits for the server to run"}
+    assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
+    assert "there is no bundle 'other'" in said("start", folder, "other", code=2).err
+    assert "no server runs" in said("stop", folder, code=2).err
+    assert "is a yardstick" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
