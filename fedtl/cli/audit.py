@@ -84,7 +84,7 @@ def audit(
     on, effort = device_for(device), QUICK if quick else Effort()
     folder = _run(target, set_, workers, on, quiet or as_json)
     where = out or folder.path / "audit"
-    with _progress(quiet or as_json, effort.stages) as show:
+    with _Stages(quiet or as_json, effort.stages) as show:
         pem = Path(key) if key else folder.path / "audit-key.pem"
         found = audit_run(folder, where, vantage, effort, pem, on, show)  # type: ignore[arg-type]
     if as_json:
@@ -132,7 +132,7 @@ def _run(
     return folder
 
 
-class _progress:
+class _Stages:
     """Stages of an audit, with what comes next."""
 
     def __init__(self, silent: bool, stages: int) -> None:
