@@ -147,7 +147,7 @@ def _approvals(home: Home) -> str:
         raise ConfigError("nothing is approved, so nothing will run: fedtl silo rehearse, then approve")
     if old := [one.bundle[:12] for one in found if one.code != code_hash()]:
         raise ConfigError(f"{', '.join(old)} was approved with another fedtl: rehearse and approve again")
-    return f"{len(found)} bundles are approved"
+    return f"bundles approved: {len(found)}"
 
 
 def status(home: Home) -> dict[str, Any]:

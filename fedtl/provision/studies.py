@@ -63,7 +63,7 @@ def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if at_work(study):
         raise ConfigError(
-            f"study {study_name!r} is at work already; stop it first: fedtl server stop --study {study_name}"
+            f"study {study_name!r} is at work already; to stop it: fedtl server stop {folder} --study {study_name}"
         )
     if not healthy(folder):
         raise ConfigError(f"no SuperLink runs for {folder}: fedtl server run {folder}")
