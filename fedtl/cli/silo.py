@@ -182,6 +182,26 @@ def verify(
 
 
 @app.command()
+def confirm(
+    folder: Dir,
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="the .fab file of the plan that was refused")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say that changed rows are right. What was spent on them stays spent; until then no private round runs."""
+    from fedtl.confirm import confirm as confirm_rows
+    from fedtl.home.folder import Home
+
+    facts = confirm_rows(Home.open(folder), bundle)
+    if as_json:
+        print_json(facts)
+        return
+    say(f"{facts['rows']} rows: {facts['before'][:12]} is now {facts['now'][:12]}")
+    say(f"epsilon spent, and still spent: {facts['epsilon_spent']:.3f}")
+
+
+@app.command()
 def adopt(
     folder: Dir,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="the study's .fab file")],

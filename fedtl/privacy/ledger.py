@@ -156,7 +156,7 @@ class Ledger:
         if account.fingerprint != self.fingerprint:
             raise Refused(
                 f"{self.dataset}: the rows have changed (fingerprint {account.fingerprint[:12]} is now "
-                f"{self.fingerprint[:12]}); confirm them if that is right; what was spent stays spent"
+                f"{self.fingerprint[:12]}); confirm them if that is right (fedtl silo confirm); what was spent stays spent"
             )
 
     def _same_plan(self, study: str, known: "_Study", plan: Plan) -> None:

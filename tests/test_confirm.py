@@ -1,0 +1,49 @@
+"""Changed rows: refused until the steward says that they are right; what was spent stays spent."""
+
+import pytest
+import torch
+from test_attend import PRIVATE, Site
+
+from fedtl import confirm as module
+from fedtl.confirm import confirm
+from fedtl.data.raw import Part, Raw
+from fedtl.errors import ConfigError
+from fedtl.messages import Update
+from fedtl.place import Place
+from fedtl.policy import Code
+from fedtl.steward import budget
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    made = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
+    monkeypatch.setattr(module, "agreement_in", lambda content, name: ("s", made.place.agreement))
+    return made
+
+
+def test_rows_that_changed_wait_for_the_steward(site, monkeypatch):
+    assert isinstance(site.ask(site.task()), Update)
+    spent = budget(site.home)["spent"]
+    with pytest.raises(ConfigError, match="nothing to confirm"):
+        confirm(site.home, site.file)
+    sound = Place.raw.func
+
+    def more(self):
+        raw = sound(self)
+        return Raw(Part(raw.train.x[1:], raw.train.y[1:]))
+
+    monkeypatch.setattr(Place, "raw", property(more))
+    site.refused(site.task(2), Code.DECLINED, "the rows have changed")
+    facts = confirm(site.home, site.file)
+    assert facts["before"] != facts["now"]
+    assert facts["epsilon_spent"] == spent == budget(site.home)["spent"]
+    assert site.lines()[-1]["what"] == "confirmed"
+    reply = site.ask(site.task(2))
+    assert isinstance(reply, Update)
+    assert all(torch.isfinite(tensor).all() for tensor in reply.delta.values())
+    assert budget(site.home)["spent"] > spent
+
+
+def test_before_the_first_charge_there_is_nothing_to_confirm(site):
+    with pytest.raises(ConfigError, match="nothing was ever charged"):
+        confirm(site.home, site.file)
