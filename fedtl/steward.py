@@ -17,8 +17,9 @@ from fedtl.errors import ConfigError, FedTLError
 from fedtl.home import keys
 from fedtl.home.approvals import approvals, code_hash
 from fedtl.home.folder import PRIVATE, Home
-from fedtl.home.record import outside, verify
+from fedtl.home.record import exported, outside, verify
 from fedtl.place import device_of
+from fedtl.privacy import papers
 from fedtl.privacy.book import Book
 from fedtl.provision import certificates
 
@@ -195,33 +196,37 @@ def budget(home: Home) -> dict[str, Any] | None:
 
 
 def export(home: Home, path: Path) -> int:
-    """The record as lines that anybody can check; how many."""
+    """The record, and after an empty line the privacy ledger, as lines that anybody can check; how many."""
     lines = list(home.record.export())
+    if home.ledger.exists():
+        lines += ["", *exported(Book(home.ledger), home.settings.name)]
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
-    return len(lines)
+    return len([line for line in lines if line])
 
 
-def _summed(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of lines whose chain holds."""
+def _summed(lines: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of lines whose chains hold."""
     odd = outside([dict(line) for line in lines])
     sent = [line for line in lines if line["what"] == "sent"]
     return {
-        "lines": len(lines),
+        "lines": len(lines) + len(ledger),
         "updates": len(sent),
         "bytes_out": sum(line["bytes"] for line in sent),
         "outside": odd,
+        "unpaid": [*papers.unpaid(sent, ledger), *papers.faults(ledger)],
     }
 
 
 def verify_home(home: Home) -> dict[str, Any]:
-    """Chain and manifest, and that the privacy ledger is whole. Raises LedgerDamaged."""
-    lines = home.record.lines()
+    """Chains, manifest, and that the privacy ledger's arithmetic holds for what left. Raises LedgerDamaged."""
+    lines, ledger = home.record.lines(), []
     if home.ledger.exists():
-        with Book(home.ledger).all():
-            pass
-    return _summed(lines)
+        with Book(home.ledger).open(home.settings.name) as chain:
+            ledger = chain.lines()
+    return _summed(lines, ledger)
 
 
 def verify_export(path: Path) -> dict[str, Any]:
-    """Raises LedgerDamaged."""
-    return _summed(verify(path.read_text().splitlines(), str(path)))
+    """The same from an export alone. Raises LedgerDamaged."""
+    record, _, ledger = path.read_text().partition("\n\n")
+    return _summed(verify(record.splitlines(), str(path)), verify(ledger.splitlines(), f"{path}, the ledger"))

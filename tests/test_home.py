@@ -105,7 +105,7 @@ def test_what_left_and_was_not_on_the_manifest_is_found(home):
     row = {"name": "body.w", "shape": [2], "dtype": "float32"}
     home.record.note("approved", plan="p", tensors=[row])
     tensor = {"shape": [2], "dtype": "float32", "sha256": "0"}
-    sent = {"study": "s", "round": 1, "bytes": 8}
+    sent = {"study": "s", "round": 1, "task": "t", "private": False, "bytes": 8}
     home.record.note("sent", plan="p", tensors={"body.w": tensor}, **sent)
     assert outside(home.record.lines()) == []
     home.record.note("sent", plan="p", tensors={"head.w": tensor}, **sent)

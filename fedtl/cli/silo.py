@@ -162,7 +162,7 @@ def verify(
     where: Annotated[Path, typer.Argument(metavar="DIR|EXPORT", help="the folder, or an exported record")],
     as_json: Json = False,
 ) -> None:
-    """Is the chain intact, and did anything outside an approved manifest ever leave?"""
+    """Are the chains intact, did anything outside an approved manifest ever leave, and was all that is private paid for?"""
     from fedtl.home.folder import Home
     from fedtl.steward import verify_export, verify_home
 
@@ -175,9 +175,13 @@ def verify(
         )
         for text in facts["outside"]:
             say(f"OUTSIDE the manifest: {text}")
+        for text in facts["unpaid"]:
+            say(f"UNPAID: {text}")
         if not facts["outside"]:
             say("nothing left that was not on an approved manifest")
-    if facts["outside"]:
+        if not facts["unpaid"]:
+            say("whatever left as private was charged, and the ledger's arithmetic holds")
+    if facts["outside"] or facts["unpaid"]:
         raise typer.Exit(3)
 
 

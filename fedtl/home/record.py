@@ -14,6 +14,7 @@ import torch
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import Task, Update
 from fedtl.privacy.book import GENESIS, Book
+from fedtl.privacy.charge import task_hash
 from fedtl.state import State, size_in_bytes
 
 Line = dict[str, Any]
@@ -56,9 +57,14 @@ class Record:
 
     def export(self) -> Iterator[str]:
         """Every line and its hash, as one JSON each."""
-        with self.book.open(self.silo) as chain:
-            entries = list(chain.entries)
-        return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
+        return exported(self.book, self.silo)
+
+
+def exported(book: Book, name: str) -> Iterator[str]:
+    """A chain's lines, each with its hash, as one JSON each."""
+    with book.open(name) as chain:
+        entries = list(chain.entries)
+    return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
 def verify(lines: Sequence[str], source: str) -> list[Line]:
@@ -94,7 +100,7 @@ def outside(lines: Sequence[Line]) -> list[str]:
 
 
 def _task(task: Task) -> dict[str, Any]:
-    return {"study": task.study[:100], "round": task.round}
+    return {"study": task.study[:100], "round": task.round, "task": task_hash(task)}
 
 
 def _tensors(state: State) -> Mapping[str, Any]:

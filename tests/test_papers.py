@@ -1,0 +1,75 @@
+"""Whoever gets a site's papers recomputes them: made up here to fail each check, and a real site's, which pass."""
+
+import json
+from hashlib import sha256
+
+import pytest
+from test_attend import PRIVATE, Site
+
+from fedtl.errors import LedgerDamaged
+from fedtl.privacy.papers import faults, unpaid
+from fedtl.steward import export, verify_export, verify_home
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    """Two private rounds at a site: its folder, its ledger's lines, and the export."""
+    folder = tmp_path_factory.mktemp("site")
+    site = Site(folder, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
+    for number in (1, 2):
+        site.ask(site.task(number))
+    path = folder / "export.jsonl"
+    export(site.home, path)
+    ledger = [json.loads(json.loads(line)["line"]) for line in path.read_text().split("\n\n")[1].splitlines()]
+    return site, ledger, path
+
+
+def test_a_sound_sites_papers_hold(papers):
+    site, ledger, path = papers
+    facts = verify_export(path)
+    assert facts["updates"] == 2
+    assert facts["outside"] == facts["unpaid"] == []
+    assert facts == verify_home(site.home)
+    assert facts["lines"] == len([line for line in path.read_text().splitlines() if line])
+    assert not faults(ledger)
+
+
+def changed(ledger, what, **content):
+    last = max(at for at, line in enumerate(ledger) if line["what"] == what)
+    return [{**line, **content} if at == last else line for at, line in enumerate(ledger)]
+
+
+@pytest.mark.parametrize(
+    ("what", "content", "says"),
+    [
+        ("charged", {"epsilon": 0.5}, "epsilon 0.5, and its events come to"),
+        ("charged", {"events": [[0.5, 1.0, 3]]}, "and its events come to"),
+        ("planned", {"epsilon": 0.1}, "is beyond the plan's 0.1"),
+        ("opened", {"epsilon": 0.1}, "is beyond the lifetime budget of 0.1"),
+        ("planned", {"study": "another"}, "was charged and never planned"),
+    ],
+)
+def test_what_does_not_add_up_is_said(papers, what, content, says):
+    found = faults(changed(papers[1], what, **content))
+    assert any(says in text for text in found), found
+
+
+def test_what_left_unpaid_is_said(papers):
+    site, ledger, _ = papers
+    sent = [line for line in site.lines() if line["what"] == "sent"]
+    assert unpaid(sent, ledger) == []
+    assert "was never charged" in unpaid(sent, [line for line in ledger if line.get("round") != 2])[0]
+    assert "for another task" in unpaid([{**sent[0], "task": "x"}], ledger)[0]
+    assert unpaid([{**sent[0], "task": "x", "private": False}], []) == []
+
+
+def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
+    _, _, path = papers
+    record, ledger = path.read_text().split("\n\n")
+    altered = tmp_path / "altered.jsonl"
+    altered.write_text(record + "\n\n" + ledger.replace('\\"round\\":2', '\\"round\\":3'))
+    assert altered.read_text() != path.read_text()
+    with pytest.raises(LedgerDamaged, match="the ledger: line .* was altered"):
+        verify_export(altered)
+    first = json.loads(ledger.splitlines()[0])
+    assert sha256(f"{'0' * 64}{first['line']}".encode()).hexdigest() == first["hash"]
