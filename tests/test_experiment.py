@@ -72,7 +72,7 @@ WRONG = {
     "model.dtype=float16": "model.dtype = 'float16'",
     f"data.label=[{'1,' * 99}1]": " ...: must be text",
     # a name that is none
-    "method.name=fedavgg": "method.name = 'fedavgg' is not one of local, pooled, fedavg",
+    "method.name=fedavgg": "method.name = 'fedavgg' is not one of local, probe, pooled, fedavg",
     "method.name=": "method.name = ''",
     "data.source=digit": "data.source = 'digit' is not one of digits, npz, images, table; did you mean 'digits'?",
     'data.source=["digits"]': "data.source = ['digits']",

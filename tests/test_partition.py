@@ -123,6 +123,7 @@ def test_split_and_join_make_the_whole(name):
 
 SHARED = {
     "local": set(),
+    "probe": set(),
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
