@@ -117,7 +117,9 @@ def test_a_head_depends_on_seed_and_width_and_not_on_when_it_is_made():
 
 
 def test_an_unknown_name_tells_the_nearest():
-    with pytest.raises(ModelError, match=r"'convnt' is not one of convnet, convnet_gn, mlp.*did you mean convnet\?"):
+    with pytest.raises(
+        ModelError, match=r"'convnt' is not one of convnet, convnet_gn, mlp.*did you mean convnet\?"
+    ):
         check_name("convnt")
     with pytest.raises(ModelError, match=r"did you mean .*efficientnet_b0"):
         blueprint("fficientnet_b0", (3, 32, 32), 0)
