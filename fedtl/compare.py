@@ -49,7 +49,8 @@ class Variant:
 def variants(experiment: Experiment) -> list[Variant]:
     """
     The listed methods. The one that ``[method]`` configures keeps its settings, and, where they say so, has
-    beside it itself without its further terms and itself from scratch. Raises ConfigError.
+    beside it itself without its further terms and itself from scratch. Where training is private and starts from a
+    public backbone, what that backbone gives without any training together stands beside it. Raises ConfigError.
     """
     if not experiment.data.val:
         raise ConfigError(
@@ -58,7 +59,9 @@ def variants(experiment: Experiment) -> list[Variant]:
     engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
     serial = but(experiment, engine=engine)
     found: list[Variant] = []
-    for name in dict.fromkeys(experiment.compare.methods):
+    public = bool(experiment.model.weights or experiment.model.pretrain_on)
+    free = ["probe"] if experiment.privacy and public else []
+    for name in dict.fromkeys([*experiment.compare.methods, *free]):
         own = name == experiment.method.name
         plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
         # The yardsticks release nothing: they are never private.

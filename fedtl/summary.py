@@ -12,8 +12,8 @@ from fedtl.metrics import CLASSIFICATION, REGRESSION, better
 from fedtl.runfolder import RunFolder
 from fedtl.statistics import Answers, Resampling, gain, interval, verdict
 
-LOCAL, POOLED = "local", "pooled"
-YARDSTICKS = (LOCAL, POOLED)  # not methods of joining: never "best"
+LOCAL, POOLED, PROBE = "local", "pooled", "probe"
+YARDSTICKS = (LOCAL, PROBE, POOLED)  # not methods of joining: never "best"
 
 
 def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, Any]:

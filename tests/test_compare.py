@@ -142,3 +142,13 @@ def test_yardsticks_are_never_private():
         "fedper": True,
         "fedtl": True,
     }
+
+
+def test_a_private_comparison_from_a_public_start_has_what_costs_nothing_beside_it():
+    sets = ["compare.methods=['local','fedtl']", "model.pretrain_on=['plain']"]
+    assert "probe" not in [column.label for column in of(*sets)]
+    columns = {column.label: column.experiment for column in of(*sets, "privacy.epsilon=3")}
+    assert columns["probe"].privacy is None  # nothing of it is released
+    assert columns["probe"].model.pretrain_on == ["plain"]
+    assert columns["fedtl"].privacy is not None
+    assert "probe" not in [column.label for column in of(sets[0], "privacy.epsilon=3")]

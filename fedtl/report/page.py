@@ -126,7 +126,7 @@ def compare_page(
             "± half a 95 % interval.",
             "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the figure), "
             "so another may do better on its test rows; "
-            "local and pooled are yardsticks and never chosen.",
+            "local, probe and pooled are yardsticks and never chosen.",
             "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
             "at several silos.",
             "gains: the interval lies above zero; loses: below; unclear: it holds zero, or there is none.",
