@@ -92,7 +92,10 @@ def _certificate(home: Home) -> str:
 def _answer(home: Home) -> bytes:
     """What the gate answers to a call that it does not let through: its clock is in it."""
     host, _, port = home.settings.server.rpartition(":")
-    context = ssl.create_default_context(cafile=str(home.at(home.settings.certificate)))
+    authority = home.at(home.settings.certificate)
+    if not authority.is_file():
+        raise ConfigError(f"cannot be tried without {authority.name}")
+    context = ssl.create_default_context(cafile=str(authority))
     try:
         with (
             socket.create_connection((host, int(port)), PATIENCE) as plain,

@@ -80,6 +80,7 @@ def test_check_says_for_each_line_what_to_do(home):
     ]
     assert "get ca.crt from the coordinator" in said["certificate"][1]
     assert "fedtl silo rehearse" in said["approvals"][1]
+    assert said["connection"][1] == said["clock"][1] == "cannot be tried without ca.crt"
     (home.path / "node.key.pub").write_bytes(b"x")
     assert not {name: ok for name, ok, _ in check(home)}["key"]
 
