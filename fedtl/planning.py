@@ -145,6 +145,7 @@ def terms(its: Promise) -> dict[str, Any]:
         "epsilon": its.epsilon,
         "delta": its.delta,
         "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
+        "unit": its.unit,
         "records": its.records,
         "clip": its.clip,
         "noise_multiplier": its.noise_multiplier,

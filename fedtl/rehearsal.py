@@ -153,7 +153,8 @@ def _dry_run(place: Place) -> Update:
     )
     regression = its.data.task == "regression"
     y = torch.randn(ROWS, generator=generator) if regression else torch.arange(ROWS) % len(classes)
-    rows = Rows(x, y)
+    several = place.privacy is not None and place.privacy.unit != "record"
+    rows = Rows(x, y, torch.arange(ROWS) if several else None)
     target = x if study.method.needs_target else None
     data = SiloData(rows, rows, () if regression else classes, target)
     shared, local = study.bench.partition.split(study.bench.initial(data.width))

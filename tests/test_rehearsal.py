@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from federation import Federation, fedtl_command
@@ -139,3 +141,33 @@ def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypa
     )
     facts, _ = rehearse(home, made.file)
     assert "would send 'head.bias'" in facts["refused"]
+
+
+def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
+    """A table whose rows belong to patients, from silo.toml to the page and to a round."""
+    rng = np.random.default_rng(0)
+    Home.create(tmp_path / "home", "clinic", "fl.example.org:8443")
+    (tmp_path / "home" / "data").mkdir()
+    table = {"patient": [f"p{at % 30}" for at in range(120)], "a": rng.normal(size=120)}
+    table |= {"b": rng.normal(size=120), "label": [at % 2 for at in range(120)]}
+    pd.DataFrame(table).to_csv(tmp_path / "home" / "data" / "clinic.csv", index=False)
+    private = {**PRIVATE, "unit": "patient"}
+    given = {
+        "data__path": "data",
+        "data__scale": "none",
+        "policy__privacy": private,
+        "policy__minimum_silos": 1,
+    }
+    Federation.change(tmp_path / "home" / "silo.toml", **given)
+    home = Home.open(tmp_path / "home")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        "rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\nscale = 'none'\ncolumns = ['a', 'b']\n"
+        "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
+    )
+    facts, page = rehearse(home, plan)
+    assert facts["refused"] == "", facts["refused"]
+    assert "Differential privacy for every patient" in page.read_text()
+    assert "several records is protected less" not in page.read_text()
+    assert facts["privacy"]["records"] < 30
+    assert "patient" not in {row["name"] for row in facts["tensors"]}

@@ -62,7 +62,7 @@ def answers(facts: Facts) -> list[str]:
         return [first, f"With differential privacy; the promise is not known yet: {facts['rows_error']}."]
     return [
         first,
-        f"Differential privacy for every record: epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds together "
+        f"Differential privacy for every {its['unit']}: epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds together "
         f"(replace-one: {its['epsilon_replace_one']:.2f}).",
     ]
 
@@ -81,7 +81,7 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
                 "noise",
                 f"{its['noise_multiplier']:.3f} x clip {its['clip']:g}, {its['steps_a_round']} steps a round",
             ),
-            ("sampling rate", f"{its['sample_rate']:.4f} of {its['records']} records"),
+            ("sampling rate", f"{its['sample_rate']:.4f} of {its['records']} {its['unit']}s"),
         ]
         if its["lifetime_epsilon"]:
             rows.append(("lifetime budget", f"epsilon {its['lifetime_epsilon']:g}"))
@@ -112,7 +112,7 @@ def notes(facts: Facts) -> list[str]:
         "That so many silos are aggregated, and that updates are not kept, is the server's word; the site cannot see it.",
         "The server sees when the site takes part. A refusal is one word out of five; reasons stay in the record.",
     ]
-    if facts.get("private"):
+    if (facts.get("privacy") or {}).get("unit") == "record":
         told.append("The promise is for a record: a person with several records is protected less.")
     return told
 
