@@ -11,7 +11,7 @@ demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

@@ -30,7 +30,6 @@ ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own, of sockets and pipes
-    pytest.mark.xdist_group("ray"),
 ]
 from fedtl.simulate.cluster import Cluster  # noqa: E402, only where there is ray
 

@@ -131,7 +131,6 @@ def test_nothing_is_phoned_home_or_installed_at_run_time():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("deployment")
 def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
     """Each service as a process of its own; /data is a folder here."""
     its = Federation(tmp_path)

@@ -22,7 +22,7 @@ from fedtl.runsite import commands
 from fedtl.steward import status
 from fedtl.study import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployment")]
+pytestmark = pytest.mark.slow
 SITES = ["plain", "inverted", "blurred"]
 SMALL = ["rounds=2", "minimum_silos=3", 'data.silos=["plain","inverted","blurred"]', "engine.name=serial"]
 BUDGET = {"epsilon": 8.0, "lifetime_epsilon": 20.0, "clip": 1.0, "statistics": "public"}
