@@ -36,7 +36,7 @@ def free_port():
         return one.getsockname()[1]
 
 
-def wait(what, condition, seconds=90.0, alive=()):
+def wait(what, condition, seconds=240.0, alive=()):
     end = time.monotonic() + seconds
     while not (found := condition()):
         for process in alive:
@@ -161,7 +161,7 @@ class Federation:
         path = self.server / "studies" / study / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def result(self, study, seconds=150.0):
+    def result(self, study, seconds=400.0):
         path, stopped = (self.server / "studies" / study / name for name in ("result.json", "stopped"))
         wait(
             f"end of {study}", lambda: path.exists() or stopped.exists(), seconds, [self.processes["server"]]
