@@ -6,13 +6,12 @@ Holds no data and knows no model, only tensors by name.
     history.jsonl  a line a round       checkpoint/state.pt      shared.safetensors, result.json    when it is done
 """
 
-import fcntl
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl.aggregate import ServerStep
 from fedtl.coordinator import Federation, Plan, Round, Standing, rounds
-from fedtl.durable import write, write_bytes
+from fedtl.durable import alone, write, write_bytes
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.partition import Role
 from fedtl.state import State
@@ -101,15 +100,9 @@ class Study:
         content = {"round": one.after.round, "shared": one.after.shared, "memory": one.after.memory}
         write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file), private=True)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """One process at a time: what a crashed server left behind has let go when this returns."""
-        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return alone(self.path)
 
     def append(self, line: Mapping[str, Any]) -> None:
         handle = os.open(self.path / "history.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)

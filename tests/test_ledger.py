@@ -483,7 +483,7 @@ def killed(path, code):
 NEITHER, CHARGED, STORED = 0, 1, 2
 # Where the process dies in its first round, and what stands in the book afterwards.
 DEATHS = {
-    "new file": ("book._durable = lambda _: die()\nopened()", NEITHER),
+    "new file": ("book.sync = lambda _: die()\nopened()", NEITHER),
     "no lines": ("book.Chain.append = lambda *_, **__: die()\nopened()", NEITHER),
     "opened, not sealed": (
         "seal = book.Book._seal\nbook.Book._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",

@@ -163,9 +163,14 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Are the chains intact, did anything outside an approved manifest ever leave, and was all that is private paid for?"""
+    from fedtl.errors import ConfigError
     from fedtl.home.folder import Home
     from fedtl.steward import verify_export, verify_home
 
+    if not where.exists():
+        raise ConfigError(
+            f"{where} is neither an institution's folder nor an exported record; it is not there"
+        )
     facts = verify_export(where) if where.is_file() else verify_home(Home.open(where))
     if as_json:
         print_json(facts)

@@ -7,16 +7,14 @@ An institution's folder: opened by the processes that work for it, closed to eve
     record.sqlite  what came and left          rehearsed/       the pages shown before signing
 """
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedtl.durable import make_folder, write_bytes
+from fedtl.durable import alone, make_folder, write_bytes
 from fedtl.errors import ConfigError
 from fedtl.home import keys
 from fedtl.home.memory import Memory
@@ -90,15 +88,9 @@ class Home:
         """A path of silo.toml: relative to the folder."""
         return self.path / Path(path).expanduser()
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """One round at a time, whatever became of the process that was at the last one."""
-        handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+        return alone(self.path)
 
     def log(self, text: str) -> None:
         """For the steward; never sent."""

@@ -21,6 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fedtl.durable import sync
 from fedtl.errors import LedgerDamaged, SiloFailed
 
 PATIENCE = 60.0  # seconds for others to finish their lines
@@ -137,7 +138,7 @@ class Book:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self.tip)
-        _durable(self.tip.parent)
+        sync(self.tip.parent)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -187,15 +188,6 @@ def _create(path: Path) -> None:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-                _durable(path.parent)
+                sync(path.parent)
         except OSError as error:
             raise SiloFailed(f"{path}: the ledger cannot be made ({error.strerror})") from error
-
-
-def _durable(folder: Path) -> None:
-    """What was made or renamed in it is so after a power cut, too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
