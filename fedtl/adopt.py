@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedtl import machine
 from fedtl.data.prepare import Prepared
 from fedtl.errors import ConfigError
 from fedtl.examine import HEAD_EPOCHS, Examine, Onboard
@@ -40,7 +41,7 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     rounds = its.experiment.rounds
     check_task(Task(study_name, rounds, rounds, its.experiment.seed, received), place.terms)
     task = Task(study_name, rounds + 1, rounds, its.experiment.seed, received)
-    torch.set_num_threads(home.settings.threads)
+    machine.settle(home.settings.threads)
     folder = RunFolder.create(out, place.experiment)
     prepared = place.prepared()
     study = place.study(prepared.data.classes)

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from fedtl import agreement
+from fedtl import agreement, machine
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.home import approvals
 from fedtl.home.folder import Home
@@ -31,7 +29,7 @@ def attend(home: Home, plan: Callable[[], Path], decode: Ask) -> Update | Refusa
     task: Task | None = None
     try:
         with home.alone():
-            torch.set_num_threads(home.settings.threads)
+            machine.settle(home.settings.threads)
             task = decode()
             return _round(home, plan(), task)
     except Denied as denied:

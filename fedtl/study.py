@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import fedtl
+from fedtl import machine
 from fedtl.bench import Bench, Training
 from fedtl.coordinator import Federation, Plan, Round, Standing, rounds
 from fedtl.data import prepare
@@ -203,7 +204,7 @@ def run(
     """
     if folder.has("result.json"):
         return folder.read_json("result.json")
-    torch.set_num_threads(experiment.engine.threads)
+    machine.settle(experiment.engine.threads)
     with temporary() as shelf:
         raws = raws or shelf
         seen = survey(experiment, reader(raws, experiment.data))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A file may import fedtl modules of the rows above its own, and of its own room.
 ROWS = [
     {"errors"},
-    {"settings", "tables", "randomness", "state", "durable", "supervise"},
+    {"settings", "tables", "randomness", "state", "durable", "supervise", "machine"},
     {"optimizers", "silonorm", "precision"},
     {"norm"},
     {"partition"},

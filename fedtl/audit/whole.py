@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import fedtl
+from fedtl import machine
 from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles
 from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
@@ -64,7 +65,7 @@ def audit(
     experiment, result = folder.experiment(), folder.read_json("result.json")
     refuse(experiment)
     signer = bundle.key(key)
-    torch.set_num_threads(experiment.engine.threads)
+    machine.settle(experiment.engine.threads)
     with temporary() as shelf:
         start = None
         if experiment.model.pretrain_on:

@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
+from fedtl import machine
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy.labels import Labels
 from fedtl.privacy.promise import Promise
@@ -40,7 +40,7 @@ class _Desk:
     """An actor: one worker's workplace, on whatever machine Ray gave it."""
 
     def __init__(self, furnish: Packed, threads: int) -> None:
-        torch.set_num_threads(threads)
+        machine.settle(threads)
         self._furnish = furnish
         self._job_at, self._job = -1, None
         self._workplace: Workplace | None = None

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
+from fedtl import machine
 from fedtl.errors import FedTLError
 from fedtl.privacy.labels import Labels
 from fedtl.privacy.promise import Promise
@@ -54,7 +55,7 @@ def deaf() -> Iterator[None]:
 
 def become_worker(threads: int, number: int = 0) -> None:
     """What every worker process begins with; no worker outlives its parent."""
-    torch.set_num_threads(threads)
+    machine.settle(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -5,7 +5,7 @@ How fast fedtl is: one table of ratios, taken side by side in one run, and a JSO
     .venv/bin/python simulations/bench/bench.py --only convnet --pfl-python ../pfl-venv/bin/python
 
 Every contender has the same generated data, model, steps and evaluation, and one torch thread in each process. It
-is made once and kept between rounds; one round warms it up.
+is made once and kept between rounds; one round warms it up. The floor, too, keeps freed memory, as fedtl does.
 """
 
 import argparse
@@ -25,11 +25,12 @@ import floor
 import loads
 import machine
 import private_step
-import torch
 from measure import HERE, Block, BlockFailed, Contender, Times, run_block, side_by_side
 from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
+
+from fedtl.machine import settle
 
 SILOS, STEPS = "silos", "steps"
 TURNS = 3
@@ -256,7 +257,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    torch.set_num_threads(1)
+    settle(1)
     now = datetime.now(UTC)
     result: dict[str, Any] = {
         "date": f"{now:%Y-%m-%d}",

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import loads
 import numpy as np
-import torch
 from machine import PeakMemory, resident_mib
 
 from fedtl.coordinator import Round
 from fedtl.experiment.file import load
+from fedtl.machine import settle
 from fedtl.runfolder import RunFolder
 from fedtl.state import size_in_bytes
 from fedtl.study import run
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--stack", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    settle(1)
     ends: list[float] = []
     mib: list[float] = []
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from loads import CLASSES, Load
 from torch import multiprocessing, nn
 
+from fedtl.machine import settle
 from fedtl.silo import Rows, SiloData
 from fedtl.state import State
 
@@ -103,7 +104,7 @@ class Floors:
 
 
 def _beside(pipe: Connection, load: Load, layout: torch.memory_format) -> None:
-    torch.set_num_threads(1)
+    settle(1)
     floor = Floor(load, layout)
     while pipe.recv() is not None:
         floor.round()

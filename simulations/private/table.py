@@ -62,15 +62,15 @@ def runs(name: str) -> list[One]:
 
 def accuracy(one: One) -> dict[str, Any]:
     """Mean over silos, and each silo's, on test rows."""
-    import torch
 
     from fedtl import planning
     from fedtl.experiment.file import load
+    from fedtl.machine import settle
     from fedtl.privacy import statistics as released
     from fedtl.runfolder import RunFolder
     from fedtl.study import run
 
-    torch.set_num_threads(1)
+    settle(1)
     private = PRIVATE.get(one.row, OPEN.get(one.row, []))
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
