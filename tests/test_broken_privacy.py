@@ -53,7 +53,7 @@ def caught(findings, name, words, silos=("faint", "plain")):
 
 
 def broken_step(monkeypatch, change):
-    """``change(mechanism, sums)`` gives other sums than the clipped ones."""
+    """``change(mechanism, sound, rows, losses, units)`` gives another sum than the clipped one."""
     sound = mechanism.Mechanism._clipped
 
     def clipped(self, rows, losses, units):
@@ -106,7 +106,7 @@ def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
             losses(self._net, rows).sum(), self._moving, allow_unused=True, materialize_grads=True
         )
         length = math.sqrt(sum(float(part.square().sum()) for part in each)) / self._expected
-        return [part * min(1.0, self._clip / (length + 1e-6)) for part in each]
+        return torch.cat([part.flatten() for part in each]) * min(1.0, self._clip / (length + 1e-6))
 
     broken_step(monkeypatch, lambda *its: of_batch(*its) if len(its[2]) else its[1](its[0], *its[2:]))
     findings = audited(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fedtl.privacy.noise import CHUNK, Noise
+from fedtl.privacy.noise import CHUNK, Noise, grain
 
 # AES-256 under a key of zeros of the counters 0, 1 and 2: test cases 13 and 14 of McGrew and Viega, "The Galois/Counter
 # Mode of Operation" (2004): H, the tag of an empty message, and the first block of ciphertext of zeros.
@@ -27,13 +27,51 @@ def test_the_stream_is_aes_in_counter_mode(monkeypatch):
     assert Noise().uniform(6).tolist() == expected
 
 
-def test_box_and_muller_of_four_pairs_written_out(monkeypatch):
-    noise, same = Noise.reproducible(3), Noise.reproducible(3)
-    u, v = 1 - same.uniform(6).numpy(), same.uniform(6).numpy()
-    radius = np.sqrt(-2 * np.log(u))
-    cosine, sine = radius * np.cos(2 * np.pi * v), radius * np.sin(2 * np.pi * v)
-    four = [cosine[i] + cosine[i + 3] + sine[(i - 1) % 3] + sine[(i - 1) % 3 + 3] for i in range(3)]
-    np.testing.assert_allclose(noise.normal((3,), 5.0), 5 * np.array(four) / 2, rtol=1e-12)
+def test_box_and_muller_written_out(monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    words = np.frombuffer(bytes.fromhex("".join(BLOCKS))[: 4 * 8], "<u8")
+    u, v = (words[:2] >> np.uint64(1)) / 2**63, (words[2:] >> np.uint64(11)) / 2**53
+    radius = 5 * np.sqrt(-2 * np.log(u))
+    expected = [*(radius * np.cos(2 * np.pi * v)), radius[0] * np.sin(2 * np.pi * v[0])]
+    np.testing.assert_allclose(Noise().normal((3,), 5.0), expected, rtol=1e-9)
+
+
+def test_the_tail_is_there(monkeypatch):
+    """The smallest number of the stream is as far out as the docstring says, and no number is infinite."""
+    monkeypatch.setattr(Noise, "_bits", lambda self, count: np.zeros(count, "<u8"))
+    assert Noise().normal((1,), 1.0).item() == pytest.approx(np.sqrt(2 * 64 * np.log(2)), rel=1e-9)
+    monkeypatch.setattr(Noise, "_bits", lambda self, count: np.full(count, 2**64 - 1, "<u8"))
+    assert Noise().normal((2,), 1.0).abs().max() == 0
+
+
+@pytest.mark.parametrize("std", [1.0, 0.3, 5e-4, 7e5])
+def test_a_release_is_the_rounded_total_plus_noise_that_knows_nothing_of_it(std):
+    """To the bit, whatever the total is: what noise was added can be read off, and is the same noise."""
+    step = grain(std)
+    assert np.log2(step) % 1 == 0
+    assert std * 2.0**-37 < step <= std * 2.0**-36
+    totals = torch.randn(4, 1000, dtype=torch.float64) * torch.tensor([[0.0], [1e-9], [1.0], [1e3]]) * std
+    for total in totals:
+        noise = Noise.reproducible(5).normal((1000,), std)
+        released = Noise.reproducible(5).add(total, std)
+        assert torch.equal(noise % step, torch.zeros(1000, dtype=torch.float64))
+        assert torch.equal(released - noise, (total / step).round() * step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_release_has_the_form_of_its_total(dtype):
+    total = torch.randn(2, 3, 5, 5, dtype=dtype).to(memory_format=torch.channels_last)
+    before = total.clone()
+    released = Noise().add(total, 1e-9)
+    assert released.dtype == dtype
+    torch.testing.assert_close(released, total, rtol=0, atol=1e-5)
+    assert not torch.equal(released, total)
+    assert torch.equal(total, before)
+    assert Noise().add(torch.tensor(2.0), 1.0).shape == ()
+    assert Noise().add(torch.empty(0), 1.0).shape == (0,)
+    parts = Noise.reproducible(6).add(torch.zeros(3 * CHUNK + 7, dtype=dtype), 1.0).split(CHUNK)
+    assert len(parts) == 4
+    assert not torch.equal(parts[0], parts[1])
 
 
 def test_every_instance_has_a_key_of_its_own(monkeypatch):
@@ -66,10 +104,10 @@ def test_it_is_normal(std):
 
 
 def test_neighbours_are_independent():
-    """Neighbours share a pair, one its cosine and one its sine; also their sizes must not go together."""
+    """Two half a draw apart share a pair, one its cosine and one its sine; also their sizes must not go together."""
     x = Noise.reproducible(1).normal((300_000,), 1.0).numpy()
     bound = 4 / np.sqrt(len(x))
-    for lag in (1, 2, CHUNK):
+    for lag in (1, 2, 150_000):
         assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < bound
         assert abs(np.corrcoef(x[:-lag] ** 2, x[lag:] ** 2)[0, 1]) < bound
 
@@ -100,6 +138,8 @@ def test_reproducible_repeats_and_says_so():
 def test_no_noise_is_refused(std):
     with pytest.raises(ValueError, match="above 0"):
         Noise().normal((2,), std)
+    with pytest.raises(ValueError, match="above 0"):
+        Noise().add(torch.zeros(2), std)
 
 
 @pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])

@@ -21,9 +21,9 @@ class Silent(Noise):
     def __init__(self):
         self.asked = []
 
-    def normal(self, shape, std):
-        self.asked.append((tuple(shape), std))
-        return torch.zeros(shape, dtype=torch.float64)
+    def add(self, total, std):
+        self.asked.append((tuple(total.shape), std))
+        return total
 
 
 def body(seed=0, channels=(6, 4)):

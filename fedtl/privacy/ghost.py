@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from fedtl.silonorm import ChannelAffine
 
-CACHE = 1 << 18  # numbers that are made and used at once: they fit into a processor's cache
-MEMORY = 16  # multiplications that a processor does while it writes a number to memory and reads it again
+MEMORY = 40  # multiplications that a processor does while it writes a number to memory and reads it again
 MARGIN = 4  # roundings: how far a norm taken from products may lie below the true one, at most
 
 
@@ -48,19 +48,21 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
     ``losses()`` gives the B examples' losses, through the net. Nothing is left in the net. Raises Unsupported.
     """
     moving = [weight for weight in net.parameters() if weight.requires_grad]
-    values, tape = _taped(net, losses)
-    book: dict[Tensor, Page] = {}
-    squares = values.new_zeros(len(values))
-    while (
-        tape
-    ):  # what has been seen is let go: memory that is given back and asked for again costs more than sums
-        layer, x, g = tape.pop()
-        if len(x) != len(values) or len(g) != len(values):
-            raise Unsupported(f"{type(layer).__name__} does not see one row an example")
-        for weight, page in LAYERS[type(layer)](layer, x.to(values), g.to(values)):
-            if weight is not None and weight.requires_grad:
+    wanted: set[Tensor | None] = set(moving)
+    book: dict[Tensor | None, Page] = {}
+
+    def see(layer: nn.Module, x: Tensor, g: Tensor) -> None:
+        exact = next(layer.parameters()).dtype  # under autocast, what it saw is rounded to fewer bits
+        for weight, page in LAYERS[type(layer)](layer, x.to(exact), g.to(exact)):
+            if weight in wanted:
                 book[weight] = page()
-                squares += book[weight].squares
+
+    values = _seen(net, losses, moving, see)
+    squares = values.new_zeros(len(values))
+    for page in book.values():
+        if len(page.squares) != len(values):
+            raise Unsupported("a layer does not see one row an example")
+        squares += page.squares
 
     def weighted(factors: Tensor) -> list[Tensor]:
         return [
@@ -71,43 +73,67 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
     return squares.sqrt(), weighted
 
 
-Seen = tuple[nn.Module, Tensor, Tensor]  # a layer, its input and the gradient at its output
-
-
-def _taped(net: nn.Module, losses: Callable[[], Tensor]) -> tuple[Tensor, list[Seen]]:
-    layers = _layers(net)
+def _seen(
+    net: nn.Module,
+    losses: Callable[[], Tensor],
+    moving: list[nn.Parameter],
+    see: Callable[[nn.Module, Tensor, Tensor], None],
+) -> Tensor:
+    """
+    The losses. ``see`` gets each layer with its input and the gradient at its output, which are let go at once: memory
+    that is given back and asked for again costs more than sums.
+    """
     inputs: dict[nn.Module, tuple[Tensor, int]] = {}
-    tape: list[Seen] = []
+    used: set[nn.Module] = set()
+    start = next(net.parameters()).new_zeros((), requires_grad=True)
 
     def forward(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
-        if layer in inputs:
+        if layer in used:
             raise Unsupported(f"a {type(layer).__name__} is used twice")
+        used.add(layer)
         inputs[layer] = given[0].detach(), given[0]._version
-        if not output.requires_grad:  # the first that moves; nobody could change a leaf in place, so a copy
-            output = output.requires_grad_().clone()
+        if not output.requires_grad:  # the first that moves
+            output = _Begun.apply(output, start)  # type: ignore[no-untyped-call]
         output.register_hook(partial(backward, layer))
         return output
 
     def backward(layer: nn.Module, g: Tensor) -> None:
-        x, version = inputs[layer]
+        x, version = inputs.pop(layer)
         if x._version != version:
             raise Unsupported(f"the input of a {type(layer).__name__} is changed in place after use")
-        tape.append((layer, x, g))
+        if len(x) != len(g):
+            raise Unsupported(f"{type(layer).__name__} does not see one row an example")
+        see(layer, x, g)
 
-    hooks = [layer.register_forward_hook(forward) for layer in layers]
-    moving = [weight for weight in net.parameters() if weight.requires_grad]
+    hooks = [layer.register_forward_hook(forward) for layer in _layers(net)]
     try:
         for weight in moving:
             weight.requires_grad_(False)
         values = losses()
         if values.requires_grad:
-            values.sum().backward()
+            torch.autograd.grad(values.sum(), start)
     finally:
         for weight in moving:
             weight.requires_grad_(True)
         for hook in hooks:
             hook.remove()
-    return values.detach(), tape
+    return values.detach()
+
+
+class _Begun(torch.autograd.Function):
+    """
+    Lets gradients reach a tensor, as requires_grad_() does, which would make it a leaf: nobody could change it in
+    place, and torch would keep a copy of its gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, start: Tensor) -> Tensor:
+        ctx.mark_dirty(output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *g: Tensor) -> tuple[None, Tensor]:
+        return None, g[0].new_zeros(())
 
 
 def _layers(net: nn.Module) -> list[nn.Module]:
@@ -125,85 +151,93 @@ def _layers(net: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(owned.values()))
 
 
-def _product(u: Callable[[slice], Tensor], g: Tensor, d: int) -> Page:
+def _product(
+    u: Callable[[], Tensor], g: Tensor, d: int, each: Callable[[], Tensor], total: Callable[[Tensor], Tensor]
+) -> Page:
     """
-    For gradients sum_t g_t u_t' with g [B, groups, T, o] and, for the examples asked for, u [B, groups, T, d].
+    For gradients sum_t g_t u_t' with g [B, groups, T, o] and u [B, groups, T, d].
 
-    With T = 1 the norm is ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than to write
-    down the examples' o x d gradients and to read them again. Those products may cancel, and a norm that is too
-    small would let a record exceed the clip, so that their roundings, below MARGIN eps ||u||^2 ||g||^2, are added.
+    ``each`` gives the examples' gradients, and ``total`` their weighted sum without them. With T = 1 the norm is
+    ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than to write down the examples'
+    o x d gradients and to read them again. Those products may cancel, and a norm that is too small would let a
+    record exceed the clip, so that their roundings, below MARGIN eps ||u||^2 ||g||^2, are added.
     """
-    n, groups, positions, o = g.shape
+    positions, o = g.shape[2:]
     if positions > 1 and positions**2 * (o + d) >= MEMORY * o * d:
-        each = g.new_empty(n, groups, o, d)
-        step = max(1, CACHE // (groups * positions * d))
-        for part in (slice(start, start + step) for start in range(0, n, step)):
-            torch.matmul(g[part].transpose(2, 3), u(part), out=each[part])
-        return _each(each)
-    seen = u(slice(None))
+        return _each(each())
+    seen = u()
     if positions == 1:
-        squares = (seen.square().sum(3) * g.square().sum(3)).sum((1, 2))
-    else:
-        uu, gg = seen @ seen.transpose(2, 3), g @ g.transpose(2, 3)
-        most = uu.diagonal(dim1=2, dim2=3).sum(2) * gg.diagonal(dim1=2, dim2=3).sum(2)
-        squares = (uu * gg).sum((1, 2, 3)).clamp_min(0) + MARGIN * torch.finfo(g.dtype).eps * most.sum(1)
-
-    def total(factors: Tensor) -> Tensor:
-        left = (g * factors.view(n, 1, 1, 1)).transpose(0, 1).reshape(groups, n * positions, o)
-        return left.transpose(1, 2) @ seen.transpose(0, 1).reshape(groups, n * positions, d)
-
+        return Page((seen.square().sum(3) * g.square().sum(3)).sum((1, 2)), total)
+    uu, gg = seen @ seen.transpose(2, 3), g @ g.transpose(2, 3)
+    most = uu.diagonal(dim1=2, dim2=3).sum(2) * gg.diagonal(dim1=2, dim2=3).sum(2)
+    squares = (uu * gg).sum((1, 2, 3)).clamp_min(0) + MARGIN * torch.finfo(g.dtype).eps * most.sum(1)
     return Page(squares, total)
 
 
 def _each(gradients: Tensor) -> Page:
     """For gradients [B, ...] at hand."""
     flat = gradients.flatten(1)
-    return Page(flat.square().sum(1), lambda factors: (factors @ flat).view(gradients.shape[1:]))
+    return Page(
+        torch.linalg.vector_norm(flat, dim=1).square(),
+        lambda factors: (factors @ flat).view(gradients.shape[1:]),
+    )
 
 
 def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     assert isinstance(layer, nn.Linear)
-    u, rows = x.reshape(len(x), 1, -1, layer.in_features), g.reshape(len(g), 1, -1, layer.out_features)
+    u, rows = x.reshape(len(x), -1, layer.in_features), g.reshape(len(g), -1, layer.out_features)
+
+    def each() -> Tensor:
+        return rows.transpose(1, 2) @ u
+
+    def total(factors: Tensor) -> Tensor:
+        return (rows * factors.view(-1, 1, 1)).flatten(0, 1).T @ u.flatten(0, 1)
+
     return [
-        (layer.weight, lambda: _product(lambda part: u[part], rows, layer.in_features)),
-        (layer.bias, lambda: _each(rows.sum((1, 2)))),
+        (
+            layer.weight,
+            lambda: _product(lambda: u[:, None], rows[:, None], layer.in_features, each, total),
+        ),
+        (layer.bias, lambda: _each(rows.sum(1))),
     ]
 
 
 def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     assert isinstance(layer, nn.Conv2d)
-    groups, (high, wide) = layer.groups, layer.kernel_size
+    padding: int | tuple[int, ...] = 0
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        padding = layer.padding
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
     rows = g.flatten(2).transpose(1, 2)  # [B, T, o]
 
+    def patches() -> Tensor:
+        """What the kernel sees at each place: [B, groups, T, d]."""
+        seen = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+        return seen.unflatten(1, (layer.groups, -1)).transpose(2, 3)
+
+    def kernels(x: Tensor, g: Tensor, examples: int) -> Tensor:
+        """The gradient of so many examples' kernels, each of which saw its own channels."""
+        size = [examples * layer.out_channels, *layer.weight.shape[1:]]
+        groups = examples * layer.groups
+        return conv2d_weight(x, size, g, layer.stride, padding, layer.dilation, groups)
+
+    def each() -> Tensor:
+        """As one convolution with a group an example (Rochette et al., 2019)."""
+        found = kernels(x.reshape(1, -1, *x.shape[2:]), g.reshape(1, -1, *g.shape[2:]), len(x))
+        return found.view(len(x), *layer.weight.shape)
+
     def weight() -> Page:
-        def seen(part: slice) -> Tensor:
-            u = _patches(layer, x[part]).reshape(
-                -1, rows.shape[1], high * wide, groups, layer.in_channels // groups
-            )
-            return u.permute(0, 3, 1, 2, 4).flatten(3)
-
-        page = _product(seen, rows.unflatten(2, (groups, -1)).transpose(1, 2), layer.weight[0].numel())
-
-        def total(factors: Tensor) -> Tensor:
-            kernels = page.total(factors).reshape(layer.out_channels, high, wide, -1)
-            return kernels.permute(0, 3, 1, 2).contiguous()
-
-        return Page(page.squares, total)
+        return _product(
+            patches,
+            rows.unflatten(2, (layer.groups, -1)).transpose(1, 2),
+            layer.weight[0].numel(),
+            each,
+            lambda factors: kernels(x, g * factors.view(-1, 1, 1, 1), 1),
+        )
 
     return [(layer.weight, weight), (layer.bias, lambda: _each(rows.sum(1)))]
-
-
-def _patches(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """What the kernel sees at each place: [B, height, width, *kernel, C], a view of the padded input."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode).permute(0, 2, 3, 1).contiguous()
-    reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    places = [(n - r - 1) // s + 1 for n, r, s in zip(x.shape[1:3], reach, layer.stride, strict=True)]
-    n, h, w, c = x.stride()
-    (down, right), (dh, dw) = layer.stride, layer.dilation
-    return x.as_strided(
-        (len(x), *places, *layer.kernel_size, x.shape[3]), (n, h * down, w * right, h * dh, w * dw, c)
-    )
 
 
 def _channels(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:

@@ -35,5 +35,4 @@ def noisy_mean(values: Tensor, units: Tensor | None, metric: Metric, noise: Nois
     if units is not None:
         sums = torch.zeros(int(units.max()) + 1, dtype=torch.float64).index_add_(0, units, values)
         values = sums / units.bincount().clamp_min(1)
-    noisy = values.sum() + noise.normal((1,), metric.noise_multiplier)[0]
-    return float(noisy / metric.records)
+    return float(noise.add(values.sum(), metric.noise_multiplier) / metric.records)

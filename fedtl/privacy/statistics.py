@@ -78,7 +78,7 @@ def refresh(
             limit = radius * math.sqrt(fixed[path].running_mean.numel())
             total = sum(_clipped(part, limit).sum(0) for part in _units(_looks(body, path, rows, look)))
             assert isinstance(total, Tensor)
-            noisy = total.double() + noise.normal(total.shape, deviation).to(total.device)  # noqa: B023
+            noisy = noise.add(total.double(), deviation)  # noqa: B023
             return _shrunk(noisy / release.records, deviation / release.records).to(total)  # noqa: B023
 
         for path in chosen:
