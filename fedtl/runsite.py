@@ -6,21 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedtl.home.folder import LOCATION, Home
-from fedtl.provision.tools import environment, tool
+from fedtl.provision.tools import environment
 from fedtl.supervise import supervise
 
 PARTS = ("node", "exec")
 
 
 def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
-    secret = ["--superexec-auth-secret-file", str(home.path / "exec.secret")]
     made = {
         "node": [sys.executable, "-m", "fedtl.site", str(home.path)],
-        # Between two processes of one machine, on its loopback, under a shared secret: no certificate is needed.
-        "exec": [
-            *(tool("flower-superexec"), "--insecure"),
-            *("--runtime-api-address", f"127.0.0.1:{home.settings.port}", *secret),
-        ],
+        "exec": [sys.executable, "-m", "fedtl.launch", str(home.path)],
     }
     return {part: made[part] for part in parts}
 

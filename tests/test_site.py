@@ -13,8 +13,9 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import approvals
 from fedtl.home.folder import Home
+from fedtl.pinned import check
 from fedtl.provision.bundle import bundle, check_contents
-from fedtl.site import arguments, check_internals, pin, refusal
+from fedtl.site import KNOWN, arguments, pin, refusal
 
 
 def packed(**files):
@@ -84,7 +85,7 @@ def test_a_bundle_is_bounded(monkeypatch):
 
 
 def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
-    check_internals()
+    check(node, KNOWN)
     monkeypatch.setattr(fedtl.site, "KNOWN", "0" * 64)
     with pytest.raises(ConfigError, match="pip install flwr=="):
         pin(home)

@@ -2,14 +2,16 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.wording import short
-from fedtl.policy import Policy
 from fedtl.settings import Settings
+
+if TYPE_CHECKING:
+    from fedtl.policy import Policy
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
@@ -64,7 +66,9 @@ class PolicySettings(Settings):
     privacy: BudgetSettings | None = None
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
+        from fedtl.policy import Policy
+
         return Policy(
             roles=frozenset(self.roles),
             methods=frozenset(self.methods),
