@@ -21,7 +21,7 @@ def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run_site(folder: Path, parts: Sequence[str]) -> int:
-    """Until one of them ends; the exit code. The same key is refused for a minute after a crash: start again then."""
+    """Until one of them ends; the exit code. After a crash the same key is refused for two heartbeats: start again then."""
     home = Home.open(folder)
     os.umask(0o077)
     around = environment(home.path, **{LOCATION: str(home.path)})

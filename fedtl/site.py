@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import flwr.supernode.start_client_internal as node
+from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
 from fedtl.errors import FedTLError
@@ -77,6 +79,9 @@ def pin(home: Home) -> None:
             return False
         return True
 
+    constants: tuple[Any, ...] = heartbeat, fleet_http_connection
+    for module in constants:
+        module.HEARTBEAT_DEFAULT_INTERVAL = home.settings.heartbeat
     node._pull_and_store_message = pull  # type: ignore[assignment]
     node._verify_fab = verified
 

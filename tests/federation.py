@@ -98,6 +98,7 @@ class Federation:
         (folder / "ca.crt").write_bytes((self.server / "tls" / "ca.crt").read_bytes())
         given = {
             "port": free_port(),
+            "heartbeat": 10,
             "data__source": "digits",
             "data__path": "",
             "policy__privacy": None,
@@ -142,8 +143,9 @@ class Federation:
     def log(self, name):
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def up(self, *names):
-        process = self.run("server")
+    def up(self, *names, **env):
+        """``env``: of the server alone."""
+        process = self.run("server", **env)
         wait("server", lambda: self.status()["running"], alive=[process])
         wait("registration", lambda: all(v == "registered" for v in self.status()["admitted"].values()))
         for name in names:
@@ -204,7 +206,7 @@ class Federation:
         process.wait(40)
 
     def close(self):
-        """All sites at once, then the server."""
+        """All sites at once, then the server; once more does nothing."""
         for name, process in self.processes.items():
             if name != "server" and process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import flwr.supernode.start_client_internal as node
 import pytest
+from federation import Federation
+from flwr.supercore import heartbeat
 from flwr.supercore.fab import Fab
+from flwr.supernode import fleet_http_connection
 
 import fedtl.site
 from fedtl.errors import ConfigError
@@ -84,6 +87,17 @@ def test_a_bundle_is_bounded(monkeypatch):
         check_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
 
 
+def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home):
+    for module in (heartbeat, fleet_http_connection):
+        assert module.HEARTBEAT_DEFAULT_INTERVAL == 30
+        monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
+    for name in ("_pull_and_store_message", "_verify_fab"):
+        monkeypatch.setattr(node, name, getattr(node, name))
+    Federation.change(home.path / "silo.toml", heartbeat=12)
+    pin(Home.open(home.path))
+    assert [its.HEARTBEAT_DEFAULT_INTERVAL for its in (heartbeat, fleet_http_connection)] == [12, 12]
+
+
 def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
     check(node, KNOWN)
     monkeypatch.setattr(fedtl.site, "KNOWN", "0" * 64)
@@ -107,6 +121,8 @@ def pinned(monkeypatch, home):
 
     monkeypatch.setattr(node, "_pull_and_store_message", original)
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
+    for module in (heartbeat, fleet_http_connection):
+        monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
     pin(home)
 
     def pull(content, kind="flwr-serverapp"):

@@ -83,13 +83,17 @@ class PolicySettings(Settings):
 
 
 class HomeSettings(Settings):
-    """The whole file. Paths are relative to its folder."""
+    """
+    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two signs of life; after twice as
+    many without one the server takes the site for gone, and lets its key in again. Flower takes 10 to 1800.
+    """
 
     name: str = Field(pattern=NAME)
     server: str
     certificate: str = "ca.crt"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1)
+    heartbeat: int = Field(30, ge=10, le=1800)
     port: int = Field(9094, ge=1, le=65535)
     weights: str = ""
     key_file: str = ""
