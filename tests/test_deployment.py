@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import torch
-from federation import Federation, around, fedtl_command, wait
+from federation import Federation, alive, around, fedtl_command, wait
 from safetensors.torch import load_file
 
 from fedtl.experiment.file import load
@@ -194,3 +194,13 @@ def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
     for secret in lines:
         assert secret not in logs
         assert not any(secret in words for words in ours)
+
+
+def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
+    """Without systemd or a container around them."""
+    names = ["faint", "server"]
+    started = [pid for name in names for pid, _ in federation.children(name)]
+    assert len(started) >= 8
+    for name in names:
+        federation.processes[name].kill()
+    wait("end of all", lambda: not any(map(alive, started)), 40)
