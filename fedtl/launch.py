@@ -7,6 +7,7 @@ disk in each round. It runs no thread of Python's, has touched no GPU and drawn 
 token through a pipe, where Flower would write it into a command line that everybody on the machine can read.
 """
 
+import logging
 import multiprocessing
 import os
 import sys
@@ -49,6 +50,7 @@ def client_app(words: list[str]) -> None:
     """In the new process: Flower's own command."""
     from flwr.supernode.cli import flwr_clientapp
 
+    logging.root.handlers.clear()  # opacus makes one when it is imported: everything would be said twice
     sys.argv = ["flwr-clientapp", *words]
     flwr_clientapp()
 

@@ -26,7 +26,7 @@ from fedtl.home.approvals import approvals, permitted
 from fedtl.home.folder import Home
 from fedtl.pinned import check
 from fedtl.policy import Code
-from fedtl.provision.bundle import check_contents
+from fedtl.provision.contents import check_contents
 
 LOOK = 1.0  # seconds between two questions whether there is a message; Flower's own are 3 apart
 KNOWN = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py

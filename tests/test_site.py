@@ -1,12 +1,14 @@
 """The launcher: what runs at a site is on the site's own list, or nothing runs."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from types import SimpleNamespace
 
 import flwr.supernode.start_client_internal as node
 import pytest
-from federation import Federation
+from federation import Federation, around
 from flwr.supercore import heartbeat
 from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
@@ -17,7 +19,8 @@ from fedtl.experiment.file import load
 from fedtl.home import approvals
 from fedtl.home.folder import Home
 from fedtl.pinned import check
-from fedtl.provision.bundle import bundle, check_contents
+from fedtl.provision.bundle import bundle
+from fedtl.provision.contents import check_contents
 from fedtl.site import KNOWN, arguments, pin, refusal
 
 
@@ -85,6 +88,22 @@ def test_a_bundle_is_bounded(monkeypatch):
     bomb = packed(**{"server/app.py": "\0" * (40 << 20)})
     with pytest.raises(ConfigError, match="no bundle|the most|unpacks"):
         check_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
+
+
+def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
+    found = [7, None, None]
+    monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
+    monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
+    monkeypatch.setattr(fedtl.site, "LOOK", 0.01)
+    pin(home)
+    assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
+
+
+def test_a_site_without_a_round_holds_no_torch():
+    """Its supervisor, SuperNode and SuperExec stay small; what a round needs is loaded where it is forked."""
+    code = "import sys, fedtl.runsite, fedtl.site, fedtl.launch; from fedtl.home import record; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=around(), capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home):
