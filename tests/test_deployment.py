@@ -3,6 +3,7 @@ Institutions as real processes: TLS, node keys, the gate, and the same Bench. Ev
 and records, not from what Flower says about its runs. The tests share one federation and run in this order.
 """
 
+import os
 import signal
 import subprocess
 
@@ -201,6 +202,10 @@ def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
     names = ["faint", "server"]
     started = [pid for name in names for pid, _ in federation.children(name)]
     assert len(started) >= 8
-    for name in names:
-        federation.processes[name].kill()
-    wait("end of all", lambda: not any(map(alive, started)), 40)
+    try:
+        for name in names:
+            federation.processes[name].kill()
+        wait("end of all", lambda: not any(map(alive, started)), 40)
+    finally:
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)
