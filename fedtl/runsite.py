@@ -13,9 +13,10 @@ PARTS = ("node", "exec")
 
 
 def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
+    python = [sys.executable, "-P", "-m"]  # -P: nothing that lies in the working folder is imported
     made = {
-        "node": [sys.executable, "-m", "fedtl.site", str(home.path)],
-        "exec": [sys.executable, "-m", "fedtl.launch", str(home.path)],
+        "node": [*python, "fedtl.site", str(home.path)],
+        "exec": [*python, "fedtl.launch", str(home.path)],
     }
     return {part: made[part] for part in parts}
 

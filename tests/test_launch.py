@@ -14,6 +14,7 @@ from fedtl import launch
 from fedtl.errors import ConfigError
 from fedtl.home.folder import Home
 from fedtl.pinned import check
+from fedtl.runsite import PARTS, commands
 
 
 @pytest.fixture
@@ -68,6 +69,16 @@ def test_it_refuses_to_start_with_another_flower():
     check(subprocess_executor, launch.KNOWN)
     with pytest.raises(ConfigError, match="pip install flwr=="):
         check(subprocess_executor, "0" * 64)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_nothing_that_lies_in_the_working_folder_is_imported(part, home, tmp_path):
+    for name in ("flwr", "torch", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
+    (home.path / "silo.toml").unlink()
+    command = commands(home, [part])[part]
+    done = subprocess.run(command, env=around(), cwd=tmp_path, capture_output=True, text=True)
+    assert "has no silo.toml" in done.stderr
 
 
 def test_no_secret_is_in_its_command_line(home):
