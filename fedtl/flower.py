@@ -84,6 +84,8 @@ def task_of(content: RecordDict) -> Task:
         if set(content) != {"task", "shared"}:
             raise ValueError(f"{len(content)} records that are no task's")
         its: Any = content["task"]
+        if odd := sorted(set(its) - {"study", "round", "rounds", "seed"}):
+            raise ValueError(f"it sets {odd[0][:LONGEST]!r}, which is no task's")
         study, numbers = its["study"], [its[key] for key in ("round", "rounds", "seed")]
         if not isinstance(study, str) or not all(type(number) is int for number in numbers):
             raise ValueError("a task of other types")

@@ -10,13 +10,16 @@ import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from hashlib import sha256
-
-import torch
+from typing import TYPE_CHECKING
 
 from fedtl.errors import Denied
-from fedtl.messages import Task, Update
-from fedtl.partition import Partition
-from fedtl.state import State, not_finite, size_in_bytes
+
+if TYPE_CHECKING:  # the SuperNode asks for codes and hashes only, and does without torch
+    from torch import Tensor
+
+    from fedtl.messages import Task, Update
+    from fedtl.partition import Partition
+    from fedtl.state import State
 
 
 class Code(StrEnum):
@@ -92,8 +95,10 @@ class Terms:
     manifest: Manifest
 
 
-def manifest(partition: Partition, state: State) -> Manifest:
+def manifest(partition: "Partition", state: "State") -> Manifest:
     """Of a model's whole state, on no device's memory: shapes are all that is read."""
+    from fedtl.state import size_in_bytes
+
     return Manifest(
         tuple(
             Line(name, str(partition.roles[name]), tuple(its.shape), _dtype(its), size_in_bytes({name: its}))
@@ -115,7 +120,7 @@ def check_manifest(its: Manifest, policy: Policy) -> None:
         raise Denied(Code.PLAN, f"{its.bytes:,} bytes a round; policy.bytes allows {policy.bytes:,}")
 
 
-def check_task(task: Task, terms: Terms) -> None:
+def check_task(task: "Task", terms: Terms) -> None:
     """Whether a task asks for what was agreed, no more and no other. Raises Denied."""
     if not 1 <= task.round <= task.rounds or (task.rounds, task.seed) != (terms.rounds, terms.seed):
         raise Denied(
@@ -125,7 +130,7 @@ def check_task(task: Task, terms: Terms) -> None:
     _check_tensors(task.shared, terms.manifest, "was sent")
 
 
-def verdict(update: Update, task: Task, terms: Terms, policy: Policy, private: bool, silo: str) -> None:
+def verdict(update: "Update", task: "Task", terms: Terms, policy: Policy, private: bool, silo: str) -> None:
     """
     The last word on an update before it leaves. ``private``: it was made under a promise and charged. Raises Denied.
     """
@@ -148,7 +153,9 @@ def verdict(update: Update, task: Task, terms: Terms, policy: Policy, private: b
         raise Denied(Code.DECLINED, "the number of rows would leave as a weight; policy.rows is false")
 
 
-def _check_tensors(found: State, manifest: Manifest, what: str) -> None:
+def _check_tensors(found: "State", manifest: Manifest, what: str) -> None:
+    from fedtl.state import not_finite
+
     wanted = {line.name: line for line in manifest.lines}
     if odd := sorted(found.keys() ^ wanted.keys()):
         side = "not on the manifest" if odd[0] in found else "missing"
@@ -164,5 +171,5 @@ def _check_tensors(found: State, manifest: Manifest, what: str) -> None:
         raise Denied(Code.TENSORS, f"{what} {broken}, which is not finite")
 
 
-def _dtype(tensor: torch.Tensor) -> str:
+def _dtype(tensor: "Tensor") -> str:
     return str(tensor.dtype).removeprefix("torch.")

@@ -6,27 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedtl.home.folder import LOCATION, Home
-from fedtl.provision.tools import environment, tool
+from fedtl.provision.tools import environment
 from fedtl.supervise import supervise
 
 PARTS = ("node", "exec")
 
 
 def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
-    secret = ["--superexec-auth-secret-file", str(home.path / "exec.secret")]
+    python = [sys.executable, "-P", "-m"]  # -P: nothing that lies in the working folder is imported
     made = {
-        "node": [sys.executable, "-m", "fedtl.site", str(home.path)],
-        # Between two processes of one machine, on its loopback, under a shared secret: no certificate is needed.
-        "exec": [
-            *(tool("flower-superexec"), "--insecure"),
-            *("--runtime-api-address", f"127.0.0.1:{home.settings.port}", *secret),
-        ],
+        "node": [*python, "fedtl.site", str(home.path)],
+        "exec": [*python, "fedtl.launch", str(home.path)],
     }
     return {part: made[part] for part in parts}
 
 
 def run_site(folder: Path, parts: Sequence[str]) -> int:
-    """Until one of them ends; the exit code. The same key is refused for a minute after a crash: start again then."""
+    """Until one of them ends; the exit code. After a crash the same key is refused for two heartbeats: start again then."""
     home = Home.open(folder)
     os.umask(0o077)
     around = environment(home.path, **{LOCATION: str(home.path)})

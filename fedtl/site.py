@@ -5,38 +5,31 @@ Flower 1.41.0 runs whatever app its server names. Here the one place where it co
 place is not exactly the one that was read when this was written, nothing starts.
 """
 
-import inspect
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import flwr
 import flwr.supernode.start_client_internal as node
+from flwr.supercore import heartbeat
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
-from fedtl.errors import ConfigError, FedTLError
+from fedtl.errors import FedTLError
 from fedtl.home.approvals import approvals, permitted
 from fedtl.home.folder import Home
+from fedtl.pinned import check
 from fedtl.policy import Code
-from fedtl.provision.bundle import check_contents
+from fedtl.provision.contents import check_contents
 
-VERSION = "1.41.0"
+LOOK = 1.0  # seconds between two questions whether there is a message; Flower's own are 3 apart
 KNOWN = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
-
-
-def check_internals() -> None:
-    """Raises ConfigError where flwr is not the one whose inside this relies on."""
-    found = sha256(Path(inspect.getfile(node)).read_bytes()).hexdigest()
-    if flwr.__version__ != VERSION or found != KNOWN:
-        raise ConfigError(
-            f"flwr {flwr.__version__} is not the {VERSION} that the launcher knows: pip install flwr=={VERSION}"
-        )
 
 
 def refusal(home: Home, content: bytes) -> str | None:
@@ -54,7 +47,7 @@ def refusal(home: Home, content: bytes) -> str | None:
 
 def pin(home: Home) -> None:
     """From here on this process runs approved bundles only."""
-    check_internals()
+    check(node, KNOWN)
     original: Callable[..., Any] = node._pull_and_store_message
 
     def pull(*, get_run: Any, get_fab: Any, trusted_entities: Any = None, **others: Any) -> Any:
@@ -74,7 +67,11 @@ def pin(home: Home) -> None:
                 return Fab(fab.hash_str, fab.content, {})
             return Fab(fab.hash_str, fab.content, {"valid_license": "site"})
 
-        return original(get_run=its_run, get_fab=its_fab, trusted_entities={"site": "approved"}, **others)
+        while True:
+            run = original(get_run=its_run, get_fab=its_fab, trusted_entities={"site": "approved"}, **others)
+            if run is not None:
+                return run
+            time.sleep(LOOK)
 
     def verified(fab: Fab, trusted_entities: Any) -> bool:
         if reason := refusal(home, fab.content):
@@ -82,6 +79,9 @@ def pin(home: Home) -> None:
             return False
         return True
 
+    constants: tuple[Any, ...] = heartbeat, fleet_http_connection
+    for module in constants:
+        module.HEARTBEAT_DEFAULT_INTERVAL = home.settings.heartbeat
     node._pull_and_store_message = pull  # type: ignore[assignment]
     node._verify_fab = verified
 

@@ -1,8 +1,9 @@
 """
-Processes that live and die together: when one ends, or this one is told to, all end. Whoever started us (systemd, a
-container) starts all again.
+Processes that live and die together: when one ends, or this one is told to or is killed, all end. Whoever started us
+(systemd, a container) starts all again.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from types import FrameType
 
 GRACE = 15.0  # seconds between a request to end and the end
 LOOK = 0.2
+PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
 def supervise(
@@ -31,10 +33,15 @@ def supervise(
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
     started: dict[str, subprocess.Popen[bytes]] = {}
+    bound = _bound(os.getpid())
     try:
         for name, command in commands.items():
             started[name] = subprocess.Popen(
-                command, env=dict(environments[name]), stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                env=dict(environments[name]),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=bound,
             )
         if ready:
             ready()
@@ -55,6 +62,24 @@ def supervise(
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _bound(parent: int) -> Callable[[], None] | None:
+    """
+    For a new process to call before it becomes its command: from then on the kernel tells it to end when its parent
+    does, after kill -9 too. None where there is no such kernel. What it starts itself is its own to end.
+    """
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError, TypeError):
+        return None
+
+    def bind() -> None:
+        prctl(PARENT_DEATH, signal.SIGTERM)
+        if os.getppid() != parent:  # it was quicker
+            os._exit(1)
+
+    return bind
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -61,6 +61,31 @@ def fedtl_command(*words, code=0):
     return done
 
 
+def descendants(pid):
+    """(pid, argv) of everything that a process started, however deep."""
+    rows = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (path / "stat").read_text().rpartition(")")[2].split()
+            rows[int(path.name)] = int(stat[1]), (path / "cmdline").read_bytes().split(b"\0")
+        except (OSError, IndexError):
+            continue
+    found, new = [], {pid}
+    while new:
+        mine = {pid for pid, (parent, _) in rows.items() if parent in new}
+        found += [(pid, [word.decode() for word in rows[pid][1]]) for pid in mine]
+        new = mine
+    return found
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class Federation:
     """``folder/server`` and ``folder/<site>``; every process is one that this object started."""
 
@@ -98,6 +123,7 @@ class Federation:
         (folder / "ca.crt").write_bytes((self.server / "tls" / "ca.crt").read_bytes())
         given = {
             "port": free_port(),
+            "heartbeat": 10,
             "data__source": "digits",
             "data__path": "",
             "policy__privacy": None,
@@ -142,8 +168,9 @@ class Federation:
     def log(self, name):
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
-    def up(self, *names):
-        process = self.run("server")
+    def up(self, *names, **env):
+        """``env``: of the server alone."""
+        process = self.run("server", **env)
         wait("server", lambda: self.status()["running"], alive=[process])
         wait("registration", lambda: all(v == "registered" for v in self.status()["admitted"].values()))
         for name in names:
@@ -175,20 +202,7 @@ class Federation:
         return verify(list(home.record.export()), name)
 
     def children(self, name):
-        """(pid, argv) of everything that a process of ours started, however deep."""
-        rows = {}
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                stat = (path / "stat").read_text().rpartition(")")[2].split()
-                rows[int(path.name)] = int(stat[1]), (path / "cmdline").read_bytes().split(b"\0")
-            except (OSError, IndexError):
-                continue
-        found, new = [], {self.processes[name].pid}
-        while new:
-            mine = {pid for pid, (parent, _) in rows.items() if parent in new}
-            found += [(pid, [word.decode() for word in rows[pid][1]]) for pid in mine]
-            new = mine
-        return found
+        return descendants(self.processes[name].pid)
 
     def signal(self, name, part, number=signal.SIGKILL):
         """To the child whose command line has this word; kill -9 unless told otherwise."""
@@ -204,7 +218,7 @@ class Federation:
         process.wait(40)
 
     def close(self):
-        """All sites at once, then the server."""
+        """All sites at once, then the server; once more does nothing."""
         for name, process in self.processes.items():
             if name != "server" and process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -3,12 +3,13 @@ Institutions as real processes: TLS, node keys, the gate, and the same Bench. Ev
 and records, not from what Flower says about its runs. The tests share one federation and run in this order.
 """
 
+import os
 import signal
 import subprocess
 
 import pytest
 import torch
-from federation import Federation, around, fedtl_command, wait
+from federation import Federation, alive, around, fedtl_command, wait
 from safetensors.torch import load_file
 
 from fedtl.experiment.file import load
@@ -134,25 +135,23 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     settings = load("digits", ["rounds=5", "minimum_silos=1"])
     federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
     pace = max(line["seconds"] for line in federation.history("first"))  # of this machine, today
-    deadline = max(45, round(3 * pace))
+    deadline = max(30, round(3 * pace))
     federation.patience(deadline)
     federation.start("ready", "third")
     wait("round 1", lambda: federation.history("third"), 60 + deadline)
-    federation.signal("plain", "flower-superexec", signal.SIGSTOP)
+    federation.signal("plain", "fedtl.launch", signal.SIGSTOP)
     wait("round 2", lambda: charged(private)[-1:] == [2], deadline)
     federation.signal("blurred", "fedtl.site")
     assert federation.processes.pop("blurred").wait(60) != 0
     second = wait(
         "end of round 2", lambda: [x for x in federation.history("third") if x["round"] == 2], 120 + deadline
     )[0]
-    federation.signal("plain", "flower-superexec", signal.SIGCONT)
+    federation.signal("plain", "fedtl.launch", signal.SIGCONT)
     assert list(second["silos"]) == ["inverted"]
     assert second["left_out"]["plain"] == f"plain: no reply within {deadline} s; it is asked again next round"
     assert second["left_out"]["blurred"].startswith("blurred: ")
     back = federation.log("blurred").count("SuperNode ID") + 1
-    while (
-        federation.log("blurred").count("SuperNode ID") < back
-    ):  # its key is refused for a minute, as by systemd
+    while federation.log("blurred").count("SuperNode ID") < back:  # its key is refused for two heartbeats
         process = federation.run("blurred")
         wait(
             "end or connection",
@@ -196,3 +195,17 @@ def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
     for secret in lines:
         assert secret not in logs
         assert not any(secret in words for words in ours)
+
+
+def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
+    """Without systemd or a container around them."""
+    names = ["faint", "server"]
+    started = [pid for name in names for pid, _ in federation.children(name)]
+    assert len(started) >= 8
+    try:
+        for name in names:
+            federation.processes[name].kill()
+        wait("end of all", lambda: not any(map(alive, started)), 40)
+    finally:
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fedtl.data.digits import SCANNERS, read, silos
+from fedtl.data.digits import SCANNERS, _digits, read, silos
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
 
@@ -14,6 +14,14 @@ NEW = DataSettings(target_domain="plain")
 
 def same(a, b):
     return np.array_equal(a.x, b.x) and np.array_equal(a.y, b.y)
+
+
+def test_the_digits_are_those_that_scikit_learn_reads():
+    images, labels = _digits()
+    bunch = load_digits()
+    assert np.array_equal(images, bunch.images)
+    assert np.array_equal(labels, bunch.target)
+    assert (images.dtype, labels.dtype) == (bunch.images.dtype, bunch.target.dtype)
 
 
 def test_six_silos_hold_every_digit_once():

@@ -95,7 +95,7 @@ def test_an_array_that_is_not_what_it_says_is_refused_unread(array):
 
 
 @pytest.mark.parametrize(
-    "change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}]
+    "change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}, {"sigma": 0.1}]
 )
 def test_a_message_that_is_no_task_is_denied(change):
     numbers = {"study": "s", "round": 1, "rounds": 2, "seed": 0, **change}

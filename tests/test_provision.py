@@ -19,7 +19,7 @@ from fedtl.cli.main import main
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import keys
-from fedtl.provision import admitted, certificates, server, sites
+from fedtl.provision import admitted, certificates, server, sites, studies
 from fedtl.provision.bundle import FILES, Bundle, agreement_in, bundle
 from fedtl.provision.gate import CALLS
 from fedtl.provision.server import _nginx
@@ -125,6 +125,24 @@ def test_the_schema_is_declared_where_the_coordinator_has_no_rows(folder):
     made = bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))
     _, its = agreement_in(made.file.read_bytes(), "x")
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
+
+
+def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
+    """A site may still wait for the rest of one of its messages. That it has ended by itself is no failure."""
+    path, done = folder / "studies" / "first", []
+    path.mkdir(parents=True)
+    (path / "plan.json").write_text('{"bundle_name": "digits"}')
+    (path / "runs.jsonl").write_text('{"run": 6, "at": 0}\n{"run": 7, "at": 0}\n')
+
+    def flwr(folder, *words):
+        done.append(words[:2])
+        raise ConfigError("flwr stop: the run is already finished")
+
+    monkeypatch.setattr(studies, "flwr", flwr)
+    monkeypatch.setattr(studies, "wait_healthy", lambda _: None)
+    monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
+    studies.resume(folder)
+    assert done == [("stop", "7"), "submitted"]
 
 
 class Behind(http.server.BaseHTTPRequestHandler):

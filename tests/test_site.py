@@ -1,20 +1,27 @@
 """The launcher: what runs at a site is on the site's own list, or nothing runs."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from types import SimpleNamespace
 
 import flwr.supernode.start_client_internal as node
 import pytest
+from federation import Federation, around
+from flwr.supercore import heartbeat
 from flwr.supercore.fab import Fab
+from flwr.supernode import fleet_http_connection
 
 import fedtl.site
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import approvals
 from fedtl.home.folder import Home
-from fedtl.provision.bundle import bundle, check_contents
-from fedtl.site import arguments, check_internals, pin, refusal
+from fedtl.pinned import check
+from fedtl.provision.bundle import bundle
+from fedtl.provision.contents import check_contents
+from fedtl.site import KNOWN, arguments, pin, refusal
 
 
 def packed(**files):
@@ -83,8 +90,35 @@ def test_a_bundle_is_bounded(monkeypatch):
         check_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
 
 
+def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
+    found = [7, None, None]
+    monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
+    monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
+    monkeypatch.setattr(fedtl.site, "LOOK", 0.01)
+    pin(home)
+    assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
+
+
+def test_a_site_without_a_round_holds_no_torch():
+    """Its supervisor, SuperNode and SuperExec stay small; what a round needs is loaded where it is forked."""
+    code = "import sys, fedtl.runsite, fedtl.site, fedtl.launch; from fedtl.home import record; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=around(), capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home):
+    for module in (heartbeat, fleet_http_connection):
+        assert module.HEARTBEAT_DEFAULT_INTERVAL == 30
+        monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
+    for name in ("_pull_and_store_message", "_verify_fab"):
+        monkeypatch.setattr(node, name, getattr(node, name))
+    Federation.change(home.path / "silo.toml", heartbeat=12)
+    pin(Home.open(home.path))
+    assert [its.HEARTBEAT_DEFAULT_INTERVAL for its in (heartbeat, fleet_http_connection)] == [12, 12]
+
+
 def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
-    check_internals()
+    check(node, KNOWN)
     monkeypatch.setattr(fedtl.site, "KNOWN", "0" * 64)
     with pytest.raises(ConfigError, match="pip install flwr=="):
         pin(home)
@@ -106,6 +140,8 @@ def pinned(monkeypatch, home):
 
     monkeypatch.setattr(node, "_pull_and_store_message", original)
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
+    for module in (heartbeat, fleet_http_connection):
+        monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
     pin(home)
 
     def pull(content, kind="flwr-serverapp"):

@@ -5,10 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from federation import around, wait
+from federation import alive, around, descendants, wait
 
 from fedtl.supervise import supervise
 
@@ -19,14 +18,6 @@ PARENT = [
     "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
     "open(sys.argv[1], 'w').write(str(p.pid)); time.sleep(60)",
 ]
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_when_one_ends_all_end_and_what_they_started(tmp_path):
@@ -56,3 +47,20 @@ def test_a_request_to_end_is_no_failure(number, tmp_path):
     wait("start", (tmp_path / "ready").exists, 20)
     process.send_signal(number)
     assert process.communicate(timeout=30)[1].strip() == "('', 0)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_what_it_started_does_not_outlive_a_kill(tmp_path):
+    code = (
+        "import os; from fedtl.supervise import supervise\n"
+        f"supervise({{'one': {[*PARENT, str(tmp_path / 'grandchild')]!r}, 'two': {SLEEP!r}}},"
+        " {'one': os.environ, 'two': os.environ})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=around())
+    own = tmp_path / "grandchild"
+    wait("start", lambda: own.exists() and own.read_text() and len(descendants(process.pid)) == 3, 20)
+    started = [pid for pid, _ in descendants(process.pid) if pid != int(own.read_text())]
+    process.kill()
+    process.wait()
+    wait("end of both", lambda: not any(map(alive, started)), 20)
+    os.kill(int(own.read_text()), signal.SIGKILL)  # its parent's own concern

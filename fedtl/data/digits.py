@@ -4,6 +4,8 @@ which sees them through another scanner. No download. 8 x 8 px, grey; about 300 
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -62,13 +64,9 @@ def silos(settings: DataSettings) -> Sequence[str]:
 
 def read(settings: DataSettings, name: str) -> Raw:
     """With ``target_domain``, half of the silo's rows went through that scanner and have no labels."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    dealt = numpy_generator("digits").permutation(len(bunch.target))[
-        list(SCANNERS).index(name) :: len(SCANNERS)
-    ]
-    images, labels = bunch.images[dealt] / 16, bunch.target[dealt]
+    images, labels = _digits()
+    dealt = numpy_generator("digits").permutation(len(labels))[list(SCANNERS).index(name) :: len(SCANNERS)]
+    images, labels = images[dealt] / 16, labels[dealt]
     if not settings.target_domain:
         return Raw(Part(_scan(name, name, images), labels))
     half, part = len(labels) // 2, len(labels) // 2 + len(labels) // 3
@@ -78,6 +76,18 @@ def read(settings: DataSettings, name: str) -> Raw:
         target=new[: part - half],
         target_test=Part(new[part - half :], labels[part:]),
     )
+
+
+def _digits() -> tuple[Array, Array]:
+    """
+    [1797, 8, 8] of 0..16, and their labels: what ``load_digits`` reads, without the second that importing scikit-learn
+    takes at every start.
+    """
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
 
 
 def _scan(scanner: str, address: str, images: Array) -> Array:

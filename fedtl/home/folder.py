@@ -13,14 +13,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedtl.durable import alone, make_folder, write_bytes
 from fedtl.errors import ConfigError
 from fedtl.home import keys
-from fedtl.home.memory import Memory
-from fedtl.home.record import Record
 from fedtl.home.settings import HomeSettings, load
 from fedtl.home.template import TEMPLATE
+
+if TYPE_CHECKING:  # they bring torch, and two of the processes that open a home do without
+    from fedtl.home.memory import Memory
+    from fedtl.home.record import Record
 
 PRIVATE = ("node.key", "secret", "exec.secret")
 LOCATION = "FEDTL_SILO"  # the environment variable by which a ClientApp finds its home
@@ -64,11 +67,15 @@ class Home:
         return home
 
     @cached_property
-    def record(self) -> Record:
+    def record(self) -> "Record":
+        from fedtl.home.record import Record
+
         return Record(self.path / "record.sqlite", self.settings.name)
 
     @cached_property
-    def memory(self) -> Memory:
+    def memory(self) -> "Memory":
+        from fedtl.home.memory import Memory
+
         seal = keys.Seal(self.at(self.settings.key_file)) if self.settings.key_file else None
         return Memory(self.path / "state", self.settings.name, seal)
 

@@ -7,15 +7,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fedtl.errors import LedgerDamaged
-from fedtl.messages import Task, Update
 from fedtl.privacy.book import GENESIS, Book
-from fedtl.privacy.charge import task_hash
-from fedtl.state import State, size_in_bytes
+
+if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does without torch
+    from torch import Tensor
+
+    from fedtl.messages import Task, Update
+    from fedtl.state import State
 
 Line = dict[str, Any]
 
@@ -31,10 +32,12 @@ class Record:
         with self.book.open(self.silo) as chain:
             chain.append(what, **content)
 
-    def received(self, task: Task, plan: str) -> None:
+    def received(self, task: "Task", plan: str) -> None:
         self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
 
-    def sent(self, task: Task, update: Update, plan: str, manifest: str, private: bool, again: bool) -> None:
+    def sent(
+        self, task: "Task", update: "Update", plan: str, manifest: str, private: bool, again: bool
+    ) -> None:
         self.note(
             "sent",
             **_task(task),
@@ -47,7 +50,7 @@ class Record:
             **_tensors(update.delta),
         )
 
-    def refused(self, task: Task | None, code: str, reason: str) -> None:
+    def refused(self, task: "Task | None", code: str, reason: str) -> None:
         self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
 
     def lines(self) -> list[Line]:
@@ -99,11 +102,15 @@ def outside(lines: Sequence[Line]) -> list[str]:
     return found
 
 
-def _task(task: Task) -> dict[str, Any]:
+def _task(task: "Task") -> dict[str, Any]:
+    from fedtl.privacy.charge import task_hash
+
     return {"study": task.study[:100], "round": task.round, "task": task_hash(task)}
 
 
-def _tensors(state: State) -> Mapping[str, Any]:
+def _tensors(state: "State") -> Mapping[str, Any]:
+    from fedtl.state import size_in_bytes
+
     rows = {
         name: {
             "sha256": digest(its),
@@ -115,8 +122,10 @@ def _tensors(state: State) -> Mapping[str, Any]:
     return {"bytes": size_in_bytes(state), "tensors": rows}
 
 
-def digest(tensor: torch.Tensor) -> str:
+def digest(tensor: "Tensor") -> str:
     """Of the tensor's bytes, in its own order."""
+    import torch
+
     return sha256(
         tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     ).hexdigest()

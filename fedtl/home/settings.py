@@ -2,14 +2,16 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.wording import short
-from fedtl.policy import Policy
 from fedtl.settings import Settings
+
+if TYPE_CHECKING:
+    from fedtl.policy import Policy
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
@@ -64,7 +66,9 @@ class PolicySettings(Settings):
     privacy: BudgetSettings | None = None
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> "Policy":
+        from fedtl.policy import Policy
+
         return Policy(
             roles=frozenset(self.roles),
             methods=frozenset(self.methods),
@@ -79,13 +83,17 @@ class PolicySettings(Settings):
 
 
 class HomeSettings(Settings):
-    """The whole file. Paths are relative to its folder."""
+    """
+    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two signs of life; after twice as
+    many without one the server takes the site for gone, and lets its key in again. Flower takes 10 to 1800.
+    """
 
     name: str = Field(pattern=NAME)
     server: str
     certificate: str = "ca.crt"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1)
+    heartbeat: int = Field(30, ge=10, le=1800)
     port: int = Field(9094, ge=1, le=65535)
     weights: str = ""
     key_file: str = ""

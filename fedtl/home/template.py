@@ -8,6 +8,7 @@ server = {server}             # HOST:PORT of the coordinator's gate
 certificate = "ca.crt"        # the coordinator's, got by a way that you trust
 device = "auto"               # auto | cpu | cuda; cuda without a GPU is an error, auto is not
 threads = 1
+heartbeat = 30                # seconds between two signs of life; after a crash the key is refused for twice as long
 port = 9094                   # on 127.0.0.1, between the processes of this machine
 weights = ""                  # a file of first weights, where a plan names its hash
 key_file = ""                 # 32 bytes: encrypts state/ at rest (head -c 32 /dev/urandom > FILE; chmod 600 FILE)

@@ -11,10 +11,8 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import packages_distributions
 from io import BytesIO
 from pathlib import Path
-from sys import stdlib_module_names
 from typing import Any
 
 import tomli_w
@@ -28,14 +26,12 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of
 from fedtl.experiment.schema import Experiment
 from fedtl.place import FORM, NOWHERE
+from fedtl.provision.contents import check_contents
 from fedtl.provision.tools import environment, tool
 from fedtl.study import Study, build
 from fedtl.survey import Sight, Survey, survey
 
 FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
-LARGEST = 10 << 20  # Flower's own limit
-UNPACKED = 32 << 20
-KNOWN = ("server", "clients", EXPERIMENTS, ".info", "pyproject.toml")
 
 
 @dataclass(frozen=True)
@@ -184,28 +180,6 @@ def _built(app: Path, server: Path) -> bytes:
     content = found[0].read_bytes()
     found[0].unlink()
     return content
-
-
-def check_contents(content: bytes) -> None:
-    """Whether a bundle holds what a bundle may hold, and shadows nothing that is installed. Raises ConfigError."""
-    if len(content) > LARGEST:
-        raise ConfigError(f"a bundle of {len(content):,} bytes; the most is {LARGEST:,}")
-    try:
-        with zipfile.ZipFile(BytesIO(content)) as packed:
-            infos = packed.infolist()
-            if sum(info.file_size for info in infos) > UNPACKED:
-                raise ConfigError(f"the bundle unpacks to more than {UNPACKED:,} bytes")
-    except zipfile.BadZipFile as error:
-        raise ConfigError(f"that is no bundle: {error}") from error
-    installed = {*packages_distributions(), *stdlib_module_names, "fedtl"} - {"server", "clients"}
-    for info in infos:
-        top = info.filename.split("/")[0]
-        if ".." in info.filename.split("/") or info.filename.startswith("/") or "\\" in info.filename:
-            raise ConfigError(f"the bundle holds {info.filename!r}, a path out of its folder")
-        if top.removesuffix(".py") in installed:
-            raise ConfigError(f"the bundle holds {top!r}, which would shadow the installed package")
-        if top not in KNOWN:
-            raise ConfigError(f"the bundle holds {top!r}; it may hold {', '.join(KNOWN)}")
 
 
 def agreement_in(content: bytes, at: str) -> tuple[str, Agreement]:

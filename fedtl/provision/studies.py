@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def resume(folder: Path) -> None:
         its = hosting.Study(study.parent)
         if its.done or (study.parent / hosting.STOPPED).exists():
             continue
+        with suppress(ConfigError):  # a site may wait for the rest of a message of the run that died: no more
+            _end(folder, its)
         try:
             _submit(folder, Bundle(folder / "bundles" / its.about["bundle_name"]), its)
         except ConfigError as error:  # the others go on
@@ -91,8 +94,14 @@ def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
 def stop(folder: Path, study_name: str) -> None:
     """It can be started again. Raises ConfigError."""
     its = hosting.Study(folder / "studies" / study_name)
-    last = (its.path / "runs.jsonl").read_text().splitlines()[-1] if its.about else ""
-    write_bytes(its.path / hosting.STOPPED, b"by its coordinator\n", private=True)
+    if its.about:
+        write_bytes(its.path / hosting.STOPPED, b"by its coordinator\n", private=True)
+        _end(folder, its)
+
+
+def _end(folder: Path, its: hosting.Study) -> None:
+    """Of its last Flower run. Raises ConfigError where that has ended."""
+    last = (its.path / "runs.jsonl").read_text().splitlines()[-1]
     flwr(folder, "stop", str(json.loads(last)["run"]), CONNECTION)
 
 
