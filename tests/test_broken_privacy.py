@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.audit.claims import examine
+from fedtl.audit.claims import examine, rehearsals
 from fedtl.bench import Bench
 from fedtl.experiment.file import load
 from fedtl.messages import SpendEvent
@@ -37,7 +37,8 @@ def audited(folder, *changes):
     run(experiment, out)
     with temporary() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        return examine(study, out, read(out.path / TRANSCRIPT), "server")
+        rehearsed = {name: piece(study.bench) for name, piece in rehearsals(study, out).items()}
+        return examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
 
 
 def reasons(findings):

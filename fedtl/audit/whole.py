@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles
 from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
-from fedtl.audit.shadows import Watched, engine_for, evidence, reference
+from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
 from fedtl.audit.transcript import head
 from fedtl.audit.verdict import FAMILY, violation
+from fedtl.audit.work import Piece, done, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment
@@ -29,6 +31,8 @@ from fedtl.state import State
 from fedtl.study import Study, build
 
 AUDIT, PAGE = "audit.json", "audit.html"
+FIRST = 0  # of the references
+Worked = Mapping[str, Mapping[Any, Any]]  # what pieces of work gave, by what they are for
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,11 @@ class Effort:
     roles: bool = True
     planted: bool = True
 
-    @property
-    def stages(self) -> int:
-        return self.references + 5
-
 
 QUICK = Effort(references=1, for_roles=1, iterations=40, roles=False, planted=False)
-Progress = Callable[[int, str], None]  # stages that are done, and what comes next
+Progress = Callable[
+    [int, int, str], None
+]  # pieces of work that are done, how many there are, and what came last
 
 
 def audit(
@@ -72,16 +74,11 @@ def audit(
             start = pretrained(experiment, folder, central.bench, central.survey)
         study = build(experiment, shelf, shelf, device, start).promised(folder)
         seen = read(folder.path / TRANSCRIPT)
-        progress(0, "claims")
-        findings = claims.examine(study, folder, seen, vantage)
-        progress(1, "reference models")
-        attacks, ends = _attacks(study, folder, seen, vantage, effort, start, progress)
+        worked = _worked(study, folder, seen, vantage, effort, start, progress)
+        findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
+        attacks, ends = _attacks(study, folder, seen, vantage, worked)
         findings = inputs.joined(findings, ends)
-        progress(effort.references + 2, "inversion")
-        inverted, pictures = _inversion(study, seen, effort.iterations)
-        progress(effort.references + 3, "what sharing each role costs")
-        table = roles.table(study, start, effort.for_roles, effort.iterations) if effort.roles else []
-        progress(effort.references + 4, "the bundle")
+        inverted, pictures = _inversion(study, worked.get("inversion", {}))
         found = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
             **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
@@ -89,7 +86,7 @@ def audit(
                 "silos": _with_risk(findings.silos),
                 "membership": attacks,
                 "inversion": inverted,
-                "roles": table,
+                "roles": list(worked.get("roles", {}).values()),
             },
             "input_canaries": None if ends is None else ends.shown,
             "violations": [violation(check) for check in findings.violations],
@@ -99,7 +96,6 @@ def audit(
             "peak_memory_mib": _peak(),
         }
         _keep(found, pictures, folder, out, study, signer)
-    progress(effort.stages, "done")
     return found
 
 
@@ -126,7 +122,7 @@ def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
     return dict(silos)
 
 
-def _attacks(
+def _worked(
     study: Study,
     folder: RunFolder,
     seen: Sequence[Seen],
@@ -134,29 +130,75 @@ def _attacks(
     effort: Effort,
     start: State | None,
     progress: Progress,
+) -> Worked:
+    """
+    All that takes long, as pieces that every worker has its share of. The first reference comes before the others, for
+    an attacker fills in from it what does not cross; beside it what needs no reference, long pieces first.
+    """
+    of, kept = study.source.study, study.experiment.audit.transcript
+    attacked = bool(seen) or vantage == "model"
+    early: dict[str, dict[Any, Piece]] = {}
+    if attacked:
+        early["reference"] = {FIRST: partial(watched, of, FIRST, kept)}
+    if effort.roles:
+        early["roles"] = {**roles.rows(study, effort.for_roles, effort.iterations)}
+    early["rehearsal"] = {**claims.rehearsals(study, folder)}
+    # Inputs that are no images, and methods that share nothing, are not inverted.
+    if study.data(study.training[0]).train.x.dim() == 4 and study.bench.method.shared:
+        early["inversion"] = {**reconstruct.attempts(study, seen, study.training, effort.iterations)}
+    later = (effort.references - 1 + len(inputs.LEVELS) * effort.planted) * attacked
+    total, count = sum(map(len, early.values())) + later, 0
+    found: dict[str, dict[Any, Any]] = {"reference": {}, "planted": {}}
+
+    def work(wanted: Mapping[str, Mapping[Any, Piece]]) -> None:
+        nonlocal count
+        names = [(kind, key) for kind, pieces in wanted.items() for key in pieces]
+        pieces = {f"{kind}: {key}": wanted[kind][key] for kind, key in names}
+        for (kind, key), (_, result) in zip(names, done(engine, pieces), strict=True):
+            found.setdefault(kind, {})[key] = result
+            count += 1
+            progress(count, total, kind)
+
+    with engine_for(study, start) as engine:
+        work(early)
+        if attacked:
+            guess = found["reference"][FIRST]
+            others = range(FIRST + 1, effort.references)
+            work(
+                {
+                    "planted": {
+                        level: partial(inputs.scored, of, level, kept, vantage, guess)
+                        for level in (inputs.LEVELS if effort.planted else ())
+                    },
+                    "reference": {
+                        number: partial(looked, of, number, kept, vantage, guess.whole) for number in others
+                    },
+                }
+            )
+    return found
+
+
+def _attacks(
+    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Vantage, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
-    if not seen and vantage != "model":
+    if not worked["reference"]:
         return {}, None
     shared = folder.tensors("shared.safetensors")
     whole = {name: shared | folder.tensors(f"silos/{name}/local.safetensors") for name in study.training}
-    target, shadows = Watched(seen, shared, whole), dict[int, Watched]()
-    kept = study.experiment.audit.transcript
-    with engine_for(study, start) as engine:
-        for number in range(effort.references):
-            shadows[number] = reference(study, engine, number, kept)
-            progress(number + 2, "reference models")
-        ends = inputs.measured(study, engine, kept, vantage, shadows[0]) if effort.planted else None
-    looked = {name: evidence(study, target, shadows, name, vantage) for name in study.training}
-    found = {name: its for name, its in looked.items() if its is not None}
+    first = worked["reference"][FIRST]
+    target = looks(study, Watched(seen, shared, whole), vantage, first.whole)
+    shadows = {**worked["reference"], FIRST: looks(study, first, vantage, first.whole)}
+    all_of = {name: evidence(study, name, target, shadows) for name in study.training}
+    found = {name: its for name, its in all_of.items() if its is not None}
+    ends = inputs.measured(study, worked["planted"]) if worked["planted"] else None
     return (membership.measure(found) if found else {}), ends
 
 
-def _inversion(study: Study, seen: Sequence[Seen], iterations: int) -> tuple[dict[str, Any], Pictures]:
-    """{} where inputs are no images, or nothing is shared."""
-    if study.data(study.training[0]).train.x.dim() != 4 or not study.bench.method.shared:
+def _inversion(study: Study, tried: Mapping[str, Attempt]) -> tuple[dict[str, Any], Pictures]:
+    if not tried:
         return {}, Pictures()
-    found, single = reconstruct.cases(study, seen, study.training, iterations)
+    found, single = reconstruct.cases(study, tried)
     best: list[Attempt] = sorted(single, key=lambda one: -psnr(one.guesses, one.originals))[:SHOWN]
     pictures = Pictures(
         [one.originals[0] for one in best],

@@ -84,7 +84,7 @@ def audit(
     on, effort = device_for(device), QUICK if quick else Effort()
     folder = _run(target, set_, workers, on, quiet or as_json)
     where = out or folder.path / "audit"
-    with _Stages(quiet or as_json, effort.stages) as show:
+    with _Pieces(quiet or as_json) as show:
         pem = Path(key) if key else folder.path / "audit-key.pem"
         found = audit_run(folder, where, vantage, effort, pem, on, show)  # type: ignore[arg-type]
     if as_json:
@@ -132,10 +132,10 @@ def _run(
     return folder
 
 
-class _Stages:
-    """Stages of an audit, with what comes next."""
+class _Pieces:
+    """Pieces of an audit, with what came last."""
 
-    def __init__(self, silent: bool, stages: int) -> None:
+    def __init__(self, silent: bool) -> None:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -146,11 +146,13 @@ class _Stages:
         self._bar = Progress(
             *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
         )
-        self._task = self._bar.add_task("audit", total=stages)
+        self._task = self._bar.add_task("audit", total=None)
 
     def __enter__(self) -> Any:
         self._bar.start()
-        return lambda done, what: self._bar.update(self._task, completed=done, description=f"audit: {what}")
+        return lambda done, total, what: self._bar.update(
+            self._task, completed=done, total=total, description=f"audit: {what}"
+        )
 
     def __exit__(self, *error: Any) -> None:
         self._bar.stop()
