@@ -21,7 +21,7 @@ from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
-from fedtl.privacy import labels, statistics
+from fedtl.privacy import labels, mechanism, samplewise, statistics
 from fedtl.privacy.canaries import Sidecar
 from fedtl.privacy.charge import once
 from fedtl.privacy.metric import noisy_mean
@@ -281,8 +281,6 @@ class Bench:
         As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold. Whether records
         stay apart is asked before every one of which anything is released.
         """
-        from fedtl.privacy import mechanism, samplewise  # opacus takes seconds, and only here is it needed
-
         promise = silo.promise
         assert promise is not None
         if not promise.steps[number]:
