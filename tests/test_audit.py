@@ -83,6 +83,7 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
             "sensitivity",
             "sampling",
             "chain",
+            "composition by Opacus PRV",
             "fresh noise",
         }
         assert its["bounds"]["steinke"] <= its["claimed"]["epsilon"]
@@ -91,6 +92,7 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
         assert 0 <= found["membership"][attack]["auc"] <= 1
         assert set(found["membership"][attack]["silos"]) == {"plain", "faint"}
         assert found["membership"][attack]["members"] == 80
+    assert sum("Opacus' PRV accountant" in note for note in found["notes"]) == 1
     assert found["roles"][0]["shared"] == ["body"]
     assert len(found["roles"]) == 5
     assert found["inversion"]["cases"][-1]["case"] == "the run's first round"

@@ -76,7 +76,7 @@ def test_the_sound_pipeline_passes(seed, tmp_path):
         f"privacy.epsilon={epsilon}",
     )
     assert not reasons(findings)
-    assert len(findings.checks) == 2 * (8 + 4 + 5 + 2) + 1 + 2
+    assert len(findings.checks) == 2 * (8 + 5 + 5 + 2) + 1 + 2
     for its in findings.silos.values():
         assert its["conformance"]["passed"] is True
         assert its["bounds"]["steinke"] < its["claimed"]["epsilon"]
@@ -252,6 +252,15 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
     caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
 
 
+def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
+    """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
+    sound = accounting._composed
+    monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
+    findings = audited(tmp_path, "privacy.statistics=dp")
+    caught(findings, "composition by Opacus PRV", "by Opacus' PRV accountant it is")
+    assert ("ledger arithmetic", "plain") not in reasons(findings)
+
+
 def test_a_ledger_that_was_edited_afterwards(tmp_path):
     import sqlite3
 
@@ -262,5 +271,6 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
     with temporary() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        findings = examine(study, out, read(out.path / TRANSCRIPT), "server")
+        rehearsed = {"plain": [], "faint": []}
+        findings = examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
     caught(findings, "chain", "was altered", silos=["plain"])

@@ -16,13 +16,14 @@ from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
-from fedtl.audit.transcript import head
+from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, violation
 from fedtl.audit.work import Piece, done, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment
 from fedtl.pretrain import plain, pretrained
+from fedtl.privacy.opinion import ERROR
 from fedtl.recorder import Seen, read
 from fedtl.report.audit_page import Pictures, audit_page
 from fedtl.runfolder import TRANSCRIPT, RunFolder
@@ -236,6 +237,15 @@ def _notes(
         notes.append("Nothing is claimed: the run's noise can be drawn again (privacy.noise = reproducible).")
     elif not experiment.audit.canaries:
         notes.append("The run had no canaries ([audit] canaries), so what they show is not measured.")
+    if gaps := [
+        check.value - findings.silos[check.silo]["claimed"]["epsilon"]
+        for check in findings.checks
+        if check.name == SECOND and check.value is not None
+    ]:
+        notes.append(
+            "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
+            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+        )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")
     if not effort.roles:

@@ -13,7 +13,8 @@ import torch
 
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import Task, Update
-from fedtl.privacy.book import GENESIS, Book
+from fedtl.privacy import papers
+from fedtl.privacy.book import Book
 from fedtl.privacy.charge import task_hash
 from fedtl.state import State, size_in_bytes
 
@@ -69,19 +70,19 @@ def exported(book: Book, name: str) -> Iterator[str]:
 
 def verify(lines: Sequence[str], source: str) -> list[Line]:
     """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
-    last, found = GENESIS, []
-    for number, text in enumerate(lines, 1):
-        try:
-            entry = json.loads(text)
-            line = json.loads(entry["line"])
-            digest = sha256(f"{last}{entry['line']}".encode()).hexdigest()
-            if digest != entry["hash"] or line["number"] != number:
-                raise ValueError
-        except (ValueError, KeyError, TypeError) as error:
-            raise LedgerDamaged(f"{source}: line {number} was altered, or one before it is gone") from error
-        last = digest
-        found.append(line)
+    found, _, odd = papers.walked(_entry(text) for text in lines)
+    if odd:
+        raise LedgerDamaged(f"{source}: line {odd} was altered, or one before it is gone")
     return found
+
+
+def _entry(text: str) -> tuple[str, str]:
+    """A line and its hash; of one that cannot be read, what follows from nothing."""
+    try:
+        entry = json.loads(text)
+        return str(entry["line"]), str(entry["hash"])
+    except (ValueError, KeyError, TypeError):
+        return "", ""
 
 
 def outside(lines: Sequence[Line]) -> list[str]:

@@ -3,8 +3,7 @@ DP-SGD (Abadi et al., 2016): what takes the place of ``loss.mean().backward(); o
 
 A step is one release, w += optimizer((sum_i clip(g_i) + N(0, (sigma C)^2)) / expected batch): the one place where a
 model meets records whose sum is noisy. What comes after the noise (momentum, weight decay) costs nothing.
-The only importer of opacus, whose hooks take per-example gradients where book-keeping cannot; its optimizer and its
-noise are not used.
+Opacus' hooks take per-example gradients where book-keeping cannot; its optimizer and its noise are not used.
 """
 
 import logging
