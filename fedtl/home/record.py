@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedtl.errors import LedgerDamaged
+from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.messages import Task, Update
 from fedtl.privacy import papers
 from fedtl.privacy.book import Book
@@ -74,6 +74,15 @@ def verify(lines: Sequence[str], source: str) -> list[Line]:
     if odd:
         raise LedgerDamaged(f"{source}: line {odd} was altered, or one before it is gone")
     return found
+
+
+def read_export(path: Path) -> tuple[list[Line], list[Line]]:
+    """The record's lines, and after an empty line the ledger's. Raises LedgerDamaged, ConfigError for what is no text."""
+    try:
+        first, _, ledger = path.read_text().partition("\n\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no export of a site: {error}") from error
+    return verify(first.splitlines(), str(path)), verify(ledger.splitlines(), f"{path}, the ledger")
 
 
 def _entry(text: str) -> tuple[str, str]:
