@@ -358,7 +358,7 @@ class Bench:
                 yield self.inputs(train.x[part]), None if units is None else units[part]
 
         noise = promise.random("statistics", silo.name)
-        statistics.refresh(net.body, rows, its.release, noise, its.layers)
+        statistics.refresh(net.body, rows, its.release, noise, its.layers, promise.canaries)
 
     def unfreeze(self, net: Net, phase: Phase) -> None:
         """Make ready for training: what the phase trains will move, and nothing else."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedtl.audit import one_run
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
-from fedtl.audit.recorded import Stretch, stretches
+from fedtl.audit.recorded import Stretch, released, stretches
 from fedtl.audit.rehearsal import rehearse
 from fedtl.audit.shadows import StudyOf
 from fedtl.audit.transcript import Papers, manifest, transcript
@@ -105,7 +105,8 @@ def _of(
         *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
         *(experiment.seed, experiment.rounds),
     )
-    own = conformance(name, run, Claim.of(claim), study.bench.training) if run else []
+    statistics = released(folder.silo(name) / "canaries")
+    own = conformance(name, run, statistics, Claim.of(claim), study.bench.training) if run else []
     return own + transcript(papers)
 
 
@@ -170,7 +171,7 @@ def against(
 def _family(study: Study) -> int:
     """How many checks a whole audit has, near enough for a statement of power."""
     silos = len(study.training)
-    return silos * 24 + silos * (silos - 1) // 2
+    return silos * 26 + silos * (silos - 1) // 2
 
 
 def _fdp_p(look: one_run.Look, epsilon: float, delta: float) -> float:
