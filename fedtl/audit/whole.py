@@ -18,7 +18,7 @@ from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
 from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, violation
-from fedtl.audit.work import Piece, done, engine_for
+from fedtl.audit.work import Piece, by_kind, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment
@@ -123,6 +123,9 @@ def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
     return dict(silos)
 
 
+Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
+
+
 def _worked(
     study: Study,
     folder: RunFolder,
@@ -132,51 +135,52 @@ def _worked(
     start: State | None,
     progress: Progress,
 ) -> Worked:
-    """
-    All that takes long, as pieces that every worker has its share of. The first reference comes before the others, for
-    an attacker fills in from it what does not cross; beside it what needs no reference, long pieces first.
-    """
-    of, kept = study.source.study, study.experiment.audit.transcript
+    """All that takes long, as pieces that every worker has its share of."""
     attacked = bool(seen) or vantage == "model"
-    early: dict[str, dict[Any, Piece]] = {}
-    if attacked:
-        early["reference"] = {FIRST: partial(watched, of, FIRST, kept)}
-    if effort.roles:
-        early["roles"] = {**roles.rows(study, effort.for_roles, effort.iterations)}
-    early["rehearsal"] = {**claims.rehearsals(study, folder)}
-    # Inputs that are no images, and methods that share nothing, are not inverted.
-    if study.data(study.training[0]).train.x.dim() == 4 and study.bench.method.shared:
-        early["inversion"] = {**reconstruct.attempts(study, seen, study.training, effort.iterations)}
+    early = _early(study, folder, seen, effort, attacked)
     later = (effort.references - 1 + len(inputs.LEVELS) * effort.planted) * attacked
-    total, count = sum(map(len, early.values())) + later, 0
+    total = sum(map(len, early.values())) + later
     found: dict[str, dict[Any, Any]] = {"reference": {}, "planted": {}}
 
-    def work(wanted: Mapping[str, Mapping[Any, Piece]]) -> None:
-        nonlocal count
-        names = [(kind, key) for kind, pieces in wanted.items() for key in pieces]
-        pieces = {f"{kind}: {key}": wanted[kind][key] for kind, key in names}
-        for (kind, key), (_, result) in zip(names, done(engine, pieces), strict=True):
+    def work(wanted: Pieces) -> None:
+        for kind, key, result in by_kind(engine, wanted):
             found.setdefault(kind, {})[key] = result
-            count += 1
-            progress(count, total, kind)
+            progress(sum(map(len, found.values())), total, kind)
 
     with engine_for(study, start) as engine:
         work(early)
         if attacked:
-            guess = found["reference"][FIRST]
-            others = range(FIRST + 1, effort.references)
-            work(
-                {
-                    "planted": {
-                        level: partial(inputs.scored, of, level, kept, vantage, guess)
-                        for level in (inputs.LEVELS if effort.planted else ())
-                    },
-                    "reference": {
-                        number: partial(looked, of, number, kept, vantage, guess.whole) for number in others
-                    },
-                }
-            )
+            work(_later(study, vantage, effort, found["reference"][FIRST]))
     return found
+
+
+def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort, attacked: bool) -> Pieces:
+    """The first reference, and beside it what needs none; long pieces first."""
+    pieces: dict[str, Mapping[Any, Piece]] = {}
+    if attacked:
+        pieces["reference"] = {
+            FIRST: partial(watched, study.source.study, FIRST, study.experiment.audit.transcript)
+        }
+    if effort.roles:
+        pieces["roles"] = roles.rows(study, effort.for_roles, effort.iterations)
+    pieces["rehearsal"] = claims.rehearsals(study, folder)
+    # Inputs that are no images, and methods that share nothing, are not inverted.
+    if study.data(study.training[0]).train.x.dim() == 4 and study.bench.method.shared:
+        pieces["inversion"] = reconstruct.attempts(study, seen, study.training, effort.iterations)
+    return pieces
+
+
+def _later(study: Study, vantage: Vantage, effort: Effort, first: Watched) -> Pieces:
+    """What an attacker fills in from the first reference, for it does not cross."""
+    of, kept = study.source.study, study.experiment.audit.transcript
+    levels = inputs.LEVELS if effort.planted else ()
+    return {
+        "planted": {level: partial(inputs.scored, of, level, kept, vantage, first) for level in levels},
+        "reference": {
+            number: partial(looked, of, number, kept, vantage, first.whole)
+            for number in range(FIRST + 1, effort.references)
+        },
+    }
 
 
 def _attacks(

@@ -57,3 +57,11 @@ def done(engine: Engine, pieces: Mapping[str, Piece]) -> Iterator[tuple[str, Any
         if isinstance(result, SiloFailed):
             raise result
         yield name, result
+
+
+def by_kind(engine: Engine, wanted: Mapping[str, Mapping[Any, Piece]]) -> Iterator[tuple[str, Any, Any]]:
+    """Pieces of several kinds, all at once: kind, key and result of each, in order."""
+    places = [(kind, key) for kind, pieces in wanted.items() for key in pieces]
+    results = done(engine, {f"{kind}: {key}": wanted[kind][key] for kind, key in places})
+    for (kind, key), (_, result) in zip(places, results, strict=True):
+        yield kind, key, result

@@ -6,7 +6,6 @@ model meets records whose sum is noisy. What comes after the noise (momentum, we
 Opacus' hooks take per-example gradients where book-keeping cannot; its optimizer and its noise are not used.
 """
 
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from fedtl.errors import ConfigError
 from fedtl.privacy import ghost
 from fedtl.privacy.ghost import Gradients
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.quiet import opacus_for
 from fedtl.privacy.samplewise import still
 from fedtl.silonorm import ChannelAffine
 
@@ -285,13 +285,9 @@ def _opacus() -> ModuleType:
     Its hooks, with two samplers of ours. It takes seconds and much memory, so not before a net needs it. Raises
     ConfigError.
     """
-    handlers = list(logging.root.handlers)
-    try:
+    with opacus_for("private training of this model"):
         from opacus import grad_sample  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ConfigError("privacy needs opacus for this model: pip install 'fedtl[privacy]'") from error
-    finally:
-        logging.root.handlers[:] = handlers  # opacus writes everybody's log to stderr
+
     grad_sample.register_grad_sampler(ChannelAffine)(_affine)
     grad_sample.register_grad_sampler(nn.Conv2d)(_conv2d)
     return grad_sample

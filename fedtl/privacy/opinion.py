@@ -4,14 +4,13 @@ A second library's word on what a ledger's events come to: the PRV accountant of
 Another algorithm by other people than the one that charged, for the same mechanisms: Gaussian noise on Poisson samples.
 """
 
-import logging
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 
-from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
+from fedtl.privacy.quiet import opacus_for
 
 ERROR = 0.02  # its epsilon is an upper end, and so far above the truth at most
 LEAST = 1e-9  # a delta below which its sums are rounding
@@ -32,13 +31,9 @@ def understated(epsilon: float, theirs: float | None) -> bool:
 
 @lru_cache(64)
 def _composed(events: tuple[SpendEvent, ...], delta: float) -> float | None:
-    handlers = list(logging.root.handlers)
-    try:
+    with opacus_for("the audit of a private run"):
         from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ConfigError("a private run's audit needs opacus: pip install 'fedtl[privacy]'") from error
-    finally:
-        logging.root.handlers[:] = handlers  # opacus writes everybody's log to stderr
+
     accountant = PRVAccountant()
     accountant.history = [(its.noise_multiplier, its.sample_rate, its.steps) for its in events]
     try:
