@@ -232,8 +232,8 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
     sound = Bench._private_phase
 
-    def phase(self, net, phase, silo, task, number, received):
-        sound(self, net, phase, silo, task, number, received)
+    def phase(self, net, phase, silo, task, number, received, *rest):
+        sound(self, net, phase, silo, task, number, received, *rest)
         self._phase(net, Phase(frozenset({Role.HEAD}), 1), silo, task, 9, received)
 
     monkeypatch.setattr(Bench, "_private_phase", phase)
