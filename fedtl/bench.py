@@ -21,7 +21,7 @@ from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
-from fedtl.privacy import labels, statistics
+from fedtl.privacy import labels, mechanism, samplewise, statistics
 from fedtl.privacy.canaries import Sidecar
 from fedtl.privacy.charge import once
 from fedtl.privacy.metric import noisy_mean
@@ -74,6 +74,7 @@ class Bench:
         self._fast: dict[
             tuple[int, int], bool
         ] = {}  # by phase and head: whether book-keeping was proven there
+        self._apart: set[tuple[int, int]] = set()  # phases and heads where records were found to stay apart
         self.partition = Partition(roles(self.net(1)), method.shared)
         self._frozen = frozenset(
             f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
@@ -116,13 +117,29 @@ class Bench:
         silo.local = local
         return update
 
+    def imitate(self, silo: Silo, task: Task) -> Update:
+        """
+        A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise, but
+        charged to nobody, and with the net looked at once a bench instead of before each phase. Never for a release.
+
+        Raises SiloFailed as ``fit`` does, and ValueError for a silo without a promise.
+        """
+        if silo.promise is None:
+            raise ValueError(f"{silo.name} promises nothing; fit it")
+        first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
+        update, silo.local = self._round(silo, task, first, released=False)
+        silo.labels = labels.after(silo.labels, self.moved, True, silo.promise.refresh is not None)
+        return update
+
     @property
     def moved(self) -> frozenset[Role]:
         """The local roles that a round moves."""
         trained = frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
         return trained - self.method.shared
 
-    def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
+    def _round(
+        self, silo: Silo, task: Task, first: bool = False, released: bool = True
+    ) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
         net = self.load(silo, self.partition.join(task.shared, silo.local))
         metrics = self._released(net, silo, task.round) if silo.promise else self.validate(net, silo.data)
@@ -133,7 +150,7 @@ class Bench:
             if silo.promise is None:
                 self._phase(net, phase, silo, task, number, received)
             else:
-                self._private_phase(net, phase, silo, task, number, received)
+                self._private_phase(net, phase, silo, task, number, received, released)
         state = net.state_dict()
         if broken := not_finite(state):
             raise SiloFailed(
@@ -251,11 +268,19 @@ class Bench:
                     weight.grad.add_(gradient)
 
     def _private_phase(
-        self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State
+        self,
+        net: Net,
+        phase: Phase,
+        silo: Silo,
+        task: Task,
+        number: int,
+        received: State,
+        released: bool = True,
     ) -> None:
-        """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold."""
-        from fedtl.privacy import mechanism, samplewise  # opacus takes seconds, and only here is it needed
-
+        """
+        As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold. Whether records
+        stay apart is asked before every one of which anything is released.
+        """
         promise = silo.promise
         assert promise is not None
         if not promise.steps[number]:
@@ -273,9 +298,11 @@ class Bench:
         units = None if promise.unit == "record" else silo.data.train.units
         strangers = self._strangers(silo.data)
         everyone = torch.arange(len(strangers.train))
-        samplewise.check(
-            net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
-        )
+        if released or (number, silo.data.width) not in self._apart:
+            samplewise.check(
+                net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
+            )
+            self._apart.add((number, silo.data.width))
         if (fast := self._fast.get((number, silo.data.width))) is None:
             trial, several = side.trial(len(everyone)), units is not None
             fast = mechanism.proven(side.model, trial, losses_of(strangers), promise.clip, several)
@@ -331,7 +358,7 @@ class Bench:
                 yield self.inputs(train.x[part]), None if units is None else units[part]
 
         noise = promise.random("statistics", silo.name)
-        statistics.refresh(net.body, rows, its.release, noise, its.layers)
+        statistics.refresh(net.body, rows, its.release, noise, its.layers, promise.canaries)
 
     def unfreeze(self, net: Net, phase: Phase) -> None:
         """Make ready for training: what the phase trains will move, and nothing else."""

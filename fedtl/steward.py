@@ -17,7 +17,7 @@ from fedtl.errors import ConfigError, FedTLError
 from fedtl.home import keys
 from fedtl.home.approvals import approvals, code_hash
 from fedtl.home.folder import PRIVATE, Home
-from fedtl.home.record import exported, outside, verify
+from fedtl.home.record import exported, outside, read_export
 from fedtl.place import device_of
 from fedtl.privacy import papers
 from fedtl.privacy.book import Book
@@ -231,5 +231,4 @@ def verify_home(home: Home) -> dict[str, Any]:
 
 def verify_export(path: Path) -> dict[str, Any]:
     """The same from an export alone. Raises LedgerDamaged."""
-    record, _, ledger = path.read_text().partition("\n\n")
-    return _summed(verify(record.splitlines(), str(path)), verify(ledger.splitlines(), f"{path}, the ledger"))
+    return _summed(*read_export(path))

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,11 +15,22 @@ from fedtl.audit import bundle, whole
 from fedtl.audit.recorded import stretches
 from fedtl.audit.rehearsal import rehearse
 from fedtl.audit.roles import variants
-from fedtl.audit.shadows import RECORDS, SILOS, TARGET, half, half_data, planted, pool_of
+from fedtl.audit.shadows import (
+    RECORDS,
+    SILOS,
+    TARGET,
+    half,
+    half_data,
+    planted,
+    pool_of,
+    reference,
+    watched,
+)
 from fedtl.audit.transcript import Papers, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
+from fedtl.audit.work import done, engine_for
 from fedtl.bench import Bench
-from fedtl.errors import ConfigError, Refuted
+from fedtl.errors import ConfigError, Refuted, SiloFailed
 from fedtl.experiment.file import load
 from fedtl.partition import Role
 from fedtl.recorder import Seen, kept_rounds, read
@@ -29,6 +41,10 @@ from fedtl.study import build, run
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
 BRIEF = whole.Effort(references=2, for_roles=1, iterations=3)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def ran(path, *settings):
@@ -67,6 +83,7 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
             "sensitivity",
             "sampling",
             "chain",
+            "composition by Opacus PRV",
             "fresh noise",
         }
         assert its["bounds"]["steinke"] <= its["claimed"]["epsilon"]
@@ -75,6 +92,7 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
         assert 0 <= found["membership"][attack]["auc"] <= 1
         assert set(found["membership"][attack]["silos"]) == {"plain", "faint"}
         assert found["membership"][attack]["members"] == 80
+    assert sum("Opacus' PRV accountant" in note for note in found["notes"]) == 1
     assert found["roles"][0]["shared"] == ["body"]
     assert len(found["roles"]) == 5
     assert found["inversion"]["cases"][-1]["case"] == "the run's first round"
@@ -241,6 +259,28 @@ def test_references_are_halves_and_their_complements(private):
         assert torch.equal(rows.x, pool.rows.x[torch.from_numpy(first)])
         assert half_data(study, "plain", TARGET) is not None
         assert torch.equal(half_data(study, "plain", TARGET).train.x, study.data("plain").train.x)
+
+
+@pytest.mark.slow
+def test_a_reference_is_the_same_in_whichever_process(tmp_path):
+    with temporary() as shelf:
+        alone = build(load("digits", SMALL), shelf, shelf)
+        several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
+        study = build(load("digits", several), shelf, shelf)
+        here = {number: reference(alone, number, 2) for number in (0, 1)}
+        pieces = {str(number): partial(watched, study.source.study, number, 2) for number in (0, 1)}
+        with engine_for(study, None) as engine:
+            there = dict(done(engine, pieces))
+            with pytest.raises(SiloFailed, match="odd: failed"):
+                list(done(engine, {"odd": partial(watched, None, 0, 2)}))
+    for number in (0, 1):
+        one, other = here[number], there[str(number)]
+        assert same(one.shared, other.shared)
+        assert [its.round for its in one.seen] == [its.round for its in other.seen] == [1, 2]
+        assert all(same(one.whole[name], other.whole[name]) for name in ("plain", "faint"))
+        for a, b in zip(one.seen, other.seen, strict=True):
+            assert all(same(a.deltas[name], b.deltas[name]) for name in ("plain", "faint"))
+    assert not same(here[0].shared, here[1].shared)
 
 
 def test_planted_rows_are_of_nobody_and_mislabelled(private):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.audit.claims import examine
+from fedtl.audit.claims import examine, rehearsals
 from fedtl.bench import Bench
 from fedtl.experiment.file import load
 from fedtl.messages import SpendEvent
 from fedtl.method import Phase
 from fedtl.partition import Role
-from fedtl.privacy import accounting, ledger, mechanism, promise
+from fedtl.privacy import accounting, ledger, mechanism, promise, statistics
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import layers
 from fedtl.recorder import read
@@ -37,7 +37,8 @@ def audited(folder, *changes):
     run(experiment, out)
     with temporary() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        return examine(study, out, read(out.path / TRANSCRIPT), "server")
+        rehearsed = {name: piece(study.bench) for name, piece in rehearsals(study, out).items()}
+        return examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
 
 
 def reasons(findings):
@@ -64,18 +65,18 @@ def broken_step(monkeypatch, change):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_sound_pipeline_passes(seed, tmp_path):
-    statistics = "dp" if seed % 2 else "public"
+    kind = "dp" if seed % 2 else "public"
     method = ("fedtl", "fedavg", "fedrep")[seed % 3]
     epsilon = (1, 3, 8)[seed % 3]
     findings = audited(
         tmp_path,
         f"seed={seed}",
-        f"privacy.statistics={statistics}",
+        f"privacy.statistics={kind}",
         f"method.name={method}",
         f"privacy.epsilon={epsilon}",
     )
     assert not reasons(findings)
-    assert len(findings.checks) == 2 * (8 + 4 + 5 + 2) + 1 + 2
+    assert len(findings.checks) == 2 * (10 + 5 + 5 + 2) + 1 + 2
     for its in findings.silos.values():
         assert its["conformance"]["passed"] is True
         assert its["bounds"]["steinke"] < its["claimed"]["epsilon"]
@@ -159,6 +160,39 @@ def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
     caught(audited(tmp_path), "repeats", "a seed was used twice")
 
 
+@pytest.mark.parametrize("where", ["drawn", "meant"])
+def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
+    """Half of what was meant is drawn, or half of what was charged is meant; gradients have all of theirs."""
+    if where == "drawn":
+        sound = statistics.refresh
+
+        class Half:
+            def __init__(self, noise):
+                self.noise = noise
+
+            def add(self, total, std):
+                return self.noise.add(total, std / 2)
+
+        monkeypatch.setattr(
+            statistics, "refresh", lambda body, rows, release, noise, *rest: sound(body, rows, release, Half(noise), *rest)
+        )  # fmt: skip
+    else:
+        sound = statistics.Release.deviation
+        monkeypatch.setattr(statistics.Release, "deviation", lambda self, radius: sound(self, radius) / 2)
+    findings = audited(tmp_path, "privacy.statistics=dp")
+    caught(findings, "noise on statistics", "times the claimed")
+    assert {name for name, _ in reasons(findings)} == {"noise on statistics"}
+    assert all(
+        abs(check.value - 0.5) < 0.03 for check in findings.checks if check.name == "noise on statistics"
+    )
+
+
+def test_statistics_that_are_not_clipped(monkeypatch, tmp_path):
+    monkeypatch.setattr(statistics, "_clipped", lambda values, limit: values)
+    findings = audited(tmp_path, "privacy.statistics=dp")
+    caught(findings, "sensitivity of statistics", "one record moves a sum of statistics by")
+
+
 @pytest.mark.parametrize("kind", ["public", "dp"])
 def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     """The silo's own mean and variance, used where public ones or noisy ones were promised."""
@@ -179,6 +213,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
         monkeypatch.setattr(Bench, "_refresh", exact)
         findings = audited(tmp_path, "privacy.statistics=dp")
         caught(findings, "statistics", "they carry no noise")
+        caught(findings, "noise on statistics", "no canaries went with them")
     else:
         sound = Bench._private_phase
 
@@ -197,8 +232,8 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
     sound = Bench._private_phase
 
-    def phase(self, net, phase, silo, task, number, received):
-        sound(self, net, phase, silo, task, number, received)
+    def phase(self, net, phase, silo, task, number, received, *rest):
+        sound(self, net, phase, silo, task, number, received, *rest)
         self._phase(net, Phase(frozenset({Role.HEAD}), 1), silo, task, 9, received)
 
     monkeypatch.setattr(Bench, "_private_phase", phase)
@@ -251,6 +286,15 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
     caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
 
 
+def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
+    """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
+    sound = accounting._composed
+    monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
+    findings = audited(tmp_path, "privacy.statistics=dp")
+    caught(findings, "composition by Opacus PRV", "by Opacus' PRV accountant it is")
+    assert ("ledger arithmetic", "plain") not in reasons(findings)
+
+
 def test_a_ledger_that_was_edited_afterwards(tmp_path):
     import sqlite3
 
@@ -261,5 +305,6 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
     with temporary() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        findings = examine(study, out, read(out.path / TRANSCRIPT), "server")
+        rehearsed = {"plain": [], "faint": []}
+        findings = examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
     caught(findings, "chain", "was altered", silos=["plain"])

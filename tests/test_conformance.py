@@ -8,7 +8,7 @@ import torch
 from scipy.stats import kstest
 
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
-from fedtl.audit.recorded import Stretch
+from fedtl.audit.recorded import Released, Stretch
 from fedtl.audit.verdict import failed
 from fedtl.bench import Training
 
@@ -34,7 +34,7 @@ def stretch(seed, steps=20, count=400, training=PLAIN, noise=None, held=None, ga
 
 
 def red(run):
-    return {check.name for check in failed(conformance("a", run, CLAIM, PLAIN))}
+    return {check.name for check in failed(conformance("a", run, None, CLAIM, PLAIN))}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -46,7 +46,11 @@ def test_p_values_of_sound_records_are_uniform():
     """Else the family's level would be another: what is computed over pairs or tails may only be larger."""
     for name in ("noise", "whiteness", "sensitivity", "absence"):
         values = [
-            next(check.p for check in conformance("a", [stretch(seed)], CLAIM, PLAIN) if check.name == name)
+            next(
+                check.p
+                for check in conformance("a", [stretch(seed)], None, CLAIM, PLAIN)
+                if check.name == name
+            )
             for seed in range(100)
         ]
         assert kstest(values, "uniform", alternative="greater").pvalue > 1e-3, name
@@ -83,7 +87,7 @@ def test_an_optimiser_that_is_given_something_else():
 
 @pytest.mark.parametrize(("gain", "words"), [(1.5, "more than the clip allows"), (0.5, "less than one clip")])
 def test_a_clip_that_is_another(gain, words):
-    found = failed(conformance("a", [stretch(1, gain=gain)], CLAIM, PLAIN))
+    found = failed(conformance("a", [stretch(1, gain=gain)], None, CLAIM, PLAIN))
     assert [check.name for check in found] == ["sensitivity"]
     assert words in found[0].reason
     assert found[0].value == pytest.approx(gain, abs=0.15)
@@ -91,7 +95,7 @@ def test_a_clip_that_is_another(gain, words):
 
 def test_a_rate_that_is_another():
     held = np.random.default_rng(0).random((20, 400)) < 0.35
-    found = failed(conformance("a", [stretch(1, held=held)], CLAIM, PLAIN))
+    found = failed(conformance("a", [stretch(1, held=held)], None, CLAIM, PLAIN))
     assert [check.name for check in found] == ["sampling"]
     assert "not 0.2500" in found[0].reason
 
@@ -107,3 +111,27 @@ def test_scores_tell_members_and_the_likelihood_tells_them_best():
     every, last = likelihood([one], CLAIM), final([one])
     gaps = [(s[one.member].mean() - s[~one.member].mean()) / s.std() for s in (every, last)]
     assert gaps[0] > gaps[1] > 0.5
+
+
+def released(seed, noise=1.0, clips=1.0, layers=(2.0, 5.0), count=400):
+    """Two sub-releases by hand, of noise of so many clips."""
+    rng, deviations = np.random.default_rng(seed), np.array(layers)
+    member = rng.random(count) < 0.5
+    sums = clips * member + noise * deviations[:, None] * rng.standard_normal((len(layers), count))
+    return Released(sums, deviations, member)
+
+
+def of_statistics(its, sigma):
+    claim = replace(CLAIM, statistics_noise=sigma)
+    found = failed(conformance("a", [stretch(1)], its, claim, PLAIN))
+    return {check.name: check.reason for check in found}
+
+
+def test_a_release_of_statistics_that_keeps_its_claim():
+    sigma = (1 / 4 + 1 / 25) ** -0.5
+    assert not any(of_statistics(released(seed), sigma) for seed in range(40))
+    assert "0.9" in of_statistics(released(1), 1.1 * sigma)["noise on statistics"]
+    assert "times the claimed" in of_statistics(released(1, noise=0.7), sigma)["noise on statistics"]
+    assert "by 2.98" in of_statistics(released(1, clips=3.0), sigma)["sensitivity of statistics"]
+    assert "no canaries" in of_statistics(None, sigma)["noise on statistics"]
+    assert not of_statistics(None, None)

@@ -618,9 +618,16 @@ def test_no_raw_gradient_is_ever_where_the_optimizer_looks(fast):
     assert all(weight.grad is None and not vars(weight) for weight in net.parameters())
 
 
-def test_importing_opacus_leaves_logging_and_the_silo_alone():
+def test_opacus_is_loaded_where_a_net_needs_it_alone_and_leaves_logging_as_it_is():
     code = (
-        "import logging, sys, fedtl.silo, fedtl.privacy.samplewise, fedtl.privacy.noise; assert 'opacus' not in sys.modules;"
-        "import fedtl.privacy.mechanism; assert 'opacus' in sys.modules; assert not logging.root.handlers"
+        "import logging, sys, torch\n"
+        "from torch import nn\n"
+        "from fedtl.privacy import mechanism\n"
+        "rows, x = torch.arange(4), torch.randn(4, 1, 3)\n"
+        "losses = lambda net, rows: net(x[rows]).flatten(1).sum(1)\n"
+        "assert mechanism.proven(nn.Linear(3, 2), rows, losses, 1.0)\n"
+        "assert 'opacus' not in sys.modules\n"
+        "assert not mechanism.proven(nn.Conv1d(1, 2, 3), rows, losses, 1.0)\n"
+        "assert 'opacus' in sys.modules and not logging.root.handlers"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

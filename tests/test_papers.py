@@ -4,10 +4,13 @@ import json
 from hashlib import sha256
 
 import pytest
+from federation import fedtl_command
 from test_attend import PRIVATE, Site
 
+from fedtl.audit.export import examine
 from fedtl.errors import LedgerDamaged
-from fedtl.privacy.papers import faults, unpaid
+from fedtl.privacy.book import GENESIS
+from fedtl.privacy.papers import faults, unpaid, walked
 from fedtl.steward import export, verify_export, verify_home
 
 
@@ -73,3 +76,60 @@ def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
         verify_export(altered)
     first = json.loads(ledger.splitlines()[0])
     assert sha256(f"{'0' * 64}{first['line']}".encode()).hexdigest() == first["hash"]
+
+
+def test_an_auditor_reads_the_export_alone(papers, tmp_path):
+    _, ledger, path = papers
+    found = examine(path)
+    assert found["violations"] == []
+    assert found["updates"] == 2
+    (name,) = found["studies"]
+    last = [line for line in ledger if line["what"] == "charged"][-1]
+    delta = next(line["delta"] for line in ledger if line["what"] == "planned")
+    assert found["studies"][name] == {"epsilon": last["epsilon"], "delta": delta, "round": 2}
+    second = next(its for its in found["checks"] if "Opacus" in its["name"])
+    assert second["value"] == pytest.approx(last["epsilon"], abs=0.02)
+    assert {its["name"] for its in found["checks"]} >= {
+        "chain",
+        "manifest",
+        "ledger arithmetic",
+        "link to messages",
+    }
+    record_, book = path.read_text().split("\n\n")
+    for name, text in {
+        "chain": record_ + "\n\n" + book.replace('\\"round\\":2', '\\"round\\":3'),
+        "link to messages": record_ + "\n\n" + rechained(book, lambda line: {**line, "task": "x"} if "task" in line else line),
+        "ledger arithmetic": record_ + "\n\n" + rechained(book, lambda line: {**line, "epsilon": 0.01} if line["what"] == "charged" else line),
+        "manifest": rechained(record_, lambda line: {**line, "tensors": []} if line["what"] == "approved" else line) + "\n\n" + book,
+    }.items():  # fmt: skip
+        odd = tmp_path / "odd.jsonl"
+        odd.write_text(text)
+        assert any(f": {name}: " in line for line in examine(odd)["violations"]), name
+
+
+def rechained(text, change):
+    """The lines changed by somebody who knows how to write them anew."""
+    last, found = "0" * 64, []
+    for entry in text.splitlines():
+        line = json.dumps(change(json.loads(json.loads(entry)["line"])))
+        last = sha256(f"{last}{line}".encode()).hexdigest()
+        found.append(json.dumps({"line": line, "hash": last}))
+    return "\n".join(found)
+
+
+def test_the_command_audits_an_export(papers, tmp_path):
+    _, _, path = papers
+    sound = fedtl_command("audit", path)
+    assert "after round 2" in sound.stdout
+    assert "nothing was measured" in sound.stderr
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(path.read_text().replace("charged", "chargee"))
+    assert "refuted: " in fedtl_command("audit", odd, code=5).stderr
+    fedtl_command("audit", tmp_path / "none.jsonl", code=2)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[1]", "7", "{}", '{"number": 2}', '{"number": "1"}'])
+def test_a_chain_whose_hashes_hold_may_still_hold_anything(text):
+    """Whoever made the export made its hashes too."""
+    digest = sha256(f"{GENESIS}{text}".encode()).hexdigest()
+    assert walked([(text, digest)]) == ([], GENESIS, 1)

@@ -18,7 +18,7 @@ from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warning
-from fedtl.privacy import accounting, charge, labels, mechanism
+from fedtl.privacy import accounting, charge, labels, mechanism, samplewise
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import copy
@@ -110,6 +110,41 @@ def test_statistics_change_by_dp_adabn_alone_and_once(tmp_path):
         bench.fit(silo, task_of(bench, 2))
         assert any(not torch.equal(before[name], first[name]) for name in names) is moves
         assert all(torch.equal(first[name], silo.local[name]) for name in names)
+
+
+def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
+    bench = bench_of("fedrep")
+    real, imitated = (
+        silo_of(bench, tmp_path / name, statistics="dp", noise="reproducible")
+        for name in ("real", "imitated")
+    )
+    for number in (1, 2):
+        update, other = (
+            bench.fit(real, task_of(bench, number)),
+            bench.imitate(imitated, task_of(bench, number)),
+        )
+        assert same(update.delta, other.delta)
+        assert same(real.local, imitated.local)
+        assert real.labels == imitated.labels
+    assert (tmp_path / "real").exists()
+    assert not (tmp_path / "imitated").exists()
+    with pytest.raises(ValueError, match="promises nothing"):
+        bench.imitate(replace(real, promise=None), task_of(bench))
+
+
+def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_found(tmp_path, monkeypatch):
+    looked = []
+    sound = samplewise.check
+    monkeypatch.setattr(samplewise, "check", lambda *its: (looked.append(1), sound(*its)))
+    bench = bench_of("fedrep")
+    phases = len(bench.method.phases)
+    silo = silo_of(bench, tmp_path)
+    for number in (1, 2):
+        bench.imitate(silo, task_of(bench, number))
+    assert len(looked) == phases == 2
+    for number in (1, 2, 3):
+        bench.fit(silo, task_of(bench, number))
+    assert len(looked) == 4 * phases
 
 
 def test_a_term_on_weights_acts_under_privacy(tmp_path):

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from fedtl.norm import adapt
 from fedtl.privacy import statistics
+from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import RADII, Release, layers, refresh
 from fedtl.silonorm import convert
@@ -140,3 +142,22 @@ def test_layers_that_were_not_chosen_stay():
     found = refresh(net, rows_of(x), release_of(net, 50), Silent(), [second])
     assert torch.equal(layers(net)[first].running_mean, before)
     assert {name.rpartition(".")[0] for name in found} == {second}
+
+
+def test_canaries_beside_it_change_nothing_and_see_its_clip_and_its_noise(tmp_path):
+    net, other, x = body(), body(), inputs()
+    names, its, silent = list(layers(net)), Canaries(300, 5, tmp_path), Silent()
+    alone = refresh(net, rows_of(x), release_of(net, len(x), 2.0), Silent(), names)
+    beside = refresh(other, rows_of(x), release_of(net, len(x), 2.0), silent, names, its)
+    for name, value in alone.items():  # lengths are summed in another order
+        torch.testing.assert_close(beside[name], value, rtol=1e-4, atol=1e-5)
+    found, member = load_file(tmp_path / "statistics.safetensors"), its.members()
+    assert torch.equal(found["member"], member)
+    torch.testing.assert_close(found["sums"], member.double().expand(8, -1))
+    # The squared ratios of clip and noise of all sub-releases are those of one Gaussian.
+    assert float((found["deviations"] ** -2).sum() ** -0.5) == pytest.approx(2.0)
+    assert [shape for shape, _ in silent.asked] == [(n + 300,) for n in (6, 6, 4, 4, 6, 6, 4, 4)]
+    refresh(body(), rows_of(x), release_of(net, len(x), 2.0), Noise(), names, its)
+    found = load_file(tmp_path / "statistics.safetensors")
+    noise = (found["sums"] - member.double()) / found["deviations"][:, None]
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.08)

@@ -65,7 +65,7 @@ DOORS = {
     "flwr": {"flower", "site", "launch"},
     "cryptography": {"privacy.noise", "audit.bundle", "home.keys", "provision.certificates"},
     "dp_accounting": {"privacy.accounting"},
-    "opacus": {"privacy.mechanism"},
+    "opacus": {"privacy.mechanism", "privacy.opinion"},
     "ray": {"simulate.cluster"},
 }
 BLIND = (

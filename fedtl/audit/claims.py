@@ -1,18 +1,23 @@
 """Everything that can refute what a private run claims: all checks of all silos, and the bounds beside the claim."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from fedtl.audit import one_run
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
-from fedtl.audit.recorded import Stretch, stretches
+from fedtl.audit.recorded import Stretch, released, stretches
 from fedtl.audit.rehearsal import rehearse
+from fedtl.audit.shadows import StudyOf
 from fedtl.audit.transcript import Papers, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
+from fedtl.audit.work import Piece
+from fedtl.bench import Bench
 from fedtl.privacy.accounting import gaussian_mu
+from fedtl.privacy.promise import Promise
 from fedtl.randomness import numpy_generator
 from fedtl.recorder import Seen
 from fedtl.runfolder import RunFolder
@@ -21,7 +26,6 @@ from fedtl.study import Study
 Vantage = Literal["server", "silo", "model"]
 SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share
 LEAST = 1e-30  # a significance at which nothing is refuted any more
-Said = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,44 @@ class Findings:
     silos: Mapping[str, Any]
 
 
+def rehearsals(study: Study, folder: RunFolder) -> dict[str, Piece]:
+    """Each private silo's rehearsals, as a piece of work."""
+    return {
+        name: partial(_rehearsed, study.source.study, study.promises, name, _canaries(folder, name))
+        for name in study.promises
+    }
+
+
+def _rehearsed(
+    of: StudyOf, promises: Mapping[str, Promise], name: str, run: list[Stretch], bench: Bench
+) -> list[Check]:
+    return rehearse(replace(of(bench), promises=promises), name, run)
+
+
+def _canaries(folder: RunFolder, name: str) -> list[Stretch]:
+    return stretches(folder.silo(name) / "canaries")
+
+
 def examine(
-    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Vantage, say: Said = lambda _: None
+    study: Study,
+    folder: RunFolder,
+    seen: Sequence[Seen],
+    vantage: Vantage,
+    rehearsed: Mapping[str, Sequence[Check]],
 ) -> Findings:
     """
-    Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises. Raises
-    ConfigError where a paper is missing.
+    Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises, and
+    ``rehearsed`` is what its ``rehearsals`` gave. Raises ConfigError where a paper is missing.
     """
     result = folder.read_json("result.json")
     claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
-    runs = {name: stretches(folder.silo(name) / "canaries") for name in claimed}
-    runs = {name: run for name, run in runs.items() if run}
+    runs = {name: run for name in claimed if (run := _canaries(folder, name))}
     checks, silos = list[Check](), dict[str, Any]()
     for name in sorted(result["silos"]):
-        say(f"{name}: claims")
-        own = _of(study, folder, name, claimed[name], runs.get(name, []), seen) if name in claimed else []
+        own = list[Check]()
+        if name in claimed:
+            own += _of(study, folder, name, claimed[name], runs.get(name, []), seen)
+            own += rehearsed[name]
         checks += own
         silos[name] = _shown(name, claimed.get(name), own)
         if name in runs:
@@ -78,8 +105,9 @@ def _of(
         *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
         *(experiment.seed, experiment.rounds),
     )
-    own = conformance(name, run, Claim.of(claim), study.bench.training) if run else []
-    return own + transcript(papers) + rehearse(study, name, run)
+    statistics = released(folder.silo(name) / "canaries")
+    own = conformance(name, run, statistics, Claim.of(claim), study.bench.training) if run else []
+    return own + transcript(papers)
 
 
 def _shown(name: str, claim: Mapping[str, Any] | None, checks: Sequence[Check]) -> dict[str, Any]:
@@ -143,7 +171,7 @@ def against(
 def _family(study: Study) -> int:
     """How many checks a whole audit has, near enough for a statement of power."""
     silos = len(study.training)
-    return silos * 24 + silos * (silos - 1) // 2
+    return silos * 26 + silos * (silos - 1) // 2
 
 
 def _fdp_p(look: one_run.Look, epsilon: float, delta: float) -> float:

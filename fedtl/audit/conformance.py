@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
-from fedtl.audit.recorded import Stretch, sampled, steps
+from fedtl.audit.recorded import Released, Stretch, sampled, steps
 from fedtl.audit.verdict import Check
 from fedtl.bench import Training
 from fedtl.optimizers import OPTIMIZERS
@@ -35,13 +35,17 @@ class Claim:
     sample_rate: float
     clip: float
     records: int
+    statistics_noise: float | None = None
 
     @classmethod
     def of(cls, its: Mapping[str, Any]) -> "Claim":
-        return cls(its["noise_multiplier"], its["sample_rate"], its["clip"], its["records"])
+        names = ("noise_multiplier", "sample_rate", "clip", "records", "statistics_noise")
+        return cls(*(its[name] for name in names))
 
 
-def conformance(silo: str, run: Sequence[Stretch], claim: Claim, training: Training) -> list[Check]:
+def conformance(
+    silo: str, run: Sequence[Stretch], statistics: Released | None, claim: Claim, training: Training
+) -> list[Check]:
     """All checks on one silo's own record, in a fixed order and number."""
     noise = steps(run)[:, ~run[0].member]
     makers: list[tuple[str, Callable[[], tuple[float, float | None, str]]]] = [
@@ -53,6 +57,8 @@ def conformance(silo: str, run: Sequence[Stretch], claim: Claim, training: Train
         ("absence", lambda: _absence(run, noise)),
         ("sampling", lambda: _sampling(run, claim.sample_rate)),
         ("optimiser", lambda: _optimiser(run, claim, training)),
+        ("noise on statistics", lambda: _statistics_noise(statistics, claim)),
+        ("sensitivity of statistics", lambda: _statistics_sensitivity(statistics)),
     ]
     return [Check(name, silo, *make()) for name, make in makers]
 
@@ -208,6 +214,37 @@ def _optimiser(run: Sequence[Stretch], claim: Claim, training: Training) -> tupl
         worst,
         f"the optimiser was given something else than the noisy sums ({worst:.2g} off)",
     )
+
+
+def _statistics_noise(its: Released | None, claim: Claim) -> tuple[float, float | None, str]:
+    """
+    One Gaussian mechanism of the claimed multiplier: the squares of clip over noise of all sub-releases add up to no
+    more than 1 / sigma^2, and each had the noise that was meant for it.
+    """
+    if (sigma := claim.statistics_noise) is None:
+        return 1.0, None, "none are released"
+    if its is None:
+        return 0.0, None, "they were released, and no canaries went with them"
+    meant = float((its.deviations**-2.0).sum() ** -0.5) / sigma
+    if meant < 1 - ROUNDING**2:
+        return (
+            0.0,
+            meant,
+            f"all releases together were meant to have {meant:.3f} times the claimed {sigma:.3g} clips",
+        )
+    p, ratio, reason = _noise(its.sums[:, ~its.member] * (sigma / its.deviations[:, None]), sigma)
+    return p, ratio, reason
+
+
+def _statistics_sensitivity(its: Released | None) -> tuple[float, float | None, str]:
+    """The mean of coordinates whose canary is in, which is in every sub-release: one clip."""
+    if its is None or not its.member.any():
+        return 1.0, None, "none are released"
+    weights = its.deviations**-2.0
+    mean = float(weights @ its.sums[:, its.member].mean(1) / weights.sum())
+    error = 1 / math.sqrt(its.member.sum() * weights.sum())
+    p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
+    return p, mean, f"one record moves a sum of statistics by {mean:.3f} clips"
 
 
 def _replayed(one: Stretch, claim: Claim, training: Training) -> Floats:

@@ -13,11 +13,22 @@ import numpy as np
 
 from fedtl.audit import one_run
 from fedtl.audit.claims import SIGNIFICANCE, Findings, against
-from fedtl.audit.shadows import RECORDS, SILOS, Bools, Floats, Watched, odds, planted, reference, states
+from fedtl.audit.shadows import (
+    RECORDS,
+    SILOS,
+    Bools,
+    Floats,
+    StudyOf,
+    Watched,
+    odds,
+    planted,
+    reference,
+    states,
+)
 from fedtl.audit.verdict import Check, failed
+from fedtl.bench import Bench
 from fedtl.privacy.accounting import default_delta
 from fedtl.randomness import numpy_generator
-from fedtl.simulate.engine import Engine
 from fedtl.study import Study
 
 
@@ -29,24 +40,32 @@ class Ends:
     checks: list[Check]
 
 
-def measured(study: Study, engine: Engine, transcript: int, vantage: str, guess: Watched) -> Ends | None:
-    """Both levels, a federation each. None where the vantage saw nothing of it."""
-    scores = {}
-    for level in (RECORDS, SILOS):
-        watched = reference(study, engine, level, transcript)
-        scores[level] = {
-            name: (_scored(study, watched, guess, name, vantage, level), planted(study, name, level)[1])
-            for name in study.training
-            if states(study, watched, name, vantage, guess.whole[name])
-        }
+LEVELS = RECORDS, SILOS
+
+
+def scored(
+    of: StudyOf, level: int, transcript: int, vantage: str, guess: Watched, bench: Bench
+) -> dict[str, Floats]:
+    """A federation with canaries planted at this level, as a piece of work: their scores, of what the vantage saw."""
+    study = of(bench)
+    watched = reference(study, level, transcript)
+    return {
+        name: _scored(study, watched, guess, name, vantage, level)
+        for name in study.training
+        if states(study, watched, name, vantage, guess.whole[name])
+    }
+
+
+def measured(study: Study, scores: Mapping[int, Mapping[str, Floats]]) -> Ends | None:
+    """From both levels' scores. None where the vantage saw nothing of it."""
     if not scores[RECORDS]:
         return None
     checks, records = list[Check](), dict[str, Any]()
-    for name, (found, coins) in scores[RECORDS].items():
-        records[name], tests = _bounded(study, name, found, coins)
+    for name, found in scores[RECORDS].items():
+        records[name], tests = _bounded(study, name, found, planted(study, name, RECORDS)[1])
         checks += tests
-    means = np.array([float(found.mean()) for found, _ in scores[SILOS].values()])
-    coins = np.array([bool(its[0]) for _, its in scores[SILOS].values()])
+    means = np.array([float(found.mean()) for found in scores[SILOS].values()])
+    coins = np.array([bool(planted(study, name, SILOS)[1][0]) for name in scores[SILOS]])
     # A silo's worth of rows is no record: no epsilon was claimed for it, so nothing is refuted by it.
     whole = one_run.bounds(means, coins, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
     return Ends({"records": records, "silos": {**asdict(whole), "canaries": len(coins)}}, checks)

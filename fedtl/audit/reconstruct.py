@@ -6,6 +6,7 @@ out of ``Bench.fit`` or of the run's transcript, as they crossed.
 import copy as copies
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
-from fedtl.audit.shadows import sharing
+from fedtl.audit.shadows import StudyOf, sharing
+from fedtl.audit.work import Piece
 from fedtl.bench import Bench
 from fedtl.messages import Task
 from fedtl.partition import Role
@@ -28,6 +30,9 @@ from fedtl.study import Study
 MOST = 8  # rows that are reconstructed of one update
 FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch
 SHOWN = 8
+ONE, SOME, REAL = "one row", f"{FEW} rows, several steps", "the run's first round"
+KEPT, SHARED = "kept", "shared"  # statistics
+Promises = Mapping[str, Promise]
 
 
 @dataclass(frozen=True)
@@ -129,30 +134,56 @@ def scored(attempts: Sequence[Attempt]) -> dict[str, Any]:
     }
 
 
-def cases(
-    study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int
-) -> tuple[list[dict[str, Any]], list[Attempt]]:
-    """All cases, as audit.json holds them, and the attempts on single rows."""
-    found, single = list[dict[str, Any]](), list[Attempt]()
-    shared = study.bench.method.shared
-    for statistics in (False, True):
-        bench = sharing(study.bench, shared | {Role.STATS} if statistics else shared - {Role.STATS})
-        word = "shared" if statistics else "kept"
-        one = [small(study, bench, name, 1, 1, iterations, at) for at, name in enumerate(names)]
-        few = [small(study, bench, name, FEW, CUT, iterations, 0) for name in names[:2]]
-        found.append(_case("one row", word, 1, one))
-        found.append(_case(f"{FEW} rows, several steps", word, FEW, few))
-        if statistics == (Role.STATS in shared):
-            single = one
+def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int) -> dict[str, Piece]:
+    """All attempts, a piece of work each; ``cases`` takes what they give."""
+    shared, its = study.bench.method.shared, (study.source.study, study.promises)
+    found: dict[str, Piece] = {}
+    for word, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
+        for at, name in enumerate(names):
+            found[f"{ONE}/{word}/{name}"] = partial(_small, *its, roles, name, 1, 1, iterations, at)
+        for name in names[:2]:
+            found[f"{SOME}/{word}/{name}"] = partial(_small, *its, roles, name, FEW, CUT, iterations, 0)
     if seen and seen[0].round == 1:
-        own = [name for name in names[:2] if name in seen[0].deltas]
-        real = [first_round(study, seen[0], name, iterations) for name in own]
-        if real:
-            rows = len(study.data(own[0]).train)
-            found.append(
-                _case("the run's first round", "shared" if Role.STATS in shared else "kept", rows, real)
-            )
-    return found, single
+        word = SHARED if Role.STATS in shared else KEPT
+        for name in (name for name in names[:2] if name in seen[0].deltas):
+            found[f"{REAL}/{word}/{name}"] = partial(_first_round, *its, seen[0], name, iterations)
+    return found
+
+
+def _small(
+    of: StudyOf,
+    promises: Promises,
+    shared: frozenset[Role],
+    name: str,
+    count: int,
+    cut: int,
+    iterations: int,
+    at: int,
+    bench: Bench,
+) -> Attempt:
+    study = replace(of(bench), promises=promises)
+    return small(study, sharing(bench, shared), name, count, cut, iterations, at)
+
+
+def _first_round(
+    of: StudyOf, promises: Promises, seen: Seen, name: str, iterations: int, bench: Bench
+) -> Attempt:
+    return first_round(replace(of(bench), promises=promises), seen, name, iterations)
+
+
+def cases(study: Study, tried: Mapping[str, Attempt]) -> tuple[list[dict[str, Any]], list[Attempt]]:
+    """All cases, as audit.json holds them, and the attempts on single rows with the roles that the method shares."""
+    grouped: dict[tuple[str, str], list[Attempt]] = {}
+    for name, one in tried.items():
+        case, word, _ = name.split("/", 2)
+        grouped.setdefault((case, word), []).append(one)
+    rows = {ONE: 1, SOME: FEW}
+    found = [
+        _case(case, word, rows.get(case) or len(study.data(its[0].silo).train), its)
+        for (case, word), its in grouped.items()
+    ]
+    own = SHARED if Role.STATS in study.bench.method.shared else KEPT
+    return found, grouped[ONE, own]
 
 
 def _case(case: str, statistics: str, rows: int, attempts: Sequence[Attempt]) -> dict[str, Any]:

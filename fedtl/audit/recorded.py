@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedtl.errors import ConfigError
+from fedtl.privacy.canaries import RELEASED
 
 NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
@@ -27,24 +29,50 @@ class Stretch:
     after: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Released:
+    """The statistics' release, as ``privacy.canaries.Beside.keep`` wrote it; sub-releases first, in clips."""
+
+    sums: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    member: NDArray[np.bool_]
+
+
+def released(folder: Path) -> Released | None:
+    """None where no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
+    if not (path := folder / RELEASED).is_file():
+        return None
+    its = _read(path)
+    return Released(its["sums"].astype(float), its["deviations"].astype(float), its["member"].astype(bool))
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _odd(path, error) from error
+
+
+def _odd(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: not a record of canaries ({error}); take it out, or audit another run")
+
+
 def stretches(folder: Path) -> list[Stretch]:
     """Empty where the run had no canaries. Raises ConfigError for a file that cannot be read."""
     found = []
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
         if not (name := NAME.fullmatch(path.name)):
             continue
+        its = _read(path)
         try:
-            its = load_file(path)
             found.append(
                 Stretch(
                     *(int(name[1]), int(name[2]), its["sums"].astype(float), its["sampled"].astype(bool)),
                     *(its["member"].astype(bool), its["after"].astype(float)),
                 )
             )
-        except (SafetensorError, OSError, KeyError) as error:
-            raise ConfigError(
-                f"{path}: not a record of canaries ({error}); take it out, or audit another run"
-            ) from error
+        except KeyError as error:
+            raise _odd(path, error) from error
     return found
 
 

@@ -1,16 +1,19 @@
 """What sharing each role costs: the same federation and the same attacks, where more and more leaves a silo."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fedtl.audit import membership, reconstruct
-from fedtl.audit.shadows import TARGET, Watched, engine_for, evidence, reference, sharing
+from fedtl.audit.shadows import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
+from fedtl.audit.work import Piece
+from fedtl.bench import Bench
 from fedtl.experiment.file import but
 from fedtl.partition import EVERYTHING, Role
-from fedtl.state import State
+from fedtl.privacy.promise import Promise
 from fedtl.study import Study
 
 ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
@@ -37,31 +40,45 @@ def variants(study: Study) -> list[frozenset[Role]]:
     return found
 
 
-def table(study: Study, start: State | None, references: int, iterations: int) -> list[dict[str, Any]]:
-    """One row a variant, as audit.json holds it."""
-    experiment = but(study.experiment, rounds=min(ROUNDS, study.experiment.rounds))
-    found = []
-    for shared in variants(study):
-        bench = sharing(study.bench, shared)
-        other = replace(study, experiment=experiment, bench=bench, method=bench.method)
-        with engine_for(other, start) as engine:
-            target = reference(other, engine, TARGET, KEPT)
-            shadows = {number: reference(other, engine, number, KEPT) for number in range(references)}
-        looked = {name: evidence(other, target, shadows, name, "server") for name in other.training}
-        risk = membership.measure({name: its for name, its in looked.items() if its is not None})["rmia"]
-        row = {
-            "shared": sorted(str(role) for role in shared),
-            **{key: risk[key] for key in ("auc", "ci95", "tpr_at_fpr_0.01")},
-            **{"psnr": None, "ssim": None, "labels": None, "accuracy": _accuracy(other, target)},
-        }
-        if study.data(study.training[0]).train.x.dim() == 4:
-            names: Sequence[str] = study.training
-            tried = [
-                reconstruct.small(other, bench, name, 1, 1, iterations, at) for at, name in enumerate(names)
-            ]
-            row |= {key: value for key, value in reconstruct.scored(tried).items() if key in row}
-        found.append(row)
-    return found
+def rows(study: Study, references: int, iterations: int) -> dict[str, Piece]:
+    """One piece of work a variant; each gives its row as audit.json holds it."""
+    short = replace(study, experiment=but(study.experiment, rounds=min(ROUNDS, study.experiment.rounds)))
+    return {
+        f"shared {' '.join(sorted(shared))}": partial(
+            _row, short.source.study, study.promises, shared, references, iterations
+        )
+        for shared in variants(study)
+    }
+
+
+def _row(
+    of: StudyOf,
+    promises: Mapping[str, Promise],
+    shared: frozenset[Role],
+    references: int,
+    iterations: int,
+    bench: Bench,
+) -> dict[str, Any]:
+    bench = sharing(bench, shared)
+    study = replace(of(bench), method=bench.method, promises=promises)
+    shadows = {number: reference(study, number, KEPT) for number in range(references)}
+    guess, target = shadows[0].whole, reference(study, TARGET, KEPT)
+    seen = {number: looks(study, its, "server", guess) for number, its in shadows.items()}
+    found = looks(study, target, "server", guess)
+    looked = {name: evidence(study, name, found, seen) for name in study.training}
+    risk = membership.measure({name: its for name, its in looked.items() if its is not None})["rmia"]
+    row = {
+        "shared": sorted(str(role) for role in shared),
+        **{key: risk[key] for key in ("auc", "ci95", "tpr_at_fpr_0.01")},
+        **{"psnr": None, "ssim": None, "labels": None, "accuracy": _accuracy(study, target)},
+    }
+    if study.data(study.training[0]).train.x.dim() == 4:
+        tried = [
+            reconstruct.small(study, bench, name, 1, 1, iterations, at)
+            for at, name in enumerate(study.training)
+        ]
+        row |= {key: value for key, value in reconstruct.scored(tried).items() if key in row}
+    return row
 
 
 def _accuracy(study: Study, target: Watched) -> float | None:

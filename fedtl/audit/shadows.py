@@ -1,17 +1,14 @@
 """
 Reference models for membership inference: the whole federation again, on random halves of each silo's rows and of rows
-that it never trained on, through the same engine; and what a vantage sees of a federation, target or reference.
+that it never trained on; and what a vantage sees of a federation, target or reference.
 
 References k and k + 1 have complementary halves, so that a row is out of as many as it is in.
 """
 
 import copy as copies
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from fedtl.audit.membership import Evidence, sums
 from fedtl.bench import Bench
 from fedtl.coordinator import Federation, Plan, Standing, rounds
 from fedtl.experiment.choices import privacy_of, server_of
-from fedtl.messages import Task
+from fedtl.messages import Task, Update
 from fedtl.partition import Partition, Role
 from fedtl.planning import Place, promise
 from fedtl.privacy import labels
@@ -29,10 +26,10 @@ from fedtl.randomness import numpy_generator
 from fedtl.recorder import Recorded, Seen, kept_rounds, read
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.simulate import choose
-from fedtl.simulate.engine import Engine, Simulation, Workplace
+from fedtl.simulate.engine import Fit, Job, Simulation, Workplace
 from fedtl.simulate.scratch import memory, scratch
 from fedtl.state import State, step
-from fedtl.study import Study, furnish
+from fedtl.study import Study
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -118,76 +115,60 @@ def sharing(bench: Bench, shared: frozenset[Role]) -> Bench:
     return other
 
 
-def _place(
-    source: Callable[[], Workplace], study_of: Callable[[Any], Study], shared: frozenset[Role]
-) -> Workplace:
-    """A worker's: silos are called <reference>.<name>."""
-    place = source()
-    place = replace(place, bench=sharing(place.bench, shared))
-    study = study_of(place.bench)
+@dataclass(frozen=True)
+class Imitate:
+    """The job of a round in a private reference."""
 
-    def data(name: str) -> SiloData:
-        number, _, silo = name.partition(".")
-        return half_data(study, silo, int(number))
+    task: Task
 
-    return Workplace(place.bench, data)
+    def __call__(self, bench: Bench, silo: Silo) -> Update:
+        return bench.imitate(silo, self.task)
 
 
-@contextmanager
-def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
-    """The experiment's own engine, for reference silos."""
-    place = partial(furnish, study.source, str(study.bench.device), start)
-    made = partial(_place, place, study.source.study, study.bench.method.shared)
-    with choose.engine(study.experiment.engine, study.bench, made, len(study.training)) as engine:
-        yield engine
+StudyOf = Callable[
+    [Bench], Study
+]  # ``study.source.study``: a study in whichever process, of the bench that is there
 
 
-def reference(study: Study, engine: Engine, number: int, transcript: int) -> Watched:
-    """Train reference ``number`` as the target was trained, private where it was private."""
+def reference(study: Study, number: int, transcript: int) -> Watched:
+    """Train reference ``number`` as the target was trained, private where it was private; all of it here."""
     experiment = study.experiment
+    alone = experiment.engine.model_copy(update={"name": "serial"})
     with scratch(memory()) as folder:
         members = {name: _silo(study, name, number, folder) for name in study.training}
-        federation: Federation = Simulation(engine, {silo.name: silo for silo in members.values()})
-        federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
-        per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
-        plan = Plan(
-            *(
-                f"reference {number}",
-                experiment.seed,
-                experiment.rounds,
-                server_of(experiment.method),
-                per_round,
-            )
-        )
-        width = next(iter(members.values())).data.width
-        shared, _ = study.bench.partition.split(study.bench.initial(width))
-        standing = Standing(0, shared)
-        for one in rounds(federation, plan, standing, study.bench.partition.roles):
-            standing = one.after
-        seen = [_renamed(one) for one in read(folder / "seen")]
+        with choose.engine(alone, study.bench, _elsewhere, len(members)) as engine:
+            job: Callable[[Task], Job] = Fit if experiment.privacy is None else Imitate
+            federation: Federation = Simulation(engine, members, job)
+            federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
+            per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
+            server = server_of(experiment.method)
+            plan = Plan(f"reference {number}", experiment.seed, experiment.rounds, server, per_round)
+            width = next(iter(members.values())).data.width
+            shared, _ = study.bench.partition.split(study.bench.initial(width))
+            standing = Standing(0, shared)
+            for one in rounds(federation, plan, standing, study.bench.partition.roles):
+                standing = one.after
+        seen = read(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
     whole = {name: study.bench.settle(silo, task) for name, silo in members.items()}
     return Watched(seen, standing.shared, whole)
+
+
+def _elsewhere() -> Workplace:
+    raise AssertionError("a reference is trained where it was begun")
 
 
 def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
     data = half_data(study, name, number)
     _, local = study.bench.partition.split(study.bench.initial(data.width))
     its, secret = None, study.secret(f"{number}.{name}")
-    if name in study.promises:
+    if study.experiment.privacy is not None:
         settings = privacy_of(study.experiment, name)
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
         place = Place(folder / name / "ledger.sqlite", name, secret)
         its = promise(settings, study.bench, data, study.experiment.rounds, study.experiment.seed, place)
-    return Silo(f"{number}.{name}", data, local, secret, its, labels.public(Role))
-
-
-def _renamed(one: Seen) -> Seen:
-    def bare(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {name.partition(".")[2]: its for name, its in found.items()}
-
-    return replace(one, deltas=bare(one.deltas), weights=bare(one.weights))
+    return Silo(name, data, local, secret, its, labels.public(Role))
 
 
 def states(study: Study, watched: Watched, name: str, vantage: str, guess: State) -> list[State]:
@@ -218,25 +199,55 @@ def odds(study: Study, its: Sequence[State], rows: Rows, data: SiloData) -> Floa
     return sums(found)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a vantage makes of one silo's pool in one federation: log-odds of all rows, and of rows of nobody's."""
+
+    rows: Floats
+    population: Floats
+
+
+Guess = Mapping[str, State]  # each silo's whole state in a federation of the attacker's own
+
+
+def looks(study: Study, watched: Watched, vantage: str, guess: Guess) -> dict[str, Look]:
+    """By silo; without those of which the vantage saw nothing."""
+    found = {}
+    for name in study.training:
+        if its := states(study, watched, name, vantage, guess[name]):
+            pool = pool_of(study, name)
+            people = pool.population if len(pool.population) else pool.rows
+            both = Rows(torch.cat([pool.rows.x, people.x]), torch.cat([pool.rows.y, people.y]))
+            values = odds(study, its, both, study.data(name))
+            found[name] = Look(values[: len(pool.rows)], values[len(pool.rows) :])
+    return found
+
+
 def evidence(
-    study: Study, target: Watched, references: Mapping[int, Watched], name: str, vantage: str
+    study: Study, name: str, target: Mapping[str, Look], references: Mapping[int, Mapping[str, Look]]
 ) -> Evidence | None:
     """Everything that an attack on one silo needs; None where the vantage saw nothing of it."""
-    pool, data = pool_of(study, name), study.data(name)
-    guess = next(iter(references.values())).whole[name]
-    if not states(study, target, name, vantage, guess):
+    if name not in target:
         return None
-
-    def looked(watched: Watched, rows: Rows) -> Floats:
-        return odds(study, states(study, watched, name, vantage, guess), rows, data)
-
-    kept = {number: its for number, its in references.items() if states(study, its, name, vantage, guess)}
-    population = pool.population if len(pool.population) else pool.rows
+    kept = {number: its[name] for number, its in references.items() if name in its}
     return Evidence(
-        member=pool.member,
-        target=looked(target, pool.rows),
-        references=np.stack([looked(its, pool.rows) for its in kept.values()]),
+        member=pool_of(study, name).member,
+        target=target[name].rows,
+        references=np.stack([its.rows for its in kept.values()]),
         held=np.stack([half(study, name, number) for number in kept]),
-        population=looked(target, population),
-        others=np.stack([looked(its, population) for its in kept.values()]),
+        population=target[name].population,
+        others=np.stack([its.population for its in kept.values()]),
     )
+
+
+def watched(of: StudyOf, number: int, transcript: int, bench: Bench) -> Watched:
+    """``reference`` as a piece of work."""
+    return reference(of(bench), number, transcript)
+
+
+def looked(
+    of: StudyOf, number: int, transcript: int, vantage: str, guess: Guess, bench: Bench
+) -> dict[str, Look]:
+    """``reference`` as a piece of work, and of it only what the attack looks at."""
+    study = of(bench)
+    return looks(study, reference(study, number, transcript), vantage, guess)

@@ -3,7 +3,7 @@ What a run's papers say, recomputed from the papers alone: the ledger's chain, i
 and that nothing left which the method does not share.
 
 Reads the ledger's file itself, by its documented format, so that a mistake in fedtl's own reading does not hide one in
-its writing. Of the papers of a deployment it needs the same: ledger, kept messages, model definition.
+its writing; what its lines come to is ``privacy.papers``'s, and a second library's (``privacy.opinion``).
 """
 
 import json
@@ -22,11 +22,12 @@ from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
 from fedtl.partition import Partition
-from fedtl.privacy import accounting
+from fedtl.privacy import accounting, opinion
+from fedtl.privacy import papers as ledgers
 from fedtl.recorder import Seen
 from fedtl.state import State
 
-CLOSE = 1e-6  # relative, of two epsilons from the same events
+SECOND = "composition by Opacus PRV"
 Line = dict[str, Any]
 
 
@@ -55,13 +56,25 @@ def transcript(papers: Papers) -> list[Check]:
     if papers.study not in studies and len(studies) == 1:  # the run's folder has another name by now
         papers = replace(papers, study=studies[0])
     charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
-    checks = {
-        "chain": fault,
-        "ledger arithmetic": _arithmetic(charged, papers.claim),
-        "charged rounds": _rounds(charged, papers),
-        "link to messages": _links(charged, lines, papers),
+    events = ledgers.charged(lines, papers.study)
+    theirs = opinion.prv(events, papers.claim["delta"])
+    checks: dict[str, tuple[str, float | None]] = {
+        "chain": (fault, None),
+        "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(events, papers.claim), None),
+        SECOND: (second(papers.claim["epsilon"], theirs), theirs),
+        "charged rounds": (_rounds(charged, papers), None),
+        "link to messages": (_links(charged, lines, papers), None),
     }
-    return [Check(name, papers.silo, float(not fault), None, fault) for name, fault in checks.items()]
+    return [
+        Check(name, papers.silo, float(not fault), value, fault) for name, (fault, value) in checks.items()
+    ]
+
+
+def second(claimed: float, theirs: float | None) -> str:
+    """What is wrong with an epsilon by a second library's word, "" for nothing."""
+    if not opinion.understated(claimed, theirs):
+        return ""
+    return f"epsilon {claimed:.4g} is claimed, and by Opacus' PRV accountant it is {theirs:.4g}"
 
 
 def chain(path: Path, name: str) -> tuple[list[Line], str]:
@@ -71,12 +84,9 @@ def chain(path: Path, name: str) -> tuple[list[Line], str]:
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))
-    last, lines = "0" * 64, list[Line]()
-    for number, (text, digest) in enumerate(entries, 1):
-        if sha256(f"{last}{text}".encode()).hexdigest() != digest:
-            return lines, f"line {number} of its ledger was altered, or one before it is gone"
-        last = digest
-        lines.append(json.loads(text))
+    lines, last, odd = ledgers.walked(entries)
+    if odd:
+        return lines, f"line {odd} of its ledger was altered, or one before it is gone"
     tip = json.loads(path.with_name(f"{path.name}.tip").read_text()).get(name)
     if tip != [len(entries), last]:
         return lines, f"the ledger ends with line {len(entries)}, and its tip says {tip and tip[0]}"
@@ -89,16 +99,10 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _arithmetic(charged: Sequence[Line], claim: Mapping[str, Any]) -> str:
-    """Every line's epsilon is that of all events so far, the claim is the last one's, and noise and rate are the claim's."""
-    events: list[SpendEvent] = []
-    for line in charged:
-        events += [SpendEvent(noise, rate, int(steps)) for noise, rate, steps in line["events"]]
-        wanted = accounting.epsilon(events, claim["delta"])
-        if abs(line["epsilon"] - wanted) > CLOSE * wanted:
-            return f"after round {line['round']} the ledger says epsilon {line['epsilon']:.4g}, and its events come to {wanted:.4g}"
+def _claimed(events: Sequence[SpendEvent], claim: Mapping[str, Any]) -> str:
+    """The claim is what all events come to, and noise and rate are the claim's."""
     total = accounting.epsilon(events, claim["delta"])
-    if abs(claim["epsilon"] - total) > CLOSE * total:
+    if abs(claim["epsilon"] - total) > ledgers.CLOSE * total:
         return f"epsilon {claim['epsilon']:.4g} is claimed, and what was charged comes to {total:.4g}"
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
     if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:

@@ -4,6 +4,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles
 from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
-from fedtl.audit.shadows import Watched, engine_for, evidence, reference
-from fedtl.audit.transcript import head
+from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
+from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, violation
+from fedtl.audit.work import Piece, by_kind, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment
 from fedtl.pretrain import plain, pretrained
+from fedtl.privacy.opinion import ERROR
 from fedtl.recorder import Seen, read
 from fedtl.report.audit_page import Pictures, audit_page
 from fedtl.runfolder import TRANSCRIPT, RunFolder
@@ -30,6 +33,8 @@ from fedtl.state import State
 from fedtl.study import Study, build
 
 AUDIT, PAGE = "audit.json", "audit.html"
+FIRST = 0  # of the references
+Worked = Mapping[str, Mapping[Any, Any]]  # what pieces of work gave, by what they are for
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,11 @@ class Effort:
     roles: bool = True
     planted: bool = True
 
-    @property
-    def stages(self) -> int:
-        return self.references + 5
-
 
 QUICK = Effort(references=1, for_roles=1, iterations=40, roles=False, planted=False)
-Progress = Callable[[int, str], None]  # stages that are done, and what comes next
+Progress = Callable[
+    [int, int, str], None
+]  # pieces of work that are done, how many there are, and what came last
 
 
 def audit(
@@ -73,16 +76,11 @@ def audit(
             start = pretrained(experiment, folder, central.bench, central.survey)
         study = build(experiment, shelf, shelf, device, start).promised(folder)
         seen = read(folder.path / TRANSCRIPT)
-        progress(0, "claims")
-        findings = claims.examine(study, folder, seen, vantage)
-        progress(1, "reference models")
-        attacks, ends = _attacks(study, folder, seen, vantage, effort, start, progress)
+        worked = _worked(study, folder, seen, vantage, effort, start, progress)
+        findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
+        attacks, ends = _attacks(study, folder, seen, vantage, worked)
         findings = inputs.joined(findings, ends)
-        progress(effort.references + 2, "inversion")
-        inverted, pictures = _inversion(study, seen, effort.iterations)
-        progress(effort.references + 3, "what sharing each role costs")
-        table = roles.table(study, start, effort.for_roles, effort.iterations) if effort.roles else []
-        progress(effort.references + 4, "the bundle")
+        inverted, pictures = _inversion(study, worked.get("inversion", {}))
         found = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
             **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
@@ -90,7 +88,7 @@ def audit(
                 "silos": _with_risk(findings.silos),
                 "membership": attacks,
                 "inversion": inverted,
-                "roles": table,
+                "roles": list(worked.get("roles", {}).values()),
             },
             "input_canaries": None if ends is None else ends.shown,
             "violations": [violation(check) for check in findings.violations],
@@ -100,7 +98,6 @@ def audit(
             "peak_memory_mib": _peak(),
         }
         _keep(found, pictures, folder, out, study, signer)
-    progress(effort.stages, "done")
     return found
 
 
@@ -127,7 +124,10 @@ def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
     return dict(silos)
 
 
-def _attacks(
+Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
+
+
+def _worked(
     study: Study,
     folder: RunFolder,
     seen: Sequence[Seen],
@@ -135,29 +135,76 @@ def _attacks(
     effort: Effort,
     start: State | None,
     progress: Progress,
+) -> Worked:
+    """All that takes long, as pieces that every worker has its share of."""
+    attacked = bool(seen) or vantage == "model"
+    early = _early(study, folder, seen, effort, attacked)
+    later = (effort.references - 1 + len(inputs.LEVELS) * effort.planted) * attacked
+    total = sum(map(len, early.values())) + later
+    found: dict[str, dict[Any, Any]] = {"reference": {}, "planted": {}}
+
+    def work(wanted: Pieces) -> None:
+        for kind, key, result in by_kind(engine, wanted):
+            found.setdefault(kind, {})[key] = result
+            progress(sum(map(len, found.values())), total, kind)
+
+    with engine_for(study, start) as engine:
+        work(early)
+        if attacked:
+            work(_later(study, vantage, effort, found["reference"][FIRST]))
+    return found
+
+
+def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort, attacked: bool) -> Pieces:
+    """The first reference, and beside it what needs none; long pieces first."""
+    pieces: dict[str, Mapping[Any, Piece]] = {}
+    if attacked:
+        pieces["reference"] = {
+            FIRST: partial(watched, study.source.study, FIRST, study.experiment.audit.transcript)
+        }
+    if effort.roles:
+        pieces["roles"] = roles.rows(study, effort.for_roles, effort.iterations)
+    pieces["rehearsal"] = claims.rehearsals(study, folder)
+    # Inputs that are no images, and methods that share nothing, are not inverted.
+    if study.data(study.training[0]).train.x.dim() == 4 and study.bench.method.shared:
+        pieces["inversion"] = reconstruct.attempts(study, seen, study.training, effort.iterations)
+    return pieces
+
+
+def _later(study: Study, vantage: Vantage, effort: Effort, first: Watched) -> Pieces:
+    """What an attacker fills in from the first reference, for it does not cross."""
+    of, kept = study.source.study, study.experiment.audit.transcript
+    levels = inputs.LEVELS if effort.planted else ()
+    return {
+        "planted": {level: partial(inputs.scored, of, level, kept, vantage, first) for level in levels},
+        "reference": {
+            number: partial(looked, of, number, kept, vantage, first.whole)
+            for number in range(FIRST + 1, effort.references)
+        },
+    }
+
+
+def _attacks(
+    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Vantage, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
-    if not seen and vantage != "model":
+    if not worked["reference"]:
         return {}, None
     shared = folder.tensors("shared.safetensors")
     whole = {name: shared | folder.tensors(f"silos/{name}/local.safetensors") for name in study.training}
-    target, shadows = Watched(seen, shared, whole), dict[int, Watched]()
-    kept = study.experiment.audit.transcript
-    with engine_for(study, start) as engine:
-        for number in range(effort.references):
-            shadows[number] = reference(study, engine, number, kept)
-            progress(number + 2, "reference models")
-        ends = inputs.measured(study, engine, kept, vantage, shadows[0]) if effort.planted else None
-    looked = {name: evidence(study, target, shadows, name, vantage) for name in study.training}
-    found = {name: its for name, its in looked.items() if its is not None}
+    first = worked["reference"][FIRST]
+    target = looks(study, Watched(seen, shared, whole), vantage, first.whole)
+    shadows = {**worked["reference"], FIRST: looks(study, first, vantage, first.whole)}
+    all_of = {name: evidence(study, name, target, shadows) for name in study.training}
+    found = {name: its for name, its in all_of.items() if its is not None}
+    ends = inputs.measured(study, worked["planted"]) if worked["planted"] else None
     return (membership.measure(found) if found else {}), ends
 
 
-def _inversion(study: Study, seen: Sequence[Seen], iterations: int) -> tuple[dict[str, Any], Pictures]:
-    """{} where inputs are no images, or nothing is shared."""
-    if study.data(study.training[0]).train.x.dim() != 4 or not study.bench.method.shared:
+def _inversion(study: Study, tried: Mapping[str, Attempt]) -> tuple[dict[str, Any], Pictures]:
+    if not tried:
         return {}, Pictures()
-    found, single = reconstruct.cases(study, seen, study.training, iterations)
+    found, single = reconstruct.cases(study, tried)
     best: list[Attempt] = sorted(single, key=lambda one: -psnr(one.guesses, one.originals))[:SHOWN]
     pictures = Pictures(
         [one.originals[0] for one in best],
@@ -195,6 +242,15 @@ def _notes(
         notes.append("Nothing is claimed: the run's noise can be drawn again (privacy.noise = reproducible).")
     elif not experiment.audit.canaries:
         notes.append("The run had no canaries ([audit] canaries), so what they show is not measured.")
+    if gaps := [
+        check.value - findings.silos[check.silo]["claimed"]["epsilon"]
+        for check in findings.checks
+        if check.name == SECOND and check.value is not None
+    ]:
+        notes.append(
+            "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
+            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+        )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")
     if not effort.roles:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedtl.runfolder import RunFolder
 
 CANARIES, MESSAGES = 1000, 8  # that ``fedtl audit EXP`` adds where the experiment has none
+PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
 VANTAGES = ("server", "silo", "model")
 
 
@@ -41,7 +42,8 @@ def audit(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="EXP|RUN|verify", help="an experiment to run and audit, a run folder, or: verify BUNDLE"
+            metavar="EXP|RUN|EXPORT|verify",
+            help="an experiment to run and audit, a run folder, a site's export, or: verify BUNDLE",
         ),
     ],
     bundle: Annotated[
@@ -76,6 +78,9 @@ def audit(
         raise ConfigError(
             f"fedtl audit takes one EXP or RUN; {bundle} belongs to: fedtl audit verify {bundle}"
         )
+    if Path(target).suffix == ".jsonl" or (Path(target).is_file() and Path(target).suffix != ".toml"):
+        _export(Path(target), as_json)
+        return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
     from fedtl.audit.whole import QUICK, Effort
@@ -84,7 +89,7 @@ def audit(
     on, effort = device_for(device), QUICK if quick else Effort()
     folder = _run(target, set_, workers, on, quiet or as_json)
     where = out or folder.path / "audit"
-    with _Stages(quiet or as_json, effort.stages) as show:
+    with _Pieces(quiet or as_json) as show:
         pem = Path(key) if key else folder.path / "audit-key.pem"
         found = audit_run(folder, where, vantage, effort, pem, on, show)  # type: ignore[arg-type]
     if as_json:
@@ -132,10 +137,10 @@ def _run(
     return folder
 
 
-class _Stages:
-    """Stages of an audit, with what comes next."""
+class _Pieces:
+    """Pieces of an audit, with what came last."""
 
-    def __init__(self, silent: bool, stages: int) -> None:
+    def __init__(self, silent: bool) -> None:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -146,14 +151,35 @@ class _Stages:
         self._bar = Progress(
             *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
         )
-        self._task = self._bar.add_task("audit", total=stages)
+        self._task = self._bar.add_task("audit", total=None)
 
     def __enter__(self) -> Any:
         self._bar.start()
-        return lambda done, what: self._bar.update(self._task, completed=done, description=f"audit: {what}")
+        return lambda done, total, what: self._bar.update(
+            self._task, completed=done, total=total, description=f"audit: {what}"
+        )
 
     def __exit__(self, *error: Any) -> None:
         self._bar.stop()
+
+
+def _export(path: Path, as_json: bool) -> None:
+    """What a site's papers say of themselves. Raises Refuted."""
+    from fedtl.audit.export import examine
+
+    found = examine(path)
+    if as_json:
+        print_json(found)
+    for name, its in {} if as_json else found["studies"].items():
+        out_console.print(
+            f"{found['silo']}: {name}: epsilon {its['epsilon']:.4g} at delta {its['delta']:.0e} after round {its['round']}",
+            **PLAIN,
+        )
+    for line in found["violations"]:
+        say(f"refuted: {line}")
+    if found["violations"]:
+        raise Refuted(f"{len(found['violations'])} claims of {path} are refuted")
+    say(f"{path}: {len(found['checks'])} checks of the papers, and no violation; nothing was measured")
 
 
 def _verify(folder: Path | None, key: str, as_json: bool) -> None:
@@ -169,7 +195,5 @@ def _verify(folder: Path | None, key: str, as_json: bool) -> None:
     verdict = f"{count} claims refuted" if count else "no violation found"
     out_console.print(
         f"{folder}: as it was signed by key {found['key']}; {verdict}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        **PLAIN,
     )

@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedtl.errors import LedgerDamaged
-from fedtl.privacy.book import GENESIS, Book
+from fedtl.errors import ConfigError, LedgerDamaged
+from fedtl.privacy.book import Book
 
 if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does without torch
     from torch import Tensor
@@ -72,19 +72,30 @@ def exported(book: Book, name: str) -> Iterator[str]:
 
 def verify(lines: Sequence[str], source: str) -> list[Line]:
     """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
-    last, found = GENESIS, []
-    for number, text in enumerate(lines, 1):
-        try:
-            entry = json.loads(text)
-            line = json.loads(entry["line"])
-            digest = sha256(f"{last}{entry['line']}".encode()).hexdigest()
-            if digest != entry["hash"] or line["number"] != number:
-                raise ValueError
-        except (ValueError, KeyError, TypeError) as error:
-            raise LedgerDamaged(f"{source}: line {number} was altered, or one before it is gone") from error
-        last = digest
-        found.append(line)
+    from fedtl.privacy import papers
+
+    found, _, odd = papers.walked(_entry(text) for text in lines)
+    if odd:
+        raise LedgerDamaged(f"{source}: line {odd} was altered, or one before it is gone")
     return found
+
+
+def read_export(path: Path) -> tuple[list[Line], list[Line]]:
+    """The record's lines, and after an empty line the ledger's. Raises LedgerDamaged, ConfigError for what is no text."""
+    try:
+        first, _, ledger = path.read_text().partition("\n\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no export of a site: {error}") from error
+    return verify(first.splitlines(), str(path)), verify(ledger.splitlines(), f"{path}, the ledger")
+
+
+def _entry(text: str) -> tuple[str, str]:
+    """A line and its hash; of one that cannot be read, what follows from nothing."""
+    try:
+        entry = json.loads(text)
+        return str(entry["line"]), str(entry["hash"])
+    except (ValueError, KeyError, TypeError):
+        return "", ""
 
 
 def outside(lines: Sequence[Line]) -> list[str]:

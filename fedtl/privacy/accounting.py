@@ -139,18 +139,26 @@ def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -
     return float(accountant.get_epsilon(delta))
 
 
-def _width(events: Iterable[SpendEvent]) -> float:
+def mean_loss(events: Iterable[SpendEvent]) -> float:
     """
-    Of the grid: as fine as so many steps and so small a loss need, and no finer than fits. A step of a sample loses
-    at most min(q / (2 sigma^2), log(1 + q^2 (e^(1 / sigma^2) - 1))) on average, 1 / (2 sigma^2) with the record in it.
+    A bound on the mean privacy loss. A step of a sample loses at most
+    min(q / (2 sigma^2), log(1 + q^2 (e^(1 / sigma^2) - 1))) on average.
     """
-    steps, loss, most = 0, 0.0, 0.0
+    loss = 0.0
     for event in events:
         squared = event.noise_multiplier**-2
         chi = math.log1p(event.sample_rate**2 * math.expm1(squared)) if squared < 700 else math.inf
         loss += event.steps * min(event.sample_rate * squared / 2, chi)
-        most = max(most, squared / 2)
-        steps += event.steps if event.sample_rate < 1 else 1
+    return loss
+
+
+def _width(events: Sequence[SpendEvent]) -> float:
+    """
+    Of the grid: as fine as so many steps and so small a loss need, and no finer than fits. A step with the record in it
+    loses 1 / (2 sigma^2).
+    """
+    loss, most = mean_loss(events), max(event.noise_multiplier**-2 / 2 for event in events)
+    steps = sum(event.steps if event.sample_rate < 1 else 1 for event in events)
     mu = min(1, max(0.01, math.sqrt(2 * loss)))
     return max(WIDTH * mu / math.sqrt(max(1, steps / STEPS)), WIDTH * max(loss, most) / LOSS)
 

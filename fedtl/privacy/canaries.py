@@ -8,7 +8,7 @@ Must not know what an auditor makes of that.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from fedtl.objective import Batch
 
 GAIN = 10.0  # clips: so long is a canary's gradient before it is clipped
+RELEASED = "statistics.safetensors"
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,57 @@ class Sidecar:
         """
         if self._its is None:
             return
-        self._its.folder.mkdir(parents=True, exist_ok=True)
-        path = self._its.folder / f"round-{round:06d}-phase-{phase}.safetensors"
-        new = path.with_name(f".{path.name}.{os.getpid()}")
         content = {
             "sums": torch.stack(self._sums),
             "sampled": torch.stack(self._sampled),
             "member": self._member,
             "after": self._side.weight.detach().flatten().cpu().contiguous(),
         }
-        save_file(content, new)
-        os.replace(new, path)
+        _write(self._its.folder, f"round-{round:06d}-phase-{phase}.safetensors", content)
+
+
+class Beside:
+    """
+    The same canaries in a release of statistics: coordinates after a layer's own, in which no record has anything and
+    each canary that is in has far more than the clip. They are clipped, summed and noised with the layer's.
+    """
+
+    def __init__(self, its: Canaries | None) -> None:
+        self._its = its
+        self._member = torch.zeros(0, dtype=torch.bool) if its is None else its.members()
+        self._sums: list[Tensor] = []
+        self._deviations: list[float] = []
+
+    def parts(self, parts: Iterable[Tensor], limit: float) -> Iterator[Tensor]:
+        """Records' vectors [B, C] as [B, C + count], and the canaries' after them."""
+        count = len(self._member)
+        for part in parts:
+            yield torch.cat([part, part.new_zeros(len(part), count)], 1)
+            like = part
+        if count:
+            inside = (GAIN * limit * torch.eye(count))[self._member].to(like)
+            yield torch.cat([inside.new_zeros(len(inside), like.shape[1]), inside], 1)
+
+    def own(self, noisy: Tensor, limit: float, deviation: float) -> Tensor:
+        """The layer's part of a noisy sum, after a look at the rest."""
+        width = len(noisy) - len(self._member)
+        self._sums.append(noisy[width:].detach().cpu() / limit)
+        self._deviations.append(deviation / limit)
+        return noisy[:width]
+
+    def keep(self) -> None:
+        """
+        Write down, at home, of each sub-release: ``sums`` [releases, count], noisy, and ``deviations`` [releases] of the
+        noise that was meant, both in clips; ``member`` [count].
+        """
+        if self._its is not None:
+            deviations = torch.tensor(self._deviations, dtype=torch.float64)
+            content = {"sums": torch.stack(self._sums), "deviations": deviations, "member": self._member}
+            _write(self._its.folder, RELEASED, content)
+
+
+def _write(folder: Path, name: str, content: dict[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{name}.{os.getpid()}"
+    save_file(content, new)
+    os.replace(new, folder / name)

@@ -3,14 +3,14 @@ DP-SGD (Abadi et al., 2016): what takes the place of ``loss.mean().backward(); o
 
 A step is one release, w += optimizer((sum_i clip(g_i) + N(0, (sigma C)^2)) / expected batch): the one place where a
 model meets records whose sum is noisy. What comes after the noise (momentum, weight decay) costs nothing.
-The only importer of opacus, whose hooks take per-example gradients; its optimizer and its noise are not used.
-Import this module where training is private, and nowhere else: opacus takes two seconds.
+Opacus' hooks take per-example gradients where book-keeping cannot; its optimizer and its noise are not used.
 """
 
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,9 @@ from fedtl.errors import ConfigError
 from fedtl.privacy import ghost
 from fedtl.privacy.ghost import Gradients
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.quiet import opacus_for
 from fedtl.privacy.samplewise import still
 from fedtl.silonorm import ChannelAffine
-
-_handlers = list(logging.root.handlers)
-try:
-    from opacus.grad_sample import GradSampleHooks, register_grad_sampler  # type: ignore[import-untyped]
-    from opacus.grad_sample.conv import compute_conv_grad_sample  # type: ignore[import-untyped]
-except ImportError as error:
-    raise ConfigError("privacy needs opacus: pip install 'fedtl[privacy]'") from error
-finally:
-    logging.root.handlers[:] = _handlers  # opacus writes everybody's log to stderr
 
 EQUAL = 1e-3  # relative, in float32: what two ways to the same gradients may differ by
 
@@ -179,7 +171,7 @@ def by_book(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None =
 def by_hooks(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
     """By the hooks of Opacus (Yousefpour et al., 2021), which hold each example's gradient: the reference."""
     try:
-        GradSampleHooks(net, loss_reduction="sum", strict=True)
+        _opacus().GradSampleHooks(net, loss_reduction="sum", strict=True)
         values = _one_each(losses(net, rows), rows)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Full backward hook is firing")  # inputs need no gradient
@@ -285,10 +277,22 @@ def _affine(layer: ChannelAffine, activations: list[Tensor], backprops: Tensor) 
 
 def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> dict[nn.Parameter, Tensor]:
     """Opacus 1.6 reads the memory of a channels-last input as if it were contiguous: norms were 30 to 90 % off."""
+    from opacus.grad_sample.conv import compute_conv_grad_sample  # type: ignore[import-untyped]
+
     x = activations[0].contiguous()
     samples: dict[nn.Parameter, Tensor] = compute_conv_grad_sample(layer, [x], backprops.contiguous())
     return samples
 
 
-register_grad_sampler(ChannelAffine)(_affine)
-register_grad_sampler(nn.Conv2d)(_conv2d)
+@lru_cache(1)
+def _opacus() -> ModuleType:
+    """
+    Its hooks, with two samplers of ours. It takes seconds and much memory, so not before a net needs it. Raises
+    ConfigError.
+    """
+    with opacus_for("private training of this model"):
+        from opacus import grad_sample  # type: ignore[import-untyped]
+
+    grad_sample.register_grad_sampler(ChannelAffine)(_affine)
+    grad_sample.register_grad_sampler(nn.Conv2d)(_conv2d)
+    return grad_sample

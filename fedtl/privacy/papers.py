@@ -1,16 +1,53 @@
 """
-What a ledger's lines say of themselves, recomputed by whoever gets them: each epsilon from the events before it, each
-plan and each lifetime as they were kept. Reads the lines alone, not the book.
+What a ledger's lines say of themselves, recomputed by whoever gets them: the chain, each epsilon from the events before it,
+each plan and each lifetime as they were kept, and whether what left was paid for. Reads lines alone, not the book, so that
+a mistake in the book's own reading hides none in its writing.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
+from fedtl.privacy.book import GENESIS
 
 CLOSE = 1e-6  # relative, of two epsilons from the same events
 Line = Mapping[str, Any]
+
+
+def walked(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]], str, int]:
+    """
+    The lines of a chain, from their texts and hashes, as far as it holds; its last hash; and the number of the first line
+    that does not follow from the one before, 0 for none.
+    """
+    last, lines = GENESIS, list[dict[str, Any]]()
+    for number, (text, digest) in enumerate(entries, 1):
+        if sha256(f"{last}{text}".encode()).hexdigest() != digest or (line := _line(text, number)) is None:
+            return lines, last, number
+        last = digest
+        lines.append(line)
+    return lines, last, 0
+
+
+def _line(text: str, number: int) -> dict[str, Any] | None:
+    """Whoever wrote the chain may have written anything under a hash that is right."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and line.get("number") == number else None
+
+
+def charged(lines: Iterable[Line], study: str) -> list[SpendEvent]:
+    """What was charged for a study, in order."""
+    its = (line for line in lines if line["what"] == "charged" and line["study"] == study)
+    return [event for line in its for event in _events(line)]
+
+
+def _events(line: Line) -> list[SpendEvent]:
+    return [SpendEvent(noise, rate, int(steps)) for noise, rate, steps in line["events"]]
 
 
 def faults(lines: Iterable[Line]) -> list[str]:
@@ -31,7 +68,7 @@ def faults(lines: Iterable[Line]) -> list[str]:
             if plan is None:
                 found.append(f"{where}: study {study!r} was charged and never planned")
                 continue
-            events[study] += [SpendEvent(noise, rate, int(steps)) for noise, rate, steps in line["events"]]
+            events[study] += _events(line)
             spent[study] = accounting.epsilon(events[study], plan["delta"])
             if abs(line["epsilon"] - spent[study]) > CLOSE * spent[study]:
                 found.append(
@@ -49,7 +86,7 @@ def faults(lines: Iterable[Line]) -> list[str]:
 
 
 def unpaid(sent: Iterable[Line], lines: Iterable[Line]) -> list[str]:
-    """Private messages that left and that no charge of the same task stands for."""
+    """Private messages that left and that no charge of the same task stands for; ``sent``: lines of an egress record."""
     paid = {(line["study"], line["round"]): line["task"] for line in lines if line["what"] == "charged"}
     return [
         f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, and "

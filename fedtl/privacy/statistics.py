@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedtl.privacy.canaries import Beside, Canaries
 from fedtl.privacy.noise import Noise
 from fedtl.silonorm import FixedNorm
 from fedtl.state import State
@@ -62,23 +63,26 @@ def refresh(
     release: Release,
     noise: Noise,
     chosen: Sequence[str],
+    canaries: Canaries | None = None,
 ) -> State:
     """
-    New statistics for the ``chosen`` layers, by the body's names; the body has them too when this ends.
+    New statistics for the ``chosen`` layers, by the body's names; the body has them too when this ends. ``canaries``
+    go beside each layer's coordinates.
 
     ``rows`` gives batches of inputs, each time anew, and for each row the number of its unit (None: a unit each);
     a unit of several rows counts as their mean. ``release.records``: the number of units, declared.
     """
-    fixed = layers(body)
+    fixed, side = layers(body), Beside(canaries)
     found: State = {}
     for radius in RADII:
         deviation = release.deviation(radius)
 
         def mean_over(path: str, look: Callable[[Tensor], Tensor], radius: float = radius) -> Tensor:
             limit = radius * math.sqrt(fixed[path].running_mean.numel())
-            total = sum(_clipped(part, limit).sum(0) for part in _units(_looks(body, path, rows, look)))
+            parts = side.parts(_units(_looks(body, path, rows, look)), limit)
+            total = sum(_clipped(part, limit).sum(0) for part in parts)
             assert isinstance(total, Tensor)
-            noisy = noise.add(total.double(), deviation)  # noqa: B023
+            noisy = side.own(noise.add(total.double(), deviation), limit, deviation)  # noqa: B023
             return _shrunk(noisy / release.records, deviation / release.records).to(total)  # noqa: B023
 
         for path in chosen:
@@ -87,6 +91,7 @@ def refresh(
             norm.running_mean += moved * (norm.running_var + norm.eps).sqrt()
             wider = mean_over(path, lambda z: z.abs().clamp(max=BOUND) * GAUSSIAN - 1)
             norm.running_var *= (1 + wider).clamp(*SCALES) ** 2
+    side.keep()
     for path in chosen:
         for name, tensor in fixed[path].named_buffers():
             found[f"{path}.{name}"] = tensor.detach().cpu().clone()

@@ -89,14 +89,15 @@ class Fit:
 
 @dataclass(frozen=True)
 class Simulation:
-    """A federation whose silos are all here; the server's side sees it as any other."""
+    """A federation whose silos are all here; the server's side sees it as any other. ``job``: that of a round."""
 
     engine: Engine
     members: Mapping[str, Silo]
+    job: Callable[[Task], Job] = Fit
 
     def silos(self) -> Sequence[str]:
         return sorted(self.members)
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
-        for name, result in self.engine.each(Fit(task), [self.members[silo] for silo in silos]):
+        for name, result in self.engine.each(self.job(task), [self.members[silo] for silo in silos]):
             yield Refusal(name, task.round, str(result)) if isinstance(result, SiloFailed) else result

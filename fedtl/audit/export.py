@@ -1,0 +1,55 @@
+"""
+A site's papers in the auditor's hands: the egress record and the ledger as ``fedtl silo ledger --export`` writes them. What
+they say of themselves, recomputed from this one file; of the run itself nothing is seen, so nothing is measured.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedtl.audit.transcript import SECOND, second
+from fedtl.audit.verdict import Check, failed, violation
+from fedtl.errors import LedgerDamaged
+from fedtl.home import record
+from fedtl.privacy import opinion, papers
+
+
+def examine(path: Path) -> dict[str, Any]:
+    """Every study that was charged, each check, and what is refuted. Raises ConfigError for a file that is no export."""
+    try:
+        lines, ledger = record.read_export(path)
+    except LedgerDamaged as error:
+        checks = [Check("chain", path.name, 0.0, None, str(error))]
+        return {"silo": None, "studies": {}, **_told(checks)}
+    silo = str(lines[0]["chain"]) if lines else path.name
+    sent = [line for line in lines if line["what"] == "sent"]
+    faults = {
+        "chain": [],
+        "manifest": [f"{odd} left, and was on no approved manifest" for odd in record.outside(lines)],
+        "ledger arithmetic": papers.faults(ledger),
+        "link to messages": papers.unpaid(sent, ledger),
+    }
+    checks = [Check(name, silo, float(not its), None, "; ".join(its[:3])) for name, its in faults.items()]
+    studies = _studies(ledger)
+    for name, its in studies.items():
+        theirs = opinion.prv(papers.charged(ledger, name), its["delta"])
+        fault = second(its["epsilon"], theirs)
+        checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
+    return {"silo": silo, "studies": studies, "updates": len(sent), **_told(checks)}
+
+
+def _studies(ledger: Sequence[papers.Line]) -> dict[str, dict[str, Any]]:
+    """What the ledger claims of each study that was charged, by its last line of it."""
+    deltas = {line["study"]: line["delta"] for line in ledger if line["what"] == "planned"}
+    return {
+        line["study"]: {"epsilon": line["epsilon"], "delta": deltas[line["study"]], "round": line["round"]}
+        for line in ledger
+        if line["what"] == "charged" and line["study"] in deltas
+    }
+
+
+def _told(checks: Sequence[Check]) -> dict[str, Any]:
+    return {
+        "checks": [{"name": its.name, "p": its.p, "value": its.value} for its in checks],
+        "violations": [violation(its) for its in failed(checks)],
+    }
