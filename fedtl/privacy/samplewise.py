@@ -18,7 +18,7 @@ from fedtl.objective import Batch
 from fedtl.randomness import seed_layers
 
 KEPT = (slice(0, 1), slice(1, None), slice(0, None, 2), slice(1, None, 2))  # while all others are replaced
-TOLERANCE = 1e-4  # of the largest value: sums in another order move by less
+TOLERANCE = 1e-4  # of the batch's largest value: sums in another order move by less
 WAY_OUT = "record-level privacy needs layers and losses that see one record at a time (GroupNorm, LayerNorm, SiloNorm)"
 
 Losses = Callable[[nn.Module, Batch], Tensor]
@@ -42,18 +42,24 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
         written = [name for name, now in net.named_buffers() if not torch.equal(now, buffers[name])]
         if written:
             raise ConfigError(f"training would write what it saw into the buffer {written[0]}; {WAY_OUT}")
+        score = _size(scores)
+        loss = max(
+            score, _size(values)
+        )  # it is a difference of scores, and has their rounding, however small it is
         for kept in KEPT:
             other = _others_replaced(batch, kept, scores.shape[1])
             after = _pass(net, other, losses)
-            if _moved(scores[kept], after[0][kept]):
+            if _moved(scores[kept], after[0][kept], score):
                 place = _first_moved(net, batch, other, kept)
                 raise ConfigError(f"a record's scores depend on the others of its batch{place}; {WAY_OUT}")
-            if _moved(values[kept], after[1][kept]):
+            if _moved(values[kept], after[1][kept], loss):
                 raise ConfigError(f"a record's loss depends on the others of its batch; {WAY_OUT}")
         with still(net):
             together, alone = _pass(net, batch, losses), _pass(net, _only_first(batch), losses)
-            for what, before, now in zip(("scores", "loss"), together, alone, strict=True):
-                if _moved(before[:1], now):
+            for what, before, now, size in zip(
+                ("scores", "loss"), together, alone, (score, loss), strict=True
+            ):
+                if _moved(before[:1], now, size):
                     raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
 
 
@@ -118,9 +124,13 @@ def _only_first(batch: Batch) -> Batch:
     return Batch(batch.x[:1], batch.y[:1], batch.domain[:1])
 
 
-def _moved(before: Tensor, after: Tensor) -> bool:
-    scale = float(before.abs().nan_to_num().max())
-    return not torch.allclose(before, after, rtol=0, atol=TOLERANCE * max(scale, 1e-3), equal_nan=True)
+def _size(values: Tensor) -> float:
+    """The largest, of those that are finite."""
+    return float(values.abs().nan_to_num(0.0, 0.0).max())
+
+
+def _moved(before: Tensor, after: Tensor, size: float) -> bool:
+    return not torch.allclose(before, after, rtol=0, atol=TOLERANCE * max(size, 1e-3), equal_nan=True)
 
 
 def _first_moved(net: nn.Module, batch: Batch, other: Batch, kept: slice) -> str:
@@ -147,5 +157,5 @@ def _first_moved(net: nn.Module, batch: Batch, other: Batch, kept: slice) -> str
         return found
 
     before, after = outputs(batch.x), outputs(other.x)
-    place = next((path for path in before if _moved(before[path], after[path])), None)
+    place = next((path for path in before if _moved(before[path], after[path], _size(before[path]))), None)
     return "" if place is None else f", from {place} ({type(net.get_submodule(place)).__name__}) on"
