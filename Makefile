@@ -24,7 +24,7 @@ bench: .venv/.ready
 	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
 
 .venv/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedtl needs Python 3.11 or newer; say which: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'
 	@echo "Setting up .venv: a few minutes the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0

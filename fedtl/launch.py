@@ -48,8 +48,10 @@ def arguments(home: Home) -> list[str]:
 
 def client_app(words: list[str]) -> None:
     """In the new process: Flower's own command."""
+    import numpy
     from flwr.supernode.cli import flwr_clientapp
 
+    numpy.random.seed()  # Python seeds its own generator in a fork, and torch's is seeded by whoever draws
     logging.root.handlers.clear()  # opacus makes one when it is imported: everything would be said twice
     sys.argv = ["flwr-clientapp", *words]
     flwr_clientapp()
@@ -61,7 +63,10 @@ def launch(self: Any, spec: ExecutionSpec) -> LaunchResult:
         return LaunchResult.failed(f"a task of kind {spec.task_type!r}; a site runs ClientApps only")
     words = ["--runtime-api-address", spec.runtime_api_address, "--token", spec.token, "--insecure"]
     words += ["--parent-pid", str(spec.parent_pid)]
-    CONTEXT.Process(target=client_app, args=(words,), daemon=True).start()
+    try:
+        CONTEXT.Process(target=client_app, args=(words,), daemon=True).start()
+    except (OSError, EOFError) as error:  # the next round tries again
+        return LaunchResult.failed(f"no process could be forked: {error or type(error).__name__}")
     return LaunchResult.accepted()
 
 

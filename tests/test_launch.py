@@ -65,6 +65,16 @@ def test_a_site_runs_no_other_kind_of_task(kind, monkeypatch):
     assert launch.launch(None, spec(kind)).status == LaunchResultStatus.FAILED
 
 
+@pytest.mark.parametrize("error", [EOFError(), OSError("no memory")])
+def test_a_round_that_cannot_be_forked_fails_alone(error, monkeypatch):
+    def process(**_):
+        raise error
+
+    monkeypatch.setattr(launch.CONTEXT, "Process", process)
+    result = launch.launch(None, spec(TaskType.CLIENT_APP))
+    assert result.status == LaunchResultStatus.FAILED
+
+
 def test_it_refuses_to_start_with_another_flower():
     check(subprocess_executor, launch.KNOWN)
     with pytest.raises(ConfigError, match="pip install flwr=="):

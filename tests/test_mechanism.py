@@ -319,6 +319,64 @@ def test_momentum_and_decay_come_after_the_noise():
         torch.testing.assert_close(vector(net), weights, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize(("positions", "width", "out"), [(2, 4608, 512), (4, 4608, 512), (2, 768, 768)])
+def test_products_that_cancel_let_no_record_exceed_the_clip(positions, width, out):
+    """Nearly the same input everywhere, and gradients of opposite signs: in single precision 1.1 to 1.7 clips left."""
+    sign = torch.ones(positions, 1)
+    sign[positions // 2 :] = -1
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        size, slope, eta = torch.rand(3, generator=generator)
+        net = nn.Sequential(nn.Linear(width, out, bias=False))
+        row = (size + 0.5).expand(1, positions, width).clone()
+        row[0, 0] *= 1 + 10 ** (-3.6 + 1.2 * eta)
+        losses = lambda model, x: (slope + 0.5) * (model(x) * sign).sum((1, 2))  # noqa: B023, E731
+        assert clipped(by_book, net, row, losses, 1e-2)[0].double().norm() <= 1e-2 * (1 + 1e-3)
+
+
+class Residual(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        out = self.layer(x)
+        out += x
+        return out
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(6, 6), nn.ReLU(inplace=True)),
+        (Residual(nn.Linear(6, 6)),),
+        (nn.Linear(6, 6), Residual(nn.Linear(6, 6))),
+        (nn.Linear(6, 6).requires_grad_(False), Residual(nn.Linear(6, 6))),
+    ],
+)
+def test_an_output_that_is_a_view_and_is_changed_in_place(layers):
+    """A Linear with a bias on sequences gives one; a hook on it would be lost."""
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(30, 3)).double()
+    x, y = torch.randn(4, 5, 6, dtype=torch.float64), torch.arange(4) % 3
+    losses = lambda model, rows: F.cross_entropy(model(x[rows]), y[rows], reduction="none")  # noqa: E731
+    each = one_at_a_time(net, losses, 4)
+    norms, _ = by_book(net, torch.arange(4), losses)
+    torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-6, atol=1e-9)
+
+
+def test_a_layer_that_gets_its_input_by_name_is_left_to_others():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    with pytest.raises(Unsupported, match="by name"):
+        by_book(Named(), torch.arange(2), lambda model, rows: model(torch.randn(2, 6)).sum(1))
+
+
 def test_a_row_that_rounds_otherwise_alone_is_no_reason_to_refuse():
     """Beside a ReLU's edge: together with others the row is on it, alone it is a rounding to the other side."""
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))

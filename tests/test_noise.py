@@ -30,18 +30,23 @@ def test_the_stream_is_aes_in_counter_mode(monkeypatch):
 def test_box_and_muller_written_out(monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
     words = np.frombuffer(bytes.fromhex("".join(BLOCKS))[: 4 * 8], "<u8")
-    u, v = (words[:2] >> np.uint64(1)) / 2**63, (words[2:] >> np.uint64(11)) / 2**53
-    radius = 5 * np.sqrt(-2 * np.log(u))
+    w, v = (words[:2] >> np.uint64(1)) / 2**64, (words[2:] >> np.uint64(11)) / 2**53
+    radius = 5 * np.sqrt(-2 * np.log(np.where(words[:2] % 2, w, 1 - w)))
     expected = [*(radius * np.cos(2 * np.pi * v)), radius[0] * np.sin(2 * np.pi * v[0])]
     np.testing.assert_allclose(Noise().normal((3,), 5.0), expected, rtol=1e-9)
 
 
-def test_the_tail_is_there(monkeypatch):
-    """The smallest number of the stream is as far out as the docstring says, and no number is infinite."""
-    monkeypatch.setattr(Noise, "_bits", lambda self, count: np.zeros(count, "<u8"))
-    assert Noise().normal((1,), 1.0).item() == pytest.approx(np.sqrt(2 * 64 * np.log(2)), rel=1e-9)
-    monkeypatch.setattr(Noise, "_bits", lambda self, count: np.full(count, 2**64 - 1, "<u8"))
-    assert Noise().normal((2,), 1.0).abs().max() == 0
+def test_the_tail_and_the_middle_are_there(monkeypatch):
+    """The smallest numbers of the stream give the farthest radius and radii without steps around 0; none is infinite."""
+
+    monkeypatch.setattr(Noise, "_bits", lambda self, count: np.full(count, 1, "<u8"))
+    monkeypatch.setattr(Noise, "uniform", lambda self, count: torch.zeros(count, dtype=torch.float64))
+    assert Noise().normal((1,), 1.0).item() == pytest.approx(np.sqrt(2 * 65 * np.log(2)), rel=1e-9)
+    for word in (2**4, 2**9, 2**12, 2**30):  # even: u is 1 - w, with w = (word + 1) / 2^65
+        monkeypatch.setattr(Noise, "_bits", lambda self, count, word=word: np.full(count, word, "<u8"))
+        assert Noise().normal((1,), 1.0).item() == pytest.approx(
+            np.sqrt(2 * (word + 1) / 2**65), abs=2.0**-36
+        )
 
 
 @pytest.mark.parametrize("std", [1.0, 0.3, 5e-4, 7e5])

@@ -145,6 +145,21 @@ def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
     assert done == [("stop", "7"), "submitted"]
 
 
+@pytest.mark.parametrize(
+    ("text", "ended"), [("", []), ('{"run": 6, "at": 0}\n{"run": 7, "a', [("stop", "6")])]
+)
+def test_a_list_of_runs_that_a_crash_tore_keeps_no_server_down(text, ended, folder, monkeypatch):
+    path, done = folder / "studies" / "first", []
+    path.mkdir(parents=True)
+    (path / "plan.json").write_text('{"bundle_name": "digits"}')
+    (path / "runs.jsonl").write_text(text)
+    monkeypatch.setattr(studies, "flwr", lambda folder, *words: done.append(words[:2]))
+    monkeypatch.setattr(studies, "wait_healthy", lambda _: None)
+    monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
+    studies.resume(folder)
+    assert done == [*ended, "submitted"]
+
+
 class Behind(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))

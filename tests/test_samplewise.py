@@ -136,6 +136,19 @@ def test_losses_in_which_records_meet(name):
         check(net(nn.Identity()), batch(), LOSSES[name])
 
 
+class Gate(nn.Module):
+    """The identity, whose gradient has a factor from the whole batch."""
+
+    def forward(self, x):
+        factor = 0.05 + (5 * x.detach().flatten(1)[:, 0].mean()).sigmoid()
+        return factor * x + ((1 - factor) * x).detach()
+
+
+def test_a_backward_pass_in_which_records_meet():
+    with pytest.raises(ConfigError, match="gradient depends on the others"):
+        check(net(Gate()), batch(), task)
+
+
 def test_losses_in_which_they_do_not():
     check(net(nn.Identity()), batch(), with_term(TaskLoss()))
 

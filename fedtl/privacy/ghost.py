@@ -88,10 +88,14 @@ def _seen(
     start = next(net.parameters()).new_zeros((), requires_grad=True)
 
     def forward(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+        if not given:
+            raise Unsupported(f"a {type(layer).__name__} gets its input by name")
         if layer in used:
             raise Unsupported(f"a {type(layer).__name__} is used twice")
         used.add(layer)
         inputs[layer] = given[0].detach(), given[0]._version
+        if output._is_view():  # a hook on a view is lost when it is changed in place
+            output = output.clone()
         if not output.requires_grad:  # the first that moves
             output = _Begun.apply(output, start)  # type: ignore[no-untyped-call]
         output.register_hook(partial(backward, layer))
@@ -160,7 +164,8 @@ def _product(
     ``each`` gives the examples' gradients, and ``total`` their weighted sum without them. With T = 1 the norm is
     ||g|| ||u||. With few positions sum_st (u_s . u_t)(g_s . g_t) is cheaper than to write down the examples'
     o x d gradients and to read them again. Those products may cancel, and a norm that is too small would let a
-    record exceed the clip, so that their roundings, below MARGIN eps ||u||^2 ||g||^2, are added.
+    record exceed the clip, so they are of double precision, and what rounding the sum itself may add to a gradient
+    that cancels, below MARGIN eps ||u||^2 ||g||^2 of its square, is added.
     """
     positions, o = g.shape[2:]
     if positions > 1 and positions**2 * (o + d) >= MEMORY * o * d:
@@ -168,10 +173,10 @@ def _product(
     seen = u()
     if positions == 1:
         return Page((seen.square().sum(3) * g.square().sum(3)).sum((1, 2)), total)
-    uu, gg = seen @ seen.transpose(2, 3), g @ g.transpose(2, 3)
+    uu, gg = (its @ its.transpose(2, 3) for its in (seen.double(), g.double()))
     most = uu.diagonal(dim1=2, dim2=3).sum(2) * gg.diagonal(dim1=2, dim2=3).sum(2)
     squares = (uu * gg).sum((1, 2, 3)).clamp_min(0) + MARGIN * torch.finfo(g.dtype).eps * most.sum(1)
-    return Page(squares, total)
+    return Page(squares.to(g.dtype), total)
 
 
 def _each(gradients: Tensor) -> Page:

@@ -69,9 +69,11 @@ class Noise:
         """
         step, count = grain(std), math.prod(shape)
         pairs = (count + 1) // 2
-        # 63 bits, so that what is cut off the tail (beyond 9.4) has a probability of 2^-63, and u is never 0.
-        radius = (self._bits(pairs) >> 1) + 0.5
-        np.log(np.multiply(radius, 2.0**-63, out=radius), out=radius)
+        # w is in (0, 1/2), and one more bit says whether u is w or 1 - w: so no tail is cut off before 9.4, and near 0,
+        # where u has no more digits, radii are as fine as anywhere. numpy's logarithm and root are the faster ones.
+        bits = self._bits(pairs)
+        w = ((bits >> 1) + 0.5) * 2.0**-64
+        radius = np.where(bits & 1, np.log(w), np.log1p(-w))
         np.sqrt(np.multiply(radius, -2 * (std / step) ** 2, out=radius), out=radius)
         angle, radii = self.uniform(pairs).mul_(2 * math.pi), torch.from_numpy(radius)
         both = torch.cat((angle.cos().mul_(radii), angle.sin_().mul_(radii)))

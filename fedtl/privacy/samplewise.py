@@ -27,8 +27,9 @@ Losses = Callable[[nn.Module, Batch], Tensor]
 @torch.no_grad()
 def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
     """
-    Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], depend on other
-    records of the batch or on how many there are, or where a pass changes a buffer. The net is left as it was.
+    Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], or the gradient of
+    that loss, depend on other records of the batch (scores and loss: or on how many there are), or where a pass changes
+    a buffer. The net is left as it was.
 
     ``batch`` holds four records or more; random ones will do, and do not make the answer depend on data. Layers
     are in training mode, and draw the same numbers in each pass.
@@ -54,6 +55,10 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
                 raise ConfigError(f"a record's scores depend on the others of its batch{place}; {WAY_OUT}")
             if _moved(values[kept], after[1][kept], loss):
                 raise ConfigError(f"a record's loss depends on the others of its batch; {WAY_OUT}")
+            # A backward pass of its own making may look where the forward pass did not.
+            one, two = _gradient(net, batch, losses, kept), _gradient(net, other, losses, kept)
+            if not bool((one - two).norm() <= TOLERANCE * one.norm()):
+                raise ConfigError(f"a record's gradient depends on the others of its batch; {WAY_OUT}")
         with still(net):
             together, alone = _pass(net, batch, losses), _pass(net, _only_first(batch), losses)
             for what, before, now, size in zip(
@@ -106,6 +111,18 @@ def _pass(net: nn.Module, batch: Batch, losses: Losses) -> tuple[Tensor, Tensor]
     if values.shape != batch.y.shape:
         raise ConfigError(f"the losses of {len(batch.y)} records have shape {list(values.shape)}; {WAY_OUT}")
     return scores.clone(), values.clone()
+
+
+def _gradient(net: nn.Module, batch: Batch, losses: Losses, kept: slice) -> Tensor:
+    """Of the sum of the kept records' losses, with respect to all that moves."""
+    moving = [weight for weight in net.parameters() if weight.requires_grad]
+    seed_layers(0, _device(net))
+    with torch.enable_grad():
+        total = losses(net, batch)[kept].sum()
+    if not total.requires_grad:
+        return total.new_zeros(1)
+    parts = torch.autograd.grad(total, moving, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
 
 
 def _others_replaced(batch: Batch, kept: slice, classes: int) -> Batch:

@@ -88,7 +88,11 @@ def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
         raise ConfigError(f"{its.folder / 'app'} was changed since it was bundled: build it again")
     handle = os.open(study.path / "runs.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     with os.fdopen(handle, "a") as file:
-        file.write(json.dumps({"run": told["run-id"], "at": time.time()}) + "\n")
+        file.write(
+            "\n" + json.dumps({"run": told["run-id"], "at": time.time()}) + "\n"
+        )  # also after a torn line
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def stop(folder: Path, study_name: str) -> None:
@@ -100,9 +104,14 @@ def stop(folder: Path, study_name: str) -> None:
 
 
 def _end(folder: Path, its: hosting.Study) -> None:
-    """Of its last Flower run. Raises ConfigError where that has ended."""
-    last = (its.path / "runs.jsonl").read_text().splitlines()[-1]
-    flwr(folder, "stop", str(json.loads(last)["run"]), CONNECTION)
+    """Of its last Flower run. Raises ConfigError where that has ended, or where none was written down."""
+    last = None
+    for text in (its.path / "runs.jsonl").read_text(errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line that a crash tore
+            last = str(json.loads(text)["run"])
+    if last is None:
+        raise ConfigError(f"no run of study {its.path.name!r} was written down")
+    flwr(folder, "stop", last, CONNECTION)
 
 
 def status(folder: Path) -> dict[str, Any]:

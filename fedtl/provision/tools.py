@@ -25,7 +25,10 @@ def tool(name: str) -> str:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """For a process of ours: Flower's files under ``folder``, its commands on the path."""
+    """
+    For a process of ours: Flower's files and torch's cache under ``folder`` (the latter's usual place in the shared
+    temporary folder has a name that anybody can take), its commands on the path.
+    """
     here = Path(sys.executable).parent
     path = os.pathsep.join([str(here), os.environ.get("PATH", os.defpath)])
     direct = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")]))
@@ -34,6 +37,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         **QUIET,
         "NO_PROXY": direct,
         "FLWR_HOME": str(folder / "flwr"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "flwr" / "torch"),
         "PATH": path,
         **more,
     }
