@@ -4,10 +4,12 @@ import json
 import os
 import stat
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 import torch
 from federation import Federation
+from safetensors.torch import save_file
 
 from fedtl import agreement
 from fedtl.attend import attend
@@ -31,7 +33,7 @@ PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "
 class Site:
     """A home, an agreement that it approved, and the tasks that a server would send."""
 
-    def __init__(self, folder, overrides=(), dp_ready=False, **settings):
+    def __init__(self, folder, overrides=(), dp_ready=False, base="", **settings):
         Home.create(folder / "home", "plain", "localhost:1")
         given = {
             "data__source": "digits",
@@ -44,7 +46,7 @@ class Site:
             **settings,
         }
         Federation.change(folder / "home" / "silo.toml", **given)
-        its = agreement.agree(load("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), "", dp_ready)
+        its = agreement.agree(load("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready)
         self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
         self.home = Home.open(folder / "home")
@@ -108,6 +110,27 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
         if path.name not in ("node.key.pub",):
             mode = stat.S_IMODE(path.stat().st_mode)
             assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
+
+
+def test_a_plan_that_starts_from_a_file_takes_that_very_file(tmp_path):
+    """A backbone that is there before the study: every site has the file, and the plan names its hash."""
+    bench = Site(tmp_path / "other").place.empty.bench
+    fresh = bench.initial(10)
+    file = tmp_path / "base.safetensors"
+    save_file({name: its + 1 for name, its in fresh.items() if name.startswith("body.")}, file)
+    base = sha256(file.read_bytes()).hexdigest()
+
+    site = Site(tmp_path / "has", base=base, weights=str(file))
+    begun = site.place.empty.bench.initial(10)
+    moved = {name for name, its in begun.items() if not torch.equal(its, fresh[name])}
+    assert moved == {name for name in fresh if name.startswith("body.")}
+    update = site.ask(site.task())
+    assert isinstance(update, Update), site.lines()[-1]
+
+    file.write_bytes(file.read_bytes() + b" ")
+    site.refused(site.task(2), Code.PLAN, "the plan starts from " + base[:12])
+    file.unlink()
+    site.refused(site.task(2), Code.PLAN, "the plan starts from a file of hash " + base[:12])
 
 
 def test_the_same_task_again_gives_the_same_bytes_and_trains_nothing(site, monkeypatch):
