@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedtl import planning
 from fedtl.audit.claims import examine, rehearsals
 from fedtl.bench import Bench
 from fedtl.experiment.file import load
@@ -286,7 +287,18 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
     caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
 
 
-def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
+@pytest.fixture
+def forgotten():
+    """What the sound library said is not remembered in the test, nor afterwards what the broken one said."""
+    remembered = planning._calibrated, planning._spent
+    for cached in remembered:
+        cached.cache_clear()
+    yield
+    for cached in remembered:
+        cached.cache_clear()
+
+
+def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
     """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
     sound = accounting._composed
     monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
