@@ -20,7 +20,7 @@ check: .venv/.ready
 
 # pfl's dependencies contradict ours, so it has a venv of its own; without it the benchmark says so and goes on.
 bench: .venv/.ready
-	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
+	@test -d .venv-pfl || { $(PYTHON) -m venv .venv-pfl && .venv-pfl/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 safetensors 'pfl[pytorch]==0.6.0'; } || rm -rf .venv-pfl
 	$(BIN)/python simulations/bench/bench.py $$(test -d .venv-pfl && echo --pfl-python .venv-pfl/bin/python)
 
 .venv/.ready: pyproject.toml constraints.txt

@@ -15,8 +15,8 @@ PARTS = ("node", "exec")
 def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
     python = [sys.executable, "-P", "-m"]  # -P: nothing that lies in the working folder is imported
     made = {
-        "node": [*python, "fedtl.site", str(home.path)],
-        "exec": [*python, "fedtl.launch", str(home.path)],
+        "node": [*python, "fedtl.site.node", str(home.path)],
+        "exec": [*python, "fedtl.site.executor", str(home.path)],
     }
     return {part: made[part] for part in parts}
 

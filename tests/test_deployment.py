@@ -139,14 +139,14 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     federation.patience(deadline)
     federation.start("ready", "third")
     wait("round 1", lambda: federation.history("third"), 60 + deadline)
-    federation.signal("plain", "fedtl.launch", signal.SIGSTOP)
+    federation.signal("plain", "fedtl.site.executor", signal.SIGSTOP)
     wait("round 2", lambda: charged(private)[-1:] == [2], deadline)
-    federation.signal("blurred", "fedtl.site")
+    federation.signal("blurred", "fedtl.site.node")
     assert federation.processes.pop("blurred").wait(60) != 0
     second = wait(
         "end of round 2", lambda: [x for x in federation.history("third") if x["round"] == 2], 120 + deadline
     )[0]
-    federation.signal("plain", "fedtl.launch", signal.SIGCONT)
+    federation.signal("plain", "fedtl.site.executor", signal.SIGCONT)
     assert list(second["silos"]) == ["inverted"]
     assert second["left_out"]["plain"] == f"plain: no reply within {deadline} s; it is asked again next round"
     assert second["left_out"]["blurred"].startswith("blurred: ")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # A file may import fedtl modules of the rows above its own, and of its own room.
 ROWS = [
     {"errors"},
-    {"settings", "tables", "randomness", "state", "durable", "supervise", "machine", "pinned"},
+    {"settings", "tables", "randomness", "state", "durable", "supervise", "machine"},
     {"optimizers", "silonorm", "precision"},
     {"norm"},
     {"partition"},
@@ -35,7 +35,7 @@ ROWS = [
     {"compare", "predict", "lint", "audit"},
     {"place"},
     {"attend", "provision"},
-    {"adopt", "confirm", "rehearsal", "steward", "site", "launch", "runsite"},
+    {"adopt", "confirm", "rehearsal", "steward", "site", "runsite"},
     {"cli"},
     {"__main__"},
 ]
@@ -62,7 +62,7 @@ DOORS = {
         *("settings", "data.settings", "experiment.schema", "experiment.wording", "experiment.file"),
         *("agreement", "home.settings", "provision.settings"),
     },
-    "flwr": {"flower", "site", "launch"},
+    "flwr": {"flower", "site.node", "site.executor"},
     "cryptography": {"privacy.noise", "audit.bundle", "home.keys", "provision.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.mechanism", "privacy.opinion"},

@@ -13,15 +13,15 @@ from flwr.supercore import heartbeat
 from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
 
-import fedtl.site
+import fedtl.site.node
 from fedtl.errors import ConfigError
 from fedtl.experiment.file import load
 from fedtl.home import approvals
 from fedtl.home.folder import Home
-from fedtl.pinned import check
 from fedtl.provision.bundle import bundle
 from fedtl.provision.contents import check_contents
-from fedtl.site import KNOWN, arguments, pin, refusal
+from fedtl.site.node import KNOWN, arguments, pin, refusal
+from fedtl.site.pinned import check
 
 
 def packed(**files):
@@ -94,14 +94,14 @@ def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
     found = [7, None, None]
     monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
-    monkeypatch.setattr(fedtl.site, "LOOK", 0.01)
+    monkeypatch.setattr(fedtl.site.node, "LOOK", 0.01)
     pin(home)
     assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
 
 
 def test_a_site_without_a_round_holds_no_torch():
     """Its supervisor, SuperNode and SuperExec stay small; what a round needs is loaded where it is forked."""
-    code = "import sys, fedtl.runsite, fedtl.site, fedtl.launch; from fedtl.home import record; print('torch' in sys.modules)"
+    code = "import sys, fedtl.runsite, fedtl.site.node, fedtl.site.executor; from fedtl.home import record; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=around(), capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
@@ -119,7 +119,7 @@ def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home)
 
 def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
     check(node, KNOWN)
-    monkeypatch.setattr(fedtl.site, "KNOWN", "0" * 64)
+    monkeypatch.setattr(fedtl.site.node, "KNOWN", "0" * 64)
     with pytest.raises(ConfigError, match="pip install flwr=="):
         pin(home)
 

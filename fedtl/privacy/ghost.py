@@ -48,21 +48,22 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
     ``losses()`` gives the B examples' losses, through the net. Nothing is left in the net. Raises Unsupported.
     """
     moving = [weight for weight in net.parameters() if weight.requires_grad]
+    if not moving:
+        raise Unsupported("nothing moves")
     wanted: set[Tensor | None] = set(moving)
     book: dict[Tensor | None, Page] = {}
 
     def see(layer: nn.Module, x: Tensor, g: Tensor) -> None:
-        exact = next(layer.parameters()).dtype  # under autocast, what it saw is rounded to fewer bits
+        exact = moving[0].dtype  # under autocast, what it saw is rounded to fewer bits
         for weight, page in LAYERS[type(layer)](layer, x.to(exact), g.to(exact)):
             if weight in wanted:
                 book[weight] = page()
 
     values = _seen(net, losses, moving, see)
-    squares = values.new_zeros(len(values))
-    for page in book.values():
-        if len(page.squares) != len(values):
-            raise Unsupported("a layer does not see one row an example")
-        squares += page.squares
+    if any(len(page.squares) != len(values) for page in book.values()):
+        raise Unsupported("a layer does not see one row an example")
+    none = moving[0].new_zeros(len(values))  # where the losses reach no layer
+    squares = torch.stack([none, *(page.squares for page in book.values())]).sum(0)
 
     def weighted(factors: Tensor) -> list[Tensor]:
         return [
@@ -85,7 +86,7 @@ def _seen(
     """
     inputs: dict[nn.Module, tuple[Tensor, int]] = {}
     used: set[nn.Module] = set()
-    start = next(net.parameters()).new_zeros((), requires_grad=True)
+    start = moving[0].new_zeros((), requires_grad=True)
 
     def forward(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
         if not given:

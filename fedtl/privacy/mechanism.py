@@ -69,7 +69,12 @@ class Mechanism:
             raise ConfigError(
                 f"privacy: the optimizer must move what the net trains, no more and no less: {sorted(names)[:3]}"
             )
-        self._net, self._moving, self._optimizer = net, _moving(net), optimizer
+        self._net, self._weights, self._moving, self._optimizer = (
+            net,
+            list(net.parameters()),
+            _moving(net),
+            optimizer,
+        )
         self._clip, self._deviation, self._expected = clip, noise_multiplier * clip, expected_batch
         self._noise, self._fast, self._microbatch = noise, fast, microbatch
 
@@ -114,7 +119,7 @@ class Mechanism:
         )
 
     def _forget(self) -> None:
-        for weight in self._net.parameters():
+        for weight in self._weights:
             weight.grad = None
 
 

@@ -24,9 +24,9 @@ from flwr.supernode.cli import flower_supernode
 from fedtl.errors import FedTLError
 from fedtl.home.approvals import approvals, permitted
 from fedtl.home.folder import Home
-from fedtl.pinned import check
 from fedtl.policy import Code
 from fedtl.provision.contents import check_contents
+from fedtl.site.pinned import check
 
 LOOK = 1.0  # seconds between two questions whether there is a message; Flower's own are 3 apart
 KNOWN = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py

@@ -21,7 +21,7 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, subpr
 
 from fedtl.errors import FedTLError
 from fedtl.home.folder import Home
-from fedtl.pinned import check
+from fedtl.site.pinned import check
 
 KNOWN = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39"  # of subprocess_executor.py
 ALWAYS = (

@@ -10,11 +10,11 @@ from federation import Federation, around
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import LaunchResultStatus, subprocess_executor
 
-from fedtl import launch
 from fedtl.errors import ConfigError
 from fedtl.home.folder import Home
-from fedtl.pinned import check
 from fedtl.runsite import PARTS, commands
+from fedtl.site import executor
+from fedtl.site.pinned import check
 
 
 @pytest.fixture
@@ -23,15 +23,15 @@ def home(tmp_path):
 
 
 def test_it_loads_what_a_round_of_this_home_needs(home):
-    assert {"torch", "opacus", "pandas"} <= set(launch.libraries(home))
+    assert {"torch", "opacus", "pandas"} <= set(executor.libraries(home))
     Federation.change(home.path / "silo.toml", policy__privacy=None, data__source="digits")
-    assert set(launch.libraries(Home.open(home.path))) == set(launch.ALWAYS)
+    assert set(executor.libraries(Home.open(home.path))) == set(executor.ALWAYS)
 
 
 def test_what_is_forked_from_holds_no_fedtl_no_thread_and_no_gpu(home):
     """An approval names the fedtl on the disk; one that was loaded before would not be it."""
     code = (
-        f"import json, sys, threading\nfor name in {launch.libraries(home)!r}:\n    __import__(name)\n"
+        f"import json, sys, threading\nfor name in {executor.libraries(home)!r}:\n    __import__(name)\n"
         "import torch\n"
         "print(json.dumps([[x for x in sys.modules if x.split('.')[0] == 'fedtl'],"
         " threading.active_count(), torch.cuda.is_initialized()]))"
@@ -49,20 +49,20 @@ def spec(kind, address="127.0.0.1:1"):
 def test_a_client_app_gets_its_token_through_no_command_line(monkeypatch):
     started = []
     monkeypatch.setattr(
-        launch.CONTEXT,
+        executor.CONTEXT,
         "Process",
         lambda **words: started.append(words) or SimpleNamespace(start=lambda: None),
     )
-    assert launch.launch(None, spec(TaskType.CLIENT_APP)).status == LaunchResultStatus.ACCEPTED
+    assert executor.launch(None, spec(TaskType.CLIENT_APP)).status == LaunchResultStatus.ACCEPTED
     ((words,),) = [its["args"] for its in started]
-    assert started[0]["target"] is launch.client_app
+    assert started[0]["target"] is executor.client_app
     assert words[words.index("--token") + 1] == "ab" * 128
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TaskType if kind != TaskType.CLIENT_APP])
 def test_a_site_runs_no_other_kind_of_task(kind, monkeypatch):
-    monkeypatch.setattr(launch.CONTEXT, "Process", lambda **_: pytest.fail("started"))
-    assert launch.launch(None, spec(kind)).status == LaunchResultStatus.FAILED
+    monkeypatch.setattr(executor.CONTEXT, "Process", lambda **_: pytest.fail("started"))
+    assert executor.launch(None, spec(kind)).status == LaunchResultStatus.FAILED
 
 
 @pytest.mark.parametrize("error", [EOFError(), OSError("no memory")])
@@ -70,13 +70,13 @@ def test_a_round_that_cannot_be_forked_fails_alone(error, monkeypatch):
     def process(**_):
         raise error
 
-    monkeypatch.setattr(launch.CONTEXT, "Process", process)
-    result = launch.launch(None, spec(TaskType.CLIENT_APP))
+    monkeypatch.setattr(executor.CONTEXT, "Process", process)
+    result = executor.launch(None, spec(TaskType.CLIENT_APP))
     assert result.status == LaunchResultStatus.FAILED
 
 
 def test_it_refuses_to_start_with_another_flower():
-    check(subprocess_executor, launch.KNOWN)
+    check(subprocess_executor, executor.KNOWN)
     with pytest.raises(ConfigError, match="pip install flwr=="):
         check(subprocess_executor, "0" * 64)
 
@@ -92,5 +92,5 @@ def test_nothing_that_lies_in_the_working_folder_is_imported(part, home, tmp_pat
 
 
 def test_no_secret_is_in_its_command_line(home):
-    words = " ".join(launch.arguments(home)).encode()
+    words = " ".join(executor.arguments(home)).encode()
     assert (home.path / "exec.secret").read_bytes() not in words
