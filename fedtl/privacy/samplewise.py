@@ -44,9 +44,7 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
         if written:
             raise ConfigError(f"training would write what it saw into the buffer {written[0]}; {WAY_OUT}")
         score = _size(scores)
-        loss = max(
-            score, _size(values)
-        )  # it is a difference of scores, and has their rounding, however small it is
+        loss = max(score, _size(values))  # a difference of scores, with their rounding, however small it is
         for kept in KEPT:
             other = _others_replaced(batch, kept, scores.shape[1])
             after = _pass(net, other, losses)

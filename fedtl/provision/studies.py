@@ -88,9 +88,8 @@ def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
         raise ConfigError(f"{its.folder / 'app'} was changed since it was bundled: build it again")
     handle = os.open(study.path / "runs.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     with os.fdopen(handle, "a") as file:
-        file.write(
-            "\n" + json.dumps({"run": told["run-id"], "at": time.time()}) + "\n"
-        )  # also after a torn line
+        line = json.dumps({"run": told["run-id"], "at": time.time()})
+        file.write(f"\n{line}\n")  # the one before may be torn
         file.flush()
         os.fsync(file.fileno())
 

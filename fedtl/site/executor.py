@@ -9,7 +9,6 @@ token through a pipe, where Flower would write it into a command line that every
 
 import logging
 import multiprocessing
-import os
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
@@ -19,8 +18,8 @@ from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, subprocess_executor
 
-from fedtl.errors import FedTLError
 from fedtl.home.folder import Home
+from fedtl.site.begin import begin
 from fedtl.site.pinned import check
 
 KNOWN = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39"  # of subprocess_executor.py
@@ -81,9 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.umask(0o077)
-    try:
-        main()
-    except FedTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    begin(main)

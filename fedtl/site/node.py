@@ -6,7 +6,6 @@ place is not exactly the one that was read when this was written, nothing starts
 """
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from fedtl.home.approvals import approvals, permitted
 from fedtl.home.folder import Home
 from fedtl.policy import Code
 from fedtl.provision.contents import check_contents
+from fedtl.site.begin import begin
 from fedtl.site.pinned import check
 
 LOOK = 1.0  # seconds between two questions whether there is a message; Flower's own are 3 apart
@@ -122,9 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.umask(0o077)
-    try:
-        main()
-    except FedTLError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    begin(main)
