@@ -21,7 +21,7 @@ from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
 from fedtl.optimizers import OPTIMIZERS
 from fedtl.partition import Partition, Role, roles
-from fedtl.privacy import labels, mechanism, samplewise, statistics
+from fedtl.privacy import gradients, labels, mechanism, samplewise, statistics
 from fedtl.privacy.canaries import Sidecar
 from fedtl.privacy.charge import once
 from fedtl.privacy.metric import noisy_mean
@@ -305,7 +305,7 @@ class Bench:
             self._apart.add((number, silo.data.width))
         if (fast := self._fast.get((number, silo.data.width))) is None:
             trial, several = side.trial(len(everyone)), units is not None
-            fast = mechanism.proven(side.model, trial, losses_of(strangers), promise.clip, several)
+            fast = gradients.proven(side.model, trial, losses_of(strangers), promise.clip, several)
             self._fast[number, silo.data.width] = fast
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(

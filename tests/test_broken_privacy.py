@@ -16,7 +16,7 @@ from fedtl.experiment.file import load
 from fedtl.messages import SpendEvent
 from fedtl.method import Phase
 from fedtl.partition import Role
-from fedtl.privacy import accounting, ledger, mechanism, promise, statistics
+from fedtl.privacy import accounting, gradients, ledger, mechanism, promise, statistics
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.statistics import layers
 from fedtl.recorder import read
@@ -52,16 +52,6 @@ def caught(findings, name, words, silos=("faint", "plain")):
     for silo in silos:
         assert (name, silo) in found, (name, sorted(found))
         assert words in found[name, silo], found[name, silo]
-
-
-def broken_step(monkeypatch, change):
-    """``change(mechanism, sound, rows, losses, units)`` gives another sum than the clipped one."""
-    sound = mechanism.Mechanism._clipped
-
-    def clipped(self, rows, losses, units):
-        return change(self, sound, rows, losses, units)
-
-    monkeypatch.setattr(mechanism.Mechanism, "_clipped", clipped)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -103,14 +93,13 @@ def test_noise_that_is_halved(monkeypatch, tmp_path):
 def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
     """The mean gradient is clipped, and so many records of ten clips each hide in it."""
 
-    def of_batch(self, sound, rows, losses, units):
-        each = torch.autograd.grad(
-            losses(self._net, rows).sum(), self._moving, allow_unused=True, materialize_grads=True
-        )
-        length = math.sqrt(sum(float(part.square().sum()) for part in each)) / self._expected
-        return torch.cat([part.flatten() for part in each]) * min(1.0, self._clip / (length + 1e-6))
+    def of_batch(take, net, rows, losses, clip, units=None):
+        total = losses(net, rows).sum()
+        each = torch.autograd.grad(total, gradients.moving(net), allow_unused=True, materialize_grads=True)
+        length = math.sqrt(sum(float(part.square().sum()) for part in each)) / len(rows)
+        return [part * min(1.0, clip / (length + 1e-6)) for part in each]
 
-    broken_step(monkeypatch, lambda *its: of_batch(*its) if len(its[2]) else its[1](its[0], *its[2:]))
+    monkeypatch.setattr(mechanism, "clipped", of_batch)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "one record moves a sum by")
 
@@ -266,7 +255,7 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
     # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
-    monkeypatch.setattr(mechanism, "proven", lambda *its, **more: True)
+    monkeypatch.setattr(gradients, "proven", lambda *its, **more: True)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "more than the clip allows")
 

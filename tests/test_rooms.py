@@ -65,7 +65,7 @@ DOORS = {
     "flwr": {"flower", "site.node", "site.executor"},
     "cryptography": {"privacy.noise", "audit.bundle", "home.keys", "provision.certificates"},
     "dp_accounting": {"privacy.accounting"},
-    "opacus": {"privacy.mechanism", "privacy.opinion"},
+    "opacus": {"privacy.engine", "privacy.opinion"},
     "ray": {"simulate.cluster"},
 }
 BLIND = (

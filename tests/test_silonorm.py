@@ -1,7 +1,6 @@
 """BatchNorm with constant statistics against numpy, the libraries' own models, and one example at a time."""
 
 import copy
-import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from fedtl.models.libraries import import_timm
 from fedtl.models.net import stages
 from fedtl.norm import adapt, batch_norms, is_norm
 from fedtl.partition import Role, roles
+from fedtl.privacy.gradients import by_book, by_hooks
 from fedtl.silonorm import (
     ChannelAffine,
     FixedNorm,
@@ -301,14 +301,6 @@ def test_adabn_is_that_of_the_ordinary_body(name):
     assert not any(module._forward_pre_hooks for module in new.modules())
 
 
-def affine_gradients(layer, activations, backprops):
-    """What Opacus must be told of ChannelAffine: sum_hw x g and sum_hw g for each example."""
-    return {
-        layer.weight: torch.einsum("nc...,nc...->nc", activations[0], backprops),
-        layer.bias: torch.einsum("nc...->nc", backprops),
-    }
-
-
 def steady(model):
     """Training mode without chance: what drops does not."""
     for module in model.train().modules():
@@ -319,22 +311,17 @@ def steady(model):
     return model
 
 
+@pytest.mark.parametrize("way", [by_book, by_hooks])
 @pytest.mark.parametrize("name", [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)])
-def test_gradients_example_by_example(name, monkeypatch):
-    """Opacus' of the converted net in train(), against autograd's of the library's own net in eval()."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        opacus = pytest.importorskip("opacus")
-    hooked = opacus.GradSampleModule
-    monkeypatch.setitem(hooked.GRAD_SAMPLERS, ChannelAffine, affine_gradients)
+def test_gradients_example_by_example(name, way):
+    """Of the converted net in train(), against autograd's of the library's own net in eval()."""
     net, x, y = net_of(name), images(3), images(3)[:, :, 0, 0]
-    new = hooked(steady(convert(net)), loss_reduction="sum", strict=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Full backward hook is firing")
-        (new(x) - y).square().sum().backward()
-    found = {key.removeprefix("_module."): weight.grad_sample for key, weight in new.named_parameters()}
+    new = steady(convert(net))
+    names = [key for key, _ in new.named_parameters()]
+    _, weighted = way(new, torch.arange(3), lambda model, rows: (model(x[rows]) - y[rows]).square().sum(1))
     net.eval()
-    for row in range(3):
+    for row, only in enumerate(torch.eye(3, dtype=x.dtype)):
+        found = dict(zip(names, weighted(only), strict=True))
         net.zero_grad()
         (net(x[row : row + 1]) - y[row]).square().sum().backward()
         wanted = convert_state(net, {key: weight.grad for key, weight in net.named_parameters()})
@@ -342,4 +329,4 @@ def test_gradients_example_by_example(name, monkeypatch):
         for key, gradient in wanted.items():
             size = gradient.norm()
             assert size > 0, key
-            assert (found[key][row] - gradient).norm() <= 1e-6 * size, key
+            assert (found[key] - gradient).norm() <= 1e-6 * size, key

@@ -19,6 +19,7 @@ from torch.nn.grad import conv2d_weight
 from fedtl.silonorm import ChannelAffine
 
 MEMORY = 40  # multiplications that a processor does while it writes a number to memory and reads it again
+NARROW = 8  # channels: a convolution that sees fewer leaves most of a vector unit idle, and a product of patches does not
 MARGIN = 4  # roundings: how far a norm taken from products may lie below the true one, at most
 
 
@@ -211,17 +212,31 @@ def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
 def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     assert isinstance(layer, nn.Conv2d)
     padding: int | tuple[int, ...] = 0
-    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    around = layer._reversed_padding_repeated_twice
+    if mode == "constant" and not isinstance(layer.padding, str):
         padding = layer.padding
     else:
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+        x = F.pad(x, around, mode)
     rows = g.flatten(2).transpose(1, 2)  # [B, T, o]
+    by_group = rows.unflatten(2, (layer.groups, -1)).transpose(1, 2)
+
+    narrow = layer.weight.shape[1] < NARROW
 
     def patches() -> Tensor:
-        """What the kernel sees at each place: [B, groups, T, d]."""
-        seen = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
-        return seen.unflatten(1, (layer.groups, -1)).transpose(2, 3)
+        """
+        What the kernel sees at each place: [B, groups, T, d], d in the weight's order if it is narrow. Copied in runs
+        that lie together in memory: F.unfold takes two to fifteen times as long.
+        """
+        seen = x.contiguous(memory_format=torch.contiguous_format if narrow else torch.channels_last)
+        seen = (F.pad(seen, around) if padding else seen).unflatten(1, (layer.groups, -1))
+        for axis, size, apart, step in zip(
+            (3, 4), layer.kernel_size, layer.dilation, layer.stride, strict=True
+        ):
+            seen = seen.unfold(axis, (size - 1) * apart + 1, step)[..., ::apart]
+        if narrow:
+            return seen.permute(0, 1, 2, 5, 6, 3, 4).flatten(5).flatten(2, 4).transpose(2, 3)
+        return seen.permute(0, 1, 3, 4, 5, 6, 2).flatten(4).flatten(2, 3)
 
     def kernels(x: Tensor, g: Tensor, examples: int) -> Tensor:
         """The gradient of so many examples' kernels, each of which saw its own channels."""
@@ -230,14 +245,16 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
         return conv2d_weight(x, size, g, layer.stride, padding, layer.dilation, groups)
 
     def each() -> Tensor:
-        """As one convolution with a group an example (Rochette et al., 2019)."""
+        if narrow:
+            return (patches().transpose(2, 3) @ by_group).transpose(2, 3).reshape(-1, *layer.weight.shape)
+        # One convolution with a group an example (Rochette et al., 2019).
         found = kernels(x.reshape(1, -1, *x.shape[2:]), g.reshape(1, -1, *g.shape[2:]), len(x))
         return found.view(len(x), *layer.weight.shape)
 
     def weight() -> Page:
         return _product(
             patches,
-            rows.unflatten(2, (layer.groups, -1)).transpose(1, 2),
+            by_group,
             layer.weight[0].numel(),
             each,
             lambda factors: kernels(x, g * factors.view(-1, 1, 1, 1), 1),

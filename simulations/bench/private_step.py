@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.libraries import torchvision_model
 from fedtl.models.net import Blueprint, cut
-from fedtl.privacy.mechanism import Mechanism, proven
+from fedtl.privacy.gradients import proven
+from fedtl.privacy.mechanism import Mechanism
 from fedtl.privacy.noise import Noise
 
 PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
