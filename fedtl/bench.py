@@ -19,7 +19,7 @@ from fedtl.method import Method, Phase
 from fedtl.models.net import Blueprint, Net, stages
 from fedtl.norm import adapt
 from fedtl.objective import NO_LABEL, Batch, Forward, PerExample, mean_loss
-from fedtl.optimizers import OPTIMIZERS
+from fedtl.optimizers import OPTIMIZERS, rate
 from fedtl.partition import Partition, Role, roles
 from fedtl.privacy import gradients, labels, mechanism, samplewise, statistics
 from fedtl.privacy.canaries import Sidecar
@@ -41,6 +41,7 @@ class Training:
 
     optimizer: str = "sgd"
     lr: float = 0.05
+    schedule: str = "constant"
     momentum: float = 0.9
     weight_decay: float = 0.0
     body_lr: float = 1.0
@@ -229,7 +230,7 @@ class Bench:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
         self.unfreeze(net, phase)
-        optimizer = self.optimizer(net)
+        optimizer = self.optimizer(net, task)
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
         steps = list(self.batches(silo.data, epochs, generator))
         for step, (rows, target_rows) in enumerate(steps):
@@ -286,7 +287,7 @@ class Bench:
         if not promise.steps[number]:
             return
         self.unfreeze(net, phase)
-        optimizer = self.optimizer(net)
+        optimizer = self.optimizer(net, task)
 
         side = Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
 
@@ -372,9 +373,10 @@ class Bench:
             if Role.STATS in owned and Role.STATS not in phase.train:
                 module.train(False)
 
-    def optimizer(self, net: Net) -> Optimizer:
-        """A fresh optimiser of what moves; the body has a rate of its own."""
+    def optimizer(self, net: Net, task: Task) -> Optimizer:
+        """A fresh optimiser of what moves, with this round's learning rate; the body has a rate of its own."""
         settings = self.training
+        lr = settings.lr * rate(settings.schedule, task.round, task.rounds)
         moving = [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
         fast: list[nn.Parameter] = []
         slow: list[nn.Parameter] = []
@@ -382,12 +384,12 @@ class Bench:
             (fast if name.startswith(("head.", "aux.")) else slow).append(weight)
         if settings.body_lr == 1:
             slow, fast = [], slow + fast
-        groups = [{"params": slow, "lr": settings.lr * settings.body_lr}, {"params": fast, "lr": settings.lr}]
+        groups = [{"params": slow, "lr": lr * settings.body_lr}, {"params": fast, "lr": lr}]
         extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
         make = OPTIMIZERS[settings.optimizer]
         moved = [group for group in groups if group["params"]]
         # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
-        return make(moved, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True, **extra)
+        return make(moved, lr=lr, weight_decay=settings.weight_decay, foreach=True, **extra)
 
     def batches(
         self, data: SiloData, epochs: int, generator: torch.Generator

@@ -34,7 +34,7 @@ def stretch(seed, steps=20, count=400, training=PLAIN, noise=None, held=None, ga
 
 
 def red(run):
-    return {check.name for check in failed(conformance("a", run, None, CLAIM, PLAIN))}
+    return {check.name for check in failed(conformance("a", run, None, CLAIM, PLAIN, 4))}
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -48,7 +48,7 @@ def test_p_values_of_sound_records_are_uniform():
         values = [
             next(
                 check.p
-                for check in conformance("a", [stretch(seed)], None, CLAIM, PLAIN)
+                for check in conformance("a", [stretch(seed)], None, CLAIM, PLAIN, 4)
                 if check.name == name
             )
             for seed in range(100)
@@ -80,6 +80,14 @@ def test_records_that_move_steps_which_did_not_sample_them():
     assert red([leaking]) >= {"absence"}
 
 
+def test_an_optimiser_whose_rate_falls():
+    """Round 3 of 4 at (1 + cos(pi / 2)) / 2 of the rate."""
+    half = stretch(1, training=replace(PLAIN, lr=0.05), round=3)
+    falling = replace(PLAIN, schedule="cosine")
+    assert not failed(conformance("a", [half], None, CLAIM, falling, 4))
+    assert {check.name for check in failed(conformance("a", [half], None, CLAIM, PLAIN, 4))} == {"optimiser"}
+
+
 def test_an_optimiser_that_is_given_something_else():
     one = stretch(1)
     assert red([replace(one, after=one.after * 1.01)]) == {"optimiser"}
@@ -87,7 +95,7 @@ def test_an_optimiser_that_is_given_something_else():
 
 @pytest.mark.parametrize(("gain", "words"), [(1.5, "more than the clip allows"), (0.5, "less than one clip")])
 def test_a_clip_that_is_another(gain, words):
-    found = failed(conformance("a", [stretch(1, gain=gain)], None, CLAIM, PLAIN))
+    found = failed(conformance("a", [stretch(1, gain=gain)], None, CLAIM, PLAIN, 4))
     assert [check.name for check in found] == ["sensitivity"]
     assert words in found[0].reason
     assert found[0].value == pytest.approx(gain, abs=0.15)
@@ -95,7 +103,7 @@ def test_a_clip_that_is_another(gain, words):
 
 def test_a_rate_that_is_another():
     held = np.random.default_rng(0).random((20, 400)) < 0.35
-    found = failed(conformance("a", [stretch(1, held=held)], None, CLAIM, PLAIN))
+    found = failed(conformance("a", [stretch(1, held=held)], None, CLAIM, PLAIN, 4))
     assert [check.name for check in found] == ["sampling"]
     assert "not 0.2500" in found[0].reason
 
@@ -123,7 +131,7 @@ def released(seed, noise=1.0, clips=1.0, layers=(2.0, 5.0), count=400):
 
 def of_statistics(its, sigma):
     claim = replace(CLAIM, statistics_noise=sigma)
-    found = failed(conformance("a", [stretch(1)], its, claim, PLAIN))
+    found = failed(conformance("a", [stretch(1)], its, claim, PLAIN, 4))
     return {check.name: check.reason for check in found}
 
 

@@ -380,6 +380,22 @@ def test_body_lr_is_a_factor_on_the_bodys_step():
         assert torch.allclose(tenth[name], factor * whole[name], atol=1e-6)
 
 
+def test_a_schedule_is_a_factor_on_the_rounds_step():
+    """torch's own cosine, and 1 for what trains after the last round."""
+    plain = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(plain, T_max=4)
+    bench = Bench(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, schedule="cosine"))
+    silo = silo_at(bench)
+    first = bench.fit(silo, task_for(bench, silo)).delta
+    for round in (1, 2, 3, 4, 5):
+        factor = cosine.get_last_lr()[0] if round <= 4 else 1.0
+        delta = bench.fit(silo, task_for(bench, silo, round=round)).delta
+        for name in delta:
+            assert torch.allclose(delta[name], factor * first[name], atol=1e-6), (name, round)
+        plain.step()
+        cosine.step()
+
+
 def test_fedbabus_head_stays_as_it_began():
     bench = Bench(mlp(), METHODS["fedbabu"](), Training(batch_size=8))
     silos = [silo_at(bench, name, data_of(seed, 15)) for seed, name in enumerate("ab")]

@@ -163,12 +163,25 @@ def test_regression_with_a_scale_of_each_silos_own(method):
         Training(lr=0.05, momentum=0.9, weight_decay=0.3, batch_size=4, epochs=2),
         Training(lr=0.05, batch_size=4, freeze=1, body_lr=0.1, weight_decay=0.1),
         Training(lr=0.05, batch_size=10_000, epochs=3),
+        Training(lr=0.1, schedule="cosine", batch_size=4),
         *(
             Training(optimizer=name, lr=0.003, weight_decay=0.1, batch_size=4, body_lr=0.5)
             for name in ("adam", "adamw", "adagrad", "adadelta", "rmsprop", "nadam")
         ),
     ],
-    ids=["plain", "decay", "freeze", "one batch", "adam", "adamw", "adagrad", "adadelta", "rmsprop", "nadam"],
+    ids=[
+        "plain",
+        "decay",
+        "freeze",
+        "one batch",
+        "cosine",
+        "adam",
+        "adamw",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "nadam",
+    ],
 )
 @pytest.mark.parametrize("method", ["fedtl", "fedrep"])
 def test_settings_mean_the_same(method, training):

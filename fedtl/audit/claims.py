@@ -106,7 +106,11 @@ def _of(
         *(experiment.seed, experiment.rounds),
     )
     statistics = released(folder.silo(name) / "canaries")
-    own = conformance(name, run, statistics, Claim.of(claim), study.bench.training) if run else []
+    own = (
+        conformance(name, run, statistics, Claim.of(claim), study.bench.training, study.experiment.rounds)
+        if run
+        else []
+    )
     return own + transcript(papers)
 
 

@@ -20,7 +20,7 @@ from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 from fedtl.audit.recorded import Released, Stretch, sampled, steps
 from fedtl.audit.verdict import Check
 from fedtl.bench import Training
-from fedtl.optimizers import OPTIMIZERS
+from fedtl.optimizers import OPTIMIZERS, rate
 
 Floats = NDArray[np.float64]
 MOST = 5000  # values that normality is tested on
@@ -44,7 +44,12 @@ class Claim:
 
 
 def conformance(
-    silo: str, run: Sequence[Stretch], statistics: Released | None, claim: Claim, training: Training
+    silo: str,
+    run: Sequence[Stretch],
+    statistics: Released | None,
+    claim: Claim,
+    training: Training,
+    rounds: int,
 ) -> list[Check]:
     """All checks on one silo's own record, in a fixed order and number."""
     noise = steps(run)[:, ~run[0].member]
@@ -56,7 +61,7 @@ def conformance(
         ("sensitivity", lambda: _sensitivity(run, noise)),
         ("absence", lambda: _absence(run, noise)),
         ("sampling", lambda: _sampling(run, claim.sample_rate)),
-        ("optimiser", lambda: _optimiser(run, claim, training)),
+        ("optimiser", lambda: _optimiser(run, claim, training, rounds)),
         ("noise on statistics", lambda: _statistics_noise(statistics, claim)),
         ("sensitivity of statistics", lambda: _statistics_sensitivity(statistics)),
     ]
@@ -203,10 +208,15 @@ def _spread(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[float, 
     return min(1.0, 2 * min(float(law.cdf(total)), float(law.sf(total)))), total / len(counts)
 
 
-def _optimiser(run: Sequence[Stretch], claim: Claim, training: Training) -> tuple[float, float, str]:
+def _optimiser(
+    run: Sequence[Stretch], claim: Claim, training: Training, rounds: int
+) -> tuple[float, float, str]:
     """Feed the noisy sums to an optimiser of ours: it must end where the run's did."""
     worst = max(
-        float(np.abs(_replayed(one, claim, training) - one.after).max() / max(np.abs(one.after).max(), 1e-12))
+        float(
+            np.abs(_replayed(one, claim, training, rounds) - one.after).max()
+            / max(np.abs(one.after).max(), 1e-12)
+        )
         for one in run
     )
     return (
@@ -247,12 +257,11 @@ def _statistics_sensitivity(its: Released | None) -> tuple[float, float | None, 
     return p, mean, f"one record moves a sum of statistics by {mean:.3f} clips"
 
 
-def _replayed(one: Stretch, claim: Claim, training: Training) -> Floats:
+def _replayed(one: Stretch, claim: Claim, training: Training, rounds: int) -> Floats:
     weight = torch.zeros(1, len(one.member), requires_grad=True)
     extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
-    optimizer = OPTIMIZERS[training.optimizer](
-        [weight], lr=training.lr, weight_decay=training.weight_decay, **extra
-    )
+    lr = training.lr * rate(training.schedule, one.round, rounds)
+    optimizer = OPTIMIZERS[training.optimizer]([weight], lr=lr, weight_decay=training.weight_decay, **extra)
     for row in _rows(one, claim):
         weight.grad = row[None]
         optimizer.step()

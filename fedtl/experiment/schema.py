@@ -20,10 +20,11 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """``[train]``: what happens inside a silo."""
+    """``[train]``: what happens inside a silo. ``schedule``: whether the learning rate falls from round to round."""
 
     optimizer: str = "sgd"
     lr: float = Field(0.05, gt=0, allow_inf_nan=False)
+    schedule: Literal["constant", "cosine"] = "constant"
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)

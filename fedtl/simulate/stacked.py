@@ -186,7 +186,7 @@ def _phase(
     bench: Bench, net: Net, phase: Phase, silos: Sequence[Silo], data: Rows, task: Task, number: int
 ) -> None:
     bench.unfreeze(net, phase)
-    optimizer = bench.optimizer(net)
+    optimizer = bench.optimizer(net, task)
     epochs = bench.training.epochs if phase.epochs is None else phase.epochs
     drawn = []
     for silo in silos:

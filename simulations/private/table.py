@@ -98,7 +98,7 @@ def accuracy(one: One) -> dict[str, Any]:
     }
 
 
-def _exact(body: Any, rows: Any, release: Any, noise: Any, chosen: Any) -> None:
+def _exact(body: Any, rows: Any, *rest: Any) -> None:
     from fedtl.norm import adapt
 
     body.load_state_dict({**body.state_dict(), **adapt(body, (x for x, _ in rows()))})
