@@ -108,16 +108,13 @@ class Bench:
         Refused where the silo's own tensors must not go into a private round. Raises ConfigError where records do not
         stay apart in the model: nothing is charged for that.
         """
-        private = silo.promise is not None
         if silo.promise is None:
             update, local = self._round(silo, task)
         else:
             labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
             self._prove(silo, silo.promise, task)
             update, local = once(silo.promise, silo.name, task, partial(self._round, silo, task))
-        refreshed = silo.promise is not None and silo.promise.refresh is not None
-        silo.labels = labels.after(silo.labels, self.moved, private, refreshed)
-        silo.local = local
+        silo.local, silo.labels = local, self._labels_after(silo)
         return update
 
     def imitate(self, silo: Silo, task: Task) -> Update:
@@ -133,14 +130,38 @@ class Bench:
             self._prove(silo, silo.promise, task)
         first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
         update, silo.local = self._round(silo, task, first)
-        silo.labels = labels.after(silo.labels, self.moved, True, silo.promise.refresh is not None)
+        silo.labels = self._labels_after(silo)
         return update
 
     @property
+    def trained(self) -> frozenset[Role]:
+        """The roles that a round moves."""
+        return frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
+
+    @property
     def moved(self) -> frozenset[Role]:
-        """The local roles that a round moves."""
-        trained = frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
-        return trained - self.method.shared
+        """The local ones among them."""
+        return self.trained - self.method.shared
+
+    @property
+    def settled(self) -> frozenset[Role]:
+        """The roles that ``settle`` fits to the silo's own rows."""
+        last = self.method.personalise
+        fitted = last.phase.train if last.epochs else frozenset()
+        return fitted | ({Role.STATS} if self.method.adapt else frozenset())
+
+    def moves(self, roles: frozenset[Role]) -> list[str]:
+        """The tensors that move where these roles do: all of them but those of frozen stages."""
+        return [
+            name for name, role in self.partition.roles.items() if role in roles and name not in self._frozen
+        ]
+
+    def _labels_after(self, silo: Silo) -> labels.Labels:
+        """What the silo keeps owes its values to, after one more round."""
+        if silo.promise is None:
+            return labels.after(silo.labels, self.moved, private=False)
+        released = {Role.STATS} if silo.promise.refresh else frozenset[Role]()
+        return labels.after(silo.labels, self.moved - labels.STILL, private=True, released=released)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
