@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fedtl.cli.main import main
+from fedtl.compare import compare
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.file import load
 from fedtl.experiment.soundness import UNCOVERED, doubtful
@@ -239,3 +240,15 @@ def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
     )
     with pytest.raises(ConfigError, match="is local-only"):
         bundle(tmp_path / "bundles", "digits", load("digits", ["minimum_silos=2", *from_file(file)]))
+
+
+def test_a_comparison_says_it_too_and_refuses_before_any_run(openly, tmp_path):
+    methods = ["compare.methods=['local','fedavg']", "compare.seeds=[0]"]
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(openly[1]), bare)
+    refused, noted = (load("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare))
+    with pytest.raises(ConfigError, match="is local-only"):
+        compare(refused, RunFolder.create(tmp_path / "refused", refused), 1, "cpu")
+    assert not (tmp_path / "refused" / "runs").exists()
+    comparison = compare(noted, RunFolder.create(tmp_path / "noted", noted), 1, "cpu")
+    assert comparison["warnings"].count(UNCOVERED) == 1
