@@ -104,9 +104,9 @@ class Bench:
         With a promise the round is charged first, and nothing but noisy tensors, and a noisy accuracy if that was
         promised, is in the update.
 
-        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round, and
-        Refused where the silo's own tensors must not go into a private round. Raises ConfigError where records do not
-        stay apart in the model: nothing is charged for that.
+        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such
+        round, and Refused where the silo's own tensors must not go into a private round. Raises ConfigError where
+        records do not stay apart in the model: nothing is charged for that.
         """
         if silo.promise is None:
             update, local = self._round(silo, task)
@@ -119,8 +119,9 @@ class Bench:
 
     def imitate(self, silo: Silo, task: Task) -> Update:
         """
-        A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise, but
-        charged to nobody, and with the net looked at once a bench instead of in each round. Never for a release.
+        A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise,
+        but charged to nobody, and with the net looked at once a bench instead of in each round. Never for a
+        release.
 
         Raises SiloFailed and ConfigError as ``fit`` does, and ValueError for a silo without a promise.
         """
@@ -301,8 +302,9 @@ class Bench:
 
     def _prove(self, silo: Silo, promise: Promise, task: Task) -> None:
         """
-        Ask of every private phase to come whether records stay apart in it, and, the first time, how their gradients are
-        taken. Of rows that nobody has, so that the answer says nothing about the silo's and comes before any charge.
+        Ask of every private phase to come whether records stay apart in it, and, the first time, how their
+        gradients are taken. Of rows that nobody has, so that the answer says nothing about the silo's and comes
+        before any charge.
 
         Raises ConfigError and SiloFailed, which name the silo.
         """
@@ -324,7 +326,7 @@ class Bench:
     def _private_phase(
         self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State
     ) -> None:
-        """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold."""
+        """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as promised, whatever they hold."""
         promise = silo.promise
         assert promise is not None
         if not promise.steps[number]:

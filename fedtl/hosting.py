@@ -170,8 +170,8 @@ def _host(
 
 def _marks(about: Mapping[str, Any], shared: State) -> dict[str, str] | None:
     """
-    Where the model comes from: released with noise, where the plan has every site train so; else from somebody's rows as
-    they are. None for a plan that does not say.
+    Where the model comes from: released with noise, where the plan has every site train so; else from somebody's
+    rows as they are. None for a plan that does not say.
     """
     if "private" not in about:
         return None

@@ -1,4 +1,4 @@
-"""Where each tensor of a model comes from once its plan has been carried out: for show, and for the files it leaves."""
+"""Where each tensor of a model comes from once its plan is carried out: for show, and for the files it leaves."""
 
 from collections.abc import Mapping
 
@@ -12,8 +12,8 @@ from fedtl.privacy.statistics import layers
 
 def trained(bench: Bench, first: Mapping[str, Label], settings: PrivacySettings | None) -> dict[str, Label]:
     """
-    After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that silo,
-    None: not private. With noise that can be drawn again it is as if there were none.
+    After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that
+    silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
     if settings is None:
         return labels.after(first, bench.moves(bench.trained), private=False)

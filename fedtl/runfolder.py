@@ -149,7 +149,7 @@ class RunFolder:
         return self.path / "silos" / name
 
     def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
-        """``labels``, of these tensors and perhaps of others: where they come from, for whoever starts from them."""
+        """``labels``, of these tensors and perhaps others: where they come from, for who starts from them."""
         about = None if labels is None else marks.metadata({key: labels[key] for key in state})
         write(self.path / name, lambda file: save_file(state, file, about))
 

@@ -130,7 +130,8 @@ def restore(body: nn.Module) -> nn.Module:
 
 def convert_state(net: nn.Module, state: Mapping[str, T]) -> dict[str, T]:
     """
-    The state, or a part of it, or anything else that goes by tensors' names, by the names of ``convert(net)``: ``bn1.weight`` is ``bn1.affine.weight``,
+    The state, or a part of it, or anything else that goes by tensors' names, by the names of ``convert(net)``:
+    ``bn1.weight`` is ``bn1.affine.weight``,
     ``bn1.running_mean`` is ``bn1.norm.running_mean``, and batches are not counted. Names that are not of a
     BatchNorm stay. ``net`` may be the ordinary or the converted one. Raises ModelError as ``convert`` does.
     """

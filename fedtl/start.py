@@ -18,8 +18,8 @@ from fedtl.state import State
 @dataclass(frozen=True)
 class Start:
     """
-    First weights by the names of the ordinary net, as far as the ``file`` has them. ``labels``: where each comes from;
-    None where the file does not say.
+    First weights by the names of the ordinary net, as far as the ``file`` has them. ``labels``: where each comes
+    from; None where the file does not say.
     """
 
     file: str
@@ -29,20 +29,20 @@ class Start:
 
     def vouched(self) -> list[str]:
         """
-        What a reader of a private run's epsilon should know about this start. Raises ConfigError, naming a tensor, where
-        nothing could bound what rows do through it.
+        What a reader of a private run's epsilon should know about this start. Raises ConfigError, naming a
+        tensor, where nothing could bound what rows do through it.
         """
         if self.labels is None:
             return [UNCOVERED]
         if odd := labels.local_only(self.labels):
             raise ConfigError(
-                f"model.weights: {self.file}: {odd[0]} is {Label.LOCAL}: {WHY}; start from what is public or was "
-                "released with noise, or train without [privacy]"
+                f"model.weights: {self.file}: {odd[0]} is {Label.LOCAL}: {WHY}; "
+                "start from what is public or was released with noise, or train without [privacy]"
             )
         if set(self.labels.values()) - {Label.PUBLIC}:
             return [
-                f"model.weights: {self.file} was made by private training: what that spent on the same rows is not in "
-                "the epsilon here, and adds to it"
+                f"model.weights: {self.file} was made by private training: "
+                "what that spent on the same rows is not in the epsilon here, and adds to it"
             ]
         return []
 

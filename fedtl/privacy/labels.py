@@ -38,8 +38,8 @@ def after(
     before: Mapping[Key, Label], moved: Iterable[Key], private: bool, released: Iterable[Key] = ()
 ) -> dict[Key, Label]:
     """
-    After training that moved these. Without a promise whatever the rows moved is for the silo's own use, from then on
-    and for good; with one, noise has covered it, and ``released`` has been let go.
+    After training that moved these. Without a promise whatever the rows moved is for the silo's own use, from
+    then on and for good; with one, noise has covered it, and ``released`` has been let go.
     """
     moves = dict.fromkeys(moved, Label.MECHANISM if private else Label.LOCAL)
     return {**before, **moves, **dict.fromkeys(released, Label.RELEASED)}

@@ -1,8 +1,8 @@
 """
-Labels that go along with a file of tensors, so that whoever starts from it knows what each owes to somebody's rows.
+Labels that go along with a file of tensors, so that whoever starts from it knows what each owes to rows.
 
-They stand in the metadata of a safetensors file, as JSON. Nobody signs them: they keep the honest from a mistake, and
-stop no forger.
+They stand in the metadata of a safetensors file, as JSON. Nobody signs them: they keep the honest from a mistake,
+and stop no forger.
 """
 
 import json
@@ -29,8 +29,8 @@ def marked(path: Path) -> bool:
 
 def read(path: Path) -> dict[str, Label] | None:
     """
-    The label of every tensor in the file; None where it has no marks, as any other program's. Raises ModelError for
-    marks that are not a label for each of the file's tensors.
+    The label of every tensor in the file; None where it has no marks, as any other program's. Raises ModelError
+    for marks that are not a label for each of the file's tensors.
     """
     text, names = _said(path)
     if text is None:
@@ -58,5 +58,6 @@ def _said(path: Path) -> tuple[str | None, frozenset[str]]:
 
 def _odd(path: Path, what: str) -> ModelError:
     return ModelError(
-        f"{path}: the marks that say where its tensors come from {what}; have whoever made the file export it again"
+        f"{path}: the marks that say where its tensors come from {what}; "
+        "have whoever made the file export it again"
     )

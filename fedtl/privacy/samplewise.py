@@ -29,7 +29,8 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
     """
     Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], or the gradient of
     that loss, depend on other records of the batch (scores and loss: or on how many there are), or where a pass changes
-    a buffer; and SiloFailed where a gradient is not finite, which nobody can compare. The net is left as it was.
+    a buffer; and SiloFailed where a gradient is not finite, which nobody can compare. The net is left as it
+    was.
 
     ``batch`` holds four records or more; random ones will do, and do not make the answer depend on data. Layers
     are in training mode, and draw the same numbers in each pass.
