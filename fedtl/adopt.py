@@ -3,6 +3,7 @@ A site takes the shared model into use: one that trained settles its own model; 
 its inputs and fits its own head, on a handful of rows. Nothing leaves. Test rows are read once, here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ from fedtl.home.folder import Home
 from fedtl.messages import Task
 from fedtl.method import HEAD, Phase
 from fedtl.metrics import measure
+from fedtl.partition import Role
 from fedtl.place import Place
 from fedtl.policy import check_task
+from fedtl.privacy import labels
+from fedtl.privacy.labels import Label
+from fedtl.provenance import settled, trained
 from fedtl.provision.bundle import agreement_in
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Silo
 from fedtl.state import State
 from fedtl.study import Study
+
+FITTED = HEAD | {Role.STATS}  # what a site that never trained fits to its rows
 
 
 def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) -> dict[str, Any]:
@@ -47,13 +54,18 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     study = place.study(prepared.data.classes)
     kept = home.memory.load(study_name, place.schema(study, prepared.data.width))
     silo = place.silo(study, prepared.data)
+    came = trained(study.bench, study.first, its.experiment.privacy)
     if kept:
         silo.local = kept.local
         outcome = Examine(task, lambda _: prepared.exam)(study.bench, silo)
         state, figures = outcome.state, {"in use": outcome.test}
+        own = {name: kept.labels[study.bench.partition.roles[name]] for name in kept.local}
+        said = settled(study.bench, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)
-    _keep(folder, place, prepared, received, state)
+        said = labels.after(came, study.bench.moves(FITTED), private=False)
+    folder.save_tensors("shared.safetensors", received, came)
+    _keep(folder, place, prepared, received, state, said)
     result = {
         "silo": place.name,
         "trained": kept is not None,
@@ -81,10 +93,16 @@ def _late(
     }
 
 
-def _keep(folder: RunFolder, place: Place, prepared: Prepared, shared: State, state: State) -> None:
+def _keep(
+    folder: RunFolder,
+    place: Place,
+    prepared: Prepared,
+    shared: State,
+    state: State,
+    said: Mapping[str, Label],
+) -> None:
     own = {
         name: its for name, its in state.items() if name not in shared or not torch.equal(its, shared[name])
     }
-    folder.save_tensors("shared.safetensors", shared)
-    folder.save_tensors(f"silos/{place.name}/local.safetensors", own)
+    folder.save_tensors(f"silos/{place.name}/local.safetensors", own, said)
     folder.save_inputs(place.name, prepared.inputs, prepared.data.classes, tuple(place.agreement.shape))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl import metrics, precision
-from fedtl.errors import SiloFailed
+from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.method import Method, Phase
 from fedtl.models.net import Blueprint, Net, stages
@@ -32,6 +32,10 @@ from fedtl.state import State, copy, difference, not_finite
 
 ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
 STRANGERS = 8
+
+Stretch = tuple[
+    int, int, str
+]  # of private training: the phase's number, the head's width, the promise's unit
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,7 @@ class Bench:
         self._blueprint, self._start = blueprint, start or {}
         self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
         self._nets: dict[int, Net] = {}
-        self._fast: dict[
-            tuple[int, int], bool
-        ] = {}  # by phase and head: whether book-keeping was proven there
-        self._apart: set[tuple[int, int]] = set()  # phases and heads where records were found to stay apart
+        self._fast: dict[Stretch, bool] = {}  # whether book-keeping was proven there
         self.partition = Partition(roles(self.net(1)), method.shared)
         self._frozen = frozenset(
             f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
@@ -104,43 +105,67 @@ class Bench:
         With a promise the round is charged first, and nothing but noisy tensors, and a noisy accuracy if that was
         promised, is in the update.
 
-        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such round, and
-        Refused where the silo's own tensors must not go into a private round.
+        Raises SiloFailed when training left a value that is not finite, or when the promise allows no such
+        round, and Refused where the silo's own tensors must not go into a private round. Raises ConfigError where
+        records do not stay apart in the model: nothing is charged for that.
         """
-        private = silo.promise is not None
         if silo.promise is None:
             update, local = self._round(silo, task)
         else:
             labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
+            self._prove(silo, silo.promise, task)
             update, local = once(silo.promise, silo.name, task, partial(self._round, silo, task))
-        refreshed = silo.promise is not None and silo.promise.refresh is not None
-        silo.labels = labels.after(silo.labels, self.moved, private, refreshed)
-        silo.local = local
+        silo.local, silo.labels = local, self._labels_after(silo)
         return update
 
     def imitate(self, silo: Silo, task: Task) -> Update:
         """
-        A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise, but
-        charged to nobody, and with the net looked at once a bench instead of before each phase. Never for a release.
+        A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise,
+        but charged to nobody, and with the net looked at once a bench instead of in each round. Never for a
+        release.
 
-        Raises SiloFailed as ``fit`` does, and ValueError for a silo without a promise.
+        Raises SiloFailed and ConfigError as ``fit`` does, and ValueError for a silo without a promise.
         """
         if silo.promise is None:
             raise ValueError(f"{silo.name} promises nothing; fit it")
+        if not self._stretches(silo.data, silo.promise).keys() <= self._fast.keys():
+            self._prove(silo, silo.promise, task)
         first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
-        update, silo.local = self._round(silo, task, first, released=False)
-        silo.labels = labels.after(silo.labels, self.moved, True, silo.promise.refresh is not None)
+        update, silo.local = self._round(silo, task, first)
+        silo.labels = self._labels_after(silo)
         return update
 
     @property
-    def moved(self) -> frozenset[Role]:
-        """The local roles that a round moves."""
-        trained = frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
-        return trained - self.method.shared
+    def trained(self) -> frozenset[Role]:
+        """The roles that a round moves."""
+        return frozenset().union(*(phase.train for phase in self.method.phases), {Role.COUNT})
 
-    def _round(
-        self, silo: Silo, task: Task, first: bool = False, released: bool = True
-    ) -> tuple[Update, State]:
+    @property
+    def moved(self) -> frozenset[Role]:
+        """The local ones among them."""
+        return self.trained - self.method.shared
+
+    @property
+    def settled(self) -> frozenset[Role]:
+        """The roles that ``settle`` fits to the silo's own rows."""
+        last = self.method.personalise
+        fitted = last.phase.train if last.epochs else frozenset()
+        return fitted | ({Role.STATS} if self.method.adapt else frozenset())
+
+    def moves(self, roles: frozenset[Role]) -> list[str]:
+        """The tensors that move where these roles do: all of them but those of frozen stages."""
+        return [
+            name for name, role in self.partition.roles.items() if role in roles and name not in self._frozen
+        ]
+
+    def _labels_after(self, silo: Silo) -> labels.Labels:
+        """What the silo keeps owes its values to, after one more round."""
+        if silo.promise is None:
+            return labels.after(silo.labels, self.moved, private=False)
+        released = {Role.STATS} if silo.promise.refresh else frozenset[Role]()
+        return labels.after(silo.labels, self.moved - labels.STILL, private=True, released=released)
+
+    def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
         net = self.load(silo, self.partition.join(task.shared, silo.local))
         metrics = self._released(net, silo, task.round) if silo.promise else self.validate(net, silo.data)
@@ -151,7 +176,7 @@ class Bench:
             if silo.promise is None:
                 self._phase(net, phase, silo, task, number, received)
             else:
-                self._private_phase(net, phase, silo, task, number, received, released)
+                self._private_phase(net, phase, silo, task, number, received)
         state = net.state_dict()
         if broken := not_finite(state):
             raise SiloFailed(
@@ -268,46 +293,50 @@ class Bench:
                 if (gradient := pull.gradient(name, weight.detach(), received)) is not None:
                     weight.grad.add_(gradient)
 
+    def _stretches(self, data: SiloData, promise: Promise) -> dict[Stretch, Phase]:
+        """The phases in which this silo takes private steps."""
+        return {
+            (number, data.width, promise.unit): phase
+            for number, phase in enumerate(self.method.phases)
+            if promise.steps[number]
+        }
+
+    def _prove(self, silo: Silo, promise: Promise, task: Task) -> None:
+        """
+        Ask of every private phase to come whether records stay apart in it, and, the first time, how their
+        gradients are taken. Of rows that nobody has, so that the answer says nothing about the silo's and comes
+        before any charge.
+
+        Raises ConfigError and SiloFailed, which name the silo.
+        """
+        net = self.load(silo, self.partition.join(task.shared, silo.local))
+        strangers = self._strangers(silo.data)
+        batch = self._batch(strangers, torch.arange(len(strangers.train)), None)
+        try:
+            for stretch, phase in self._stretches(silo.data, promise).items():
+                self.unfreeze(net, phase)
+                samplewise.check(net, batch, lambda _, rows: self._losses(net, rows))
+                if stretch not in self._fast:
+                    side = self._sidecar(net, self.optimizer(net, task), promise)
+                    trial, losses = side.trial(len(strangers.train)), self._losses_of(net, side, strangers)
+                    several = promise.unit != "record"
+                    self._fast[stretch] = gradients.proven(side.model, trial, losses, promise.clip, several)
+        except (ConfigError, SiloFailed) as error:
+            raise type(error)(f"{silo.name}: {error}") from error
+
     def _private_phase(
-        self,
-        net: Net,
-        phase: Phase,
-        silo: Silo,
-        task: Task,
-        number: int,
-        received: State,
-        released: bool = True,
+        self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State
     ) -> None:
-        """
-        As ``_phase``, by DP-SGD: Poisson samples, and as many steps as were promised, whatever they hold. Whether records
-        stay apart is asked before every one of which anything is released.
-        """
+        """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as promised, whatever they hold."""
         promise = silo.promise
         assert promise is not None
         if not promise.steps[number]:
             return
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net, task)
-
-        side = Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
-
-        def losses_of(data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
-            return side.losses(
-                len(data.train), lambda rows: self._batch(data, rows, None), partial(self._losses, net)
-            )
-
+        side = self._sidecar(net, optimizer, promise)
+        losses = self._losses_of(net, side, silo.data)
         units = None if promise.unit == "record" else silo.data.train.units
-        strangers = self._strangers(silo.data)
-        everyone = torch.arange(len(strangers.train))
-        if released or (number, silo.data.width) not in self._apart:
-            samplewise.check(
-                net, self._batch(strangers, everyone, None), lambda _, batch: self._losses(net, batch)
-            )
-            self._apart.add((number, silo.data.width))
-        if (fast := self._fast.get((number, silo.data.width))) is None:
-            trial, several = side.trial(len(everyone)), units is not None
-            fast = gradients.proven(side.model, trial, losses_of(strangers), promise.clip, several)
-            self._fast[number, silo.data.width] = fast
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
             side.model,
@@ -316,7 +345,7 @@ class Bench:
             promise.noise_multiplier,
             promise.expected_batch,
             promise.random("noise", *place),
-            fast,
+            self._fast[number, silo.data.width, promise.unit],
             ROWS_AT_ONCE,
         )
         draw = promise.random("sample", *place)
@@ -327,8 +356,16 @@ class Bench:
             drawn = mechanism.poisson(side.count, promise.sample_rate, draw)
             rows, theirs = _rows_of(drawn, units, promise.records, len(silo.data.train))
             look = side.beside(rows, len(silo.data.train), promise.expected_batch, pull)
-            private.step(rows, losses_of(silo.data), theirs, beside=look)
+            private.step(rows, losses, theirs, beside=look)
         side.keep(task.round, number)
+
+    def _sidecar(self, net: Net, optimizer: Optimizer, promise: Promise) -> Sidecar:
+        return Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
+
+    def _losses_of(self, net: Net, side: Sidecar, data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
+        """The losses [B] of rows of ``data``, and of the canaries that are numbered after them."""
+        of_rows = partial(self._batch, data, target_rows=None)
+        return side.losses(len(data.train), of_rows, partial(self._losses, net))
 
     def _losses(self, net: Net, batch: Batch) -> Tensor:
         """[B]: what each example adds to the loss."""

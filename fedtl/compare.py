@@ -102,8 +102,8 @@ def compare(
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
     with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
-        for column in columns:
-            build(column.at(seeds[0]), raws, raws, device)  # every mistake is said before anything is trained
+        # Every mistake is said before anything is trained.
+        notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
         started: dict[Future[None], Path] = {}
         with deaf():  # the pool starts its processes as it is given work
             for one, path in tasks:
@@ -112,6 +112,7 @@ def compare(
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
     content = summary(experiment, folders(experiment, folder))
+    content["warnings"] += dict.fromkeys(notes)
     previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
     content["seconds"] = round(previous if previous else seconds, 1)
     if experiment.privacy is not None:

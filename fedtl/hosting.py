@@ -24,6 +24,8 @@ from fedtl.coordinator import Federation, Plan, Round, Standing, rounds
 from fedtl.durable import alone, write, write_bytes
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.partition import Role
+from fedtl.privacy import marks
+from fedtl.privacy.labels import Label
 from fedtl.state import State
 
 log = logging.getLogger(__name__)
@@ -157,10 +159,23 @@ def _host(
             if left < 1:
                 write_bytes(study.path / STOPPED, f"{error}\n".encode(), private=True)
                 raise
-    write(study.path / "shared.safetensors", lambda file: save_file(standing.shared, file), private=True)
+    said = _marks(about, standing.shared)
+    write(
+        study.path / "shared.safetensors", lambda file: save_file(standing.shared, file, said), private=True
+    )
     result = summary(study)
     write_bytes(study.path / "result.json", (json.dumps(result, indent=1) + "\n").encode(), private=True)
     return result
+
+
+def _marks(about: Mapping[str, Any], shared: State) -> dict[str, str] | None:
+    """
+    Where the model comes from: released with noise, where the plan has every site train so; else from somebody's
+    rows as they are. None for a plan that does not say.
+    """
+    if "private" not in about:
+        return None
+    return marks.metadata(dict.fromkeys(shared, Label.RELEASED if about["private"] else Label.LOCAL))
 
 
 def summary(study: Study) -> dict[str, Any]:

@@ -20,9 +20,11 @@ from fedtl.experiment.choices import method_of
 from fedtl.experiment.schema import Experiment
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint
+from fedtl.privacy import marks
+from fedtl.privacy.labels import Label
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, SiloData
-from fedtl.silonorm import restore
+from fedtl.silonorm import restore, restore_names
 from fedtl.state import State
 
 
@@ -49,6 +51,8 @@ class SiloModel:
         nothing = Rows(torch.empty(0), torch.empty(0))
         self.data = SiloData(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.bench.partition.roles
+        said = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
+        self.labels = None if None in said else {**(said[0] or {}), **(said[1] or {})}
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
 
     def scores(self, x: Array) -> Tensor:
@@ -147,17 +151,20 @@ def export(model: SiloModel, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     state = model.net().state_dict()
     used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
-    save_file(
-        {model.plan.library_name(name): tensor for name, tensor in used.items()}, out / "model.safetensors"
-    )
-    about = {
+    named, about = model.plan.library_name, None
+    if model.labels is not None:
+        said = restore_names(model.bench.net(model.data.width), model.labels)
+        # A count that was put back with a norm is nobody's.
+        about = marks.metadata({named(name): said.get(name, Label.PUBLIC) for name in used})
+    save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
+    description = {
         "model": model.experiment.model.name,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
         "inputs": dict(vars(model.inputs).items()),
     }
-    (out / "model.json").write_text(json.dumps(about, indent=1) + "\n")
+    (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         f"{out / 'model.safetensors'}: {len(used)} tensors",
         f"{out / 'model.json'}: labels and inputs",

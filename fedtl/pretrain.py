@@ -14,6 +14,7 @@ from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.messages import Task
 from fedtl.method import Phase
 from fedtl.partition import EVERYTHING
+from fedtl.privacy import labels
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Silo, SiloData, pool
 from fedtl.state import State
@@ -56,7 +57,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Su
         alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
         kept = ("body.", "head.") if alike else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
-    folder.save_tensors(FILE, state)
+    folder.save_tensors(FILE, state, labels.public(state))
     return state
 
 

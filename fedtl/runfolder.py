@@ -26,6 +26,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.file import dump, load
 from fedtl.experiment.schema import Experiment
 from fedtl.partition import Role
+from fedtl.privacy import marks
 from fedtl.privacy.labels import Label, Labels
 from fedtl.state import State
 
@@ -147,8 +148,10 @@ class RunFolder:
     def silo(self, name: str) -> Path:
         return self.path / "silos" / name
 
-    def save_tensors(self, name: str, state: State) -> None:
-        write(self.path / name, lambda file: save_file(state, file))
+    def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
+        """``labels``, of these tensors and perhaps others: where they come from, for who starts from them."""
+        about = None if labels is None else marks.metadata({key: labels[key] for key in state})
+        write(self.path / name, lambda file: save_file(state, file, about))
 
     def tensors(self, name: str) -> State:
         """Raises ConfigError where the file is not there or damaged."""
@@ -156,6 +159,10 @@ class RunFolder:
             return load_file(self.path / name)
         except (OSError, SafetensorError) as error:
             raise _damaged(self.path / name, error) from error
+
+    def labels(self, name: str) -> dict[str, Label] | None:
+        """Where a file's tensors come from; None where it does not say. Raises ModelError."""
+        return marks.read(self.path / name)
 
     def _runs(self) -> str:
         runs = sorted(str(path) for path in (self.path / "runs").iterdir())

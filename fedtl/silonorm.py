@@ -8,9 +8,9 @@ trainable layer with buffers. Must not know how such gradients are taken.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from fedtl.state import State
 KINDS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 PLACES = {"weight": "affine", "bias": "affine", "running_mean": "norm", "running_var": "norm"}
 COUNT = "num_batches_tracked"
+T = TypeVar("T")
 
 
 class FixedNorm(nn.Module):
@@ -127,9 +128,10 @@ def restore(body: nn.Module) -> nn.Module:
     return _swapped(body, lambda _, module: module.ordinary() if isinstance(module, SiloNorm) else module)
 
 
-def convert_state(net: nn.Module, state: State) -> State:
+def convert_state(net: nn.Module, state: Mapping[str, T]) -> dict[str, T]:
     """
-    The state, or a part of it, by the names of ``convert(net)``: ``bn1.weight`` is ``bn1.affine.weight``,
+    The state, or a part of it, or anything else that goes by tensors' names, by the names of ``convert(net)``:
+    ``bn1.weight`` is ``bn1.affine.weight``,
     ``bn1.running_mean`` is ``bn1.norm.running_mean``, and batches are not counted. Names that are not of a
     BatchNorm stay. ``net`` may be the ordinary or the converted one. Raises ModelError as ``convert`` does.
     """
@@ -139,14 +141,15 @@ def convert_state(net: nn.Module, state: State) -> State:
 
 def restore_state(net: nn.Module, state: State) -> State:
     """Undoes ``convert_state``; of batches none are counted."""
+    ordinary = restore_names(net, state)
+    back = [name for name in ordinary.keys() - state.keys() if name.endswith("running_var")]
+    return ordinary | {name.removesuffix("running_var") + COUNT: torch.tensor(0) for name in back}
+
+
+def restore_names(net: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
+    """Whatever goes by converted names, by the ordinary ones."""
     names = {new: old for old, new in _names(net).items() if new}
-    ordinary: State = {}
-    for name, tensor in state.items():
-        old = names.get(name, name)
-        ordinary[old] = tensor
-        if old != name and old.endswith("running_var"):
-            ordinary[old.removesuffix("running_var") + COUNT] = torch.tensor(0)
-    return ordinary
+    return {names.get(name, name): its for name, its in named.items()}
 
 
 def _names(net: nn.Module) -> dict[str, str]:

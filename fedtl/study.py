@@ -27,24 +27,26 @@ from fedtl.experiment.schema import Experiment
 from fedtl.messages import Task
 from fedtl.method import Method
 from fedtl.metrics import better, mean_over_silos
-from fedtl.models import weights
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
-from fedtl.partition import Role, roles
+from fedtl.partition import Role
 from fedtl.planning import Place, claim, promise, spent, warning
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
 from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.labels import Label
 from fedtl.privacy.promise import Promise
+from fedtl.provenance import settled, trained
 from fedtl.randomness import address
 from fedtl.recorder import Recorded, kept_rounds
 from fedtl.runfolder import TRANSCRIPT, RunFolder
 from fedtl.silo import Silo, SiloData, pool
-from fedtl.silonorm import convert_state, restore_state
+from fedtl.silonorm import convert_state
 from fedtl.simulate import choose
 from fedtl.simulate.engine import Engine, Job, Simulation, Workplace
 from fedtl.simulate.scratch import adopt
 from fedtl.simulate.shelf import Shelf, temporary
+from fedtl.start import from_file
 from fedtl.state import State, size_in_bytes
 from fedtl.survey import Survey, survey
 
@@ -65,6 +67,7 @@ class Study:
     raws: Shelf
     notes: tuple[str, ...] = ()
     promises: Mapping[str, Promise] = field(default_factory=dict)
+    first: Mapping[str, Label] = field(default_factory=dict)  # where the first weights come from, by tensor
 
     @property
     def training(self) -> list[str]:
@@ -83,6 +86,11 @@ class Study:
     def inputs(self, name: str) -> Inputs:
         """How a silo's inputs were made. Raises DataError."""
         return self._prepared(name, "inputs")
+
+    def trained(self, name: str) -> dict[str, Label]:
+        """Where each tensor at a silo comes from after the last round."""
+        private = self.experiment.privacy is not None
+        return trained(self.bench, self.first, privacy_of(self.experiment, name) if private else None)
 
     def _prepared(self, name: str, part: str) -> Any:
         """One part of a silo's data: prepared once, whoever asks first, and then mapped from the shelf."""
@@ -168,16 +176,19 @@ def build(
         raise ConfigError(
             f"model.freeze = {experiment.model.freeze}, but the body of {experiment.model.name} has {found} stages"
         )
+    said: Mapping[str, Label] = {}
     if experiment.model.weights not in ("", "pretrained"):
-        net = plan.net(len(seen.union) or 1)
-        path = Path(experiment.model.weights)
-        file = weights.read(path)
-        if any(name.endswith(".affine.weight") for name in file):  # a private run's
-            file = restore_state(net, file)
-        start, notes = weights.fit(file, net.state_dict(), roles(net), plan, path.name)
+        file = from_file(Path(experiment.model.weights), plan, len(seen.union) or 1)
+        start, said, notes = file.state, file.labels or {}, file.notes
+        if experiment.privacy is not None:
+            notes += file.vouched()
     if experiment.privacy is not None:
         ordinary = plan.net(len(seen.union) or 1)
-        plan, start = privately(plan), convert_state(ordinary, start or {})
+        plan, start, said = (
+            privately(plan),
+            convert_state(ordinary, start or {}),
+            convert_state(ordinary, said),
+        )
     train = experiment.train
     training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
     bench = Bench(plan, method, training, device, start, experiment.model.dtype)
@@ -185,7 +196,8 @@ def build(
         start = {**(start or {}), **statistics_of_noise(bench, seen.shape, len(seen.union) or 1)}
         bench = Bench(plan, method, training, device, start, experiment.model.dtype)
     choose.check(experiment.engine, bench)
-    return Study(experiment, method, seen, bench, shelf, raws, tuple(notes))
+    first = {**labels.public(bench.partition.roles), **said}
+    return Study(experiment, method, seen, bench, shelf, raws, tuple(notes), first=first)
 
 
 def run(
@@ -235,7 +247,8 @@ def _run(
         task = Task(
             folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared
         )
-        folder.save_tensors("shared.safetensors", standing.shared)
+        labelled = labels.together(study.trained(name) for name in study.training)
+        folder.save_tensors("shared.safetensors", standing.shared, labelled)
         silos = [members.get(name) or study.silo(name, everybody[name]) for name in sorted(study.training)]
         exam = partial(_exam, study.source)
         examined: dict[str, Outcome] = {}
@@ -358,7 +371,8 @@ def _keep(study: Study, folder: RunFolder, shared: State, name: str, outcome: Ou
         for key, tensor in outcome.state.items()
         if key not in shared or not torch.equal(tensor, shared[key])
     }
-    folder.save_tensors(f"silos/{name}/local.safetensors", own)
+    labelled = settled(study.bench, study.trained(name))
+    folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
@@ -438,9 +452,7 @@ def tensor_table(study: Study) -> list[dict[str, Any]]:
     """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
     width = len(study.survey.union) or 1
     partition = study.bench.partition
-    private = study.experiment.privacy
-    refreshed = private is not None and private.statistics == "dp"
-    planned = labels.planned(study.method.shared, study.bench.moved, refreshed)
+    planned = trained(study.bench, study.first, study.experiment.privacy)
     return [
         {
             "name": name,
@@ -448,7 +460,7 @@ def tensor_table(study: Study) -> list[dict[str, Any]]:
             "shape": list(tensor.shape),
             "bytes": size_in_bytes({name: tensor}),
             "leaves": partition.leaves(name),
-            **({"label": str(planned[partition.roles[name]])} if study.experiment.privacy else {}),
+            **({"label": str(planned[name])} if study.experiment.privacy else {}),
         }
         for name, tensor in study.bench.net(width).state_dict().items()
     ]

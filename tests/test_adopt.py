@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from federation import around
 from safetensors.torch import save_file
-from test_attend import Site
+from test_attend import PRIVATE, Site
 
 from fedtl.adopt import adopt
 from fedtl.errors import ConfigError, Denied
@@ -45,6 +45,44 @@ def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
     settled = study.bench.settle(silo, site.task(5))
     model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
     assert all((settled[name] == its).all() for name, its in model.state.items())
+
+
+def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
+    """
+    A site that trained openly; one that trained privately as all in its plan did; one that never trained; and one that
+    alone was private.
+    """
+    open_ = Site(tmp_path / "open")
+    assert isinstance(open_.ask(open_.task()), Update)
+    plan = [*OVERRIDES, "privacy.epsilon=8"]
+    private = Site(tmp_path / "private", plan[-1:], policy__metrics=[], policy__rows=False)
+    assert isinstance(private.ask(private.task()), Update)
+    late = Site(tmp_path / "late", plan[-1:], policy__metrics=[], policy__rows=False)
+    alone = Site(
+        tmp_path / "alone", dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
+    )
+    assert isinstance(alone.ask(alone.task()), Update)
+    mixed = bundle(tmp_path / "mixed", "digits", load("digits", OVERRIDES), dp_ready=True)
+    noisy = bundle(tmp_path / "bundles", "digits", load("digits", plan))
+    found = []
+    pairs = [(open_, made), (private, noisy), (late, noisy), (alone, mixed)]
+    for number, (site, its) in enumerate(pairs):
+        file = shared_file(site, tmp_path)
+        adopt(site.home, its.file, file, "s", tmp_path / str(number))
+        model = SiloModel(RunFolder.open(tmp_path / str(number)), "plain")
+        kinds = {"head": "head.weight", "statistics": "running_mean", "body": "features.0.weight"}
+        found.append(
+            {
+                what: {str(its) for name, its in model.labels.items() if name.endswith(end)}
+                for what, end in kinds.items()
+            }
+        )
+    assert found == [
+        {"head": {"local-only"}, "statistics": {"local-only"}, "body": {"local-only"}},
+        {"head": {"private-mechanism"}, "statistics": {"public"}, "body": {"released"}},
+        {"head": {"local-only"}, "statistics": {"local-only"}, "body": {"released"}},
+        {"head": {"private-mechanism"}, "statistics": {"public"}, "body": {"local-only"}},
+    ]
 
 
 def test_a_new_site_with_sixteen_records_gets_a_model_that_beats_training_alone(tmp_path, made):

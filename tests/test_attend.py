@@ -21,6 +21,7 @@ from fedtl.home.folder import Home
 from fedtl.home.record import outside
 from fedtl.home.settings import BudgetSettings
 from fedtl.messages import Refusal, Task, Update
+from fedtl.models.net import Blueprint
 from fedtl.place import Place, _stricter
 from fedtl.policy import Code
 from fedtl.privacy import charge
@@ -269,6 +270,22 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
     reply = site.ask(site.task(study="second"))
     assert reply == Refusal("plain", 1, Code.DECLINED)
     assert "of 9 and" in site.lines()[-1]["reason"]
+
+
+def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing(tmp_path, monkeypatch):
+    site = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
+    sound = Blueprint.net
+
+    def net(self, *its):
+        made = sound(self, *its)
+        made.body.register_forward_hook(lambda module, inputs, output: output + 0.1 * output.mean(0))
+        return made
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Blueprint, "net", net)
+        site.refused(site.task(), Code.FAILED, "plain: a record's scores depend on the others of its batch")
+    assert not site.home.ledger.exists()
+    assert isinstance(site.ask(site.task()), Update)
 
 
 def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):

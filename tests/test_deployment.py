@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fedtl.experiment.file import load
 from fedtl.home.folder import Home
 from fedtl.home.record import outside
+from fedtl.privacy import marks
 from fedtl.privacy.book import Book
 from fedtl.provision import server
 from fedtl.randomness import address
@@ -53,8 +54,9 @@ def simulation(tmp_path_factory):
 
 
 def same_bits(federation, study, simulation):
-    theirs = load_file(federation.server / "studies" / study / "shared.safetensors")
-    ours = simulation.tensors("shared.safetensors")
+    file = federation.server / "studies" / study / "shared.safetensors"
+    theirs, ours = load_file(file), simulation.tensors("shared.safetensors")
+    assert marks.read(file) == simulation.labels("shared.safetensors")  # somebody's rows, as they are
     assert theirs.keys() == ours.keys()
     for name in ours:
         assert torch.equal(theirs[name], ours[name]), name

@@ -11,6 +11,8 @@ from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.hosting import STOPPED, Study, host
 from fedtl.messages import Refusal, Update
 from fedtl.partition import Role
+from fedtl.privacy import marks
+from fedtl.privacy.labels import Label
 
 START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
 ROLES = dict.fromkeys(START, Role.BODY)
@@ -21,10 +23,9 @@ def plan(**changes):
     return Plan(**{"study": "s", "seed": 0, "rounds": 4, "server": server, "minimum_silos": 1, **changes})
 
 
-def study(path, **changes):
-    return Study.create(
-        path / "s", plan(**changes), ROLES, START, {"deadline": 1.0, "tries": 2, "bundle": "b"}
-    )
+def study(path, about=(), **changes):
+    more = {"deadline": 1.0, "tries": 2, "bundle": "b", **dict(about)}
+    return Study.create(path / "s", plan(**changes), ROLES, START, more)
 
 
 class Silos:
@@ -72,6 +73,16 @@ def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     for path in [cut.path, *cut.path.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize(
+    ("about", "label"), [({}, None), ({"private": False}, Label.LOCAL), ({"private": True}, Label.RELEASED)]
+)
+def test_the_model_says_whether_every_site_trained_privately(about, label, tmp_path):
+    its = study(tmp_path, about)
+    go(its, Silos())
+    found = marks.read(its.path / "shared.safetensors")
+    assert found == (None if label is None else dict.fromkeys(START, label))
 
 
 def test_a_line_without_its_checkpoint_is_dropped_and_the_round_asked_again(tmp_path):

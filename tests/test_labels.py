@@ -88,6 +88,29 @@ def test_show_says_where_each_tensor_comes_from(tmp_path):
     assert {label for name, label in table.items() if name.endswith("affine.weight")} == {"released"}
 
 
+def labels_shown(*settings):
+    from fedtl.simulate.shelf import temporary
+
+    with temporary() as shelf:
+        study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
+        return {row["name"]: row["label"] for row in tensor_table(study)}
+
+
+@pytest.mark.parametrize("method", ["fedtl", "fedavg"])
+def test_show_tells_statistics_that_are_refreshed_from_those_that_are_not(method):
+    table = labels_shown("privacy.statistics=dp", "privacy.stages=[1]", f"method.name={method}")
+    found = {label: {name for name in table if "running" in name and table[name] == label} for label in Label}
+    assert found[Label.RELEASED] == {f"body.features.1.norm.running_{what}" for what in ("mean", "var")}
+    assert len(found[Label.PUBLIC]) == 4
+
+
+def test_show_tells_stages_that_never_move():
+    table = labels_shown("model.freeze=1")
+    assert {name for name, label in table.items() if label == "public" and "running" not in name} == {
+        *("body.features.0.weight", "body.features.1.affine.weight", "body.features.1.affine.bias")
+    }
+
+
 def test_the_personal_model_is_made_on_a_copy(tmp_path):
     """Exact statistics and a head fitted afterwards are for the silo's own use: nothing of them stays in it."""
     from dataclasses import replace

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedtl.bench import Bench, Training
+from fedtl.cli.main import main
 from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloFailed
 from fedtl.experiment.file import load
 from fedtl.experiment.schema import PrivacySettings
@@ -16,6 +17,7 @@ from fedtl.experiment.soundness import doubtful, unsound
 from fedtl.messages import SpendEvent, Task
 from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint, privately
+from fedtl.models.net import Blueprint
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warning
 from fedtl.privacy import accounting, charge, labels, mechanism, samplewise
@@ -145,6 +147,82 @@ def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_
     for number in (1, 2, 3):
         bench.fit(silo, task_of(bench, number))
     assert len(looked) == 4 * phases
+
+
+def meet(module, inputs, output):
+    """A forward hook through which every record sees all others."""
+    return output + 0.1 * output.mean(0)
+
+
+@pytest.fixture
+def meeting(monkeypatch):
+    """In every net that is built, records meet behind the body."""
+    sound = Blueprint.net
+
+    def net(self, *its):
+        made = sound(self, *its)
+        made.body.register_forward_hook(meet)
+        return made
+
+    monkeypatch.setattr(Blueprint, "net", net)
+
+
+def test_a_net_in_which_records_meet_costs_nothing(meeting, tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, statistics="dp")
+    for number in (1, 2):
+        with pytest.raises(
+            ConfigError, match=r"^here: a record's scores .* from head \(Linear\) on; .*SiloNorm"
+        ):
+            bench.fit(silo, task_of(bench, number))
+    assert not silo.promise.book.exists()
+
+
+def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
+    def proven(*its):
+        raise ConfigError("privacy: this model has no sound per-example gradients (hooks: none)")
+
+    monkeypatch.setattr(mechanism, "proven", proven)
+    silo = silo_of(bench_of(), tmp_path)
+    with pytest.raises(ConfigError, match="^here: privacy: this model has no sound per-example gradients"):
+        bench_of().fit(silo, task_of(bench_of()))
+    assert not silo.promise.book.exists()
+
+
+def test_a_net_that_goes_wrong_later_costs_what_was_trained(tmp_path):
+    """Looked at before the charge of each round, in each of its phases."""
+    bench = bench_of("fedrep")
+    silo = silo_of(bench, tmp_path)
+    bench.fit(silo, task_of(bench, 1))
+    cost = spent(silo.promise, "study")
+    hook = bench.net(3).body.register_forward_hook(meet)
+    with pytest.raises(ConfigError, match="here: a record's"):
+        bench.fit(silo, task_of(bench, 2))
+    assert spent(silo.promise, "study") == cost
+    hook.remove()
+    bench.fit(silo, task_of(bench, 2))
+
+
+def test_a_net_that_diverged_costs_nothing(tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path)
+    huge = {name: tensor * 1e30 for name, tensor in task_of(bench).shared.items()}
+    with pytest.raises(
+        SiloFailed, match=r"^here: the gradient of random rows is not finite; a lower train.lr"
+    ):
+        bench.fit(silo, task_of(bench, shared=huge))
+    assert not silo.promise.book.exists()
+
+
+def test_a_simulation_says_what_is_wrong_with_its_model_in_one_line(meeting, monkeypatch, capsys, tmp_path):
+    words = [word for setting in (*SMALL, "privacy.statistics=dp") for word in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", ["fedtl", "run", "digits", "--out", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: blurred: a record's scores depend on the others of its batch, from head")
+    assert not list(tmp_path.rglob("ledger.sqlite"))
 
 
 def test_a_term_on_weights_acts_under_privacy(tmp_path):

@@ -1,13 +1,16 @@
 """What in an experiment would go past the noise, and what a reader of its epsilon should ask about."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, privacy_of
 from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.objective import PerExample
+from fedtl.privacy import marks
 
 LARGE = 10.0  # an epsilon that promises little
+UNCOVERED = "model.weights: if the file was trained on these rows without noise, nothing here covers that"
 
 
 def unsound(experiment: Experiment) -> Iterator[str]:
@@ -75,8 +78,10 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
     private = [method_of(MethodSettings(name=name)) for name in compare.methods]
     if (runs := len(compare.seeds) * sum(bool(its.shared) and not its.pool for its in private)) > 1:
         yield f"compare trains {runs} times in private on the same rows: released together, their epsilons add"
-    if experiment.model.weights not in ("", "pretrained"):
-        yield "model.weights: if the file was trained on these rows without noise, nothing here covers that"
+    if experiment.model.weights not in ("", "pretrained") and not marks.marked(
+        Path(experiment.model.weights)
+    ):
+        yield UNCOVERED
     if not (experiment.model.weights or experiment.model.pretrain_on):
         yield "the backbone starts from nothing: under noise a public start is worth most of the accuracy"
     if privacy.unit == "record" and experiment.data.unit_column:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, SiloFailed
 from fedtl.objective import Batch
 from fedtl.randomness import seed_layers
 
@@ -29,7 +29,8 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
     """
     Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], or the gradient of
     that loss, depend on other records of the batch (scores and loss: or on how many there are), or where a pass changes
-    a buffer. The net is left as it was.
+    a buffer; and SiloFailed where a gradient is not finite, which nobody can compare. The net is left as it
+    was.
 
     ``batch`` holds four records or more; random ones will do, and do not make the answer depend on data. Layers
     are in training mode, and draw the same numbers in each pass.
@@ -55,6 +56,8 @@ def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
                 raise ConfigError(f"a record's loss depends on the others of its batch; {WAY_OUT}")
             # A backward pass of its own making may look where the forward pass did not.
             one, two = _gradient(net, batch, losses, kept), _gradient(net, other, losses, kept)
+            if not one.isfinite().all():
+                raise SiloFailed("the gradient of random rows is not finite; a lower train.lr may help")
             if not bool((one - two).norm() <= TOLERANCE * one.norm()):
                 raise ConfigError(f"a record's gradient depends on the others of its batch; {WAY_OUT}")
         with still(net):

@@ -122,6 +122,7 @@ def _about(study: Study, its: Agreement, made: Bundle) -> dict[str, Any]:
     return {
         "bundle": made.hash,
         "plan": its.hash,
+        "private": experiment.privacy is not None,
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "silos_per_round": None if per_round == "all" else per_round,

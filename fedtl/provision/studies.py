@@ -57,7 +57,7 @@ def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
         about["silos_per_round"],
         about["minimum_silos"],
     )
-    more = {key: about[key] for key in ("bundle", "plan")}
+    more: dict[str, Any] = {key: about[key] for key in ("bundle", "plan", "private") if key in about}
     more |= {"bundle_name": bundle_name, "deadline": settings.deadline, "tries": settings.tries}
     first = load_file(its.folder / "start.safetensors")
     roles = {name: Role(role) for name, role in about["roles"].items()}
