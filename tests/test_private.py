@@ -20,7 +20,7 @@ from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warning
-from fedtl.privacy import accounting, charge, labels, mechanism, samplewise
+from fedtl.privacy import accounting, charge, gradients, labels, mechanism, samplewise
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import copy
@@ -182,7 +182,7 @@ def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
     def proven(*its):
         raise ConfigError("privacy: this model has no sound per-example gradients (hooks: none)")
 
-    monkeypatch.setattr(mechanism, "proven", proven)
+    monkeypatch.setattr(gradients, "proven", proven)
     silo = silo_of(bench_of(), tmp_path)
     with pytest.raises(ConfigError, match="^here: privacy: this model has no sound per-example gradients"):
         bench_of().fit(silo, task_of(bench_of()))
