@@ -15,13 +15,11 @@ from fedtl import agreement
 from fedtl.attend import attend
 from fedtl.errors import Denied
 from fedtl.experiment.file import load
-from fedtl.experiment.schema import PrivacySettings
 from fedtl.home import approvals
 from fedtl.home.folder import Home
 from fedtl.home.record import outside
-from fedtl.home.settings import BudgetSettings
 from fedtl.messages import Refusal, Task, Update
-from fedtl.place import Place, _stricter
+from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.privacy import charge
 from fedtl.steward import budget, status
@@ -280,27 +278,18 @@ def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 
-@pytest.mark.parametrize(
-    ("own", "asked", "unit"),
-    [("patient", "record", "patient"), ("record", "patient", "patient"), ("patient", "visit", None)],
-)
-def test_the_site_says_who_is_protected_and_a_plan_may_ask_for_no_less(own, asked, unit):
-    settings = BudgetSettings(**{**PRIVATE, "unit": own})
-    plan = PrivacySettings(epsilon=3.0, unit=asked)
-    if unit is None:
-        with pytest.raises(Denied, match="policy.privacy.unit is 'patient'"):
-            _stricter(plan, settings)
-    else:
-        assert _stricter(plan, settings).unit == unit
-
-
-def test_a_site_without_a_budget_of_its_own_keeps_count_all_the_same(tmp_path):
-    site = Site(tmp_path, ["privacy.epsilon=8"], policy__metrics=[], policy__rows=False)
-    for number in (1, 2, 3, 4):
-        assert isinstance(site.ask(site.task(number)), Update)
-    once = budget(site.home)["spent"]
-    assert isinstance(site.ask(site.task(study="second")), Update)
-    assert budget(site.home)["spent"] > once == pytest.approx(8.0, rel=0.02)
+def test_a_site_without_a_budget_of_its_own_trains_no_private_plan(tmp_path):
+    """Everything would be the server's: the epsilon, the delta and the clip."""
+    asked = ["privacy.epsilon=90", "privacy.delta=0.02", "privacy.clip=5"]
+    loose = {**PRIVATE, "epsilon": 90.0, "lifetime_epsilon": 90.0, "clip": 0.5}
+    site = Site(tmp_path, asked, policy__privacy=loose, policy__metrics=[], policy__rows=False)
+    its = site.place.privacy
+    assert (its.epsilon, its.delta, its.clip) == (90.0, "auto", 0.5)
+    Federation.change(site.home.path / "silo.toml", policy__privacy=None)
+    site.refused(site.task(), Code.PLAN, "is private (epsilon 90), and silo.toml allows for none")
+    assert "[policy.privacy] epsilon = 3.0, lifetime_epsilon = 10.0" in site.lines()[-1]["reason"]
+    assert "\n" not in site.lines()[-1]["reason"]
+    assert not site.home.ledger.exists()
 
 
 def test_a_server_that_asks_for_less_noise_is_refused(tmp_path):
