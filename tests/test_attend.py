@@ -10,19 +10,24 @@ import pytest
 import torch
 from federation import Federation
 from safetensors.torch import save_file
+from test_flower import sent
 
 from fedtl import agreement
+from fedtl.aggregate import ServerStep
 from fedtl.attend import attend
+from fedtl.coordinator import Plan
 from fedtl.errors import Denied
 from fedtl.experiment.file import load
+from fedtl.flower import reply_of, reply_records
 from fedtl.home import approvals
 from fedtl.home.folder import Home
 from fedtl.home.record import outside
+from fedtl.hosting import Study, host
 from fedtl.messages import Refusal, Task, Update
 from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.privacy import charge
-from fedtl.steward import budget, status
+from fedtl.steward import budget, history, status
 
 SETTINGS = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "public"}
@@ -52,6 +57,7 @@ class Site:
         self.approve()
         bench = self.place.empty.bench
         self.shared, _ = bench.partition.split(bench.initial(10))
+        self.roles = bench.partition.roles
 
     def approve(self):
         its = self.place
@@ -239,6 +245,89 @@ def test_a_private_site_charges_once_and_sends_noise_alone(tmp_path):
     assert same(first.delta, again.delta)
     assert budget(site.home) == spent
     assert status(site.home)["budget"]["left"] == pytest.approx(8.0 - spent["spent"])
+
+
+TOLD = ["privacy.epsilon=8", 'privacy.metrics=["accuracy"]']
+
+
+def charged(site):
+    """Each charged round's events."""
+    return [line["events"] for line in history(site.home) if line["what"] == "charged"]
+
+
+def crossed(update, task):
+    """As the coordinator has it, after Flower's own records."""
+    return reply_of(sent(reply_records(update)), update.silo, task)
+
+
+def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False)
+    for number in (1, 2):
+        update = site.ask(site.task(number))
+        assert isinstance(update, Update), site.lines()[-1]
+        assert set(update.metrics) == {"accuracy"}
+        assert crossed(update, site.task(number)).metrics == update.metrics
+        assert site.lines()[-1]["metrics"] == dict(update.metrics)
+    assert site.ask(site.task(2)).metrics == update.metrics
+    study = site.place.study(site.place.prepared().data.classes)
+    paid = site.place.promise(study, site.place.prepared().data).metric.event
+    for events in charged(site):
+        assert [paid.noise_multiplier, paid.sample_rate, paid.steps] in events
+    Federation.change(site.home.path / "silo.toml", policy__metrics=[])
+    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases")  # nor what was kept
+
+
+def test_a_figure_that_the_policy_keeps_is_neither_measured_nor_charged(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False, policy__metrics=[])
+    update = site.ask(site.task())
+    assert isinstance(update, Update), site.lines()[-1]
+    assert dict(update.metrics) == {}
+    assert [len(events) for events in charged(site)] == [1]
+
+
+def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False, data__val=0.0)
+    reply = site.ask(site.task())
+    assert reply == Refusal("plain", 1, Code.FAILED)
+    assert "no validation rows" in site.lines()[-1]["reason"]
+    assert not site.home.ledger.exists()
+
+
+def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
+    site = Site(tmp_path, ["privacy.epsilon=8"], policy__privacy=PRIVATE, policy__rows=False)
+    assert dict(site.ask(site.task()).metrics) == {}
+    fit = type(site.place.empty.bench).fit
+    leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
+    monkeypatch.setattr("fedtl.bench.Bench.fit", leaky)
+    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
+
+
+def test_the_coordinator_copes_with_a_site_that_tells_fewer_figures(tmp_path):
+    """Two sites of one plan, one of which keeps its accuracy: both count, each with what it told."""
+    open_, shut = (
+        Site(tmp_path / name, TOLD, name=name, data__silo="plain", policy__privacy=PRIVATE, policy__rows=False, policy__metrics=metrics)
+        for name, metrics in (("open", ["accuracy"]), ("shut", []))
+    )  # fmt: skip
+    homes = {"open": open_, "shut": shut}
+
+    class Both:
+        def silos(self):
+            return list(homes)
+
+        def ask(self, task, silos):
+            return [crossed(homes[name].ask(task), task) for name in silos]
+
+    plan = Plan("s", 0, 4, ServerStep("mean"), minimum_silos=2)
+    its = Study.create(
+        tmp_path / "srv", plan, open_.roles, open_.shared, {"deadline": 1.0, "tries": 1, "bundle": "b"}
+    )
+    result = host(its, lambda minimum, deadline: Both())
+    assert result["silos"] == {"open": 4, "shut": 4}
+    for line in its.history():
+        assert {name: list(told) for name, told in line["silos"].items()} == {
+            "open": ["accuracy"],
+            "shut": [],
+        }
 
 
 def test_a_charged_round_whose_process_died_is_lost_and_never_computed_again(tmp_path, monkeypatch):
