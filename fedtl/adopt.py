@@ -33,6 +33,8 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     the site never trained, of the others that it could have had. Raises ConfigError, DataError, Denied.
     """
     _, its = agreement_in(bundle.read_bytes(), str(bundle))
+    if home.settings.policy.privacy is None:  # nothing leaves, so a private plan's model needs no budget here
+        its = its.model_copy(update={"experiment": its.experiment.model_copy(update={"privacy": None})})
     place = Place(home, its)
     try:
         received = load_file(shared)

@@ -69,6 +69,15 @@ def test_a_new_site_with_sixteen_records_gets_a_model_that_beats_training_alone(
     assert len(done.stdout.splitlines()) == 3
 
 
+def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
+    """The site could not have trained it; using it charges nothing and lets nothing out."""
+    private = bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
+    site = Site(tmp_path, dp_ready=True)
+    result = adopt(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    assert not result["trained"]
+    assert not site.home.ledger.exists()
+
+
 def test_another_models_tensors_are_refused(tmp_path, made):
     site = Site(tmp_path)
     odd = shared_file(site, tmp_path, {"body.features.0.weight": site.shared["body.features.0.weight"]})
