@@ -40,6 +40,9 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     the site never trained, of the others that it could have had. Raises ConfigError, DataError, Denied.
     """
     _, its = agreement_in(bundle.read_bytes(), str(bundle))
+    asked = its.experiment.privacy
+    if home.settings.policy.privacy is None:  # nothing leaves, so a private plan's model needs no budget here
+        its = its.model_copy(update={"experiment": its.experiment.model_copy(update={"privacy": None})})
     place = Place(home, its)
     try:
         received = load_file(shared)
@@ -54,7 +57,7 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     study = place.study(prepared.data.classes)
     kept = home.memory.load(study_name, place.schema(study, prepared.data.width))
     silo = place.silo(study, prepared.data)
-    came = trained(study.bench, study.first, its.experiment.privacy)
+    came = trained(study.bench, study.first, asked)
     if kept:
         silo.local = kept.local
         outcome = Examine(task, lambda _: prepared.exam)(study.bench, silo)

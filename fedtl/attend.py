@@ -71,9 +71,9 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
         if kept:
             silo.local, silo.labels = kept.local, kept.labels
         update = allowed(place, study.bench.fit(silo, task))
-        verdict(update, task, place.terms, place.policy, bool(place.privacy), silo.name)
+        verdict(update, task, place.terms, place.policy, place.released, silo.name)
         home.memory.save(task.study, schema, Kept(task.round, digest, silo.local, silo.labels, update))
-    verdict(update, task, place.terms, place.policy, bool(place.privacy), home.settings.name)
+    verdict(update, task, place.terms, place.policy, place.released, home.settings.name)
     private = place.privacy is not None
     home.record.sent(task, update, its.hash, approval.manifest, private, again is not None)
     return update

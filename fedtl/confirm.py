@@ -8,7 +8,7 @@ from typing import Any
 
 from fedtl.errors import ConfigError
 from fedtl.home.folder import Home
-from fedtl.place import UNLIMITED, Place, fingerprint
+from fedtl.place import Place, fingerprint
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.provision.bundle import agreement_in
 
@@ -21,9 +21,10 @@ def confirm(home: Home, bundle: Path) -> dict[str, Any]:
         )
     _, its = agreement_in(bundle.read_bytes(), str(bundle))
     raw, own = Place(home, its).raw, home.settings.policy.privacy
+    if own is None:
+        raise ConfigError(f"{home.path}: silo.toml has no [policy.privacy], so no private round would run")
     now = fingerprint(raw, home.secret)
-    lifetime = (own.lifetime_epsilon, own.lifetime_delta) if own else UNLIMITED
-    ledger = Ledger(home.ledger, home.settings.name, now, Budget(*lifetime))
+    ledger = Ledger(home.ledger, home.dataset, now, Budget(own.lifetime_epsilon, own.lifetime_delta))
     written = [line["fingerprint"] for line in ledger.lines() if line["what"] in ("opened", "confirmed")]
     if written[-1] == now:
         raise ConfigError(

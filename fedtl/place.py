@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedtl import stricter
 from fedtl.agreement import COMMON, Agreement
 from fedtl.data import prepare
 from fedtl.data.prepare import Prepared
@@ -23,7 +24,6 @@ from fedtl.experiment.file import parse
 from fedtl.experiment.schema import Experiment, PrivacySettings
 from fedtl.home.folder import Home
 from fedtl.home.memory import schema_of
-from fedtl.home.settings import BudgetSettings
 from fedtl.partition import Role
 from fedtl.planning import Place as Kept
 from fedtl.planning import promise
@@ -36,7 +36,6 @@ from fedtl.study import Study, build
 from fedtl.survey import Sight, Survey
 
 NOWHERE = Shelf(Path("/nonexistent"))  # a site keeps its rows where they are
-UNLIMITED = (1e6, 0.999)  # of a site that sets itself no budget: what it spends is written down all the same
 FORM = PrivacySettings(epsilon=1.0)  # only that the model's norms are such as private training takes
 
 
@@ -57,22 +56,20 @@ class Place:
 
     @cached_property
     def privacy(self) -> PrivacySettings | None:
-        """What the site trains under; the experiment may ask for stricter, never for less. Raises Denied."""
-        asked, own = self.agreement.experiment.privacy, self.home.settings.policy.privacy
-        if own is None:
-            return None if asked is None else asked.model_copy(update={"noise": "os"})
-        if not self.agreement.dp_ready:
+        """What the site trains under; None: openly. The experiment may ask for stricter, never for less. Raises Denied."""
+        own = self.home.settings.policy.privacy
+        if own is not None and not self.agreement.dp_ready:
             raise Denied(
                 Code.PLAN,
                 "the policy asks for differential privacy, and the plan's model is not ready for it; ask for a bundle "
                 "made with --dp-ready",
             )
-        if asked and asked.epsilon > own.epsilon:
-            raise Denied(
-                Code.PLAN,
-                f"the plan asks for epsilon {asked.epsilon:g}; policy.privacy.epsilon is {own.epsilon:g}",
-            )
-        return _stricter(asked, own)
+        return stricter.settings(self.agreement.experiment.privacy, own, self.policy.metrics)
+
+    @property
+    def released(self) -> frozenset[str] | None:
+        """The metrics that leave with noise; None where the site trains openly. Raises Denied."""
+        return frozenset(self.privacy.metrics) if self.privacy else None
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -96,7 +93,7 @@ class Place:
         table["model"]["weights"] = self._weights()
         table["engine"] = {"name": "serial", "threads": self.home.settings.threads}
         if privacy := self.privacy or (FORM if self.agreement.dp_ready else None):
-            table["privacy"] = privacy.model_dump()
+            table["privacy"] = privacy.model_dump(exclude_none=True)
         return parse(table)
 
     def _weights(self) -> str:
@@ -194,16 +191,18 @@ class Place:
         return Silo(self.name, data, local, self.home.secret, its, labels.public(Role))
 
     def promise(self, study: Study, data: SiloData, dry: Path | None = None) -> Promise:
-        assert self.privacy is not None
         settings, own = self.privacy, self.home.settings.policy.privacy
+        assert settings is not None
+        assert own is not None  # or there would be no such settings
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        place = Kept(dry or self.home.ledger, self.name, self.home.secret)
-        rounds = self.agreement.experiment.rounds
-        its = promise(settings, study.bench, data, rounds, self.agreement.experiment.seed, place)
+        place = Kept(dry or self.home.ledger, self.home.dataset, self.home.secret)
+        common = self.agreement.experiment
+        rounds = stricter.rounds(common.rounds, own)
+        its = promise(settings, study.bench, data, rounds, common.seed, place)
         if dry:
             return replace(its, seed=None)
-        lifetime = (own.lifetime_epsilon, own.lifetime_delta) if own else UNLIMITED
+        lifetime = (own.lifetime_epsilon, own.lifetime_delta)
         return replace(its, lifetime=lifetime, fingerprint=fingerprint(self.raw, self.home.secret), seed=None)
 
     def schema(self, study: Study, width: int) -> str:
@@ -225,17 +224,6 @@ def fingerprint(raw: Raw, key: bytes) -> str:
     if raw.train.units is not None:
         digest.update("\n".join(map(str, raw.train.units.tolist())).encode())
     return digest.hexdigest()
-
-
-def _stricter(asked: PrivacySettings | None, own: BudgetSettings) -> PrivacySettings:
-    """The site's own numbers; of the experiment's, a smaller epsilon and what is not about how much."""
-    given: dict[str, Any] = {} if asked is None else {"stages": asked.stages, "tuning": asked.tuning}
-    epsilon = own.epsilon if asked is None else min(asked.epsilon, own.epsilon)
-    unit = asked.unit if asked and own.unit == "record" else own.unit  # a column protects more than a record
-    if asked and asked.unit not in ("record", unit):
-        raise Denied(Code.PLAN, f"the plan protects each {asked.unit!r}; policy.privacy.unit is {own.unit!r}")
-    fixed: dict[str, Any] = {"delta": own.delta, "clip": own.clip, "statistics": own.statistics}
-    return PrivacySettings(epsilon=epsilon, unit=unit, noise="os", **fixed, **given)
 
 
 def _sha256(file: Any) -> str:

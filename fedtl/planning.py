@@ -18,7 +18,7 @@ from fedtl.models.net import stages
 from fedtl.privacy import accounting
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.metric import Metric
-from fedtl.privacy.promise import Promise, Refresh, steps
+from fedtl.privacy.promise import Promise, Refresh, divided, steps
 from fedtl.privacy.statistics import Release, layers
 from fedtl.silo import SiloData
 
@@ -70,9 +70,11 @@ def promise(
             )
         noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
         metric = Metric(noise, len(data.val) if own else data.val.members)
-    rate = min(training.batch_size, records) / records
+    rate = settings.sample_rate or min(training.batch_size, records) / records
     epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in bench.method.phases]
-    planned = steps(records, training.batch_size, epochs)
+    planned = (
+        divided(settings.steps, epochs) if settings.steps else steps(records, training.batch_size, epochs)
+    )
     fixed: tuple[SpendEvent, ...] = (refresh.event,) if refresh else ()
     fixed += (SpendEvent(metric.noise_multiplier, 1.0, rounds),) if metric else ()
     multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)

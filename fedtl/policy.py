@@ -130,9 +130,12 @@ def check_task(task: "Task", terms: Terms) -> None:
     _check_tensors(task.shared, terms.manifest, "was sent")
 
 
-def verdict(update: "Update", task: "Task", terms: Terms, policy: Policy, private: bool, silo: str) -> None:
+def verdict(
+    update: "Update", task: "Task", terms: Terms, policy: Policy, released: frozenset[str] | None, silo: str
+) -> None:
     """
-    The last word on an update before it leaves. ``private``: it was made under a promise and charged. Raises Denied.
+    The last word on an update before it leaves. ``released``: the metrics that the promise it was made under releases
+    with noise, and charges; None: it was made under no promise. Raises Denied.
     """
     if update.silo != silo or update.round != task.round:
         raise Denied(Code.FAILED, f"an update of {update.silo}, round {update.round}, for round {task.round}")
@@ -141,10 +144,12 @@ def verdict(update: "Update", task: "Task", terms: Terms, policy: Policy, privat
     norm = math.sqrt(sum(float(its.double().square().sum()) for its in update.delta.values()))
     if norm > policy.norm:
         raise Denied(Code.DECLINED, f"the update has norm {norm:.4g}; policy.norm allows {policy.norm:.4g}")
-    if policy.private and not (private and update.spend):
+    if policy.private and not (released is not None and update.spend):
         raise Denied(Code.DECLINED, "the policy asks for differential privacy, and the update has none")
-    if private and (update.metrics or update.weight != 1.0):
-        raise Denied(Code.DECLINED, "a private update would carry a metric or a number of rows")
+    if released is not None and update.weight != 1.0:
+        raise Denied(Code.DECLINED, "a private update would carry a number of rows")
+    if released is not None and (bare := sorted(set(update.metrics) - released)):
+        raise Denied(Code.DECLINED, f"the metric {bare[0]!r} is not one that the promise releases with noise")
     if odd := sorted(set(update.metrics) - policy.metrics):
         raise Denied(Code.DECLINED, f"the metric {odd[0]!r} is not among policy.metrics")
     if not all(math.isfinite(value) for value in update.metrics.values()):

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from fedtl import stricter
 from fedtl.agreement import Agreement, agree
 from fedtl.attend import allowed
 from fedtl.data import prepare
 from fedtl.durable import write_bytes
-from fedtl.errors import ConfigError, DataError, Denied
+from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.file import load
 from fedtl.home.approvals import HASH, Approval, approve, code_hash
 from fedtl.home.folder import Home
@@ -24,6 +25,7 @@ from fedtl.messages import Task, Update
 from fedtl.place import Place
 from fedtl.planning import terms
 from fedtl.policy import verdict
+from fedtl.privacy.charge import foresee
 from fedtl.provision.bundle import agreement_in
 from fedtl.report.rehearsal import page, text
 from fedtl.silo import Rows, SiloData
@@ -65,7 +67,7 @@ def sign(home: Home, bundle: str) -> Approval:
     if facts["code"] != code_hash():
         raise ConfigError("fedtl was changed since the rehearsal: rehearse again")
     one = Approval(bundle, facts["plan"], facts["manifest"], facts["code"])
-    home.record.note("approved", **asdict(one), tensors=facts["tensors"])
+    home.record.note("approved", **asdict(one), tensors=facts["tensors"], privacy=facts["privacy"])
     approve(home.approved, one)
     return one
 
@@ -95,8 +97,9 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
     try:
         place.check()
         _dry_run(place)
-    except Denied as denied:
-        refused = str(denied)
+        _affordable(place)
+    except Refused as reason:
+        refused = str(reason)
     facts = {
         "site": place.name,
         "server": home.settings.server,
@@ -110,7 +113,9 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
         "shape": its.shape,
         "rounds": its.experiment.rounds,
         "minimum_silos": its.experiment.minimum_silos,
-        "metrics": [] if refused or place.privacy else sorted(place.policy.metrics),
+        "metrics": []
+        if refused
+        else sorted(place.policy.metrics if place.released is None else place.released),
         "weight": place.policy.rows and not (refused or place.privacy),
     }
     try:
@@ -132,11 +137,26 @@ def _promised(place: Place) -> dict[str, Any]:
         data = place.prepared().data
     except (DataError, ConfigError) as error:
         return {"privacy": None, "rows": None, "rows_error": str(error), "private": place.privacy is not None}
-    promise = place.promise(place.study(data.classes), data) if place.privacy else None
     own = place.home.settings.policy.privacy
-    lifetime = own.lifetime_epsilon if own else None
-    privacy = terms(promise) | {"lifetime_epsilon": lifetime} if promise else None
-    return {"privacy": privacy, "rows": len(data.train), "private": promise is not None}
+    if own is None:
+        return {"privacy": None, "rows": len(data.train), "private": False}
+    told = {
+        "lifetime_epsilon": own.lifetime_epsilon,
+        "from_plan": stricter.taken(place.agreement.experiment, own),
+    }
+    promise = place.promise(place.study(data.classes), data)
+    return {"privacy": terms(promise) | told, "rows": len(data.train), "private": True}
+
+
+def _affordable(place: Place) -> None:
+    """Whether the rows' ledger would let a first round through. Writes no ledger. Raises BudgetExhausted, Refused."""
+    if not place.privacy or not place.home.ledger.exists():
+        return
+    try:
+        data = place.prepared().data
+    except (DataError, ConfigError):  # the page says so
+        return
+    foresee(place.promise(place.study(data.classes), data))
 
 
 def _dry_run(place: Place) -> Update:
@@ -162,5 +182,5 @@ def _dry_run(place: Place) -> Update:
     with tempfile.TemporaryDirectory() as folder:
         silo = place.silo(study, data, Path(folder) / "ledger.sqlite")
         update = allowed(place, study.bench.fit(replace(silo, local=local), task))
-    verdict(update, task, place.terms, place.policy, bool(place.privacy), place.name)
+    verdict(update, task, place.terms, place.policy, place.released, place.name)
     return update

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from fedtl import stricter
 from fedtl.data import prepare
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
@@ -155,7 +156,7 @@ def _approvals(home: Home) -> str:
 
 
 def status(home: Home) -> dict[str, Any]:
-    """Round, last contact, budget spent and left, bytes out."""
+    """Round, last contact, budget spent and left, bytes out; ``privacy``: the numbers last approved, and whose they are."""
     lines = home.record.lines()
     met = [line for line in lines if line["what"] in ("received", "sent", "refused")]
     sent = [line for line in lines if line["what"] == "sent"]
@@ -170,39 +171,55 @@ def status(home: Home) -> dict[str, Any]:
         "updates": len(sent),
         "refusals": len(refusals),
         "last_refusal": refusals[-1]["reason"] if refusals else None,
+        "privacy": numbers(home),
         "budget": budget(home),
     }
 
 
+def numbers(home: Home) -> dict[str, str]:
+    """Of the promise that was last approved, and whose each is; {} where that is none."""
+    approved = [line.get("privacy") for line in home.record.lines() if line["what"] == "approved"]
+    return stricter.told(approved[-1]) if approved and approved[-1] else {}
+
+
 def budget(home: Home) -> dict[str, Any] | None:
-    """Of the rows, all studies together; None where nothing was ever charged."""
-    own = home.settings.policy.privacy
-    if not home.ledger.exists():
-        return (
-            None
-            if own is None
-            else {"spent": 0.0, "lifetime": own.lifetime_epsilon, "left": own.lifetime_epsilon}
-        )
-    with Book(home.ledger).open(home.settings.name) as chain:
-        lines = chain.lines()
+    """Of the rows, all studies together; None where nothing was ever charged, nor may be."""
+    own, lines = home.settings.policy.privacy, _ledger(home)
+    if own is None and not lines:
+        return None
     charged = {line["study"]: line for line in lines if line["what"] == "charged"}  # the last of each study
-    limits = [line for line in lines if line["what"] in ("opened", "budget")]
+    limits = [line["epsilon"] for line in lines if line["what"] in ("opened", "budget")]
     spent = sum(line["epsilon"] for line in charged.values())
-    lifetime = limits[-1]["epsilon"] if limits else None
-    left = max(0.0, lifetime - spent) if lifetime is not None else None
+    lifetime = [own.lifetime_epsilon if own else 0.0, *limits][-1]
     return {
+        "dataset": home.dataset,
         "spent": spent,
         "lifetime": lifetime,
-        "left": left,
+        "left": max(0.0, lifetime - spent),
         "rounds": {k: v["round"] for k, v in charged.items()},
+        "waiting": papers.waiting(lines),
     }
+
+
+def _ledger(home: Home) -> list[dict[str, Any]]:
+    """The lines of the rows' privacy ledger; none where nothing was ever charged. Raises LedgerDamaged."""
+    if not home.ledger.exists():
+        return []
+    with Book(home.ledger).open(home.dataset) as chain:
+        return chain.lines()
+
+
+def history(home: Home) -> list[dict[str, Any]]:
+    """Every line of the egress record, then of the privacy ledger; ``book``: which of them it is in."""
+    books = {"record": home.record.lines(), "ledger": _ledger(home)}
+    return [{"book": name, **line} for name, lines in books.items() for line in lines]
 
 
 def export(home: Home, path: Path) -> int:
     """The record, and after an empty line the privacy ledger, as lines that anybody can check; how many."""
     lines = list(home.record.export())
     if home.ledger.exists():
-        lines += ["", *exported(Book(home.ledger), home.settings.name)]
+        lines += ["", *exported(Book(home.ledger), home.dataset)]
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
     return len([line for line in lines if line])
 
@@ -217,16 +234,13 @@ def _summed(lines: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, An
         "bytes_out": sum(line["bytes"] for line in sent),
         "outside": odd,
         "unpaid": [*papers.unpaid(sent, ledger), *papers.faults(ledger)],
+        "waiting": papers.waiting(ledger),
     }
 
 
 def verify_home(home: Home) -> dict[str, Any]:
     """Chains, manifest, and that the privacy ledger's arithmetic holds for what left. Raises LedgerDamaged."""
-    lines, ledger = home.record.lines(), []
-    if home.ledger.exists():
-        with Book(home.ledger).open(home.settings.name) as chain:
-            ledger = chain.lines()
-    return _summed(lines, ledger)
+    return _summed(home.record.lines(), _ledger(home))
 
 
 def verify_export(path: Path) -> dict[str, Any]:

@@ -55,9 +55,11 @@ def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
     open_ = Site(tmp_path / "open")
     assert isinstance(open_.ask(open_.task()), Update)
     plan = [*OVERRIDES, "privacy.epsilon=8"]
-    private = Site(tmp_path / "private", plan[-1:], policy__metrics=[], policy__rows=False)
+    private = Site(
+        tmp_path / "private", plan[-1:], policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
+    )
     assert isinstance(private.ask(private.task()), Update)
-    late = Site(tmp_path / "late", plan[-1:], policy__metrics=[], policy__rows=False)
+    late = Site(tmp_path / "late", plan[-1:], policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
     alone = Site(
         tmp_path / "alone", dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
     )
@@ -105,6 +107,17 @@ def test_a_new_site_with_sixteen_records_gets_a_model_that_beats_training_alone(
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
+    """The site could not have trained it; using it charges nothing and lets nothing out."""
+    private = bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
+    site = Site(tmp_path, dp_ready=True)
+    result = adopt(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    assert not result["trained"]
+    assert not site.home.ledger.exists()
+    said = SiloModel(RunFolder.open(tmp_path / "model"), "plain").labels
+    assert {its for name, its in said.items() if name.endswith("features.0.weight")} == {"released"}
 
 
 def test_another_models_tensors_are_refused(tmp_path, made):

@@ -10,22 +10,25 @@ import pytest
 import torch
 from federation import Federation
 from safetensors.torch import save_file
+from test_flower import sent
 
 from fedtl import agreement
+from fedtl.aggregate import ServerStep
 from fedtl.attend import attend
+from fedtl.coordinator import Plan
 from fedtl.errors import Denied
 from fedtl.experiment.file import load
-from fedtl.experiment.schema import PrivacySettings
+from fedtl.flower import reply_of, reply_records
 from fedtl.home import approvals
 from fedtl.home.folder import Home
 from fedtl.home.record import outside
-from fedtl.home.settings import BudgetSettings
+from fedtl.hosting import Study, host
 from fedtl.messages import Refusal, Task, Update
 from fedtl.models.net import Blueprint
-from fedtl.place import Place, _stricter
+from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.privacy import charge
-from fedtl.steward import budget, status
+from fedtl.steward import budget, history, status
 
 SETTINGS = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "public"}
@@ -55,6 +58,7 @@ class Site:
         self.approve()
         bench = self.place.empty.bench
         self.shared, _ = bench.partition.split(bench.initial(10))
+        self.roles = bench.partition.roles
 
     def approve(self):
         its = self.place
@@ -244,6 +248,89 @@ def test_a_private_site_charges_once_and_sends_noise_alone(tmp_path):
     assert status(site.home)["budget"]["left"] == pytest.approx(8.0 - spent["spent"])
 
 
+TOLD = ["privacy.epsilon=8", 'privacy.metrics=["accuracy"]']
+
+
+def charged(site):
+    """Each charged round's events."""
+    return [line["events"] for line in history(site.home) if line["what"] == "charged"]
+
+
+def crossed(update, task):
+    """As the coordinator has it, after Flower's own records."""
+    return reply_of(sent(reply_records(update)), update.silo, task)
+
+
+def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False)
+    for number in (1, 2):
+        update = site.ask(site.task(number))
+        assert isinstance(update, Update), site.lines()[-1]
+        assert set(update.metrics) == {"accuracy"}
+        assert crossed(update, site.task(number)).metrics == update.metrics
+        assert site.lines()[-1]["metrics"] == dict(update.metrics)
+    assert site.ask(site.task(2)).metrics == update.metrics
+    study = site.place.study(site.place.prepared().data.classes)
+    paid = site.place.promise(study, site.place.prepared().data).metric.event
+    for events in charged(site):
+        assert [paid.noise_multiplier, paid.sample_rate, paid.steps] in events
+    Federation.change(site.home.path / "silo.toml", policy__metrics=[])
+    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases")  # nor what was kept
+
+
+def test_a_figure_that_the_policy_keeps_is_neither_measured_nor_charged(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False, policy__metrics=[])
+    update = site.ask(site.task())
+    assert isinstance(update, Update), site.lines()[-1]
+    assert dict(update.metrics) == {}
+    assert [len(events) for events in charged(site)] == [1]
+
+
+def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(tmp_path):
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False, data__val=0.0)
+    reply = site.ask(site.task())
+    assert reply == Refusal("plain", 1, Code.FAILED)
+    assert "no validation rows" in site.lines()[-1]["reason"]
+    assert not site.home.ledger.exists()
+
+
+def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
+    site = Site(tmp_path, ["privacy.epsilon=8"], policy__privacy=PRIVATE, policy__rows=False)
+    assert dict(site.ask(site.task()).metrics) == {}
+    fit = type(site.place.empty.bench).fit
+    leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
+    monkeypatch.setattr("fedtl.bench.Bench.fit", leaky)
+    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
+
+
+def test_the_coordinator_copes_with_a_site_that_tells_fewer_figures(tmp_path):
+    """Two sites of one plan, one of which keeps its accuracy: both count, each with what it told."""
+    open_, shut = (
+        Site(tmp_path / name, TOLD, name=name, data__silo="plain", policy__privacy=PRIVATE, policy__rows=False, policy__metrics=metrics)
+        for name, metrics in (("open", ["accuracy"]), ("shut", []))
+    )  # fmt: skip
+    homes = {"open": open_, "shut": shut}
+
+    class Both:
+        def silos(self):
+            return list(homes)
+
+        def ask(self, task, silos):
+            return [crossed(homes[name].ask(task), task) for name in silos]
+
+    plan = Plan("s", 0, 4, ServerStep("mean"), minimum_silos=2)
+    its = Study.create(
+        tmp_path / "srv", plan, open_.roles, open_.shared, {"deadline": 1.0, "tries": 1, "bundle": "b"}
+    )
+    result = host(its, lambda minimum, deadline: Both())
+    assert result["silos"] == {"open": 4, "shut": 4}
+    for line in its.history():
+        assert {name: list(told) for name, told in line["silos"].items()} == {
+            "open": ["accuracy"],
+            "shut": [],
+        }
+
+
 def test_a_charged_round_whose_process_died_is_lost_and_never_computed_again(tmp_path, monkeypatch):
     site = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
     with monkeypatch.context() as broken:
@@ -297,27 +384,18 @@ def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 
-@pytest.mark.parametrize(
-    ("own", "asked", "unit"),
-    [("patient", "record", "patient"), ("record", "patient", "patient"), ("patient", "visit", None)],
-)
-def test_the_site_says_who_is_protected_and_a_plan_may_ask_for_no_less(own, asked, unit):
-    settings = BudgetSettings(**{**PRIVATE, "unit": own})
-    plan = PrivacySettings(epsilon=3.0, unit=asked)
-    if unit is None:
-        with pytest.raises(Denied, match="policy.privacy.unit is 'patient'"):
-            _stricter(plan, settings)
-    else:
-        assert _stricter(plan, settings).unit == unit
-
-
-def test_a_site_without_a_budget_of_its_own_keeps_count_all_the_same(tmp_path):
-    site = Site(tmp_path, ["privacy.epsilon=8"], policy__metrics=[], policy__rows=False)
-    for number in (1, 2, 3, 4):
-        assert isinstance(site.ask(site.task(number)), Update)
-    once = budget(site.home)["spent"]
-    assert isinstance(site.ask(site.task(study="second")), Update)
-    assert budget(site.home)["spent"] > once == pytest.approx(8.0, rel=0.02)
+def test_a_site_without_a_budget_of_its_own_trains_no_private_plan(tmp_path):
+    """Everything would be the server's: the epsilon, the delta and the clip."""
+    asked = ["privacy.epsilon=90", "privacy.delta=0.02", "privacy.clip=5"]
+    loose = {**PRIVATE, "epsilon": 90.0, "lifetime_epsilon": 90.0, "clip": 0.5}
+    site = Site(tmp_path, asked, policy__privacy=loose, policy__metrics=[], policy__rows=False)
+    its = site.place.privacy
+    assert (its.epsilon, its.delta, its.clip) == (90.0, "auto", 0.5)
+    Federation.change(site.home.path / "silo.toml", policy__privacy=None)
+    site.refused(site.task(), Code.PLAN, "is private (epsilon 90), and silo.toml allows for none")
+    assert "[policy.privacy] epsilon = 3.0, lifetime_epsilon = 10.0" in site.lines()[-1]["reason"]
+    assert "\n" not in site.lines()[-1]["reason"]
+    assert not site.home.ledger.exists()
 
 
 def test_a_server_that_asks_for_less_noise_is_refused(tmp_path):

@@ -120,7 +120,8 @@ def test_what_left_and_was_not_on_the_manifest_is_found(home):
 def test_the_commands_speak_json(home):
     status = json.loads(fedtl_command("silo", "status", home.path, "--json").stdout)
     assert status["bytes_out"] == 0
-    assert status["budget"] == {"spent": 0.0, "lifetime": 10.0, "left": 10.0}
+    nothing = {"dataset": "clinic", "spent": 0.0, "lifetime": 10.0, "left": 10.0, "rounds": {}, "waiting": ""}
+    assert status["budget"] == nothing
     assert json.loads(fedtl_command("silo", "ledger", home.path, "--json").stdout) == []
     said = fedtl_command("silo", "run", home.path, "--part", "x", code=2).stderr
     assert "--part 'x' is not one of node, exec" in said

@@ -29,6 +29,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import book as books
 from fedtl.privacy.accounting import epsilon
 from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.privacy.papers import faults, waiting
 
 ROUND = (SpendEvent(4.0, 1.0, 1),)  # full batches: each round adds 1 / 16 to mu^2
 PLAN = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 8),))
@@ -243,11 +244,62 @@ def test_changed_rows_are_refused_until_confirmed_and_forget_nothing(path, ledge
         changed.confirm("cc")
     changed.confirm("bb")
     changed.confirm("bb")
-    assert whats(changed).count("confirmed") == 1
+    assert whats(changed)[-2:] == ["changed", "confirmed"]
     assert changed.spent() == (COST[1], 1e-6)
     assert run(changed, "a", 2).epsilon == COST[2]
     with pytest.raises(Refused, match="the rows have changed"):  # opened before, on the old ones
         ledger.charge("a", 3, "task 3", ROUND, PLAN)
+
+
+def test_changed_rows_are_a_line_once_each_and_before_they_are_refused(path, ledger):
+    """Also by a process that is gone the moment it was refused, and again after a confirmation."""
+    run(ledger, "a", 1)
+
+    def meet(fingerprint):
+        with pytest.raises(Refused, match="the rows have changed"):
+            opened(path, fingerprint=fingerprint).charge("a", 2, "task 2", ROUND, PLAN)
+        return [(line["before"], line["fingerprint"]) for line in ledger.lines() if line["what"] == "changed"]
+
+    assert meet("bb") == meet("bb") == [("aa", "bb")]
+    assert meet("cc") == meet("bb") == [("aa", "bb"), ("aa", "cc")]
+    assert ledger.lines()[-1]["at"]
+    assert run(ledger, "a", 2).epsilon == COST[2]  # the rows of before are still those that were confirmed
+    opened(path, fingerprint="dd").confirm("dd")  # not met before: written all the same
+    assert [line["what"] for line in ledger.lines()][-2:] == ["changed", "confirmed"]
+    assert meet("bb")[-2:] == [("aa", "dd"), ("dd", "bb")]
+    assert waiting(ledger.lines()) == "bb"
+    opened(path, fingerprint="bb").confirm("bb")
+    assert waiting(ledger.lines()) == ""
+    assert faults(ledger.lines()) == []
+    ledger.verify()
+
+
+def test_the_same_rows_have_no_second_budget_by_a_second_name(path, ledger):
+    run(ledger, "a", 1)
+    with pytest.raises(Refused, match=r"reports: its rows \(fingerprint aa\) are 'scans' in this ledger"):
+        opened(path, "reports")
+    with pytest.raises(Refused, match="the rows have changed"):
+        opened(path, fingerprint="bb").charge("a", 2, "task 2", ROUND, PLAN)
+    with pytest.raises(Refused, match="'scans'"):  # they were met, though nobody confirmed them
+        opened(path, "reports", "bb")
+    assert ledger.verify().keys() == {"scans", "reports"}
+    assert ledger.book.names() == ["scans"]
+    other = opened(path, "reports", "cc")
+    with pytest.raises(Refused, match=r"scans: its rows \(fingerprint cc\) are 'reports'"):
+        opened(path, "scans", "cc").confirm("cc")
+    assert whats(other) == ["opened"]
+
+
+def test_what_a_study_could_not_even_begin_is_foreseen_and_costs_nothing(path):
+    ledger = opened(path, budget=Budget(COST[8] + COST[1] / 2, 1e-5))
+    for round in range(1, 9):
+        run(ledger, "a", round)
+    before = ledger.lines()
+    other = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 7),))
+    with pytest.raises(BudgetExhausted, match="round 1 of a new study asks for epsilon"):
+        ledger.foresee(ROUND, other)
+    ledger.foresee(ROUND, PLAN)  # it may be the study that is under way
+    assert ledger.lines() == before
 
 
 def test_two_datasets_share_a_book_and_no_budget(path, ledger):

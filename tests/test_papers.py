@@ -57,6 +57,17 @@ def test_what_does_not_add_up_is_said(papers, what, content, says):
     assert any(says in text for text in found), found
 
 
+def test_a_change_of_rows_that_follows_from_nothing_is_said(papers):
+    ledger = papers[1]
+    known = ledger[0]["fingerprint"]
+    line = {"what": "changed", "number": len(ledger) + 1, "before": known, "fingerprint": "ff"}
+    assert faults([*ledger, line]) == []
+    assert "changed, and the last that were confirmed are" in faults([*ledger, {**line, "before": "ee"}])[0]
+    assert (
+        "changed" in faults([*ledger, line, {"what": "confirmed", "fingerprint": "ff", "number": 0}, line])[0]
+    )
+
+
 def test_what_left_unpaid_is_said(papers):
     site, ledger, _ = papers
     sent = [line for line in site.lines() if line["what"] == "sent"]

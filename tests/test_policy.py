@@ -38,12 +38,12 @@ def test_a_manifest_lists_what_leaves_and_nothing_else():
 
 
 def test_what_is_on_the_manifest_may_leave():
-    verdict(UPDATE, TASK, TERMS, OPEN, False, "here")
+    verdict(UPDATE, TASK, TERMS, OPEN, None, "here")
 
 
-def denied(code, match, update=UPDATE, policy=OPEN, private=False):
+def denied(code, match, update=UPDATE, policy=OPEN, released=None):
     with pytest.raises(Denied, match=match) as caught:
-        verdict(update, TASK, TERMS, policy, private, "here")
+        verdict(update, TASK, TERMS, policy, released, "here")
     assert caught.value.code == code
     assert caught.value.exit_code == 3
 
@@ -86,15 +86,29 @@ def test_the_policy_of_a_home_without_settings_refuses_everything():
         check_manifest(ITS, Policy())
 
 
+NOISY = replace(UPDATE, weight=1.0, metrics={}, spend=(SpendEvent(1.0, 0.1, 3),))
+NONE = frozenset()
+
+
 def test_a_private_update_has_a_charge_and_carries_no_figure():
-    private = replace(UPDATE, weight=1.0, metrics={}, spend=(SpendEvent(1.0, 0.1, 3),))
     strict = replace(OPEN, private=True, rows=False)
-    verdict(private, TASK, TERMS, strict, True, "here")
-    denied(Code.DECLINED, "has none", replace(private, spend=()), strict, True)
+    verdict(NOISY, TASK, TERMS, strict, NONE, "here")
+    denied(Code.DECLINED, "has none", replace(NOISY, spend=()), strict, NONE)
+    denied(Code.DECLINED, "has none", NOISY, strict, None)  # charged for what, if nothing was promised?
+    denied(Code.DECLINED, "'accuracy' is not one that", replace(NOISY, metrics={"accuracy": 0.5}), OPEN, NONE)
+    denied(Code.DECLINED, "a number of rows", replace(NOISY, weight=2.0), OPEN, NONE)
+
+
+def test_a_figure_leaves_with_noise_where_it_was_promised_and_the_policy_lets_it_out():
+    told = replace(NOISY, metrics={"accuracy": 0.5})
+    strict, promised = replace(OPEN, private=True, rows=False), frozenset({"accuracy"})
+    verdict(told, TASK, TERMS, strict, promised, "here")
+    denied(Code.DECLINED, "not one that the promise", told, strict, NONE)
+    denied(Code.DECLINED, "among policy.metrics", told, replace(strict, metrics=NONE), promised)
+    more = replace(told, metrics={"accuracy": 0.5, "loss": 1.0})
     denied(
-        Code.DECLINED, "metric or a number of rows", replace(private, metrics={"accuracy": 0.5}), OPEN, True
+        Code.DECLINED, "'loss' is not one that", more, replace(strict, metrics={"accuracy", "loss"}), promised
     )
-    denied(Code.DECLINED, "metric or a number of rows", replace(private, weight=2.0), OPEN, True)
 
 
 @pytest.mark.parametrize(

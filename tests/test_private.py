@@ -1,6 +1,7 @@
 """A whole private round and a whole private run: what leaves, what is charged, and what is refused."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -415,7 +416,7 @@ def test_one_silo_may_promise_more(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_budget_that_is_spent_is_exit_3(tmp_path):
+def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
     command = [sys.executable, "-m", "fedtl", "run", "digits", "--out", str(tmp_path / "run")]
     words = [word for setting in SMALL for word in ("--set", setting)]
     assert subprocess.run([*command, *words], capture_output=True).returncode == 0
@@ -430,6 +431,26 @@ def test_a_budget_that_is_spent_is_exit_3(tmp_path):
     assert "plan" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_left(tmp_path):
+    """The run's folder by another name is another study on the same rows, whose ledgers came with them."""
+    command = [sys.executable, "-m", "fedtl", "run"]
+    words = [word for setting in SMALL for word in ("--set", setting)]
+    done = subprocess.run([*command, "digits", "--out", str(tmp_path / "one"), *words], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    other = (tmp_path / "one").rename(tmp_path / "two")
+    for path in ("result.json", "history.jsonl", "checkpoint/state.pt"):
+        (other / path).unlink()
+    done = subprocess.run([*command, "--resume", str(other)], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    number = r"\d+(\.\d+)?"
+    assert re.search(
+        rf"round 1 of study 'two' asks for epsilon {number} and .*; {number} of 8 and .* are spent, {number} and .* left",
+        line,
+    )
 
 
 # What is refused before anything is trained

@@ -100,6 +100,25 @@ def test_without_privacy_the_page_says_it_in_capitals(home, made):
     assert "noisy" not in page.read_text()
 
 
+@pytest.mark.parametrize("figures", [[], ["accuracy"]])
+def test_the_page_lists_a_private_plans_figures_where_the_policy_lets_them_out(home, tmp_path, figures):
+    path = tmp_path / "told.toml"
+    path.write_text('minimum_silos = 3\n[privacy]\nepsilon = 2.0\nmetrics = ["accuracy"]\n')
+    Federation.change(home.path / "silo.toml", policy__metrics=[*figures, "auc"])
+    facts, page = rehearse(Home.open(home.path), path)
+    assert facts["metrics"] == figures
+    assert f"figures that leave       {', '.join(figures) or 'none'}" in page.read_text()
+    assert (facts["privacy"]["metric_noise"] is not None) == bool(figures)
+
+
+def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_path):
+    path = tmp_path / "asked.toml"
+    path.write_text("minimum_silos = 3\n[privacy]\nepsilon = 2.0\n")
+    Federation.change(home.path / "silo.toml", policy__privacy=None)
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, path, code=3).stdout.split())
+    assert "write into it the most that its rows may spend, such as: [policy.privacy] epsilon = 3.0" in said
+
+
 def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
     """Its data is somebody else's and not here."""
     path = tmp_path / "hospitals.toml"

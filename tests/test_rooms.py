@@ -28,7 +28,7 @@ ROWS = [
     {"experiment"},
     {"agreement"},
     {"home", "simulate", "report", "runfolder"},
-    {"survey"},
+    {"survey", "stricter"},
     {"examine", "pretrain", "planning", "statistics", "recorder", "start"},
     {"summary", "provenance"},
     {"study"},

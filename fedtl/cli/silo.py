@@ -60,6 +60,7 @@ def rehearse(
     """One page for a person to sign: every tensor that would leave, what stays, the promise, the hashes."""
     from fedtl.home.folder import Home
     from fedtl.rehearsal import rehearse as rehearse_plan
+    from fedtl.stricter import told
 
     facts, page = rehearse_plan(Home.open(folder), what)
     if as_json:
@@ -69,6 +70,8 @@ def rehearse(
     say(f"page: {page.with_suffix('.html')}")
     if facts["refused"]:
         raise typer.Exit(3)
+    for name, its in told(facts["privacy"] or {}).items():
+        say(f"{name}: {its}")
     if facts["bundle"]:
         say(f"to approve: fedtl silo approve {folder} {facts['bundle']}")
 
@@ -83,6 +86,7 @@ def approve(
     from fedtl.home import approvals
     from fedtl.home.folder import Home
     from fedtl.rehearsal import sign
+    from fedtl.steward import numbers
 
     home = Home.open(folder)
     if withdraw:
@@ -92,6 +96,8 @@ def approve(
         return
     one = sign(home, bundle)
     say(f"approved: bundle {one.bundle[:12]}, plan {one.plan[:12]}, fedtl {one.code[:12]}")
+    for name, its in numbers(home).items():
+        say(f"{name}: {its}")
 
 
 @app.command()
@@ -118,10 +124,14 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print_json(facts)
         return
-    budget = facts.pop("budget")
+    budget, approved = facts.pop("budget"), facts.pop("privacy")
     rows: dict[str, Any] = {key.replace("_", " "): value for key, value in facts.items() if value is not None}
     if budget:
+        rows["dataset"] = budget["dataset"]
         rows["epsilon spent"] = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
+        if budget["waiting"]:
+            rows["rows"] = f"changed ({budget['waiting'][:12]}); no private round until fedtl silo confirm"
+    rows |= approved
     for key, value in rows.items():
         text = f"{value:,}" if isinstance(value, int) else str(value)
         out_console.print(f"{key:>16}  {text}", highlight=False, markup=False, soft_wrap=True)
@@ -135,9 +145,10 @@ def ledger(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Every message in and out: when, which round, how many bytes, or why it was refused."""
+    """Every message in and out: when, which round, how many bytes, or why it was refused; then what was charged."""
     from fedtl.home.folder import Home
     from fedtl.steward import export as export_record
+    from fedtl.steward import history
 
     home = Home.open(folder)
     if export is not None:
@@ -145,16 +156,27 @@ def ledger(
             f"{export_record(home, export)} lines in {export}; anybody can check them: fedtl silo verify {export}"
         )
         return
-    lines = home.record.lines()
+    lines = history(home)
     if as_json:
         print_json(lines)
         return
     for line in lines:
-        says = line.get("reason") or ("private" if line.get("private") else "")
+        says = _says(line)
         size = f"{line['bytes']:,}" if "bytes" in line else ""
         where = f"{line.get('study', '')} {line.get('round', '')}".strip()
         text = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {where:<20} {size:>14}  {says}"
         out_console.print(text.rstrip(), highlight=False, markup=False, soft_wrap=True)
+
+
+def _says(line: dict[str, Any]) -> str:
+    """What a line of the record or of the privacy ledger is about, in a few words."""
+    match line["what"]:
+        case "changed":
+            return f"rows {line['before'][:12]} are now {line['fingerprint'][:12]}: fedtl silo confirm, if that is right"
+        case "opened" | "budget" | "planned" | "charged":
+            return f"epsilon {line['epsilon']:.3f}"
+        case _:
+            return line.get("reason") or ("private" if line.get("private") is True else "")
 
 
 @app.command()
@@ -182,6 +204,8 @@ def verify(
             say(f"OUTSIDE the manifest: {text}")
         for text in facts["unpaid"]:
             say(f"UNPAID: {text}")
+        if facts["waiting"]:
+            say(f"WAITING: the rows have changed ({facts['waiting'][:12]}), and nobody has confirmed them")
         if not facts["outside"]:
             say("nothing left that was not on an approved manifest")
         if not facts["unpaid"]:

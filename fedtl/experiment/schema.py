@@ -52,13 +52,16 @@ class PrivacySettings(Settings):
     ``[privacy]``: record-level differential privacy in every silo; without the table there is none. ``epsilon`` is
     for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``unit``: who is protected, a record
     or, with a column's name such as "patient", all rows that agree there. ``clip``: of one unit's gradient, in the norm
-    over all tensors that move. With units, n and ``train.batch_size`` count units. ``metrics``: what may
-    leave a silo each round, with noise and charged; nothing else does.
+    over all tensors that move. ``sample_rate``: of each unit in a step, and ``steps`` of a round, all phases together; not
+    set: as ``train.batch_size`` and ``train.epochs`` give them. With units, n and ``train.batch_size`` count units.
+    ``metrics``: what may leave a silo each round, with noise and charged; nothing else does.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
     delta: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    sample_rate: float | None = Field(None, gt=0, le=1)
+    steps: int | None = Field(None, ge=1)
     unit: str = "record"
     statistics: Literal["auto", "dp", "public", "local-after"] = "auto"
     stages: list[Annotated[int, Field(ge=1)]] = []

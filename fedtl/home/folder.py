@@ -20,6 +20,7 @@ from fedtl.errors import ConfigError
 from fedtl.home import keys
 from fedtl.home.settings import HomeSettings, load
 from fedtl.home.template import TEMPLATE
+from fedtl.privacy.book import Book
 
 if TYPE_CHECKING:  # they bring torch, and two of the processes that open a home do without
     from fedtl.home.memory import Memory
@@ -78,6 +79,22 @@ class Home:
 
         seal = keys.Seal(self.at(self.settings.key_file)) if self.settings.key_file else None
         return Memory(self.path / "state", self.settings.name, seal)
+
+    @property
+    def dataset(self) -> str:
+        """
+        What the rows' budget hangs on: ``data.name``; without one the name under which this home's rows were charged
+        before, or the site's. Raises ConfigError where that could be several.
+        """
+        named = self.settings.data.name
+        known = Book(self.ledger).names() if self.ledger.exists() and not named else []
+        if named or not known or self.settings.name in known:
+            return named or self.settings.name
+        if len(known) > 1:
+            raise ConfigError(
+                f"silo.toml: data.name must say which the rows are: {', '.join(known)} are in the ledger"
+            )
+        return known[0]
 
     @property
     def secret(self) -> bytes:

@@ -18,10 +18,12 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
 class DataHere(Settings):
     """
-    ``[data]``: where the rows are. ``silo``: their name in the source, "" for the site's own. ``split``: a number that
+    ``[data]``: where the rows are. ``name``: of the dataset, on which the lifetime budget hangs; "": the one that this home
+    began with (see ``Home.dataset``). ``silo``: their name in the source, "" for the site's own. ``split``: a number that
     fixes which rows are for training, for good; ``val`` and ``test`` are shares, as in an experiment.
     """
 
+    name: str = Field("", pattern=rf"{NAME}|^$")
     source: str = "table"
     path: str = ""
     silo: str = ""
@@ -38,9 +40,11 @@ class DataHere(Settings):
 
 class BudgetSettings(Settings):
     """
-    ``[policy.privacy]``: nothing leaves without differential privacy. ``epsilon``: the most for one study;
-    ``lifetime_epsilon`` and ``lifetime_delta``: the most for the rows, all studies together, for ever. ``unit``: who is
-    protected, a record, or, by a column's name, all rows that agree there.
+    ``[policy.privacy]``: nothing leaves without differential privacy; without the table no private plan runs.
+    ``epsilon``: the most for one study; ``lifetime_epsilon`` and ``lifetime_delta``: the most for the rows, all studies
+    together, for ever. ``unit``: who is protected, a record, or, by a column's name, all rows that agree there.
+    ``sample_rate``: of each in a step; ``steps``: of a round; ``rounds``: the most to take part in, in a study. Where one
+    of these three is not set, the approved plan's holds.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
@@ -48,6 +52,9 @@ class BudgetSettings(Settings):
     delta: Literal["auto"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     lifetime_delta: float = Field(1e-4, gt=0, lt=1)
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    sample_rate: float | None = Field(None, gt=0, le=1)
+    steps: int | None = Field(None, ge=1)
+    rounds: int | None = Field(None, ge=1)
     unit: str = "record"
     statistics: Literal["dp", "public", "local-after"] = "public"
 

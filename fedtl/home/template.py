@@ -14,6 +14,7 @@ weights = ""                  # a file of first weights, where a plan names its 
 key_file = ""                 # 32 bytes: encrypts state/ at rest (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]
+name = {name}                 # of the dataset: its budget, over all studies and for ever, hangs on it; leave it as it is
 source = "table"              # digits | npz | images | table: fedtl data
 path = "data"                 # relative to this folder
 silo = ""                     # the rows' name in the source; "" = name
@@ -26,16 +27,22 @@ test = 0.2
 roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it
 methods = ["fedtl"]
 models = ["convnet", "mlp"]
-metrics = []                  # validation figures that may leave, such as "accuracy"; none under [policy.privacy]
+metrics = []                  # validation figures that may leave, such as "accuracy"; under [policy.privacy] with noise, charged
 bytes = 50_000_000            # a round
 norm = 1000.0                 # the largest update, in the Euclidean norm
 minimum_silos = 3             # fewer must not be aggregated; that they are not is the server's word
 rows = false                  # may the number of training rows leave, as the weight of the mean?
 
-[policy.privacy]              # without this table updates may leave without differential privacy
+[policy.privacy]              # without this table no private plan runs, and updates leave without differential privacy
 epsilon = 3.0                 # the most for one study, for every record
 unit = "record"               # or the column that says whose row it is, such as "patient"
 lifetime_epsilon = 10.0       # the most for these rows, all studies together, for ever
+lifetime_delta = 1e-4
+delta = "auto"                # of one study: min(1e-5, 1/(10 n))
 clip = 1.0
 statistics = "public"         # "dp": the norms' statistics are released with noise; "local-after": exact, at home, afterwards
+# Without these three the plan's own numbers hold, as the rehearsal shows them and as you approve them:
+# sample_rate = 0.05          # of each record, in every step
+# steps = 20                  # of a round
+# rounds = 20                 # the most to take part in, in one study
 """

@@ -68,6 +68,11 @@ class Chain:
             self.connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
         return sha256(content).hexdigest()
 
+    def elsewhere(self) -> list[Line]:
+        """The lines of the book's other chains, as they stand; whether those chains hold is not asked."""
+        query = "SELECT line FROM lines WHERE chain != ? ORDER BY number"
+        return [json.loads(text) for (text,) in self.connection.execute(query, (self.name,))]
+
     def kept(self, name: str, digest: str) -> bytes:
         """Raises LedgerDamaged where it is not what was kept."""
         query = "SELECT CAST(bytes AS BLOB) FROM kept WHERE chain = ? AND name = ? ORDER BY part"
@@ -96,6 +101,11 @@ class Book:
             # After the commit, for a tip ahead of its chain would look like a cut; locked, for it only goes forward.
             with _locked(self.path) as connection:
                 self._seal(self._chain(connection, name))
+
+    def names(self) -> list[str]:
+        """Of the chains that have a line, in order."""
+        with _locked(self.path) as connection:
+            return [name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines ORDER BY chain")]
 
     @contextmanager
     def all(self) -> Iterator[list[Chain]]:

@@ -32,11 +32,10 @@ def once(
 
     Raises SiloFailed with words that are the same whatever the rows are, and Refused.
     """
-    ledger = Ledger(promise.book, promise.dataset, promise.fingerprint, Budget(*promise.lifetime))
+    ledger = _ledger(promise)
     first = not ledger.knows(task.study)
     events = promise.events(first)
-    plan = Plan(promise.epsilon, promise.delta, promise.schedule())
-    charge = ledger.charge(task.study, task.round, task_hash(task), events, plan)
+    charge = ledger.charge(task.study, task.round, task_hash(task), events, _plan(promise))
     if charge.reply is None:
         try:
             update, local = compute(first)
@@ -51,6 +50,19 @@ def once(
         reply = _packed(update, local, events)
         ledger.store(task.study, task.round, reply)
     return _unpacked(silo, charge.reply or reply)
+
+
+def foresee(promise: Promise) -> None:
+    """Raises BudgetExhausted where a study's first round would, and Refused for rows that have a budget by another name."""
+    _ledger(promise).foresee(promise.events(True), _plan(promise))
+
+
+def _ledger(promise: Promise) -> Ledger:
+    return Ledger(promise.book, promise.dataset, promise.fingerprint, Budget(*promise.lifetime))
+
+
+def _plan(promise: Promise) -> Plan:
+    return Plan(promise.epsilon, promise.delta, promise.schedule())
 
 
 def task_hash(task: Task) -> str:

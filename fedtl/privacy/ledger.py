@@ -59,9 +59,9 @@ class Ledger:
     under the silo's own key, in hex.
 
     Opening writes down a new dataset and a changed budget; the last one written holds for everybody. Changed rows are
-    written down by ``confirm`` alone, and what was spent stays spent, for most of them will be the same ones. Nothing
-    is held open in between. All of it raises SiloFailed where the book cannot be written, LedgerDamaged where it is
-    not as it was left.
+    written down when they are first met, and wait for ``confirm``; what was spent stays spent, for most of them will be
+    the same ones. Nothing is held open in between. All of it raises SiloFailed where the book cannot be written,
+    LedgerDamaged where it is not as it was left; opening, too, Refused for rows that the book knows by another name.
     """
 
     def __init__(self, path: Path, dataset: str, fingerprint: str, budget: Budget) -> None:
@@ -69,6 +69,7 @@ class Ledger:
         content = {"epsilon": float(budget.epsilon), "delta": float(budget.delta)}
         with self.book.open(dataset) as chain:
             if not chain.entries:
+                self._own_rows(chain)
                 chain.append("opened", fingerprint=fingerprint, **content)
             elif _Account(chain).budget != budget:
                 chain.append("budget", **content)
@@ -84,6 +85,7 @@ class Ledger:
         round or no plan. Where it raises, nothing was charged.
         """
         _check(study, round, events, plan)
+        self._meet()
         with self.book.open(self.dataset) as chain:
             account = _Account(chain)
             self._same_rows(account)
@@ -94,13 +96,26 @@ class Ledger:
             charged = accounting.merged([*known.events, *events])
             self._planned(study, charged, plan)
             epsilon = accounting.epsilon(charged, plan.delta)
-            self._affordable(account, study, round, (epsilon, plan.delta))
+            self._affordable(
+                account, f"study {study!r}", round, account.spends | {study: (epsilon, plan.delta)}
+            )
             if study not in account.studies:
                 chain.append("planned", study=study, **_written(plan))
             chain.append(
                 "charged", study=study, round=round, task=task_hash, events=_rows(events), epsilon=epsilon
             )
         return Charge(None, epsilon, plan.delta)
+
+    def foresee(self, events: Sequence[SpendEvent], plan: Plan) -> None:
+        """
+        Raises BudgetExhausted where not even the first round of a study under this plan, which has these events, could
+        be charged. Charges nothing; a study that is under way on the same plan may go on.
+        """
+        cost = accounting.epsilon(events, plan.delta)
+        with self.book.open(self.dataset) as chain:
+            account = _Account(chain)
+            if all(known.plan != _written(plan) for known in account.studies.values()):
+                self._affordable(account, "a new study", 1, account.spends | {"": (cost, plan.delta)})
 
     def store(self, study: str, round: int, reply: bytes) -> None:
         """Keep the bytes of the study's last charged round, durably, in place of the round's before it."""
@@ -115,7 +130,10 @@ class Ledger:
         if fingerprint != self.fingerprint:
             raise ConfigError(f"{self.dataset}: the rows are {self.fingerprint[:12]}, not {fingerprint[:12]}")
         with self.book.open(self.dataset) as chain:
-            if _Account(chain).fingerprint != fingerprint:
+            account = _Account(chain)
+            if account.fingerprint != fingerprint:
+                self._own_rows(chain)
+                self._changed(chain, account)
                 chain.append("confirmed", fingerprint=fingerprint)
 
     def spent(self) -> tuple[float, float]:
@@ -135,7 +153,8 @@ class Ledger:
 
     def lines(self) -> list[Line]:
         """
-        This dataset's, from the first on. ``what`` each is: opened, budget, confirmed, planned, charged or stored.
+        This dataset's, from the first on. ``what`` each is: opened, budget, changed, confirmed, planned, charged or
+        stored.
         """
         with self.book.open(self.dataset) as chain:
             return chain.lines()
@@ -152,12 +171,33 @@ class Ledger:
                         chain.kept(study, known.reply)
             return {chain.name: (len(chain.entries), chain.last) for chain in chains}
 
+    def _meet(self) -> None:
+        """Changed rows are on the disk before they are refused: a refusal takes back what was written with it."""
+        with self.book.open(self.dataset) as chain:
+            account = _Account(chain)
+            if account.fingerprint != self.fingerprint:
+                self._changed(chain, account)
+
     def _same_rows(self, account: "_Account") -> None:
         if account.fingerprint != self.fingerprint:
             raise Refused(
                 f"{self.dataset}: the rows have changed (fingerprint {account.fingerprint[:12]} is now "
                 f"{self.fingerprint[:12]}); confirm them if that is right (fedtl silo confirm); what was spent stays spent"
             )
+
+    def _own_rows(self, chain: Chain) -> None:
+        """The same rows by a second name would have a second budget."""
+        for line in chain.elsewhere():
+            if line.get("fingerprint") == self.fingerprint:
+                raise Refused(
+                    f"{self.dataset}: its rows (fingerprint {self.fingerprint[:12]}) are {line['chain']!r} in this ledger, "
+                    f"and have a budget there; set data.name = {line['chain']!r} in silo.toml"
+                )
+
+    def _changed(self, chain: Chain, account: "_Account") -> None:
+        """Write down, once, that the rows are no longer those of the last confirmation."""
+        if self.fingerprint not in account.waiting:
+            chain.append("changed", before=account.fingerprint, fingerprint=self.fingerprint)
 
     def _same_plan(self, study: str, known: "_Study", plan: Plan) -> None:
         if known.plan != _written(plan):
@@ -192,14 +232,14 @@ class Ledger:
                     f"and rate {its.sample_rate:g}; its plan has {left}"
                 )
 
-    def _affordable(self, account: "_Account", study: str, round: int, after: tuple[float, float]) -> None:
-        spent, total = (
-            accounting.added(its.values()) for its in (account.spends, account.spends | {study: after})
-        )
+    def _affordable(
+        self, account: "_Account", study: str, round: int, after: Mapping[str, tuple[float, float]]
+    ) -> None:
+        spent, total = (accounting.added(its.values()) for its in (account.spends, after))
         budget = account.budget
         if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
             raise BudgetExhausted(
-                f"{self.dataset}: round {round} of study {study!r} asks for epsilon {total[0] - spent[0]:.4g} and delta "
+                f"{self.dataset}: round {round} of {study} asks for epsilon {total[0] - spent[0]:.4g} and delta "
                 f"{total[1] - spent[1]:.3g}; {spent[0]:.4g} of {budget.epsilon:.4g} and {spent[1]:.3g} of "
                 f"{budget.delta:.3g} are spent, {budget.epsilon - spent[0]:.4g} and {budget.delta - spent[1]:.3g} are "
                 "left; end the study here, or raise the budget of the data"
@@ -221,6 +261,9 @@ class _Account:
 
     def __init__(self, chain: Chain) -> None:
         self.studies: dict[str, _Study] = {}
+        self.waiting: set[str] = (
+            set()
+        )  # fingerprints that were met since the last confirmation, and are not confirmed
         for line in chain.lines():
             match line["what"]:
                 case "opened":
@@ -230,8 +273,10 @@ class _Account:
                     )
                 case "budget":
                     self.budget = Budget(line["epsilon"], line["delta"])
+                case "changed":
+                    self.waiting.add(line["fingerprint"])
                 case "confirmed":
-                    self.fingerprint = line["fingerprint"]
+                    self.fingerprint, self.waiting = line["fingerprint"], set()
                 case "planned":
                     self.studies[line["study"]] = _Study(
                         {key: line[key] for key in ("epsilon", "delta", "events")}

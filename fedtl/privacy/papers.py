@@ -56,9 +56,15 @@ def faults(lines: Iterable[Line]) -> list[str]:
     plans: dict[str, Line] = {}
     events: dict[str, list[SpendEvent]] = {}
     spent: dict[str, float] = {}
-    limit = 0.0
+    limit, rows = 0.0, ""
     for line in lines:
         where = f"ledger line {line['number']}"
+        if line["what"] == "changed" and line["before"] != rows:
+            found.append(
+                f"{where}: rows {line['before'][:12]} changed, and the last that were confirmed are {rows[:12]}"
+            )
+        if line["what"] in ("opened", "confirmed"):
+            rows = line["fingerprint"]
         if line["what"] in ("opened", "budget"):
             limit = line["epsilon"]
         elif line["what"] == "planned":
@@ -83,6 +89,15 @@ def faults(lines: Iterable[Line]) -> list[str]:
                     f"{where}: {sum(spent.values()):.4g} in all is beyond the lifetime budget of {limit:.4g}"
                 )
     return found
+
+
+def waiting(lines: Iterable[Line]) -> str:
+    """The fingerprint of changed rows, the last that were met, which nobody has confirmed; "" for none."""
+    last = ""
+    for line in lines:
+        if line["what"] in ("changed", "confirmed"):
+            last = line["fingerprint"] if line["what"] == "changed" else ""
+    return last
 
 
 def unpaid(sent: Iterable[Line], lines: Iterable[Line]) -> list[str]:

@@ -5,6 +5,7 @@ them: composition over rounds is only sound for a schedule that was fixed in adv
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 from fedtl.messages import SpendEvent
@@ -85,3 +86,9 @@ class Promise:
 def steps(records: int, batch: int, epochs: Sequence[int]) -> tuple[int, ...]:
     """A fixed number of steps a phase: as many as its epochs would have batches."""
     return tuple(count * -(-records // min(batch, records)) for count in epochs)
+
+
+def divided(total: int, epochs: Sequence[int]) -> tuple[int, ...]:
+    """``total`` steps over the phases, as their epochs stand to each other; zeros where none has any."""
+    ends = [total * sum(epochs[:phase]) // max(1, sum(epochs)) for phase in range(len(epochs) + 1)]
+    return tuple(end - begin for begin, end in pairwise(ends))

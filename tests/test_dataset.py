@@ -1,0 +1,119 @@
+"""The lifetime budget hangs on a dataset's name and on its rows: neither a new name nor a new study resets it."""
+
+import pytest
+from federation import Federation, fedtl_command
+from test_attend import PRIVATE, Site
+
+from fedtl.errors import BudgetExhausted, ConfigError
+from fedtl.experiment.file import load
+from fedtl.home.folder import Home
+from fedtl.messages import SpendEvent, Update
+from fedtl.policy import Code
+from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.provision.bundle import bundle
+from fedtl.steward import budget, status
+
+SHUT = {"policy__metrics": [], "policy__rows": False}
+
+
+def site_of(folder, **settings):
+    return Site(folder, dp_ready=True, data__silo="plain", policy__privacy=PRIVATE, **SHUT, **settings)
+
+
+def renamed(site, **changes):
+    Federation.change(site.home.path / "silo.toml", **changes)
+    return Home.open(site.home.path)
+
+
+def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tmp_path):
+    new = Home.create(tmp_path / "new", "clinic", "localhost:1")
+    assert (new.settings.data.name, new.dataset) == ("clinic", "clinic")
+    site = site_of(tmp_path, data__name=None)  # as homes were before
+    assert site.home.dataset == "plain"
+    assert isinstance(site.ask(site.task()), Update)
+    spent = budget(site.home)
+    assert spent["spent"] > 0
+    other = renamed(site, name="other")
+    assert other.dataset == "plain"
+    assert budget(other) == spent
+    named = renamed(site, data__name="plain")
+    assert budget(named) == spent
+
+
+def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_path):
+    site = site_of(tmp_path)
+    assert isinstance(site.ask(site.task()), Update)
+    spent = budget(site.home)["spent"]
+    renamed(site, data__name="fresh")
+    site.refused(site.task(2), Code.DECLINED, "are 'plain' in this ledger, and have a budget there")
+    assert site.lines()[-1]["reason"].startswith("fresh: ")
+    assert "\n" not in site.lines()[-1]["reason"]
+    assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
+    back = renamed(site, data__name="plain")
+    assert budget(back)["spent"] == spent
+    assert isinstance(site.ask(site.task(2)), Update)
+
+
+def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp_path):
+    site = site_of(tmp_path)
+    assert isinstance(site.ask(site.task()), Update)
+    renamed(site, data__name="faint", data__silo="faint")
+    assert isinstance(site.ask(site.task(study="t")), Update)
+    assert Home.open(site.home.path).dataset == "faint"
+    either = renamed(site, name="other", data__name=None)
+    with pytest.raises(ConfigError, match="data.name must say which the rows are: faint, plain"):
+        _ = either.dataset
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
+    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """May spend 4.0 in all, and 3.0 in this study."""
+    Home.create(tmp_path / "home", "plain", "localhost:1")
+    given = {"data__source": "digits", "data__path": "", "data__limit": 40, **SHUT}
+    own = {**PRIVATE, "lifetime_epsilon": 4.0}
+    Federation.change(tmp_path / "home" / "silo.toml", policy__privacy=own, **given)
+    return Home.open(tmp_path / "home")
+
+
+def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, made):
+    fedtl_command("silo", "rehearse", home.path, made.file)
+    assert not home.ledger.exists()
+    events = (SpendEvent(1.15, 1.0, 1),)
+    plan = Plan(8.0, 1e-5, events)
+    ledger = Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
+    spent = ledger.charge("before", 1, "task", events, plan).epsilon
+    assert 3.0 < spent < 4.0
+    with pytest.raises(BudgetExhausted) as refused:
+        ledger.charge("after", 1, "task", events, plan)
+    assert refused.value.exit_code == 3
+
+    done = fedtl_command("silo", "rehearse", home.path, made.file, code=3)
+    said = " ".join(done.stdout.split())
+    assert "plain: round 1 of a new study asks for epsilon " in said
+    assert f"{spent:.4g} of 4 and 1e-05 of 0.0001 are spent, {4 - spent:.4g} and 9e-05 are left" in said
+    assert "Traceback" not in done.stderr
+    (line,) = fedtl_command("silo", "approve", home.path, made.hash, code=3).stderr.splitlines()
+    assert f"{spent:.4g} of 4 " in line
+    assert f"{spent:.3f} of 4, {4 - spent:.3f} left" in fedtl_command("silo", "status", home.path).stdout
+    assert [line["what"] for line in ledger.lines()] == ["opened", "planned", "charged"]
+
+
+def rows_of(home, made):
+    from fedtl.place import Place, fingerprint
+    from fedtl.provision.bundle import agreement_in
+
+    return fingerprint(Place(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
+
+
+def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):
+    Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
+    Federation.change(home.path / "silo.toml", data__name="fresh")
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
+    assert "fresh: its rows" in said
+    assert "are 'plain' in this ledger" in said
