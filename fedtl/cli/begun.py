@@ -17,7 +17,7 @@ _fresh: list["RunFolder"] = []  # made by this command
 
 def discarded() -> bool:
     """Whether all that this command made was an empty run folder, which is gone now."""
-    return any(folder.discard_untouched() for folder in _fresh)
+    return bool(_fresh) and _fresh.pop().discard_untouched()
 
 
 def resumable() -> str:
@@ -60,7 +60,7 @@ def begin(
 
             variants(settings)
         folder = RunFolder.create(path, settings)
-        _fresh.append(folder)
+        _fresh[:] = [folder]
     _current[:] = [folder]
     if workers is not None:
         settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
