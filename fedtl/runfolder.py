@@ -61,6 +61,8 @@ class RunFolder:
         Remove the folder again where nothing but the experiment was written: a refused run leaves no trace. The
         folder ``runs`` above it, where it has nothing else, goes too. Returns whether there was no trace to keep.
         """
+        if not self.path.exists():
+            return True
         if [file.name for file in self.path.iterdir()] != ["experiment.toml"]:
             return False
         (self.path / "experiment.toml").unlink()

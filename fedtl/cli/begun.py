@@ -59,8 +59,10 @@ def begin(
             from fedtl.compare import variants
 
             variants(settings)
-        folder = RunFolder.create(path, settings)
-        _fresh[:] = [folder]
+        folder = RunFolder(path)
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            _fresh[:] = [folder]  # before it is made: Ctrl-C may come in between
+        RunFolder.create(path, settings)
     _current[:] = [folder]
     if workers is not None:
         settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
