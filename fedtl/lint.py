@@ -7,7 +7,7 @@ from pathlib import Path
 from fedtl.errors import FedTLError
 from fedtl.experiment.schema import Experiment
 from fedtl.experiment.soundness import doubtful, unsound
-from fedtl.planning import warning
+from fedtl.planning import warnings
 from fedtl.privacy.promise import Promise
 from fedtl.simulate.shelf import temporary
 from fedtl.study import Study, build
@@ -35,7 +35,7 @@ def lint(experiment: Experiment) -> Findings:
             else:
                 wrong += _refusals(study, promises)
                 odd += _rows(study)
-    odd += [text for its in promises.values() if (text := warning(its))]
+    odd += [text for its in promises.values() for text in warnings(its)]
     return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(odd)), tuple(_holds(promises)))
 
 

@@ -31,6 +31,7 @@ from fedtl.study import tensor_table
 
 ROWS = 64  # random ones; as many as a small site has
 DRY = "rehearsal"
+UNKNOWN: dict[str, Any] = {"privacy": None, "rows": None, "tuning": None}  # until the rows are looked at
 
 
 def rehearse(home: Home, what: Path | str) -> tuple[dict[str, Any], Path]:
@@ -116,7 +117,7 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
     try:
         manifest, table = place.manifest, tensor_table(place.empty)
     except Denied:
-        return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", "privacy": None, "rows": None}
+        return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", **UNKNOWN}
     return facts | {
         "tensors": [asdict(line) | {"shape": list(line.shape)} for line in manifest.lines],
         "stays": [{key: row[key] for key in ("name", "role", "shape")} for row in table if not row["leaves"]],
@@ -128,15 +129,16 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
 
 def _promised(place: Place) -> dict[str, Any]:
     """The promise for the site's own rows, of which this asks how many there are."""
+    about = {"private": place.privacy is not None, "tuning": place.privacy and place.privacy.tuning}
     try:
         data = place.prepared().data
     except (DataError, ConfigError) as error:
-        return {"privacy": None, "rows": None, "rows_error": str(error), "private": place.privacy is not None}
+        return {**UNKNOWN, **about, "rows_error": str(error)}
     promise = place.promise(place.study(data.classes), data) if place.privacy else None
     own = place.home.settings.policy.privacy
     lifetime = own.lifetime_epsilon if own else None
     privacy = terms(promise) | {"lifetime_epsilon": lifetime} if promise else None
-    return {"privacy": privacy, "rows": len(data.train), "private": promise is not None}
+    return {**about, "privacy": privacy, "rows": len(data.train)}
 
 
 def _dry_run(place: Place) -> Update:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from fedtl.models import weights
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
 from fedtl.partition import Role, roles
-from fedtl.planning import Place, claim, promise, spent, warning
+from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
 from fedtl.privacy.canaries import Canaries
@@ -414,7 +415,7 @@ def _result(
         "mean": mean_over_silos(tests),
         "worst": {} if worst is None else {"silo": worst, metric: tests[worst][metric]},
         **{key: value for key, value in optional.items() if value},
-        "notes": [*study.notes, *_notes(study), *filter(None, map(warning, study.promises.values()))],
+        "notes": [*study.notes, *_notes(study), *chain.from_iterable(map(warnings, study.promises.values()))],
         "bytes_up": int(sums["bytes_up"]),
         "bytes_down": int(sums["bytes_down"]),
         "seconds": round(sums["seconds"], 3),

@@ -55,7 +55,9 @@ def test_show_says_what_each_silo_would_promise():
     assert 2.9 < its["epsilon"] <= 3.0 < its["epsilon_replace_one"]
     assert (its["records"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
     assert its["statistics_expected_noise"] > 0.5
-    assert "replace-one" in fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout
+    assert its["adjacency"] == "zero-out of one record, their number is public"
+    shown = " ".join(fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout.split())
+    assert "epsilon: zero-out of one record, their number is public; beside it for replace-one" in shown
 
 
 def test_lint_lists_all_and_its_exit_code_judges():

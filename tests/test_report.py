@@ -363,6 +363,17 @@ def test_a_private_run_says_what_its_ledgers_say():
     assert "Not private: the noise can be drawn again" in text_of(run_page(result, silent, ""))
 
 
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("tuning", ["public", "charged", "undeclared"])
+def test_every_page_says_where_the_settings_come_from(private, tuning):
+    its = a_claim(private=private, tuning=tuning, epsilon=3.0)
+    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    said = f"tuning on private data: {tuning}."
+    alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
+    assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
+    assert said in text_of(compare_page({**a_comparison(), "privacy": its}, {}, ""))
+
+
 def test_a_private_comparison_says_that_epsilons_add():
     comparison = a_comparison()
     assert "Without differential privacy" in text_of(compare_page(comparison, {}, ""))

@@ -11,7 +11,7 @@ from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, print_tabl
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
     from fedtl.experiment.file import dump, load
-    from fedtl.planning import claim, terms, warning
+    from fedtl.planning import claim, terms, warnings
     from fedtl.report.tables import privacy_table
     from fedtl.simulate.shelf import temporary
     from fedtl.study import build, tensor_table
@@ -59,7 +59,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         return
     out_console.print(privacy_table(content["privacy"]))
     for its in planned.values():
-        if text := warning(its):
+        for text in warnings(its):
             say(f"warning: {text}")
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from fedtl.report import plots
 from fedtl.report.figures import LATE_ROWS, TITLES, difference, one, shown, silos_of, with_interval
 
+DRAWN_AGAIN = "Not private: the noise can be drawn again (privacy.noise = reproducible)"
 FEW = 6  # silos that the answer still names
 VERBS = {"unclear": "unclear", "loses": "lose"}
 
@@ -78,12 +79,12 @@ def _privacy(privacy: Mapping[str, Any] | None) -> str:
     if privacy is None:
         return "Without differential privacy: what was shared can tell about a silo's rows."
     if not privacy["private"]:
-        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+        return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
     worst = max(privacy["silos"].values(), key=lambda its: its["epsilon"])
     return (
         f"Differential privacy for each {privacy['unit']}, {privacy['adjacency']}: at most epsilon = "
         f"{worst['epsilon']:.3f} at delta = {worst['delta']:.0e} in a silo ({worst['epsilon_replace_one']:.3f} for "
-        f"replace-one), as its ledger says; tuning on private data: {privacy['tuning']}. The test figures here are "
+        f"replace-one), as its ledger says; {_tuning(privacy)}. The test figures here are "
         "of a simulation: published, they would tell about test rows."
     )
 
@@ -93,12 +94,17 @@ def _privacy_of_runs(privacy: Mapping[str, Any] | None) -> str:
     if privacy is None:
         return _privacy(None)
     if not privacy["private"]:
-        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+        return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
     return (
         f"Each run of a method that shares keeps epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
         f"({privacy['adjacency']}); its result.json says what was spent. Released together, the runs' epsilons add. "
-        f"Yardsticks are never private; tuning on private data: {privacy['tuning']}."
+        f"Yardsticks are never private; {_tuning(privacy)}."
     )
+
+
+def _tuning(privacy: Mapping[str, Any]) -> str:
+    """Where the settings come from; said whatever else is claimed."""
+    return f"tuning on private data: {privacy['tuning']}"
 
 
 def compare_page(

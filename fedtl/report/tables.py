@@ -48,7 +48,11 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     silos = privacy["silos"]
     what = "of each record" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
     title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one"
+    table = Table(
+        title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
     table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
     for heading in ("rows", "epsilon", "delta", "replace-one", "noise", "rate", "steps", "norms"):
         table.add_column(heading, justify="right")
