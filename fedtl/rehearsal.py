@@ -10,8 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedtl.agreement import Agreement, agree
 from fedtl.attend import allowed
 from fedtl.data import prepare
@@ -26,7 +24,7 @@ from fedtl.planning import terms
 from fedtl.policy import verdict
 from fedtl.provision.bundle import agreement_in
 from fedtl.report.rehearsal import page, text
-from fedtl.silo import Rows, SiloData
+from fedtl.silo import SiloData, nobody
 from fedtl.study import tensor_table
 
 ROWS = 64  # random ones; as many as a small site has
@@ -145,20 +143,11 @@ def _dry_run(place: Place) -> Update:
     """One round on random rows, with the verdict on what came of it. Raises Denied."""
     study, its = place.empty, place.agreement.experiment
     classes = tuple(place.agreement.classes) or ("0", "1")
-    generator = torch.Generator().manual_seed(0)
-    images = len(place.agreement.shape) == 3
-    shape = (ROWS, *place.agreement.shape)
-    x = (
-        torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        if images
-        else torch.randn(shape, generator=generator)
-    )
-    regression = its.data.task == "regression"
-    y = torch.randn(ROWS, generator=generator) if regression else torch.arange(ROWS) % len(classes)
+    known = () if its.data.task == "regression" else classes
     several = place.privacy is not None and place.privacy.unit != "record"
-    rows = Rows(x, y, torch.arange(ROWS) if several else None)
-    target = x if study.method.needs_target else None
-    data = SiloData(rows, rows, () if regression else classes, target)
+    rows = nobody(ROWS, place.agreement.shape, known, len(place.agreement.shape) == 3, several)
+    target = rows.x if study.method.needs_target else None
+    data = SiloData(rows, rows, known, target)
     shared, local = study.bench.partition.split(study.bench.initial(data.width))
     task = Task(DRY, 1, its.rounds, its.seed, shared)
     with tempfile.TemporaryDirectory() as folder:

@@ -117,13 +117,16 @@ class Study:
         """With each training silo's promise, kept in the folder; as it is where nothing is private."""
         if self.experiment.privacy is None:
             return self
-        if odd := sorted(set(self.experiment.silo) - set(self.training)):
-            raise ConfigError(
-                f"silo.{odd[0]}: no silo of that name trains; there are {', '.join(self.training[:12])}"
-            )
+        for text in self.unknown():
+            raise ConfigError(text)
         return replace(
             self, promises={name: self.promise(name, folder.path / "silos" / name) for name in self.training}
         )
+
+    def unknown(self) -> Iterator[str]:
+        """Tables ``[silo.<name>]`` of silos that do not train: a line each."""
+        for name in sorted(set(self.experiment.silo) - set(self.training)):
+            yield f"silo.{name}: no silo of that name trains; there are {', '.join(self.training[:12])}"
 
     def promise(self, name: str, home: Path) -> Promise:
         """What a silo promises for this experiment. Raises ConfigError."""
@@ -360,6 +363,7 @@ def _keep(study: Study, folder: RunFolder, shared: State, name: str, outcome: Ou
         if key not in shared or not torch.equal(tensor, shared[key])
     }
     folder.save_tensors(f"silos/{name}/local.safetensors", own)
+    folder.write_json(f"silos/{name}/validation.json", outcome.validation)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
