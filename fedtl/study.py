@@ -49,6 +49,7 @@ from fedtl.simulate.shelf import Shelf, temporary
 from fedtl.state import State, size_in_bytes
 from fedtl.survey import Survey, survey
 
+EXACT = ("silos", "mean", "worst", "late")  # of a result: figures on test rows, for whoever simulates
 NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
@@ -382,11 +383,7 @@ def _result(
     for name in sorted(outcomes):
         outcome, data = outcomes[name], everybody[name]
         silos[name] = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y), **outcome.test}
-        extra = {
-            "validation": outcome.validation,
-            "target": outcome.target,
-            "target_adabn": outcome.target_adabn,
-        }
+        extra = {"target": outcome.target, "target_adabn": outcome.target_adabn}
         silos[name] |= {key: figures for key, figures in extra.items() if figures}
     tests = {name: outcome.test for name, outcome in outcomes.items()}
     measured = [name for name in sorted(tests) if metric in tests[name]]
@@ -401,6 +398,7 @@ def _result(
     private = (
         {
             **claim(experiment.privacy),
+            "not_released": list(EXACT),
             "silos": {name: spent(its, folder.path.name) for name, its in sorted(study.promises.items())},
         }
         if experiment.privacy

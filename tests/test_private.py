@@ -290,6 +290,11 @@ def test_a_private_run_says_what_it_cost(tmp_path):
         assert its["delta"] == 1e-5
         assert (its["unit"], its["adjacency"]) == ("record", private["adjacency"])
         assert (tmp_path / "silos" / name / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
+        own = json.loads((tmp_path / "silos" / name / "validation.json").read_text())
+        assert 0 <= own["accuracy"] <= 1  # where it was computed, and nowhere else
+        assert "validation" not in result["silos"][name]
+    assert set(private["not_released"]) >= {"silos", "mean", "worst"}
+    assert str(own["loss"]) not in (tmp_path / "result.json").read_text()
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert all(metrics == {} for line in history for metrics in line["silos"].values())
     page = (tmp_path / "report.html").read_text() if (tmp_path / "report.html").exists() else ""
