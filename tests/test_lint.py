@@ -100,6 +100,13 @@ def test_one_mistake_hides_no_other(sets, says):
     assert its.holds == ()
 
 
+@pytest.mark.parametrize("name", ["local", "pooled", "probe"])
+def test_a_yardstick_is_said_once_to_be_one(name):
+    assert found(f"method.name={name}").unsound == (
+        f"method '{name}' is a yardstick and never private; leave [privacy] out of it",
+    )
+
+
 def test_what_has_no_default_has_a_stand_in():
     needed = {
         (name, key)

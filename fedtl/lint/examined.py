@@ -44,7 +44,7 @@ def examine(experiment: Experiment, shelf: Shelf) -> Examined:
         return Examined(study, {}, tuple(refused))
     refused += study.unknown()
     promises: dict[str, Promise] = {}
-    for name in study.training:
+    for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
         try:
             promises[name] = study.promise(name, Path())
         except FedTLError as error:

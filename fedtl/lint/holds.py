@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from fedtl.lint.examined import Examined
-from fedtl.partition import Role
 from fedtl.privacy.promise import Promise
 
 Promises = Mapping[str, Promise]
@@ -47,12 +46,8 @@ def _leaves(found: Examined) -> str:
     study, its = found.study, found.promises
     roles = study.bench.partition.roles.values()
     count = sum(role in study.method.shared for role in roles)
-    sent = Role.STATS in study.method.shared and Role.STATS in roles
-    moved = (
-        "noisy steps and noisy statistics"
-        if sent and any(one.refresh for one in its.values())
-        else "noisy steps"
-    )
+    refreshed = any(one.refresh for one in its.values())
+    moved = "noisy steps and noisy statistics" if refreshed else "noisy steps"
     text = f"{count} tensors, which rows move by {moved} alone; no loss, number of rows, or words of an error"
     if not any(one.metric for one in its.values()):
         return f"{text}, and no accuracy"
