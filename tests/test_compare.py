@@ -145,8 +145,8 @@ def test_of_a_private_comparison_what_was_released_chooses(runs):
     noisy = {"fedavg": 0.1, "fedtl": 0.3}  # on validation rows fedavg is better at silo a
     for method, ones in runs.items():
         for run in ones:
-            told = noisy.get(method, 0.9)
-            lines = [{"round": at, "silos": {"a": {"accuracy": told * at}, "b": {}}} for at in (1, 2)]
+            told = enumerate((1 - noisy.get(method, 0.9), noisy.get(method, 0.9)), 1)
+            lines = [{"round": at, "silos": {"a": {"accuracy": now}, "b": {}}} for at, now in told]
             (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = summary(private('privacy.metrics=["accuracy"]'), runs)
     assert said["chosen_on"] == "released accuracy"

@@ -63,8 +63,16 @@ def test_no_line_that_holds_is_false():
     assert "an accuracy of validation records, noisy and charged: plain, faint: ± " in leaves
     assert found("privacy.noise=reproducible").holds == ()  # nothing is promised
     assert found("privacy.delta=0.5").holds == ()  # and nothing that will not be trained
-    mixed = found('silo.faint.privacy.noise="reproducible"')
-    assert mixed.holds == ()
+    assert found("model.dtype=bf16").holds == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("unit", "patient"), ("noise", "reproducible"), ("tuning", "charged")]
+)
+def test_what_a_result_says_once_is_the_same_in_all_silos(key, value):
+    (line,) = found(f"silo.faint.privacy.{key}={value}").unsound[:1]
+    assert line.startswith(f"silo.faint.privacy.{key} = {value!r}: ")
+    assert line.endswith(f"set privacy.{key}")
 
 
 def test_every_warning_is_listed():

@@ -9,6 +9,11 @@ from fedtl.method import METHODS
 from fedtl.objective import PerExample
 
 LARGE = 10.0  # an epsilon that promises little
+ALIKE = {  # what a result says once, of all its silos
+    "unit": "who is protected is the same",
+    "noise": "whether noise can be drawn again is the same",
+    "tuning": "where the settings come from is the same",
+}
 
 
 def unsound(experiment: Experiment) -> Iterator[str]:
@@ -45,8 +50,9 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         except ConfigError as error:
             yield str(error)
             continue
-        if its.unit != experiment.privacy.unit:
-            yield f"silo.{silo}.privacy.unit = {its.unit!r}: who is protected is the same in all silos; set privacy.unit"
+        for key, what in ALIKE.items():
+            if (value := getattr(its, key)) != getattr(experiment.privacy, key):
+                yield f"silo.{silo}.privacy.{key} = {value!r}: {what} in all silos; set privacy.{key}"
 
 
 def doubtful(experiment: Experiment) -> Iterator[str]:
