@@ -187,7 +187,8 @@ def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypa
     monkeypatch.setattr(examined, "SECONDS", 0.0)
     its = found()
     assert its.unsound == ()
-    assert not [line for line in its.holds if line.startswith("records")]
+    (line,) = (line for line in its.holds if line.startswith("records"))
+    assert "was not tried here; every round asks" in line
 
 
 @pytest.mark.parametrize(
@@ -244,6 +245,18 @@ def test_copies_of_rows_are_noticed(tmp_path):
         line == "a: 30 of 60 training rows are copies of another; whoever's they are is protected less"
         for line in its.doubtful
     )
+
+
+def test_a_silo_that_cannot_be_read_hides_nothing_of_the_others(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, classes in (("a", 1), ("b", 2)):
+        x, y = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % classes
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, test_x=x[:4], test_y=y[:4])
+    sets = ["data.source=npz", f"data.path={tmp_path}", "data.val=0.0", "data.silos=[]", "privacy.delta=0.5"]
+    its = found(*sets)
+    one, other = its.unsound
+    assert one.startswith("silo a: all 40 training rows have the one label")
+    assert other.startswith("b: privacy.delta = 0.5 is above")
 
 
 def test_a_silo_whose_rows_stand_in_another_is_noticed(tmp_path):

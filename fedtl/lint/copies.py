@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from fedtl.errors import FedTLError
 from fedtl.study import Study
 
 
@@ -11,7 +12,10 @@ def copies(study: Study) -> Iterator[str]:
     assert study.experiment.privacy is not None
     seen: dict[str, frozenset[bytes]] = {}
     for name in study.training:
-        rows = _digests(study, name)
+        try:
+            rows = _digests(study, name)
+        except FedTLError:
+            continue  # why it has no rows is among what would be refused
         unique = frozenset(rows)
         if (copied := len(rows) - len(unique)) and study.experiment.privacy.unit == "record":
             yield f"{name}: {copied} of {len(rows)} training rows are copies of another; whoever's they are is protected less"

@@ -16,7 +16,7 @@ from fedtl.simulate.shelf import Shelf
 from fedtl.study import Study, build
 
 STRANGERS = 8
-SECONDS = 0.5  # for one pass over them: trying takes some thirty
+SECONDS = 1.0  # for one pass over them: trying takes some thirty
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ def examine(experiment: Experiment, shelf: Shelf) -> Examined:
             promises[name] = study.promise(name, Path())
         except FedTLError as error:
             text = str(error)
-            known = text in refused or text.startswith(f"{name}:")
-            refused.append(text if known else f"{name}: {text}")
+            named = text in refused or text.startswith((f"{name}:", f"silo {name}:"))
+            refused.append(text if named else f"{name}: {text}")
     for name, its in promises.items():
         refused += _unbooked(name, its)
-    tried = bool(promises) and _quick(study)
-    if tried:
-        refused += _meeting(study, *next(iter(promises.items())))
+    tried = False
+    for name, its in list(promises.items())[:1]:  # all have the same model and losses
+        strangers = _strangers(study.data(name))
+        if tried := _quick(study, strangers):
+            refused += _meeting(study, strangers, its)
     return Examined(study, promises, tuple(dict.fromkeys(refused)), tried)
 
 
@@ -85,17 +87,15 @@ def _unbooked(name: str, its: Promise) -> Iterator[str]:
         yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.lifetime[0]:g} was asked for"
 
 
-def _quick(study: Study) -> bool:
-    """Whether trying the model out is a matter of seconds."""
-    data = _strangers(study.data(study.training[0]))
+def _quick(study: Study, data: SiloData) -> bool:
+    """Whether trying the model out on these rows is a matter of seconds."""
     clock = time.perf_counter()
     study.bench.scores(study.bench.initial(data.width), data.train.x, data)
     return time.perf_counter() - clock < SECONDS
 
 
-def _meeting(study: Study, name: str, its: Promise) -> Iterator[str]:
+def _meeting(study: Study, data: SiloData, its: Promise) -> Iterator[str]:
     """Where records meet in the model or its losses: a step of each phase on rows of nobody, charged to nobody, asks it."""
-    data = _strangers(study.data(name))
     trial = replace(
         its, records=STRANGERS, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.steps),
         refresh=None, metric=None, canaries=None,
@@ -103,7 +103,7 @@ def _meeting(study: Study, name: str, its: Promise) -> Iterator[str]:
     shared, _ = study.bench.partition.split(study.bench.initial(data.width))
     task = Task("trial", 1, its.rounds, study.experiment.seed, shared)
     try:
-        study.bench.imitate(replace(study.silo(name, data), promise=trial), task)
+        study.bench.imitate(replace(study.silo("nobody", data), promise=trial), task)
     except ConfigError as error:
         yield str(error)
     except SiloFailed:

@@ -37,9 +37,11 @@ def holds(found: Examined) -> Iterator[str]:
         + _each(its, lambda one: f"at most epsilon {one.epsilon:.3f} at delta {one.delta:.1e}")
     )
     yield f"what leaves: {_leaves(found)}"
+    name = found.study.experiment.model.name
     if found.tried:
-        name = found.study.experiment.model.name
         yield f"records: they stay apart in {name} and its losses, as a step on rows of nobody showed; every round asks again"
+    else:
+        yield f"records: {name} takes long and was not tried here; every round asks whether they stay apart before it trains"
 
 
 def _leaves(found: Examined) -> str:
