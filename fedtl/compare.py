@@ -31,6 +31,17 @@ from fedtl.state import State
 from fedtl.study import build, run
 from fedtl.summary import summary
 
+EXACT = (
+    "methods",
+    "mean",
+    "worst",
+    "benefit",
+    "over_local",
+    "warnings",
+    "target",
+    "late",
+)  # figures on test rows
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -52,7 +63,7 @@ def variants(experiment: Experiment) -> list[Variant]:
     beside it itself without its further terms and itself from scratch. Where training is private and starts from a
     public backbone, what that backbone gives without any training together stands beside it. Raises ConfigError.
     """
-    if not experiment.data.val:
+    if not experiment.data.val and experiment.privacy is None:
         raise ConfigError(
             "data.val = 0: compare chooses each silo's best method on validation rows, so it needs some"
         )
@@ -116,7 +127,10 @@ def compare(
     previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
     content["seconds"] = round(previous if previous else seconds, 1)
     if experiment.privacy is not None:
-        content["privacy"] = claim(experiment.privacy) | {"epsilon": experiment.privacy.epsilon}
+        content["privacy"] = claim(experiment.privacy) | {
+            "epsilon": experiment.privacy.epsilon,
+            "not_released": [key for key in EXACT if key in content],
+        }
     folder.write_json("comparison.json", content)
     return content
 

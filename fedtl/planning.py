@@ -111,21 +111,27 @@ def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
     return [path for path in found if any(name.startswith(f"{_above(path)}.") for name in names)]
 
 
-def warning(its: Promise) -> str | None:
-    """What the steward should know beforehand about the statistics that will be released."""
+def warnings(its: Promise) -> list[str]:
+    """What the steward should know beforehand about the accuracy and the statistics that will be released."""
+    found: list[str] = []
     if its.metric is not None and its.metric.expected > VAGUE:
-        return (
+        found.append(
             f"{its.dataset}: {its.metric.records} validation {its.unit}s are few for an accuracy that leaves each round: its "
             f"noise is {its.metric.expected:.2f}; leave privacy.metrics out, or plan fewer rounds"
         )
-    if its.refresh is None or its.refresh.release.expected <= NOISY:
-        return None
-    release = its.refresh.release
-    return (
-        f"{its.dataset}: {its.records} {its.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
-        f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, or use "
-        'privacy.statistics = "public"'
-    )
+    if its.refresh is not None and its.refresh.release.expected > NOISY:
+        release = its.refresh.release
+        found.append(
+            f"{its.dataset}: {its.records} {its.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
+            f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, use privacy.statistics = "
+            '"public", or a backbone with GroupNorm or LayerNorm, which has no statistics to release'
+        )
+    return found
+
+
+def adjacency(unit: str) -> str:
+    """What ``epsilon`` compares: two neighbouring sets of a silo's units."""
+    return f"zero-out of one {unit}, their number is public"
 
 
 def claim(settings: PrivacySettings) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def claim(settings: PrivacySettings) -> dict[str, Any]:
     return {
         "private": settings.noise == "os",
         "unit": settings.unit,
-        "adjacency": f"zero-out of one {settings.unit}, their number is public",
+        "adjacency": adjacency(settings.unit),
         "statistics": settings.statistics,
         "tuning": settings.tuning,
         "metrics": list(settings.metrics),
@@ -148,6 +154,7 @@ def terms(its: Promise) -> dict[str, Any]:
         "delta": its.delta,
         "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
         "unit": its.unit,
+        "adjacency": adjacency(its.unit),
         "records": its.records,
         "clip": its.clip,
         "noise_multiplier": its.noise_multiplier,

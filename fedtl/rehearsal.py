@@ -10,8 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedtl import stricter
 from fedtl.agreement import Agreement, agree
 from fedtl.attend import allowed
@@ -28,11 +26,12 @@ from fedtl.policy import verdict
 from fedtl.privacy.charge import foresee
 from fedtl.provision.bundle import agreement_in
 from fedtl.report.rehearsal import page, text
-from fedtl.silo import Rows, SiloData
+from fedtl.silo import SiloData, nobody
 from fedtl.study import tensor_table
 
 ROWS = 64  # random ones; as many as a small site has
 DRY = "rehearsal"
+UNKNOWN: dict[str, Any] = {"privacy": None, "rows": None, "tuning": None}  # until the rows are looked at
 
 
 def rehearse(home: Home, what: Path | str) -> tuple[dict[str, Any], Path]:
@@ -121,7 +120,7 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
     try:
         manifest, table = place.manifest, tensor_table(place.empty)
     except Denied:
-        return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", "privacy": None, "rows": None}
+        return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", **UNKNOWN}
     return facts | {
         "tensors": [asdict(line) | {"shape": list(line.shape)} for line in manifest.lines],
         "stays": [{key: row[key] for key in ("name", "role", "shape")} for row in table if not row["leaves"]],
@@ -133,19 +132,20 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
 
 def _promised(place: Place) -> dict[str, Any]:
     """The promise for the site's own rows, of which this asks how many there are."""
+    about = {"private": place.privacy is not None, "tuning": place.privacy and place.privacy.tuning}
     try:
         data = place.prepared().data
     except (DataError, ConfigError) as error:
-        return {"privacy": None, "rows": None, "rows_error": str(error), "private": place.privacy is not None}
+        return {**UNKNOWN, **about, "rows_error": str(error)}
     own = place.home.settings.policy.privacy
     if own is None:
-        return {"privacy": None, "rows": len(data.train), "private": False}
+        return {**about, "privacy": None, "rows": len(data.train)}
     told = {
         "lifetime_epsilon": own.lifetime_epsilon,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
     promise = place.promise(place.study(data.classes), data)
-    return {"privacy": terms(promise) | told, "rows": len(data.train), "private": True}
+    return {**about, "privacy": terms(promise) | told, "rows": len(data.train)}
 
 
 def _affordable(place: Place) -> None:
@@ -163,20 +163,11 @@ def _dry_run(place: Place) -> Update:
     """One round on random rows, with the verdict on what came of it. Raises Denied."""
     study, its = place.empty, place.agreement.experiment
     classes = tuple(place.agreement.classes) or ("0", "1")
-    generator = torch.Generator().manual_seed(0)
-    images = len(place.agreement.shape) == 3
-    shape = (ROWS, *place.agreement.shape)
-    x = (
-        torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        if images
-        else torch.randn(shape, generator=generator)
-    )
-    regression = its.data.task == "regression"
-    y = torch.randn(ROWS, generator=generator) if regression else torch.arange(ROWS) % len(classes)
+    known = () if its.data.task == "regression" else classes
     several = place.privacy is not None and place.privacy.unit != "record"
-    rows = Rows(x, y, torch.arange(ROWS) if several else None)
-    target = x if study.method.needs_target else None
-    data = SiloData(rows, rows, () if regression else classes, target)
+    rows = nobody(ROWS, place.agreement.shape, known, len(place.agreement.shape) == 3, several)
+    target = rows.x if study.method.needs_target else None
+    data = SiloData(rows, rows, known, target)
     shared, local = study.bench.partition.split(study.bench.initial(data.width))
     task = Task(DRY, 1, its.rounds, its.seed, shared)
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,8 @@ The files of one run: what stands where, and how each is written so that a kill 
 
     experiment.toml  resolved, overrides included     history.jsonl  one line a round
     result.json      the numbers; there when done     report.html    self-contained
-    shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors
+    shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors,
+                                                                    validation.json: figures that are its own
     checkpoint/state.pt   what --resume needs         transcript/   what the server saw, where [audit] keeps it
 """
 

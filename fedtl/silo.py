@@ -4,6 +4,7 @@ One institution: its rows, the local part of its model, its secret, its promise.
 Examples exist here, in ``fedtl/bench.py`` and in ``fedtl/data``, nowhere else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +53,22 @@ class SiloData:
     def width(self) -> int:
         """How many outputs a head of its own has."""
         return len(self.classes) or 1
+
+
+def nobody(
+    count: int, shape: Sequence[int], classes: Sequence[str], pixels: bool, units: bool = False
+) -> Rows:
+    """
+    Rows that nobody has, the same each time, to try out on what must not depend on data: ``count`` inputs of ``shape``,
+    pixels or normal numbers; labels in turn, or normal values where there are no ``classes``. ``units``: one to a row.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if pixels:
+        x = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    else:
+        x = torch.randn((count, *shape), generator=generator)
+    y = torch.arange(count) % len(classes) if classes else torch.randn(count, generator=generator)
+    return Rows(x, y, torch.arange(count) if units else None)
 
 
 def pool(silos: list[SiloData]) -> SiloData:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from fedtl.metrics import better, mean_over_silos
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
 from fedtl.partition import Role
-from fedtl.planning import Place, claim, promise, spent, warning
+from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
 from fedtl.privacy.canaries import Canaries
@@ -50,6 +51,7 @@ from fedtl.start import from_file
 from fedtl.state import State, size_in_bytes
 from fedtl.survey import Survey, survey
 
+EXACT = ("silos", "mean", "worst", "late")  # of a result: figures on test rows, for whoever simulates
 NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
@@ -124,13 +126,16 @@ class Study:
         """With each training silo's promise, kept in the folder; as it is where nothing is private."""
         if self.experiment.privacy is None:
             return self
-        if odd := sorted(set(self.experiment.silo) - set(self.training)):
-            raise ConfigError(
-                f"silo.{odd[0]}: no silo of that name trains; there are {', '.join(self.training[:12])}"
-            )
+        for text in self.unknown():
+            raise ConfigError(text)
         return replace(
             self, promises={name: self.promise(name, folder.path / "silos" / name) for name in self.training}
         )
+
+    def unknown(self) -> Iterator[str]:
+        """Tables ``[silo.<name>]`` of silos that do not train: a line each."""
+        for name in sorted(set(self.experiment.silo) - set(self.training)):
+            yield f"silo.{name}: no silo of that name trains; there are {', '.join(self.training[:12])}"
 
     def promise(self, name: str, home: Path) -> Promise:
         """What a silo promises for this experiment. Raises ConfigError."""
@@ -373,6 +378,7 @@ def _keep(study: Study, folder: RunFolder, shared: State, name: str, outcome: Ou
     }
     labelled = settled(study.bench, study.trained(name))
     folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
+    folder.write_json(f"silos/{name}/validation.json", outcome.validation)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
@@ -391,11 +397,7 @@ def _result(
     for name in sorted(outcomes):
         outcome, data = outcomes[name], everybody[name]
         silos[name] = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y), **outcome.test}
-        extra = {
-            "validation": outcome.validation,
-            "target": outcome.target,
-            "target_adabn": outcome.target_adabn,
-        }
+        extra = {"target": outcome.target, "target_adabn": outcome.target_adabn}
         silos[name] |= {key: figures for key, figures in extra.items() if figures}
     tests = {name: outcome.test for name, outcome in outcomes.items()}
     measured = [name for name in sorted(tests) if metric in tests[name]]
@@ -410,6 +412,7 @@ def _result(
     private = (
         {
             **claim(experiment.privacy),
+            "not_released": list(EXACT),
             "silos": {name: spent(its, folder.path.name) for name, its in sorted(study.promises.items())},
         }
         if experiment.privacy
@@ -428,7 +431,7 @@ def _result(
         "mean": mean_over_silos(tests),
         "worst": {} if worst is None else {"silo": worst, metric: tests[worst][metric]},
         **{key: value for key, value in optional.items() if value},
-        "notes": [*study.notes, *_notes(study), *filter(None, map(warning, study.promises.values()))],
+        "notes": [*study.notes, *_notes(study), *chain.from_iterable(map(warnings, study.promises.values()))],
         "bytes_up": int(sums["bytes_up"]),
         "bytes_down": int(sums["bytes_down"]),
         "seconds": round(sums["seconds"], 3),

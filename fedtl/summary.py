@@ -12,8 +12,11 @@ from fedtl.metrics import CLASSIFICATION, REGRESSION, better
 from fedtl.runfolder import RunFolder
 from fedtl.statistics import Answers, Resampling, gain, interval, verdict
 
+VALIDATION, RELEASED = "validation rows", "released accuracy"  # what a best method may be chosen on
 LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, PROBE, POOLED)  # not methods of joining: never "best"
+
+Figures = Mapping[str, float]
 
 
 def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, Any]:
@@ -47,7 +50,8 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
                     "ci95": interval(replicates),
                     "seeds": values,
                 }
-    best = {silo: _best(results, silo, metric) for silo in silos}
+    chosen_on = _grounds(experiment)
+    best = {silo: _best(_told(folders, silo, chosen_on), metric) for silo in silos}
     over = {
         label: {
             silo: _over(spread, table, label, silo, metric)
@@ -84,6 +88,7 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
         "methods": table,
         "mean": {label: _over_silos(table[label], spread[label]) for label in folders},
         "worst": {label: _worst(table[label], metric) for label in folders},
+        "chosen_on": chosen_on,
         "benefit": benefit,
         "over_local": over,
         "warnings": warnings,
@@ -93,7 +98,12 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
 
 
 def curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, list[float]]:
-    """Per column, the mean over silos and seeds of the received model's validation figure, round by round."""
+    """
+    Per column, the mean over silos and seeds of the received model's validation figure, round by round. Of a private
+    comparison only what silos released: yardsticks release nothing, and their figures are exact.
+    """
+    if experiment.privacy is not None:
+        folders = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
     key = "rmse" if experiment.data.task == "regression" else "accuracy"
     found: dict[str, list[float]] = {}
     for label, runs in folders.items():
@@ -110,17 +120,42 @@ def _answers(folder: RunFolder, silo: str) -> Answers:
     return Answers(tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy())
 
 
-def _best(results: Mapping[str, Sequence[Mapping[str, Any]]], silo: str, metric: str) -> str | None:
+def _grounds(experiment: Experiment) -> str | None:
     """
-    The method of joining with the best mean validation figure; ties go to the one listed first. Where the
-    validation rows cannot give the metric (an AUC needs both classes), their loss decides.
+    What a silo's best method is chosen on: exact figures on its validation rows, or, where those are private, the noisy
+    ones that it released; None where it released none, for such a choice would tell about the rows and be charged nowhere.
+    """
+    if experiment.privacy is None:
+        return VALIDATION
+    return RELEASED if experiment.metric in experiment.privacy.metrics else None
+
+
+def _told(
+    folders: Mapping[str, Sequence[RunFolder]], silo: str, grounds: str | None
+) -> dict[str, list[Figures]]:
+    """Per method of joining, those figures of each run; {} where a run has none of this silo."""
+    found: dict[str, list[Figures]] = {}
+    for label, runs in folders.items() if grounds else ():
+        if label in YARDSTICKS:
+            continue
+        if grounds == RELEASED:
+            said = [[line["silos"][silo] for line in run.history() if silo in line["silos"]] for run in runs]
+            found[label] = [lines[-1] if lines else {} for lines in said]
+        else:
+            name = f"silos/{silo}/validation.json"
+            found[label] = [run.read_json(name) if run.has(name) else {} for run in runs]
+    return found
+
+
+def _best(told: Mapping[str, Sequence[Figures]], metric: str) -> str | None:
+    """
+    The method with the best mean figure; ties go to the one listed first. Where the validation rows cannot give the
+    metric (an AUC needs both classes), their loss decides.
     """
     for name in (metric, "loss"):
         chosen: tuple[str, float] | None = None
-        for label, runs in results.items():
-            figures = [run["silos"].get(silo, {}).get("validation", {}) for run in runs]
-            values = [its[name] for its in figures if name in its]
-            if values and label not in YARDSTICKS:
+        for label, figures in told.items():
+            if values := [its[name] for its in figures if name in its]:
                 mean = float(np.mean(values))
                 chosen = (label, mean) if chosen is None or better(name, mean, chosen[1]) else chosen
         if chosen:

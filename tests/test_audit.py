@@ -108,6 +108,7 @@ def test_the_page_needs_nothing_but_itself(private):
     assert 'src="http' not in page
     assert "planted in a run of their own" in page
     assert "nobody can pick members with more than" in page
+    assert "Tuning on private data, as the experiment declares it: public." in page
 
 
 def test_a_run_without_privacy_says_what_was_not_measured(tmp_path):

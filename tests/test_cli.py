@@ -55,7 +55,26 @@ def test_show_says_what_each_silo_would_promise():
     assert 2.9 < its["epsilon"] <= 3.0 < its["epsilon_replace_one"]
     assert (its["records"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
     assert its["statistics_expected_noise"] > 0.5
-    assert "replace-one" in fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout
+    assert its["adjacency"] == "zero-out of one record, their number is public"
+    shown = " ".join(fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout.split())
+    assert "epsilon: zero-out of one record, their number is public; beside it for replace-one" in shown
+
+
+def test_show_lists_what_would_be_refused_and_why():
+    wrong = ["privacy.epsilon=3", "engine.stack=4", "privacy.delta=0.5", "silo.nobody.privacy.epsilon=1"]
+    words = [word for setting in wrong for word in ("--set", setting)]
+    done = fedtl("show", "digits", "--json", *words)
+    assert done.returncode == 2
+    shown = json.loads(done.stdout)
+    refused = " ".join(shown["refused"])
+    assert "engine.stack = 4: silos that share a step" in refused
+    assert "faint: privacy.delta = 0.5 is above 1/n = 0.01" in refused
+    assert "silo.nobody: no silo of that name trains" in refused
+    assert "body.features.1.norm (FixedNorm) cannot be trained" in refused  # the layer, where it is one
+    assert shown["privacy"]["silos"] == {}
+    assert {row["name"]: row["leaves"] for row in shown["tensors"]}["head.weight"] is False
+    assert fedtl("show", "digits", *words).stderr.count("refused: ") == len(shown["refused"])
+    assert json.loads(fedtl("show", "digits", "--json").stdout)["refused"] == []
 
 
 def test_lint_lists_all_and_its_exit_code_judges():

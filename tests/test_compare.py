@@ -67,7 +67,8 @@ def finished(path, right, validation, rng):
         tensors = {"scores": scores, "y": torch.tensor(y), "ids": torch.arange(ROWS)}
         save_file(tensors, path / "silos" / name / "test.safetensors")
         figures = {"accuracy": float((guess == y).mean()), "balanced_accuracy": 0.5, "loss": 0.5}
-        silos[name] = {"test": ROWS, **figures, "validation": validation[name]}
+        silos[name] = {"test": ROWS, **figures}
+        (path / "silos" / name / "validation.json").write_text(json.dumps(validation[name]))
     (path / "result.json").write_text(json.dumps({"silos": silos}))
     lines = [{"round": at, "silos": {name: {"accuracy": at / 10} for name in right}} for at in (1, 2)]
     (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -121,10 +122,36 @@ def test_the_interval_covers_what_the_binomial_law_says(runs):
 def test_where_validation_rows_cannot_give_the_metric_their_loss_chooses(runs):
     for method, loss in (("fedavg", 0.9), ("fedtl", 0.2)):
         for run in runs[method]:
-            result = run.read_json("result.json")
-            result["silos"]["a"]["validation"] = {"loss": loss}
-            run.write_json("result.json", result)
+            run.write_json("silos/a/validation.json", {"loss": loss})
     assert summary(two(), runs)["benefit"]["a"]["best"] == "fedtl"
+
+
+def private(*overrides):
+    return two("privacy.epsilon=3", *overrides)
+
+
+def test_no_best_is_chosen_on_private_validation_rows(runs):
+    """Neither on the exact figures, which are there, nor on those of another metric than the one that is released."""
+    of("privacy.epsilon=3", "data.val=0")  # nothing is chosen on them, so none are needed
+    for experiment in (private(), private('privacy.metrics=["accuracy"]', "compare.metric=auc")):
+        said = summary(experiment, runs)
+        assert said["chosen_on"] is None
+        assert said["benefit"] == {}
+    assert summary(private(), runs)["over_local"]["fedtl"]["a"]["mean"] == pytest.approx(0.45)  # of test rows
+
+
+def test_of_a_private_comparison_what_was_released_chooses(runs):
+    """The last noisy accuracy of each run; not the exact one, which says the opposite."""
+    noisy = {"fedavg": 0.1, "fedtl": 0.3}  # on validation rows fedavg is better at silo a
+    for method, ones in runs.items():
+        for run in ones:
+            told = enumerate((1 - noisy.get(method, 0.9), noisy.get(method, 0.9)), 1)
+            lines = [{"round": at, "silos": {"a": {"accuracy": now}, "b": {}}} for at, now in told]
+            (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = summary(private('privacy.metrics=["accuracy"]'), runs)
+    assert said["chosen_on"] == "released accuracy"
+    assert {silo: its["best"] for silo, its in said["benefit"].items()} == {"a": "fedtl"}
+    assert set(curves(private('privacy.metrics=["accuracy"]'), runs)) == {"fedavg", "fedtl"}
 
 
 def test_curves_are_means_over_silos_and_seeds(runs):

@@ -9,7 +9,7 @@ from test_units import of_patients
 
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
-from fedtl.planning import terms, warning
+from fedtl.planning import terms, warnings
 from fedtl.privacy import accounting
 from fedtl.privacy.metric import Metric, noisy_mean
 from fedtl.privacy.noise import Noise
@@ -60,7 +60,18 @@ def test_all_of_it_ends_at_the_epsilon_asked_for(tmp_path):
 def test_few_validation_rows_are_warned_about(tmp_path):
     its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).promise
     assert terms(its)["metric_expected_noise"] == pytest.approx(its.metric.noise_multiplier / 9)
-    assert "9 validation records are few" in warning(its)
+    assert "9 validation records are few" in " ".join(warnings(its))
+
+
+def test_each_warning_is_given_beside_the_others(tmp_path):
+    """The accuracy's does not hide the statistics'."""
+    asked = {"epsilon": 1.0, "metrics": ["accuracy"], "statistics": "dp"}
+    few, noisy = warnings(silo_of(bench_of(), tmp_path, **asked).promise)
+    assert "validation records are few" in few
+    assert "are few for the statistics of" in noisy
+    for way_out in ("fewer privacy.stages", 'privacy.statistics = "public"', "GroupNorm or LayerNorm"):
+        assert way_out in noisy
+    assert warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).promise) == []
 
 
 def test_patients_are_counted_once(tmp_path):

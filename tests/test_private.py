@@ -20,7 +20,7 @@ from fedtl.method import METHODS
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint
 from fedtl.partition import Role
-from fedtl.planning import Place, promise, spent, warning
+from fedtl.planning import Place, promise, spent, warnings
 from fedtl.privacy import accounting, charge, gradients, labels, mechanism, samplewise
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
@@ -367,7 +367,13 @@ def test_a_private_run_says_what_it_cost(tmp_path):
     for name, its in private["silos"].items():
         assert 7.5 < its["epsilon"] <= 8.0 < its["epsilon_replace_one"]
         assert its["delta"] == 1e-5
+        assert (its["unit"], its["adjacency"]) == ("record", private["adjacency"])
         assert (tmp_path / "silos" / name / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
+        own = json.loads((tmp_path / "silos" / name / "validation.json").read_text())
+        assert 0 <= own["accuracy"] <= 1  # where it was computed, and nowhere else
+        assert "validation" not in result["silos"][name]
+    assert set(private["not_released"]) >= {"silos", "mean", "worst"}
+    assert str(own["loss"]) not in (tmp_path / "result.json").read_text()
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert all(metrics == {} for line in history for metrics in line["silos"].values())
     page = (tmp_path / "report.html").read_text() if (tmp_path / "report.html").exists() else ""
@@ -500,9 +506,8 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     bench = bench_of()
-    assert "name fewer privacy.stages" in warning(
-        silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise
-    )
+    (text,) = warnings(silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise)
+    assert "name fewer privacy.stages" in text
     first = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).promise
     every = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise
     assert len(first.refresh.layers) == 1 < len(every.refresh.layers)

@@ -55,6 +55,9 @@ def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
         assert digest in text
         assert digest in html
     assert "epsilon 3.00" in text
+    for page_ in (text, html):
+        assert "zero-out of one record" in " ".join(page_.split())
+        assert re.search(r"tuning on private data\W+(td\W+)*undeclared", page_)
     assert facts["privacy"]["lifetime_epsilon"] == 10.0
     assert len(text.splitlines()) < 70
 
@@ -98,6 +101,7 @@ def test_without_privacy_the_page_says_it_in_capitals(home, made):
     _, page = rehearse(Home.open(home.path), made.file)
     assert "WITHOUT differential privacy" in page.read_text()
     assert "noisy" not in page.read_text()
+    assert "tuning" not in page.read_text()  # of nothing that is claimed
 
 
 @pytest.mark.parametrize("figures", [[], ["accuracy"]])
@@ -123,12 +127,13 @@ def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
     """Its data is somebody else's and not here."""
     path = tmp_path / "hospitals.toml"
     path.write_text(
-        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\n'
+        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "charged"\n'
     )
     facts, page = rehearse(home, path)
     assert facts["bundle"] == ""
     assert facts["shape"] == [1, 8, 8]
     assert "epsilon 2.00" in page.read_text()
+    assert facts["tuning"] == "charged"
 
 
 @pytest.mark.parametrize(

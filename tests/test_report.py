@@ -86,6 +86,7 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     comparison = {
         "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
         "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
+        "chosen_on": "validation rows",
         "mean": {method: {metric: a_figure(0.7654)} for method in methods},
         "worst": {method: {"silo": silos[1], metric: 0.5432} for method in methods},
     }  # fmt: skip
@@ -363,6 +364,17 @@ def test_a_private_run_says_what_its_ledgers_say():
     assert "Not private: the noise can be drawn again" in text_of(run_page(result, silent, ""))
 
 
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("tuning", ["public", "charged", "undeclared"])
+def test_every_page_says_where_the_settings_come_from(private, tuning):
+    its = a_claim(private=private, tuning=tuning, epsilon=3.0)
+    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    said = f"tuning on private data: {tuning}."
+    alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
+    assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
+    assert said in text_of(compare_page({**a_comparison(), "privacy": its}, {}, ""))
+
+
 def test_a_private_comparison_says_that_epsilons_add():
     comparison = a_comparison()
     assert "Without differential privacy" in text_of(compare_page(comparison, {}, ""))
@@ -370,3 +382,16 @@ def test_a_private_comparison_says_that_epsilons_add():
     page = text_of(compare_page(comparison, {}, ""))
     assert "keeps epsilon = 3 for each record" in page
     assert "epsilons add" in page
+    assert "chosen on its validation rows" in page
+
+
+def test_a_comparison_without_a_best_says_why():
+    comparison = a_comparison() | {"privacy": a_claim(epsilon=3.0), "chosen_on": None, "benefit": {}}
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "Which method is best for a silo is not said" in page
+    assert "it would tell about them and be charged nowhere" in page
+    assert "chosen on its validation rows" not in page
+    table = " ".join(printed(compare_table(comparison)).split())
+    assert "epsilon = 3 in each run of a method that shares; tuning: public; no best" in table
+    released = comparison | {"benefit": a_comparison()["benefit"], "chosen_on": "released accuracy"}
+    assert "chosen on the accuracy that it released" in text_of(compare_page(released, {}, ""))

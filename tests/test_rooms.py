@@ -60,6 +60,7 @@ DOORS = {
     "PIL": {"data.images"},
     "pydantic": {
         *("settings", "data.settings", "experiment.schema", "experiment.wording", "experiment.file"),
+        "experiment.mistakes",
         *("agreement", "home.settings", "provision.settings"),
     },
     "flwr": {"flower", "site.node", "site.executor"},

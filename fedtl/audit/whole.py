@@ -242,6 +242,8 @@ def _notes(
         notes.append("Nothing is claimed: the run's noise can be drawn again (privacy.noise = reproducible).")
     elif not experiment.audit.canaries:
         notes.append("The run had no canaries ([audit] canaries), so what they show is not measured.")
+    if result.get("privacy"):
+        notes.append(f"Tuning on private data, as the experiment declares it: {result['privacy']['tuning']}.")
     if gaps := [
         check.value - findings.silos[check.silo]["claimed"]["epsilon"]
         for check in findings.checks

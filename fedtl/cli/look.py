@@ -1,6 +1,7 @@
 """What can be known without training: ``fedtl show``, ``lint`` and the tables of names."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.table import Table
@@ -11,15 +12,15 @@ from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, print_tabl
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
     from fedtl.experiment.file import dump, load
-    from fedtl.planning import claim, terms, warning
-    from fedtl.report.tables import privacy_table
+    from fedtl.lint.examined import examine
+    from fedtl.planning import claim, terms, warnings
     from fedtl.simulate.shelf import temporary
-    from fedtl.study import build, tensor_table
+    from fedtl.study import tensor_table
 
-    settings = load(experiment, set_ or [])
+    settings = load(experiment, set_ or [], sound=False)
     with temporary() as shelf:
-        study = build(settings, shelf, shelf)
-        planned = {name: study.promise(name, Path()) for name in study.training} if settings.privacy else {}
+        found = examine(settings, shelf)
+    study, planned = found.study, found.promises
     tensors = tensor_table(study)
     per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
     content = {
@@ -27,17 +28,27 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         "tensors": tensors,
         "bytes_up": per_silo,
         "bytes_down": per_silo,
+        "training": study.training,
         "privacy": {"silos": {name: terms(its) for name, its in planned.items()}} | claim(settings.privacy)
         if settings.privacy
         else None,
-        "refused": [],
+        "refused": list(found.refused),
     }
     if as_json:
         print_json(content)
-        return
-    out_console.print(dump(settings), highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if settings.privacy else [])]
-    table = Table(*columns, title=f"{settings.method.name} on {settings.model.name}")
+    else:
+        _print_plan(content, dump(settings), [text for its in planned.values() for text in warnings(its)])
+    if found.refused:
+        raise typer.Exit(2)
+
+
+def _print_plan(content: Mapping[str, Any], toml: str, warnings: Sequence[str]) -> None:
+    from fedtl.report.tables import privacy_table
+
+    settings, tensors, privacy = content["experiment"], content["tensors"], content["privacy"]
+    out_console.print(toml, highlight=False, markup=False)
+    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if privacy else [])]
+    table = Table(*columns, title=f"{settings['method']['name']} on {settings['model']['name']}")
     for tensor in tensors:
         leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
         table.add_row(
@@ -50,27 +61,29 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         )
     out_console.print(table)
     out_console.print(
-        f"{per_silo:,} bytes leave a silo each round and as many come in; {len(study.training)} silos train."
+        f"{content['bytes_up']:,} bytes leave a silo each round and as many come in; {len(content['training'])} silos train."
     )
-    if settings.privacy is None:
+    for text in content["refused"]:
+        say(f"refused: {text}")
+    if privacy is None:
         out_console.print(
             "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
         )
         return
-    out_console.print(privacy_table(content["privacy"]))
-    for its in planned.values():
-        if text := warning(its):
-            say(f"warning: {text}")
+    if privacy["silos"]:
+        out_console.print(privacy_table(privacy))
+    for text in warnings:
+        say(f"warning: {text}")
 
 
 def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once; and what holds."""
     from dataclasses import asdict
 
-    from fedtl.experiment.file import load
-    from fedtl.lint import lint as look_through
+    from fedtl.experiment.file import read
+    from fedtl.lint.findings import lint as look_through
 
-    found = look_through(load(experiment, set_ or [], sound=False))
+    found = look_through(read(experiment, set_ or []))
     if as_json:
         print_json(asdict(found))
     else:

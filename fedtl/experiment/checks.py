@@ -1,7 +1,7 @@
 """What contradicts itself in an experiment, or is not there: refused before anything is read or trained."""
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fedtl.data.settings import DataSettings
@@ -9,7 +9,7 @@ from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, server_of
 from fedtl.experiment.schema import EngineSettings, Experiment, ModelSettings, TrainSettings
-from fedtl.experiment.wording import choice, entry
+from fedtl.experiment.wording import choice
 from fedtl.method import METHODS
 from fedtl.optimizers import OPTIMIZERS
 
@@ -20,29 +20,59 @@ METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
 def checked(experiment: Experiment) -> Experiment:
-    """Refuse what contradicts itself. Raises ConfigError."""
+    """Refuse what contradicts itself, with the first reason. Raises ConfigError."""
+    for text in contradictions(experiment):
+        raise ConfigError(text)
+    return experiment
+
+
+def contradictions(experiment: Experiment) -> Iterator[str]:
+    """What contradicts itself, or is not there: one line each."""
     train, compare = experiment.train, experiment.compare
-    method, _ = method_of(experiment.method), server_of(experiment.method)
-    choice(OPTIMIZERS, train.optimizer, "train.optimizer")
+    yield from _said(method_of, experiment.method)
+    yield from _said(server_of, experiment.method)
+    yield from _said(choice, OPTIMIZERS, train.optimizer, "train.optimizer")
     for name in compare.methods:
-        choice(METHODS, name, "compare.methods")
-    choice(METRICS, compare.metric, "compare.metric")
+        yield from _said(choice, METHODS, name, "compare.methods")
+    yield from _said(choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
-        raise ConfigError(f"compare.metric = {compare.metric!r} does not measure {experiment.data.task}")
+        yield f"compare.metric = {compare.metric!r} does not measure {experiment.data.task}"
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
-        raise ConfigError(f"silos_per_round = {per_round} can never give minimum_silos = {minimum}")
+        yield f"silos_per_round = {per_round} can never give minimum_silos = {minimum}"
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
-        raise ConfigError(f'train.momentum belongs to "sgd", not to {train.optimizer!r}')
-    _check_once(experiment)
-    _check_source(experiment.data)
-    _check_data(experiment.data)
-    if method.needs_target and not experiment.data.target_domain:
+        yield f'train.momentum belongs to "sgd", not to {train.optimizer!r}'
+    yield from _twice(experiment)
+    yield from of_data(experiment.data)
+    yield from _of_target(experiment)
+    yield from _of_start(experiment.model, experiment.data)
+    yield from _of_engine(experiment.engine)
+
+
+def of_data(data: DataSettings) -> Iterator[str]:
+    """What is wrong with ``[data]`` by itself: then there are no rows to look at."""
+    yield from _said(choice, DATA, data.source, "data.source")
+    if data.source in DATA:
+        yield from _of_source(data)
+    yield from _of_parts(data)
+
+
+def _said(check: Callable[..., Any], *words: Any) -> Iterator[str]:
+    """What a check says that raises."""
+    try:
+        check(*words)
+    except ConfigError as error:
+        yield str(error)
+
+
+def _of_target(experiment: Experiment) -> Iterator[str]:
+    try:
+        needed = method_of(experiment.method).needs_target
+    except ConfigError:
+        return  # a method that cannot be made needs nothing
+    if needed and not experiment.data.target_domain:
         name = experiment.method.name
-        raise ConfigError(f"method {name!r} adapts to a second domain; data.target_domain does not name one")
-    _check_start(experiment.model, experiment.data)
-    _check_engine(experiment.engine)
-    return experiment
+        yield f"method {name!r} adapts to a second domain; data.target_domain does not name one"
 
 
 def with_unit(experiment: Experiment) -> Experiment:
@@ -59,78 +89,70 @@ def with_unit(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
 
 
-def _check_once(experiment: Experiment) -> None:
+def _twice(experiment: Experiment) -> Iterator[str]:
     """A seed or a silo that is listed twice would count twice."""
     data, compare = experiment.data, experiment.compare
     lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
     lists |= {"data.columns": data.columns, "model.pretrain_on": experiment.model.pretrain_on}
     lists |= {"compare.methods": compare.methods, "compare.seeds": compare.seeds}
     for key, values in lists.items():
-        for value in values:
+        for value in dict.fromkeys(values):
             if values.count(value) > 1:
-                raise ConfigError(f"{key} lists {value!r} {values.count(value)} times; once is enough")
+                yield f"{key} lists {value!r} {values.count(value)} times; once is enough"
 
 
-def _check_source(data: DataSettings) -> None:
-    """The source exists, reads from where it is told to, and has the settings that are set."""
-    source = entry(DATA, data.source, "data.source")
+def _of_source(data: DataSettings) -> Iterator[str]:
+    """The source reads from where it is told to, and has the settings that are set."""
+    source = DATA[data.source]
     if source.needs_path and not (data.path and os.path.exists(data.path)):
         at = f"data.path: {data.path} does not exist" if data.path else "data.path is empty"
-        raise ConfigError(f"{at}; source {data.source!r} reads from there")
+        yield f"{at}; source {data.source!r} reads from there"
     if data.path and not source.needs_path:
-        raise ConfigError(
-            f"data.path is set, but source {data.source!r} reads no path; remove one of the two"
-        )
+        yield (f"data.path is set, but source {data.source!r} reads no path; remove one of the two")
     for key in ("silo_column", "domain_column", "positive_above", "columns", "categories"):
         if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
-            raise ConfigError(f'data.{key} is for source "table", not {data.source!r}')
+            yield f'data.{key} is for source "table", not {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
-        raise ConfigError(f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}")
+        yield f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}"
     if data.source == "images" and data.target_domain:
-        raise ConfigError('data.target_domain: source "images" has no second domain')
+        yield 'data.target_domain: source "images" has no second domain'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
-        raise ConfigError(
-            "data.domain_column and data.target_domain go together: which column, and which value of it"
-        )
+        yield ("data.domain_column and data.target_domain go together: which column, and which value of it")
 
 
-def _check_data(data: DataSettings) -> None:
+def _of_parts(data: DataSettings) -> Iterator[str]:
     if data.test + data.val >= 1:
-        raise ConfigError(f"data.test = {data.test} and data.val = {data.val} leave no training rows")
+        yield f"data.test = {data.test} and data.val = {data.val} leave no training rows"
     if data.positive_above is not None and data.task == "regression":
-        raise ConfigError('data.positive_above makes two classes; that is no data.task = "regression"')
+        yield 'data.positive_above makes two classes; that is no data.task = "regression"'
     for key in ("label", "silo_column", "domain_column", "unit_column"):
         if getattr(data, key) in data.columns:
-            raise ConfigError(f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input")
+            yield f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input"
     if data.scale not in ("silo", "none") and not os.path.isfile(data.scale):
         wish = '"silo", "none" or a TOML file of constants'
-        raise ConfigError(f"data.scale is {wish}; there is no file {data.scale}")
+        yield f"data.scale is {wish}; there is no file {data.scale}"
 
 
-def _check_engine(engine: EngineSettings) -> None:
+def _of_engine(engine: EngineSettings) -> Iterator[str]:
     """Each engine has settings of its own."""
     if engine.address and engine.name != "ray":
-        raise ConfigError(f'engine.address is for "ray", not for {engine.name!r}')
+        yield f'engine.address is for "ray", not for {engine.name!r}'
     if engine.stack > 1 and (engine.name == "ray" or engine.workers > 1):
         other = 'engine.name = "ray"' if engine.name == "ray" else f"engine.workers = {engine.workers}"
-        raise ConfigError(
-            f"engine.stack = {engine.stack} trains in one process, and {other} in several; keep one"
-        )
+        yield (f"engine.stack = {engine.stack} trains in one process, and {other} in several; keep one")
 
 
-def _check_start(model: ModelSettings, data: DataSettings) -> None:
+def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
     """Where the weights come from: one place, and one that is there."""
     if overlap := sorted(set(data.late) & set(model.pretrain_on)):
-        raise ConfigError(
-            f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; it can be one of the two"
-        )
+        yield (f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; it can be one of the two")
     if model.weights and model.pretrain_on:
-        raise ConfigError("model.weights and model.pretrain_on both say where the backbone starts; keep one")
+        yield "model.weights and model.pretrain_on both say where the backbone starts; keep one"
     if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
-        raise ConfigError(f"model.weights: there is no file {model.weights}")
+        yield f"model.weights: there is no file {model.weights}"
     for place in model.pretrain_on:
         source, colon, path = place.partition(":")
-        if colon and entry(DATA, source, "model.pretrain_on").needs_path and not os.path.exists(path):
-            raise ConfigError(
-                f"model.pretrain_on: {path or '(empty)'} does not exist; {source!r} reads from there"
-            )
+        if colon and source not in DATA:
+            yield from _said(choice, DATA, source, "model.pretrain_on")
+        elif colon and DATA[source].needs_path and not os.path.exists(path):
+            yield (f"model.pretrain_on: {path or '(empty)'} does not exist; {source!r} reads from there")

@@ -23,10 +23,17 @@ from fedtl.experiment.wording import one_line, short
 
 def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
     """
-    The experiment in the file ``name``, or the shipped one of that bare name, with ``a.b=c`` overrides.
+    The experiment that ``read`` finds, checked. ``sound``: refuse one whose privacy would be untrue. Raises ConfigError.
+    """
+    return parse(read(name, overrides), sound)
 
-    Paths in the file are relative to it, those of an override to the working directory. ``sound``: refuse one whose
-    privacy would be untrue. Raises ConfigError.
+
+def read(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    The plain values in the file ``name``, or in the shipped one of that bare name, with ``a.b=c`` overrides; unchecked.
+
+    Paths in the file are relative to it, those of an override to the working directory. Raises ConfigError for what
+    is no TOML.
     """
     path = Path(name)
     if not os.path.isfile(name):
@@ -43,7 +50,7 @@ def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experi
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     _make_absolute(table, path.parent.absolute())
-    return parse(_merged(table, _overriding(overrides)), sound)
+    return _merged(table, _overriding(overrides))
 
 
 def shipped_names() -> list[str]:

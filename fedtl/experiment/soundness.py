@@ -6,11 +6,17 @@ from pathlib import Path
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, privacy_of
 from fedtl.experiment.schema import Experiment, MethodSettings
+from fedtl.method import METHODS
 from fedtl.objective import PerExample
 from fedtl.privacy import marks
 
 LARGE = 10.0  # an epsilon that promises little
 UNCOVERED = "model.weights: if the file was trained on these rows without noise, nothing here covers that"
+ALIKE = {  # what a result says once, of all its silos
+    "unit": "who is protected is the same",
+    "noise": "whether noise can be drawn again is the same",
+    "tuning": "where the settings come from is the same",
+}
 
 
 def unsound(experiment: Experiment) -> Iterator[str]:
@@ -47,8 +53,9 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         except ConfigError as error:
             yield str(error)
             continue
-        if its.unit != experiment.privacy.unit:
-            yield f"silo.{silo}.privacy.unit = {its.unit!r}: who is protected is the same in all silos; set privacy.unit"
+        for key, what in ALIKE.items():
+            if (value := getattr(its, key)) != getattr(experiment.privacy, key):
+                yield f"silo.{silo}.privacy.{key} = {value!r}: {what} in all silos; set privacy.{key}"
 
 
 def doubtful(experiment: Experiment) -> Iterator[str]:
@@ -63,19 +70,21 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
             'nobody counts; say "public" or "charged"'
         )
     if privacy.noise == "reproducible":
-        yield 'privacy.noise = "reproducible": whoever knows the seed subtracts the noise; nothing is private'
+        yield (
+            f'privacy.noise = "reproducible": seed = {experiment.seed} draws the noise and the samples of every run alike; '
+            "whoever knows it subtracts the noise, and nothing is private"
+        )
     if privacy.epsilon > LARGE:
         yield f"privacy.epsilon = {privacy.epsilon:g}: beyond {LARGE:g} an attacker may be nearly sure"
     if privacy.delta != "auto" and privacy.delta > 1e-5:
         yield f"privacy.delta = {privacy.delta:g}: chance of a failure without bound; 1/(10 n) or 1e-5 is usual"
     if privacy.statistics == "local-after":
         yield 'privacy.statistics = "local-after": exact statistics stay at the silo; never send such a model on'
-    if experiment.data.val:
-        yield (
-            f"data.val = {experiment.data.val:g}: accuracies in a result are of private rows, without noise and outside of "
-            "the claim; keep result.json and report.html where the rows are"
-        )
-    private = [method_of(MethodSettings(name=name)) for name in compare.methods]
+    yield (
+        "the figures on test rows in result.json and report.html, and on validation rows in silos/<name>/validation.json, "
+        "are exact and outside of the claim; keep them where the rows are"
+    )
+    private = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
     if (runs := len(compare.seeds) * sum(bool(its.shared) and not its.pool for its in private)) > 1:
         yield f"compare trains {runs} times in private on the same rows: released together, their epsilons add"
     if experiment.model.weights not in ("", "pretrained") and not marks.marked(

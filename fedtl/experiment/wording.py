@@ -8,7 +8,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
+from fedtl.experiment.absent import absent
 from fedtl.experiment.schema import Experiment
+
+Place = tuple[str | int, ...]  # of a setting, from the top of the file
 
 WISHES = {
     "string_type": "text, in quotes",
@@ -36,6 +39,8 @@ def choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None
 def unknown(path: str, known: Sequence[str]) -> str:
     """``path`` and ``known`` end in the key in question; what comes before it is no part of the likeness."""
     above, dot, key = path.rpartition(".")
+    if (reason := absent(path)) is not None:
+        return f'"{path}" is not a setting: {reason}'
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
     near += [name for name in _settings() if name.rpartition(".")[2] == key and "." not in above]
@@ -44,24 +49,36 @@ def unknown(path: str, known: Sequence[str]) -> str:
 
 
 def one_line(error: ValidationError, table: Mapping[str, Any]) -> str:
+    first, *others = lines(error, table).values()
+    return first + (f" (and {len(others)} more)" if others else "")
+
+
+def lines(error: ValidationError, table: Mapping[str, Any]) -> dict[Place, str]:
+    """Each mistake once, by where it is, in one line."""
     # A misspelt key comes with its absence under the right name: the spelling is what to say.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    paths = [_path(problem["loc"], table) for problem in problems]
-    first, at = problems[0], _spelled(paths[0])
+    found: dict[Place, list[Mapping[str, Any]]] = {}
+    for problem in problems:
+        found.setdefault(_place(problem, table), []).append(problem)
+    return {place: _line(place, its) for place, its in found.items()}
+
+
+def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> Place:
+    return tuple(problem["loc"]) if problem["type"] == "missing" else _path(problem["loc"], table)
+
+
+def _line(place: Place, problems: Sequence[Mapping[str, Any]]) -> str:
+    first, at = problems[0], _spelled(place)
     if first["type"] == "missing":
-        text = f"{_spelled(first['loc'])} is not given, and has no default"
-    elif first["type"] != "extra_forbidden":
-        wishes = [_wish(problem) for problem, path in zip(problems, paths, strict=True) if path == paths[0]]
-        text = f"{at} = {short(first['input'])}: must be {' or '.join(dict.fromkeys(wishes))}"
-    else:
-        above = _spelled(paths[0][:-1])
-        beside = [name for name in _settings(tables=True) if name.rpartition(".")[0] == above]
-        text = unknown(at, beside)
-    others = len(set(paths)) - 1
-    return text + (f" (and {others} more)" if others else "")
+        return f"{at} is not given, and has no default"
+    if first["type"] != "extra_forbidden":
+        wishes = dict.fromkeys(map(_wish, problems))
+        return f"{at} = {short(first['input'])}: must be {' or '.join(wishes)}"
+    above = _spelled(place[:-1])
+    return unknown(at, [name for name in _settings(tables=True) if name.rpartition(".")[0] == above])
 
 
-def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> tuple[str | int, ...]:
+def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> Place:
     """Without the branches of a union, which pydantic adds to the path and the file does not have."""
     path: list[str | int] = []
     value: Any = table

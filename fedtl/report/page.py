@@ -10,7 +10,17 @@ from markupsafe import Markup
 from fedtl.report import plots
 from fedtl.report.figures import LATE_ROWS, TITLES, difference, one, shown, silos_of, with_interval
 
+DRAWN_AGAIN = "Not private: the noise can be drawn again (privacy.noise = reproducible)"
 FEW = 6  # silos that the answer still names
+NEVER = "so another may do better on its test rows; local, probe and pooled are yardsticks and never chosen."
+CHOICE = {  # by what ``summary`` says that a silo's best method was chosen on
+    "validation rows": "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the "
+    f"figure), {NEVER}",
+    "released accuracy": "A silo's best method was chosen on the accuracy that it released in its last round, noisy and "
+    f"charged, {NEVER}",
+    None: "No method is named as a silo's best, and no verdict given: chosen on exact figures of private validation rows, "
+    'it would tell about them and be charged nowhere. With privacy.metrics = ["accuracy"] silos release a noisy one.',
+}
 VERBS = {"unclear": "unclear", "loses": "lose"}
 
 
@@ -78,12 +88,12 @@ def _privacy(privacy: Mapping[str, Any] | None) -> str:
     if privacy is None:
         return "Without differential privacy: what was shared can tell about a silo's rows."
     if not privacy["private"]:
-        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+        return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
     worst = max(privacy["silos"].values(), key=lambda its: its["epsilon"])
     return (
         f"Differential privacy for each {privacy['unit']}, {privacy['adjacency']}: at most epsilon = "
         f"{worst['epsilon']:.3f} at delta = {worst['delta']:.0e} in a silo ({worst['epsilon_replace_one']:.3f} for "
-        f"replace-one), as its ledger says; tuning on private data: {privacy['tuning']}. The test figures here are "
+        f"replace-one), as its ledger says; {_tuning(privacy)}. The test figures here are "
         "of a simulation: published, they would tell about test rows."
     )
 
@@ -93,12 +103,18 @@ def _privacy_of_runs(privacy: Mapping[str, Any] | None) -> str:
     if privacy is None:
         return _privacy(None)
     if not privacy["private"]:
-        return "Not private: the noise can be drawn again (privacy.noise = reproducible)."
+        return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
     return (
         f"Each run of a method that shares keeps epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
         f"({privacy['adjacency']}); its result.json says what was spent. Released together, the runs' epsilons add. "
-        f"Yardsticks are never private; tuning on private data: {privacy['tuning']}."
+        "The test figures here are of a simulation: published, they would tell about test rows. "
+        f"Yardsticks are never private; {_tuning(privacy)}."
     )
+
+
+def _tuning(privacy: Mapping[str, Any]) -> str:
+    """Where the settings come from; said whatever else is claimed."""
+    return f"tuning on private data: {privacy['tuning']}"
 
 
 def compare_page(
@@ -114,7 +130,7 @@ def compare_page(
     seeds = ", ".join(map(str, comparison["seeds"]))
     return render(
         title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
-        answer=_answer(benefit),
+        answer=_answer(benefit, comparison["chosen_on"]),
         warnings=comparison.get("warnings", []),
         main=_compare_grid(comparison),
         details=_over_local(comparison),
@@ -124,9 +140,7 @@ def compare_page(
         notes=[
             f"{TITLES[metric]} on test rows, which each run read once, at the end; mean of seeds {seeds}, "
             "± half a 95 % interval.",
-            "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the figure), "
-            "so another may do better on its test rows; "
-            "local, probe and pooled are yardsticks and never chosen.",
+            CHOICE[comparison["chosen_on"]],
             "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
             "at several silos.",
             "gains: the interval lies above zero; loses: below; unclear: it holds zero, or there is none.",
@@ -138,8 +152,10 @@ def compare_page(
     )
 
 
-def _answer(benefit: Mapping[str, Any]) -> str:
+def _answer(benefit: Mapping[str, Any], chosen_on: str | None) -> str:
     """How many gain, and by name who does not, as long as they are few."""
+    if chosen_on is None:
+        return "Which method is best for a silo is not said: the rows to choose on are private."
     if not benefit:
         return "Nothing to compare with: it takes local and a method of joining, measured at the same silo."
     by = {

@@ -63,7 +63,7 @@ def answers(facts: Facts) -> list[str]:
     return [
         first,
         f"Differential privacy for every {its['unit']}: epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds together "
-        f"(replace-one: {its['epsilon_replace_one']:.2f}).",
+        f"({its['adjacency']}; replace-one: {its['epsilon_replace_one']:.2f}).",
     ]
 
 
@@ -75,6 +75,8 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
         ("figures that leave", ", ".join(facts["metrics"]) or "none"),
         ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no"),
     ]
+    if facts["tuning"]:
+        rows.append(("tuning on private data", facts["tuning"]))
     if its := facts["privacy"]:
         rows += [
             (
@@ -83,8 +85,9 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
             ),
             ("sampling rate", f"{its['sample_rate']:.4f} of {its['records']} {its['unit']}s"),
         ]
-        if its["lifetime_epsilon"]:
-            rows.append(("lifetime budget", f"epsilon {its['lifetime_epsilon']:g}"))
+        rows.append(("lifetime budget", f"epsilon {its['lifetime_epsilon']:g}"))
+        theirs = ", ".join(name.replace("_", " ") for name in its["from_plan"])
+        rows.append(("the plan's, not silo.toml's", theirs or "none of the promise's numbers"))
     return [
         *rows,
         ("hash of the plan", facts["plan"]),

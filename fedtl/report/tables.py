@@ -48,7 +48,11 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     silos = privacy["silos"]
     what = "of each record" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
     title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one"
+    table = Table(
+        title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
     table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
     for heading in ("rows", "epsilon", "delta", "replace-one", "noise", "rate", "steps", "norms"):
         table.add_column(heading, justify="right")
@@ -109,7 +113,10 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     metric, methods = comparison["metric"], comparison["methods"]
     benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
     title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} ± half a 95 % interval"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+    table = Table(
+        title=title, caption=_claimed(comparison), box=SIMPLE_HEAD, padding=0, show_edge=False,
+        title_justify="left", caption_justify="left",
+    )  # fmt: skip
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
     )
@@ -161,6 +168,17 @@ def late_compare_table(comparison: Mapping[str, Any]) -> Table:
                 value = one(metric, its.get(metric, {}).get("mean"))
                 table.add_row(Text(silo), Text(method), LATE_ROWS[row], value)
     return table
+
+
+def _claimed(comparison: Mapping[str, Any]) -> str | None:
+    """What is claimed of a comparison's runs; why none is called the best, where that is so."""
+    if (its := comparison.get("privacy")) is None:
+        return None
+    claim = f"differential privacy: epsilon = {its['epsilon']:g} in each run of a method that shares"
+    said = (
+        f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
+    )
+    return said if comparison["chosen_on"] else f"{said}; no best, for the rows to choose on are private"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,0 +1,1 @@
+"""What is untrue of an experiment's privacy, what to ask about it, and what holds."""
