@@ -132,7 +132,7 @@ def test_what_has_no_default_has_a_stand_in():
         ("poisson=false", "by its own coin (Poisson)"),
         ("shuffle=true", "batches of shuffled rows"),
         ("drop_last=true", "none is dropped"),
-        ("steps=3", "fixed beforehand"),
+        ("max_steps=3", "fixed beforehand"),
         ("noise_multiplier=0", "never 0"),
         ("secure_mode=true", "operating system"),
         ("seed=0", "operating system"),

@@ -212,8 +212,8 @@ def test_an_average_owes_what_the_worst_of_it_owes():
     assert labels.together([]) == {}
 
 
-def test_one_silo_without_a_secret_noise_makes_the_average_local_only(tmp_path):
-    folder, _ = ran(tmp_path / "run", *PRIVATE, "silo.plain.privacy.noise=reproducible")
+def test_noise_that_can_be_drawn_again_makes_the_average_local_only(tmp_path):
+    folder, _ = ran(tmp_path / "run", *PRIVATE, "privacy.noise=reproducible")
     assert said(folder.path / "shared.safetensors")["head.weight"] is Label.LOCAL
 
 

@@ -8,10 +8,13 @@ SAMPLE = (
     "each step takes every unit by its own coin (Poisson), and that is what is booked; batches of shuffled rows, booked "
     "as that, would cost more than the ledger says"
 )
-RATE = "the sampling rate follows from train.batch_size and the rows; Poisson samples differ in size, and none is dropped"
+RATE = (
+    "privacy.sample_rate says how likely each unit is drawn, and without it train.batch_size over the units does; Poisson "
+    "samples differ in size, and none is dropped"
+)
 STEPS = (
-    "the steps follow from train.epochs, train.batch_size, the rows and rounds, and are fixed beforehand: other steps than "
-    "those that are booked would make the epsilon untrue"
+    "privacy.steps says how many a round has, and without it train.epochs, train.batch_size and the rows do; they are fixed "
+    "beforehand: other steps than those that are booked would make the epsilon untrue"
 )
 CLIP = 'it is called "privacy.clip": of the gradient of one unit, in the norm over all tensors that move'
 SOURCE = (
@@ -27,8 +30,8 @@ METRIC = "privacy.metrics says what may leave besides noisy tensors, and it is c
 REASONS = {
     **dict.fromkeys(("noise_multiplier", "sigma", "noise_scale", "noise_std", "noise_level"), NOISE),
     **dict.fromkeys(("poisson", "poisson_sampling", "shuffle", "shuffled", "sampling", "sampler"), SAMPLE),
-    **dict.fromkeys(("sample_rate", "sampling_rate", "batch_size", "drop_last"), RATE),
-    **dict.fromkeys(("steps", "max_steps", "steps_per_round", "steps_a_round", "epochs", "rounds"), STEPS),
+    **dict.fromkeys(("sampling_rate", "batch_size", "drop_last"), RATE),
+    **dict.fromkeys(("max_steps", "steps_per_round", "steps_a_round", "epochs", "rounds"), STEPS),
     **dict.fromkeys(("max_grad_norm", "clipping_norm", "l2_norm_clip", "clip_norm", "clipping"), CLIP),
     **dict.fromkeys(("secure_mode", "secure_rng", "secure", "seed", "noise_seed", "generator"), SOURCE),
     **dict.fromkeys(("accountant", "reset", "reset_engine", "per_round", "epsilon_per_round"), LEDGER),
