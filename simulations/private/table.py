@@ -25,7 +25,7 @@ from scipy import stats
 HERE = Path(__file__).parent
 EPSILONS = 1.0, 3.0, 8.0
 SEEDS = {"scanner": range(10), "digits": range(3), "digits6": range(3)}
-RATES = {"scanner": (0.02, 0.05), "digits": (0.02, 0.05), "digits6": (0.05, 0.2)}
+RATES = {"scanner": (0.06, 0.12), "digits": (0.02, 0.05), "digits6": (0.1, 0.4)}
 OPEN = {
     "not private, BatchNorm": [],
     "not private, GroupNorm": ["model.name=convnet_gn"],
