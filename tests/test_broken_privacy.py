@@ -74,17 +74,15 @@ def test_the_sound_pipeline_passes(seed, tmp_path):
 
 
 def test_noise_that_is_silently_zero(monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        Noise, "normal", lambda self, shape, std: torch.zeros(tuple(shape), dtype=torch.float64)
-    )
+    monkeypatch.setattr(Noise, "_grains", lambda self, count, std: torch.zeros(count, dtype=torch.float64))
     findings = audited(tmp_path, "privacy.epsilon=1")
     caught(findings, "noise", "there is none")
     caught(findings, "bound fdp", "is at least")
 
 
 def test_noise_that_is_halved(monkeypatch, tmp_path):
-    sound = Noise.normal
-    monkeypatch.setattr(Noise, "normal", lambda self, shape, std: sound(self, shape, std / 2))
+    sound = Noise._grains
+    monkeypatch.setattr(Noise, "_grains", lambda self, count, std: (sound(self, count, std) / 2).round())
     findings = audited(tmp_path)
     caught(findings, "noise", "times the claimed")
     assert all(abs(check.value - 0.5) < 0.02 for check in findings.checks if check.name == "noise")

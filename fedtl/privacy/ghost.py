@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
 from fedtl.silonorm import ChannelAffine
 
@@ -211,7 +210,7 @@ def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
 
 def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     assert isinstance(layer, nn.Conv2d)
-    padding: int | tuple[int, ...] = 0
+    padding: tuple[int, ...] = (0, 0)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     around = layer._reversed_padding_repeated_twice
     if mode == "constant" and not isinstance(layer.padding, str):
@@ -229,7 +228,7 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
         that lie together in memory: F.unfold takes two to fifteen times as long.
         """
         seen = x.contiguous(memory_format=torch.contiguous_format if narrow else torch.channels_last)
-        seen = (F.pad(seen, around) if padding else seen).unflatten(1, (layer.groups, -1))
+        seen = (F.pad(seen, around) if any(padding) else seen).unflatten(1, (layer.groups, -1))
         for axis, size, apart, step in zip(
             (3, 4), layer.kernel_size, layer.dilation, layer.stride, strict=True
         ):
@@ -240,9 +239,13 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
 
     def kernels(x: Tensor, g: Tensor, examples: int) -> Tensor:
         """The gradient of so many examples' kernels, each of which saw its own channels."""
-        size = [examples * layer.out_channels, *layer.weight.shape[1:]]
-        groups = examples * layer.groups
-        return conv2d_weight(x, size, g, layer.stride, padding, layer.dilation, groups)
+        like = g.new_empty(examples * layer.out_channels, *layer.weight.shape[1:])
+        groups, only_the_kernels = examples * layer.groups, (False, True, False)
+        # As torch.nn.grad.conv2d_weight, which would copy a kernel of no memory into one of that size.
+        found: Tensor = torch.ops.aten.convolution_backward(
+            g, x, like, None, layer.stride, padding, layer.dilation, False, (0, 0), groups, only_the_kernels
+        )[1]
+        return found
 
     def each() -> Tensor:
         if narrow:

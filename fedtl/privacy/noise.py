@@ -67,17 +67,20 @@ class Noise:
 
         Box and Muller, 1958: sqrt(-2 ln u) cos(2 pi v) and its sine. Raises ValueError unless ``std`` is above 0.
         """
-        step, count = grain(std), math.prod(shape)
+        return self._grains(math.prod(shape), std).mul_(grain(std)).reshape(tuple(shape))
+
+    def _grains(self, count: int, std: float) -> Tensor:
+        """The numbers of ``normal`` as whole numbers of grains: float64 [count]."""
         pairs = (count + 1) // 2
         # w is in (0, 1/2), and one more bit says whether u is w or 1 - w: so no tail is cut off before 9.4, and near 0,
         # where u has no more digits, radii are as fine as anywhere. numpy's logarithm and root are the faster ones.
         bits = self._bits(pairs)
         w = ((bits >> 1) + 0.5) * 2.0**-64
         radius = np.where(bits & 1, np.log(w), np.log1p(-w))
-        np.sqrt(np.multiply(radius, -2 * (std / step) ** 2, out=radius), out=radius)
+        np.sqrt(np.multiply(radius, -2 * (std / grain(std)) ** 2, out=radius), out=radius)
         angle, radii = self.uniform(pairs).mul_(2 * math.pi), torch.from_numpy(radius)
         both = torch.cat((angle.cos().mul_(radii), angle.sin_().mul_(radii)))
-        return both[:count].round_().mul_(step).reshape(tuple(shape))
+        return both[:count].round_()
 
     def add(self, total: Tensor, std: float) -> Tensor:
         """
@@ -92,8 +95,8 @@ class Noise:
         released = torch.empty_like(flat)
         chunk = CHUNK if flat.device.type == "cpu" else max(len(flat), 1)
         for value, out in zip(flat.split(chunk), released.split(chunk), strict=True):
-            noise = self.normal(value.shape, std).to(value.device)
-            out.copy_((value.double() / step).round_().mul_(step).add_(noise))
+            noise = self._grains(len(value), std).to(value.device)
+            out.copy_((value.double() / step).round_().add_(noise).mul_(step))
         return released.view(total.shape)
 
     def __reduce__(self) -> NoReturn:

@@ -155,7 +155,7 @@ def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict
     times, _ = side_by_side(made, [], repeats, private_step.PLAIN, lambda text: None)
     bound = private_step.BOUNDS[load.model]
     return {
-        "about": f"{private_step.STEPS} steps of {small.rows} rows; noise and clip included",
+        "about": f"{small.steps} steps of {small.rows} rows; noise and clip included",
         "load": asdict(small),
         "contenders": {who: _figures(its) for who, its in times.items()},
         "skipped": {},

@@ -17,31 +17,31 @@ from fedtl.privacy.noise import Noise
 
 PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
 RESNET = "resnet18 for small images"
-STEPS = 2  # a turn
 
 
 @dataclass(frozen=True)
 class StepLoad:
-    """A model, the shape of an input, and how many rows a step has."""
+    """A model, the shape of an input, how many rows a step has, and how many steps in a row are a turn: some 0.3 s plain."""
 
     name: str
     model: str
     shape: tuple[int, ...]
     rows: int
+    steps: int
 
 
 STEP_LOADS = {
     load.name: load
     for load in (
-        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32),
-        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16),
+        StepLoad("step of the convnet, 28 px, 32 rows", "convnet", (3, 28, 28), 32, 30),
+        StepLoad("step of ResNet-18, 32 px, 16 rows", RESNET, (3, 32, 32), 16, 1),
     )
 }
 BOUNDS = {"convnet": 1.6, RESNET: 2.0}
 
 
 class Steps:
-    """A contender: ``STEPS`` steps of SGD with momentum, on noise with labels by chance."""
+    """A contender: steps of SGD with momentum, on noise with labels by chance."""
 
     def __init__(
         self, load: StepLoad, make: Callable[[nn.Module, Tensor, Tensor], Callable[[], None]], private: bool
@@ -53,10 +53,10 @@ class Steps:
             memory_format=torch.channels_last
         )
         y = torch.randint(len(CLASSES), (load.rows,), generator=generator)
-        self._step = make(net.train(), x, y)
+        self._step, self._steps = make(net.train(), x, y), load.steps
 
     def round(self) -> None:
-        for _ in range(STEPS):
+        for _ in range(self._steps):
             self._step()
 
     def close(self) -> None:
