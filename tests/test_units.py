@@ -155,7 +155,7 @@ def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
 ):
     """Noise off, everybody sampled, one patient's four rows left out: as mere records they move four clips."""
     monkeypatch.setattr(
-        "fedtl.privacy.noise.Noise.normal", lambda self, shape, _: torch.zeros(shape, dtype=torch.float64)
+        "fedtl.privacy.noise.Noise._grains", lambda self, count, _: torch.zeros(count, dtype=torch.float64)
     )
     bench = bench_of(training=Training(batch_size=60, momentum=0.0, lr=1.0))
     train = of_patients(data_of()).train
