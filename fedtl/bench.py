@@ -27,7 +27,7 @@ from fedtl.privacy.charge import once
 from fedtl.privacy.metric import noisy_mean
 from fedtl.privacy.promise import Promise, Refresh
 from fedtl.randomness import seed_layers, torch_generator
-from fedtl.silo import Rows, Silo, SiloData
+from fedtl.silo import Silo, SiloData, strangers_like
 from fedtl.state import State, copy, difference, not_finite
 
 ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
@@ -310,7 +310,7 @@ class Bench:
         Raises ConfigError and SiloFailed, which name the silo.
         """
         net = self.load(silo, self.partition.join(task.shared, silo.local))
-        strangers = self._strangers(silo.data)
+        strangers = strangers_like(silo.data, STRANGERS)
         batch = self._batch(strangers, torch.arange(len(strangers.train)), None)
         try:
             for stretch, phase in self._stretches(silo.data, promise).items():
@@ -372,18 +372,6 @@ class Bench:
         out = self._forward(net, batch, 0.0)
         terms = [term for term in self.method.losses if isinstance(term, PerExample)]
         return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
-
-    def _strangers(self, data: SiloData) -> SiloData:
-        """A few rows that nobody has, to try out on what must not depend on data."""
-        generator = torch.Generator().manual_seed(0)
-        shape = (STRANGERS, *data.train.x.shape[1:])
-        if data.train.x.dtype == torch.uint8:
-            x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        else:
-            x = torch.randn(shape, generator=generator).to(data.train.x.dtype)
-        y = torch.arange(STRANGERS) % data.width
-        rows = Rows(x, y if data.classes else torch.randn(STRANGERS, generator=generator))
-        return SiloData(rows, rows, data.classes)
 
     def _refresh(self, net: Net, silo: Silo, promise: Promise, its: Refresh) -> None:
         """DP-AdaBN on the body, as promised."""

@@ -5,7 +5,7 @@ Examples exist here, in ``fedtl/bench.py`` and in ``fedtl/data``, nowhere else.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +69,15 @@ def nobody(
         x = torch.randn((count, *shape), generator=generator)
     y = torch.arange(count) % len(classes) if classes else torch.randn(count, generator=generator)
     return Rows(x, y, torch.arange(count) if units else None)
+
+
+def strangers_like(data: SiloData, count: int) -> SiloData:
+    """So many rows of nobody, of this silo's kind."""
+    train = data.train
+    pixels, units = not train.x.is_floating_point(), train.units is not None
+    rows = nobody(count, train.x.shape[1:], data.classes, pixels, units)
+    rows = replace(rows, x=rows.x.to(train.x.dtype))
+    return SiloData(rows, rows, data.classes)
 
 
 def pool(silos: list[SiloData]) -> SiloData:

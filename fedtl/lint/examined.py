@@ -10,7 +10,7 @@ from fedtl.experiment.schema import EngineSettings, Experiment
 from fedtl.experiment.soundness import unsound
 from fedtl.messages import Task
 from fedtl.privacy.promise import Promise
-from fedtl.silo import SiloData, nobody
+from fedtl.silo import SiloData, strangers_like
 from fedtl.simulate import choose
 from fedtl.simulate.shelf import Shelf
 from fedtl.study import Study, build
@@ -55,7 +55,7 @@ def examine(experiment: Experiment, shelf: Shelf) -> Examined:
         refused += _unbooked(name, its)
     tried = False
     for name, its in list(promises.items())[:1]:  # all have the same model and losses
-        strangers = _strangers(study.data(name))
+        strangers = strangers_like(study.data(name), STRANGERS)
         if tried := _quick(study, strangers):
             refused += _meeting(study, strangers, its)
     return Examined(study, promises, tuple(dict.fromkeys(refused)), tried)
@@ -108,12 +108,3 @@ def _meeting(study: Study, data: SiloData, its: Promise) -> Iterator[str]:
         yield str(error)
     except SiloFailed:
         pass  # such rows may well be too much for the learning rate; whether records meet was asked before
-
-
-def _strangers(like: SiloData) -> SiloData:
-    """A few rows of nobody, of a silo's kind."""
-    train = like.train
-    rows = nobody(
-        STRANGERS, train.x.shape[1:], like.classes, not train.x.is_floating_point(), train.units is not None
-    )
-    return SiloData(rows, rows, like.classes)
