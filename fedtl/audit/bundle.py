@@ -1,14 +1,16 @@
 """
-One folder that an auditor hands on: results, page, the experiment, and ``bundle.json`` with a hash of each, versions,
-fingerprints of the data and the last hash of each ledger; ``bundle.sig`` signs it (Ed25519).
+One folder that an auditor hands on: results, page, the experiment, and ``bundle.json`` with a hash of each, versions and the
+last hash of each ledger; ``bundle.sig`` signs it (Ed25519).
 
-Whoever verifies needs the folder and this file, and nothing of the run.
+Whoever verifies needs the folder, this file and the auditor's public key, and nothing of the run. No fingerprint of rows
+stands in it: in a simulation its key follows from the experiment's seed, so that guesses of the rows could be tried out.
 """
 
 import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,22 @@ from fedtl.durable import write
 from fedtl.errors import ConfigError, Refuted
 
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
+NOTICE = (
+    "This audit was made from private rows. It is outside of the privacy claim and is not a release: whoever may not see the "
+    "rows should not get it."
+)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """
+    A bundle that is as it was signed. ``content``: what bundle.json says; ``key``: the public key that signed, in hex;
+    ``known``: the reader named this key, so that the signature says who signed.
+    """
+
+    content: Mapping[str, Any]
+    key: str
+    known: bool
 
 
 def key(path: Path) -> Ed25519PrivateKey:
@@ -44,40 +62,96 @@ def key(path: Path) -> Ed25519PrivateKey:
 def sign(folder: Path, names: list[str], facts: Mapping[str, Any], its: Ed25519PrivateKey) -> None:
     """Write bundle.json, about these files of the folder, and its signature."""
     content = {
+        "notice": NOTICE,
         **facts,
         "python": platform.python_version(),
         "files": {name: sha256((folder / name).read_bytes()).hexdigest() for name in names},
-        "key": _spelled(its.public_key()),
+        "key": public(its),
     }
     text = (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     write(folder / BUNDLE, lambda file: file.write_bytes(text))
     write(folder / SIGNATURE, lambda file: file.write_text(its.sign(text).hex() + "\n"))
 
 
-def verify(folder: Path, wanted: str = "") -> dict[str, Any]:
+def verify(folder: Path, wanted: str = "") -> Verified:
     """
-    What bundle.json says, once signature and files are as they were signed. ``wanted``: the public key, in hex, that
-    must have signed; the bundle names its own. Raises ConfigError where there is no bundle, and Refuted.
+    Check the signature, that every signed file is as it was signed, and that nothing else is in the folder. ``wanted``: the
+    public key, in hex, that must have signed; without it only some key's signature is checked, the one that the bundle
+    names itself. Raises ConfigError where there is no bundle or ``wanted`` is no key, and Refuted.
     """
+    expected = _asked(wanted)
     if not (folder / BUNDLE).is_file() or not (folder / SIGNATURE).is_file():
         raise ConfigError(f"{folder} is no bundle: it has no {BUNDLE} with {SIGNATURE}")
-    text = (folder / BUNDLE).read_bytes()
+    text = _content(folder / BUNDLE)
     try:
         content: dict[str, Any] = json.loads(text)
-        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(content["key"]))
-        signer.verify(bytes.fromhex((folder / SIGNATURE).read_text().strip()), text)
-    except (ValueError, KeyError, TypeError, InvalidSignature) as error:
+        signer = content["key"]
+        named = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
+        named.verify(bytes.fromhex(_content(folder / SIGNATURE).decode().strip()), text)
+        files = dict(content["files"])
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature) as error:
         raise Refuted(
             f"{folder / BUNDLE} is not what was signed; ask the site for its bundle again"
         ) from error
-    if wanted and wanted.lower() != content["key"]:
-        raise Refuted(f"{folder} was signed by key {content['key'][:16]}, not by {wanted[:16].lower()}")
-    for name, digest in content["files"].items():
-        path = folder / Path(name).name
-        if not path.is_file() or sha256(path.read_bytes()).hexdigest() != digest:
-            raise Refuted(f"{path} is not the file that was signed; ask the site for its bundle again")
-    return content
+    if expected and expected != signer:
+        raise Refuted(
+            f"{folder} was signed by the key {fingerprint(signer)}, not by yours, {fingerprint(expected)}"
+        )
+    for name, digest in files.items():
+        if Path(name).name != name or sha256(_content(folder / name)).hexdigest() != digest:
+            raise Refuted(
+                f"{folder / name} is not the file that was signed; ask the site for its bundle again"
+            )
+    if more := surplus(folder, {*files, BUNDLE, SIGNATURE}):
+        raise Refuted(
+            f"{folder} holds {len(more)} file{'s' * (len(more) > 1)} that nobody signed, for they are not part of the bundle: "
+            f"{', '.join(more[:5])}{', ...' * (len(more) > 5)}; take them out, and verify again"
+        )
+    return Verified(content, signer, bool(expected))
 
 
-def _spelled(public: Ed25519PublicKey) -> str:
-    return public.public_bytes(s.Encoding.Raw, s.PublicFormat.Raw).hex()
+def surplus(folder: Path, names: set[str]) -> list[str]:
+    """What a folder holds, at any depth, beside the files of these names; links are named, not followed."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place).relative_to(folder)
+        links = [name for name in folders if (folder / here / name).is_symlink()]
+        empty = [name for name in folders if not any((folder / here / name).iterdir())]
+        found += [str(here / name) for name in {*files, *links, *empty}]
+    return sorted(set(found) - names)
+
+
+def public(its: Ed25519PrivateKey) -> str:
+    """The public key that goes with it, in hex: what a reader of the bundle needs."""
+    return its.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw).hex()
+
+
+def signed_by(path: Path) -> str:
+    """What an auditor has to tell the readers of a bundle that this private key signed."""
+    spelled = public(key(path))
+    return f"signed with {path}; tell your readers its public key, {spelled} ({fingerprint(spelled)}), by another way"
+
+
+def fingerprint(key: str) -> str:
+    """Of a public key in hex: short enough to be compared by telephone."""
+    digest = sha256(bytes.fromhex(key)).hexdigest()[:24]
+    return " ".join(digest[at : at + 4] for at in range(0, 24, 4))
+
+
+def _asked(wanted: str) -> str:
+    """A public key as somebody typed it. Raises ConfigError."""
+    typed = wanted.strip().lower()
+    if typed and (len(typed) != 64 or set(typed) - set("0123456789abcdef")):
+        raise ConfigError(
+            f"--key {wanted[:70]!r} is no Ed25519 public key: with verify it is 64 hexadecimal digits, which fedtl audit "
+            "prints where it signs"
+        )
+    return typed
+
+
+def _content(path: Path) -> bytes:
+    """Of a plain file: what a link points to may change after it was looked at. Raises Refuted."""
+    if path.is_symlink() or not path.is_file():
+        what = "is a link, and no file of the bundle" if path.is_symlink() else "is not there, and was signed"
+        raise Refuted(f"{path} {what}; ask the site for its bundle again")
+    return path.read_bytes()

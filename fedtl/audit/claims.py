@@ -8,15 +8,16 @@ from typing import Any, Literal
 import numpy as np
 
 from fedtl.audit import one_run
+from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
 from fedtl.audit.recorded import Stretch, released, stretches
 from fedtl.audit.rehearsal import rehearse
+from fedtl.audit.resolution import resolution
 from fedtl.audit.shadows import StudyOf
 from fedtl.audit.transcript import Papers, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.audit.work import Piece
 from fedtl.bench import Bench
-from fedtl.privacy.accounting import gaussian_mu
 from fedtl.privacy.promise import Promise
 from fedtl.randomness import numpy_generator
 from fedtl.recorder import Seen
@@ -25,7 +26,6 @@ from fedtl.study import Study
 
 Vantage = Literal["server", "silo", "model"]
 SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share
-LEAST = 1e-30  # a significance at which nothing is refuted any more
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,22 @@ def examine(
     claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
     runs = {name: run for name in claimed if (run := _canaries(folder, name))}
     checks, silos = list[Check](), dict[str, Any]()
+    claims = {name: SiloClaim.of(said, study.promises[name]) for name, said in claimed.items()}
     for name in sorted(result["silos"]):
         own = list[Check]()
         if name in claimed:
             own += _of(study, folder, name, claimed[name], runs.get(name, []), seen)
             own += rehearsed[name]
         checks += own
-        silos[name] = _shown(name, claimed.get(name), own)
+        silos[name] = _shown(claims.get(name), own)
         if name in runs:
-            bounds, tests = _bounds(study, name, claimed[name], runs[name], vantage)
+            scores = (
+                final(runs[name]) if vantage == "model" else likelihood(runs[name], Claim.of(claimed[name]))
+            )
+            bounds, tests = _bounds(study, name, claims[name], scores, runs[name][0].member)
             checks += tests
             silos[name]["bounds"] = bounds
+            silos[name]["power"] = _power(study, claims[name], runs[name])
     checks += between(runs)
     width = study.data(study.training[0]).width
     checks += manifest(seen, study.bench.partition, study.bench.initial(width))
@@ -114,12 +119,12 @@ def _of(
     return own + transcript(papers)
 
 
-def _shown(name: str, claim: Mapping[str, Any] | None, checks: Sequence[Check]) -> dict[str, Any]:
-    """What audit.json holds of one silo; None: not measured."""
+def _shown(claim: SiloClaim | None, checks: Sequence[Check]) -> dict[str, Any]:
+    """What audit.json holds of one silo: claimed, measured, and what could have been seen; None: not measured."""
     found = {check.name: check for check in checks}
     noise, clip = found.get("noise"), found.get("sensitivity")
     return {
-        "claimed": None if claim is None else {"epsilon": claim["epsilon"], "delta": claim["delta"]},
+        "claimed": None if claim is None else claim.shown(),
         "conformance": {
             "noise_std_ratio": noise.value if noise else None,
             "sensitivity_over_clip": clip.value if clip else None,
@@ -129,20 +134,18 @@ def _shown(name: str, claim: Mapping[str, Any] | None, checks: Sequence[Check]) 
         if checks
         else None,
         "bounds": None,
+        "power": None,
     }
 
 
 def _bounds(
-    study: Study, name: str, claim: Mapping[str, Any], run: Sequence[Stretch], vantage: Vantage
+    study: Study, name: str, claim: SiloClaim, scores: one_run.Floats, member: one_run.Coins
 ) -> tuple[dict[str, Any], list[Check]]:
     """The bounds that are shown, and the two that may refute. Ties are broken by the audit's own generator."""
-    scores = final(run) if vantage == "model" else likelihood(run, Claim.of(claim))
-    member, delta, epsilon = run[0].member, claim["delta"], claim["epsilon"]
     ties = numpy_generator("audit", "ties", study.experiment.seed, name)
-    shown = one_run.bounds(scores, member, delta, SIGNIFICANCE, ties)
-    tests = against("bound", name, scores, member, (epsilon, delta), shown, ties)
-    power = one_run.power(len(member), epsilon, delta, FAMILY / _family(study))
-    return {**asdict(shown), "power": power, "canaries": len(member)}, tests
+    shown = one_run.bounds(scores, member, claim.delta, SIGNIFICANCE, ties)
+    tests = against("bound", name, scores, member, claim, shown, ties)
+    return {**asdict(shown), "canaries": len(member)}, tests
 
 
 def against(
@@ -150,41 +153,47 @@ def against(
     name: str,
     scores: one_run.Floats,
     member: one_run.Coins,
-    claimed: tuple[float, float],
+    claim: SiloClaim,
     shown: one_run.Bounds,
     ties: np.random.Generator,
 ) -> list[Check]:
-    """Whether scores contradict a claim, by each of the two bounds that may: all looks are paid for in p."""
-    epsilon, delta = claimed
+    """
+    Whether scores contradict a claim: its epsilon and delta by one bound, its plan's trade-off curve by the other. All
+    looks are paid for in p.
+    """
     looks = one_run.looks(scores, member, ties)
-    steinke = min(one_run.steinke_p(look, epsilon, delta) for look in looks) * len(looks)
-    fdp = min(_fdp_p(look, epsilon, delta) for look in looks) * len(looks)
-    found = (("steinke", steinke, shown.steinke), ("fdp", fdp, shown.fdp))
+    steinke = min(one_run.steinke_p(look, claim.epsilon, claim.delta) for look in looks) * len(looks)
+    fdp = min(one_run.fdp_p(look, claim.curve.false_alarms) for look in looks) * len(looks)
+    said = f"the canaries were guessed better than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
-            f"{what} {label}",
+            f"{what} steinke",
             name,
-            min(1.0, p),
-            value,
-            f"epsilon {epsilon:.3g} is claimed, and is at least {value:.3g}",
-        )
-        for label, p, value in found
+            min(1.0, steinke),
+            shown.steinke,
+            f"{said}; it is at least {shown.steinke:.3g}",
+        ),
+        Check(
+            f"{what} fdp",
+            name,
+            min(1.0, fdp),
+            shown.fdp,
+            f"{said} by the plan's own trade-off curve; if Gaussian, it is at least {shown.fdp:.3g}",
+        ),
     ]
+
+
+def _power(study: Study, claim: SiloClaim, run: Sequence[Stretch]) -> dict[str, Any]:
+    """What this audit would have seen in one silo, with a chance of ``one_run.SURE``."""
+    level = FAMILY / _family(study)
+    count = len(run[0].member)
+    return {
+        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.false_alarms, level),
+        **resolution(run, claim.noise_multiplier, level),
+    }
 
 
 def _family(study: Study) -> int:
     """How many checks a whole audit has, near enough for a statement of power."""
     silos = len(study.training)
     return silos * 26 + silos * (silos - 1) // 2
-
-
-def _fdp_p(look: one_run.Look, epsilon: float, delta: float) -> float:
-    """The smallest significance at which the look refutes the Gaussian trade-off of the claim."""
-    mu = gaussian_mu(epsilon, delta)
-    low, high = np.log(LEAST), 0.0
-    if not one_run.fdp_refutes(look, mu, 1.0):
-        return 1.0
-    while high - low > 0.05:
-        middle = (low + high) / 2
-        low, high = (low, middle) if one_run.fdp_refutes(look, mu, float(np.exp(middle))) else (middle, high)
-    return float(np.exp(high))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedtl.audit import one_run
+from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.claims import SIGNIFICANCE, Findings, against
 from fedtl.audit.shadows import (
     RECORDS,
@@ -27,6 +28,7 @@ from fedtl.audit.shadows import (
 )
 from fedtl.audit.verdict import Check, failed
 from fedtl.bench import Bench
+from fedtl.planning import terms
 from fedtl.privacy.accounting import default_delta
 from fedtl.randomness import numpy_generator
 from fedtl.study import Study
@@ -84,9 +86,10 @@ def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dic
     delta, ties = its.delta if its else _delta(study), _ties(study, name)
     shown = one_run.bounds(scores, coins, delta, SIGNIFICANCE, ties)
     claimed = its is not None and its.seed is None
-    tests = (
-        against("planted", name, scores, coins, (its.epsilon, delta), shown, ties) if its and claimed else []
-    )
+    tests = []
+    if its and claimed:
+        claim = SiloClaim.of(terms(its), its)
+        tests = against("planted", name, scores, coins, claim, shown, ties)
     return {**asdict(shown), "canaries": len(coins)}, tests
 
 

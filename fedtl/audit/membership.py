@@ -144,12 +144,6 @@ def _roc(member: Bools, scores: Floats) -> list[list[float]]:
     return [[float(false[i]), float(true[i])] for i in at]
 
 
-def most_likely(epsilon: float, delta: float, rate: float = RATES[0]) -> float:
-    """The true positive rate that (epsilon, delta) allows anybody at so many false alarms (Kairouz et al., 2015)."""
-    grown = math.exp(min(epsilon, 700.0))
-    return min(1.0, grown * rate + delta, max(0.0, 1 - (1 - delta - rate) / grown))
-
-
 def sums(values: Sequence[Floats]) -> Floats:
     """The mean over several looks at the same rows: what a vantage that sees several rounds knows."""
     return np.asarray(np.mean(values, axis=0))

@@ -22,6 +22,7 @@ Coins = NDArray[np.bool_]
 # Shares of the canaries that are guessed, fixed before anybody looks; each is a look, and looks are divided out.
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 MOST = 50.0  # an epsilon beyond it is told as this one: there is nothing left to promise
+LEAST = 1e-30  # a significance at which nothing is refuted any more
 SURE = 0.95  # the chance at which an audit is said to see something
 
 
@@ -34,7 +35,7 @@ class Look:
     correct: int
 
 
-Bound = Callable[[Look, float, float], float]  # of a look, delta and significance
+FalseAlarms = Callable[[float], float]  # the fewest false alarms at which a test finds this share of members
 
 
 def looks(scores: Floats, member: Coins, ties: np.random.Generator) -> list[Look]:
@@ -69,12 +70,20 @@ def steinke(look: Look, delta: float, significance: float) -> float:
     return _largest(lambda epsilon: steinke_p(look, epsilon, delta) <= significance)
 
 
-def fdp_refutes(look: Look, mu: float, significance: float) -> bool:
-    """Whether the guesses refute mu-GDP (Mahloujifar, Melis and Chaudhuri, 2024, their algorithm for r and h)."""
+def of_gaussian(mu: float) -> FalseAlarms:
+    """The trade-off curve of mu-GDP."""
+    return lambda found: float(ndtr(ndtri(found) - mu))
+
+
+def fdp_refutes(look: Look, curve: FalseAlarms, significance: float) -> bool:
+    """
+    Whether the guesses refute a trade-off curve, which must be symmetric (Mahloujifar, Melis and Chaudhuri, 2024, their
+    algorithm for r and h).
+    """
     right = significance * look.correct / look.canaries
     wrong = significance * (look.guesses - look.correct) / look.canaries
     for left in range(look.correct - 1, -1, -1):
-        blown = max(wrong, float(ndtr(ndtri(min(right, 1.0)) - mu)))
+        blown = max(wrong, curve(min(right, 1.0)))
         if blown == wrong:
             break
         right = min(1.0, right + left / (look.guesses - left) * (blown - wrong))
@@ -82,10 +91,27 @@ def fdp_refutes(look: Look, mu: float, significance: float) -> bool:
     return right + wrong > look.guesses / look.canaries
 
 
+def fdp_p(look: Look, curve: FalseAlarms) -> float:
+    """The smallest significance, from above, at which the guesses refute a trade-off curve."""
+    low, high = math.log(LEAST), 0.0
+    if not fdp_refutes(look, curve, 1.0):
+        return 1.0
+    while high - low > 0.05:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fdp_refutes(look, curve, math.exp(middle)) else (middle, high)
+    return math.exp(high)
+
+
 def fdp(look: Look, delta: float, significance: float) -> float:
-    """The epsilon at ``delta`` of the largest Gaussian trade-off that the guesses refute, 0 for none."""
+    """
+    The epsilon at ``delta`` of the largest Gaussian trade-off that the guesses refute, 0 for none. It bounds mu of mu-GDP;
+    a claim is refuted by its own curve alone (``fdp_p``).
+    """
     return _largest(
-        lambda epsilon: epsilon > 0 and fdp_refutes(look, gaussian_mu(epsilon, delta), significance), 1e-3
+        lambda epsilon: (
+            epsilon > 0 and fdp_refutes(look, of_gaussian(gaussian_mu(epsilon, delta)), significance)
+        ),
+        1e-3,
     )
 
 
@@ -142,15 +168,18 @@ def bounds(
     )
 
 
-def power(count: int, claimed: float, delta: float, significance: float) -> dict[str, float | None]:
+def power(
+    count: int, claimed: float, delta: float, curve: FalseAlarms, significance: float
+) -> dict[str, float | None]:
     """
-    By bound, the smallest true epsilon of a Gaussian mechanism that ``count`` canaries would show to be above
-    ``claimed``, with a chance of SURE. None: no mechanism, however bad, would be caught by this bound.
+    By bound, the smallest true epsilon of a Gaussian mechanism with which ``count`` canaries would contradict the claim,
+    ``claimed`` at ``delta`` for one bound and ``curve`` for the other, with a chance of SURE. None: no mechanism, however
+    bad, would be caught by this bound.
     """
     each = significance / len(SHARES)
     tests: dict[str, Callable[[Look], bool]] = {
         "steinke": lambda look: steinke_p(look, claimed, delta) <= each,
-        "fdp": lambda look: fdp_refutes(look, gaussian_mu(claimed, delta), each),
+        "fdp": lambda look: fdp_refutes(look, curve, each),
     }
     found: dict[str, float | None] = {}
     for name, refutes in tests.items():
@@ -158,7 +187,7 @@ def power(count: int, claimed: float, delta: float, significance: float) -> dict
         def seen(mu: float, refutes: Callable[[Look], bool] = refutes) -> bool:
             return any(refutes(look) for look in _likely(count, mu))
 
-        low, high = gaussian_mu(claimed, delta), 40.0
+        low, high = 0.0, 40.0
         if not seen(high):
             found[name] = None
             continue

@@ -30,6 +30,7 @@ from fedtl.study import Study
 MOST = 8  # rows that are reconstructed of one update
 FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch
 SHOWN = 8
+ENOUGH = 4  # single rows that are tried in all, at least: a mean over them is no figure of one row
 ONE, SOME, REAL = "one row", f"{FEW} rows, several steps", "the run's first round"
 KEPT, SHARED = "kept", "shared"  # statistics
 Promises = Mapping[str, Promise]
@@ -118,20 +119,34 @@ def _right(found: Tensor, truth: Tensor) -> float:
 
 
 def scored(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Means over all reconstructions, beside what the mean of the validation images scores."""
+    """
+    Means over all reconstructions, beside what the mean of the validation images scores. Rounded, and never of one silo:
+    that would often be a figure of a single private row.
+    """
     pairs = [
         (g, o, m) for one in attempts for g, o, m in zip(one.guesses, one.originals, one.mean, strict=True)
     ]
     found = [one.labels for one in attempts if one.labels is not None]
 
     def mean(measure: Callable[[Images, Images], float], which: int) -> float:
-        return float(np.mean([measure(pair[which], pair[1]) for pair in pairs]))
+        return round(float(np.mean([measure(pair[which], pair[1]) for pair in pairs])), 2)
 
     return {
-        "labels": float(np.mean(found)) if found else None,
+        "labels": round(float(np.mean(found)), 2) if found else None,
         **{"psnr": mean(psnr, 0), "psnr_of_mean": mean(psnr, 2)},
         **{"ssim": mean(ssim, 0), "ssim_of_mean": mean(ssim, 2)},
     }
+
+
+def single_rows(study: Study, names: Sequence[str]) -> list[tuple[str, int]]:
+    """Silo and number of each row that is reconstructed alone: another row in each silo, and ENOUGH in all."""
+    each = -(-ENOUGH // len(names))
+    wanted = [
+        (name, (at + turn * len(names)) % len(study.data(name).train))
+        for at, name in enumerate(names)
+        for turn in range(each)
+    ]
+    return list(dict.fromkeys(wanted))
 
 
 def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int) -> dict[str, Piece]:
@@ -139,8 +154,8 @@ def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iteration
     shared, its = study.bench.method.shared, (study.source.study, study.promises)
     found: dict[str, Piece] = {}
     for word, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
-        for at, name in enumerate(names):
-            found[f"{ONE}/{word}/{name}"] = partial(_small, *its, roles, name, 1, 1, iterations, at)
+        for name, row in single_rows(study, names):
+            found[f"{ONE}/{word}/{name}/{row}"] = partial(_small, *its, roles, name, 1, 1, iterations, row)
         for name in names[:2]:
             found[f"{SOME}/{word}/{name}"] = partial(_small, *its, roles, name, FEW, CUT, iterations, 0)
     if seen and seen[0].round == 1:
@@ -187,5 +202,4 @@ def cases(study: Study, tried: Mapping[str, Attempt]) -> tuple[list[dict[str, An
 
 
 def _case(case: str, statistics: str, rows: int, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    silos: Mapping[str, Any] = {one.silo: scored([one]) for one in attempts}
-    return {"case": case, "statistics": statistics, "rows": rows, **scored(attempts), "silos": silos}
+    return {"case": case, "statistics": statistics, "rows": rows, **scored(attempts)}

@@ -75,7 +75,7 @@ def _row(
     if study.data(study.training[0]).train.x.dim() == 4:
         tried = [
             reconstruct.small(study, bench, name, 1, 1, iterations, at)
-            for at, name in enumerate(study.training)
+            for name, at in reconstruct.single_rows(study, study.training)
         ]
         row |= {key: value for key, value in reconstruct.scored(tried).items() if key in row}
     return row

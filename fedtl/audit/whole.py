@@ -17,8 +17,9 @@ from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
+from fedtl.audit.statement import statement, verdict
 from fedtl.audit.transcript import SECOND, head
-from fedtl.audit.verdict import FAMILY, violation
+from fedtl.audit.verdict import FAMILY, Check, violation
 from fedtl.audit.work import Piece, by_kind, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
@@ -33,6 +34,7 @@ from fedtl.state import State
 from fedtl.study import Study, build
 
 AUDIT, PAGE = "audit.json", "audit.html"
+SIGNED = [AUDIT, PAGE, "experiment.toml"]
 FIRST = 0  # of the references
 Worked = Mapping[str, Mapping[Any, Any]]  # what pieces of work gave, by what they are for
 
@@ -58,15 +60,28 @@ Progress = Callable[
 
 
 def audit(
-    folder: RunFolder, out: Path, vantage: Vantage, effort: Effort, key: Path, device: str, progress: Progress
+    folder: RunFolder,
+    out: Path,
+    vantage: Vantage,
+    effort: Effort,
+    key: Path,
+    device: str,
+    progress: Progress,
+    pictures: bool = False,
 ) -> dict[str, Any]:
     """
-    Audit a finished run and leave the bundle in ``out``; returns what audit.json holds. Raises ConfigError, before any
-    work, where the run cannot be audited.
+    Audit a finished run and leave the bundle in ``out``; returns what audit.json holds. ``pictures``: print training rows
+    beside their reconstructions, of the silos that the run's own experiment declares showable. Raises ConfigError, before
+    any work, where the run cannot be audited.
     """
     clock = time.perf_counter()
     experiment, result = folder.experiment(), folder.read_json("result.json")
     refuse(experiment)
+    shown = showable(experiment) if pictures else frozenset[str]()
+    if more := bundle.surplus(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):
+        raise ConfigError(
+            f"{out} holds {more[0]}, which is no part of a bundle; name a new folder with --out"
+        )
     signer = bundle.key(key)
     machine.settle(experiment.engine.threads)
     with temporary() as shelf:
@@ -75,29 +90,36 @@ def audit(
             central = build(plain(experiment), shelf, shelf, device)
             start = pretrained(experiment, folder, central.bench, central.survey)
         study = build(experiment, shelf, shelf, device, start).promised(folder)
+        if unknown := sorted(shown - set(study.training)):
+            raise ConfigError(
+                f"audit.show_rows names {unknown[0]!r}, which does not train; there are {', '.join(study.training[:12])}"
+            )
         seen = read(folder.path / TRANSCRIPT)
         worked = _worked(study, folder, seen, vantage, effort, start, progress)
         findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
         attacks, ends = _attacks(study, folder, seen, vantage, worked)
         findings = inputs.joined(findings, ends)
-        inverted, pictures = _inversion(study, worked.get("inversion", {}))
-        found = {
+        inverted, drawn = _inversion(study, worked.get("inversion", {}), shown)
+        found: dict[str, Any] = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
             **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
             **{
-                "silos": _with_risk(findings.silos),
+                "silos": findings.silos,
                 "membership": attacks,
                 "inversion": inverted,
                 "roles": list(worked.get("roles", {}).values()),
             },
             "input_canaries": None if ends is None else ends.shown,
+            "private": bool(result.get("privacy")) and bool(result["privacy"]["private"]),
             "violations": [violation(check) for check in findings.violations],
-            "checks": [_plain(asdict(check)) for check in findings.checks],
+            "checks": [_plain(check, findings.violations) for check in findings.checks],
             "notes": _notes(experiment, result, findings, seen, effort),
             "seconds": round(time.perf_counter() - clock, 1),
             "peak_memory_mib": _peak(),
         }
-        _keep(found, pictures, folder, out, study, signer)
+        told = {"verdict": verdict(found), "statement": [asdict(part) for part in statement(found)]}
+        found = {"notice": bundle.NOTICE, **told, **found}
+        _keep(found, drawn, folder, out, study, signer)
     return found
 
 
@@ -112,16 +134,23 @@ def refuse(experiment: Experiment) -> None:
         raise ConfigError("method 'pooled' is a yardstick that shares nothing; audit a run of another method")
 
 
-def _plain(check: dict[str, Any]) -> dict[str, Any]:
-    its = {key: check[key] for key in ("silo", "name")}
-    return its | {key: None if check[key] is None else float(check[key]) for key in ("p", "value")}
+def showable(experiment: Experiment) -> frozenset[str]:
+    """The silos whose rows may be printed. Raises ConfigError where no silo's owner declares any."""
+    if not experiment.audit.show_rows:
+        raise ConfigError(
+            "--pictures prints training rows, and this run's experiment allows that for no silo; where a silo's owner "
+            'agrees, run it again with [audit] show_rows = ["<silo>"], or leave --pictures away'
+        )
+    return frozenset(experiment.audit.show_rows)
 
 
-def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
-    for its in silos.values():
-        if claimed := its["claimed"]:
-            claimed["tpr_at_fpr_0.01"] = membership.most_likely(claimed["epsilon"], claimed["delta"])
-    return dict(silos)
+def _plain(check: Check, violations: Sequence[Check]) -> dict[str, Any]:
+    """As audit.json holds a check: never its reason, which stands among the violations where it failed."""
+    status = "failed" if check in violations else getattr(check, "status", "passed")
+    return {
+        **{"silo": check.silo, "name": check.name, "status": status},
+        **{key: None if (it := getattr(check, key)) is None else float(it) for key in ("p", "value")},
+    }
 
 
 Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
@@ -201,11 +230,15 @@ def _attacks(
     return (membership.measure(found) if found else {}), ends
 
 
-def _inversion(study: Study, tried: Mapping[str, Attempt]) -> tuple[dict[str, Any], Pictures]:
+def _inversion(
+    study: Study, tried: Mapping[str, Attempt], shown: frozenset[str]
+) -> tuple[dict[str, Any], Pictures]:
+    """Figures of all attempts, and pictures of the rows of the silos in ``shown`` alone."""
     if not tried:
         return {}, Pictures()
     found, single = reconstruct.cases(study, tried)
-    best: list[Attempt] = sorted(single, key=lambda one: -psnr(one.guesses, one.originals))[:SHOWN]
+    allowed = [one for one in single if one.silo in shown]
+    best: list[Attempt] = sorted(allowed, key=lambda one: -psnr(one.guesses, one.originals))[:SHOWN]
     pictures = Pictures(
         [one.originals[0] for one in best],
         [one.guesses[0] for one in best],
@@ -228,9 +261,10 @@ def _notes(
     notes = [
         f"{len(findings.checks)} checks share a chance of {FAMILY:g} to refute a sound run; bounds are shown at 95 %, each "
         "over looks that were fixed beforehand, and the Gaussian one never refutes by itself.",
-        "A bound below the claim proves nothing; 'would have refuted' is the true epsilon from which on one of the two bounds "
-        "refutes with a chance of 95 %. Checks of noise, clip and sampling see far less.",
-        "The f-DP bound takes a claim for the Gaussian trade-off of its epsilon and delta.",
+        "GDP mu is the smallest mu whose Gaussian mechanism keeps no smaller a delta than the plan at every epsilon up to the "
+        "claimed one; the plan's trade-off curve then lies nowhere more than delta below the Gaussian one.",
+        "A claim is refuted by the trade-off curve of its own plan (privacy loss distribution, dp-accounting), or by its "
+        "epsilon and delta. The f-DP bound that is shown is that of the largest Gaussian curve that the canaries refute.",
         f"Membership: {effort.references} reference model{'s' * (effort.references > 1)} on random halves of each silo's training and "
         "test rows. What does not cross is filled in from the first reference.",
     ]
@@ -271,11 +305,10 @@ def _keep(
     write(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "data": {name: its.fingerprint for name, its in sorted(study.promises.items())},
         "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.promises.items())},
         "violations": found["violations"],
     }
-    bundle.sign(out, [AUDIT, PAGE, "experiment.toml"], facts, signer)
+    bundle.sign(out, SIGNED, facts, signer)
 
 
 def _peak() -> float:

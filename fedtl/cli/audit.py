@@ -61,9 +61,16 @@ def audit(
     key: Annotated[
         str,
         typer.Option(
-            help="the site's Ed25519 key, a PEM file (made if absent); with verify: the public key, in hex"
+            help="the site's Ed25519 key, a PEM file (made if absent); with verify: the auditor's public key, 64 hex digits"
         ),
     ] = "",
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures",
+            help="print training rows of the silos in [audit] show_rows beside what was reconstructed of them",
+        ),
+    ] = False,
     set_: Set = None,
     workers: Workers = None,
     device: Device = "auto",
@@ -83,6 +90,7 @@ def audit(
         return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
+    from fedtl.audit.bundle import signed_by
     from fedtl.audit.whole import QUICK, Effort
     from fedtl.audit.whole import audit as audit_run
 
@@ -91,20 +99,30 @@ def audit(
     where = out or folder.path / "audit"
     with _Pieces(quiet or as_json) as show:
         pem = Path(key) if key else folder.path / "audit-key.pem"
-        found = audit_run(folder, where, vantage, effort, pem, on, show)  # type: ignore[arg-type]
+        found = audit_run(folder, where, vantage, effort, pem, on, show, pictures)  # type: ignore[arg-type]
     if as_json:
         print_json(found)
     elif not quiet:
-        from fedtl.report.tables import audit_table
-
-        out_console.print(audit_table(found))
-        for line in found["violations"]:
-            say(f"refuted: {line}")
+        _tell(found)
+        say(signed_by(pem))
     say(str(where) if quiet or as_json else f"report: {where / 'audit.html'}")
     if found["violations"]:
-        raise Refuted(
-            f"{len(found['violations'])} claims of {folder.path} are refuted; the bundle is in {where}"
-        )
+        raise Refuted(f"{folder.path}: {found['verdict']}; the bundle is in {where}")
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """The statement in its order, with the numbers of each silo below what was claimed and what was measured."""
+    from fedtl.report.tables import claims_table, measured_table
+
+    tables = [claims_table(found), measured_table(found), None, None]
+    for part, table in zip(found["statement"], tables, strict=True):
+        out_console.print(part["title"], style="bold", **PLAIN)
+        for line in part["lines"]:
+            refuted = "refuted: " if line in found["violations"] else ""
+            out_console.print(f"{refuted}{line}", highlight=False, markup=False)
+        if table is not None:
+            out_console.print(table)
+        out_console.print()
 
 
 def _run(
@@ -185,15 +203,22 @@ def _export(path: Path, as_json: bool) -> None:
 def _verify(folder: Path | None, key: str, as_json: bool) -> None:
     if folder is None:
         raise ConfigError("fedtl audit verify needs the bundle's folder")
-    from fedtl.audit.bundle import verify
+    from fedtl.audit.bundle import NOTICE, fingerprint, verify
 
-    found = verify(folder, key)
+    its = verify(folder, key)
     if as_json:
-        print_json(found)
+        print_json({**its.content, "signer_known": its.known})
         return
-    count = len(found["violations"])
-    verdict = f"{count} claims refuted" if count else "no violation found"
-    out_console.print(
-        f"{folder}: as it was signed by key {found['key']}; {verdict}",
-        **PLAIN,
-    )
+    count, whose = len(its.content["violations"]), fingerprint(its.key)
+    verdict = f"{count} checks refute its claim" if count else "no violation found"
+    lines = [f"{folder}: every file is as it was signed, and there is no other; {verdict}"]
+    if its.known:
+        lines.append(f"signed by the key that you named, {whose}")
+    else:
+        lines.append(
+            f"WHO signed is not checked: the bundle names its own key ({whose}), and anybody can make a key and sign. Ask the "
+            "auditor for the public key by another way than this bundle, for example by telephone, and run: "
+            f"fedtl audit verify {folder} --key KEY"
+        )
+    for line in [*lines, NOTICE]:
+        out_console.print(line, **PLAIN)

@@ -80,10 +80,12 @@ class AuditSettings(Settings):
     """
     ``[audit]``: what a run keeps for those who attack it afterwards. ``canaries``: records of nobody in each private
     silo, which cost the model nothing. ``transcript``: so many rounds' messages, spread over the run; 0: none.
+    ``show_rows``: silos whose owner agrees that an audit may print pictures of their training rows (with --pictures).
     """
 
     canaries: int = Field(0, ge=0, le=1_000_000)
     transcript: int = Field(0, ge=0)
+    show_rows: list[str] = []
 
 
 class EngineSettings(Settings):

@@ -13,9 +13,13 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
 
+Floats = NDArray[np.float64]
 MOST_NOISE, LEAST_NOISE = 1000.0, 0.01  # noise multipliers beyond which nothing is learnt, or hidden
 CLOSE = 1e-3  # relative, how near calibration comes to the smallest noise that does
 # Of the grid of privacy losses. A coarser one means a larger epsilon, never a smaller one.
@@ -121,10 +125,25 @@ def added(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
     return math.fsum(epsilon for epsilon, _ in pairs), math.fsum(delta for _, delta in pairs)
 
 
+def deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
+    """
+    The smallest delta, from above, with which all events together keep each of these epsilons, which must not fall.
+    Raises ConfigError as ``epsilon`` does.
+    """
+    its = merged(events)
+    if not its:
+        return 0 * epsilons
+    return np.asarray(_accountant(its, False).get_delta(epsilons), float)
+
+
 @lru_cache(1024)
 def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
-    if not events:
-        return 0.0
+    return float(_accountant(events, replace_one).get_epsilon(delta)) if events else 0.0
+
+
+@lru_cache(8)
+def _accountant(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
+    """The library's, with all events composed."""
     library = _library()
     relation = library.NeighboringRelation
     # REPLACE_SPECIAL is its word for zero-out. Its RDP accountant is wrong for REPLACE_ONE, so PLD only.
@@ -136,7 +155,7 @@ def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -
         if event.sample_rate < 1:
             gaussian = library.PoissonSampledDpEvent(event.sample_rate, gaussian)
         accountant.compose(gaussian, event.steps)
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 def mean_loss(events: Iterable[SpendEvent]) -> float:

@@ -1,7 +1,7 @@
 """The page of an audit, from audit.json and the pictures of its inversion. Lays out; decides nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -11,6 +11,24 @@ from fedtl.report.page import Cell, Grid, Plot, render
 
 DASH = "not measured"
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
+NO_PICTURES = "Figures alone: no picture of a row is on this page."
+PICTURES = (
+    "The pictures are training rows, which the owners of these silos declared showable ([audit] show_rows)."
+)
+WORDS = {
+    "epsilon, delta": "How much one record may change what leaves, at most. 0: nothing is learnt about it. At 1 an "
+    "attacker's odds change by a factor of 2.7, at 3 by 20; delta is the small chance of worse.",
+    "GDP mu": "The same promise in one number: telling whether a record was in is no easier than telling a normal distribution "
+    "from the same one moved by mu standard deviations.",
+    "sigma, q, clip": "Noise of sigma clips is added at each step; a step holds each record with chance q; a clip is the most that "
+    "one record may move a step.",
+    "false alarms": "The share of records that were not trained on, and that an attacker takes for trained on.",
+    "canary": "An artificial record, put in or left out by a coin, of which the auditor knows which it was.",
+    "bound": "The smallest epsilon that agrees with what was measured. It lies far below the true one; only a bound above the claim "
+    "says something.",
+    "membership, AUC": "An attacker guesses who was trained on. 0.5 is guessing, 1 is always right.",
+    "PSNR, SSIM": "How much a reconstruction is like the original. It tells something only where it is better than the mean image.",
+}
 
 
 @dataclass(frozen=True)
@@ -19,11 +37,12 @@ class Section:
     lines: Sequence[str] = ()
     grids: Sequence[Grid] = ()
     plots: Sequence[Plot] = field(default_factory=list)
+    parts: Sequence["Section"] = ()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The best reconstructions, beside what they are of; [C, H, W] of 0..1."""
+    """The best reconstructions, beside what they are of; [C, H, W] of 0..1. Of showable rows alone."""
 
     originals: Sequence[Any] = ()
     guesses: Sequence[Any] = ()
@@ -31,16 +50,24 @@ class Pictures:
 
 
 def audit_page(audit: Mapping[str, Any], pictures: Pictures, experiment_toml: str) -> str:
-    """The whole page of ``audit.json``."""
-    count = len(audit["violations"])
-    answer = f"{count} claim{'s are' if count > 1 else ' is'} refuted." if count else "No violation found."
+    """The whole page of ``audit.json``, in the order of its statement."""
+    claimed, measured, power, blind = (Section(part["title"], part["lines"]) for part in audit["statement"])
+    details = [_membership(audit), _inversion(audit, pictures), _roles(audit)]
+    found = replace(measured, **_canaries(audit), parts=details)
     return render(
         "audit.html.j2",
         title=f"Privacy audit of {audit['method']} on {audit['model']}, seen from the {audit['vantage']}",
-        answer=answer,
+        notice=audit["notice"],
+        answer=_answer(audit),
         warnings=audit["violations"],
-        sections=[_claims(audit), _membership(audit), _inversion(audit, pictures), _roles(audit)],
+        sections=[
+            replace(claimed, grids=_claims(audit)),
+            found,
+            replace(power, grids=_power(audit)),
+            blind,
+        ],
         details=_checks(audit),
+        words=WORDS,
         notes=audit["notes"],
         experiment=experiment_toml,
         version=audit["fedtl"],
@@ -51,26 +78,46 @@ def number(value: float | None, digits: int = 3) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
 
 
-def _claims(audit: Mapping[str, Any]) -> Section:
+def _answer(audit: Mapping[str, Any]) -> str:
+    said = audit["verdict"]
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _claims(audit: Mapping[str, Any]) -> list[Grid]:
+    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
     head = [
-        *("silo", "claimed epsilon", "delta", "Steinke", "f-DP", "Gaussian", "bounds would have refuted"),
-        *("noise", "clips a record", "checks"),
+        *("silo", "protected", "n", "noise multiplier sigma", "sample rate q", "rounds", "steps"),
+        *("epsilon", "delta", "GDP mu", "most that can be found at 1 % false alarms", "at 0.1 %"),
+    ]
+    rows = [
+        [
+            *(Cell(text) for text in (name, its["unit"], its["records"])),
+            *(Cell(number(its[key])) for key in ("noise_multiplier", "sample_rate")),
+            *(Cell(its[key]) for key in ("rounds", "steps")),
+            *(Cell(number(its["epsilon"])), Cell(f"{its['delta']:.0e}"), Cell(number(its["mu"]))),
+            *(Cell(f"{its[key]:.1%}") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
+        ]
+        for name, its in claims.items()
+    ]
+    return [Grid("Each silo's claim, and what follows from it", head, rows)] if rows else []
+
+
+def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """The grids and plots of what the canaries showed."""
+    head = [
+        *("silo", "noise (sound: 1)", "clips a record moves (sound: 1)", "epsilon at least: Steinke", "f-DP"),
+        *("Gaussian", "checks"),
     ]
     rows = []
     for name, its in audit["silos"].items():
-        claimed, bounds, found = its["claimed"], its["bounds"] or {}, its["conformance"] or {}
+        bounds, found = its["bounds"] or {}, its["conformance"] or {}
         passed = found.get("passed")
         look = "" if passed is None else "gains" if passed else "loses"
         rows.append(
             [
-                *(
-                    Cell(name),
-                    Cell(number(claimed and claimed["epsilon"])),
-                    Cell(f"{claimed['delta']:.0e}" if claimed else "-"),
-                ),
-                *(Cell(number(bounds.get(key))) for key in ("steinke", "fdp", "gaussian")),
-                Cell(_power(bounds.get("power"))),
+                Cell(name),
                 *(Cell(number(found.get(key))) for key in ("noise_std_ratio", "sensitivity_over_clip")),
+                *(Cell(number(bounds.get(key))) for key in ("steinke", "fdp", "gaussian")),
                 Cell(DASH if passed is None else "passed" if passed else "failed", look),
             ]
         )
@@ -79,22 +126,28 @@ def _claims(audit: Mapping[str, Any]) -> Section:
         [_plot("Claimed epsilon and measured bounds", audit_plots.claims(audit["silos"]))] if measured else []
     )
     grids = [
-        Grid("Each silo's claim beside what its canaries say", head, rows),
+        Grid("What each silo's canaries showed; bounds at 95 %", head, rows),
         *_planted(audit["input_canaries"]),
     ]
-    return Section("Claimed and measured", _in_words(audit["silos"]), grids, plots)
+    return {"grids": grids, "plots": plots}
 
 
-def _in_words(silos: Mapping[str, Any]) -> list[str]:
-    """What the largest claim allows, for whoever does not read epsilons."""
-    claims = {name: its["claimed"] for name, its in silos.items() if its["claimed"]}
-    if not claims:
-        return []
-    worst = max(claims, key=lambda name: claims[name]["tpr_at_fpr_0.01"])
-    return [
-        f"At the claimed epsilons nobody can pick members with more than {claims[worst]['tpr_at_fpr_0.01']:.1%} success at 1 % false "
-        f"alarms, whatever they know; that is {worst}, and no silo allows more."
-    ]
+def _power(audit: Mapping[str, Any]) -> list[Grid]:
+    head = ["silo", "noise off by", "clips off by", "epsilon: Steinke", "epsilon: f-DP"]
+    rows = []
+    for name, its in audit["silos"].items():
+        if power := its["power"]:
+            bounds = power["epsilon"]
+            rows.append(
+                [
+                    *(Cell(name), Cell(f"{power['noise']:.1%}"), Cell(number(power["sensitivity"], 2))),
+                    *(
+                        Cell("never" if bounds[key] is None else f"{bounds[key]:.1f} or more")
+                        for key in ("steinke", "fdp")
+                    ),
+                ]
+            )
+    return [Grid("What would have refuted the claim, with a chance of 95 %", head, rows)] if rows else []
 
 
 def _planted(found: Mapping[str, Any] | None) -> list[Grid]:
@@ -112,13 +165,6 @@ def _planted(found: Mapping[str, Any] | None) -> list[Grid]:
     ]
     caption = "The same bounds from mislabelled rows planted in a run of their own, end to end"
     return [Grid(caption, ["silo", "canaries", "Steinke", "f-DP", "Gaussian"], rows, last=1)]
-
-
-def _power(power: Mapping[str, float | None] | None) -> str:
-    if power is None:
-        return DASH
-    seen = [value for value in power.values() if value is not None]
-    return f"epsilon of {min(seen):.2f} or more" if seen else "no epsilon, with so few canaries"
 
 
 def _membership(audit: Mapping[str, Any]) -> Section:
@@ -188,9 +234,8 @@ def _inversion(audit: Mapping[str, Any], pictures: Pictures) -> Section:
         if pictures.originals
         else []
     )
-    return Section(
-        "Reconstruction of inputs", found["notes"], [Grid("Inputs from updates", head, rows)], plots
-    )
+    lines = [*found["notes"], PICTURES if pictures.originals else NO_PICTURES]
+    return Section("Reconstruction of inputs", lines, [Grid("Inputs from updates", head, rows)], plots)
 
 
 def _roles(audit: Mapping[str, Any]) -> Section:
@@ -220,12 +265,15 @@ def _roles(audit: Mapping[str, Any]) -> Section:
 
 def _checks(audit: Mapping[str, Any]) -> Grid:
     rows = [
-        [Cell(its["silo"]), Cell(its["name"]), Cell(f"{its['p']:.2g}"), Cell(number(its["value"]))]
+        [
+            *(Cell(its["silo"]), Cell(its["name"]), Cell(its["status"])),
+            *(Cell(f"{its['p']:.2g}"), Cell(number(its["value"]))),
+        ]
         for its in audit["checks"]
     ]
     return Grid(
         f"{len(rows)} checks; all together err once in 10,000 sound audits",
-        ["silo", "check", "p", "value"],
+        ["silo", "check", "status", "p", "value"],
         rows,
     )
 

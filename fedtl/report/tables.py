@@ -1,6 +1,6 @@
 """Tables for the terminal, from what result.json and comparison.json hold. Names are text, never markup."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -72,36 +72,48 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     return table
 
 
-def audit_table(audit: Mapping[str, Any]) -> Table:
-    """A row a silo: what it claims, and what was measured; a dash where nothing was."""
-    table = Table(
-        title=f"privacy audit, seen from the {audit['vantage']}; bounds at 95 %",
-        box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
-    )  # fmt: skip
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in audit["silos"]))
-    for heading in (
-        "claimed",
-        "Steinke",
-        "f-DP",
-        "Gaussian",
-        "noise",
-        "clips",
-        "RMIA AUC",
-        "LiRA AUC",
-        "checks",
-    ):
-        table.add_column(heading, justify="right")
+def claims_table(audit: Mapping[str, Any]) -> Table | None:
+    """A row a silo: what it claims. None where no silo claims anything."""
+    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
+    if not claims:
+        return None
+    table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
+    for name, its in claims.items():
+        table.add_row(
+            *(Text(name), str(its["records"]), _cell(its["noise_multiplier"]), _cell(its["sample_rate"])),
+            *(str(its["rounds"]), str(its["steps"])),
+            *(_cell(its["epsilon"]), f"{its['delta']:.0e}", _cell(its["mu"])),
+        )
+    return table
+
+
+def measured_table(audit: Mapping[str, Any]) -> Table:
+    """A row a silo: what was measured; a dash where nothing was. Bounds on epsilon hold with 95 %."""
+    headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
+    table = _by_silo(audit["silos"], headings)
+    attacks = audit["membership"]
     for name, its in audit["silos"].items():
-        claimed, bounds, found = its["claimed"] or {}, its["bounds"] or {}, its["conformance"] or {}
-        cells = [claimed.get("epsilon"), *(bounds.get(key) for key in ("steinke", "fdp", "gaussian"))]
-        cells += [found.get("noise_std_ratio"), found.get("sensitivity_over_clip")]
-        attacks = audit["membership"]
+        bounds, found = its["bounds"] or {}, its["conformance"] or {}
+        cells = [found.get("noise_std_ratio"), found.get("sensitivity_over_clip")]
+        cells += [bounds.get(key) for key in ("steinke", "fdp", "gaussian")]
         cells += [
             attacks[key]["silos"].get(name, {}).get("auc") if attacks else None for key in ("rmia", "lira")
         ]
         passed = {None: "-", True: "passed", False: "failed"}[found.get("passed")]
-        table.add_row(Text(name), *("-" if cell is None else f"{cell:.3f}" for cell in cells), passed)
+        table.add_row(Text(name), *map(_cell, cells), passed)
     return table
+
+
+def _by_silo(silos: Mapping[str, Any], headings: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def compare_table(comparison: Mapping[str, Any]) -> Table:
