@@ -65,12 +65,16 @@ def test_a_release_is_the_rounded_total_plus_noise_that_knows_nothing_of_it(std)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_release_has_the_form_of_its_total(dtype):
-    total = torch.randn(2, 3, 5, 5, dtype=dtype).to(memory_format=torch.channels_last)
-    before = total.clone()
-    released = Noise().add(total, 1e-9)
+    """
+    The noise is far above what float32 resolves of these totals (5e-7 at most), so that it must show, and its 150 numbers
+    stay below 9 deviations (a chance of 4e-17 that one does not).
+    """
+    total = torch.randn(2, 3, 5, 5, dtype=dtype).clamp_(-4, 4).to(memory_format=torch.channels_last)
+    before, std = total.clone(), 1e-3
+    released = Noise().add(total, std)
     assert released.dtype == dtype
-    torch.testing.assert_close(released, total, rtol=0, atol=1e-5)
-    assert not torch.equal(released, total)
+    torch.testing.assert_close(released, total, rtol=0, atol=9 * std)
+    assert (released != total).float().mean() > 0.9
     assert torch.equal(total, before)
     assert Noise().add(torch.tensor(2.0), 1.0).shape == ()
     assert Noise().add(torch.empty(0), 1.0).shape == (0,)

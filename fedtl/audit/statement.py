@@ -91,6 +91,13 @@ def _measured(audit: Mapping[str, Any]) -> list[str]:
                 f"Membership attack {attack.upper()}: AUC {its['auc']:.3f}, 95 % from {its['ci95'][0]:.3f} to "
                 f"{its['ci95'][1]:.3f}; guessing is 0.5."
             )
+    if cases := audit["inversion"].get("cases"):
+        best = max(cases, key=lambda case: case["psnr"] - case["psnr_of_mean"])
+        helped = "better" if best["psnr"] > best["psnr_of_mean"] else "no better"
+        lines.append(
+            f"Reconstruction of inputs: at best {helped} than guessing the mean image (PSNR {best['psnr']:.1f} dB, the mean "
+            f"image {best['psnr_of_mean']:.1f} dB)."
+        )
     return lines or ["Nothing: the run kept nothing that an audit could look at."]
 
 
