@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fedtl.audit.one_run import (
     MOST,
     SHARES,
