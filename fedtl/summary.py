@@ -225,10 +225,10 @@ def _worst(table: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _reason(runs: Sequence[Mapping[str, Any]], silo: str, metric: str) -> str:
-    """Why a silo lacks a figure, as the first run without it says."""
-    run = next(run for run in runs if metric not in run["silos"][silo])
-    reason: str = run["silos"][silo].get("absent", {}).get(metric, "it was not measured")
-    return reason if len(runs) == 1 else f"{reason} (seed {run['seed']})"
+    """Why a silo lacks a figure, as the first run without it says; its seed where other runs have the figure."""
+    lacking = [run for run in runs if metric not in run["silos"][silo]]
+    reason: str = lacking[0]["silos"][silo].get("absent", {}).get(metric, "it was not measured")
+    return reason if len(lacking) == len(runs) else f"{reason} (seed {lacking[0]['seed']})"
 
 
 def _statistics(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -290,12 +290,14 @@ def _late(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _averaged(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [name for name in figures[0] if name != "absent" and all(name in one for one in figures)]
-    return {
+    absent = {name: reason for one in figures for name, reason in one.get("absent", {}).items()}
+    means = {
         name: {
             "mean": float(np.mean([one[name] for one in figures])),
             "seeds": [one[name] for one in figures],
         }
         for name in names
     }
+    return {**means, **({"absent": absent} if absent else {})}

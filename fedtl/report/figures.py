@@ -93,19 +93,16 @@ def absences(metric: str, reasons: Mapping[str, str]) -> list[str]:
 
 
 def absences_of_run(result: Mapping[str, Any]) -> list[str]:
-    """Why figures of the shown columns are dashes."""
-    return [
+    """Why figures of the shown columns are dashes; of the second domain and of late silos, the main figure."""
+    found = [
         line
         for metric in shown(result["silos"])
-        for line in absences(
-            metric,
-            {
-                silo: its["absent"][metric]
-                for silo, its in result["silos"].items()
-                if metric in its.get("absent", {})
-            },
-        )
+        for line in absences(metric, _lacking(metric, result["silos"]))
     ]
+    metric, late = result["metric"], result.get("late", {})
+    target = {f"{silo}, second domain": its.get("target", {}) for silo, its in result["silos"].items()}
+    joined = {f"{silo}, {LATE_ROWS[row]}": its for silo, rows in late.items() for row, its in rows.items()}
+    return found + absences(metric, _lacking(metric, target | joined))
 
 
 def absences_of_runs(comparison: Mapping[str, Any]) -> list[str]:
@@ -118,7 +115,23 @@ def absences_of_runs(comparison: Mapping[str, Any]) -> list[str]:
             reasons[silo] = next(iter(lacking.values()))
         else:
             reasons |= {f"{silo} under {method}": reason for method, reason in lacking.items()}
-    return absences(metric, reasons)
+    second = {
+        f"{silo}, second domain": its.get("target", {})
+        for silos in comparison.get("target", {}).values()
+        for silo, its in silos.items()
+    }
+    late = {
+        f"{silo}, {LATE_ROWS[row]}": its
+        for silos in comparison.get("late", {}).values()
+        for silo, rows in silos.items()
+        for row, its in rows.items()
+    }
+    return absences(metric, reasons | _lacking(metric, second | late))
+
+
+def _lacking(metric: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The reasons of those that lack the figure."""
+    return {where: its["absent"][metric] for where, its in figures.items() if metric in its.get("absent", {})}
 
 
 def difference(metric: str, benefit: Mapping[str, Any]) -> str:
