@@ -18,7 +18,7 @@ from fedtl.examine import HEAD_EPOCHS, Examine, Onboard
 from fedtl.home.folder import Home
 from fedtl.messages import Task
 from fedtl.method import HEAD, Phase
-from fedtl.metrics import measure
+from fedtl.metrics import Measured, measure
 from fedtl.partition import Role
 from fedtl.place import Place
 from fedtl.policy import check_task
@@ -73,15 +73,13 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
         "silo": place.name,
         "trained": kept is not None,
         "rows": len(prepared.data.train),
-        "test": figures,
+        "test": {row: measured.plain() for row, measured in figures.items()},
     }
     folder.write_json("result.json", result)
     return result
 
 
-def _late(
-    study: Study, silo: Silo, task: Task, prepared: Prepared
-) -> tuple[State, dict[str, dict[str, float]]]:
+def _late(study: Study, silo: Silo, task: Task, prepared: Prepared) -> tuple[State, dict[str, Measured]]:
     """AdaBN, then, where the head is not shared, a head of its own; beside it, what else could be had."""
     bench, data, train = study.bench, silo.data, study.experiment.train
     alone = study.experiment.rounds * train.epochs

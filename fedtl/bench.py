@@ -100,7 +100,7 @@ class Bench:
     def fit(self, silo: Silo, task: Task) -> Update:
         """
         Train on the silo's data from the task's shared tensors; changes ``silo.local`` and its labels, and that only
-        when all went well. The metrics are those of the received model on validation rows, before it trains.
+        when all went well. The metrics are those of ``validate_received``, before it trains.
 
         With a promise the round is charged first, and nothing but noisy tensors, and a noisy accuracy if that was
         promised, is in the update.
@@ -150,7 +150,7 @@ class Bench:
         """The roles that ``settle`` fits to the silo's own rows."""
         last = self.method.personalise
         fitted = last.phase.train if last.epochs else frozenset()
-        return fitted | ({Role.STATS} if self.method.adapt else frozenset())
+        return fitted | ({Role.STATS} if self.method.fits_received_statistics else frozenset())
 
     def moves(self, roles: frozenset[Role]) -> list[str]:
         """The tensors that move where these roles do: all of them but those of frozen stages."""
@@ -167,8 +167,10 @@ class Bench:
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
-        net = self.load(silo, self.partition.join(task.shared, silo.local))
-        metrics = self._released(net, silo, task.round) if silo.promise else self.validate(net, silo.data)
+        state = self.partition.join(task.shared, silo.local)
+        measured = {} if silo.promise else self.validate_received(silo, state)
+        net = self.load(silo, state)
+        metrics = self._released(net, silo, task.round) if silo.promise else measured
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
         if first and silo.promise and silo.promise.refresh:
             self._refresh(net, silo, silo.promise, silo.promise.refresh)
@@ -190,19 +192,23 @@ class Bench:
 
     def settle(self, silo: Silo, task: Task) -> State:
         """
-        The whole state that the silo uses itself once training is over: the shared tensors with its local ones,
-        personalised and adapted as the method says. Changes nothing in the silo.
+        The whole state that the silo uses itself once training is over: the shared tensors with its local ones, with
+        exact statistics and personalised as the method says. Changes nothing in the silo.
         """
         state = self.partition.join(task.shared, silo.local)
-        if self.method.adapt:
-            state |= self.adapt(state, silo.data.train.x, silo.data.width)
-        if personalise := self.method.personalise.epochs:
+        if self.method.fits_received_statistics:
+            state = self.with_exact_statistics(silo, state)
+        if self.method.personalise.epochs:
             net = self.load(silo, state)
             self._phase(net, self.method.personalise.phase, silo, task, len(self.method.phases), {})
             state = copy(net.state_dict())
-            if self.method.adapt and self.method.personalise.what == "all" and personalise:
-                state |= self.adapt(state, silo.data.train.x, silo.data.width)
+            if self.method.fits_tuned_statistics:
+                state = self.with_exact_statistics(silo, state)
         return copy(state)
+
+    def with_exact_statistics(self, silo: Silo, state: State) -> State:
+        """The state with the exact statistics (AdaBN) of the silo's training inputs."""
+        return state | self.adapt(state, silo.data.train.x, silo.data.width)
 
     def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
         """Another stretch of training on the silo's rows, starting anywhere: for a head fitted afterwards."""
@@ -228,6 +234,14 @@ class Bench:
         net = self.net(silo.data.width)
         net.load_state_dict(state)
         return net
+
+    def validate_received(self, silo: Silo, state: State) -> Mapping[str, float]:
+        """The metrics on validation rows of the model that the silo would use if training had just ended."""
+        if not len(silo.data.val):
+            return {}
+        fits = self.method.fits_statistics_each_round
+        used = self.with_exact_statistics(silo, state) if fits else state
+        return self.validate(self.load(silo, used), silo.data)
 
     def validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
         """The metrics of the net as it stands on validation rows."""

@@ -38,6 +38,8 @@ EXACT = (
     "benefit",
     "over_local",
     "warnings",
+    "absent",
+    "refitted",
     "target",
     "late",
 )  # figures on test rows

@@ -38,21 +38,46 @@ class Personalise:
         return Phase(HEAD if self.what == "head" else EVERYTHING, self.epochs)
 
 
+ExactStatistics = Literal["own", "always", "never"]
+
+
 @dataclass(frozen=True)
 class Method:
-    """``adapt``: norm statistics are those of the silo's own inputs before the model is used (AdaBN).
-    ``pool``: everybody's rows in one place, a yardstick that exists in simulation only."""
+    """
+    ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
+    it uses, scores or exports its model. "own": wherever the statistics are the silo's own, whatever the method is
+    called. Private runs say "always" (privacy.statistics = "local-after") or "never" (any other).
+    ``pool``: everybody's rows in one place, a yardstick that exists in simulation only.
+    """
 
     shared: frozenset[Role] = EVERYTHING
     objective: tuple[Term, ...] = (TaskLoss(),)
     phases: tuple[Phase, ...] = (Phase(),)
-    adapt: bool = False
+    exact_statistics: ExactStatistics = "own"
     personalise: Personalise = Personalise()
     pool: bool = False
 
     @property
     def head_is_local(self) -> bool:
         return Role.HEAD not in self.shared
+
+    @property
+    def fits_received_statistics(self) -> bool:
+        """Whether the model as received gets exact statistics at the silo."""
+        return self.exact_statistics == "always" or (
+            self.exact_statistics == "own" and Role.STATS not in self.shared
+        )
+
+    @property
+    def fits_statistics_each_round(self) -> bool:
+        """Whether the figures of a round are of exact statistics. Whoever trains in a pooled run has everybody's rows."""
+        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
+
+    @property
+    def fits_tuned_statistics(self) -> bool:
+        """Whether personalising moves the statistics at home, so that exact ones are fitted after it."""
+        moves = self.personalise.epochs > 0 and Role.STATS in self.personalise.phase.train
+        return moves and self.exact_statistics != "never"
 
     @property
     def needs_target(self) -> bool:
@@ -77,7 +102,7 @@ def local() -> Method:
 
 def probe(head_epochs: int = 20) -> Method:
     """No training together: the body as it came, its statistics and then a head fitted to the silo. What joining must beat."""
-    return Method(shared=frozenset(), phases=(), adapt=True, personalise=Personalise("head", head_epochs))
+    return Method(shared=frozenset(), phases=(), personalise=Personalise("head", head_epochs))
 
 
 def pooled() -> Method:
@@ -127,7 +152,7 @@ def lgfedavg() -> Method:
 
 def fedtl() -> Method:
     """This project: body and norm scale shared; head and norm statistics stay, statistics fitted to the silo."""
-    return Method(shared=BACKBONE - {Role.STATS}, adapt=True)
+    return Method(shared=BACKBONE - {Role.STATS})
 
 
 def dann(weight: float = 1.0) -> Method:

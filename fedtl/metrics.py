@@ -5,6 +5,8 @@ How good a model is on rows that it did not see: the figures of scikit-learn, an
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,36 +18,71 @@ CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "loss")
 REGRESSION = ("r2", "rmse", "loss")
 
 
-def measure(scores: Tensor, y: Tensor) -> dict[str, float]:
+@dataclass(frozen=True)
+class Measured:
     """
-    Every figure that can be had; one that is undefined on these rows (AUC with one class) is absent, not 0.
+    ``figures`` by name, and why each of the others is ``absent``: an undefined figure is never 0, and the reason says
+    what the rows or the scores lack.
+    """
 
-    Classification: accuracy, balanced accuracy (mean recall over the classes that occur), AUC where there are
-    two classes, cross-entropy in nats. Regression: R^2, RMSE in the label's unit, mean squared error / 2.
+    figures: Mapping[str, float]
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON files hold it: the figures, and the reasons under "absent" where there are any."""
+        return {**self.figures, **({"absent": dict(self.absent)} if self.absent else {})}
+
+
+def measure(scores: Tensor, y: Tensor) -> Measured:
     """
+    Every figure that these rows support.
+
+    Classification (y: class numbers): accuracy, balanced accuracy (mean recall over the classes that occur; it takes
+    two), AUC where there are two classes, cross-entropy in nats. Regression (y: values, and the scores have one
+    column): R^2, RMSE in the label's unit, mean squared error / 2.
+    """
+    names = REGRESSION if y.is_floating_point() else CLASSIFICATION  # prepare makes y by the task
+    if not len(y):
+        return Measured({}, dict.fromkeys(names, "there are no rows"))
+    if broken := int((~torch.isfinite(scores)).any(1).sum()):
+        return Measured({}, dict.fromkeys(names, f"the scores of {broken} of {len(y)} rows are not finite"))
+    found = _of_values(scores, y) if names is REGRESSION else _of_classes(scores, y)
+    too_large = {name: "too large for a number" for name, value in found.items() if not np.isfinite(value)}
+    figures = {name: value for name, value in found.items() if name not in too_large}
+    lacking = {name: _lacking(name, scores, y) for name in names if name not in found}
+    return Measured(figures, too_large | lacking)
+
+
+def _of_values(scores: Tensor, y: Tensor) -> dict[str, float]:
     from sklearn import metrics
 
-    if not len(y):
-        return {}
-    if y.is_floating_point():
-        guess, true = scores[:, 0].double().numpy(), y.double().numpy()
-        if not np.isfinite(guess).all():
-            return {}
-        error = float(metrics.mean_squared_error(true, guess))
-        found = {"rmse": error**0.5, "loss": error / 2}
-        return (
-            {"r2": float(metrics.r2_score(true, guess)), **found} if len(true) > 1 and true.std() else found
-        )
+    guess, true = scores[:, 0].double().numpy(), y.double().numpy()
+    error = float(metrics.mean_squared_error(true, guess))
+    found = {"rmse": error**0.5, "loss": error / 2}
+    return {"r2": float(metrics.r2_score(true, guess)), **found} if (true != true[0]).any() else found
+
+
+def _of_classes(scores: Tensor, y: Tensor) -> dict[str, float]:
+    from sklearn import metrics
+
     guesses, labels = scores.argmax(1).numpy(), y.numpy()
     present = np.unique(labels)
-    found = {
-        "accuracy": float(metrics.accuracy_score(labels, guesses)),
-        "balanced_accuracy": float(metrics.recall_score(labels, guesses, labels=present, average="macro")),
-    }
-    if scores.shape[1] == 2 and len(present) == 2 and torch.isfinite(scores).all():
-        found["auc"] = float(metrics.roc_auc_score(labels, margin(scores)))
-    loss = float(F.cross_entropy(scores.double(), y))
-    return found | ({"loss": loss} if np.isfinite(loss) else {})
+    found = {"accuracy": float(metrics.accuracy_score(labels, guesses))}
+    if len(present) > 1:
+        recall = metrics.recall_score(labels, guesses, labels=present, average="macro")
+        found["balanced_accuracy"] = float(recall)
+        if scores.shape[1] == 2:
+            found["auc"] = float(metrics.roc_auc_score(labels, margin(scores)))
+    return found | {"loss": float(F.cross_entropy(scores.double(), y))}
+
+
+def _lacking(name: str, scores: Tensor, y: Tensor) -> str:
+    """Why these rows do not support the figure."""
+    if name == "auc" and scores.shape[1] != 2:
+        return f"there are {scores.shape[1]} classes, and this AUC takes two"
+    if len(y) == 1:
+        return "there is only one row"
+    return f"all {len(y)} rows have the same {'value' if name == 'r2' else 'class'}"
 
 
 def margin(scores: Tensor) -> np.ndarray:
@@ -54,16 +91,16 @@ def margin(scores: Tensor) -> np.ndarray:
 
 
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
-    """The two figures worth having every round, without leaving torch."""
-    if not len(y):
+    """The two figures worth having every round, without leaving torch; {} where they are not finite."""
+    if not len(y) or not torch.isfinite(scores).all():
         return {}
     if y.is_floating_point():
         loss = float((scores[:, 0] - y).pow(2).mean())
-        return {"loss": loss / 2, "rmse": loss**0.5}
-    return {
-        "loss": float(F.cross_entropy(scores, y)),
-        "accuracy": float((scores.argmax(1) == y).float().mean()),
-    }
+        found = {"loss": loss / 2, "rmse": loss**0.5}
+    else:
+        loss = float(F.cross_entropy(scores, y))
+        found = {"loss": loss, "accuracy": float((scores.argmax(1) == y).float().mean())}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def better(metric: str, a: float, b: float) -> bool:
@@ -71,10 +108,24 @@ def better(metric: str, a: float, b: float) -> bool:
     return a < b if metric in LOWER_IS_BETTER else a > b
 
 
-def mean_over_silos(per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The plain mean over the silos that have the figure."""
+def means(per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """
+    ``mean``: by figure, the plain mean over the silos that have it; ``mean_silos``: how many these are.
+    """
     names = sorted({name for figures in per_silo.values() for name in figures})
+    values = {name: [figures[name] for figures in per_silo.values() if name in figures] for name in names}
     return {
-        name: float(np.mean([figures[name] for figures in per_silo.values() if name in figures]))
-        for name in names
+        "mean": {name: float(np.mean(those)) for name, those in values.items()},
+        "mean_silos": {name: len(those) for name, those in values.items()},
     }
+
+
+def worst_of(metric: str, per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The silo with the worst figure, the first by name of several, and of how many silos; {} where none has it."""
+    worst: dict[str, Any] = {}
+    measured = [silo for silo in sorted(per_silo) if metric in per_silo[silo]]
+    for silo in measured:
+        value = per_silo[silo][metric]
+        if not worst or better(metric, worst[metric], value):
+            worst = {"silo": silo, metric: value, "silos": len(measured)}
+    return worst

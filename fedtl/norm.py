@@ -90,6 +90,23 @@ def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
     return adapted
 
 
+def statistics_distance(used: State, exact: State) -> float | None:
+    """
+    How far the statistics in ``used`` are from the exact ones of some inputs, in standard deviations; None where
+    ``exact`` holds none.
+
+    With exact mean m and standard deviation s, a norm that uses m' and s' gives outputs of mean (m - m') / s' and
+    standard deviation s / s' where 0 and 1 are wanted. The distance is the root mean square over all channels of
+    sqrt(((m - m') / s')^2 + (s / s' - 1)^2), the 2-Wasserstein distance of two normals; s^2 = variance + 1e-5.
+    """
+    squares = []
+    for name in (name for name in exact if name.endswith("running_mean")):
+        variance = name.removesuffix("mean") + "var"
+        s, own = (state[variance].double().add(1e-5).sqrt() for state in (exact, used))
+        squares.append(((exact[name] - used[name]).double() / own).pow(2) + (s / own - 1).pow(2))
+    return float(torch.cat(squares).mean().sqrt()) if squares else None
+
+
 @contextmanager
 def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
     """Everything as in evaluation, but the norms use batch statistics; all of it undone on the way out."""

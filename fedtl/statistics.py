@@ -86,7 +86,10 @@ def _balanced_accuracy(run: Answers, weights: Floats) -> Floats:
     recalls = [_ratio(weights, right & (run.y == c), run.y == c) for c in np.unique(run.y)]
     stacked = np.stack(recalls, 1)
     there = np.isfinite(stacked)
-    return np.asarray(np.where(there, stacked, 0).sum(1) / there.sum(1))
+    classes = np.where(
+        there.sum(1) > 1, there.sum(1), np.nan
+    )  # one class alone supports no balanced accuracy
+    return np.asarray(np.where(there, stacked, 0).sum(1) / classes)
 
 
 def _auc(run: Answers, weights: Floats) -> Floats:
@@ -113,10 +116,11 @@ def _rmse(run: Answers, weights: Floats) -> Floats:
 
 
 def _r2(run: Answers, weights: Floats) -> Floats:
-    y, n = run.y.astype(float), weights.sum(1)
-    mean = weights @ y / n
-    total = weights @ y**2 / n - mean**2
-    return np.asarray(1 - 2 * _loss(run, weights) / np.where(total > 1e-12, total, np.nan))
+    n, y = weights.sum(1), run.y.astype(float)
+    y -= y.mean()  # squares of far values would cancel
+    total = weights @ y**2 / n - (weights @ y / n) ** 2
+    varies = total > 1e-12 * np.square(y).max(initial=0)
+    return np.asarray(1 - 2 * _loss(run, weights) / np.where(varies, total, np.nan))
 
 
 def _ratio(weights: Floats, above: NDArray[np.generic], below: NDArray[np.generic]) -> Floats:

@@ -27,9 +27,10 @@ from fedtl.experiment.choices import method_of, privacy_of, server_of
 from fedtl.experiment.schema import Experiment
 from fedtl.messages import Task
 from fedtl.method import Method
-from fedtl.metrics import better, mean_over_silos
+from fedtl.metrics import means, worst_of
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
+from fedtl.notes import statistics_notes
 from fedtl.partition import Role
 from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
@@ -170,10 +171,9 @@ def build(
     """
     seen = seen or survey(experiment, reader(raws, experiment.data))
     method = method_of(experiment.method)
-    if (
-        experiment.privacy is not None
-    ):  # exact statistics may be used at home, once nothing is released any more
-        method = replace(method, adapt=experiment.privacy.statistics == "local-after")
+    if experiment.privacy is not None:  # exact statistics are for use at home, after the last release
+        after = experiment.privacy.statistics == "local-after"
+        method = replace(method, exact_statistics="always" if after else "never")
     plan = _blueprint(experiment, seen.shape)
     notes: list[str] = []
     found = len(stages(plan.body))
@@ -249,16 +249,15 @@ def _run(
     place = partial(furnish, study.source, device, start)
     with choose.engine(experiment.engine, study.bench, place, len(members)) as engine:
         standing, sums = _train(study, folder, members, begun, engine, progress)
-        task = Task(
-            folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared
-        )
+        shared = _shared_in_the_end(study, members, standing.shared)
+        task = Task(folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
         labelled = labels.together(study.trained(name) for name in study.training)
-        folder.save_tensors("shared.safetensors", standing.shared, labelled)
+        folder.save_tensors("shared.safetensors", shared, labelled)
         silos = [members.get(name) or study.silo(name, everybody[name]) for name in sorted(study.training)]
         exam = partial(_exam, study.source)
         examined: dict[str, Outcome] = {}
         for name, outcome in _all(engine, Examine(task, exam), silos):
-            _keep(study, folder, standing.shared, name, outcome)
+            _keep(study, folder, shared, name, outcome)
             examined[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
         examined = dict(sorted(examined.items()))
         late = [study.silo(name, everybody[name]) for name in experiment.data.late]
@@ -324,6 +323,15 @@ def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[S
     return Standing(0, shared), {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
 
 
+def _shared_in_the_end(study: Study, members: Mapping[str, Silo], shared: State) -> State:
+    """What was averaged; of a pooled run, with the exact statistics of the pooled training rows."""
+    if not study.method.pool:
+        return shared
+    pooled, bench = members[POOLED], study.bench
+    state = bench.with_exact_statistics(pooled, bench.partition.join(shared, pooled.local))
+    return bench.partition.split(state)[0]
+
+
 def _train(
     study: Study,
     folder: RunFolder,
@@ -378,7 +386,7 @@ def _keep(study: Study, folder: RunFolder, shared: State, name: str, outcome: Ou
     }
     labelled = settled(study.bench, study.trained(name))
     folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
-    folder.write_json(f"silos/{name}/validation.json", outcome.validation)
+    folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
@@ -393,18 +401,8 @@ def _result(
     sums: Mapping[str, float],
 ) -> dict[str, Any]:
     experiment, metric = study.experiment, study.experiment.metric
-    silos: dict[str, dict[str, Any]] = {}
-    for name in sorted(outcomes):
-        outcome, data = outcomes[name], everybody[name]
-        silos[name] = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y), **outcome.test}
-        extra = {"target": outcome.target, "target_adabn": outcome.target_adabn}
-        silos[name] |= {key: figures for key, figures in extra.items() if figures}
-    tests = {name: outcome.test for name, outcome in outcomes.items()}
-    measured = [name for name in sorted(tests) if metric in tests[name]]
-    worst = measured[0] if measured else None
-    for name in measured:
-        if worst is not None and better(metric, tests[worst][metric], tests[name][metric]):
-            worst = name
+    silos = {name: _of_silo(outcomes[name], everybody[name]) for name in sorted(outcomes)}
+    tests = {name: outcome.test.figures for name, outcome in outcomes.items()}
     left_out: dict[str, list[str]] = {}
     for line in folder.history():
         for name, reason in line["left_out"].items():
@@ -418,7 +416,8 @@ def _result(
         if experiment.privacy
         else None
     )
-    optional = {"late": dict(sorted(onboarded.items())), "left_out": left_out, "privacy": private}
+    late = {silo: {row: one.plain() for row, one in rows.items()} for silo, rows in sorted(onboarded.items())}
+    optional = {"late": late, "left_out": left_out, "privacy": private}
     return {
         "fedtl": fedtl.__version__,
         "method": experiment.method.name,
@@ -428,22 +427,27 @@ def _result(
         "seed": experiment.seed,
         "rounds": experiment.rounds,
         "silos": silos,
-        "mean": mean_over_silos(tests),
-        "worst": {} if worst is None else {"silo": worst, metric: tests[worst][metric]},
+        **means(tests),
+        "worst": worst_of(metric, tests),
         **{key: value for key, value in optional.items() if value},
-        "notes": [*study.notes, *_notes(study), *chain.from_iterable(map(warnings, study.promises.values()))],
+        "notes": [
+            *study.notes,
+            *statistics_notes(experiment, study.bench, outcomes),
+            *chain.from_iterable(map(warnings, study.promises.values())),
+        ],
         "bytes_up": int(sums["bytes_up"]),
         "bytes_down": int(sums["bytes_down"]),
         "seconds": round(sums["seconds"], 3),
     }
 
 
-def _notes(study: Study) -> list[str]:
-    if study.method.adapt and not any(role == "stats" for role in study.bench.partition.roles.values()):
-        return [
-            f"{study.experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"
-        ]
-    return []
+def _of_silo(outcome: Outcome, data: SiloData) -> dict[str, Any]:
+    """A silo's entry in result.json."""
+    sizes = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y)}
+    others = {"target": outcome.target, "target_adabn": outcome.target_adabn, "refitted": outcome.refitted}
+    found = sizes | outcome.test.plain() | {key: one.plain() for key, one in others.items() if one}
+    distance = outcome.statistics_distance
+    return found if distance is None else found | {"statistics_distance": distance}
 
 
 def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:

@@ -8,13 +8,22 @@ import numpy as np
 
 import fedtl
 from fedtl.experiment.schema import Experiment
-from fedtl.metrics import CLASSIFICATION, REGRESSION, better
+from fedtl.metrics import CLASSIFICATION, REGRESSION, better, worst_of
+from fedtl.notes import AS_LEFT, FAR, LOCAL_AFTER
+from fedtl.report.figures import Curve
 from fedtl.runfolder import RunFolder
 from fedtl.statistics import Answers, Resampling, gain, interval, verdict
 
 VALIDATION, RELEASED = "validation rows", "released accuracy"  # what a best method may be chosen on
 LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, PROBE, POOLED)  # not methods of joining: never "best"
+
+FAR_AWAY = (  # whether the statistics are shared
+    f"running averages of training are more than {FAR} standard deviations from the exact statistics of the silo's "
+    "training inputs, which the figures are of",
+    f"shared statistics are more than {FAR} standard deviations from the exact ones of the silo's training inputs; "
+    '"refitted" says what these would give',
+)
 
 Figures = Mapping[str, float]
 
@@ -30,6 +39,7 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
     silos = sorted({name for ones in results.values() for one in ones for name in one["silos"]})
     table: dict[str, dict[str, Any]] = {label: {} for label in folders}
     spread: dict[str, dict[str, dict[str, np.ndarray]]] = {label: {} for label in folders}
+    absent: dict[str, dict[str, dict[str, str]]] = {}
     for silo in silos:
         answers = {
             label: [_answers(one, silo) for one in ones]
@@ -42,6 +52,8 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
             for name in REGRESSION if task == "regression" else CLASSIFICATION:
                 values = [one["silos"][silo].get(name) for one in results[label]]
                 if None in values:
+                    reason = _reason(results[label], silo, name)
+                    absent.setdefault(label, {}).setdefault(silo, {})[name] = reason
                     continue
                 replicates = resampling.replicates(name, runs)
                 spread[label][silo][name] = replicates
@@ -91,28 +103,45 @@ def summary(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) 
         "chosen_on": chosen_on,
         "benefit": benefit,
         "over_local": over,
-        "warnings": warnings,
+        "warnings": [*warnings, *_statistics(results)],
     }
-    extra = {"target": _target(results), "late": _late(results)}
+    extra = {
+        "absent": absent,
+        "refitted": _refitted(results),
+        "target": _target(results),
+        "late": _late(results),
+    }
     return content | {key: value for key, value in extra.items() if value}
 
 
-def curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, list[float]]:
+def curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> dict[str, Curve]:
     """
-    Per column, the mean over silos and seeds of the received model's validation figure, round by round. Of a private
-    comparison only what silos released: yardsticks release nothing, and their figures are exact.
+    Per column, the mean over silos and seeds of validation figures. The first is of the model before any round, as each
+    silo would have used it; the last of the very models that the table scores. Of a private comparison only what
+    silos released, which is of the received model: yardsticks release nothing, and the last figures are exact.
     """
     if experiment.privacy is not None:
         folders = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
     key = "rmse" if experiment.data.task == "regression" else "accuracy"
-    found: dict[str, list[float]] = {}
+    found: dict[str, Curve] = {}
     for label, runs in folders.items():
         seen: dict[int, list[float]] = {}
         for line in chain.from_iterable(run.history() for run in runs):
             values = [its[key] for its in line["silos"].values() if key in its]
             seen.setdefault(line["round"], []).extend(values)
-        found[label] = [float(np.mean(seen[at])) if seen[at] else float("nan") for at in sorted(seen)]
+        if experiment.privacy is None:
+            last = [its[key] for run in runs for its in _validated(run) if key in its]
+            seen[experiment.rounds + 1] = last
+        means = [float(np.mean(seen[at])) if seen[at] else float("nan") for at in sorted(seen)]
+        found[label] = Curve(means, [len(seen[at]) // len(runs) for at in sorted(seen)])
     return found
+
+
+def _validated(run: RunFolder) -> list[Figures]:
+    """Of every silo, the validation figures of the model that the table scores."""
+    silos = run.read_json("result.json")["silos"]
+    names = [f"silos/{silo}/validation.json" for silo in silos]
+    return [run.read_json(name) for name in names if run.has(name)]
 
 
 def _answers(folder: RunFolder, silo: str) -> Answers:
@@ -181,16 +210,63 @@ def _over_silos(table: Mapping[str, Any], spread: Mapping[str, Mapping[str, np.n
         having = [silo for silo in table if metric in table[silo]]
         seeds = np.mean([table[silo][metric]["seeds"] for silo in having], axis=0)
         replicates = np.nanmean(np.stack([spread[silo][metric] for silo in having]), axis=0)
-        found[metric] = {"mean": float(seeds.mean()), "ci95": interval(replicates), "seeds": seeds.tolist()}
+        found[metric] = {
+            "mean": float(seeds.mean()),
+            "ci95": interval(replicates),
+            "seeds": seeds.tolist(),
+            "silos": len(having),
+        }
     return found
 
 
 def _worst(table: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    worst: dict[str, Any] = {}
-    for silo, figures in table.items():
-        if metric in figures and (not worst or better(metric, worst[metric], figures[metric]["mean"])):
-            worst = {"silo": silo, metric: figures[metric]["mean"]}
-    return worst
+    means = {silo: {name: its["mean"] for name, its in figures.items()} for silo, figures in table.items()}
+    return worst_of(metric, means)
+
+
+def _reason(runs: Sequence[Mapping[str, Any]], silo: str, metric: str) -> str:
+    """Why a silo lacks a figure, as the first run without it says; its seed where other runs have the figure."""
+    lacking = [run for run in runs if metric not in run["silos"][silo]]
+    reason: str = lacking[0]["silos"][silo].get("absent", {}).get(metric, "it was not measured")
+    return reason if len(lacking) == len(runs) else f"{reason} (seed {lacking[0]['seed']})"
+
+
+def _statistics(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Where the statistics that training left are far from exact ones; and which statistics private runs use."""
+    far = {label: _far(runs) for label, runs in results.items()}
+    said = {
+        note: [label for label, runs in results.items() if note in runs[0].get("notes", [])]
+        for note in (AS_LEFT, LOCAL_AFTER)
+    }
+    found = [f"{', '.join(labels)}: {note}" for note, labels in said.items() if labels]
+    for shared in (False, True):
+        places = [
+            f"{label} at {count} of {len(results[label][0]['silos'])} silos"
+            for label, count in far.items()
+            if count and shared == any("refitted" in its for its in results[label][0]["silos"].values())
+        ]
+        if places:
+            found.append(f"{FAR_AWAY[shared]}: {', '.join(places)}")
+    return found
+
+
+def _far(runs: Sequence[Mapping[str, Any]]) -> int:
+    """At how many silos the distance, averaged over seeds, is beyond ``FAR``."""
+    distances = [
+        [run["silos"][silo].get("statistics_distance", 0.0) for run in runs] for silo in runs[0]["silos"]
+    ]
+    return sum(float(np.mean(those)) > FAR for those in distances)
+
+
+def _refitted(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of methods that share the norms' statistics: figures with each silo's exact ones instead."""
+    found: dict[str, Any] = {}
+    for label, runs in results.items():
+        for silo in runs[0]["silos"]:
+            figures = [run["silos"][silo].get("refitted") for run in runs]
+            if all(figures):
+                found.setdefault(label, {})[silo] = _averaged(figures)
+    return found
 
 
 def _target(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -214,12 +290,14 @@ def _late(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def _averaged(figures: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    names = [name for name in figures[0] if all(name in one for one in figures)]
-    return {
+def _averaged(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = [name for name in figures[0] if name != "absent" and all(name in one for one in figures)]
+    absent = {name: reason for one in figures for name, reason in one.get("absent", {}).items()}
+    means = {
         name: {
             "mean": float(np.mean([one[name] for one in figures])),
             "seeds": [one[name] for one in figures],
         }
         for name in names
     }
+    return {**means, **({"absent": absent} if absent else {})}

@@ -119,7 +119,7 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
     from fedtl.method import METHODS, Personalise
     from fedtl.models.catalogue import blueprint, privately
 
-    method = replace(METHODS["fedtl"](), adapt=True, personalise=Personalise("head", 3))
+    method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
     bench = Bench(privately(blueprint("convnet", (1, 8, 8), 0)), method, Training(batch_size=16))
     silo = silo_of(bench, tmp_path, data_of())
     task = task_of(bench)

@@ -35,7 +35,7 @@ SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
 def bench_of(method="fedtl", training=None, model="convnet"):
     plan = privately(blueprint(model, SHAPE, 0))
     made = METHODS[method]() if isinstance(method, str) else method
-    return Bench(plan, replace(made, adapt=False), training or Training(batch_size=16))
+    return Bench(plan, replace(made, exact_statistics="never"), training or Training(batch_size=16))
 
 
 def data_of(seed=0, n=60):

@@ -7,7 +7,15 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from fedtl.report.figures import LATE_ROWS, difference, half_interval, one, with_interval
+from fedtl.report.figures import (
+    LATE_ROWS,
+    Curve,
+    difference,
+    one,
+    short_difference,
+    short_interval,
+    with_interval,
+)
 from fedtl.report.page import compare_page, run_page
 from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
 from fedtl.report.tables import compare_table, late_compare_table, late_table, run_table, target_table
@@ -41,7 +49,8 @@ def a_result(task="classification", silos=SILOS, extras=True):
         "fedtl": "0.1.0", "method": "fedtl", "model": "convnet", "seed": 0, "rounds": 5,
         "task": "regression" if task == "regression" else "classification", "metric": metric, "silos": its,
         "mean": {m: sum(s[m] for s in its.values()) / len(its) for m in figures(task, 0)},
-        "worst": {"silo": worst, metric: its[worst][metric]}, "notes": [],
+        "mean_silos": dict.fromkeys(figures(task, 0), len(silos)), "notes": [],
+        "worst": {"silo": worst, metric: its[worst][metric], "silos": len(silos)},
         "bytes_up": 1234567, "bytes_down": 7654321, "seconds": 12.3, "device": "cpu", "workers": 2,
     }  # fmt: skip
     if extras:
@@ -87,8 +96,8 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
         "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
         "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
         "chosen_on": "validation rows",
-        "mean": {method: {metric: a_figure(0.7654)} for method in methods},
-        "worst": {method: {"silo": silos[1], metric: 0.5432} for method in methods},
+        "mean": {method: {metric: a_figure(0.7654) | {"silos": len(silos)}} for method in methods},
+        "worst": {method: {"silo": silos[1], metric: 0.5432, "silos": len(silos)} for method in methods},
     }  # fmt: skip
     if "local" in methods:
         comparison["benefit"] = {
@@ -108,7 +117,7 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     return comparison
 
 
-CURVES = {method: [0.3 + 0.02 * at, 0.6, 0.8] for at, method in enumerate(METHODS)}
+CURVES = {method: Curve([0.3 + 0.02 * at, 0.6, 0.8], [6, 6, 6]) for at, method in enumerate(METHODS)}
 
 
 def printed(table, width=100):
@@ -159,10 +168,11 @@ def test_figures_are_written_in_the_unit_of_their_metric():
     assert one("accuracy", 0.9712) == "97.1"
     assert one("rmse", 0.9712) == "0.971"
     assert one("auc", None) == "-"
-    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 ±1.4"
+    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 [90.0, 92.8]"
     assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
     assert with_interval("r2", None) == "-"
-    assert half_interval("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 ±2.0"
+    assert short_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
+    assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2.0…+2.0"
     assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
     assert difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
 
@@ -176,24 +186,23 @@ def test_tables_fit_and_show_every_number(task, silos):
         line = next(line for line in text.splitlines() if name in line)
         assert all(one(m, its[m]) in line for m in figures(task, 0))
     assert f"worst: {result['worst']['silo']}" in text
-    text = printed(compare_table(comparison), 120)
+    text = printed(compare_table(comparison), 200)
     metric = comparison["metric"]
     for silo in silos:
         line = next(line for line in text.splitlines() if silo in line)
         assert all(one(metric, its[silo][metric]["mean"]) in line for its in comparison["methods"].values())
-        assert half_interval(metric, comparison["benefit"][silo]) in line
+        assert short_difference(metric, comparison["benefit"][silo]) in line
         assert comparison["benefit"][silo]["verdict"] in line
     assert text.count(one(metric, 0.5432)) >= len(METHODS)
-    assert "…" not in text
     assert one(metric, 0.8765) in printed(target_table(comparison))
     assert LATE_ROWS["head"] in printed(late_table(result["late"], metric))
     assert silos[-1] in printed(late_compare_table(comparison))
 
 
-def test_six_methods_at_six_silos_take_one_line_each_in_a_hundred_columns():
+def test_six_methods_at_six_silos_take_one_line_each_in_a_hundred_and_ten_columns():
     short = [name for name in METHODS if "," not in name] + ["fedprox"]
-    text = printed(compare_table(a_comparison(methods=short)))
-    assert "50.0 ±1.4" in text
+    text = printed(compare_table(a_comparison(methods=short)), 110)
+    assert "50.0 49…51" in text
     assert len(text.splitlines()) < 13
 
 
@@ -262,7 +271,7 @@ def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given
 def test_hostile_method_names_are_text():
     comparison = a_comparison(methods=["local", *HOSTILE])
     text = assert_self_contained(
-        compare_page(comparison, {name: [0.1, float("nan"), 0.4] for name in HOSTILE}, TOML)
+        compare_page(comparison, {name: Curve([0.1, float("nan"), 0.4], [6, 0, 6]) for name in HOSTILE}, TOML)
     )
     assert all(name in text for name in HOSTILE)
     assert "[red]" in printed(compare_table(comparison), 200)
@@ -303,7 +312,7 @@ def test_an_interval_that_could_not_be_had_is_left_away():
         its["plain"]["accuracy"]["ci95"] = None
     assert_self_contained(compare_page(comparison, CURVES, TOML))
     line = next(line for line in printed(compare_table(comparison)).splitlines() if line.startswith("plain"))
-    assert "±" not in line
+    assert "…" not in line.replace(short_difference("accuracy", comparison["benefit"]["plain"]), "")
 
 
 @pytest.mark.parametrize(
@@ -317,8 +326,8 @@ def test_an_interval_that_could_not_be_had_is_left_away():
         lambda: benefit_forest(a_comparison()),
         lambda: method_dots(a_comparison()),
         lambda: method_dots(a_comparison("regression", MANY)),
-        lambda: convergence(CURVES),
-        lambda: convergence({}),
+        lambda: convergence(CURVES, 6),
+        lambda: convergence({}, 6),
     ],
 )
 def test_a_plot_is_one_svg_that_repeats_and_leaves_matplotlib_as_it_was(draw):
@@ -336,9 +345,8 @@ def test_a_plot_names_every_silo_and_every_method():
     del comparison["methods"]["fedtl, from scratch"][sorted(SILOS)[0]]
     words = set(ElementTree.fromstring(method_dots(comparison)).itertext())
     assert {*SILOS, *METHODS} <= words
-    assert {*HOSTILE, "mean"} <= set(
-        ElementTree.fromstring(learning_curves(a_history(silos=HOSTILE))).itertext()
-    )
+    words = set(ElementTree.fromstring(learning_curves(a_history(silos=HOSTILE))).itertext())
+    assert {*HOSTILE, "mean (4 to 5 of 6)"} <= words
 
 
 def text_of(page):
@@ -359,7 +367,7 @@ def test_a_private_run_says_what_its_ledgers_say():
     assert "at most epsilon = 2.500 at delta = 1e-05 in a silo (4.750 for replace-one)" in page
     assert "tuning on private data: public" in page
     assert "Without differential privacy" not in page
-    assert "Validation of the received model" not in run_page(result, silent, "")
+    assert "Validation by round" not in run_page(result, silent, "")
     result["privacy"] = a_claim(private=False, silos={"plain": spent})
     assert "Not private: the noise can be drawn again" in text_of(run_page(result, silent, ""))
 

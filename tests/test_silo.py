@@ -593,7 +593,7 @@ def test_settling_changes_nothing_in_the_silo(name):
     assert same(silo.local, before)
     assert same(task.shared, shared)
     assert same(settled, bench.settle(silo, task))
-    roles = by_role(bench, Role.STATS) if bench.method.adapt else set()
+    roles = set() if Role.STATS in bench.method.shared else by_role(bench, Role.STATS)
     if bench.method.personalise.epochs:
         roles = roles | by_role(bench, Role.HEAD)
     assert moved(shared | before, settled) == roles

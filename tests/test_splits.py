@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtl.data.splits import stratified
+from fedtl.data.splits import at_random, stratified
 
 LABELS = st.lists(st.integers(0, 5), max_size=60).map(lambda y: np.array(y, np.int64))
 
@@ -39,6 +39,15 @@ def test_another_generator_draws_other_rows():
     assert not np.array_equal(*(stratified(y, 50, np.random.default_rng(seed))[0] for seed in (1, 2)))
 
 
-def test_values_to_regress_are_one_class():
-    drawn, rest = stratified(np.linspace(0, 1, 20), 5, np.random.default_rng(0))
-    assert (len(drawn), len(rest)) == (5, 15)
+@given(LABELS, st.integers(0, 70), st.integers(0, 9))
+def test_the_type_that_stores_a_class_changes_nothing(y, count, seed):
+    drawn, _ = stratified(y, count, np.random.default_rng(seed))
+    for stored in (np.float32, np.float64, np.uint8, str, object):
+        again, _ = stratified(y.astype(stored), count, np.random.default_rng(seed))
+        assert np.array_equal(drawn, again)
+
+
+def test_rows_without_classes_are_drawn_at_random():
+    drawn, rest = at_random(20, 5, np.random.default_rng(0))
+    assert sorted([*drawn, *rest]) == list(range(20))
+    assert len(drawn) == 5

@@ -255,6 +255,8 @@ def adopt(
         print_json(result)
         return
     for row, figures in result["test"].items():
+        lacking = figures.pop("absent", {})
         text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+        text += "".join(f"; no {key}: {reason}" for key, reason in lacking.items())
         out_console.print(f"{row:>12}  {text}", highlight=False, markup=False, soft_wrap=True)
     say(f"fedtl predict {out} --silo {home.settings.name} --input FILE")

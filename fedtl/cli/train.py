@@ -74,7 +74,7 @@ def compare(
     """Train several methods on the same silos and seeds, and say for every silo whether joining helped."""
     from fedtl.compare import compare as compare_study
     from fedtl.compare import variants
-    from fedtl.report.tables import compare_table, late_compare_table, target_table
+    from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
     from fedtl.simulate.choose import places
 
     overrides = list(set_ or [])
@@ -98,7 +98,8 @@ def compare(
         print_json(comparison)
     elif not quiet:
         out_console.print(compare_table(comparison))
-        for key, table in (("target", target_table), ("late", late_compare_table)):
+        beside = {"refitted": refitted_table, "target": target_table, "late": late_compare_table}
+        for key, table in beside.items():
             if comparison.get(key):
                 out_console.print(table(comparison))
         for warning in comparison["warnings"]:

@@ -12,7 +12,7 @@ from fedtl.data.inputs import Inputs, learn
 from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
-from fedtl.data.splits import stratified, whole_units
+from fedtl.data.splits import at_random, stratified, whole_units
 from fedtl.errors import ConfigError, DataError
 from fedtl.randomness import numpy_generator
 from fedtl.silo import Rows, SiloData
@@ -133,7 +133,7 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
     if raw.test is None:
         count = round(settings.test * len(raw.train.y))
-        ids, rest = _drawn(raw.train, count, rng)
+        ids, rest = _drawn(raw.train, count, settings, rng)
         if raw.train.units is not None and count and not len(ids):
             unit, most = settings.unit_column, np.unique(raw.train.units, return_counts=True)[1].max()
             raise DataError(
@@ -142,23 +142,32 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
             )
         raw = replace(raw, test=_take(raw.train, ids), train=_take(raw.train, rest))
     if raw.target is not None and raw.target_test is not None and raw.target is raw.target_test.x:
-        held, rest = stratified(raw.target_test.y, round(settings.test * len(raw.target)), rng)
+        held, rest = _by_task(raw.target_test, round(settings.test * len(raw.target)), settings, rng)
         raw = replace(raw, target=raw.target[rest], target_test=_take(raw.target_test, held))
     if raw.val is None:
         budget = len(raw.train.y)
         if settings.limit:
             budget = min(budget, round(settings.limit / (1 - settings.val)))
-        drawn, rest = _drawn(raw.train, round(settings.val * budget), rng)
+        drawn, rest = _drawn(raw.train, round(settings.val * budget), settings, rng)
         raw = replace(raw, val=_take(raw.train, drawn), train=_take(raw.train, rest))
     if settings.limit:
-        kept, _ = _drawn(raw.train, settings.limit, rng)
+        kept, _ = _drawn(raw.train, settings.limit, settings, rng)
         raw = replace(raw, train=_take(raw.train, kept))
     return raw, ids
 
 
-def _drawn(part: Part, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _drawn(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
     """Somebody's rows are never in two parts: a test on people who were trained on would flatter."""
-    return stratified(part.y, count, rng) if part.units is None else whole_units(part.units, count, rng)
+    if part.units is not None:
+        return whole_units(part.units, count, rng)
+    return _by_task(part, count, settings, rng)
+
+
+def _by_task(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Classes in proportion, whatever type stores them; values of regression at random, even whole numbers."""
+    if settings.task == "regression":
+        return at_random(len(part.y), count, rng)
+    return stratified(part.y, count, rng)
 
 
 def _check_inputs(x: Array, like: Array, settings: DataSettings, name: str, split: str) -> None:

@@ -8,9 +8,9 @@ from fedtl.data.raw import Array
 def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """
     Indices of ``count`` rows drawn at random, each class as nearly in proportion as whole rows allow (largest
-    remainders), and of the rest; both in ascending order. Floats (regression) are one class.
+    remainders), and of the rest; both in ascending order. ``y``: classes, however they are stored.
     """
-    classes = np.zeros(len(y), int) if y.dtype.kind == "f" else np.unique(y, return_inverse=True)[1]
+    classes = np.unique(y, return_inverse=True)[1]
     count = min(count, len(y))
     sizes = np.bincount(classes)
     ideal = sizes * count / max(len(y), 1)
@@ -21,6 +21,11 @@ def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, A
     taken = np.zeros(len(y), bool)
     taken[np.concatenate([*drawn, np.empty(0, int)]).astype(int)] = True
     return np.flatnonzero(taken), np.flatnonzero(~taken)
+
+
+def at_random(rows: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """As ``stratified``, of ``rows`` rows that have no classes."""
+    return stratified(np.zeros(rows, int), count, rng)
 
 
 def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -1,6 +1,12 @@
-"""How a figure is written, and in what words. Knows metrics by name and nothing about where numbers come from."""
+"""
+How a figure is written, and in what words. Knows metrics by name and nothing about where numbers come from.
 
-from collections.abc import Mapping
+An interval is always shown by its two ends: half a width would claim that it is symmetric, and that a figure could
+lie above its largest value.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "auc"})
@@ -12,6 +18,8 @@ TITLES = {
     "rmse": "RMSE",
     "loss": "loss",
 }
+NAMED = 6  # places that a line still names
+LARGE = 1e6  # from here on a number is written with an exponent
 LATE_ROWS = {
     "as_received": "as it came",
     "adabn": "after AdaBN",
@@ -21,6 +29,14 @@ LATE_ROWS = {
 }
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A mean over silos after 0, 1, 2, ... rounds of training, NaN where there is none; ``silos``: how many each is over."""
+
+    values: Sequence[float]
+    silos: Sequence[int]
+
+
 def scale(metric: str) -> float:
     """What a value is multiplied with before it is shown."""
     return 100.0 if metric in IN_PERCENT else 1.0
@@ -28,19 +44,94 @@ def scale(metric: str) -> float:
 
 def one(metric: str, value: float | None) -> str:
     """A value alone; a dash where it was not measured."""
-    return "-" if value is None else f"{scale(metric) * value:.{_digits(metric)}f}"
+    return "-" if value is None else _number(scale(metric) * value, _digits(metric))
 
 
 def with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """A mean and half the width of its 95 % interval."""
+    """A mean and the ends of its 95 % interval."""
     if not figure:
         return "-"
-    return one(metric, figure["mean"]) + _half(metric, figure.get("ci95"))
+    text = one(metric, figure["mean"])
+    if bounds := figure.get("ci95"):
+        text += f" [{', '.join(one(metric, bound) for bound in bounds)}]"
+    return text
 
 
-def half_interval(metric: str, benefit: Mapping[str, Any]) -> str:
-    """A signed gain and half the width of its interval: the short form of ``difference``."""
-    return _signed(metric, benefit["over_local"]) + _half(metric, benefit.get("ci95"))
+def short_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
+    """``with_interval`` for a narrow column: the ends have one digit less."""
+    if not figure:
+        return "-"
+    text = one(metric, figure["mean"])
+    if bounds := figure.get("ci95"):
+        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounds)
+        text += f" {low}…{high}"
+    return text
+
+
+def short_difference(metric: str, benefit: Mapping[str, Any]) -> str:
+    """``difference`` for a narrow column."""
+    text = _signed(metric, benefit["over_local"])
+    if bounds := benefit.get("ci95"):
+        text += f" {'…'.join(_signed(metric, bound) for bound in bounds)}"
+    return text
+
+
+def over_silos(count: int | None, silos: int) -> str:
+    """What stands behind a mean or a worst that is over fewer silos than the table has: " (2 of 35)"."""
+    return "" if count is None or count == silos else f" ({count} of {silos})"
+
+
+def absences(metric: str, reasons: Mapping[str, str]) -> list[str]:
+    """Why a figure is a dash. ``reasons``: by where; a line for each reason."""
+    places: dict[str, list[str]] = {}
+    for where, reason in reasons.items():
+        places.setdefault(reason, []).append(where)
+    return [
+        f"no {TITLES[metric].removesuffix(' (%)')} at {_listed(those)}: {reason}"
+        for reason, those in places.items()
+    ]
+
+
+def absences_of_run(result: Mapping[str, Any]) -> list[str]:
+    """Why figures of the shown columns are dashes; of the second domain and of late silos, the main figure."""
+    found = [
+        line
+        for metric in shown(result["silos"])
+        for line in absences(metric, _lacking(metric, result["silos"]))
+    ]
+    metric, late = result["metric"], result.get("late", {})
+    target = {f"{silo}, second domain": its.get("target", {}) for silo, its in result["silos"].items()}
+    joined = {f"{silo}, {LATE_ROWS[row]}": its for silo, rows in late.items() for row, its in rows.items()}
+    return found + absences(metric, _lacking(metric, target | joined))
+
+
+def absences_of_runs(comparison: Mapping[str, Any]) -> list[str]:
+    """Why figures of a comparison's table are dashes; methods are named where only some lack one."""
+    metric, absent = comparison["metric"], comparison.get("absent", {})
+    reasons: dict[str, str] = {}
+    for silo in silos_of(comparison):
+        lacking = {method: its[silo][metric] for method, its in absent.items() if metric in its.get(silo, {})}
+        if len(lacking) == len(comparison["methods"]) and len(set(lacking.values())) == 1:
+            reasons[silo] = next(iter(lacking.values()))
+        else:
+            reasons |= {f"{silo} under {method}": reason for method, reason in lacking.items()}
+    second = {
+        f"{silo}, second domain": its.get("target", {})
+        for silos in comparison.get("target", {}).values()
+        for silo, its in silos.items()
+    }
+    late = {
+        f"{silo}, {LATE_ROWS[row]}": its
+        for silos in comparison.get("late", {}).values()
+        for silo, rows in silos.items()
+        for row, its in rows.items()
+    }
+    return absences(metric, reasons | _lacking(metric, second | late))
+
+
+def _lacking(metric: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The reasons of those that lack the figure."""
+    return {where: its["absent"][metric] for where, its in figures.items() if metric in its.get("absent", {})}
 
 
 def difference(metric: str, benefit: Mapping[str, Any]) -> str:
@@ -61,14 +152,20 @@ def silos_of(comparison: Mapping[str, Any]) -> list[str]:
     return sorted({silo for its in comparison["methods"].values() for silo in its})
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
 def _digits(metric: str) -> int:
     return 1 if metric in IN_PERCENT else 3
 
 
 def _signed(metric: str, value: float) -> str:
-    digits = _digits(metric)
-    return f"{round(scale(metric) * value, digits) + 0.0:+.{digits}f}"  # + 0.0: no -0.0
+    return _number(scale(metric) * value, _digits(metric), "+")
 
 
-def _half(metric: str, bounds: tuple[float, float] | None) -> str:
-    return f" ±{one(metric, (bounds[1] - bounds[0]) / 2)}" if bounds else ""
+def _number(value: float, digits: int, sign: str = "") -> str:
+    if abs(value) >= LARGE:
+        return f"{value:{sign}.3g}"
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0

@@ -8,7 +8,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from fedtl.report import plots
-from fedtl.report.figures import LATE_ROWS, TITLES, difference, one, shown, silos_of, with_interval
+from fedtl.report.figures import (
+    LATE_ROWS,
+    TITLES,
+    Curve,
+    absences_of_run,
+    absences_of_runs,
+    difference,
+    one,
+    over_silos,
+    shown,
+    silos_of,
+    with_interval,
+)
 
 DRAWN_AGAIN = "Not private: the noise can be drawn again (privacy.noise = reproducible)"
 FEW = 6  # silos that the answer still names
@@ -21,6 +33,11 @@ CHOICE = {  # by what ``summary`` says that a silo's best method was chosen on
     None: "No method is named as a silo's best, and no verdict given: chosen on exact figures of private validation rows, "
     'it would tell about them and be charged nowhere. With privacy.metrics = ["accuracy"] silos release a noisy one.',
 }
+STATISTICS = (
+    "Statistics of the norms: where a method keeps them at the silo, figures are of the exact ones of the silo's training "
+    "inputs, under every method alike; where it shares them, of the shared ones, and beside these of exact ones. A private "
+    "run fits exact ones after its last release, and only with privacy.statistics = local-after."
+)
 VERBS = {"unclear": "unclear", "loses": "lose"}
 
 
@@ -50,15 +67,16 @@ class Plot(NamedTuple):
 
 def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], experiment_toml: str) -> str:
     """The page of one run: ``result.json``, the lines of ``history.jsonl`` and its resolved TOML."""
-    metric, worst = result["metric"], result.get("worst") or {}
-    answer = f"Mean test {TITLES[metric]}: {one(metric, result['mean'].get(metric))}"
-    answer += f"; worst: {one(metric, worst.get(metric))} at {worst['silo']}." if worst else "."
+    metric, worst, silos = result["metric"], result.get("worst") or {}, len(result["silos"])
+    of = over_silos(result["mean_silos"].get(metric), silos)
+    answer = f"Mean test {TITLES[metric]}: {one(metric, result['mean'].get(metric))}{of}"
+    answer += f"; worst: {one(metric, worst.get(metric))}{of} at {worst['silo']}." if worst else "."
     left_out = [
         f"{name} was left out {len(reasons)} time{'s' * (len(reasons) > 1)}, last in {reasons[-1]}"
         for name, reasons in result.get("left_out", {}).items()
     ]
     drawn = (
-        [_plot("Validation of the received model by round", plots.learning_curves(history))]
+        [_plot("Validation by round", plots.learning_curves(history, bool(result.get("privacy"))))]
         if any(figures for line in history for figures in line["silos"].values())  # private silos tell none
         else []
     )
@@ -68,11 +86,14 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
         warnings=[*left_out, *result.get("notes", [])],
         main=_run_grid(result),
         details=None,
+        refitted=_run_refitted(result),
         plots=[*drawn, _plot("Test figure of each silo", plots.silo_bars(result))],
         target=_run_target(result),
         late=_run_late(result),
         notes=[
+            *absences_of_run(result),
             "Test rows were read once, at the end, after the last round. The mean over silos is plain: each counts once.",
+            STATISTICS,
             "Validation rows were taken from each silo's training rows and never trained on.",
             f"{result['bytes_up']:,} bytes left the silos in all, {result['bytes_down']:,} came in; "
             f"{result['seconds']:.1f} s on {result['device']}, {result['workers']} at once.",
@@ -117,29 +138,32 @@ def _tuning(privacy: Mapping[str, Any]) -> str:
     return f"tuning on private data: {privacy['tuning']}"
 
 
-def compare_page(
-    comparison: Mapping[str, Any], curves: Mapping[str, Sequence[float]], experiment_toml: str
-) -> str:
-    """The page of a comparison. ``curves``: a mean validation figure per round, by method."""
+def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Curve], experiment_toml: str) -> str:
+    """The page of a comparison. ``curves``: validation figures by method."""
     metric, benefit = comparison["metric"], comparison.get("benefit", {})
     drawn = [_plot("Gain over training alone, by silo", plots.benefit_forest(comparison))] if benefit else []
     drawn.append(_plot("Test figure of each method at each silo", plots.method_dots(comparison)))
     if curves:
         followed = "rmse" if comparison["task"] == "regression" else "accuracy"
-        drawn.append(_plot("Validation by round and method", plots.convergence(curves, followed)))
+        silos, released = len(silos_of(comparison)), bool(comparison.get("privacy"))
+        svg = plots.convergence(curves, silos, followed, released)
+        drawn.append(_plot("Validation by round and method", svg))
     seeds = ", ".join(map(str, comparison["seeds"]))
     return render(
         title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
-        answer=_answer(benefit, comparison["chosen_on"]),
+        answer=_answer(benefit, comparison["chosen_on"], len(silos_of(comparison))),
         warnings=comparison.get("warnings", []),
         main=_compare_grid(comparison),
         details=_over_local(comparison),
+        refitted=_compare_refitted(comparison),
         plots=drawn,
         target=_compare_target(comparison),
         late=_compare_late(comparison),
         notes=[
+            *absences_of_runs(comparison),
             f"{TITLES[metric]} on test rows, which each run read once, at the end; mean of seeds {seeds}, "
-            "± half a 95 % interval.",
+            "and the ends of its 95 % interval.",
+            STATISTICS,
             CHOICE[comparison["chosen_on"]],
             "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
             "at several silos.",
@@ -152,8 +176,8 @@ def compare_page(
     )
 
 
-def _answer(benefit: Mapping[str, Any], chosen_on: str | None) -> str:
-    """How many gain, and by name who does not, as long as they are few."""
+def _answer(benefit: Mapping[str, Any], chosen_on: str | None, all_silos: int) -> str:
+    """How many gain, and by name who does not, as long as they are few; and of how many it cannot be said."""
     if chosen_on is None:
         return "Which method is best for a silo is not said: the rows to choose on are private."
     if not benefit:
@@ -168,6 +192,8 @@ def _answer(benefit: Mapping[str, Any], chosen_on: str | None) -> str:
             words.append(f"{', '.join(by[verdict])}: {plural if len(by[verdict]) > 1 else verdict}")
         elif by[verdict]:
             words.append(f"{len(by[verdict])} {plural}")
+    if left := all_silos - len(benefit):
+        words.append(f"{left} more cannot be compared")
     return "; ".join(words) + "."
 
 
@@ -178,8 +204,35 @@ def _run_grid(result: Mapping[str, Any]) -> Grid:
         _row(name, its["train"], its["val"], its["test"], *(one(m, its.get(m)) for m in metrics))
         for name, its in result["silos"].items()
     ]
-    rows.append(_row("mean", "", "", "", *(one(m, result["mean"].get(m)) for m in metrics)))
+    means, counts, silos = result["mean"], result["mean_silos"], len(result["silos"])
+    mean = (one(m, means.get(m)) + over_silos(counts.get(m), silos) for m in metrics)
+    rows.append(_row("mean", "", "", "", *mean))
     return Grid("Each silo's own model on its test rows", head, rows, last=1)
+
+
+def _run_refitted(result: Mapping[str, Any]) -> Grid:
+    metric = result["metric"]
+    rows = [
+        _row(name, one(metric, its.get(metric)), one(metric, its["refitted"].get(metric)))
+        for name, its in result["silos"].items()
+        if "refitted" in its
+    ]
+    return _refitted(metric, ["silo"], rows)
+
+
+def _compare_refitted(comparison: Mapping[str, Any]) -> Grid:
+    metric, methods = comparison["metric"], comparison["methods"]
+    rows = [
+        _row(silo, method, _mean(metric, methods[method].get(silo, {})), _mean(metric, figures))
+        for method, its in comparison.get("refitted", {}).items()
+        for silo, figures in its.items()
+    ]
+    return _refitted(metric, ["silo", "method"], rows)
+
+
+def _refitted(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    caption = f"Test {TITLES[metric]} with the shared statistics of the norms, and with the silo's exact ones instead"
+    return Grid(caption, [*head, "as shared", "refitted to the silo's training inputs"], rows)
 
 
 def _run_target(result: Mapping[str, Any]) -> Grid:
@@ -220,8 +273,9 @@ def _compare_grid(comparison: Mapping[str, Any]) -> Grid:
             else empty
         )
         rows.append(row + said)
-    means = (with_interval(metric, comparison["mean"][method].get(metric)) for method in methods)
-    worst = (_worst(metric, comparison["worst"][method]) for method in methods)
+    silos = len(silos_of(comparison))
+    means = (_mean_of_silos(metric, comparison["mean"][method].get(metric), silos) for method in methods)
+    worst = (_worst(metric, comparison["worst"][method], silos) for method in methods)
     rows += [_row("mean", *means) + empty, _row("worst silo", *worst) + empty]
     head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
     return Grid(f"Test {TITLES[metric]} of each method at each silo", head, rows, last=2)
@@ -278,8 +332,14 @@ def _mean(metric: str, figures: Mapping[str, Any]) -> str:
     return one(metric, figures.get(metric, {}).get("mean"))
 
 
-def _worst(metric: str, worst: Mapping[str, Any]) -> str:
-    return f"{one(metric, worst[metric])} ({worst['silo']})" if metric in worst else "-"
+def _mean_of_silos(metric: str, mean: Mapping[str, Any] | None, silos: int) -> str:
+    return with_interval(metric, mean) + (over_silos(mean["silos"], silos) if mean else "")
+
+
+def _worst(metric: str, worst: Mapping[str, Any], silos: int) -> str:
+    if metric not in worst:
+        return "-"
+    return f"{one(metric, worst[metric])} ({worst['silo']}){over_silos(worst['silos'], silos)}"
 
 
 def _plot(name: str, svg: str) -> Plot:

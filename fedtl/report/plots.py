@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedtl.report.figures import TITLES, one, scale, silos_of
+from fedtl.report.figures import TITLES, Curve, one, over_silos, scale, silos_of
 
 # Okabe and Ito (2008), without their yellow, and two more
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
@@ -28,32 +28,34 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 VERDICTS = {"gains": ("#009E73", ">"), "loses": ("#D55E00", "<"), "unclear": ("#7a7a7a", "o")}
 MANY = 12  # silos; beyond, a plot shows distributions instead of names
 INK = "#222222"
+RECEIVED = "the model as received, before the silo trains it,"
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """How the received model did on validation rows, round by round, a line a silo and a thick one for the mean."""
+def learning_curves(history: Sequence[Mapping[str, Any]], private: bool = False) -> str:
+    """Validation figures after 0, 1, 2, ... rounds of training, a line a silo and a thick one for the mean."""
     names = sorted({name for line in history for name in line["silos"]})
     measured = {name for line in history for its in line["silos"].values() for name in its}
     metric = "rmse" if "rmse" in measured else "accuracy"
     many, keys = len(names) > MANY, {}
     figure, axes = _figure(4.2)
     for at, name in enumerate(names):
-        points = [(line["round"], line["silos"].get(name, {}).get(metric)) for line in history]
+        points = [(line["round"] - 1, line["silos"].get(name, {}).get(metric)) for line in history]
         colour, dash = (
             ("#9a9a9a", "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
         )
         keys[name] = _line(axes, points, metric, color=colour, ls=dash, lw=0.7 if many else 1.3, alpha=0.8)
-    means = []
+    means, counts = [], []
     for line in history:
         values = [its[metric] for its in line["silos"].values() if metric in its]
-        means.append((line["round"], float(np.mean(values)) if values else None))
+        means.append((line["round"] - 1, float(np.mean(values)) if values else None))
+        counts.append(len(values))
     thick = _line(axes, means, metric, color=INK, lw=3)
-    title = "How well does the received model do, round by round?"
-    _label(axes, title, "round", f"validation {TITLES[metric]}")
+    title = f"How well does {RECEIVED if private else 'the model that a silo would use'} do, round by round?"
+    _label(axes, title, "rounds of training", f"{'released' if private else 'validation'} {TITLES[metric]}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     own = {f"each of {len(names)} silos": next(iter(keys.values()))} if many else keys
-    _legend(axes, {**own, "mean": thick} if names else {})
+    _legend(axes, {**own, f"mean{_counted(counts, len(names))}": thick} if names else {})
     return _svg(figure, "curves")
 
 
@@ -69,7 +71,10 @@ def silo_bars(result: Mapping[str, Any]) -> str:
     keys = {}
     if metric in result["mean"]:
         mean = result["mean"][metric]
-        keys[f"mean, {one(metric, mean)}"] = axes.axvline(mean * scale(metric), color=INK, lw=1.2, ls="--")
+        of = over_silos(len(rows), len(result["silos"]))
+        keys[f"mean, {one(metric, mean)}{of}"] = axes.axvline(
+            mean * scale(metric), color=INK, lw=1.2, ls="--"
+        )
     _rows(axes, [name for name, _ in rows])
     _label(axes, "How does each silo fare?", f"test {TITLES[metric]}", "")
     _legend(axes, keys)
@@ -122,19 +127,36 @@ def method_dots(comparison: Mapping[str, Any]) -> str:
     return _svg(figure, "methods")
 
 
-def convergence(curves: Mapping[str, Sequence[float]], metric: str = "accuracy") -> str:
-    """The mean validation figure of the received models, by method."""
+def convergence(
+    curves: Mapping[str, Curve], silos: int, metric: str = "accuracy", private: bool = False
+) -> str:
+    """The mean validation figure by method, over so many silos, after 0, 1, 2, ... rounds of training."""
     figure, axes = _figure(4.2)
     keys = {}
     dashes = cycle(["-", "--", "-.", ":"])
-    for at, (method, values) in enumerate(curves.items()):
-        points = list(enumerate(values, start=1))
-        keys[method] = _line(axes, points, metric, color=PALETTE[at % len(PALETTE)], lw=2, ls=next(dashes))
-    title = "How fast does each method get there?"
-    _label(axes, title, "round", f"validation {TITLES[metric]}, mean over silos")
+    for at, (method, curve) in enumerate(curves.items()):
+        points = list(enumerate(curve.values))
+        of = _counted(curve.silos, silos)
+        keys[f"{method}{of}"] = _line(
+            axes, points, metric, color=PALETTE[at % len(PALETTE)], lw=2, ls=next(dashes)
+        )
+    if private:
+        title, what, x = f"How well does {RECEIVED} do?", "released", "rounds of training"
+    else:
+        title, what = "How fast does each method get there?", "validation"
+        x = "rounds of training; the last point is the model that the table scores"
+    _label(axes, title, x, f"{what} {TITLES[metric]}, mean over silos")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes, keys)
     return _svg(figure, "convergence")
+
+
+def _counted(counts: Sequence[int], silos: int) -> str:
+    """Over how many silos a line's means are, where some are over fewer than all."""
+    if not counts or min(counts) == silos:
+        return ""
+    few, most = min(counts), max(counts)
+    return f" ({few} of {silos})" if few == most else f" ({few} to {most} of {silos})"
 
 
 def _method_boxes(metric: str, methods: Mapping[str, Any], silos: int) -> str:
@@ -148,7 +170,8 @@ def _method_boxes(metric: str, methods: Mapping[str, Any], silos: int) -> str:
                          medianprops={"color": PALETTE[5], "lw": 2.5}, boxprops=line, whiskerprops=line, capprops=line)  # fmt: skip
             spread = at + 0.2 * (np.arange(len(values)) % 5 - 2) / 2
             axes.plot(values, spread, "o", color=PALETTE[0], ms=4, alpha=0.5, mew=0)
-    _rows(axes, list(methods))
+    counts = [sum(metric in its for its in figures.values()) for figures in methods.values()]
+    _rows(axes, [f"{name}{over_silos(count, silos)}" for name, count in zip(methods, counts, strict=True)])
     _label(axes, f"How do {silos} silos fare under each method?", f"test {TITLES[metric]}, a dot a silo", "")
     return _svg(figure, "methods")
 

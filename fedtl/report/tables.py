@@ -1,13 +1,24 @@
 """Tables for the terminal, from what result.json and comparison.json hold. Names are text, never markup."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.figures import LATE_ROWS, TITLES, half_interval, one, shown, silos_of, with_interval
+from fedtl.report.figures import (
+    LATE_ROWS,
+    TITLES,
+    absences_of_run,
+    absences_of_runs,
+    one,
+    over_silos,
+    short_difference,
+    short_interval,
+    shown,
+    silos_of,
+)
 
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
 SHORT = 28  # characters of a silo's name that are never folded
@@ -26,12 +37,21 @@ def run_table(result: Mapping[str, Any]) -> Table:
         row = (one(metric, its.get(metric)) for metric in metrics)
         table.add_row(Text(name), str(its["train"]), str(its["test"]), *row)
     table.add_section()
-    mean = (one(metric, result["mean"].get(metric)) for metric in metrics)
+    means, counts = result["mean"], result["mean_silos"]
+    mean = (one(metric, means.get(metric)) + over_silos(counts.get(metric), len(silos)) for metric in metrics)
     table.add_row("mean", "", "", *mean, style="bold")
     if worst := result.get("worst"):
-        cells = (one(metric, worst[metric]) if metric in worst else "" for metric in metrics)
+        of = over_silos(worst["silos"], len(silos))
+        cells = (one(metric, worst[metric]) + of if metric in worst else "" for metric in metrics)
         table.add_row(Text(f"worst: {worst['silo']}"), "", "", *cells)
+    _caption(table, absences_of_run(result))
     return table
+
+
+def _caption(table: Table, lines: list[str]) -> None:
+    """Lines below a table; names in them are text."""
+    if lines:
+        table.caption, table.caption_justify = Text("\n".join(lines)), "left"
 
 
 def late_table(late: Mapping[str, Any], metric: str) -> Table:
@@ -46,7 +66,7 @@ def late_table(late: Mapping[str, Any], metric: str) -> Table:
 def privacy_table(privacy: Mapping[str, Any]) -> Table:
     """A row a silo: what it promises, or has spent, and with how much noise."""
     silos = privacy["silos"]
-    what = "of each record" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
+    what = f"of each {privacy['unit']}" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
     title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
     caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one"
     table = Table(
@@ -54,7 +74,16 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
         title_justify="left", caption_justify="left",
     )  # fmt: skip
     table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
-    for heading in ("rows", "epsilon", "delta", "replace-one", "noise", "rate", "steps", "norms"):
+    for heading in (
+        f"{privacy['unit']}s",
+        "epsilon",
+        "delta",
+        "replace-one",
+        "noise",
+        "rate",
+        "steps",
+        "norms",
+    ):
         table.add_column(heading, justify="right")
     for name, its in silos.items():
         deviation = its["statistics_expected_noise"]
@@ -124,11 +153,11 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     """
     metric, methods = comparison["metric"], comparison["methods"]
     benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
-    title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} ± half a 95 % interval"
+    title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} and its 95 % interval (low…high)"
     table = Table(
-        title=title, caption=_claimed(comparison), box=SIMPLE_HEAD, padding=0, show_edge=False,
-        title_justify="left", caption_justify="left",
+        title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
+    _caption(table, [*_claimed(comparison), *absences_of_runs(comparison)])
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
     )
@@ -136,23 +165,50 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
         table.add_column(Text(method), justify="right", overflow="fold")
     if benefit:
         table.add_column("best", overflow="fold")
-        table.add_column("over local", no_wrap=True)
+        table.add_column("over local", overflow="fold")
         table.add_column("joining", no_wrap=True)
-    for silo in silos_of(comparison):
+    silos = silos_of(comparison)
+    for silo in silos:
         its = benefit.get(silo, {})
         cells = [
             Text(
-                with_interval(metric, figures.get(silo, {}).get(metric)),
+                short_interval(metric, figures.get(silo, {}).get(metric)),
                 style="bold" if its.get("best") == method else "",
             )
             for method, figures in methods.items()
         ]
         table.add_row(Text(silo), *cells, *(_benefit(metric, its) if its else ()))
     table.add_section()
-    means = (with_interval(metric, comparison["mean"][method].get(metric)) for method in methods)
-    table.add_row("mean", *means, style="bold")
-    table.add_row("worst", *(one(metric, comparison["worst"][method].get(metric)) for method in methods))
+    means = [comparison["mean"][method].get(metric) for method in methods]
+    worst = [comparison["worst"][method] for method in methods]
+    table.add_row(
+        "mean", *(short_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+    )
+    table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
     return table
+
+
+def _over(its: Mapping[str, Any] | None, silos: int) -> str:
+    return over_silos(its["silos"], silos) if its else ""
+
+
+def refitted_table(comparison: Mapping[str, Any]) -> Table:
+    """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
+    metric, silos = comparison["metric"], len(silos_of(comparison))
+    table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
+    table.add_column("as shared (the table above)", justify="right")
+    table.add_column("refitted to each silo's training inputs", justify="right")
+    for method, per_silo in comparison["refitted"].items():
+        shared = comparison["mean"][method].get(metric)
+        cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
+        table.add_row(Text(method), cells, _mean(metric, per_silo.values(), silos))
+    return table
+
+
+def _mean(metric: str, rows: Iterable[Mapping[str, Any]], silos: int) -> str:
+    """The mean over the silos that have the figure, and how many these are."""
+    values = [its[metric]["mean"] for its in rows if metric in its]
+    return one(metric, sum(values) / len(values)) + over_silos(len(values), silos) if values else "-"
 
 
 def target_table(comparison: Mapping[str, Any]) -> Table:
@@ -162,11 +218,8 @@ def target_table(comparison: Mapping[str, Any]) -> Table:
     table.add_column("as trained", justify="right")
     table.add_column("with AdaBN", justify="right")
     for method, silos in comparison["target"].items():
-        cells = []
-        for row in ("target", "target_adabn"):
-            values = [its[row][metric]["mean"] for its in silos.values() if metric in its.get(row, {})]
-            cells.append(one(metric, sum(values) / len(values) if values else None))
-        table.add_row(Text(method), *cells)
+        rows = ([its.get(row, {}) for its in silos.values()] for row in ("target", "target_adabn"))
+        table.add_row(Text(method), *(_mean(metric, its, len(silos)) for its in rows))
     return table
 
 
@@ -182,15 +235,15 @@ def late_compare_table(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def _claimed(comparison: Mapping[str, Any]) -> str | None:
+def _claimed(comparison: Mapping[str, Any]) -> list[str]:
     """What is claimed of a comparison's runs; why none is called the best, where that is so."""
     if (its := comparison.get("privacy")) is None:
-        return None
-    claim = f"differential privacy: epsilon = {its['epsilon']:g} in each run of a method that shares"
+        return []
+    claim = f"differential privacy of each {its['unit']}: epsilon = {its['epsilon']:g} in each run of a method that shares"
     said = (
         f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
     )
-    return said if comparison["chosen_on"] else f"{said}; no best, for the rows to choose on are private"
+    return [said if comparison["chosen_on"] else f"{said}; no best, for the rows to choose on are private"]
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -199,4 +252,4 @@ def _table(title: str, *columns: str) -> Table:
 
 def _benefit(metric: str, its: Mapping[str, Any]) -> tuple[Text, Text, Text]:
     verdict = its["verdict"]
-    return Text(its["best"]), Text(half_interval(metric, its)), Text(verdict, style=COLOURS[verdict])
+    return Text(its["best"]), Text(short_difference(metric, its)), Text(verdict, style=COLOURS[verdict])

@@ -136,7 +136,7 @@ def fit(bench: Bench, silos: Sequence[Silo], task: Task) -> dict[str, Update | S
     states, metrics = [], []
     for silo in silos:
         states.append(bench.partition.join(task.shared, silo.local))
-        metrics.append(bench.validate(bench.load(silo, states[-1]), silo.data))
+        metrics.append(bench.validate_received(silo, states[-1]))
     net = _stack(bench.net(silos[0].data.width), states)
     data = _gather(bench, silos)
     for number, phase in enumerate(bench.method.phases):
