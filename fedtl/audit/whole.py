@@ -3,7 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
 from fedtl.audit.transcript import SECOND, head
-from fedtl.audit.verdict import FAMILY, violation
+from fedtl.audit.verdict import FAMILY, Check, status, violation
 from fedtl.audit.work import Piece, by_kind, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
@@ -92,7 +92,7 @@ def audit(
             },
             "input_canaries": None if ends is None else ends.shown,
             "violations": [violation(check) for check in findings.violations],
-            "checks": [_plain(asdict(check)) for check in findings.checks],
+            "checks": [_plain(check, findings.violations) for check in findings.checks],
             "notes": _notes(experiment, result, findings, seen, effort),
             "seconds": round(time.perf_counter() - clock, 1),
             "peak_memory_mib": _peak(),
@@ -112,9 +112,12 @@ def refuse(experiment: Experiment) -> None:
         raise ConfigError("method 'pooled' is a yardstick that shares nothing; audit a run of another method")
 
 
-def _plain(check: dict[str, Any]) -> dict[str, Any]:
-    its = {key: check[key] for key in ("silo", "name")}
-    return its | {key: None if check[key] is None else float(check[key]) for key in ("p", "value")}
+def _plain(check: Check, violations: Sequence[Check]) -> dict[str, Any]:
+    """As audit.json holds it; of a check that was not exercised the reason, which says what is missing."""
+    p, value = (None if number is None else float(number) for number in (check.p, check.value))
+    missing = {"reason": check.reason} if check.p is None else {}
+    its = {"silo": check.silo, "name": check.name, "status": status(check, violations)}
+    return {**its, "p": p, "value": value, **missing}
 
 
 def _with_risk(silos: Mapping[str, Any]) -> dict[str, Any]:
