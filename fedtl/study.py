@@ -98,18 +98,17 @@ class Study:
     def _prepared(self, name: str, part: str) -> Any:
         """One part of a silo's data: prepared once, whoever asks first, and then mapped from the shelf."""
         if not self.shelf.has(f"{name}.{part}"):
-            prepared = self._prepare(name)
+            prepared = self.prepared(name, reader(self.raws, self.experiment.data)(name))
             for key in ("data", "exam", "inputs"):
                 self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
         return self.shelf.take(f"{name}.{part}")
 
-    def _prepare(self, name: str) -> Prepared:
+    def prepared(self, name: str, raw: Raw) -> Prepared:
+        """A silo's stored rows as its data; anew each time. Raises DataError."""
         settings, its = self.experiment.data, self.survey.silos[name]
         own = self.method.head_is_local
         labels, trained = (its.classes, its.trained) if own else (self.survey.union, self.survey.trained)
-        return prepare.prepare(
-            reader(self.raws, settings)(name), settings, name, self.experiment.seed, labels, trained
-        )
+        return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
 
     @property
     def source(self) -> "_Source":
@@ -138,9 +137,9 @@ class Study:
         for name in sorted(set(self.experiment.silo) - set(self.training)):
             yield f"silo.{name}: no silo of that name trains; there are {', '.join(self.training[:12])}"
 
-    def promise(self, name: str, home: Path) -> Promise:
-        """What a silo promises for this experiment. Raises ConfigError."""
-        settings, data = privacy_of(self.experiment, name), self.data(name)
+    def promise(self, name: str, home: Path, data: SiloData | None = None) -> Promise:
+        """What a silo promises for this experiment, for its own data or for other ``data``. Raises ConfigError."""
+        settings, data = privacy_of(self.experiment, name), data or self.data(name)
         place = Place(home / "ledger.sqlite", name, self.secret(name))
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})

@@ -11,9 +11,10 @@ from fedtl.audit import one_run
 from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
 from fedtl.audit.recorded import Stretch, released, stretches
-from fedtl.audit.rehearsal import rehearse
+from fedtl.audit.rehearsal import REHEARSALS, rehearse
 from fedtl.audit.resolution import resolution
 from fedtl.audit.shadows import StudyOf
+from fedtl.audit.stage import stage_of
 from fedtl.audit.transcript import Papers, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.audit.work import Piece
@@ -48,7 +49,7 @@ def rehearsals(study: Study, folder: RunFolder) -> dict[str, Piece]:
 def _rehearsed(
     of: StudyOf, promises: Mapping[str, Promise], name: str, run: list[Stretch], bench: Bench
 ) -> list[Check]:
-    return rehearse(replace(of(bench), promises=promises), name, run)
+    return rehearse(stage_of(replace(of(bench), promises=promises), name), run)
 
 
 def _canaries(folder: RunFolder, name: str) -> list[Stretch]:
@@ -196,4 +197,4 @@ def _power(study: Study, claim: SiloClaim, run: Sequence[Stretch]) -> dict[str, 
 def _family(study: Study) -> int:
     """How many checks a whole audit has, near enough for a statement of power."""
     silos = len(study.training)
-    return silos * 26 + silos * (silos - 1) // 2
+    return silos * (21 + len(REHEARSALS)) + silos * (silos - 1) // 2

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
 from fedtl.audit.recorded import Released, Stretch, sampled, steps
-from fedtl.audit.verdict import Check
+from fedtl.audit.verdict import Check, Measured
 from fedtl.bench import Training
 from fedtl.optimizers import OPTIMIZERS, rate
 
@@ -53,7 +53,7 @@ def conformance(
 ) -> list[Check]:
     """All checks on one silo's own record, in a fixed order and number."""
     noise = steps(run)[:, ~run[0].member]
-    makers: list[tuple[str, Callable[[], tuple[float, float | None, str]]]] = [
+    makers: list[tuple[str, Callable[[], Measured]]] = [
         ("noise", lambda: _noise(noise, claim.noise_multiplier)),
         ("normality", lambda: _normality(noise)),
         ("whiteness", lambda: _whiteness(noise)),
@@ -90,10 +90,10 @@ def _noise(noise: Floats, sigma: float) -> tuple[float, float, str]:
     return p, ratio, f"its standard deviation is {ratio:.3f} times the claimed {sigma:.3g} clips"
 
 
-def _normality(noise: Floats) -> tuple[float, float | None, str]:
+def _normality(noise: Floats) -> Measured:
     values = noise.ravel()[:MOST]
     if not (spread := values.std()):
-        return 1.0, None, "no noise to look at"
+        return None, None, "no noise to look at"
     its = kstest(values / spread, "norm")
     return (
         float(its.pvalue),
@@ -102,18 +102,18 @@ def _normality(noise: Floats) -> tuple[float, float | None, str]:
     )
 
 
-def _whiteness(noise: Floats) -> tuple[float, float | None, str]:
+def _whiteness(noise: Floats) -> Measured:
     if len(noise) < 2 or not noise.std():
-        return 1.0, None, "fewer than two steps"
+        return None, None, "fewer than two steps"
     pairs = noise[1:] * noise[:-1]
     lag = float(pairs.mean() / noise.var())
     p = float(2 * norm.sf(abs(lag) * math.sqrt(pairs.size)))
     return p, lag, f"noise of one step goes on in the next (correlation {lag:.3f}; sound is 0)"
 
 
-def _repeats(noise: Floats) -> tuple[float, float | None, str]:
+def _repeats(noise: Floats) -> Measured:
     if len(noise) < 2:
-        return 1.0, None, "fewer than two steps"
+        return None, None, "fewer than two steps"
     p, largest = largest_cosine(noise, None)
     return (
         p,
@@ -143,11 +143,11 @@ def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
     return min(1.0, float(p) * pairs), largest
 
 
-def _sensitivity(run: Sequence[Stretch], noise: Floats) -> tuple[float, float | None, str]:
+def _sensitivity(run: Sequence[Stretch], noise: Floats) -> Measured:
     """The mean of coordinates whose canary was in the step: one clip, with the noise that there is."""
     held = steps(run)[sampled(run)]
     if not len(held):
-        return 1.0, None, "no canary was ever sampled"
+        return None, None, "no canary was ever sampled"
     mean, error = float(held.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(held))
     p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
     way = (
@@ -156,11 +156,11 @@ def _sensitivity(run: Sequence[Stretch], noise: Floats) -> tuple[float, float | 
     return p, mean, f"one record moves a sum by {mean:.3f} clips, {way}"
 
 
-def _absence(run: Sequence[Stretch], noise: Floats) -> tuple[float, float | None, str]:
+def _absence(run: Sequence[Stretch], noise: Floats) -> Measured:
     """Canaries that are in, in steps that did not sample them."""
     out = steps(run)[~sampled(run) & run[0].member]
     if not len(out):
-        return 1.0, None, "every canary was in every step"
+        return None, None, "every canary was in every step"
     mean, error = float(out.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(out))
     p = float(2 * norm.sf(max(0.0, abs(mean) - ROUNDING) / error))
     return p, mean, f"records move steps that did not sample them, by {mean:.3f} clips each"
@@ -226,13 +226,13 @@ def _optimiser(
     )
 
 
-def _statistics_noise(its: Released | None, claim: Claim) -> tuple[float, float | None, str]:
+def _statistics_noise(its: Released | None, claim: Claim) -> Measured:
     """
     One Gaussian mechanism of the claimed multiplier: the squares of clip over noise of all sub-releases add up to no
     more than 1 / sigma^2, and each had the noise that was meant for it.
     """
     if (sigma := claim.statistics_noise) is None:
-        return 1.0, None, "none are released"
+        return None, None, "none are released"
     if its is None:
         return 0.0, None, "they were released, and no canaries went with them"
     meant = float((its.deviations**-2.0).sum() ** -0.5) / sigma
@@ -246,10 +246,10 @@ def _statistics_noise(its: Released | None, claim: Claim) -> tuple[float, float 
     return p, ratio, reason
 
 
-def _statistics_sensitivity(its: Released | None) -> tuple[float, float | None, str]:
+def _statistics_sensitivity(its: Released | None) -> Measured:
     """The mean of coordinates whose canary is in, which is in every sub-release: one clip."""
     if its is None or not its.member.any():
-        return 1.0, None, "none are released"
+        return None, None, "none are released"
     weights = its.deviations**-2.0
     mean = float(weights @ its.sums[:, its.member].mean(1) / weights.sum())
     error = 1 / math.sqrt(its.member.sum() * weights.sum())

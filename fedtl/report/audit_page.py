@@ -29,6 +29,7 @@ WORDS = {
     "membership, AUC": "An attacker guesses who was trained on. 0.5 is guessing, 1 is always right.",
     "PSNR, SSIM": "How much a reconstruction is like the original. It tells something only where it is better than the mean image.",
 }
+LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
 
 
 @dataclass(frozen=True)
@@ -264,15 +265,18 @@ def _roles(audit: Mapping[str, Any]) -> Section:
 
 
 def _checks(audit: Mapping[str, Any]) -> Grid:
+    """Every check with its status; one that had nothing to measure says what was missing instead of a number."""
     rows = [
         [
-            *(Cell(its["silo"]), Cell(its["name"]), Cell(its["status"])),
-            *(Cell(f"{its['p']:.2g}"), Cell(number(its["value"]))),
+            *(Cell(its["silo"]), Cell(its["name"]), Cell(its["status"], LOOKS[its["status"]])),
+            Cell("-" if its["p"] is None else f"{its['p']:.2g}"),
+            Cell(its["reason"] if its["p"] is None else number(its["value"])),
         ]
         for its in audit["checks"]
     ]
+    idle = sum(its["p"] is None for its in audit["checks"])
     return Grid(
-        f"{len(rows)} checks; all together err once in 10,000 sound audits",
+        f"{len(rows)} checks, of which {idle} were not exercised; all together err once in 10,000 sound audits",
         ["silo", "check", "status", "p", "value"],
         rows,
     )

@@ -1,0 +1,40 @@
+"""Has a metric that leaves the noise that was claimed? It is released again and again, for the same model and the same rows."""
+
+import numpy as np
+from scipy.stats import chi2
+
+from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.verdict import Measured
+
+TIMES = 40
+
+
+def metric_noise(stage: Stage) -> Measured:
+    """About the exact figure, which the site knows: squares of the differences over the claimed variance are chi-square."""
+    its = stage.promise.metric
+    if its is None:
+        return None, None, "no metric is released"
+    changes = unlimited(stage.promise) | {"steps": stage.steps(0), "refresh": None}
+    released = []
+    for _ in range(TIMES):
+        with scratched(stage.promise, **changes) as promise:
+            update, _ = stage.fit(promise)
+        released.append(update.metrics["accuracy"])
+    noise = (np.array(released) - _exact(stage)) / its.expected
+    squares = float((noise**2).sum())
+    p = 2 * min(chi2.cdf(squares, TIMES), chi2.sf(squares, TIMES))
+    ratio = (squares / TIMES) ** 0.5
+    reason = f"the released accuracy varies by {ratio:.3f} times the claimed {its.expected:.3g}"
+    return float(p), ratio, reason
+
+
+def _exact(stage: Stage) -> float:
+    """The mean over units of the share of a unit's validation rows that the first model gets right."""
+    data = stage.data
+    scores = stage.bench.scores(stage.bench.initial(data.width), data.val.x, data)
+    right = (scores.argmax(1) == data.val.y).numpy().astype(float)
+    if stage.promise.unit == "record" or data.val.units is None:
+        return float(right.mean())
+    units = data.val.units.numpy()
+    counts = np.bincount(units)
+    return float((np.bincount(units, right)[counts > 0] / counts[counts > 0]).mean())

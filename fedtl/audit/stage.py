@@ -1,0 +1,187 @@
+"""
+One silo before its first round, to be trained again and again with one thing changed: by the site's own code, on its own
+rows, with a scratch ledger. Nothing that is trained here leaves.
+"""
+
+import copy as copies
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedtl.bench import Bench, Training
+from fedtl.data.raw import Raw
+from fedtl.errors import SiloFailed
+from fedtl.messages import Task, Update
+from fedtl.partition import Role
+from fedtl.privacy import labels
+from fedtl.privacy.promise import Promise
+from fedtl.silo import Rows, Silo, SiloData
+from fedtl.simulate.scratch import memory, scratch
+from fedtl.state import State
+from fedtl.study import Study, reader
+
+ENOUGH = 1e9  # an epsilon that no rehearsal exceeds
+STILL = 1e-30  # a learning rate at which no weight of float32 moves
+Ready = Callable[[Raw], tuple[SiloData, Promise]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    ``secret``: the silo's own. ``raw``: its rows as they are stored; ``ready`` prepares them and promises, by the same
+    code that made ``data`` and ``promise``.
+    """
+
+    bench: Bench
+    name: str
+    data: SiloData
+    promise: Promise
+    secret: bytes
+    rounds: int
+    seed: int
+    raw: Raw
+    ready: Ready
+
+    def task(self, number: int = 1) -> Task:
+        shared, _ = self.bench.partition.split(self.bench.initial(self.data.width))
+        return Task("rehearsal", number, self.rounds, self.seed, shared)
+
+    def fit(
+        self, promise: Promise, data: SiloData | None = None, bench: Bench | None = None, number: int = 1
+    ) -> tuple[Update, State]:
+        """The update and the silo's local state after one round, which is round ``number`` of the plan."""
+        bench = bench or self.bench
+        own = data or self.data
+        _, local = bench.partition.split(bench.initial(own.width))
+        silo = Silo(self.name, own, local, self.secret, promise, labels.public(Role))
+        return bench.fit(silo, self.task(number)), silo.local
+
+    def phases(self) -> list[int]:
+        """The numbers of the phases that take private steps."""
+        return [number for number, count in enumerate(self.promise.steps) if count]
+
+    def steps(self, each: int) -> tuple[int, ...]:
+        """As many private steps in each phase that takes any."""
+        return tuple(each if count else 0 for count in self.promise.steps)
+
+    def unmoved(self) -> Bench:
+        """The bench with a learning rate so small that every step starts from the same weights, and no other pull."""
+        bench = copies.copy(self.bench)
+        bench.method = replace(bench.method, objective=tuple(bench.method.losses))
+        bench.training = Training(optimizer="sgd", lr=STILL, momentum=0.0)
+        return bench
+
+
+def stage_of(study: Study, name: str) -> Stage:
+    """A silo of a simulation."""
+    promise = study.promises[name]
+    raw = reader(study.raws, study.experiment.data)(name)
+
+    def ready(stored: Raw) -> tuple[SiloData, Promise]:
+        data = study.prepared(name, stored).data
+        return data, study.promise(name, promise.book.parent, data)
+
+    experiment = study.experiment
+    return Stage(
+        *(study.bench, name, study.data(name), promise, study.secret(name)),
+        *(experiment.rounds, experiment.seed, raw, ready),
+    )
+
+
+@contextmanager
+def scratched(promise: Promise, **changes: Any) -> Iterator[Promise]:
+    """The promise with a ledger and a place for canaries of its own, and some of its values changed."""
+    with scratch(memory()) as folder:
+        its = promise.canaries
+        wanted = {"canaries": its, **changes}
+        if wanted["canaries"] is not None:
+            wanted["canaries"] = replace(wanted["canaries"], folder=folder / "canaries")
+        yield replace(promise, book=folder / "ledger.sqlite", **wanted)
+
+
+def unlimited(promise: Promise) -> dict[str, Any]:
+    """Changes with which a scratch ledger takes any schedule."""
+    return {"epsilon": ENOUGH, "lifetime": (ENOUGH, promise.delta), "rounds": 1000}
+
+
+def as_kind(promise: Promise, kind: type[Promise], **more: Any) -> Promise:
+    """The same promise as a subclass of Promise that draws or divides in another way."""
+    values = {key: getattr(promise, key) for key in Promise.__dataclass_fields__}
+    return kind(**{**values, **more})
+
+
+def tried(fit: Callable[[], tuple[Update, State]]) -> tuple[Update, State] | None:
+    """None where the round failed, which the silo's log explains."""
+    try:
+        return fit()
+    except SiloFailed:
+        return None
+
+
+# Other rows
+
+
+def few(data: SiloData, promise: Promise, most: int) -> tuple[SiloData, dict[str, Any]]:
+    """The rows of the first units, at most so many of them, and what changes in the promise for their number."""
+    rows, units = data.train, units_of(data, promise)
+    inside = units < most
+    train = Rows(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
+    count = int(units[inside].max()) + 1
+    changes: dict[str, Any] = {"records": count}
+    if promise.refresh is not None:
+        release = replace(promise.refresh.release, records=count)
+        changes["refresh"] = replace(promise.refresh, release=release)
+    return replace(data, train=train), changes
+
+
+def units_of(data: SiloData, promise: Promise) -> Tensor:
+    """[N]: the number of each training row's unit, which is the row's own number where records are protected."""
+    if promise.unit == "record" or data.train.units is None:
+        return torch.arange(len(data.train))
+    return data.train.units
+
+
+def strangers(data: SiloData) -> SiloData:
+    """As many rows that nobody has, of as many units."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(rows: Rows) -> Rows:
+        if rows.x.dtype == torch.uint8:
+            x = torch.randint(0, 256, rows.x.shape, dtype=torch.uint8, generator=generator)
+        else:
+            x = torch.randn(rows.x.shape, generator=generator).to(rows.x.dtype)
+        if data.classes:
+            y = torch.randint(data.width, rows.y.shape, generator=generator).to(rows.y)
+        else:
+            y = data.y_mean + data.y_std * torch.randn(rows.y.shape, generator=generator).to(rows.y)
+        return Rows(x, y, rows.units)
+
+    return replace(data, train=other(data.train), val=other(data.val))
+
+
+def as_floats(data: SiloData, bench: Bench) -> SiloData:
+    """The same inputs as the net sees them, so that a value may be any number."""
+
+    def floats(rows: Rows) -> Rows:
+        return replace(rows, x=bench.inputs(rows.x).cpu().contiguous())
+
+    return replace(data, train=floats(data.train), val=floats(data.val))
+
+
+def absent(data: SiloData, which: Tensor) -> SiloData:
+    """The same rows, of which those in ``which`` [N] have no finite input: such a record adds nothing to any sum."""
+    x = data.train.x.clone()
+    x[which] = torch.nan
+    return replace(data, train=replace(data.train, x=x))
+
+
+def extreme(data: SiloData, which: Tensor) -> SiloData:
+    """The same rows, of which those in ``which`` [N] are far from all others and have another label."""
+    x, y = data.train.x.clone(), data.train.y.clone()
+    x[which] = -30 * x[which] - 3
+    y[which] = (y[which] + 1) % data.width if data.classes else y[which] + 30 * data.y_std
+    return replace(data, train=replace(data.train, x=x, y=y))
