@@ -25,6 +25,7 @@ def measure(scores: Tensor, y: Tensor) -> dict[str, float]:
     """
     from sklearn import metrics
 
+    scores, y = _labelled(scores, y)
     if not len(y):
         return {}
     if y.is_floating_point():
@@ -55,6 +56,7 @@ def margin(scores: Tensor) -> np.ndarray:
 
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
     """The two figures worth having every round, without leaving torch."""
+    scores, y = _labelled(scores, y)
     if not len(y):
         return {}
     if y.is_floating_point():
@@ -64,6 +66,12 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
         "loss": float(F.cross_entropy(scores, y)),
         "accuracy": float((scores.argmax(1) == y).float().mean()),
     }
+
+
+def _labelled(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the rows that have no label: NaN among values, a negative number among classes."""
+    known = y.isfinite() if y.is_floating_point() else y >= 0
+    return (scores, y) if bool(known.all()) else (scores[known], y[known])
 
 
 def better(metric: str, a: float, b: float) -> bool:

@@ -17,7 +17,7 @@ from fedtl.agreement import COMMON, Agreement
 from fedtl.data import prepare
 from fedtl.data.prepare import Prepared
 from fedtl.data.raw import Raw
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError, DataError, Denied
 from fedtl.experiment.choices import method_of
 from fedtl.experiment.file import parse
@@ -82,11 +82,13 @@ class Place:
             silo_column=here.silo_column,
             domain_column=here.domain_column,
             target_domain=here.target_domain,
-            scale=here.scale if here.scale in ("silo", "none") else str(self.home.at(here.scale)),
+            scale=here.scale if here.scale in SCALES else str(self.home.at(here.scale)),
+            bounds=(here.bounds or common.data.bounds) if here.scale == "dp" else {},
+            classes=self._classes(),
             val=here.val,
             test=here.test,
             limit=here.limit,
-            **{key: getattr(common.data, key) for key in COMMON},
+            **{key: getattr(common.data, key) for key in COMMON if key not in ("classes", "bounds")},
         )
         table = common.model_dump(exclude_none=True)
         table["data"] = data.model_dump(exclude_none=True)
@@ -95,6 +97,13 @@ class Place:
         if privacy := self.privacy or (FORM if self.agreement.dp_ready else None):
             table["privacy"] = privacy.model_dump(exclude_none=True)
         return parse(table)
+
+    def _classes(self) -> list[str]:
+        """The declared labels: for a shared head those agreed on, for a head of its own the site's, or the plan's."""
+        common = self.agreement.experiment
+        if not method_of(common.method).head_is_local:
+            return list(self.agreement.classes)
+        return self.home.settings.data.classes or common.data.classes
 
     def _weights(self) -> str:
         """The file of first weights, which is the one that was agreed on. Raises Denied."""
@@ -176,8 +185,9 @@ class Place:
         own = prepare.classes(raw, settings)
         trained = frozenset(prepare.spelled(raw.train.y))
         if not self.empty.method.head_is_local and settings.task == "classification":
-            own, trained = tuple(self.agreement.classes), frozenset(self.agreement.classes)
-            if odd := sorted(set(prepare.classes(raw, settings)) - trained):
+            own = tuple(self.agreement.classes) or own
+            trained = frozenset(own)
+            if not settings.by_record and (odd := sorted(prepare.occurring(raw) - trained)):
                 raise DataError(f"{self.name}: label {odd[0]!r} is not among those agreed on")
         return prepare.prepare(raw, settings, self.name, self.home.settings.data.split, own, trained)
 

@@ -30,6 +30,7 @@ from fedtl.method import Method
 from fedtl.metrics import better, mean_over_silos
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
+from fedtl.models.scaled import with_input_scale
 from fedtl.partition import Role
 from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
@@ -190,7 +191,7 @@ def build(
     if experiment.privacy is not None:
         ordinary = plan.net(len(seen.union) or 1)
         plan, start, said = (
-            privately(plan),
+            _privately(experiment, plan, seen.shape),
             convert_state(ordinary, start or {}),
             convert_state(ordinary, said),
         )
@@ -444,6 +445,11 @@ def _notes(study: Study) -> list[str]:
             f"{study.experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"
         ]
     return []
+
+
+def _privately(experiment: Experiment, plan: Blueprint, shape: tuple[int, ...]) -> Blueprint:
+    plan = privately(plan)
+    return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
 
 
 def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:
