@@ -28,7 +28,7 @@ from fedtl.partition import Role
 from fedtl.planning import Place as Kept
 from fedtl.planning import promise
 from fedtl.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
-from fedtl.privacy import labels
+from fedtl.privacy import labels, origins
 from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo, SiloData
 from fedtl.simulate.shelf import Shelf
@@ -191,6 +191,23 @@ class Place:
                 raise DataError(f"{self.name}: label {odd[0]!r} is not among those agreed on")
         return prepare.prepare(raw, settings, self.name, self.home.settings.data.split, own, trained)
 
+    def check_origins(self) -> None:
+        """
+        Whether everything that the rows are prepared with is declared or released, where the site trains privately; rows
+        that cannot be prepared are not judged. Raises Denied.
+        """
+        if not self.privacy:
+            return
+        try:
+            data = self.prepared().data
+        except (DataError, ConfigError):
+            return
+        self._check_origins(data)
+
+    def _check_origins(self, data: SiloData) -> None:
+        for reason in origins.refusals(data.origins):
+            raise Denied(Code.PLAN, f"{self.name}: {origins.REFUSED}{reason}")
+
     def silo(self, study: Study, data: SiloData, dry: Path | None = None) -> Silo:
         """
         Before its first round, with its promise where it trains privately. ``dry``: another ledger, for rows that are
@@ -206,6 +223,7 @@ class Place:
         assert own is not None  # or there would be no such settings
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
+        self._check_origins(data)
         place = Kept(dry or self.home.ledger, self.home.dataset, self.home.secret)
         common = self.agreement.experiment
         rounds = stricter.rounds(common.rounds, own)

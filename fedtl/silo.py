@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtl.privacy.labels import Labels
-from fedtl.privacy.origins import DECLARED, Origins
+from fedtl.privacy.origins import DECLARED, LEARNED, Origins
 from fedtl.privacy.promise import Promise
 from fedtl.state import State
 
@@ -50,7 +50,7 @@ class SiloData:
     target: Tensor | None = None
     y_mean: float = 0.0
     y_std: float = 1.0
-    origins: Origins = Origins()
+    origins: Origins = LEARNED
 
     @property
     def width(self) -> int:

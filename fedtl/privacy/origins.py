@@ -41,7 +41,9 @@ class Origins:
     label_scale: Origin = Origin.LEARNED
 
 
+LEARNED = Origins()
 DECLARED = Origins(*(Origin.DECLARED for _ in fields(Origins)))
+REFUSED = "[privacy] is refused: "
 REASONS = {
     "split": "which rows are trained on depends on what the rows hold; leave data.target_domain out, or use a source that "
     "reads each row by itself",
@@ -66,4 +68,4 @@ def refusals(origins: Origins) -> Iterator[str]:
 def check(origins: Origins, silo: str) -> None:
     """Raise ConfigError, with the first reason, where a value was learned from rows without noise."""
     for reason in refusals(origins):
-        raise ConfigError(f"{silo}: [privacy] is refused: {reason}")
+        raise ConfigError(f"{silo}: {REFUSED}{reason}")
