@@ -31,6 +31,8 @@ COMMON = (
     "positive_above",
     "columns",
     "categories",
+    "classes",
+    "bounds",
 )  # of [data]: the same everywhere
 
 

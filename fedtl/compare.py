@@ -19,7 +19,7 @@ from typing import Any
 from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.experiment.choices import method_of
+from fedtl.experiment.choices import method_of, without_release
 from fedtl.experiment.file import but
 from fedtl.experiment.schema import EngineSettings, Experiment, MethodSettings
 from fedtl.planning import claim
@@ -79,7 +79,9 @@ def variants(experiment: Experiment) -> list[Variant]:
         plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
         # The yardsticks release nothing: they are never private.
         open_: dict[str, Any] = (
-            {"privacy": None, "silo": {}} if experiment.privacy and _yardstick(plain) else {}
+            {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
+            if experiment.privacy and _yardstick(plain)
+            else {}
         )
         found.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
         if own and experiment.method.terms:

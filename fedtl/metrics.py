@@ -41,6 +41,7 @@ def measure(scores: Tensor, y: Tensor) -> Measured:
     two), AUC where there are two classes, cross-entropy in nats. Regression (y: values, and the scores have one
     column): R^2, RMSE in the label's unit, mean squared error / 2.
     """
+    scores, y = _labelled(scores, y)
     names = REGRESSION if y.is_floating_point() else CLASSIFICATION  # prepare makes y by the task
     if not len(y):
         return Measured({}, dict.fromkeys(names, "there are no rows"))
@@ -92,6 +93,7 @@ def margin(scores: Tensor) -> np.ndarray:
 
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
     """The two figures worth having every round, without leaving torch; {} where they are not finite."""
+    scores, y = _labelled(scores, y)
     if not len(y) or not torch.isfinite(scores).all():
         return {}
     if y.is_floating_point():
@@ -101,6 +103,12 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
         loss = float(F.cross_entropy(scores, y))
         found = {"loss": loss, "accuracy": float((scores.argmax(1) == y).float().mean())}
     return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _labelled(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the rows that have no label: NaN among values, a negative number among classes."""
+    known = y.isfinite() if y.is_floating_point() else y >= 0
+    return (scores, y) if bool(known.all()) else (scores[known], y[known])
 
 
 def better(metric: str, a: float, b: float) -> bool:

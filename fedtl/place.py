@@ -17,7 +17,7 @@ from fedtl.agreement import COMMON, Agreement
 from fedtl.data import prepare
 from fedtl.data.prepare import Prepared
 from fedtl.data.raw import Raw
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError, DataError, Denied
 from fedtl.experiment.choices import method_of
 from fedtl.experiment.file import parse
@@ -28,7 +28,7 @@ from fedtl.partition import Role
 from fedtl.planning import Place as Kept
 from fedtl.planning import promise
 from fedtl.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
-from fedtl.privacy import labels
+from fedtl.privacy import labels, origins
 from fedtl.privacy.promise import Promise
 from fedtl.silo import Silo, SiloData
 from fedtl.simulate.shelf import Shelf
@@ -82,11 +82,13 @@ class Place:
             silo_column=here.silo_column,
             domain_column=here.domain_column,
             target_domain=here.target_domain,
-            scale=here.scale if here.scale in ("silo", "none") else str(self.home.at(here.scale)),
+            scale=here.scale if here.scale in SCALES else str(self.home.at(here.scale)),
+            bounds=(here.bounds or common.data.bounds) if here.scale == "dp" else {},
+            classes=self._classes(),
             val=here.val,
             test=here.test,
             limit=here.limit,
-            **{key: getattr(common.data, key) for key in COMMON},
+            **{key: getattr(common.data, key) for key in COMMON if key not in ("classes", "bounds")},
         )
         table = common.model_dump(exclude_none=True)
         table["data"] = data.model_dump(exclude_none=True)
@@ -95,6 +97,13 @@ class Place:
         if privacy := self.privacy or (FORM if self.agreement.dp_ready else None):
             table["privacy"] = privacy.model_dump(exclude_none=True)
         return parse(table)
+
+    def _classes(self) -> list[str]:
+        """The declared labels: for a shared head those agreed on, for a head of its own the site's, or the plan's."""
+        common = self.agreement.experiment
+        if not method_of(common.method).head_is_local:
+            return list(self.agreement.classes)
+        return self.home.settings.data.classes or common.data.classes
 
     def _weights(self) -> str:
         """The file of first weights, which is the one that was agreed on. Raises Denied."""
@@ -176,10 +185,28 @@ class Place:
         own = prepare.classes(raw, settings)
         trained = frozenset(prepare.spelled(raw.train.y))
         if not self.empty.method.head_is_local and settings.task == "classification":
-            own, trained = tuple(self.agreement.classes), frozenset(self.agreement.classes)
-            if odd := sorted(set(prepare.classes(raw, settings)) - trained):
+            own = tuple(self.agreement.classes) or own
+            trained = frozenset(own)
+            if not settings.by_record and (odd := sorted(prepare.occurring(raw) - trained)):
                 raise DataError(f"{self.name}: label {odd[0]!r} is not among those agreed on")
         return prepare.prepare(raw, settings, self.name, self.home.settings.data.split, own, trained)
+
+    def check_origins(self) -> None:
+        """
+        Whether everything that the rows are prepared with is declared or released, where the site trains privately; rows
+        that cannot be prepared are not judged. Raises Denied.
+        """
+        if not self.privacy:
+            return
+        try:
+            data = self.prepared().data
+        except (DataError, ConfigError):
+            return
+        self._check_origins(data)
+
+    def _check_origins(self, data: SiloData) -> None:
+        for reason in origins.refusals(data.origins):
+            raise Denied(Code.PLAN, f"{self.name}: {origins.REFUSED}{reason}")
 
     def silo(self, study: Study, data: SiloData, dry: Path | None = None) -> Silo:
         """
@@ -196,6 +223,7 @@ class Place:
         assert own is not None  # or there would be no such settings
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
+        self._check_origins(data)
         place = Kept(dry or self.home.ledger, self.home.dataset, self.home.secret)
         common = self.agreement.experiment
         rounds = stricter.rounds(common.rounds, own)

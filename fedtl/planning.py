@@ -15,7 +15,8 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.schema import PrivacySettings
 from fedtl.messages import SpendEvent
 from fedtl.models.net import stages
-from fedtl.privacy import accounting
+from fedtl.models.scaled import INPUT_SCALE
+from fedtl.privacy import accounting, origins
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.metric import Metric
 from fedtl.privacy.promise import Promise, Refresh, divided, steps
@@ -44,6 +45,7 @@ def promise(
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
     """
+    origins.check(data.origins, place.dataset)
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
@@ -54,7 +56,7 @@ def promise(
             f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a {settings.unit}"
         )
     body = bench.net(data.width).body
-    chosen = chosen_layers(body, settings.stages) if settings.statistics == "dp" else []
+    chosen = released_layers(body, settings)
     refresh = None
     if chosen:
         found = layers(body)
@@ -99,11 +101,17 @@ def promise(
     )
 
 
+def released_layers(body: nn.Module, settings: PrivacySettings) -> list[str]:
+    """The norms whose statistics DP-AdaBN releases: the one that scales the inputs, and those of the body if asked for."""
+    inputs = [path for path in layers(body) if path == INPUT_SCALE]
+    return inputs + (chosen_layers(body, settings.stages) if settings.statistics == "dp" else [])
+
+
 def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
     """The norms of these stages of the body, counted from 1; of all of them where none are named."""
-    numbers, found = list(wanted), layers(body)
+    numbers, found = list(wanted), [path for path in layers(body) if path != INPUT_SCALE]
     if not numbers:
-        return list(found)
+        return found
     parts = stages(body)
     if max(numbers) > len(parts):
         raise ConfigError(f"privacy.stages names {max(numbers)}, but the body has {len(parts)} stages")

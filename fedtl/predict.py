@@ -20,6 +20,7 @@ from fedtl.experiment.choices import method_of
 from fedtl.experiment.schema import Experiment
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint
+from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import marks
 from fedtl.privacy.labels import Label
 from fedtl.runfolder import RunFolder
@@ -41,6 +42,8 @@ class SiloModel:
         self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
         if self.experiment.privacy is not None:
             self.plan = privately(self.plan)
+            if self.experiment.data.scale == "dp":
+                self.plan = with_input_scale(self.plan, self.shape)
         dtype = self.experiment.model.dtype
         self.bench = Bench(
             self.plan,

@@ -9,10 +9,12 @@ from fedtl.data import prepare
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
+from fedtl.experiment.choices import without_release
 from fedtl.experiment.file import but
 from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.messages import Task
 from fedtl.method import Phase
+from fedtl.models.scaled import INPUT_SCALE
 from fedtl.partition import EVERYTHING
 from fedtl.privacy import labels
 from fedtl.runfolder import RunFolder
@@ -32,7 +34,8 @@ def statistics_of_noise(bench: Bench, shape: tuple[int, ...], width: int) -> Sta
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if len(shape) == 3 else torch.randn
     x = draw(NOISES, *shape, generator=generator)
-    return bench.adapt(bench.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    found = bench.adapt(bench.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    return {name: tensor for name, tensor in found.items() if not name.startswith(f"body.{INPUT_SCALE}.")}
 
 
 def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Survey) -> State:
@@ -67,6 +70,7 @@ def plain(experiment: Experiment) -> Experiment:
         experiment,
         privacy=None,
         silo={},
+        data=without_release(experiment.data),
         method=MethodSettings(name="pooled"),
         train=experiment.train.model_copy(update={"body_lr": 1.0}),
         model=experiment.model.model_copy(update={"freeze": 0}),
@@ -77,10 +81,10 @@ def public(experiment: Experiment, entry: str) -> list[SiloData]:
     """The rows behind one entry: those of a silo, or, for ``source:path``, of every silo of that source."""
     source, colon, path = entry.partition(":")
     if not colon:
-        settings, names = experiment.data, [entry]
+        settings, names = without_release(experiment.data), [entry]
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
-        settings = DataSettings(**{**experiment.data.model_dump(), **fields})
+        settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
         names = prepare.names(settings)
     else:
         raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")

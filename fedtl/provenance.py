@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedtl.bench import Bench
 from fedtl.experiment.schema import PrivacySettings
-from fedtl.planning import chosen_layers
+from fedtl.planning import released_layers
 from fedtl.privacy import labels
 from fedtl.privacy.labels import Label
 from fedtl.privacy.statistics import layers
@@ -32,5 +32,8 @@ def settled(bench: Bench, before: Mapping[str, Label]) -> dict[str, Label]:
 def refreshed(bench: Bench, settings: PrivacySettings) -> list[str]:
     """The statistics that DP-AdaBN releases."""
     body = bench.net(1).body
-    chosen = chosen_layers(body, settings.stages) if settings.statistics == "dp" else []
-    return [f"body.{path}.{name}" for path in chosen for name, _ in layers(body)[path].named_buffers()]
+    return [
+        f"body.{path}.{name}"
+        for path in released_layers(body, settings)
+        for name, _ in layers(body)[path].named_buffers()
+    ]

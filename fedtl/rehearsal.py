@@ -24,6 +24,7 @@ from fedtl.place import Place
 from fedtl.planning import terms
 from fedtl.policy import verdict
 from fedtl.privacy.charge import foresee
+from fedtl.privacy.origins import DECLARED
 from fedtl.provision.bundle import agreement_in
 from fedtl.report.rehearsal import page, text
 from fedtl.silo import SiloData, nobody
@@ -87,6 +88,8 @@ def _asked(home: Home, what: Path | str) -> tuple[Agreement, str, str]:
     experiment = load(str(what), [*lines, 'model.weights=""', "model.pretrain_on=[]"])
     raw = prepare.read(experiment.data, here.silo or home.settings.name)
     shape, classes = prepare.shape_after(raw, experiment.data), prepare.classes(raw, experiment.data)
+    if experiment.privacy or home.settings.policy.privacy:  # a list of the rows' own labels is not agreed on
+        classes = prepare.declared_classes(experiment.data)
     return agree(experiment, shape, classes, "", False), "", path.stem
 
 
@@ -96,6 +99,7 @@ def _facts(place: Place, bundle: str, name: str) -> dict[str, Any]:
     try:
         place.check()
         _dry_run(place)
+        place.check_origins()
         _affordable(place)
     except Refused as reason:
         refused = str(reason)
@@ -144,7 +148,10 @@ def _promised(place: Place) -> dict[str, Any]:
         "lifetime_epsilon": own.lifetime_epsilon,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
-    promise = place.promise(place.study(data.classes), data)
+    try:
+        promise = place.promise(place.study(data.classes), data)
+    except (Refused, ConfigError) as error:
+        return {**UNKNOWN, **about, "rows_error": str(error)}
     return {**about, "privacy": terms(promise) | told, "rows": len(data.train)}
 
 
@@ -167,7 +174,7 @@ def _dry_run(place: Place) -> Update:
     several = place.privacy is not None and place.privacy.unit != "record"
     rows = nobody(ROWS, place.agreement.shape, known, len(place.agreement.shape) == 3, several)
     target = rows.x if study.method.needs_target else None
-    data = SiloData(rows, rows, known, target)
+    data = SiloData(rows, rows, known, target, origins=DECLARED)
     shared, local = study.bench.partition.split(study.bench.initial(data.width))
     task = Task(DRY, 1, its.rounds, its.seed, shared)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedtl.privacy.labels import Labels
+from fedtl.privacy.origins import DECLARED, LEARNED, Origins
 from fedtl.privacy.promise import Promise
 from fedtl.state import State
 
@@ -39,7 +40,8 @@ class Rows:
 class SiloData:
     """
     What a silo learns from. ``target``: inputs of its second domain, which have no labels here. ``classes`` are
-    its own label names, () in regression; ``y_mean`` and ``y_std`` scale the values of regression.
+    its own label names, () in regression; ``y_mean`` and ``y_std`` scale the values of regression. ``origins``: where
+    the values come from that the rows were prepared with; private training refuses those that were learned from rows.
     """
 
     train: Rows
@@ -48,6 +50,7 @@ class SiloData:
     target: Tensor | None = None
     y_mean: float = 0.0
     y_std: float = 1.0
+    origins: Origins = LEARNED
 
     @property
     def width(self) -> int:
@@ -77,7 +80,7 @@ def strangers_like(data: SiloData, count: int) -> SiloData:
     pixels, units = not train.x.is_floating_point(), train.units is not None
     rows = nobody(count, train.x.shape[1:], data.classes, pixels, units)
     rows = replace(rows, x=rows.x.to(train.x.dtype))
-    return SiloData(rows, rows, data.classes)
+    return SiloData(rows, rows, data.classes, origins=DECLARED)
 
 
 def pool(silos: list[SiloData]) -> SiloData:

@@ -30,6 +30,7 @@ from fedtl.method import Method
 from fedtl.metrics import means, worst_of
 from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.net import Blueprint, stages
+from fedtl.models.scaled import with_input_scale
 from fedtl.notes import statistics_notes
 from fedtl.partition import Role
 from fedtl.planning import Place, claim, promise, spent, warnings
@@ -189,7 +190,7 @@ def build(
     if experiment.privacy is not None:
         ordinary = plan.net(len(seen.union) or 1)
         plan, start, said = (
-            privately(plan),
+            _privately(experiment, plan, seen.shape),
             convert_state(ordinary, start or {}),
             convert_state(ordinary, said),
         )
@@ -447,6 +448,11 @@ def _of_silo(outcome: Outcome, data: SiloData) -> dict[str, Any]:
     found = sizes | outcome.test.plain() | {key: one.plain() for key, one in others.items() if one}
     distance = outcome.statistics_distance
     return found if distance is None else found | {"statistics_distance": distance}
+
+
+def _privately(experiment: Experiment, plan: Blueprint, shape: tuple[int, ...]) -> Blueprint:
+    plan = privately(plan)
+    return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
 
 
 def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:

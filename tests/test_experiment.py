@@ -89,7 +89,7 @@ WRONG = {
     "data.path=\0": r"data.path = '\x00' is no path",
     "data.path=~nobody-of-that-name/x": "data.path = '~nobody-of-that-name/x' is no path",
     "model.weights=x.pt": "model.weights: there is no file",
-    "data.scale=foo": 'data.scale is "silo", "none" or a TOML file of constants; there is no file',
+    "data.scale=foo": 'data.scale is "silo", "none", "dp" or a TOML file of constants; there is no file',
     'model.pretrain_on=["npz:nowhere"]': "model.pretrain_on: ",
     'model.pretrain_on=["mnist:x"]': "model.pretrain_on = 'mnist' is not one of digits, npz",
     # a method's own settings

@@ -13,7 +13,7 @@ from fedtl.data.inputs import Inputs, learn
 from fedtl.data.prepare import prepare
 from fedtl.data.raw import Part, Raw
 from fedtl.data.settings import DataSettings
-from fedtl.errors import DataError
+from fedtl.errors import ConfigError, DataError
 
 TABLE = DataSettings(source="table")
 RNG = np.random.default_rng(0)
@@ -115,11 +115,45 @@ def test_declared_constants_that_are_none(tmp_path, text, message):
         learn(gappy(4, 1), np.zeros(4, int), ("a",), declared(tmp_path, text), "s")
 
 
-def test_declared_constants_are_for_tables(tmp_path):
-    with pytest.raises(
-        DataError, match=r"silo s: the constants of data\.scale are for the columns of a table"
-    ):
-        learn(np.zeros((4, 8, 8)), np.zeros(4, int), (), declared(tmp_path, ""), "s")
+def test_declared_constants_are_not_for_pixels(tmp_path):
+    with pytest.raises(DataError, match=r"silo s: pixels of 0\.\.255 are not scaled by constants"):
+        learn(np.zeros((4, 8, 8), np.uint8), np.zeros(4, int), (), declared(tmp_path, ""), "s")
+
+
+def test_declared_constants_of_the_channels_of_images_of_floats(tmp_path):
+    chosen = declared(tmp_path, '[1]\nmean = 10\nstd = 2\nfill = 12\n["*"]\nmean = 1\nstd = 4\n')
+    x = RNG.normal(3, 2, (5, 4, 4, 3)).astype(np.float32)
+    x[0, 0, 0] = np.nan
+    inputs = learn(x, np.zeros(5, int), (), chosen, "s")
+    filled = np.where(np.isnan(x), [1, 12, 1], x)
+    expected = (filled - [1, 10, 1]) / [4, 2, 4]
+    assert np.allclose(inputs.apply(x), expected.transpose(0, 3, 1, 2), atol=1e-6)
+    assert inputs.origin == "declared"
+
+
+def test_what_was_learned_says_so(tmp_path):
+    x, y = gappy(30), np.linspace(0, 1, 30)
+    regression = DataSettings(source="npz", task="regression")
+    learned = learn(x, y, ("a", "b", "c"), regression, "s")
+    assert (learned.origin, learned.label_origin) == ("learned", "learned")
+    pixels = learn(np.zeros((30, 8, 8), np.uint8), y, (), regression, "s")
+    assert (pixels.origin, pixels.label_origin) == ("declared", "learned")
+    none = learn(x, y, ("a", "b", "c"), regression.model_copy(update={"scale": "none"}), "s")
+    assert (none.origin, none.label_origin) == ("declared", "declared")
+
+
+def test_bounds_become_minus_one_and_one_and_what_is_missing_the_fill_value():
+    chosen = DataSettings(scale="dp", bounds={"a": [0, 10], "*": [-100, 300, 0]})
+    inputs = learn(np.zeros((4, 2)), np.zeros(4, int), ("a", "b"), chosen, "s")
+    x = np.array([[0, -100], [10, 300], [5, 100], [1e9, -1e9], [np.nan, np.nan], [np.inf, -np.inf]])
+    expected = [[-1, -1], [1, 1], [0, 0], [1, -1], [0, -0.5], [0, -0.5]]
+    assert np.allclose(inputs.apply(x), expected)
+    assert inputs.origin == "released"
+
+
+def test_a_column_without_bounds_is_named():
+    with pytest.raises(ConfigError, match=r"data\.bounds says nothing of 'b'"):
+        learn(np.zeros((4, 2)), np.zeros(4), ("a", "b"), DataSettings(scale="dp", bounds={"a": [0, 1]}), "s")
 
 
 def test_pixels_stay_pixels():

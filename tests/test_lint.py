@@ -249,13 +249,14 @@ def test_copies_of_rows_are_noticed(tmp_path):
 
 def test_a_silo_that_cannot_be_read_hides_nothing_of_the_others(tmp_path):
     rng = np.random.default_rng(0)
-    for name, classes in (("a", 1), ("b", 2)):
-        x, y = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % classes
-        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, test_x=x[:4], test_y=y[:4])
+    for name, rows in (("a", 6), ("b", 40)):
+        x, y = rng.integers(0, 256, (rows, 8, 8), dtype=np.uint8), np.arange(rows) % 2
+        test = {} if rows == 6 else {"test_x": x[:4], "test_y": y[:4]}
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, **test)
     sets = ["data.source=npz", f"data.path={tmp_path}", "data.val=0.0", "data.silos=[]", "privacy.delta=0.5"]
-    its = found(*sets)
+    its = found(*sets, "data.classes=['0','1']", "data.test=0.9")
     one, other = its.unsound
-    assert one.startswith("silo a: all 40 training rows have the one label")
+    assert one.startswith("silo a: data.test and data.val leave 1 training rows")
     assert other.startswith("b: privacy.delta = 0.5 is above")
 
 
@@ -266,6 +267,7 @@ def test_a_silo_whose_rows_stand_in_another_is_noticed(tmp_path):
         y = np.arange(len(x)) % 2
         np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, test_x=x[:4], test_y=y[:4])
     sets = ["data.source=npz", f"data.path={tmp_path}", "data.val=0.0", "data.silos=[]", "train.batch_size=8"]
+    sets += ["data.classes=['0','1']"]
     (line,) = (line for line in found(*sets, "data.limit=0").doubtful if "also stand in" in line)
     assert line.startswith("b: 20 of 30 training rows also stand in a; ")
     assert "the epsilons add" in line

@@ -105,7 +105,9 @@ def test_a_vocabulary_has_every_label_once_in_any_order(sets):
 
 def test_own_classes_and_the_union_of_all():
     raw = Raw(Part(rows(40).x, np.array([9.0, 10.0] * 20)), columns=("x",))
-    assert classes(raw, PLAIN) == ("9", "10")  # 9.0 and 9 are one label
+    assert classes(raw, DataSettings(source="npz")) == ("9", "10")  # 9.0 and 9 are one label
+    assert classes(raw, PLAIN) == tuple("0123456789")  # the digits declare theirs
+    assert classes(raw, DataSettings(source="npz", classes=["10", "2", "9"])) == ("2", "9", "10")
     assert classes(raw, DataSettings(task="regression")) == ()
     own = do(raw, labels=("9", "10"), trained=frozenset({"9", "10"}))
     union = do(raw, labels=("2", "9", "10"), trained=frozenset({"2", "9", "10"}))

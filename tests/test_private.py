@@ -22,6 +22,7 @@ from fedtl.models.net import Blueprint
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warnings
 from fedtl.privacy import accounting, charge, gradients, labels, mechanism, samplewise
+from fedtl.privacy.origins import DECLARED
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
 from fedtl.state import copy
@@ -42,7 +43,7 @@ def data_of(seed=0, n=60):
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = torch.randn(n, *SHAPE, generator=generator) + y[:, None, None, None]
-    return SiloData(Rows(x, y), Rows(x[:9], y[:9]), CLASSES)
+    return SiloData(Rows(x, y), Rows(x[:9], y[:9]), CLASSES, origins=DECLARED)
 
 
 def silo_of(bench, folder, data=None, rounds=3, name="here", **settings):
@@ -350,7 +351,7 @@ def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
     bench, data = bench_of(), odd()
     start, states = bench.initial(3), []
     for rows in (slice(None), slice(1, None)):
-        own = SiloData(Rows(data.train.x[rows], data.train.y[rows]), data.val, CLASSES)
+        own = replace(data, train=Rows(data.train.x[rows], data.train.y[rows]))
         silo = Silo("here", own, {}, b"secret")
         states.append(bench.train(silo, start, Phase(HEAD, 30), task_of(bench)))
     assert sensitivity(bench, tuple(states)) > 5
@@ -487,16 +488,6 @@ def test_what_goes_past_the_noise_is_refused(settings, says):
 def test_overrides_without_privacy_are_refused():
     with pytest.raises(ConfigError, match=r"there is no \[privacy\]"):
         load("digits", ["silo.faint.privacy.epsilon=1"])
-
-
-def test_constants_learned_from_private_rows_are_refused(tmp_path):
-    (tmp_path / "a.csv").write_text("age,label\n1,0\n2,1\n")
-    table = ["data.source=table", f"data.path={tmp_path}", "data.limit=0", "privacy.epsilon=1"]
-    with pytest.raises(ConfigError, match="filled in and scaled by private rows"):
-        load("digits", table)
-    assert load("digits", [*table, "data.scale=none"]).privacy is not None
-    with pytest.raises(ConfigError, match="labels would be scaled by private rows"):
-        load("digits", [*table, "data.task=regression"])
 
 
 def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):

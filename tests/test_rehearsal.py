@@ -186,7 +186,7 @@ def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
     home = Home.open(tmp_path / "home")
     plan = tmp_path / "plan.toml"
     plan.write_text(
-        "rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\nscale = 'none'\ncolumns = ['a', 'b']\n"
+        "rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\nscale = 'none'\ncolumns = ['a', 'b']\nclasses = ['0', '1']\n"
         "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
     )
     facts, page = rehearse(home, plan)

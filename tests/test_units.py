@@ -49,7 +49,8 @@ def table(path, rows=120, patients=30, **columns):
     for name in ("north", "south"):
         pd.DataFrame(content).to_csv(path / f"{name}.csv", index=False)
     return [
-        *("data.source=table", f"data.path={path}", "data.scale=none", "model.name=mlp", "rounds=2"),
+        *("data.source=table", f"data.path={path}", "data.scale=none", "data.classes=['0','1']"),
+        *("model.name=mlp", "rounds=2"),
         *("engine.name=serial", "train.batch_size=8", "privacy.epsilon=5"),
     ]
 

@@ -14,6 +14,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
 from fedtl.randomness import numpy_generator
 
+CLASSES = tuple("0123456789")
 Scanner = Callable[[Array, np.random.Generator], Array]  # [N, 8, 8] of 0..1 to the same
 
 

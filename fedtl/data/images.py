@@ -32,7 +32,7 @@ def read(settings: DataSettings, name: str) -> Raw:
     splits = [split for split in SPLITS if (home / split).is_dir()]
     if splits and "train" not in splits:
         raise DataError(f"{home} has a folder {splits[0]} and none named train")
-    found = {split: _files(home / split) for split in splits} or {"train": _files(home)}
+    found = {split: _files(home / split, settings) for split in splits} or {"train": _files(home, settings)}
     files = [path for listed in found.values() for path, _ in listed]
     images = load(files, settings.size, settings.channels)  # together, so that all parts have one shape
     parts: dict[str, Part] = {}
@@ -42,13 +42,13 @@ def read(settings: DataSettings, name: str) -> Raw:
     return Raw(parts["train"], parts.get("val"), parts.get("test"))
 
 
-def _files(folder: Path) -> list[tuple[Path, str]]:
-    """Each image file with its class."""
+def _files(folder: Path, settings: DataSettings) -> list[tuple[Path, str]]:
+    """Each image file with its class; record by record in the order of the files' names, which is not that of classes."""
     files = [(path, kind) for kind in _folders(folder) for path in sorted((folder / kind).iterdir())]
     files = [(path, kind) for path, kind in files if path.suffix.lower() in SUFFIXES]
     if not files:
         raise DataError(f"{folder} holds no <class>/<image> file ({', '.join(sorted(SUFFIXES))})")
-    return files
+    return sorted(files, key=lambda file: file[0].name) if settings.by_record else files
 
 
 def load(paths: Sequence[Path], size: int | str, channels: int | str) -> Array:
@@ -94,6 +94,11 @@ def _px(image: "Image.Image") -> str:
 
 def _folders(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def learns(settings: DataSettings) -> frozenset[str]:
+    """Without them set, one file decides whether all rows have one size, and whether they have colours."""
+    return frozenset({"shape"}) if "native" in (settings.size, settings.channels) else frozenset()
 
 
 ABOUT = "<path>/<silo>/<class>/* image files, or <path>/<silo>/{train,val,test}/<class>/*"

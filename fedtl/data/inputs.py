@@ -6,19 +6,17 @@ rows. The result is a value of plain numbers, kept in the run folder, so that pr
 same way.
 """
 
-import math
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fedtl.data.constants import bounds, constants
 from fedtl.data.raw import Array
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
+from fedtl.privacy.origins import Origin
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
@@ -27,7 +25,8 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 class Inputs:
     """
     ``fill``, ``mean`` and ``std`` have a number a column (a channel, for images of floats); empty: unscaled.
-    Pixels of uint8 are kept as they are, 0..255.
+    Pixels of uint8 are kept as they are, 0..255. ``low`` and ``high``: declared bounds, to which values are clipped.
+    ``origin`` and ``label_origin``: where the constants of inputs and labels come from.
     """
 
     size: int | str
@@ -38,6 +37,10 @@ class Inputs:
     std: tuple[float, ...] = ()
     y_mean: float = 0.0
     y_std: float = 1.0
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    origin: Origin = Origin.DECLARED
+    label_origin: Origin = Origin.DECLARED
 
     def apply(self, x: Array) -> Array:
         """uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] or [N, columns] for anything else."""
@@ -52,30 +55,80 @@ class Inputs:
             fill, mean, std = (
                 np.array(v, np.float32).reshape(axes) for v in (self.fill, self.mean, self.std)
             )
-            x = (np.where(np.isnan(x), fill, x) - mean) / std
-        return np.asarray(np.nan_to_num(x, nan=0.0), np.float32)
+            x = np.where(np.isfinite(x), x, fill)
+            if self.low:
+                x = x.clip(
+                    np.array(self.low, np.float32).reshape(axes),
+                    np.array(self.high, np.float32).reshape(axes),
+                )
+            x = (x - mean) / std
+        return np.asarray(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), np.float32)
 
 
 def learn(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, where: str) -> Inputs:
-    """The inputs of one silo, from its own training rows ``x`` and ``y`` or from the declared constants."""
-    shape_only = Inputs(settings.size, settings.channels, columns)
-    regression = settings.task == "regression"
-    if settings.scale not in ("silo", "none"):
-        if not columns and not regression:
-            raise DataError(
-                f"silo {where}: the constants of data.scale are for the columns of a table, not images"
-            )
-        return _declared(shape_only, settings, regression)
+    """
+    The inputs of one silo, from its own training rows ``x`` and ``y`` or from declared constants or bounds, with their
+    origin. Raises DataError.
+    """
+    inputs = Inputs(settings.size, settings.channels, columns)
     if settings.scale == "none":
-        return shape_only
-    y_mean, y_std = (
-        (float(y.mean(dtype=np.float64)), _spread(y.astype(np.float64))) if regression else (0.0, 1.0)
-    )
+        return inputs
+    if settings.scale not in ("silo", "dp"):
+        return _declared(inputs, x, settings, where)
+    if settings.scale == "dp":
+        return _bounded(inputs, x, settings)
+    if settings.task == "regression":
+        y_mean, y_std = float(y.mean(dtype=np.float64)), _spread(y.astype(np.float64))
+        inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
     if _is_pixels(x):
-        return Inputs(settings.size, settings.channels, columns, y_mean=y_mean, y_std=y_std)
+        return inputs
     groups = _columns_of(x, settings)
     fill, mean, std = zip(*(_constants(group) for group in groups), strict=True)
-    return Inputs(settings.size, settings.channels, columns, fill, mean, std, y_mean, y_std)
+    return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
+
+
+def _names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
+    """The names of what is scaled: columns, or channels by number; none for pixels."""
+    if _is_pixels(x):
+        return ()
+    if x.ndim == 2:
+        return columns or tuple(map(str, range(x.shape[1])))
+    return tuple(map(str, range(_as_channels(x[:1], settings.channels).shape[1])))
+
+
+def _declared(inputs: Inputs, x: Array, settings: DataSettings, where: str) -> Inputs:
+    names, regression = _names(x, inputs.columns, settings), settings.task == "regression"
+    if not names and not regression:
+        raise DataError(f"silo {where}: pixels of 0..255 are not scaled by constants; leave data.scale out")
+    found = constants(settings.scale, names)
+    inputs = replace(
+        inputs,
+        fill=tuple(one.fill for one in found),
+        mean=tuple(one.mean for one in found),
+        std=tuple(one.std for one in found),
+    )
+    if not regression:
+        return inputs
+    (label,) = constants(settings.scale, (settings.label,))
+    return replace(inputs, y_mean=label.mean, y_std=label.std)
+
+
+def _bounded(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
+    """Clipped to the declared bounds, which become -1 and 1. The model releases mean and spread of that with noise."""
+    found = bounds(settings.bounds, _names(x, inputs.columns, settings))
+    inputs = replace(
+        inputs,
+        fill=tuple(one.fill for one in found),
+        mean=tuple((one.low + one.high) / 2 for one in found),
+        std=tuple((one.high - one.low) / 2 for one in found),
+        low=tuple(one.low for one in found),
+        high=tuple(one.high for one in found),
+        origin=Origin.RELEASED,
+    )
+    if settings.task != "regression":
+        return inputs
+    (label,) = bounds(settings.bounds, (settings.label,))
+    return replace(inputs, y_mean=(label.low + label.high) / 2, y_std=(label.high - label.low) / 2)
 
 
 def _is_pixels(x: Array) -> bool:
@@ -101,33 +154,6 @@ def _constants(values: Array) -> tuple[float, float, float]:
 def _spread(values: Array) -> float:
     std = float(values.std())
     return std if std > 1e-8 else 1.0
-
-
-def _declared(inputs: Inputs, settings: DataSettings, regression: bool) -> Inputs:
-    path = Path(settings.scale)
-    try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(
-            f'data.scale: neither "silo" nor "none" nor a readable TOML file of constants: {path} ({error})'
-        ) from error
-
-    def constant(column: str, key: str, otherwise: float | None = None) -> float:
-        entry = table.get(column)
-        value = entry.get(key, otherwise) if isinstance(entry, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"data.scale: {path} must have a finite number {key} in [{column}]")
-        return float(value)
-
-    mean = tuple(constant(column, "mean") for column in inputs.columns)
-    std = tuple(constant(column, "std") for column in inputs.columns)
-    fill = tuple(constant(column, "fill", m) for column, m in zip(inputs.columns, mean, strict=True))
-    y_mean, y_std = (
-        (constant(settings.label, "mean"), constant(settings.label, "std")) if regression else (0.0, 1.0)
-    )
-    if any(value <= 0 for value in (*std, y_std)):
-        raise DataError(f"data.scale: {path} has a std that is not above 0")
-    return Inputs(inputs.size, inputs.channels, inputs.columns, fill, mean, std, y_mean, y_std)
 
 
 def _as_channels(x: Array, channels: int | str) -> Array:

@@ -47,8 +47,20 @@ def read(settings: DataSettings, name: str) -> Raw:
         test=_part(arrays, "test", path, unit),
         target=arrays["target_x"] if use_target else None,
         target_test=_part(arrays, "target_test", path, "") if use_target else None,
-        columns=tuple(str(i) for i in range(train.x.shape[1])) if train.x.ndim == 2 else (),
+        columns=_columns(train, settings, path),
     )
+
+
+def _columns(train: Part, settings: DataSettings, path: Path) -> tuple[str, ...]:
+    """The columns of an array by the declared names, or by number; () for images. Raises DataError."""
+    wide, declared = train.x.shape[1], tuple(settings.columns)
+    if train.x.ndim > 2:
+        if declared:
+            raise DataError(f"data.columns names columns, but train_x of {path} holds images")
+        return ()
+    if declared and len(declared) != wide:
+        raise DataError(f"data.columns names {len(declared)} columns, and train_x of {path} has {wide}")
+    return declared or tuple(map(str, range(wide)))
 
 
 def _part(arrays: dict[str, Array], name: str, path: Path, unit: str) -> Part | None:

@@ -12,8 +12,10 @@ from fedtl.data.inputs import Inputs, learn
 from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
-from fedtl.data.splits import at_random, stratified, whole_units
+from fedtl.data.splits import at_random, by_position, stratified, whole_units
 from fedtl.errors import ConfigError, DataError
+from fedtl.objective import NO_LABEL
+from fedtl.privacy.origins import Origin, Origins
 from fedtl.randomness import numpy_generator
 from fedtl.silo import Rows, SiloData
 
@@ -69,7 +71,8 @@ def read(settings: DataSettings, name: str) -> Raw:
                 else f"silo {name} is empty: it has no rows; leave it out of data.silos"
             )
         _check_inputs(part.x, raw.train.x, settings, name, split)
-        _check_y(part.y, settings, name)
+        if not settings.by_record:
+            _check_y(part.y, settings, name)
     if raw.target is not None:
         if not len(raw.target):
             raise DataError(f"silo {name} has no rows of the second domain")
@@ -79,11 +82,23 @@ def read(settings: DataSettings, name: str) -> Raw:
     return raw
 
 
-def classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
-    """The silo's own label names, in order; () in regression."""
+def declared_classes(settings: DataSettings) -> tuple[str, ...]:
+    """The label names that the settings or the source declare, in order; () where nobody does, and in regression."""
     if settings.task == "regression":
         return ()
-    return vocabulary(sorted(set(spelled(part.y))) for part in _parts(raw).values())
+    return vocabulary([settings.classes or DATA[settings.source].classes])
+
+
+def classes(raw: Raw, settings: DataSettings) -> tuple[str, ...]:
+    """The silo's own label names, in order: the declared ones, or those that its rows have; () in regression."""
+    if settings.task == "regression":
+        return ()
+    return declared_classes(settings) or vocabulary([sorted(occurring(raw))])
+
+
+def occurring(raw: Raw) -> frozenset[str]:
+    """Every label that some row of the silo has."""
+    return frozenset().union(*(spelled(part.y) for part in _parts(raw).values()))
 
 
 def vocabulary(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
@@ -101,30 +116,63 @@ def prepare(
     Split, scale and number the labels of one silo.
 
     ``labels``: what class numbers stand for. ``trained``: the labels that some silo that shares the head trains
-    on; a test label outside of it could be learnt by nobody. Raises DataError.
+    on; a test label outside of it could be learnt by nobody. With ``settings.by_record`` no row is refused for what it
+    holds: a label that is not among ``labels`` is no label, and its row trains nothing. Raises DataError.
     """
     raw, ids = _split(raw, settings, name, seed)
     assert raw.val is not None
     assert raw.test is not None
     if len(raw.train.y) < 2:
         raise DataError(f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows")
-    if settings.task == "classification":
-        _check_labels(raw, name, trained)
+    if settings.task == "classification" and not settings.by_record:
+        _check_labels(raw, name, labels, trained)
     inputs = learn(raw.train.x, raw.train.y, raw.columns, settings, name)
 
     def rows(part: Part) -> Rows:
         units = None if part.units is None else np.unique(part.units, return_inverse=True)[1]
         return Rows(
             torch.from_numpy(inputs.apply(part.x)),
-            _numbered(part.y, labels),
+            _numbered(part.y, labels, settings),
             None if units is None else torch.from_numpy(units.astype(np.int64)),
         )
 
     train, val, test = rows(raw.train), rows(raw.val), rows(raw.test)
     target = None if raw.target is None else torch.from_numpy(inputs.apply(raw.target))
-    data = SiloData(train, val, labels, target, inputs.y_mean, inputs.y_std)
-    exam = Exam(test, torch.from_numpy(ids), None if raw.target_test is None else rows(raw.target_test))
+    data = SiloData(train, val, labels, target, inputs.y_mean, inputs.y_std, _origins(settings, inputs))
+    said = labelled(test)
+    exam = Exam(
+        _kept(test, said),
+        torch.from_numpy(ids)[said],
+        None if raw.target_test is None else rows(raw.target_test),
+    )
     return Prepared(data, exam, inputs)
+
+
+def labelled(rows: Rows) -> Tensor:
+    """[N] of bool: the rows that have a label."""
+    return rows.y.isfinite() if rows.y.is_floating_point() else rows.y != NO_LABEL
+
+
+def _kept(rows: Rows, kept: Tensor) -> Rows:
+    return Rows(rows.x[kept], rows.y[kept], None if rows.units is None else rows.units[kept])
+
+
+def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
+    """Where each value comes from that the rows were prepared with."""
+    learned = DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
+    known = declared_classes(settings) or settings.task == "regression"
+
+    def origin(key: str) -> Origin:
+        return Origin.LEARNED if key in learned else Origin.DECLARED
+
+    return Origins(
+        split=origin("split"),
+        shape=origin("shape"),
+        columns=origin("columns"),
+        classes=Origin.DECLARED if known else Origin.LEARNED,
+        scale=inputs.origin,
+        label_scale=inputs.label_origin,
+    )
 
 
 def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:
@@ -132,7 +180,7 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
     rng = numpy_generator("split", seed, name)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
     if raw.test is None:
-        count = round(settings.test * len(raw.train.y))
+        count = round(settings.test * _size(raw.train, settings))
         ids, rest = _drawn(raw.train, count, settings, rng)
         if raw.train.units is not None and count and not len(ids):
             unit, most = settings.unit_column, np.unique(raw.train.units, return_counts=True)[1].max()
@@ -142,10 +190,11 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
             )
         raw = replace(raw, test=_take(raw.train, ids), train=_take(raw.train, rest))
     if raw.target is not None and raw.target_test is not None and raw.target is raw.target_test.x:
-        held, rest = _by_task(raw.target_test, round(settings.test * len(raw.target)), settings, rng)
+        target = replace(raw.target_test, units=None)
+        held, rest = _drawn(target, round(settings.test * len(raw.target)), settings, rng)
         raw = replace(raw, target=raw.target[rest], target_test=_take(raw.target_test, held))
     if raw.val is None:
-        budget = len(raw.train.y)
+        budget = _size(raw.train, settings)
         if settings.limit:
             budget = min(budget, round(settings.limit / (1 - settings.val)))
         drawn, rest = _drawn(raw.train, round(settings.val * budget), settings, rng)
@@ -158,16 +207,27 @@ def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw,
 
 def _drawn(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
     """Somebody's rows are never in two parts: a test on people who were trained on would flatter."""
+    if settings.by_record:
+        return by_position(_slots(part), count, rng)
     if part.units is not None:
         return whole_units(part.units, count, rng)
-    return _by_task(part, count, settings, rng)
-
-
-def _by_task(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Classes in proportion, whatever type stores them; values of regression at random, even whole numbers."""
     if settings.task == "regression":
         return at_random(len(part.y), count, rng)
     return stratified(part.y, count, rng)
+
+
+def _slots(part: Part) -> Array:
+    """[N]: each row's own position, or that of its unit among the sorted units."""
+    if part.units is None:
+        return np.arange(len(part.y))
+    return np.asarray(np.unique(part.units, return_inverse=True)[1])
+
+
+def _size(part: Part, settings: DataSettings) -> int:
+    """What shares and limits count: rows; record by record, units, since one unit may have any number of rows."""
+    if settings.by_record and part.units is not None:
+        return len(np.unique(part.units))
+    return len(part.y)
 
 
 def _check_inputs(x: Array, like: Array, settings: DataSettings, name: str, split: str) -> None:
@@ -180,6 +240,8 @@ def _check_inputs(x: Array, like: Array, settings: DataSettings, name: str, spli
         raise DataError(
             f"silo {name}: {split} images are {x.dtype} and training images {like.dtype}; use one"
         )
+    if settings.by_record:
+        return  # what is not finite is a missing value, in this row alone
     missing = np.isnan(x) if settings.source == "table" and x.ndim == 2 else False
     odd = ~(np.abs(x) <= LARGEST) & ~np.asarray(missing) if x.dtype.kind == "f" else np.zeros(0, bool)
     if not odd.any():
@@ -218,8 +280,12 @@ def _oddest(y: Array) -> str:
     return str(odd[0])
 
 
-def _check_labels(raw: Raw, name: str, trained: frozenset[str]) -> None:
+def _check_labels(raw: Raw, name: str, labels: tuple[str, ...], trained: frozenset[str]) -> None:
     own = set(spelled(raw.train.y))
+    if odd := sorted(own - set(labels)):
+        raise DataError(
+            f"silo {name}: label {odd[0]!r} is not among the declared classes; add it to data.classes"
+        )
     if len(own) < 2:
         only = f"all {len(raw.train.y)} training rows have the one label {own.pop()!r}"
         raise DataError(f"silo {name}: {only}; leave it out of data.silos")
@@ -231,16 +297,26 @@ def _check_labels(raw: Raw, name: str, trained: frozenset[str]) -> None:
             )
 
 
-def _numbered(y: Array, labels: tuple[str, ...]) -> Tensor:
-    if not labels:
-        return torch.from_numpy(y.astype(np.float32))
+def _numbered(y: Array, labels: tuple[str, ...], settings: DataSettings) -> Tensor:
+    if settings.task == "regression":
+        return torch.from_numpy(_values(y) if settings.by_record else y.astype(np.float32))
     number = {label: index for index, label in enumerate(labels)}
+    if settings.by_record:
+        return torch.tensor([number.get(label, NO_LABEL) for label in spelled(y)], dtype=torch.int64)
     return torch.tensor([number[label] for label in spelled(y)], dtype=torch.int64)
 
 
+def _values(y: Array) -> Array:
+    """Labels of a regression as float32; one that is no finite number is no label (NaN)."""
+    values = y.astype(np.float32) if y.dtype.kind in "uifb" else np.full(len(y), np.nan, np.float32)
+    return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+
 def spelled(y: Array) -> list[str]:
-    """Labels as text; 3.0 and 3 are one label."""
-    text: list[str] = (y.astype(np.int64) if y.dtype.kind == "f" else y).astype(str).tolist()
+    """Labels as text; 3.0 and 3 are one label, and what is no whole number stays as it is."""
+    if y.dtype.kind == "f":
+        return [str(int(value)) if value.is_integer() else str(value) for value in y.astype(float).tolist()]
+    text: list[str] = y.astype(str).tolist()
     return text
 
 

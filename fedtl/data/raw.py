@@ -35,11 +35,22 @@ class Raw:
     columns: tuple[str, ...] = ()
 
 
+def everything(settings: DataSettings) -> frozenset[str]:
+    """What a source learns from rows if it does not say: whatever it could."""
+    return frozenset({"split", "shape", "columns"})
+
+
 @dataclass(frozen=True)
 class Source:
-    """``silos`` lists the names cheaply; ``read`` loads one. Both raise DataError."""
+    """
+    ``silos`` lists the names cheaply; ``read`` loads one. Both raise DataError. ``classes``: the labels that the source
+    itself declares. ``learns``: which of "split", "shape" and "columns" ``read`` takes from the rows' contents, with
+    ``settings.by_record`` set (see ``privacy.origins``); private training refuses them.
+    """
 
     silos: Callable[[DataSettings], Sequence[str]]
     read: Callable[[DataSettings, str], Raw]
     about: str
     needs_path: bool = True
+    classes: tuple[str, ...] = ()
+    learns: Callable[[DataSettings], frozenset[str]] = everything

@@ -6,9 +6,18 @@ from pydantic import Field, field_validator
 
 from fedtl.settings import Settings
 
+SCALES = ("silo", "none", "dp")  # any other data.scale is a file of constants
+
 
 class DataSettings(Settings):
-    """DESIGN's ``[data]``: every key with its default. ``path`` is absolute once an experiment is loaded."""
+    """
+    DESIGN's ``[data]``: every key with its default. ``path`` is absolute once an experiment is loaded.
+
+    ``classes``: every label that can occur, declared. ``scale``: "silo" (learned from the silo's training rows), "none", a
+    TOML file of constants, or, under ``[privacy]``, "dp": mean and spread are released with noise, and ``bounds`` says for
+    each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all others. ``by_record``:
+    each row is read, split and prepared without a look at any other row; always so under ``[privacy]``.
+    """
 
     source: str = "digits"
     path: str = ""
@@ -25,7 +34,10 @@ class DataSettings(Settings):
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[str] = []
     categories: dict[str, list[str]] = {}
+    classes: list[str] = []
     scale: str = "silo"
+    bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    by_record: bool = False
     silo_column: str = ""
     unit_column: str = ""
     domain_column: str = ""

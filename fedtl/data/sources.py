@@ -2,14 +2,20 @@
 
 from fedtl.data import digits, images, npz, table
 from fedtl.data.raw import Source
+from fedtl.data.settings import DataSettings
 from fedtl.tables import Table
+
+
+def _nothing(settings: DataSettings) -> frozenset[str]:
+    return frozenset()
+
 
 DATA: Table[Source] = Table(
     "fedtl.data",
     {
-        "digits": Source(digits.silos, digits.read, digits.ABOUT, needs_path=False),
-        "npz": Source(npz.silos, npz.read, npz.ABOUT),
-        "images": Source(images.silos, images.read, images.ABOUT),
-        "table": Source(table.silos, table.read, table.ABOUT),
+        "digits": Source(digits.silos, digits.read, digits.ABOUT, False, digits.CLASSES, _nothing),
+        "npz": Source(npz.silos, npz.read, npz.ABOUT, learns=_nothing),  # all rows of an array have its shape
+        "images": Source(images.silos, images.read, images.ABOUT, learns=images.learns),
+        "table": Source(table.silos, table.read, table.ABOUT, learns=table.learns),
     },
 )

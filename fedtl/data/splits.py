@@ -1,4 +1,4 @@
-"""Drawing some rows and leaving the rest: class by class, or unit by unit."""
+"""Drawing some rows and leaving the rest: class by class, unit by unit, or by position alone."""
 
 import numpy as np
 
@@ -38,3 +38,15 @@ def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Arr
         if sizes[unit] <= left:
             taken[unit], left = True, left - sizes[unit]
     return np.flatnonzero(taken[which]), np.flatnonzero(~taken[which])
+
+
+def by_position(slots: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """
+    Indices of the rows of ``count`` slots drawn at random, and of the rest; both in ascending order. ``slots`` [N]: which
+    slot each row is in, numbered from 0: the row's own position, or its unit's. Nothing else is looked at, so what one
+    row or one unit holds never moves another to the other side.
+    """
+    total = int(slots.max()) + 1 if len(slots) else 0
+    drawn = rng.permutation(total)[: min(count, total)]
+    taken = np.isin(slots, drawn)
+    return np.flatnonzero(taken), np.flatnonzero(~taken)

@@ -5,6 +5,7 @@ Columns of text need their categories declared (``categories = { sex = ["f", "m"
 agree on them without looking at each other's rows; each becomes a column of 0 and 1 per category.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +32,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
             f"data.path: {path} is one file; data.silo_column must say which column names the silo"
         )
     if settings.silo_column:
-        column = _column(load_frame(str(path)), settings.silo_column, str(path), "data.silo_column")
+        column = _column(_frame(path, settings), settings.silo_column, str(path), "data.silo_column")
         if missing := int(column.isna().sum()):
             raise DataError(f"{path}: {missing} rows have no value in {settings.silo_column!r}")
         return sorted(map(str, column.unique()))
@@ -68,12 +69,22 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
     """One silo's rows, and where they are for a message."""
     path = Path(settings.path)
     if settings.silo_column:
-        whole = load_frame(str(path))
+        whole = _frame(path, settings)
         return whole[whole[settings.silo_column].map(str) == name], f"{path}, silo {name}"
     found = [path / f"{name}{suffix}" for suffix in SUFFIXES if (path / f"{name}{suffix}").exists()]
     if not found:
         raise DataError(f"data.path: no file for silo {name} in {path}")
-    return load_frame(str(found[0])), str(found[0])
+    return _frame(found[0], settings), str(found[0])
+
+
+def _frame(path: Path, settings: DataSettings) -> "pd.DataFrame":
+    """Record by record, cells of a CSV are text: else one cell would decide how all others of its column are read."""
+    return load_frame(str(path), settings.by_record)
+
+
+def learns(settings: DataSettings) -> frozenset[str]:
+    """A row says by its domain whether it is trained on; everything else is declared or in the file's header."""
+    return frozenset({"split"}) if settings.target_domain else frozenset()
 
 
 def features(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple[tuple[str, ...], Array]:
@@ -88,15 +99,25 @@ def features(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple
     for name in wanted:
         column = _column(frame, name, where, "data.columns")
         if name in settings.categories:
-            made |= _indicators(column, settings.categories[name], where)
+            made |= _indicators(column, settings.categories[name], settings, where)
+        elif settings.by_record:
+            made[str(name)] = _values(column).astype(np.float32)
         else:
             made[str(name)] = _numbers(column, where)
     return tuple(made), np.stack(list(made.values()), 1)
 
 
-def _indicators(column: "pd.Series", known: Sequence[str], where: str) -> dict[str, Array]:
-    """A column of 0 and 1 a category; a missing cell is in none."""
+def _indicators(
+    column: "pd.Series", known: Sequence[str], settings: DataSettings, where: str
+) -> dict[str, Array]:
+    """A column of 0 and 1 a category; a missing cell is in none, and, record by record, one of no declared category."""
     text = [None if cell != cell or cell is None else _spelled(cell) for cell in column.tolist()]
+    if settings.by_record:
+        text = [None if cell is None else _cell(cell) for cell in text]
+        return {
+            f"{column.name}={value}": np.array([cell == _cell(value) for cell in text], np.float32)
+            for value in known
+        }
     if unknown := {cell for cell in text if cell is not None} - set(known):
         odd = sorted(unknown)[0]
         raise DataError(
@@ -132,11 +153,40 @@ def _numbers(column: "pd.Series", where: str) -> Array:
     return values.astype(np.float32)
 
 
+def _values(column: "pd.Series") -> Array:
+    """Each cell as a number, NaN where it is none that float32 can hold; no cell changes how another is read."""
+    import pandas as pd
+
+    values: Array = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return np.where(np.abs(values) <= np.finfo(np.float32).max, values, np.nan)
+
+
+def _cell(text: str) -> str:
+    """A cell by itself: 3.0 and 3 are one value."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return str(int(value)) if math.isfinite(value) and value == int(value) and abs(value) < 2**53 else text
+
+
+def _labels_by_record(column: "pd.Series", settings: DataSettings) -> Array:
+    """Each label by itself; one that is missing, or no number where numbers are asked for, is no label: NaN, or ""."""
+    if settings.task == "regression":
+        return _values(column)
+    if settings.positive_above is not None:
+        values = _values(column)
+        return np.where(np.isnan(values), "", (values > settings.positive_above).astype(int).astype(str))
+    return np.array(["" if cell != cell or cell is None else _cell(_spelled(cell)) for cell in column], str)
+
+
 def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
     """Numbers as they are, anything else as text."""
     import pandas as pd
 
     column = _column(frame, settings.label, where, "data.label")
+    if settings.by_record:
+        return _labels_by_record(column, settings)
     if missing := int(column.isna().sum()):
         raise DataError(f"{where}: {missing} of {len(column)} rows have no {settings.label!r}; remove them")
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
@@ -169,21 +219,27 @@ def _column(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Serie
     return frame[name]
 
 
-def load_frame(path: str) -> "pd.DataFrame":
-    """The whole file, read again only where it changed: every silo of one file asks for it. Raises DataError."""
+def load_frame(path: str, as_text: bool = False) -> "pd.DataFrame":
+    """
+    The whole file, read again only where it changed: every silo of one file asks for it. ``as_text``: the cells of a CSV
+    as they stand. Raises DataError.
+    """
     try:
         stat = Path(path).stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    return _load(path, stat.st_mtime_ns, stat.st_size, as_text)
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, changed: int, size: int) -> "pd.DataFrame":
+def _load(path: str, changed: int, size: int, as_text: bool) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        frame = pd.read_parquet(path) if path.endswith(".parquet") else pd.read_csv(path, low_memory=False)
+        if path.endswith(".parquet"):
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, low_memory=False, dtype=str if as_text else None)
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
     except (ValueError, OSError, UnicodeDecodeError) as error:

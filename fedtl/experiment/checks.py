@@ -4,7 +4,8 @@ import os.path
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fedtl.data.settings import DataSettings
+from fedtl.data.constants import checked_bounds
+from fedtl.data.settings import SCALES, DataSettings
 from fedtl.data.sources import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, server_of
@@ -76,9 +77,15 @@ def _of_target(experiment: Experiment) -> Iterator[str]:
 
 
 def with_unit(experiment: Experiment) -> Experiment:
-    """The column that privacy protects is the one by which rows are kept together. Raises ConfigError."""
-    privacy, data = experiment.privacy, experiment.data
-    if privacy is None or privacy.unit == "record" or privacy.unit == data.unit_column:
+    """
+    Under ``[privacy]`` each row is prepared by itself, and the column that privacy protects is the one by which rows are
+    kept together. Raises ConfigError.
+    """
+    if experiment.privacy is None:
+        return experiment
+    privacy, data = experiment.privacy, experiment.data.model_copy(update={"by_record": True})
+    experiment = experiment.model_copy(update={"data": data})
+    if privacy.unit == "record" or privacy.unit == data.unit_column:
         return experiment
     if data.source not in UNITS:
         raise ConfigError(f'privacy.unit = {privacy.unit!r}: {UNIT_WAY}; "record" protects single rows')
@@ -93,7 +100,11 @@ def _twice(experiment: Experiment) -> Iterator[str]:
     """A seed or a silo that is listed twice would count twice."""
     data, compare = experiment.data, experiment.compare
     lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
-    lists |= {"data.columns": data.columns, "model.pretrain_on": experiment.model.pretrain_on}
+    lists |= {
+        "data.columns": data.columns,
+        "data.classes": data.classes,
+        "model.pretrain_on": experiment.model.pretrain_on,
+    }
     lists |= {"compare.methods": compare.methods, "compare.seeds": compare.seeds}
     for key, values in lists.items():
         for value in dict.fromkeys(values):
@@ -109,9 +120,11 @@ def _of_source(data: DataSettings) -> Iterator[str]:
         yield f"{at}; source {data.source!r} reads from there"
     if data.path and not source.needs_path:
         yield (f"data.path is set, but source {data.source!r} reads no path; remove one of the two")
-    for key in ("silo_column", "domain_column", "positive_above", "columns", "categories"):
+    for key in ("silo_column", "domain_column", "positive_above", "categories"):
         if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is for source "table", not {data.source!r}'
+    if data.columns and data.source not in ("table", "npz"):
+        yield f'data.columns is for source "table" or "npz", not {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
         yield f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}"
     if data.source == "images" and data.target_domain:
@@ -128,9 +141,17 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     for key in ("label", "silo_column", "domain_column", "unit_column"):
         if getattr(data, key) in data.columns:
             yield f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input"
-    if data.scale not in ("silo", "none") and not os.path.isfile(data.scale):
-        wish = '"silo", "none" or a TOML file of constants'
+    if data.scale not in SCALES and not os.path.isfile(data.scale):
+        wish = '"silo", "none", "dp" or a TOML file of constants'
         yield f"data.scale is {wish}; there is no file {data.scale}"
+    if data.bounds and data.scale != "dp":
+        yield f'data.bounds is for data.scale = "dp", not for {data.scale!r}'
+    for name, entry in data.bounds.items():
+        yield from _said(checked_bounds, name, entry)
+    if data.classes and data.task == "regression":
+        yield 'data.classes lists labels; data.task = "regression" has values'
+    if len(data.classes) == 1:
+        yield f"data.classes lists the one label {data.classes[0]!r}; a classification needs two"
 
 
 def _of_engine(engine: EngineSettings) -> Iterator[str]:

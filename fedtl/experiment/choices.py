@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fedtl.aggregate import ServerStep
+from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.schema import Experiment, MethodSettings, PrivacySettings
 from fedtl.experiment.wording import entry, short, unknown
@@ -53,6 +54,11 @@ def server_of(settings: MethodSettings) -> ServerStep:
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
+
+
+def without_release(data: DataSettings) -> DataSettings:
+    """The same rows where nothing is private: the silo's own exact mean and spread in the place of released ones."""
+    return data.model_copy(update={"scale": "silo", "bounds": {}}) if data.scale == "dp" else data
 
 
 def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:

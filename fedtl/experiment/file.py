@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.checks import checked, with_unit
 from fedtl.experiment.schema import Experiment
@@ -122,7 +123,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 def _make_absolute(table: dict[str, Any], base: Path) -> None:
     """Paths are where their file says, from wherever the command is run. Raises ConfigError."""
-    words = {("data", "path"): (), ("data", "scale"): ("silo", "none"), ("model", "weights"): ("pretrained",)}
+    words = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
     for (section, key), not_paths in words.items():
         inner = table.get(section)
         value = inner.get(key) if isinstance(inner, dict) else None

@@ -8,6 +8,7 @@ from fedtl.experiment.choices import method_of, privacy_of
 from fedtl.experiment.schema import Experiment, MethodSettings
 from fedtl.method import METHODS
 from fedtl.objective import PerExample
+from fedtl.partition import Role
 from fedtl.privacy import marks
 
 LARGE = 10.0  # an epsilon that promises little
@@ -24,6 +25,8 @@ def unsound(experiment: Experiment) -> Iterator[str]:
     if experiment.privacy is None:
         if experiment.silo:
             yield f"silo.{next(iter(experiment.silo))} changes [privacy], and there is no [privacy]"
+        if experiment.data.scale == "dp":
+            yield 'data.scale = "dp" releases mean and spread under [privacy], and there is no [privacy]; use "silo"'
         return
     method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
     if method.pool or not method.shared:
@@ -33,15 +36,10 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         yield f"[privacy] and the loss {coupled[0]}: records meet in it, so one moves the gradients of the others"
     elif method.needs_target:
         yield f"[privacy] and method {name!r}: the rows of the second domain are sampled outside of the mechanism"
-    if data.task == "regression" and data.scale == "silo":
+    if data.scale == "dp" and Role.STATS in method.shared:
         yield (
-            '[privacy] and data.scale = "silo": labels would be scaled by private rows; '
-            "give data.scale a TOML file of constants"
-        )
-    elif data.source == "table" and data.scale == "silo":
-        yield (
-            '[privacy] and data.scale = "silo": columns would be filled in and scaled by private rows; '
-            'give data.scale a TOML file of constants, or "none"'
+            f'data.scale = "dp" and method {name!r}: it would replace each silo\'s released mean and spread by an average over '
+            'silos; use a method that keeps statistics at home, such as "fedtl" or "fedbn"'
         )
     if experiment.model.dtype != "float32":
         yield f"[privacy] and model.dtype = {experiment.model.dtype!r}: gradients are clipped in float32 alone"

@@ -20,7 +20,9 @@ class DataHere(Settings):
     """
     ``[data]``: where the rows are. ``name``: of the dataset, on which the lifetime budget hangs; "": the one that this home
     began with (see ``Home.dataset``). ``silo``: their name in the source, "" for the site's own. ``split``: a number that
-    fixes which rows are for training, for good; ``val`` and ``test`` are shares, as in an experiment.
+    fixes which rows are for training, for good; ``val`` and ``test`` are shares, as in an experiment. ``classes``: every
+    label that can occur, for a head of the site's own; that of a shared head is in the plan. ``bounds``: of each column,
+    for ``scale = "dp"``. Where one of these two is not set, the approved plan's holds.
     """
 
     name: str = Field("", pattern=rf"{NAME}|^$")
@@ -31,7 +33,9 @@ class DataHere(Settings):
     silo_column: str = ""
     domain_column: str = ""
     target_domain: str = ""
+    classes: list[str] = []
     scale: str = "silo"
+    bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
     split: int = Field(0, ge=0)
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)

@@ -9,6 +9,7 @@ from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.experiment.schema import EngineSettings, Experiment
 from fedtl.experiment.soundness import unsound
 from fedtl.messages import Task
+from fedtl.privacy import origins
 from fedtl.privacy.promise import Promise
 from fedtl.silo import SiloData, strangers_like
 from fedtl.simulate import choose
@@ -46,6 +47,9 @@ def examine(experiment: Experiment, shelf: Shelf) -> Examined:
     promises: dict[str, Promise] = {}
     for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
         try:
+            refused += [
+                f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)
+            ]
             promises[name] = study.promise(name, Path())
         except FedTLError as error:
             text = str(error)

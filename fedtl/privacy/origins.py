@@ -1,0 +1,71 @@
+"""
+Where the values come from that a silo's rows are prepared with, before the private mechanism sees them.
+
+A clip bounds what one record adds to a sum. It does not bound what one record does to a mean, a class list or a split
+that was learned from all records and then used on each of them. So each such value carries its origin, and private
+training refuses a value that was learned from rows without noise.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from fedtl.errors import ConfigError
+
+
+class Origin(StrEnum):
+    """Where a value comes from."""
+
+    DECLARED = (
+        "declared"  # a setting, the source's own documentation, the signed agreement, or the form of a file
+    )
+    RELEASED = "released"  # rows, with noise, charged to the ledger
+    LEARNED = "learned"  # rows, without noise
+
+
+@dataclass(frozen=True)
+class Origins:
+    """
+    The origins of everything that one silo's rows are prepared with. Who does not say is taken to have learned.
+
+    ``split``: which rows are trained on, and so n. ``shape``: of one input. ``columns``: names and kinds. ``classes``: the
+    list of labels. ``scale``: fill value, mean and spread of the inputs. ``label_scale``: mean and spread of the values
+    of a regression.
+    """
+
+    split: Origin = Origin.LEARNED
+    shape: Origin = Origin.LEARNED
+    columns: Origin = Origin.LEARNED
+    classes: Origin = Origin.LEARNED
+    scale: Origin = Origin.LEARNED
+    label_scale: Origin = Origin.LEARNED
+
+
+LEARNED = Origins()
+DECLARED = Origins(*(Origin.DECLARED for _ in fields(Origins)))
+REFUSED = "[privacy] is refused: "
+REASONS = {
+    "split": "which rows are trained on depends on what the rows hold; leave data.target_domain out, or use a source that "
+    "reads each row by itself",
+    "shape": "the size or the channels of the images are learned from the private images; set data.size and data.channels",
+    "columns": "the columns are learned from the private rows; use a source that reads each row by itself",
+    "classes": "the list of classes is learned from the private rows; declare every label that can occur: "
+    'data.classes = ["...", "..."]',
+    "scale": "the inputs would be filled in and scaled by constants that are learned from the private rows; give data.scale "
+    'a TOML file of constants, "dp" with data.bounds, or "none"',
+    "label_scale": "the labels would be scaled by constants that are learned from the private rows; give data.scale a TOML "
+    'file of constants, or "none"',
+}
+
+
+def refusals(origins: Origins) -> Iterator[str]:
+    """A line for each value that was learned from rows without noise, with what to do about it."""
+    for key, reason in REASONS.items():
+        if getattr(origins, key) not in (Origin.DECLARED, Origin.RELEASED):
+            yield reason
+
+
+def check(origins: Origins, silo: str) -> None:
+    """Raise ConfigError, with the first reason, where a value was learned from rows without noise."""
+    for reason in refusals(origins):
+        raise ConfigError(f"{silo}: {REFUSED}{reason}")
