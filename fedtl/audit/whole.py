@@ -271,7 +271,7 @@ def _keep(
     write(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "data": {name: its.fingerprint for name, its in sorted(study.promises.items())},
+        "data": {name: its.rows.fingerprint for name, its in sorted(study.promises.items())},
         "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.promises.items())},
         "violations": found["violations"],
     }
