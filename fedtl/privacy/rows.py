@@ -12,6 +12,7 @@ or added that differ between rows, resized images, another key. For these there 
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -204,7 +205,7 @@ def _canonical(x: Array) -> Iterator[bytes]:
     Each row's numbers, in one way whatever their type: bytes where all are whole numbers from 0 to 255, float32 otherwise.
     A row decides for itself, so that the rows beside it change nothing.
     """
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(len(x), math.prod(x.shape[1:]))
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK]
         if block.dtype == np.uint8:
