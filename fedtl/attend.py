@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedtl import agreement, machine
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
-from fedtl.home import approvals
+from fedtl.home import approvals, paid
 from fedtl.home.folder import Home
 from fedtl.home.memory import STUDY, Kept
 from fedtl.messages import Refusal, Task, Update
@@ -55,6 +55,8 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     its = agreement.load(plan)
     if not STUDY.fullmatch(task.study):
         raise Denied(Code.PLAN, f"a study of {len(task.study)} characters that are no name")
+    if home.settings.policy.privacy is not None:
+        paid.check(home)
     home.record.received(task, its.hash)
     place = Place(home, its)
     place.check()
@@ -65,29 +67,37 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     schema, digest = place.schema(study, prepared.data.width), task_hash(task)
     kept = home.memory.load(task.study, schema)
     if again := _known(kept, task, digest):
-        update = again
+        update, private = again.update, again.private
     else:
         silo = place.silo(study, prepared.data)
         if kept:
             silo.local, silo.labels = kept.local, kept.labels
-        update = allowed(place, study.bench.fit(silo, task))
-        verdict(update, task, place.terms, place.policy, place.released, silo.name)
-        home.memory.save(task.study, schema, Kept(task.round, digest, silo.local, silo.labels, update))
-    verdict(update, task, place.terms, place.policy, place.released, home.settings.name)
-    private = place.privacy is not None
-    home.record.sent(task, update, its.hash, approval.manifest, private, again is not None)
+        update, private = allowed(place, study.bench.fit(silo, task)), silo.promise is not None
+        verdict(update, task, place.terms, place.policy, _released(place, private), silo.name)
+        state = Kept(task.round, digest, silo.local, silo.labels, update, private)
+        home.memory.save(task.study, schema, state)
+    verdict(update, task, place.terms, place.policy, _released(place, private), home.settings.name)
+    if private:
+        paid.check_reply(home, task.study, task.round, digest)
+    dataset = home.dataset if private else None
+    home.record.sent(task, update, its.hash, approval.manifest, dataset, again is not None)
     return update
 
 
-def _known(kept: Kept | None, task: Task, digest: str) -> Update | None:
-    """The reply that was given before. Raises Denied for an older round, and for another task of the same one."""
+def _released(place: Place, private: bool) -> frozenset[str] | None:
+    """The metrics that leave with noise; None for an update that was made without differential privacy."""
+    return (place.released or frozenset()) if private else None
+
+
+def _known(kept: Kept | None, task: Task, digest: str) -> Kept | None:
+    """The state with the reply that was given before. Raises Denied for an older round, and for another task of the same one."""
     if kept is None or task.round > kept.round:
         return None
     if task.round < kept.round:
         raise Denied(Code.ROUND, f"round {task.round} is over; the last is {kept.round}")
     if digest != kept.task:
         raise Denied(Code.ROUND, f"another task for round {task.round}, which was answered")
-    return kept.update
+    return kept
 
 
 def allowed(place: Place, update: Update) -> Update:

@@ -1,36 +1,63 @@
 """
-The rows of a site have changed: its steward says that this is right. What was spent stays spent, for most of them will be
-the same ones; until it is said, no private round is computed on them.
+What only a steward can say of a site's rows: that changed rows are right, or that a new dataset holds other people's rows.
+Until it is said, no private round is computed on them. What was spent on a dataset stays spent.
 """
 
 from pathlib import Path
 from typing import Any
 
 from fedtl.errors import ConfigError
+from fedtl.home import paid
 from fedtl.home.folder import Home
-from fedtl.place import Place, fingerprint
+from fedtl.place import Place, row_hashes
 from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.rows import RowSet
 from fedtl.provision.bundle import agreement_in
 
 
 def confirm(home: Home, bundle: Path) -> dict[str, Any]:
-    """Of the rows as the plan in ``bundle`` reads them. Raises ConfigError where nothing was ever charged or changed."""
-    if not home.ledger.exists():
+    """
+    Changed rows are right, as the plan in ``bundle`` reads them. Raises ConfigError where nothing was ever charged or
+    changed, and Refused where they are another dataset's.
+    """
+    if home.dataset not in (books := paid.ledgers(home)):
+        known = ", ".join(map(repr, books))
         raise ConfigError(
-            f"{home.path}: nothing was ever charged to these rows, so there is nothing to confirm"
+            f"{home.dataset}: is not in this ledger, which has {known}; if these are other people's rows, add --new-dataset"
+            if books
+            else f"{home.path}: nothing was ever charged to these rows, so there is nothing to confirm"
         )
+    now, budget = _asked(home, bundle)
+    ledger = Ledger(home.ledger, home.dataset, now, budget)
+    written = [line["fingerprint"] for line in ledger.lines() if line["what"] in ("opened", "confirmed")]
+    if written[-1] == now.fingerprint:
+        raise ConfigError(
+            f"the rows are those that the ledger knows ({now.fingerprint[:12]}); there is nothing to confirm"
+        )
+    ledger.confirm(now.fingerprint)
+    met = [line for line in ledger.lines() if line["what"] == "changed"]
+    how = [line.get("difference", "") for line in met if line["fingerprint"] == now.fingerprint]
+    told = {"before": written[-1], "now": now.fingerprint, "difference": how[-1]}
+    home.record.note("confirmed", dataset=home.dataset, **told)
+    return {"rows": now.count, **told, "epsilon_spent": ledger.spent()[0]}
+
+
+def admit(home: Home, bundle: Path) -> dict[str, Any]:
+    """
+    The dataset of ``data.name`` is new and its rows are other people's, as the plan in ``bundle`` reads them. Raises
+    ConfigError where it is the first one or in the ledger already, and Refused where the rows are another dataset's.
+    """
+    now, budget = _asked(home, bundle)
+    ledger = Ledger.admit(home.ledger, home.dataset, now, budget)
+    beside = ledger.lines()[0]["beside"]
+    home.record.note("admitted", dataset=home.dataset, now=now.fingerprint, rows=now.count, beside=beside)
+    return {"dataset": home.dataset, "rows": now.count, "beside": beside, "lifetime_epsilon": budget.epsilon}
+
+
+def _asked(home: Home, bundle: Path) -> tuple[RowSet, Budget]:
+    """The rows as the plan reads them, and the budget that silo.toml gives them."""
     _, its = agreement_in(bundle.read_bytes(), str(bundle))
-    raw, own = Place(home, its).raw, home.settings.policy.privacy
+    own = home.settings.policy.privacy
     if own is None:
         raise ConfigError(f"{home.path}: silo.toml has no [policy.privacy], so no private round would run")
-    now = fingerprint(raw, home.secret)
-    ledger = Ledger(home.ledger, home.dataset, now, Budget(own.lifetime_epsilon, own.lifetime_delta))
-    written = [line["fingerprint"] for line in ledger.lines() if line["what"] in ("opened", "confirmed")]
-    if written[-1] == now:
-        raise ConfigError(
-            f"the rows are those that the ledger knows ({now[:12]}); there is nothing to confirm"
-        )
-    ledger.confirm(now)
-    home.record.note("confirmed", before=written[-1], now=now)
-    spent, _ = ledger.spent()
-    return {"rows": len(raw.train.y), "before": written[-1], "now": now, "epsilon_spent": spent}
+    return row_hashes(Place(home, its).raw, home.secret), Budget(own.lifetime_epsilon, own.lifetime_delta)

@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 
 from fedtl.errors import Denied, NotEnoughSilos
-from fedtl.messages import Refusal, SpendEvent, Task, Update
+from fedtl.messages import Refusal, Task, Update
 from fedtl.policy import MEANING, Code
 from fedtl.state import State, size_in_bytes
 
@@ -35,7 +35,7 @@ DTYPES = {
     )
 }
 MOST = 100_000  # tensors in a message
-FEW = 100  # metrics, or events, of a reply
+FEW = 100  # metrics of a reply
 LONGEST = 100  # characters of a name in a message
 PAUSE = 1.0  # seconds between two looks at what has come
 
@@ -98,12 +98,7 @@ def reply_records(reply: Update | Refusal) -> RecordDict:
     if isinstance(reply, Refusal):
         told: dict[str, Any] = {"silo": reply.silo, "round": reply.round, "code": str(reply.reason)}
         return RecordDict({"refusal": ConfigRecord(told)})
-    spend = [
-        float(its)
-        for event in reply.spend
-        for its in (event.noise_multiplier, event.sample_rate, event.steps)
-    ]
-    told = {"silo": reply.silo, "round": reply.round, "weight": float(reply.weight), "spend": spend}
+    told = {"silo": reply.silo, "round": reply.round, "weight": float(reply.weight)}
     return RecordDict(
         {
             "update": ConfigRecord(told),
@@ -132,14 +127,12 @@ def reply_of(message: Message, silo: str, task: Task) -> Update | Refusal:
         delta = content["delta"]
         if sum(len(array.data) for array in delta.values()) > size_in_bytes(task.shared):
             return Refusal(silo, task.round, f"{silo}: sends more bytes than were asked for")
-        if len(its["spend"]) > 3 * FEW or len(content["metrics"]) > FEW:
+        if set(its) != {"silo", "round", "weight"} or len(content["metrics"]) > FEW:
             raise ValueError
-        rows = list(zip(*[iter(its["spend"])] * 3, strict=True))
-        spend = tuple(SpendEvent(float(noise), float(rate), int(steps)) for noise, rate, steps in rows)
         metrics = {str(name)[:LONGEST]: float(value) for name, value in content["metrics"].items()}
         if not all(map(math.isfinite, metrics.values())):
             raise ValueError
-        return Update(silo, int(its["round"]), state_of(delta), float(its["weight"]), metrics, spend)
+        return Update(silo, int(its["round"]), state_of(delta), float(its["weight"]), metrics)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Refusal(silo, task.round, f"{silo}: its reply is no update")
 

@@ -31,7 +31,8 @@ class Update:
     """
     Silo to server: how the shared tensors moved and with what weight they count.
 
-    ``metrics`` are of the model as it was received, on the silo's validation rows; never of test rows.
+    ``metrics`` are of the model as it was received, on the silo's validation rows; never of test rows. What a private
+    update cost stays in the silo's ledger: the number of rows would follow from its sampling rate.
     """
 
     silo: str
@@ -39,7 +40,6 @@ class Update:
     delta: State
     weight: float
     metrics: Mapping[str, float] = field(default_factory=dict)
-    spend: tuple[SpendEvent, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ leave. Reads no rows until it is asked to.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedtl import stricter
@@ -30,6 +29,7 @@ from fedtl.planning import promise
 from fedtl.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
 from fedtl.privacy import labels, origins
 from fedtl.privacy.promise import Promise
+from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.silo import Silo, SiloData
 from fedtl.simulate.shelf import Shelf
 from fedtl.study import Study, build
@@ -231,7 +231,7 @@ class Place:
         if dry:
             return replace(its, seed=None)
         lifetime = (own.lifetime_epsilon, own.lifetime_delta)
-        return replace(its, lifetime=lifetime, fingerprint=fingerprint(self.raw, self.home.secret), seed=None)
+        return replace(its, lifetime=lifetime, rows=row_hashes(self.raw, self.home.secret), seed=None)
 
     def schema(self, study: Study, width: int) -> str:
         return schema_of(study.bench.initial(width))
@@ -244,14 +244,10 @@ def device_of(asked: str) -> str:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def fingerprint(raw: Raw, key: bytes) -> str:
-    """Of the training rows as they are stored, under a key: the budget is theirs, however a plan resizes them."""
-    digest = blake2b(key=key[:64], digest_size=32)
-    digest.update(np.ascontiguousarray(raw.train.x).tobytes())
-    digest.update("\n".join(prepare.spelled(raw.train.y)).encode())
-    if raw.train.units is not None:
-        digest.update("\n".join(map(str, raw.train.units.tolist())).encode())
-    return digest.hexdigest()
+def row_hashes(raw: Raw, key: bytes) -> RowSet:
+    """Of the training and validation rows as they are stored, under a key: the budget is theirs, however a plan resizes them."""
+    parts = [Part(its.x, its.y, its.units) for its in (raw.train, raw.val) if its is not None]
+    return row_set(parts, key, raw.columns)
 
 
 def _sha256(file: Any) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from fedtl.experiment.schema import PrivacySettings
 from fedtl.messages import SpendEvent
 from fedtl.models.net import stages
 from fedtl.models.scaled import INPUT_SCALE
-from fedtl.privacy import accounting, origins
+from fedtl.privacy import accounting, origins, papers
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.metric import Metric
 from fedtl.privacy.promise import Promise, Refresh, divided, steps
+from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.statistics import Release, layers
 from fedtl.silo import SiloData
 
@@ -84,7 +84,7 @@ def promise(
     return Promise(
         book=place.book,
         dataset=place.dataset,
-        fingerprint=fingerprint(data, place.key),
+        rows=row_hashes(data, place.key),
         lifetime=(settings.epsilon, delta),
         records=records,
         unit=settings.unit,
@@ -177,25 +177,24 @@ def terms(its: Promise) -> dict[str, Any]:
 
 
 def spent(its: Promise, study: str) -> dict[str, Any]:
-    """What the ledger says was charged to a study, beside what was promised."""
-    ledger = Ledger(its.book, its.dataset, its.fingerprint, Budget(*its.lifetime))
-    charged = [line for line in ledger.lines() if line["what"] == "charged" and line["study"] == study]
-    events = tuple(SpendEvent(*row) for line in charged for row in line["events"])
-    return terms(its) | {
-        "epsilon": _spent(events, its.delta),
-        "epsilon_replace_one": _spent(events, its.delta, replace_one=True),
-        "epsilon_promised": its.epsilon,
-    }
+    """
+    What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
+    ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
+    """
+    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
+    studies = papers.studies(ledger.lines())
+    if study not in studies:
+        return terms(its) | {"epsilon": 0.0, "epsilon_replace_one": 0.0, "epsilon_charged": 0.0}
+    return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
 
 
-def fingerprint(data: SiloData, key: bytes) -> str:
-    """Of the training rows, under a key: whoever lacks it cannot try out which rows they are."""
-    digest = blake2b(key=key[:64], digest_size=32)
-    for tensor in (data.train.x, data.train.y, data.train.units):
-        if tensor is None:
-            continue
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def row_hashes(data: SiloData, key: bytes) -> RowSet:
+    """Of the rows that a private round reads, under a key: whoever lacks it cannot try out which rows they are."""
+    parts = [
+        Part(its.x.numpy(), its.y.numpy(), None if its.units is None else its.units.numpy())
+        for its in (data.train, data.val)
+    ]
+    return row_set(parts, key)
 
 
 @lru_cache(256)

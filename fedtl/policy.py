@@ -72,7 +72,8 @@ class Policy:
     """
     ``bytes``: the most that may leave in a round. ``norm``: of the whole update, the most. ``minimum_silos``: fewer
     than that are not asked to be aggregated; that they are is the server's word. ``private``: nothing leaves without
-    differential privacy. ``rows``: the number of training rows may leave as the weight.
+    differential privacy. ``rows``: the number of training rows may leave as the weight. Under differential privacy it never
+    does, and is public all the same: the claim is for a known number, which the size of the noise gives away.
     """
 
     roles: frozenset[str] = frozenset()
@@ -135,7 +136,8 @@ def verdict(
 ) -> None:
     """
     The last word on an update before it leaves. ``released``: the metrics that the promise it was made under releases
-    with noise, and charges; None: it was made under no promise. Raises Denied.
+    with noise, and charges; None: it was made under no promise. That it was charged is the ledger's to say
+    (``home.paid``). Raises Denied.
     """
     if update.silo != silo or update.round != task.round:
         raise Denied(Code.FAILED, f"an update of {update.silo}, round {update.round}, for round {task.round}")
@@ -144,7 +146,7 @@ def verdict(
     norm = math.sqrt(sum(float(its.double().square().sum()) for its in update.delta.values()))
     if norm > policy.norm:
         raise Denied(Code.DECLINED, f"the update has norm {norm:.4g}; policy.norm allows {policy.norm:.4g}")
-    if policy.private and not (released is not None and update.spend):
+    if policy.private and released is None:
         raise Denied(Code.DECLINED, "the policy asks for differential privacy, and the update has none")
     if released is not None and update.weight != 1.0:
         raise Denied(Code.DECLINED, "a private update would carry a number of rows")

@@ -17,6 +17,7 @@ from fedtl.data import prepare
 from fedtl.durable import write_bytes
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.file import load
+from fedtl.home import paid
 from fedtl.home.approvals import HASH, Approval, approve, code_hash
 from fedtl.home.folder import Home
 from fedtl.messages import Task, Update
@@ -156,9 +157,10 @@ def _promised(place: Place) -> dict[str, Any]:
 
 
 def _affordable(place: Place) -> None:
-    """Whether the rows' ledger would let a first round through. Writes no ledger. Raises BudgetExhausted, Refused."""
-    if not place.privacy or not place.home.ledger.exists():
+    """Whether the rows' ledger has room for the whole plan. Makes no ledger. Raises BudgetExhausted, Refused."""
+    if not place.privacy:
         return
+    paid.check(place.home)
     try:
         data = place.prepared().data
     except (DataError, ConfigError):  # the page says so

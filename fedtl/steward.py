@@ -15,7 +15,7 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.durable import write_bytes
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.home import keys
+from fedtl.home import keys, paid
 from fedtl.home.approvals import approvals, code_hash
 from fedtl.home.folder import PRIVATE, Home
 from fedtl.home.record import exported, outside, read_export
@@ -43,6 +43,7 @@ def check(home: Home) -> list[tuple[str, bool, str]]:
         "disk": lambda: _disk(home),
         "encryption": lambda: _encryption(home),
         "approvals": lambda: _approvals(home),
+        "ledger": lambda: _books(home),
     }
     found = []
     for name, test in tests.items():
@@ -155,6 +156,11 @@ def _approvals(home: Home) -> str:
     return f"bundles approved: {len(found)}"
 
 
+def _books(home: Home) -> str:
+    paid.check(home)
+    return f"every private update of the record is charged in it; datasets: {', '.join(paid.ledgers(home)) or 'none yet'}"
+
+
 def status(home: Home) -> dict[str, Any]:
     """Round, last contact, budget spent and left, bytes out; ``privacy``: the numbers last approved, and whose they are."""
     lines = home.record.lines()
@@ -173,6 +179,7 @@ def status(home: Home) -> dict[str, Any]:
         "last_refusal": refusals[-1]["reason"] if refusals else None,
         "privacy": numbers(home),
         "budget": budget(home),
+        "gaps": paid.gaps(home),
     }
 
 
@@ -183,64 +190,72 @@ def numbers(home: Home) -> dict[str, str]:
 
 
 def budget(home: Home) -> dict[str, Any] | None:
-    """Of the rows, all studies together; None where nothing was ever charged, nor may be."""
-    own, lines = home.settings.policy.privacy, _ledger(home)
+    """
+    Of the rows, all studies together; None where nothing was ever charged, nor may be. ``spent``: all plans, whole, from each
+    study's first round on; ``charged``: what the rounds so far come to. ``new``: another dataset is in the ledger, and nobody
+    has said that these are other people's rows.
+    """
+    books, own = paid.ledgers(home), home.settings.policy.privacy
+    lines = books.get(home.dataset, [])
     if own is None and not lines:
         return None
-    charged = {line["study"]: line for line in lines if line["what"] == "charged"}  # the last of each study
+    studies = papers.studies(lines)
     limits = [line["epsilon"] for line in lines if line["what"] in ("opened", "budget")]
-    spent = sum(line["epsilon"] for line in charged.values())
+    spent = sum(its.epsilon for its in studies.values())
     lifetime = [own.lifetime_epsilon if own else 0.0, *limits][-1]
     return {
         "dataset": home.dataset,
         "spent": spent,
+        "charged": sum(its.charged for its in studies.values()),
         "lifetime": lifetime,
         "left": max(0.0, lifetime - spent),
-        "rounds": {k: v["round"] for k, v in charged.items()},
+        "rounds": {name: its.round for name, its in studies.items()},
         "waiting": papers.waiting(lines),
+        "new": bool(books) and not lines,
     }
-
-
-def _ledger(home: Home) -> list[dict[str, Any]]:
-    """The lines of the rows' privacy ledger; none where nothing was ever charged. Raises LedgerDamaged."""
-    if not home.ledger.exists():
-        return []
-    with Book(home.ledger).open(home.dataset) as chain:
-        return chain.lines()
 
 
 def history(home: Home) -> list[dict[str, Any]]:
     """Every line of the egress record, then of the privacy ledger; ``book``: which of them it is in."""
-    books = {"record": home.record.lines(), "ledger": _ledger(home)}
+    books = {"record": home.record.lines(), "ledger": paid.ledgers(home).get(home.dataset, [])}
     return [{"book": name, **line} for name, lines in books.items() for line in lines]
 
 
 def export(home: Home, path: Path) -> int:
-    """The record, and after an empty line the privacy ledger, as lines that anybody can check; how many."""
+    """The record, and after an empty line each the ledger's datasets, as lines that anybody can check; how many."""
     lines = list(home.record.export())
-    if home.ledger.exists():
-        lines += ["", *exported(Book(home.ledger), home.dataset)]
+    for dataset in paid.ledgers(home):
+        lines += ["", *exported(Book(home.ledger), dataset)]
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
     return len([line for line in lines if line])
 
 
-def _summed(lines: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of lines whose chains hold."""
+def _summed(
+    lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Of lines whose chains hold; ``ledgers``: each dataset's."""
     odd = outside([dict(line) for line in lines])
     sent = [line for line in lines if line["what"] == "sent"]
+    faults = [fault for ledger in ledgers.values() for fault in papers.faults(ledger)]
+    waiting = [papers.waiting(ledger) for ledger in ledgers.values()]
     return {
-        "lines": len(lines) + len(ledger),
+        "lines": len(lines) + sum(map(len, ledgers.values())),
         "updates": len(sent),
         "bytes_out": sum(line["bytes"] for line in sent),
         "outside": odd,
-        "unpaid": [*papers.unpaid(sent, ledger), *papers.faults(ledger)],
-        "waiting": papers.waiting(ledger),
+        "unpaid": [*papers.unpaid(sent, ledgers), *faults],
+        "waiting": next(filter(None, waiting), ""),
     }
 
 
 def verify_home(home: Home) -> dict[str, Any]:
-    """Chains, manifest, and that the privacy ledger's arithmetic holds for what left. Raises LedgerDamaged."""
-    return _summed(home.record.lines(), _ledger(home))
+    """
+    Chains, manifest, that the privacy ledger's arithmetic holds for what left, and that neither record nor ledger has
+    forgotten what the other files of the folder show. Raises LedgerDamaged.
+    """
+    facts = _summed(home.record.lines(), paid.ledgers(home))
+    known = {f"record {text}" for text in facts["unpaid"]}
+    return facts | {"unpaid": [*facts["unpaid"], *(gap for gap in paid.gaps(home) if gap not in known)]}
 
 
 def verify_export(path: Path) -> dict[str, Any]:

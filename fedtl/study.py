@@ -37,6 +37,7 @@ from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
 from fedtl.privacy import labels
 from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.charge import foresee
 from fedtl.privacy.labels import Label
 from fedtl.privacy.promise import Promise
 from fedtl.provenance import settled, trained
@@ -217,7 +218,7 @@ def run(
     Run the experiment, or what is left of it, and return what ``result.json`` then holds.
 
     The test rows are opened once, after the last round. ``raws``: where several runs share what they read.
-    Raises what ``build`` raises, and NotEnoughSilos.
+    Raises what ``build`` raises, BudgetExhausted where a silo's ledger has no room for the whole run, and NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.read_json("result.json")
@@ -229,6 +230,8 @@ def run(
             central = build(plain(experiment), raws, shelf, device, None, seen)
             start = pretrained(experiment, folder, central.bench, seen)
         study = build(experiment, raws, shelf, device, start, seen).promised(folder)
+        for its in study.promises.values():
+            foresee(its, folder.path.name)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
             if raws is shelf:

@@ -240,12 +240,26 @@ def test_a_private_site_charges_once_and_sends_noise_alone(tmp_path):
     site = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
     first = site.ask(site.task())
     assert (first.weight, dict(first.metrics)) == (1.0, {})
-    assert len(first.spend) == 1
+    assert [len(events) for events in charged(site)] == [1]
     spent = budget(site.home)
     again = site.ask(site.task())
     assert same(first.delta, again.delta)
     assert budget(site.home) == spent
     assert status(site.home)["budget"]["left"] == pytest.approx(8.0 - spent["spent"])
+
+
+def test_what_a_private_site_sends_is_the_same_however_many_rows_it_has(tmp_path):
+    """But for the noisy tensors, of which the noise tells: that is why the number is public under the claim."""
+    told = []
+    for limit in (40, 60):
+        site = Site(tmp_path / str(limit), dp_ready=True, data__limit=limit, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)  # fmt: skip
+        update = site.ask(site.task())
+        assert isinstance(update, Update), site.lines()[-1]
+        records = reply_records(update)
+        assert set(records) == {"update", "delta", "metrics"}
+        told.append((dict(records["update"]), dict(records["metrics"])))
+        assert site.lines()[-1]["number_of_units"].startswith("not in the message; public under the claim")
+    assert told[0] == told[1]
 
 
 TOLD = ["privacy.epsilon=8", 'privacy.metrics=["accuracy"]']

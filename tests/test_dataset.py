@@ -8,6 +8,7 @@ from fedtl.errors import BudgetExhausted, ConfigError
 from fedtl.experiment.file import load
 from fedtl.home.folder import Home
 from fedtl.messages import SpendEvent, Update
+from fedtl.place import Place, row_hashes
 from fedtl.policy import Code
 from fedtl.privacy.ledger import Budget, Ledger, Plan
 from fedtl.provision.bundle import bundle
@@ -45,7 +46,8 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert isinstance(site.ask(site.task()), Update)
     spent = budget(site.home)["spent"]
     renamed(site, data__name="fresh")
-    site.refused(site.task(2), Code.DECLINED, "are 'plain' in this ledger, and have a budget there")
+    site.refused(site.task(2), Code.DECLINED, "its rows are 'plain' in this ledger")
+    assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
     assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
@@ -58,6 +60,10 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
+    site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
+    own = PRIVATE["lifetime_epsilon"], 1e-4
+    rows = row_hashes(Place(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
+    Ledger.admit(site.home.ledger, "faint", rows, Budget(*own))
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
     either = renamed(site, name="other", data__name=None)
@@ -85,30 +91,37 @@ def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, 
     fedtl_command("silo", "rehearse", home.path, made.file)
     assert not home.ledger.exists()
     events = (SpendEvent(1.15, 1.0, 1),)
-    plan = Plan(8.0, 1e-5, events)
+    plan = Plan(3.75, 1e-5, events)
     ledger = Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
     spent = ledger.charge("before", 1, "task", events, plan).epsilon
-    assert 3.0 < spent < 4.0
+    assert spent == 3.75
     with pytest.raises(BudgetExhausted) as refused:
         ledger.charge("after", 1, "task", events, plan)
     assert refused.value.exit_code == 3
 
     done = fedtl_command("silo", "rehearse", home.path, made.file, code=3)
     said = " ".join(done.stdout.split())
-    assert "plain: round 1 of a new study asks for epsilon " in said
-    assert f"{spent:.4g} of 4 and 1e-05 of 0.0001 are spent, {4 - spent:.4g} and 9e-05 are left" in said
+    assert "plain: a new study takes its whole plan, epsilon " in said
+    assert "other studies have taken 3.75 of 4 and 1e-05 of 0.0001, so 0.25 and 9e-05 are left" in said
     assert "Traceback" not in done.stderr
     (line,) = fedtl_command("silo", "approve", home.path, made.hash, code=3).stderr.splitlines()
-    assert f"{spent:.4g} of 4 " in line
-    assert f"{spent:.3f} of 4, {4 - spent:.3f} left" in fedtl_command("silo", "status", home.path).stdout
+    assert "3.75 of 4 " in line
+    assert "3.750 of 4, 0.250 left" in fedtl_command("silo", "status", home.path).stdout
     assert [line["what"] for line in ledger.lines()] == ["opened", "planned", "charged"]
 
 
+def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledger(home, made):
+    Federation.change(home.path / "silo.toml", policy__privacy={**PRIVATE, "lifetime_epsilon": 2.0})
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
+    assert "plain: a new study takes its whole plan, epsilon " in said
+    assert "taken 0 of 2 " in said
+    assert not home.ledger.exists()
+
+
 def rows_of(home, made):
-    from fedtl.place import Place, fingerprint
     from fedtl.provision.bundle import agreement_in
 
-    return fingerprint(Place(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
+    return row_hashes(Place(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
 
 
 def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):

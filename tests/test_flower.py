@@ -25,7 +25,7 @@ from fedtl.flower import (
     task_of,
     task_records,
 )
-from fedtl.messages import Refusal, SpendEvent, Task, Update
+from fedtl.messages import Refusal, Task, Update
 from fedtl.partition import Role
 from fedtl.policy import Code
 
@@ -70,11 +70,20 @@ def test_every_bit_arrives():
 def test_a_task_and_an_update_arrive_as_they_were():
     task = task_of(wire(sent(task_records(TASK))).content)
     assert (task.study, task.round, task.rounds, task.seed) == ("study", 1, 3, 7)
-    update = Update("here", 1, SHARED, 12.5, {"accuracy": 0.75}, (SpendEvent(1.1, 0.01, 40),))
+    update = Update("here", 1, SHARED, 12.5, {"accuracy": 0.75})
     reply = Message(reply_records(update), reply_to=sent(task_records(TASK)))
     back = reply_of(wire(reply), "here", TASK)
     assert torch.equal(back.delta["body.w"], SHARED["body.w"])
     assert replace(back, delta={}) == replace(update, delta={})
+
+
+def test_nothing_beside_tensors_and_figures_crosses_but_name_round_and_weight():
+    """By hand, so that a further field has to be written down here: the sampling rate gave the number of rows away."""
+    records = reply_records(Update("here", 1, SHARED, 1.0, {"accuracy": 0.75}))
+    assert set(records) == {"update", "delta", "metrics"}
+    assert dict(records["update"]) == {"silo": "here", "round": 1, "weight": 1.0}
+    assert dict(records["metrics"]) == {"accuracy": 0.75}
+    assert set(records["delta"]) == set(SHARED)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +134,7 @@ def reply_with(**records):
     [
         (
             "replies by another name",
-            {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0, "spend": []})},
+            {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0})},
         ),
         ("more bytes than were asked for", {"delta": arrays({"body.w": torch.zeros(20, 20)})}),
         ("is no update", {"update": ConfigRecord({"silo": "here"})}),
@@ -134,7 +143,7 @@ def reply_with(**records):
         ("is no update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
         (
             "is no update",
-            {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [1.0]})},
+            {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [4.0, 0.25, 5.0]})},
         ),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_private import bench_of, data_of, silo_of, task_of
+from test_private import bench_of, data_of, ledger_of, silo_of, task_of
 from test_units import of_patients
 
 from fedtl.errors import ConfigError
@@ -38,7 +38,7 @@ def test_it_leaves_with_the_round_is_charged_and_comes_again_as_it_was(tmp_path)
     its = silo.promise
     update = bench.fit(silo, task_of(bench))
     assert set(update.metrics) == {"accuracy"}
-    assert its.metric.event in update.spend
+    assert its.metric.event in ledger_of(silo).events("study")
     assert bench.fit(silo, task_of(bench)).metrics == update.metrics  # the stored reply
     again = silo_of(bench, tmp_path / "again", metrics=["accuracy"], rounds=3)
     assert bench.fit(again, task_of(bench)).metrics != update.metrics  # noise of its own

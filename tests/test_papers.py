@@ -47,7 +47,15 @@ def changed(ledger, what, **content):
     [
         ("charged", {"epsilon": 0.5}, "epsilon 0.5, and its events come to"),
         ("charged", {"events": [[0.5, 1.0, 3]]}, "and its events come to"),
+        (
+            "charged",
+            {"events": [[1000.0, 1.0, 1]]},
+            "its steps are more than the plan has, or of another noise or rate",
+        ),
+        ("planned", {"events": [[0.5, 1.0, 3]]}, "the plan says epsilon"),
+        ("opened", {"delta": 1e-12}, "is beyond the lifetime budget of"),
         ("planned", {"epsilon": 0.1}, "is beyond the plan's 0.1"),
+        ("planned", {"epsilon": 0.1}, "the plan says epsilon 0.1, and its events come to"),
         ("opened", {"epsilon": 0.1}, "is beyond the lifetime budget of 0.1"),
         ("planned", {"study": "another"}, "was charged and never planned"),
     ],
@@ -71,10 +79,16 @@ def test_a_change_of_rows_that_follows_from_nothing_is_said(papers):
 def test_what_left_unpaid_is_said(papers):
     site, ledger, _ = papers
     sent = [line for line in site.lines() if line["what"] == "sent"]
-    assert unpaid(sent, ledger) == []
-    assert "was never charged" in unpaid(sent, [line for line in ledger if line.get("round") != 2])[0]
-    assert "for another task" in unpaid([{**sent[0], "task": "x"}], ledger)[0]
-    assert unpaid([{**sent[0], "task": "x", "private": False}], []) == []
+    assert unpaid(sent, {"plain": ledger}) == []
+    assert (
+        "was never charged" in unpaid(sent, {"plain": [line for line in ledger if line.get("round") != 2]})[0]
+    )
+    assert "was never charged" in unpaid(sent, {})[0]
+    assert "for another task" in unpaid([{**sent[0], "task": "x"}], {"plain": ledger})[0]
+    assert "was never charged" in unpaid(sent, {"another": ledger})[0]  # charged to other people's rows
+    before = [{key: value for key, value in line.items() if key != "dataset"} for line in sent]
+    assert unpaid(before, {"another": ledger}) == []  # an earlier fedtl did not say whose rows
+    assert unpaid([{**sent[0], "task": "x", "private": False}], {}) == []
 
 
 def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
@@ -97,9 +111,12 @@ def test_an_auditor_reads_the_export_alone(papers, tmp_path):
     (name,) = found["studies"]
     last = [line for line in ledger if line["what"] == "charged"][-1]
     delta = next(line["delta"] for line in ledger if line["what"] == "planned")
-    assert found["studies"][name] == {"epsilon": last["epsilon"], "delta": delta, "round": 2}
+    plan = next(line for line in ledger if line["what"] == "planned")
+    assert plan["epsilon"] > 1.2 * last["epsilon"]  # two of four rounds
+    said = {"epsilon": plan["epsilon"], "delta": delta, "charged": last["epsilon"], "round": 2}
+    assert found["studies"][name] == said
     second = next(its for its in found["checks"] if "Opacus" in its["name"])
-    assert second["value"] == pytest.approx(last["epsilon"], abs=0.02)
+    assert second["value"] == pytest.approx(plan["epsilon"], abs=0.02)
     assert {its["name"] for its in found["checks"]} >= {
         "chain",
         "manifest",
@@ -131,7 +148,7 @@ def rechained(text, change):
 def test_the_command_audits_an_export(papers, tmp_path):
     _, _, path = papers
     sound = fedtl_command("audit", path)
-    assert "after round 2" in sound.stdout
+    assert "the whole plan; up to round 2 " in " ".join(sound.stdout.split())
     assert "nothing was measured" in sound.stderr
     odd = tmp_path / "odd.jsonl"
     odd.write_text(path.read_text().replace("charged", "chargee"))

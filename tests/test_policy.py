@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedtl.errors import Denied
-from fedtl.messages import SpendEvent, Task, Update
+from fedtl.messages import Task, Update
 from fedtl.partition import Partition, Role
 from fedtl.policy import Code, Policy, Terms, check_manifest, check_task, manifest, verdict
 
@@ -86,15 +86,14 @@ def test_the_policy_of_a_home_without_settings_refuses_everything():
         check_manifest(ITS, Policy())
 
 
-NOISY = replace(UPDATE, weight=1.0, metrics={}, spend=(SpendEvent(1.0, 0.1, 3),))
+NOISY = replace(UPDATE, weight=1.0, metrics={})
 NONE = frozenset()
 
 
-def test_a_private_update_has_a_charge_and_carries_no_figure():
+def test_a_private_update_was_made_under_a_promise_and_carries_no_figure():
     strict = replace(OPEN, private=True, rows=False)
     verdict(NOISY, TASK, TERMS, strict, NONE, "here")
-    denied(Code.DECLINED, "has none", replace(NOISY, spend=()), strict, NONE)
-    denied(Code.DECLINED, "has none", NOISY, strict, None)  # charged for what, if nothing was promised?
+    denied(Code.DECLINED, "has none", NOISY, strict, None)
     denied(Code.DECLINED, "'accuracy' is not one that", replace(NOISY, metrics={"accuracy": 0.5}), OPEN, NONE)
     denied(Code.DECLINED, "a number of rows", replace(NOISY, weight=2.0), OPEN, NONE)
 

@@ -22,6 +22,7 @@ from fedtl.models.net import Blueprint
 from fedtl.partition import Role
 from fedtl.planning import Place, promise, spent, warnings
 from fedtl.privacy import accounting, charge, gradients, labels, mechanism, samplewise
+from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.origins import DECLARED
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows, Silo, SiloData
@@ -59,6 +60,11 @@ def task_of(bench, number=1, **changes):
     return Task(**{"study": "study", "round": number, "rounds": 3, "seed": 0, "shared": shared, **changes})
 
 
+def ledger_of(silo):
+    its = silo.promise
+    return Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -75,7 +81,7 @@ def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
     update = bench.fit(silo, task_of(bench))
     assert update.metrics == {}
     assert update.weight == 1.0
-    assert update.spend == silo.promise.events(first=True)
+    assert ledger_of(silo).events("study") == silo.promise.events(first=True)
     assert update.delta.keys() == task_of(bench).shared.keys()
     assert any(tensor.any() for tensor in update.delta.values())
     assert not any(
@@ -525,7 +531,7 @@ def test_a_reply_keeps_every_bit(tmp_path):
     bench = bench_of()
     update = bench.fit(silo_of(bench, tmp_path), task_of(bench))
     local = {"head.x": torch.tensor([1.5, float("-inf")]), "count": torch.tensor(3)}
-    back, own = charge._unpacked("here", charge._packed(update, local, update.spend))
+    back, own = charge._unpacked("here", charge._packed(update, local))
     assert back == replace(update, delta=back.delta)
     assert same(back.delta, update.delta)
     assert same(own, local)

@@ -171,7 +171,7 @@ def test_nothing_local_is_in_an_update(name):
     roles = bench.partition.roles
     assert update.delta.keys() == {tensor for tensor in roles if roles[tensor] in method.shared}
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
-    assert (update.silo, update.round, update.weight, update.spend) == ("here", 1, 23.0, ())
+    assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
     final = copy(bench.net(silo.data.width).state_dict())
     for tensor, value in update.delta.items():

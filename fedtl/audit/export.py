@@ -15,9 +15,9 @@ from fedtl.privacy import opinion, papers
 
 
 def examine(path: Path) -> dict[str, Any]:
-    """Every study that was charged, each check, and what is refuted. Raises ConfigError for a file that is no export."""
+    """Every study that was planned, each check, and what is refuted. Raises ConfigError for a file that is no export."""
     try:
-        lines, ledger = record.read_export(path)
+        lines, ledgers = record.read_export(path)
     except LedgerDamaged as error:
         checks = [Check("chain", path.name, 0.0, None, str(error))]
         return {"silo": None, "studies": {}, **_told(checks)}
@@ -26,26 +26,23 @@ def examine(path: Path) -> dict[str, Any]:
     faults = {
         "chain": [],
         "manifest": [f"{odd} left, and was on no approved manifest" for odd in record.outside(lines)],
-        "ledger arithmetic": papers.faults(ledger),
-        "link to messages": papers.unpaid(sent, ledger),
+        "ledger arithmetic": [fault for ledger in ledgers.values() for fault in papers.faults(ledger)],
+        "link to messages": papers.unpaid(sent, ledgers),
     }
     checks = [Check(name, silo, float(not its), None, "; ".join(its[:3])) for name, its in faults.items()]
-    studies = _studies(ledger)
-    for name, its in studies.items():
-        theirs = opinion.prv(papers.charged(ledger, name), its["delta"])
-        fault = second(its["epsilon"], theirs)
-        checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
+    studies: dict[str, dict[str, Any]] = {}
+    for ledger in ledgers.values():
+        for name, its in papers.studies(ledger).items():
+            studies[name] = {
+                "epsilon": its.epsilon,
+                "delta": its.delta,
+                "charged": its.charged,
+                "round": its.round,
+            }
+            theirs = opinion.prv(its.planned, its.delta)
+            fault = second(its.epsilon, theirs)
+            checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
     return {"silo": silo, "studies": studies, "updates": len(sent), **_told(checks)}
-
-
-def _studies(ledger: Sequence[papers.Line]) -> dict[str, dict[str, Any]]:
-    """What the ledger claims of each study that was charged, by its last line of it."""
-    deltas = {line["study"]: line["delta"] for line in ledger if line["what"] == "planned"}
-    return {
-        line["study"]: {"epsilon": line["epsilon"], "delta": deltas[line["study"]], "round": line["round"]}
-        for line in ledger
-        if line["what"] == "charged" and line["study"] in deltas
-    }
 
 
 def _told(checks: Sequence[Check]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import torch
 from fedtl.audit.recorded import Stretch
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
-from fedtl.messages import SpendEvent
 from fedtl.partition import Partition
 from fedtl.privacy import accounting, opinion
 from fedtl.privacy import papers as ledgers
@@ -56,11 +55,11 @@ def transcript(papers: Papers) -> list[Check]:
     if papers.study not in studies and len(studies) == 1:  # the run's folder has another name by now
         papers = replace(papers, study=studies[0])
     charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
-    events = ledgers.charged(lines, papers.study)
-    theirs = opinion.prv(events, papers.claim["delta"])
+    cost = ledgers.studies(lines).get(papers.study)
+    theirs = opinion.prv(cost.planned, papers.claim["delta"]) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
-        "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(events, papers.claim), None),
+        "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(cost, papers.claim), None),
         SECOND: (second(papers.claim["epsilon"], theirs), theirs),
         "charged rounds": (_rounds(charged, papers), None),
         "link to messages": (_links(charged, lines, papers), None),
@@ -99,11 +98,14 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _claimed(events: Sequence[SpendEvent], claim: Mapping[str, Any]) -> str:
-    """The claim is what all events come to, and noise and rate are the claim's."""
-    total = accounting.epsilon(events, claim["delta"])
+def _claimed(cost: ledgers.StudyCost | None, claim: Mapping[str, Any]) -> str:
+    """The claim is the whole plan, which all its events come to, and noise and rate are the claim's."""
+    events = cost.planned if cost else ()
+    total = max(accounting.epsilon(events, claim["delta"]), cost.epsilon if cost else 0.0)
     if abs(claim["epsilon"] - total) > ledgers.CLOSE * total:
-        return f"epsilon {claim['epsilon']:.4g} is claimed, and what was charged comes to {total:.4g}"
+        return (
+            f"epsilon {claim['epsilon']:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
+        )
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
     if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:
         return f"noise and rate {sorted(trained)} were charged, and {claim['noise_multiplier']:.4g}, {claim['sample_rate']:.4g} claimed"

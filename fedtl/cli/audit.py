@@ -190,7 +190,8 @@ def _export(path: Path, as_json: bool) -> None:
         print_json(found)
     for name, its in {} if as_json else found["studies"].items():
         out_console.print(
-            f"{found['silo']}: {name}: epsilon {its['epsilon']:.4g} at delta {its['delta']:.0e} after round {its['round']}",
+            f"{found['silo']}: {name}: epsilon {its['epsilon']:.4g} at delta {its['delta']:.0e}, the whole plan; up to round "
+            f"{its['round']} {its['charged']:.4g} of it",
             **PLAIN,
         )
     for line in found["violations"]:

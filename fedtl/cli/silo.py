@@ -124,14 +124,23 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print_json(facts)
         return
-    budget, approved = facts.pop("budget"), facts.pop("privacy")
+    budget, approved, gaps = facts.pop("budget"), facts.pop("privacy"), facts.pop("gaps")
     rows: dict[str, Any] = {key.replace("_", " "): value for key, value in facts.items() if value is not None}
     if budget:
         rows["dataset"] = budget["dataset"]
-        rows["epsilon spent"] = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
+        spent = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
+        rows["epsilon spent"] = (
+            f"{spent}; whole plans, of which rounds so far come to {budget['charged']:.3f}"
+        )
+        if budget["new"]:
+            rows["dataset"] += " is new; no private round until fedtl silo confirm DIR BUNDLE --new-dataset"
         if budget["waiting"]:
             rows["rows"] = f"changed ({budget['waiting'][:12]}); no private round until fedtl silo confirm"
     rows |= approved
+    if gaps:
+        rows["FORGOTTEN"] = (
+            f"{gaps[0]} ({len(gaps)} in all); no private round until it is put right: fedtl silo check"
+        )
     for key, value in rows.items():
         text = f"{value:,}" if isinstance(value, int) else str(value)
         out_console.print(f"{key:>16}  {text}", highlight=False, markup=False, soft_wrap=True)
@@ -172,7 +181,8 @@ def _says(line: dict[str, Any]) -> str:
     """What a line of the record or of the privacy ledger is about, in a few words."""
     match line["what"]:
         case "changed":
-            return f"rows {line['before'][:12]} are now {line['fingerprint'][:12]}: fedtl silo confirm, if that is right"
+            how = f" ({line['difference']})" if "difference" in line else ""
+            return f"rows {line['before'][:12]} are now {line['fingerprint'][:12]}{how}: fedtl silo confirm, if that is right"
         case "opened" | "budget" | "planned" | "charged":
             return f"epsilon {line['epsilon']:.3f}"
         case _:
@@ -220,18 +230,28 @@ def confirm(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="the .fab file of the plan that was refused")
     ],
+    new_dataset: Annotated[
+        bool, typer.Option("--new-dataset", help="data.name is new, and its rows are other people's")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say that changed rows are right. What was spent on them stays spent; until then no private round runs."""
+    """Say that changed rows are right, or that a new dataset is of other people. What was spent stays spent."""
+    from fedtl.confirm import admit
     from fedtl.confirm import confirm as confirm_rows
     from fedtl.home.folder import Home
 
-    facts = confirm_rows(Home.open(folder), bundle)
+    facts = (admit if new_dataset else confirm_rows)(Home.open(folder), bundle)
     if as_json:
         print_json(facts)
-        return
-    say(f"{facts['rows']} rows: {facts['before'][:12]} is now {facts['now'][:12]}")
-    say(f"epsilon spent, and still spent: {facts['epsilon_spent']:.3f}")
+    elif new_dataset:
+        both = ", ".join(f"{count} rows stand in {name!r} as well" for name, count in facts["beside"].items())
+        say(
+            f"{facts['dataset']}: {facts['rows']} rows, a new dataset with lifetime epsilon {facts['lifetime_epsilon']:g}"
+        )
+        say(f"{both}; written into the ledger: you say that these are other people's rows")
+    else:
+        say(f"{facts['rows']} rows: {facts['before'][:12]} is now {facts['now'][:12]}; {facts['difference']}")
+        say(f"epsilon spent, and still spent: {facts['epsilon_spent']:.3f}")
 
 
 @app.command()

@@ -78,7 +78,7 @@ class Home:
         from fedtl.home.memory import Memory
 
         seal = keys.Seal(self.at(self.settings.key_file)) if self.settings.key_file else None
-        return Memory(self.path / "state", self.settings.name, seal)
+        return Memory(self.state, self.settings.name, seal)
 
     @property
     def dataset(self) -> str:
@@ -103,6 +103,11 @@ class Home:
     @property
     def ledger(self) -> Path:
         return self.path / "ledger.sqlite"
+
+    @property
+    def state(self) -> Path:
+        """A folder for each study of which something is kept."""
+        return self.path / "state"
 
     @property
     def approved(self) -> Path:

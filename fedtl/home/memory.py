@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from fedtl.durable import write_bytes
 from fedtl.errors import LedgerDamaged
 from fedtl.home.keys import Seal
-from fedtl.messages import SpendEvent, Update
+from fedtl.messages import Update
 from fedtl.partition import Role
 from fedtl.privacy.labels import Label, Labels
 from fedtl.state import State
@@ -28,7 +28,7 @@ STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 class Kept:
     """
     The silo after ``round``, which was the task of this hash; ``labels`` say where its own tensors come from, ``update``
-    is what it replied.
+    is what it replied, and ``private`` whether that was made under a promise and charged.
     """
 
     round: int
@@ -36,6 +36,7 @@ class Kept:
     local: State
     labels: Labels
     update: Update
+    private: bool
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Memory:
             "weight": kept.update.weight,
             "metrics": dict(kept.update.metrics),
             "labels": {str(role): str(label) for role, label in kept.labels.items()},
-            "spend": [[its.noise_multiplier, its.sample_rate, its.steps] for its in kept.update.spend],
+            "private": kept.private,
         }
         tensors = {f"local.{name}": its for name, its in kept.local.items()}
         tensors |= {f"delta.{name}": its for name, its in kept.update.delta.items()}
@@ -94,12 +95,12 @@ class Memory:
             }
             for part in ("local", "delta")
         }
-        spend = tuple(SpendEvent(noise, rate, int(steps)) for noise, rate, steps in header["spend"])
-        update = Update(
-            self.silo, header["round"], parts["delta"], header["weight"], header["metrics"], spend
-        )
+        update = Update(self.silo, header["round"], parts["delta"], header["weight"], header["metrics"])
         labels = {Role(role): Label(label) for role, label in header["labels"].items()}
-        return Kept(header["round"], header["task"], parts["local"], labels, update)
+        private = (
+            header["private"] if "private" in header else bool(header["spend"])
+        )  # as fedtl 0.1.0 wrote it
+        return Kept(header["round"], header["task"], parts["local"], labels, update, private)
 
     def _about(self, study: str, schema: str) -> str:
         return f"{self.silo}/{study}/{schema}"

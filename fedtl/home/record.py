@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does withou
     from fedtl.state import State
 
 Line = dict[str, Any]
+NUMBER = (
+    "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
+)
 
 
 class Record:
@@ -36,8 +39,10 @@ class Record:
         self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
 
     def sent(
-        self, task: "Task", update: "Update", plan: str, manifest: str, private: bool, again: bool
+        self, task: "Task", update: "Update", plan: str, manifest: str, dataset: str | None, again: bool
     ) -> None:
+        """``dataset``: to which the update was charged; None where it was made without differential privacy."""
+        private = dataset is not None
         self.note(
             "sent",
             **_task(task),
@@ -45,6 +50,7 @@ class Record:
             manifest=manifest,
             private=private,
             again=again,
+            **({"dataset": dataset, "number_of_units": NUMBER} if private else {}),
             weight=update.weight,
             metrics=dict(update.metrics),
             **_tensors(update.delta),
@@ -80,13 +86,21 @@ def verify(lines: Sequence[str], source: str) -> list[Line]:
     return found
 
 
-def read_export(path: Path) -> tuple[list[Line], list[Line]]:
-    """The record's lines, and after an empty line the ledger's. Raises LedgerDamaged, ConfigError for what is no text."""
+def read_export(path: Path) -> tuple[list[Line], dict[str, list[Line]]]:
+    """
+    The record's lines, and after an empty line each those of the ledger's datasets. Raises LedgerDamaged, ConfigError for
+    what is no text.
+    """
     try:
-        first, _, ledger = path.read_text().partition("\n\n")
+        first, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no export of a site: {error}") from error
-    return verify(first.splitlines(), str(path)), verify(ledger.splitlines(), f"{path}, the ledger")
+    ledgers: dict[str, list[Line]] = {}
+    for part in rest:
+        lines = verify(part.splitlines(), f"{path}, the ledger")
+        if lines and ledgers.setdefault(str(lines[0]["chain"]), lines) is not lines:
+            raise LedgerDamaged(f"{path}: the ledger of {lines[0]['chain']!r} stands in it twice")
+    return verify(first.splitlines(), str(path)), ledgers
 
 
 def _entry(text: str) -> tuple[str, str]:

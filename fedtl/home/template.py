@@ -31,12 +31,13 @@ metrics = []                  # validation figures that may leave, such as "accu
 bytes = 50_000_000            # a round
 norm = 1000.0                 # the largest update, in the Euclidean norm
 minimum_silos = 3             # fewer must not be aggregated; that they are not is the server's word
-rows = false                  # may the number of training rows leave, as the weight of the mean?
+rows = false                  # may the number of training rows leave, as the weight of the mean? (with [policy.privacy] never,
+                              # but the coordinator can infer it from the size of the noise: the number is public under the claim)
 
 [policy.privacy]              # without this table no private plan runs, and updates leave without differential privacy
 epsilon = 3.0                 # the most for one study, for every record
 unit = "record"               # or the column that says whose row it is, such as "patient"
-lifetime_epsilon = 10.0       # the most for these rows, all studies together, for ever
+lifetime_epsilon = 10.0       # the most for these rows, all studies together, for ever; a study takes its whole epsilon at its start
 lifetime_delta = 1e-4
 delta = "auto"                # of one study: min(1e-5, 1/(10 n))
 clip = 1.0

@@ -32,7 +32,7 @@ def holds(found: Examined) -> Iterator[str]:
         )
     )
     yield (
-        f"accounting: one ledger a silo for all rounds of a run, charged before each; the engine "
+        f"accounting: one ledger a silo for all rounds of a run, which charges the whole run before its first round; the engine "
         f"({found.study.experiment.engine.name}) has none to begin anew: "
         + _each(its, lambda one: f"at most epsilon {one.epsilon:.3f} at delta {one.delta:.1e}")
     )
@@ -50,7 +50,7 @@ def _leaves(found: Examined) -> str:
     count = sum(role in study.method.shared for role in roles)
     refreshed = any(one.refresh for one in its.values())
     moved = "noisy steps and noisy statistics" if refreshed else "noisy steps"
-    text = f"{count} tensors, which rows move by {moved} alone; no loss, number of rows, or words of an error"
+    text = f"{count} tensors, which rows move by {moved} alone; no loss, no words of an error, and no number of rows (it is public under the claim, and follows from the noise)"
     if not any(one.metric for one in its.values()):
         return f"{text}, and no accuracy"
     told = _each(

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ class Chain:
 
     name: str
     connection: sqlite3.Connection
+    read: Callable[[sqlite3.Connection, str], "Chain"] = field(repr=False)  # another chain of the same book
     entries: list[tuple[str, str]] = field(default_factory=list)  # canonical JSON and hash
 
     @property
@@ -68,10 +69,11 @@ class Chain:
             self.connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
         return sha256(content).hexdigest()
 
-    def elsewhere(self) -> list[Line]:
-        """The lines of the book's other chains, as they stand; whether those chains hold is not asked."""
-        query = "SELECT line FROM lines WHERE chain != ? ORDER BY number"
-        return [json.loads(text) for (text,) in self.connection.execute(query, (self.name,))]
+    def others(self) -> list["Chain"]:
+        """The book's other chains that have a line, by name. Raises LedgerDamaged where one of them was altered."""
+        query = "SELECT DISTINCT chain FROM lines WHERE chain != ? ORDER BY chain"
+        names = [name for (name,) in self.connection.execute(query, (self.name,))]
+        return [self.read(self.connection, name) for name in names]
 
     def kept(self, name: str, digest: str) -> bytes:
         """Raises LedgerDamaged where it is not what was kept."""
@@ -86,8 +88,12 @@ class Book:
     """Raises SiloFailed where the files cannot be written, and LedgerDamaged where they are not as they were left."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.tip = path, path.with_name(f"{path.name}.tip")
+        self.path, self.tip = path, self.tip_of(path)
         _create(path)
+
+    @staticmethod
+    def tip_of(path: Path) -> Path:
+        return path.with_name(f"{path.name}.tip")
 
     @contextmanager
     def open(self, name: str) -> Iterator[Chain]:
@@ -115,7 +121,7 @@ class Book:
             yield [self._chain(connection, name) for name in sorted(found | self._tips().keys())]
 
     def _chain(self, connection: sqlite3.Connection, name: str) -> Chain:
-        chain = Chain(name, connection)
+        chain = Chain(name, connection, self._chain)
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         for number, (text, digest) in enumerate(connection.execute(query, (name,)), 1):
             if _hash(chain.last, text) != digest or json.loads(text)["chain"] != name:

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load, save
 
 from fedtl.errors import FedTLError, SiloFailed
-from fedtl.messages import SpendEvent, Task, Update
-from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.messages import Task, Update
+from fedtl.privacy.ledger import Budget, Ledger, Plan, affordable
 from fedtl.privacy.promise import Promise
 from fedtl.state import State
 
@@ -47,18 +47,24 @@ def once(
             raise SiloFailed(
                 f"{silo}: no update for round {task.round}; the silo's own log says why"
             ) from None
-        reply = _packed(update, local, events)
+        reply = _packed(update, local)
         ledger.store(task.study, task.round, reply)
     return _unpacked(silo, charge.reply or reply)
 
 
-def foresee(promise: Promise) -> None:
-    """Raises BudgetExhausted where a study's first round would, and Refused for rows that have a budget by another name."""
-    _ledger(promise).foresee(promise.events(True), _plan(promise))
+def foresee(promise: Promise, study: str | None = None) -> None:
+    """
+    Raises BudgetExhausted where the whole study could not be charged, and Refused for rows that have a budget by another
+    name. ``study`` None: its name is not known yet. Makes no ledger where there is none.
+    """
+    if promise.book.exists():
+        _ledger(promise).foresee(_plan(promise), study)
+    else:
+        affordable(promise.dataset, study, _plan(promise), Budget(*promise.lifetime))
 
 
 def _ledger(promise: Promise) -> Ledger:
-    return Ledger(promise.book, promise.dataset, promise.fingerprint, Budget(*promise.lifetime))
+    return Ledger(promise.book, promise.dataset, promise.rows, Budget(*promise.lifetime))
 
 
 def _plan(promise: Promise) -> Plan:
@@ -75,13 +81,12 @@ def task_hash(task: Task) -> str:
     return digest.hexdigest()
 
 
-def _packed(update: Update, local: State, events: tuple[SpendEvent, ...]) -> bytes:
+def _packed(update: Update, local: State) -> bytes:
     """Only what may leave, and what stays; the metrics are those that were released with noise."""
     header = {
         "metrics": dict(update.metrics),
         "round": update.round,
         "weight": update.weight,
-        "spend": [[event.noise_multiplier, event.sample_rate, event.steps] for event in events],
     }
     tensors = {f"delta.{name}": tensor for name, tensor in update.delta.items()}
     tensors |= {f"local.{name}": tensor for name, tensor in local.items()}
@@ -94,5 +99,4 @@ def _unpacked(silo: str, reply: bytes) -> tuple[Update, State]:
     tensors = load(reply)
     delta = {name.removeprefix("delta."): t for name, t in tensors.items() if name.startswith("delta.")}
     local = {name.removeprefix("local."): t for name, t in tensors.items() if name.startswith("local.")}
-    spend = tuple(SpendEvent(noise, rate, int(steps)) for noise, rate, steps in header["spend"])
-    return Update(silo, header["round"], delta, header["weight"], header["metrics"], spend), local
+    return Update(silo, header["round"], delta, header["weight"], header["metrics"]), local

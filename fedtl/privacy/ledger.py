@@ -1,21 +1,25 @@
 """
 A silo's own account of what was spent on its data: charge, make durable, compute, keep the reply, release.
 
-It belongs to the data and outlives processes, experiments and studies: what was charged stays charged, whatever became
-of the round, and never is more charged than the lifetime budget. Must not know what is computed.
+It belongs to the data and outlives processes, experiments and studies. A study's whole plan is charged before its first
+round (see ``account``), whatever becomes of its rounds, and never is more charged than the lifetime budget. Must not know
+what is computed.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedtl.errors import BudgetExhausted, ConfigError, FedTLError, Refused, RoundLost
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
+from fedtl.privacy.account import Account, StudyAccount, rows_of
+from fedtl.privacy.apart import difference, told_apart
 from fedtl.privacy.book import Book, Chain, Line
+from fedtl.privacy.rows import RowSet
 
 SLACK = 1 + 1e-9  # three times a third may be a little more than one
 
@@ -45,7 +49,7 @@ class Plan:
 class Charge:
     """
     A round that is paid for. ``reply`` None: compute, ``store``, and only then send. Bytes: it was done before, send
-    these. ``epsilon`` and ``delta``: what the study has come to.
+    these. ``epsilon`` and ``delta``: of the study's plan.
     """
 
     reply: bytes | None
@@ -55,30 +59,54 @@ class Charge:
 
 class Ledger:
     """
-    The account of one dataset, by its name, in a book that others may share. ``fingerprint``: an HMAC of its rows
-    under the silo's own key, in hex.
+    The account of one dataset, by its name, in a book that others may share. ``rows``: keyed hashes of its rows.
 
-    Opening writes down a new dataset and a changed budget; the last one written holds for everybody. Changed rows are
-    written down when they are first met, and wait for ``confirm``; what was spent stays spent, for most of them will be
-    the same ones. Nothing is held open in between. All of it raises SiloFailed where the book cannot be written,
-    LedgerDamaged where it is not as it was left; opening, too, Refused for rows that the book knows by another name.
+    Opening writes down the first dataset of a book and a changed budget; the last one written holds for everybody. Changed
+    rows are written down when they are first met, and wait for ``confirm``; what was spent stays spent, for most of them
+    will be the same ones. Nothing is held open in between. All of it raises SiloFailed where the book cannot be written,
+    LedgerDamaged where it is not as it was left; opening, too, Refused for a further dataset that nobody has admitted.
     """
 
-    def __init__(self, path: Path, dataset: str, fingerprint: str, budget: Budget) -> None:
-        self.book, self.dataset, self.fingerprint = Book(Path(path)), dataset, fingerprint
-        content = {"epsilon": float(budget.epsilon), "delta": float(budget.delta)}
+    def __init__(self, path: Path, dataset: str, rows: RowSet, budget: Budget) -> None:
+        self.book, self.dataset, self.rows = Book(Path(path)), dataset, rows
         with self.book.open(dataset) as chain:
             if not chain.entries:
-                self._own_rows(chain)
-                chain.append("opened", fingerprint=fingerprint, **content)
-            elif _Account(chain).budget != budget:
-                chain.append("budget", **content)
+                if others := chain.others():
+                    told_apart(dataset, rows, others)
+                    raise Refused(
+                        f"{dataset}: is not in this ledger, which has {_listed(others)}, and a new name would have a new "
+                        "budget; if these are other people's rows: fedtl silo confirm DIR BUNDLE --new-dataset; if not, set "
+                        f"data.name = {others[0].name!r} in silo.toml"
+                    )
+                _open(chain, rows, budget)
+            elif (account := Account(chain)) and (account.epsilon, account.delta) != (
+                budget.epsilon,
+                budget.delta,
+            ):
+                chain.append("budget", epsilon=float(budget.epsilon), delta=float(budget.delta))
+
+    @classmethod
+    def admit(cls, path: Path, dataset: str, rows: RowSet, budget: Budget) -> "Ledger":
+        """
+        Open a further dataset, with a budget of its own: its owner says that its rows are other people's. Raises Refused
+        where they are not, ConfigError where the dataset is there or is the first.
+        """
+        ledger = cls.__new__(cls)
+        ledger.book, ledger.dataset, ledger.rows = Book(Path(path)), dataset, rows
+        with ledger.book.open(dataset) as chain:
+            others = chain.others()
+            if chain.entries or not others:
+                known = "is in this ledger already" if chain.entries else "is the first of this ledger"
+                raise ConfigError(f"{dataset}: {known}; there is nothing to confirm for a new dataset")
+            _open(chain, rows, budget, beside=told_apart(dataset, rows, others))
+        return ledger
 
     def charge(
         self, study: str, round: int, task_hash: str, events: Sequence[SpendEvent], plan: Plan
     ) -> Charge:
         """
-        Write down what a round costs, durably, before anything is computed; or give what it was answered before.
+        Write down what a round costs, and with a study's first round its whole plan, durably, before anything is computed;
+        or give what it was answered before.
 
         Raises BudgetExhausted; RoundLost for a round that was charged and has no reply; Refused for another plan or
         task than was charged, an older round, more than was planned and changed rows; ConfigError for what is no
@@ -87,59 +115,67 @@ class Ledger:
         _check(study, round, events, plan)
         self._meet()
         with self.book.open(self.dataset) as chain:
-            account = _Account(chain)
+            account = Account(chain)
             self._same_rows(account)
-            known = account.studies.get(study, _Study(_written(plan)))
+            known = account.studies.get(study, StudyAccount(_written(plan)))
             self._same_plan(study, known, plan)
             if round <= known.round:
-                return Charge(self._again(chain, study, known, round, task_hash), known.epsilon, plan.delta)
+                return Charge(self._again(chain, study, known, round, task_hash), plan.epsilon, plan.delta)
             charged = accounting.merged([*known.events, *events])
             self._planned(study, charged, plan)
-            epsilon = accounting.epsilon(charged, plan.delta)
-            self._affordable(
-                account, f"study {study!r}", round, account.spends | {study: (epsilon, plan.delta)}
-            )
+            self._affordable(account, study, plan)
             if study not in account.studies:
                 chain.append("planned", study=study, **_written(plan))
+            epsilon = accounting.epsilon(charged, plan.delta)
             chain.append(
-                "charged", study=study, round=round, task=task_hash, events=_rows(events), epsilon=epsilon
+                "charged", study=study, round=round, task=task_hash, events=rows_of(events), epsilon=epsilon
             )
-        return Charge(None, epsilon, plan.delta)
+        return Charge(None, plan.epsilon, plan.delta)
 
-    def foresee(self, events: Sequence[SpendEvent], plan: Plan) -> None:
+    def foresee(self, plan: Plan, study: str | None = None) -> None:
         """
-        Raises BudgetExhausted where not even the first round of a study under this plan, which has these events, could
-        be charged. Charges nothing; a study that is under way on the same plan may go on.
+        Raises BudgetExhausted where the whole of a study under this plan could not be charged. ``study`` None: its name is
+        not known yet; a study that is under way on the same plan may go on. Charges nothing.
         """
-        cost = accounting.epsilon(events, plan.delta)
         with self.book.open(self.dataset) as chain:
-            account = _Account(chain)
-            if all(known.plan != _written(plan) for known in account.studies.values()):
-                self._affordable(account, "a new study", 1, account.spends | {"": (cost, plan.delta)})
+            account = Account(chain)
+            under_way = [
+                name for name, its in account.studies.items() if its.plan == _written(plan) and not its.over
+            ]
+            if study is None and under_way:
+                study = under_way[0]
+            self._affordable(account, study, plan)
 
     def store(self, study: str, round: int, reply: bytes) -> None:
         """Keep the bytes of the study's last charged round, durably, in place of the round's before it."""
         with self.book.open(self.dataset) as chain:
-            known = _Account(chain).studies.get(study)
+            known = Account(chain).studies.get(study)
             if known is None or known.round != round or known.reply:
                 raise FedTLError(f"{self.dataset}: round {round} of study {study!r} waits for no reply")
             chain.append("stored", study=study, round=round, reply=chain.keep(study, reply), bytes=len(reply))
 
     def confirm(self, fingerprint: str) -> None:
-        """Write down that the rows have changed and that this is right, by the fingerprint that they have now."""
-        if fingerprint != self.fingerprint:
-            raise ConfigError(f"{self.dataset}: the rows are {self.fingerprint[:12]}, not {fingerprint[:12]}")
+        """
+        Write down that the rows have changed and that this is right, by the fingerprint that they have now. Raises Refused
+        where they are another dataset's.
+        """
+        if fingerprint != self.rows.fingerprint:
+            raise ConfigError(
+                f"{self.dataset}: the rows are {self.rows.fingerprint[:12]}, not {fingerprint[:12]}"
+            )
         with self.book.open(self.dataset) as chain:
-            account = _Account(chain)
+            account = Account(chain)
             if account.fingerprint != fingerprint:
-                self._own_rows(chain)
+                told_apart(self.dataset, self.rows, chain.others())
                 self._changed(chain, account)
-                chain.append("confirmed", fingerprint=fingerprint)
+                chain.append(
+                    "confirmed", fingerprint=fingerprint, rows=self.rows.count, kept=account.keep(self.rows)
+                )
 
     def spent(self) -> tuple[float, float]:
-        """(epsilon, delta), all studies together; zeros before the first."""
+        """(epsilon, delta) that all studies together take from the budget; zeros before the first."""
         with self.book.open(self.dataset) as chain:
-            return accounting.added(_Account(chain).spends.values())
+            return Account(chain).taken
 
     def knows(self, study: str) -> bool:
         """Whether a round of this study was ever charged."""
@@ -148,7 +184,7 @@ class Ledger:
     def events(self, study: str) -> tuple[SpendEvent, ...]:
         """What was charged for this study, in the order of its rounds."""
         with self.book.open(self.dataset) as chain:
-            known = _Account(chain).studies.get(study)
+            known = Account(chain).studies.get(study)
             return tuple(known.events) if known else ()
 
     def lines(self) -> list[Line]:
@@ -166,7 +202,10 @@ class Ledger:
         """
         with self.book.all() as chains:
             for chain in chains:
-                for study, known in _Account(chain).studies.items():
+                account = Account(chain)
+                for name, digest in account.kept.items():
+                    chain.kept(name, digest)
+                for study, known in account.studies.items():
                     if known.reply:
                         chain.kept(study, known.reply)
             return {chain.name: (len(chain.entries), chain.last) for chain in chains}
@@ -174,39 +213,36 @@ class Ledger:
     def _meet(self) -> None:
         """Changed rows are on the disk before they are refused: a refusal takes back what was written with it."""
         with self.book.open(self.dataset) as chain:
-            account = _Account(chain)
-            if account.fingerprint != self.fingerprint:
+            account = Account(chain)
+            if account.fingerprint != self.rows.fingerprint:
                 self._changed(chain, account)
 
-    def _same_rows(self, account: "_Account") -> None:
-        if account.fingerprint != self.fingerprint:
+    def _same_rows(self, account: Account) -> None:
+        if account.fingerprint != self.rows.fingerprint:
             raise Refused(
                 f"{self.dataset}: the rows have changed (fingerprint {account.fingerprint[:12]} is now "
-                f"{self.fingerprint[:12]}); confirm them if that is right (fedtl silo confirm); what was spent stays spent"
+                f"{self.rows.fingerprint[:12]}: {difference(account.rows(), self.rows)}); confirm them if that is right (fedtl silo "
+                "confirm); what was spent stays spent"
             )
 
-    def _own_rows(self, chain: Chain) -> None:
-        """The same rows by a second name would have a second budget."""
-        for line in chain.elsewhere():
-            if line.get("fingerprint") == self.fingerprint:
-                raise Refused(
-                    f"{self.dataset}: its rows (fingerprint {self.fingerprint[:12]}) are {line['chain']!r} in this ledger, "
-                    f"and have a budget there; set data.name = {line['chain']!r} in silo.toml"
-                )
-
-    def _changed(self, chain: Chain, account: "_Account") -> None:
+    def _changed(self, chain: Chain, account: Account) -> None:
         """Write down, once, that the rows are no longer those of the last confirmation."""
-        if self.fingerprint not in account.waiting:
-            chain.append("changed", before=account.fingerprint, fingerprint=self.fingerprint)
+        if self.rows.fingerprint not in account.waiting:
+            chain.append(
+                "changed",
+                before=account.fingerprint,
+                fingerprint=self.rows.fingerprint,
+                difference=difference(account.rows(), self.rows),
+            )
 
-    def _same_plan(self, study: str, known: "_Study", plan: Plan) -> None:
+    def _same_plan(self, study: str, known: StudyAccount, plan: Plan) -> None:
         if known.plan != _written(plan):
             raise Refused(
                 f"{self.dataset}: study {study!r} is bound to its plan {json.dumps(known.plan)}; another plan is "
                 "another study"
             )
 
-    def _again(self, chain: Chain, study: str, known: "_Study", round: int, task_hash: str) -> bytes:
+    def _again(self, chain: Chain, study: str, known: StudyAccount, round: int, task_hash: str) -> bytes:
         """The kept reply to the last round."""
         if round < known.round:
             raise Refused(
@@ -232,66 +268,35 @@ class Ledger:
                     f"and rate {its.sample_rate:g}; its plan has {left}"
                 )
 
-    def _affordable(
-        self, account: "_Account", study: str, round: int, after: Mapping[str, tuple[float, float]]
-    ) -> None:
-        spent, total = (accounting.added(its.values()) for its in (account.spends, after))
-        budget = account.budget
-        if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
-            raise BudgetExhausted(
-                f"{self.dataset}: round {round} of {study} asks for epsilon {total[0] - spent[0]:.4g} and delta "
-                f"{total[1] - spent[1]:.3g}; {spent[0]:.4g} of {budget.epsilon:.4g} and {spent[1]:.3g} of "
-                f"{budget.delta:.3g} are spent, {budget.epsilon - spent[0]:.4g} and {budget.delta - spent[1]:.3g} are "
-                "left; end the study here, or raise the budget of the data"
-            )
+    def _affordable(self, account: Account, study: str | None, plan: Plan) -> None:
+        """Whether the budget has room for the whole plan beside all other studies."""
+        others = [its.taken for name, its in account.studies.items() if name != study]
+        affordable(self.dataset, study, plan, Budget(account.epsilon, account.delta), others)
 
 
-@dataclass
-class _Study:
-    plan: Mapping[str, Any]
-    events: list[SpendEvent] = field(default_factory=list)
-    round: int = 0  # the last that was charged
-    task: str = ""
-    reply: str = ""  # the hash of what was kept for it
-    epsilon: float = 0.0
+def affordable(
+    dataset: str, study: str | None, plan: Plan, budget: Budget, others: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Raises BudgetExhausted where the budget has no room for a whole plan. ``others``: what other studies take."""
+    taken, total = accounting.added(others), accounting.added([*others, (plan.epsilon, plan.delta)])
+    if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
+        left = max(0.0, budget.epsilon - taken[0]), max(0.0, budget.delta - taken[1])
+        raise BudgetExhausted(
+            f"{dataset}: {'a new study' if study is None else f'study {study!r}'} takes its whole plan, epsilon "
+            f"{plan.epsilon:.4g} and delta {plan.delta:.3g}, before its first round; other studies have taken "
+            f"{taken[0]:.4g} of {budget.epsilon:.4g} and {taken[1]:.3g} of {budget.delta:.3g}, so {left[0]:.4g} and "
+            f"{left[1]:.3g} are left; ask for a smaller epsilon, or raise the lifetime budget of the data"
+        )
 
 
-class _Account:
-    """What a chain of lines comes to."""
+def _open(chain: Chain, rows: RowSet, budget: Budget, **more: Any) -> None:
+    content = {"epsilon": float(budget.epsilon), "delta": float(budget.delta), "rows": rows.count}
+    kept = Account(chain).keep(rows)
+    chain.append("opened", fingerprint=rows.fingerprint, kept=kept, **content, **more)
 
-    def __init__(self, chain: Chain) -> None:
-        self.studies: dict[str, _Study] = {}
-        self.waiting: set[str] = (
-            set()
-        )  # fingerprints that were met since the last confirmation, and are not confirmed
-        for line in chain.lines():
-            match line["what"]:
-                case "opened":
-                    self.budget, self.fingerprint = (
-                        Budget(line["epsilon"], line["delta"]),
-                        line["fingerprint"],
-                    )
-                case "budget":
-                    self.budget = Budget(line["epsilon"], line["delta"])
-                case "changed":
-                    self.waiting.add(line["fingerprint"])
-                case "confirmed":
-                    self.fingerprint, self.waiting = line["fingerprint"], set()
-                case "planned":
-                    self.studies[line["study"]] = _Study(
-                        {key: line[key] for key in ("epsilon", "delta", "events")}
-                    )
-                case "charged":
-                    study = self.studies[line["study"]]
-                    study.events += [SpendEvent(*row) for row in line["events"]]
-                    study.round, study.task, study.reply = line["round"], line["task"], ""
-                    study.epsilon = line["epsilon"]
-                case "stored":
-                    self.studies[line["study"]].reply = line["reply"]
 
-    @property
-    def spends(self) -> dict[str, tuple[float, float]]:
-        return {name: (study.epsilon, study.plan["delta"]) for name, study in self.studies.items()}
+def _listed(chains: Sequence[Chain]) -> str:
+    return ", ".join(repr(chain.name) for chain in chains)
 
 
 def _check(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
@@ -305,9 +310,5 @@ def _check(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> 
 
 
 def _written(plan: Plan) -> dict[str, Any]:
-    rows = _rows(accounting.merged(plan.events))
-    return {"epsilon": float(plan.epsilon), "delta": float(plan.delta), "events": rows}
-
-
-def _rows(events: Sequence[SpendEvent]) -> list[list[float]]:
-    return [[float(its.noise_multiplier), float(its.sample_rate), int(its.steps)] for its in events]
+    events = rows_of(accounting.merged(plan.events))
+    return {"epsilon": float(plan.epsilon), "delta": float(plan.delta), "events": events}

@@ -1,11 +1,12 @@
 """
 What a ledger's lines say of themselves, recomputed by whoever gets them: the chain, each epsilon from the events before it,
-each plan and each lifetime as they were kept, and whether what left was paid for. Reads lines alone, not the book, so that
+each plan as it was kept, all plans together against the lifetime budget, and whether what left was paid for. Reads lines alone, not the book, so that
 a mistake in the book's own reading hides none in its writing.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -40,10 +41,31 @@ def _line(text: str, number: int) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and line.get("number") == number else None
 
 
-def charged(lines: Iterable[Line], study: str) -> list[SpendEvent]:
-    """What was charged for a study, in order."""
-    its = (line for line in lines if line["what"] == "charged" and line["study"] == study)
-    return [event for line in its for event in _events(line)]
+@dataclass(frozen=True)
+class StudyCost:
+    """
+    What a study takes from the budget: its plan's ``epsilon`` and ``delta``, whole, from its first round on. ``charged``:
+    what its rounds up to ``round`` come to. ``planned``: the events of its plan.
+    """
+
+    epsilon: float
+    delta: float
+    charged: float
+    round: int
+    planned: tuple[SpendEvent, ...]
+
+
+def studies(lines: Iterable[Line]) -> dict[str, StudyCost]:
+    """Every study that a ledger has planned, as its lines say; a study beyond its plan costs what was charged."""
+    found: dict[str, StudyCost] = {}
+    for line in lines:
+        if line["what"] == "planned":
+            found[line["study"]] = StudyCost(line["epsilon"], line["delta"], 0.0, 0, tuple(_events(line)))
+        elif line["what"] == "charged" and line["study"] in found:
+            its = found[line["study"]]
+            most = max(its.epsilon, line["epsilon"])
+            found[line["study"]] = replace(its, epsilon=most, charged=line["epsilon"], round=line["round"])
+    return found
 
 
 def _events(line: Line) -> list[SpendEvent]:
@@ -53,42 +75,72 @@ def _events(line: Line) -> list[SpendEvent]:
 def faults(lines: Iterable[Line]) -> list[str]:
     """In words, with the line's number; none: the arithmetic holds and no limit was passed."""
     found: list[str] = []
-    plans: dict[str, Line] = {}
-    events: dict[str, list[SpendEvent]] = {}
-    spent: dict[str, float] = {}
-    limit, rows = 0.0, ""
+    books = _Books()
     for line in lines:
         where = f"ledger line {line['number']}"
-        if line["what"] == "changed" and line["before"] != rows:
-            found.append(
-                f"{where}: rows {line['before'][:12]} changed, and the last that were confirmed are {rows[:12]}"
-            )
+        match line["what"]:
+            case "changed" if line["before"] != books.rows:
+                found.append(
+                    f"{where}: rows {line['before'][:12]} changed, and the last that were confirmed are {books.rows[:12]}"
+                )
+            case "planned":
+                found += [f"{where}: {fault}" for fault in books.planned(line)]
+            case "charged":
+                found += [f"{where}: {fault}" for fault in books.charged(line)]
         if line["what"] in ("opened", "confirmed"):
-            rows = line["fingerprint"]
+            books.rows = line["fingerprint"]
         if line["what"] in ("opened", "budget"):
-            limit = line["epsilon"]
-        elif line["what"] == "planned":
-            plans[line["study"]], events[line["study"]] = line, []
-        elif line["what"] == "charged":
-            study, plan = line["study"], plans.get(line["study"])
-            if plan is None:
-                found.append(f"{where}: study {study!r} was charged and never planned")
-                continue
-            events[study] += _events(line)
-            spent[study] = accounting.epsilon(events[study], plan["delta"])
-            if abs(line["epsilon"] - spent[study]) > CLOSE * spent[study]:
-                found.append(
-                    f"{where}: epsilon {line['epsilon']:.4g}, and its events come to {spent[study]:.4g}"
-                )
-            if spent[study] > plan["epsilon"] * (1 + CLOSE):
-                found.append(
-                    f"{where}: epsilon {spent[study]:.4g} is beyond the plan's {plan['epsilon']:.4g}"
-                )
-            if sum(spent.values()) > limit * (1 + CLOSE):
-                found.append(
-                    f"{where}: {sum(spent.values()):.4g} in all is beyond the lifetime budget of {limit:.4g}"
-                )
+            books.limit = line["epsilon"], line["delta"]
     return found
+
+
+class _Books:
+    """The sums while a ledger's lines are read."""
+
+    def __init__(self) -> None:
+        self.limit, self.rows = (0.0, 0.0), ""
+        self.plans, self.events = dict[str, Line](), dict[str, list[SpendEvent]]()
+        self.taken = dict[str, tuple[float, float]]()
+
+    def planned(self, line: Line) -> list[str]:
+        study, events = line["study"], _events(line)
+        found = [f"study {study!r} was planned before"] if study in self.plans else []
+        self.plans[study], self.events[study] = line, []
+        cost = accounting.epsilon(events, line["delta"])
+        self.taken[study] = max(cost, line["epsilon"]), line["delta"]
+        if cost > line["epsilon"] * (1 + CLOSE):
+            found.append(f"the plan says epsilon {line['epsilon']:.4g}, and its events come to {cost:.4g}")
+        return found + self._beyond()
+
+    def charged(self, line: Line) -> list[str]:
+        study, plan, found = line["study"], self.plans.get(line["study"]), list[str]()
+        if plan is None:
+            return [f"study {study!r} was charged and never planned"]
+        self.events[study] += _events(line)
+        cost = accounting.epsilon(self.events[study], plan["delta"])
+        if abs(line["epsilon"] - cost) > CLOSE * cost:
+            found.append(f"epsilon {line['epsilon']:.4g}, and its events come to {cost:.4g}")
+        if cost > plan["epsilon"] * (1 + CLOSE):
+            found.append(f"epsilon {cost:.4g} is beyond the plan's {plan['epsilon']:.4g}")
+        if not _within(self.events[study], _events(plan)):
+            found.append("its steps are more than the plan has, or of another noise or rate")
+        self.taken[study] = max(cost, self.taken[study][0]), plan["delta"]
+        return found + self._beyond()
+
+    def _beyond(self) -> list[str]:
+        epsilon, delta = accounting.added(self.taken.values())
+        if epsilon <= self.limit[0] * (1 + CLOSE) and delta <= self.limit[1] * (1 + CLOSE):
+            return []
+        return [
+            f"all plans together take epsilon {epsilon:.4g} and delta {delta:.3g}, which is beyond the lifetime budget of "
+            f"{self.limit[0]:.4g} and {self.limit[1]:.3g} (a study takes its whole plan, also if it ended early)"
+        ]
+
+
+def _within(events: Sequence[SpendEvent], plan: Sequence[SpendEvent]) -> bool:
+    most = {(its.noise_multiplier, its.sample_rate): its.steps for its in accounting.merged(plan)}
+    done = accounting.merged(events)
+    return all(its.steps <= most.get((its.noise_multiplier, its.sample_rate), 0) for its in done)
 
 
 def waiting(lines: Iterable[Line]) -> str:
@@ -100,12 +152,29 @@ def waiting(lines: Iterable[Line]) -> str:
     return last
 
 
-def unpaid(sent: Iterable[Line], lines: Iterable[Line]) -> list[str]:
-    """Private messages that left and that no charge of the same task stands for; ``sent``: lines of an egress record."""
-    paid = {(line["study"], line["round"]): line["task"] for line in lines if line["what"] == "charged"}
-    return [
-        f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, and "
-        + ("was charged for another task" if (line["study"], line["round"]) in paid else "was never charged")
-        for line in sent
-        if line["private"] and paid.get((line["study"], line["round"])) != line["task"]
-    ]
+def unpaid(sent: Iterable[Line], ledgers: Mapping[str, Sequence[Line]]) -> list[str]:
+    """
+    Private messages that left and that no charge of the same task stands for, a line each. ``sent``: lines of an egress
+    record; ``ledgers``: each dataset's lines. A message names its dataset, but for those that an earlier fedtl sent.
+    """
+    paid = {name: _tasks(lines) for name, lines in ledgers.items()}
+    found = []
+    for line in sent:
+        key = line["study"], line["round"]
+        books = [tasks for name, tasks in paid.items() if line.get("dataset", name) == name]
+        if line["private"] and not any(line["task"] in tasks.get(key, ()) for tasks in books):
+            known = any(key in tasks for tasks in books)
+            how = "was charged for another task" if known else "was never charged"
+            found.append(
+                f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, and {how}"
+            )
+    return found
+
+
+def _tasks(lines: Iterable[Line]) -> dict[tuple[str, int], set[str]]:
+    """The tasks that each round of each study was charged for."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for line in lines:
+        if line["what"] == "charged":
+            found.setdefault((line["study"], line["round"]), set()).add(line["task"])
+    return found

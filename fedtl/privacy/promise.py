@@ -12,6 +12,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.metric import Metric
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.rows import RowSet
 from fedtl.privacy.statistics import Release
 from fedtl.randomness import address
 
@@ -36,14 +37,14 @@ class Promise:
     ``noise_multiplier`` times ``clip``; ``steps``: how many a round has, one number a phase. ``epsilon`` and
     ``delta``: what ``rounds`` such rounds, the refresh and the released metric come to, for zero-out adjacency.
 
-    ``book``: the ledger, kept for ``dataset``, whose rows have this ``fingerprint``; ``lifetime`` is the most that may
-    ever be charged to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
+    ``book``: the ledger, kept for ``dataset``, whose ``rows`` are these; ``lifetime`` is the most that may ever be charged
+    to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
     ``canaries``: records of nobody that train beside the others, for an audit.
     """
 
     book: Path
     dataset: str
-    fingerprint: str
+    rows: RowSet = field(repr=False)
     lifetime: tuple[float, float]
     records: int
     clip: float

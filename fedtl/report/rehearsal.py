@@ -73,7 +73,7 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
         ("method and model", f"{facts['method']}, {facts['model']}, inputs {_shape(facts['shape'])}"),
         ("rounds", f"{facts['rounds']}, of at least {facts['minimum_silos']} silos each"),
         ("figures that leave", ", ".join(facts["metrics"]) or "none"),
-        ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no"),
+        ("number of rows leaves", _number(facts)),
     ]
     if facts["tuning"]:
         rows.append(("tuning on private data", facts["tuning"]))
@@ -95,6 +95,15 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
         ("hash of what leaves", facts["manifest"]),
         ("hash of this fedtl", facts["code"]),
     ]
+
+
+def _number(facts: Facts) -> str:
+    if (its := facts["privacy"]) is None:
+        return "yes, as the weight" if facts["weight"] else "no"
+    return (
+        f"not in a message, but the coordinator can infer it from the size of the noise: that there are {its['records']} "
+        f"{its['unit']}s is public under the claim"
+    )
 
 
 def leaving(facts: Facts) -> list[tuple[str, ...]]:
