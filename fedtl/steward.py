@@ -15,10 +15,10 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.durable import write_bytes
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.home import keys
-from fedtl.home.approvals import approvals, code_hash
+from fedtl.home import covered, keys
+from fedtl.home.approvals import approvals, code_hash, earlier
 from fedtl.home.folder import PRIVATE, Home
-from fedtl.home.record import exported, outside, read_export
+from fedtl.home.record import exported, read_export
 from fedtl.place import device_of
 from fedtl.privacy import papers
 from fedtl.privacy.book import Book
@@ -148,11 +148,17 @@ def _encryption(home: Home) -> str:
 
 def _approvals(home: Home) -> str:
     found = approvals(home.approved)
+    if old := earlier(home.approved):
+        raise ConfigError(f"{', '.join(bundle[:12] for bundle in old)}: {covered.EARLIER}")
     if not found:
         raise ConfigError("nothing is approved, so nothing will run: fedtl silo rehearse, then approve")
     if old := [one.bundle[:12] for one in found if one.code != code_hash()]:
-        raise ConfigError(f"{', '.join(old)} was approved with another fedtl: rehearse and approve again")
-    return f"bundles approved: {len(found)}"
+        raise ConfigError(f"{', '.join(old)} was approved with another fedtl: {covered.AGAIN}")
+    states = covered.standings(home)
+    over = [f"{one.bundle[:12]} is {one.over} ({one})" for one in states if one.over]
+    if over and len(over) == len(states):
+        raise ConfigError(f"{', '.join(over)}: {covered.AGAIN}")
+    return "; ".join([f"bundles approved: {len(found)}", *over])
 
 
 def status(home: Home) -> dict[str, Any]:
@@ -171,6 +177,7 @@ def status(home: Home) -> dict[str, Any]:
         "updates": len(sent),
         "refusals": len(refusals),
         "last_refusal": refusals[-1]["reason"] if refusals else None,
+        "approved": {one.bundle: str(one) for one in covered.standings(home)},
         "privacy": numbers(home),
         "budget": budget(home),
     }
@@ -226,7 +233,7 @@ def export(home: Home, path: Path) -> int:
 
 def _summed(lines: Sequence[Mapping[str, Any]], ledger: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of lines whose chains hold."""
-    odd = outside([dict(line) for line in lines])
+    odd = covered.uncovered(lines)
     sent = [line for line in lines if line["what"] == "sent"]
     return {
         "lines": len(lines) + len(ledger),

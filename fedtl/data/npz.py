@@ -1,6 +1,6 @@
 """
 A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any; with
-``unit_column = "patient"`` also train_patient, and so on.
+``unit_column = "patient"`` also train_patient, and so on. A table may name its columns in an array ``columns``.
 """
 
 import zipfile
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl.data.columns import positions
 from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
@@ -47,8 +48,20 @@ def read(settings: DataSettings, name: str) -> Raw:
         test=_part(arrays, "test", path, unit),
         target=arrays["target_x"] if use_target else None,
         target_test=_part(arrays, "target_test", path, "") if use_target else None,
-        columns=tuple(str(i) for i in range(train.x.shape[1])) if train.x.ndim == 2 else (),
+        columns=_columns(arrays, train.x, path) if train.x.ndim == 2 else (),
     )
+
+
+def _columns(arrays: dict[str, Array], x: Array, path: Path) -> tuple[str, ...]:
+    """The names in the array ``columns``; without one, the positions."""
+    if "columns" not in arrays:
+        return positions(x)
+    names = tuple(map(str, arrays["columns"].reshape(-1).tolist()))
+    if len(names) != x.shape[1] or len(set(names)) != len(names):
+        raise DataError(
+            f"{path}: columns names {len(set(names))} different columns, and train_x has {x.shape[1]}"
+        )
+    return names
 
 
 def _part(arrays: dict[str, Array], name: str, path: Path, unit: str) -> Part | None:

@@ -2,9 +2,19 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from fedtl.settings import Settings
+
+
+def printable(text: str) -> str:
+    """Text of one line that shows as it is written: an institution reads it on the page that it signs."""
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(printable)]
 
 
 class DataSettings(Settings):
@@ -23,8 +33,8 @@ class DataSettings(Settings):
     shots: int = Field(20, ge=1)
     label: str = "label"
     positive_above: float | None = Field(None, allow_inf_nan=False)
-    columns: list[str] = []
-    categories: dict[str, list[str]] = {}
+    columns: list[Name] = []
+    categories: dict[Name, list[Name]] = {}
     scale: str = "silo"
     silo_column: str = ""
     unit_column: str = ""
