@@ -58,6 +58,11 @@ def changed(site, **values):
     return site
 
 
+def checked(site):
+    """What ``fedtl silo check`` says about approvals."""
+    return next(text for name, _, text in check(Home.open(site.home.path)) if name == "approvals")
+
+
 def privacy(**values):
     return {"policy__privacy": {**THREE, **values}}
 
@@ -82,7 +87,7 @@ LOOSER = [
     ("data.split: signed 0, now 1", {"data__split": 1}),
     ("data.val: signed 0.1, now 0.2", {"data__val": 0.2}),
     ("data.test: signed 0.2, now 0.1", {"data__test": 0.1}),
-    ("the number of records: signed 40, now 50 (and 1 more)", {"data__limit": 50}),
+    ("the number of records: signed 40, now 50; data.limit: signed 40, now 50", {"data__limit": 50}),
     ("data.silo: signed none, now faint", {"data__silo": "faint"}),
 ]  # fmt: skip
 
@@ -90,7 +95,7 @@ LOOSER = [
 @pytest.mark.parametrize(("line", "values"), LOOSER, ids=[line.split(":")[0] for line, _ in LOOSER])
 def test_anything_looser_than_signed_is_refused_and_the_line_names_it(site, line, values):
     changed(site, **values).refused(site.task(), Code.PLAN, line)
-    assert site.lines()[-1]["reason"].endswith("this is looser than approved: rehearse and approve again")
+    assert site.lines()[-1]["reason"].endswith(": looser than approved; rehearse and approve again")
     assert not site.home.ledger.exists()
     assert not (site.home.path / "state").exists()
 
@@ -202,13 +207,11 @@ def test_an_approval_is_for_one_study_unless_it_says_more(bare):
         for number in (1, 2, 3, 4)
     ]
     assert given == [True] * 4 + [False] * 12
-    reason = "study 'x3': the approval is for 1 studies and was used for x0; rehearse and approve again"
+    reason = "study 'x3': the approval is for 1 study and was used for x0; rehearse and approve again"
     assert bare.lines()[-1]["reason"] == reason
     (told,) = status(Home.open(bare.home.path))["approved"].values()
     assert told.endswith("begun: x0, round 4 of 4; used up")
-    assert (
-        "is used up" in dict((name, text) for name, _, text in check(Home.open(bare.home.path)))["approvals"]
-    )
+    assert "is used up" in checked(bare)
     bare.approve(studies=2)
     assert [isinstance(bare.ask(bare.task(study=name)), Update) for name in ("y", "z", "w")] == [
         True,
@@ -295,7 +298,7 @@ def test_an_approval_of_an_earlier_fedtl_says_what_to_do(site):
     way = "approved with an earlier fedtl: rehearse and approve again"
     site.refused(site.task(), Code.PLAN, way)
     assert way in refusal(site.home, content)
-    assert way in dict((name, text) for name, _, text in check(site.home))["approvals"]
+    assert way in checked(site)
 
 
 # What the record shows
@@ -313,7 +316,7 @@ def test_verify_flags_each_line_that_no_approval_covered_also_from_an_export(bar
     sent = bare.lines()[-1]
     cases = {
         "round 1 had been answered before": {},
-        "the approval was for 1 studies and was used for s": {"study": "t", "round": 1},
+        "the approval was for 1 study and was used for s": {"study": "t", "round": 1},
         "the approval was for 4 rounds": {"round": 5},
         "no approval of its plan was in force": {"plan": "f" * 64},
         "head.weight is not on the approved manifest": {

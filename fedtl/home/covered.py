@@ -107,10 +107,9 @@ def in_force(home: Home, read: History, plan: str, manifest: Manifest) -> Grant:
 
 
 def check_terms(signed: SignedTerms, now: SignedTerms) -> None:
-    """Raises Denied, naming the first value that is looser than signed."""
+    """Raises Denied, naming each value that is looser than signed."""
     if found := looser(signed, now):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise Denied(Code.PLAN, f"{found[0]}{more}; this is looser than approved: {AGAIN}")
+        raise Denied(Code.PLAN, f"{'; '.join(map(str, found))}: looser than approved; {AGAIN}")
 
 
 def check_use(read: History, grant: Grant, study: str, round: int, task: str) -> None:
@@ -127,7 +126,7 @@ def check_use(read: History, grant: Grant, study: str, round: int, task: str) ->
     if study not in begun and len(begun) >= terms.studies:
         raise Denied(
             Code.PLAN,
-            f"study {study!r}: the approval is for {terms.studies} studies and was used for {', '.join(begun)}; {AGAIN}",
+            f"study {study!r}: the approval is for {_studies(terms)} and was used for {', '.join(begun)}; {AGAIN}",
         )
     last, known = read.rounds.get(study, (0, ""))
     if round < last:
@@ -150,9 +149,7 @@ class Standing:
 
     def __str__(self) -> str:
         done = [f"{name}, round {last} of {self.terms.rounds}" for name, last in self.begun.items()]
-        told = (
-            f"for {self.terms.studies} studies until {self.terms.until}; begun: {'; '.join(done) or 'none'}"
-        )
+        told = f"for {_studies(self.terms)} until {self.terms.until}; begun: {'; '.join(done) or 'none'}"
         return f"{told}; {self.over}" if self.over else told
 
 
@@ -203,13 +200,17 @@ def _reasons(read: History, line: Line) -> Iterator[str]:
     yield from _beyond(grant.terms, line)
     begun = read.studies[grant.number]
     if line["study"] not in begun[: grant.terms.studies] and len(begun) >= grant.terms.studies:
-        yield f"the approval was for {grant.terms.studies} studies and was used for {', '.join(begun)}"
+        yield f"the approval was for {_studies(grant.terms)} and was used for {', '.join(begun)}"
     last, task = read.rounds.get(line["study"], (0, ""))
     replay = line["round"] == last and line["task"] == task and line["again"]
     if line["round"] <= last and not replay:
         yield f"round {last} had been answered before"
     if line["round"] > grant.terms.rounds:
         yield f"the approval was for {grant.terms.rounds} rounds"
+
+
+def _studies(terms: SignedTerms) -> str:
+    return "1 study" if terms.studies == 1 else f"{terms.studies} studies"
 
 
 def _beyond(signed: SignedTerms, line: Line) -> Iterator[str]:

@@ -99,6 +99,7 @@ class SignedTerms(Settings):
     studies the approval is for, and its last day (UTC, YYYY-MM-DD).
     """
 
+    privacy: Annotated[PrivacyTerms | None, Bound("[policy.privacy]", present)]
     site: Annotated[str, Bound("name", same)]
     server: Annotated[str, Bound("server", same)]
     plan: Annotated[str, Bound("the plan's hash", same)]
@@ -121,7 +122,6 @@ class SignedTerms(Settings):
     classes: Annotated[list[str], Bound("classes", same)]
     records: Annotated[int, Bound("the number of records", at_most)]
     data: Annotated[DataTerms, Bound("data", lambda signed, now: True)]
-    privacy: Annotated[PrivacyTerms | None, Bound("[policy.privacy]", present)]
 
     @property
     def hash(self) -> str:

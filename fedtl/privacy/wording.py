@@ -13,6 +13,7 @@ epsilon and delta alone, so it holds for whatever the attacker knows besides.
 import math
 
 FALSE_ALARMS = 0.01
+LITTLE = 0.5  # from this share on, a page says that the bound protects little
 
 
 def recognised(epsilon: float, delta: float, false_alarms: float = FALSE_ALARMS) -> float:
@@ -32,12 +33,14 @@ def believed(epsilon: float, delta: float) -> float:
 
 
 def worst_case(epsilon: float, delta: float, unit: str) -> str:
-    """One sentence on what could be learnt about one ``unit``."""
+    """What could be learnt about one ``unit``: the most that any attacker gets right, with its number."""
     found = recognised(epsilon, delta)
-    return (
-        f"Somebody who knows everything except one {unit}'s data, sees every message, and accuses 1 in 100 of those "
-        f"whose data were not used, recognises at most {percent(found)} of those whose data were (by guessing: 1 %)."
+    told = (
+        f"At worst, somebody who knows all the rest and sees every message wants to tell whether one {unit}'s data were "
+        f"used. If they are wrong about 1 in 100 {unit}s whose data were not used, they are right about at most "
+        f"{percent(found)} of those whose data were (by guessing: 1 %)."
     )
+    return f"{told} That is little protection." if found >= LITTLE else told
 
 
 def without_privacy(unit: str = "person") -> str:
@@ -51,12 +54,12 @@ def not_covered(unit: str) -> str:
     """Who is protected less than the guarantee says; on every page that states one."""
     if unit == "record":
         return (
-            "Not covered: the guarantee is for one record. A person with several records is protected less, and so is a "
+            "The guarantee is for one record. A person with several records is protected less, and so is a "
             "person with records at several institutions."
         )
     return (
-        f"Not covered: a {unit} with rows at several institutions is protected less, because each institution counts only "
-        f"its own; so is one {unit} who stands under several names in the column {unit!r}."
+        f"A {unit} with rows at several institutions is protected less, because each institution counts only its own; so "
+        f"is a {unit} who stands under several names in the column {unit!r}."
     )
 
 

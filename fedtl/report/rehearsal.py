@@ -5,6 +5,7 @@ whoever has to decide, then the technical table with its terms explained. Decide
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -20,6 +21,12 @@ ROLES = {
     "aux": "a helper that is used in training alone",
     "count": "how many batches were seen",
 }
+KEPT = {
+    "head": "the model's last layer (head)",
+    "stats": "the means and variances measured here (stats)",
+    "norm": "scales and shifts (norm)",
+    "body": "layers before the last (body)",
+}
 
 
 def text(facts: Facts) -> str:
@@ -31,8 +38,7 @@ def text(facts: Facts) -> str:
     lines += ["", "AUDIT ON YOUR OWN DATA", "", *(line for told in audit(facts) for line in _wrapped(told))]
     lines += ["", "IN DETAIL", ""]
     for name, value, meaning in details(facts):
-        lines += _beside(name, value, 26)
-        lines += [f"{'':<26} ({line})" for line in [meaning] if meaning]
+        lines += _beside(name, value, 28) + (_beside("", meaning, 30) if meaning else [])
     if facts["tensors"]:
         lines += ["", f"LEAVES each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes", ""]
         lines += [*_wrapped(legend(facts)), ""]
@@ -40,12 +46,9 @@ def text(facts: Facts) -> str:
         lines += ["", f"STAYS: the rows, and {len(facts['stays'])} tensors", ""]
         lines += _table(("tensor", "role", "shape"), staying(facts))
     lines += ["", *(line for note in notes(facts) for line in _wrapped(f"* {note}")), ""]
-    lines += [
-        "Approved for this institution:",
-        "",
-        "name ____________________   date ______________   signature ____________________",
-        "",
-    ]
+    if signable(facts):
+        lines += ["Approved for this institution:", ""]
+        lines += ["name ____________________   date ______________   signature ____________________", ""]
     return "\n".join(lines)
 
 
@@ -53,7 +56,7 @@ def page(facts: Facts) -> str:
     """One HTML page that needs nothing but itself."""
     return _ENVIRONMENT.get_template("rehearsal.html.j2").render(
         title=title(facts),
-        refused=bool(facts["refused"]),
+        signable=signable(facts),
         answers=answers(facts),
         overview=overview(facts),
         audit=audit(facts),
@@ -71,6 +74,11 @@ def title(facts: Facts) -> str:
     return f"May {facts['site']} take part in study {facts['study']}?"
 
 
+def signable(facts: Facts) -> bool:
+    """Whether the page can be approved as it is."""
+    return not facts["refused"] and facts["terms"] is not None
+
+
 def answers(facts: Facts) -> list[str]:
     """What has to be read first."""
     if facts["refused"]:
@@ -81,8 +89,8 @@ def answers(facts: Facts) -> list[str]:
         return ["WITHOUT differential privacy: what leaves can tell about a single person."]
     its = facts["privacy"]
     return [
-        f"Differential privacy for every {its['unit']}: epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, "
-        "all rounds of a study together."
+        f"With differential privacy for every {its['unit']}: noise hides what one {its['unit']} adds, up to the bound below "
+        f"(epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds of a study together)."
     ]
 
 
@@ -90,15 +98,16 @@ def overview(facts: Facts) -> list[tuple[str, str]]:
     """The questions of somebody who has to decide, each with its answer."""
     unit = (facts["privacy"] or {}).get("unit", "record")
     rows = [
-        ("Who asks", f"{facts['asked_by'] or 'not stated'}, through the server {facts['server']}"),
-        ("For what purpose", facts["purpose"] or "not stated"),
+        ("Who asks", f"{facts['asked_by'] or 'Not stated'}, through the server {facts['server']}."),
+        ("For what purpose", facts["purpose"] or "Not stated."),
         ("Which rows", _rows(facts, unit)),
         ("Which columns", _columns(facts)),
     ]
     if facts["tensors"]:
-        rows += [("What leaves", _leaves(facts)), ("How often, until when", _often(facts))]
-    if facts["terms"] is not None and not facts["refused"]:
-        rows += [("What could be learnt", line) for line in [_learnt(facts, unit)]]
+        rows += [("What would leave", _leaves(facts)), ("How often, until when", _often(facts))]
+    if signable(facts):
+        whom = unit if facts["private"] else "person"
+        rows.append((f"What could be learnt about one {whom}", _learnt(facts, unit)))
         rows += [("Who is not covered", wording.not_covered(unit))] if facts["private"] else []
     if facts["stays"]:
         rows.append(("What stays here", _stays(facts)))
@@ -106,42 +115,44 @@ def overview(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _rows(facts: Facts, unit: str) -> str:
-    if facts["records"] is None:
-        return f"those of {facts['source']} {facts['path']}; how many is not known yet"
-    several = "" if unit == "record" else f" with {facts['rows']:,} records"
     where = f"{facts['source']} {facts['path']}".strip()
-    return f"{facts['records']:,} {unit}s{several}, used for training; more stay aside to test with (source: {where})"
+    if facts["records"] is None:
+        return f"How many is not known yet. Source: {where}."
+    several = "" if unit == "record" else f" with {facts['rows']:,} records"
+    return f"{facts['records']:,} {unit}s{several} to train on; others are kept aside to test with. Source: {where}."
 
 
 def _columns(facts: Facts) -> str:
-    label = f"to learn: {facts['label']}" if facts["source"] == "table" else "to learn: the label"
+    label = repr(facts["label"]) if facts["source"] == "table" else "the label of each row"
     if facts["columns"]:
-        return f"{', '.join(facts['columns'])}; {label}"
+        return f"{', '.join(facts['columns'])}; to learn: {label}. No other column is read into the model."
     if len(facts["shape"]) == 1:
-        return f"{facts['shape'][0]} numbers by position, without names; {label}"
-    return f"images of {_shape(facts['shape'][1:])} pixels, {facts['shape'][0]} channels; {label}"
+        return f"{facts['shape'][0]} numbers by position, without names; to learn: {label}."
+    channels = "1 channel" if facts["shape"][0] == 1 else f"{facts['shape'][0]} channels"
+    return f"Images of {_shape(facts['shape'][1:])} pixels with {channels}; to learn: {label}."
 
 
 def _leaves(facts: Facts) -> str:
     noise = "with random noise" if facts["private"] else "without noise"
     figures = ", ".join(facts["metrics"])
     told = [
-        f"{facts['bytes']:,} bytes a round: how training here changed {len(facts['tensors'])} arrays of the model, {noise}"
+        f"How training here changed {len(facts['tensors'])} arrays of the model's numbers, {noise}: "
+        f"{facts['bytes']:,} bytes a round.",
+        f"The {figures} on rows held aside." if figures else "No accuracy and no other figure.",
     ]
-    told.append(f"on rows held aside, the {figures}" if figures else "no accuracy and no other figure")
     if facts["private"] and facts["records"] is not None:
-        unit = facts["privacy"]["unit"]
-        return f"{'; '.join(told)}. No row leaves. {wording.size_is_public(facts['records'], unit)}"
-    told.append("the number of rows" if facts["weight"] else "not the number of rows")
-    return f"{'; '.join(told)}. No row leaves as it is."
+        told.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
+    elif not facts["private"]:
+        told.append("The number of rows, too." if facts["weight"] else "Not the number of rows.")
+    return " ".join([*told, "No row itself leaves."])
 
 
 def _often(facts: Facts) -> str:
     studies = "1 study" if facts["studies"] == 1 else f"{facts['studies']} studies"
     total = facts["bytes"] * facts["rounds"] * facts["studies"]
     return (
-        f"in at most {facts['rounds']} rounds of {studies} ({total:,} bytes leave in all); nothing leaves after "
-        f"{facts['until']} (UTC) under this approval"
+        f"In at most {facts['rounds']} rounds of {studies}, {total:,} bytes in all. Nothing leaves under this approval "
+        f"after {facts['until']} (UTC)."
     )
 
 
@@ -156,13 +167,15 @@ def _learnt(facts: Facts, unit: str) -> str:
 
 
 def _stays(facts: Facts) -> str:
-    roles = sorted({row["role"] for row in facts["stays"]} - {"count"})
-    kept = f", and the model's {' and '.join(roles)}" if roles else ""
-    return f"every row{kept}. Each message is checked and written down here before it leaves"
+    roles = {row["role"] for row in facts["stays"]}
+    kept = "".join(f", {words}" for role, words in KEPT.items() if role in roles)
+    return f"Every row{kept}. Each message is checked and written down here before it leaves."
 
 
 def audit(facts: Facts) -> list[str]:
     """What an audit on the institution's own rows found, or how to run one."""
+    if not signable(facts):
+        return ["Not run, because this plan cannot be approved as it is."]
     if facts["audit"] is not None:
         return list(facts["audit"])
     command = f"fedtl silo audit {facts['folder']} {facts['study']}.fab"
@@ -285,7 +298,7 @@ def staying(facts: Facts) -> list[tuple[str, ...]]:
 def notes(facts: Facts) -> list[str]:
     told = [
         "Who asks and for what purpose is what the coordinator wrote; fedtl cannot check it.",
-        "The approval holds what stands here. A looser silo.toml ends it; a stricter one does not.",
+        "The approval holds what stands here. While silo.toml is looser, nothing leaves; it may be stricter at any time.",
         "A round on random rows gave exactly the tensors above. Each message is checked against the list before it "
         "leaves, and written down: fedtl silo ledger.",
         "That so many institutions are combined, and that updates are not kept, is the coordinator's word.",
@@ -315,9 +328,10 @@ def _wrapped(line: str) -> list[str]:
 
 
 def _beside(name: str, value: str, width: int = 24) -> list[str]:
-    """A name, and its value in as many lines as it needs beside it."""
-    lines = textwrap.wrap(value, 108 - width, break_long_words=False, break_on_hyphens=False) or [""]
-    return [f"{head:<{width}} {line}" for head, line in zip([name, *[""] * len(lines)], lines, strict=False)]
+    """A name and its value side by side, each in as many lines as it needs."""
+    names = textwrap.wrap(name, width)
+    lines = textwrap.wrap(value, 108 - width, break_long_words=False, break_on_hyphens=False)
+    return [f"{left:<{width}} {right}".rstrip() for left, right in zip_longest(names, lines, fillvalue="")]
 
 
 _ENVIRONMENT = Environment(
