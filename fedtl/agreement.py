@@ -14,7 +14,8 @@ from typing import Any
 import tomli_w
 from pydantic import Field, ValidationError
 
-from fedtl.data.settings import DataSettings
+from fedtl.data import table
+from fedtl.data.settings import DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.schema import Experiment
 from fedtl.experiment.wording import short
@@ -45,7 +46,7 @@ class Agreement(Settings):
 
     experiment: Experiment
     shape: list[int] = Field(min_length=1, max_length=3)
-    classes: list[str] = Field([], max_length=100_000)
+    classes: list[Name] = Field([], max_length=100_000)
     base: str = Field("", pattern=r"^([0-9a-f]{64})?$")
     dp_ready: bool = False
 
@@ -58,13 +59,27 @@ class Agreement(Settings):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
+def with_columns(
+    experiment: Experiment, silo: str, shape: tuple[int, ...], found: tuple[str, ...]
+) -> Experiment:
+    """
+    A table's experiment with its columns by name: where ``data.columns`` does not list them, those of the ``silo`` whose
+    inputs are called ``found``. Columns that have no names stay so.
+    """
+    data = experiment.data
+    if len(shape) != 1 or data.columns or found == tuple(map(str, range(shape[0]))):
+        return experiment
+    names = table.input_columns(data, silo) if data.source == "table" else list(found)
+    return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})
+
+
 def agree(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
     """The agreement on an experiment: its own data, engine and silos are nobody else's concern."""
     data = DataSettings(**{key: getattr(experiment.data, key) for key in COMMON})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
-    kept = ("seed", "rounds", "silos_per_round", "minimum_silos", "train", "method", "privacy")
+    kept = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
     common = Experiment(**{key: getattr(experiment, key) for key in kept}, data=data, model=model)
     return Agreement(
         experiment=common,
@@ -103,9 +118,9 @@ def load(path: Path) -> Agreement:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def parse(table: dict[str, Any], at: str) -> Agreement:
+def parse(content: dict[str, Any], at: str) -> Agreement:
     try:
-        return Agreement.model_validate(table)
+        return Agreement.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

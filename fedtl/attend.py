@@ -10,13 +10,14 @@ from pathlib import Path
 
 from fedtl import agreement, machine
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
-from fedtl.home import approvals, paid
+from fedtl.home import paid
 from fedtl.home.folder import Home
 from fedtl.home.memory import STUDY, Kept
 from fedtl.messages import Refusal, Task, Update
 from fedtl.place import Place
 from fedtl.policy import Code, check_task, verdict
 from fedtl.privacy.charge import task_hash
+from fedtl.signing import Approved
 
 Ask = Callable[[], Task]
 
@@ -60,16 +61,21 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     home.record.received(task, its.hash)
     place = Place(home, its)
     place.check()
-    approval = approvals.check_plan(home.approved, its.hash, place.manifest)
+    approved = Approved.of(place)
     check_task(task, place.terms)
+    approved.check(task)
     prepared = place.prepared()
     study = place.study(prepared.data.classes)
+    silo = place.silo(study, prepared.data)
+    terms = approved.terms(place, prepared.data, silo.promise)
     schema, digest = place.schema(study, prepared.data.width), task_hash(task)
     kept = home.memory.load(task.study, schema)
     if again := _known(kept, task, digest):
         update, private = again.update, again.private
+    elif approved.answered(task):
+        raise Denied(Code.ROUND, f"round {task.round} was answered, and its reply is no longer in state/")
     else:
-        silo = place.silo(study, prepared.data)
+        approved.begin(task)
         if kept:
             silo.local, silo.labels = kept.local, kept.labels
         update, private = allowed(place, study.bench.fit(silo, task)), silo.promise is not None
@@ -79,8 +85,7 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     verdict(update, task, place.terms, place.policy, _released(place, private), home.settings.name)
     if private:
         paid.check_reply(home, task.study, task.round, digest)
-    dataset = home.dataset if private else None
-    home.record.sent(task, update, its.hash, approval.manifest, dataset, again is not None)
+    home.record.sent(task, update, terms, home.dataset if private else None, again is not None)
     return update
 
 

@@ -14,6 +14,7 @@ import torch
 from fedtl import stricter
 from fedtl.agreement import COMMON, Agreement
 from fedtl.data import prepare
+from fedtl.data.columns import arranged
 from fedtl.data.prepare import Prepared
 from fedtl.data.raw import Raw
 from fedtl.data.settings import SCALES, DataSettings
@@ -88,7 +89,7 @@ class Place:
             val=here.val,
             test=here.test,
             limit=here.limit,
-            **{key: getattr(common.data, key) for key in COMMON if key not in ("classes", "bounds")},
+            **{key: getattr(common.data, key) for key in self._common},
         )
         table = common.model_dump(exclude_none=True)
         table["data"] = data.model_dump(exclude_none=True)
@@ -104,6 +105,13 @@ class Place:
         if not method_of(common.method).head_is_local:
             return list(self.agreement.classes)
         return self.home.settings.data.classes or common.data.classes
+
+    @property
+    def _common(self) -> tuple[str, ...]:
+        """The keys of ``[data]`` that are the plan's alone. Only a table takes columns by name; others are arranged when read."""
+        either = ("classes", "bounds")  # the site may have its own
+        named = () if self.home.settings.data.source == "table" else ("columns", "categories")
+        return tuple(key for key in COMMON if key not in (*either, *named))
 
     def _weights(self) -> str:
         """The file of first weights, which is the one that was agreed on. Raises Denied."""
@@ -172,9 +180,14 @@ class Place:
 
     @cached_property
     def raw(self) -> Raw:
-        """The rows, as they are stored. Raises DataError."""
-        its = self.home.settings.data
-        return prepare.read(self.experiment.data, its.silo or self.name)
+        """The rows, as they are stored, with the columns in the plan's order. Raises DataError."""
+        its, plan = self.home.settings.data, self.agreement.experiment.data
+        if its.source == "table" and not plan.columns:
+            raise DataError(
+                f"{self.name}: the plan names no columns, so a table cannot take part; ask the coordinator for a bundle "
+                "that names them (data.columns)"
+            )
+        return arranged(prepare.read(self.experiment.data, its.silo or self.name), plan, self.name)
 
     def prepared(self) -> Prepared:
         """Raises DataError where the rows do not fit the schema."""

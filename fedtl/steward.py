@@ -15,10 +15,10 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.sources import DATA
 from fedtl.durable import write_bytes
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.home import keys, paid
-from fedtl.home.approvals import approvals, code_hash
+from fedtl.home import covered, keys, paid
+from fedtl.home.approvals import approvals, code_hash, earlier
 from fedtl.home.folder import PRIVATE, Home
-from fedtl.home.record import exported, outside, read_export
+from fedtl.home.record import exported, read_export
 from fedtl.place import device_of
 from fedtl.privacy import papers
 from fedtl.privacy.book import Book
@@ -149,11 +149,17 @@ def _encryption(home: Home) -> str:
 
 def _approvals(home: Home) -> str:
     found = approvals(home.approved)
+    if old := earlier(home.approved):
+        raise ConfigError(f"{', '.join(bundle[:12] for bundle in old)}: {covered.EARLIER}")
     if not found:
         raise ConfigError("nothing is approved, so nothing will run: fedtl silo rehearse, then approve")
     if old := [one.bundle[:12] for one in found if one.code != code_hash()]:
-        raise ConfigError(f"{', '.join(old)} was approved with another fedtl: rehearse and approve again")
-    return f"bundles approved: {len(found)}"
+        raise ConfigError(f"{', '.join(old)} was approved with another fedtl: {covered.AGAIN}")
+    states = covered.standings(home)
+    over = [f"{one.bundle[:12]} is {one.over} ({one})" for one in states if one.over]
+    if over and len(over) == len(states):
+        raise ConfigError(f"{', '.join(over)}: {covered.AGAIN}")
+    return "; ".join([f"bundles approved: {len(found)}", *over])
 
 
 def _books(home: Home) -> str:
@@ -177,6 +183,7 @@ def status(home: Home) -> dict[str, Any]:
         "updates": len(sent),
         "refusals": len(refusals),
         "last_refusal": refusals[-1]["reason"] if refusals else None,
+        "approved": {one.bundle: str(one) for one in covered.standings(home)},
         "privacy": numbers(home),
         "budget": budget(home),
         "gaps": paid.gaps(home),
@@ -234,7 +241,7 @@ def _summed(
     lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
     """Of lines whose chains hold; ``ledgers``: each dataset's."""
-    odd = outside([dict(line) for line in lines])
+    odd = covered.uncovered(lines)
     sent = [line for line in lines if line["what"] == "sent"]
     faults = [fault for ledger in ledgers.values() for fault in papers.faults(ledger)]
     waiting = [papers.waiting(ledger) for ledger in ledgers.values()]

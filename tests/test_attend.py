@@ -12,7 +12,7 @@ from federation import Federation
 from safetensors.torch import save_file
 from test_flower import sent
 
-from fedtl import agreement
+from fedtl import agreement, signing
 from fedtl.aggregate import ServerStep
 from fedtl.attend import attend
 from fedtl.coordinator import Plan
@@ -20,14 +20,16 @@ from fedtl.errors import Denied
 from fedtl.experiment.file import load
 from fedtl.flower import reply_of, reply_records
 from fedtl.home import approvals
+from fedtl.home.covered import uncovered
 from fedtl.home.folder import Home
-from fedtl.home.record import outside
+from fedtl.home.signed import SignedTerms
 from fedtl.hosting import Study, host
 from fedtl.messages import Refusal, Task, Update
 from fedtl.models.net import Blueprint
 from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.privacy import charge
+from fedtl.rehearsal import record_approval
 from fedtl.steward import budget, history, status
 
 SETTINGS = ["rounds=4", "minimum_silos=2", "data.limit=40"]
@@ -60,14 +62,18 @@ class Site:
         self.shared, _ = bench.partition.split(bench.initial(10))
         self.roles = bench.partition.roles
 
-    def approve(self):
-        its = self.place
-        one = approvals.Approval("0" * 64, its.agreement.hash, its.manifest.hash, approvals.code_hash())
+    def approve(self, studies=1, until="2999-12-31"):
+        """The terms as they are now, for the plan in the file."""
+        self.home = Home.open(self.home.path)
+        self.place = its = Place(self.home, agreement.load(self.file))
+        its.check()
+        data = its.prepared().data
+        promise = its.promise(its.study(data.classes), data) if its.privacy else None
         tensors = [
             {"name": line.name, "shape": list(line.shape), "dtype": line.dtype} for line in its.manifest.lines
         ]
-        self.home.record.note("approved", **vars(one), tensors=tensors)
-        approvals.approve(self.home.approved, one)
+        signed = signing.terms(its, data, promise, studies, until)
+        return record_approval(self.home, "0" * 64, signed, tensors, None)
 
     def task(self, number=1, **changes):
         return Task(
@@ -86,6 +92,11 @@ class Site:
 
     def lines(self):
         return self.home.record.lines()
+
+    def terms_signed(self):
+        return SignedTerms.model_validate(
+            next(line for line in self.lines() if line["what"] == "approved")["signed"]
+        )
 
     def kept(self):
         (path,) = (self.home.path / "state").rglob("*.safetensors")
@@ -106,11 +117,12 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
     assert isinstance(update, Update)
     assert update.delta.keys() == {line.name for line in site.place.manifest.lines}
     assert not any(name.startswith("head") or "running" in name for name in update.delta)
-    received, sent = site.lines()[-2:]
-    assert (received["what"], sent["what"], sent["round"]) == ("received", "sent", 1)
+    received, began, sent = site.lines()[-3:]
+    assert (received["what"], began["what"], began["study"]) == ("received", "began", "s")
+    assert (sent["what"], sent["round"]) == ("sent", 1)
     assert sent["tensors"].keys() == update.delta.keys()
     assert sent["bytes"] == site.place.manifest.bytes
-    assert outside(site.lines()) == []
+    assert uncovered(site.lines()) == []
     for path in [site.home.path, *site.home.path.rglob("*")]:
         if path.name not in ("node.key.pub",):
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -199,7 +211,7 @@ def test_an_empty_missing_or_unreadable_list_approves_nothing(site, content):
 
 
 def test_another_fedtl_than_was_approved_does_not_run(site, monkeypatch):
-    monkeypatch.setattr(approvals, "code_hash", lambda: "f" * 64)
+    monkeypatch.setattr("fedtl.home.covered.code_hash", lambda: "f" * 64)
     site.refused(site.task(), Code.PLAN, "another fedtl")
 
 
@@ -301,7 +313,8 @@ def test_a_figure_that_the_policy_keeps_is_neither_measured_nor_charged(tmp_path
 
 
 def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(tmp_path):
-    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False, data__val=0.0)
+    site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__rows=False)
+    Federation.change(site.home.path / "silo.toml", data__val=0.0)
     reply = site.ask(site.task())
     assert reply == Refusal("plain", 1, Code.FAILED)
     assert "no validation rows" in site.lines()[-1]["reason"]
@@ -366,6 +379,7 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
         policy__metrics=[],
         policy__rows=False,
     )
+    site.approve(studies=2)
     for number in (1, 2, 3, 4):
         assert isinstance(site.ask(site.task(number)), Update)
     reply = site.ask(site.task(study="second"))

@@ -35,6 +35,7 @@ ROWS = [
     {"study"},
     {"compare", "predict", "lint", "audit"},
     {"place"},
+    {"signing"},
     {"attend", "provision"},
     {"adopt", "confirm", "rehearsal", "steward", "site", "runsite"},
     {"cli"},
@@ -62,7 +63,7 @@ DOORS = {
     "pydantic": {
         *("settings", "data.settings", "experiment.schema", "experiment.wording", "experiment.file"),
         "experiment.mistakes",
-        *("agreement", "home.settings", "provision.settings"),
+        *("agreement", "home.settings", "home.signed", "home.covered", "provision.settings"),
     },
     "flwr": {"flower", "site.node", "site.executor"},
     "cryptography": {"privacy.noise", "audit.bundle", "home.keys", "provision.certificates"},

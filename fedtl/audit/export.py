@@ -10,7 +10,7 @@ from typing import Any
 from fedtl.audit.transcript import SECOND, second
 from fedtl.audit.verdict import Check, failed, violation
 from fedtl.errors import LedgerDamaged
-from fedtl.home import record
+from fedtl.home import covered, record
 from fedtl.privacy import opinion, papers
 
 
@@ -25,7 +25,7 @@ def examine(path: Path) -> dict[str, Any]:
     sent = [line for line in lines if line["what"] == "sent"]
     faults = {
         "chain": [],
-        "manifest": [f"{odd} left, and was on no approved manifest" for odd in record.outside(lines)],
+        "approval": [f"{odd}, and it left" for odd in covered.uncovered(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in papers.faults(ledger)],
         "link to messages": papers.unpaid(sent, ledgers),
     }

@@ -76,11 +76,18 @@ def bundle(
         str, typer.Option(help="of one input, such as 1,28,28; default: read from the data")
     ] = "",
     classes: Annotated[str, typer.Option(help="the labels of a shared head, comma-separated")] = "",
+    columns: Annotated[
+        str,
+        typer.Option(
+            help="of a table, such as age,chol,sex=f|m; default: data.columns, or read from the data"
+        ),
+    ] = "",
     dp_ready: Annotated[
         bool, typer.Option("--dp-ready", help="a model that a site can train privately where it wishes to")
     ] = False,
 ) -> None:
     """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
+    from fedtl.data.columns import named, parsed
     from fedtl.experiment.file import load
     from fedtl.provision.bundle import bundle as build
     from fedtl.provision.settings import load as load_server
@@ -94,6 +101,10 @@ def bundle(
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
     settings = load(experiment, set_ or [])
+    if columns:
+        told = parsed(columns)
+        settings = settings.model_copy(update={"data": named(settings.data, told)})
+        sizes = (sum(len(column.inputs) for column in told),)
     made = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
     out_console.print(made.hash, highlight=False)
     say(f"send {made.file} to the institutions; each rehearses it and approves this hash")

@@ -55,14 +55,18 @@ def rehearse(
     what: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="the coordinator's .fab file, or an experiment")
     ],
+    studies: Annotated[int, typer.Option(help="how many studies the approval would be for")] = 1,
+    until: Annotated[
+        str, typer.Option(metavar="DATE", help="its last day, YYYY-MM-DD in UTC; default: 90 days from now")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """One page for a person to sign: every tensor that would leave, what stays, the promise, the hashes."""
+    """One page for a person to sign: who asks, what would leave, what stays, what could be learnt, the hashes."""
     from fedtl.home.folder import Home
     from fedtl.rehearsal import rehearse as rehearse_plan
     from fedtl.stricter import told
 
-    facts, page = rehearse_plan(Home.open(folder), what)
+    facts, page = rehearse_plan(Home.open(folder), what, studies, until)
     if as_json:
         print_json(facts)
     else:
@@ -70,6 +74,8 @@ def rehearse(
     say(f"page: {page.with_suffix('.html')}")
     if facts["refused"]:
         raise typer.Exit(3)
+    if facts["terms"] is None:
+        raise typer.Exit(2)
     for name, its in told(facts["privacy"] or {}).items():
         say(f"{name}: {its}")
     if facts["bundle"]:
@@ -82,8 +88,9 @@ def approve(
     bundle: Hash,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="take the approval back")] = False,
 ) -> None:
-    """Let a rehearsed bundle run here; bound to its plan, to what leaves, and to the fedtl that is installed."""
+    """Let a rehearsed bundle run here, under the terms on its page and with the fedtl that is installed."""
     from fedtl.home import approvals
+    from fedtl.home.covered import standings
     from fedtl.home.folder import Home
     from fedtl.rehearsal import sign
     from fedtl.steward import numbers
@@ -96,6 +103,9 @@ def approve(
         return
     one = sign(home, bundle)
     say(f"approved: bundle {one.bundle[:12]}, plan {one.plan[:12]}, fedtl {one.code[:12]}")
+    for standing in standings(home):
+        if standing.bundle == one.bundle:
+            say(str(standing))
     for name, its in numbers(home).items():
         say(f"{name}: {its}")
 
@@ -124,7 +134,8 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if as_json:
         print_json(facts)
         return
-    budget, approved, gaps = facts.pop("budget"), facts.pop("privacy"), facts.pop("gaps")
+    budget, privacy, gaps = facts.pop("budget"), facts.pop("privacy"), facts.pop("gaps")
+    approvals = facts.pop("approved")
     rows: dict[str, Any] = {key.replace("_", " "): value for key, value in facts.items() if value is not None}
     if budget:
         rows["dataset"] = budget["dataset"]
@@ -136,7 +147,7 @@ def status(folder: Dir, as_json: Json = False) -> None:
             rows["dataset"] += " is new; no private round until fedtl silo confirm DIR BUNDLE --new-dataset"
         if budget["waiting"]:
             rows["rows"] = f"changed ({budget['waiting'][:12]}); no private round until fedtl silo confirm"
-    rows |= approved
+    rows |= {f"approval {bundle[:7]}": text for bundle, text in approvals.items()} | privacy
     if gaps:
         rows["FORGOTTEN"] = (
             f"{gaps[0]} ({len(gaps)} in all); no private round until it is put right: fedtl silo check"
@@ -194,7 +205,7 @@ def verify(
     where: Annotated[Path, typer.Argument(metavar="DIR|EXPORT", help="the folder, or an exported record")],
     as_json: Json = False,
 ) -> None:
-    """Are the chains intact, did anything outside an approved manifest ever leave, and was all that is private paid for?"""
+    """Are the chains intact, was each message covered by an approval, and was all that is private paid for?"""
     from fedtl.errors import ConfigError
     from fedtl.home.folder import Home
     from fedtl.steward import verify_export, verify_home
@@ -211,13 +222,13 @@ def verify(
             f"the chain of {facts['lines']} lines is intact; {facts['updates']} updates, {facts['bytes_out']:,} bytes left"
         )
         for text in facts["outside"]:
-            say(f"OUTSIDE the manifest: {text}")
+            say(f"NOT COVERED by an approval: {text}")
         for text in facts["unpaid"]:
             say(f"UNPAID: {text}")
         if facts["waiting"]:
             say(f"WAITING: the rows have changed ({facts['waiting'][:12]}), and nobody has confirmed them")
         if not facts["outside"]:
-            say("nothing left that was not on an approved manifest")
+            say("every message that left was covered by the approval in force at that time")
         if not facts["unpaid"]:
             say("whatever left as private was charged, and the ledger's arithmetic holds")
     if facts["outside"] or facts["unpaid"]:

@@ -1,6 +1,6 @@
 """
 A folder with one ``<silo>.npz`` each: arrays train_x, train_y, and val_*, test_*, target_* where there are any; with
-``unit_column = "patient"`` also train_patient, and so on.
+``unit_column = "patient"`` also train_patient, and so on. A table may name its columns in an array ``columns``.
 """
 
 import zipfile
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedtl.data.columns import arranged, positions
 from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
@@ -41,26 +42,39 @@ def read(settings: DataSettings, name: str) -> Raw:
     train = _part(arrays, "train", path, unit)
     assert train is not None
     use_target = bool(settings.target_domain)
-    return Raw(
+    raw = Raw(
         train=train,
         val=_part(arrays, "val", path, unit),
         test=_part(arrays, "test", path, unit),
         target=arrays["target_x"] if use_target else None,
         target_test=_part(arrays, "target_test", path, "") if use_target else None,
-        columns=_columns(train, settings, path),
+        columns=_columns(arrays, train.x, settings, path),
     )
+    return arranged(raw, settings, str(path)) if settings.columns else raw
 
 
-def _columns(train: Part, settings: DataSettings, path: Path) -> tuple[str, ...]:
-    """The columns of an array by the declared names, or by number; () for images. Raises DataError."""
-    wide, declared = train.x.shape[1], tuple(settings.columns)
-    if train.x.ndim > 2:
+def _columns(arrays: dict[str, Array], x: Array, settings: DataSettings, path: Path) -> tuple[str, ...]:
+    """
+    The names in the array ``columns``; without one, the declared names, and without these the positions. () for images.
+    Raises DataError.
+    """
+    declared = tuple(settings.columns)
+    if x.ndim > 2:
         if declared:
             raise DataError(f"data.columns names columns, but train_x of {path} holds images")
         return ()
-    if declared and len(declared) != wide:
-        raise DataError(f"data.columns names {len(declared)} columns, and train_x of {path} has {wide}")
-    return declared or tuple(map(str, range(wide)))
+    if "columns" not in arrays:
+        if declared and len(declared) != x.shape[1]:
+            raise DataError(
+                f"data.columns names {len(declared)} columns, and train_x of {path} has {x.shape[1]}"
+            )
+        return declared or positions(x)
+    names = tuple(map(str, arrays["columns"].reshape(-1).tolist()))
+    if len(names) != x.shape[1] or len(set(names)) != len(names):
+        raise DataError(
+            f"{path}: columns names {len(set(names))} different columns, and train_x has {x.shape[1]}"
+        )
+    return names
 
 
 def _part(arrays: dict[str, Array], name: str, path: Path, unit: str) -> Part | None:

@@ -2,11 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from fedtl.settings import Settings
 
 SCALES = ("silo", "none", "dp")  # any other data.scale is a file of constants
+
+
+def printable(text: str) -> str:
+    """Text of one line that shows as it is written: an institution reads it on the page that it signs."""
+    if not text.isprintable():
+        raise ValueError("must be one line of printable characters")
+    return text
+
+
+Name = Annotated[str, AfterValidator(printable)]
 
 
 class DataSettings(Settings):
@@ -32,9 +42,9 @@ class DataSettings(Settings):
     shots: int = Field(20, ge=1)
     label: str = "label"
     positive_above: float | None = Field(None, allow_inf_nan=False)
-    columns: list[str] = []
-    categories: dict[str, list[str]] = {}
-    classes: list[str] = []
+    columns: list[Name] = []
+    categories: dict[Name, list[Name]] = {}
+    classes: list[Name] = []
     scale: str = "silo"
     bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
     by_record: bool = False

@@ -65,6 +65,17 @@ def read(settings: DataSettings, name: str) -> Raw:
     return Raw(train, target=target, target_test=test, columns=columns)
 
 
+def input_columns(settings: DataSettings, name: str) -> list[str]:
+    """The columns of one silo that a model would see, as they stand in its file."""
+    frame, _ = _rows_of(settings, name)
+    return _wanted(frame, settings)
+
+
+def _wanted(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
+    aside = {settings.label, settings.silo_column, settings.domain_column, settings.unit_column}
+    return settings.columns or [str(column) for column in frame.columns if column not in aside]
+
+
 def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
     """One silo's rows, and where they are for a message."""
     path = Path(settings.path)
@@ -89,8 +100,7 @@ def learns(settings: DataSettings) -> frozenset[str]:
 
 def features(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple[tuple[str, ...], Array]:
     """The names and the values [N, columns] (float32, NaN where missing) that a model sees."""
-    aside = {settings.label, settings.silo_column, settings.domain_column, settings.unit_column}
-    wanted = settings.columns or [column for column in frame.columns if column not in aside]
+    wanted = _wanted(frame, settings)
     if not wanted:
         raise DataError(f"{where} has no column besides {settings.label!r}")
     for name in settings.categories:

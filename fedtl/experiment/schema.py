@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from fedtl.data.settings import DataSettings
+from fedtl.data.settings import DataSettings, printable
 from fedtl.settings import Settings
 
 
@@ -70,6 +70,19 @@ class PrivacySettings(Settings):
     tuning: Literal["public", "charged", "undeclared"] = "undeclared"
 
 
+Line = Annotated[str, Field(max_length=400), AfterValidator(printable)]
+
+
+class RequestSettings(Settings):
+    """
+    ``[request]``: who asks institutions to take part, ``by``, and the ``purpose``, each in one line of plain text. Both
+    stand at the top of the page that an institution signs; fedtl cannot check them.
+    """
+
+    by: Line = ""
+    purpose: Line = ""
+
+
 class SiloSettings(Settings):
     """``[silo.<name>]``: what one silo does otherwise than ``[privacy]`` says."""
 
@@ -117,6 +130,7 @@ class Experiment(Settings):
     rounds: int = Field(20, ge=1)
     silos_per_round: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     minimum_silos: int = Field(1, ge=1)
+    request: RequestSettings = RequestSettings()
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()

@@ -1,19 +1,19 @@
 """
-What the steward has signed: bundles by their hash, each with its plan's hash, what may leave under it, and the hash of
-the fedtl that would run it. An empty, missing or unreadable list approves nothing.
+What the steward has signed: bundles by their hash, each with its plan's hash, what may leave under it, the hash of
+the fedtl that would run it, and the hash of the signed terms, which stand whole in the egress record. An empty, missing
+or unreadable list approves nothing.
 """
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import fedtl
 from fedtl.durable import write_bytes
-from fedtl.errors import ConfigError, Denied
-from fedtl.policy import Code, Manifest
+from fedtl.errors import ConfigError
 
 HASH = re.compile(r"[0-9a-f]{64}")
 LARGEST = 16 << 20  # bytes of the list
@@ -21,12 +21,13 @@ LARGEST = 16 << 20  # bytes of the list
 
 @dataclass(frozen=True)
 class Approval:
-    """Hashes in hex. ``manifest``: of what may leave each round."""
+    """Hashes in hex. ``manifest``: of what may leave each round; ``terms``: of the ``SignedTerms``."""
 
     bundle: str
     plan: str
     manifest: str
     code: str
+    terms: str
 
 
 def code_hash() -> str:
@@ -42,15 +43,32 @@ def code_hash() -> str:
 
 def approvals(path: Path) -> list[Approval]:
     """Those in the file; none where it cannot be read or holds anything else."""
+    found = [_approval(row) for row in _rows(path)]
+    return [] if None in found else [one for one in found if one is not None]
+
+
+def earlier(path: Path) -> list[str]:
+    """The bundles in the file that were approved with a fedtl that signed no terms."""
+    keys = {field.name for field in fields(Approval)} - {"terms"}
+    return [str(row["bundle"]) for row in _rows(path) if isinstance(row, dict) and row.keys() == keys]
+
+
+def _rows(path: Path) -> list[Any]:
     try:
         if path.stat().st_size > LARGEST:
             return []
         rows = json.loads(path.read_text())
-        found = [Approval(**row) for row in rows]
-        sound = all(HASH.fullmatch(value) for row in found for value in asdict(row).values())
-        return found if sound else []
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return []
+    return rows if isinstance(rows, list) else []
+
+
+def _approval(row: Any) -> Approval | None:
+    try:
+        one = Approval(**row)
+        return one if all(HASH.fullmatch(value) for value in asdict(one).values()) else None
+    except TypeError:
+        return None
 
 
 def approve(path: Path, one: Approval) -> None:
@@ -73,18 +91,3 @@ def withdraw(path: Path, bundle: str) -> None:
 def permitted(path: Path, bundle: str) -> bool:
     """Whether a bundle may run here at all."""
     return any(row.bundle == bundle for row in approvals(path))
-
-
-def check_plan(path: Path, plan: str, manifest: Manifest) -> Approval:
-    """The approval that a plan runs under. Raises Denied: another plan, another manifest, or another fedtl."""
-    rows = [row for row in approvals(path) if row.plan == plan]
-    if not rows:
-        raise Denied(Code.PLAN, f"plan {plan[:12]} is not approved; fedtl silo rehearse, then approve")
-    for row in rows:
-        if (row.manifest, row.code) == (manifest.hash, code_hash()):
-            return row
-    what = "manifest" if rows[-1].manifest != manifest.hash else "fedtl"
-    raise Denied(
-        Code.PLAN,
-        f"plan {plan[:12]} was approved with another {what} than is here now; rehearse and approve again",
-    )

@@ -15,6 +15,7 @@ from fedtl.privacy.book import Book
 if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does without torch
     from torch import Tensor
 
+    from fedtl.home.signed import SignedTerms
     from fedtl.messages import Task, Update
     from fedtl.state import State
 
@@ -39,18 +40,21 @@ class Record:
         self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
 
     def sent(
-        self, task: "Task", update: "Update", plan: str, manifest: str, dataset: str | None, again: bool
+        self, task: "Task", update: "Update", terms: "SignedTerms", dataset: str | None, again: bool
     ) -> None:
-        """``dataset``: to which the update was charged; None where it was made without differential privacy."""
-        private = dataset is not None
+        """
+        ``terms``: those in force when it left, to be compared with those that were signed. ``dataset``: to which the update
+        was charged; None where it was made without differential privacy.
+        """
         self.note(
             "sent",
             **_task(task),
-            plan=plan,
-            manifest=manifest,
-            private=private,
+            plan=terms.plan,
+            manifest=terms.manifest,
+            private=dataset is not None,
             again=again,
-            **({"dataset": dataset, "number_of_units": NUMBER} if private else {}),
+            **({"dataset": dataset, "number_of_units": NUMBER} if dataset is not None else {}),
+            terms=terms.model_dump(),
             weight=update.weight,
             metrics=dict(update.metrics),
             **_tensors(update.delta),
@@ -110,21 +114,6 @@ def _entry(text: str) -> tuple[str, str]:
         return str(entry["line"]), str(entry["hash"])
     except (ValueError, KeyError, TypeError):
         return "", ""
-
-
-def outside(lines: Sequence[Line]) -> list[str]:
-    """Every tensor that left and was not on the manifest that had been approved for its plan, in words."""
-    approved: dict[str, dict[str, list[Any]]] = {}
-    found = []
-    for line in lines:
-        if line["what"] == "approved":
-            approved[line["plan"]] = {row["name"]: [row["shape"], row["dtype"]] for row in line["tensors"]}
-        if line["what"] == "sent":
-            allowed = approved.get(line["plan"])
-            for name, its in line["tensors"].items():
-                if allowed is None or allowed.get(name) != [its["shape"], its["dtype"]]:
-                    found.append(f"line {line['number']}: {name} of round {line['round']}, {line['at']}")
-    return found
 
 
 def _task(task: "Task") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import fedtl
 from fedtl import agreement
 from fedtl.agreement import BARE, EXPERIMENTS, Agreement
+from fedtl.data.columns import declared
 from fedtl.durable import write, write_bytes
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of
@@ -77,6 +78,8 @@ def bundle(
         raise ConfigError(f"method {experiment.method.name!r} is a yardstick: nobody can take part in it")
     labels = () if study.method.head_is_local else study.survey.union
     base = _base(experiment)
+    first, sight = next(iter(study.survey.silos.items()))
+    experiment = agreement.with_columns(experiment, first, sight.shape, sight.columns)
     its = agreement.agree(experiment, study.survey.shape, labels, base, dp_ready)
     folder = folder.absolute()
     place = folder / name
@@ -97,7 +100,13 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
         if not (classes or head_is_local or experiment.data.task == "regression"):
             raise ConfigError(f"method {experiment.method.name!r} shares the head: say --classes, too")
         labels = classes or ("0", "1")
-        sight = Sight(shape, tuple(experiment.data.columns), labels, frozenset(labels), 0)
+        inputs = tuple(name for column in declared(experiment.data) for name in column.inputs)
+        if len(shape) == 1 and len(inputs) != shape[0]:
+            raise ConfigError(
+                f"--shape {shape[0]} is a table of {shape[0]} inputs, and its columns are "
+                f"{', '.join(inputs) or 'not named'}; say --columns NAME,NAME,..., and leave --shape out"
+            )
+        sight = Sight(shape, inputs, labels, frozenset(labels), 0)
         seen = Survey({"schema": sight})
     else:
         seen = survey(experiment)

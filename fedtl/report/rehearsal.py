@@ -1,30 +1,54 @@
-"""The page that a steward signs, as text and as HTML: the same facts in the same order. Decides nothing."""
+"""
+The page that a steward signs, as text and as HTML: the same facts in the same order. First one screen in plain words for
+whoever has to decide, then the technical table with its terms explained. Decides nothing.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from fedtl.privacy import wording
+
 Facts = Mapping[str, Any]
+ROLES = {
+    "body": "computes features of an input",
+    "head": "the last layer, which turns features into the answer",
+    "norm": "scale and shift of a normalisation layer",
+    "stats": "means and variances that a normalisation layer measured on rows",
+    "aux": "a helper that is used in training alone",
+    "count": "how many batches were seen",
+}
+KEPT = {
+    "head": "the model's last layer (head)",
+    "stats": "the means and variances measured here (stats)",
+    "norm": "scales and shifts (norm)",
+    "body": "layers before the last (body)",
+}
 
 
 def text(facts: Facts) -> str:
     """Plain text, 110 wide."""
-    lines = [title(facts), "=" * len(title(facts)), "", *(_wrapped(line) for line in answers(facts)), ""]
-    lines += [f"{name:<24} {value}" for name, value in summary(facts)]
+    lines = [title(facts), "=" * len(title(facts)), ""]
+    lines += [line for answer in answers(facts) for line in [*_wrapped(answer), ""]]
+    for question, answer in overview(facts):
+        lines += _beside(question, answer)
+    lines += ["", "AUDIT ON YOUR OWN DATA", "", *(line for told in audit(facts) for line in _wrapped(told))]
+    lines += ["", "IN DETAIL", ""]
+    for name, value, meaning in details(facts):
+        lines += _beside(name, value, 28) + (_beside("", meaning, 30) if meaning else [])
     if facts["tensors"]:
         lines += ["", f"LEAVES each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes", ""]
+        lines += [*_wrapped(legend(facts)), ""]
         lines += _table(("tensor", "role", "shape", "bytes", "differential privacy"), leaving(facts))
         lines += ["", f"STAYS: the rows, and {len(facts['stays'])} tensors", ""]
         lines += _table(("tensor", "role", "shape"), staying(facts))
-    lines += ["", *(f"* {_wrapped(note)}" for note in notes(facts)), ""]
-    lines += [
-        "Approved for this institution:",
-        "",
-        "name ____________________   date ______________   signature ____________________",
-        "",
-    ]
+    lines += ["", *(line for note in notes(facts) for line in _wrapped(f"* {note}")), ""]
+    if signable(facts):
+        lines += ["Approved for this institution:", ""]
+        lines += ["name ____________________   date ______________   signature ____________________", ""]
     return "\n".join(lines)
 
 
@@ -32,9 +56,12 @@ def page(facts: Facts) -> str:
     """One HTML page that needs nothing but itself."""
     return _ENVIRONMENT.get_template("rehearsal.html.j2").render(
         title=title(facts),
-        refused=bool(facts["refused"]),
+        signable=signable(facts),
         answers=answers(facts),
-        summary=summary(facts),
+        overview=overview(facts),
+        audit=audit(facts),
+        details=details(facts),
+        legend=legend(facts),
         leaving=leaving(facts),
         staying=staying(facts),
         count=len(facts["tensors"]),
@@ -44,66 +71,216 @@ def page(facts: Facts) -> str:
 
 
 def title(facts: Facts) -> str:
-    return f"What would leave {facts['site']} in study {facts['study']}"
+    return f"May {facts['site']} take part in study {facts['study']}?"
+
+
+def signable(facts: Facts) -> bool:
+    """Whether the page can be approved as it is."""
+    return not facts["refused"] and facts["terms"] is not None
 
 
 def answers(facts: Facts) -> list[str]:
+    """What has to be read first."""
     if facts["refused"]:
         return [f"REFUSED by this institution's own policy: {facts['refused']}. It cannot be approved."]
-    total = facts["bytes"] * facts["rounds"]
-    first = (
-        f"{facts['bytes']:,} bytes leave each round and {total:,} in {facts['rounds']} rounds. A round on random rows "
-        "gave exactly the tensors below."
-    )
-    its = facts["privacy"]
+    if facts["terms"] is None:
+        return [f"INCOMPLETE: {facts['rows_error']}. It cannot be approved until the rows can be read."]
     if not facts["private"]:
-        return [first, "WITHOUT differential privacy: what leaves can tell about a single record."]
-    if its is None:
-        return [first, f"With differential privacy; the promise is not known yet: {facts['rows_error']}."]
+        return ["WITHOUT differential privacy: what leaves can tell about a single person."]
+    its = facts["privacy"]
     return [
-        first,
-        f"Differential privacy for every {its['unit']}: epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds together "
-        f"({its['adjacency']}; replace-one: {its['epsilon_replace_one']:.2f}).",
+        f"With differential privacy for every {its['unit']}: noise hides what one {its['unit']} adds, up to the bound below "
+        f"(epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds of a study together)."
     ]
 
 
-def summary(facts: Facts) -> list[tuple[str, str]]:
+def overview(facts: Facts) -> list[tuple[str, str]]:
+    """The questions of somebody who has to decide, each with its answer."""
+    unit = (facts["privacy"] or {}).get("unit", "record")
     rows = [
-        ("server", facts["server"]),
-        ("method and model", f"{facts['method']}, {facts['model']}, inputs {_shape(facts['shape'])}"),
-        ("rounds", f"{facts['rounds']}, of at least {facts['minimum_silos']} silos each"),
-        ("figures that leave", ", ".join(facts["metrics"]) or "none"),
-        ("number of rows leaves", _number(facts)),
+        ("Who asks", f"{facts['asked_by'] or 'Not stated'}, through the server {facts['server']}."),
+        ("For what purpose", facts["purpose"] or "Not stated."),
+        ("Which rows", _rows(facts, unit)),
+        ("Which columns", _columns(facts)),
+    ]
+    if facts["tensors"]:
+        rows += [("What would leave", _leaves(facts)), ("How often, until when", _often(facts))]
+    if signable(facts):
+        whom = unit if facts["private"] else "person"
+        rows.append((f"What could be learnt about one {whom}", _learnt(facts, unit)))
+        rows += [("Who is not covered", wording.not_covered(unit))] if facts["private"] else []
+    if facts["stays"]:
+        rows.append(("What stays here", _stays(facts)))
+    return rows
+
+
+def _rows(facts: Facts, unit: str) -> str:
+    where = f"{facts['source']} {facts['path']}".strip()
+    if facts["records"] is None:
+        return f"How many is not known yet. Source: {where}."
+    several = "" if unit == "record" else f" with {facts['rows']:,} records"
+    return f"{facts['records']:,} {unit}s{several} to train on; others are kept aside to test with. Source: {where}."
+
+
+def _columns(facts: Facts) -> str:
+    label = repr(facts["label"]) if facts["source"] == "table" else "the label of each row"
+    if facts["columns"]:
+        return f"{', '.join(facts['columns'])}; to learn: {label}. No other column is read into the model."
+    if len(facts["shape"]) == 1:
+        return f"{facts['shape'][0]} numbers by position, without names; to learn: {label}."
+    channels = "1 channel" if facts["shape"][0] == 1 else f"{facts['shape'][0]} channels"
+    return f"Images of {_shape(facts['shape'][1:])} pixels with {channels}; to learn: {label}."
+
+
+def _leaves(facts: Facts) -> str:
+    noise = "with random noise" if facts["private"] else "without noise"
+    figures = ", ".join(facts["metrics"])
+    told = [
+        f"How training here changed {len(facts['tensors'])} arrays of the model's numbers, {noise}: "
+        f"{facts['bytes']:,} bytes a round.",
+        f"The {figures} on rows held aside." if figures else "No accuracy and no other figure.",
+    ]
+    if facts["private"] and facts["records"] is not None:
+        told.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
+    elif not facts["private"]:
+        told.append("The number of rows, too." if facts["weight"] else "Not the number of rows.")
+    return " ".join([*told, "No row itself leaves."])
+
+
+def _often(facts: Facts) -> str:
+    studies = "1 study" if facts["studies"] == 1 else f"{facts['studies']} studies"
+    total = facts["bytes"] * facts["rounds"] * facts["studies"]
+    return (
+        f"In at most {facts['rounds']} rounds of {studies}, {total:,} bytes in all. Nothing leaves under this approval "
+        f"after {facts['until']} (UTC)."
+    )
+
+
+def _learnt(facts: Facts, unit: str) -> str:
+    its = facts["privacy"]
+    if its is None:
+        return wording.without_privacy()
+    if facts["studies"] == 1:
+        return wording.worst_case(its["epsilon"], its["delta"], unit)
+    several = min(its["epsilon"] * facts["studies"], its["lifetime_epsilon"])
+    return f"{wording.worst_case(several, its['delta'] * facts['studies'], unit)} (All {facts['studies']} studies together.)"
+
+
+def _stays(facts: Facts) -> str:
+    roles = {row["role"] for row in facts["stays"]}
+    kept = "".join(f", {words}" for role, words in KEPT.items() if role in roles)
+    return f"Every row{kept}. Each message is checked and written down here before it leaves."
+
+
+def audit(facts: Facts) -> list[str]:
+    """What an audit on the institution's own rows found, or how to run one."""
+    if not signable(facts):
+        return ["Not run, because this plan cannot be approved as it is."]
+    if facts["audit"] is not None:
+        return list(facts["audit"])
+    command = f"fedtl silo audit {facts['folder']} {facts['study']}.fab"
+    return [
+        f"Not run. It tries to break the claim on your own rows, and nothing leaves: {command}, then rehearse again."
+    ]
+
+
+def details(facts: Facts) -> list[tuple[str, str, str]]:
+    """(term, value, what it means)"""
+    rows = [
+        ("method", facts["method"], "what is shared, and how it is trained"),
+        ("model", f"{facts['model']}, inputs {_shape(facts['shape'])}", ""),
+        (
+            "rounds",
+            f"{facts['rounds']} a study",
+            "in each, the model comes, is trained here, and its change leaves",
+        ),
+        (
+            "institutions a round",
+            f"{facts['minimum_silos']} at least",
+            "the coordinator's word; this institution cannot check it",
+        ),
+        (
+            "figures that leave",
+            ", ".join(facts["metrics"]) or "none",
+            "measured on rows that are not trained on",
+        ),
+        ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no", ""),
+        (
+            "largest update",
+            f"{facts['norm']:g}",
+            "Euclidean norm of all that leaves in a round; a larger one is refused",
+        ),
     ]
     if facts["tuning"]:
-        rows.append(("tuning on private data", facts["tuning"]))
-    if its := facts["privacy"]:
-        rows += [
+        rows.append(
             (
-                "noise",
-                f"{its['noise_multiplier']:.3f} x clip {its['clip']:g}, {its['steps_a_round']} steps a round",
-            ),
-            ("sampling rate", f"{its['sample_rate']:.4f} of {its['records']} {its['unit']}s"),
-        ]
-        rows.append(("lifetime budget", f"epsilon {its['lifetime_epsilon']:g}"))
-        theirs = ", ".join(name.replace("_", " ") for name in its["from_plan"])
-        rows.append(("the plan's, not silo.toml's", theirs or "none of the promise's numbers"))
+                "tuning on private data",
+                facts["tuning"],
+                "whether settings were chosen by looking at private rows",
+            )
+        )
+    if its := facts["privacy"]:
+        rows += _privacy(its)
     return [
         *rows,
-        ("hash of the plan", facts["plan"]),
-        ("hash of the bundle", facts["bundle"] or "none: rehearse the bundle itself before approving"),
-        ("hash of what leaves", facts["manifest"]),
-        ("hash of this fedtl", facts["code"]),
+        ("hash of the plan", facts["plan"], "a hash names content: a change in it is another hash"),
+        ("hash of the bundle", facts["bundle"] or "none: rehearse the bundle itself before approving", ""),
+        ("hash of what leaves", facts["manifest"], ""),
+        ("hash of this fedtl", facts["code"], ""),
     ]
 
 
-def _number(facts: Facts) -> str:
-    if (its := facts["privacy"]) is None:
-        return "yes, as the weight" if facts["weight"] else "no"
-    return (
-        f"not in a message, but the coordinator can infer it from the size of the noise: that there are {its['records']} "
-        f"{its['unit']}s is public under the claim"
-    )
+def _privacy(its: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    unit = its["unit"]
+    theirs = ", ".join(name.replace("_", " ") for name in its["from_plan"])
+    return [
+        (
+            "epsilon",
+            f"{its['epsilon']:.2f}",
+            f"no answer becomes more than e^epsilon times as likely or unlikely through one {unit}",
+        ),
+        ("delta", f"{its['delta']:.1e}", "the chance that epsilon does not hold"),
+        (
+            "adjacency",
+            its["adjacency"],
+            f"zero-out: compared are these rows, and the same with one {unit}'s contribution set to 0",
+        ),
+        (
+            "epsilon, replace-one",
+            f"{its['epsilon_replace_one']:.2f}",
+            f"the stricter reading: one {unit} against any other {unit}",
+        ),
+        (
+            "undecided attacker",
+            f"right in at most {wording.percent(wording.believed(its['epsilon'], its['delta']))}",
+            f"of guesses whether one {unit}'s data were used, by the same epsilon and delta (50 %: by guessing)",
+        ),
+        (
+            "noise multiplier",
+            f"{its['noise_multiplier']:.3f}",
+            "standard deviation of the noise in a step, as a multiple of the clip",
+        ),
+        ("clip", f"{its['clip']:g}", f"the most that one {unit} can contribute to a step (Euclidean norm)"),
+        (
+            "sampling rate",
+            f"{its['sample_rate']:.4f} of {its['records']:,} {unit}s",
+            f"the chance of each {unit} to be in a step",
+        ),
+        ("steps a round", f"{its['steps_a_round']}", "changes of the model, each with noise"),
+        (
+            "lifetime budget",
+            f"epsilon {its['lifetime_epsilon']:g}",
+            "of these rows, all studies together, for ever",
+        ),
+        ("the plan's, not silo.toml's", theirs or "none of these numbers", "where silo.toml leaves it open"),
+    ]
+
+
+def legend(facts: Facts) -> str:
+    """The words of the two tables of tensors."""
+    roles = {row["role"] for row in (*facts["tensors"], *facts["stays"])}
+    told = "; ".join(f"{role}: {meaning}" for role, meaning in ROLES.items() if role in roles)
+    return f"A tensor is one array of numbers of the model. Its role says what it is for. {told}."
 
 
 def leaving(facts: Facts) -> list[tuple[str, ...]]:
@@ -120,12 +297,17 @@ def staying(facts: Facts) -> list[tuple[str, ...]]:
 
 def notes(facts: Facts) -> list[str]:
     told = [
-        "The site checks every message against this list before it leaves, and writes each down: fedtl silo ledger.",
-        "That so many silos are aggregated, and that updates are not kept, is the server's word; the site cannot see it.",
-        "The server sees when the site takes part. A refusal is one word out of five; reasons stay in the record.",
+        "Who asks and for what purpose is what the coordinator wrote; fedtl cannot check it.",
+        "The approval holds what stands here. While silo.toml is looser, nothing leaves; it may be stricter at any time.",
+        "A round on random rows gave exactly the tensors above. Each message is checked against the list before it "
+        "leaves, and written down: fedtl silo ledger.",
+        "That so many institutions are combined, and that updates are not kept, is the coordinator's word.",
+        "The server sees when this institution takes part. A refusal is one word out of five; reasons stay in the record.",
     ]
-    if (facts.get("privacy") or {}).get("unit") == "record":
-        told.append("The promise is for a record: a person with several records is protected less.")
+    if facts["privacy"]:
+        told.append(
+            "The bound on what could be learnt follows from epsilon and delta alone (Kairouz, Oh and Viswanath, 2015)."
+        )
     return told
 
 
@@ -141,8 +323,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, 108, subsequent_indent="  ", break_long_words=False)
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False)
+
+
+def _beside(name: str, value: str, width: int = 24) -> list[str]:
+    """A name and its value side by side, each in as many lines as it needs."""
+    names = textwrap.wrap(name, width)
+    lines = textwrap.wrap(value, 108 - width, break_long_words=False, break_on_hyphens=False)
+    return [f"{left:<{width}} {right}".rstrip() for left, right in zip_longest(names, lines, fillvalue="")]
 
 
 _ENVIRONMENT = Environment(

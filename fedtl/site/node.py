@@ -21,7 +21,8 @@ from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
 from fedtl.errors import FedTLError
-from fedtl.home.approvals import approvals, permitted
+from fedtl.home.approvals import approvals, earlier, permitted
+from fedtl.home.covered import EARLIER
 from fedtl.home.folder import Home
 from fedtl.policy import Code
 from fedtl.provision.contents import check_contents
@@ -36,6 +37,8 @@ def refusal(home: Home, content: bytes) -> str | None:
     """Why a bundle may not run here; None for an approved one."""
     digest = sha256(content).hexdigest()
     if not permitted(home.approved, digest):
+        if digest in earlier(home.approved):
+            return f"bundle {digest} was {EARLIER}"
         listed = len(approvals(home.approved))
         return f"bundle {digest} is not approved ({listed} are)"
     try:
