@@ -19,7 +19,7 @@ from fedtl.audit.reconstruct import SHOWN, Attempt
 from fedtl.audit.shadows import Watched, evidence, looked, looks, watched
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.transcript import SECOND, head
-from fedtl.audit.verdict import FAMILY, Check, violation
+from fedtl.audit.verdict import FAMILY, Check, status, violation
 from fedtl.audit.work import Piece, by_kind, engine_for
 from fedtl.durable import write
 from fedtl.errors import ConfigError
@@ -145,12 +145,11 @@ def showable(experiment: Experiment) -> frozenset[str]:
 
 
 def _plain(check: Check, violations: Sequence[Check]) -> dict[str, Any]:
-    """As audit.json holds a check: never its reason, which stands among the violations where it failed."""
-    status = "failed" if check in violations else getattr(check, "status", "passed")
-    return {
-        **{"silo": check.silo, "name": check.name, "status": status},
-        **{key: None if (it := getattr(check, key)) is None else float(it) for key in ("p", "value")},
-    }
+    """As audit.json holds it; of a check that was not exercised the reason, which says what is missing."""
+    p, value = (None if number is None else float(number) for number in (check.p, check.value))
+    missing = {"reason": check.reason} if check.p is None else {}
+    its = {"silo": check.silo, "name": check.name, "status": status(check, violations)}
+    return {**its, "p": p, "value": value, **missing}
 
 
 Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for

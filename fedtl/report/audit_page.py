@@ -11,6 +11,7 @@ from fedtl.report.page import Cell, Grid, Plot, render
 
 DASH = "not measured"
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
+LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
 NO_PICTURES = "Figures alone: no picture of a row is on this page."
 PICTURES = (
     "The pictures are training rows, which the owners of these silos declared showable ([audit] show_rows)."
@@ -264,15 +265,18 @@ def _roles(audit: Mapping[str, Any]) -> Section:
 
 
 def _checks(audit: Mapping[str, Any]) -> Grid:
+    """Every check with its status; one that had nothing to measure says what was missing instead of a number."""
     rows = [
         [
-            *(Cell(its["silo"]), Cell(its["name"]), Cell(its["status"])),
-            *(Cell(f"{its['p']:.2g}"), Cell(number(its["value"]))),
+            *(Cell(its["silo"]), Cell(its["name"]), Cell(its["status"], LOOKS[its["status"]])),
+            Cell("-" if its["p"] is None else f"{its['p']:.2g}"),
+            Cell(its["reason"] if its["p"] is None else number(its["value"])),
         ]
         for its in audit["checks"]
     ]
+    idle = sum(its["p"] is None for its in audit["checks"])
     return Grid(
-        f"{len(rows)} checks; all together err once in 10,000 sound audits",
+        f"{len(rows)} checks, of which {idle} were not exercised; all together err once in 10,000 sound audits",
         ["silo", "check", "status", "p", "value"],
         rows,
     )
