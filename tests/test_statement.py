@@ -62,7 +62,7 @@ def test_all_terms_of_the_claim_are_said():
 
 def test_what_follows_from_the_claim_is_no_finding():
     claimed, measured, *_ = statement(audit_of())
-    rate = f"{trade_off(PLAN).found(0.01):.1%}"
+    rate = f"{100 * trade_off(PLAN).found(0.01):.1f} %"
     assert any(rate in line and "not measured" in line for line in claimed.lines)
     assert not any(rate in line or "false alarms" in line for line in measured.lines)
 

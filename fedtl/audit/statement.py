@@ -62,8 +62,8 @@ def _claimed(claims: Mapping[str, Mapping[str, Any]], private: bool) -> list[str
         f"{its['rounds']} rounds with {its['steps']} steps in all; epsilon = {its['epsilon']:.3f} at delta = "
         f"{its['delta']:.0e}, {mu}.",
         f"If this is true, no attacker, whatever else they know, recognises a {its['unit']} that was trained on with a chance "
-        f"above {its['tpr_at_fpr_0.01']:.1%} while wrongly accusing 1 % of the others (guessing: 1.0%), or above "
-        f"{its['tpr_at_fpr_0.001']:.1%} while wrongly accusing 0.1 %. This follows from the plan's own trade-off curve, that is, from "
+        f"above {percent(its['tpr_at_fpr_0.01'])} while wrongly accusing 1 % of the others (guessing: 1.0 %), or above "
+        f"{percent(its['tpr_at_fpr_0.001'])} while wrongly accusing 0.1 %. This follows from the plan's own trade-off curve, that is, from "
         "the claim; it was not measured.",
     ]
     if not private:
@@ -117,7 +117,7 @@ def _power(audit: Mapping[str, Any]) -> list[str]:
     canaries = min(its["bounds"]["canaries"] for its in audit["silos"].values() if its["bounds"])
     lines = [
         "A noise whose standard deviation is off by more than "
-        f"{max(its['noise'] for its in powers):.1%} would have refuted the claim, with a chance of 95 % or more."
+        f"{percent(max(its['noise'] for its in powers))} would have refuted the claim, with a chance of 95 % or more."
     ]
     if held := [its["sensitivity"] for its in powers if its["sensitivity"] is not None]:
         lines.append(f"So would a record that moves a step by {max(held):.2f} clips more or less than one.")
@@ -158,6 +158,10 @@ def _blind(audit: Mapping[str, Any], claimed: bool) -> list[str]:
     lines += [text for key, text in missing.items() if not audit[key]]
     idle = sorted({its["name"] for its in audit["checks"] if its["status"] == NOT_EXERCISED})
     return [*lines, *([f"What was not exercised: {', '.join(idle)}."] if idle else [])]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _span(values: Sequence[float]) -> str:

@@ -96,7 +96,7 @@ def _claims(audit: Mapping[str, Any]) -> list[Grid]:
             *(Cell(number(its[key])) for key in ("noise_multiplier", "sample_rate")),
             *(Cell(its[key]) for key in ("rounds", "steps")),
             *(Cell(number(its["epsilon"])), Cell(f"{its['delta']:.0e}"), Cell(number(its["mu"]))),
-            *(Cell(f"{its[key]:.1%}") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
+            *(Cell(f"{100 * its[key]:.1f} %") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
         ]
         for name, its in claims.items()
     ]
@@ -141,7 +141,11 @@ def _power(audit: Mapping[str, Any]) -> list[Grid]:
             bounds = power["epsilon"]
             rows.append(
                 [
-                    *(Cell(name), Cell(f"{power['noise']:.1%}"), Cell(number(power["sensitivity"], 2))),
+                    *(
+                        Cell(name),
+                        Cell(f"{100 * power['noise']:.1f} %"),
+                        Cell(number(power["sensitivity"], 2)),
+                    ),
                     *(
                         Cell("never" if bounds[key] is None else f"{bounds[key]:.1f} or more")
                         for key in ("steinke", "fdp")
