@@ -11,6 +11,7 @@ from fedtl.report.page import Cell, Grid, Plot, render
 
 DASH = "not measured"
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
+SHOWED = "What each silo's canaries showed. Bounds hold with 95 %; the Gaussian one only where scores are normal, and it refutes nothing"
 LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
 NO_PICTURES = "Figures alone: no picture of a row is on this page."
 PICTURES = (
@@ -127,7 +128,7 @@ def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
         [_plot("Claimed epsilon and measured bounds", audit_plots.claims(audit["silos"]))] if measured else []
     )
     grids = [
-        Grid("What each silo's canaries showed; bounds at 95 %", head, rows),
+        Grid(SHOWED, head, rows),
         *_planted(audit["input_canaries"]),
     ]
     return {"grids": grids, "plots": plots}
