@@ -9,7 +9,8 @@ from fedtl.audit.claims import against
 from fedtl.audit.one_run import bounds, fdp_p, looks, of_gaussian
 from fedtl.audit.recorded import Stretch
 from fedtl.audit.resolution import resolution
-from fedtl.audit.statement import UNEXERCISED, statement, verdict
+from fedtl.audit.statement import statement, verdict
+from fedtl.audit.verdict import NOT_EXERCISED
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
@@ -61,7 +62,7 @@ def test_all_terms_of_the_claim_are_said():
 
 def test_what_follows_from_the_claim_is_no_finding():
     claimed, measured, *_ = statement(audit_of())
-    rate = f"{trade_off(PLAN).found(0.01):.1%}"
+    rate = f"{100 * trade_off(PLAN).found(0.01):.1f} %"
     assert any(rate in line and "not measured" in line for line in claimed.lines)
     assert not any(rate in line or "false alarms" in line for line in measured.lines)
 
@@ -73,11 +74,11 @@ def test_violations_come_first_among_what_was_measured_and_in_the_exit_message()
 
 
 def test_what_was_not_exercised_has_not_passed():
-    idle = {"silo": "a", "name": "noise on statistics", "status": UNEXERCISED, "p": 1.0, "value": None}
+    idle = {"silo": "a", "name": "noise on statistics", "status": NOT_EXERCISED, "p": 1.0, "value": None}
     audit = audit_of()
     audit["checks"].append(idle)
     _, measured, _, blind = statement(audit)
-    assert any("1 of 2 checks passed; 1 were not exercised" in line for line in measured.lines)
+    assert any("1 of 1 checks passed; 1 more had nothing" in line for line in measured.lines)
     assert any("noise on statistics" in line for line in blind.lines)
 
 

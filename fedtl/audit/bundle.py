@@ -23,6 +23,7 @@ from fedtl.durable import write
 from fedtl.errors import ConfigError, Refuted
 
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
+MOST = 8  # faults that a message names
 NOTICE = (
     "This audit was made from private rows. It is outside of the privacy claim and is not a release: whoever may not see the "
     "rows should not get it."
@@ -91,23 +92,33 @@ def verify(folder: Path, wanted: str = "") -> Verified:
         files = dict(content["files"])
     except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature) as error:
         raise Refuted(
-            f"{folder / BUNDLE} is not what was signed; ask the site for its bundle again"
+            f"{folder / BUNDLE} is not what was signed; ask the auditor for the bundle again"
         ) from error
     if expected and expected != signer:
         raise Refuted(
             f"{folder} was signed by the key {fingerprint(signer)}, not by yours, {fingerprint(expected)}"
         )
-    for name, digest in files.items():
-        if Path(name).name != name or sha256(_content(folder / name)).hexdigest() != digest:
-            raise Refuted(
-                f"{folder / name} is not the file that was signed; ask the site for its bundle again"
-            )
-    if more := surplus(folder, {*files, BUNDLE, SIGNATURE}):
-        raise Refuted(
-            f"{folder} holds {len(more)} file{'s' * (len(more) > 1)} that nobody signed, for they are not part of the bundle: "
-            f"{', '.join(more[:5])}{', ...' * (len(more) > 5)}; take them out, and verify again"
-        )
+    signed = {*files, BUNDLE, SIGNATURE}
+    odd = [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]
+    odd += [f"{name} is not part of the bundle, for nobody signed it" for name in surplus(folder, signed)]
+    if odd:
+        more = f"; and {len(odd) - MOST} more" if len(odd) > MOST else ""
+        raise Refuted(f"{folder}: {'; '.join(odd[:MOST])}{more}; ask the auditor for the bundle again")
     return Verified(content, signer, bool(expected))
+
+
+def _fault(folder: Path, name: str, digest: str) -> str:
+    """What is wrong with a file that was signed, "" for nothing."""
+    path = folder / name
+    if Path(name).name != name:
+        return f"{name} lies outside of the bundle"
+    if path.is_symlink():
+        return f"{name} is a link, and no file of the bundle"
+    if not path.is_file():
+        return f"{name} is missing, and was signed"
+    return (
+        "" if sha256(path.read_bytes()).hexdigest() == digest else f"{name} was altered after it was signed"
+    )
 
 
 def surplus(folder: Path, names: set[str]) -> list[str]:
@@ -151,7 +162,6 @@ def _asked(wanted: str) -> str:
 
 def _content(path: Path) -> bytes:
     """Of a plain file: what a link points to may change after it was looked at. Raises Refuted."""
-    if path.is_symlink() or not path.is_file():
-        what = "is a link, and no file of the bundle" if path.is_symlink() else "is not there, and was signed"
-        raise Refuted(f"{path} {what}; ask the site for its bundle again")
+    if path.is_symlink():
+        raise Refuted(f"{path} is a link, and no file of the bundle; ask the auditor for the bundle again")
     return path.read_bytes()

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedtl.audit.verdict import NOT_EXERCISED, PASSED
+
 CLAIMED, MEASURED = "What was claimed", "What was measured"
 POWER, BLIND = "How much this audit could have seen", "What this audit cannot see"
-UNEXERCISED = "not exercised"  # a check's status where the experiment does not use what it looks at
+ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def verdict(audit: Mapping[str, Any]) -> str:
     units = sorted({its["unit"] for its in claims.values()})
     worst = max((its["epsilon"] for its in claims.values()), default=None)
     said = "no privacy" if worst is None else f"epsilon {worst:.3f} or less for each {' or '.join(units)}"
-    count, checks = len(audit["violations"]), len(audit["checks"])
+    count = len(audit["violations"])
+    checks = sum(its["status"] != NOT_EXERCISED for its in audit["checks"])
     if count:
         return f"claimed: {said}; measured: {count} of {checks} checks refute{'s' * (count == 1)} it"
     if not claims:
@@ -59,8 +62,8 @@ def _claimed(claims: Mapping[str, Mapping[str, Any]], private: bool) -> list[str
         f"{its['rounds']} rounds with {its['steps']} steps in all; epsilon = {its['epsilon']:.3f} at delta = "
         f"{its['delta']:.0e}, {mu}.",
         f"If this is true, no attacker, whatever else they know, recognises a {its['unit']} that was trained on with a chance "
-        f"above {its['tpr_at_fpr_0.01']:.1%} while accusing 1 % of the others (guessing: 1.0%), or above "
-        f"{its['tpr_at_fpr_0.001']:.1%} while accusing 0.1 %. This follows from the plan's own trade-off curve, that is, from "
+        f"above {percent(its['tpr_at_fpr_0.01'])} while wrongly accusing 1 % of the others (guessing: 1.0 %), or above "
+        f"{percent(its['tpr_at_fpr_0.001'])} while wrongly accusing 0.1 %. This follows from the plan's own trade-off curve, that is, from "
         "the claim; it was not measured.",
     ]
     if not private:
@@ -70,9 +73,9 @@ def _claimed(claims: Mapping[str, Mapping[str, Any]], private: bool) -> list[str
 
 def _measured(audit: Mapping[str, Any]) -> list[str]:
     statuses = [its["status"] for its in audit["checks"]]
-    idle, passed = statuses.count(UNEXERCISED), statuses.count("passed")
+    idle, passed = statuses.count(NOT_EXERCISED), statuses.count(PASSED)
     lines = list(audit["violations"])
-    lines += [f"{passed} of {len(statuses)} checks passed{_idle(idle)}."] if statuses else []
+    lines += [f"{passed} of {len(statuses) - idle} checks passed{_idle(idle)}."] if statuses else []
     silos = audit["silos"].values()
     found = [its["conformance"] for its in silos if its["conformance"]]
     if noise := [its["noise_std_ratio"] for its in found if its["noise_std_ratio"] is not None]:
@@ -88,7 +91,7 @@ def _measured(audit: Mapping[str, Any]) -> list[str]:
     for attack, its in audit["membership"].items():
         if its["auc"] is not None:
             lines.append(
-                f"Membership attack {attack.upper()}: AUC {its['auc']:.3f}, 95 % from {its['ci95'][0]:.3f} to "
+                f"Membership attack {ATTACKS[attack]}: AUC {its['auc']:.3f}, 95 % from {its['ci95'][0]:.3f} to "
                 f"{its['ci95'][1]:.3f}; guessing is 0.5."
             )
     if cases := audit["inversion"].get("cases"):
@@ -102,7 +105,7 @@ def _measured(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _idle(count: int) -> str:
-    return f"; {count} were not exercised, for the experiment does not use what they look at" if count else ""
+    return f"; {count} more had nothing to look at in this run and were not exercised" if count else ""
 
 
 def _power(audit: Mapping[str, Any]) -> list[str]:
@@ -114,7 +117,7 @@ def _power(audit: Mapping[str, Any]) -> list[str]:
     canaries = min(its["bounds"]["canaries"] for its in audit["silos"].values() if its["bounds"])
     lines = [
         "A noise whose standard deviation is off by more than "
-        f"{max(its['noise'] for its in powers):.1%} would have refuted the claim, with a chance of 95 % or more."
+        f"{percent(max(its['noise'] for its in powers))} would have refuted the claim, with a chance of 95 % or more."
     ]
     if held := [its["sensitivity"] for its in powers if its["sensitivity"] is not None]:
         lines.append(f"So would a record that moves a step by {max(held):.2f} clips more or less than one.")
@@ -153,8 +156,12 @@ def _blind(audit: Mapping[str, Any], claimed: bool) -> list[str]:
         "roles": "What it would cost to share more or less (left out by --quick).",
     }
     lines += [text for key, text in missing.items() if not audit[key]]
-    idle = sorted({its["name"] for its in audit["checks"] if its["status"] == UNEXERCISED})
+    idle = sorted({its["name"] for its in audit["checks"] if its["status"] == NOT_EXERCISED})
     return [*lines, *([f"What was not exercised: {', '.join(idle)}."] if idle else [])]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _span(values: Sequence[float]) -> str:

@@ -11,6 +11,8 @@ from fedtl.report.page import Cell, Grid, Plot, render
 
 DASH = "not measured"
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
+SHOWED = "What each silo's canaries showed. Bounds hold with 95 %; the Gaussian one only where scores are normal, and it refutes nothing"
+LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
 NO_PICTURES = "Figures alone: no picture of a row is on this page."
 PICTURES = (
     "The pictures are training rows, which the owners of these silos declared showable ([audit] show_rows)."
@@ -96,7 +98,7 @@ def _claims(audit: Mapping[str, Any]) -> list[Grid]:
             *(Cell(number(its[key])) for key in ("noise_multiplier", "sample_rate")),
             *(Cell(its[key]) for key in ("rounds", "steps")),
             *(Cell(number(its["epsilon"])), Cell(f"{its['delta']:.0e}"), Cell(number(its["mu"]))),
-            *(Cell(f"{its[key]:.1%}") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
+            *(Cell(f"{100 * its[key]:.1f} %") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
         ]
         for name, its in claims.items()
     ]
@@ -127,7 +129,7 @@ def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
         [_plot("Claimed epsilon and measured bounds", audit_plots.claims(audit["silos"]))] if measured else []
     )
     grids = [
-        Grid("What each silo's canaries showed; bounds at 95 %", head, rows),
+        Grid(SHOWED, head, rows),
         *_planted(audit["input_canaries"]),
     ]
     return {"grids": grids, "plots": plots}
@@ -141,7 +143,11 @@ def _power(audit: Mapping[str, Any]) -> list[Grid]:
             bounds = power["epsilon"]
             rows.append(
                 [
-                    *(Cell(name), Cell(f"{power['noise']:.1%}"), Cell(number(power["sensitivity"], 2))),
+                    *(
+                        Cell(name),
+                        Cell(f"{100 * power['noise']:.1f} %"),
+                        Cell(number(power["sensitivity"], 2)),
+                    ),
                     *(
                         Cell("never" if bounds[key] is None else f"{bounds[key]:.1f} or more")
                         for key in ("steinke", "fdp")
