@@ -83,7 +83,7 @@ def summary(facts: Facts) -> list[tuple[str, str]]:
                 "noise",
                 f"{its['noise_multiplier']:.3f} x clip {its['clip']:g}, {its['steps_a_round']} steps a round",
             ),
-            ("sampling rate", f"{its['sample_rate']:.4f} of {its['records']} {its['unit']}s"),
+            ("sampling rate", f"{its['sample_rate']:.4f} of {its['units']} {its['unit']}s"),
         ]
         rows.append(("lifetime budget", f"epsilon {its['lifetime_epsilon']:g}"))
         theirs = ", ".join(name.replace("_", " ") for name in its["from_plan"])

@@ -89,7 +89,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
         deviation = its["statistics_expected_noise"]
         table.add_row(
             Text(name),
-            str(its["records"]),
+            str(its["units"]),
             f"{its['epsilon']:.3f}",
             f"{its['delta']:.0e}",
             f"{its['epsilon_replace_one']:.3f}",
@@ -184,8 +184,8 @@ def refitted_table(comparison: Mapping[str, Any]) -> Table:
     """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
     metric, silos = comparison["metric"], len(silos_of(comparison))
     table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
-    table.add_column("as shared (the table above)", justify="right")
-    table.add_column("refitted to each silo's training inputs", justify="right")
+    table.add_column("as shared", justify="right")
+    table.add_column("refitted to each silo", justify="right")
     for method, per_silo in comparison["refitted"].items():
         shared = comparison["mean"][method].get(metric)
         cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
