@@ -156,7 +156,7 @@ def test_of_a_private_comparison_what_was_released_chooses(runs):
 
 def test_curves_are_means_over_silos_and_seeds(runs):
     """The last point is of the models that the table scores."""
-    found = curves(two("rounds=2"), runs)
+    found = curves(two(), runs)
     last = {"local": 0.99, "fedavg": (0.8 + 0.5) / 2, "fedtl": (0.7 + 0.9) / 2}
     assert {method: list(its.values) for method, its in found.items()} == {
         method: pytest.approx([0.1, 0.2, last[method]]) for method in runs
@@ -224,3 +224,10 @@ def test_what_training_left_of_statistics_is_told_by_method(runs):
     assert shared.endswith("fedavg at 1 of 2 silos")
     assert set(said["refitted"]) == {"fedavg"}
     assert said["refitted"]["fedavg"]["a"]["accuracy"] == {"mean": 0.75, "seeds": [0.75, 0.75]}
+
+
+def test_whoever_has_everybodys_rows_stands_for_every_silo(runs):
+    for run in runs["local"]:
+        lines = [{"round": at, "silos": {"pooled": {"accuracy": 0.4}}} for at in (1, 2)]
+        (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curves(two(), {"pooled": runs["local"]})["pooled"].silos == [2, 2, 2]

@@ -13,7 +13,6 @@ from fedtl.report.figures import (
     difference,
     one,
     short_difference,
-    short_interval,
     with_interval,
 )
 from fedtl.report.page import compare_page, run_page
@@ -176,10 +175,9 @@ def test_figures_are_written_in_the_unit_of_their_metric():
     assert one("accuracy", 0.9712) == "97.1"
     assert one("rmse", 0.9712) == "0.971"
     assert one("auc", None) == "-"
-    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 [90.0, 92.8]"
     assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
     assert with_interval("r2", None) == "-"
-    assert short_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
+    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
     assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2…+2"
     assert short_difference("accuracy", {"over_local": -0.04, "ci95": [-0.09, -0.001]}) == "-4.0 -9…-0"
     assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
@@ -269,7 +267,7 @@ def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given
         assert all(with_interval(metric, its[silo][metric]) in text for silo in silos)
     for silo in silos:
         assert silo in text
-        assert difference(metric, comparison["benefit"][silo]) in text
+        assert short_difference(metric, comparison["benefit"][silo]) in text
     assert all(warning in text for warning in comparison["warnings"])
     assert "paired bootstrap over seeds and test rows" in text
     assert "validation rows" in text
@@ -417,8 +415,7 @@ def test_a_comparison_without_a_best_says_why():
 def test_no_interval_is_told_by_half_its_width():
     """Half a width would claim that an R2 of 0.519 might be 20, or an accuracy of 98 % 101 %."""
     wide = {"mean": 0.519, "ci95": [-39.88, 0.612], "seeds": [0.519]}
-    assert with_interval("r2", wide) == "0.519 [-39.880, 0.612]"
-    assert short_interval("r2", wide) == "0.519 -39.88…0.61"
+    assert with_interval("r2", wide) == "0.519 -39.88…0.61"
     assert one("r2", -9e21) == "-9e+21"
     for task in MAIN:
         comparison = a_comparison(task)

@@ -48,17 +48,7 @@ def one(metric: str, value: float | None) -> str:
 
 
 def with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """A mean and the ends of its 95 % interval."""
-    if not figure:
-        return "-"
-    text = one(metric, figure["mean"])
-    if bounds := figure.get("ci95"):
-        text += f" [{', '.join(one(metric, bound) for bound in bounds)}]"
-    return text
-
-
-def short_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """``with_interval`` for a narrow column: the ends have one digit less."""
+    """A mean and the ends of its 95 % interval, which have one digit less: columns are narrow."""
     if not figure:
         return "-"
     text = one(metric, figure["mean"])

@@ -15,9 +15,9 @@ from fedtl.report.figures import (
     one,
     over_silos,
     short_difference,
-    short_interval,
     shown,
     silos_of,
+    with_interval,
 )
 
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
@@ -160,7 +160,7 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
         its = benefit.get(silo, {})
         cells = [
             Text(
-                short_interval(metric, figures.get(silo, {}).get(metric)),
+                with_interval(metric, figures.get(silo, {}).get(metric)),
                 style="bold" if its.get("best") == method else "",
             )
             for method, figures in methods.items()
@@ -170,7 +170,7 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     means = [comparison["mean"][method].get(metric) for method in methods]
     worst = [comparison["worst"][method] for method in methods]
     table.add_row(
-        "mean", *(short_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+        "mean", *(with_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
     )
     table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
     return table
