@@ -163,7 +163,7 @@ def terms(its: Promise) -> dict[str, Any]:
         "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
         "unit": its.unit,
         "adjacency": adjacency(its.unit),
-        "records": its.records,
+        "units": its.records,
         "clip": its.clip,
         "noise_multiplier": its.noise_multiplier,
         "sample_rate": its.sample_rate,

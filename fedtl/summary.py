@@ -1,7 +1,6 @@
 """What the runs of a comparison say: per silo the means, their intervals, and whether joining helped."""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,20 +125,27 @@ def curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -
     found: dict[str, Curve] = {}
     for label, runs in folders.items():
         seen: dict[int, list[float]] = {}
-        for line in chain.from_iterable(run.history() for run in runs):
-            values = [its[key] for its in line["silos"].values() if key in its]
-            seen.setdefault(line["round"], []).extend(values)
-        if experiment.privacy is None:
-            last = [its[key] for run in runs for its in _validated(run) if key in its]
-            seen[experiment.rounds + 1] = last
+        counts: dict[int, int] = {}
+        for run in runs:
+            names = run.read_json("result.json")["silos"]
+            for line in run.history():
+                values = [its[key] for its in line["silos"].values() if key in its]
+                seen.setdefault(line["round"], []).extend(values)
+                everybody = (
+                    len(names) if set(line["silos"]) == {POOLED} else len(values)
+                )  # one has all silos' rows
+                counts[line["round"]] = counts.get(line["round"], 0) + everybody
+            if experiment.privacy is None:
+                last = [its[key] for its in _validated(run, names) if key in its]
+                seen.setdefault(experiment.rounds + 1, []).extend(last)
+                counts[experiment.rounds + 1] = counts.get(experiment.rounds + 1, 0) + len(last)
         means = [float(np.mean(seen[at])) if seen[at] else float("nan") for at in sorted(seen)]
-        found[label] = Curve(means, [len(seen[at]) // len(runs) for at in sorted(seen)])
+        found[label] = Curve(means, [counts[at] // len(runs) for at in sorted(seen)])
     return found
 
 
-def _validated(run: RunFolder) -> list[Figures]:
+def _validated(run: RunFolder, silos: Iterable[str]) -> list[Figures]:
     """Of every silo, the validation figures of the model that the table scores."""
-    silos = run.read_json("result.json")["silos"]
     names = [f"silos/{silo}/validation.json" for silo in silos]
     return [run.read_json(name) for name in names if run.has(name)]
 

@@ -53,7 +53,7 @@ def test_show_says_what_each_silo_would_promise():
     done = fedtl("show", "digits", "--json", "--set", "privacy.epsilon=3", "--set", "privacy.statistics=dp")
     its = json.loads(done.stdout)["privacy"]["silos"]["faint"]
     assert 2.9 < its["epsilon"] <= 3.0 < its["epsilon_replace_one"]
-    assert (its["records"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
+    assert (its["units"], its["rounds"], its["steps_a_round"]) == (100, 40, 4)
     assert its["statistics_expected_noise"] > 0.5
     assert its["adjacency"] == "zero-out of one record, their number is public"
     shown = " ".join(fedtl("show", "digits", "--set", "privacy.epsilon=3").stdout.split())

@@ -156,7 +156,7 @@ def test_of_a_private_comparison_what_was_released_chooses(runs):
 
 def test_curves_are_means_over_silos_and_seeds(runs):
     """The last point is of the models that the table scores."""
-    found = curves(two("rounds=2"), runs)
+    found = curves(two(), runs)
     last = {"local": 0.99, "fedavg": (0.8 + 0.5) / 2, "fedtl": (0.7 + 0.9) / 2}
     assert {method: list(its.values) for method, its in found.items()} == {
         method: pytest.approx([0.1, 0.2, last[method]]) for method in runs
@@ -185,3 +185,49 @@ def test_a_private_comparison_from_a_public_start_has_what_costs_nothing_beside_
     assert columns["probe"].model.pretrain_on == ["plain"]
     assert columns["fedtl"].privacy is not None
     assert "probe" not in [column.label for column in of(sets[0], "privacy.epsilon=3")]
+
+
+def lacking(runs, label, silo, metric, reason, only=None):
+    """Take a figure out of finished runs, with the reason."""
+    for run in runs[label] if only is None else [runs[label][only]]:
+        result = run.read_json("result.json")
+        del result["silos"][silo][metric]
+        result["silos"][silo].setdefault("absent", {})[metric] = reason
+        run.write_json("result.json", {**result, "seed": int(run.path.name[-1])})
+
+
+def test_a_mean_and_a_worst_say_over_how_many_silos_they_are(runs):
+    lacking(runs, "fedavg", "b", "accuracy", "all 200 rows have the same class")
+    lacking(runs, "fedtl", "a", "accuracy", "the scores of 3 of 200 rows are not finite", only=1)
+    said = summary(two(), runs)
+    assert said["mean"]["local"]["accuracy"]["silos"] == 2
+    assert said["mean"]["fedavg"]["accuracy"]["silos"] == 1
+    assert said["mean"]["fedavg"]["accuracy"]["mean"] == said["methods"]["fedavg"]["a"]["accuracy"]["mean"]
+    assert said["worst"]["fedavg"]["silos"] == 1
+    assert said["absent"]["fedavg"]["b"]["accuracy"] == "all 200 rows have the same class"
+    assert said["absent"]["fedtl"]["a"]["accuracy"] == "the scores of 3 of 200 rows are not finite (seed 1)"
+    assert "accuracy" not in said["methods"]["fedtl"]["a"]
+
+
+def test_what_training_left_of_statistics_is_told_by_method(runs):
+    for label, distance in (("local", 0.3), ("fedavg", 0.2), ("fedtl", 0.05)):
+        for run in runs[label]:
+            result = run.read_json("result.json")
+            for silo, its in result["silos"].items():
+                its["statistics_distance"] = distance if silo == "a" else 0.01
+                if label == "fedavg":
+                    its["refitted"] = {"accuracy": 0.75, "absent": {"auc": "why"}}
+            run.write_json("result.json", result)
+    said = summary(two(), runs)
+    own, shared = (line for line in said["warnings"] if "more than 0.1 standard deviations" in line)
+    assert own.endswith("which the figures are of: local at 1 of 2 silos")
+    assert shared.endswith("fedavg at 1 of 2 silos")
+    assert set(said["refitted"]) == {"fedavg"}
+    assert said["refitted"]["fedavg"]["a"]["accuracy"] == {"mean": 0.75, "seeds": [0.75, 0.75]}
+
+
+def test_whoever_has_everybodys_rows_stands_for_every_silo(runs):
+    for run in runs["local"]:
+        lines = [{"round": at, "silos": {"pooled": {"accuracy": 0.4}}} for at in (1, 2)]
+        (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert curves(two(), {"pooled": runs["local"]})["pooled"].silos == [2, 2, 2]

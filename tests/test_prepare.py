@@ -299,3 +299,40 @@ def test_spoken_digits(shared_data):
     assert (len(raw.train.y), len(raw.test.y)) == (450, 50)
     assert one.data.train.x.shape[1:] == (1, 32, 32)
     assert one.data.train.x.mean().abs() < 1e-3
+
+
+@given(st.integers(0, 30))
+def test_the_task_decides_how_rows_are_split_and_not_the_type_of_the_labels(seed):
+    """Nine events among 200 rows: stored as floats they are classes all the same, two of them in the test part."""
+    plain = rows(200)
+    y = (np.arange(200) % 22 == 3).astype(np.int64)
+    assert y.sum() == 9
+    for stored in (np.int64, np.uint8, np.float32, np.float64, bool):
+        labels = ("0", "1") if stored is not bool else ("False", "True")
+        raw = Raw(replace(plain, y=y.astype(stored)), columns=("x",))
+        one = do(raw, DataSettings(limit=100), seed, labels, frozenset(labels))
+        assert int(one.exam.test.y.sum()) == 2
+        if stored is np.int64:
+            first = one
+        assert torch.equal(one.exam.test.x, first.exam.test.x)
+        assert torch.equal(one.data.train.x, first.data.train.x)
+        assert torch.equal(one.data.val.x, first.data.val.x)
+
+
+def test_whole_numbers_to_regress_are_not_classes():
+    y = np.arange(100) // 10  # as classes, every value would be in every part
+    settings = DataSettings(task="regression")
+    whole, floats = (
+        do(Raw(replace(rows(100), y=values), columns=("x",)), settings, labels=()) for values in (y, y / 1.0)
+    )
+    assert found(whole.exam.test) == found(floats.exam.test)
+    assert np.bincount(whole.exam.test.y.int(), minlength=10).std() > 0
+
+
+def test_rows_of_a_second_domain_are_split_by_the_task_too():
+    y = (np.arange(40) % 8 == 0).astype(np.float64)
+    second = rows(40, 1000).x
+    raw = Raw(replace(rows(100), y=np.arange(100) % 2), columns=("x",))
+    raw = replace(raw, target=second, target_test=Part(second, y))
+    one = do(raw)
+    assert int(one.exam.target.y.sum()) == 1  # of 5 events among 40 rows, in 8 test rows

@@ -193,5 +193,5 @@ def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
     assert facts["refused"] == "", facts["refused"]
     assert "Differential privacy for every patient" in page.read_text()
     assert "several records is protected less" not in page.read_text()
-    assert facts["privacy"]["records"] < 30
+    assert facts["privacy"]["units"] < 30
     assert "patient" not in {row["name"] for row in facts["tensors"]}

@@ -13,12 +13,19 @@ from fedtl.report.figures import (
     difference,
     one,
     short_difference,
-    short_interval,
     with_interval,
 )
 from fedtl.report.page import compare_page, run_page
 from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
-from fedtl.report.tables import compare_table, late_compare_table, late_table, run_table, target_table
+from fedtl.report.tables import (
+    compare_table,
+    late_compare_table,
+    late_table,
+    privacy_table,
+    refitted_table,
+    run_table,
+    target_table,
+)
 
 SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
 MANY = [f"hospital-{number:02}" for number in range(40)]
@@ -168,11 +175,11 @@ def test_figures_are_written_in_the_unit_of_their_metric():
     assert one("accuracy", 0.9712) == "97.1"
     assert one("rmse", 0.9712) == "0.971"
     assert one("auc", None) == "-"
-    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 [90.0, 92.8]"
     assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
     assert with_interval("r2", None) == "-"
-    assert short_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
-    assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2.0…+2.0"
+    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
+    assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2…+2"
+    assert short_difference("accuracy", {"over_local": -0.04, "ci95": [-0.09, -0.001]}) == "-4.0 -9…-0"
     assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
     assert difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
 
@@ -260,7 +267,7 @@ def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given
         assert all(with_interval(metric, its[silo][metric]) in text for silo in silos)
     for silo in silos:
         assert silo in text
-        assert difference(metric, comparison["benefit"][silo]) in text
+        assert short_difference(metric, comparison["benefit"][silo]) in text
     assert all(warning in text for warning in comparison["warnings"])
     assert "paired bootstrap over seeds and test rows" in text
     assert "validation rows" in text
@@ -403,3 +410,95 @@ def test_a_comparison_without_a_best_says_why():
     assert "epsilon = 3 in each run of a method that shares; tuning: public; no best" in table
     released = comparison | {"benefit": a_comparison()["benefit"], "chosen_on": "released accuracy"}
     assert "chosen on the accuracy that it released" in text_of(compare_page(released, {}, ""))
+
+
+def test_no_interval_is_told_by_half_its_width():
+    """Half a width would claim that an R2 of 0.519 might be 20, or an accuracy of 98 % 101 %."""
+    wide = {"mean": 0.519, "ci95": [-39.88, 0.612], "seeds": [0.519]}
+    assert with_interval("r2", wide) == "0.519 -39.88…0.61"
+    assert one("r2", -9e21) == "-9e+21"
+    for task in MAIN:
+        comparison = a_comparison(task)
+        for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+            assert "±" not in text
+            assert "half a 95" not in text
+            assert "95 % interval" in text
+
+
+def with_one_silo_less():
+    result, comparison = a_result("binary"), a_comparison("binary")
+    del result["silos"]["plain"]["auc"]
+    result["silos"]["plain"]["absent"] = {"auc": "all 60 rows have the same class"}
+    result["mean_silos"]["auc"] = 5
+    del comparison["methods"]["fedavg"]["plain"]["accuracy"]
+    comparison["absent"] = {"fedavg": {"plain": {"accuracy": "the scores of 3 of 60 rows are not finite"}}}
+    comparison["mean"]["fedavg"]["accuracy"]["silos"] = comparison["worst"]["fedavg"]["silos"] = 5
+    return result, comparison
+
+
+def test_a_dash_has_its_reason_and_a_mean_over_fewer_silos_says_so():
+    result, comparison = with_one_silo_less()
+    mean = f"{one('auc', result['mean']['auc'])} (5 of 6)"
+    for text in (printed(run_table(result)), text_of(run_page(result, a_history(), ""))):
+        assert "no AUC at plain: all 60 rows have the same class" in text
+        assert mean in text
+        assert text.count("(5 of 6)") == 1
+    reason = "no accuracy at plain under fedavg: the scores of 3 of 60 rows are not finite"
+    for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+        assert reason in text
+        assert text.count("(5 of 6)") == 2  # the mean and the worst of one method
+    many = a_comparison("binary", MANY)
+    del many["methods"]["fedavg"][MANY[0]]["accuracy"]
+    assert "fedavg (39 of 40)" in set(ElementTree.fromstring(method_dots(many)).itertext())
+    bars = set(ElementTree.fromstring(silo_bars({**result, "metric": "auc"})).itertext())
+    assert any(word.startswith("mean, ") and word.endswith("(5 of 6)") for word in bars)
+
+
+def test_a_whole_silo_that_cannot_be_compared_is_counted():
+    comparison = a_comparison(silos=SILOS[:4])
+    del comparison["benefit"]["plain"]
+    page = compare_page(comparison, CURVES, TOML)
+    assert (
+        "1 of 3 silos gains by joining; faint: unclear; textured: loses; 1 more cannot be compared." in page
+    )
+
+
+def test_curves_say_what_they_show_and_over_how_many_silos():
+    words = set(ElementTree.fromstring(convergence(CURVES, 6)).itertext())
+    assert "rounds of training; the last point is the model that the table scores" in words
+    assert METHODS[0] in words
+    some = {"fedavg": Curve([0.1, 0.2, 0.3], [2, 4, 6])}
+    assert "fedavg (2 to 6 of 6)" in set(ElementTree.fromstring(convergence(some, 6)).itertext())
+    released = " ".join(ElementTree.fromstring(convergence(CURVES, 6, private=True)).itertext())
+    assert "the model as received, before the silo trains it," in released
+    assert "released accuracy" in released
+    assert "the table scores" not in released
+
+
+def test_shared_statistics_are_told_beside_those_of_the_silo():
+    comparison, result = a_comparison(methods=["local", "fedavg"]), a_result()
+    comparison["refitted"] = {"fedavg": {silo: {"accuracy": {"mean": 0.8421}} for silo in SILOS[:5]}}
+    table = printed(refitted_table(comparison))
+    assert "84.2 (5 of 6)" in table
+    assert one("accuracy", comparison["mean"]["fedavg"]["accuracy"]["mean"]) in table
+    assert "84.2" in text_of(compare_page(comparison, CURVES, ""))
+    result["silos"]["plain"]["refitted"] = {"accuracy": 0.8421}
+    assert "84.2" in text_of(run_page(result, a_history(), ""))
+    assert "refitted to the silo's training inputs" in text_of(run_page(result, a_history(), ""))
+
+
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_the_table_of_privacy_counts_and_names_the_unit_that_is_protected(unit):
+    its = dict.fromkeys(("epsilon", "epsilon_replace_one", "noise_multiplier", "sample_rate"), 1.0)
+    its |= {"delta": 1e-5, "steps_a_round": 2, "rounds": 3, "units": 180, "statistics_expected_noise": None}
+    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": its})))
+    assert f"of each {unit}" in text
+    head, row = (line for line in text.splitlines() if line.startswith(("silo", "plain")))
+    assert head.split()[1] == f"{unit}s"
+    assert row.split()[1] == "180"
+    assert ("record" in text) == (unit == "record")
+    assert "rows" not in text
+    table = " ".join(
+        printed(compare_table(a_comparison() | {"privacy": a_claim(unit=unit, epsilon=3.0)})).split()
+    )
+    assert f"differential privacy of each {unit}: epsilon = 3" in table

@@ -103,3 +103,23 @@ def test_verdicts(bounds, says):
 def test_lower_is_better_for_errors():
     assert gain("rmse", np.array([1.0]), np.array([3.0])) == 2.0
     assert gain("r2", np.array([1.0]), np.array([3.0])) == -2.0
+
+
+def test_balanced_accuracy_needs_two_classes_in_a_replicate_too():
+    run = Answers(np.eye(2)[[0, 0, 1]], np.array([0, 0, 1]), np.arange(3))
+    found = figure("balanced_accuracy", run, np.array([[1.0, 1, 1], [2, 1, 0]]))
+    assert found[0] == 1
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (1.7e9, 20), (5e-12, 1e-12), (0, 1e20)])
+def test_r2_of_a_replicate_does_not_depend_on_the_unit(offset, scale):
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=50)
+    guess, w = y + rng.normal(size=50), rng.integers(0, 3, 50).astype(float)
+    run = Answers((guess * scale + offset)[:, None], y * scale + offset, np.arange(50))
+    assert figure("r2", run, w[None])[0] == pytest.approx(
+        metrics.r2_score(y, guess, sample_weight=w), rel=1e-5
+    )
+    same = Answers(run.scores, np.full(50, offset + scale), run.ids)
+    assert np.isnan(figure("r2", same, w[None])[0])

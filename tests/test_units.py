@@ -64,8 +64,8 @@ def test_a_run_protects_patients_and_says_so(tmp_path):
     assert its["unit"] == "patient"
     assert "patient" in its["adjacency"]
     north = its["silos"]["north"]
-    assert north["records"] < 30  # patients who train, not their rows
-    assert north["sample_rate"] == pytest.approx(8 / north["records"])
+    assert north["units"] < 30  # patients who train, not their rows
+    assert north["sample_rate"] == pytest.approx(8 / north["units"])
     assert 0 < north["epsilon"] <= 5
 
 

@@ -39,7 +39,7 @@ class Claim:
 
     @classmethod
     def of(cls, its: Mapping[str, Any]) -> "Claim":
-        names = ("noise_multiplier", "sample_rate", "clip", "records", "statistics_noise")
+        names = ("noise_multiplier", "sample_rate", "clip", "units", "statistics_noise")
         return cls(*(its[name] for name in names))
 
 

@@ -43,7 +43,7 @@ delta = "auto"                # of one study: min(1e-5, 1/(10 n))
 clip = 1.0
 statistics = "public"         # "dp": the norms' statistics are released with noise; "local-after": exact, at home, afterwards
 # Without these three the plan's own numbers hold, as the rehearsal shows them and as you approve them:
-# sample_rate = 0.05          # of each record, in every step
+# sample_rate = 0.05          # of each record (or unit), in every step
 # steps = 20                  # of a round
 # rounds = 20                 # the most to take part in, in one study
 """

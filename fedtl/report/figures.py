@@ -48,17 +48,7 @@ def one(metric: str, value: float | None) -> str:
 
 
 def with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """A mean and the ends of its 95 % interval."""
-    if not figure:
-        return "-"
-    text = one(metric, figure["mean"])
-    if bounds := figure.get("ci95"):
-        text += f" [{', '.join(one(metric, bound) for bound in bounds)}]"
-    return text
-
-
-def short_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """``with_interval`` for a narrow column: the ends have one digit less."""
+    """A mean and the ends of its 95 % interval, which have one digit less: columns are narrow."""
     if not figure:
         return "-"
     text = one(metric, figure["mean"])
@@ -69,10 +59,10 @@ def short_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
 
 
 def short_difference(metric: str, benefit: Mapping[str, Any]) -> str:
-    """``difference`` for a narrow column."""
+    """``difference`` for a narrow column: the ends have one digit less, but keep their signs ("-9…-0" is below zero)."""
     text = _signed(metric, benefit["over_local"])
     if bounds := benefit.get("ci95"):
-        text += f" {'…'.join(_signed(metric, bound) for bound in bounds)}"
+        text += f" {'…'.join(f'{scale(metric) * bound:+.{_digits(metric) - 1}f}' for bound in bounds)}"
     return text
 
 

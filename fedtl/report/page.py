@@ -17,6 +17,7 @@ from fedtl.report.figures import (
     difference,
     one,
     over_silos,
+    short_difference,
     shown,
     silos_of,
     with_interval,
@@ -268,7 +269,7 @@ def _compare_grid(comparison: Mapping[str, Any]) -> Grid:
             for method, figures in methods.items()
         ]
         said = (
-            [Cell(its["best"]), Cell(difference(metric, its)), Cell(its["verdict"], its["verdict"])]
+            [Cell(its["best"]), Cell(short_difference(metric, its)), Cell(its["verdict"], its["verdict"])]
             if its
             else empty
         )

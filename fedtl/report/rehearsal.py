@@ -263,7 +263,7 @@ def _privacy(its: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("clip", f"{its['clip']:g}", f"the most that one {unit} can contribute to a step (Euclidean norm)"),
         (
             "sampling rate",
-            f"{its['sample_rate']:.4f} of {its['records']:,} {unit}s",
+            f"{its['sample_rate']:.4f} of {its['units']:,} {unit}s",
             f"the chance of each {unit} to be in a step",
         ),
         ("steps a round", f"{its['steps_a_round']}", "changes of the model, each with noise"),

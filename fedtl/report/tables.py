@@ -15,9 +15,9 @@ from fedtl.report.figures import (
     one,
     over_silos,
     short_difference,
-    short_interval,
     shown,
     silos_of,
+    with_interval,
 )
 
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
@@ -89,7 +89,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
         deviation = its["statistics_expected_noise"]
         table.add_row(
             Text(name),
-            str(its["records"]),
+            str(its["units"]),
             f"{its['epsilon']:.3f}",
             f"{its['delta']:.0e}",
             f"{its['epsilon_replace_one']:.3f}",
@@ -172,7 +172,7 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
         its = benefit.get(silo, {})
         cells = [
             Text(
-                short_interval(metric, figures.get(silo, {}).get(metric)),
+                with_interval(metric, figures.get(silo, {}).get(metric)),
                 style="bold" if its.get("best") == method else "",
             )
             for method, figures in methods.items()
@@ -182,7 +182,7 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     means = [comparison["mean"][method].get(metric) for method in methods]
     worst = [comparison["worst"][method] for method in methods]
     table.add_row(
-        "mean", *(short_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+        "mean", *(with_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
     )
     table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
     return table
@@ -196,8 +196,8 @@ def refitted_table(comparison: Mapping[str, Any]) -> Table:
     """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
     metric, silos = comparison["metric"], len(silos_of(comparison))
     table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
-    table.add_column("as shared (the table above)", justify="right")
-    table.add_column("refitted to each silo's training inputs", justify="right")
+    table.add_column("as shared", justify="right")
+    table.add_column("refitted to each silo", justify="right")
     for method, per_silo in comparison["refitted"].items():
         shared = comparison["mean"][method].get(metric)
         cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
