@@ -35,7 +35,7 @@ ROWS = [
     {"compare", "predict", "lint", "audit"},
     {"place"},
     {"attend", "provision"},
-    {"adopt", "confirm", "rehearsal", "steward", "site", "runsite"},
+    {"adopt", "confirm", "rehearsal", "siteaudit", "steward", "site", "runsite"},
     {"cli"},
     {"__main__"},
 ]
