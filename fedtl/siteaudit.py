@@ -21,6 +21,7 @@ from fedtl.audit.conformance import Claim, conformance
 from fedtl.audit.recorded import Released, Stretch, released, stretches
 from fedtl.audit.rehearsal import REHEARSALS, rehearse
 from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.units import TWO_PLACES
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.raw import Raw
 from fedtl.durable import write_bytes
@@ -38,7 +39,6 @@ from fedtl.simulate.scratch import memory, scratch
 CANARIES = 400
 STEPS = 16  # noisy steps that the canaries take part in, at least, where the plan has so many
 SURE = 0.95
-TWO_PLACES = "A patient with records at two institutions is not covered: each institution's guarantee is for its own rows only."
 
 Progress = Callable[[int, int], None]  # what is done, and how much there is
 
