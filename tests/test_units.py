@@ -225,7 +225,6 @@ def patients(tmp_path_factory):
         "audit.transcript=2",
         "privacy.tuning=public",
         'privacy.metrics=["accuracy"]',
-        "privacy.epsilon=8",
     ]
     experiment = load("digits", sets)
     out = RunFolder.create(folder / "run", experiment)
