@@ -189,9 +189,9 @@ class Place:
             )
         return arranged(prepare.read(self.experiment.data, its.silo or self.name), plan, self.name)
 
-    def prepared(self) -> Prepared:
-        """Raises DataError where the rows do not fit the schema."""
-        settings, raw = self.experiment.data, self.raw
+    def prepared(self, rows: Raw | None = None) -> Prepared:
+        """The site's own rows, or other stored ``rows``. Raises DataError where they do not fit the schema."""
+        settings, raw = self.experiment.data, self.raw if rows is None else rows
         wanted, found = tuple(self.agreement.shape), tuple(prepare.shape_after(raw, settings))
         if found != wanted:
             raise DataError(f"{self.name}: inputs have shape {found}; the plan's are {wanted}")

@@ -58,6 +58,8 @@ def rehearse(home: Home, what: Path | str, studies: int = 1, until: str = "") ->
     write_bytes(stem.with_suffix(".txt"), text(facts).encode(), private=True)
     write_bytes(stem.with_suffix(".html"), page(facts).encode(), private=True)
     write_bytes(stem.with_suffix(".json"), json.dumps(facts).encode(), private=True)
+    if bundle:  # kept for fedtl silo audit
+        write_bytes(stem.with_suffix(".fab"), Path(what).read_bytes(), private=True)
     return facts, stem.with_suffix(".txt")
 
 

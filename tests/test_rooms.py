@@ -37,7 +37,7 @@ ROWS = [
     {"place"},
     {"signing"},
     {"attend", "provision"},
-    {"adopt", "confirm", "rehearsal", "steward", "site", "runsite"},
+    {"adopt", "confirm", "rehearsal", "siteaudit", "steward", "site", "runsite"},
     {"cli"},
     {"__main__"},
 ]

@@ -10,6 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_private import bench_of, data_of, silo_of, task_of
 
+from fedtl import bench as bench_module
+from fedtl.audit import whole
+from fedtl.audit.rehearsal import rehearse
+from fedtl.audit.shadows import RECORDS, half, planted, pool_of
+from fedtl.audit.stage import stage_of
+from fedtl.audit.units import by_unit
+from fedtl.audit.verdict import FAMILY, failed
 from fedtl.bench import Training
 from fedtl.data.prepare import prepare
 from fedtl.data.raw import Part, Raw
@@ -21,7 +28,8 @@ from fedtl.experiment.soundness import doubtful, unsound
 from fedtl.privacy import mechanism
 from fedtl.runfolder import RunFolder
 from fedtl.silo import Rows
-from fedtl.study import run
+from fedtl.simulate.shelf import temporary
+from fedtl.study import build, run
 
 
 def of_patients(data, each=4):
@@ -203,3 +211,109 @@ def test_patients_statistics_count_once_each(tmp_path):
         found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)
+
+
+# The audit of patients
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory):
+    """A run of 30 patients with four rows each at two hospitals, with canaries, and its audit."""
+    folder = tmp_path_factory.mktemp("patients")
+    (folder / "data").mkdir()
+    sets = [*table(folder / "data"), "privacy.unit=patient", "data.silos=[]", "audit.canaries=200"]
+    sets += [
+        "audit.transcript=2",
+        "privacy.tuning=public",
+        'privacy.metrics=["accuracy"]',
+    ]
+    experiment = load("digits", sets)
+    out = RunFolder.create(folder / "run", experiment)
+    run(experiment, out)
+    effort = whole.Effort(references=2, for_roles=1, iterations=2, roles=False)
+    found = whole.audit(out, folder / "audit", "server", effort, folder / "key.pem", "cpu", lambda *_: None)
+    return out, found, folder / "audit"
+
+
+def test_an_audit_of_patients_attacks_patients(patients):
+    out, found, folder = patients
+    assert found["violations"] == []
+    assert found["unit"] == "patient"
+    result = out.read_json("result.json")["privacy"]["silos"]["north"]
+    with temporary() as shelf:
+        study = build(out.experiment(), shelf, shelf)
+        exam, data = study.exam("north"), study.data("north")
+        tested = exam.test.members
+        coins = half(study, "north", 0)
+        whose = pool_of(study, "north").rows.units
+        rows, planted_coins = planted(study, "north", RECORDS)
+    assert result["records"] == data.train.members < len(data.train)
+    assert len(whose.unique()) == data.train.members + tested
+    for unit in range(int(whose.max()) + 1):
+        assert len(set(coins[(whose == unit).numpy()])) == 1  # a patient is in or out
+    for unit in range(int(rows.units.max()) + 1):
+        assert len(set(planted_coins[(rows.units == unit).numpy()])) == 1
+    for attack in ("rmia", "lira"):
+        its = found["membership"][attack]["silos"]["north"]
+        assert its["members"] == data.train.members
+        assert its["others"] == tested
+    assert found["input_canaries"]["records"]["north"]["canaries"] == tested
+    checks = {check["name"]: check for check in found["checks"] if check["silo"] == "north"}
+    assert checks["one record"]["value"] == pytest.approx(1, abs=0.01)
+    assert checks["sensitivity"]["status"] == checks["samples"]["status"] == "passed"
+    assert checks["one record in the metric"]["value"] <= 1.01
+    page = (folder / "audit.html").read_text()
+    assert "A patient with records at two institutions is not covered" in page
+    assert "its membership score is the mean over its rows" in page
+
+
+def test_what_was_not_exercised_is_neither_passed_nor_failed(patients):
+    _, found, folder = patients
+    idle = [check for check in found["checks"] if check["status"] == "not exercised"]
+    assert {check["name"] for check in idle} >= {
+        "noise on statistics",
+        "one record in the statistics",
+        "statistics",
+    }
+    assert all(check["p"] is None and check["reason"] for check in idle)
+    assert all(check["p"] is not None for check in found["checks"] if check not in idle)
+    page = (folder / "audit.html").read_text()
+    assert page.count("not exercised") == len(idle) + 1
+    assert "no statistics are released" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [("rows clipped one by one", "one record"), ("rows sampled one by one", "samples")],
+)
+def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check, monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    if name == "rows clipped one by one":
+        sound = mechanism.clipped
+        monkeypatch.setattr(
+            mechanism,
+            "clipped",
+            lambda take, net, rows, losses, clip, units=None: sound(take, net, rows, losses, clip),
+        )
+    else:
+        monkeypatch.setattr(
+            bench_module,
+            "_rows_of",
+            lambda drawn, units, members, rows: (
+                found := torch.isin(units, drawn).nonzero().flatten()[::2],
+                units[found],
+            ),
+        )
+    with temporary() as shelf:
+        study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
+        found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
+    assert check in found
+
+
+@pytest.mark.parametrize("units", [None, [0, 0, 2, 2, 2, 5]])
+def test_means_over_units_are_those_of_pandas(units):
+    values = np.random.default_rng(0).normal(size=(3, 6))
+    numbers = None if units is None else torch.tensor(units).unique(return_inverse=True)[1]
+    wanted = values if units is None else pd.DataFrame(values).T.groupby(units).mean().T.to_numpy()
+    np.testing.assert_allclose(by_unit(values, numbers), wanted)

@@ -19,13 +19,13 @@ RATES = (0.01, 0.001)  # of false alarms
 class SiloClaim:
     """
     ``epsilon`` and ``delta`` are what the run says was spent, for ``adjacency`` of one ``unit``, of which the silo has
-    ``records``; ``curve`` is the trade-off curve of the whole plan, and ``mu`` its Gaussian differential privacy (see
+    ``units``; ``curve`` is the trade-off curve of the whole plan, and ``mu`` its Gaussian differential privacy (see
     ``tradeoff.gdp_mu``; None: there is no finite one).
     """
 
     unit: str
     adjacency: str
-    records: int
+    units: int
     noise_multiplier: float
     sample_rate: float
     rounds: int
@@ -43,7 +43,7 @@ class SiloClaim:
         return cls(
             unit=said["unit"],
             adjacency=said["adjacency"],
-            records=said["records"],
+            units=said["units"],
             noise_multiplier=said["noise_multiplier"],
             sample_rate=said["sample_rate"],
             rounds=said["rounds"],

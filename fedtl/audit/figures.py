@@ -6,7 +6,7 @@ from scipy.stats import chi2
 from fedtl.audit.stage import Stage, scratched, unlimited
 from fedtl.audit.verdict import Measured
 
-TIMES = 40
+TIMES = 64
 
 
 def metric_noise(stage: Stage) -> Measured:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.audit import one_run
+from fedtl.audit import one_run, units
 from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.claims import SIGNIFICANCE, Findings, against
 from fedtl.audit.shadows import (
@@ -64,13 +64,14 @@ def measured(study: Study, scores: Mapping[int, Mapping[str, Floats]]) -> Ends |
         return None
     checks, records = list[Check](), dict[str, Any]()
     for name, found in scores[RECORDS].items():
-        records[name], tests = _bounded(study, name, found, planted(study, name, RECORDS)[1])
+        rows, coins = planted(study, name, RECORDS)
+        records[name], tests = _bounded(study, name, found, units.by_unit(coins, rows.units) > 0)
         checks += tests
     means = np.array([float(found.mean()) for found in scores[SILOS].values()])
-    coins = np.array([bool(planted(study, name, SILOS)[1][0]) for name in scores[SILOS]])
+    tossed = np.array([bool(planted(study, name, SILOS)[1][0]) for name in scores[SILOS]])
     # A silo's worth of rows is no record: no epsilon was claimed for it, so nothing is refuted by it.
-    whole = one_run.bounds(means, coins, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
-    return Ends({"records": records, "silos": {**asdict(whole), "canaries": len(coins)}}, checks)
+    whole = one_run.bounds(means, tossed, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
+    return Ends({"records": records, "silos": {**asdict(whole), "canaries": len(tossed)}}, checks)
 
 
 def _scored(study: Study, watched: Watched, guess: Watched, name: str, vantage: str, level: int) -> Floats:
@@ -78,7 +79,8 @@ def _scored(study: Study, watched: Watched, guess: Watched, name: str, vantage: 
     rows, _ = planted(study, name, level)
     data, other = study.data(name), guess.whole[name]
     seen = odds(study, states(study, watched, name, vantage, other), rows, data)
-    return seen - odds(study, states(study, guess, name, vantage, other), rows, data)
+    beyond = seen - odds(study, states(study, guess, name, vantage, other), rows, data)
+    return units.by_unit(beyond, rows.units)
 
 
 def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dict[str, Any], list[Check]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedtl.audit.shares import ROUNDING, Trained, train
+from fedtl.audit.shares import ROUNDING, Trained, statistics_multiplier, train
 from fedtl.audit.stage import Stage, few, units_of
 from fedtl.audit.tapped import Tap, all_but
 from fedtl.audit.verdict import Measured
@@ -61,7 +61,7 @@ def before_the_mechanism(stage: Stage) -> Measured:
 def _statistics(base: Trained, other: Trained, promise: Promise) -> Measured:
     if promise.refresh is None:
         return 1.0, 0.0, ""
-    moved = _moved(base, other, "statistics", promise.refresh.release.noise_multiplier)
+    moved = _moved(base, other, "statistics", statistics_multiplier(promise))
     reason = f"one stored row moves the statistics by {moved:.2f} times their clip; 2 is the most that replacing one may"
     return float(moved <= 2 * (1 + ROUNDING)), moved, reason
 

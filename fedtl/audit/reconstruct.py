@@ -50,7 +50,9 @@ class Attempt:
 def small(study: Study, bench: Bench, name: str, count: int, cut: int, iterations: int, at: int) -> Attempt:
     """A silo of ``count`` rows, from row ``at`` on, through the run's own first round, private where the run is."""
     data = study.data(name)
-    its = replace(data, train=Rows(data.train.x[at : at + count], data.train.y[at : at + count]), target=None)
+    units = None if data.train.units is None else torch.arange(count)  # each of them a unit's only row
+    rows = Rows(data.train.x[at : at + count], data.train.y[at : at + count], units)
+    its = replace(data, train=rows, target=None)
     bench = copies.copy(bench)
     bench.training = replace(bench.training, batch_size=cut)
     shared, local = bench.partition.split(bench.initial(data.width))

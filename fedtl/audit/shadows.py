@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedtl.audit import units
 from fedtl.audit.membership import Evidence, sums
 from fedtl.bench import Bench
 from fedtl.coordinator import Federation, Plan, Standing, rounds
@@ -61,18 +62,29 @@ class Pool:
 
 
 def pool_of(study: Study, name: str) -> Pool:
+    """Its rows have units where units are what is protected, and none where records are."""
     data, exam = study.data(name), study.exam(name)
-    rows = Rows(torch.cat([data.train.x, exam.test.x]), torch.cat([data.train.y, exam.test.y]))
-    return Pool(rows, len(data.train), data.val)
+    unit = units.unit_of(study.experiment)
+    rows = Rows(
+        torch.cat([data.train.x, exam.test.x]),
+        torch.cat([data.train.y, exam.test.y]),
+        units.numbered([data.train, exam.test], unit),
+    )
+    return Pool(rows, len(data.train), replace(data.val, units=units.numbered([data.val], unit)))
 
 
 def half(study: Study, name: str, number: int) -> Bools:
-    """Which rows of the silo's pool reference ``number`` trains on; at least one in two is out of each pair."""
-    count = len(pool_of(study, name).rows)
+    """
+    Which rows of the silo's pool reference ``number`` trains on, those of half of the units; at least one in two is out of
+    each pair.
+    """
+    rows = pool_of(study, name).rows
+    count = units.count(rows.units, len(rows))
     drawn = numpy_generator("audit", "half", study.experiment.seed, number // 2, name).permutation(count)
     inside = np.zeros(count, bool)
     inside[drawn[: count // 2]] = True
-    return inside if number % 2 == 0 else ~inside
+    chosen = units.coins(rows.units, len(rows), inside)
+    return chosen if number % 2 == 0 else ~chosen
 
 
 def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
@@ -87,8 +99,9 @@ def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
         labels = (rows.y + moved) % data.width
     else:
         labels = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
-    coins = rng.random(len(rows)) < 0.5
-    return Rows(rows.x, labels), coins if level == RECORDS else np.full(len(rows), coins[0])
+    whose = units.numbered([rows], units.unit_of(study.experiment))
+    coins = units.coins(whose, len(rows), rng.random(len(rows)) < 0.5)
+    return Rows(rows.x, labels, whose), coins if level == RECORDS else np.full(len(rows), coins[0])
 
 
 def half_data(study: Study, name: str, number: int) -> SiloData:
@@ -98,11 +111,21 @@ def half_data(study: Study, name: str, number: int) -> SiloData:
     if number in (RECORDS, SILOS):
         rows, coins = planted(study, name, number)
         data, inside = study.data(name), torch.from_numpy(coins)
-        x = torch.cat([data.train.x, rows.x[inside]])
-        return replace(data, train=Rows(x, torch.cat([data.train.y, rows.y[inside]])), target=None)
-    pool = pool_of(study, name)
+        added = taken(rows, inside)
+        both = Rows(
+            torch.cat([data.train.x, added.x]),
+            torch.cat([data.train.y, added.y]),
+            units.numbered([data.train, added], units.unit_of(study.experiment)),
+        )
+        return replace(data, train=both, target=None)
     inside = torch.from_numpy(half(study, name, number))
-    return replace(study.data(name), train=Rows(pool.rows.x[inside], pool.rows.y[inside]), target=None)
+    return replace(study.data(name), train=taken(pool_of(study, name).rows, inside), target=None)
+
+
+def taken(rows: Rows, inside: torch.Tensor) -> Rows:
+    """Some of the rows, whose units are numbered anew."""
+    whose = None if rows.units is None else units.renumbered(rows.units[inside])
+    return Rows(rows.x[inside], rows.y[inside], whose)
 
 
 def sharing(bench: Bench, shared: frozenset[Role]) -> Bench:
@@ -230,13 +253,17 @@ def evidence(
     if name not in target:
         return None
     kept = {number: its[name] for number, its in references.items() if name in its}
+    pool = pool_of(study, name)
+    people = pool.population if len(pool.population) else pool.rows
+    whose, theirs = pool.rows.units, people.units
+    held = np.stack([half(study, name, number) for number in kept])
     return Evidence(
-        member=pool_of(study, name).member,
-        target=target[name].rows,
-        references=np.stack([its.rows for its in kept.values()]),
-        held=np.stack([half(study, name, number) for number in kept]),
-        population=target[name].population,
-        others=np.stack([its.population for its in kept.values()]),
+        member=units.by_unit(pool.member, whose) > 0,
+        target=units.by_unit(target[name].rows, whose),
+        references=units.by_unit(np.stack([its.rows for its in kept.values()]), whose),
+        held=units.by_unit(held, whose) > 0,
+        population=units.by_unit(target[name].population, theirs),
+        others=units.by_unit(np.stack([its.population for its in kept.values()]), theirs),
     )
 
 

@@ -8,7 +8,7 @@ neighbouring data sets, as composition assumes: given the same answers so far.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -30,14 +30,16 @@ from fedtl.audit.stage import (
 )
 from fedtl.audit.tapped import Sum, Tap, Tapped, all_but
 from fedtl.audit.verdict import Measured
-from fedtl.messages import Update
-from fedtl.privacy.promise import Promise
+from fedtl.messages import SpendEvent, Update
+from fedtl.privacy.promise import Promise, Refresh
+from fedtl.privacy.statistics import Release
 from fedtl.silo import SiloData
 from fedtl.state import State
 
 UNITS = 32  # units in the rehearsed round
 STEPS = 2  # of each phase: the second begins where the first one's noise led
 SHORT = 1e-3  # of the promised clip: a gradient of almost any record is longer in every single tensor
+QUIET = 1e-3  # of the noise on statistics
 ROUNDING = 2e-3  # relative: float32's share in sums over records
 
 
@@ -119,10 +121,32 @@ def _val_changed(stage: Stage, data: SiloData) -> SiloData:
     return replace(data, val=replace(val, y=extreme(replace(data, train=val), which).train.y))
 
 
+@dataclass(frozen=True)
+class _Quiet(Refresh):
+    """A release of statistics with so little noise that shrinkage towards no change does not hide the rows."""
+
+    claimed: Release = field(kw_only=True)
+
+    @classmethod
+    def of(cls, its: Refresh) -> "_Quiet":
+        release = replace(its.release, noise_multiplier=its.release.noise_multiplier * QUIET)
+        return cls(release, its.layers, claimed=its.release)
+
+    @property
+    def event(self) -> SpendEvent:
+        return SpendEvent(self.claimed.noise_multiplier, 1.0, 1)
+
+
+def statistics_multiplier(promise: Promise) -> float:
+    """The noise multiplier of the statistics in ``train``."""
+    return 0.0 if promise.refresh is None else promise.refresh.release.noise_multiplier * QUIET
+
+
 def train(stage: Stage, promise: Promise, data: SiloData, tap: Tap) -> Trained:
     """One round with a clip so short that it binds in every tensor, watched by ``tap``."""
     its = stage.promise
     changes = unlimited(its) | {"steps": stage.steps(STEPS), "canaries": None, "clip": its.clip * SHORT}
+    changes["refresh"] = None if promise.refresh is None else _Quiet.of(promise.refresh)
     with scratched(as_kind(promise, Tapped, tap=tap), **changes) as scratch:
         found = tried(lambda: stage.fit(scratch, data))
     return Trained(None if found is None else _left(*found), tap)
@@ -232,7 +256,7 @@ def statistics_record(found: Neighbours) -> Measured:
         return None, None, "no statistics are released"
     base, others = found.base, (found.others, found.others_without)
     share = max(_ratio(base, found.ordinary, "statistics"), _ratio(base, found.far, "statistics"))
-    moved = max(share, _ratio(*others, "statistics")) * its.refresh.release.noise_multiplier
+    moved = max(share, _ratio(*others, "statistics")) * statistics_multiplier(its)
     reason = f"one {its.unit} moves the statistics by {moved:.2f} times what their noise covers"
     return float(moved <= 1 + ROUNDING), moved, reason
 

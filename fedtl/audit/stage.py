@@ -146,8 +146,8 @@ def units_of(data: SiloData, promise: Promise) -> Tensor:
 
 
 def strangers(data: SiloData) -> SiloData:
-    """As many rows that nobody has, of as many units."""
-    generator = torch.Generator().manual_seed(0)
+    """As many rows that nobody has, of as many units; other ones than ``silo.nobody`` gives, which every round looks at first."""
+    generator = torch.Generator().manual_seed(1)
 
     def other(rows: Rows) -> Rows:
         if rows.x.dtype == torch.uint8:

@@ -57,7 +57,7 @@ def _claimed(claims: Mapping[str, Mapping[str, Any]], private: bool) -> list[str
     )
     mu = "no finite GDP mu" if its["mu"] is None else f"GDP mu = {its['mu']:.3f}"
     lines = [
-        f"Differential privacy of each {its['unit']} ({its['adjacency']}). Here is {weakest}: n = {its['records']} "
+        f"Differential privacy of each {its['unit']} ({its['adjacency']}). Here is {weakest}: n = {its['units']} "
         f"{its['unit']}s, noise multiplier sigma = {its['noise_multiplier']:.3f}, sample rate q = {its['sample_rate']:.3f}, "
         f"{its['rounds']} rounds with {its['steps']} steps in all; epsilon = {its['epsilon']:.3f} at delta = "
         f"{its['delta']:.0e}, {mu}.",

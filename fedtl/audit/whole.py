@@ -12,7 +12,7 @@ import torch
 
 import fedtl
 from fedtl import machine
-from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles
+from fedtl.audit import bundle, claims, inputs, membership, reconstruct, roles, units
 from fedtl.audit.claims import Findings, Vantage
 from fedtl.audit.inversion import psnr
 from fedtl.audit.reconstruct import SHOWN, Attempt
@@ -113,7 +113,8 @@ def audit(
             "private": bool(result.get("privacy")) and bool(result["privacy"]["private"]),
             "violations": [violation(check) for check in findings.violations],
             "checks": [_plain(check, findings.violations) for check in findings.checks],
-            "notes": _notes(experiment, result, findings, seen, effort),
+            "unit": units.unit_of(experiment),
+            "notes": [*_notes(experiment, result, findings, seen, effort), *units.notes(experiment)],
             "seconds": round(time.perf_counter() - clock, 1),
             "peak_memory_mib": _peak(),
         }
@@ -124,12 +125,7 @@ def audit(
 
 
 def refuse(experiment: Experiment) -> None:
-    """Raise ConfigError for what has no silos to attack, or protects what these attacks do not aim at."""
-    if experiment.privacy is not None and experiment.privacy.unit != "record":
-        raise ConfigError(
-            f"privacy.unit = {experiment.privacy.unit!r}: these attacks aim at single records, and would flatter a "
-            f'claim about each {experiment.privacy.unit}; audit a run with unit = "record"'
-        )
+    """Raise ConfigError for a method that has no silos to attack."""
     if experiment.method.name == "pooled":
         raise ConfigError("method 'pooled' is a yardstick that shares nothing; audit a run of another method")
 

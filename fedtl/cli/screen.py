@@ -103,6 +103,23 @@ def progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Itera
         yield show
 
 
+@contextmanager
+def steps(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work of known parts: a function to call with how many are done and how many there are."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def print_left_out(result: dict[str, Any]) -> None:
     for reasons in result.get("left_out", {}).values():
         err_console.print(

@@ -83,6 +83,37 @@ def rehearse(
 
 
 @app.command()
+def audit(
+    folder: Dir,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[BUNDLE]", help="a .fab file, or a rehearsed bundle's hash; default: rehearsed last"
+        ),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Test a rehearsed plan with canaries on the own rows, offline; costs no privacy budget. Exit 5: a check failed."""
+    from fedtl.cli.screen import steps
+    from fedtl.errors import Refuted
+    from fedtl.home.folder import Home
+    from fedtl.siteaudit import audit as audit_plan
+
+    with steps("audit", as_json) as show:
+        facts, path = audit_plan(Home.open(folder), what, show)
+    if as_json:
+        print_json(facts)
+    for line in [] if as_json else facts["text"]:
+        out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(f"kept: {path}; fedtl silo rehearse shows it on the page")
+    if facts["violations"]:
+        raise Refuted(
+            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report "
+            "them to whoever maintains this fedtl"
+        )
+
+
+@app.command()
 def approve(
     folder: Dir,
     bundle: Hash,

@@ -94,7 +94,7 @@ def _claims(audit: Mapping[str, Any]) -> list[Grid]:
     ]
     rows = [
         [
-            *(Cell(text) for text in (name, its["unit"], its["records"])),
+            *(Cell(text) for text in (name, its["unit"], its["units"])),
             *(Cell(number(its[key])) for key in ("noise_multiplier", "sample_rate")),
             *(Cell(its[key]) for key in ("rounds", "steps")),
             *(Cell(number(its["epsilon"])), Cell(f"{its['delta']:.0e}"), Cell(number(its["mu"]))),

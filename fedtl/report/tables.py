@@ -109,7 +109,7 @@ def claims_table(audit: Mapping[str, Any]) -> Table | None:
     table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
     for name, its in claims.items():
         table.add_row(
-            *(Text(name), str(its["records"]), _cell(its["noise_multiplier"]), _cell(its["sample_rate"])),
+            *(Text(name), str(its["units"]), _cell(its["noise_multiplier"]), _cell(its["sample_rate"])),
             *(str(its["rounds"]), str(its["steps"])),
             *(_cell(its["epsilon"]), f"{its['delta']:.0e}", _cell(its["mu"])),
         )

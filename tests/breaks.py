@@ -1,0 +1,420 @@
+"""
+Privacy mechanisms with one fault each, put into the running code, to see which test and which check of the audit notices.
+
+``FEDTL_BREAK=name pytest -p breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
+audit under all of them.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedtl import bench
+from fedtl.bench import Bench
+from fedtl.data import prepare
+from fedtl.data.inputs import Inputs
+from fedtl.privacy import engine, gradients, mechanism, statistics
+from fedtl.privacy.noise import Noise
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+# Noise on the model
+
+
+def _noise(change: Callable[..., list[torch.Tensor]]) -> Patch:
+    """``change(noises, weights)``: what is added to each weight's sum in place of ``noises``."""
+
+    def patch(monkeypatch):
+        sound = engine.NoisyOptimizer.add_noise
+
+        def add_noise(self):
+            totals = [weight.summed_grad.detach().clone() for weight in self._weights]
+            sound(self)
+            noises = [weight.grad - total for weight, total in zip(self._weights, totals, strict=True)]
+            for weight, total, noise in zip(self._weights, totals, change(noises, self), strict=True):
+                weight.grad = total + noise
+
+        monkeypatch.setattr(engine.NoisyOptimizer, "add_noise", add_noise)
+
+    return patch
+
+
+def _beside(optimizer):
+    """Whether each weight is the canaries' own."""
+    return [weight.dim() == 2 and weight.shape[0] == 1 for weight in optimizer._weights]
+
+
+def halved(noises, optimizer):
+    return [noise if side else noise / 2 for noise, side in zip(noises, _beside(optimizer), strict=True)]
+
+
+def none_on_vectors(noises, optimizer):
+    return [noise if noise.dim() > 1 else 0 * noise for noise in noises]
+
+
+def none_on_the_last(noises, optimizer):
+    return [*noises[:-1], 0 * noises[-1]]
+
+
+def repeated_between_layers(noises, optimizer):
+    model = [noise for noise, side in zip(noises, _beside(optimizer), strict=True) if not side]
+    longest = max(model, key=lambda noise: noise.numel()).flatten()
+    return [
+        noise if side else longest[: noise.numel()].view_as(noise)
+        for noise, side in zip(noises, _beside(optimizer), strict=True)
+    ]
+
+
+def one_stream_for_each_layer(noises, optimizer):
+    """Every layer has a generator of its own, seeded alike: other values, as layers differ in size, and the same radii."""
+    seed, std = secrets.randbits(48), optimizer.noise_multiplier * optimizer.max_grad_norm
+    return [Noise.reproducible(seed).normal(noise.shape, std).to(noise) for noise in noises]
+
+
+def a_block_over_and_over(noises, optimizer):
+    return [
+        noise.flatten()[:500].repeat(noise.numel() // 500 + 1)[: noise.numel()].view_as(noise)
+        for noise in noises
+    ]
+
+
+def uniform_law(noises, optimizer):
+    std = optimizer.noise_multiplier * optimizer.max_grad_norm
+    return [
+        noise if side else (torch.rand_like(noise) - 0.5) * (12**0.5 * std)
+        for noise, side in zip(noises, _beside(optimizer), strict=True)
+    ]
+
+
+def only_when_somebody_is_sampled(noises, optimizer):
+    """Half of it where there are records to protect, all of it where there are none."""
+    some = any(weight.summed_grad.any() for weight in optimizer._weights if weight.shape[0] != 1)
+    return halved(noises, optimizer) if some else noises
+
+
+def _antithetic(monkeypatch):
+    """Each second step takes back the noise of the step before, on the model."""
+    kept = {}
+
+    def change(noises, optimizer):
+        sides = _beside(optimizer)
+        last = kept.pop(id(optimizer), None)
+        if last is None:
+            kept[id(optimizer)] = noises
+            return noises
+        return [noise if side else -old for noise, old, side in zip(noises, last, sides, strict=True)]
+
+    _noise(change)(monkeypatch)
+
+
+def _kept_over_rounds(monkeypatch):
+    """The noise of the first step of the process again and again, on the model."""
+    kept = {}
+
+    def change(noises, optimizer):
+        sides = _beside(optimizer)
+        key = tuple(noise.shape for noise, side in zip(noises, sides, strict=True) if not side)
+        model = iter(kept.setdefault(key, [n for n, side in zip(noises, sides, strict=True) if not side]))
+        return [noise if side else next(model) for noise, side in zip(noises, sides, strict=True)]
+
+    _noise(change)(monkeypatch)
+
+
+# The clip
+
+
+def _clipped(change: Callable[..., list[torch.Tensor]]) -> Patch:
+    def patch(monkeypatch):
+        sound = mechanism.clipped
+        monkeypatch.setattr(mechanism, "clipped", lambda *its: change(sound, *its))
+
+    return patch
+
+
+def per_parameter(sound, take, net, rows, losses, clip, units=None):
+    """Each parameter's gradient is clipped by itself."""
+    norms, _ = gradients.by_hooks(net, rows, losses, units)
+    each = []
+    for weight in gradients.moving(net):
+        others = [other for other in gradients.moving(net) if other is not weight]
+        for other in others:
+            other.requires_grad_(False)
+        its, weighted = gradients.by_hooks(net, rows, losses, units)
+        for other in others:
+            other.requires_grad_(True)
+        factors = (clip / (its + 1e-12)).clamp(max=1).where(norms.isfinite(), 0)
+        each.append(weighted(factors)[0].nan_to_num(0.0))
+    return each
+
+
+def by_the_mean_norm(sound, take, net, rows, losses, clip, units=None):
+    """One factor for all, from the mean of the norms."""
+    norms, weighted = take(net, rows, losses, units)
+    return (
+        weighted(torch.full_like(norms, float(clip / norms.nan_to_num(0).mean().clamp_min(1e-6))))
+        if norms.isfinite().all()
+        else sound(take, net, rows, losses, clip, units)
+    )
+
+
+def rows_instead_of_units(sound, take, net, rows, losses, clip, units=None):
+    """A unit's rows are clipped one by one."""
+    return sound(take, net, rows, losses, clip, None)
+
+
+def what_is_not_finite_stays(sound, take, net, rows, losses, clip, units=None):
+    norms, weighted = take(net, rows, losses, units)
+    return weighted((clip / (norms + 1e-6)).clamp(max=1))
+
+
+def _batch_in_place_of_expectation(monkeypatch):
+    """The sum is divided by how many were drawn."""
+    sound = mechanism.Mechanism.step
+
+    def step(self, rows, *rest, **more):
+        self._optimizer.expected_batch_size = max(1, len(rows))
+        sound(self, rows, *rest, **more)
+
+    monkeypatch.setattr(mechanism.Mechanism, "step", step)
+
+
+def _head_beside_the_noise(monkeypatch):
+    """After the noise the head is moved by the exact gradient of the first rows, too."""
+    sound = Bench._private_phase
+
+    def phase(self, net, phase, silo, task, number, received, *rest):
+        sound(self, net, phase, silo, task, number, received, *rest)
+        with torch.no_grad():
+            seen = self.inputs(silo.data.train.x[:8]).nan_to_num(0.0).mean()
+            for weight in net.head.parameters():
+                weight += 1e-3 * torch.tanh(seen)
+
+    monkeypatch.setattr(Bench, "_private_phase", phase)
+
+
+# Samples
+
+
+def _poisson(change) -> Patch:
+    def patch(monkeypatch):
+        sound = mechanism.poisson
+        monkeypatch.setattr(mechanism, "poisson", lambda *its: change(sound, *its))
+
+    return patch
+
+
+def doubled_rate(sound, count, rate, noise):
+    return sound(count, min(1.0, 2 * rate), noise)
+
+
+def _same_sample_every_step(monkeypatch):
+    sound, kept = mechanism.poisson, {}
+
+    def same(count, rate, noise):
+        if noise not in kept:
+            kept[noise] = sound(count, rate, noise)
+        return kept[noise]
+
+    monkeypatch.setattr(mechanism, "poisson", same)
+
+
+def _from_the_tasks_seed(monkeypatch):
+    """The generator of a phase is seeded with a number that the server knows."""
+    kept = {}
+
+    def seeded(count, rate, noise):
+        generator = kept.setdefault(id(noise), (noise, torch.Generator().manual_seed(0)))[1]
+        return (torch.rand(count, generator=generator, dtype=torch.float64) < rate).nonzero().flatten()
+
+    monkeypatch.setattr(mechanism, "poisson", seeded)
+
+
+def of_a_fixed_size(sound, count, rate, noise):
+    """As many records in each step as expected, without replacement."""
+    return noise.uniform(count).argsort()[: max(1, round(count * rate))].sort()[0]
+
+
+# Statistics
+
+
+class _Changed:
+    """Noise whose ``add(number, total, std)`` is another."""
+
+    def __init__(self, noise, add):
+        self.noise, self.add_, self.count = noise, add, 0
+
+    def add(self, total, std):
+        self.count += 1
+        return self.add_(self.noise, self.count, total, std)
+
+
+def _statistics(add) -> Patch:
+    def patch(monkeypatch):
+        sound = statistics.refresh
+
+        def refresh(body, rows, release, noise, *rest):
+            return sound(body, rows, release, _Changed(noise, add), *rest)
+
+        monkeypatch.setattr(statistics, "refresh", refresh)
+
+    return patch
+
+
+def no_noise_on_scales(noise, number, total, std):
+    return noise.add(total, std) if number % 2 else total
+
+
+def noise_by_the_rows(noise, number, total, std):
+    """As much noise as the sum of the rows asks for."""
+    return noise.add(total, std * (1 + float(total.norm()) / (1 + float(total.norm()))))
+
+
+def _radii_from_the_data(monkeypatch):
+    """A row may be as long as the median row is."""
+
+    def clipped(values, limit):
+        values = values.nan_to_num(0.0, 0.0, 0.0)
+        norms = values.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return values * (norms.median() / norms).clamp(max=1)
+
+    monkeypatch.setattr(statistics, "_clipped", clipped)
+
+
+def _counted_records(monkeypatch):
+    """The mean is over the rows that have finite values, as the data have them, and not over the promised number."""
+    sound = statistics.refresh
+
+    def refresh(body, rows, release, noise, *rest):
+        finite = sum(int(x.flatten(1).isfinite().all(1).sum()) for x, _ in rows())
+        return sound(body, rows, replace(release, records=max(1, finite)), noise, *rest)
+
+    monkeypatch.setattr(statistics, "refresh", refresh)
+
+
+# The metric
+
+
+def _metric(change) -> Patch:
+    def patch(monkeypatch):
+        sound = bench.noisy_mean
+        monkeypatch.setattr(bench, "noisy_mean", lambda *its: change(sound, *its))
+
+    return patch
+
+
+def exact_metric(sound, values, units, metric, noise):
+    return float(values.double().mean())
+
+
+def half_metric_noise(sound, values, units, metric, noise):
+    return sound(values, units, replace(metric, noise_multiplier=metric.noise_multiplier / 2), noise)
+
+
+def metric_of_triple_weight(sound, values, units, metric, noise):
+    total = 3 * values.double().nan_to_num(0.0).sum()
+    return float(noise.add(total, metric.noise_multiplier) / metric.records)
+
+
+# Before the mechanism
+
+
+@dataclass(frozen=True)
+class _Centred(Inputs):
+    centre: float = 0.0
+
+    def apply(self, x):
+        return np.float32(super().apply(x)) / np.float32(255) - np.float32(self.centre)
+
+
+def _mean_of_the_rows(monkeypatch):
+    """Inputs are centred by the mean of the silo's own training rows, as ``data.scale = "silo"`` does for numbers."""
+
+    def learn(x, y, columns, settings, where, *rest):
+        return _Centred(settings.size, settings.channels, columns, centre=float(x.astype(float).mean()) / 255)
+
+    monkeypatch.setattr(prepare, "learn", learn)
+
+
+def _steps_from_the_rows(monkeypatch):
+    """As many steps as the brightness of the rows asks for."""
+    sound = Bench._private_phase
+
+    def phase(self, net, phase, silo, task, number, received, *rest):
+        mean = float(silo.data.train.x.double().nan_to_num(0.0).mean())
+        more = tuple(count + (count > 0 and mean > 0) for count in silo.promise.steps)
+        sound(
+            self,
+            net,
+            phase,
+            replace(silo, promise=replace(silo.promise, steps=more)),
+            task,
+            number,
+            received,
+            *rest,
+        )
+
+    monkeypatch.setattr(Bench, "_private_phase", phase)
+
+
+@dataclass(frozen=True)
+class Break:
+    """``checks``: of the audit, each of which refutes it; ``settings``: of the experiment that shows it."""
+
+    patch: Patch
+    checks: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+DP, FIGURE = "privacy.statistics=dp", 'privacy.metrics=["accuracy"]'
+BREAKS = {
+    "noise halved on the model": Break(_noise(halved), ("noise of every tensor", "noise with records")),
+    "no noise on norm scales and biases": Break(
+        _noise(none_on_vectors), ("noise of every tensor", "tensors without noise")
+    ),
+    "no noise on the last tensor": Break(
+        _noise(none_on_the_last), ("noise of every tensor", "tensors without noise")
+    ),
+    "noise repeated between layers": Break(_noise(repeated_between_layers), ("noise between tensors",)),
+    "one stream for each layer": Break(_noise(one_stream_for_each_layer), ("noise between tensors",)),
+    "a block of noise over and over": Break(_noise(a_block_over_and_over), ("noise within a step",)),
+    "noise of a uniform law": Break(_noise(uniform_law), ("law of the noise",)),
+    "noise halved where records are": Break(_noise(only_when_somebody_is_sampled), ("noise with records",)),
+    "noise taken back by the next step": Break(_antithetic, ("noise between steps",)),
+    "noise kept over rounds": Break(_kept_over_rounds, ("noise between steps", "noise between rounds")),
+    "clip of each parameter": Break(_clipped(per_parameter), ("one record",)),
+    "clip by the mean norm": Break(_clipped(by_the_mean_norm), ("one record", "shares of one record")),
+    "records that are not finite stay": Break(_clipped(what_is_not_finite_stays), ("one record",)),
+    "division by the batch": Break(_batch_in_place_of_expectation, ("noisy sums alone",)),
+    "head moved beside the noise": Break(
+        _head_beside_the_noise, ("noisy sums alone", "around the mechanism")
+    ),
+    "sampling rate doubled": Break(_poisson(doubled_rate), ("samples",)),
+    "same sample every step": Break(_same_sample_every_step, ("samples",)),
+    "samples from the task's seed": Break(_from_the_tasks_seed, ("samples between rounds",)),
+    "samples of a fixed size": Break(_poisson(of_a_fixed_size), ("samples",)),
+    "statistics without noise on scales": Break(
+        _statistics(no_noise_on_scales), ("noisy sums alone",), (DP,)
+    ),
+    "statistics' noise by the rows": Break(_statistics(noise_by_the_rows), ("shares of one record",), (DP,)),
+    "radii from the data": Break(_radii_from_the_data, ("shares of one record",), (DP,)),
+    "statistics divided by finite rows": Break(_counted_records, ("noisy sums alone",), (DP,)),
+    "exact accuracy": Break(_metric(exact_metric), ("noise of the metric", "noisy sums alone"), (FIGURE,)),
+    "half the noise on the accuracy": Break(
+        _metric(half_metric_noise), ("noise of the metric", "one record in the metric"), (FIGURE,)
+    ),
+    "accuracy of triple weight": Break(
+        _metric(metric_of_triple_weight), ("one record in the metric",), (FIGURE,)
+    ),
+    "inputs centred by the rows' mean": Break(_mean_of_the_rows, ("before the mechanism",)),
+    "as many steps as the rows ask for": Break(_steps_from_the_rows, ("noisy sums alone",)),
+}
+
+
+if name := os.environ.get("FEDTL_BREAK"):
+    BREAKS[name].patch(pytest.MonkeyPatch())
