@@ -167,6 +167,10 @@ def export(model: SiloModel, out: Path) -> list[str]:
         "pixels": "x / 127.5 - 1 for 0..255",
         "inputs": dict(vars(model.inputs).items()),
     }
+    if model.experiment.data.scale == "dp":
+        description["input_scale"] = (
+            "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
+        )
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         f"{out / 'model.safetensors'}: {len(used)} tensors",

@@ -35,7 +35,7 @@ from fedtl.notes import statistics_notes
 from fedtl.partition import Role
 from fedtl.planning import Place, claim, promise, spent, warnings
 from fedtl.pretrain import plain, pretrained, statistics_of_noise
-from fedtl.privacy import labels
+from fedtl.privacy import labels, origins
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.charge import foresee
 from fedtl.privacy.labels import Label
@@ -226,6 +226,8 @@ def run(
     with temporary() as shelf:
         raws = raws or shelf
         seen = survey(experiment, reader(raws, experiment.data))
+        if experiment.privacy is not None:  # before anything is trained, public rows included
+            _check_origins(_Source(experiment, seen, shelf, raws))
         if experiment.model.pretrain_on and start is None:
             central = build(plain(experiment), raws, shelf, device, None, seen)
             start = pretrained(experiment, folder, central.bench, seen)
@@ -301,6 +303,13 @@ def furnish(source: _Source, device: str, start: State | None) -> Workplace:
         adopt(shelf.folder)
     study = build(source.experiment, source.raws, source.shelf, device, start, source.survey)
     return Workplace(study.bench, study.data)
+
+
+def _check_origins(source: _Source) -> None:
+    """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
+    study = source.study(bench=None)  # type: ignore[arg-type]
+    for name in study.training:
+        origins.check(study.data(name).origins, name)
 
 
 def _exam(source: _Source, name: str) -> Exam:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from fedtl.errors import ConfigError, ModelError
@@ -255,6 +256,10 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
     assert right.mean() == pytest.approx(result["silos"]["a"]["accuracy"])
     export(model, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "model.json").read_text())
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    kept = run_folder.tensors("silos/a/local.safetensors")
+    assert torch.equal(weights[f"{INPUT_SCALE}.running_var"], kept[f"body.{INPUT_SCALE}.running_var"])
+    assert "running_mean" in content["input_scale"]
     assert content["inputs"]["low"] == [-0.008, -13, -2000, -400000]
 
 

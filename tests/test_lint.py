@@ -40,7 +40,8 @@ def test_what_only_the_rows_can_tell_is_found_beside_what_the_settings_say():
 def test_what_holds_has_its_numbers():
     its = found("rounds=2", "train.batch_size=30", "silo.faint.privacy.clip=2.0")
     assert its.unsound == ()
-    noise, sampling, steps, accounting, leaves, records = its.holds
+    noise, sampling, steps, accounting, leaves, prepared, records = its.holds
+    assert prepared.endswith("plain, faint: 10 classes declared, inputs' scale declared")
     # 100 rows train: 4 samples of 30, and 2 rounds
     assert "plain, faint: 8 in all, 4 in each of 2 rounds" in steps
     assert "(Poisson)" in sampling

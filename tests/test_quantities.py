@@ -225,6 +225,7 @@ def probes(study, home):
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
         else data.train.members,
+        "silo of each row": list(study.survey.silos),
         "unit of each row": None if data.train.units is None else data.train.members,
         "validation rows": len(data.val) if data.val.units is None else data.val.members,
         "weight of the update": update.weight,
@@ -314,6 +315,18 @@ def test_a_record_that_is_not_sampled_changes_no_bit_of_what_leaves(
     assert not drawn & set(trained), "choose another seed: the record was sampled"
     assert same(update.delta, other_update.delta)
     assert (update.weight, update.metrics) == (other_update.weight, other_update.metrics)
+
+
+def test_a_comma_too_many_in_one_row_moves_no_cell_of_another(tmp_path):
+    """pandas takes the first column for an index where the first row is longer than the header."""
+    found = []
+    for end in ("", ",9"):
+        write_table(tmp_path, cells())
+        header, first, *others = (tmp_path / "a.csv").read_text().splitlines()
+        (tmp_path / "a.csv").write_text("\n".join([header, first + end, *others]) + "\n")
+        with temporary() as shelf:
+            found.append(study_of(tmp_path, TABLE, shelf).data("a"))
+    assert changed_units(*found) == [[], []]
 
 
 def test_a_record_that_is_sampled_changes_what_leaves(tmp_path):

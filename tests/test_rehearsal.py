@@ -16,6 +16,7 @@ from fedtl.home.folder import Home
 from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.provision.bundle import agreement_in, bundle
+from fedtl.rehearsal import _asked as asked
 from fedtl.rehearsal import rehearse, sign
 
 PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
@@ -195,3 +196,51 @@ def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
     assert "several records is protected less" not in page.read_text()
     assert facts["privacy"]["units"] < 30
     assert "patient" not in {row["name"] for row in facts["tensors"]}
+
+
+def clinic(folder, plan_classes, **given):
+    """A private site with a table of its own, and a plan that declares these classes."""
+    rng = np.random.default_rng(0)
+    Home.create(folder / "home", "clinic", "fl.example.org:8443")
+    (folder / "home" / "data").mkdir()
+    table = {"a": rng.normal(size=120), "b": rng.normal(size=120), "label": np.arange(120) % 2}
+    pd.DataFrame(table).to_csv(folder / "home" / "data" / "clinic.csv", index=False)
+    fixed = {"data__path": "data", "policy__privacy": PRIVATE, "policy__minimum_silos": 1}
+    Federation.change(folder / "home" / "silo.toml", **fixed, **given)
+    plan = folder / "plan.toml"
+    plan.write_text(
+        f"rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\ncolumns = ['a', 'b']\nclasses = {plan_classes}\n"
+        "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
+    )
+    return Home.open(folder / "home"), plan
+
+
+BOUNDS = {"*": [-4.0, 4.0]}
+
+
+@pytest.mark.parametrize(
+    ("plan_classes", "given", "says"),
+    [
+        ([], {"data__scale": "none"}, "the list of classes is learned from the private rows"),
+        (["0", "1"], {}, "scaled by constants that are learned from the private rows"),
+        ([], {"data__scale": "none", "data__classes": ["0", "1"]}, ""),
+        (["0", "1"], {"data__scale": "none"}, ""),
+        (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
+    ],
+)
+def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says, tmp_path):
+    """On the page, and again where the promise is made, whatever a page said."""
+    home, plan = clinic(tmp_path, plan_classes, **given)
+    facts, _ = rehearse(home, plan)
+    assert says in facts["refused"]
+    assert bool(facts["refused"]) == bool(says)
+    assert (facts["privacy"] is None) == bool(says)
+    its, _, _ = asked(home, plan)
+    place = Place(home, its)
+    data = place.prepared().data
+    if says:
+        with pytest.raises(Denied, match=says):
+            place.silo(place.study(data.classes), data)
+    else:
+        silo = place.silo(place.study(data.classes), data)
+        assert bool(silo.promise.refresh) == (given["data__scale"] == "dp")

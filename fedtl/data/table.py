@@ -6,6 +6,7 @@ agree on them without looking at each other's rows; each becomes a column of 0 a
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -249,7 +250,7 @@ def _load(path: str, changed: int, size: int, as_text: bool) -> "pd.DataFrame":
         if path.endswith(".parquet"):
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, low_memory=False, dtype=str if as_text else None)
+            frame = _csv_as_text(path) if as_text else pd.read_csv(path, low_memory=False)
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
     except (ValueError, OSError, UnicodeDecodeError) as error:
@@ -259,6 +260,15 @@ def _load(path: str, changed: int, size: int, as_text: bool) -> "pd.DataFrame":
     if found := [mark for mark in ";\t|" if mark in only]:
         raise DataError(f"{path}: its columns look separated by {found[0]!r}; fedtl reads commas")
     return frame
+
+
+def _csv_as_text(path: str) -> "pd.DataFrame":
+    """Without an index column: else one comma too many in the first row would move the cells of all rows."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.ParserWarning)
+        return pd.read_csv(path, low_memory=False, dtype=str, index_col=False)
 
 
 def _spelled(cell: object) -> str:

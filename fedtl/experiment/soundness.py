@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.choices import method_of, privacy_of
 from fedtl.experiment.schema import Experiment, MethodSettings
@@ -12,6 +13,7 @@ from fedtl.partition import Role
 from fedtl.privacy import marks
 
 LARGE = 10.0  # an epsilon that promises little
+DECLARED = "{}: taken as declared; if they were read off the private rows, nothing here covers that"
 UNCOVERED = "model.weights: if the file was trained on these rows without noise, nothing here covers that"
 ALIKE = {  # what a result says once, of all its silos
     "unit": "who is protected is the same",
@@ -89,6 +91,14 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         Path(experiment.model.weights)
     ):
         yield UNCOVERED
+    data = experiment.data
+    declared = {
+        "data.classes": data.classes,
+        "data.bounds": data.bounds,
+        "data.scale": data.scale not in SCALES,
+    }
+    if keys := [key for key, given in declared.items() if given]:
+        yield DECLARED.format(", ".join(keys))
     if not (experiment.model.weights or experiment.model.pretrain_on):
         yield "the backbone starts from nothing: under noise a public start is worth most of the accuracy"
     if privacy.unit == "record" and experiment.data.unit_column:

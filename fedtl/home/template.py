@@ -22,6 +22,9 @@ label = "label"
 split = 0                     # fixes which rows are trained on; leave it as it is
 val = 0.1
 test = 0.2
+# classes = ["no", "yes"]     # every label that can occur; under [policy.privacy] a head of this site's own needs it
+# scale = "constants.toml"    # under [policy.privacy]: [age] mean = 60, std = 12; or "none"; or "dp", with bounds:
+# bounds = {{ age = [0, 110], "*" = [-5, 5] }}
 
 [policy]                      # whatever is not listed is refused
 roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it

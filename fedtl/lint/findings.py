@@ -11,6 +11,7 @@ from fedtl.experiment.soundness import doubtful, unsound
 from fedtl.lint.copies import copies
 from fedtl.lint.examined import Examined, examine
 from fedtl.lint.holds import holds
+from fedtl.lint.unread import unread
 from fedtl.planning import warnings
 from fedtl.simulate.shelf import Shelf, temporary
 
@@ -40,7 +41,7 @@ def lint(table: Mapping[str, Any]) -> Findings:
             wrong += said
             if found is not None:
                 wrong += found.refused
-                odd += copies(found.study)
+                odd += [*unread(found.study), *copies(found.study)]
             if found is not None and not its.mistakes and not said:  # else its numbers are of other settings
                 odd += [text for promise in found.promises.values() for text in warnings(promise)]
             if found is not None and not wrong:  # what will not be trained promises nothing

@@ -37,6 +37,10 @@ def holds(found: Examined) -> Iterator[str]:
         + _each(its, lambda one: f"at most epsilon {one.epsilon:.3f} at delta {one.delta:.1e}")
     )
     yield f"what leaves: {_leaves(found)}"
+    yield (
+        "preparation: each row by itself; the split follows positions; what rows are prepared with is declared, or released "
+        f"with noise and charged: {_each(its, lambda one: _prepared(found, one))}"
+    )
     name = found.study.experiment.model.name
     if found.tried:
         yield f"records: they stay apart in {name} and its losses, as a step on rows of nobody showed; every round asks again"
@@ -58,6 +62,14 @@ def _leaves(found: Examined) -> str:
         lambda one: "none" if one.metric is None else f"± {one.metric.expected:.2g} on {one.metric.records}",
     )
     return f"{text}; and once a round an accuracy of validation {next(iter(its.values())).unit}s, noisy and charged: {told}"
+
+
+def _prepared(found: Examined, one: Promise) -> str:
+    data = found.study.data(one.dataset)
+    classes = (
+        f"{len(data.classes)} classes {data.origins.classes}" if data.classes else "labels' scale declared"
+    )
+    return f"{classes}, inputs' scale {data.origins.scale}"
 
 
 def _each(promises: Promises, text: Callable[[Promise], str]) -> str:

@@ -74,6 +74,11 @@ QUANTITIES = (
         "refused (data.target_domain of a table)",
     ),
     Quantity(
+        "silo of each row",
+        "the file, or data.silo_column",
+        "public by declaration: a silo's guarantee is about its own rows",
+    ),
+    Quantity(
         "unit of each row",
         "data.unit_column",
         "public by declaration: which units there are; how many rows a unit has changes that unit alone. A row that does not say "
