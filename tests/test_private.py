@@ -536,6 +536,16 @@ def test_lint_lists_everything_at_once():
     assert not list(unsound(load("digits", SMALL)))
 
 
+@pytest.mark.parametrize("at", ["privacy", "silo.faint.privacy"])
+def test_a_tuning_that_was_never_charged_is_refused_in_one_line(at):
+    with pytest.raises(ConfigError) as refused:
+        load("digits", [*SMALL, f"{at}.tuning=charged"])
+    said = str(refused.value)
+    assert said.startswith(f"{at}.tuning = 'charged' is gone: fedtl never computed")
+    assert said.endswith('write "public" if only public rows were looked at, and otherwise "undeclared"')
+    assert "\n" not in said
+
+
 def test_a_reply_keeps_every_bit(tmp_path):
     bench = bench_of()
     update = bench.fit(silo_of(bench, tmp_path), task_of(bench))
