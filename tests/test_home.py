@@ -77,6 +77,7 @@ def test_check_says_for_each_line_what_to_do(home):
         "key",
         "disk",
         "encryption",
+        "ledger",
     ]
     assert "get ca.crt from the coordinator" in said["certificate"][1]
     assert "fedtl silo rehearse" in said["approvals"][1]
@@ -120,7 +121,16 @@ def test_what_left_and_was_not_on_the_manifest_is_found(home):
 def test_the_commands_speak_json(home):
     status = json.loads(fedtl_command("silo", "status", home.path, "--json").stdout)
     assert status["bytes_out"] == 0
-    nothing = {"dataset": "clinic", "spent": 0.0, "lifetime": 10.0, "left": 10.0, "rounds": {}, "waiting": ""}
+    nothing = {
+        "dataset": "clinic",
+        "spent": 0.0,
+        "charged": 0.0,
+        "lifetime": 10.0,
+        "left": 10.0,
+        "rounds": {},
+        "waiting": "",
+        "new": False,
+    }
     assert status["budget"] == nothing
     assert json.loads(fedtl_command("silo", "ledger", home.path, "--json").stdout) == []
     said = fedtl_command("silo", "run", home.path, "--part", "x", code=2).stderr

@@ -261,11 +261,14 @@ def test_a_ledger_from_before_counts_its_plans_whole(path, ledger):
             chain.append(
                 "charged", study=study, round=number, task="t", events=[[4.0, 1.0, 1]], epsilon=COST[1]
             )
+        chain.append("planned", study="d", epsilon=0.5, delta=1e-6, events=[[4.0, 1.0, 8]])
+        chain.append("charged", study="d", round=1, task="t", events=[[4.0, 1.0, 1]], epsilon=COST[1])
     again = opened(path)
-    assert again.spent() == pytest.approx((12.0, 3e-6))
+    assert COST[1] > 0.5  # beyond its plan: it counts for what it was
+    assert again.spent() == pytest.approx((12.0 + COST[1], 4e-6))
     assert again.spent()[0] >= 3 * COST[1]
     assert any("take epsilon 12 and delta 3e-06, which is beyond" in text for text in faults(again.lines()))
-    with pytest.raises(BudgetExhausted, match="so 1 and"):
+    with pytest.raises(BudgetExhausted, match="other studies have taken 9.061 of 9 "):
         again.charge("b", 2, "task", ROUND, PLAN)
 
 

@@ -68,7 +68,7 @@ def test_no_line_that_holds_is_false():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("unit", "patient"), ("noise", "reproducible"), ("tuning", "charged")]
+    ("key", "value"), [("unit", "patient"), ("noise", "reproducible"), ("tuning", "public")]
 )
 def test_what_a_result_says_once_is_the_same_in_all_silos(key, value):
     (line,) = found(f"silo.faint.privacy.{key}={value}").unsound[:1]

@@ -266,8 +266,25 @@ def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
         bench.fit(silo, task_of(bench, 3))
     assert caught.value.exit_code == 3
     assert same(silo.local, before)
-    with pytest.raises(BudgetExhausted, match="asks for epsilon 2.* left"):
+    with pytest.raises(BudgetExhausted, match="'another' takes its whole plan, epsilon 2.* left"):
         bench.fit(silo, task_of(bench, 1, study="another"))
+
+
+def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
+    """Whether it ends may depend on its results, so what its rounds came to is no claim, and not left for another study."""
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, rounds=3, epsilon=3.0)
+    its = silo.promise
+    assert spent(its, "study")["epsilon"] == 0.0  # nothing was planned yet
+    bench.fit(silo, task_of(bench))
+    claimed = spent(its, "study")
+    whole, first = its.schedule(), its.events(first=True)
+    assert claimed["epsilon"] == its.epsilon == pytest.approx(accounting.epsilon(whole, its.delta))
+    assert claimed["epsilon_replace_one"] == pytest.approx(accounting.epsilon(whole, its.delta, True))
+    assert claimed["epsilon_charged"] == pytest.approx(accounting.epsilon(first, its.delta))
+    assert claimed["epsilon_charged"] < 0.8 * claimed["epsilon"]
+    with pytest.raises(BudgetExhausted):
+        charge.foresee(replace(its, rounds=1, epsilon=1.0, steps=(1,) * len(its.steps)))
 
 
 def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):
@@ -461,7 +478,7 @@ def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_le
     (line,) = done.stderr.splitlines()
     number = r"\d+(\.\d+)?"
     assert re.search(
-        rf"round 1 of study 'two' asks for epsilon {number} and .*; {number} of 8 and .* are spent, {number} and .* left",
+        rf"study 'two' takes its whole plan, epsilon {number} and .*; other studies have taken {number} of 8 and .* left",
         line,
     )
 
@@ -525,6 +542,16 @@ def test_lint_lists_everything_at_once():
     assert 'tuning = "undeclared"' in asked
     assert "their epsilons add" in asked
     assert not list(unsound(load("digits", SMALL)))
+
+
+@pytest.mark.parametrize("at", ["privacy", "silo.faint.privacy"])
+def test_a_tuning_that_was_never_charged_is_refused_in_one_line(at):
+    with pytest.raises(ConfigError) as refused:
+        load("digits", [*SMALL, f"{at}.tuning=charged"])
+    said = str(refused.value)
+    assert said.startswith(f"{at}.tuning = 'charged' is gone: fedtl never computed")
+    assert said.endswith('write "public" if only public rows were looked at, and otherwise "undeclared"')
+    assert "\n" not in said
 
 
 def test_a_reply_keeps_every_bit(tmp_path):

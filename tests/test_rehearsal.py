@@ -128,13 +128,13 @@ def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
     """Its data is somebody else's and not here."""
     path = tmp_path / "hospitals.toml"
     path.write_text(
-        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "charged"\n'
+        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "public"\n'
     )
     facts, page = rehearse(home, path)
     assert facts["bundle"] == ""
     assert facts["shape"] == [1, 8, 8]
     assert "epsilon 2.00" in page.read_text()
-    assert facts["tuning"] == "charged"
+    assert facts["tuning"] == "public"
 
 
 @pytest.mark.parametrize(

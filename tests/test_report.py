@@ -380,7 +380,7 @@ def test_a_private_run_says_what_its_ledgers_say():
 
 
 @pytest.mark.parametrize("private", [True, False])
-@pytest.mark.parametrize("tuning", ["public", "charged", "undeclared"])
+@pytest.mark.parametrize("tuning", ["public", "undeclared"])
 def test_every_page_says_where_the_settings_come_from(private, tuning):
     its = a_claim(private=private, tuning=tuning, epsilon=3.0)
     spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}

@@ -1,4 +1,6 @@
-"""What other libraries let be set in private training, and ``[privacy]`` does not: why, for whoever looks for it."""
+"""What other libraries, or an earlier fedtl, let be set in private training, and ``[privacy]`` does not: why, for whoever looks for it."""
+
+from typing import Any
 
 NOISE = (
     "the noise follows from privacy.epsilon, privacy.delta, the rows and the planned steps, and is never 0; "
@@ -38,6 +40,18 @@ REASONS = {
     **dict.fromkeys(("adjacency", "neighbouring", "neighboring", "replace_one"), ADJACENCY),
     **dict.fromkeys(("metric", "loss", "accuracy", "validation", "val"), METRIC),
 }
+GONE = {
+    ("tuning", "charged"): (
+        "fedtl never computed what choosing settings on private rows costs, so the word promised a charge that nobody made; "
+        'write "public" if only public rows were looked at, and otherwise "undeclared"'
+    )
+}
+
+
+def gone(path: str, value: Any) -> str | None:
+    """Why this value of a setting of ``[privacy]`` is no longer there, and what to do; None for any other."""
+    *above, key = path.split(".")
+    return GONE.get((key, value)) if above[-1:] == ["privacy"] and isinstance(value, str) else None
 
 
 def absent(path: str) -> str | None:

@@ -10,6 +10,7 @@ import torch
 from fedtl.aggregate import ServerStep
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
+from fedtl.experiment.absent import gone
 from fedtl.experiment.schema import Experiment, MethodSettings, PrivacySettings
 from fedtl.experiment.wording import entry, short, unknown
 from fedtl.method import METHODS, Method, Personalise
@@ -65,10 +66,13 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
     """``[privacy]`` with what ``[silo.<name>.privacy]`` changes. Raises ConfigError."""
     assert experiment.privacy is not None
     own = experiment.silo[silo].privacy if silo in experiment.silo else {}
-    for key in own:
+    for key, value in own.items():
+        at = f"silo.{silo}.privacy.{key}"
         if key not in PrivacySettings.model_fields:
             known = [f"silo.{silo}.privacy.{name}" for name in PrivacySettings.model_fields]
-            raise ConfigError(unknown(f"silo.{silo}.privacy.{key}", known))
+            raise ConfigError(unknown(at, known))
+        if (reason := gone(at, value)) is not None:
+            raise ConfigError(f"{at} = {short(value)} is gone: {reason}")
     try:
         return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
     except ValueError as error:

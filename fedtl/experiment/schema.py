@@ -67,7 +67,7 @@ class PrivacySettings(Settings):
     stages: list[Annotated[int, Field(ge=1)]] = []
     noise: Literal["os", "reproducible"] = "os"
     metrics: list[Literal["accuracy"]] = Field([], max_length=1)
-    tuning: Literal["public", "charged", "undeclared"] = "undeclared"
+    tuning: Literal["public", "undeclared"] = "undeclared"
 
 
 Line = Annotated[str, Field(max_length=400), AfterValidator(printable)]

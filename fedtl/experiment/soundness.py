@@ -67,7 +67,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
     if privacy.tuning == "undeclared":
         yield (
             'privacy.tuning = "undeclared": settings that were chosen by looking at private rows cost epsilon that '
-            'nobody counts; say "public" or "charged"'
+            'nobody counts; say "public" where only public rows were looked at'
         )
     if privacy.noise == "reproducible":
         yield (

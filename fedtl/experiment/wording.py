@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.absent import absent
+from fedtl.experiment.absent import absent, gone
 from fedtl.experiment.schema import Experiment
 
 Place = tuple[str | int, ...]  # of a setting, from the top of the file
@@ -71,6 +71,8 @@ def _line(place: Place, problems: Sequence[Mapping[str, Any]]) -> str:
     first, at = problems[0], _spelled(place)
     if first["type"] == "missing":
         return f"{at} is not given, and has no default"
+    if (reason := gone(at, first["input"])) is not None:
+        return f"{at} = {short(first['input'])} is gone: {reason}"
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
         return f"{at} = {short(first['input'])}: must be {' or '.join(wishes)}"

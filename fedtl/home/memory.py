@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -21,6 +22,7 @@ from fedtl.partition import Role
 from fedtl.privacy.labels import Label, Labels
 from fedtl.state import State
 
+CHARGED = "charged.json"  # in a study's folder
 STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -67,7 +69,21 @@ class Memory:
         content = save(tensors, {"header": json.dumps(header)})
         if self.seal:
             content = self.seal.close(content, self._about(study, schema))
+        if kept.private:  # first, and in the clear even where the state is sealed, as the record is
+            about = {"study": study, "round": kept.round, "task": kept.task}
+            write_bytes(self.folder / study / CHARGED, json.dumps(about).encode(), private=True)
         write_bytes(self.path(study, schema), content, private=True)
+
+    def charged(self) -> list[dict[str, Any]]:
+        """Study, round and task of each study's last private round. Raises LedgerDamaged for what cannot be read."""
+        found = []
+        for path in sorted(self.folder.glob(f"*/{CHARGED}")):
+            try:
+                its = json.loads(path.read_text())
+                found.append({key: its[key] for key in ("study", "round", "task")})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise LedgerDamaged(f"{path} is damaged; put it back from a copy") from error
+        return found
 
     def load(self, study: str, schema: str) -> Kept | None:
         """None before the first round. Raises LedgerDamaged for a file that is not this silo's."""
@@ -97,9 +113,8 @@ class Memory:
         }
         update = Update(self.silo, header["round"], parts["delta"], header["weight"], header["metrics"])
         labels = {Role(role): Label(label) for role, label in header["labels"].items()}
-        private = (
-            header["private"] if "private" in header else bool(header["spend"])
-        )  # as fedtl 0.1.0 wrote it
+        # fedtl 0.1.0 wrote what a round had cost instead.
+        private = header["private"] if "private" in header else bool(header["spend"])
         return Kept(header["round"], header["task"], parts["local"], labels, update, private)
 
     def _about(self, study: str, schema: str) -> str:

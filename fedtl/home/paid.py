@@ -42,8 +42,15 @@ def gaps(home: Home) -> list[str]:
         for study in (sorted(path.name for path in home.state.iterdir()) if home.state.is_dir() else ())
         if study not in received
     ]
+    books = ledgers(home)
     sent = [line for line in lines if line["what"] == "sent"]
-    return found + [f"record {text}" for text in papers.unpaid(sent, ledgers(home))]
+    found += [f"record {text}" for text in papers.unpaid(sent, books)]
+    kept = [{"number": 0, "private": True, **its} for its in home.memory.charged()]
+    return found + [
+        f"state/{its['study']}: round {its['round']} was answered in private, and the ledger has no charge for it"
+        for its in kept
+        if papers.unpaid([its], books)
+    ]
 
 
 def check(home: Home) -> None:
