@@ -45,12 +45,15 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert isinstance(site.ask(site.task()), Update)
     spent = budget(site.home)["spent"]
     renamed(site, data__name="fresh")
+    site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
+    site.approve()
     site.refused(site.task(2), Code.DECLINED, "are 'plain' in this ledger, and have a budget there")
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
     assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
     back = renamed(site, data__name="plain")
     assert budget(back)["spent"] == spent
+    site.approve()
     assert isinstance(site.ask(site.task(2)), Update)
 
 
@@ -58,6 +61,7 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
+    site.approve()
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
     either = renamed(site, name="other", data__name=None)

@@ -18,6 +18,7 @@ from fedtl.home.approvals import Approval, code_hash
 from fedtl.home.folder import Home
 from fedtl.home.signed import SignedTerms, looser
 from fedtl.policy import Code, Manifest
+from fedtl.policy import Line as Tensor
 
 Line = Mapping[str, Any]
 AGAIN = "rehearse and approve again"
@@ -27,8 +28,8 @@ EARLIER = f"approved with an earlier fedtl: {AGAIN}"
 @dataclass(frozen=True)
 class Grant:
     """
-    An approval as its record line has it, and the line's ``number``. ``terms`` None: the line holds no terms that fit its
-    hash, because an earlier fedtl wrote it.
+    An approval as its record line has it, and the line's ``number``. ``terms`` None: the line holds no terms and tensors
+    that fit its hashes, as one of an earlier fedtl.
     """
 
     number: int
@@ -236,7 +237,9 @@ def _grant(line: Line) -> Grant:
     approval = Approval(**{each.name: str(line.get(each.name, "")) for each in fields(Approval)})
     try:
         terms = SignedTerms.model_validate(line.get("signed"))
-    except ValidationError:
+        listed = Manifest(tuple(Tensor(**{**row, "shape": tuple(row["shape"])}) for row in line["tensors"]))
+    except (ValidationError, TypeError, KeyError):
         return Grant(line["number"], approval, None, tensors)
-    fits = (terms.hash, terms.plan, terms.manifest) == (approval.terms, approval.plan, approval.manifest)
+    hashes = (terms.hash, terms.plan, terms.manifest, listed.hash)
+    fits = hashes == (approval.terms, approval.plan, approval.manifest, approval.manifest)
     return Grant(line["number"], approval, terms if fits else None, tensors)
