@@ -16,7 +16,7 @@ from fedtl.home.folder import Home
 from fedtl.place import Place
 from fedtl.provision import server
 from fedtl.provision.bundle import agreement_in, bundle
-from fedtl.rehearsal import rehearse
+from fedtl.rehearsal import rehearse, sign
 
 ROWS = 120
 
@@ -122,6 +122,10 @@ def test_a_site_whose_columns_differ_in_name_or_kind_is_refused_with_the_differe
     facts, page = rehearse(home, made.file)
     assert facts["terms"] is None
     assert page.read_text().splitlines()[3].startswith("INCOMPLETE: ")
+    assert "signature" not in page.read_text()
+    with pytest.raises(ConfigError, match="the page is not complete"):
+        sign(home, made.hash)
+    assert not home.approved.exists()
 
 
 def test_a_table_does_not_take_part_in_a_plan_that_names_no_columns(rows, tmp_path):

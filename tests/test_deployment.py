@@ -13,8 +13,8 @@ from federation import Federation, alive, around, fedtl_command, wait
 from safetensors.torch import load_file
 
 from fedtl.experiment.file import load
-from fedtl.home.folder import Home
 from fedtl.home.covered import uncovered
+from fedtl.home.folder import Home
 from fedtl.privacy import marks
 from fedtl.privacy.book import Book
 from fedtl.provision import server

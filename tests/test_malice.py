@@ -9,8 +9,8 @@ import pytest
 from federation import ROOT, Federation
 
 from fedtl.experiment.file import load
-from fedtl.home.folder import Home
 from fedtl.home.covered import uncovered
+from fedtl.home.folder import Home
 from fedtl.policy import MEANING, Code
 from fedtl.privacy.book import Book
 from fedtl.steward import budget

@@ -335,7 +335,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False)
+    return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _beside(name: str, value: str, width: int = 24) -> list[str]:
