@@ -178,10 +178,17 @@ def uncovered(lines: Sequence[Line]) -> list[str]:
     """Every sent line that the approval in force at that time did not cover, and why, in words."""
     read, found = History(), list[str]()
     for line in lines:
-        if line["what"] == "sent":
-            where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
-            found += [f"{where}: {reason}" for reason in _reasons(read, line)]
-        read.read(line)
+        try:
+            if line["what"] == "sent":
+                where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
+                found += [f"{where}: {reason}" for reason in _reasons(read, line)]
+            read.read(line)
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # whoever wrote the chain may have written anything
+            found.append(f"line {line['number']} is not a line of a record ({type(error).__name__}: {error})")
     return found
 
 

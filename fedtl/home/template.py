@@ -23,7 +23,7 @@ split = 0                     # fixes which rows are trained on; leave it as it 
 val = 0.1
 test = 0.2
 
-[policy]                      # whatever is not listed is refused
+[policy]                      # whatever is not listed is refused; what is looser than the page that was signed, too
 roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it
 methods = ["fedtl"]
 models = ["convnet", "mlp"]
