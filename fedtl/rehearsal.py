@@ -214,6 +214,7 @@ def _promised(place: Place, studies: int, until: str) -> dict[str, Any]:
         return {**about, **found, "privacy": None}
     told = {
         "lifetime_epsilon": own.lifetime_epsilon,
+        "lifetime_delta": own.lifetime_delta,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
     return {**about, **found, "privacy": terms(promise) | told}

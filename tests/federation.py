@@ -139,10 +139,10 @@ class Federation:
     def bundle(self, experiment, name="digits", dp_ready=False):
         return bundle(self.server / "bundles", name, experiment, dp_ready=dp_ready)
 
-    def approve(self, its, *sites):
+    def approve(self, its, *sites, studies=1):
         for site in sites:
             home = Home.open(self.folder / site)
-            rehearse(home, its.file)
+            rehearse(home, its.file, studies)
             sign(home, its.hash)
 
     def start(self, bundle, study):

@@ -366,3 +366,13 @@ def test_verify_flags_what_left_after_the_last_day_or_after_the_approval_was_wit
     assert "the approval had ended on" in noted(bare, sent, round=2)[0]
     bare.home.record.note("withdrawn", bundle="0" * 64)
     assert "no approval of its plan was in force" in noted(bare, sent, round=3)[-1]
+
+
+def test_a_line_that_is_none_of_a_record_is_flagged_and_nothing_crashes(bare):
+    bare.home.record.note("sent", round=1)
+    bare.home.record.note("approved", plan="p", tensors=[7])
+    bare.home.record.note("withdrawn")
+    found = covered.uncovered(bare.lines())
+    assert [text.split(" (")[0] for text in found] == [
+        f"line {number} is not a line of a record" for number in (2, 3, 4)
+    ]

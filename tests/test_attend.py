@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 
 import pytest
@@ -69,9 +69,7 @@ class Site:
         its.check()
         data = its.prepared().data
         promise = its.promise(its.study(data.classes), data) if its.privacy else None
-        tensors = [
-            {"name": line.name, "shape": list(line.shape), "dtype": line.dtype} for line in its.manifest.lines
-        ]
+        tensors = [{**asdict(line), "shape": list(line.shape)} for line in its.manifest.lines]
         signed = signing.terms(its, data, promise, studies, until)
         return record_approval(self.home, "0" * 64, signed, tensors, None)
 

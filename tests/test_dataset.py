@@ -46,6 +46,8 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert isinstance(site.ask(site.task()), Update)
     spent = budget(site.home)["spent"]
     renamed(site, data__name="fresh")
+    site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
+    site.approve()
     site.refused(site.task(2), Code.DECLINED, "its rows are 'plain' in this ledger")
     assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
@@ -53,6 +55,7 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
     back = renamed(site, data__name="plain")
     assert budget(back)["spent"] == spent
+    site.approve()
     assert isinstance(site.ask(site.task(2)), Update)
 
 
@@ -60,6 +63,7 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
+    site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
     own = PRIVATE["lifetime_epsilon"], 1e-4
     rows = row_hashes(Place(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)

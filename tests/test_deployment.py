@@ -13,8 +13,8 @@ from federation import Federation, alive, around, fedtl_command, wait
 from safetensors.torch import load_file
 
 from fedtl.experiment.file import load
+from fedtl.home.covered import uncovered
 from fedtl.home.folder import Home
-from fedtl.home.record import outside
 from fedtl.privacy import marks
 from fedtl.privacy.book import Book
 from fedtl.provision import server
@@ -39,7 +39,7 @@ def federation(tmp_path_factory):
             home = its.add(name, data__limit=100, policy__minimum_silos=1)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load("digits", SMALL)), *SITES)
+        its.approve(its.bundle(load("digits", SMALL)), *SITES, studies=2)
         its.up(*SITES, "faint")
         yield its
     finally:
@@ -79,10 +79,17 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
     assert all("is not approved (0 are)" in line["reason"] for line in federation.record("faint"))
     for name in SITES:
         lines = federation.record(name)
-        assert [line["what"] for line in lines] == ["approved", *["received", "sent"] * 2]
-        assert outside(lines) == []
+        assert [line["what"] for line in lines] == [
+            "approved",
+            "received",
+            "began",
+            "sent",
+            "received",
+            "sent",
+        ]
+        assert uncovered(lines) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
-        assert "the chain of 5 lines is intact; 2 updates, 447,232 bytes left" in said
+        assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
 
 
 def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):

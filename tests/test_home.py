@@ -9,7 +9,7 @@ from federation import fedtl_command
 
 from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.home.folder import Home
-from fedtl.home.record import outside, verify
+from fedtl.home.record import verify
 from fedtl.home.settings import HomeSettings, load
 from fedtl.place import device_of
 from fedtl.steward import check
@@ -101,21 +101,6 @@ def test_an_exported_record_shows_what_was_done_to_it(home, tmp_path):
     assert "the chain of 3 lines is intact" in fedtl_command("silo", "verify", path).stderr
     path.write_text("\n".join(altered))
     assert "line 2 was altered" in fedtl_command("silo", "verify", path, code=3).stderr
-
-
-def test_what_left_and_was_not_on_the_manifest_is_found(home):
-    row = {"name": "body.w", "shape": [2], "dtype": "float32"}
-    home.record.note("approved", plan="p", tensors=[row])
-    tensor = {"shape": [2], "dtype": "float32", "sha256": "0"}
-    sent = {"study": "s", "round": 1, "task": "t", "private": False, "bytes": 8}
-    home.record.note("sent", plan="p", tensors={"body.w": tensor}, **sent)
-    assert outside(home.record.lines()) == []
-    home.record.note("sent", plan="p", tensors={"head.w": tensor}, **sent)
-    home.record.note("sent", plan="p", tensors={"body.w": {**tensor, "shape": [3]}}, **sent)
-    home.record.note("sent", plan="q", tensors={"body.w": tensor}, **sent)
-    assert [text.split(":")[0] for text in outside(home.record.lines())] == ["line 3", "line 4", "line 5"]
-    said = fedtl_command("silo", "verify", home.path, code=3).stderr
-    assert "OUTSIDE the manifest: line 3: head.w of round 1" in said
 
 
 def test_the_commands_speak_json(home):

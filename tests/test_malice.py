@@ -9,8 +9,8 @@ import pytest
 from federation import ROOT, Federation
 
 from fedtl.experiment.file import load
+from fedtl.home.covered import uncovered
 from fedtl.home.folder import Home
-from fedtl.home.record import outside
 from fedtl.policy import MEANING, Code
 from fedtl.privacy.book import Book
 from fedtl.steward import budget
@@ -42,7 +42,7 @@ def asked(tmp_path_factory):
     try:
         its.add("plain", data__limit=40, policy__minimum_silos=1, policy__privacy=BUDGET, policy__rows=False, policy__metrics=[])  # fmt: skip
         settings = load("digits", ["rounds=3", "minimum_silos=1"])
-        its.approve(its.bundle(settings, dp_ready=True), "plain")
+        its.approve(its.bundle(settings, dp_ready=True), "plain", studies=2)
         its.up("plain", PYTHONPATH=f"{HERE / 'malicious'}:{ROOT}")
         its.start("digits", "first")
         its.result("first")
@@ -81,7 +81,7 @@ def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
         else:
             assert line["what"] == "sent", (name, line)
     assert [line["again"] for line in lines if line["what"] == "sent"] == [False, False, False, True]
-    assert outside(asked.record("plain")) == []
+    assert uncovered(asked.record("plain")) == []
 
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):

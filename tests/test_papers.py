@@ -119,7 +119,7 @@ def test_an_auditor_reads_the_export_alone(papers, tmp_path):
     assert second["value"] == pytest.approx(plan["epsilon"], abs=0.02)
     assert {its["name"] for its in found["checks"]} >= {
         "chain",
-        "manifest",
+        "approval",
         "ledger arithmetic",
         "link to messages",
     }
@@ -128,7 +128,7 @@ def test_an_auditor_reads_the_export_alone(papers, tmp_path):
         "chain": record_ + "\n\n" + book.replace('\\"round\\":2', '\\"round\\":3'),
         "link to messages": record_ + "\n\n" + rechained(book, lambda line: {**line, "task": "x"} if "task" in line else line),
         "ledger arithmetic": record_ + "\n\n" + rechained(book, lambda line: {**line, "epsilon": 0.01} if line["what"] == "charged" else line),
-        "manifest": rechained(record_, lambda line: {**line, "tensors": []} if line["what"] == "approved" else line) + "\n\n" + book,
+        "approval": rechained(record_, lambda line: {**line, "tensors": []} if line["what"] == "approved" else line) + "\n\n" + book,
     }.items():  # fmt: skip
         odd = tmp_path / "odd.jsonl"
         odd.write_text(text)

@@ -1,18 +1,24 @@
 """The page before signing: what it lists is what leaves, and nothing can be approved that was not shown."""
 
+import math
 import re
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from federation import Federation, fedtl_command
+from pydantic import ValidationError
 
 from fedtl.agreement import in_bundle
+from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.file import load
+from fedtl.experiment.schema import RequestSettings
 from fedtl.home.approvals import approvals
 from fedtl.home.folder import Home
+from fedtl.home.signed import SignedTerms
 from fedtl.place import Place
 from fedtl.policy import Code
 from fedtl.provision.bundle import agreement_in, bundle
@@ -48,19 +54,19 @@ def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
         part = leaves if role in ("body", "norm", "aux") else stays
         assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
         assert html.count(f"<td>{name}</td>") == 1
-    assert (
-        f"{place.manifest.bytes:,} bytes leave each round and {20 * place.manifest.bytes:,} in 20 rounds"
-        in text
-    )
+    said = " ".join(text.split())
+    assert f"numbers, with random noise: {place.manifest.bytes:,} bytes a round." in said
+    assert f"In at most 20 rounds of 1 study, {20 * place.manifest.bytes:,} bytes in all." in said
     for digest in (made.hash, its.hash, facts["manifest"], facts["code"]):
         assert digest in text
         assert digest in html
-    assert "epsilon 3.00" in text
+    assert "(epsilon 3.00, delta 1.0e-05" in said
     for page_ in (text, html):
         assert "zero-out of one record" in " ".join(page_.split())
-        assert re.search(r"tuning on private data\W+(td\W+)*undeclared", page_)
+        assert re.search(r"tuning on private data\W+(t[hd]\W+)*undeclared", page_)
     assert facts["privacy"]["lifetime_epsilon"] == 10.0
-    assert len(text.splitlines()) < 70
+    assert len(text.splitlines()) < 130
+    assert text.splitlines().index("AUDIT ON YOUR OWN DATA") < 40  # one screen for whoever has to decide
 
 
 def test_a_page_costs_no_privacy_and_leaves_no_state(home, made):
@@ -112,7 +118,7 @@ def test_the_page_lists_a_private_plans_figures_where_the_policy_lets_them_out(h
     Federation.change(home.path / "silo.toml", policy__metrics=[*figures, "auc"])
     facts, page = rehearse(Home.open(home.path), path)
     assert facts["metrics"] == figures
-    assert f"figures that leave       {', '.join(figures) or 'none'}" in page.read_text()
+    assert re.search(rf"^figures that leave +{', '.join(figures) or 'none'}$", page.read_text(), re.M)
     assert (facts["privacy"]["metric_noise"] is not None) == bool(figures)
 
 
@@ -133,7 +139,7 @@ def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
     facts, page = rehearse(home, path)
     assert facts["bundle"] == ""
     assert facts["shape"] == [1, 8, 8]
-    assert "epsilon 2.00" in page.read_text()
+    assert re.search(r"^epsilon +2\.00$", page.read_text(), re.M)
     assert facts["tuning"] == "public"
 
 
@@ -192,10 +198,111 @@ def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
     )
     facts, page = rehearse(home, plan)
     assert facts["refused"] == "", facts["refused"]
-    assert "Differential privacy for every patient" in page.read_text()
-    assert "several records is protected less" not in page.read_text()
+    said = " ".join(page.read_text().split())
+    assert "With differential privacy for every patient" in said
+    assert "A patient with rows at several institutions is protected less" in said
+    assert "The guarantee is for one record" not in said
     assert facts["privacy"]["units"] < 30
+    assert f"{facts['privacy']['units']} patients with {facts['rows']} records to train on" in said
+    assert f"The number of patients ({facts['privacy']['units']}) is not hidden" in said
     assert "patient" not in {row["name"] for row in facts["tensors"]}
+
+
+# What a lawyer reads
+
+
+def said(page):
+    return " ".join(page.read_text().split())
+
+
+def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_path):
+    path = tmp_path / "asked.toml"
+    path.write_text(
+        'minimum_silos = 3\n[request]\nby = "Group <b>A</b>"\npurpose = "To predict readmission."\n[privacy]\nepsilon = 2.0\n'
+    )
+    facts, page = rehearse(home, path, 2)
+    text = said(page)
+    assert (
+        "Who asks Group <b>A</b> (the coordinator's words), through the server fl.example.org:8443." in text
+    )
+    assert "For what purpose To predict readmission." in text
+    assert "In at most 20 rounds of 2 studies" in text
+    assert f"after {facts['until']} (UTC)" in text
+    both = math.exp(2 * facts["privacy"]["epsilon"]) * 0.01 + 2 * facts["privacy"]["delta"]
+    (shown,) = re.findall(r"about at most ([0-9.]+) % of those whose data were", text)
+    assert 0 <= float(shown) - 100 * both < 0.1
+    assert "(All 2 studies together.)" in text
+    html = page.with_suffix(".html").read_text()
+    assert "Group &lt;b&gt;A&lt;/b&gt;" in html
+    assert "<b>A</b>" not in html
+
+
+def test_what_the_coordinator_left_out_is_said_to_be_missing(home, made):
+    text = said(rehearse(home, made.file)[1])
+    assert "Who asks Not stated (the coordinator's words), through" in text
+    assert "For what purpose Not stated." in text
+
+
+@pytest.mark.parametrize("value", ["a\nREFUSED", "a\u202eb", "x" * 401])
+def test_what_a_coordinator_writes_cannot_look_like_another_line_of_the_page(value):
+    with pytest.raises(ValidationError):
+        RequestSettings(purpose=value)
+    with pytest.raises(ValidationError):
+        DataSettings(columns=[value[:20] if len(value) > 400 else value, "\n"])
+
+
+def test_each_term_is_explained_where_it_stands(home, made):
+    _, page = rehearse(home, made.file)
+    for text in (page.read_text(), page.with_suffix(".html").read_text()):
+        text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
+        for meaning in (
+            "delta 1.0e-05 the chance that epsilon does not hold",
+            "one record can contribute to a step",
+            "as a multiple of the clip",
+            "contribution set to 0",
+            "A tensor is one array of numbers of the model",
+            "head: the last layer",
+        ):
+            assert meaning in text, meaning
+
+
+def test_what_an_audit_wrote_is_on_the_page(home, made):
+    _, page = rehearse(home, made.file)
+    assert f"fedtl silo audit {home.path} digits.fab" in said(page)
+    found = page.with_suffix(".audit.json")
+    assert found.name == f"{made.hash}.audit.json"
+    found.write_text('{"text": ["claimed 3.00, measured at least 0.41", "a\\u001b[2Jb"]}')
+    _, page = rehearse(home, made.file)
+    assert "AUDIT ON YOUR OWN DATA claimed 3.00, measured at least 0.41 a [2Jb IN DETAIL" in said(page)
+    assert "silo audit" not in said(page)
+    assert "measured at least 0.41" in page.with_suffix(".html").read_text()
+
+
+def test_the_days_and_studies_of_an_approval_are_as_rehearsed(home, made):
+    until = (datetime.now(UTC).date() + timedelta(days=3)).isoformat()
+    fedtl_command("silo", "rehearse", home.path, made.file, "--studies", 3, "--until", until)
+    said = fedtl_command("silo", "approve", home.path, made.hash).stderr
+    assert f"for 3 studies until {until}; begun: none" in said
+    signed = home.record.lines()[-1]["signed"]
+    assert (signed["studies"], signed["until"]) == (3, until)
+    assert home.record.lines()[-1]["terms"] == SignedTerms.model_validate(signed).hash
+    for words in (["--until", "2020-01-01"], ["--until", "soon"], ["--studies", 0]):
+        assert (
+            "error" in fedtl_command("silo", "rehearse", home.path, made.file, *words, code=2).stderr.lower()
+        )
+    assert (
+        rehearse(home, made.file)[0]["until"] == (datetime.now(UTC).date() + timedelta(days=90)).isoformat()
+    )
+
+
+def test_what_is_signed_is_what_was_shown_also_if_silo_toml_has_changed_since(home, made):
+    rehearse(home, made.file)
+    Federation.change(home.path / "silo.toml", policy__privacy=None, policy__rows=True)
+    one = sign(Home.open(home.path), made.hash)
+    signed = home.record.lines()[-1]["signed"]
+    assert signed["privacy"]["epsilon"] == 3.0
+    assert signed["rows"] is False
+    assert one.terms == SignedTerms.model_validate(signed).hash
 
 
 def clinic(folder, plan_classes, **given):

@@ -43,7 +43,7 @@ def home(tmp_path):
 
 
 def list_as_approved(home, digest):
-    approvals.approve(home.approved, approvals.Approval(digest, "0" * 64, "0" * 64, "0" * 64))
+    approvals.approve(home.approved, approvals.Approval(digest, *["0" * 64] * 4))
 
 
 def test_an_approved_bundle_runs_and_any_other_does_not(home, made):

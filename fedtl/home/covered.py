@@ -18,6 +18,7 @@ from fedtl.home.approvals import Approval, code_hash
 from fedtl.home.folder import Home
 from fedtl.home.signed import SignedTerms, looser
 from fedtl.policy import Code, Manifest
+from fedtl.policy import Line as Tensor
 
 Line = Mapping[str, Any]
 AGAIN = "rehearse and approve again"
@@ -27,8 +28,8 @@ EARLIER = f"approved with an earlier fedtl: {AGAIN}"
 @dataclass(frozen=True)
 class Grant:
     """
-    An approval as its record line has it, and the line's ``number``. ``terms`` None: the line holds no terms that fit its
-    hash, because an earlier fedtl wrote it.
+    An approval as its record line has it, and the line's ``number``. ``terms`` None: the line holds no terms and tensors
+    that fit its hashes, as one of an earlier fedtl.
     """
 
     number: int
@@ -177,10 +178,17 @@ def uncovered(lines: Sequence[Line]) -> list[str]:
     """Every sent line that the approval in force at that time did not cover, and why, in words."""
     read, found = History(), list[str]()
     for line in lines:
-        if line["what"] == "sent":
-            where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
-            found += [f"{where}: {reason}" for reason in _reasons(read, line)]
-        read.read(line)
+        try:
+            if line["what"] == "sent":
+                where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
+                found += [f"{where}: {reason}" for reason in _reasons(read, line)]
+            read.read(line)
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # whoever wrote the chain may have written anything
+            found.append(f"line {line['number']} is not a line of a record ({type(error).__name__}: {error})")
     return found
 
 
@@ -236,7 +244,9 @@ def _grant(line: Line) -> Grant:
     approval = Approval(**{each.name: str(line.get(each.name, "")) for each in fields(Approval)})
     try:
         terms = SignedTerms.model_validate(line.get("signed"))
-    except ValidationError:
+        listed = Manifest(tuple(Tensor(**{**row, "shape": tuple(row["shape"])}) for row in line["tensors"]))
+    except (ValidationError, TypeError, KeyError):
         return Grant(line["number"], approval, None, tensors)
-    fits = (terms.hash, terms.plan, terms.manifest) == (approval.terms, approval.plan, approval.manifest)
+    hashes = (terms.hash, terms.plan, terms.manifest, listed.hash)
+    fits = hashes == (approval.terms, approval.plan, approval.manifest, approval.manifest)
     return Grant(line["number"], approval, terms if fits else None, tensors)

@@ -26,7 +26,7 @@ test = 0.2
 # scale = "constants.toml"    # under [policy.privacy]: [age] mean = 60, std = 12; or "none"; or "dp", with bounds:
 # bounds = {{ age = [0, 110], "*" = [-5, 5] }}
 
-[policy]                      # whatever is not listed is refused
+[policy]                      # whatever is not listed is refused; what is looser than the page that was signed, too
 roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it
 methods = ["fedtl"]
 models = ["convnet", "mlp"]

@@ -56,6 +56,7 @@ def page(facts: Facts) -> str:
     """One HTML page that needs nothing but itself."""
     return _ENVIRONMENT.get_template("rehearsal.html.j2").render(
         title=title(facts),
+        warned=not (signable(facts) and facts["private"]),
         signable=signable(facts),
         answers=answers(facts),
         overview=overview(facts),
@@ -98,7 +99,10 @@ def overview(facts: Facts) -> list[tuple[str, str]]:
     """The questions of somebody who has to decide, each with its answer."""
     unit = (facts["privacy"] or {}).get("unit", "record")
     rows = [
-        ("Who asks", f"{facts['asked_by'] or 'Not stated'}, through the server {facts['server']}."),
+        (
+            "Who asks",
+            f"{facts['asked_by'] or 'Not stated'} (the coordinator's words), through the server {facts['server']}.",
+        ),
         ("For what purpose", facts["purpose"] or "Not stated."),
         ("Which rows", _rows(facts, unit)),
         ("Which columns", _columns(facts)),
@@ -178,6 +182,8 @@ def audit(facts: Facts) -> list[str]:
         return ["Not run, because this plan cannot be approved as it is."]
     if facts["audit"] is not None:
         return list(facts["audit"])
+    if not facts["private"]:
+        return ["Not run: without differential privacy there is no claim to test."]
     command = f"fedtl silo audit {facts['folder']} {facts['study']}.fab"
     return [
         f"Not run. It tries to break the claim on your own rows, and nothing leaves: {command}, then rehearse again."
@@ -270,10 +276,15 @@ def _privacy(its: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "lifetime budget",
             f"epsilon {its['lifetime_epsilon']:g}",
-            "of these rows, all studies together, for ever",
+            _lifetime(its),
         ),
         ("the plan's, not silo.toml's", theirs or "none of these numbers", "where silo.toml leaves it open"),
     ]
+
+
+def _lifetime(its: Mapping[str, Any]) -> str:
+    found = wording.recognised(its["lifetime_epsilon"], its["lifetime_delta"])
+    return f"of these rows, all studies together, for ever: then at most {wording.percent(found)} instead of the share above"
 
 
 def legend(facts: Facts) -> str:
@@ -324,7 +335,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False)
+    return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _beside(name: str, value: str, width: int = 24) -> list[str]:
