@@ -103,7 +103,9 @@ def verify(folder: Path, wanted: str = "") -> Verified:
     odd += [f"{name} is not part of the bundle, for nobody signed it" for name in surplus(folder, signed)]
     if odd:
         more = f"; and {len(odd) - MOST} more" if len(odd) > MOST else ""
-        raise Refuted(f"{folder}: {'; '.join(odd[:MOST])}{more}; ask the auditor for the bundle again")
+        raise Refuted(
+            f"{folder}: {'; '.join(odd[:MOST])}{more}; take out what is not part of it, or ask the auditor for the bundle again"
+        )
     return Verified(content, signer, bool(expected))
 
 
