@@ -31,7 +31,7 @@ class Update:
     """
     Silo to server: how the shared tensors moved and with what weight they count.
 
-    ``metrics`` are of the model as it was received, on the silo's validation rows; never of test rows.
+    ``metrics`` are of the received model as the silo would use it, on the silo's validation rows; never of test rows.
     """
 
     silo: str
