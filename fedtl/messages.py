@@ -31,8 +31,8 @@ class Update:
     """
     Silo to server: how the shared tensors moved and with what weight they count.
 
-    ``metrics`` are of the model as it was received, on the silo's validation rows; never of test rows. What a private
-    update cost stays in the silo's ledger: the number of rows would follow from its sampling rate.
+    ``metrics`` are of the received model as the silo would use it, on the silo's validation rows; never of test rows. What a
+    private update cost stays in the silo's ledger: the number of rows would follow from its sampling rate.
     """
 
     silo: str

@@ -104,15 +104,19 @@ def _auc(run: Answers, weights: Floats) -> Floats:
 
 
 def _loss(run: Answers, weights: Floats) -> Floats:
-    if run.y.dtype.kind == "f":
-        return _ratio(weights, (run.scores[:, 0] - run.y.astype(float)) ** 2 / 2, np.ones(len(run.y)))
+    if run.y.dtype.kind == "f":  # values: prepare numbers classes, whatever stores them
+        return _half_square(run, weights)
     shifted = run.scores - run.scores.max(1, keepdims=True)
     nats = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(run.y)), run.y.astype(int)]
     return _ratio(weights, nats, np.ones(len(run.y)))
 
 
+def _half_square(run: Answers, weights: Floats) -> Floats:
+    return _ratio(weights, (run.scores[:, 0] - run.y.astype(float)) ** 2 / 2, np.ones(len(run.y)))
+
+
 def _rmse(run: Answers, weights: Floats) -> Floats:
-    return np.sqrt(2 * _loss(run, weights))
+    return np.sqrt(2 * _half_square(run, weights))
 
 
 def _r2(run: Answers, weights: Floats) -> Floats:
@@ -120,7 +124,7 @@ def _r2(run: Answers, weights: Floats) -> Floats:
     y -= y.mean()  # squares of far values would cancel
     total = weights @ y**2 / n - (weights @ y / n) ** 2
     varies = total > 1e-12 * np.square(y).max(initial=0)
-    return np.asarray(1 - 2 * _loss(run, weights) / np.where(varies, total, np.nan))
+    return np.asarray(1 - 2 * _half_square(run, weights) / np.where(varies, total, np.nan))
 
 
 def _ratio(weights: Floats, above: NDArray[np.generic], below: NDArray[np.generic]) -> Floats:
