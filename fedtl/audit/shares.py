@@ -23,6 +23,7 @@ from fedtl.audit.stage import (
     extreme,
     few,
     scratched,
+    still,
     strangers,
     tried,
     units_of,
@@ -147,7 +148,8 @@ def train(stage: Stage, promise: Promise, data: SiloData, tap: Tap) -> Trained:
     its = stage.promise
     changes = unlimited(its) | {"steps": stage.steps(STEPS), "canaries": None, "clip": its.clip * SHORT}
     changes["refresh"] = None if promise.refresh is None else _Quiet.of(promise.refresh)
-    with scratched(as_kind(promise, Tapped, tap=tap), **changes) as scratch:
+    net = stage.bench.net(data.width)
+    with scratched(as_kind(promise, Tapped, tap=tap), **changes) as scratch, still(net):
         found = tried(lambda: stage.fit(scratch, data))
     return Trained(None if found is None else _left(*found), tap)
 
