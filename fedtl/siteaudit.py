@@ -138,7 +138,7 @@ def _canaries(stage: Stage) -> tuple[list[Stretch], Released | None]:
     """What canaries record in the plan's first rounds, each of which begins with the first model."""
     its = stage.promise
     rounds = min(stage.rounds, -(-STEPS // max(1, sum(its.steps))))
-    with scratched(its, **unlimited(its)) as promise:
+    with scratched(its, **{**unlimited(its), "rounds": rounds}) as promise:
         for number in range(1, rounds + 1):
             stage.fit(promise, number=number)
         assert promise.canaries is not None

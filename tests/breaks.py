@@ -1,7 +1,7 @@
 """
 Privacy mechanisms with one fault each, put into the running code, to see which test and which check of the audit notices.
 
-``FEDTL_BREAK=name pytest -p breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
+``FEDTL_BREAK=name PYTHONPATH=tests pytest -p breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
 audit under all of them.
 """
 

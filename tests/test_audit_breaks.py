@@ -2,11 +2,13 @@
 
 import pytest
 from breaks import BREAKS, DP, FIGURE
+from torch import nn
 
 from fedtl.audit.rehearsal import REHEARSALS, rehearse
 from fedtl.audit.stage import stage_of
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.experiment.file import load
+from fedtl.models import builtin
 from fedtl.runfolder import RunFolder
 from fedtl.simulate.shelf import temporary
 from fedtl.study import build
@@ -43,3 +45,18 @@ def test_a_sound_mechanism_is_not_refuted(method, tmp_path):
     assert not found
     assert tuple(check.name for check in checks) == REHEARSALS
     assert [check.name for check in checks if check.p is None] == ["fresh noise"]
+
+
+def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):
+    """Its masks go by place in the batch, so that a record's share could not be told from theirs."""
+    sound = builtin._convnet
+
+    def with_dropout(shape, norm):
+        net, path = sound(shape, norm)
+        net.features.append(nn.Dropout(0.5))
+        return net, path
+
+    monkeypatch.setattr(builtin, "_convnet", with_dropout)
+    checks, found = rehearsed(tmp_path)
+    assert not found
+    assert next(check.value for check in checks if check.name == "one record") == pytest.approx(1, abs=0.01)

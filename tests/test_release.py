@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom, chi2, pearsonr
+from sklearn.metrics import accuracy_score
 from test_private import bench_of, data_of, silo_of, task_of
 from test_refresh import body, inputs, release_of, rows_of
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -274,6 +275,21 @@ def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
     told = [bench.imitate(replace(silo), task_of(bench)).metrics["accuracy"] for _ in range(80)]
     squares = (((np.array(told) - exact) / silo.promise.metric.expected) ** 2).sum()
     assert RARELY / 2 < chi2.cdf(squares, 80) < 1 - RARELY / 2
+
+
+def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts(tmp_path):
+    bench, data = bench_of(), data_of()
+    silo = silo_of(bench, tmp_path, data, metrics=["accuracy"])
+    silo.promise = replace(
+        silo.promise, steps=(0,), metric=replace(silo.promise.metric, noise_multiplier=1e-6)
+    )
+    guesses = bench.scores(bench.initial(3), data.val.x, data).argmax(1)
+    right = guesses.clone()
+    right[:4] = (right[:4] + 1) % 3
+    silo = replace(silo, data=replace(data, val=Rows(data.val.x, right)))
+    wanted = accuracy_score(right, guesses)
+    assert wanted == pytest.approx(5 / 9)
+    assert bench.imitate(silo, task_of(bench)).metrics["accuracy"] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_one_stored_row_of_pixels_changes_no_other_row():

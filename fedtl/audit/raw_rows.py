@@ -4,7 +4,8 @@ data sets are prepared and promised anew, and a round that does not sample the r
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ from fedtl.audit.tapped import Tap, all_but
 from fedtl.audit.verdict import Measured
 from fedtl.data.raw import Array, Raw
 from fedtl.errors import UserError
+from fedtl.planning import terms
 from fedtl.privacy.promise import Promise
 from fedtl.silo import SiloData
 
 UNITS = 32
-TRIED = 40  # stored rows that are tried until one is found that is trained on
-OWN = ("book", "fingerprint", "canaries")  # of a promise: where it is kept, not what it says
+TRIED, SECONDS = (
+    150,
+    5.0,
+)  # stored rows that are tried until one is found that is trained on, and for how long
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ def before_the_mechanism(stage: Stage) -> Measured:
     found = _replaced(stage)
     if isinstance(found, str):
         return (None if found.startswith("no ") else 0.0), None, found
-    odd = [field.name for field in fields(Promise) if field.name not in OWN and _differ(found, field.name)]
-    if odd:
+    some, others = _says(found.promise), _says(found.other_promise)
+    if odd := [name for name in some if some[name] != others[name]]:
         return 0.0, float(len(odd)), f"one stored row changes what is promised: {odd[0]}"
     base = _trained(stage, found.data, found, None)
     other = _trained(stage, found.other, found, base)
@@ -77,18 +81,22 @@ def _moved(base: Trained, other: Trained, kind: str, multiplier: float) -> float
     return math.sqrt(squares) * multiplier if math.isfinite(squares) else math.inf
 
 
-def _differ(found: Replaced, name: str) -> bool:
-    return bool(getattr(found.promise, name) != getattr(found.other_promise, name))
+def _says(promise: Promise) -> dict[str, Any]:
+    """All that a promise says about training; not where it is kept and which rows it is about."""
+    return {**terms(promise), "steps": promise.steps, "schedule": promise.schedule()}
 
 
 def _replaced(stage: Stage) -> Replaced | str:
     """A stored row that is trained on, replaced; or why there is none, or what is wrong with it."""
     data, promise = stage.ready(stage.raw)
-    for row in range(min(TRIED, len(stage.raw.train.y))):
+    count, end = len(stage.raw.train.y), time.monotonic() + SECONDS
+    for row in np.unique(np.linspace(0, count - 1, TRIED).round().astype(int)).tolist():
+        if time.monotonic() > end:
+            break
         try:
             other, other_promise = stage.ready(_with_extreme(stage.raw, row))
         except UserError as error:
-            return f"whether the rows can be trained on depends on one of them: {error}"
+            return f"no extreme stored row is accepted: {error}"
         if len(other.train) != len(data.train):
             return f"one stored row decides how many rows train: {len(other.train)} or {len(data.train)}"
         changed = (other.train.x != data.train.x).flatten(1).any(1)
@@ -96,7 +104,7 @@ def _replaced(stage: Stage) -> Replaced | str:
             apart = (other.train.x.double() - data.train.x.double()).abs().flatten(1).amax(1)
             unit = int(units_of(data, promise)[int(apart.argmax())])
             return Replaced(data, other, promise, other_promise, unit)
-    return "no stored row among the first is trained on"
+    return "no stored row among those that were tried is trained on"
 
 
 def _with_extreme(raw: Raw, row: int) -> Raw:

@@ -56,16 +56,25 @@ class Noise:
     count: int
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the optimiser was given for one tensor in one step: its first values, and the squares and number of all."""
+
+    values: torch.Tensor
+    squares: float
+    count: int
+
+
 @contextmanager
-def watched(net: Net) -> Iterator[list[dict[str, torch.Tensor]]]:
+def watched(net: Net) -> Iterator[list[dict[str, Given]]]:
     """What the optimiser is given for each of the net's tensors, a dict a step, while the block lasts."""
     names = {id(weight): name for name, weight in net.named_parameters()}
-    steps: list[dict[str, torch.Tensor]] = []
+    steps: list[dict[str, Given]] = []
 
     def look(optimizer: Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         given = {
-            names[id(weight)]: weight.grad.detach().cpu().double().flatten()
+            names[id(weight)]: _given(weight.grad.detach())
             for weight in weights
             if id(weight) in names and weight.grad is not None
         }
@@ -77,6 +86,12 @@ def watched(net: Net) -> Iterator[list[dict[str, torch.Tensor]]]:
         yield steps
     finally:
         handle.remove()
+
+
+def _given(gradient: torch.Tensor) -> Given:
+    flat = gradient.flatten()
+    squares = float(torch.linalg.vector_norm(flat, dtype=torch.float64) ** 2)
+    return Given(flat[:KEPT].cpu().double(), squares, len(flat))
 
 
 def empty(stage: Stage) -> dict[str, Noise]:
@@ -98,17 +113,17 @@ def empty(stage: Stage) -> dict[str, Noise]:
             stage.fit(promise, None, bench, min(number, stage.rounds))
         found.append(_by_tensor(steps))
     unit = its.expected_batch / (its.noise_multiplier * its.clip)
-    return {name: _noise([one[name] for one in found], unit) for name in found[0]}
+    return {name: _noise([given for one in found for given in one[name]], unit) for name in found[0]}
 
 
-def _by_tensor(steps: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _by_tensor(steps: Sequence[Mapping[str, Given]]) -> dict[str, list[Given]]:
     names = dict.fromkeys(name for step in steps for name in step)
-    return {name: torch.stack([step[name] for step in steps if name in step]) for name in names}
+    return {name: [step[name] for step in steps if name in step] for name in names}
 
 
-def _noise(fits: Sequence[torch.Tensor], unit: float) -> Noise:
-    values = np.concatenate([fit.numpy() for fit in fits]) * unit
-    return Noise(values[:, :KEPT], float((values**2).sum()), values.size)
+def _noise(steps: Sequence[Given], unit: float) -> Noise:
+    values = np.stack([step.values.numpy() for step in steps]) * unit
+    return Noise(values, sum(step.squares for step in steps) * unit**2, sum(step.count for step in steps))
 
 
 def spread(noise: Mapping[str, Noise]) -> Measured:
@@ -162,7 +177,8 @@ def filled(stage: Stage, bench: Bench | None = None) -> Measured:
         stage.fit(promise, data, bench)
         unit = promise.expected_batch / (its.noise_multiplier * its.clip)
     p, ratios = {}, {}
-    for name, values in _by_tensor(steps).items():
+    for name, given in _by_tensor(steps).items():
+        values = torch.stack([step.values for step in given])
         free = (len(values) - 1) * values.shape[1]
         squares = float(((values - values.mean(0)) ** 2).sum()) * unit**2
         p[name], ratios[name] = float(chi2.cdf(squares, free)), (squares / free) ** 0.5
