@@ -87,6 +87,12 @@ def coded():
     return made | {"sex": ["01" if sex == "f" else "02" for sex in made["sex"]]}
 
 
+def decimals():
+    """Categories that pandas would write in another way, had it read the column as numbers."""
+    made = cells()
+    return made | {"sex": ["1.10" if sex == "f" else "2.50" for sex in made["sex"]]}
+
+
 def at(key, value, row=ROW):
     """The record with another ``key``."""
 
@@ -159,6 +165,13 @@ CELLS += [
     ("label", ""),
 ]
 CASES = [
+    (
+        "decimal categories",
+        [*TABLE, "data.categories={sex=['1.10','2.50']}"],
+        write_table,
+        decimals,
+        at("sex", "word"),
+    ),
     *(("npz columns", COLUMNS, write_arrays, numbers, at(*change)) for change in [*NUMBERS, *LABELS]),
     *(
         ("float images", [*IMAGES, "data.scale=none"], write_arrays, float_images, at(*change))

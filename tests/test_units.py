@@ -98,6 +98,41 @@ def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
         assert not (rows & sides[0] and rows & sides[1])
 
 
+def sides(raw, settings):
+    """Which patients, by number among the sorted ones, train, validate and test."""
+    made = prepare(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
+    parts = (made.data.train, made.data.val, made.exam.test)
+    return [sorted({int(x) for x in part.x[:, 0]}) for part in parts]
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_under_privacy_the_rows_of_one_patient_never_move_another(limit):
+    """Whichever it is, and however many rows it has."""
+    settings = DataSettings(source="npz", scale="none", unit_column="patient", by_record=True, limit=limit)
+    units = np.repeat(np.arange(30), 2)
+
+    def raw(numbers):
+        return Raw(Part(numbers[:, None].astype(np.float32), numbers % 2, numbers), columns=("x",))
+
+    before = sides(raw(units), settings)
+    assert [len(part) for part in before] == ([10, 1, 6] if limit else [22, 2, 6])
+    for patient in range(30):
+        assert sides(raw(np.concatenate([units, [patient] * 25])), settings) == before
+
+
+def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
+    """Had pandas read them as numbers, 01 and 1 would be one patient until somebody is called x."""
+    found = []
+    for name in ("99", "x"):
+        (tmp_path / name).mkdir()
+        names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
+        settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
+        with temporary() as shelf:
+            data = build(settings, shelf, shelf).data("north")
+        found.append(data.train.members + data.val.members)
+    assert found[0] == found[1]
+
+
 def test_rows_without_a_patient_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
     names = [f"p{i % 30}" for i in range(119)] + [None]

@@ -144,8 +144,6 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         wish = '"silo", "none", "dp" or a TOML file of constants'
         yield f"data.scale is {wish}; there is no file {data.scale}"
-    if data.bounds and data.scale != "dp":
-        yield f'data.bounds is for data.scale = "dp", not for {data.scale!r}'
     for name, entry in data.bounds.items():
         yield from _said(checked_bounds, name, entry)
     if data.classes and data.task == "regression":
