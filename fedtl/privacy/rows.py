@@ -2,13 +2,14 @@
 Which rows is a budget about, and how many of them stand in another data set? Keyed hashes of rows, without their order.
 
 A row's hash is blake2b of its inputs under the silo's key, 8 bytes, so that whoever lacks the key cannot try out which
-rows they are. Labels and units are not in it: the same patients with another label, or without the column that says whose
-a row is, are the same patients. They are in the fingerprint, which changes with any of them.
+rows they are. Labels and units are not in it, because rows with other labels are the same people's. They are in the
+fingerprint, which changes with any of them. Hashes under two keys cannot be compared, and such data sets are refused.
 
 Seen: any order of rows, rows left out or added, repeated rows, numbers of another type (float64, float32, whole numbers), the
 same images with or without an axis of channels; for a table also other orders of columns and constant columns, where its
 values tell rows apart without their order. Not seen: values that were changed (scaled, rounded, with noise), columns left out
-or added that differ between rows, resized images, another key. For these there is only the steward's word.
+or added that differ between rows (also where a plan reads other columns, or one has become the label or the unit), and
+resized images. For these there is only the steward's word.
 
 Of more than 131,072 different rows a sample is kept, the rows of the smallest hashes, which is the same choice in every set; a
 share s estimated from m rows has a standard error of sqrt(s (1 - s) / m), and from fewer than 60 none is estimated.
@@ -26,9 +27,7 @@ import numpy as np
 from fedtl.errors import LedgerDamaged
 
 Array = np.ndarray[Any, Any]
-MOST = (
-    1 << 17
-)  # distinct hashes that are kept of a data set; of more, the smallest: the same choice in every set
+MOST = 1 << 17  # distinct hashes that are kept of a data set: of more rows, those with the smallest hashes
 LIMIT = (1 << 64) - 1
 LEAST = 60  # rows of a sample; with fewer, 0 shared rows would not rule out a share of 5 % (at 95 %)
 SHARE = 0.05
