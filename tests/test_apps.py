@@ -15,13 +15,12 @@ from fedtl.aggregate import ServerStep
 from fedtl.coordinator import Plan
 from fedtl.experiment.file import load
 from fedtl.flower import reply_of, task_records
-from fedtl.home import approvals
 from fedtl.home.folder import LOCATION as SILO
 from fedtl.hosting import LOCATION as SERVER
 from fedtl.hosting import Study
 from fedtl.messages import Refusal, Task
 from fedtl.provision.admitted import Admitted, keep
-from fedtl.provision.bundle import agreement_in, bundle
+from fedtl.provision.bundle import bundle
 
 CONFIG = {"experiment": "digits", "study": "s"}
 NODE = 77
@@ -67,11 +66,8 @@ def both(tmp_path, monkeypatch):
         load("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
     )
     site = Site(tmp_path)
-    _, its = agreement_in(made.file.read_bytes(), "digits")
-    manifest = site.place.manifest
-    approvals.approve(
-        site.home.approved, approvals.Approval(made.hash, its.hash, manifest.hash, approvals.code_hash())
-    )
+    site.file = made.folder / "app" / "experiments" / "digits.toml"
+    site.approve()
     keep(tmp_path / "server", {"plain": Admitted("key", NODE)})
     plan = Plan("s", 0, 2, ServerStep(), None, 1)
     start = load_file(made.folder / "start.safetensors")
@@ -92,7 +88,7 @@ def test_a_study_runs_from_one_app_to_the_other(both):
     shared = load_file(study.path / "shared.safetensors")
     assert shared.keys() == start.keys()
     assert any(not torch.equal(shared[name], start[name]) for name in start)
-    assert [line["what"] for line in site.lines()[-4:]] == ["received", "sent"] * 2
+    assert [line["what"] for line in site.lines()[-5:]] == ["received", "began", "sent", "received", "sent"]
 
 
 @pytest.mark.parametrize(
