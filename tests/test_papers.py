@@ -65,6 +65,26 @@ def test_what_does_not_add_up_is_said(papers, what, content, says):
     assert any(says in text for text in found), found
 
 
+def test_a_plan_counts_whole_before_its_first_round():
+    opened = {"what": "opened", "number": 1, "epsilon": 5.0, "delta": 1e-5, "fingerprint": "aa"}
+    plans = [
+        {
+            "what": "planned",
+            "number": number,
+            "study": name,
+            "epsilon": 4.0,
+            "delta": 1e-6,
+            "events": [[4.0, 1.0, 8]],
+        }
+        for number, name in ((2, "a"), (3, "b"))
+    ]
+    assert faults([opened, plans[0]]) == []
+    (said,) = faults([opened, *plans])
+    assert said.startswith(
+        "ledger line 3: all plans together take epsilon 8 and delta 2e-06, which is beyond"
+    )
+
+
 def test_a_change_of_rows_that_follows_from_nothing_is_said(papers):
     ledger = papers[1]
     known = ledger[0]["fingerprint"]
