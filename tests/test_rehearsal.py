@@ -305,7 +305,7 @@ def test_what_is_signed_is_what_was_shown_also_if_silo_toml_has_changed_since(ho
     assert one.terms == SignedTerms.model_validate(signed).hash
 
 
-def clinic(folder, plan_classes, **given):
+def clinic(folder, plan_classes, method="fedtl", **given):
     """A private site with a table of its own, and a plan that declares these classes."""
     rng = np.random.default_rng(0)
     Home.create(folder / "home", "clinic", "fl.example.org:8443")
@@ -317,12 +317,18 @@ def clinic(folder, plan_classes, **given):
     plan = folder / "plan.toml"
     plan.write_text(
         f"rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\ncolumns = ['a', 'b']\nclasses = {plan_classes}\n"
-        "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
+        f"[method]\nname = '{method}'\n[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
     )
     return Home.open(folder / "home"), plan
 
 
 BOUNDS = {"*": [-4.0, 4.0]}
+SHARED_HEAD = {
+    "method": "fedavg",
+    "data__scale": "none",
+    "policy__methods": ["fedavg"],
+    "policy__roles": ["body", "head", "aux", "norm", "stats"],
+}
 
 
 @pytest.mark.parametrize(
@@ -332,6 +338,8 @@ BOUNDS = {"*": [-4.0, 4.0]}
         (["0", "1"], {}, "scaled by constants that are learned from the private rows"),
         ([], {"data__scale": "none", "data__classes": ["0", "1"]}, ""),
         (["0", "1"], {"data__scale": "none"}, ""),
+        ([], SHARED_HEAD, "the list of classes is learned from the private rows"),
+        (["0", "1"], SHARED_HEAD, ""),
         (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
     ],
 )
