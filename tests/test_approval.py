@@ -376,3 +376,11 @@ def test_a_line_that_is_none_of_a_record_is_flagged_and_nothing_crashes(bare):
     assert [text.split(" (")[0] for text in found] == [
         f"line {number} is not a line of a record" for number in (2, 3, 4)
     ]
+
+
+def test_terms_in_the_record_that_do_not_fit_their_hash_count_for_nothing(site):
+    line = next(each for each in site.lines() if each["what"] == "approved")
+    kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
+    kept["signed"]["privacy"]["epsilon"] = 90.0
+    site.home.record.note("approved", **kept)
+    site.refused(site.task(), Code.PLAN, "approved with an earlier fedtl: rehearse and approve again")
