@@ -94,6 +94,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     assert isinstance(site.ask(site.task()), Update)
     as_stored(monkeypatch, lambda raw: Raw(Part(255 - raw.train.x, raw.train.y)))
     Federation.change(site.home.path / "silo.toml", data__name="wards")
+    site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "wards: is not in this ledger, which has 'plain'")
     assert "fedtl silo confirm DIR BUNDLE --new-dataset" in site.lines()[-1]["reason"]
     home = Home.open(site.home.path)

@@ -221,8 +221,9 @@ def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, m
 
 
 def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypatch):
-    """Every silo keeps only the digits of its own; a local head has as many outputs."""
-    read = study.prepare.read
+    """Every silo keeps only the digits of its own, from a source that declares no classes; a local head has as many outputs."""
+    read, digits = study.prepare.read, study.prepare.DATA["digits"]
+    monkeypatch.setitem(study.prepare.DATA.own, "digits", replace(digits, classes=()))
 
     def few(settings, name):
         raw = read(settings, name)
