@@ -279,7 +279,7 @@ def test_an_edited_list_or_a_deleted_record_approves_nothing(site):
     site.home.approved.write_text(json.dumps(rows))
     for path in site.home.path.glob("record.sqlite*"):
         path.unlink()
-    site.refused(site.task(), Code.PLAN, "is not the last one in the record; rehearse and approve again")
+    site.refused(site.task(), Code.DECLINED, "is approved, and the record does not say so")
 
 
 def test_an_approval_that_was_withdrawn_does_not_come_back_with_an_old_list(site):

@@ -170,7 +170,7 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
         monkeypatch.setattr(statistics.Release, "deviation", lambda self, radius: sound(self, radius) / 2)
     findings = audited(tmp_path, "privacy.statistics=dp")
     caught(findings, "noise on statistics", "times the claimed")
-    assert {name for name, _ in reasons(findings)} == {"noise on statistics"}
+    assert {name for name, _ in reasons(findings)} <= {"noise on statistics", "one record in the statistics"}
     assert all(
         abs(check.value - 0.5) < 0.03 for check in findings.checks if check.name == "noise on statistics"
     )

@@ -117,7 +117,7 @@ def test_the_release_is_one_charged_event_before_the_first_step(scaled):
         its = build(run_folder.experiment(), shelf, shelf).promise("a", run_folder.silo("a"))
     assert its.refresh.layers == (INPUT_SCALE,)
     assert its.refresh.release.channels == (4,)
-    ledger = Ledger(its.book, its.dataset, its.fingerprint, Budget(*its.lifetime))
+    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
     charged = [line["events"] for line in ledger.lines() if line["what"] == "charged"]
     event = [its.refresh.release.noise_multiplier, 1.0, 1]
     assert [event in [list(one) for one in events] for events in charged] == [True, False, False, False]

@@ -82,6 +82,7 @@ def again(site):
 def test_a_site_that_lost_nothing_goes_on(site):
     assert isinstance(site.ask(site.task(2)), Update)
     assert isinstance(site.ask(site.task(3)), Update)
+    site.approve()
     assert isinstance(site.ask(site.task(1, study="fresh")), Update)
     assert status(site.home)["gaps"] == []
     assert verify_home(site.home)["unpaid"] == []

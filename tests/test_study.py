@@ -201,13 +201,13 @@ def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatc
 def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, monkeypatch):
     experiment = small(f"method.name={method}")
     honest = do(tmp_path / "a", experiment)
-    split = study.prepare._split
+    split = study.prepare.in_parts
 
     def spoilt(raw, *rest):
         raw, ids = split(raw, *rest)
         return replace(raw, test=replace(raw.test, x=255 - raw.test.x, y=raw.test.y[::-1].copy())), ids
 
-    monkeypatch.setattr(study.prepare, "_split", spoilt)
+    monkeypatch.setattr(study.prepare, "in_parts", spoilt)
     other = do(tmp_path / "b", experiment)
     assert honest["mean"] != other["mean"]
     for name in honest["silos"]:
