@@ -21,7 +21,6 @@ from fedtl.audit.conformance import Claim, conformance
 from fedtl.audit.recorded import Released, Stretch, released, stretches
 from fedtl.audit.rehearsal import REHEARSALS, rehearse
 from fedtl.audit.stage import Stage, scratched, unlimited
-from fedtl.audit.units import TWO_PLACES
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.raw import Raw
 from fedtl.durable import write_bytes
@@ -32,6 +31,7 @@ from fedtl.place import Place
 from fedtl.planning import terms
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.promise import Promise
+from fedtl.privacy.wording import not_covered
 from fedtl.provision.bundle import agreement_in
 from fedtl.silo import SiloData
 from fedtl.simulate.scratch import memory, scratch
@@ -184,7 +184,7 @@ def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) ->
         "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows, it is outside "
         "of the guarantee, and it is not a release.",
     ]
-    return lines + ([TWO_PLACES] if its.unit != "record" else [])
+    return [*lines, not_covered(its.unit)]
 
 
 def _told(value: float | None) -> str:

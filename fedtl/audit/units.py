@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedtl.experiment.schema import Experiment
+from fedtl.privacy.wording import not_covered
 from fedtl.silo import Rows
 
 Floats = NDArray[np.float64]
-TWO_PLACES = "A patient with records at two institutions is not covered: each institution's guarantee is for its own rows only."
 
 
 def unit_of(experiment: Experiment) -> str:
@@ -68,5 +68,5 @@ def notes(experiment: Experiment) -> list[str]:
     return [
         f"Each {unit} is attacked with all of its rows: canaries stand for one {unit} each, a {unit} is in or out as a whole, and "
         f'its membership score is the mean over its rows. "members" and "others" count {unit}s.',
-        TWO_PLACES,
+        not_covered(unit),
     ]

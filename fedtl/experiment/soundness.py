@@ -11,6 +11,7 @@ from fedtl.method import METHODS
 from fedtl.objective import PerExample
 from fedtl.partition import Role
 from fedtl.privacy import marks
+from fedtl.privacy.wording import not_covered
 
 LARGE = 10.0  # an epsilon that promises little
 DECLARED = "{}: taken as declared; if they were read off the private rows, nothing here covers that"
@@ -111,3 +112,5 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
             "the unit is a record: a person with several records is protected less, epsilon grows with their number; "
             "name the column that says whose row it is in privacy.unit"
         )
+    elif privacy.unit != "record":
+        yield not_covered(privacy.unit)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from fedtl.privacy.wording import not_covered
 from fedtl.report import plots
 from fedtl.report.figures import (
     LATE_ROWS,
@@ -115,7 +116,7 @@ def _privacy(privacy: Mapping[str, Any] | None) -> str:
     return (
         f"Differential privacy for each {privacy['unit']}, {privacy['adjacency']}: at most epsilon = "
         f"{worst['epsilon']:.3f} at delta = {worst['delta']:.0e} in a silo ({worst['epsilon_replace_one']:.3f} for "
-        f"replace-one), as its ledger says; {_tuning(privacy)}. The test figures here are "
+        f"replace-one), as its ledger says; {_tuning(privacy)}. {not_covered(privacy['unit'])} The test figures here are "
         "of a simulation: published, they would tell about test rows."
     )
 
@@ -129,6 +130,7 @@ def _privacy_of_runs(privacy: Mapping[str, Any] | None) -> str:
     return (
         f"Each run of a method that shares keeps epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
         f"({privacy['adjacency']}); its result.json says what was spent. Released together, the runs' epsilons add. "
+        f"{not_covered(privacy['unit'])} "
         "The test figures here are of a simulation: published, they would tell about test rows. "
         f"Yardsticks are never private; {_tuning(privacy)}."
     )

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fedtl.privacy.wording import not_covered
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -68,7 +69,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     silos = privacy["silos"]
     what = f"of each {privacy['unit']}" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
     title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one"
+    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one. {not_covered(privacy['unit'])}"
     table = Table(
         title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
         title_justify="left", caption_justify="left",
@@ -243,7 +244,9 @@ def _claimed(comparison: Mapping[str, Any]) -> list[str]:
     said = (
         f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
     )
-    return [said if comparison["chosen_on"] else f"{said}; no best, for the rows to choose on are private"]
+    if not comparison["chosen_on"]:
+        said += "; no best, for the rows to choose on are private"
+    return [f"{said}. {not_covered(its['unit'])}"]
 
 
 def _table(title: str, *columns: str) -> Table:
