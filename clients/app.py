@@ -6,10 +6,10 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedtl.agreement import in_bundle
-from fedtl.attend import attend
-from fedtl.flower import answer
-from fedtl.home.folder import LOCATION, Home
+from fedtl.deployment.plan import in_bundle
+from fedtl.deployment.site.answer_round import attend
+from fedtl.deployment.site.home import LOCATION, Home
+from fedtl.federation.flower import answer
 
 app = ClientApp()
 BUNDLE = Path(__file__).parents[1]

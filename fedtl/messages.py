@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedtl.state import State
+from fedtl.models.state import State
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedtl.flower import OverFlower
-from fedtl.hosting import LOCATION, Study, host
-from fedtl.provision.admitted import nodes
+from fedtl.deployment.coordinator.admitted import nodes
+from fedtl.deployment.coordinator.study import LOCATION, Study, host
+from fedtl.federation.flower import OverFlower
 
 app = ServerApp()
 

@@ -1,7 +1,7 @@
 """
 Privacy mechanisms with one fault each, put into the running code, to see which test and which check of the audit notices.
 
-``FEDTL_BREAK=name PYTHONPATH=tests pytest -p breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
+``FEDTL_BREAK=name pytest -p tests.breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
 audit under all of them.
 """
 
@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl import bench
-from fedtl.bench import Bench
 from fedtl.data import prepare
-from fedtl.data.inputs import Inputs
-from fedtl.privacy import engine, gradients, mechanism, statistics
+from fedtl.data.preprocess import Inputs
+from fedtl.privacy import dp_adabn as statistics
+from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.per_sample import clipping as gradients
+from fedtl.privacy.per_sample import hooks as engine
+from fedtl.training import trainer as bench
+from fedtl.training.trainer import Bench
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedtl.models.catalogue import blueprint
-from fedtl.silonorm import convert
+from fedtl.models.dp_norm import convert
+from fedtl.models.registry import blueprint
 
 
 class Silent:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import fedtl
-import fedtl.tables
+import fedtl._util.registry
+from fedtl._util.registry import Table
 from fedtl.errors import ConfigError
-from fedtl.experiment.file import load
-from fedtl.method import METHODS
-from fedtl.tables import Table
+from fedtl.experiment.config.load import load
+from fedtl.methods.base import METHODS
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,11 +66,11 @@ def test_a_run_from_the_wheel_needs_nothing_of_the_checkout(wheel, tmp_path):
 
 def offering(monkeypatch, group, **points):
     found = EntryPoints(EntryPoint(name, value, group) for name, value in points.items())
-    monkeypatch.setattr(fedtl.tables, "entry_points", lambda group: found.select(group=group))
+    monkeypatch.setattr(fedtl._util.registry, "entry_points", lambda group: found.select(group=group))
 
 
 def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
-    offering(monkeypatch, "fedtl.methods", fedmine="fedtl.method:fedper", fedavg="os:system")
+    offering(monkeypatch, "fedtl.methods", fedmine="fedtl.methods.base:fedper", fedavg="os:system")
     table = Table("fedtl.methods", {"fedavg": METHODS["fedavg"]})
     assert list(table) == ["fedavg", "fedmine"]
     assert table["fedmine"] is METHODS["fedper"]

@@ -1,1 +1,1 @@
-"""Attacks on an actual run, and what they say about the epsilon that it claims."""
+"""Is the claim true?"""

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedtl.durable import write
+from fedtl._util.files import write
 from fedtl.errors import ConfigError, Refuted
 
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"

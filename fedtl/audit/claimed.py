@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedtl.privacy.promise import Promise
+from fedtl.privacy.guarantee import Promise
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
 
 RATES = (0.01, 0.001)  # of false alarms

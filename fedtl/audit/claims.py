@@ -7,23 +7,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedtl._util.randomness import numpy_generator
 from fedtl.audit import one_run
+from fedtl.audit.canary_log import Stretch, released, stretches
 from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
-from fedtl.audit.recorded import Stretch, released, stretches
-from fedtl.audit.rehearsal import REHEARSALS, rehearse
+from fedtl.audit.jobs import Piece
+from fedtl.audit.reference_models import StudyOf
+from fedtl.audit.replay import REHEARSALS, rehearse
 from fedtl.audit.resolution import resolution
-from fedtl.audit.shadows import StudyOf
 from fedtl.audit.stage import stage_of
 from fedtl.audit.transcript import Papers, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
-from fedtl.audit.work import Piece
-from fedtl.bench import Bench
-from fedtl.privacy.promise import Promise
-from fedtl.randomness import numpy_generator
-from fedtl.recorder import Seen
-from fedtl.runfolder import RunFolder
-from fedtl.study import Study
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import Study
+from fedtl.federation.recorder import Seen
+from fedtl.privacy.guarantee import Promise
+from fedtl.training.trainer import Bench
 
 Vantage = Literal["server", "silo", "model"]
 SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share

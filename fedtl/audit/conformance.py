@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
-from fedtl.audit.recorded import Released, Stretch, sampled, steps
+from fedtl.audit.canary_log import Released, Stretch, sampled, steps
 from fedtl.audit.verdict import Check, Measured
-from fedtl.bench import Training
-from fedtl.optimizers import OPTIMIZERS, rate
+from fedtl.methods.optimizers import OPTIMIZERS, rate
+from fedtl.training.trainer import Training
 
 Floats = NDArray[np.float64]
 MOST = 5000  # values that normality is tested on

@@ -9,9 +9,11 @@ from typing import Any
 
 from fedtl.audit.transcript import SECOND, second
 from fedtl.audit.verdict import Check, failed, violation
+from fedtl.deployment.site import covered
+from fedtl.deployment.site import egress_log as record
 from fedtl.errors import LedgerDamaged
-from fedtl.home import covered, record
-from fedtl.privacy import opinion, papers
+from fedtl.privacy import prv as opinion
+from fedtl.privacy import verify as papers
 
 
 def examine(path: Path) -> dict[str, Any]:

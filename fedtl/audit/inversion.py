@@ -19,10 +19,10 @@ from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from fedtl.bench import Bench, Training
-from fedtl.norm import batch_norms
-from fedtl.silonorm import FixedNorm
-from fedtl.state import State
+from fedtl.models.dp_norm import FixedNorm
+from fedtl.models.norms import batch_norms
+from fedtl.models.state import State
+from fedtl.training.trainer import Bench, Training
 
 SMOOTH = 1e-2  # weight of total variation
 LIKE = 1e-2  # weight of the layers' statistics

@@ -15,11 +15,11 @@ from fedtl.audit.shares import ROUNDING, Trained, statistics_multiplier, train
 from fedtl.audit.stage import Stage, few, units_of
 from fedtl.audit.tapped import Tap, all_but
 from fedtl.audit.verdict import Measured
-from fedtl.data.raw import Array, Raw
+from fedtl.data.dataset import SiloData
+from fedtl.data.source import Array, Raw
 from fedtl.errors import UserError
-from fedtl.planning import terms
-from fedtl.privacy.promise import Promise
-from fedtl.silo import SiloData
+from fedtl.experiment.privacy_plan import terms
+from fedtl.privacy.guarantee import Promise
 
 UNITS = 32
 TRIED, SECONDS = (

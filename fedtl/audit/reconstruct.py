@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
-from fedtl.audit.shadows import StudyOf, sharing
-from fedtl.audit.work import Piece
-from fedtl.bench import Bench
+from fedtl.audit.jobs import Piece
+from fedtl.audit.reference_models import StudyOf, sharing
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.experiment.study import Study
+from fedtl.federation.recorder import Seen
 from fedtl.messages import Task
-from fedtl.partition import Role
-from fedtl.privacy import labels
-from fedtl.privacy.promise import Promise
-from fedtl.recorder import Seen
-from fedtl.silo import Rows, Silo, SiloData
-from fedtl.simulate.scratch import memory, scratch
-from fedtl.study import Study
+from fedtl.models.roles import Role
+from fedtl.privacy import taint as labels
+from fedtl.privacy.guarantee import Promise
+from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench
 
 MOST = 8  # rows that are reconstructed of one update
 FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch

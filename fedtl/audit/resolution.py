@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from scipy.stats import norm
 
+from fedtl.audit.canary_log import Stretch, sampled, steps
 from fedtl.audit.one_run import SURE
-from fedtl.audit.recorded import Stretch, sampled, steps
 
 
 def resolution(run: Sequence[Stretch], noise_multiplier: float, level: float) -> dict[str, float | None]:

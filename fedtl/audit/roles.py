@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from fedtl.audit import membership, reconstruct
-from fedtl.audit.shadows import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
-from fedtl.audit.work import Piece
-from fedtl.bench import Bench
-from fedtl.experiment.file import but
-from fedtl.partition import EVERYTHING, Role
-from fedtl.privacy.promise import Promise
-from fedtl.study import Study
+from fedtl.audit.jobs import Piece
+from fedtl.audit.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
+from fedtl.experiment.config.load import but
+from fedtl.experiment.study import Study
+from fedtl.models.roles import EVERYTHING, Role
+from fedtl.privacy.guarantee import Promise
+from fedtl.training.trainer import Bench
 
 ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
 KEPT = 3  # rounds of them that the server's attack looks at

@@ -31,11 +31,11 @@ from fedtl.audit.stage import (
 )
 from fedtl.audit.tapped import Sum, Tap, Tapped, all_but
 from fedtl.audit.verdict import Measured
+from fedtl.data.dataset import SiloData
 from fedtl.messages import SpendEvent, Update
-from fedtl.privacy.promise import Promise, Refresh
-from fedtl.privacy.statistics import Release
-from fedtl.silo import SiloData
-from fedtl.state import State
+from fedtl.models.state import State
+from fedtl.privacy.dp_adabn import Release
+from fedtl.privacy.guarantee import Promise, Refresh
 
 UNITS = 32  # units in the rehearsed round
 STEPS = 2  # of each phase: the second begins where the first one's noise led

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtl.bench import Bench, Training
-from fedtl.data.raw import Raw
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.source import Raw
 from fedtl.errors import SiloFailed
+from fedtl.experiment.study import Study, reader
 from fedtl.messages import Task, Update
-from fedtl.partition import Role
-from fedtl.privacy import labels
-from fedtl.privacy.promise import Promise
-from fedtl.silo import Rows, Silo, SiloData
-from fedtl.simulate.scratch import memory, scratch
-from fedtl.state import State
-from fedtl.study import Study, reader
+from fedtl.models.roles import Role
+from fedtl.models.state import State
+from fedtl.privacy import taint as labels
+from fedtl.privacy.guarantee import Promise
+from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
 
 ENOUGH = 1e9  # an epsilon that no rehearsal exceeds
 STILL = 1e-30  # a learning rate at which no weight of float32 moves

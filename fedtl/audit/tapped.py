@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedtl.privacy.guarantee import Promise
 from fedtl.privacy.noise import Noise
-from fedtl.privacy.promise import Promise
 
 Purpose = tuple[str | int, ...]
 

@@ -20,9 +20,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from fedtl.audit import products
 from fedtl.audit.stage import Stage, as_kind, few, scratched, unlimited
 from fedtl.audit.verdict import Measured
-from fedtl.bench import Bench
 from fedtl.models.net import Net
-from fedtl.privacy.promise import Promise
+from fedtl.privacy.guarantee import Promise
+from fedtl.training.trainer import Bench
 
 Floats = NDArray[np.float64]
 RARE = 1e-12  # a sampling rate at which no record is ever drawn

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from fedtl.audit.recorded import Stretch
+from fedtl.audit.canary_log import Stretch
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
-from fedtl.partition import Partition
-from fedtl.privacy import accounting, opinion
-from fedtl.privacy import papers as ledgers
-from fedtl.recorder import Seen
-from fedtl.state import State
+from fedtl.federation.recorder import Seen
+from fedtl.models.roles import Partition
+from fedtl.models.state import State
+from fedtl.privacy import accounting
+from fedtl.privacy import prv as opinion
+from fedtl.privacy import verify as ledgers
 
 SECOND = "composition by Opacus PRV"
 Line = dict[str, Any]

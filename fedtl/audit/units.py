@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.experiment.schema import Experiment
-from fedtl.privacy.wording import not_covered
-from fedtl.silo import Rows
+from fedtl.data.dataset import Rows
+from fedtl.experiment.config.schema import Experiment
+from fedtl.report.wording import not_covered
 
 Floats = NDArray[np.float64]
 

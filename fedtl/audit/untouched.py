@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import torch
 
+from fedtl.audit.canary_log import Stretch, steps, stretches
 from fedtl.audit.conformance import largest_cosine
-from fedtl.audit.recorded import Stretch, steps, stretches
 from fedtl.audit.stage import Stage, as_kind, scratched, strangers
 from fedtl.audit.tensors import RARE, Unsampled
 from fedtl.audit.verdict import Measured
-from fedtl.partition import Role
+from fedtl.models.roles import Role
 from fedtl.privacy.canaries import Canaries
-from fedtl.silo import Silo
+from fedtl.training.silo import Silo
 
 
 def around(stage: Stage) -> Measured:

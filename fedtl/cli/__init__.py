@@ -1,1 +1,1 @@
-"""The ``fedtl`` command, a file for each kind of question."""
+"""The ``fedtl`` command: parses and prints."""

@@ -14,8 +14,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from fedtl.cli.begun import begin
-from fedtl.cli.pages import run_page
+from fedtl.cli.run_folder import begin, run_page
 from fedtl.cli.screen import (
     Device,
     Json,
@@ -31,7 +30,7 @@ from fedtl.cli.screen import (
 from fedtl.errors import ConfigError, Refuted
 
 if TYPE_CHECKING:
-    from fedtl.runfolder import RunFolder
+    from fedtl.experiment.run_folder import RunFolder
 
 CANARIES, MESSAGES = 1000, 8  # that ``fedtl audit EXP`` adds where the experiment has none
 PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
@@ -90,9 +89,9 @@ def audit(
         return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
+    from fedtl.audit.audit import QUICK, Effort
+    from fedtl.audit.audit import audit as audit_run
     from fedtl.audit.bundle import signed_by
-    from fedtl.audit.whole import QUICK, Effort
-    from fedtl.audit.whole import audit as audit_run
 
     on, effort = device_for(device), QUICK if quick else Effort()
     folder = _run(target, set_, workers, on, quiet or as_json)
@@ -129,11 +128,11 @@ def _run(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
     """The run folder that TARGET is, or that a run of the experiment TARGET leaves, with canaries and messages."""
-    from fedtl.audit.whole import refuse
+    from fedtl.audit.audit import refuse
     from fedtl.cli.screen import progress
-    from fedtl.experiment.file import load
-    from fedtl.runfolder import RunFolder
-    from fedtl.study import run
+    from fedtl.experiment.config.load import load
+    from fedtl.experiment.run import run
+    from fedtl.experiment.run_folder import RunFolder
 
     if (Path(target) / "experiment.toml").is_file():
         if overrides or workers:

@@ -6,8 +6,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedtl.cli import audit, look, server, silo, train, use
-from fedtl.cli.begun import discarded, resumable
+from fedtl.cli import audit, server, silo, train
+from fedtl.cli import inspect as look
+from fedtl.cli import models as use
+from fedtl.cli.run_folder import discarded, resumable
 from fedtl.cli.screen import out_console, say
 from fedtl.errors import FedTLError
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from fedtl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedtl.runfolder import RunFolder
+    from fedtl.experiment.run_folder import RunFolder
 
 out_console, err_console = Console(), Console(stderr=True)
 

@@ -25,7 +25,7 @@ def init(
     port: Annotated[int, typer.Option(help="of the SuperLink, on 127.0.0.1 only")] = 8000,
 ) -> None:
     """Make a new folder: an own certificate authority, a certificate, the gate's configuration."""
-    from fedtl.provision import server
+    from fedtl.deployment.coordinator import server
 
     server.init(folder, host, listen, port)
     say(
@@ -36,7 +36,8 @@ def init(
 @app.command()
 def renew(folder: Dir) -> None:
     """A new certificate for the gate, signed by the same authority; restart the server afterwards."""
-    from fedtl.provision import certificates, settings
+    from fedtl.deployment import certificates
+    from fedtl.deployment.coordinator import settings
 
     certificates.make_server(folder / "tls", settings.load(folder).host)
     say(
@@ -51,7 +52,7 @@ def admit(
     name: SiteName = "",
 ) -> None:
     """Let a site connect, by its public key."""
-    from fedtl.provision import sites
+    from fedtl.deployment.coordinator import sites
 
     told = sites.admit(folder, key, name)
     say("admitted" if told else "admitted; the SuperLink is told when it runs")
@@ -60,7 +61,7 @@ def admit(
 @app.command()
 def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Let a site connect no more."""
-    from fedtl.provision import sites
+    from fedtl.deployment.coordinator import sites
 
     sites.expel(folder, name)
     say(f"{name} is out")
@@ -88,9 +89,9 @@ def bundle(
 ) -> None:
     """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
     from fedtl.data.columns import named, parsed
-    from fedtl.experiment.file import load
-    from fedtl.provision.bundle import bundle as build
-    from fedtl.provision.settings import load as load_server
+    from fedtl.deployment.coordinator.bundle import bundle as build
+    from fedtl.deployment.coordinator.settings import load as load_server
+    from fedtl.experiment.config.load import load
 
     load_server(folder)
     try:
@@ -119,7 +120,7 @@ def run(
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="nginx, here")] = True,
 ) -> None:
     """SuperLink, SuperExec and gate, until stopped; studies that were interrupted go on."""
-    from fedtl.provision import server
+    from fedtl.deployment.coordinator import server
 
     if part and part not in server.PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(server.PARTS)}")
@@ -134,7 +135,7 @@ def start(
     study: Annotated[str, typer.Option(help="the study's name; default: the bundle's")] = "",
 ) -> None:
     """Begin a study, or go on with it from its last round."""
-    from fedtl.provision import studies
+    from fedtl.deployment.coordinator import studies
 
     its = studies.start(folder, name, study or name)
     say(f"started; its folder is {its.path}; fedtl server status {folder}")
@@ -145,7 +146,7 @@ def stop(
     folder: Dir, study: Annotated[str, typer.Option(help="one study only; it can be started again")] = ""
 ) -> None:
     """Stop a study, or the whole server."""
-    from fedtl.provision import server, studies
+    from fedtl.deployment.coordinator import server, studies
 
     if study:
         studies.stop(folder, study)
@@ -156,7 +157,7 @@ def stop(
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
     """Whether it runs, who is admitted, and how far each study is."""
-    from fedtl.provision import studies
+    from fedtl.deployment.coordinator import studies
 
     facts = studies.status(folder)
     if as_json:

@@ -22,7 +22,7 @@ def init(
     server: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's gate")],
 ) -> None:
     """Make a new folder: a commented silo.toml and the node's key. The public half goes to the coordinator."""
-    from fedtl.home.folder import Home
+    from fedtl.deployment.site.home import Home
 
     home = Home.create(folder, name, server)
     say(f"made {home.path}")
@@ -34,8 +34,8 @@ def init(
 @app.command()
 def check(folder: Dir, as_json: Json = False) -> None:
     """Data, device, key, certificate, connection, clock, disk, file modes: each in order, or what to do."""
-    from fedtl.home.folder import Home
-    from fedtl.steward import check as check_home
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.status import check as check_home
 
     lines = check_home(Home.open(folder))
     if as_json:
@@ -62,9 +62,9 @@ def rehearse(
     as_json: Json = False,
 ) -> None:
     """One page for a person to sign: who asks, what would leave, what stays, what could be learnt, the hashes."""
-    from fedtl.home.folder import Home
-    from fedtl.rehearsal import rehearse as rehearse_plan
-    from fedtl.stricter import told
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.privacy_policy import told
+    from fedtl.deployment.site.rehearse import rehearse as rehearse_plan
 
     facts, page = rehearse_plan(Home.open(folder), what, studies, until)
     if as_json:
@@ -94,10 +94,10 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Test a rehearsed plan with canaries on the own rows, offline; costs no privacy budget. Exit 5: a check failed."""
+    from fedtl.audit.at_site import audit as audit_plan
     from fedtl.cli.screen import steps
+    from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
-    from fedtl.home.folder import Home
-    from fedtl.siteaudit import audit as audit_plan
 
     with steps("audit", as_json) as show:
         facts, path = audit_plan(Home.open(folder), what, show)
@@ -120,11 +120,11 @@ def approve(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="take the approval back")] = False,
 ) -> None:
     """Let a rehearsed bundle run here, under the terms on its page and with the fedtl that is installed."""
-    from fedtl.home import approvals
-    from fedtl.home.covered import standings
-    from fedtl.home.folder import Home
-    from fedtl.rehearsal import sign
-    from fedtl.steward import numbers
+    from fedtl.deployment.site import approvals
+    from fedtl.deployment.site.covered import standings
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.rehearse import sign
+    from fedtl.deployment.site.status import numbers
 
     home = Home.open(folder)
     if withdraw:
@@ -147,8 +147,8 @@ def run(
     part: Annotated[str, typer.Option(help="node or exec alone, for a container each; default: both")] = "",
 ) -> None:
     """Connect to the server and take part in what was approved, until stopped."""
+    from fedtl.deployment.site.run import PARTS, run_site
     from fedtl.errors import ConfigError
-    from fedtl.runsite import PARTS, run_site
 
     if part and part not in PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
@@ -158,8 +158,8 @@ def run(
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
     """Round, last contact, privacy budget spent and left, bytes out."""
-    from fedtl.home.folder import Home
-    from fedtl.steward import status as status_of
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.status import status as status_of
 
     facts = status_of(Home.open(folder))
     if as_json:
@@ -197,9 +197,9 @@ def ledger(
     as_json: Json = False,
 ) -> None:
     """Every message in and out: when, which round, how many bytes, or why it was refused; then what was charged."""
-    from fedtl.home.folder import Home
-    from fedtl.steward import export as export_record
-    from fedtl.steward import history
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.status import export as export_record
+    from fedtl.deployment.site.status import history
 
     home = Home.open(folder)
     if export is not None:
@@ -237,9 +237,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Are the chains intact, was each message covered by an approval, and was all that is private paid for?"""
+    from fedtl.deployment.site.home import Home
+    from fedtl.deployment.site.status import verify_export, verify_home
     from fedtl.errors import ConfigError
-    from fedtl.home.folder import Home
-    from fedtl.steward import verify_export, verify_home
 
     if not where.exists():
         raise ConfigError(
@@ -278,9 +278,9 @@ def confirm(
     as_json: Json = False,
 ) -> None:
     """Say that changed rows are right, or that a new dataset is of other people. What was spent stays spent."""
-    from fedtl.confirm import admit
-    from fedtl.confirm import confirm as confirm_rows
-    from fedtl.home.folder import Home
+    from fedtl.deployment.site.confirm_rows import admit
+    from fedtl.deployment.site.confirm_rows import confirm as confirm_rows
+    from fedtl.deployment.site.home import Home
 
     facts = (admit if new_dataset else confirm_rows)(Home.open(folder), bundle)
     if as_json:
@@ -308,8 +308,8 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Use the shared model here: with what this site kept, or, where it never trained, with its few own rows."""
-    from fedtl.adopt import adopt as adopt_model
-    from fedtl.home.folder import Home
+    from fedtl.deployment.site.adopt_model import adopt as adopt_model
+    from fedtl.deployment.site.home import Home
 
     home = Home.open(folder)
     result = adopt_model(home, bundle, shared, study or bundle.stem, out)

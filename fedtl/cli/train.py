@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli.begun import begin
-from fedtl.cli.pages import compare_page, run_page
+from fedtl.cli.run_folder import begin, compare_page, run_page
 from fedtl.cli.screen import (
     Device,
     Json,
@@ -39,8 +38,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train one method over the silos of an experiment and say how each silo fares."""
+    from fedtl.experiment.run import run as run_study
     from fedtl.report.tables import late_table, privacy_table, run_table
-    from fedtl.study import run as run_study
 
     on = device_for(device)
     settings, folder = begin(experiment, set_, out, resume, workers, "run")
@@ -72,10 +71,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train several methods on the same silos and seeds, and say for every silo whether joining helped."""
-    from fedtl.compare import compare as compare_study
-    from fedtl.compare import variants
+    from fedtl.experiment.compare import compare as compare_study
+    from fedtl.experiment.compare import variants
     from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
-    from fedtl.simulate.choose import places
+    from fedtl.simulation.choose import places
 
     overrides = list(set_ or [])
     if methods is not None:

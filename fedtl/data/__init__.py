@@ -1,1 +1,1 @@
-"""Where examples come from, and what is done to them before a silo trains. One file a source; sources.py is the table."""
+"""Where do rows come from, and how are they prepared? One file a source; registry.py is the table."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import ConfigError, DataError
 
 

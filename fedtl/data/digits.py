@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedtl.data.raw import Array, Part, Raw
+from fedtl._util.randomness import numpy_generator
 from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
-from fedtl.randomness import numpy_generator
 
 CLASSES = tuple("0123456789")
 Scanner = Callable[[Array, np.random.Generator], Array]  # [N, 8, 8] of 0..1 to the same

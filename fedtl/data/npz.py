@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fedtl.data.columns import arranged, positions
-from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedtl.data.raw import Array, Part, Raw
+from fedtl._util.randomness import numpy_generator
 from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
 from fedtl.data.splits import at_random, by_position, stratified, whole_units
 from fedtl.errors import DataError
-from fedtl.randomness import numpy_generator
 
 
 def in_parts(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.data.inputs import Inputs, learn
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.origins import Origin, Origins
 from fedtl.data.parts import in_parts
-from fedtl.data.raw import Array, Part, Raw
+from fedtl.data.preprocess import Inputs, learn
+from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
-from fedtl.data.sources import DATA
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import ConfigError, DataError
-from fedtl.objective import NO_LABEL
-from fedtl.privacy.origins import Origin, Origins
-from fedtl.silo import Rows, SiloData
 
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 LARGEST = np.float64(np.finfo(np.float32).max)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from fedtl.settings import Settings
+from fedtl._util.settings import Settings
 
 SCALES = ("silo", "none", "dp")  # any other data.scale is a file of constants
 

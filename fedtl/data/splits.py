@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedtl.data.raw import Array
+from fedtl.data.source import Array
 
 
 def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedtl.data.raw import Array, Part, Raw
 from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""One experiment: its settings, its file, and what is wrong with it."""
+"""What was asked for, what came of it, did joining help?"""

@@ -1,1 +1,1 @@
-"""Models as a body and a head, from fedtl itself, timm or torchvision; and weights for them."""
+"""What is each tensor of a model, and how is a model built?"""

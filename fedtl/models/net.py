@@ -5,7 +5,7 @@ Knows how to take a library's model apart at its classifier and put a classifier
 Must not know where the model came from.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedtl._util.randomness import address
 from fedtl.errors import ModelError
-from fedtl.norm import is_norm
-from fedtl.objective import PerExample
-from fedtl.randomness import address
+from fedtl.models.norms import is_norm
 
 Shape = tuple[int, ...]  # of one input: (columns,) or (channels, height, width)
+MakeModules = Callable[[int], Mapping[str, nn.Module]]  # from the number of features
 
 
 class Net(nn.Module):
@@ -48,14 +48,17 @@ class Blueprint:
     classifier: str
     seed: int
 
-    def net(self, width: int, terms: Iterable[PerExample] = ()) -> Net:
-        """A net over this very body (not a copy). A head's first weights depend on seed and width alone."""
+    def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
+        """
+        A net over this very body (not a copy). A head's first weights depend on seed and width alone. ``parts`` make the modules
+        that losses add.
+        """
         with _seeded(self.seed, "head", width):
             head = self.make_head(width)
         aux = nn.ModuleDict()
-        for term in terms:
+        for make in parts:
             with _seeded(self.seed, "aux"):
-                aux.update(term.modules(self.features))
+                aux.update(make(self.features))
         return Net(self.body, head, aux)
 
     def library_name(self, name: str) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.errors import ModelError
+from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.net import Blueprint, Shape
-from fedtl.silonorm import FixedNorm
 
 INPUT_SCALE = "input_scale"  # the norm's name in the body
 

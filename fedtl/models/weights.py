@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedtl.errors import ModelError
 from fedtl.models.net import Blueprint
-from fedtl.partition import Role
-from fedtl.state import State
+from fedtl.models.roles import Role
+from fedtl.models.state import State
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 

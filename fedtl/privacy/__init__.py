@@ -1,1 +1,1 @@
-"""What a silo's rows may cost: noise that hides each of them, and the book of what was spent."""
+"""What may a row cost, and where is it written down?"""

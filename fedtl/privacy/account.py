@@ -15,7 +15,7 @@ from typing import Any
 
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
-from fedtl.privacy.book import Chain
+from fedtl.privacy.hash_chain import Chain
 from fedtl.privacy.rows import RowSet
 
 ROWS, EVER = "/rows", "/ever"  # bytes kept beside the lines; a study's name has no slash

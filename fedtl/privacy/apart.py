@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fedtl.errors import Refused
 from fedtl.privacy.account import EVER, Account
-from fedtl.privacy.book import Chain
+from fedtl.privacy.hash_chain import Chain
 from fedtl.privacy.rows import SHARE, RowSet, changes, shared
 
 

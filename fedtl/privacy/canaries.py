@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedtl.objective import Batch
+from fedtl.methods.losses import Batch
 
 GAIN = 10.0  # clips: so long is a canary's gradient before it is clipped
 RELEASED = "statistics.safetensors"

@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update
+from fedtl.models.state import State
+from fedtl.privacy.guarantee import Promise
 from fedtl.privacy.ledger import Budget, Ledger, Plan, affordable
-from fedtl.privacy.promise import Promise
-from fedtl.state import State
 
 log = logging.getLogger(__name__)
 HEADER = "header"

@@ -18,7 +18,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.account import Account, StudyAccount, rows_of
 from fedtl.privacy.apart import difference, told_apart
-from fedtl.privacy.book import Book, Chain, Line
+from fedtl.privacy.hash_chain import Book, Chain, Line
 from fedtl.privacy.rows import RowSet
 
 SLACK = 1 + 1e-9  # three times a third may be a little more than one

@@ -2,7 +2,7 @@
 Random numbers that nobody can draw again: AES-256 in counter mode, under a key that the operating system gives
 every instance and that is kept nowhere else.
 
-Knows nothing of models or data. The addresses of ``fedtl.randomness`` are not used here: noise that somebody can
+Knows nothing of models or data. The addresses of ``fedtl._util.randomness`` are not used here: noise that somebody can
 repeat is noise that somebody can subtract.
 """
 

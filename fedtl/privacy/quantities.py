@@ -147,7 +147,7 @@ def page() -> str:
         "# What a private update can depend on",
         "",
         "Made from `fedtl/privacy/quantities.py`; a test compares the two, and walks the table with neighbouring data sets",
-        "(`tests/test_quantities.py`). Under `[privacy]` an update consists of noisy sums. Everything else that it depends on:",
+        "(`tests/privacy/test_quantities.py`). Under `[privacy]` an update consists of noisy sums. Everything else that it depends on:",
         "",
         "| quantity | where it comes from | why that is safe |",
         "|---|---|---|",

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from fedtl.privacy.wording import not_covered
 from fedtl.report import plots
 from fedtl.report.figures import (
     LATE_ROWS,
@@ -23,6 +22,7 @@ from fedtl.report.figures import (
     silos_of,
     with_interval,
 )
+from fedtl.report.wording import not_covered
 
 DRAWN_AGAIN = "Not private: the noise can be drawn again (privacy.noise = reproducible)"
 FEW = 6  # silos that the answer still names

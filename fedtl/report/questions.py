@@ -6,7 +6,7 @@ the rehearsal's facts.
 from collections.abc import Mapping
 from typing import Any
 
-from fedtl.privacy import wording
+from fedtl.report import wording
 
 Facts = Mapping[str, Any]
 KEPT = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from fedtl.privacy import wording
+from fedtl.report import wording
 from fedtl.report.questions import Facts, answers, audit, overview, signable
 
 ROLES = {

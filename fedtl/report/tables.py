@@ -7,7 +7,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.privacy.wording import not_covered
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -20,6 +19,7 @@ from fedtl.report.figures import (
     silos_of,
     with_interval,
 )
+from fedtl.report.wording import not_covered
 
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
 SHORT = 28  # characters of a silo's name that are never folded

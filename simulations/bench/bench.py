@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
 
-from fedtl.machine import settle
+from fedtl.training.threads import settle
 
 SILOS, STEPS = "silos", "steps"
 TURNS = 3

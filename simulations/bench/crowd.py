@@ -16,12 +16,12 @@ import loads
 import numpy as np
 from machine import PeakMemory, resident_mib
 
-from fedtl.coordinator import Round
-from fedtl.experiment.file import load
-from fedtl.machine import settle
-from fedtl.runfolder import RunFolder
-from fedtl.state import size_in_bytes
-from fedtl.study import run
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.federation.rounds import Round
+from fedtl.models.state import size_in_bytes
+from fedtl.training.threads import settle
 
 
 def write(folder: Path, silos: int) -> None:

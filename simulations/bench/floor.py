@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from loads import CLASSES, Load
 from torch import multiprocessing, nn
 
-from fedtl.machine import settle
-from fedtl.silo import Rows, SiloData
-from fedtl.state import State
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.models.state import State
+from fedtl.training.threads import settle
 
 FAST, NAIVE = torch.channels_last, torch.contiguous_format
 

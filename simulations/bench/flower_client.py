@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from loads import Load
 
-from fedtl.silo import SiloData
+from fedtl.data.dataset import SiloData
 
 
 def train(message: Message, context: Context, load: Load, best: bool) -> Message:

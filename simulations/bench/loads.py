@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fedtl.models.catalogue import blueprint
+from fedtl.data.dataset import Rows, SiloData
 from fedtl.models.net import Blueprint
-from fedtl.silo import Rows, SiloData
+from fedtl.models.registry import blueprint
 
 CLASSES = tuple("0123456789")
 

@@ -33,7 +33,7 @@ from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
 
-from fedtl.silo import Rows
+from fedtl.data.dataset import Rows
 
 
 class Model(nn.Module):

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from loads import CLASSES
 from torch import Tensor, nn
 
-from fedtl.models.catalogue import blueprint, privately
 from fedtl.models.libraries import torchvision_model
 from fedtl.models.net import Blueprint, cut
-from fedtl.privacy.gradients import proven
-from fedtl.privacy.mechanism import Mechanism
+from fedtl.models.registry import blueprint, privately
+from fedtl.privacy.dp_sgd import Mechanism
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.per_sample.clipping import proven
 
 PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
 RESNET = "resnet18 for small images"

@@ -8,16 +8,16 @@ from typing import Any
 
 from loads import CLASSES, Load
 
-from fedtl.aggregate import ServerStep
-from fedtl.bench import Bench, Training
-from fedtl.coordinator import Plan, Standing, rounds
-from fedtl.method import fedavg
-from fedtl.silo import Silo
-from fedtl.simulate.engine import Engine, Simulation
-from fedtl.simulate.processes import Processes, Workplace
-from fedtl.simulate.serial import Serial
-from fedtl.simulate.stacked import Stacked, refuse
-from fedtl.state import State
+from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.methods.base import fedavg
+from fedtl.methods.server import ServerStep
+from fedtl.models.state import State
+from fedtl.simulation.engine import Engine, Simulation
+from fedtl.simulation.processes import Processes, Workplace
+from fedtl.simulation.serial import Serial
+from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
 
 ENDLESS = 10**6
 

@@ -66,12 +66,12 @@ def runs(name: str) -> list[One]:
 def accuracy(one: One) -> dict[str, Any]:
     """Mean over silos, and each silo's, on test rows."""
 
-    from fedtl import planning
-    from fedtl.experiment.file import load
-    from fedtl.machine import settle
-    from fedtl.privacy import statistics as released
-    from fedtl.runfolder import RunFolder
-    from fedtl.study import run
+    from fedtl.experiment import privacy_plan as planning
+    from fedtl.experiment.config.load import load
+    from fedtl.experiment.run import run
+    from fedtl.experiment.run_folder import RunFolder
+    from fedtl.privacy import dp_adabn as released
+    from fedtl.training.threads import settle
 
     settle(1)
     private = PRIVATE.get(one.row, OPEN.get(one.row, []))
@@ -102,7 +102,7 @@ def accuracy(one: One) -> dict[str, Any]:
 
 
 def _exact(body: Any, rows: Any, *rest: Any) -> None:
-    from fedtl.norm import adapt
+    from fedtl.models.norms import adapt
 
     body.load_state_dict({**body.state_dict(), **adapt(body, (x for x, _ in rows()))})
 

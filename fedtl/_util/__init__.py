@@ -1,0 +1,1 @@
+"""Helpers that know nothing of silos: files, randomness, tables of entries, settings."""

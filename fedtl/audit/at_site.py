@@ -1,0 +1,200 @@
+"""
+An audit at an institution before anything is signed: the plan that was rehearsed, on the site's own rows, offline.
+
+Noise is drawn and nothing is released: the ledger is a scratch one, and of the home only ``rehearsed/`` gets a new file.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import chi2
+
+from fedtl._util.files import write_bytes
+from fedtl.audit.canary_log import Released, Stretch, released, stretches
+from fedtl.audit.conformance import Claim, conformance
+from fedtl.audit.replay import REHEARSALS, rehearse
+from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
+from fedtl.data.dataset import SiloData
+from fedtl.data.source import Raw
+from fedtl.deployment.coordinator.bundle import agreement_in
+from fedtl.deployment.plan import Agreement
+from fedtl.deployment.site.approvals import HASH, code_hash
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.site_plan import Place
+from fedtl.errors import ConfigError
+from fedtl.experiment.privacy_plan import terms
+from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.guarantee import Promise
+from fedtl.report.wording import not_covered
+from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.training import threads as machine
+
+CANARIES = 400
+STEPS = 16  # noisy steps that the canaries take part in, at least, where the plan has so many
+SURE = 0.95
+
+Progress = Callable[[int, int], None]  # what is done, and how much there is
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A plan to audit, the hash of its bundle, and the name of its file."""
+
+    agreement: Agreement
+    bundle: str
+    name: str
+
+
+def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Path]:
+    """
+    The audit's facts and the file that holds them, which the page for the steward shows. ``what``: a bundle, the hash of a
+    rehearsed one, or "" for the one that was rehearsed last. Raises ConfigError, DataError and Denied before any work.
+    """
+    clock = time.perf_counter()
+    asked = _asked(home, what)
+    place = Place(home, asked.agreement)
+    place.check()
+    if place.privacy is None:
+        raise ConfigError(
+            f"{home.path / 'silo.toml'}: without [policy.privacy] nothing is claimed that an audit could test; "
+            "add [policy.privacy] with epsilon and lifetime_epsilon, or sign without an audit"
+        )
+    machine.settle(home.settings.threads)
+    with scratch(memory()) as folder:
+        stage = _stage(place, folder)
+        checks = _checks(stage, progress)
+    facts = _facts(stage, asked, checks)
+    facts["seconds"] = round(time.perf_counter() - clock, 1)
+    path = home.path / "rehearsed" / f"{asked.bundle}.audit.json"
+    write_bytes(path, json.dumps(facts).encode(), private=True)
+    return facts, path
+
+
+def _asked(home: Home, what: str) -> Asked:
+    folder = home.path / "rehearsed"
+    if what and not HASH.fullmatch(what):
+        path = Path(what)
+    elif what:
+        path = folder / f"{what}.fab"
+    else:
+        kept = sorted(folder.glob("*.fab"), key=lambda file: file.stat().st_mtime)
+        if not kept:
+            raise ConfigError(
+                f"no bundle was rehearsed in {home.path}: fedtl silo rehearse {home.path} FILE.fab"
+            )
+        path = kept[-1]
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there; give the bundle's .fab file, or rehearse it first")
+    content = path.read_bytes()
+    name, its = agreement_in(content, str(path))
+    return Asked(its, sha256(content).hexdigest(), name)
+
+
+def _stage(place: Place, folder: Path) -> Stage:
+    """The site's own rows under the plan, with canaries, and a ledger in ``folder``."""
+    data = place.prepared().data
+    study = place.study(data.classes)
+
+    def promised(rows: SiloData) -> Promise:
+        return place.promise(study, rows, folder / "ledger.sqlite")
+
+    def ready(raw: Raw) -> tuple[SiloData, Promise]:
+        rows = place.prepared(raw).data
+        return rows, promised(rows)
+
+    coins = int.from_bytes(os.urandom(6), "big")
+    promise = replace(promised(data), canaries=Canaries(CANARIES, coins, folder / "canaries"))
+    common = place.agreement.experiment
+    return Stage(
+        *(study.bench, place.name, data, promise, place.home.secret),
+        *(common.rounds, common.seed, place.raw, ready),
+    )
+
+
+def _checks(stage: Stage, progress: Progress) -> list[Check]:
+    total, done = 1 + len(REHEARSALS), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
+
+    progress(0, total)
+    run, statistics = _canaries(stage)
+    step()
+    claim = Claim.of(terms(stage.promise))
+    found = conformance(stage.name, run, statistics, claim, stage.bench.training, stage.rounds)
+    return found + rehearse(stage, run, step)
+
+
+def _canaries(stage: Stage) -> tuple[list[Stretch], Released | None]:
+    """What canaries record in the plan's first rounds, each of which begins with the first model."""
+    its = stage.promise
+    rounds = min(stage.rounds, -(-STEPS // max(1, sum(its.steps))))
+    with scratched(its, **{**unlimited(its), "rounds": rounds}) as promise:
+        for number in range(1, rounds + 1):
+            stage.fit(promise, number=number)
+        assert promise.canaries is not None
+        folder = promise.canaries.folder
+        return stretches(folder), released(folder)
+
+
+def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
+    violations, claimed = failed(checks), terms(stage.promise)
+    return {
+        "text": _text(stage, checks, violations),
+        **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},
+        **{"code": code_hash(), "claimed": claimed, "refuted": bool(violations)},
+        "violations": [violation(check) for check in violations],
+        "checks": [
+            {"name": check.name, "status": status(check, violations), "p": check.p, "value": check.value}
+            for check in checks
+        ],
+    }
+
+
+def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
+    """The summary, a line each: claimed, measured, what could have been seen, what was not tried."""
+    its = stage.promise
+    count = {
+        kind: sum(status(one, violations) == kind for one in checks)
+        for kind in (PASSED, FAILED, NOT_EXERCISED)
+    }
+    values = {check.name: check.value for check in checks}
+    idle = ", ".join(check.name for check in checks if check.p is None) or "none"
+    verdict = "REFUTED: do not sign." if violations else "No check failed."
+    lines = [
+        f"Audit on this institution's own rows: {count[PASSED]} checks passed, {count[FAILED]} failed, "
+        f"{count[NOT_EXERCISED]} were not exercised. {verdict}",
+        *(f"Failed: {check.name}: {check.reason}" for check in violations),
+        f"Claimed: epsilon {its.epsilon:.3g} at delta {its.delta:.0e} for each of {its.records} {its.unit}s, noise of "
+        f"{its.noise_multiplier:.3g} clips, sampling rate {its.sample_rate:.3g}, {its.rounds} rounds.",
+        f"Measured: noise {_told(values['noise'])} times the claimed, one {its.unit} moves a sum by "
+        f"{_told(values['one record'])} clips.",
+        f"Noise on the canaries that is less than {_least(stage, len(checks)):.2f} times the claimed would have failed with "
+        f"a chance of {SURE:.0%}.",
+        f"Not exercised: {idle}.",
+        "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows, it is outside "
+        "of the guarantee, and it is not a release.",
+    ]
+    return [*lines, not_covered(its.unit)]
+
+
+def _told(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def _least(stage: Stage, checks: int) -> float:
+    """The share of the claimed noise below which the check of canaries' noise fails with a chance of SURE."""
+    assert stage.promise.canaries is not None
+    absent = int((~stage.promise.canaries.members()).sum())
+    rounds = min(stage.rounds, -(-STEPS // max(1, sum(stage.promise.steps))))
+    count = max(1, absent * rounds * sum(stage.promise.steps))
+    return float((chi2.ppf(FAMILY / checks / 2, count) / chi2.ppf(SURE, count)) ** 0.5)

@@ -1,0 +1,175 @@
+"""
+What a steward signs, as plain values, and for each value which change is stricter and which is looser.
+
+``SignedTerms`` holds everything on the page that a later edit of silo.toml, or another plan, could change. It is written
+whole into the egress record when it is signed. At each round the same values are taken anew from silo.toml and the plan,
+and ``looser`` names every one that is looser than signed. Must not know rows, and does without torch.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedtl._util.settings import Settings
+
+Order = Callable[[Any, Any], bool]  # (signed, now): now is the same or stricter
+
+
+def same(signed: Any, now: Any) -> bool:
+    return bool(signed == now)
+
+
+def at_most(signed: Any, now: Any) -> bool:
+    return bool(now <= signed)
+
+
+def at_least(signed: Any, now: Any) -> bool:
+    return bool(now >= signed)
+
+
+def within(signed: list[str], now: list[str]) -> bool:
+    """Nothing beyond what was signed."""
+    return set(now) <= set(signed)
+
+
+def unit(signed: str, now: str) -> bool:
+    """A column protects all rows that agree in it, which is more than a record; two columns cannot be compared."""
+    return signed in ("record", now)
+
+
+def present(signed: Any, now: Any) -> bool:
+    """Privacy is stricter than none. Its numbers are compared one by one."""
+    return signed is None or now is not None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``key``: what a message calls the value, as in silo.toml where it stands there."""
+
+    key: str
+    stricter: Order
+
+
+class PrivacyTerms(Settings):
+    """
+    ``epsilon``, ``delta``, ``rounds``: of one study. ``sample_rate`` and ``steps`` (of a round): as they come out for the
+    site's own rows. The noise multiplier follows from these and the hashed code, so it has no order of its own: at equal
+    epsilon, fewer steps need less noise.
+    """
+
+    epsilon: Annotated[float, Bound("policy.privacy.epsilon", at_most)]
+    delta: Annotated[float, Bound("policy.privacy.delta", at_most)]
+    lifetime_epsilon: Annotated[float, Bound("policy.privacy.lifetime_epsilon", at_most)]
+    lifetime_delta: Annotated[float, Bound("policy.privacy.lifetime_delta", at_most)]
+    clip: Annotated[float, Bound("policy.privacy.clip", at_most)]
+    unit: Annotated[str, Bound("policy.privacy.unit", unit)]
+    sample_rate: Annotated[float, Bound("policy.privacy.sample_rate", at_most)]
+    steps: Annotated[int, Bound("policy.privacy.steps", at_most)]
+    rounds: Annotated[int, Bound("policy.privacy.rounds", at_most)]
+    statistics: Annotated[str, Bound("policy.privacy.statistics", same)]
+
+
+class DataTerms(Settings):
+    """``[data]`` of silo.toml. ``scale_file``: the hash of the file of constants, "" without one."""
+
+    name: Annotated[str, Bound("data.name", same)]
+    source: Annotated[str, Bound("data.source", same)]
+    path: Annotated[str, Bound("data.path", same)]
+    silo: Annotated[str, Bound("data.silo", same)]
+    label: Annotated[str, Bound("data.label", same)]
+    silo_column: Annotated[str, Bound("data.silo_column", same)]
+    domain_column: Annotated[str, Bound("data.domain_column", same)]
+    target_domain: Annotated[str, Bound("data.target_domain", same)]
+    classes: Annotated[list[str], Bound("data.classes", same)]
+    bounds: Annotated[dict[str, list[float]], Bound("data.bounds", same)]
+    scale: Annotated[str, Bound("data.scale", same)]
+    scale_file: Annotated[str, Bound("the file of data.scale", same)]
+    split: Annotated[int, Bound("data.split", same)]
+    val: Annotated[float, Bound("data.val", same)]
+    test: Annotated[float, Bound("data.test", same)]
+    limit: Annotated[int, Bound("data.limit", same)]
+
+
+class SignedTerms(Settings):
+    """
+    ``records``: training rows, or units where the privacy unit is a column. ``metrics`` and ``rows``: the figures that
+    leave and whether the number of rows does, as policy and privacy together allow. ``studies`` and ``until``: how many
+    studies the approval is for, and its last day (UTC, YYYY-MM-DD).
+    """
+
+    privacy: Annotated[PrivacyTerms | None, Bound("[policy.privacy]", present)]
+    site: Annotated[str, Bound("name", same)]
+    server: Annotated[str, Bound("server", same)]
+    plan: Annotated[str, Bound("the plan's hash", same)]
+    manifest: Annotated[str, Bound("the hash of what leaves", same)]
+    asked_by: Annotated[str, Bound("request.by", same)]
+    purpose: Annotated[str, Bound("request.purpose", same)]
+    method: Annotated[str, Bound("method.name", same)]
+    model: Annotated[str, Bound("model.name", same)]
+    rounds: Annotated[int, Bound("rounds", at_most)]
+    silos: Annotated[int, Bound("minimum_silos", at_least)]
+    studies: Annotated[int, Bound("studies", at_most), Field(ge=1)]
+    until: Annotated[str, Bound("until", at_most), Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    roles: Annotated[list[str], Bound("policy.roles", within)]
+    metrics: Annotated[list[str], Bound("policy.metrics", within)]
+    bytes: Annotated[int, Bound("policy.bytes", at_most)]
+    norm: Annotated[float, Bound("policy.norm", at_most)]
+    rows: Annotated[bool, Bound("policy.rows", at_most)]
+    minimum_silos: Annotated[int, Bound("policy.minimum_silos", at_least)]
+    columns: Annotated[list[str], Bound("columns", same)]
+    classes: Annotated[list[str], Bound("classes", same)]
+    records: Annotated[int, Bound("the number of records", at_most)]
+    data: Annotated[DataTerms, Bound("data", lambda signed, now: True)]
+
+    @property
+    def hash(self) -> str:
+        return sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value that is looser than it was signed."""
+
+    key: str
+    signed: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: signed {_said(self.signed)}, now {_said(self.now)}"
+
+
+def looser(signed: Settings, now: Settings) -> list[Difference]:
+    """Every value of ``now`` that is looser than in ``signed``, which is of the same class."""
+    return list(_looser(signed, now))
+
+
+def _looser(signed: Settings, now: Settings) -> Iterator[Difference]:
+    for name, field in type(signed).model_fields.items():
+        (bound,) = (mark for mark in field.metadata if isinstance(mark, Bound))
+        before, after = getattr(signed, name), getattr(now, name)
+        if not bound.stricter(before, after):
+            yield Difference(bound.key, before, after)
+        elif isinstance(before, Settings) and isinstance(after, Settings):
+            yield from _looser(before, after)
+
+
+def _said(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case PrivacyTerms():
+            return f"epsilon {value.epsilon:.4g}"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.6g}"
+        case dict():
+            return ", ".join(f"{key} {_said(one)}" for key, one in value.items()) or "none"
+        case list():
+            return ", ".join(map(str, value)) or "none"
+        case _:
+            return str(value) or "none"

@@ -1,0 +1,215 @@
+"""
+Several methods and seeds on the same silos, and for every silo whether joining helped.
+
+Runs are independent, so they are what the processes share out: each is a run folder of its own, done by one
+process from start to end; on a cluster one run after another, each over the whole of it. The driver only watches the
+folders.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+from torch import multiprocessing
+
+from fedtl.errors import ConfigError, FedTLError
+from fedtl.experiment.config.load import but
+from fedtl.experiment.config.resolve import method_of, without_release
+from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.pretrain import plain, pretrained
+from fedtl.experiment.privacy_plan import claim
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build
+from fedtl.experiment.summary import summary
+from fedtl.models.state import State
+from fedtl.simulation.settings import EngineSettings
+from fedtl.simulation.shared_store import Shelf, temporary
+from fedtl.simulation.worker import become_worker, deaf
+
+EXACT = (
+    "methods",
+    "mean",
+    "worst",
+    "benefit",
+    "over_local",
+    "warnings",
+    "absent",
+    "refitted",
+    "target",
+    "late",
+)  # figures on test rows
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of the comparison."""
+
+    label: str
+    experiment: Experiment
+
+    def at(self, seed: int) -> Experiment:
+        return but(self.experiment, seed=seed)
+
+    def folder(self, seed: int) -> str:
+        return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+
+def variants(experiment: Experiment) -> list[Variant]:
+    """
+    The listed methods. The one that ``[method]`` configures keeps its settings, and, where they say so, has
+    beside it itself without its further terms and itself from scratch. Where training is private and starts from a
+    public backbone, what that backbone gives without any training together stands beside it. Raises ConfigError.
+    """
+    if not experiment.data.val and experiment.privacy is None:
+        raise ConfigError(
+            "data.val = 0: compare chooses each silo's best method on validation rows, so it needs some"
+        )
+    engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
+    serial = but(experiment, engine=engine)
+    found: list[Variant] = []
+    public = bool(experiment.model.weights or experiment.model.pretrain_on)
+    free = ["probe"] if experiment.privacy and public else []
+    for name in dict.fromkeys([*experiment.compare.methods, *free]):
+        own = name == experiment.method.name
+        plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
+        # The yardsticks release nothing: they are never private.
+        open_: dict[str, Any] = (
+            {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
+            if experiment.privacy and _yardstick(plain)
+            else {}
+        )
+        found.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
+        if own and experiment.method.terms:
+            bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
+            found.append(Variant(f"{name}, no terms", but(serial, method=bare)))
+        if own and (experiment.model.weights or experiment.model.pretrain_on):
+            scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
+            model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
+            aside = [name for name in experiment.model.pretrain_on if ":" not in name]
+            found.append(Variant(f"{name}, from scratch", _without(but(serial, model=model), aside)))
+    return found
+
+
+def _yardstick(settings: MethodSettings) -> bool:
+    method = method_of(settings)
+    return method.pool or not method.shared
+
+
+def compare(
+    experiment: Experiment,
+    folder: RunFolder,
+    workers: int,
+    device: str,
+    watch: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """
+    Do every run that is not done, and return what ``comparison.json`` then holds.
+
+    ``watch`` is called with the number of rounds done so far. Raises what a run raises.
+    """
+    columns, seeds = variants(experiment), experiment.compare.seeds
+    clock = time.perf_counter()
+    tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
+    workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
+    with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
+        # Every mistake is said before anything is trained.
+        notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
+        started: dict[Future[None], Path] = {}
+        with deaf():  # the pool starts its processes as it is given work
+            for one, path in tasks:
+                start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
+                started[pool.submit(_one, one, str(path), device, start, raws)] = path
+        _follow(started, [path for _, path in tasks], watch)
+    seconds = time.perf_counter() - clock
+    content = summary(experiment, folders(experiment, folder))
+    content["warnings"] += dict.fromkeys(notes)
+    previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
+    content["seconds"] = round(previous if previous else seconds, 1)
+    if experiment.privacy is not None:
+        content["privacy"] = claim(experiment.privacy) | {
+            "epsilon": experiment.privacy.epsilon,
+            "not_released": [key for key in EXACT if key in content],
+        }
+    folder.write_json("comparison.json", content)
+    return content
+
+
+def folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
+    """The runs of a comparison: per column, one folder a seed."""
+    return {
+        column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
+        for column in variants(experiment)
+    }
+
+
+def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
+    """From scratch, the public silos still do not train: the others must be the same in both columns."""
+    if not aside:
+        return experiment
+    from fedtl.data import prepare
+
+    names = [name for name in prepare.names(experiment.data) if name not in aside]
+    return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
+
+
+def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: Shelf) -> None:
+    """One run, in a worker."""
+    start: State | None = None
+    if start_folder is not None:
+        central = build(plain(experiment), raws, raws, device)
+        start = pretrained(experiment, RunFolder(Path(start_folder)), central.bench, central.survey)
+    place = Path(path)
+    folder = (
+        RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
+    )
+    run(experiment, folder, device, start=start, raws=raws)
+
+
+def _follow(
+    started: Mapping[Future[None], Path], paths: Sequence[Path], watch: Callable[[int], None] | None
+) -> None:
+    pending = set(started)
+    while pending:
+        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise FedTLError(
+                    f"the process that ran {started[future].name} died (killed, or out of memory?); go on with --resume"
+                ) from error
+        if watch:
+            watch(sum(_lines(path / "history.jsonl") for path in paths))
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _become(threads: int, numbers: "SimpleQueue[int]") -> None:
+    become_worker(threads, numbers.get())
+
+
+@contextmanager
+def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with the block, at once where it ends in an error or in Ctrl-C."""
+    context = multiprocessing.get_context("spawn")
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(workers, context, initializer=_become, initargs=(threads, numbers))
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(cancel_futures=True)
+        raise

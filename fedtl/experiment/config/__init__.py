@@ -1,0 +1,1 @@
+"""The settings of one experiment: their schema, their file, and what is wrong with them."""

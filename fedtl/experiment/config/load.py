@@ -1,0 +1,146 @@
+"""
+An experiment is one strict TOML file. Everything wrong with it is said before anything starts.
+
+Settings only: no data source is opened and no model is built here.
+"""
+
+import os.path
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fedtl.data.settings import SCALES
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.checks import checked, with_unit
+from fedtl.experiment.config.messages import one_line, short
+from fedtl.experiment.config.privacy_checks import unsound
+from fedtl.experiment.config.schema import Experiment
+
+
+def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
+    """
+    The experiment that ``read`` finds, checked. ``sound``: refuse one whose privacy would be untrue. Raises ConfigError.
+    """
+    return parse(read(name, overrides), sound)
+
+
+def read(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    The plain values in the file ``name``, or in the shipped one of that bare name, with ``a.b=c`` overrides; unchecked.
+
+    Paths in the file are relative to it, those of an override to the working directory. Raises ConfigError for what
+    is no TOML.
+    """
+    path = Path(name)
+    if not os.path.isfile(name):
+        shipped = files("fedtl") / "experiments" / f"{name}.toml"
+        if path.suffix or "/" in name or name not in shipped_names():
+            raise ConfigError(
+                f"there is no file {name}, and the shipped experiments are {', '.join(shipped_names())}"
+            )
+        path = Path(str(shipped))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    _make_absolute(table, path.parent.absolute())
+    return _merged(table, _overriding(overrides))
+
+
+def shipped_names() -> list[str]:
+    return sorted(
+        Path(str(file)).stem
+        for file in (files("fedtl") / "experiments").iterdir()
+        if str(file).endswith(".toml")
+    )
+
+
+def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
+    """An experiment from plain values. Raises ConfigError, in one line."""
+    try:
+        experiment = checked(with_unit(Experiment.model_validate(dict(table))))
+    except ValidationError as error:
+        raise ConfigError(one_line(error, table)) from error
+    for problem in unsound(experiment) if sound else ():
+        raise ConfigError(problem)
+    return experiment
+
+
+def but(experiment: Experiment, **changes: Any) -> Experiment:
+    """The same experiment with some of its values replaced, checked again. Raises ConfigError."""
+    return parse({name: getattr(experiment, name) for name in type(experiment).model_fields} | changes)
+
+
+def dump(experiment: Experiment) -> str:
+    """TOML that ``load`` turns into the same experiment."""
+    return tomli_w.dumps(experiment.model_dump(exclude_none=True))
+
+
+def _overriding(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["data.limit=100"]`` as nested tables; a value that is not TOML is text."""
+    table: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r}: write it as key=value, for example --set train.lr=0.01")
+        *above, last = (part.strip() for part in key.split("."))
+        inner = table
+        for part in above:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set names {'.'.join(above)} twice")
+        if last in inner:
+            raise ConfigError(f"--set names {key.strip()} twice")
+        inner[last] = _value(text)
+    _make_absolute(table, Path.cwd())
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _make_absolute(table: dict[str, Any], base: Path) -> None:
+    """Paths are where their file says, from wherever the command is run. Raises ConfigError."""
+    words = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
+    for (section, key), not_paths in words.items():
+        inner = table.get(section)
+        value = inner.get(key) if isinstance(inner, dict) else None
+        if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
+            inner[key] = _absolute(value, base, f"{section}.{key}")
+    model = table.get("model")
+    if isinstance(model, dict) and isinstance(model.get("pretrain_on"), list):
+        model["pretrain_on"] = [_absolute_source(entry, base) for entry in model["pretrain_on"]]
+
+
+def _absolute_source(entry: Any, base: Path) -> Any:
+    source, _, path = entry.partition(":") if isinstance(entry, str) else ("", "", "")
+    return f"{source}:{_absolute(path, base, 'model.pretrain_on')}" if path else entry
+
+
+def _absolute(path: str, base: Path, at: str) -> str:
+    try:
+        return str((base / Path(path).expanduser()).resolve())
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of links, no such user's home
+        raise ConfigError(f"{at} = {short(path)} is no path: {error}") from error

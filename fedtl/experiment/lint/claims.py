@@ -1,0 +1,80 @@
+"""What an experiment that would be trained promises, with the numbers of each silo. No line here may be false."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from fedtl.experiment.lint.dry_run import Examined
+from fedtl.privacy.guarantee import Promise
+
+Promises = Mapping[str, Promise]
+
+
+def holds(found: Examined) -> Iterator[str]:
+    """Nothing where noise can be drawn again, for then nothing is promised."""
+    its = found.promises
+    if not its or any(promise.seed is not None for promise in its.values()):
+        return
+    unit = next(iter(its.values())).unit
+    yield (
+        "noise: on every step, never 0, keyed by the operating system and never by a seed; times the clip: "
+        + _each(its, lambda one: f"{one.noise_multiplier:.3g} of {one.clip:g}")
+    )
+    yield (
+        f"sampling: each {unit} by its own coin (Poisson), no batches of shuffled rows; booked with the same chance: "
+        + _each(its, lambda one: f"{one.sample_rate:.3g} of {one.records}")
+    )
+    yield (
+        "steps: fixed beforehand whatever a sample holds, and as many as are booked: "
+        + _each(
+            its,
+            lambda one: (
+                f"{one.rounds * sum(one.steps)} in all, {sum(one.steps)} in each of {one.rounds} rounds"
+            ),
+        )
+    )
+    yield (
+        f"accounting: one ledger a silo for all rounds of a run, which charges the whole run before its first round; the engine "
+        f"({found.study.experiment.engine.name}) has none to begin anew: "
+        + _each(its, lambda one: f"at most epsilon {one.epsilon:.3f} at delta {one.delta:.1e}")
+    )
+    yield f"what leaves: {_leaves(found)}"
+    yield (
+        "preparation: each row by itself; the split follows positions; what rows are prepared with is declared, or released "
+        f"with noise and charged: {_each(its, lambda one: _prepared(found, one))}"
+    )
+    name = found.study.experiment.model.name
+    if found.tried:
+        yield f"records: they stay apart in {name} and its losses, as a step on rows of nobody showed; every round asks again"
+    else:
+        yield f"records: {name} takes long and was not tried here; every round asks whether they stay apart before it trains"
+
+
+def _leaves(found: Examined) -> str:
+    study, its = found.study, found.promises
+    roles = study.bench.partition.roles.values()
+    count = sum(role in study.method.shared for role in roles)
+    refreshed = any(one.refresh for one in its.values())
+    moved = "noisy steps and noisy statistics" if refreshed else "noisy steps"
+    text = f"{count} tensors, which rows move by {moved} alone; no loss, no words of an error, and no number of rows (it is public under the claim, and follows from the noise)"
+    if not any(one.metric for one in its.values()):
+        return f"{text}, and no accuracy"
+    told = _each(
+        its,
+        lambda one: "none" if one.metric is None else f"± {one.metric.expected:.2g} on {one.metric.records}",
+    )
+    return f"{text}; and once a round an accuracy of validation {next(iter(its.values())).unit}s, noisy and charged: {told}"
+
+
+def _prepared(found: Examined, one: Promise) -> str:
+    data = found.study.data(one.dataset)
+    classes = (
+        f"{len(data.classes)} classes {data.origins.classes}" if data.classes else "labels' scale declared"
+    )
+    return f"{classes}, inputs' scale {data.origins.scale}"
+
+
+def _each(promises: Promises, text: Callable[[Promise], str]) -> str:
+    """What is said of each silo; those of which the same is said stand together."""
+    said: dict[str, list[str]] = {}
+    for name, promise in promises.items():
+        said.setdefault(text(promise), []).append(name)
+    return "; ".join(f"{', '.join(names)}: {what}" for what, names in said.items())

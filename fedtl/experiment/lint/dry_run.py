@@ -1,0 +1,116 @@
+"""A look at an experiment's rows and model, without training: what each silo can promise, and what would be refused."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedtl.data import origins
+from fedtl.data.dataset import SiloData
+from fedtl.data.synthetic import strangers_like
+from fedtl.errors import ConfigError, FedTLError, SiloFailed
+from fedtl.experiment.config.privacy_checks import unsound
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.study import Study, build
+from fedtl.messages import Task
+from fedtl.privacy.guarantee import Promise
+from fedtl.simulation import choose
+from fedtl.simulation.settings import EngineSettings
+from fedtl.simulation.shared_store import Shelf
+
+STRANGERS = 8
+SECONDS = 1.0  # for one pass over them: trying takes some thirty
+
+
+@dataclass(frozen=True)
+class Examined:
+    """
+    ``promises``: of those silos that can make one. ``refused``: why the experiment would not be trained, a line each.
+    ``tried``: whether model and losses were tried on rows of nobody; large ones are not, before training.
+    """
+
+    study: Study
+    promises: Mapping[str, Promise]
+    refused: tuple[str, ...]
+    tried: bool = False
+
+
+def examine(experiment: Experiment, shelf: Shelf) -> Examined:
+    """Raises what ``build`` raises: without rows or a model there is nothing to look at."""
+    refused = list(unsound(experiment))
+    study = replace(build(_bare(experiment), shelf, shelf), experiment=experiment)
+    try:
+        choose.check(experiment.engine, study.bench)
+    except ConfigError as error:
+        refused.append(str(error))
+    if experiment.privacy is None:
+        return Examined(study, {}, tuple(refused))
+    refused += study.unknown()
+    promises: dict[str, Promise] = {}
+    for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
+        try:
+            refused += [
+                f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)
+            ]
+            promises[name] = study.promise(name, Path())
+        except FedTLError as error:
+            text = str(error)
+            named = text in refused or text.startswith((f"{name}:", f"silo {name}:"))
+            refused.append(text if named else f"{name}: {text}")
+    for name, its in promises.items():
+        refused += _unbooked(name, its)
+    tried = False
+    for name, its in list(promises.items())[:1]:  # all have the same model and losses
+        strangers = strangers_like(study.data(name), STRANGERS)
+        if tried := _quick(study, strangers):
+            refused += _meeting(study, strangers, its)
+    return Examined(study, promises, tuple(dict.fromkeys(refused)), tried)
+
+
+def _bare(experiment: Experiment) -> Experiment:
+    """Without what only training needs: engine, and arithmetic that is refused where it matters."""
+    if experiment.privacy is None:
+        return experiment.model_copy(update={"engine": EngineSettings()})
+    model = experiment.model.model_copy(update={"dtype": "float32"})
+    return experiment.model_copy(update={"engine": EngineSettings(), "model": model})
+
+
+def _unbooked(name: str, its: Promise) -> Iterator[str]:
+    """Where what is done is not what is charged: other steps, another sampling rate, less noise, more epsilon."""
+    taken = its.rounds * sum(its.steps)
+    rounds = [its.events(first=number == 0) for number in range(its.rounds)]
+    charged = [event for events in rounds for event in events]
+    booked = sum(
+        e.steps
+        for e in charged
+        if (e.noise_multiplier, e.sample_rate) == (its.noise_multiplier, its.sample_rate)
+    )
+    if booked != taken:
+        yield f"{name}: {taken} steps are taken, and {booked} of that noise and sampling rate are charged"
+    if taken and not its.noise_multiplier > 0:
+        yield f"{name}: the noise is {its.noise_multiplier:g} times the clip; without noise nothing is private"
+    if its.epsilon > its.lifetime[0]:
+        yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.lifetime[0]:g} was asked for"
+
+
+def _quick(study: Study, data: SiloData) -> bool:
+    """Whether trying the model out on these rows is a matter of seconds."""
+    clock = time.perf_counter()
+    study.bench.scores(study.bench.initial(data.width), data.train.x, data)
+    return time.perf_counter() - clock < SECONDS
+
+
+def _meeting(study: Study, data: SiloData, its: Promise) -> Iterator[str]:
+    """Where records meet in the model or its losses: a step of each phase on rows of nobody, charged to nobody, asks it."""
+    trial = replace(
+        its, records=STRANGERS, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.steps),
+        refresh=None, metric=None, canaries=None,
+    )  # fmt: skip
+    shared, _ = study.bench.partition.split(study.bench.initial(data.width))
+    task = Task("trial", 1, its.rounds, study.experiment.seed, shared)
+    try:
+        study.bench.imitate(replace(study.silo("nobody", data), promise=trial), task)
+    except ConfigError as error:
+        yield str(error)
+    except SiloFailed:
+        pass  # such rows may well be too much for the learning rate; whether records meet was asked before

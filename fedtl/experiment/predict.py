@@ -1,0 +1,197 @@
+"""Use what a run produced: predictions of a silo's own model for new inputs, and that model for other programs."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fedtl.data import images, table
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.preprocess import Inputs
+from fedtl.data.source import Array
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.models.dp_norm import restore, restore_names
+from fedtl.models.net import Blueprint
+from fedtl.models.registry import blueprint, privately
+from fedtl.models.scaled import with_input_scale
+from fedtl.models.state import State
+from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy.taint import Label
+from fedtl.training.trainer import Bench, Training
+
+
+class SiloModel:
+    """A silo's own model, as it was examined: its state, its inputs, its labels."""
+
+    def __init__(self, folder: RunFolder, silo: str) -> None:
+        """Raises ConfigError where the run did not end, has no such silo, or is damaged."""
+        folder.read_json("result.json")
+        self.inputs, self.classes, self.shape = folder.inputs(silo)
+        self.experiment: Experiment = folder.experiment()
+        own = folder.tensors(f"silos/{silo}/local.safetensors")
+        shared = folder.tensors("shared.safetensors")
+        self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
+        if self.experiment.privacy is not None:
+            self.plan = privately(self.plan)
+            if self.experiment.data.scale == "dp":
+                self.plan = with_input_scale(self.plan, self.shape)
+        dtype = self.experiment.model.dtype
+        self.bench = Bench(
+            self.plan,
+            method_of(self.experiment.method),
+            Training(),
+            dtype="float32" if dtype == "tf32" else dtype,
+        )
+        nothing = Rows(torch.empty(0), torch.empty(0))
+        self.data = SiloData(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
+        names = self.bench.partition.roles
+        said = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
+        self.labels = None if None in said else {**(said[0] or {}), **(said[1] or {})}
+        self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
+
+    def scores(self, x: Array) -> Tensor:
+        """The outputs [N, classes], or [N, 1] in the label's own unit, for rows as a source stores them."""
+        wanted = len(self.inputs.columns)
+        if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
+            shape = f"{x.dtype} of shape {list(x.shape)}"
+            what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            raise DataError(f"--input: {shape}, but the model was trained on {what}")
+        if not len(x):
+            raise DataError("--input: holds no rows")
+        inputs = torch.from_numpy(self.inputs.apply(x))
+        if tuple(inputs.shape[1:]) != self.shape:
+            raise DataError(
+                f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
+            )
+        return self.bench.scores(self.state, inputs, self.data)
+
+    def net(self) -> nn.Module:
+        """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
+        net = self.bench.net(self.data.width)
+        net.load_state_dict(self.state)
+        return restore(net).eval()
+
+
+def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
+    """
+    New rows, and the files that they came from where each has its own: an .npz (array ``x``, or ``test_x``) or .npy, a CSV or Parquet table with the columns of training, one
+    image, or a folder of images. Raises DataError.
+    """
+    if not path.exists():
+        raise DataError(f"--input: {path} does not exist")
+    if path.suffix in (".npz", ".npy"):
+        try:
+            loaded: Any = np.load(path, allow_pickle=False)
+            if path.suffix == ".npy":
+                return np.asarray(loaded), []
+            key = next(key for key in ("x", "test_x") if key in loaded.files)
+            return np.asarray(loaded[key]), []
+        except (ValueError, OSError, StopIteration) as error:
+            raise DataError(f"--input: {path} has no plain array x ({error or 'no x, no test_x'})") from error
+    if path.suffix in table.SUFFIXES:
+        columns, x = table.features(table.load_frame(str(path)), experiment.data, str(path))
+        if columns != inputs.columns:
+            odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
+            raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
+        return x, []
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+    )
+    if not files or files[0].suffix.lower() not in images.SUFFIXES:
+        raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    return images.load(files, inputs.size, inputs.channels), names
+
+
+def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One line a prediction: its row or file, the label and a probability a class, or the value."""
+    probabilities = scores.softmax(1) if model.classes else scores
+    for number, values in enumerate(probabilities.tolist()):
+        which = {"file": files[number]} if files else {"row": number}
+        if not model.classes:
+            yield which | {"prediction": values[0]}
+        else:
+            label = model.classes[int(np.argmax(values))]
+            yield (
+                which
+                | {"prediction": label}
+                | dict(zip((f"p({c})" for c in model.classes), values, strict=True))
+            )
+
+
+def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
+    """Returns how many rows were written."""
+    written = 0
+    for line in lines:
+        writer = csv.DictWriter(file, list(line))
+        if not written:
+            writer.writeheader()
+        writer.writerow(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in line.items()}
+        )
+        written += 1
+    return written
+
+
+def export(model: SiloModel, out: Path) -> list[str]:
+    """
+    One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
+    (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"--out: {out} is not empty")
+    out.mkdir(parents=True, exist_ok=True)
+    state = model.net().state_dict()
+    used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
+    named, about = model.plan.library_name, None
+    if model.labels is not None:
+        said = restore_names(model.bench.net(model.data.width), model.labels)
+        # A count that was put back with a norm is nobody's.
+        about = marks.metadata({named(name): said.get(name, Label.PUBLIC) for name in used})
+    save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
+    description = {
+        "model": model.experiment.model.name,
+        "classes": model.classes,
+        "shape": model.shape,
+        "pixels": "x / 127.5 - 1 for 0..255",
+        "inputs": dict(vars(model.inputs).items()),
+    }
+    if model.experiment.data.scale == "dp":
+        description["input_scale"] = (
+            "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
+        )
+    (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+    return [
+        f"{out / 'model.safetensors'}: {len(used)} tensors",
+        f"{out / 'model.json'}: labels and inputs",
+        _onnx(model, out),
+    ]
+
+
+def _onnx(model: SiloModel, out: Path) -> str:
+    path = out / "model.onnx"
+    example = torch.zeros(2, *model.shape)
+    try:
+        names: dict[str, Any] = {
+            "input_names": ["x"],
+            "output_names": ["scores"],
+            "dynamic_axes": {"x": {0: "n"}, "scores": {0: "n"}},
+        }
+        net = model.net().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        torch.onnx.export(net, (example,), str(path), dynamo=False, **names)
+    except Exception as error:  # an exporter fails in as many ways as there are operators
+        path.unlink(missing_ok=True)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"no model.onnx: {reason}"
+    return f"{path}: input x [n, {', '.join(map(str, model.shape))}], output scores"

@@ -1,0 +1,99 @@
+"""A start for the backbone: central training on silos, or on a source, that the experiment declares public."""
+
+from dataclasses import replace
+
+import torch
+
+from fedtl.data import prepare
+from fedtl.data.dataset import SiloData, pool
+from fedtl.data.registry import DATA
+from fedtl.data.settings import DataSettings
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import but
+from fedtl.experiment.config.resolve import without_release
+from fedtl.experiment.config.schema import Experiment, MethodSettings
+from fedtl.experiment.data_schema import Survey
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.messages import Task
+from fedtl.methods.base import Phase
+from fedtl.models.roles import EVERYTHING
+from fedtl.models.scaled import INPUT_SCALE
+from fedtl.models.state import State
+from fedtl.privacy import taint as labels
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench
+
+FILE = "pretrained.safetensors"
+NOISES = 256  # inputs
+
+
+def statistics_of_noise(bench: Bench, shape: tuple[int, ...], width: int) -> State:
+    """
+    Statistics for private training where nothing is pretrained: what the first weights make of inputs that nobody has,
+    uniform in -1..1 for images [C, H, W], normal for rows of a table. They owe nothing to anybody's rows.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand if len(shape) == 3 else torch.randn
+    x = draw(NOISES, *shape, generator=generator)
+    found = bench.adapt(bench.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    return {name: tensor for name, tensor in found.items() if not name.startswith(f"body.{INPUT_SCALE}.")}
+
+
+def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Survey) -> State:
+    """
+    The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of
+    ``model.pretrain_on``; and the head's, where all that is public has the labels that every silo has. Kept in the
+    folder, and read from there the next time. Raises ConfigError or DataError.
+    """
+    if folder.has(FILE):
+        return folder.tensors(FILE)
+    epochs = experiment.model.pretrain_epochs
+    groups: dict[tuple[str, ...], list[SiloData]] = {}
+    for entry in experiment.model.pretrain_on:
+        for data in public(experiment, entry):
+            groups.setdefault(data.classes, []).append(data)
+    state: State = {}
+    for classes, members in groups.items():  # each label set has a head of its own; the body goes through all
+        rows = pool(members)
+        task = Task("pretraining", 1, 1, experiment.seed, {})
+        silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
+        trained = bench.train(silo, bench.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
+        alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
+        kept = ("body.", "head.") if alike else ("body.",)
+        state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
+    folder.save_tensors(FILE, state, labels.public(state))
+    return state
+
+
+def plain(experiment: Experiment) -> Experiment:
+    """The experiment as it is trained centrally: the whole body moves, at the full rate, on the task's loss alone."""
+    return but(
+        experiment,
+        privacy=None,
+        silo={},
+        data=without_release(experiment.data),
+        method=MethodSettings(name="pooled"),
+        train=experiment.train.model_copy(update={"body_lr": 1.0}),
+        model=experiment.model.model_copy(update={"freeze": 0}),
+    )
+
+
+def public(experiment: Experiment, entry: str) -> list[SiloData]:
+    """The rows behind one entry: those of a silo, or, for ``source:path``, of every silo of that source."""
+    source, colon, path = entry.partition(":")
+    if not colon:
+        settings, names = without_release(experiment.data), [entry]
+    elif source in DATA:
+        fields = {"source": source, "path": path, "silos": [], "late": []}
+        settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
+        names = prepare.names(settings)
+    else:
+        raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
+    found: list[SiloData] = []
+    for name in names:
+        raw = prepare.read(settings, name)
+        own = prepare.classes(raw, settings)
+        trained = frozenset(prepare.spelled(raw.train.y))
+        data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
+        found.append(replace(data, target=None))
+    return found

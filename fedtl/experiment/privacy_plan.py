@@ -1,0 +1,246 @@
+"""From ``[privacy]`` to a silo's promise: how many steps, how much noise, and what it comes to."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fedtl.data import origins
+from fedtl.data.dataset import SiloData
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.messages import SpendEvent
+from fedtl.models.net import stages
+from fedtl.models.scaled import INPUT_SCALE
+from fedtl.privacy import accounting
+from fedtl.privacy import taint as labels
+from fedtl.privacy import verify as papers
+from fedtl.privacy.dp_accuracy import Metric
+from fedtl.privacy.dp_adabn import Release, layers
+from fedtl.privacy.guarantee import Promise, Refresh, divided, steps
+from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.rows import Part, RowSet, row_set
+from fedtl.privacy.taint import Label
+from fedtl.training.trainer import Bench
+
+SHARE = 0.15  # of the budget that the statistics take
+METRIC_SHARE = 0.02  # and that the accuracies of all rounds take together
+VAGUE = 0.1  # of an accuracy
+NOISY = 0.5  # standard deviations: noisier statistics are a guess
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a promise is kept: the ledger's file, the name of the data, and the key that marks its rows."""
+
+    book: Path
+    dataset: str
+    key: bytes
+
+
+def promise(
+    settings: PrivacySettings, bench: Bench, data: SiloData, rounds: int, seed: int, place: Place
+) -> Promise:
+    """
+    The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
+    ``settings.epsilon``. Raises ConfigError.
+    """
+    origins.check(data.origins, place.dataset)
+    own = settings.unit == "record"
+    if not own and data.train.units is None:
+        raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
+    records, training = len(data.train) if own else data.train.members, bench.training
+    delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
+    if delta > 1 / records:
+        raise ConfigError(
+            f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a {settings.unit}"
+        )
+    body = bench.net(data.width).body
+    chosen = released_layers(body, settings)
+    refresh = None
+    if chosen:
+        found = layers(body)
+        channels = tuple(found[path].running_mean.numel() for path in chosen)
+        noise = accounting.statistics_noise(settings.epsilon, delta, SHARE)
+        refresh = Refresh(Release(noise, channels, records), tuple(chosen))
+    metric = None
+    if settings.metrics:
+        if not data.classes or not len(data.val):
+            what = "classes" if not data.classes else "validation rows"
+            raise ConfigError(
+                f"{place.dataset}: privacy.metrics = {settings.metrics}, and it has no {what} to measure it on"
+            )
+        noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
+        metric = Metric(noise, len(data.val) if own else data.val.members)
+    rate = settings.sample_rate or min(training.batch_size, records) / records
+    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in bench.method.phases]
+    planned = (
+        divided(settings.steps, epochs) if settings.steps else steps(records, training.batch_size, epochs)
+    )
+    fixed: tuple[SpendEvent, ...] = (refresh.event,) if refresh else ()
+    fixed += (SpendEvent(metric.noise_multiplier, 1.0, rounds),) if metric else ()
+    multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)
+    schedule = (*fixed, SpendEvent(multiplier, rate, rounds * sum(planned)))
+    return Promise(
+        book=place.book,
+        dataset=place.dataset,
+        rows=row_hashes(data, place.key),
+        lifetime=(settings.epsilon, delta),
+        records=records,
+        unit=settings.unit,
+        clip=settings.clip,
+        noise_multiplier=multiplier,
+        sample_rate=rate,
+        steps=planned,
+        rounds=rounds,
+        epsilon=_spent(schedule, delta),
+        delta=delta,
+        refresh=refresh,
+        metric=metric,
+        seed=seed if settings.noise == "reproducible" else None,
+    )
+
+
+def released_layers(body: nn.Module, settings: PrivacySettings) -> list[str]:
+    """The norms whose statistics DP-AdaBN releases: the one that scales the inputs, and those of the body if asked for."""
+    inputs = [path for path in layers(body) if path == INPUT_SCALE]
+    return inputs + (chosen_layers(body, settings.stages) if settings.statistics == "dp" else [])
+
+
+def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
+    """The norms of these stages of the body, counted from 1; of all of them where none are named."""
+    numbers, found = list(wanted), [path for path in layers(body) if path != INPUT_SCALE]
+    if not numbers:
+        return found
+    parts = stages(body)
+    if max(numbers) > len(parts):
+        raise ConfigError(f"privacy.stages names {max(numbers)}, but the body has {len(parts)} stages")
+    names = [name for number in numbers for name in parts[number - 1]]
+    return [path for path in found if any(name.startswith(f"{_above(path)}.") for name in names)]
+
+
+def warnings(its: Promise) -> list[str]:
+    """What the steward should know beforehand about the accuracy and the statistics that will be released."""
+    found: list[str] = []
+    if its.metric is not None and its.metric.expected > VAGUE:
+        found.append(
+            f"{its.dataset}: {its.metric.records} validation {its.unit}s are few for an accuracy that leaves each round: its "
+            f"noise is {its.metric.expected:.2f}; leave privacy.metrics out, or plan fewer rounds"
+        )
+    if its.refresh is not None and its.refresh.release.expected > NOISY:
+        release = its.refresh.release
+        found.append(
+            f"{its.dataset}: {its.records} {its.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
+            f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, use privacy.statistics = "
+            '"public", or a backbone with GroupNorm or LayerNorm, which has no statistics to release'
+        )
+    return found
+
+
+def adjacency(unit: str) -> str:
+    """What ``epsilon`` compares: two neighbouring sets of a silo's units."""
+    return f"zero-out of one {unit}, their number is public"
+
+
+def claim(settings: PrivacySettings) -> dict[str, Any]:
+    """What the numbers are about. With noise that can be drawn again nothing is private, whatever they say."""
+    return {
+        "private": settings.noise == "os",
+        "unit": settings.unit,
+        "adjacency": adjacency(settings.unit),
+        "statistics": settings.statistics,
+        "tuning": settings.tuning,
+        "metrics": list(settings.metrics),
+    }
+
+
+def terms(its: Promise) -> dict[str, Any]:
+    """A promise in plain values, for those who have to agree to it or to check it."""
+    release = its.refresh.release if its.refresh else None
+    return {
+        "epsilon": its.epsilon,
+        "delta": its.delta,
+        "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
+        "unit": its.unit,
+        "adjacency": adjacency(its.unit),
+        "units": its.records,
+        "clip": its.clip,
+        "noise_multiplier": its.noise_multiplier,
+        "sample_rate": its.sample_rate,
+        "steps_a_round": sum(its.steps),
+        "rounds": its.rounds,
+        "metric_noise": None if its.metric is None else its.metric.noise_multiplier,
+        "metric_expected_noise": None if its.metric is None else its.metric.expected,
+        "statistics_noise": None if release is None else release.noise_multiplier,
+        "statistics_expected_noise": None if release is None else release.expected,
+    }
+
+
+def spent(its: Promise, study: str) -> dict[str, Any]:
+    """
+    What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
+    ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
+    """
+    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
+    studies = papers.studies(ledger.lines())
+    if study not in studies:
+        return terms(its) | {"epsilon": 0.0, "epsilon_replace_one": 0.0, "epsilon_charged": 0.0}
+    return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
+
+
+def row_hashes(data: SiloData, key: bytes) -> RowSet:
+    """Of the rows that a private round reads, under a key: whoever lacks it cannot try out which rows they are."""
+    parts = [
+        Part(its.x.numpy(), its.y.numpy(), None if its.units is None else its.units.numpy())
+        for its in (data.train, data.val)
+    ]
+    return row_set(parts, key)
+
+
+@lru_cache(256)
+def _calibrated(
+    epsilon: float, delta: float, rate: float, count: int, fixed: tuple[SpendEvent, ...]
+) -> float:
+    return accounting.calibrate(epsilon, delta, rate, count, fixed)
+
+
+@lru_cache(256)
+def _spent(events: tuple[SpendEvent, ...], delta: float, replace_one: bool = False) -> float:
+    return accounting.epsilon(events, delta, replace_one)
+
+
+def _above(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def trained(bench: Bench, first: Mapping[str, Label], settings: PrivacySettings | None) -> dict[str, Label]:
+    """
+    After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that
+    silo, None: not private. With noise that can be drawn again it is as if there were none.
+    """
+    if settings is None:
+        return labels.after(first, bench.moves(bench.trained), private=False)
+    moved, fresh = bench.moves(bench.trained - labels.STILL), refreshed(bench, settings)
+    if settings.noise == "reproducible":
+        return labels.after(first, [*moved, *fresh], private=False)
+    sent = [name for name in moved if bench.partition.leaves(name)]
+    return labels.after(first, moved, private=True, released=[*sent, *fresh])
+
+
+def settled(bench: Bench, before: Mapping[str, Label]) -> dict[str, Label]:
+    """Of the model that the silo itself uses in the end: what is fitted at home has no noise."""
+    return labels.after(before, bench.moves(bench.settled), private=False)
+
+
+def refreshed(bench: Bench, settings: PrivacySettings) -> list[str]:
+    """The statistics that DP-AdaBN releases."""
+    body = bench.net(1).body
+    return [
+        f"body.{path}.{name}"
+        for path in released_layers(body, settings)
+        for name, _ in layers(body)[path].named_buffers()
+    ]

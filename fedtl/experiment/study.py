@@ -1,0 +1,237 @@
+"""An experiment with its data looked at and its model built: all that a process needs to work."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedtl._util.randomness import address
+from fedtl.data import prepare
+from fedtl.data.dataset import SiloData
+from fedtl.data.prepare import Exam, Prepared
+from fedtl.data.preprocess import Inputs
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Raw
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.resolve import method_of, privacy_of
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_schema import Survey, survey
+from fedtl.experiment.initial_weights import from_file
+from fedtl.experiment.pretrain import statistics_of_noise
+from fedtl.experiment.privacy_plan import Place, promise, trained
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.base import Method
+from fedtl.models.dp_norm import convert_state
+from fedtl.models.net import Blueprint, stages
+from fedtl.models.registry import blueprint, privately
+from fedtl.models.roles import Role
+from fedtl.models.scaled import with_input_scale
+from fedtl.models.state import State, size_in_bytes
+from fedtl.privacy import taint as labels
+from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.taint import Label
+from fedtl.simulation import choose
+from fedtl.simulation.engine import Workplace
+from fedtl.simulation.shared_store import Shelf
+from fedtl.simulation.temp_folder import adopt
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment with its data looked at and its model built: all that a room needs to work."""
+
+    experiment: Experiment
+    method: Method
+    survey: Survey
+    bench: Bench
+    shelf: Shelf
+    raws: Shelf
+    notes: tuple[str, ...] = ()
+    promises: Mapping[str, Promise] = field(default_factory=dict)
+    first: Mapping[str, Label] = field(default_factory=dict)  # where the first weights come from, by tensor
+
+    @property
+    def training(self) -> list[str]:
+        """The silos that train."""
+        aside = {*self.experiment.data.late, *self.experiment.model.pretrain_on}
+        return [name for name in self.survey.silos if name not in aside]
+
+    def data(self, name: str) -> SiloData:
+        """What a silo learns from. Raises DataError."""
+        return self._prepared(name, "data")
+
+    def exam(self, name: str) -> Exam:
+        """A silo's test rows. Raises DataError."""
+        return self._prepared(name, "exam")
+
+    def inputs(self, name: str) -> Inputs:
+        """How a silo's inputs were made. Raises DataError."""
+        return self._prepared(name, "inputs")
+
+    def trained(self, name: str) -> dict[str, Label]:
+        """Where each tensor at a silo comes from after the last round."""
+        private = self.experiment.privacy is not None
+        return trained(self.bench, self.first, privacy_of(self.experiment, name) if private else None)
+
+    def _prepared(self, name: str, part: str) -> Any:
+        """One part of a silo's data: prepared once, whoever asks first, and then mapped from the shelf."""
+        if not self.shelf.has(f"{name}.{part}"):
+            prepared = self.prepared(name, reader(self.raws, self.experiment.data)(name))
+            for key in ("data", "exam", "inputs"):
+                self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.shelf.take(f"{name}.{part}")
+
+    def prepared(self, name: str, raw: Raw) -> Prepared:
+        """A silo's stored rows as its data; anew each time. Raises DataError."""
+        settings, its = self.experiment.data, self.survey.silos[name]
+        own = self.method.head_is_local
+        labels, trained = (its.classes, its.trained) if own else (self.survey.union, self.survey.trained)
+        return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
+
+    @property
+    def source(self) -> "StudySource":
+        return StudySource(self.experiment, self.survey, self.shelf, self.raws)
+
+    def silo(self, name: str, data: SiloData) -> Silo:
+        """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
+        _, local = self.bench.partition.split(self.bench.initial(data.width))
+        return Silo(name, data, local, self.secret(name), self.promises.get(name), labels.public(Role))
+
+    def secret(self, name: str) -> bytes:
+        return address("secret", self.experiment.seed, name).to_bytes(8, "big")
+
+    def promised(self, folder: RunFolder) -> "Study":
+        """With each training silo's promise, kept in the folder; as it is where nothing is private."""
+        if self.experiment.privacy is None:
+            return self
+        for text in self.unknown():
+            raise ConfigError(text)
+        return replace(
+            self, promises={name: self.promise(name, folder.path / "silos" / name) for name in self.training}
+        )
+
+    def unknown(self) -> Iterator[str]:
+        """Tables ``[silo.<name>]`` of silos that do not train: a line each."""
+        for name in sorted(set(self.experiment.silo) - set(self.training)):
+            yield f"silo.{name}: no silo of that name trains; there are {', '.join(self.training[:12])}"
+
+    def promise(self, name: str, home: Path, data: SiloData | None = None) -> Promise:
+        """What a silo promises for this experiment, for its own data or for other ``data``. Raises ConfigError."""
+        settings, data = privacy_of(self.experiment, name), data or self.data(name)
+        place = Place(home / "ledger.sqlite", name, self.secret(name))
+        if settings.statistics == "auto":
+            settings = settings.model_copy(update={"statistics": "public"})
+        its = promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        if not (count := self.experiment.audit.canaries):
+            return its
+        coins = address("canaries", self.experiment.seed, name, key=self.secret(name))
+        return replace(its, canaries=Canaries(count, coins, home / "canaries"))
+
+
+def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:
+    """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
+    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
+
+
+def build(
+    experiment: Experiment,
+    raws: Shelf,
+    shelf: Shelf,
+    device: str = "cpu",
+    start: State | None = None,
+    seen: Survey | None = None,
+) -> Study:
+    """
+    ``raws`` and ``shelf`` take the silos' rows, as they are stored and as they are prepared.
+
+    Raises ConfigError, DataError or ModelError; nothing is trained yet.
+    """
+    seen = seen or survey(experiment, reader(raws, experiment.data))
+    method = method_of(experiment.method)
+    if experiment.privacy is not None:  # exact statistics are for use at home, after the last release
+        after = experiment.privacy.statistics == "local-after"
+        method = replace(method, exact_statistics="always" if after else "never")
+    plan = _blueprint(experiment, seen.shape)
+    notes: list[str] = []
+    found = len(stages(plan.body))
+    if experiment.model.freeze > found:
+        raise ConfigError(
+            f"model.freeze = {experiment.model.freeze}, but the body of {experiment.model.name} has {found} stages"
+        )
+    said: Mapping[str, Label] = {}
+    if experiment.model.weights not in ("", "pretrained"):
+        file = from_file(Path(experiment.model.weights), plan, len(seen.union) or 1)
+        start, said, notes = file.state, file.labels or {}, file.notes
+        if experiment.privacy is not None:
+            notes += file.vouched()
+    if experiment.privacy is not None:
+        ordinary = plan.net(len(seen.union) or 1)
+        plan, start, said = (
+            _privately(experiment, plan, seen.shape),
+            convert_state(ordinary, start or {}),
+            convert_state(ordinary, said),
+        )
+    train = experiment.train
+    training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
+    bench = Bench(plan, method, training, device, start, experiment.model.dtype)
+    if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
+        start = {**(start or {}), **statistics_of_noise(bench, seen.shape, len(seen.union) or 1)}
+        bench = Bench(plan, method, training, device, start, experiment.model.dtype)
+    choose.check(experiment.engine, bench)
+    first = {**labels.public(bench.partition.roles), **said}
+    return Study(experiment, method, seen, bench, shelf, raws, tuple(notes), first=first)
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """Enough of a study to come by any silo's data in any process; without a bench."""
+
+    experiment: Experiment
+    survey: Survey
+    shelf: Shelf
+    raws: Shelf
+
+    def study(self, bench: Bench) -> Study:
+        return Study(
+            self.experiment, method_of(self.experiment.method), self.survey, bench, self.shelf, self.raws
+        )
+
+
+def furnish(source: StudySource, device: str, start: State | None) -> Workplace:
+    """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
+    for shelf in (source.raws, source.shelf):
+        adopt(shelf.folder)
+    study = build(source.experiment, source.raws, source.shelf, device, start, source.survey)
+    return Workplace(study.bench, study.data)
+
+
+def _privately(experiment: Experiment, plan: Blueprint, shape: tuple[int, ...]) -> Blueprint:
+    plan = privately(plan)
+    return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
+
+
+def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:
+    model = experiment.model
+    return blueprint(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
+
+
+def tensor_table(study: Study) -> list[dict[str, Any]]:
+    """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
+    width = len(study.survey.union) or 1
+    partition = study.bench.partition
+    planned = trained(study.bench, study.first, study.experiment.privacy)
+    return [
+        {
+            "name": name,
+            "role": str(partition.roles[name]),
+            "shape": list(tensor.shape),
+            "bytes": size_in_bytes({name: tensor}),
+            "leaves": partition.leaves(name),
+            **({"label": str(planned[name])} if study.experiment.privacy else {}),
+        }
+        for name, tensor in study.bench.net(width).state_dict().items()
+    ]

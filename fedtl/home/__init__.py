@@ -1,1 +1,0 @@
-"""An institution's folder: its settings, keys, durable state, approvals and record."""

@@ -1,0 +1,27 @@
+"""Features with the same covariance in both domains."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedtl.methods.losses import Forward, PerBatch
+
+
+@dataclass(frozen=True)
+class Coral(PerBatch):
+    """
+    Deep CORAL (Sun and Saenko, 2016): weight / (4 d^2) ||C_s - C_t||_F^2, with C the unbiased covariance of the
+    d features over a domain's rows of the batch. Nothing where a domain has fewer than two rows.
+    """
+
+    weight: float = 1.0
+    needs_target = True
+
+    def loss(self, out: Forward) -> Tensor:
+        target = out.batch.domain > 0
+        source_rows, target_rows = out.features[~target], out.features[target]
+        if min(len(source_rows), len(target_rows)) < 2:
+            return out.features.sum() * 0
+        gap = torch.cov(source_rows.T) - torch.cov(target_rows.T)
+        return self.weight * gap.pow(2).sum() / (4 * out.features.shape[1] ** 2)

@@ -1,0 +1,92 @@
+"""
+How the server moves: from the silos' differences to the next shared tensors.
+
+The averaged difference stands for a negative gradient (Reddi et al., 2021), so any torch optimiser can take the
+step: FedAvgM is ``sgd`` with momentum, FedAdam is ``adam``. Normalisation statistics are no weights: they are
+always moved by their plain mean.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedtl.errors import ConfigError
+from fedtl.messages import Update
+from fedtl.methods.optimizers import OPTIMIZERS
+from fedtl.models.roles import Role
+from fedtl.models.state import State, step, weighted_mean
+
+MEANS = ("mean", "median", "trimmed")
+
+
+@dataclass(frozen=True)
+class ServerStep:
+    """
+    ``name``: "mean" (weighted by examples), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
+    2018; ``share`` is cut at each end), or a torch optimiser, whose own arguments are ``settings``.
+    """
+
+    name: str = "mean"
+    share: float = 0.1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in (*MEANS, *OPTIMIZERS):
+            raise ConfigError(
+                f"method.server.name = {self.name!r} is not one of {', '.join((*MEANS, *OPTIMIZERS))}"
+            )
+        if not 0 <= self.share < 0.5:
+            raise ConfigError(f"method.server.share = {self.share} must be at least 0 and below 0.5")
+        known = set(inspect.signature(OPTIMIZERS[self.name]).parameters) if self.name in OPTIMIZERS else set()
+        if unknown := set(self.settings) - (known - {"params"}):
+            raise ConfigError(f"method.server.{sorted(unknown)[0]} is not a setting of {self.name!r}")
+
+    def __call__(
+        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
+    ) -> tuple[State, dict[str, Any]]:
+        """
+        The next shared tensors, and what the server's optimiser remembers. ``updates`` come sorted by silo:
+        their order fixes the rounding. A mean takes each as it comes and holds none; median and trimmed hold all.
+        """
+        direction = self._combine(updates, roles)
+        if self.name in MEANS or not direction:
+            return step(shared, direction), memory
+        plain = {name for name in direction if roles[name] is Role.STATS}
+        moved = step({n: shared[n] for n in plain}, {n: direction[n] for n in plain})
+        weights = {n: torch.nn.Parameter(shared[n].clone()) for n in sorted(direction.keys() - plain)}
+        optimizer = OPTIMIZERS[self.name](weights.values(), **{"lr": 1.0, **self.settings})
+        if memory:
+            optimizer.load_state_dict(deepcopy(memory))  # torch would go on writing into the caller's tensors
+        for name, weight in weights.items():
+            weight.grad = -direction[name]
+        optimizer.step()
+        moved |= {name: weight.detach() for name, weight in weights.items()}
+        return {name: moved[name] for name in sorted(moved)}, optimizer.state_dict()
+
+    def _combine(self, updates: Iterable[Update], roles: Mapping[str, Role]) -> State:
+        if self.name not in ("median", "trimmed"):
+            return weighted_mean((update.weight, update.delta) for update in updates)
+        updates = list(updates)
+        statistics = [name for name in updates[0].delta if roles[name] is Role.STATS]
+        combined = weighted_mean(
+            (update.weight, {name: update.delta[name] for name in statistics}) for update in updates
+        )
+        for name in updates[0].delta.keys() - combined.keys():
+            stack = torch.stack([update.delta[name] for update in updates])
+            combined[name] = _median(stack) if self.name == "median" else _trimmed(stack, self.share)
+        return combined
+
+
+def _median(stack: torch.Tensor) -> torch.Tensor:
+    """The middle value, or the mean of the two middle ones (torch's own median takes the lower)."""
+    ordered, n = stack.sort(0).values, len(stack)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+def _trimmed(stack: torch.Tensor, share: float) -> torch.Tensor:
+    cut = int(share * len(stack))
+    return stack.sort(0).values[cut : len(stack) - cut].mean(0)

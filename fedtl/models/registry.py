@@ -1,0 +1,67 @@
+"""From a model's name to its blueprint."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+
+from torch import nn
+
+from fedtl._util.registry import Table
+from fedtl.errors import ModelError
+from fedtl.models import builtin, libraries
+from fedtl.models.dp_norm import convert
+from fedtl.models.net import Blueprint, Shape, cut, seeded_build
+
+Build = Callable[[Shape], tuple[nn.Module, str]]
+
+MODELS: Table[Build] = Table(
+    "fedtl.models",
+    {
+        f.__name__: f
+        for f in (builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.digitmodel, builtin.resnet20)
+    },
+)
+TORCHVISION = "torchvision/"
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError unless the name is in the table, timm's or torchvision's."""
+    if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
+        return
+    near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
+    raise ModelError(
+        f'model.name = {name!r} is not one of {", ".join(MODELS)}, a timm model or "torchvision/<name>"'
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
+    )
+
+
+def privately(plan: Blueprint) -> Blueprint:
+    """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
+    return replace(plan, body=convert(plan.body))
+
+
+def blueprint(name: str, shape: Shape, seed: int, pretrained: bool = False) -> Blueprint:
+    """
+    The model by its name, for inputs of ``shape``, with first weights that depend on ``seed`` alone, or with the
+    library's own. Raises ModelError.
+    """
+    check_name(name)
+    classifier = ""
+
+    def build() -> nn.Module:
+        nonlocal classifier
+        if name in MODELS:
+            module, classifier = MODELS[name](shape)
+        elif name.startswith(TORCHVISION):
+            module, classifier = libraries.torchvision_model(
+                name.removeprefix(TORCHVISION), shape, pretrained
+            )
+        else:
+            module, classifier = libraries.timm_model(name, shape, pretrained)
+        return module
+
+    try:
+        return cut(seeded_build(seed, build), classifier, shape, seed)
+    except ModelError as error:
+        text = str(error)
+        raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error

@@ -1,1 +1,0 @@
-"""Many silos on one machine: several ways of running the same jobs on the same bench."""

@@ -1,0 +1,1 @@
+"""How do many silos run on one machine or cluster?"""

@@ -1,0 +1,149 @@
+"""
+What happens once, after the last round: each silo settles its own model, and only then are test rows read.
+
+Late silos are onboarded here too. Both are jobs that an engine runs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedtl._util.randomness import numpy_generator
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.prepare import Exam
+from fedtl.data.splits import at_random
+from fedtl.errors import SiloFailed
+from fedtl.messages import Task
+from fedtl.methods.base import HEAD, Phase
+from fedtl.models.norms import statistics_distance
+from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.state import State, not_finite
+from fedtl.training.metrics import Measured, measure
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench
+
+HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head is settled by then
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    A silo's own model in the end, and what it scores. ``scores``, ``y``, ``ids``: every test row.
+
+    ``refitted``: on test rows, where the silo shares the norms' statistics, what the model scores with the exact
+    ones of the silo's training inputs instead. ``statistics_distance``: how far the statistics that training left
+    are from the exact ones (``norm.statistics_distance``); None in a private run, and where there are none.
+    """
+
+    state: State
+    validation: Measured
+    test: Measured
+    scores: Tensor
+    y: Tensor
+    ids: Tensor
+    target: Measured | None = None
+    target_adabn: Measured | None = None
+    refitted: Measured | None = None
+    statistics_distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Examine:
+    """Settle, measure on validation rows, then on test rows. ``exam`` opens a silo's exam; nobody else can."""
+
+    task: Task
+    exam: Callable[[str], Exam]
+
+    def __call__(self, bench: Bench, silo: Silo) -> Outcome:
+        state, data = bench.settle(silo, self.task), silo.data
+        if broken := not_finite(state):
+            raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
+        exam = self.exam(silo.name)
+        scores = bench.scores(state, exam.test.x, data)
+        refitted, distance = self._refitted(bench, silo, state, exam.test)
+        target: Measured | None = None
+        target_adabn: Measured | None = None
+        if exam.target is not None and data.target is not None:
+            target = _measured(bench, state, exam.target, data)
+            adapted = state | bench.adapt(state, data.target, data.width)
+            target_adabn = _measured(bench, adapted, exam.target, data)
+        return Outcome(
+            state=state,
+            validation=_measured(bench, state, data.val, data),
+            test=measure(scores, exam.test.y),
+            scores=scores,
+            y=exam.test.y,
+            ids=exam.ids,
+            target=target,
+            target_adabn=target_adabn,
+            refitted=refitted,
+            statistics_distance=distance,
+        )
+
+    def _refitted(
+        self, bench: Bench, silo: Silo, state: State, test: Rows
+    ) -> tuple[Measured | None, float | None]:
+        """The outcome's ``refitted`` and ``statistics_distance``. Exact statistics are no part of a private run."""
+        method = bench.method
+        if method.exact_statistics != "own":
+            return None, None
+        received = bench.partition.join(self.task.shared, silo.local)
+        distance = statistics_distance(received, bench.with_exact_statistics(silo, received))
+        own = method.fits_received_statistics or method.fits_tuned_statistics
+        if distance is None or own:
+            return None, distance if Role.STATS in bench.trained else None
+        return _measured(bench, bench.with_exact_statistics(silo, state), test, silo.data), distance
+
+
+@dataclass(frozen=True)
+class Onboard:
+    """
+    A silo that did not train meets the shared model, with ``shots`` labelled rows a class and all its inputs.
+
+    Where the head is shared: the model as it came, and after AdaBN. Otherwise: its own head on the received body
+    with the initial statistics, and its own head after AdaBN. Beside both, the silo trained alone on the same
+    labelled rows; its statistics are those of all its inputs too.
+    """
+
+    task: Task
+    exam: Callable[[str], Exam]
+    shots: int
+    alone_epochs: int
+
+    def __call__(self, bench: Bench, silo: Silo) -> dict[str, Measured]:
+        exam, data = self.exam(silo.name), silo.data
+        few = Silo(silo.name, _few(data, self.shots, self.task.seed, silo.name), silo.local, silo.secret)
+        initial = bench.initial(data.width)
+        alone = bench.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
+        # In a private run the norms keep constant statistics while they train, so there are no others to replace.
+        moved = bench.method.exact_statistics == "own"
+        models = {"alone": bench.with_exact_statistics(silo, alone) if moved else alone}
+        if bench.partition.shared:
+            came = bench.partition.join(self.task.shared, silo.local)
+            adapted = came | bench.adapt(came, data.train.x, data.width)
+            if bench.method.head_is_local:
+                models["head"] = bench.train(few, came, Phase(HEAD, HEAD_EPOCHS), self.task)
+                models["head_adabn"] = bench.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
+            else:
+                models["as_received"], models["adabn"] = came, adapted
+        return {row: _measured(bench, state, exam.test, data) for row, state in models.items()}
+
+
+def _few(data: SiloData, shots: int, seed: int, name: str) -> SiloData:
+    """The same silo with ``shots`` labelled rows a class (or, in regression, in all)."""
+    rng = numpy_generator("shots", seed, name)
+    kept: list[int] = []
+    groups = torch.unique(data.train.y).tolist() if data.classes else [None]
+    for group in groups:
+        rows = torch.arange(len(data.train)) if group is None else (data.train.y == group).nonzero()[:, 0]
+        drawn, _ = at_random(len(rows), shots, rng)
+        kept += rows[drawn].tolist()
+    chosen = torch.tensor(sorted(kept))
+    train = Rows(data.train.x[chosen], data.train.y[chosen])
+    return SiloData(train, data.val, data.classes, None, data.y_mean, data.y_std)
+
+
+def _measured(bench: Bench, state: State, rows: Rows, data: SiloData) -> Measured:
+    return measure(bench.scores(state, rows.x, data), rows.y)

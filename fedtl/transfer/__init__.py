@@ -1,1 +1,0 @@
-"""Losses that bring a silo's second, unlabelled domain to its first. One small file each; terms.py is the table."""

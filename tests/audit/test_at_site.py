@@ -1,0 +1,155 @@
+"""``fedtl silo audit``: a plan tested on a site's own rows before it is signed, which costs and releases nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fedtl.audit import at_site as siteaudit
+from fedtl.audit.at_site import audit
+from fedtl.audit.replay import REHEARSALS
+from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.rehearse import rehearse
+from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.config.load import load
+from fedtl.messages import Task
+from tests.breaks import BREAKS
+from tests.real_processes import CLI, Federation, around, fedtl_command
+
+PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("server")
+    settings = load("digits", ["minimum_silos=3", "rounds=20"])
+    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+
+
+@pytest.fixture
+def home(tmp_path):
+    Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
+    given = {"data__source": "digits", "data__path": "", "data__limit": 60, "policy__privacy": PRIVATE}
+    Federation.change(tmp_path / "home" / "silo.toml", **given)
+    return Home.open(tmp_path / "home")
+
+
+def content(home):
+    """Every file of the home but those of rehearsals."""
+    return {
+        path.relative_to(home.path): path.read_bytes()
+        for path in sorted(home.path.rglob("*"))
+        if path.is_file() and path.parent.name != "rehearsed"
+    }
+
+
+def done(home, what=""):
+    seen = []
+    facts, path = audit(home, what, lambda done, total: seen.append((done, total)))
+    assert seen == [(done, len(REHEARSALS) + 1) for done in range(len(REHEARSALS) + 2)]
+    return facts, path
+
+
+def test_a_sound_plan_passes_and_nothing_of_the_home_changes(home, made):
+    rehearse(home, made.file)
+    before = content(home)
+    facts, path = done(home)
+    assert content(home) == before
+    assert not home.ledger.exists()
+    assert path == home.path / "rehearsed" / f"{made.hash}.audit.json"
+    assert path.stat().st_mode & 0o077 == 0
+    assert json.loads(path.read_text()) == facts
+    assert facts["violations"] == []
+    assert facts["refuted"] is False
+    assert "No check failed" in facts["text"][0]
+    assert "costs no privacy budget" in facts["text"][-2]
+    assert facts["claimed"]["epsilon"] <= 3.0
+    found = {check["name"]: check for check in facts["checks"]}
+    assert abs(found["noise"]["value"] - 1) < 0.1
+    assert abs(found["one record"]["value"] - 1) < 0.01
+    assert found["one record in the metric"]["status"] == "not exercised"
+    assert "one record in the metric" in next(
+        line for line in facts["text"] if line.startswith("Not exercised")
+    )
+
+
+def test_a_ledger_and_a_record_that_are_there_keep_their_bytes(home, made):
+    """A round was charged and sent before; the audit of the same rows adds nothing to either."""
+    rehearse(home, made.file)
+    place = siteaudit.Place(home, siteaudit._asked(home, "").agreement)
+    data = place.prepared().data
+    study = place.study(data.classes)
+    silo = place.silo(study, data)
+    shared, _ = study.bench.partition.split(study.bench.initial(data.width))
+    study.bench.fit(silo, Task("earlier", 1, 20, 0, shared))
+    home.record.note("approved", bundle=made.hash)
+    before = content(home)
+    assert home.ledger.relative_to(home.path) in before
+    done(home, made.hash)
+    assert content(home) == before
+
+
+def test_a_fault_is_refuted_with_exit_5_and_says_so_on_the_page(home, made, monkeypatch):
+    BREAKS["noise halved on the model"].patch(monkeypatch)
+    facts, path = done(home, str(made.file))
+    assert any("noise of every tensor" in line for line in facts["violations"])
+    assert "REFUTED" in facts["text"][0]
+    assert json.loads(path.read_text())["refuted"] is True
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_verdict_and_its_exit_code(home, made):
+    fedtl_command("silo", "rehearse", home.path, made.file)
+    told = fedtl_command("silo", "audit", home.path)
+    assert "No check failed" in told.stdout
+    broken = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import tests.breaks; from fedtl.cli.main import main; main()",
+            "silo",
+            "audit",
+            home.path,
+        ],
+        env=around(FEDTL_BREAK="noise halved on the model", PYTHONPATH=os.pathsep.join(sys.path)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert broken.returncode == 5, broken.stderr
+    assert "REFUTED: do not sign" in broken.stdout
+    assert "do not approve it" in broken.stderr.splitlines()[-1]
+    assert "Traceback" not in broken.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupted_audit_leaves_nothing(home, made):
+    fedtl_command("silo", "rehearse", home.path, made.file)
+    before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
+    process = subprocess.Popen(
+        [*CLI, "silo", "audit", str(home.path)], env=around(), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    if process.returncode == 130:  # else it was done before
+        assert "interrupted" in told.splitlines()[-1]
+        assert {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_audited_is_one_sentence(home, made, tmp_path):
+    with pytest.raises(ConfigError, match="no bundle was rehearsed"):
+        done(home)
+    with pytest.raises(ConfigError, match="is not there"):
+        done(home, "0" * 64)
+    Federation.change(home.path / "silo.toml", policy__privacy=None)
+    with pytest.raises(ConfigError, match="nothing is claimed"):
+        done(Home.open(home.path), str(made.file))
+    Federation.change(home.path / "silo.toml", policy__privacy=PRIVATE, policy__roles=["body"])
+    with pytest.raises(Denied):
+        done(Home.open(home.path), str(made.file))

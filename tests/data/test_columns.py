@@ -1,0 +1,208 @@
+"""Columns by name: what a bundle lists is what the page lists, and what every site trains on, in that order."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from fedtl.data.columns import Column, arranged, parsed
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Part, Raw
+from fedtl.deployment.coordinator import server
+from fedtl.deployment.coordinator.bundle import agreement_in, bundle
+from fedtl.deployment.site import signing
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.rehearse import rehearse, sign
+from fedtl.deployment.site.site_plan import Place
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.load import load
+from tests.real_processes import Federation, fedtl_command
+
+ROWS = 120
+
+
+def table(**columns):
+    """Rows of one hospital, with the columns in the order given."""
+    rng = np.random.default_rng(0)
+    whole = {
+        "age": rng.integers(30, 80, ROWS),
+        "chol": rng.normal(240, 40, ROWS).round(1),
+        "sex": rng.choice(["f", "m"], ROWS),
+        "label": [at % 2 for at in range(ROWS)],
+    }
+    return whole | columns
+
+
+@pytest.fixture
+def rows(tmp_path):
+    (tmp_path / "rows").mkdir()
+    pd.DataFrame(table()).to_csv(tmp_path / "rows" / "clinic.csv", index=False)
+    return tmp_path / "rows"
+
+
+def experiment(rows, *more):
+    words = ["data.source=table", f"data.path={rows}", 'data.categories={sex=["f","m"]}', "data.scale=none"]
+    return load(
+        "digits", [*words, "model.name=mlp", "data.silos=[]", "data.limit=0", "minimum_silos=1", *more]
+    )
+
+
+def site(folder, rows, source="table"):
+    Home.create(folder, "clinic", "localhost:1")
+    given = {
+        "data__source": source,
+        "data__path": str(rows),
+        "data__scale": "none",
+        "policy__minimum_silos": 1,
+    }
+    Federation.change(folder / "silo.toml", policy__privacy=None, **given)
+    return Home.open(folder)
+
+
+def place(home, made):
+    return Place(home, agreement_in(made.file.read_bytes(), "x")[1])
+
+
+def test_a_bundle_takes_the_columns_from_the_coordinators_rows_and_writes_them_in(rows, tmp_path):
+    made = bundle(tmp_path / "bundles", "heart", experiment(rows))
+    _, its = agreement_in(made.file.read_bytes(), "x")
+    assert its.experiment.data.columns == ["age", "chol", "sex"]
+    assert its.shape == [4]
+    facts, page = rehearse(site(tmp_path / "home", rows), made.file)
+    assert facts["columns"] == ["age (number)", "chol (number)", "sex (f, m)"]
+    assert "age (number), chol (number), sex (f, m); to learn: 'label'." in " ".join(page.read_text().split())
+    assert facts["terms"]["columns"] == facts["columns"]
+
+
+def test_a_site_whose_columns_stand_in_another_order_trains_on_the_same_inputs(rows, tmp_path):
+    """Today ``age`` and ``chol`` swapped gave other inputs, and nobody was told."""
+    made = bundle(tmp_path / "bundles", "heart", experiment(rows))
+    (tmp_path / "other").mkdir()
+    swapped = pd.DataFrame(table())[["sex", "label", "chol", "age"]]
+    swapped.assign(city="x").to_csv(tmp_path / "other" / "clinic.csv", index=False)
+    one, other = (
+        place(site(tmp_path / name, folder), made).prepared().data
+        for name, folder in (("a", rows), ("b", tmp_path / "other"))
+    )
+    assert torch.equal(one.train.x, other.train.x)
+    frame = pd.DataFrame(table())
+    inputs = np.stack([frame.age, frame.chol, frame.sex == "f", frame.sex == "m"], 1).astype(np.float32)
+    assert {tuple(row) for row in one.train.x.tolist()} <= {tuple(row) for row in inputs.tolist()}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chol": "cholesterol"}, "has no column 'chol'; it has age, cholesterol, sex, label"),
+        ({"age": lambda frame: frame.age.map("{} years".format)}, "age holds text ('69 years')"),
+        ({"sex": lambda frame: (frame.sex == "f").astype(int)}, "sex holds '0', not in data.categories.sex"),
+    ],
+    ids=["name", "number", "category"],
+)
+def test_a_site_whose_columns_differ_in_name_or_kind_is_refused_with_the_difference(
+    rows, tmp_path, change, reason
+):
+    made = bundle(tmp_path / "bundles", "heart", experiment(rows))
+    frame = pd.DataFrame(table())
+    for name, other in change.items():
+        frame = (
+            frame.rename(columns={name: other})
+            if isinstance(other, str)
+            else frame.assign(**{name: other(frame)})
+        )
+    (tmp_path / "other").mkdir()
+    frame.to_csv(tmp_path / "other" / "clinic.csv", index=False)
+    home = site(tmp_path / "home", tmp_path / "other")
+    with pytest.raises(DataError) as refused:
+        place(home, made).prepared()
+    if "years" not in reason:
+        assert reason in str(refused.value)
+    else:
+        assert "age holds text" in str(refused.value)
+    facts, page = rehearse(home, made.file)
+    assert facts["terms"] is None
+    assert page.read_text().splitlines()[3].startswith("INCOMPLETE: ")
+    assert "signature" not in page.read_text()
+    with pytest.raises(ConfigError, match="the page is not complete"):
+        sign(home, made.hash)
+    assert not home.approved.exists()
+
+
+def test_a_table_does_not_take_part_in_a_plan_that_names_no_columns(rows, tmp_path):
+    """A bundle for numbers by position, as an npz without names gives it."""
+    (tmp_path / "npz").mkdir()
+    x, y = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32), np.arange(ROWS) % 2
+    np.savez(tmp_path / "npz" / "clinic.npz", train_x=x, train_y=y)
+    plan = ["data.source=npz", f"data.path={tmp_path / 'npz'}", "data.scale=none", "model.name=mlp"]
+    settings = load("digits", [*plan, "data.silos=[]", "data.limit=0", "minimum_silos=1"])
+    made = bundle(tmp_path / "bundles", "plain", settings)
+    with pytest.raises(DataError, match="the plan names no columns"):
+        place(site(tmp_path / "table", rows), made).prepared()
+    assert place(site(tmp_path / "same", tmp_path / "npz", "npz"), made).prepared().data.train.x.shape[1] == 4
+    facts, _ = rehearse(Home.open(tmp_path / "same"), made.file)
+    assert facts["columns"] == []
+
+
+def test_an_npz_that_names_its_columns_is_held_to_them_and_put_in_order(rows, tmp_path):
+    made = bundle(tmp_path / "bundles", "heart", experiment(rows))
+    names = ["sex=m", "chol", "sex=f", "age"]
+    x, y = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32), np.arange(ROWS) % 2
+    for name, more in (
+        ("named", {"columns": np.array(names)}),
+        ("bare", {}),
+        ("odd", {"columns": np.array(["a", *names[1:]])}),
+    ):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "clinic.npz", train_x=x, train_y=y, **more)
+    raw = place(site(tmp_path / "home", tmp_path / "named", "npz"), made).raw
+    assert raw.columns == ("age", "chol", "sex=f", "sex=m")
+    assert np.array_equal(raw.train.x, x[:, [3, 1, 2, 0]])
+    for name, reason in (
+        ("bare", "the plan's 'age', 'chol', 'sex=f', 'sex=m' missing"),
+        ("odd", "'sex=m' missing; 'a' not in the plan"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            _ = place(site(tmp_path / f"home-{name}", tmp_path / name, "npz"), made).raw
+
+
+def test_what_is_arranged_is_arranged_in_every_part():
+    x = np.arange(12.0).reshape(4, 3)
+    part, target = Part(x, np.arange(4)), x + 100
+    raw = Raw(part, part, part, target, Part(target, np.arange(4)), ("c", "a", "b"))
+    made = arranged(raw, DataSettings(columns=["a", "b", "c"]), "here")
+    for one in (made.train, made.val, made.test):
+        assert np.array_equal(one.x, x[:, [1, 2, 0]])
+    assert np.array_equal(made.target, target[:, [1, 2, 0]])
+    assert made.target is made.target_test.x  # as it was: the split asks
+    twice = Raw(part, columns=("a", "b", "b"))
+    with pytest.raises(DataError, match="the columns differ: the plan's 'c' missing"):
+        arranged(twice, DataSettings(columns=["a", "b", "c"]), "here")
+
+
+def test_a_coordinator_without_rows_names_the_columns(tmp_path):
+    assert parsed("age,chol,sex=f|m") == [Column("age"), Column("chol"), Column("sex", ("f", "m"))]
+    for text in ("age,,chol", "sex=", "=f", "sex=f||m"):
+        with pytest.raises(ConfigError, match="--columns"):
+            parsed(text)
+    server.init(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
+    words = ("server", "bundle", tmp_path / "srv", "digits", "--set", "model.name=mlp")
+    said = fedtl_command(*words, "--shape", "4", code=2).stderr
+    assert "--shape 4 is a table of 4 inputs, and its columns are not named; say --columns" in " ".join(
+        said.split()
+    )
+    fedtl_command(*words, "--columns", "age,chol,sex=f|m")
+    _, its = agreement_in((tmp_path / "srv" / "bundles" / "digits" / "digits.fab").read_bytes(), "x")
+    assert its.shape == [4]
+    assert (its.experiment.data.columns, its.experiment.data.categories) == (
+        ["age", "chol", "sex"],
+        {"sex": ["f", "m"]},
+    )
+
+
+def test_other_columns_are_another_signature(rows, tmp_path):
+    made = bundle(tmp_path / "bundles", "heart", experiment(rows))
+    its = place(site(tmp_path / "home", rows), made)
+    now = signing.terms(its, its.prepared().data, None, 1, "2999-12-31")
+    assert now.columns == ["age (number)", "chol (number)", "sex (f, m)"]
+    other = bundle(tmp_path / "bundles", "other", experiment(rows, 'data.columns=["chol","age","sex"]'))
+    assert place(its.home, other).agreement.hash != its.agreement.hash

@@ -1,0 +1,210 @@
+"""From stored rows to what a model sees: learned from a silo's own training rows, and from nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fedtl.data.prepare import prepare
+from fedtl.data.preprocess import Inputs, learn
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Part, Raw
+from fedtl.errors import ConfigError, DataError
+
+TABLE = DataSettings(source="table")
+RNG = np.random.default_rng(0)
+
+
+def gappy(rows, columns=3):
+    x = RNG.normal(5, 2, (rows, columns)).astype(np.float32)
+    x[RNG.random(x.shape) < 0.2] = np.nan
+    return x
+
+
+def test_only_training_rows_are_learned_from():
+    y = np.arange(40) % 2
+    raw = Raw(Part(gappy(40), y), Part(gappy(40), y), Part(gappy(40), y), columns=("a", "b", "c"))
+    other = replace(raw, val=Part(1e4 * gappy(40), y), test=Part(-1e4 * gappy(40), y))
+    first, second = (prepare(r, TABLE, "s", 0, ("0", "1"), frozenset("01")) for r in (raw, other))
+    assert first.inputs == second.inputs
+    assert torch.equal(first.data.train.x, second.data.train.x)
+    assert not torch.equal(first.exam.test.x, second.exam.test.x)
+    moved = replace(raw, train=Part(raw.train.x + 1, y))
+    assert prepare(moved, TABLE, "s", 0, ("0", "1"), frozenset("01")).inputs != first.inputs
+
+
+def test_missing_values_and_scale_as_numpy_has_them():
+    x, new = gappy(50), gappy(20)
+    inputs = learn(x, np.arange(50) % 2, ("a", "b", "c"), TABLE, "s")
+    fill = np.nanmedian(x.astype(np.float64), axis=0)
+    filled = np.where(np.isnan(x), fill, x)
+    expected = (np.where(np.isnan(new), fill, new) - filled.mean(0)) / filled.std(0)
+    assert np.allclose(inputs.apply(new), expected, atol=1e-5)
+    assert np.allclose(inputs.apply(x).mean(0), 0, atol=1e-5)
+    assert np.allclose(inputs.apply(x).std(0), 1, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.lists(st.integers(-1000, 1000), min_size=2, max_size=2), min_size=2, max_size=20))
+def test_whole_numbers_are_scaled_like_floats(rows):
+    x = np.array(rows)
+    whole, floats = (
+        learn(v, np.zeros(len(x), int), ("a", "b"), TABLE, "s") for v in (x, x.astype(np.float64))
+    )
+    assert whole == floats
+    assert np.array_equal(whole.apply(x), floats.apply(x.astype(np.float64)))
+    assert np.isfinite(whole.apply(x)).all()
+
+
+def test_columns_that_are_missing_or_constant_become_zero():
+    x = np.array([[np.nan, 7.0], [np.nan, 7.0]], np.float32)
+    inputs = learn(x, np.array([0, 1]), ("a", "b"), TABLE, "s")
+    assert (inputs.fill, inputs.mean, inputs.std) == ((0.0, 7.0), (0.0, 7.0), (1.0, 1.0))
+    assert inputs.apply(x).tolist() == [[0, 0], [0, 0]]
+
+
+def test_no_scale_leaves_values_and_fills_with_zero():
+    inputs = learn(
+        np.ones((4, 2)), np.zeros(4), ("a", "b"), DataSettings(scale="none", task="regression"), "s"
+    )
+    assert inputs.apply(np.array([[2.5, np.nan]])).tolist() == [[2.5, 0.0]]
+    assert (inputs.y_mean, inputs.y_std) == (0.0, 1.0)
+
+
+def test_the_labels_of_a_regression_are_scaled_too():
+    y = RNG.normal(20, 3, 30).astype(np.float32)
+    inputs = learn(gappy(30), y, ("a", "b", "c"), DataSettings(task="regression"), "s")
+    assert inputs.y_mean == pytest.approx(y.astype(np.float64).mean())
+    assert inputs.y_std == pytest.approx(y.astype(np.float64).std())
+    assert learn(gappy(30), np.arange(30), ("a", "b", "c"), TABLE, "s").y_std == 1.0
+
+
+def declared(tmp_path, text, **more):
+    path = tmp_path / "constants.toml"
+    path.write_text(text)
+    return DataSettings(scale=str(path), **more)
+
+
+def test_declared_constants(tmp_path):
+    chosen = declared(tmp_path, "[a]\nmean = 1\nstd = 2\n[b]\nmean = 0.5\nstd = 1\nfill = 3\n")
+    inputs = learn(gappy(4, 2), np.zeros(4, int), ("a", "b"), chosen, "s")
+    assert inputs.apply(np.array([[5, np.nan], [np.nan, 1.5]])).tolist() == [[2, 2.5], [0, 1]]
+    regression = declared(tmp_path, "[a]\nmean = 1\nstd = 2\n[label]\nmean = 9\nstd = 4\n", task="regression")
+    inputs = learn(gappy(4, 1), np.ones(4), ("a",), regression, "s")
+    assert (inputs.y_mean, inputs.y_std) == (9.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[b]\nmean = 1\n", r"finite number mean in \[a\]"),
+        ("a = 3\n", r"finite number mean in \[a\]"),
+        ("[a]\nmean = 1\n", r"finite number std in \[a\]"),
+        ("[a]\nmean = true\nstd = 1\n", r"finite number mean in \[a\]"),
+        ("[a]\nmean = nan\nstd = 1\n", r"finite number mean in \[a\]"),
+        ("[a]\nmean = 1\nstd = 0\n", "std that is not above 0"),
+        ("mean = = 1", "nor a readable TOML file"),
+    ],
+)
+def test_declared_constants_that_are_none(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        learn(gappy(4, 1), np.zeros(4, int), ("a",), declared(tmp_path, text), "s")
+
+
+def test_declared_constants_are_not_for_pixels(tmp_path):
+    with pytest.raises(DataError, match=r"silo s: pixels of 0\.\.255 are not scaled by constants"):
+        learn(np.zeros((4, 8, 8), np.uint8), np.zeros(4, int), (), declared(tmp_path, ""), "s")
+
+
+def test_declared_constants_of_the_channels_of_images_of_floats(tmp_path):
+    chosen = declared(tmp_path, '[1]\nmean = 10\nstd = 2\nfill = 12\n["*"]\nmean = 1\nstd = 4\n')
+    x = RNG.normal(3, 2, (5, 4, 4, 3)).astype(np.float32)
+    x[0, 0, 0] = np.nan
+    inputs = learn(x, np.zeros(5, int), (), chosen, "s")
+    filled = np.where(np.isnan(x), [1, 12, 1], x)
+    expected = (filled - [1, 10, 1]) / [4, 2, 4]
+    assert np.allclose(inputs.apply(x), expected.transpose(0, 3, 1, 2), atol=1e-6)
+    assert inputs.origin == "declared"
+
+
+def test_what_was_learned_says_so(tmp_path):
+    x, y = gappy(30), np.linspace(0, 1, 30)
+    regression = DataSettings(source="npz", task="regression")
+    learned = learn(x, y, ("a", "b", "c"), regression, "s")
+    assert (learned.origin, learned.label_origin) == ("learned", "learned")
+    pixels = learn(np.zeros((30, 8, 8), np.uint8), y, (), regression, "s")
+    assert (pixels.origin, pixels.label_origin) == ("declared", "learned")
+    none = learn(x, y, ("a", "b", "c"), regression.model_copy(update={"scale": "none"}), "s")
+    assert (none.origin, none.label_origin) == ("declared", "declared")
+
+
+def test_bounds_become_minus_one_and_one_and_what_is_missing_the_fill_value():
+    chosen = DataSettings(scale="dp", bounds={"a": [0, 10], "*": [-100, 300, 0]})
+    inputs = learn(np.zeros((4, 2)), np.zeros(4, int), ("a", "b"), chosen, "s")
+    x = np.array([[0, -100], [10, 300], [5, 100], [1e9, -1e9], [np.nan, np.nan], [np.inf, -np.inf]])
+    expected = [[-1, -1], [1, 1], [0, 0], [1, -1], [0, -0.5], [0, -0.5]]
+    assert np.allclose(inputs.apply(x), expected)
+    assert inputs.origin == "released"
+
+
+def test_a_column_without_bounds_is_named():
+    with pytest.raises(ConfigError, match=r"data\.bounds says nothing of 'b'"):
+        learn(np.zeros((4, 2)), np.zeros(4), ("a", "b"), DataSettings(scale="dp", bounds={"a": [0, 1]}), "s")
+
+
+def test_pixels_stay_pixels():
+    x = RNG.integers(0, 256, (5, 8, 8)).astype(np.uint8)
+    inputs = learn(x, np.zeros(5, int), (), DataSettings(), "s")
+    assert inputs.apply(x).dtype == np.uint8
+    assert np.array_equal(inputs.apply(x), x[:, None])
+    colour = RNG.integers(0, 256, (5, 8, 6, 3)).astype(np.uint8)
+    assert np.array_equal(inputs.apply(colour), colour.transpose(0, 3, 1, 2))
+
+
+def test_images_of_floats_are_scaled_by_channel():
+    x = RNG.normal(3, 2, (6, 5, 5, 3)).astype(np.float16)
+    y = learn(x, np.zeros(6, int), (), DataSettings(), "s").apply(x)
+    assert (y.shape, y.dtype) == ((6, 3, 5, 5), np.float32)
+    assert np.allclose(y.mean((0, 2, 3)), 0, atol=1e-3)
+    assert np.allclose(y.std((0, 2, 3)), 1, atol=1e-3)
+
+
+def test_grey_to_colour_and_back():
+    grey = RNG.integers(0, 256, (3, 4, 4)).astype(np.uint8)
+    colour = Inputs("native", 3, ()).apply(grey)
+    assert colour.shape == (3, 3, 4, 4)
+    assert all(np.array_equal(colour[:, c], grey) for c in range(3))
+    rgb = RNG.integers(0, 256, (3, 4, 4, 3)).astype(np.uint8)
+    seen = Inputs("native", 1, ()).apply(rgb)
+    by_pil = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in rgb])
+    assert seen.dtype == np.uint8
+    assert np.abs(seen[:, 0].astype(int) - by_pil).max() <= 1
+    assert np.array_equal(Inputs("native", 1, ()).apply(colour.transpose(0, 2, 3, 1))[:, 0], grey)
+
+
+def test_four_channels_are_neither_grey_nor_colour():
+    with pytest.raises(DataError, match=r"data\.channels = 3: images of 4 channels"):
+        Inputs("native", 3, ()).apply(np.zeros((2, 4, 4, 4), np.uint8))
+
+
+@pytest.mark.parametrize("size", [5, 8, 16, 28])
+def test_resizing_is_bilinear_with_antialias(size):
+    x = RNG.integers(0, 256, (4, 16, 12)).astype(np.uint8)
+    seen = Inputs(size, "native", ()).apply(x)
+    bilinear = Image.Resampling.BILINEAR
+    by_pil = np.stack([np.asarray(Image.fromarray(image).resize((size, size), bilinear)) for image in x])
+    assert (seen.shape, seen.dtype) == ((4, 1, size, size), np.uint8)
+    assert np.abs(seen[:, 0].astype(int) - by_pil).max() <= 1
+    constant = Inputs(size, "native", ()).apply(np.full((2, 16, 12), 77, np.uint8))
+    assert (constant == 77).all()
+
+
+def test_many_rows_are_resized_like_few():
+    x = RNG.integers(0, 256, (2100, 6, 6)).astype(np.uint8)
+    seen = Inputs(4, "native", ()).apply(x)
+    assert np.array_equal(seen[1500:1510], Inputs(4, "native", ()).apply(x[1500:1510]))
+    assert Inputs(4, "native", ()).apply(x[:0]).shape == (0, 1, 4, 4)

@@ -1,0 +1,121 @@
+"""A study at the coordinator: a checkpoint a round, and going on from there to the same bits."""
+
+import stat
+
+import pytest
+import torch
+
+from fedtl.deployment.coordinator.study import STOPPED, Study, host
+from fedtl.errors import ConfigError, NotEnoughSilos
+from fedtl.federation.rounds import Plan
+from fedtl.messages import Refusal, Update
+from fedtl.methods.server import ServerStep
+from fedtl.models.roles import Role
+from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy.taint import Label
+
+START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
+ROLES = dict.fromkeys(START, Role.BODY)
+
+
+def plan(**changes):
+    server = ServerStep("adam", settings={"lr": 0.1})  # it remembers, so that a lost memory would show
+    return Plan(**{"study": "s", "seed": 0, "rounds": 4, "server": server, "minimum_silos": 1, **changes})
+
+
+def study(path, about=(), **changes):
+    more = {"deadline": 1.0, "tries": 2, "bundle": "b", **dict(about)}
+    return Study.create(path / "s", plan(**changes), ROLES, START, more)
+
+
+class Silos:
+    """Two that move by a number that depends on the round; ``fails`` are the rounds in which both say no, once each."""
+
+    def __init__(self, fails=(), dies=0):
+        self.fails, self.dies, self.asked = list(fails), dies, []
+
+    def silos(self):
+        return ["a", "b"]
+
+    def ask(self, task, silos):
+        self.asked.append(task.round)
+        if task.round == self.dies:
+            raise KeyboardInterrupt
+        if task.round in self.fails:
+            self.fails.remove(task.round)
+            return [Refusal(name, task.round, f"{name}: declined") for name in silos]
+        generator = torch.Generator().manual_seed(task.round)
+        delta = {name: torch.randn(its.shape, generator=generator) for name, its in task.shared.items()}
+        return [Update(name, task.round, delta, 1.0, {"accuracy": 0.5}) for name in silos]
+
+
+def go(its, silos):
+    return host(its, lambda minimum, deadline: silos)
+
+
+def shared(its):
+    return its.standing().shared
+
+
+def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+    whole, cut = study(tmp_path / "whole"), study(tmp_path / "cut")
+    go(whole, Silos())
+    with pytest.raises(KeyboardInterrupt):
+        go(cut, Silos(dies=3))
+    with (cut.path / "history.jsonl").open("a") as file:
+        file.write('{"round": 3, "torn": ')
+    again = Silos()
+    result = go(study(tmp_path / "cut"), again)
+    assert again.asked == [3, 4]
+    assert [line["round"] for line in cut.history()] == [1, 2, 3, 4]
+    assert all(torch.equal(shared(whole)[name], shared(cut)[name]) for name in START)
+    assert result["silos"] == {"a": 4, "b": 4}
+    for path in [cut.path, *cut.path.rglob("*")]:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+@pytest.mark.parametrize(
+    ("about", "label"), [({}, None), ({"private": False}, Label.LOCAL), ({"private": True}, Label.RELEASED)]
+)
+def test_the_model_says_whether_every_site_trained_privately(about, label, tmp_path):
+    its = study(tmp_path, about)
+    go(its, Silos())
+    found = marks.read(its.path / "shared.safetensors")
+    assert found == (None if label is None else dict.fromkeys(START, label))
+
+
+def test_a_line_without_its_checkpoint_is_dropped_and_the_round_asked_again(tmp_path):
+    its = study(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        go(its, Silos(dies=3))
+    its.append({"round": 3, "silos": {}, "left_out": {}, "bytes_up": 0, "bytes_down": 0, "seconds": 0})
+    silos = Silos()
+    go(its, silos)
+    assert silos.asked == [3, 4]
+    assert [line["round"] for line in its.history()] == [1, 2, 3, 4]
+
+
+def test_a_round_with_too_few_replies_is_asked_again_and_then_the_study_says_why_it_stopped(tmp_path):
+    its, silos = study(tmp_path), Silos(fails=[2])
+    go(its, silos)
+    assert silos.asked == [1, 2, 2, 3, 4]
+    other = study(tmp_path / "other")
+    with pytest.raises(NotEnoughSilos):
+        go(other, Silos(fails=[2, 2]))
+    assert "a: declined" in (other.path / STOPPED).read_text()
+    assert other.standing().round == 1
+    assert not other.done
+
+
+def test_another_study_of_the_same_name_is_refused(tmp_path):
+    study(tmp_path)
+    study(tmp_path)
+    with pytest.raises(ConfigError, match="holds another study"):
+        study(tmp_path, rounds=5)
+
+
+def test_the_result_holds_what_updates_carried_and_no_more(tmp_path):
+    assert set(go(study(tmp_path), Silos())) == {
+        *("study", "rounds", "silos", "left_out", "bytes_up", "bytes_down", "seconds")
+    }

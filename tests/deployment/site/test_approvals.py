@@ -1,0 +1,386 @@
+"""An approval covers what was on the page, for so many studies and until a day; anything looser is refused and shows in the record."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import pytest
+
+from fedtl.deployment.site import covered
+from fedtl.deployment.site.egress_log import verify
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.settings import BudgetSettings, DataHere, HomeSettings, PolicySettings
+from fedtl.deployment.site.signed import Bound, DataTerms, PrivacyTerms, SignedTerms, looser
+from fedtl.deployment.site.status import check, status, verify_home
+from fedtl.deployment.site.supernode import refusal
+from fedtl.federation.policy import Code
+from fedtl.messages import Update
+from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.test_run import packed
+from tests.real_processes import Federation, fedtl_command
+
+THREE = {**PRIVATE, "epsilon": 3.0, "sample_rate": 0.2, "steps": 5, "rounds": 4}
+SHUT = {"policy__metrics": [], "policy__rows": False}
+
+
+@pytest.fixture(scope="module")
+def approved(tmp_path_factory):
+    """A private site and an open one, each with an approval for one study. Tests copy them."""
+    folder = tmp_path_factory.mktemp("approved")
+    for name in ("private", "open"):
+        (folder / name).mkdir()
+    private = Site(folder / "private", dp_ready=True, policy__privacy=THREE, **SHUT)
+    return {"private": private, "open": Site(folder / "open", dp_ready=True)}
+
+
+@pytest.fixture
+def site(approved, tmp_path):
+    return copied(approved["private"], tmp_path)
+
+
+@pytest.fixture
+def bare(approved, tmp_path):
+    """Approved without differential privacy, with accuracy and the number of rows."""
+    return copied(approved["open"], tmp_path)
+
+
+def copied(site, folder):
+    shutil.copytree(site.home.path, folder / "home")
+    shutil.copy2(site.file, folder / "plan.toml")
+    made = object.__new__(Site)
+    made.__dict__.update(site.__dict__, home=Home.open(folder / "home"), file=folder / "plan.toml")
+    return made
+
+
+def changed(site, **values):
+    Federation.change(site.home.path / "silo.toml", **values)
+    return site
+
+
+def checked(site):
+    """What ``fedtl silo check`` says about approvals."""
+    return next(text for name, _, text in check(Home.open(site.home.path)) if name == "approvals")
+
+
+def privacy(**values):
+    return {"policy__privacy": {**THREE, **values}}
+
+
+LOOSER = [
+    ("[policy.privacy]: signed epsilon 3, now none", {"policy__privacy": None}),
+    ("policy.privacy.epsilon: signed 3, now 7", privacy(epsilon=7.0)),
+    ("policy.privacy.delta: signed 1e-05, now 0.001", privacy(delta=1e-3)),
+    ("policy.privacy.clip: signed 1, now 100", privacy(clip=100.0)),
+    ("policy.privacy.lifetime_epsilon: signed 8, now 800", privacy(lifetime_epsilon=800.0)),
+    ("policy.privacy.lifetime_delta: signed 0.0001, now 0.01", privacy(lifetime_delta=1e-2)),
+    ("policy.privacy.sample_rate: signed 0.2, now 0.9", privacy(sample_rate=0.9)),
+    ("policy.privacy.steps: signed 5, now 6", privacy(steps=6)),
+    ("policy.privacy.statistics: signed public, now local-after", privacy(statistics="local-after")),
+    ("policy.roles: signed aux, body, norm, now aux, body, head, norm", {"policy__roles": ["body", "aux", "norm", "head"]}),
+    ("policy.bytes: signed 50000000, now 60000000", {"policy__bytes": 60_000_000}),
+    ("policy.norm: signed 1000, now 1001", {"policy__norm": 1001.0}),
+    ("policy.minimum_silos: signed 2, now 1", {"policy__minimum_silos": 1}),
+    ("server: signed localhost:1, now localhost:2", {"server": "localhost:2"}),
+    ("data.name: signed plain, now other", {"data__name": "other"}),
+    ("data.label: signed label, now other", {"data__label": "other"}),
+    ("data.split: signed 0, now 1", {"data__split": 1}),
+    ("data.val: signed 0.1, now 0.2", {"data__val": 0.2}),
+    ("data.test: signed 0.2, now 0.1", {"data__test": 0.1}),
+    ("the number of records: signed 40, now 50; data.limit: signed 40, now 50", {"data__limit": 50}),
+    ("data.silo: signed none, now faint", {"data__silo": "faint"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "values"), LOOSER, ids=[line.split(":")[0] for line, _ in LOOSER])
+def test_anything_looser_than_signed_is_refused_and_the_line_names_it(site, line, values):
+    changed(site, **values).refused(site.task(), Code.PLAN, line)
+    assert site.lines()[-1]["reason"].endswith(": looser than approved; rehearse and approve again")
+    assert not site.home.ledger.exists()
+    assert not (site.home.path / "state").exists()
+
+
+def test_a_study_does_not_go_on_without_the_privacy_that_was_signed(site):
+    """Nor does another, with exact accuracy and the number of rows."""
+    assert isinstance(site.ask(site.task()), Update)
+    changed(site, policy__privacy=None, policy__metrics=["accuracy"], policy__rows=True)
+    site.refused(site.task(2), Code.PLAN, "[policy.privacy]: signed epsilon 3, now none")
+    assert verify_home(Home.open(site.home.path))["outside"] == []
+    line = next(each for each in site.lines() if each["what"] == "sent")
+    assert (line["private"], line["terms"]["privacy"]["epsilon"]) == (True, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("policy.metrics: signed accuracy, now accuracy, auc", {"policy__metrics": ["accuracy", "auc"]}),
+        ("the number of records: signed 40, now 60", {"data__limit": 60}),
+    ],
+)
+def test_the_same_holds_without_privacy(bare, line, values):
+    changed(bare, **values).refused(bare.task(), Code.PLAN, line)
+
+
+def test_figures_and_the_number_of_rows_are_signed_as_not_leaving(approved, tmp_path):
+    (tmp_path / "shut").mkdir()
+    shut = Site(tmp_path / "shut", **SHUT)
+    changed(shut, policy__rows=True).refused(shut.task(), Code.PLAN, "policy.rows: signed false, now true")
+    changed(shut, policy__rows=False, policy__metrics=["accuracy"])
+    shut.refused(shut.task(), Code.PLAN, "policy.metrics: signed none, now accuracy")
+
+
+STRICTER = [
+    privacy(epsilon=1.0),
+    privacy(clip=0.5),
+    privacy(sample_rate=0.1),
+    privacy(steps=4),
+    privacy(rounds=3),
+    privacy(lifetime_epsilon=5.0),
+    {"policy__norm": 999.0},
+    {"policy__roles": ["body", "norm"]},
+    {"policy__bytes": 1_000_000},
+    {"threads": 2},
+    {"device": "cpu"},
+]
+
+
+@pytest.mark.parametrize("values", STRICTER, ids=str)
+def test_anything_stricter_passes_and_the_record_says_what_was_in_force(site, values):
+    assert isinstance(changed(site, **values).ask(site.task()), Update), site.lines()[-1]
+    assert covered.uncovered(site.lines()) == []
+    assert looser(site.terms_signed(), SignedTerms.model_validate(site.lines()[-1]["terms"])) == []
+
+
+def test_privacy_may_be_added_to_an_open_approval(bare):
+    changed(bare, policy__privacy=THREE)
+    assert isinstance(bare.ask(bare.task()), Update), bare.lines()[-1]
+    assert bare.lines()[-1]["private"] is True
+    assert covered.uncovered(bare.lines()) == []
+
+
+def test_every_value_has_an_order_and_every_setting_of_the_site_is_signed_or_known_to_be_harmless():
+    for model in (SignedTerms, DataTerms, PrivacyTerms):
+        for name, each in model.model_fields.items():
+            assert sum(isinstance(mark, Bound) for mark in each.metadata) == 1, name
+    assert set(DataTerms.model_fields) - {"scale_file"} == set(DataHere.model_fields)
+    assert set(PrivacyTerms.model_fields) == set(BudgetSettings.model_fields)
+    lists = {"methods", "models"}  # which of them the plan uses is signed
+    assert set(PolicySettings.model_fields) - lists <= set(SignedTerms.model_fields)
+    harmless = {"certificate", "device", "threads", "heartbeat", "port", "weights", "key_file"}
+    assert set(HomeSettings.model_fields) == harmless | {"name", "server", "data", "policy"}
+
+
+@pytest.mark.parametrize("name", sorted(SignedTerms.model_fields.keys() - {"data", "privacy"}))
+def test_a_value_that_differs_is_looser_in_one_direction_at_least(site, name):
+    """No order says yes to everything."""
+    before = site.terms_signed()
+    value = getattr(before, name)
+    others = {
+        bool: lambda: [not value],
+        int: lambda: [value + 1, value - 1],
+        float: lambda: [value + 1, value - 1],
+        list: lambda: [[*value, "more"]],
+        str: lambda: [f"{value}0", f"0{value}"],
+    }[type(value)]()
+    now = [before.model_copy(update={name: other}) for other in others]
+    assert any(looser(before, each) or looser(each, before) for each in now)
+
+
+def test_a_unit_may_become_stricter_and_never_looser():
+    def one(unit):
+        values = dict.fromkeys(PrivacyTerms.model_fields, 1.0)
+        return PrivacyTerms(**values | {"unit": unit, "steps": 1, "rounds": 1, "statistics": "public"})
+
+    assert looser(one("record"), one("patient")) == []
+    assert [each.key for each in looser(one("patient"), one("record"))] == ["policy.privacy.unit"]
+    assert [each.key for each in looser(one("patient"), one("visit"))] == ["policy.privacy.unit"]
+
+
+# One approval, one study
+
+
+def test_an_approval_is_for_one_study_unless_it_says_more(bare):
+    """Every update that one approval gives to whoever asks for twelve studies."""
+    given = [
+        isinstance(bare.ask(bare.task(number, study=f"x{at}")), Update)
+        for at in range(4)
+        for number in (1, 2, 3, 4)
+    ]
+    assert given == [True] * 4 + [False] * 12
+    reason = "study 'x3': the approval is for 1 study and was used for x0; rehearse and approve again"
+    assert bare.lines()[-1]["reason"] == reason
+    (told,) = status(Home.open(bare.home.path))["approved"].values()
+    assert told.endswith("begun: x0, round 4 of 4; used up")
+    assert "is used up" in checked(bare)
+    bare.approve(studies=2)
+    assert [isinstance(bare.ask(bare.task(study=name)), Update) for name in ("y", "z", "w")] == [
+        True,
+        True,
+        False,
+    ]
+    assert covered.uncovered(bare.lines()) == []
+
+
+def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):
+    """Otherwise a round that is charged and then refused would cost budget in any number of studies."""
+    with monkeypatch.context() as broken:
+        broken.setattr("fedtl.training.trainer.Bench.fit", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        bare.refused(bare.task(), Code.FAILED, "RuntimeError")
+    bare.refused(bare.task(study="t"), Code.PLAN, "was used for s")
+    assert isinstance(bare.ask(bare.task()), Update)
+
+
+def test_rounds_come_in_order_and_none_twice(bare):
+    """A gap is a round that this site was not asked for; it is not made up afterwards."""
+    assert isinstance(bare.ask(bare.task(1)), Update)
+    assert isinstance(bare.ask(bare.task(4)), Update)
+    for number in (2, 3):
+        bare.refused(bare.task(number), Code.ROUND, f"round {number} is over; the last is 4")
+
+
+def test_a_site_that_lost_its_state_answers_no_round_twice(bare):
+    assert isinstance(bare.ask(bare.task(2)), Update)
+    shutil.rmtree(bare.home.path / "state")
+    bare.refused(bare.task(2), Code.ROUND, "round 2 was answered, and its reply is no longer in state/")
+    bare.refused(bare.task(1), Code.ROUND, "round 1 is over; the last is 2")
+    assert isinstance(bare.ask(bare.task(3)), Update)
+
+
+def test_an_approval_ends_on_its_last_day_and_a_clock_set_back_does_not_extend_it(bare, monkeypatch):
+    day = datetime.now(UTC).date()
+    bare.approve(until=day.isoformat())
+    assert isinstance(bare.ask(bare.task()), Update)
+
+    class Later(datetime):
+        ahead = timedelta(days=1)
+
+        @classmethod
+        def now(cls, zone=None):
+            return datetime.now(zone) + cls.ahead
+
+    monkeypatch.setattr(covered, "datetime", Later)
+    monkeypatch.setattr("fedtl.privacy.hash_chain.datetime", Later)
+    bare.refused(bare.task(2), Code.PLAN, f"the approval ended on {day}, today is {day + Later.ahead}")
+    Later.ahead = timedelta(days=-1)
+    bare.refused(bare.task(2), Code.PLAN, f"the approval ended on {day}, today is {day + timedelta(days=1)}")
+    (told,) = status(Home.open(bare.home.path))["approved"].values()
+    assert told.endswith("expired")
+
+
+# What counts as an approval
+
+
+def test_an_edited_list_or_a_deleted_record_approves_nothing(site):
+    rows = json.loads(site.home.approved.read_text())
+    site.home.approved.write_text(json.dumps([{**rows[0], "terms": "f" * 64}]))
+    site.refused(site.task(), Code.PLAN, "is not the last one in the record; rehearse and approve again")
+    site.home.approved.write_text(json.dumps([{**rows[0], "code": "f" * 64}]))
+    site.refused(site.task(), Code.PLAN, "is not the last one in the record; rehearse and approve again")
+    site.home.approved.write_text(json.dumps(rows))
+    for path in site.home.path.glob("record.sqlite*"):
+        path.unlink()
+    site.refused(site.task(), Code.DECLINED, "is approved, and the record does not say so")
+
+
+def test_an_approval_that_was_withdrawn_does_not_come_back_with_an_old_list(site):
+    old = site.home.approved.read_bytes()
+    fedtl_command("silo", "approve", site.home.path, "0" * 64, "--withdraw")
+    site.refused(site.task(), Code.PLAN, "is not approved")
+    site.home.approved.write_bytes(old)
+    site.refused(site.task(), Code.PLAN, "is not the last one in the record")
+
+
+def test_an_approval_of_an_earlier_fedtl_says_what_to_do(site):
+    (row,) = json.loads(site.home.approved.read_text())
+    del row["terms"]
+    content = packed(**{"server/app.py": ""})
+    site.home.approved.write_text(json.dumps([{**row, "bundle": sha256(content).hexdigest()}]))
+    way = "approved with an earlier fedtl: rehearse and approve again"
+    site.refused(site.task(), Code.PLAN, way)
+    assert way in refusal(site.home, content)
+    assert way in checked(site)
+
+
+# What the record shows
+
+
+def noted(site, line, **changes):
+    """The record with one more line, as a fedtl that checks nothing would have written it."""
+    kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
+    site.home.record.note("sent", **{**kept, **changes})
+    return covered.uncovered(site.lines())
+
+
+def test_verify_flags_each_line_that_no_approval_covered_also_from_an_export(bare, tmp_path):
+    bare.ask(bare.task())
+    sent = bare.lines()[-1]
+    cases = {
+        "round 1 had been answered before": {},
+        "the approval was for 1 study and was used for s": {"study": "t", "round": 1},
+        "the approval was for 4 rounds": {"round": 5},
+        "no approval of its plan was in force": {"plan": "f" * 64},
+        "head.weight is not on the approved manifest": {
+            "round": 6,
+            "tensors": {"head.weight": next(iter(sent["tensors"].values()))},
+        },
+        "it carried the metric 'auc', which was not signed": {"round": 7, "metrics": {"auc": 0.5}},
+        "it does not say which terms were in force": {"round": 8, "terms": None},
+        "policy.norm: signed 1000, now 2000": {"round": 9, "terms": {**sent["terms"], "norm": 2000.0}},
+    }
+    for at, (reason, changes) in enumerate(cases.items(), 1):
+        found = noted(bare, sent, **changes)
+        assert any(text.startswith(f"line {sent['number'] + at}:") and reason in text for text in found), (
+            reason,
+            found,
+        )
+    path = tmp_path / "record.jsonl"
+    fedtl_command("silo", "ledger", bare.home.path, "--export", path)
+    for where in (bare.home.path, path):
+        said = fedtl_command("silo", "verify", where, code=3).stderr
+        for reason in cases:
+            assert reason in said
+        assert "covered by the approval in force" not in said
+    assert covered.uncovered(verify(path.read_text().partition("\n\n")[0].splitlines(), "x")) == found
+
+
+def test_verify_flags_what_left_without_the_privacy_that_was_signed(site):
+    site.ask(site.task())
+    sent = site.lines()[-1]
+    found = noted(site, sent, round=2, private=False, weight=40.0, terms={**sent["terms"], "privacy": None})
+    assert [text.split(": ", 2)[2] for text in found] == [
+        "it left without the differential privacy that was signed",
+        "it carried a number of rows, which was not signed",
+        "[policy.privacy]: signed epsilon 3, now none",
+    ]
+
+
+def test_verify_flags_what_left_after_the_last_day_or_after_the_approval_was_withdrawn(bare):
+    bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
+    bare.refused(bare.task(), Code.PLAN, "the approval ended on")
+    terms = covered.history(bare.lines()).grants
+    assert len(terms) == 1
+    bare.approve()
+    bare.ask(bare.task())
+    sent = bare.lines()[-1]
+    bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
+    assert "the approval had ended on" in noted(bare, sent, round=2)[0]
+    bare.home.record.note("withdrawn", bundle="0" * 64)
+    assert "no approval of its plan was in force" in noted(bare, sent, round=3)[-1]
+
+
+def test_a_line_that_is_none_of_a_record_is_flagged_and_nothing_crashes(bare):
+    bare.home.record.note("sent", round=1)
+    bare.home.record.note("approved", plan="p", tensors=[7])
+    bare.home.record.note("withdrawn")
+    found = covered.uncovered(bare.lines())
+    assert [text.split(" (")[0] for text in found] == [
+        f"line {number} is not a line of a record" for number in (2, 3, 4)
+    ]
+
+
+def test_terms_in_the_record_that_do_not_fit_their_hash_count_for_nothing(site):
+    line = next(each for each in site.lines() if each["what"] == "approved")
+    kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
+    kept["signed"]["privacy"]["epsilon"] = 90.0
+    site.home.record.note("approved", **kept)
+    site.refused(site.task(), Code.PLAN, "approved with an earlier fedtl: rehearse and approve again")

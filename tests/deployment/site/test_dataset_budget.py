@@ -1,0 +1,136 @@
+"""The lifetime budget hangs on a dataset's name and on its rows: neither a new name nor a new study resets it."""
+
+import pytest
+
+from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.site_plan import Place, row_hashes
+from fedtl.deployment.site.status import budget, status
+from fedtl.errors import BudgetExhausted, ConfigError
+from fedtl.experiment.config.load import load
+from fedtl.federation.policy import Code
+from fedtl.messages import SpendEvent, Update
+from fedtl.privacy.ledger import Budget, Ledger, Plan
+from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.real_processes import Federation, fedtl_command
+
+SHUT = {"policy__metrics": [], "policy__rows": False}
+
+
+def site_of(folder, **settings):
+    return Site(folder, dp_ready=True, data__silo="plain", policy__privacy=PRIVATE, **SHUT, **settings)
+
+
+def renamed(site, **changes):
+    Federation.change(site.home.path / "silo.toml", **changes)
+    return Home.open(site.home.path)
+
+
+def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tmp_path):
+    new = Home.create(tmp_path / "new", "clinic", "localhost:1")
+    assert (new.settings.data.name, new.dataset) == ("clinic", "clinic")
+    site = site_of(tmp_path, data__name=None)  # as homes were before
+    assert site.home.dataset == "plain"
+    assert isinstance(site.ask(site.task()), Update)
+    spent = budget(site.home)
+    assert spent["spent"] > 0
+    other = renamed(site, name="other")
+    assert other.dataset == "plain"
+    assert budget(other) == spent
+    named = renamed(site, data__name="plain")
+    assert budget(named) == spent
+
+
+def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_path):
+    site = site_of(tmp_path)
+    assert isinstance(site.ask(site.task()), Update)
+    spent = budget(site.home)["spent"]
+    renamed(site, data__name="fresh")
+    site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
+    site.approve()
+    site.refused(site.task(2), Code.DECLINED, "its rows are 'plain' in this ledger")
+    assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
+    assert site.lines()[-1]["reason"].startswith("fresh: ")
+    assert "\n" not in site.lines()[-1]["reason"]
+    assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
+    back = renamed(site, data__name="plain")
+    assert budget(back)["spent"] == spent
+    site.approve()
+    assert isinstance(site.ask(site.task(2)), Update)
+
+
+def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp_path):
+    site = site_of(tmp_path)
+    assert isinstance(site.ask(site.task()), Update)
+    renamed(site, data__name="faint", data__silo="faint")
+    site.approve()
+    site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
+    own = PRIVATE["lifetime_epsilon"], 1e-4
+    rows = row_hashes(Place(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
+    Ledger.admit(site.home.ledger, "faint", rows, Budget(*own))
+    assert isinstance(site.ask(site.task(study="t")), Update)
+    assert Home.open(site.home.path).dataset == "faint"
+    either = renamed(site, name="other", data__name=None)
+    with pytest.raises(ConfigError, match="data.name must say which the rows are: faint, plain"):
+        _ = either.dataset
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
+    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """May spend 4.0 in all, and 3.0 in this study."""
+    Home.create(tmp_path / "home", "plain", "localhost:1")
+    given = {"data__source": "digits", "data__path": "", "data__limit": 40, **SHUT}
+    own = {**PRIVATE, "lifetime_epsilon": 4.0}
+    Federation.change(tmp_path / "home" / "silo.toml", policy__privacy=own, **given)
+    return Home.open(tmp_path / "home")
+
+
+def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, made):
+    fedtl_command("silo", "rehearse", home.path, made.file)
+    assert not home.ledger.exists()
+    events = (SpendEvent(1.15, 1.0, 1),)
+    plan = Plan(3.75, 1e-5, events)
+    ledger = Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
+    spent = ledger.charge("before", 1, "task", events, plan).epsilon
+    assert spent == 3.75
+    with pytest.raises(BudgetExhausted) as refused:
+        ledger.charge("after", 1, "task", events, plan)
+    assert refused.value.exit_code == 3
+
+    done = fedtl_command("silo", "rehearse", home.path, made.file, code=3)
+    said = " ".join(done.stdout.split())
+    assert "plain: a new study takes its whole plan, epsilon " in said
+    assert "other studies have taken 3.75 of 4 and 1e-05 of 0.0001, so 0.25 and 9e-05 are left" in said
+    assert "Traceback" not in done.stderr
+    (line,) = fedtl_command("silo", "approve", home.path, made.hash, code=3).stderr.splitlines()
+    assert "3.75 of 4 " in line
+    assert "3.750 of 4, 0.250 left" in fedtl_command("silo", "status", home.path).stdout
+    assert [line["what"] for line in ledger.lines()] == ["opened", "planned", "charged"]
+
+
+def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledger(home, made):
+    Federation.change(home.path / "silo.toml", policy__privacy={**PRIVATE, "lifetime_epsilon": 2.0})
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
+    assert "plain: a new study takes its whole plan, epsilon " in said
+    assert "taken 0 of 2 " in said
+    assert not home.ledger.exists()
+
+
+def rows_of(home, made):
+    from fedtl.deployment.coordinator.bundle import agreement_in
+
+    return row_hashes(Place(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
+
+
+def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):
+    Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
+    Federation.change(home.path / "silo.toml", data__name="fresh")
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
+    assert "fresh: its rows" in said
+    assert "are 'plain' in this ledger" in said

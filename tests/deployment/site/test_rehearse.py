@@ -1,0 +1,361 @@
+"""The page before signing: what it lists is what leaves, and nothing can be approved that was not shown."""
+
+import math
+import re
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+
+from fedtl.data.settings import DataSettings
+from fedtl.deployment.coordinator.bundle import agreement_in, bundle
+from fedtl.deployment.plan import in_bundle
+from fedtl.deployment.site.approvals import approvals
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.rehearse import _asked as asked
+from fedtl.deployment.site.rehearse import rehearse, sign
+from fedtl.deployment.site.signed import SignedTerms
+from fedtl.deployment.site.site_plan import Place
+from fedtl.errors import ConfigError, Denied
+from fedtl.experiment.config.load import load
+from fedtl.experiment.config.schema import RequestSettings
+from fedtl.federation.policy import Code
+from tests.real_processes import Federation, fedtl_command
+
+PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    place = tmp_path_factory.mktemp("server")
+    settings = load("digits", ["minimum_silos=3", "rounds=20"])
+    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+
+
+@pytest.fixture
+def home(tmp_path):
+    Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
+    given = {"data__source": "digits", "data__path": "", "policy__privacy": PRIVATE}
+    Federation.change(tmp_path / "home" / "silo.toml", **given)
+    return Home.open(tmp_path / "home")
+
+
+def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
+    facts, page = rehearse(home, made.file)
+    text, html = page.read_text(), page.with_suffix(".html").read_text()
+    leaves, stays = text.split("STAYS")
+    _, its = agreement_in(made.file.read_bytes(), "x")
+    place = Place(home, its)
+    roles = place.empty.bench.partition.roles
+    for name, role in roles.items():
+        part = leaves if role in ("body", "norm", "aux") else stays
+        assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
+        assert html.count(f"<td>{name}</td>") == 1
+    said = " ".join(text.split())
+    assert f"numbers, with random noise: {place.manifest.bytes:,} bytes a round." in said
+    assert f"In at most 20 rounds of 1 study, {20 * place.manifest.bytes:,} bytes in all." in said
+    for digest in (made.hash, its.hash, facts["manifest"], facts["code"]):
+        assert digest in text
+        assert digest in html
+    assert "(epsilon 3.00, delta 1.0e-05" in said
+    for page_ in (text, html):
+        assert "zero-out of one record" in " ".join(page_.split())
+        assert re.search(r"tuning on private data\W+(t[hd]\W+)*undeclared", page_)
+    assert facts["privacy"]["lifetime_epsilon"] == 10.0
+    assert len(text.splitlines()) < 130
+    assert text.splitlines().index("AUDIT ON YOUR OWN DATA") < 40  # one screen for whoever has to decide
+
+
+def test_a_page_costs_no_privacy_and_leaves_no_state(home, made):
+    rehearse(home, made.file)
+    assert not home.ledger.exists()
+    assert not (home.path / "state").exists()
+    assert approvals(home.approved) == []
+
+
+def test_only_what_was_shown_can_be_signed_and_only_as_it_was_shown(home, made, monkeypatch):
+    with pytest.raises(ConfigError, match="was never rehearsed here"):
+        sign(home, made.hash)
+    with pytest.raises(ConfigError, match="is no hash"):
+        sign(home, "../../etc/passwd")
+    rehearse(home, made.file)
+    with monkeypatch.context() as changed:
+        changed.setattr("fedtl.deployment.site.rehearse.code_hash", lambda: "f" * 64)
+        with pytest.raises(ConfigError, match="fedtl was changed"):
+            sign(home, made.hash)
+    one = sign(home, made.hash)
+    assert approvals(home.approved) == [one]
+    assert home.record.lines()[-1]["what"] == "approved"
+
+
+def test_what_the_policy_refuses_says_so_on_the_page_and_cannot_be_signed(home, made):
+    Federation.change(home.path / "silo.toml", policy__roles=["body"])
+    home = Home.open(home.path)
+    _, page = rehearse(home, made.file)
+    assert "REFUSED by this institution's own policy: body.features.1.affine" in page.read_text().replace(
+        "\n ", ""
+    )
+    with pytest.raises(Denied, match="the policy refuses this plan"):
+        sign(home, made.hash)
+    fedtl_command("silo", "rehearse", home.path, made.file, code=3)
+
+
+def test_without_privacy_the_page_says_it_in_capitals(home, made):
+    Federation.change(home.path / "silo.toml", policy__privacy=None)
+    _, page = rehearse(Home.open(home.path), made.file)
+    assert "WITHOUT differential privacy" in page.read_text()
+    assert "noisy" not in page.read_text()
+    assert "tuning" not in page.read_text()  # of nothing that is claimed
+
+
+@pytest.mark.parametrize("figures", [[], ["accuracy"]])
+def test_the_page_lists_a_private_plans_figures_where_the_policy_lets_them_out(home, tmp_path, figures):
+    path = tmp_path / "told.toml"
+    path.write_text('minimum_silos = 3\n[privacy]\nepsilon = 2.0\nmetrics = ["accuracy"]\n')
+    Federation.change(home.path / "silo.toml", policy__metrics=[*figures, "auc"])
+    facts, page = rehearse(Home.open(home.path), path)
+    assert facts["metrics"] == figures
+    assert re.search(rf"^figures that leave +{', '.join(figures) or 'none'}$", page.read_text(), re.M)
+    assert (facts["privacy"]["metric_noise"] is not None) == bool(figures)
+
+
+def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_path):
+    path = tmp_path / "asked.toml"
+    path.write_text("minimum_silos = 3\n[privacy]\nepsilon = 2.0\n")
+    Federation.change(home.path / "silo.toml", policy__privacy=None)
+    said = " ".join(fedtl_command("silo", "rehearse", home.path, path, code=3).stdout.split())
+    assert "write into it the most that its rows may spend, such as: [policy.privacy] epsilon = 3.0" in said
+
+
+def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
+    """Its data is somebody else's and not here."""
+    path = tmp_path / "hospitals.toml"
+    path.write_text(
+        'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "public"\n'
+    )
+    facts, page = rehearse(home, path)
+    assert facts["bundle"] == ""
+    assert facts["shape"] == [1, 8, 8]
+    assert re.search(r"^epsilon +2\.00$", page.read_text(), re.M)
+    assert facts["tuning"] == "public"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"experiment": "digits", "study": "s", "epsilon": 100.0},
+        {"experiment": "../digits"},
+        {"experiment": "other"},
+        {"experiment": 3},
+        {"study": "s"},
+    ],
+)
+def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked):
+    app = made.folder / "app"
+    assert in_bundle(app, {"experiment": "digits", "study": "s"}).is_file()
+    with pytest.raises(Denied) as caught:
+        in_bundle(app, asked)
+    assert caught.value.code == Code.PLAN
+
+
+def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypatch):
+    from dataclasses import replace
+
+    from fedtl.training.trainer import Bench
+
+    fit = Bench.fit
+    monkeypatch.setattr(
+        Bench, "fit", lambda *words: replace(u := fit(*words), delta={**u.delta, "head.bias": torch.zeros(2)})
+    )
+    facts, _ = rehearse(home, made.file)
+    assert "would send 'head.bias'" in facts["refused"]
+
+
+def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
+    """A table whose rows belong to patients, from silo.toml to the page and to a round."""
+    rng = np.random.default_rng(0)
+    Home.create(tmp_path / "home", "clinic", "fl.example.org:8443")
+    (tmp_path / "home" / "data").mkdir()
+    table = {"patient": [f"p{at % 30}" for at in range(120)], "a": rng.normal(size=120)}
+    table |= {"b": rng.normal(size=120), "label": [at % 2 for at in range(120)]}
+    pd.DataFrame(table).to_csv(tmp_path / "home" / "data" / "clinic.csv", index=False)
+    private = {**PRIVATE, "unit": "patient"}
+    given = {
+        "data__path": "data",
+        "data__scale": "none",
+        "policy__privacy": private,
+        "policy__minimum_silos": 1,
+    }
+    Federation.change(tmp_path / "home" / "silo.toml", **given)
+    home = Home.open(tmp_path / "home")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        "rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\nscale = 'none'\ncolumns = ['a', 'b']\nclasses = ['0', '1']\n"
+        "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
+    )
+    facts, page = rehearse(home, plan)
+    assert facts["refused"] == "", facts["refused"]
+    said = " ".join(page.read_text().split())
+    assert "With differential privacy for every patient" in said
+    assert "A patient with rows at several institutions is protected less" in said
+    assert "The guarantee is for one record" not in said
+    assert facts["privacy"]["units"] < 30
+    assert f"{facts['privacy']['units']} patients with {facts['rows']} records to train on" in said
+    assert f"The number of patients ({facts['privacy']['units']}) is not hidden" in said
+    assert "patient" not in {row["name"] for row in facts["tensors"]}
+
+
+# What a lawyer reads
+
+
+def said(page):
+    return " ".join(page.read_text().split())
+
+
+def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_path):
+    path = tmp_path / "asked.toml"
+    path.write_text(
+        'minimum_silos = 3\n[request]\nby = "Group <b>A</b>"\npurpose = "To predict readmission."\n[privacy]\nepsilon = 2.0\n'
+    )
+    facts, page = rehearse(home, path, 2)
+    text = said(page)
+    assert (
+        "Who asks Group <b>A</b> (the coordinator's words), through the server fl.example.org:8443." in text
+    )
+    assert "For what purpose To predict readmission." in text
+    assert "In at most 20 rounds of 2 studies" in text
+    assert f"after {facts['until']} (UTC)" in text
+    both = math.exp(2 * facts["privacy"]["epsilon"]) * 0.01 + 2 * facts["privacy"]["delta"]
+    (shown,) = re.findall(r"about at most ([0-9.]+) % of those whose data were", text)
+    assert 0 <= float(shown) - 100 * both < 0.1
+    assert "(All 2 studies together.)" in text
+    html = page.with_suffix(".html").read_text()
+    assert "Group &lt;b&gt;A&lt;/b&gt;" in html
+    assert "<b>A</b>" not in html
+
+
+def test_what_the_coordinator_left_out_is_said_to_be_missing(home, made):
+    text = said(rehearse(home, made.file)[1])
+    assert "Who asks Not stated (the coordinator's words), through" in text
+    assert "For what purpose Not stated." in text
+
+
+@pytest.mark.parametrize("value", ["a\nREFUSED", "a\u202eb", "x" * 401])
+def test_what_a_coordinator_writes_cannot_look_like_another_line_of_the_page(value):
+    with pytest.raises(ValidationError):
+        RequestSettings(purpose=value)
+    with pytest.raises(ValidationError):
+        DataSettings(columns=[value[:20] if len(value) > 400 else value, "\n"])
+
+
+def test_each_term_is_explained_where_it_stands(home, made):
+    _, page = rehearse(home, made.file)
+    for text in (page.read_text(), page.with_suffix(".html").read_text()):
+        text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
+        for meaning in (
+            "delta 1.0e-05 the chance that epsilon does not hold",
+            "one record can contribute to a step",
+            "as a multiple of the clip",
+            "contribution set to 0",
+            "A tensor is one array of numbers of the model",
+            "head: the last layer",
+        ):
+            assert meaning in text, meaning
+
+
+def test_what_an_audit_wrote_is_on_the_page(home, made):
+    _, page = rehearse(home, made.file)
+    assert f"fedtl silo audit {home.path} digits.fab" in said(page)
+    found = page.with_suffix(".audit.json")
+    assert found.name == f"{made.hash}.audit.json"
+    found.write_text('{"text": ["claimed 3.00, measured at least 0.41", "a\\u001b[2Jb"]}')
+    _, page = rehearse(home, made.file)
+    assert "AUDIT ON YOUR OWN DATA claimed 3.00, measured at least 0.41 a [2Jb IN DETAIL" in said(page)
+    assert "silo audit" not in said(page)
+    assert "measured at least 0.41" in page.with_suffix(".html").read_text()
+
+
+def test_the_days_and_studies_of_an_approval_are_as_rehearsed(home, made):
+    until = (datetime.now(UTC).date() + timedelta(days=3)).isoformat()
+    fedtl_command("silo", "rehearse", home.path, made.file, "--studies", 3, "--until", until)
+    said = fedtl_command("silo", "approve", home.path, made.hash).stderr
+    assert f"for 3 studies until {until}; begun: none" in said
+    signed = home.record.lines()[-1]["signed"]
+    assert (signed["studies"], signed["until"]) == (3, until)
+    assert home.record.lines()[-1]["terms"] == SignedTerms.model_validate(signed).hash
+    for words in (["--until", "2020-01-01"], ["--until", "soon"], ["--studies", 0]):
+        assert (
+            "error" in fedtl_command("silo", "rehearse", home.path, made.file, *words, code=2).stderr.lower()
+        )
+    assert (
+        rehearse(home, made.file)[0]["until"] == (datetime.now(UTC).date() + timedelta(days=90)).isoformat()
+    )
+
+
+def test_what_is_signed_is_what_was_shown_also_if_silo_toml_has_changed_since(home, made):
+    rehearse(home, made.file)
+    Federation.change(home.path / "silo.toml", policy__privacy=None, policy__rows=True)
+    one = sign(Home.open(home.path), made.hash)
+    signed = home.record.lines()[-1]["signed"]
+    assert signed["privacy"]["epsilon"] == 3.0
+    assert signed["rows"] is False
+    assert one.terms == SignedTerms.model_validate(signed).hash
+
+
+def clinic(folder, plan_classes, method="fedtl", **given):
+    """A private site with a table of its own, and a plan that declares these classes."""
+    rng = np.random.default_rng(0)
+    Home.create(folder / "home", "clinic", "fl.example.org:8443")
+    (folder / "home" / "data").mkdir()
+    table = {"a": rng.normal(size=120), "b": rng.normal(size=120), "label": np.arange(120) % 2}
+    pd.DataFrame(table).to_csv(folder / "home" / "data" / "clinic.csv", index=False)
+    fixed = {"data__path": "data", "policy__privacy": PRIVATE, "policy__minimum_silos": 1}
+    Federation.change(folder / "home" / "silo.toml", **fixed, **given)
+    plan = folder / "plan.toml"
+    plan.write_text(
+        f"rounds = 2\n[data]\nsource = 'table'\npath = 'home/data'\ncolumns = ['a', 'b']\nclasses = {plan_classes}\n"
+        f"[method]\nname = '{method}'\n[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
+    )
+    return Home.open(folder / "home"), plan
+
+
+BOUNDS = {"*": [-4.0, 4.0]}
+SHARED_HEAD = {
+    "method": "fedavg",
+    "data__scale": "none",
+    "policy__methods": ["fedavg"],
+    "policy__roles": ["body", "head", "aux", "norm", "stats"],
+}
+
+
+@pytest.mark.parametrize(
+    ("plan_classes", "given", "says"),
+    [
+        ([], {"data__scale": "none"}, "the list of classes is learned from the private rows"),
+        (["0", "1"], {}, "scaled by constants that are learned from the private rows"),
+        ([], {"data__scale": "none", "data__classes": ["0", "1"]}, ""),
+        (["0", "1"], {"data__scale": "none"}, ""),
+        ([], SHARED_HEAD, "the list of classes is learned from the private rows"),
+        (["0", "1"], SHARED_HEAD, ""),
+        (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
+    ],
+)
+def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says, tmp_path):
+    """On the page, and again where the promise is made, whatever a page said."""
+    home, plan = clinic(tmp_path, plan_classes, **given)
+    facts, _ = rehearse(home, plan)
+    assert says in facts["refused"]
+    assert bool(facts["refused"]) == bool(says)
+    assert (facts["privacy"] is None) == bool(says)
+    its, _, _ = asked(home, plan)
+    place = Place(home, its)
+    data = place.prepared().data
+    if says:
+        with pytest.raises(Denied, match=says):
+            place.silo(place.study(data.classes), data)
+    else:
+        silo = place.silo(place.study(data.classes), data)
+        assert bool(silo.promise.refresh) == (given["data__scale"] == "dp")

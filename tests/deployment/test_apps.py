@@ -1,0 +1,126 @@
+"""The two thin apps of a bundle, face to face over Flower's own wire format, in one process."""
+
+import importlib.util
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+from safetensors.torch import load_file
+
+from fedtl.deployment.coordinator.admitted import Admitted, keep
+from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.coordinator.study import LOCATION as SERVER
+from fedtl.deployment.coordinator.study import Study
+from fedtl.deployment.site.home import LOCATION as SILO
+from fedtl.experiment.config.load import load
+from fedtl.federation.flower import reply_of, task_records
+from fedtl.federation.rounds import Plan
+from fedtl.messages import Refusal, Task
+from fedtl.methods.server import ServerStep
+from tests.deployment.site.test_answer_round import Site
+from tests.federation.test_flower import wire
+
+CONFIG = {"experiment": "digits", "study": "s"}
+NODE = 77
+
+
+@dataclass
+class Grid:
+    """One site, whose ClientApp answers on the spot."""
+
+    app: object
+    config: dict = field(default_factory=lambda: CONFIG)
+    pushed: list = field(default_factory=list)
+
+    def get_node_ids(self):
+        return [NODE]
+
+    def push_messages(self, messages):
+        self.pushed = list(messages)
+        for message in self.pushed:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            message.metadata.__dict__["_src_node_id"] = 1
+        return [message.object_id for message in self.pushed]
+
+    def pull_messages(self, ids):
+        context = Context(run_id=7, node_id=NODE, node_config={}, state=RecordDict(), run_config=self.config)
+        return [wire(self.app(message=wire(message), context=context)) for message in self.pushed]
+
+
+def app_of(folder, whose):
+    """As Flower loads it: from the unpacked bundle."""
+    spec = importlib.util.spec_from_file_location(f"{whose}_app", folder / whose / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+@pytest.fixture
+def both(tmp_path, monkeypatch):
+    """A site that approved the bundle, its ClientApp, and the coordinator's folder with a study."""
+    made = bundle(
+        tmp_path / "server" / "bundles",
+        "digits",
+        load("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
+    )
+    site = Site(tmp_path)
+    site.file = made.folder / "app" / "experiments" / "digits.toml"
+    site.approve()
+    keep(tmp_path / "server", {"plain": Admitted("key", NODE)})
+    plan = Plan("s", 0, 2, ServerStep(), None, 1)
+    start = load_file(made.folder / "start.safetensors")
+    about = {"deadline": 30.0, "tries": 1}
+    study = Study.create(
+        tmp_path / "server" / "studies" / "s", plan, site.place.empty.bench.partition.roles, start, about
+    )
+    monkeypatch.setenv(SILO, str(site.home.path))
+    monkeypatch.setenv(SERVER, str(tmp_path / "server"))
+    return site, made.folder / "app", study, start
+
+
+def test_a_study_runs_from_one_app_to_the_other(both):
+    site, folder, study, start = both
+    context = Context(run_id=7, node_id=1, node_config={}, state=RecordDict(), run_config=CONFIG)
+    app_of(folder, "server")(grid=Grid(app_of(folder, "clients")), context=context)
+    assert json.loads((study.path / "result.json").read_text())["silos"] == {"plain": 2}
+    shared = load_file(study.path / "shared.safetensors")
+    assert shared.keys() == start.keys()
+    assert any(not torch.equal(shared[name], start[name]) for name in start)
+    assert [line["what"] for line in site.lines()[-5:]] == ["received", "began", "sent", "received", "sent"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "changes", "config"),
+    [
+        ("(tensors)", "'head.weight'", lambda s: {"shared": {**s, "head.weight": torch.zeros(10, 64)}}, CONFIG),
+        ("(tensors)", "running_var", lambda s: {"shared": {**s, "body.features.1.running_var": torch.ones(32)}}, CONFIG),
+        ("(tensors)", "as [64, 1, 3, 3]", lambda s: {"shared": {**s, "body.features.0.weight": torch.zeros(64, 1, 3, 3)}}, CONFIG),
+        ("(plan)", "agreed are 2 rounds", lambda s: {"round": 3}, CONFIG),
+        ("(plan)", "the server sets 'privacy'", lambda s: {}, {**CONFIG, "privacy": "epsilon=100"}),
+        ("(plan)", "'../../etc'", lambda s: {}, {**CONFIG, "experiment": "../../etc"}),
+    ],
+)  # fmt: skip
+def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, said, reason, changes, config):
+    site, folder, _, start = both
+    task = Task(**{"study": "s", "round": 1, "rounds": 2, "seed": 0, "shared": start, **changes(start)})
+    grid = Grid(app_of(folder, "clients"), config)
+    grid.push_messages([Message(task_records(task), NODE, "train")])
+    (message,) = grid.pull_messages([])
+    reply = reply_of(message, "plain", task)
+    assert isinstance(reply, Refusal)
+    assert reply.reason.endswith(said)
+    assert reason not in repr(message.content)
+    assert reason in site.lines()[-1]["reason"]
+
+
+def test_without_a_home_the_server_learns_nothing(both, monkeypatch, tmp_path):
+    _, folder, _, start = both
+    monkeypatch.setenv(SILO, str(tmp_path / "patients-of-2026"))
+    task = Task("s", 1, 2, 0, start)
+    grid = Grid(app_of(folder, "clients"))
+    grid.push_messages([Message(task_records(task), NODE, "train")])
+    (message,) = grid.pull_messages([])
+    assert "patients" not in repr(message.content)
+    assert reply_of(message, "plain", task).reason.endswith("(failed)")

@@ -1,0 +1,220 @@
+"""
+Institutions as real processes: TLS, node keys, the gate, and the same Bench. Every verdict is read from result files
+and records, not from what Flower says about its runs. The tests share one federation and run in this order.
+"""
+
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedtl._util.randomness import address
+from fedtl.deployment.coordinator import server
+from fedtl.deployment.site.covered import uncovered
+from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.run import commands
+from fedtl.deployment.site.status import status
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy.hash_chain import Book
+from tests.real_processes import Federation, alive, around, fedtl_command, wait
+
+pytestmark = pytest.mark.slow
+SITES = ["plain", "inverted", "blurred"]
+SMALL = ["rounds=2", "minimum_silos=3", 'data.silos=["plain","inverted","blurred"]', "engine.name=serial"]
+BUDGET = {"epsilon": 8.0, "lifetime_epsilon": 20.0, "clip": 1.0, "statistics": "public"}
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """Three sites with the simulation's secrets and rows, and one that approved nothing, connected through the gate."""
+    its = Federation(tmp_path_factory.mktemp("federation"))
+    try:
+        for name in SITES:
+            home = its.add(name, data__limit=100, policy__minimum_silos=1)
+            (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
+        its.add("faint")
+        its.approve(its.bundle(load("digits", SMALL)), *SITES, studies=2)
+        its.up(*SITES, "faint")
+        yield its
+    finally:
+        its.close()
+
+
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory):
+    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load("digits", SMALL))
+    run(folder.experiment(), folder)
+    return folder
+
+
+def same_bits(federation, study, simulation):
+    file = federation.server / "studies" / study / "shared.safetensors"
+    theirs, ours = load_file(file), simulation.tensors("shared.safetensors")
+    assert marks.read(file) == simulation.labels("shared.safetensors")  # somebody's rows, as they are
+    assert theirs.keys() == ours.keys()
+    for name in ours:
+        assert torch.equal(theirs[name], ours[name]), name
+
+
+def accuracies(lines):
+    return [{name: its["accuracy"] for name, its in line["silos"].items()} for line in lines]
+
+
+def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_not_approve(
+    federation, simulation
+):
+    federation.start("digits", "first")
+    result = federation.result("first")
+    assert result["silos"] == dict.fromkeys(SITES, 2)
+    same_bits(federation, "first", simulation)
+    assert accuracies(federation.history("first")) == accuracies(simulation.history())
+    refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
+    assert result["left_out"] == {"faint": refused}
+    assert all("is not approved (0 are)" in line["reason"] for line in federation.record("faint"))
+    for name in SITES:
+        lines = federation.record(name)
+        assert [line["what"] for line in lines] == [
+            "approved",
+            "received",
+            "began",
+            "sent",
+            "received",
+            "sent",
+        ]
+        assert uncovered(lines) == []
+        said = fedtl_command("silo", "verify", federation.folder / name).stderr
+        assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
+
+
+def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
+    """A key that nobody admitted, another authority, another name; each is one line in the site's own record."""
+    server.init(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
+    homes = {name: federation.add(name, admit=False) for name in ("stranger", "deceived", "misnamed")}
+    (homes["deceived"].path / "ca.crt").write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())
+    port = federation.address.rpartition(":")[2]
+    federation.change(homes["misnamed"].path / "silo.toml", server=f"127.1:{port}")
+    started = [
+        subprocess.Popen(
+            commands(Home.open(home.path), ["node"])["node"],
+            env=around(FLWR_HOME=str(home.path / "flwr"), FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1"),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for home in homes.values()
+    ]  # fmt: skip
+    assert [process.wait(60) for process in started] == [1, 1, 1]
+    why = {name: federation.record(name)[-1] for name in homes}
+    assert {line["what"] for line in why.values()} == {"disconnected"}
+    assert "Failed to activate SuperNode" in why["stranger"]["reason"]
+    assert "CERTIFICATE_VERIFY_FAILED" in why["deceived"]["reason"]
+    assert "CERTIFICATE_VERIFY_FAILED" in why["misnamed"]["reason"]
+    (homes["stranger"].path / "node.key").unlink()
+    said = fedtl_command("silo", "run", homes["stranger"].path, code=2).stderr
+    assert "node.key: No such file" in said
+
+
+def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, simulation):
+    federation.start("digits", "second")
+    wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
+    federation.signal("server", "flwr-serverapp")
+    federation.signal("server", "flower-superlink")
+    assert federation.processes.pop("server").wait(60) != 0
+    assert len(federation.history("second")) == 1
+    federation.up()
+    federation.result("second")
+    assert [line["round"] for line in federation.history("second")] == [1, 2]
+    same_bits(federation, "second", simulation)
+
+
+def charged(home):
+    with Book(home.ledger).open(home.settings.name) as chain:
+        return [line["round"] for line in chain.lines() if line["what"] == "charged"]
+
+
+def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(federation):
+    """Of three, one with differential privacy, whose SuperNode is killed in round 2 while another site sleeps."""
+    private = Home.open(federation.folder / "blurred")
+    rules = {"policy__privacy": BUDGET, "policy__rows": False, "policy__metrics": []}
+    federation.change(private.path / "silo.toml", **rules)
+    settings = load("digits", ["rounds=5", "minimum_silos=1"])
+    federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
+    pace = max(line["seconds"] for line in federation.history("first"))  # of this machine, today
+    deadline = max(30, round(3 * pace))
+    federation.patience(deadline)
+    federation.start("ready", "third")
+    wait("round 1", lambda: federation.history("third"), 60 + deadline)
+    federation.signal("plain", "fedtl.deployment.site.superexec", signal.SIGSTOP)
+    wait("round 2", lambda: charged(private)[-1:] == [2], deadline)
+    federation.signal("blurred", "fedtl.deployment.site.supernode")
+    assert federation.processes.pop("blurred").wait(60) != 0
+    second = wait(
+        "end of round 2", lambda: [x for x in federation.history("third") if x["round"] == 2], 120 + deadline
+    )[0]
+    federation.signal("plain", "fedtl.deployment.site.superexec", signal.SIGCONT)
+    assert list(second["silos"]) == ["inverted"]
+    assert second["left_out"]["plain"] == f"plain: no reply within {deadline} s; it is asked again next round"
+    assert second["left_out"]["blurred"].startswith("blurred: ")
+    back = federation.log("blurred").count("SuperNode ID") + 1
+    while federation.log("blurred").count("SuperNode ID") < back:  # its key is refused for two heartbeats
+        process = federation.run("blurred")
+        wait(
+            "end or connection",
+            lambda p=process: p.poll() is not None or federation.log("blurred").count("SuperNode ID") == back,
+        )
+    federation.result("third", 60 + 4 * deadline)
+    last = federation.history("third")[-1]
+    assert list(last["silos"]) == ["blurred", "inverted", "plain"]
+    assert last["silos"]["blurred"] == {}
+    rounds = charged(private)
+    assert rounds == sorted(set(rounds))
+    assert {1, 2, 5} <= set(rounds)
+    assert 0 < status(private)["budget"]["spent"] <= 8.0
+    sent = [
+        line for line in federation.record("blurred") if line["what"] == "sent" and line["study"] == "third"
+    ]
+    assert sent
+    assert all(line["private"] and line["weight"] == 1.0 and not line["metrics"] for line in sent)
+
+
+def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
+    files = ["exec.secret", "secret", "node.key"]
+    secrets = [(federation.folder / name / file).read_bytes() for name in SITES for file in files]
+    secrets += [
+        (federation.server / file).read_bytes() for file in ("exec.secret", "tls/server.key", "tls/ca.key")
+    ]
+    lines = [
+        line
+        for secret in secrets
+        for line in (secret, secret.hex().encode(), *secret.split(b"\n")[1:-2])
+        if line
+    ]
+    logs = b"".join(path.read_bytes() for path in federation.folder.rglob("*.log"))
+    ours = [
+        " ".join(argv).encode()
+        for name in federation.processes
+        for _, argv in federation.children(name)
+        if not any(word.endswith(("flwr-clientapp", "flwr-serverapp")) for word in argv)
+    ]
+    assert len(ours) >= 8
+    for secret in lines:
+        assert secret not in logs
+        assert not any(secret in words for words in ours)
+
+
+def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
+    """Without systemd or a container around them."""
+    names = ["faint", "server"]
+    started = [pid for name in names for pid, _ in federation.children(name)]
+    assert len(started) >= 8
+    try:
+        for name in names:
+            federation.processes[name].kill()
+        wait("end of all", lambda: not any(map(alive, started)), 40)
+    finally:
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,281 @@
+"""One look finds everything: settings alone, and what only the rows can tell."""
+
+import re
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+from torch import nn
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load, read
+from fedtl.experiment.config.repair import STAND_INS
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.lint import dry_run as examined
+from fedtl.experiment.lint.findings import lint
+from fedtl.methods.losses import PerExample
+from fedtl.methods.registry import TERMS
+from fedtl.models.registry import MODELS
+from fedtl.privacy.guarantee import Promise
+from tests.experiment.test_private import bench_of, silo_of
+
+PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']
+
+
+def found(*sets):
+    """PRIVATE, but for what ``sets`` says otherwise."""
+    given = {setting.partition("=")[0] for setting in sets}
+    return lint(read("digits", [*(one for one in PRIVATE if one.partition("=")[0] not in given), *sets]))
+
+
+def test_what_only_the_rows_can_tell_is_found_beside_what_the_settings_say():
+    its = found("privacy.delta=0.5", "model.dtype=bf16", "privacy.noise=reproducible")
+    assert [line for line in its.unsound if "float32 alone" in line]
+    assert {line.split(":")[0] for line in its.unsound if "above 1/n" in line} == {"plain", "faint"}
+    assert any("nothing is private" in line for line in its.doubtful)
+    assert not any(line.startswith("noise:") for line in its.holds)
+
+
+def test_what_holds_has_its_numbers():
+    its = found("rounds=2", "train.batch_size=30", "silo.faint.privacy.clip=2.0")
+    assert its.unsound == ()
+    noise, sampling, steps, accounting, leaves, prepared, records = its.holds
+    assert prepared.endswith("plain, faint: 10 classes declared, inputs' scale declared")
+    # 100 rows train: 4 samples of 30, and 2 rounds
+    assert "plain, faint: 8 in all, 4 in each of 2 rounds" in steps
+    assert "(Poisson)" in sampling
+    assert "plain, faint: 0.3 of 100" in sampling
+    assert "keyed by the operating system and never by a seed" in noise
+    assert "of 1; faint: " in noise
+    assert noise.endswith(" of 2")
+    assert "the engine (processes) has none to begin anew" in accounting
+    assert re.search(r"plain, faint: at most epsilon (2\.9\d\d|3\.000) at delta 1\.0e-05$", accounting)
+    assert leaves.endswith("and no accuracy")
+    assert "stay apart in convnet" in records
+
+
+def test_no_line_that_holds_is_false():
+    """Each with the settings that would make it so."""
+    told = found('privacy.metrics=["accuracy"]', "method.name=fedavg", "privacy.statistics=dp")
+    leaves = next(line for line in told.holds if line.startswith("what leaves"))
+    assert "no accuracy" not in leaves
+    assert "noisy steps and noisy statistics alone" in leaves
+    assert "an accuracy of validation records, noisy and charged: plain, faint: ± " in leaves
+    assert found("privacy.noise=reproducible").holds == ()  # nothing is promised
+    assert found("privacy.delta=0.5").holds == ()  # and nothing that will not be trained
+    assert found("model.dtype=bf16").holds == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("unit", "patient"), ("noise", "reproducible"), ("tuning", "public")]
+)
+def test_what_a_result_says_once_is_the_same_in_all_silos(key, value):
+    (line,) = found(f"silo.faint.privacy.{key}={value}").unsound[:1]
+    assert line.startswith(f"silo.faint.privacy.{key} = {value!r}: ")
+    assert line.endswith(f"set privacy.{key}")
+
+
+def test_every_warning_is_listed():
+    its = found('privacy.metrics=["accuracy"]', "privacy.statistics=dp", "privacy.epsilon=1")
+    for silo in ("plain", "faint"):
+        assert sum(line.startswith(f"{silo}: ") for line in its.doubtful) == 2
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["engine.stack=4", "privacy.delta=0.5"], ["silos that share a step", "plain: privacy.delta = 0.5 is above 1/n"]),
+        (["model.name=resnet181", "privacy.delta=0.5"], ["'resnet181' is not one of", "faint: privacy.delta = 0.5 is"]),
+        (["model.freeze=99", "privacy.delta=0.5"], ["model.freeze = 99", "faint: privacy.delta = 0.5 is above"]),
+        (["method.name=fedbm", "privacy.delta=0.5"], ["'fedbm' is not one of", "faint: privacy.delta = 0.5 is above"]),
+        (["method.terms=[{name='corall'}]", "model.dtype=bf16"], ["'corall' is not one of", "float32 alone"]),
+        (["privacy.delta=1.5", "model.dtype=bf16"], ["privacy.delta = 1.5: must be", "float32 alone"]),
+        (["privacy.epsilon=0", "privacy.delta=0.5"], ["privacy.epsilon = 0: must be greater", "plain: privacy.delta = 0.5"]),
+        (["privacy.epsilom=1", "seed=-1"], ['did you mean "privacy.epsilon"', "seed = -1"]),
+        (["compare.seeds=[0, 0]", "privacy.delta=0.5"], ["compare.seeds lists 0 2 times", "plain: privacy.delta = 0.5"]),
+        (["data.limit=x", "model.dtype=bf16", "rounds=0"], ["data.limit = 'x'", "float32 alone", "rounds = 0"]),
+        (["privacy.unit=patient", "model.dtype=bf16"], ["privacy.unit = 'patient'", "float32 alone"]),
+        (["train.optimizer=sgdd", "privacy.delta=0.5"], ["'sgdd' is not one of", "plain: privacy.delta = 0.5"]),
+        (['compare.methods=["x", "local"]', "privacy.delta=0.5"], ["compare.methods = 'x'", "plain: privacy.delta"]),
+        (["silo.nobody.privacy.epsilon=1", "privacy.delta=0.5"], ["silo.nobody: no silo", "plain: privacy.delta"]),
+        (["minimum_silos=3", "silos_per_round=2"], ["can never give minimum_silos", "only 2 silos train"]),
+    ],
+)  # fmt: skip
+def test_one_mistake_hides_no_other(sets, says):
+    its = found(*sets)
+    for text in says:
+        assert sum(text in line for line in its.unsound) == 1, its.unsound
+    assert its.holds == ()
+
+
+@pytest.mark.parametrize("name", ["local", "pooled", "probe"])
+def test_a_yardstick_is_said_once_to_be_one(name):
+    assert found(f"method.name={name}").unsound == (
+        f"method '{name}' is a yardstick and never private; leave [privacy] out of it",
+    )
+
+
+def test_what_has_no_default_has_a_stand_in():
+    needed = {
+        (name, key)
+        for name, field in Experiment.model_fields.items()
+        for kind in (field.annotation, *get_args(field.annotation))
+        for key, own in getattr(kind, "model_fields", {}).items()
+        if own.is_required()
+    }
+    assert needed == set(STAND_INS)
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("poisson=false", "by its own coin (Poisson)"),
+        ("shuffle=true", "batches of shuffled rows"),
+        ("drop_last=true", "none is dropped"),
+        ("max_steps=3", "fixed beforehand"),
+        ("noise_multiplier=0", "never 0"),
+        ("secure_mode=true", "operating system"),
+        ("seed=0", "operating system"),
+        ("reset_engine=true", "never begun anew"),
+        ("max_grad_norm=1.0", "privacy.clip"),
+    ],
+)
+@pytest.mark.parametrize("table", ["privacy", "silo.faint.privacy"])
+def test_a_setting_of_other_libraries_is_answered_with_the_reason(table, key, why):
+    lines = [line for line in found(f"{table}.{key}").unsound if why in line]
+    assert len(lines) == 1
+    assert f'"{table}.{key.partition("=")[0]}" is not a setting: ' in lines[0]
+    with pytest.raises(ConfigError, match="is not a setting: "):
+        load("digits", [*PRIVATE, f"{table}.{key}"])
+
+
+def test_one_seed_for_noise_and_samples_is_asked_about():
+    (line,) = (
+        line for line in found("privacy.noise=reproducible", "seed=7").doubtful if "reproducible" in line
+    )
+    assert "seed = 7 draws the noise and the samples of every run alike" in line
+
+
+class Together(PerExample):
+    """Says that it is a loss an example, and compares each with the batch's mean."""
+
+    def losses(self, out):
+        return (out.scores - out.scores.mean(0)).square().sum(1)
+
+
+def test_records_that_meet_are_found_by_trying_whatever_a_loss_says_it_is(monkeypatch):
+    monkeypatch.setitem(TERMS, "together", Together)
+    its = found("method.terms=[{name='together'}]", "privacy.delta=0.5", "silo.plain.privacy.delta=auto")
+    assert [line for line in its.unsound if "a record's loss depends on the others of its batch" in line]
+    assert [line for line in its.unsound if "faint: privacy.delta" in line]
+
+
+def test_records_that_meet_in_a_layer_are_found_with_its_name(monkeypatch):
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - x.mean(0)
+
+    def odd(shape):
+        return nn.Sequential(nn.Flatten(), Centred(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 2)), "4"
+
+    monkeypatch.setitem(MODELS.own, "odd", odd)
+    (line,) = found("model.name=odd").unsound
+    assert "a record's scores depend on the others of its batch, from body.1 (Centred) on" in line
+
+
+def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypatch):
+    monkeypatch.setattr(examined, "SECONDS", 0.0)
+    its = found()
+    assert its.unsound == ()
+    (line,) = (line for line in its.holds if line.startswith("records"))
+    assert "was not tried here; every round asks" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": (4,)}, None),
+        ({"noise_multiplier": 0.0}, "without noise nothing is private"),
+        ({"epsilon": 3.1}, "3 was asked for"),
+    ],
+)
+def test_what_is_done_is_what_is_charged(changes, says, tmp_path):
+    its = silo_of(bench_of(), tmp_path, epsilon=3.0).promise
+    lines = list(examined._unbooked("here", replace(its, **changes)))
+    assert lines == [] if says is None else [line for line in lines if says in line]
+
+
+def test_steps_that_are_not_charged_are_found(tmp_path):
+    class Short(Promise):
+        def events(self, first):
+            return tuple(replace(event, steps=1) for event in super().events(first))
+
+    its = silo_of(bench_of(), tmp_path, rounds=2).promise
+    (line,) = examined._unbooked("here", Short(**vars(its)))
+    assert (
+        line
+        == f"here: {2 * sum(its.steps)} steps are taken, and 2 of that noise and sampling rate are charged"
+    )
+
+
+@pytest.mark.parametrize(("privately", "runs"), [(["fedavg", "fedbn"], 4), (["local", "pooled"], 0)])
+def test_only_private_runs_add_up(privately, runs):
+    its = found(f"compare.methods={privately}", "compare.seeds=[0, 1]")
+    added = [line for line in its.doubtful if "epsilons add" in line]
+    assert bool(added) is bool(runs)
+    assert not runs or f"trains {runs} times" in added[0]
+
+
+def test_copies_of_rows_are_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    x[30:] = x[:30]
+    np.savez(
+        tmp_path / "a.npz", train_x=x, train_y=np.arange(60) % 2, test_x=x[:10], test_y=np.arange(10) % 2
+    )
+    sets = [
+        "data.source=npz",
+        f"data.path={tmp_path}",
+        "data.val=0.0",
+        "privacy.epsilon=3",
+        "train.batch_size=8",
+    ]
+    its = lint(read("digits", sets))
+    assert any(
+        line == "a: 30 of 60 training rows are copies of another; whoever's they are is protected less"
+        for line in its.doubtful
+    )
+
+
+def test_a_silo_that_cannot_be_read_hides_nothing_of_the_others(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, rows in (("a", 6), ("b", 40)):
+        x, y = rng.integers(0, 256, (rows, 8, 8), dtype=np.uint8), np.arange(rows) % 2
+        test = {} if rows == 6 else {"test_x": x[:4], "test_y": y[:4]}
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, **test)
+    sets = ["data.source=npz", f"data.path={tmp_path}", "data.val=0.0", "data.silos=[]", "privacy.delta=0.5"]
+    its = found(*sets, "data.classes=['0','1']", "data.test=0.9")
+    one, other = its.unsound
+    assert one.startswith("silo a: data.test and data.val leave 1 training rows")
+    assert other.startswith("b: privacy.delta = 0.5 is above")
+
+
+def test_a_silo_whose_rows_stand_in_another_is_noticed(tmp_path):
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 40, 8, 8), dtype=np.uint8)
+    for name, x in (("a", one), ("b", np.concatenate([one[:20], other[:10]]))):
+        y = np.arange(len(x)) % 2
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=y, test_x=x[:4], test_y=y[:4])
+    sets = ["data.source=npz", f"data.path={tmp_path}", "data.val=0.0", "data.silos=[]", "train.batch_size=8"]
+    sets += ["data.classes=['0','1']"]
+    (line,) = (line for line in found(*sets, "data.limit=0").doubtful if "also stand in" in line)
+    assert line.startswith("b: 20 of 30 training rows also stand in a; ")
+    assert "the epsilons add" in line
+
+
+def test_without_privacy_there_is_nothing_to_hold():
+    its = lint(read("digits", []))
+    assert its.holds == ()
+    assert its.unsound == ()
+    assert len(its.doubtful) == 1

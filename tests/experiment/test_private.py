@@ -1,0 +1,592 @@
+"""A whole private round and a whole private run: what leaves, what is charged, and what is refused."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedtl.cli.main import main
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.origins import DECLARED
+from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloFailed
+from fedtl.experiment.config.load import load
+from fedtl.experiment.config.privacy_checks import doubtful, unsound
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.privacy_plan import Place, promise, spent, warnings
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.messages import SpendEvent, Task
+from fedtl.methods.base import METHODS
+from fedtl.models.net import Blueprint
+from fedtl.models.registry import blueprint, privately
+from fedtl.models.roles import Role
+from fedtl.models.state import copy
+from fedtl.privacy import accounting, charge
+from fedtl.privacy import dp_sgd as mechanism
+from fedtl.privacy import taint as labels
+from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.per_sample import clipping as gradients
+from fedtl.privacy.per_sample import independence as samplewise
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+
+CLASSES = ("a", "b", "c")
+SHAPE = (1, 8, 8)
+SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
+
+
+def bench_of(method="fedtl", training=None, model="convnet"):
+    plan = privately(blueprint(model, SHAPE, 0))
+    made = METHODS[method]() if isinstance(method, str) else method
+    return Bench(plan, replace(made, exact_statistics="never"), training or Training(batch_size=16))
+
+
+def data_of(seed=0, n=60):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = torch.randn(n, *SHAPE, generator=generator) + y[:, None, None, None]
+    return SiloData(Rows(x, y), Rows(x[:9], y[:9]), CLASSES, origins=DECLARED)
+
+
+def silo_of(bench, folder, data=None, rounds=3, name="here", **settings):
+    data = data or data_of()
+    private = PrivacySettings(**{"epsilon": 8.0, **settings})
+    its = promise(private, bench, data, rounds, 0, Place(folder / "ledger.sqlite", name, b"key"))
+    _, local = bench.partition.split(bench.initial(3))
+    return Silo(name, data, local, b"secret", its, labels.public(Role))
+
+
+def task_of(bench, number=1, **changes):
+    shared, _ = bench.partition.split(bench.initial(3))
+    return Task(**{"study": "study", "round": number, "rounds": 3, "seed": 0, "shared": shared, **changes})
+
+
+def ledger_of(silo):
+    its = silo.promise
+    return Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# What leaves
+
+
+@pytest.mark.parametrize(
+    "method", ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox"]
+)
+def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
+    bench = bench_of(method)
+    silo = silo_of(bench, tmp_path)
+    update = bench.fit(silo, task_of(bench))
+    assert update.metrics == {}
+    assert update.weight == 1.0
+    assert ledger_of(silo).events("study") == silo.promise.events(first=True)
+    assert update.delta.keys() == task_of(bench).shared.keys()
+    assert any(tensor.any() for tensor in update.delta.values())
+    assert not any(
+        update.delta[name].any() for name in update.delta if bench.partition.roles[name] is Role.STATS
+    )
+
+
+def test_a_shared_weight_tells_nothing_about_how_many_rows_there_are(tmp_path):
+    bench = bench_of()
+    few, many = (silo_of(bench, tmp_path / str(n), data_of(n=n)) for n in (30, 90))
+    assert bench.fit(few, task_of(bench)).weight == bench.fit(many, task_of(bench)).weight
+
+
+def test_two_rounds_and_two_silos_never_share_noise(tmp_path):
+    """With a learning rate of one plain step, what moves is noise: two draws of it are as good as orthogonal."""
+    bench = bench_of(training=Training(batch_size=60, momentum=0.0))
+    moved = []
+    for name in ("a", "b"):
+        silo = silo_of(bench, tmp_path / name, name=name, epsilon=0.2)
+        for number in (1, 2):
+            delta = bench.fit(silo, task_of(bench, number)).delta
+            moved.append(torch.cat([tensor.flatten() for tensor in delta.values()]))
+    for one in range(4):
+        for other in range(one):
+            assert abs(torch.corrcoef(torch.stack([moved[one], moved[other]]))[0, 1]) < 0.1
+
+
+def test_statistics_change_by_dp_adabn_alone_and_once(tmp_path):
+    bench = bench_of()
+    names = list(bench.partition.names(Role.STATS))
+    for kind, moves in (("public", False), ("dp", True)):
+        silo = silo_of(bench, tmp_path / kind, statistics=kind)
+        before = copy(silo.local)
+        bench.fit(silo, task_of(bench, 1))
+        first = copy(silo.local)
+        bench.fit(silo, task_of(bench, 2))
+        assert any(not torch.equal(before[name], first[name]) for name in names) is moves
+        assert all(torch.equal(first[name], silo.local[name]) for name in names)
+
+
+def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
+    bench = bench_of("fedrep")
+    real, imitated = (
+        silo_of(bench, tmp_path / name, statistics="dp", noise="reproducible")
+        for name in ("real", "imitated")
+    )
+    for number in (1, 2):
+        update, other = (
+            bench.fit(real, task_of(bench, number)),
+            bench.imitate(imitated, task_of(bench, number)),
+        )
+        assert same(update.delta, other.delta)
+        assert same(real.local, imitated.local)
+        assert real.labels == imitated.labels
+    assert (tmp_path / "real").exists()
+    assert not (tmp_path / "imitated").exists()
+    with pytest.raises(ValueError, match="promises nothing"):
+        bench.imitate(replace(real, promise=None), task_of(bench))
+
+
+def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_found(tmp_path, monkeypatch):
+    looked = []
+    sound = samplewise.check
+    monkeypatch.setattr(samplewise, "check", lambda *its: (looked.append(1), sound(*its)))
+    bench = bench_of("fedrep")
+    phases = len(bench.method.phases)
+    silo = silo_of(bench, tmp_path)
+    for number in (1, 2):
+        bench.imitate(silo, task_of(bench, number))
+    assert len(looked) == phases == 2
+    for number in (1, 2, 3):
+        bench.fit(silo, task_of(bench, number))
+    assert len(looked) == 4 * phases
+
+
+def meet(module, inputs, output):
+    """A forward hook through which every record sees all others."""
+    return output + 0.1 * output.mean(0)
+
+
+@pytest.fixture
+def meeting(monkeypatch):
+    """In every net that is built, records meet behind the body."""
+    sound = Blueprint.net
+
+    def net(self, *its):
+        made = sound(self, *its)
+        made.body.register_forward_hook(meet)
+        return made
+
+    monkeypatch.setattr(Blueprint, "net", net)
+
+
+def test_a_net_in_which_records_meet_costs_nothing(meeting, tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, statistics="dp")
+    for number in (1, 2):
+        with pytest.raises(
+            ConfigError, match=r"^here: a record's scores .* from head \(Linear\) on; .*SiloNorm"
+        ):
+            bench.fit(silo, task_of(bench, number))
+    assert not silo.promise.book.exists()
+
+
+def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
+    def proven(*its):
+        raise ConfigError("privacy: this model has no sound per-example gradients (hooks: none)")
+
+    monkeypatch.setattr(gradients, "proven", proven)
+    silo = silo_of(bench_of(), tmp_path)
+    with pytest.raises(ConfigError, match="^here: privacy: this model has no sound per-example gradients"):
+        bench_of().fit(silo, task_of(bench_of()))
+    assert not silo.promise.book.exists()
+
+
+def test_a_net_that_goes_wrong_later_costs_what_was_trained(tmp_path):
+    """Looked at before the charge of each round, in each of its phases."""
+    bench = bench_of("fedrep")
+    silo = silo_of(bench, tmp_path)
+    bench.fit(silo, task_of(bench, 1))
+    cost = spent(silo.promise, "study")
+    hook = bench.net(3).body.register_forward_hook(meet)
+    with pytest.raises(ConfigError, match="here: a record's"):
+        bench.fit(silo, task_of(bench, 2))
+    assert spent(silo.promise, "study") == cost
+    hook.remove()
+    bench.fit(silo, task_of(bench, 2))
+
+
+def test_a_net_that_diverged_costs_nothing(tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path)
+    huge = {name: tensor * 1e30 for name, tensor in task_of(bench).shared.items()}
+    with pytest.raises(
+        SiloFailed, match=r"^here: the gradient of random rows is not finite; a lower train.lr"
+    ):
+        bench.fit(silo, task_of(bench, shared=huge))
+    assert not silo.promise.book.exists()
+
+
+def test_a_simulation_says_what_is_wrong_with_its_model_in_one_line(meeting, monkeypatch, capsys, tmp_path):
+    words = [word for setting in (*SMALL, "privacy.statistics=dp") for word in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", ["fedtl", "run", "digits", "--out", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: blurred: a record's scores depend on the others of its batch, from head")
+    assert not list(tmp_path.rglob("ledger.sqlite"))
+
+
+def test_a_term_on_weights_acts_under_privacy(tmp_path):
+    """The noise is reproducible here, so that only mu differs."""
+    found = []
+    for mu in (0.0, 5.0):
+        bench = bench_of(METHODS["fedprox"](mu=mu), Training(batch_size=16, epochs=2))
+        silo = silo_of(bench, tmp_path / str(mu), noise="reproducible")
+        found.append(bench.fit(silo, task_of(bench)).delta)
+    norms = [sum(float(tensor.norm()) ** 2 for tensor in delta.values()) for delta in found]
+    assert 0 < norms[1] < 0.9 * norms[0]
+
+
+# What is charged
+
+
+def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, rounds=2, statistics="dp", epsilon=3.0)
+    for number in (1, 2):
+        bench.fit(silo, task_of(bench, number))
+    its = silo.promise
+    q, steps = 16 / 60, 4
+    wanted = [
+        SpendEvent(its.refresh.release.noise_multiplier, 1.0, 1),
+        SpendEvent(its.noise_multiplier, q, 2 * steps),
+    ]
+    assert spent(its, "study")["epsilon"] == pytest.approx(accounting.epsilon(wanted, its.delta))
+    assert 2.9 < spent(its, "study")["epsilon"] <= 3.0
+    assert spent(its, "study")["epsilon_replace_one"] > spent(its, "study")["epsilon"]
+    before = copy(silo.local)
+    with pytest.raises(Refused, match="would come to 12 steps .* plan") as caught:
+        bench.fit(silo, task_of(bench, 3))
+    assert caught.value.exit_code == 3
+    assert same(silo.local, before)
+    with pytest.raises(BudgetExhausted, match="'another' takes its whole plan, epsilon 2.* left"):
+        bench.fit(silo, task_of(bench, 1, study="another"))
+
+
+def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
+    """Whether it ends may depend on its results, so what its rounds came to is no claim, and not left for another study."""
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, rounds=3, epsilon=3.0)
+    its = silo.promise
+    assert spent(its, "study")["epsilon"] == 0.0  # nothing was planned yet
+    bench.fit(silo, task_of(bench))
+    claimed = spent(its, "study")
+    whole, first = its.schedule(), its.events(first=True)
+    assert claimed["epsilon"] == its.epsilon == pytest.approx(accounting.epsilon(whole, its.delta))
+    assert claimed["epsilon_replace_one"] == pytest.approx(accounting.epsilon(whole, its.delta, True))
+    assert claimed["epsilon_charged"] == pytest.approx(accounting.epsilon(first, its.delta))
+    assert claimed["epsilon_charged"] < 0.8 * claimed["epsilon"]
+    with pytest.raises(BudgetExhausted):
+        charge.foresee(replace(its, rounds=1, epsilon=1.0, steps=(1,) * len(its.steps)))
+
+
+def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path)
+    update = bench.fit(silo, task_of(bench))
+    local, cost = copy(silo.local), spent(silo.promise, "study")
+    again = replace(silo, local=silo_of(bench, tmp_path).local)
+    assert same(bench.fit(again, task_of(bench)).delta, update.delta)
+    assert same(again.local, local)
+    assert spent(silo.promise, "study") == cost
+    changed = {name: tensor + 1 for name, tensor in task_of(bench).shared.items()}
+    with pytest.raises(Refused, match="another task"):
+        bench.fit(silo, task_of(bench, shared=changed))
+
+
+def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path, monkeypatch, caplog):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path)
+
+    def fails(*given, **more):
+        raise ValueError("row 7 is Mrs Miller's")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mechanism.Mechanism, "step", fails)
+        with pytest.raises(SiloFailed) as caught:
+            bench.fit(silo, task_of(bench))
+    assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
+    assert "Mrs Miller" in caplog.text
+    assert spent(silo.promise, "study")["epsilon"] > 0
+    with pytest.raises(RoundLost, match="charged and has no reply"):
+        bench.fit(silo, task_of(bench))
+    bench.fit(silo, task_of(bench, 2))
+
+
+def test_other_rows_under_the_same_name_are_noticed(tmp_path):
+    bench = bench_of()
+    bench.fit(silo_of(bench, tmp_path), task_of(bench))
+    other = silo_of(bench, tmp_path, data_of(seed=1))
+    with pytest.raises(Refused, match="rows (have changed|are not those)"):
+        bench.fit(other, task_of(bench, 2))
+
+
+# Why it is needed: what one record does to the sum that is released
+
+
+def released(bench, state, data, rows):
+    """The sum of clipped gradients of the body's tensors."""
+    net = bench.net(3)
+    net.load_state_dict(state)
+    bench.unfreeze(net, bench.method.phases[0])
+
+    def losses(model, which):
+        return bench._losses(net, bench._batch(data, which, None))
+
+    parts = mechanism.clipped(mechanism.by_hooks, net, rows, losses, 1.0)
+    names = [name for name, weight in net.named_parameters() if weight.requires_grad]
+    kept = [part.flatten() for name, part in zip(names, parts, strict=True) if name.startswith("body.")]
+    return torch.cat(kept)
+
+
+def sensitivity(bench, states):
+    """``states``: what the silo would train from, with and without its first record, which is an odd one."""
+    data = odd()
+    everyone = torch.arange(len(data.train))
+    with_it = released(bench, states[0], data, everyone)
+    return float((with_it - released(bench, states[1], data, everyone[1:])).norm())
+
+
+def odd():
+    data = data_of(n=90)
+    data.train.x[0] *= 30
+    return data
+
+
+def test_constant_statistics_keep_the_promise_and_exact_ones_break_it():
+    bench, x = bench_of(), odd().train.x
+    initial = bench.initial(3)
+    assert sensitivity(bench, (initial, initial)) <= 1 + 1e-4
+    exact = tuple(initial | bench.adapt(initial, rows, 3) for rows in (x, x[1:]))
+    assert sensitivity(bench, exact) > 5
+
+
+def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
+    from fedtl.methods.base import HEAD, Phase
+
+    bench, data = bench_of(), odd()
+    start, states = bench.initial(3), []
+    for rows in (slice(None), slice(1, None)):
+        own = replace(data, train=Rows(data.train.x[rows], data.train.y[rows]))
+        silo = Silo("here", own, {}, b"secret")
+        states.append(bench.train(silo, start, Phase(HEAD, 30), task_of(bench)))
+    assert sensitivity(bench, tuple(states)) > 5
+
+
+# Whole runs
+
+
+def test_a_private_run_says_what_it_cost(tmp_path):
+    experiment = load("digits", SMALL)
+    result = run(experiment, RunFolder.create(tmp_path, experiment))
+    private = result["privacy"]
+    assert private["private"] is True
+    for name, its in private["silos"].items():
+        assert 7.5 < its["epsilon"] <= 8.0 < its["epsilon_replace_one"]
+        assert its["delta"] == 1e-5
+        assert (its["unit"], its["adjacency"]) == ("record", private["adjacency"])
+        assert (tmp_path / "silos" / name / "ledger.sqlite").stat().st_mode & 0o777 == 0o600
+        own = json.loads((tmp_path / "silos" / name / "validation.json").read_text())
+        assert 0 <= own["accuracy"] <= 1  # where it was computed, and nowhere else
+        assert "validation" not in result["silos"][name]
+    assert set(private["not_released"]) >= {"silos", "mean", "worst"}
+    assert str(own["loss"]) not in (tmp_path / "result.json").read_text()
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert all(metrics == {} for line in history for metrics in line["silos"].values())
+    page = (tmp_path / "report.html").read_text() if (tmp_path / "report.html").exists() else ""
+    assert "Without differential privacy" not in page
+
+
+@pytest.mark.slow
+def test_processes_keep_the_same_promises(tmp_path):
+    experiment = load(
+        "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.workers=2"]
+    )
+    result = run(experiment, RunFolder.create(tmp_path / "two", experiment))
+    alone = load(
+        "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.name=serial"]
+    )
+    other = run(alone, RunFolder.create(tmp_path / "one", alone))
+    assert result["privacy"]["private"] is False
+    assert result["privacy"] == other["privacy"]
+    assert result["silos"] == other["silos"]
+
+
+@pytest.mark.slow
+def test_a_stopped_private_run_goes_on_without_paying_twice(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(one):
+        raise Stop
+
+    experiment = load("digits", SMALL)
+    folder = RunFolder.create(tmp_path, experiment)
+    with pytest.raises(Stop):
+        run(experiment, folder, progress=stop)
+    (tmp_path / "checkpoint" / "state.pt").unlink()  # killed after the charge, before the checkpoint
+    result = run(folder.experiment(), RunFolder.open(tmp_path))
+    assert result.get("left_out") is None
+    assert all(its["epsilon"] <= 8.0 for its in result["privacy"]["silos"].values())
+
+
+def test_one_silo_may_promise_more(tmp_path):
+    experiment = load("digits", [*SMALL, "silo.faint.privacy.epsilon=1"])
+    result = run(experiment, RunFolder.create(tmp_path, experiment))
+    assert (
+        result["privacy"]["silos"]["faint"]["epsilon"] <= 1.0 < result["privacy"]["silos"]["plain"]["epsilon"]
+    )
+
+
+@pytest.mark.slow
+def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
+    command = [sys.executable, "-m", "fedtl", "run", "digits", "--out", str(tmp_path / "run")]
+    words = [word for setting in SMALL for word in ("--set", setting)]
+    assert subprocess.run([*command, *words], capture_output=True).returncode == 0
+    (tmp_path / "run" / "result.json").unlink()
+    (tmp_path / "run" / "checkpoint" / "state.pt").unlink()
+    history = tmp_path / "run" / "history.jsonl"
+    history.unlink()
+    text = (tmp_path / "run" / "experiment.toml").read_text().replace("rounds = 2", "rounds = 3")
+    (tmp_path / "run" / "experiment.toml").write_text(text)
+    done = subprocess.run([*command[:4], "--resume", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "plan" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_left(tmp_path):
+    """The run's folder by another name is another study on the same rows, whose ledgers came with them."""
+    command = [sys.executable, "-m", "fedtl", "run"]
+    words = [word for setting in SMALL for word in ("--set", setting)]
+    done = subprocess.run([*command, "digits", "--out", str(tmp_path / "one"), *words], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    other = (tmp_path / "one").rename(tmp_path / "two")
+    for path in ("result.json", "history.jsonl", "checkpoint/state.pt"):
+        (other / path).unlink()
+    done = subprocess.run([*command, "--resume", str(other)], capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    number = r"\d+(\.\d+)?"
+    assert re.search(
+        rf"study 'two' takes its whole plan, epsilon {number} and .*; other studies have taken {number} of 8 and .* left",
+        line,
+    )
+
+
+# What is refused before anything is trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["method.name=local"], "yardstick and never private"),
+        (["method.name=pooled"], "yardstick and never private"),
+        (["method.name=coral", "data.target_domain=faint"], "loss Coral: records meet in it"),
+        (["method.name=dann", "data.target_domain=faint"], "second domain are sampled outside"),
+        (["method.terms=[{name='mmd'}]", "data.target_domain=faint"], "MaximumMeanDiscrepancy: records meet"),
+        (["model.dtype=bf16"], "float32 alone"),
+        (["engine.stack=4"], "silos that share a step"),
+        (["silo.faint.privacy.epsilon=-1"], "silo.faint.privacy"),
+        (["silo.faint.privacy.epsilom=1"], "did you mean"),
+        (["privacy.epsilon=0"], "privacy.epsilon"),
+        (["privacy.unit=patient"], "privacy.unit"),
+    ],
+)
+def test_what_goes_past_the_noise_is_refused(settings, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load("digits", [*SMALL, *settings])
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_without_privacy_are_refused():
+    with pytest.raises(ConfigError, match=r"there is no \[privacy\]"):
+        load("digits", ["silo.faint.privacy.epsilon=1"])
+
+
+def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"above 1/n"):
+        silo_of(bench_of(), tmp_path, delta=0.1)
+
+
+def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
+    bench = bench_of()
+    (text,) = warnings(silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise)
+    assert "name fewer privacy.stages" in text
+    first = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).promise
+    every = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise
+    assert len(first.refresh.layers) == 1 < len(every.refresh.layers)
+    assert first.refresh.release.expected < every.refresh.release.expected
+
+
+def test_lint_lists_everything_at_once():
+    wrong = [
+        "method.name=coral",
+        "data.target_domain=faint",
+        "model.dtype=bf16",
+        "privacy.noise=reproducible",
+    ]
+    experiment = load("digits", [*SMALL, *wrong], sound=False)
+    assert len(list(unsound(experiment))) == 2
+    asked = " ".join(doubtful(experiment))
+    assert "nothing is private" in asked
+    assert 'tuning = "undeclared"' in asked
+    assert "their epsilons add" in asked
+    assert not list(unsound(load("digits", SMALL)))
+
+
+@pytest.mark.parametrize("at", ["privacy", "silo.faint.privacy"])
+def test_a_tuning_that_was_never_charged_is_refused_in_one_line(at):
+    with pytest.raises(ConfigError) as refused:
+        load("digits", [*SMALL, f"{at}.tuning=charged"])
+    said = str(refused.value)
+    assert said.startswith(f"{at}.tuning = 'charged' is gone: fedtl never computed")
+    assert said.endswith('write "public" if only public rows were looked at, and otherwise "undeclared"')
+    assert "\n" not in said
+
+
+def test_a_reply_keeps_every_bit(tmp_path):
+    bench = bench_of()
+    update = bench.fit(silo_of(bench, tmp_path), task_of(bench))
+    local = {"head.x": torch.tensor([1.5, float("-inf")]), "count": torch.tensor(3)}
+    back, own = charge._unpacked("here", charge._packed(update, local))
+    assert back == replace(update, delta=back.delta)
+    assert same(back.delta, update.delta)
+    assert same(own, local)
+
+
+# Where nothing is pretrained
+
+
+def test_statistics_without_a_public_start_are_of_noise_and_of_nobodys_rows(tmp_path):
+    """By hand: the first convolution's outputs on the same noise, their mean and variance."""
+    from fedtl.experiment.pretrain import NOISES
+    from fedtl.experiment.study import build
+    from fedtl.simulation.shared_store import temporary
+
+    with temporary() as shelf:
+        seen = [
+            build(load("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
+            for names in (["plain"], ["faint"])
+        ]
+        states = [study.bench.initial(10) for study in seen]
+    assert same(*states)
+    x = torch.rand(NOISES, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    name = next(key for key in states[0] if key.endswith("running_mean"))
+    first = torch.nn.functional.conv2d(x, next(t for key, t in states[0].items() if t.dim() == 4), padding=1)
+    assert torch.allclose(states[0][name], first.mean((0, 2, 3)), atol=1e-5)
+    assert not torch.allclose(states[0][name], torch.zeros(32), atol=1e-3)

@@ -1,0 +1,243 @@
+"""Every method is scored with the same treatment of the norms' statistics: the same weights get the same figures."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn import metrics
+
+from fedtl.data.prepare import Exam
+from fedtl.experiment.config.load import load
+from fedtl.experiment.notes import AS_LEFT, LOCAL_AFTER
+from fedtl.experiment.predict import SiloModel
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build
+from fedtl.messages import Task
+from fedtl.methods.base import METHODS, Personalise
+from fedtl.models.norms import statistics_distance
+from fedtl.models.registry import privately
+from fedtl.models.roles import Role
+from fedtl.models.state import copy
+from fedtl.simulation import stacked
+from fedtl.simulation.shared_store import temporary
+from fedtl.training.finish import Examine, Onboard
+from fedtl.training.metrics import quick
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+from tests.experiment.test_run import SMALL, do, own_validation, small
+from tests.training.test_trainer import data_of, mlp, rows_of
+
+TEST = replace(rows_of(77, 60), x=rows_of(77, 60).x - 76)  # drawn as the training rows are
+
+
+def trained_weights():
+    """Any weights, and running averages that are far from what the rows have."""
+    bench = Bench(mlp(), METHODS["local"](), Training(batch_size=8, epochs=2))
+    silo = Silo("here", data_of(1, 40), bench.initial(3), b"secret")
+    state = bench.train(silo, bench.initial(3), bench.method.phases[0], Task("test", 1, 4, 0, {}))
+    for name in state:
+        if name.endswith("running_mean"):
+            state[name] += 1.5
+        elif name.endswith("running_var"):
+            state[name] *= 4
+    return state
+
+
+def at_home(name, state, plan=None, **changes):
+    """A bench of the method, a silo that holds its part of the state, and the task that holds the other."""
+    bench = Bench(plan or mlp(), replace(METHODS[name](), **changes), Training(batch_size=8))
+    shared, local = bench.partition.split(bench.initial(3) | state)  # some methods add a discriminator
+    return bench, Silo("here", data_of(1, 40), local, b"secret"), Task("test", 5, 4, 0, shared)
+
+
+def outcome(bench, silo, task):
+    return Examine(task, lambda _: Exam(TEST, torch.arange(len(TEST))))(bench, silo)
+
+
+def forward(state, x, statistics=None):
+    """
+    The scores of ``mlp`` (linear, norm, ReLU, twice; linear) in numpy, and the mean and variance of each norm's inputs.
+    ``statistics``: what the norms use; None: those of ``x`` itself.
+    """
+    state = {name: tensor.double().numpy() for name, tensor in state.items()}
+    x, seen = x.double().numpy(), []
+    for place, layer in enumerate((1, 4)):
+        norm = f"body.features.{layer + 1}"
+        x = x @ state[f"body.features.{layer}.weight"].T
+        seen.append((norm, x.mean(0), x.var(0, ddof=1)))
+        _, mean, variance = (norm, x.mean(0), x.var(0)) if statistics is None else statistics[place]
+        x = np.maximum(
+            (x - mean) / np.sqrt(variance + 1e-5) * state[f"{norm}.weight"] + state[f"{norm}.bias"], 0
+        )
+    return x @ state["head.weight"].T + state["head.bias"], seen
+
+
+def exact_scores(state):
+    """What a model with these weights says of the test rows once its statistics are those of the training rows."""
+    _, seen = forward(state, data_of(1, 40).train.x)
+    return forward(state, TEST.x, seen)[0]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "pooled"])
+def test_the_same_weights_get_the_same_figures_under_every_method(name):
+    """Headline figures where the statistics are the silo's own; where they are shared, those called refitted."""
+    state = trained_weights()
+    bench, silo, task = at_home(name, state, personalise=Personalise())
+    found = outcome(bench, silo, task)
+    scores = exact_scores(state)
+    accuracy = metrics.accuracy_score(TEST.y, scores.argmax(1))
+    wanted = {"accuracy": accuracy, "loss": metrics.log_loss(TEST.y, softmax(scores, 1))}
+    if Role.STATS not in bench.method.shared:
+        assert {name: found.test.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+        assert found.refitted is None
+        np.testing.assert_allclose(found.scores.numpy(), scores, atol=1e-4)
+    else:
+        assert {name: found.refitted.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+        assert torch.equal(found.scores, bench.scores(bench.initial(3) | state, TEST.x, silo.data))
+        assert abs(found.test.figures["loss"] - wanted["loss"]) > 0.05
+
+
+def test_the_statistics_of_the_scored_model_are_those_of_the_training_inputs():
+    state = trained_weights()
+    found = outcome(*at_home("local", state))
+    _, seen = forward(state, data_of(1, 40).train.x)
+    for norm, mean, variance in seen:
+        np.testing.assert_allclose(found.state[f"{norm}.running_mean"].numpy(), mean, atol=1e-4)
+        np.testing.assert_allclose(found.state[f"{norm}.running_var"].numpy(), variance, rtol=1e-4)
+    others = [name for name in state if "running" not in name]
+    assert all(torch.equal(found.state[name], state[name]) for name in others)
+
+
+def test_the_distance_of_statistics_is_that_of_the_normals_they_stand_for():
+    """Against numbers drawn: mean and spread of what the norm puts out, where 0 and 1 are wanted."""
+    rng = np.random.default_rng(0)
+    x = rng.normal([1.0, -2.0], [2.0, 0.5], (400_000, 2))
+    exact = {"n.running_mean": torch.tensor(x.mean(0)), "n.running_var": torch.tensor(x.var(0))}
+    used = {"n.running_mean": torch.tensor([0.5, -2.5]), "n.running_var": torch.tensor([2.25, 1.0])}
+    out = (x - used["n.running_mean"].numpy()) / np.sqrt(used["n.running_var"].numpy())
+    wanted = np.sqrt(np.mean(out.mean(0) ** 2 + (out.std(0) - 1) ** 2))
+    assert statistics_distance(used, exact) == pytest.approx(wanted, rel=1e-3)
+    assert statistics_distance(exact, exact) == 0
+    assert statistics_distance({}, {}) is None
+
+
+def test_the_distance_is_of_what_training_left():
+    state = trained_weights()
+    exact, received = outcome(*at_home("local", state)), outcome(*at_home("fedavg", state))
+    assert exact.statistics_distance == received.statistics_distance
+    assert exact.statistics_distance == pytest.approx(statistics_distance(state, exact.state), rel=1e-6)
+    assert exact.statistics_distance > 0.5
+    assert outcome(*at_home("local", exact.state)).statistics_distance == pytest.approx(0, abs=1e-5)
+
+
+def test_what_is_tuned_at_home_has_statistics_of_home():
+    """FedAvg's shared statistics move where everything is tuned at home, and stay where only the head is."""
+    state = trained_weights()
+    bench, silo, task = at_home("fedavg", state, personalise=Personalise("all", 2))
+    found = outcome(bench, silo, task)
+    again = bench.with_exact_statistics(silo, found.state)
+    assert all(torch.allclose(found.state[name], again[name], atol=1e-6) for name in again)
+    assert found.refitted is None
+    head = outcome(*at_home("fedavg", state, personalise=Personalise("head", 2)))
+    kept = [name for name in state if "running" in name]
+    assert all(torch.equal(head.state[name], state[name]) for name in kept)
+    assert head.refitted is not None
+
+
+@pytest.mark.parametrize(("when", "fits"), [("never", False), ("always", True)])
+@pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedtl"])
+def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name, when, fits):
+    plan = privately(mlp())
+    state = Bench(plan, METHODS[name](), Training()).initial(3)
+    found = outcome(*at_home(name, state, privately(mlp()), exact_statistics=when))
+    moved = {name for name in state if not torch.equal(found.state[name], state[name])}
+    assert bool(moved) == fits
+    assert found.refitted is None
+    assert found.statistics_distance is None
+
+
+@pytest.mark.parametrize("name", ["local", "fedtl", "fedbn", "fedavg", "fedper"])
+def test_the_figure_of_a_round_is_that_of_the_model_that_would_be_scored(name):
+    """Serial and stacked, for a round that begins where training might have ended."""
+    state = trained_weights()
+    bench, silo, task = at_home(name, state)
+    wanted = outcome(bench, silo, task).validation.figures["loss"]
+    twin = replace(silo, name="there", local=copy(silo.local))
+    assert stacked.fit(bench, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert bench.fit(silo, task).metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_training_begins_with_what_was_received_not_with_what_was_measured():
+    state = trained_weights()
+    bench, silo, task = at_home("fedtl", state)
+    received = copy(silo.local)
+    blind = replace(silo, data=replace(silo.data, val=rows_of(3, 0)), local=copy(received))
+    bench.fit(blind, task)
+    bench.fit(silo, task)
+    assert all(torch.equal(silo.local[name], blind.local[name]) for name in received)
+
+
+def test_a_silo_that_trained_alone_late_has_statistics_of_all_its_inputs():
+    state = trained_weights()
+    bench, silo, task = at_home("fedtl", state)
+    onboard = Onboard(task, lambda _: Exam(TEST, torch.arange(len(TEST))), 5, 3)
+    seen = []
+    plain = bench.with_exact_statistics
+    bench.with_exact_statistics = lambda which, state: (
+        seen.append(len(which.data.train)) or plain(which, state)
+    )
+    assert {"alone", "head", "head_adabn"} == set(onboard(bench, silo))
+    assert seen == [40]
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pooled") / "run"
+    experiment = small("method.name=pooled")
+    return do(path, experiment), path, experiment
+
+
+def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
+    result, path, experiment = pooled
+    with temporary() as shelf:
+        study = build(experiment, shelf, shelf)
+        everybody = torch.cat([study.data(name).train.x for name in study.training])
+    model = SiloModel(RunFolder(path), "plain")
+    again = model.bench.adapt(model.state, everybody, model.data.width)
+    shared = RunFolder(path).tensors("shared.safetensors")
+    assert all(torch.allclose(shared[name], again[name], atol=1e-5) for name in again)
+    assert all("refitted" in its for its in result["silos"].values())
+
+
+@pytest.mark.parametrize("method", ["local", "fedbn", "fedavg", "pooled", "fedtl"])
+def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, pooled):
+    path = pooled[1] if method == "pooled" else tmp_path / "run"
+    experiment = small(f"method.name={method}")
+    if method != "pooled":
+        do(path, experiment)
+    folder = RunFolder(path)
+    with temporary() as shelf:
+        study = build(experiment, shelf, shelf)
+        exam, data = study.exam("faint"), study.data("faint")
+    model = SiloModel(folder, "faint")
+    kept = folder.tensors("silos/faint/test.safetensors")
+    assert torch.equal(model.bench.scores(model.state, exam.test.x, data), kept["scores"])
+    val = quick(model.bench.scores(model.state, data.val.x, data), data.val.y)
+    assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
+
+
+def test_a_result_says_how_far_the_statistics_were_and_where_both_are_told(tmp_path, pooled):
+    local = do(tmp_path / "local", small("method.name=local"))
+    assert any("running averages of training are more than 0.1" in note for note in local["notes"])
+    assert all(its["statistics_distance"] > 0.1 for its in local["silos"].values())
+    assert any("shared statistics are more than 0.1" in note for note in pooled[0]["notes"])
+
+
+@pytest.mark.parametrize("statistics", ["public", "local-after"])
+def test_a_private_result_says_which_statistics_its_figures_are_of(tmp_path, statistics):
+    settings = ["privacy.epsilon=3", f"privacy.statistics={statistics}", "data.silos=['plain']"]
+    result = do(tmp_path / "private", load("digits", [*SMALL, *settings]))
+    assert (LOCAL_AFTER if statistics == "local-after" else AS_LEFT) in result["notes"]
+    assert "refitted" not in result["silos"]["plain"]

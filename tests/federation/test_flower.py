@@ -1,0 +1,262 @@
+"""Tasks and updates as Flower's records, and what a server makes of every reply, over a grid without a network."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedtl.errors import Denied, NotEnoughSilos
+from fedtl.federation.flower import (
+    KIND,
+    OverFlower,
+    answer,
+    arrays,
+    reply_of,
+    reply_records,
+    state_of,
+    task_of,
+    task_records,
+)
+from fedtl.federation.policy import Code
+from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.messages import Refusal, Task, Update
+from fedtl.methods.server import ServerStep
+from fedtl.models.roles import Role
+
+STATE = {
+    "body.a": torch.tensor([[1.5, -0.0], [float("inf"), 2**-149]]),
+    "body.b": torch.randn(3, generator=torch.Generator().manual_seed(0)).bfloat16(),
+    "body.c": torch.empty(0, 4),
+    "body.d": torch.tensor(3.0).double(),
+}
+SHARED = {"body.w": torch.zeros(2, 2)}
+TASK = Task("study", 1, 3, 7, SHARED)
+TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1  # a Message asks for them
+
+
+def wire(message):
+    """Through Flower's own bytes and back."""
+    objects = {key: its.deflate() for key, its in get_all_nested_objects(message).items()}
+    back = inflate_object_from_contents(message.object_id, objects)
+    back.metadata.__dict__["_message_id"] = message.object_id
+    return back
+
+
+def sent(content):
+    message = Message(content, 5, "train")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    message.metadata.__dict__["_src_node_id"] = 1
+    return message
+
+
+def test_every_bit_arrives():
+    back = state_of(wire(sent(RecordDict({"x": arrays(STATE)}))).content["x"])
+    assert back.keys() == STATE.keys()
+    for name, its in STATE.items():
+        assert (back[name].dtype, back[name].shape) == (its.dtype, its.shape)
+        assert (
+            back[name].view(torch.uint8).tolist() == its.view(torch.uint8).tolist()
+            if its.dim()
+            else back[name] == its
+        )
+
+
+def test_a_task_and_an_update_arrive_as_they_were():
+    task = task_of(wire(sent(task_records(TASK))).content)
+    assert (task.study, task.round, task.rounds, task.seed) == ("study", 1, 3, 7)
+    update = Update("here", 1, SHARED, 12.5, {"accuracy": 0.75})
+    reply = Message(reply_records(update), reply_to=sent(task_records(TASK)))
+    back = reply_of(wire(reply), "here", TASK)
+    assert torch.equal(back.delta["body.w"], SHARED["body.w"])
+    assert replace(back, delta={}) == replace(update, delta={})
+
+
+def test_nothing_beside_tensors_and_figures_crosses_but_name_round_and_weight():
+    """By hand, so that a further field has to be written down here: the sampling rate gave the number of rows away."""
+    records = reply_records(Update("here", 1, SHARED, 1.0, {"accuracy": 0.75}))
+    assert set(records) == {"update", "delta", "metrics"}
+    assert dict(records["update"]) == {"silo": "here", "round": 1, "weight": 1.0}
+    assert dict(records["metrics"]) == {"accuracy": 0.75}
+    assert set(records["delta"]) == set(SHARED)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array("float32", (1 << 40,), KIND, b"1234"),  # asks for a terabyte
+        Array("float32", (2,), KIND, b"1234"),
+        Array("float32", (-1, -1), KIND, b"1234"),
+        Array("object", (1,), KIND, b"12345678"),
+        Array("float32", (1,), "numpy.ndarray", b"1234"),
+    ],
+)
+def test_an_array_that_is_not_what_it_says_is_refused_unread(array):
+    content = RecordDict({"task": task_records(TASK)["task"], "shared": ArrayRecord({"body.w": array})})
+    with pytest.raises(Denied) as caught:
+        task_of(content)
+    assert caught.value.code == Code.TENSORS
+
+
+@pytest.mark.parametrize(
+    "change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}, {"sigma": 0.1}]
+)
+def test_a_message_that_is_no_task_is_denied(change):
+    numbers = {"study": "s", "round": 1, "rounds": 2, "seed": 0, **change}
+    told = {key: value for key, value in numbers.items() if value is not None}
+    with pytest.raises(Denied):
+        task_of(RecordDict({"task": ConfigRecord(told), "shared": arrays(SHARED)}))
+
+
+def test_no_exception_of_a_client_app_leaves():
+    def act(decode):
+        raise RuntimeError("patient 4711")
+
+    reply = answer(sent(task_records(TASK)), act)
+    assert not reply.has_error()
+    assert "4711" not in repr(reply.content)
+    told = reply_of(reply, "here", TASK)
+    assert told == Refusal("here", 1, "here: could not do this round; its own log says why (failed)")
+
+
+def reply_with(**records):
+    update = dict(reply_records(Update("here", 1, SHARED, 1.0)))
+    return Message(RecordDict({**update, **records}), reply_to=sent(task_records(TASK)))
+
+
+@pytest.mark.parametrize(
+    ("match", "records"),
+    [
+        (
+            "replies by another name",
+            {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0})},
+        ),
+        ("more bytes than were asked for", {"delta": arrays({"body.w": torch.zeros(20, 20)})}),
+        ("is no update", {"update": ConfigRecord({"silo": "here"})}),
+        ("is no update", {"more": ConfigRecord({"x": 1})}),
+        ("is no update", {"metrics": MetricRecord({"accuracy": math.nan})}),
+        ("is no update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
+        (
+            "is no update",
+            {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [4.0, 0.25, 5.0]})},
+        ),
+    ],
+)
+def test_a_reply_that_is_no_update_is_a_refusal_in_words_of_our_own(match, records):
+    reply = reply_of(reply_with(**records), "here", TASK)
+    assert isinstance(reply, Refusal)
+    assert match in reply.reason
+
+
+def test_flowers_error_texts_are_not_repeated():
+    error = Message(Error(2, "<class 'KeyError'>:<'patient 4711'>"), reply_to=sent(task_records(TASK)))
+    assert reply_of(error, "here", TASK).reason == "here: its app failed (code 2)"
+
+
+@dataclass
+class Grid:
+    """As much of Flower's as is used: each node answers by a function of its task, in the pulls that it is given for."""
+
+    acts: dict
+    online: set
+    pushed: list = field(default_factory=list)
+
+    def get_node_ids(self):
+        return list(self.online)
+
+    def push_messages(self, messages):
+        self.pushed = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            message.metadata.__dict__["_src_node_id"] = 1
+            self.pushed.append(message)
+        return [message.object_id for message in self.pushed]
+
+    def pull_messages(self, ids):
+        ready = []
+        for message in self.pushed:
+            act = self.acts[message.metadata.dst_node_id]
+            if act and message.object_id in ids:
+                ready.append(wire(answer(wire(message), lambda decode, act=act: act(decode()))))
+        return ready
+
+
+def moving(silo, by, **changes):
+    def act(task):
+        delta = {name: torch.full_like(its, by) for name, its in task.shared.items()}
+        return Update(**{"silo": silo, "round": task.round, "delta": delta, "weight": 1.0, **changes})
+
+    return act
+
+
+NODES = {"a": 11, "b": 12, "c": 13}
+
+
+def federation(acts, online=None, minimum=1, deadline=0.5):
+    grid = Grid({NODES[name]: act for name, act in acts.items()}, {NODES[n] for n in online or acts})
+    return OverFlower(grid, lambda: NODES, minimum, deadline), grid
+
+
+def one_round(acts, minimum=1):
+    over, _ = federation(acts, minimum=minimum)
+    plan = Plan("study", 7, 1, ServerStep(), None, minimum)
+    (only,) = rounds(over, plan, Standing(0, SHARED), {"body.w": Role.BODY})
+    return only
+
+
+def test_a_round_over_the_grid_is_the_mean():
+    only = one_round({"a": moving("a", 1.0), "b": moving("b", 4.0, weight=2.0)})
+    assert torch.equal(only.after.shared["body.w"], torch.full((2, 2), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("match", "act"),
+    [
+        ("b: answers round 9, not 1", moving("b", 1.0, round=9)),
+        ("b: body.w is not finite", moving("b", math.nan)),
+        ("b: body.w is (4,)", moving("b", 1.0, delta={"body.w": torch.zeros(4)})),
+        ("b: 'body.w' is not what", moving("b", 1.0, delta={"body.x": torch.zeros(2, 2)})),
+        ("b: a weight of -1", moving("b", 1.0, weight=-1.0)),
+        ("b: no reply within 0.5 s", None),
+        ("b: does not take part", lambda task: Refusal("b", 1, Code.DECLINED)),
+    ],
+)
+def test_what_does_not_count_is_named_in_the_history(match, act):
+    only = one_round({"a": moving("a", 1.0), "b": act})
+    assert only.left_out["b"].startswith(match)
+    assert torch.equal(only.after.shared["body.w"], torch.ones(2, 2))
+
+
+def test_too_few_valid_replies_end_the_round():
+    with pytest.raises(NotEnoughSilos, match="1 of 2 replies are valid, minimum_silos = 2"):
+        one_round({"a": moving("a", 1.0), "b": None}, minimum=2)
+
+
+def test_who_is_away_is_not_asked_and_who_comes_back_is():
+    over, grid = federation({"a": moving("a", 1.0), "b": moving("b", 1.0)}, online={"a"})
+    assert over.silos() == ["a"]
+    grid.online.add(NODES["b"])
+    assert over.silos() == ["a", "b"]
+
+
+def test_a_node_that_nobody_admitted_is_not_asked():
+    over, grid = federation({"a": moving("a", 1.0)})
+    grid.online.add(99)
+    assert over.silos() == ["a"]
+
+
+def test_too_few_silos_for_the_deadline_end_the_wait():
+    over, _ = federation({"a": moving("a", 1.0)}, minimum=2, deadline=0.1)
+    with pytest.raises(NotEnoughSilos, match="1 of 2 silos are connected after 0.1 s; away: b, c"):
+        over.silos()
+
+
+def test_a_message_dies_with_the_round():
+    over, grid = federation({"a": moving("a", 1.0)}, deadline=42.0)
+    list(over.ask(TASK, ["a"]))
+    assert grid.pushed[0].metadata.ttl == 42.0

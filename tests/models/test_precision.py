@@ -1,0 +1,62 @@
+"""Arithmetic: bfloat16 where it was asked for, and float32 in everything that stays."""
+
+import pytest
+import torch
+
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.errors import ConfigError
+from fedtl.messages import Task
+from fedtl.methods.base import METHODS
+from fedtl.models.registry import blueprint
+from fedtl.simulation.engine import Fit
+from fedtl.simulation.serial import Serial
+from fedtl.simulation.stacked import Stacked
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+
+
+def bench(dtype):
+    return Bench(blueprint("mlp", (5,), 0), METHODS["fedtl"](), Training(batch_size=8), dtype=dtype)
+
+
+def silo_of(bench, name):
+    generator = torch.Generator().manual_seed(ord(name))
+    rows = Rows(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
+    _, local = bench.partition.split(bench.initial(3))
+    return Silo(name, SiloData(rows, rows, ("x", "y", "z")), local, b"secret")
+
+
+@pytest.mark.parametrize("engine", [Serial, lambda bench: Stacked(bench, 2)], ids=["serial", "stacked"])
+def test_bf16_computes_in_bfloat16_and_keeps_float32(engine):
+    """With 8 bits of mantissa training goes nearly the same way, and not quite."""
+    found = {}
+    for dtype in ("float32", "bf16"):
+        its = bench(dtype)
+        silos = [silo_of(its, name) for name in ("a", "b")]
+        shared, _ = its.partition.split(its.initial(3))
+        updates = dict(engine(its).each(Fit(Task("test", 1, 1, 0, shared)), silos))
+        tensors = [tensor for update in updates.values() for tensor in update.delta.values()]
+        assert all(tensor.dtype == torch.float32 for tensor in tensors)
+        state = its.partition.join(shared, silos[0].local)
+        scores = its.scores(state, silos[0].data.val.x, silos[0].data)
+        assert scores.dtype == torch.float32
+        found[dtype] = torch.cat([tensor.flatten() for tensor in tensors]), scores
+    for one, other in zip(found["float32"], found["bf16"], strict=True):
+        assert not torch.equal(one, other)
+        assert (one - other).norm() < 0.2 * one.norm()
+
+
+def test_scores_are_those_of_autocast():
+    its = bench("bf16")
+    silo = silo_of(its, "a")
+    net, x = its.net(3), silo.data.val.x
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = net.eval()(x)
+    assert wanted.dtype == torch.bfloat16
+    assert torch.equal(its.scores(state, x, silo.data), wanted.float())
+
+
+def test_tf32_is_refused_without_cuda():
+    with pytest.raises(ConfigError, match=r"model\.dtype = 'tf32' needs CUDA.*use float32 or bf16"):
+        bench("tf32")

@@ -1,0 +1,382 @@
+"""Models cut in two against the library's own whole ones; and weights from files, in which no code is ever run."""
+
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fedtl.errors import ModelError
+from fedtl.models import weights
+from fedtl.models.libraries import import_timm, import_torchvision
+from fedtl.models.net import cut, stages
+from fedtl.models.registry import MODELS, blueprint, check_name
+from fedtl.models.roles import Role, roles
+
+
+def whole_timm(name, **extra):
+    return import_timm().create_model(name, num_classes=5, **extra)
+
+
+def whole_torchvision(name):
+    return import_torchvision().models.get_model(name, weights=None, num_classes=5)
+
+
+WHOLE = {
+    "resnet18": lambda: whole_timm("resnet18"),
+    "densenet121": lambda: whole_timm("densenet121"),
+    "efficientnet_b0": lambda: whole_timm("efficientnet_b0"),
+    "convnext_atto": lambda: whole_timm("convnext_atto"),
+    "mobilenetv3_small_050": lambda: whole_timm("mobilenetv3_small_050"),
+    "vit_tiny_patch16_224": lambda: whole_timm("vit_tiny_patch16_224", img_size=(64, 64)),
+    "torchvision/mobilenet_v2": lambda: whole_torchvision("mobilenet_v2"),
+    "torchvision/resnet18": lambda: whole_torchvision("resnet18"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_cut_equals_the_whole_model(name):
+    plan = blueprint(name, (3, 64, 64), 1)
+    net = plan.net(5).eval()
+    state = net.state_dict()
+    with torch.random.fork_rng(devices=[]):
+        whole = WHOLE[name]().eval()
+    whole.load_state_dict({plan.library_name(tensor): value for tensor, value in state.items()})
+    assert all(plan.net_name(plan.library_name(tensor)) == tensor for tensor in state)
+    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        features = net.body(x)
+        assert features.shape[:2] == (3, plan.features)
+        assert torch.allclose(net.head(features), whole(x), atol=1e-4)
+        assert torch.equal(net(x), net.head(features))
+
+
+def test_squeezenet_pools_after_its_classifier_and_is_cut_all_the_same():
+    plan = blueprint("torchvision/squeezenet1_1", (3, 64, 64), 1)
+    net = plan.net(5).eval()
+    whole = whole_torchvision("squeezenet1_1").eval()
+    whole.load_state_dict({plan.library_name(name): value for name, value in net.state_dict().items()})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(net(x), whole(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(MODELS.own))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_built_in_models_take_their_shape_and_any_head(name, channels):
+    plan = blueprint(name, (channels, 16, 16), 0)
+    x = torch.randn(4, channels, 16, 16)
+    for width in (1, 2, 11):
+        net = plan.net(width).eval()
+        assert net(x).shape == (4, width)
+        assert net.body is plan.body
+
+
+def test_mlp_takes_rows_and_the_others_refuse_them():
+    assert blueprint("mlp", (7,), 0).net(2).eval()(torch.randn(3, 7)).shape == (3, 2)
+    for name in ("convnet", "digitmodel", "resnet20"):
+        with pytest.raises(ModelError, match=rf"model.name = '{name}': takes images, not rows of 7 columns"):
+            blueprint(name, (7,), 0)
+    with pytest.raises(ModelError, match="takes images of 8 px or more, not 4 x 4"):
+        blueprint("resnet20", (3, 4, 4), 0)
+    with pytest.raises(ModelError, match="takes images, not rows"):
+        blueprint("resnet18", (7,), 0)
+    with pytest.raises(ModelError, match="3 channels, not 1"):
+        blueprint("torchvision/resnet18", (1, 64, 64), 0)
+
+
+def test_an_image_too_small_for_a_model_is_a_model_error():
+    with pytest.raises(ModelError, match=r"model.name = 'torchvision/alexnet'.*\(3, 8, 8\)"):
+        blueprint("torchvision/alexnet", (3, 8, 8), 0)
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "resnet20", "resnet18"])
+def test_first_weights_depend_on_the_seed_alone(name):
+    before = torch.get_rng_state()
+    first = blueprint(name, (3, 16, 16), 3).net(5).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    again = blueprint(name, (3, 16, 16), 3).net(5).state_dict()
+    other = blueprint(name, (3, 16, 16), 4).net(5).state_dict()
+    assert all(torch.equal(first[tensor], again[tensor]) for tensor in first)
+    drawn = [tensor for tensor in first if tensor.endswith("weight") and first[tensor].std() > 0]
+    assert len(drawn) > 2
+    assert not any(torch.equal(first[tensor], other[tensor]) for tensor in drawn)
+
+
+def test_a_head_depends_on_seed_and_width_and_not_on_when_it_is_made():
+    plan = blueprint("mlp", (4,), 0)
+    first = plan.net(3).head.weight.clone()
+    plan.net(5)
+    assert torch.equal(plan.net(3).head.weight, first)
+    assert torch.equal(blueprint("mlp", (4,), 0).net(3).head.weight, first)
+
+
+def test_an_unknown_name_tells_the_nearest():
+    with pytest.raises(
+        ModelError, match=r"'convnt' is not one of convnet, convnet_gn, mlp.*did you mean convnet\?"
+    ):
+        check_name("convnt")
+    with pytest.raises(ModelError, match=r"did you mean .*efficientnet_b0"):
+        blueprint("fficientnet_b0", (3, 32, 32), 0)
+    with pytest.raises(ModelError, match="torchvision has no classification model 'resnet19'"):
+        blueprint("torchvision/resnet19", (3, 32, 32), 0)
+    with pytest.raises(ModelError, match="has no classification model 'fcn_resnet50'"):
+        blueprint("torchvision/fcn_resnet50", (3, 64, 64), 0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
+def test_weights_that_cannot_be_fetched_are_a_model_error(name, monkeypatch):
+    def gone(*args, **kwargs):
+        raise OSError("no network here")
+
+    owner = import_timm() if name == "resnet18" else import_torchvision().models
+    real = getattr(owner, "create_model" if name == "resnet18" else "get_model")
+
+    def only_random(*args, **kwargs):
+        return gone() if kwargs.get("pretrained") or kwargs.get("weights") else real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, real.__name__, only_random)
+    with pytest.raises(ModelError, match=r"model.weights = .pretrained.*no network here.*give their file"):
+        blueprint(name, (3, 64, 64), 0, pretrained=True)
+
+
+class NotLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(x) * 2
+
+
+def test_a_classifier_that_is_not_last_is_refused():
+    with pytest.raises(ModelError, match="'fc' is not its last layer"):
+        cut(NotLast(), "fc", (4,), 0)
+    with pytest.raises(ModelError, match="classifier is a ReLU"):
+        cut(nn.Sequential(OrderedDict(a=nn.Linear(4, 3), b=nn.ReLU())), "b", (4,), 0)
+
+
+def count_of(body):
+    found = stages(body)
+    named = [name for stage in found for name in stage]
+    assert len(named) == len(set(named))
+    assert set(named) == {name for name, _ in body.named_parameters()}
+    return len(found)
+
+
+def test_stages():
+    """ResNet: stem and four; EfficientNet: stem, seven and the last convolution; ViT: embedding and twelve blocks."""
+    assert count_of(blueprint("resnet18", (3, 64, 64), 0).body) == 5
+    assert count_of(blueprint("efficientnet_b0", (3, 64, 64), 0).body) == 9
+    assert count_of(blueprint("vit_tiny_patch16_224", (3, 64, 64), 0).body) == 13
+    assert count_of(blueprint("mlp", (4,), 0).body) == 2
+    assert count_of(blueprint("convnet", (1, 8, 8), 0).body) == 3
+    assert count_of(nn.Identity()) == 0
+    assert stages(nn.Linear(2, 2)) == [["weight", "bias"]]
+
+
+def test_stages_begin_at_the_input_and_keep_a_norm_with_its_layer():
+    resnet = stages(blueprint("resnet18", (3, 64, 64), 0).body)
+    assert resnet[0] == ["conv1.weight", "bn1.weight", "bn1.bias"]
+    assert all(all(name.startswith(f"layer{number}.") for name in resnet[number]) for number in range(1, 5))
+    vit = stages(blueprint("vit_tiny_patch16_224", (3, 64, 64), 0).body)
+    assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= set(vit[0])
+    assert all(any(name.startswith(f"blocks.{number}.") for name in vit[number + 1]) for number in range(12))
+    assert {"norm.weight", "norm.bias"} <= set(vit[12])
+
+
+# Weights from files
+
+
+@pytest.fixture
+def plan():
+    return blueprint("convnet", (1, 8, 8), 0)
+
+
+def taken_from(file, plan, width=3):
+    net = plan.net(width)
+    return weights.fit(file, net.state_dict(), roles(net), plan, "the file")
+
+
+def other_state(width=3):
+    plan = blueprint("convnet", (1, 8, 8), 9)
+    return plan, {name: value.clone() for name, value in plan.net(width).state_dict().items()}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_a_file_round_trips(tmp_path, plan, suffix):
+    other, state = other_state()
+    library = {other.library_name(name): value for name, value in state.items()}
+    path = tmp_path / f"weights{suffix}"
+    save_file(library, path) if suffix == ".safetensors" else torch.save(library, path)
+    file = weights.read(path)
+    assert file.keys() == library.keys()
+    taken, notes = taken_from(file, plan)
+    assert notes == []
+    assert taken.keys() == state.keys()
+    assert all(torch.equal(taken[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+def test_wrappers_and_the_parallel_prefix_are_taken_off(tmp_path, plan, wrapper):
+    other, state = other_state()
+    library = {f"module.{other.library_name(name)}": value for name, value in state.items()}
+    torch.save({wrapper: library, "epoch": 3}, tmp_path / "w.pth")
+    taken, _ = taken_from(weights.read(tmp_path / "w.pth"), plan)
+    assert taken.keys() == state.keys()
+
+
+class Evil:
+    """What a pickle may do to whoever loads it."""
+
+    def __init__(self, where):
+        self.where = where
+
+    def __reduce__(self):
+        return (open, (self.where, "w"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
+    trace = tmp_path / "it-ran"
+    path = tmp_path / f"evil{suffix}"
+    torch.save({"features.0.weight": torch.zeros(1), "x": Evil(str(trace))}, path)
+    with pytest.raises(ModelError, match=r"weights_only.*safetensors"):
+        weights.read(path)
+    assert not trace.exists()
+    path.write_bytes(pickle.dumps(Evil(str(trace))))
+    with pytest.raises(ModelError, match="weights_only"):
+        weights.read(path)
+    assert not trace.exists()
+    pickle.loads(path.read_bytes()).close()  # the trap does work
+    assert trace.exists()
+
+
+def test_files_that_are_no_weights(tmp_path):
+    with pytest.raises(ModelError, match="there is no file"):
+        weights.read(tmp_path / "absent.safetensors")
+    with pytest.raises(ModelError, match="there is no file"):
+        weights.read(tmp_path)
+    (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        weights.read(tmp_path / "noise.safetensors")
+    (tmp_path / "noise.pth").write_bytes(b"noise")
+    with pytest.raises(ModelError, match="does not load as plain tensors"):
+        weights.read(tmp_path / "noise.pth")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    with pytest.raises(ModelError, match="no state_dict of tensors"):
+        weights.read(tmp_path / "epoch.pth")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ModelError, match="no state_dict of tensors"):
+        weights.read(tmp_path / "list.pth")
+
+
+def test_a_body_tensor_of_another_shape_is_an_error(plan):
+    other, state = other_state()
+    library = {other.library_name(name): value for name, value in state.items()}
+    library["features.0.weight"] = torch.zeros(32, 3, 3, 3)
+    with pytest.raises(
+        ModelError, match=r"body.features.0.weight is \(32, 3, 3, 3\), but the model's is \(32, 1, 3, 3\)"
+    ):
+        taken_from(library, plan)
+
+
+def test_a_body_tensor_that_is_missing_or_unknown_is_an_error(plan):
+    other, state = other_state()
+    library = {other.library_name(name): value for name, value in state.items()}
+    for gone in ("features.0.weight", "features.1.weight", "features.1.running_var"):
+        with pytest.raises(ModelError, match=f"lacks 'body.{gone}'"):
+            taken_from({name: value for name, value in library.items() if name != gone}, plan)
+    with pytest.raises(ModelError, match=r"'body\.stranger' and 0 more that the model has not"):
+        taken_from({**library, "stranger": torch.zeros(1)}, plan)
+
+
+def test_a_head_of_another_width_is_left_out_with_a_note(plan):
+    other, state = other_state(width=10)
+    taken, notes = taken_from(
+        {other.library_name(name): value for name, value in state.items()}, plan, width=3
+    )
+    assert taken.keys() == {name for name in state if not name.startswith("head.")}
+    assert any("head.weight is (10, 64), the head here is (3, 64): left out" in note for note in notes)
+    assert any("without head, which start fresh" in note for note in notes)
+
+
+def test_a_file_of_fedtls_own_may_hold_only_what_was_shared(plan):
+    _, state = other_state()
+    found = roles(plan.net(3))
+    shared = {name: value for name, value in state.items() if found[name] in (Role.BODY, Role.HEAD)}
+    taken, notes = taken_from(shared, plan)
+    assert taken.keys() == shared.keys()
+    assert notes == ["the file: without norm, stats, which start fresh"]
+    with pytest.raises(ModelError, match=r"lacks 'body\.features\.0\.weight'"):
+        taken_from({name: value for name, value in shared.items() if name != "body.features.0.weight"}, plan)
+
+
+def test_half_precision_becomes_the_models_own(plan):
+    other, state = other_state()
+    half = {other.library_name(n): v.half() if v.is_floating_point() else v for n, v in state.items()}
+    taken, _ = taken_from(half, plan)
+    assert all(taken[name].dtype == state[name].dtype for name in state)
+
+
+def test_real_weights_load_into_resnet20(shared_data):
+    path = shared_data("pretrained-cifar10-resnet20") / "resnet20.safetensors"
+    plan = blueprint("resnet20", (3, 32, 32), 0)
+    net = plan.net(10)
+    taken, _ = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
+    assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()
+    net.load_state_dict(taken, strict=False)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in taken.items())
+    narrow, notes = weights.fit(
+        weights.read(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
+    )
+    assert "head.weight" not in narrow
+    assert len(notes) >= 2
+
+
+# torchvision beside a torch without its C++ operators
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_torchvision_imports_once_the_missing_operators_are_defined():
+    plain = python("import torchvision")
+    if plain.returncode == 0:
+        pytest.skip("torchvision fits this torch: nothing is missing")
+    assert "torchvision::nms" in plain.stderr
+    done = python(
+        "from fedtl.models.compat import define_missing_operators as define\n"
+        "assert define() == ['nms', 'qnms'], 'first'\n"
+        "assert define() == [], 'second'\n"
+        "import torchvision\n"
+        "torchvision.models.get_model('resnet18', weights=None)\n"
+        "assert define() == [], 'third'\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_torchvision_works_here_and_twice():
+    done = python(
+        "from fedtl.models.compat import define_missing_operators, import_torchvision\n"
+        "assert import_torchvision() is import_torchvision()\n"
+        "assert define_missing_operators() == []\n"
+        "import timm\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_built_in_models_need_neither_library():
+    done = python(
+        "import sys\n"
+        "from fedtl.models.registry import blueprint\n"
+        "blueprint('mlp', (4,), 0).net(2)\n"
+        "assert not {'timm', 'torchvision'} & set(sys.modules)\n"
+    )
+    assert done.returncode == 0, done.stderr

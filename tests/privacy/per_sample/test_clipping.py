@@ -1,0 +1,409 @@
+"""Clipped sums of per-example gradients against autograd on one example at a time, and against Opacus' own clipping."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+
+from fedtl.errors import ConfigError
+from fedtl.privacy.per_sample import bookkeeping as ghost
+from fedtl.privacy.per_sample.bookkeeping import Unsupported
+from fedtl.privacy.per_sample.clipping import by_book, by_hooks, clipped, proven
+from tests.problems import NETS, expected_sum, flat, one_at_a_time, problem, sgd, traces
+
+WAYS = {"hooks": by_hooks, "book": by_book}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", NETS)
+def test_the_clipped_sum_against_one_example_at_a_time(name, way, layout):
+    """Also for channels-last images, which Opacus' own rule for Conv2d reads wrongly."""
+    net, losses = problem(name)
+    net = net.to(memory_format=layout)
+    each = one_at_a_time(net, losses, 6)
+    clip = float(each.norm(dim=1).median())
+    norms, _ = WAYS[way](net, torch.arange(6), losses)
+    found = flat(clipped(WAYS[way], net, torch.arange(6), losses, clip))
+    torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["convnet", "odd"])
+@pytest.mark.parametrize("memory", [0, 1e9])
+def test_book_keeping_by_gradients_or_by_products_is_the_same(name, memory, monkeypatch):
+    net, losses = problem(name, size=7)
+    whole = flat(clipped(by_book, net, torch.arange(7), losses, 0.1))
+    monkeypatch.setattr(ghost, "MEMORY", memory)
+    torch.testing.assert_close(flat(clipped(by_book, net, torch.arange(7), losses, 0.1)), whole)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["convnet", "resnet20", "odd"])
+def test_book_keeping_equals_hooks_in_float32(name, layout):
+    net, losses = problem(name, dtype=torch.float32)
+    net = net.to(memory_format=layout)
+    rows = torch.arange(6)
+    one, other = (way(net, rows, losses)[0] for way in (by_book, by_hooks))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    one, other = (flat(clipped(way, net, rows, losses, 0.1)) for way in (by_book, by_hooks))
+    assert (one - other).norm() < 1e-4 * other.norm()
+
+
+def test_the_clipped_sum_against_opacus_own():
+    net, losses = problem("convnet")
+    reference = GradSampleModule(copy.deepcopy(net), loss_reduction="sum")
+    optimizer = DPOptimizer(sgd(reference), noise_multiplier=1.0, max_grad_norm=0.1, expected_batch_size=6)
+    with pytest.warns(UserWarning, match="Full backward hook"):
+        losses(reference, torch.arange(6)).sum().backward()
+    optimizer.clip_and_accumulate()
+    wanted = flat(weight.summed_grad for weight in reference.parameters())
+    for way in WAYS.values():
+        found = flat(clipped(way, net, torch.arange(6), losses, 0.1))
+        torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frozen_parameters_take_no_part_in_the_norm(way):
+    net, losses = problem("convnet")
+    for weight in list(net.parameters())[:3]:
+        weight.requires_grad_(False)
+    each = one_at_a_time(net, losses, 6)
+    torch.testing.assert_close(WAYS[way](net, torch.arange(6), losses)[0], each.norm(dim=1))
+    found = flat(clipped(WAYS[way], net, torch.arange(6), losses, 0.1))
+    torch.testing.assert_close(found, expected_sum(each, 0.1), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_one_record_more_or_less_moves_the_sum_by_the_clip_at_most(fast):
+    net, losses = problem("mlp", size=40)
+    generator = torch.Generator().manual_seed(0)
+    loud = lambda model, rows: 1000 * losses(model, rows)  # noqa: E731
+    moves = []
+    for _ in range(30):
+        rows = torch.randperm(40, generator=generator)[: int(torch.randint(1, 20, (), generator=generator))]
+        clip = float(10 ** torch.empty(1).uniform_(-3, 1, generator=generator))
+        without = rows[torch.randperm(len(rows), generator=generator)][1:]
+        with_it, less = (
+            flat(clipped(WAYS["book" if fast else "hooks"], net, part, loud, clip))
+            if len(part)
+            else torch.zeros(1)
+            for part in (rows, without)
+        )
+        moves.append(float((with_it - less).norm()) / clip)
+    assert max(moves) < 1 + 1e-9
+    assert max(moves) > 0.99  # the bound is reached, so the test can see it exceeded
+
+
+def test_a_norm_from_products_that_cancel_is_never_too_small():
+    """Two positions whose gradients nearly cancel: in float32 the products' sum is often 0 or below."""
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(500, 1, 64, generator=generator).expand(500, 2, 64)
+    g = torch.randn(500, 1, 64, generator=generator) * torch.tensor([[1.0], [-1.0]])
+    g = g + 10 ** torch.empty(500, 1, 1).uniform_(-6, 0, generator=generator) * torch.randn(
+        g.shape, generator=generator
+    )
+    net = nn.Linear(64, 64, bias=False)
+    norms, _ = by_book(net, torch.arange(500), lambda model, rows: (model(x[rows]) * g[rows]).sum((1, 2)))
+    true = torch.einsum("nto,ntd->nod", g.double(), x.double()).flatten(1).norm(dim=1)
+    assert (norms > true * (1 - 1e-6)).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_a_record_that_no_factor_can_bound_adds_nothing(way, bad):
+    net, losses = problem("convnet")
+    broken = lambda model, rows: torch.where(rows == 2, bad, 1.0) * losses(model, rows)  # noqa: E731
+    found = flat(clipped(WAYS[way], net, torch.arange(6), broken, 0.1))
+    others = flat(clipped(WAYS[way], net, torch.tensor([0, 1, 3, 4, 5]), losses, 0.1))
+    torch.testing.assert_close(found, others)
+    assert not flat(clipped(WAYS[way], net, torch.tensor([2]), broken, 0.1)).any()
+
+
+@pytest.mark.parametrize(("positions", "width", "out"), [(2, 4608, 512), (4, 4608, 512), (2, 768, 768)])
+def test_products_that_cancel_let_no_record_exceed_the_clip(positions, width, out):
+    """Nearly the same input everywhere, and gradients of opposite signs: in single precision 1.1 to 1.7 clips left."""
+    sign = torch.ones(positions, 1)
+    sign[positions // 2 :] = -1
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        size, slope, eta = torch.rand(3, generator=generator)
+        net = nn.Sequential(nn.Linear(width, out, bias=False))
+        row = (size + 0.5).expand(1, positions, width).clone()
+        row[0, 0] *= 1 + 10 ** (-3.6 + 1.2 * eta)
+        losses = lambda model, x: (slope + 0.5) * (model(x) * sign).sum((1, 2))  # noqa: B023, E731
+        assert clipped(by_book, net, row, losses, 1e-2)[0].double().norm() <= 1e-2 * (1 + 1e-3)
+
+
+class Residual(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        out = self.layer(x)
+        out += x
+        return out
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(6, 6), nn.ReLU(inplace=True)),
+        (Residual(nn.Linear(6, 6)),),
+        (nn.Linear(6, 6), Residual(nn.Linear(6, 6))),
+        (nn.Linear(6, 6).requires_grad_(False), Residual(nn.Linear(6, 6))),
+    ],
+)
+def test_an_output_that_is_a_view_and_is_changed_in_place(layers, way):
+    """A Linear with a bias on sequences gives one; a hook on it would be lost."""
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(30, 3)).double()
+    x, y = torch.randn(4, 5, 6, dtype=torch.float64), torch.arange(4) % 3
+    losses = lambda model, rows: F.cross_entropy(model(x[rows]), y[rows], reduction="none")  # noqa: E731
+    each = one_at_a_time(net, losses, 4)
+    norms, _ = WAYS[way](net, torch.arange(4), losses)
+    torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-6, atol=1e-9)
+
+
+def test_a_layer_that_gets_its_input_by_name_is_left_to_others():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    with pytest.raises(Unsupported, match="by name"):
+        by_book(Named(), torch.arange(2), lambda model, rows: model(torch.randn(2, 6)).sum(1))
+
+
+def test_an_input_that_is_changed_after_its_use_is_seen():
+    class Changes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 1)
+
+        def forward(self, x):
+            x = self.one(x) * 1
+            y = self.two(x)
+            x += 1
+            return (y + x.sum(1, keepdim=True))[:, 0]
+
+    net, x = Changes(), torch.randn(6, 5)
+    with pytest.raises(Unsupported, match="in place"):
+        by_book(net, torch.arange(6), lambda model, rows: model(x[rows]))
+    assert all(weight.requires_grad for weight in net.parameters())
+
+
+def test_losses_that_are_not_one_a_row():
+    net, losses = problem("mlp")
+    for way in WAYS.values():
+        with pytest.raises(ConfigError, match="6 rows have losses of shape"):
+            clipped(way, net, torch.arange(6), lambda model, rows: losses(model, rows).mean(), 1.0)
+
+
+def test_nothing_is_left_behind_where_opacus_refuses():
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    before = traces(net)
+    with pytest.raises(NotImplementedError, match="buffers"):
+        by_hooks(net, torch.arange(3), lambda model, rows: model(torch.randn(3, 4)).sum(1))
+    assert traces(net) == before
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_proven_fast(name):
+    net, losses = problem(name, dtype=torch.float32)
+    before = traces(net)
+    assert proven(net, torch.arange(6), losses, 0.1)
+    assert not proven(net, torch.arange(6), losses, 0.1, units=True)
+    assert traces(net) == before
+
+
+def test_a_row_that_rounds_otherwise_alone_is_no_reason_to_refuse():
+    """Beside a ReLU's edge: together with others the row is on it, alone it is a rounding to the other side."""
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    nn.init.zeros_(net[0].bias)
+    x = torch.randn(6, 2)
+    x[2] = 0
+
+    def losses(model, rows):
+        alone = 1e-7 if len(rows) == 1 else 0.0
+        return F.cross_entropy(model(x[rows] + alone), rows % 3, reduction="none")
+
+    assert proven(net, torch.arange(6), losses, 0.1)
+
+
+class Bent(nn.Module):
+    """A layer whose parameters are used in another way."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.one, self.two = kind, nn.Linear(5, 5), nn.Linear(5, 5)
+        if kind == "own parameter":
+            self.free = nn.Parameter(torch.ones(5))
+        if kind == "shared":
+            self.two.weight = self.one.weight
+
+    def forward(self, x):
+        if self.kind == "twice":
+            return self.one(self.one(x).relu()).sum(1)
+        if self.kind == "functional":
+            return F.linear(self.one(x).relu(), self.two.weight).sum(1)
+        if self.kind == "places as rows":
+            return self.one(x.repeat_interleave(3, 0)).relu().unflatten(0, (-1, 3)).sum((1, 2))
+        if self.kind == "beside":
+            return self.two(self.one(x)).sum(1) + 0.1 * self.one.weight.sum()
+        x = self.two(self.one(x).relu())
+        return (x * self.free if self.kind == "own parameter" else x).sum(1)
+
+
+@pytest.mark.parametrize("kind", ["twice", "shared", "own parameter"])
+def test_what_only_hooks_can_do(kind):
+    torch.manual_seed(0)
+    net, x = Bent(kind), torch.randn(6, 5)
+    assert not proven(net, torch.arange(6), lambda model, rows: model(x[rows]), 0.1)
+    with pytest.raises(Unsupported):  # by itself, not only where somebody compares
+        by_book(net, torch.arange(6), lambda model, rows: model(x[rows]))
+
+
+@pytest.mark.parametrize("kind", ["functional", "beside", "places as rows"])
+def test_what_nobody_can_do_is_refused(kind):
+    """Opacus gives such a parameter a gradient that is wrong or none, and often does not say so."""
+    torch.manual_seed(0)
+    net, x = Bent(kind), torch.randn(6, 5)
+    if kind == "places as rows":
+        with pytest.raises(Unsupported, match="one row an example"):
+            by_book(net, torch.arange(6), lambda model, rows: model(x[rows]))
+    with pytest.raises(ConfigError, match="no sound per-example gradients"):
+        proven(net, torch.arange(6), lambda model, rows: model(x[rows]), 0.1)
+
+
+def test_padding_that_opacus_takes_for_zeros():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten(), nn.Linear(75, 1)
+    ).double()
+    x = torch.randn(6, 2, 5, 5, dtype=torch.float64)
+    losses = lambda model, rows: model(x[rows])[:, 0]  # noqa: E731
+    each = one_at_a_time(net, losses, 6)
+    torch.testing.assert_close(by_hooks(net, torch.arange(6), losses)[0], each.norm(dim=1))
+    assert proven(net, torch.arange(6), losses, 0.1)
+    assert not proven(net, torch.arange(6), losses, 0.1, units=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_works_in_place(way):
+    """As the libraries' blocks do; Opacus' own hooks give views that autograd lets nobody change."""
+    torch.manual_seed(0)
+    layers = (
+        nn.Conv2d(2, 6, 3),
+        nn.ReLU(inplace=True),
+        Residual(nn.Conv2d(6, 6, 1)),
+        Residual(nn.GroupNorm(2, 6)),
+    )
+    net = nn.Sequential(*layers, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(54, 3)).double()
+    x, y = torch.randn(6, 2, 5, 5, dtype=torch.float64), torch.arange(6) % 3
+    losses = lambda model, rows: F.cross_entropy(model(x[rows]), y[rows], reduction="none")  # noqa: E731
+    norms, _ = WAYS[way](net, torch.arange(6), losses)
+    torch.testing.assert_close(norms, one_at_a_time(net, losses, 6).norm(dim=1))
+    units = torch.tensor([0, 1, 0, 1, 0, 2])
+    if way == "hooks":
+        found = flat(clipped(by_hooks, net, torch.arange(6), losses, 0.1, units))
+        torch.testing.assert_close(found, expected_sum(one_at_a_time(net, losses, 6, units), 0.1))
+
+
+CONVOLUTIONS = {
+    "wide": {},
+    "narrow": {"in_channels": 3},
+    "one channel": {"in_channels": 1},
+    "strides": {"stride": (2, 1)},
+    "dilation": {"dilation": (1, 2), "padding": 2},
+    "wide groups": {"in_channels": 16, "groups": 2},
+    "narrow groups": {"groups": 4},
+    "depthwise": {"groups": 12},
+    "kernel": {"kernel_size": (2, 3), "padding": (1, 0)},
+    "all of them": {
+        "in_channels": 24,
+        "groups": 3,
+        "stride": 2,
+        "dilation": 2,
+        "padding": 1,
+        "kernel_size": (3, 2),
+    },
+    "the same": {"padding": "same", "kernel_size": (3, 5), "dilation": (2, 1)},
+    "around": {"padding": 2, "padding_mode": "circular", "stride": 2},
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("memory", [0, 40, 1e9])
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_convolutions_of_every_kind(kind, memory, layout, monkeypatch):
+    """By patches, by products and by convolutions with a group an example."""
+    monkeypatch.setattr(ghost, "MEMORY", memory)
+    torch.manual_seed(0)
+    settings = {"in_channels": 12, "out_channels": 12, "kernel_size": 3, "padding": 1} | CONVOLUTIONS[kind]
+    net = nn.Sequential(nn.Conv2d(**settings)).double().to(memory_format=layout)
+    x = torch.randn(5, settings["in_channels"], 7, 6, dtype=torch.float64).contiguous(memory_format=layout)
+    losses = lambda model, rows: model(x[rows]).sin().flatten(1).sum(1)  # noqa: E731
+    each = one_at_a_time(net, losses, 5)
+    clip = float(each.norm(dim=1).median())
+    for way in WAYS.values():
+        torch.testing.assert_close(way(net, torch.arange(5), losses)[0], each.norm(dim=1), rtol=1e-7, atol=0)
+        found = flat(clipped(way, net, torch.arange(5), losses, clip))
+        torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-6, atol=1e-9)
+
+
+def test_book_keeping_that_differs_from_the_hooks_is_not_used(monkeypatch):
+    net, losses = problem("mlp", dtype=torch.float32)
+    assert proven(net, torch.arange(6), losses, 0.1)
+    honest = ghost.LAYERS[nn.Linear]
+
+    def too_small(layer, x, g):
+        weight, bias = honest(layer, x, 0.99 * g)
+        return [weight, bias]
+
+    monkeypatch.setitem(ghost.LAYERS, nn.Linear, too_small)
+    assert not proven(net, torch.arange(6), losses, 0.1)
+
+
+def test_one_short_records_norm_counts(monkeypatch):
+    """A record whose gradient is a thousandth of the others' could else be given any norm."""
+    net, losses = problem("mlp", dtype=torch.float32)
+
+    def forgets(net, make):
+        norms, weighted = honest(net, make)
+        return norms.where(norms > norms.min(), 0.5 * norms), weighted
+
+    honest = ghost.gradients
+    monkeypatch.setattr(ghost, "gradients", forgets)
+    assert not proven(net, torch.arange(6), losses, 1e9)  # no clip, so that the sum is right
+
+
+def test_hooks_that_differ_from_autograd_are_refused(monkeypatch):
+    net, losses = problem("mlp", dtype=torch.float32)
+    honest = GradSampleModule.GRAD_SAMPLERS[nn.Linear]
+    monkeypatch.setitem(
+        GradSampleModule.GRAD_SAMPLERS,
+        nn.Linear,
+        lambda layer, activations, g: {
+            weight: 0.99 * its for weight, its in honest(layer, activations, g).items()
+        },
+    )
+    with pytest.raises(ConfigError, match="other gradients than autograd's"):
+        proven(net, torch.arange(6), losses, 0.1)
+
+
+def test_dropout_does_not_hinder_the_proof():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 1)).train()
+    x = torch.randn(6, 5)
+    assert proven(net, torch.arange(6), lambda model, rows: model(x[rows])[:, 0], 0.1)
+    assert net[2].training

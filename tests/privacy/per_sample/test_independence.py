@@ -1,0 +1,210 @@
+"""Every way of letting records meet that Opacus accepts is refused; what keeps them apart passes, and is left alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedtl.errors import ConfigError
+from fedtl.methods.coral import Coral
+from fedtl.methods.losses import Batch, Forward, PerExample, TaskLoss, mean_loss
+from fedtl.methods.mmd import MaximumMeanDiscrepancy
+from fedtl.models.dp_norm import SiloNorm
+from fedtl.privacy.per_sample.independence import check
+
+
+class Subclass(nn.BatchNorm2d):
+    """Checks of the exact type miss it."""
+
+
+class ByHand(nn.Module):
+    """Batch statistics with no buffer and no known type; they act in evaluation as well."""
+
+    def forward(self, x):
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+class LooksBack(nn.Module):
+    """Each record sees the one before it, so the first sees none."""
+
+    def forward(self, x):
+        return torch.cat([x[:1], x[1:] + 0.1 * x[:-1]])
+
+
+class FirstSeesThird(nn.Module):
+    """Only one record sees only one other."""
+
+    def forward(self, x):
+        return torch.cat([x[:1] + 0.1 * x[2:3], x[1:]]) if len(x) > 2 else x
+
+
+class Counts(nn.Module):
+    """Nothing moves but a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen += x.mean()
+        return x
+
+
+def frozen(module):
+    return module.requires_grad_(False)
+
+
+def net(middle):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), middle, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    )
+
+
+def batch(size=8):
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(3, (size,), generator=generator)
+    domain = torch.arange(size) % 2.0
+    return Batch(torch.randn(size, 1, 8, 8, generator=generator), y, domain)
+
+
+def task(model, rows):
+    return F.cross_entropy(model(rows.x), rows.y, reduction="none")
+
+
+REFUSED = {
+    "batchnorm": (nn.BatchNorm2d(4), "1.running_mean"),
+    "no scale": (nn.BatchNorm2d(4, affine=False), "1.running_mean"),
+    "frozen scale": (frozen(nn.BatchNorm2d(4)), "1.running_mean"),
+    "frozen, now in eval": (frozen(nn.BatchNorm2d(4)).eval(), "1.running_mean"),
+    "no statistics": (nn.BatchNorm2d(4, track_running_stats=False), r"1 \(BatchNorm2d\)"),
+    "subclass": (Subclass(4), "1.running_mean"),
+    "subclass, no statistics": (Subclass(4, track_running_stats=False), r"1 \(Subclass\)"),
+    "by hand": (ByHand(), r"1 \(ByHand\)"),
+    "looks back": (LooksBack(), r"1 \(LooksBack\)"),
+    "first sees third": (FirstSeesThird(), r"1 \(FirstSeesThird\)"),
+    "counts": (Counts(), "1.seen"),
+}
+ACCEPTED = {
+    "nothing": nn.Identity(),
+    "groupnorm": nn.GroupNorm(2, 4),
+    "layernorm": nn.LayerNorm([4, 6, 6]),
+    "instancenorm": nn.InstanceNorm2d(4),
+    "silonorm": SiloNorm(nn.BatchNorm2d(4)),
+    "dropout": nn.Dropout(0.5),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_layers_in_which_records_meet(name):
+    middle, where = REFUSED[name]
+    with pytest.raises(ConfigError, match=where):
+        check(net(middle), batch(), task)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_layers_in_which_they_do_not(name):
+    check(net(ACCEPTED[name]), batch(), task)
+
+
+def with_term(term):
+    def losses(model, rows):
+        features = model[:-1](rows.x)
+        out = Forward(rows, features, model[-1](features), nn.ModuleDict(), 0.5)
+        extra = term.losses(out) if isinstance(term, PerExample) else term.loss(out)
+        return task(model, rows) + extra
+
+    return losses
+
+
+LOSSES = {
+    "coral": with_term(Coral(100.0)),
+    "mmd": with_term(MaximumMeanDiscrepancy(1.0)),
+    "contrast": lambda model, rows: -F.log_softmax(model(rows.x) @ model(rows.x).T, 1).diagonal(),
+    "weighted by the batch's classes": lambda model, rows: (
+        task(model, rows) / torch.bincount(rows.y, minlength=3)[rows.y]
+    ),
+    "mean of the batch": lambda model, rows: task(model, rows) / len(rows.y),
+    "mean of a term": lambda model, rows: task(model, rows).mean().expand(len(rows.y)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_in_which_records_meet(name):
+    with pytest.raises(ConfigError, match="loss depends on the"):
+        check(net(nn.Identity()), batch(), LOSSES[name])
+
+
+class Gate(nn.Module):
+    """The identity, whose gradient has a factor from the whole batch."""
+
+    def forward(self, x):
+        factor = 0.05 + (5 * x.detach().flatten(1)[:, 0].mean()).sigmoid()
+        return factor * x + ((1 - factor) * x).detach()
+
+
+def test_a_backward_pass_in_which_records_meet():
+    with pytest.raises(ConfigError, match="gradient depends on the others"):
+        check(net(Gate()), batch(), task)
+
+
+def test_losses_in_which_they_do_not():
+    check(net(nn.Identity()), batch(), with_term(TaskLoss()))
+
+
+def test_a_small_loss_has_the_rounding_of_large_scores():
+    """A record that is nearly right, by scores of 500, which round by 3e-5 each time: it was once said to meet others."""
+    given = batch()
+    scores = torch.full((8, 3), 493.0)
+    scores[torch.arange(8), given.y] = 500.0
+
+    def losses(model, rows):
+        rounding = 2e-4 * F.one_hot(rows.y, 3) if len(rows.y) == 1 else 0.0
+        return F.cross_entropy(model(rows.x) + rounding, rows.y, reduction="none")
+
+    same = nn.Sequential(nn.Linear(3, 3))
+    with torch.no_grad():
+        same[0].weight.copy_(torch.eye(3))
+        same[0].bias.zero_()
+        rows = Batch(scores, given.y, given.domain)
+        together, alone = losses(same, rows), losses(same, Batch(scores[:1], given.y[:1], given.domain[:1]))
+    assert abs(together[0] - alone[0]) > 1e-4 * together[0]
+    check(same, rows, losses)
+
+
+def test_a_loss_for_the_whole_batch():
+    def losses(model, rows):
+        return mean_loss(TaskLoss(), Forward(rows, rows.x.flatten(1), model(rows.x), nn.ModuleDict(), 0))
+
+    with pytest.raises(ConfigError, match=r"8 records have shape \[\]"):
+        check(net(nn.Identity()), batch(), losses)
+
+
+def test_values_instead_of_classes():
+    rows = Batch(torch.randn(6, 5), torch.randn(6), torch.zeros(6))
+    line = nn.Sequential(nn.Linear(5, 1))
+
+    def square(model, part):
+        return (model(part.x)[:, 0] - part.y).pow(2)
+
+    check(line, rows, square)
+    with pytest.raises(ConfigError, match="loss depends"):
+        check(line, rows, lambda model, part: square(model, part) / part.y.std())
+
+
+@pytest.mark.parametrize("middle", [nn.Dropout(0.5), nn.BatchNorm2d(4)])
+def test_the_net_is_left_as_it_was(middle):
+    model = net(middle).train()
+    model[2].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes, state = [module.training for module in model.modules()], torch.get_rng_state()
+    try:
+        check(model, batch(), task)
+    except ConfigError:
+        assert isinstance(middle, nn.BatchNorm2d)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(weight.grad is None for weight in model.parameters())

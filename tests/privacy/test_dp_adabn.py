@@ -1,0 +1,163 @@
+"""DP-AdaBN: what it finds without noise, what a record can do to it, and that it costs one Gaussian."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from fedtl.models.dp_norm import convert
+from fedtl.models.norms import adapt
+from fedtl.privacy import dp_adabn as statistics
+from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.dp_adabn import RADII, Release, layers, refresh
+from fedtl.privacy.noise import Noise
+
+
+class Silent(Noise):
+    """Says what it was asked for, and adds nothing."""
+
+    def __init__(self):
+        self.asked = []
+
+    def add(self, total, std):
+        self.asked.append((tuple(total.shape), std))
+        return total
+
+
+def body(seed=0, channels=(6, 4)):
+    torch.manual_seed(seed)
+    first, second = channels
+    net = nn.Sequential(
+        *(nn.Conv2d(3, first, 3, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
+        *(nn.Conv2d(first, second, 3), nn.BatchNorm2d(second)),
+    )
+    return convert(net).eval()
+
+
+def inputs(n=400, gain=3.0, offset=0.7):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 8, 8, generator=generator) * gain + offset
+
+
+def rows_of(x, units=None):
+    """In batches, as a silo gives them."""
+    parts = units.split(64) if units is not None else [None] * len(x.split(64))
+    return lambda: zip(x.split(64), parts, strict=True)
+
+
+def release_of(net, n, noise=1.0):
+    return Release(noise, [norm.running_mean.numel() for norm in layers(net).values()], n)
+
+
+def moments(net, path, x):
+    found = {}
+    hook = layers(net)[path].register_forward_pre_hook(lambda module, given: found.update(x=given[0]))
+    with torch.no_grad():
+        net(x)
+    hook.remove()
+    return found["x"].mean((0, 2, 3)), found["x"].var((0, 2, 3))
+
+
+def test_without_noise_it_finds_what_adabn_finds():
+    """Shifted by three standard deviations; the L1 scale is a normal's, and the inputs are normal."""
+    net, x = body(), inputs()
+    wanted = adapt(body(), [x])
+    found = refresh(net, rows_of(x), release_of(net, len(x)), Silent(), list(layers(net)))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        scale = wanted[name.replace("mean", "var")].sqrt()
+        if name.endswith("running_mean"):
+            assert ((found[name] - value).abs() < 0.1 * scale).all(), name
+        else:
+            assert (found[name] / value - 1).abs().max() < 0.25, name
+    for path in layers(net):
+        mean, var = moments(net, path, x)
+        assert torch.allclose(found[f"{path}.running_mean"], mean, atol=0.1 * float(var.sqrt().max()))
+
+
+def test_every_release_together_costs_one_gaussian_of_the_noise_multiplier():
+    net, x, sigma = body(), inputs(50), 2.5
+    silent, limits = Silent(), []
+    clipped = statistics._clipped
+    release = release_of(net, 50, sigma)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            statistics, "_clipped", lambda values, limit: limits.append(limit) or clipped(values, limit)
+        )
+        refresh(net, rows_of(x), release, silent, list(layers(net)))
+    assert len(silent.asked) == len(limits) == 2 * len(RADII) * len(layers(net))
+    spent = sum((limit / std) ** 2 for limit, (_, std) in zip(limits, silent.asked, strict=True))
+    assert spent == pytest.approx(1 / sigma**2)
+    assert release.expected == pytest.approx(sigma * math.sqrt(2 * 2 * 10) / 50)
+
+
+@settings(max_examples=15, deadline=None)
+@given(scale=st.sampled_from([1.0, 1e3, 1e30, math.inf, math.nan]), place=st.integers(0, 19))
+def test_one_record_moves_no_sum_by_more_than_its_clip(scale, place):
+    """Whatever it holds: the sums before the noise, of the data and of the data without it."""
+    x = inputs(20)
+    x[place] *= scale
+    sums = []
+    for rows in (x, torch.cat([x[:place], x[place + 1 :]])):
+        net = body()
+        path = next(iter(layers(net)))
+        looks = statistics._looks(net, path, rows_of(rows), lambda z: z.clamp(-30, 30))
+        with torch.no_grad():
+            sums.append(sum(statistics._clipped(part, 2.0).sum(0) for part in statistics._units(looks)))
+    assert sums[0].isfinite().all()
+    assert (sums[0] - sums[1]).norm() <= 2.0 * (1 + 1e-4)
+
+
+def test_a_unit_of_several_rows_counts_as_one():
+    x, units = inputs(64), torch.arange(64) // 4
+    with torch.no_grad():
+        net = body()
+        path = next(iter(layers(net)))
+        (together,) = statistics._units(statistics._looks(net, path, rows_of(x, units), lambda z: z))
+        alone = torch.cat(list(statistics._units(statistics._looks(net, path, rows_of(x), lambda z: z))))
+    assert torch.allclose(together, alone.view(16, 4, -1).mean(1), atol=1e-5)
+
+
+def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
+    net, x = body(), inputs(400, gain=1.0, offset=0.0)
+    start = adapt(body(), [x])
+    net.load_state_dict(start, strict=False)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    refresh(net, rows_of(x), release_of(net, 400, 200.0), Noise.reproducible(0), list(layers(net)))
+    after = net.state_dict()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved
+    loud = max(float((after[name] - before[name]).abs().max()) for name in moved)
+    assert loud < 200 * math.sqrt(2 * 2 * 10) * 4 * 4 / 400  # the noise itself, without shrinkage
+
+
+def test_layers_that_were_not_chosen_stay():
+    net, x = body(), inputs(50)
+    first, second = layers(net)
+    before = layers(net)[first].running_mean.clone()
+    found = refresh(net, rows_of(x), release_of(net, 50), Silent(), [second])
+    assert torch.equal(layers(net)[first].running_mean, before)
+    assert {name.rpartition(".")[0] for name in found} == {second}
+
+
+def test_canaries_beside_it_change_nothing_and_see_its_clip_and_its_noise(tmp_path):
+    net, other, x = body(), body(), inputs()
+    names, its, silent = list(layers(net)), Canaries(300, 5, tmp_path), Silent()
+    alone = refresh(net, rows_of(x), release_of(net, len(x), 2.0), Silent(), names)
+    beside = refresh(other, rows_of(x), release_of(net, len(x), 2.0), silent, names, its)
+    for name, value in alone.items():  # lengths are summed in another order
+        torch.testing.assert_close(beside[name], value, rtol=1e-4, atol=1e-5)
+    found, member = load_file(tmp_path / "statistics.safetensors"), its.members()
+    assert torch.equal(found["member"], member)
+    torch.testing.assert_close(found["sums"], member.double().expand(8, -1))
+    # The squared ratios of clip and noise of all sub-releases are those of one Gaussian.
+    assert float((found["deviations"] ** -2).sum() ** -0.5) == pytest.approx(2.0)
+    assert [shape for shape, _ in silent.asked] == [(n + 300,) for n in (6, 6, 4, 4, 6, 6, 4, 4)]
+    refresh(body(), rows_of(x), release_of(net, len(x), 2.0), Noise(), names, its)
+    found = load_file(tmp_path / "statistics.safetensors")
+    noise = (found["sums"] - member.double()) / found["deviations"][:, None]
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.08)

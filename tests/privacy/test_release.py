@@ -1,0 +1,309 @@
+"""
+What one private round of ``Bench`` releases, measured from outside: each tensor's noise, one record's share, who is sampled,
+and that nothing but noisy sums is in it.
+"""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, chi2, pearsonr
+from sklearn.metrics import accuracy_score
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from fedtl.data import prepare
+from fedtl.data.dataset import Rows
+from fedtl.data.settings import DataSettings
+from fedtl.privacy import dp_adabn as statistics
+from fedtl.privacy.canaries import Canaries
+from fedtl.privacy.dp_adabn import layers
+from fedtl.privacy.noise import Noise
+from fedtl.training.trainer import Training
+from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.privacy.test_dp_adabn import body, inputs, release_of, rows_of
+
+STEP = Training(batch_size=16, momentum=0.0, lr=1.0)
+RARELY = 1e-6  # a chance that each test may fail in a sound mechanism, divided over its comparisons
+
+
+def moved(bench, silo, number=1):
+    """By tensor, how far one round moved it, [n]; the silo keeps what it had."""
+    task, own = task_of(bench, number), replace(silo)
+    update, before = bench.imitate(own, task), silo.local
+    trained = {name for phase in bench.method.phases for name in bench.moves(phase.train)}
+    delta = {**update.delta, **{name: own.local[name] - before[name] for name in before}}
+    return {name: delta[name].double().flatten().numpy() for name in delta if name in trained}
+
+
+def private(bench, folder, data=None, **changes):
+    silo = silo_of(bench, folder, data, clip=0.5)
+    silo.promise = replace(silo.promise, **{"steps": (1,), **changes})
+    return silo
+
+
+def noise_of(bench, silo, times):
+    """By tensor: noise [times, n] in standard deviations, of rounds that sample nobody."""
+    its = silo.promise
+    unit = its.expected_batch / (its.noise_multiplier * its.clip)
+    found = [moved(bench, silo) for _ in range(times)]
+    names = dict(bench.net(3).named_parameters())
+    return {name: np.stack([one[name] for one in found]) * unit for name in found[0] if name in names}
+
+
+def spread_is_one(noise, free):
+    p = {name: 2 * min(chi2.cdf(s, free[name]), chi2.sf(s, free[name])) for name, s in noise.items()}
+    assert min(p.values()) * len(p) > RARELY, min(p, key=p.get)
+
+
+@pytest.mark.parametrize("canaries", [False, True])
+def test_every_tensor_has_the_promised_noise_where_nobody_is_sampled(canaries, tmp_path):
+    bench = bench_of(training=STEP)
+    its = Canaries(40, 1, tmp_path / "canaries") if canaries else None
+    silo = private(bench, tmp_path, sample_rate=1e-9, canaries=its)
+    noise = noise_of(bench, silo, 12)
+    assert len(noise) == len(list(bench.net(3).parameters()))
+    spread_is_one({k: float((v**2).sum()) for k, v in noise.items()}, {k: v.size for k, v in noise.items()})
+    whole = np.concatenate(list(noise.values()), 1)
+    assert abs(float((whole**4).mean()) - 3) < 5 * np.sqrt(96 / whole.size)  # a normal number's fourth moment
+
+
+def test_every_tensor_has_the_promised_noise_beside_records(tmp_path):
+    """Everybody in every round: what differs between rounds is noise."""
+    bench = bench_of(training=STEP)
+    silo = private(bench, tmp_path, sample_rate=1.0)
+    noise = noise_of(bench, silo, 12)
+    squares = {name: float(((v - v.mean(0)) ** 2).sum()) for name, v in noise.items()}
+    spread_is_one(squares, {name: 11 * v.shape[1] for name, v in noise.items()})
+
+
+def test_noise_is_never_used_twice_within_and_between_tensors_and_rounds(tmp_path):
+    """Pearson's correlation, and that of the sizes: of tensors' beginnings, of neighbouring blocks, of rounds."""
+    bench = bench_of(training=STEP)
+    silo = private(bench, tmp_path, sample_rate=1e-9)
+    noise = noise_of(bench, silo, 6)
+    names = [name for name in noise if noise[name].shape[1] >= 16]
+    pairs = []
+    for at, name in enumerate(names):
+        for other in names[:at]:
+            n = min(noise[name].shape[1], noise[other].shape[1])
+            pairs.append((noise[name][:, :n], noise[other][:, :n]))
+        pairs += [(noise[name][one], noise[name][other]) for one in range(6) for other in range(one)]
+    whole = np.concatenate(list(noise.values()), 1)
+    pairs += [(whole[:, lag:], whole[:, :-lag]) for lag in (*range(1, 64), 500, 512, 1000)]
+    p = [pearsonr(f(a).ravel(), f(b).ravel()).pvalue for a, b in pairs for f in (np.asarray, np.abs)]
+    assert min(p) * len(p) > RARELY
+
+
+def test_steps_of_a_round_have_noise_of_their_own(tmp_path):
+    """Four steps from noise alone come to twice one step's noise: not more, as if it came again, and not less."""
+    bench = bench_of(training=STEP)
+    silo = private(bench, tmp_path, sample_rate=1e-9, steps=(4,))
+    noise = noise_of(bench, silo, 8)
+    spread_is_one(
+        {k: float((v**2).sum()) / 4 for k, v in noise.items()}, {k: v.size for k, v in noise.items()}
+    )
+
+
+# One record
+
+
+def without_noise(monkeypatch):
+    monkeypatch.setattr(Noise, "_grains", lambda self, count, _: torch.zeros(count, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e-3])
+@pytest.mark.parametrize("far", [1.0, -40.0])
+def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip, far, monkeypatch, tmp_path):
+    """Beside it, or without it: as one without finite numbers it adds nothing."""
+    without_noise(monkeypatch)
+    bench, data = bench_of(training=STEP), data_of(n=24)
+    ends = []
+    for value in (far, torch.nan):
+        x = data.train.x.clone()
+        x[5] *= value
+        silo = private(
+            bench, tmp_path, replace(data, train=Rows(x, data.train.y)), sample_rate=1.0, clip=clip
+        )
+        ends.append(np.concatenate(list(moved(bench, silo).values())))
+    share = np.linalg.norm(ends[0] - ends[1]) * 24 / clip
+    assert share == pytest.approx(1.0, rel=2e-3)
+
+
+# Samples
+
+
+@contextmanager
+def fed(bench, data):
+    """The rows that the net sees before each step of an optimiser."""
+    rows = {bench.inputs(row[None]).contiguous().numpy().tobytes(): at for at, row in enumerate(data.train.x)}
+    steps, now = [], set()
+
+    def look(_, given):
+        now.update(rows.get(x[None].contiguous().numpy().tobytes(), -1) for x in given[0].detach())
+
+    def end(*_):
+        steps.append(now - {-1})
+        now.clear()
+
+    handles = [bench.net(3).body.register_forward_pre_hook(look), register_optimizer_step_pre_hook(end)]
+    try:
+        yield steps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def held(bench, silo, number=1):
+    with fed(bench, silo.data) as steps:
+        bench.imitate(replace(silo), task_of(bench, number))
+    return np.array([[row in step for row in range(len(silo.data.train))] for step in steps])
+
+
+def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path):
+    bench = bench_of()
+    silo = private(bench, tmp_path, steps=(25,))
+    rate = silo.promise.sample_rate
+    assert rate == pytest.approx(16 / 60)
+    one, other = held(bench, silo), held(bench, silo)
+    assert one.shape == other.shape == (25, 60)
+    for counts, tries in ((one.sum(), one.size), (other.sum(), other.size)):
+        assert binom.cdf(counts, tries, rate) > RARELY / 4
+        assert binom.sf(counts - 1, tries, rate) > RARELY / 4
+    for a, b in ((one, other), (one[:-1:2], one[1::2])):  # the same task again; each step and the next
+        assert binom.sf((a & b).sum() - 1, a.size, rate**2) > RARELY
+    assert len(set(one.sum(1))) > 3  # sizes vary
+    assert (one.sum(0) > 0).sum() > 55  # everybody has a turn: 60 (1 - 0.73^25) = 59.97
+
+
+def test_the_batch_is_divided_by_its_expectation_whatever_it_holds(monkeypatch, tmp_path):
+    without_noise(monkeypatch)
+    bench, data = bench_of(training=STEP), data_of(n=24)
+    x = torch.full_like(data.train.x, torch.nan)
+    x[3] = data.train.x[3]
+    silo = private(bench, tmp_path, replace(data, train=Rows(x, data.train.y)), sample_rate=1.0, clip=1e-3)
+    one = np.concatenate(list(moved(bench, silo).values()))
+    assert np.linalg.norm(one) == pytest.approx(1e-3 / 24, rel=1e-2)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0, 50.0])
+def test_how_many_steps_there_are_does_not_depend_on_rows(gain, tmp_path):
+    bench, data = bench_of(), data_of()
+    silo = private(
+        bench, tmp_path, replace(data, train=Rows(data.train.x.abs() * gain, data.train.y)), steps=(3,)
+    )
+    assert len(held(bench, silo)) == 3
+
+
+def test_where_nobody_is_sampled_no_tensor_depends_on_rows(tmp_path):
+    """To the bit, with noise that is the same twice; the head among them."""
+    bench, ends = bench_of(), []
+    for data in (data_of(0), data_of(1)):
+        ends.append(moved(bench, private(bench, tmp_path, data, sample_rate=1e-9, seed=3)))
+    assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+# Statistics
+
+
+class Answers(Noise):
+    """What is released is given beforehand, whatever the sums are."""
+
+    def __init__(self):
+        self.rng, self.totals, self.asked = np.random.default_rng(0), [], []
+
+    def add(self, total, std):
+        self.totals.append(total.clone())
+        self.asked.append(std)
+        return torch.from_numpy(300 * self.rng.standard_normal(len(total))).to(total)
+
+
+def answered(x):
+    net, noise = body(), Answers()
+    found = statistics.refresh(net, rows_of(x), release_of(net, 1000, 1e-3), noise, list(layers(net)))
+    return found, noise
+
+
+def test_statistics_follow_from_noisy_sums_alone():
+    """Other rows, the same answers: the same statistics, to the bit; and as much noise asked for."""
+    some, others = answered(inputs(40)), answered(inputs(60, gain=90.0, offset=-20.0))
+    assert all(torch.equal(some[0][name], others[0][name]) for name in some[0])
+    assert some[1].asked == others[1].asked
+
+
+def test_a_records_share_of_the_statistics_depends_on_no_other_record():
+    """A far row's part in every sum is as long as the radius, whoever is beside it."""
+    shares = []
+    for x in (inputs(40), inputs(60, gain=0.1)):
+        far, gone = x.clone(), x.clone()
+        far[0], gone[0] = 1e6, torch.nan
+        pairs = zip(answered(far)[1].totals, answered(gone)[1].totals, strict=True)
+        shares.append([a - b for a, b in pairs])
+    for one, other in zip(*shares, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    assert [float(share.norm()) for share in shares[0]] == pytest.approx(
+        [r * c**0.5 for r in (4.0, 1.0) for c in (6, 6, 4, 4)], rel=1e-3
+    )
+
+
+def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
+    noises = []
+
+    class Kept(Answers):
+        def add(self, total, std):
+            released = Noise().add(total, std)
+            noises.append((released - total) / std)
+            return released
+
+    net, noise = body(), Kept()
+    for _ in range(40):
+        statistics.refresh(net, rows_of(inputs(8)), release_of(net, 1000, 1.0), noise, list(layers(net)))
+    assert len(noises) == 40 * 8  # two radii, two layers, a mean and a scale each
+    squares = float(torch.cat(noises).square().sum())
+    assert RARELY < chi2.cdf(squares, sum(map(len, noises))) < 1 - RARELY
+
+
+# The metric, and the rows before the mechanism
+
+
+def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
+    bench, data = bench_of(), data_of()
+    silo = silo_of(bench, tmp_path, data, metrics=["accuracy"])
+    silo.promise = replace(silo.promise, steps=(0,))
+    exact = float((bench.scores(bench.initial(3), data.val.x, data).argmax(1) == data.val.y).double().mean())
+    told = [bench.imitate(replace(silo), task_of(bench)).metrics["accuracy"] for _ in range(80)]
+    squares = (((np.array(told) - exact) / silo.promise.metric.expected) ** 2).sum()
+    assert RARELY / 2 < chi2.cdf(squares, 80) < 1 - RARELY / 2
+
+
+def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts(tmp_path):
+    bench, data = bench_of(), data_of()
+    silo = silo_of(bench, tmp_path, data, metrics=["accuracy"])
+    silo.promise = replace(
+        silo.promise, steps=(0,), metric=replace(silo.promise.metric, noise_multiplier=1e-6)
+    )
+    guesses = bench.scores(bench.initial(3), data.val.x, data).argmax(1)
+    right = guesses.clone()
+    right[:4] = (right[:4] + 1) % 3
+    silo = replace(silo, data=replace(data, val=Rows(data.val.x, right)))
+    wanted = accuracy_score(right, guesses)
+    assert wanted == pytest.approx(5 / 9)
+    assert bench.imitate(silo, task_of(bench)).metrics["accuracy"] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_one_stored_row_of_pixels_changes_no_other_row():
+    settings = DataSettings(source="digits")
+    raw = prepare.read(settings, "plain")
+    labels = prepare.classes(raw, settings)
+    x = raw.train.x.copy()
+    x[0] = 255 - x[0]
+    some, others = (
+        prepare.prepare(one, settings, "plain", 0, labels, frozenset(labels)).data
+        for one in (raw, replace(raw, train=replace(raw.train, x=x)))
+    )
+    changed = sum(
+        int((getattr(some, part).x != getattr(others, part).x).flatten(1).any(1).sum())
+        for part in ("train", "val")
+    )
+    assert changed <= 1

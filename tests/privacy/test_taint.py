@@ -1,0 +1,131 @@
+"""Where a silo's tensors come from, and that nothing uncovered goes into a private round."""
+
+import pytest
+
+from fedtl.errors import Refused
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build, tensor_table
+from fedtl.messages import Task
+from fedtl.models.roles import Role
+from fedtl.privacy import taint as labels
+from fedtl.privacy.taint import Label
+from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+
+
+def trained_openly(bench, silo, task):
+    """One round without the promise, as a careless simulation might do."""
+    promise, silo.promise = silo.promise, None
+    bench.fit(silo, task)
+    silo.promise = promise
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor"), [("fedtl", "head.weight"), ("fedbabu", "head.weight"), ("fedbn", "running_mean")]
+)
+def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tensor, tmp_path):
+    bench = bench_of(method)
+    silo = silo_of(bench, tmp_path)
+    if method == "fedbabu":  # its head never moves, so nothing of it owes anything to the rows
+        trained_openly(bench, silo, task_of(bench))
+        assert silo.labels[Role.HEAD] is Label.PUBLIC
+        return
+    trained_openly(bench, silo, task_of(bench))
+    with pytest.raises(Refused, match="is local-only: .* without noise") as error:
+        bench.fit(silo, task_of(bench))
+    assert silo.promise.book.exists() is False  # refused before anything was charged
+    assert any(name in str(error.value) for name in silo.local)
+
+
+def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path)
+    silo.labels = {}
+    with pytest.raises(Refused, match="nothing says where .* comes from"):
+        bench.fit(silo, task_of(bench))
+
+
+@pytest.mark.parametrize(("statistics", "label"), [("public", Label.PUBLIC), ("dp", Label.RELEASED)])
+def test_labels_follow_the_rounds(statistics, label, tmp_path):
+    bench = bench_of()
+    silo = silo_of(bench, tmp_path, statistics=statistics)
+    assert set(silo.labels.values()) == {Label.PUBLIC}
+    for number in (1, 2):
+        bench.fit(silo, task_of(bench, number))
+        assert silo.labels[Role.HEAD] is Label.MECHANISM
+        assert silo.labels[Role.STATS] is label
+
+
+def test_local_only_stays_so(tmp_path):
+    seen = labels.after(labels.public(Role), {Role.HEAD}, private=False)
+    assert labels.after(seen, {Role.STATS}, private=False)[Role.HEAD] is Label.LOCAL
+    assert seen[Role.STATS] is Label.PUBLIC
+
+
+@pytest.mark.parametrize("engine", ["serial", "processes"])
+def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
+    sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
+    experiment = load("digits", sets)
+    run(experiment, RunFolder.create(tmp_path / "run", experiment))
+    _, own, _ = RunFolder.open(tmp_path / "run").saved()
+    for _, its in own.values():
+        assert its[Role.HEAD] is Label.MECHANISM
+        assert its[Role.STATS] is Label.PUBLIC
+    open_ = load("digits", sets[:-1])
+    run(open_, RunFolder.create(tmp_path / "open", open_))
+    _, own, _ = RunFolder.open(tmp_path / "open").saved()
+    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for _, its in own.values())
+
+
+def test_show_says_where_each_tensor_comes_from(tmp_path):
+    from fedtl.simulation.shared_store import temporary
+
+    with temporary() as shelf:
+        study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
+        table = {row["name"]: row["label"] for row in tensor_table(study)}
+    assert table["head.weight"] == "private-mechanism"
+    assert {label for name, label in table.items() if "running" in name} == {"released"}
+    assert {label for name, label in table.items() if name.endswith("affine.weight")} == {"released"}
+
+
+def labels_shown(*settings):
+    from fedtl.simulation.shared_store import temporary
+
+    with temporary() as shelf:
+        study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
+        return {row["name"]: row["label"] for row in tensor_table(study)}
+
+
+@pytest.mark.parametrize("method", ["fedtl", "fedavg"])
+def test_show_tells_statistics_that_are_refreshed_from_those_that_are_not(method):
+    table = labels_shown("privacy.statistics=dp", "privacy.stages=[1]", f"method.name={method}")
+    found = {label: {name for name in table if "running" in name and table[name] == label} for label in Label}
+    assert found[Label.RELEASED] == {f"body.features.1.norm.running_{what}" for what in ("mean", "var")}
+    assert len(found[Label.PUBLIC]) == 4
+
+
+def test_show_tells_stages_that_never_move():
+    table = labels_shown("model.freeze=1")
+    assert {name for name, label in table.items() if label == "public" and "running" not in name} == {
+        *("body.features.0.weight", "body.features.1.affine.weight", "body.features.1.affine.bias")
+    }
+
+
+def test_the_personal_model_is_made_on_a_copy(tmp_path):
+    """Exact statistics and a head fitted afterwards are for the silo's own use: nothing of them stays in it."""
+    from dataclasses import replace
+
+    from fedtl.methods.base import METHODS, Personalise
+    from fedtl.models.registry import blueprint, privately
+    from fedtl.training.trainer import Bench, Training
+
+    method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
+    bench = Bench(privately(blueprint("convnet", (1, 8, 8), 0)), method, Training(batch_size=16))
+    silo = silo_of(bench, tmp_path, data_of())
+    task = task_of(bench)
+    bench.fit(silo, task)
+    before = {name: tensor.clone() for name, tensor in silo.local.items()}
+    own = bench.settle(silo, Task("study", 4, 3, 0, task.shared))
+    assert any((own[name] != before[name]).any() for name in before)
+    assert all((silo.local[name] == before[name]).all() for name in before)

@@ -1,0 +1,254 @@
+"""What a file of tensors says about where they come from, and what private training makes of it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from fedtl.cli.main import main
+from fedtl.errors import ConfigError, ModelError
+from fedtl.experiment.compare import compare
+from fedtl.experiment.config.load import load
+from fedtl.experiment.config.privacy_checks import UNCOVERED, doubtful
+from fedtl.experiment.predict import SiloModel, export
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.privacy import taint as labels
+from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy.taint import Label
+from fedtl.report.page import run_page
+
+SMALL = ["rounds=1", "data.limit=40", 'data.silos=["faint","plain"]', "engine.name=serial"]
+PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
+
+
+def ran(path, *settings):
+    experiment = load("digits", [*SMALL, *settings])
+    folder = RunFolder.create(path, experiment)
+    return folder, run(experiment, folder)
+
+
+def exported(folder, silo="plain"):
+    out = folder.path / "exported"
+    export(SiloModel(folder, silo), out)
+    return out / "model.safetensors"
+
+
+def said(path):
+    found = marks.read(path)
+    assert found is not None
+    return found
+
+
+def from_file(path, *settings):
+    return [*PRIVATE, f"model.weights={path}", *settings]
+
+
+@pytest.fixture(scope="module")
+def openly(tmp_path_factory):
+    """A run without privacy, and the model that one silo exported."""
+    folder, _ = ran(tmp_path_factory.mktemp("open") / "run")
+    return folder, exported(folder)
+
+
+@pytest.fixture(scope="module")
+def privately(tmp_path_factory):
+    """A private run, and what one silo exported."""
+    folder, _ = ran(
+        tmp_path_factory.mktemp("private") / "run",
+        *PRIVATE[:1],
+        "privacy.statistics=dp",
+        "privacy.stages=[1]",
+    )
+    return folder, exported(folder)
+
+
+def test_what_was_trained_openly_is_refused_under_privacy(openly, tmp_path, monkeypatch, capsys):
+    """With an epsilon beside it, it would be as if its rows were covered."""
+    words = [word for setting in [*SMALL, *from_file(openly[1])] for word in ("--set", setting)]
+    monkeypatch.setattr(sys, "argv", ["fedtl", "run", "digits", "--out", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "model.weights: model.safetensors: body.features.0.weight is local-only: it owes its values to rows without"
+        in line
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("file", ["shared.safetensors", "silos/plain/local.safetensors"])
+def test_every_file_of_a_run_says_it(openly, file):
+    folder, _ = openly
+    found = said(folder.path / file)
+    assert found.keys() == load_file(folder.path / file).keys()
+    assert set(found.values()) == {Label.LOCAL}
+
+
+def test_a_run_without_privacy_may_start_from_anything_and_remembers_it(openly, tmp_path):
+    """A frozen stage owes what it owed before."""
+    folder, result = ran(tmp_path / "next", f"model.weights={openly[1]}", "model.freeze=1")
+    assert UNCOVERED not in result["notes"]
+    assert set(said(folder.path / "shared.safetensors").values()) == {Label.LOCAL}
+    fresh, _ = ran(tmp_path / "fresh", "model.freeze=1")
+    found = said(exported(fresh))
+    assert {name for name, label in found.items() if label is Label.PUBLIC} == {
+        *("features.0.weight", "features.1.weight", "features.1.bias")
+    }
+
+
+def test_what_a_private_run_let_go_may_be_used_and_what_it_spent_is_said(privately, tmp_path):
+    folder, model = privately
+    found = said(model)
+    assert found["classifier.weight"] is Label.MECHANISM
+    assert found["features.0.weight"] is Label.RELEASED
+    assert found["features.1.running_mean"] is Label.RELEASED
+    assert found["features.5.running_mean"] is found["features.5.num_batches_tracked"] is Label.PUBLIC
+    for number, file in enumerate((model, folder.path / "shared.safetensors")):
+        _, result = ran(tmp_path / str(number), *from_file(file))
+        assert any(f"{file.name} was made by private training" in note for note in result["notes"])
+        assert UNCOVERED not in result["notes"]
+
+
+def test_what_a_private_run_kept_at_home_may_not(tmp_path):
+    folder, _ = ran(tmp_path / "run", *PRIVATE[:1], "privacy.statistics=local-after")
+    model = exported(folder)
+    assert {name for name, its in said(model).items() if its is Label.LOCAL} == {
+        name for name in load_file(model) if "running" in name
+    }
+    with pytest.raises(ConfigError, match=r"running_mean is local-only"):
+        ran(tmp_path / "next", *from_file(model))
+    ran(tmp_path / "shared", *from_file(folder.path / "shared.safetensors"))
+
+
+def test_noise_that_can_be_drawn_again_covers_nothing(tmp_path):
+    folder, _ = ran(tmp_path / "run", *PRIVATE, "privacy.noise=reproducible")
+    moved = {label for name, label in said(exported(folder)).items() if name.endswith("weight")}
+    assert moved == {Label.LOCAL}
+
+
+def test_rows_that_are_public_leave_a_public_file(tmp_path):
+    folder, _ = ran(tmp_path / "run", "model.pretrain_on=['digits:']", "model.pretrain_epochs=1")
+    file = folder.path / "pretrained.safetensors"
+    assert set(said(file).values()) == {Label.PUBLIC}
+    _, result = ran(tmp_path / "next", *from_file(file))
+    assert not any("model.weights" in note for note in result["notes"])
+
+
+def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
+    """As exports were before they were marked, and as any other library's are."""
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(openly[1]), bare)
+    torch.save(load_file(openly[1]), tmp_path / "bare.pth")
+    for file in (bare, tmp_path / "bare.pth"):
+        folder, result = ran(tmp_path / file.suffix, *from_file(file))
+        assert UNCOVERED in result["notes"]
+        assert UNCOVERED in run_page(result, folder.history(), "")
+        _, without = ran(tmp_path / f"{file.suffix}-open", f"model.weights={file}")
+        assert UNCOVERED not in without["notes"]
+    assert UNCOVERED in doubtful(load("digits", [*SMALL, *from_file(bare)]))
+    assert UNCOVERED not in doubtful(load("digits", [*SMALL, *from_file(openly[1])]))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no labels that fedtl writes"),
+        ("{", "no labels that fedtl writes"),
+        ("[" * 100_000, "no labels that fedtl writes"),
+        ("[]", "no labels that fedtl writes"),
+        ('{"features.0.weight": "harmless"}', "no labels that fedtl writes"),
+        ('{"features.0.weight": ["public"]}', "no labels that fedtl writes"),
+        ("{}", "differ in 'classifier.bias'"),
+        ('{"features.0.weight": "public"}', "differ in 'classifier.bias'"),
+    ],
+)
+def test_marks_that_are_none(openly, tmp_path, text, says):
+    file = tmp_path / "odd.safetensors"
+    save_file(load_file(openly[1]), file, {marks.KEY: text})
+    with pytest.raises(ModelError, match=says) as caught:
+        ran(tmp_path / "run", *from_file(file))
+    assert str(caught.value).startswith(f"model.weights: {file}: the marks")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    list(doubtful(load("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
+
+
+def test_marks_of_a_tensor_that_is_not_there(openly, tmp_path):
+    file = tmp_path / "odd.safetensors"
+    more = {**dict.fromkeys(load_file(openly[1]), "public"), "zz\nzz": "public"}
+    save_file(load_file(openly[1]), file, {marks.KEY: json.dumps(more)})
+    with pytest.raises(ModelError, match=r"differ in 'zz\\nzz'"):
+        marks.read(file)
+
+
+def test_an_old_run_is_exported_without_marks(openly, tmp_path):
+    """Its files do not say where their tensors come from, and nobody guesses."""
+    experiment = openly[0].experiment()
+    old = RunFolder.create(tmp_path / "old", experiment)
+    for path in openly[0].path.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".safetensors") and "exported" not in path.parts:
+            copy = old.path / path.relative_to(openly[0].path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                copy.write_bytes(path.read_bytes())
+            else:
+                save_file(load_file(path), copy)
+    with safe_open(exported(old), "pt") as file:
+        assert file.metadata() is None
+
+
+def test_an_average_owes_what_the_worst_of_it_owes():
+    some = [
+        {"a": Label.PUBLIC, "b": Label.LOCAL},
+        {"a": Label.RELEASED, "b": Label.MECHANISM},
+        {"a": Label.PUBLIC},
+    ]
+    assert labels.together(some) == {"a": Label.RELEASED, "b": Label.LOCAL}
+    assert labels.together([]) == {}
+
+
+def test_noise_that_can_be_drawn_again_makes_the_average_local_only(tmp_path):
+    folder, _ = ran(tmp_path / "run", *PRIVATE, "privacy.noise=reproducible")
+    assert said(folder.path / "shared.safetensors")["head.weight"] is Label.LOCAL
+
+
+def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
+    from hashlib import sha256
+
+    from fedtl.deployment.coordinator.bundle import bundle
+    from fedtl.federation.policy import Code
+    from fedtl.messages import Update
+    from tests.deployment.site.test_answer_round import PRIVATE as BUDGET
+    from tests.deployment.site.test_answer_round import Site
+
+    file = Path(openly[1])
+    its = {"base": sha256(file.read_bytes()).hexdigest(), "weights": str(file)}
+    site = Site(tmp_path / "open", **its)
+    assert isinstance(site.ask(site.task()), Update)
+    with pytest.raises(ConfigError, match="is local-only"):
+        Site(tmp_path / "private", dp_ready=True, policy__privacy=BUDGET, policy__metrics=[], **its)
+    plan = site.place.agreement.model_copy(update={"dp_ready": True})
+    site.file.write_text(plan.dump())
+    site.refused(
+        site.task(2), Code.FAILED, "features.0.weight is local-only: it owes its values to rows without"
+    )
+    with pytest.raises(ConfigError, match="is local-only"):
+        bundle(tmp_path / "bundles", "digits", load("digits", ["minimum_silos=2", *from_file(file)]))
+
+
+def test_a_comparison_says_it_too_and_refuses_before_any_run(openly, tmp_path):
+    methods = ["compare.methods=['local','fedavg']", "compare.seeds=[0]"]
+    bare = tmp_path / "bare.safetensors"
+    save_file(load_file(openly[1]), bare)
+    refused, noted = (load("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare))
+    with pytest.raises(ConfigError, match="is local-only"):
+        compare(refused, RunFolder.create(tmp_path / "refused", refused), 1, "cpu")
+    assert not (tmp_path / "refused" / "runs").exists()
+    comparison = compare(noted, RunFolder.create(tmp_path / "noted", noted), 1, "cpu")
+    assert comparison["warnings"].count(UNCOVERED) == 1

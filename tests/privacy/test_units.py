@@ -1,0 +1,358 @@
+"""Whose row it is: read, kept together, and protected as one, not as so many records."""
+
+import html
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtl.audit import audit as whole
+from fedtl.audit.reference_models import RECORDS, half, planted, pool_of
+from fedtl.audit.replay import rehearse
+from fedtl.audit.stage import stage_of
+from fedtl.audit.units import by_unit
+from fedtl.audit.verdict import FAMILY, failed
+from fedtl.data.dataset import Rows
+from fedtl.data.prepare import prepare
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Part, Raw
+from fedtl.data.splits import whole_units
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.load import load
+from fedtl.experiment.config.privacy_checks import doubtful, unsound
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build
+from fedtl.privacy import dp_sgd as mechanism
+from fedtl.report.wording import not_covered
+from fedtl.simulation.shared_store import temporary
+from fedtl.training import trainer as bench_module
+from fedtl.training.trainer import Training
+from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+
+
+def of_patients(data, each=4):
+    """The same rows, every ``each`` of them one patient's."""
+    train = data.train
+    return replace(data, train=replace(train, units=torch.arange(len(train)) // each))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(0, 90), st.integers(0, 5))
+def test_nobody_is_on_both_sides(units, count, seed):
+    units = np.array(units)
+    drawn, rest = whole_units(units, count, np.random.default_rng(seed))
+    assert sorted([*drawn, *rest]) == list(range(len(units)))
+    assert not set(units[drawn]) & set(units[rest])
+    assert len(drawn) <= count
+    assert (
+        len(drawn) + min(np.bincount(units)[np.unique(units[rest])], default=100) > count
+    )  # nobody more fits
+
+
+def table(path, rows=120, patients=30, **columns):
+    rng = np.random.default_rng(0)
+    content = {"patient": [f"p{i % patients}" for i in range(rows)], "a": rng.normal(size=rows)}
+    content |= {"b": rng.normal(size=rows), "label": [i % 2 for i in range(rows)], **columns}
+    for name in ("north", "south"):
+        pd.DataFrame(content).to_csv(path / f"{name}.csv", index=False)
+    return [
+        *("data.source=table", f"data.path={path}", "data.scale=none", "data.classes=['0','1']"),
+        *("model.name=mlp", "rounds=2"),
+        *("engine.name=serial", "train.batch_size=8", "privacy.epsilon=5"),
+    ]
+
+
+def test_a_run_protects_patients_and_says_so(tmp_path):
+    (tmp_path / "data").mkdir()
+    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    assert experiment.data.unit_column == "patient"
+    result = run(experiment, RunFolder.create(tmp_path / "run", experiment))
+    its = result["privacy"]
+    assert its["unit"] == "patient"
+    assert "patient" in its["adjacency"]
+    north = its["silos"]["north"]
+    assert north["units"] < 30  # patients who train, not their rows
+    assert north["sample_rate"] == pytest.approx(8 / north["units"])
+    assert 0 < north["epsilon"] <= 5
+
+
+def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
+    (tmp_path / "data").mkdir()
+    load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    from fedtl.data.table import read
+
+    settings = DataSettings(source="table", path=str(tmp_path / "data"), unit_column="patient", scale="none")
+    raw = read(settings, "north")
+    assert raw.columns == ("a", "b")
+    assert raw.train.units.tolist()[:2] == ["p0", "p1"]
+    made = prepare(raw, settings, "north", 0, ("0", "1"), frozenset({"0", "1"}))
+    trains = made.data.train
+    assert sorted(set(trains.units.tolist())) == list(range(made.data.train.members))
+    values = {
+        name: {x for x, who in zip(raw.train.x[:, 0], raw.train.units, strict=True) if who == name}
+        for name in set(raw.train.units)
+    }
+    sides = {float(x) for x in trains.x[:, 0]}, {float(x) for x in made.exam.test.x[:, 0]}
+    for rows in values.values():
+        assert not (rows & sides[0] and rows & sides[1])
+
+
+def sides(raw, settings):
+    """Which patients, by number among the sorted ones, train, validate and test."""
+    made = prepare(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
+    parts = (made.data.train, made.data.val, made.exam.test)
+    return [sorted({int(x) for x in part.x[:, 0]}) for part in parts]
+
+
+@pytest.mark.parametrize("limit", [0, 10])
+def test_under_privacy_the_rows_of_one_patient_never_move_another(limit):
+    """Whichever it is, and however many rows it has."""
+    settings = DataSettings(source="npz", scale="none", unit_column="patient", by_record=True, limit=limit)
+    units = np.repeat(np.arange(30), 2)
+
+    def raw(numbers):
+        return Raw(Part(numbers[:, None].astype(np.float32), numbers % 2, numbers), columns=("x",))
+
+    before = sides(raw(units), settings)
+    assert [len(part) for part in before] == ([10, 1, 6] if limit else [22, 2, 6])
+    for patient in range(30):
+        assert sides(raw(np.concatenate([units, [patient] * 25])), settings) == before
+
+
+def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
+    """Had pandas read them as numbers, 01 and 1 would be one patient until somebody is called x."""
+    found = []
+    for name in ("99", "x"):
+        (tmp_path / name).mkdir()
+        names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
+        settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
+        with temporary() as shelf:
+            data = build(settings, shelf, shelf).data("north")
+        found.append(data.train.members + data.val.members)
+    assert found[0] == found[1]
+
+
+def test_rows_without_a_patient_are_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    names = [f"p{i % 30}" for i in range(119)] + [None]
+    settings = load("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
+    with pytest.raises(DataError, match="1 of 120 rows have no 'patient'"):
+        run(settings, RunFolder.create(tmp_path / "run", settings))
+
+
+def test_archives_name_patients_beside_their_rows(tmp_path):
+    x, y = np.zeros((12, 4, 4), np.uint8), np.arange(12) % 2
+    settings = DataSettings(source="npz", path=str(tmp_path), unit_column="patient")
+    from fedtl.data.npz import read
+
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y, train_patient=np.arange(12) // 3)
+    assert read(settings, "a").train.units.tolist() == (np.arange(12) // 3).tolist()
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=y)
+    with pytest.raises(DataError, match="has no array train_patient"):
+        read(settings, "a")
+
+
+def test_one_large_patient_leaves_no_test():
+    raw = Raw(
+        Part(np.zeros((20, 3), np.float32), np.arange(20) % 2, np.zeros(20, int)), columns=("a", "b", "c")
+    )
+    settings = DataSettings(source="table", unit_column="patient", scale="none")
+    with pytest.raises(DataError, match="no patient has 4 rows or fewer to test on"):
+        prepare(raw, settings, "a", 0, ("0", "1"), frozenset({"0", "1"}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            ["privacy.epsilon=1", "privacy.unit=patient"],
+            "privacy.unit = .patient.: only a table has a column",
+        ),
+        (["data.unit_column=site"], "data.unit_column = .site.: only a table has a column"),
+    ],
+)
+def test_a_unit_that_cannot_be_is_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        load("digits", settings)
+
+
+def test_the_unit_is_one_for_all(tmp_path):
+    (tmp_path / "data").mkdir()
+    sets = table(tmp_path / "data")
+    with pytest.raises(ConfigError, match="name one column"):
+        load("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
+    other = load("digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False)
+    assert any("the same in all silos" in line for line in unsound(other))
+    weak = load("digits", [*sets, "data.unit_column=patient"])
+    assert any("k times the epsilon" in line for line in doubtful(weak))
+
+
+def test_data_without_names_cannot_promise_them(tmp_path):
+    with pytest.raises(ConfigError, match="no row says whose it is"):
+        silo_of(bench_of(), tmp_path, unit="patient")
+
+
+@pytest.mark.parametrize(("unit", "clips"), [("patient", 1), ("record", 4)])
+def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
+    tmp_path, monkeypatch, unit, clips
+):
+    """Noise off, everybody sampled, one patient's four rows left out: as mere records they move four clips."""
+    monkeypatch.setattr(
+        "fedtl.privacy.noise.Noise._grains", lambda self, count, _: torch.zeros(count, dtype=torch.float64)
+    )
+    bench = bench_of(training=Training(batch_size=60, momentum=0.0, lr=1.0))
+    train = of_patients(data_of()).train
+    alike = Rows(train.x.clone(), train.y.clone(), train.units)
+    alike.x[:4], alike.y[:4] = train.x[0], train.y[0]
+    silo = silo_of(bench, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
+    silo.promise = replace(silo.promise, sample_rate=1.0, steps=(1,))
+    sums = []
+    for first in (0, 1 if unit == "patient" else 4):
+        drawn = torch.arange(first, silo.promise.records)
+        monkeypatch.setattr(mechanism, "poisson", lambda *_, drawn=drawn: drawn)
+        own = replace(silo)
+        update, shared = bench.imitate(own, task_of(bench)), task_of(bench).shared
+        after = bench.partition.join({name: shared[name] + update.delta[name] for name in shared}, own.local)
+        sums.append(torch.cat([after[name].double().flatten() for name in sorted(after)]))
+    moved = float((sums[0] - sums[1]).norm()) * silo.promise.expected_batch / 0.01
+    assert moved == pytest.approx(clips, rel=0.01)
+
+
+def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
+    """How gradients are taken was found for records, where book-keeping may be; it has no way to sum a patient's."""
+    bench = bench_of()
+    for unit, data in (("record", data_of()), ("patient", of_patients(data_of())), ("record", data_of())):
+        silo = silo_of(bench, tmp_path / unit, data, unit=unit, name=unit)
+        silo.promise = replace(silo.promise, book=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        assert any(tensor.any() for tensor in bench.fit(silo, task_of(bench)).delta.values())
+
+
+def test_patients_statistics_count_once_each(tmp_path):
+    """A patient with many rows weighs as much as one with few: twice the rows, the same release but for noise."""
+    bench = bench_of()
+    once, twice = of_patients(data_of(), 1), of_patients(data_of(), 1)
+    train = once.train
+    doubled = torch.arange(60).repeat_interleave(2)
+    twice = replace(once, train=Rows(train.x[doubled], train.y[doubled], train.units[doubled]))
+    found = []
+    for name, data in (("once", once), ("twice", twice)):
+        silo = silo_of(
+            bench, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
+        )
+        net = bench.load(silo, bench.initial(3))
+        assert silo.promise.records == 60
+        bench._refresh(net, silo, silo.promise, silo.promise.refresh)
+        found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], atol=1e-5)
+
+
+# The audit of patients
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory):
+    """A run of 30 patients with four rows each at two hospitals, with canaries, and its audit."""
+    folder = tmp_path_factory.mktemp("patients")
+    (folder / "data").mkdir()
+    sets = [*table(folder / "data"), "privacy.unit=patient", "data.silos=[]", "audit.canaries=200"]
+    sets += [
+        "audit.transcript=2",
+        "privacy.tuning=public",
+        'privacy.metrics=["accuracy"]',
+    ]
+    experiment = load("digits", sets)
+    out = RunFolder.create(folder / "run", experiment)
+    run(experiment, out)
+    effort = whole.Effort(references=2, for_roles=1, iterations=2, roles=False)
+    found = whole.audit(out, folder / "audit", "server", effort, folder / "key.pem", "cpu", lambda *_: None)
+    return out, found, folder / "audit"
+
+
+def test_an_audit_of_patients_attacks_patients(patients):
+    out, found, folder = patients
+    assert found["violations"] == []
+    assert found["unit"] == "patient"
+    result = out.read_json("result.json")["privacy"]["silos"]["north"]
+    with temporary() as shelf:
+        study = build(out.experiment(), shelf, shelf)
+        exam, data = study.exam("north"), study.data("north")
+        tested = exam.test.members
+        coins = half(study, "north", 0)
+        whose = pool_of(study, "north").rows.units
+        rows, planted_coins = planted(study, "north", RECORDS)
+    assert result["units"] == data.train.members < len(data.train)
+    assert len(whose.unique()) == data.train.members + tested
+    for unit in range(int(whose.max()) + 1):
+        assert len(set(coins[(whose == unit).numpy()])) == 1  # a patient is in or out
+    for unit in range(int(rows.units.max()) + 1):
+        assert len(set(planted_coins[(rows.units == unit).numpy()])) == 1
+    for attack in ("rmia", "lira"):
+        its = found["membership"][attack]["silos"]["north"]
+        assert its["members"] == data.train.members
+        assert its["others"] == tested
+    assert found["input_canaries"]["records"]["north"]["canaries"] == tested
+    checks = {check["name"]: check for check in found["checks"] if check["silo"] == "north"}
+    assert checks["one record"]["value"] == pytest.approx(1, abs=0.01)
+    assert checks["sensitivity"]["status"] == checks["samples"]["status"] == "passed"
+    assert checks["one record in the metric"]["value"] <= 1.01
+    page = (folder / "audit.html").read_text()
+    assert not_covered("patient") in html.unescape(page)
+    assert "its membership score is the mean over its rows" in page
+
+
+def test_what_was_not_exercised_is_neither_passed_nor_failed(patients):
+    _, found, folder = patients
+    idle = [check for check in found["checks"] if check["status"] == "not exercised"]
+    assert {check["name"] for check in idle} >= {
+        "noise on statistics",
+        "one record in the statistics",
+        "statistics",
+    }
+    assert all(check["p"] is None and check["reason"] for check in idle)
+    assert all(check["p"] is not None for check in found["checks"] if check not in idle)
+    page = (folder / "audit.html").read_text()
+    assert len(re.findall(r"<td[^>]*>\s*not exercised\s*</td>", page)) == len(idle)
+    assert "no statistics are released" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [("rows clipped one by one", "one record"), ("rows sampled one by one", "samples")],
+)
+def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check, monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    if name == "rows clipped one by one":
+        sound = mechanism.clipped
+        monkeypatch.setattr(
+            mechanism,
+            "clipped",
+            lambda take, net, rows, losses, clip, units=None: sound(take, net, rows, losses, clip),
+        )
+    else:
+        monkeypatch.setattr(
+            bench_module,
+            "_rows_of",
+            lambda drawn, units, members, rows: (
+                found := torch.isin(units, drawn).nonzero().flatten()[::2],
+                units[found],
+            ),
+        )
+    with temporary() as shelf:
+        study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
+        found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
+    assert check in found
+
+
+@pytest.mark.parametrize("units", [None, [0, 0, 2, 2, 2, 5]])
+def test_means_over_units_are_those_of_pandas(units):
+    values = np.random.default_rng(0).normal(size=(3, 6))
+    numbers = None if units is None else torch.tensor(units).unique(return_inverse=True)[1]
+    wanted = values if units is None else pd.DataFrame(values).T.groupby(units).mean().T.to_numpy()
+    np.testing.assert_allclose(by_unit(values, numbers), wanted)

@@ -1,0 +1,183 @@
+"""Whoever gets a site's papers recomputes them: made up here to fail each check, and a real site's, which pass."""
+
+import json
+from hashlib import sha256
+
+import pytest
+
+from fedtl.audit.export import examine
+from fedtl.deployment.site.status import export, verify_export, verify_home
+from fedtl.errors import LedgerDamaged
+from fedtl.privacy.hash_chain import GENESIS
+from fedtl.privacy.verify import faults, unpaid, walked
+from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.real_processes import fedtl_command
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory):
+    """Two private rounds at a site: its folder, its ledger's lines, and the export."""
+    folder = tmp_path_factory.mktemp("site")
+    site = Site(folder, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
+    for number in (1, 2):
+        site.ask(site.task(number))
+    path = folder / "export.jsonl"
+    export(site.home, path)
+    ledger = [json.loads(json.loads(line)["line"]) for line in path.read_text().split("\n\n")[1].splitlines()]
+    return site, ledger, path
+
+
+def test_a_sound_sites_papers_hold(papers):
+    site, ledger, path = papers
+    facts = verify_export(path)
+    assert facts["updates"] == 2
+    assert facts["outside"] == facts["unpaid"] == []
+    assert facts == verify_home(site.home)
+    assert facts["lines"] == len([line for line in path.read_text().splitlines() if line])
+    assert not faults(ledger)
+
+
+def changed(ledger, what, **content):
+    last = max(at for at, line in enumerate(ledger) if line["what"] == what)
+    return [{**line, **content} if at == last else line for at, line in enumerate(ledger)]
+
+
+@pytest.mark.parametrize(
+    ("what", "content", "says"),
+    [
+        ("charged", {"epsilon": 0.5}, "epsilon 0.5, and its events come to"),
+        ("charged", {"events": [[0.5, 1.0, 3]]}, "and its events come to"),
+        (
+            "charged",
+            {"events": [[1000.0, 1.0, 1]]},
+            "its steps are more than the plan has, or of another noise or rate",
+        ),
+        ("planned", {"events": [[0.5, 1.0, 3]]}, "the plan says epsilon"),
+        ("opened", {"delta": 1e-12}, "is beyond the lifetime budget of"),
+        ("planned", {"epsilon": 0.1}, "is beyond the plan's 0.1"),
+        ("planned", {"epsilon": 0.1}, "the plan says epsilon 0.1, and its events come to"),
+        ("opened", {"epsilon": 0.1}, "is beyond the lifetime budget of 0.1"),
+        ("planned", {"study": "another"}, "was charged and never planned"),
+    ],
+)
+def test_what_does_not_add_up_is_said(papers, what, content, says):
+    found = faults(changed(papers[1], what, **content))
+    assert any(says in text for text in found), found
+
+
+def test_a_plan_counts_whole_before_its_first_round():
+    opened = {"what": "opened", "number": 1, "epsilon": 5.0, "delta": 1e-5, "fingerprint": "aa"}
+    plans = [
+        {
+            "what": "planned",
+            "number": number,
+            "study": name,
+            "epsilon": 4.0,
+            "delta": 1e-6,
+            "events": [[4.0, 1.0, 8]],
+        }
+        for number, name in ((2, "a"), (3, "b"))
+    ]
+    assert faults([opened, plans[0]]) == []
+    (said,) = faults([opened, *plans])
+    assert said.startswith(
+        "ledger line 3: all plans together take epsilon 8 and delta 2e-06, which is beyond"
+    )
+
+
+def test_a_change_of_rows_that_follows_from_nothing_is_said(papers):
+    ledger = papers[1]
+    known = ledger[0]["fingerprint"]
+    line = {"what": "changed", "number": len(ledger) + 1, "before": known, "fingerprint": "ff"}
+    assert faults([*ledger, line]) == []
+    assert "changed, and the last that were confirmed are" in faults([*ledger, {**line, "before": "ee"}])[0]
+    assert (
+        "changed" in faults([*ledger, line, {"what": "confirmed", "fingerprint": "ff", "number": 0}, line])[0]
+    )
+
+
+def test_what_left_unpaid_is_said(papers):
+    site, ledger, _ = papers
+    sent = [line for line in site.lines() if line["what"] == "sent"]
+    assert unpaid(sent, {"plain": ledger}) == []
+    assert (
+        "was never charged" in unpaid(sent, {"plain": [line for line in ledger if line.get("round") != 2]})[0]
+    )
+    assert "was never charged" in unpaid(sent, {})[0]
+    assert "for another task" in unpaid([{**sent[0], "task": "x"}], {"plain": ledger})[0]
+    assert "was never charged" in unpaid(sent, {"another": ledger})[0]  # charged to other people's rows
+    before = [{key: value for key, value in line.items() if key != "dataset"} for line in sent]
+    assert unpaid(before, {"another": ledger}) == []  # an earlier fedtl did not say whose rows
+    assert unpaid([{**sent[0], "task": "x", "private": False}], {}) == []
+
+
+def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
+    _, _, path = papers
+    record, ledger = path.read_text().split("\n\n")
+    altered = tmp_path / "altered.jsonl"
+    altered.write_text(record + "\n\n" + ledger.replace('\\"round\\":2', '\\"round\\":3'))
+    assert altered.read_text() != path.read_text()
+    with pytest.raises(LedgerDamaged, match="the ledger: line .* was altered"):
+        verify_export(altered)
+    first = json.loads(ledger.splitlines()[0])
+    assert sha256(f"{'0' * 64}{first['line']}".encode()).hexdigest() == first["hash"]
+
+
+def test_an_auditor_reads_the_export_alone(papers, tmp_path):
+    _, ledger, path = papers
+    found = examine(path)
+    assert found["violations"] == []
+    assert found["updates"] == 2
+    (name,) = found["studies"]
+    last = [line for line in ledger if line["what"] == "charged"][-1]
+    delta = next(line["delta"] for line in ledger if line["what"] == "planned")
+    plan = next(line for line in ledger if line["what"] == "planned")
+    assert plan["epsilon"] > 1.2 * last["epsilon"]  # two of four rounds
+    said = {"epsilon": plan["epsilon"], "delta": delta, "charged": last["epsilon"], "round": 2}
+    assert found["studies"][name] == said
+    second = next(its for its in found["checks"] if "Opacus" in its["name"])
+    assert second["value"] == pytest.approx(plan["epsilon"], abs=0.02)
+    assert {its["name"] for its in found["checks"]} >= {
+        "chain",
+        "approval",
+        "ledger arithmetic",
+        "link to messages",
+    }
+    record_, book = path.read_text().split("\n\n")
+    for name, text in {
+        "chain": record_ + "\n\n" + book.replace('\\"round\\":2', '\\"round\\":3'),
+        "link to messages": record_ + "\n\n" + rechained(book, lambda line: {**line, "task": "x"} if "task" in line else line),
+        "ledger arithmetic": record_ + "\n\n" + rechained(book, lambda line: {**line, "epsilon": 0.01} if line["what"] == "charged" else line),
+        "approval": rechained(record_, lambda line: {**line, "tensors": []} if line["what"] == "approved" else line) + "\n\n" + book,
+    }.items():  # fmt: skip
+        odd = tmp_path / "odd.jsonl"
+        odd.write_text(text)
+        assert any(f": {name}: " in line for line in examine(odd)["violations"]), name
+
+
+def rechained(text, change):
+    """The lines changed by somebody who knows how to write them anew."""
+    last, found = "0" * 64, []
+    for entry in text.splitlines():
+        line = json.dumps(change(json.loads(json.loads(entry)["line"])))
+        last = sha256(f"{last}{line}".encode()).hexdigest()
+        found.append(json.dumps({"line": line, "hash": last}))
+    return "\n".join(found)
+
+
+def test_the_command_audits_an_export(papers, tmp_path):
+    _, _, path = papers
+    sound = fedtl_command("audit", path)
+    assert "the whole plan; up to round 2 " in " ".join(sound.stdout.split())
+    assert "nothing was measured" in sound.stderr
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text(path.read_text().replace("charged", "chargee"))
+    assert "refuted: " in fedtl_command("audit", odd, code=5).stderr
+    fedtl_command("audit", tmp_path / "none.jsonl", code=2)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[1]", "7", "{}", '{"number": 2}', '{"number": "1"}'])
+def test_a_chain_whose_hashes_hold_may_still_hold_anything(text):
+    """Whoever made the export made its hashes too."""
+    digest = sha256(f"{GENESIS}{text}".encode()).hexdigest()
+    assert walked([(text, digest)]) == ([], GENESIS, 1)

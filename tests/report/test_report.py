@@ -1,0 +1,497 @@
+"""Tables, plots and the page: what they show is what they were given, whatever the names are."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from fedtl.report.figures import LATE_ROWS, Curve, difference, one, short_difference, with_interval
+from fedtl.report.page import compare_page, run_page
+from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
+from fedtl.report.tables import (
+    compare_table,
+    late_compare_table,
+    late_table,
+    privacy_table,
+    refitted_table,
+    run_table,
+    target_table,
+)
+
+SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
+MANY = [f"hospital-{number:02}" for number in range(40)]
+HOSTILE = ["<script>alert(1)</script>", "$\\frac{", "[red]x[/nothing]", "_hidden", 'a" onload="b', "病院"]
+METHODS = ["local", "pooled", "fedavg", "fedbn", "fedtl", "fedtl, from scratch"]
+TOML = 'seed = 0\n[method]\nname = "<fedtl>"\n'
+MAIN = {
+    "classification": ("accuracy", "balanced_accuracy"),
+    "binary": ("accuracy", "auc"),
+    "regression": ("r2", "rmse"),
+}
+
+
+def figures(task, at):
+    return {
+        name: 0.5 + 0.0123 * ((7 * at + 3 * place) % 31) for place, name in enumerate((*MAIN[task], "loss"))
+    }
+
+
+def a_result(task="classification", silos=SILOS, extras=True):
+    its = {
+        name: {"train": 200 + at, "val": 24, "test": 60 + at, **figures(task, at)}
+        for at, name in enumerate(silos)
+    }
+    metric = MAIN[task][0]
+    worst = min(its, key=lambda name: its[name][metric])
+    result = {
+        "fedtl": "0.1.0", "method": "fedtl", "model": "convnet", "seed": 0, "rounds": 5,
+        "task": "regression" if task == "regression" else "classification", "metric": metric, "silos": its,
+        "mean": {m: sum(s[m] for s in its.values()) / len(its) for m in figures(task, 0)},
+        "mean_silos": dict.fromkeys(figures(task, 0), len(silos)), "notes": [],
+        "worst": {"silo": worst, metric: its[worst][metric], "silos": len(silos)},
+        "bytes_up": 1234567, "bytes_down": 7654321, "seconds": 12.3, "device": "cpu", "workers": 2,
+    }  # fmt: skip
+    if extras:
+        its[silos[0]] |= {"target": figures(task, 11), "target_adabn": figures(task, 12)}
+        result["late"] = {silos[-1]: {row: figures(task, at) for at, row in enumerate(LATE_ROWS)}}
+        result["left_out"] = {silos[1]: ["round 2: its loss is not finite", "round 4: it did not answer"]}
+        result["notes"] = ["the head was initialised anew"]
+    return result
+
+
+def a_history(task="classification", silos=SILOS):
+    metric = "rmse" if task == "regression" else "accuracy"
+    return [
+        {
+            "round": number, "seconds": 0.8, "left_out": {}, "bytes_up": 10, "bytes_down": 10,
+            "silos": {s: {"loss": 2 / number, metric: 0.9 - 0.5 / number - 0.01 * at} for at, s in enumerate(silos) if (at + number) % 5},
+        }
+        for number in range(1, 21)
+    ]  # fmt: skip
+
+
+def a_figure(value, half=0.0141):
+    return {"mean": value, "ci95": [value - half, value + half], "seeds": [value, value]}
+
+
+def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=True):
+    metric, verdicts = MAIN[task][0], ("gains", "unclear", "gains", "loses")
+    table = {
+        method: {
+            silo: {m: a_figure(v) for m, v in figures(task, at + 5 * column).items()}
+            for at, silo in enumerate(silos)
+        }
+        for column, method in enumerate(methods)
+    }
+    joining = [method for method in methods if method not in ("local", "pooled")]
+    gain = {
+        "gains": (0.0313, [0.0112, 0.0514]),
+        "unclear": (0.001, [-0.02, 0.022]),
+        "loses": (-0.04, [-0.06, -0.02]),
+    }
+    said = {silo: (joining[at % len(joining)], verdicts[at % 4]) for at, silo in enumerate(silos)}
+    comparison = {
+        "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
+        "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
+        "chosen_on": "validation rows",
+        "mean": {method: {metric: a_figure(0.7654) | {"silos": len(silos)}} for method in methods},
+        "worst": {method: {"silo": silos[1], metric: 0.5432, "silos": len(silos)} for method in methods},
+    }  # fmt: skip
+    if "local" in methods:
+        comparison["benefit"] = {
+            silo: {"best": best, "over_local": gain[how][0], "ci95": gain[how][1], "verdict": how}
+            for silo, (best, how) in said.items()
+        }
+        comparison["over_local"] = {
+            m: {s: {"mean": 0.0271, "ci95": [-0.01, 0.06]} for s in silos} for m in joining
+        }
+    if extras:
+        comparison["warnings"] = [
+            f"fedavg is worse than local at {silos[1]} by 0.05 (95 % interval 0.02 to 0.08)"
+        ]
+        row = {metric: {"mean": 0.8765, "seeds": [0.8765]}}
+        comparison["target"] = {methods[-1]: {silos[0]: {"target": row, "target_adabn": row}}}
+        comparison["late"] = {methods[-1]: {silos[-1]: dict.fromkeys(LATE_ROWS, row)}}
+    return comparison
+
+
+CURVES = {method: Curve([0.3 + 0.02 * at, 0.6, 0.8], [6, 6, 6]) for at, method in enumerate(METHODS)}
+
+
+def printed(table, width=100):
+    console = Console(width=width, record=True, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    text = captured.get()
+    assert all(len(line) <= width for line in text.splitlines())
+    return text
+
+
+class Reader(HTMLParser):
+    """The page as a browser has it: tags, ids, and the text outside of tags."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_self_contained(page):
+    bare = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http://" not in bare
+    assert "https://" not in bare
+    read = Reader(page)
+    assert not {"script", "link", "iframe", "img", "object"} & set(read.tags)
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    for name, value in read.attributes:
+        if name in ("href", "xlink:href", "src"):
+            assert value.startswith("#")
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert read.tags.count("table") == read.tags.count("caption")
+    assert read.tags.count("svg") == sum(
+        1 for name, value in read.attributes if name == "aria-label" and value
+    )
+    return read.text
+
+
+def test_figures_are_written_in_the_unit_of_their_metric():
+    assert one("accuracy", 0.9712) == "97.1"
+    assert one("rmse", 0.9712) == "0.971"
+    assert one("auc", None) == "-"
+    assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
+    assert with_interval("r2", None) == "-"
+    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
+    assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2…+2"
+    assert short_difference("accuracy", {"over_local": -0.04, "ci95": [-0.09, -0.001]}) == "-4.0 -9…-0"
+    assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
+    assert difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
+
+
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_tables_fit_and_show_every_number(task, silos):
+    result, comparison = a_result(task, silos), a_comparison(task, silos)
+    text = printed(run_table(result))
+    for name, its in result["silos"].items():
+        line = next(line for line in text.splitlines() if name in line)
+        assert all(one(m, its[m]) in line for m in figures(task, 0))
+    assert f"worst: {result['worst']['silo']}" in text
+    text = printed(compare_table(comparison), 200)
+    metric = comparison["metric"]
+    for silo in silos:
+        line = next(line for line in text.splitlines() if silo in line)
+        assert all(one(metric, its[silo][metric]["mean"]) in line for its in comparison["methods"].values())
+        assert short_difference(metric, comparison["benefit"][silo]) in line
+        assert comparison["benefit"][silo]["verdict"] in line
+    assert text.count(one(metric, 0.5432)) >= len(METHODS)
+    assert one(metric, 0.8765) in printed(target_table(comparison))
+    assert LATE_ROWS["head"] in printed(late_table(result["late"], metric))
+    assert silos[-1] in printed(late_compare_table(comparison))
+
+
+def test_six_methods_at_six_silos_take_one_line_each_in_a_hundred_and_ten_columns():
+    short = [name for name in METHODS if "," not in name] + ["fedprox"]
+    text = printed(compare_table(a_comparison(methods=short)), 110)
+    assert "50.0 49…51" in text
+    assert len(text.splitlines()) < 13
+
+
+def test_the_best_method_is_bold_and_the_verdict_coloured():
+    table = compare_table(a_comparison())
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["fedavg"][sorted(SILOS).index("plain")].style == "bold"
+    assert columns["fedbn"][sorted(SILOS).index("plain")].style == ""
+    colours = dict(
+        zip(map(str, columns["joining"][:6]), (cell.style for cell in columns["joining"][:6]), strict=True)
+    )
+    assert colours == {"gains": "green", "unclear": "yellow", "loses": "red"}
+
+
+def test_what_was_not_measured_is_a_dash_and_never_zero():
+    result, comparison = a_result("binary"), a_comparison(methods=["fedavg"], extras=False)
+    del result["silos"]["plain"]["auc"], comparison["methods"]["fedavg"]["plain"]["accuracy"]
+    line = next(line for line in printed(run_table(result)).splitlines() if "plain" in line)
+    assert " - " in line
+    line = next(line for line in printed(compare_table(comparison)).splitlines() if "plain" in line)
+    assert line.split() == ["plain", "-"]
+    assert "<td>-</td>" in compare_page(comparison, {}, TOML)
+
+
+@pytest.mark.parametrize("extras", [True, False], ids=["extras", "bare"])
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_the_page_of_a_run_needs_nothing_else_and_shows_what_it_was_given(task, silos, extras):
+    result, history = a_result(task, silos, extras), a_history(task, silos)
+    page = run_page(result, history, TOML)
+    text = assert_self_contained(page)
+    metric = result["metric"]
+    for name, its in result["silos"].items():
+        assert name in text
+        assert all(one(m, its[m]) in text for m in figures(task, 0))
+    assert f"{one(metric, result['mean'][metric])}; worst: {one(metric, result['worst'][metric])} at" in text
+    assert TOML.strip() in text
+    assert "read once" in text
+    assert "1,234,567 bytes" in text
+    assert ("was left out 2 times, last in round 4: it did not answer" in text) == extras
+    assert ("Silos that joined late" in text) == extras
+    assert ("unlabelled domain" in text) == extras
+    assert page == run_page(result, history, TOML)
+
+
+@pytest.mark.parametrize("extras", [True, False], ids=["extras", "bare"])
+@pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
+@pytest.mark.parametrize("task", MAIN)
+def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given(task, silos, extras):
+    comparison = a_comparison(task, silos, extras=extras)
+    page = compare_page(comparison, CURVES, TOML)
+    text = assert_self_contained(page)
+    metric = comparison["metric"]
+    for its in comparison["methods"].values():
+        assert all(with_interval(metric, its[silo][metric]) in text for silo in silos)
+    for silo in silos:
+        assert silo in text
+        assert short_difference(metric, comparison["benefit"][silo]) in text
+    assert all(warning in text for warning in comparison["warnings"])
+    assert "paired bootstrap over seeds and test rows" in text
+    assert "validation rows" in text
+    assert ("Silos that joined late" in text) == extras
+    assert page == compare_page(comparison, CURVES, TOML)
+
+
+def test_hostile_method_names_are_text():
+    comparison = a_comparison(methods=["local", *HOSTILE])
+    text = assert_self_contained(
+        compare_page(comparison, {name: Curve([0.1, float("nan"), 0.4], [6, 0, 6]) for name in HOSTILE}, TOML)
+    )
+    assert all(name in text for name in HOSTILE)
+    assert "[red]" in printed(compare_table(comparison), 200)
+
+
+def test_the_answer_comes_first_and_names_who_does_not_gain():
+    comparison = a_comparison(silos=SILOS[:4])
+    page = compare_page(comparison, CURVES, TOML)
+    answer = "2 of 4 silos gain by joining; faint: unclear; textured: loses."
+    assert answer in page
+    assert page.index(answer) < page.index("<table")
+    many = compare_page(a_comparison(silos=MANY), CURVES, TOML)
+    assert "20 of 40 silos gain by joining; 10 unclear; 10 lose." in many
+
+
+@pytest.mark.parametrize("methods", [["fedavg", "fedbn"], ["pooled"], ["local"]], ids="-".join)
+def test_without_both_local_and_a_method_there_is_no_verdict(methods):
+    comparison = a_comparison(methods=["local", "fedavg"])
+    comparison["methods"] = {
+        name: its
+        for name, its in a_comparison(methods=["local", "pooled", "fedavg", "fedbn"])["methods"].items()
+        if name in methods
+    }
+    comparison |= {key: dict.fromkeys(methods, comparison[key]["local"]) for key in ("mean", "worst")}
+    comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}}
+    assert "Nothing to compare with" in assert_self_contained(compare_page(comparison, {}, TOML))
+    assert "joining" not in printed(compare_table(comparison))
+    for optional in ("benefit", "over_local", "target", "late"):
+        del comparison[optional]
+    assert "Nothing to compare with" in compare_page(comparison, {}, TOML)
+    printed(compare_table(comparison))
+
+
+def test_an_interval_that_could_not_be_had_is_left_away():
+    comparison = a_comparison()
+    comparison["benefit"]["plain"] |= {"ci95": None, "verdict": "unclear"}
+    for its in comparison["methods"].values():
+        its["plain"]["accuracy"]["ci95"] = None
+    assert_self_contained(compare_page(comparison, CURVES, TOML))
+    line = next(line for line in printed(compare_table(comparison)).splitlines() if line.startswith("plain"))
+    assert "…" not in line.replace(short_difference("accuracy", comparison["benefit"]["plain"]), "")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: learning_curves(a_history()),
+        lambda: learning_curves(a_history("regression", MANY)),
+        lambda: learning_curves([]),
+        lambda: silo_bars(a_result()),
+        lambda: silo_bars(a_result("regression", MANY)),
+        lambda: benefit_forest(a_comparison()),
+        lambda: method_dots(a_comparison()),
+        lambda: method_dots(a_comparison("regression", MANY)),
+        lambda: convergence(CURVES, 6),
+        lambda: convergence({}, 6),
+    ],
+)
+def test_a_plot_is_one_svg_that_repeats_and_leaves_matplotlib_as_it_was(draw):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    svg = draw()
+    assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
+    assert svg == draw()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_plot_names_every_silo_and_every_method():
+    comparison = a_comparison()
+    del comparison["methods"]["fedtl, from scratch"][sorted(SILOS)[0]]
+    words = set(ElementTree.fromstring(method_dots(comparison)).itertext())
+    assert {*SILOS, *METHODS} <= words
+    words = set(ElementTree.fromstring(learning_curves(a_history(silos=HOSTILE))).itertext())
+    assert {*HOSTILE, "mean (4 to 5 of 6)"} <= words
+
+
+def text_of(page):
+    return " ".join(Reader(page).text.split())
+
+
+def a_claim(**changes):
+    its = {"private": True, "unit": "record", "adjacency": "zero-out, n is public", "tuning": "public"}
+    return {**its, "statistics": "dp", **changes}
+
+
+def test_a_private_run_says_what_its_ledgers_say():
+    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    result = a_result()
+    result["privacy"] = a_claim(silos={"plain": spent, "faint": {**spent, "epsilon": 1.0}})
+    silent = [{**line, "silos": {name: {} for name in line["silos"]}} for line in a_history()]
+    page = text_of(run_page(result, silent, ""))
+    assert "at most epsilon = 2.500 at delta = 1e-05 in a silo (4.750 for replace-one)" in page
+    assert "tuning on private data: public" in page
+    assert "Without differential privacy" not in page
+    assert "Validation by round" not in run_page(result, silent, "")
+    result["privacy"] = a_claim(private=False, silos={"plain": spent})
+    assert "Not private: the noise can be drawn again" in text_of(run_page(result, silent, ""))
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("tuning", ["public", "undeclared"])
+def test_every_page_says_where_the_settings_come_from(private, tuning):
+    its = a_claim(private=private, tuning=tuning, epsilon=3.0)
+    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    said = f"tuning on private data: {tuning}."
+    alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
+    assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
+    assert said in text_of(compare_page({**a_comparison(), "privacy": its}, {}, ""))
+
+
+def test_a_private_comparison_says_that_epsilons_add():
+    comparison = a_comparison()
+    assert "Without differential privacy" in text_of(compare_page(comparison, {}, ""))
+    comparison["privacy"] = a_claim(epsilon=3.0)
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "keeps epsilon = 3 for each record" in page
+    assert "epsilons add" in page
+    assert "chosen on its validation rows" in page
+
+
+def test_a_comparison_without_a_best_says_why():
+    comparison = a_comparison() | {"privacy": a_claim(epsilon=3.0), "chosen_on": None, "benefit": {}}
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "Which method is best for a silo is not said" in page
+    assert "it would tell about them and be charged nowhere" in page
+    assert "chosen on its validation rows" not in page
+    table = " ".join(printed(compare_table(comparison)).split())
+    assert "epsilon = 3 in each run of a method that shares; tuning: public; no best" in table
+    released = comparison | {"benefit": a_comparison()["benefit"], "chosen_on": "released accuracy"}
+    assert "chosen on the accuracy that it released" in text_of(compare_page(released, {}, ""))
+
+
+def test_no_interval_is_told_by_half_its_width():
+    """Half a width would claim that an R2 of 0.519 might be 20, or an accuracy of 98 % 101 %."""
+    wide = {"mean": 0.519, "ci95": [-39.88, 0.612], "seeds": [0.519]}
+    assert with_interval("r2", wide) == "0.519 -39.88…0.61"
+    assert one("r2", -9e21) == "-9e+21"
+    for task in MAIN:
+        comparison = a_comparison(task)
+        for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+            assert "±" not in text
+            assert "half a 95" not in text
+            assert "95 % interval" in text
+
+
+def with_one_silo_less():
+    result, comparison = a_result("binary"), a_comparison("binary")
+    del result["silos"]["plain"]["auc"]
+    result["silos"]["plain"]["absent"] = {"auc": "all 60 rows have the same class"}
+    result["mean_silos"]["auc"] = 5
+    del comparison["methods"]["fedavg"]["plain"]["accuracy"]
+    comparison["absent"] = {"fedavg": {"plain": {"accuracy": "the scores of 3 of 60 rows are not finite"}}}
+    comparison["mean"]["fedavg"]["accuracy"]["silos"] = comparison["worst"]["fedavg"]["silos"] = 5
+    return result, comparison
+
+
+def test_a_dash_has_its_reason_and_a_mean_over_fewer_silos_says_so():
+    result, comparison = with_one_silo_less()
+    mean = f"{one('auc', result['mean']['auc'])} (5 of 6)"
+    for text in (printed(run_table(result)), text_of(run_page(result, a_history(), ""))):
+        assert "no AUC at plain: all 60 rows have the same class" in text
+        assert mean in text
+        assert text.count("(5 of 6)") == 1
+    reason = "no accuracy at plain under fedavg: the scores of 3 of 60 rows are not finite"
+    for text in (printed(compare_table(comparison), 200), text_of(compare_page(comparison, CURVES, ""))):
+        assert reason in text
+        assert text.count("(5 of 6)") == 2  # the mean and the worst of one method
+    many = a_comparison("binary", MANY)
+    del many["methods"]["fedavg"][MANY[0]]["accuracy"]
+    assert "fedavg (39 of 40)" in set(ElementTree.fromstring(method_dots(many)).itertext())
+    bars = set(ElementTree.fromstring(silo_bars({**result, "metric": "auc"})).itertext())
+    assert any(word.startswith("mean, ") and word.endswith("(5 of 6)") for word in bars)
+
+
+def test_a_whole_silo_that_cannot_be_compared_is_counted():
+    comparison = a_comparison(silos=SILOS[:4])
+    del comparison["benefit"]["plain"]
+    page = compare_page(comparison, CURVES, TOML)
+    assert (
+        "1 of 3 silos gains by joining; faint: unclear; textured: loses; 1 more cannot be compared." in page
+    )
+
+
+def test_curves_say_what_they_show_and_over_how_many_silos():
+    words = set(ElementTree.fromstring(convergence(CURVES, 6)).itertext())
+    assert "rounds of training; the last point is the model that the table scores" in words
+    assert METHODS[0] in words
+    some = {"fedavg": Curve([0.1, 0.2, 0.3], [2, 4, 6])}
+    assert "fedavg (2 to 6 of 6)" in set(ElementTree.fromstring(convergence(some, 6)).itertext())
+    released = " ".join(ElementTree.fromstring(convergence(CURVES, 6, private=True)).itertext())
+    assert "the model as received, before the silo trains it," in released
+    assert "released accuracy" in released
+    assert "the table scores" not in released
+
+
+def test_shared_statistics_are_told_beside_those_of_the_silo():
+    comparison, result = a_comparison(methods=["local", "fedavg"]), a_result()
+    comparison["refitted"] = {"fedavg": {silo: {"accuracy": {"mean": 0.8421}} for silo in SILOS[:5]}}
+    table = printed(refitted_table(comparison))
+    assert "84.2 (5 of 6)" in table
+    assert one("accuracy", comparison["mean"]["fedavg"]["accuracy"]["mean"]) in table
+    assert "84.2" in text_of(compare_page(comparison, CURVES, ""))
+    result["silos"]["plain"]["refitted"] = {"accuracy": 0.8421}
+    assert "84.2" in text_of(run_page(result, a_history(), ""))
+    assert "refitted to the silo's training inputs" in text_of(run_page(result, a_history(), ""))
+
+
+@pytest.mark.parametrize("unit", ["record", "patient"])
+def test_the_table_of_privacy_counts_and_names_the_unit_that_is_protected(unit):
+    its = dict.fromkeys(("epsilon", "epsilon_replace_one", "noise_multiplier", "sample_rate"), 1.0)
+    its |= {"delta": 1e-5, "steps_a_round": 2, "rounds": 3, "units": 180, "statistics_expected_noise": None}
+    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": its})))
+    assert f"of each {unit}" in text
+    head, row = (line for line in text.splitlines() if line.startswith(("silo", "plain")))
+    assert head.split()[1] == f"{unit}s"
+    assert row.split()[1] == "180"
+    assert ("record" in text) == (unit == "record")
+    assert "rows" not in head
+    table = " ".join(
+        printed(compare_table(a_comparison() | {"privacy": a_claim(unit=unit, epsilon=3.0)})).split()
+    )
+    assert f"differential privacy of each {unit}: epsilon = 3" in table

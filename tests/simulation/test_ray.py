@@ -1,0 +1,241 @@
+"""A Ray cluster of two nodes on this machine: the bits of the serial engine, also when a node goes away."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedtl.data.dataset import Rows, SiloData
+from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.messages import Task
+from fedtl.methods.base import METHODS
+from fedtl.models.registry import blueprint
+from fedtl.simulation.engine import Fit, Job, Workplace
+from fedtl.simulation.serial import Serial
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+
+ray = pytest.importorskip("ray")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, of sockets and pipes
+]
+from fedtl.simulation.ray import Cluster  # noqa: E402, only where there is ray
+
+NAMES = [f"s{number}" for number in range(10)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    """No reports to anybody; workers find this module, from which the jobs are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        yield
+
+
+@contextmanager
+def two_nodes():
+    """(cluster, its nodes), one worker's place on each."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    cluster = Nodes()
+    settings = {"num_cpus": 1, "object_store_memory": 2**27}
+    nodes = [cluster.add_node(**settings, include_dashboard=False), cluster.add_node(**settings)]
+    try:
+        yield cluster, nodes
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def data(name):
+    generator = torch.Generator().manual_seed(int(name[1:]))
+    rows = Rows(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
+    return SiloData(rows, rows, ("a", "b", "c"))
+
+
+def bench():
+    return Bench(blueprint("mlp", (5,), 0), METHODS["fedtl"](), Training())
+
+
+def furnish():
+    return Workplace(bench(), data)
+
+
+def refused():
+    raise DataError("this machine has no such file")
+
+
+def dies():
+    os._exit(3)
+
+
+def silos():
+    _, local = bench().partition.split(bench().initial(3))
+    return [Silo(name, data(name), dict(local), name.encode()) for name in NAMES]
+
+
+def task():
+    shared, _ = bench().partition.split(bench().initial(3))
+    return Task("test", 1, 1, 0, shared)
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Another job, which takes its time, with a note of which node did it; it fails at one silo as asked."""
+
+    job: Job
+    notes: Path
+    fails: str = ""
+    victim: str = ""  # a node that does one silo, and is at the second until it goes away
+
+    def __call__(self, bench, silo):
+        if silo.name == self.fails:
+            raise SiloFailed(f"{silo.name}: it diverged")
+        node = ray.get_runtime_context().get_node_id()
+        (self.notes / f"{silo.name}-{node}").touch()
+        time.sleep(600 if node == self.victim and self.at(node) > 1 else 0.3)
+        return self.job(bench, silo)
+
+    def nodes(self):
+        return {path.name.partition("-")[2] for path in self.notes.iterdir()}
+
+    def at(self, node):
+        """How many silos this node has begun."""
+        return len(list(self.notes.glob(f"*-{node}")))
+
+
+def same(found, wanted):
+    assert [name for name, _ in found] == [name for name, _ in wanted]
+    for (_, update), (_, other) in zip(found, wanted, strict=True):
+        assert update.metrics == other.metrics
+        assert all(torch.equal(update.delta[name], other.delta[name]) for name in other.delta)
+
+
+def serial():
+    torch.set_num_threads(1)
+    members = silos()
+    return list(Serial(bench()).each(Fit(task()), members)), members
+
+
+def test_two_nodes_give_the_bits_of_serial_and_keep_their_silos(tmp_path):
+    wanted, others = serial()
+    members, notes = silos(), [tmp_path / "1", tmp_path / "2"]
+    for path in notes:
+        path.mkdir()
+    with two_nodes() as (cluster, _), Cluster(furnish, 0, 1, cluster.address, "cpu") as engine:
+        assert engine.workers == 2
+        first = Noted(Fit(task()), notes[0])
+        same(list(engine.each(first, members)), wanted)
+        again = Noted(Fit(task()), notes[1], fails="s4")
+        result = dict(engine.each(again, members))
+        assert isinstance(result["s4"], SiloFailed)
+        assert len(first.nodes()) == 2
+        kept = {path.name for path in notes[0].iterdir()} & {path.name for path in notes[1].iterdir()}
+        assert len(kept) >= 6  # most silos were where they had been
+    for silo, other in zip(members, others, strict=True):
+        assert (silo.name == "s4") == all(torch.equal(silo.local[n], other.local[n]) for n in other.local)
+
+
+def test_a_node_that_goes_away_in_a_round_costs_nothing_but_time(tmp_path):
+    wanted, others = serial()
+    members = silos()
+    with two_nodes() as (cluster, nodes), Cluster(furnish, 2, 1, cluster.address, "cpu") as engine:
+        here = ray.get_runtime_context().get_node_id()
+        (victim,) = {node["NodeID"] for node in ray.nodes()} - {here}
+        job = Noted(Fit(task()), tmp_path, victim=victim)
+
+        def kill():
+            while job.at(victim) < 2:
+                time.sleep(0.05)
+            cluster.remove_node(nodes[1], allow_graceful=False)
+
+        killing = threading.Thread(target=kill, daemon=True)
+        killing.start()
+        found = list(engine.each(job, members))
+        killing.join(60)
+    same(found, wanted)
+    for silo, other in zip(members, others, strict=True):
+        assert all(torch.equal(silo.local[name], other.local[name]) for name in other.local)
+    begun = [path.name.partition("-")[0] for path in tmp_path.iterdir()]
+    assert len(begun) == len(NAMES) + 1  # one of them was begun on both nodes
+    assert set(begun) == set(NAMES)
+
+
+def test_what_ends_a_run_ends_it_here_too():
+    with two_nodes() as (cluster, _):
+        engine = partial(Cluster, workers=1, threads=1, address=cluster.address, device="cpu")
+        with engine(refused) as refusing, pytest.raises(DataError, match="this machine has no such file"):
+            list(refusing.each(Fit(task()), silos()))
+        with engine(dies) as dying, pytest.raises(FedTLError, match="died 3 times while it started"):
+            list(dying.each(Fit(task()), silos()))
+        with pytest.raises(ConfigError, match="the cluster has no GPU"):
+            Cluster(furnish, 1, 1, cluster.address, "cuda").__enter__()
+    with pytest.raises(ConfigError, match="no Ray cluster answers there") as caught:
+        Cluster(furnish, 1, 1, "127.0.0.1:1", "cpu").__enter__()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_run_over_two_nodes(tmp_path):
+    small = ["rounds=2", "data.limit=40"]
+    alone = load("digits", [*small, "engine.name=serial"])
+    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    with two_nodes() as (cluster, _):
+        spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
+        other = run(spread, RunFolder.create(tmp_path / "other", spread))
+    assert other.pop("workers") == 2
+    assert one.pop("workers") == 1
+    assert json.dumps(one | {"seconds": 0}) == json.dumps(other | {"seconds": 0})
+    for path in (tmp_path / "one").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_a_stopped_run_goes_on_over_the_cluster_to_the_same_numbers(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(one):
+        raise Stop
+
+    small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
+    alone = load("digits", [*small, "engine.name=serial"])
+    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    with two_nodes() as (cluster, _):
+        spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
+        folder = RunFolder.create(tmp_path / "other", spread)
+        with pytest.raises(Stop):
+            run(spread, folder, progress=stop)
+        other = run(folder.experiment(), RunFolder.open(folder.path))
+    assert one["silos"] == other["silos"]
+    assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
+        folder.path / "shared.safetensors"
+    ).read_bytes()
+
+
+def test_another_machines_scratch_folder_goes_with_the_last_who_uses_it(tmp_path):
+    folder = tmp_path / "tmp" / "fedtl-of-another-machine"
+    code = f"from pathlib import Path; from fedtl.simulation.temp_folder import adopt; adopt(Path({str(folder)!r})); print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    users = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for user in users:
+        user.stdout.readline()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for user, left in zip(users, (True, False), strict=True):
+        user.communicate("\n", timeout=30)
+        assert folder.exists() is left

@@ -1,0 +1,545 @@
+"""Silos trained in one stack, against the same silos one after another: the serial engine is the truth here."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.func import functional_call, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fedtl.data.dataset import Rows, SiloData, pool
+from fedtl.errors import ConfigError, PartitionError, SiloFailed
+from fedtl.experiment.config.schema import CompareSettings
+from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.messages import Task
+from fedtl.methods.base import METHODS, Method, Phase
+from fedtl.methods.losses import TaskLoss
+from fedtl.methods.server import ServerStep
+from fedtl.models.net import Blueprint
+from fedtl.models.registry import blueprint
+from fedtl.models.roles import Partition, Role
+from fedtl.models.state import copy
+from fedtl.simulation import stacked
+from fedtl.simulation.engine import Fit, Simulation
+from fedtl.simulation.serial import Serial
+from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Bench, Training
+
+COMPARED = [*CompareSettings().methods, "fedrep", "fedbabu", "silobn", "lgfedavg"]
+OWN_HEAD = ["local", "fedper", "fedtl", "fedrep", "fedbabu"]
+SHAPES = {"mlp": (5,), "convnet": (1, 8, 8), "resnet20": (1, 8, 8), "digitmodel": (1, 8, 8)}
+CLASSES = ("a", "b", "c")
+SIZES = (6, 13, 9, 4, 17)  # in batches of 4: 9, 13 and 17 have a last one of a single row, 6 one of two
+FEW = Training(lr=0.05, batch_size=4, weight_decay=0.01)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    """In float64 rounding cannot hide a mistake, nor grow into one over the rounds."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def rows_of(seed, n, shape, classes):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *shape, generator=generator) * (1 + seed % 3) + seed / 10
+    if not classes:
+        return Rows(x, x.flatten(1).sum(1) * 3 + 50)
+    return Rows(x, torch.randint(len(classes), (n,), generator=generator))
+
+
+def data_of(seed, n, shape, classes=CLASSES, **more):
+    return SiloData(rows_of(seed, n, shape, classes), rows_of(seed + 50, 5, shape, classes), classes, **more)
+
+
+def five(model, labels=(CLASSES,) * 5, sizes=SIZES, **more):
+    return {
+        name: data_of(seed, n, SHAPES[model], classes, **more)
+        for seed, (name, n, classes) in enumerate(zip("abcde", sizes, labels, strict=True))
+    }
+
+
+def bench_of(model, method="fedtl", training=FEW):
+    method = METHODS[method]() if isinstance(method, str) else method
+    return Bench(blueprint(model, SHAPES[model], 0), method, training)
+
+
+def silos_of(bench, data):
+    silos = []
+    for name, its in data.items():
+        _, local = bench.partition.split(bench.initial(its.width))
+        silos.append(Silo(name, its, local, name.encode()))
+    return silos
+
+
+def task_of(bench, silo, number=1):
+    shared, _ = bench.partition.split(bench.initial(silo.data.width))
+    return Task("test", number, 3, 0, shared)
+
+
+def federate(engine, bench, data, number=3):
+    """What the server and every silo have in the end, and what the silos said on the way."""
+    silos = silos_of(bench, data)
+    shared, _ = bench.partition.split(bench.initial(silos[0].data.width))
+    simulation = Simulation(engine, {silo.name: silo for silo in silos})
+    plan = Plan("test", 0, number, ServerStep())
+    every = list(rounds(simulation, plan, Standing(0, shared), bench.partition.roles))
+    replies = [{name: (r.metrics, r.weight) for name, r in one.replies.items()} for one in every]
+    return every[-1].after.shared, {silo.name: silo.local for silo in silos}, replies
+
+
+def close(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.allclose(found[name], value, rtol=1e-7, atol=1e-9), name
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def compare(model, method, data, training=FEW, size=3):
+    """Three rounds on both engines; and they were rounds in which something moved."""
+    bench = bench_of(model, method, training)
+    shared, locals_, replies = federate(Stacked(bench, size), bench, data)
+    shared_too, locals_too, replies_too = federate(Serial(bench), bench, data)
+    close(shared, shared_too)
+    for name, local in locals_too.items():
+        close(locals_[name], local)
+    for one, other in zip(replies, replies_too, strict=True):
+        assert one.keys() == other.keys()
+        for name, (metrics, weight) in other.items():
+            assert one[name][0] == pytest.approx(metrics, rel=1e-5)
+            assert one[name][1] == weight
+    before = bench.initial(next(iter(data.values())).width)
+    after = {**shared, **next(iter(locals_.values()))}
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+# The same result
+
+
+@pytest.mark.parametrize("method", COMPARED)
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_a_stack_learns_what_each_silo_learns_alone(model, method):
+    data = five(model)
+    compare(model, method, {"all": pool(list(data.values()))} if METHODS[method]().pool else data)
+
+
+@pytest.mark.parametrize("method", [name for name in COMPARED if name != "pooled"])
+def test_a_stack_of_resnets_does_too(method):
+    data = five("resnet20", sizes=(5, 7, 4, 8, 6))
+    compare("resnet20", method, data, size=5)
+
+
+def test_and_one_of_the_digits_model():
+    """With 512 channels some hardly vary over a handful of rows, and their norm makes rounding large: more rows."""
+    data = {name: data_of(n, n, SHAPES["digitmodel"]) for name, n in (("a", 20), ("b", 24))}
+    compare("digitmodel", "fedtl", data, replace(FEW, batch_size=12))
+
+
+@pytest.mark.parametrize("method", OWN_HEAD)
+def test_silos_with_label_sets_of_their_own(method):
+    few, many = ("x", "y"), ("p", "q", "r", "s")
+    compare("mlp", method, five("mlp", (few, CLASSES, few, many, CLASSES)), size=2)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedtl"])
+def test_regression_with_a_scale_of_each_silos_own(method):
+    data = five("mlp", ((),) * 5)
+    own = {
+        name: replace(its, y_mean=float(its.train.y.mean()), y_std=float(its.train.y.std()))
+        for name, its in data.items()
+    }
+    compare("mlp", method, own)
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        Training(lr=0.1, momentum=0.0, batch_size=4),
+        Training(lr=0.05, momentum=0.9, weight_decay=0.3, batch_size=4, epochs=2),
+        Training(lr=0.05, batch_size=4, freeze=1, body_lr=0.1, weight_decay=0.1),
+        Training(lr=0.05, batch_size=10_000, epochs=3),
+        Training(lr=0.1, schedule="cosine", batch_size=4),
+        *(
+            Training(optimizer=name, lr=0.003, weight_decay=0.1, batch_size=4, body_lr=0.5)
+            for name in ("adam", "adamw", "adagrad", "adadelta", "rmsprop", "nadam")
+        ),
+    ],
+    ids=[
+        "plain",
+        "decay",
+        "freeze",
+        "one batch",
+        "cosine",
+        "adam",
+        "adamw",
+        "adagrad",
+        "adadelta",
+        "rmsprop",
+        "nadam",
+    ],
+)
+@pytest.mark.parametrize("method", ["fedtl", "fedrep"])
+def test_settings_mean_the_same(method, training):
+    compare("mlp", method, five("mlp"), training)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_whatever_the_size_of_a_stack(size):
+    compare("mlp", "fedavg", five("mlp"), size=size)
+
+
+def test_a_stack_of_one():
+    bench = bench_of("mlp")
+    (silo,), (other,) = (silos_of(bench, {"a": data_of(1, 13, (5,))}) for _ in range(2))
+    update = stacked.fit(bench, [silo], task_of(bench, silo))["a"]
+    wanted = bench.fit(other, task_of(bench, other))
+    close(update.delta, wanted.delta)
+    close(silo.local, other.local)
+
+
+def test_pixels_in_single_precision():
+    torch.set_default_dtype(torch.float32)
+    bench = bench_of("convnet")
+    found = []
+    for engine in (Stacked(bench, 4), Serial(bench)):
+        data = {}
+        for seed, (name, its) in enumerate(five("convnet").items()):
+            generator = torch.Generator().manual_seed(seed)
+            pixels = torch.randint(0, 256, its.train.x.shape, dtype=torch.uint8, generator=generator)
+            data[name] = replace(its, train=Rows(pixels, its.train.y), val=Rows(pixels, its.train.y))
+        silos = silos_of(bench, data)
+        found.append((dict(engine.each(Fit(task_of(bench, silos[0])), silos)), silos))
+    (updates, silos), (wanted, others) = found
+    for name, update in wanted.items():
+        assert updates[name].metrics == update.metrics
+        for tensor, value in update.delta.items():
+            torch.testing.assert_close(updates[name].delta[tensor], value, rtol=1e-3, atol=1e-5)
+    for silo, other in zip(silos, others, strict=True):
+        for tensor, value in other.local.items():
+            torch.testing.assert_close(silo.local[tensor], value, rtol=1e-3, atol=1e-5)
+
+
+# The engine
+
+
+def test_results_come_in_the_order_of_the_silos():
+    bench = bench_of("mlp")
+    silos = silos_of(bench, five("mlp", (CLASSES, ("x", "y"), CLASSES, ("x", "y"), CLASSES)))
+    for order in (silos, silos[::-1], silos[2:] + silos[:2]):
+        results = list(Stacked(bench, 2).each(Fit(task_of(bench, silos[0])), order))
+        assert [name for name, _ in results] == [update.silo for _, update in results]
+        assert [name for name, _ in results] == [silo.name for silo in order]
+
+
+def test_every_other_job_is_done_as_in_serial():
+    bench, failure = bench_of("mlp"), SiloFailed("no")
+
+    def job(at, silo):
+        if silo.name == "b":
+            raise failure
+        return at, silo
+
+    silos = silos_of(bench, five("mlp"))[:3]
+    with Stacked(bench, 2) as engine:
+        found = list(engine.each(job, silos))
+    assert found == [("a", (bench, silos[0])), ("b", failure), ("c", (bench, silos[2]))]
+    assert engine.workers == 1
+
+
+def test_a_stack_that_fails_as_a_whole_is_trained_one_after_another(monkeypatch, caplog):
+    """Even where it fails at the very end: no silo has moved by then."""
+    bench, split, calls = bench_of("mlp"), Partition.split, []
+    silos, others = silos_of(bench, five("mlp")), silos_of(bench, five("mlp"))
+    task = task_of(bench, silos[0])
+
+    def failing(partition, state):
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError
+        return split(partition, state)
+
+    monkeypatch.setattr(Partition, "split", failing)
+    found = dict(Stacked(bench, 5).each(Fit(task), silos))
+    wanted = dict(Serial(bench).each(Fit(task), others))
+    assert "e, b, c, a, d cannot be trained in one stack; now one after another" in caplog.text
+    for silo, other in zip(silos, others, strict=True):
+        assert same(found[silo.name].delta, wanted[silo.name].delta)
+        assert same(silo.local, other.local)
+
+
+def test_what_fedtl_itself_finds_wrong_ends_the_run(caplog):
+    bench = bench_of("mlp")
+    silos = silos_of(bench, five("mlp"))
+    task = replace(task_of(bench, silos[0]), shared={})
+    with pytest.raises(PartitionError):
+        list(Stacked(bench, 5).each(Fit(task), silos))
+    assert not caplog.records
+
+
+def test_few_results_wait_for_their_turn():
+    """The order is theirs, but neighbours stay together: whoever takes the first has two trained, not all five."""
+    bench = bench_of("mlp")
+    silos = silos_of(bench, five("mlp"))
+    before = [silo.local for silo in silos]
+    next(Stacked(bench, 2).each(Fit(task_of(bench, silos[0])), silos))
+    assert [silo.local is not old for silo, old in zip(silos, before, strict=True)] == [True] * 2 + [
+        False
+    ] * 3
+
+
+@pytest.mark.parametrize("poison", [torch.nan, 1e300])
+def test_a_silo_that_diverges_fails_alone(poison):
+    """The others' bits are those of the same stack with a healthy silo in its place."""
+    found = []
+    for spoilt in (True, False):
+        bench = bench_of("convnet", "fedbn")
+        silos = silos_of(bench, five("convnet"))
+        if spoilt:
+            silos[1].data.train.x[:] *= poison
+        before = copy(silos[1].local)
+        results = list(Stacked(bench, 5).each(Fit(task_of(bench, silos[0], number=2)), silos))
+        found.append((dict(results), {silo.name: silo.local for silo in silos}))
+        assert [name for name, _ in results] == list("abcde")
+        assert same(silos[1].local, before) is spoilt
+    (sick, locals_), (well, locals_too) = found
+    (bad,) = silos_of(bench, {"b": data_of(1, 13, SHAPES["convnet"])})
+    bad.data.train.x[:] *= poison
+    with pytest.raises(SiloFailed) as alone:
+        bench.fit(bad, task_of(bench, bad, number=2))
+    assert isinstance(sick["b"], SiloFailed)
+    assert str(sick["b"]) == str(alone.value)
+    for name in "acde":
+        assert same(sick[name].delta, well[name].delta)
+        assert same(locals_[name], locals_too[name])
+
+
+def test_no_step_waits_for_a_number_from_the_device():
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            asked.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    asked = []
+    bench = bench_of("convnet")
+    silos = sorted(silos_of(bench, five("convnet")), key=lambda silo: -len(silo.data.train))
+    net = stacked._stack(bench.net(3), [bench.initial(3)] * 5)
+    data = stacked._gather(bench, silos)
+    with Watch():
+        stacked._phase(bench, net, Phase(), silos, data, task_of(bench, silos[0]), 0)
+    assert sum("convolution_backward" in name for name in asked) == 3 * 4
+    waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal.default", "unique")
+    assert not [name for name in asked if any(wait in name for wait in waits)]
+
+
+# Rows that are not there, and silos that have finished
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet", "resnet20"])
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, 1e300])
+def test_what_fills_up_short_silos_is_never_looked_at(model, junk, monkeypatch):
+    gather, states = stacked._gather, []
+
+    def filled(bench, silos):
+        rows = gather(bench, silos)
+        for place, silo in enumerate(silos):
+            rows.x[place, len(silo.data.train) :] = junk
+        return rows
+
+    for spoilt in (False, True):
+        if spoilt:
+            monkeypatch.setattr(stacked, "_gather", filled)
+        bench = bench_of(model)
+        silos = silos_of(bench, five(model))
+        updates = dict(Stacked(bench, 5).each(Fit(task_of(bench, silos[0])), silos))
+        states.append([updates[silo.name].delta | silo.local for silo in silos])
+    assert all(map(same, *states))
+
+
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, 1e300])
+def test_rows_that_the_mask_leaves_out_are_replaced(junk):
+    """A batch of 4 rows beside one of 2, whose last two repeat the silo's first row, whatever it holds."""
+    x = torch.arange(20.0).view(2, 5, 2)
+    x[1, 0] = junk
+    drawn = [[torch.tensor([3, 0, 2, 4])], [torch.tensor([4, 2])]]
+    ((x, y, mask),) = stacked._batches(drawn, Rows(x, torch.arange(10).view(2, 5)))
+    assert x.tolist() == [[[6, 7], [0, 1], [4, 5], [8, 9]], [[18, 19], [14, 15], [0, 0], [0, 0]]]
+    assert y.tolist() == [[3, 0, 2, 4], [9, 7, -1, -1]]
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_silos_leave_the_stack_when_they_have_finished():
+    drawn = [[torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4, 5, 6])], [torch.tensor([1, 0])]]
+    data = Rows(torch.zeros(2, 7, 3), torch.zeros(2, 7))
+    found = [(tuple(x.shape), y.shape[0], mask) for x, y, mask in stacked._batches(drawn, data)]
+    assert found == [((2, 2, 3), 2, None), ((1, 2, 3), 1, None), ((1, 3, 3), 1, None)]
+    assert list(stacked._batches([[], []], data)) == []
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_silo_that_has_finished_stands_still(optimizer):
+    """One that has 2 batches beside one that has 20: decay and momentum would take it far in the other 18."""
+    training = Training(optimizer=optimizer, lr=0.05, weight_decay=2.0, batch_size=4)
+    data = {"long": data_of(1, 80, (5,)), "short": data_of(2, 8, (5,))}
+    compare("mlp", "local", data, training, size=2)
+    bench = bench_of("mlp", "local", training)
+    short = silos_of(bench, data)[1]
+    dict(Stacked(bench, 2).each(Fit(task_of(bench, short)), [short, silos_of(bench, data)[0]]))
+    assert int(short.local["body.features.2.num_batches_tracked"]) == 2
+
+
+@pytest.mark.parametrize("roles", [(Role.HEAD,), (Role.BODY, Role.NORM, Role.STATS, Role.COUNT)])
+def test_roles_that_stand_still_in_a_phase_keep_their_bits(roles):
+    method = METHODS["fedrep"]()
+    (phase,) = (phase for phase in method.phases if roles[0] in phase.train)
+    bench = bench_of("mlp", replace(method, phases=(phase,)), replace(FEW, weight_decay=0.5))
+    silos = silos_of(bench, five("mlp"))
+    task = task_of(bench, silos[0])
+    before = copy(task.shared | silos[0].local)
+    updates = dict(Stacked(bench, 5).each(Fit(task), silos))
+    for silo in silos:
+        delta = updates[silo.name].delta
+        after = {name: task.shared[name] + delta[name] for name in delta} | silo.local
+        moved = {name for name in before if not torch.equal(after[name], before[name])}
+        assert moved == {name for name, role in bench.partition.roles.items() if role in roles}
+
+
+@pytest.mark.parametrize("shape", [(), (3, 2)], ids=["columns", "images"])
+@pytest.mark.parametrize("junk", [0.0, 1e300, torch.nan])
+def test_the_masked_norm_is_batch_norm_of_the_rows_that_are_there(shape, junk):
+    kind, present = (nn.BatchNorm2d if shape else nn.BatchNorm1d), (6, 2, 4)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 6, 4, *shape, generator=generator) * 3 + 7
+    out = torch.randn(x.shape, generator=generator)
+    mask = torch.arange(6) < torch.tensor(present)[:, None]
+    x[~mask] = junk
+    norms = [kind(4, momentum=0.3, eps=1e-3) for _ in present]
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.copy_(torch.rand(4, generator=generator))
+    stack = {name: torch.stack([norm.state_dict()[name] for norm in norms]) for name in norms[0].state_dict()}
+    for leaf in (x, stack["weight"], stack["bias"]):
+        leaf.requires_grad_()
+    module = stacked._MaskedNorm(norms[0]).train()
+    y = vmap(lambda tensors, mask, x: functional_call(module, tensors | {"mask": mask}, (x,)))(stack, mask, x)
+    (y * out)[mask].sum().backward()
+    assert not x.grad[~mask].any()
+    for place, (norm, n) in enumerate(zip(norms, present, strict=True)):
+        mine = x[place, :n].detach().requires_grad_()
+        wanted = norm(mine)
+        (wanted * out[place, :n]).sum().backward()
+        torch.testing.assert_close(y[place, :n], wanted)
+        torch.testing.assert_close(x.grad[place, :n], mine.grad)
+        torch.testing.assert_close(stack["weight"].grad[place], norm.weight.grad)
+        torch.testing.assert_close(stack["bias"].grad[place], norm.bias.grad)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            torch.testing.assert_close(stack[name][place], norm.state_dict()[name])
+
+
+# What cannot be stacked
+
+
+def with_layer(layer):
+    body = nn.Sequential(nn.Linear(5, 4), layer)
+    plan = Blueprint(body, lambda width: nn.Linear(4, width), 4, "classifier", 0)
+    return Bench(plan, METHODS["fedtl"](), FEW)
+
+
+class Frozen(nn.Module):
+    """As torchvision's FrozenBatchNorm2d: statistics and no weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(4))
+        self.register_buffer("running_var", torch.ones(4))
+
+    def forward(self, x):
+        return (x - self.running_mean) / self.running_var.sqrt()
+
+
+class ActiveNorm(nn.BatchNorm1d):
+    """As timm's BatchNormAct2d: a norm that does more."""
+
+    def __init__(self):
+        super().__init__(4)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class Scaled(nn.Module):
+    """A container with a tensor of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.scale = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
+def twice():
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    layers[1].weight = layers[0].weight
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (nn.Dropout(0.5), r"body\.1 \(Dropout\) cannot"),
+        (nn.LayerNorm(4), r"\(LayerNorm\) cannot"),
+        (nn.LayerNorm(4, elementwise_affine=False), r"\(LayerNorm\) cannot"),
+        (nn.GroupNorm(2, 4), r"\(GroupNorm\) cannot"),
+        (nn.InstanceNorm1d(4), r"\(InstanceNorm1d\) cannot"),
+        (nn.SyncBatchNorm(4), r"\(SyncBatchNorm\) cannot"),
+        (Frozen(), r"\(Frozen\) cannot"),
+        (ActiveNorm(), r"\(ActiveNorm\) cannot"),
+        (Scaled(), r"\(Scaled\) cannot"),
+        (nn.BatchNorm1d(4, momentum=None), "without scale, momentum"),
+        (nn.BatchNorm1d(4, affine=False), "without scale, momentum"),
+        (nn.BatchNorm1d(4, track_running_stats=False), "without scale, momentum"),
+        (twice(), "a weight that two layers share"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_layer_that_cannot_be_stacked_is_refused(layer, says):
+    with pytest.raises(ConfigError, match=rf"{says}.*engine\.stack = 1 is the way out") as caught:
+        Stacked(with_layer(layer), 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("fedprox", "TaskLoss + Proximal"),
+        ("dann", "TaskLoss + DomainAdversarial"),
+        ("mmd", "TaskLoss + MaximumMeanDiscrepancy"),
+        ("coral", "TaskLoss + Coral"),
+        (Method(objective=(TaskLoss(), TaskLoss())), "TaskLoss + TaskLoss"),
+    ],
+)
+def test_another_objective_is_refused(method, says):
+    reason = refuse(bench_of("mlp", method))
+    assert reason == (
+        f"the objective {says} cannot be trained for several silos in one stack; engine.stack = 1 is the way out"
+    )
+
+
+def test_an_optimiser_whose_step_is_not_elementwise_is_refused(monkeypatch):
+    monkeypatch.setitem(stacked.OPTIMIZERS, "lbfgs", optim.LBFGS)
+    reason = refuse(bench_of("mlp", training=Training(optimizer="lbfgs")))
+    assert reason is not None
+    assert reason.startswith("train.optimizer = 'lbfgs', whose step is not elementwise, cannot")
+
+
+@pytest.mark.parametrize("model", SHAPES)
+def test_the_models_of_fedtls_own_are_not_refused(model):
+    for method in COMPARED:
+        assert refuse(bench_of(model, method)) is None

@@ -1,0 +1,157 @@
+"""The benchmark: its contenders do the same work, and its table and file come out. Times are not judged here."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+BENCH = ROOT / "simulations" / "bench"
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """The benchmark's own modules, which are scripts beside each other and no package."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    import bars
+    import floor
+    import loads
+    import measure
+    import with_fedtl
+
+    yield {"bars": bars, "floor": floor, "loads": loads, "measure": measure, "with_fedtl": with_fedtl}
+    for path in BENCH.glob("*.py"):
+        sys.modules.pop(path.stem, None)
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_the_floor_does_what_fedtl_does(parts, model):
+    """One batch holds all rows, so the order in which they were drawn is the same for both."""
+    load = parts["loads"].Load("same", model, (1, 8, 8), silos=3, rows=16, val_rows=4, batch=16, lr=0.1)
+    plain = parts["floor"].Floor(load, parts["floor"].FAST)
+    before = dict(plain.shared)
+    fedtl = parts["with_fedtl"].Fedtl(load, workers=1)
+    for _ in range(2):
+        wanted, found = plain.round(), fedtl.round()
+    assert found.keys() == {name for name, tensor in wanted.items() if tensor.is_floating_point()}
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, wanted[name].contiguous(), atol=1e-5, rtol=1e-4, msg=name)
+        assert not torch.equal(tensor, before[name])
+
+
+def test_every_process_has_the_same_rows_and_first_weights(parts):
+    load = parts["loads"].LOADS["mlp"]
+    first, again = load.data("silo-0003"), load.data("silo-0003")
+    assert torch.equal(first.train.x, again.train.x)
+    assert not torch.equal(first.train.x, load.data("silo-0002").train.x)
+    one, other = load.blueprint().net(10).state_dict(), load.blueprint().net(10).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_ratio_of_contenders_in_turn_is_taken_turn_by_turn(parts):
+    times = parts["measure"].Times
+    floor = [1.0, 5.0, 1.0]
+    slow, fast = times([2.0, 20.0, 4.0], floor, in_turn=True), times([1.0, 10.0, 1.0], floor, in_turn=True)
+    assert slow.over(fast) == 2
+    assert fast.to_floor == 1
+
+
+def test_a_block_is_measured_by_the_floor_of_its_own_moment(parts):
+    times = parts["measure"].Times
+    fast = times([2.0, 4.0], [1.0, 2.0], in_turn=True)
+    block = times([60.0, 80.0], [10.0, 10.0], in_turn=False)  # while the machine was ten times as slow
+    assert block.to_floor == 7
+    assert block.over(fast) == 3.5
+
+
+def test_bars_are_judged_for_the_contenders_that_ran(parts):
+    bars, times = parts["bars"], parts["measure"].Times
+    taken = {
+        bars.FLOOR: times([1.0], [1.0], True),
+        bars.fedtl(1): times([1.1], [1.0], True),
+        bars.fedtl(2): times([0.5], [1.0], True),
+    }
+    verdicts = bars.verdicts("convnet", taken, workers=2)
+    assert [(its["who"], round(its["value"], 2), its["met"]) for its in verdicts] == [
+        ("fedtl, 1 worker", 1.1, False),
+        ("fedtl, 1 worker", 2.2, True),
+    ]
+    assert "at most 1.05 x floor" in verdicts[0]["claim"]
+
+
+def test_a_block_that_fails_is_named_and_does_not_end_the_run(parts):
+    measure = parts["measure"]
+
+    class Instant:
+        def round(self):
+            pass
+
+    blocks = [measure.Block("broken", [sys.executable, "-c", "raise SystemExit(3)"])]
+    times, failed = measure.side_by_side(
+        {"one": Instant()}, blocks, repeats=3, floor="one", say=lambda text: None
+    )
+    assert failed == {"broken": "failed with exit code 3"}
+    assert len(times["one"].seconds) == 3
+
+
+def test_a_crowd_is_judged_by_time_and_memory_a_silo(parts):
+    def row(silos, ms, mib):
+        return {
+            "silos": silos,
+            "who": "one",
+            "ms_per_silo_and_round": ms,
+            "ms_each_turn": [ms, 5 * ms, ms],
+            "mib_in_rounds": mib,
+            "kib_local": 10.0,
+        }
+
+    failed = {"silos": 5000, "who": "one", "failed": "killed"}
+    slower, larger = parts["bars"].crowd(
+        [row(1000, 2.4, 300.0), failed, row(10, 2.0, 200.0), row(100, 9.0, 0.0)]
+    )
+    assert (slower["value"], slower["met"]) == (1.2, False)
+    assert larger["value"] == pytest.approx(100 * 1024 / 990)
+    assert larger["met"] is False
+    assert "at most 76.0" in larger["claim"]
+    assert [its["met"] for its in parts["bars"].crowd([row(10, 2.0, 200.0), row(1000, 2.1, 270.0)])] == [
+        True
+    ] * 2
+
+
+@pytest.mark.slow
+def test_quick_runs_end_to_end(tmp_path):
+    out = tmp_path / "result.json"
+    command = [sys.executable, str(BENCH / "bench.py"), "--quick", "--only", "mlp,silos", "--no-flower"]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "skipped: no --pfl-python given" in re.sub(r"\s+", " ", done.stdout)
+    text = out.read_text()
+    assert str(ROOT) not in text
+    assert str(Path.home()) not in text
+    assert os.uname().nodename not in text
+    result = json.loads(text)
+    load = result["loads"]["mlp"]
+    assert set(load["contenders"]) == {
+        *(
+            "floor",
+            "floor, naive memory format",
+            "floor, as many at once as workers",
+            "fedtl, 1 worker",
+            "fedtl, 2 workers",
+        ),
+        "fedtl, stacked",
+    }
+    assert all(len(its["seconds"]) == 2 and its["median"] > 0 for its in load["contenders"].values())
+    assert load["skipped"].keys() == {"Flower", "pfl"}
+    assert {bar["load"] for bar in result["bars"]} == {"mlp", "all"}
+    assert [(row["silos"], row["who"]) for row in result["silos"]] == [
+        (4, "fedtl, 1 worker"),
+        (4, "fedtl, 2 workers"),
+        (4, "fedtl, stacked"),
+    ]
+    assert all(row["rounds_per_second"] > 0 and row["mib_peak"] > 0 for row in result["silos"])

@@ -1,0 +1,106 @@
+"""Figures are those of scikit-learn, and what rows or scores cannot support is absent, with the reason."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from fedtl.training.metrics import CLASSIFICATION, REGRESSION, Measured, means, measure, quick, worst_of
+
+TWO = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 3.0], [0.5, 0.2]])
+
+
+def classes(*y):
+    return torch.tensor(y, dtype=torch.int64)
+
+
+def test_classification_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores, y = rng.normal(size=(50, 2)), rng.integers(0, 2, 50)
+    found = measure(torch.from_numpy(scores).float(), torch.from_numpy(y))
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert found.absent == {}
+    assert found.figures == pytest.approx(
+        {
+            "accuracy": metrics.accuracy_score(y, scores.argmax(1)),
+            "balanced_accuracy": metrics.balanced_accuracy_score(y, scores.argmax(1)),
+            "auc": metrics.roc_auc_score(y, p[:, 1]),
+            "loss": metrics.log_loss(y, p),
+        },
+        abs=1e-6,
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_r2_does_not_depend_on_the_unit(scale):
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=40)
+    guess = y + rng.normal(size=40)
+    found = measure(torch.from_numpy(guess * scale)[:, None], torch.from_numpy(y * scale))
+    assert found.figures["r2"] == pytest.approx(metrics.r2_score(y, guess))
+    assert found.figures["rmse"] == pytest.approx(metrics.mean_squared_error(y, guess) ** 0.5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("scores", "y", "absent", "reason"),
+    [
+        (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc"}, "all 4 rows have the same class"),
+        (TWO[:1], classes(1), {"balanced_accuracy", "auc"}, "there is only one row"),
+        (TWO[:0], classes(), set(CLASSIFICATION), "there are no rows"),
+        (torch.randn(6, 3), classes(0, 1, 2, 0, 1, 2), {"auc"}, "there are 3 classes, and this AUC takes two"),
+        (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION), "the scores of 4 of 4 rows are not finite"),
+        (TWO[:, :1], torch.full((4,), 7.0), {"r2"}, "all 4 rows have the same value"),
+        (TWO[:1, :1], torch.tensor([7.0]), {"r2"}, "there is only one row"),
+        (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION), "the scores of 4 of 4 rows are not finite"),
+    ],
+)  # fmt: skip
+def test_a_figure_that_the_rows_do_not_support_is_absent_with_the_reason(scores, y, absent, reason):
+    found = measure(scores, y)
+    names = set(REGRESSION if y.is_floating_point() else CLASSIFICATION)
+    assert set(found.absent) == absent
+    assert set(found.figures) == names - absent
+    assert set(found.absent.values()) == {reason}
+
+
+def test_one_score_that_is_not_finite_is_enough():
+    scores = TWO.clone()
+    scores[2, 0] = float("inf")
+    assert set(measure(scores, classes(0, 1, 1, 0)).absent.values()) == {
+        "the scores of 1 of 4 rows are not finite"
+    }
+    assert quick(scores, classes(0, 1, 1, 0)) == {}
+
+
+@given(
+    st.lists(st.tuples(st.floats(width=32), st.floats(width=32)), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_whatever_the_scores_are_every_figure_can_be_written_down(pairs, values):
+    scores = torch.tensor(pairs)
+    y = scores[:, 1].nan_to_num(0, 0, 0) if values else torch.arange(len(pairs)) % 2
+    with np.errstate(all="ignore"):
+        found, soon = measure(scores, y), quick(scores, y)
+    names = set(REGRESSION if values else CLASSIFICATION)
+    assert set(found.figures) | set(found.absent) == names
+    assert not set(found.figures) & set(found.absent)
+    json.dumps([found.plain(), soon], allow_nan=False)
+
+
+def test_plain_values_hold_the_reasons_too():
+    assert Measured({"loss": 1.0}, {"auc": "no"}).plain() == {"loss": 1.0, "absent": {"auc": "no"}}
+    assert Measured({"loss": 1.0}).plain() == {"loss": 1.0}
+
+
+def test_a_mean_and_a_worst_say_over_how_many_silos_they_are():
+    silos = {"a": {"auc": 0.5, "loss": 1.0}, "b": {"loss": 3.0}, "c": {"auc": 0.9, "loss": 5.0}}
+    assert means(silos) == {
+        "mean": {"auc": pytest.approx(0.7), "loss": pytest.approx(3.0)},
+        "mean_silos": {"auc": 2, "loss": 3},
+    }
+    assert worst_of("auc", silos) == {"silo": "a", "auc": 0.5, "silos": 2}
+    assert worst_of("loss", silos) == {"silo": "c", "loss": 5.0, "silos": 3}
+    assert worst_of("r2", silos) == {}
