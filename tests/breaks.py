@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.data import prepare
+from fedtl.data import parts, prepare
 from fedtl.data.preprocess import Inputs
+from fedtl.data.splits import stratified
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy.noise import Noise
@@ -335,6 +336,15 @@ class _Centred(Inputs):
         return np.float32(super().apply(x)) / np.float32(255) - np.float32(self.centre)
 
 
+def _split_by_label(monkeypatch):
+    """One record's label decides which other records are trained on (kind of A.1)."""
+
+    def by_label(part, count, settings, rng):
+        return stratified(part.y, count, rng)
+
+    monkeypatch.setattr(parts, "_drawn", by_label)
+
+
 def _mean_of_the_rows(monkeypatch):
     """Inputs are centred by the mean of the silo's own training rows, as ``data.scale = "silo"`` does for numbers."""
 
@@ -415,6 +425,7 @@ BREAKS = {
         _metric(metric_of_triple_weight), ("one record in the metric",), (FIGURE,)
     ),
     "inputs centred by the rows' mean": Break(_mean_of_the_rows, ("before the mechanism",)),
+    "rows split by their labels": Break(_split_by_label, ("before the mechanism",)),
     "as many steps as the rows ask for": Break(_steps_from_the_rows, ("noisy sums alone",)),
 }
 

@@ -108,10 +108,12 @@ def _replaced(stage: Stage) -> Replaced | str:
 
 
 def _with_extreme(raw: Raw, row: int) -> Raw:
-    """The stored rows, of which one is far from all others; its label stays, for the split draws class by class."""
-    x = raw.train.x.copy()
+    """The stored rows, of which one has inputs far from all others and another label that occurs; only its unit stays."""
+    x, y = raw.train.x.copy(), raw.train.y.copy()
     x[row] = _far(x, row)
-    return replace(raw, train=replace(raw.train, x=x))
+    others = y[y != y[row]]
+    y[row] = others[0] if len(others) else y[row]
+    return replace(raw, train=replace(raw.train, x=x, y=y))
 
 
 def _far(x: Array, row: int) -> Any:
