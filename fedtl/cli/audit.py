@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
 )
 
 from fedtl.cli.run_folder import begin, run_page
@@ -21,6 +16,7 @@ from fedtl.cli.screen import (
     Quiet,
     Set,
     Workers,
+    bar_columns,
     device_for,
     err_console,
     out_console,
@@ -158,15 +154,8 @@ class _Pieces:
     """Pieces of an audit, with what came last."""
 
     def __init__(self, silent: bool) -> None:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
         self._bar = Progress(
-            *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+            *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
         )
         self._task = self._bar.add_task("audit", total=None)
 

@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -72,22 +73,26 @@ def device_for(asked: str) -> str:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-@contextmanager
-def progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Iterator[Callable[[int], None]]:
-    """
-    A function to call with what is done so far. Where the results go is said at the first call: whatever was
-    wrong with the experiment has been said by then, and the folder stays.
-    """
-    columns = (
+def bar_columns() -> tuple[ProgressColumn, ...]:
+    """The columns of every progress bar: what is done, how many parts of how many, and the time so far."""
+    return (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
+
+
+@contextmanager
+def progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Iterator[Callable[[int], None]]:
+    """
+    A function to call with what is done so far. Where the results go is said at the first call: whatever was
+    wrong with the experiment has been said by then, and the folder stays.
+    """
     said = silent
     with Progress(
-        *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+        *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
     ) as bar:
         task = bar.add_task(title, total=total)
 
@@ -106,15 +111,8 @@ def progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Itera
 @contextmanager
 def steps(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar for work of known parts: a function to call with how many are done and how many there are."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     with Progress(
-        *columns, console=err_console, disable=silent or not err_console.is_terminal, transient=True
+        *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
