@@ -34,8 +34,9 @@ def test_freed_memory_is_used_again():
         assert threads == 1
         return count
 
-    assert faults(True) < 2000
-    assert faults(False) > 5000
+    # How many faults the default costs depends on where the process's memory happens to lie (4,600 to 10,000 seen);
+    # with the setting there are next to none.
+    assert 4 * faults(True) < faults(False)
 
 
 @pytest.mark.parametrize("libc", ["", "musl"])
