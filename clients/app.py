@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedtl.deployment.plan import in_bundle
-from fedtl.deployment.site.answer_round import attend
+from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.home import LOCATION, Home
 from fedtl.federation.flower import answer
 
@@ -19,7 +19,7 @@ BUNDLE = Path(__file__).parents[1]
 def train(message: Message, context: Context) -> Message:
     return answer(
         message,
-        lambda decode: attend(
+        lambda decode: answer_round(
             Home.open(Path(os.environ[LOCATION])), lambda: in_bundle(BUNDLE, context.run_config), decode
         ),
     )

@@ -7,7 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedtl.deployment.coordinator.admitted import nodes
-from fedtl.deployment.coordinator.study import LOCATION, Study, host
+from fedtl.deployment.coordinator.study import LOCATION, HostedStudy, host
 from fedtl.federation.flower import OverFlower
 
 app = ServerApp()
@@ -16,5 +16,5 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     folder = Path(os.environ[LOCATION])
-    study = Study(folder / "studies" / Path(str(context.run_config["study"])).name)
+    study = HostedStudy(folder / "studies" / Path(str(context.run_config["study"])).name)
     host(study, lambda minimum, deadline: OverFlower(grid, lambda: nodes(folder), minimum, deadline))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedtl.models.dp_norm import convert
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 
 
 class Silent:
@@ -20,7 +20,7 @@ class Silent:
 
 
 def builtin(name, shape):
-    net = blueprint(name, shape, 0).net(3)
+    net = model_spec(name, shape, 0).net(3)
     net.body = convert(net.body)
     generator = torch.Generator().manual_seed(4)
     for label, buffer in net.named_buffers():  # statistics that are not 0 and 1

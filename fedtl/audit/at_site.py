@@ -16,22 +16,22 @@ from typing import Any
 from scipy.stats import chi2
 
 from fedtl._util.files import write_bytes
-from fedtl.audit.canary_log import Released, Stretch, released, stretches
+from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, released, stretches
 from fedtl.audit.conformance import Claim, conformance
 from fedtl.audit.replay import REHEARSALS, rehearse
 from fedtl.audit.stage import Stage, scratched, unlimited
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.approvals import HASH, code_hash
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training import threads as machine
@@ -59,14 +59,14 @@ def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Pa
     """
     clock = time.perf_counter()
     asked = _asked(home, what)
-    place = Place(home, asked.agreement)
+    place = SitePlan(home, asked.agreement)
     place.check()
     if place.privacy is None:
         raise ConfigError(
             f"{home.path / 'silo.toml'}: without [policy.privacy] nothing is claimed that an audit could test; "
             "add [policy.privacy] with epsilon and lifetime_epsilon, or sign without an audit"
         )
-    machine.settle(home.settings.threads)
+    machine.set_threads(home.settings.threads)
     with scratch(memory()) as folder:
         stage = _stage(place, folder)
         checks = _checks(stage, progress)
@@ -97,23 +97,23 @@ def _asked(home: Home, what: str) -> Asked:
     return Asked(its, sha256(content).hexdigest(), name)
 
 
-def _stage(place: Place, folder: Path) -> Stage:
+def _stage(place: SitePlan, folder: Path) -> Stage:
     """The site's own rows under the plan, with canaries, and a ledger in ``folder``."""
     data = place.prepared().data
     study = place.study(data.classes)
 
-    def promised(rows: SiloData) -> Promise:
-        return place.promise(study, rows, folder / "ledger.sqlite")
+    def promised(rows: SiloDataset) -> PrivacyGuarantee:
+        return place.guarantee(study, rows, folder / "ledger.sqlite")
 
-    def ready(raw: Raw) -> tuple[SiloData, Promise]:
+    def ready(raw: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
         rows = place.prepared(raw).data
         return rows, promised(rows)
 
     coins = int.from_bytes(os.urandom(6), "big")
-    promise = replace(promised(data), canaries=Canaries(CANARIES, coins, folder / "canaries"))
+    guarantee = replace(promised(data), canaries=Canaries(CANARIES, coins, folder / "canaries"))
     common = place.agreement.experiment
     return Stage(
-        *(study.bench, place.name, data, promise, place.home.secret),
+        *(study.trainer, place.name, data, guarantee, place.home.secret),
         *(common.rounds, common.seed, place.raw, ready),
     )
 
@@ -129,25 +129,25 @@ def _checks(stage: Stage, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _canaries(stage)
     step()
-    claim = Claim.of(terms(stage.promise))
-    found = conformance(stage.name, run, statistics, claim, stage.bench.training, stage.rounds)
+    claim = Claim.of(terms(stage.guarantee))
+    found = conformance(stage.name, run, statistics, claim, stage.trainer.training, stage.rounds)
     return found + rehearse(stage, run, step)
 
 
-def _canaries(stage: Stage) -> tuple[list[Stretch], Released | None]:
+def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
     """What canaries record in the plan's first rounds, each of which begins with the first model."""
-    its = stage.promise
+    its = stage.guarantee
     rounds = min(stage.rounds, -(-STEPS // max(1, sum(its.steps))))
-    with scratched(its, **{**unlimited(its), "rounds": rounds}) as promise:
+    with scratched(its, **{**unlimited(its), "rounds": rounds}) as guarantee:
         for number in range(1, rounds + 1):
-            stage.fit(promise, number=number)
-        assert promise.canaries is not None
-        folder = promise.canaries.folder
+            stage.fit(guarantee, number=number)
+        assert guarantee.canaries is not None
+        folder = guarantee.canaries.folder
         return stretches(folder), released(folder)
 
 
 def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
-    violations, claimed = failed(checks), terms(stage.promise)
+    violations, claimed = failed(checks), terms(stage.guarantee)
     return {
         "text": _text(stage, checks, violations),
         **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},
@@ -162,7 +162,7 @@ def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any
 
 def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
     """The summary, a line each: claimed, measured, what could have been seen, what was not tried."""
-    its = stage.promise
+    its = stage.guarantee
     count = {
         kind: sum(status(one, violations) == kind for one in checks)
         for kind in (PASSED, FAILED, NOT_EXERCISED)
@@ -193,8 +193,8 @@ def _told(value: float | None) -> str:
 
 def _least(stage: Stage, checks: int) -> float:
     """The share of the claimed noise below which the check of canaries' noise fails with a chance of SURE."""
-    assert stage.promise.canaries is not None
-    absent = int((~stage.promise.canaries.members()).sum())
-    rounds = min(stage.rounds, -(-STEPS // max(1, sum(stage.promise.steps))))
-    count = max(1, absent * rounds * sum(stage.promise.steps))
+    assert stage.guarantee.canaries is not None
+    absent = int((~stage.guarantee.canaries.members()).sum())
+    rounds = min(stage.rounds, -(-STEPS // max(1, sum(stage.guarantee.steps))))
+    count = max(1, absent * rounds * sum(stage.guarantee.steps))
     return float((chi2.ppf(FAMILY / checks / 2, count) / chi2.ppf(SURE, count)) ** 0.5)

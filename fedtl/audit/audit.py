@@ -14,7 +14,7 @@ import fedtl
 from fedtl._util.files import write
 from fedtl.audit import bundle, claims, membership, reconstruct, roles, units
 from fedtl.audit import planted_rows as inputs
-from fedtl.audit.claims import Findings, Vantage
+from fedtl.audit.claims import Adversary, Findings
 from fedtl.audit.inversion import psnr
 from fedtl.audit.jobs import Piece, by_kind, engine_for
 from fedtl.audit.reconstruct import SHOWN, Attempt
@@ -63,7 +63,7 @@ Progress = Callable[
 def audit(
     folder: RunFolder,
     out: Path,
-    vantage: Vantage,
+    vantage: Adversary,
     effort: Effort,
     key: Path,
     device: str,
@@ -84,12 +84,12 @@ def audit(
             f"{out} holds {more[0]}, which is no part of a bundle; name a new folder with --out"
         )
     signer = bundle.key(key)
-    machine.settle(experiment.engine.threads)
+    machine.set_threads(experiment.engine.threads)
     with temporary() as shelf:
         start = None
         if experiment.model.pretrain_on:
             central = build(plain(experiment), shelf, shelf, device)
-            start = pretrained(experiment, folder, central.bench, central.survey)
+            start = pretrained(experiment, folder, central.trainer, central.schema)
         study = build(experiment, shelf, shelf, device, start).promised(folder)
         if unknown := sorted(shown - set(study.training)):
             raise ConfigError(
@@ -156,7 +156,7 @@ def _worked(
     study: Study,
     folder: RunFolder,
     seen: Sequence[Seen],
-    vantage: Vantage,
+    vantage: Adversary,
     effort: Effort,
     start: State | None,
     progress: Progress,
@@ -191,12 +191,12 @@ def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort
         pieces["roles"] = roles.rows(study, effort.for_roles, effort.iterations)
     pieces["rehearsal"] = claims.rehearsals(study, folder)
     # Inputs that are no images, and methods that share nothing, are not inverted.
-    if study.data(study.training[0]).train.x.dim() == 4 and study.bench.method.shared:
+    if study.data(study.training[0]).train.x.dim() == 4 and study.trainer.method.shared:
         pieces["inversion"] = reconstruct.attempts(study, seen, study.training, effort.iterations)
     return pieces
 
 
-def _later(study: Study, vantage: Vantage, effort: Effort, first: Watched) -> Pieces:
+def _later(study: Study, vantage: Adversary, effort: Effort, first: Watched) -> Pieces:
     """What an attacker fills in from the first reference, for it does not cross."""
     of, kept = study.source.study, study.experiment.audit.transcript
     levels = inputs.LEVELS if effort.planted else ()
@@ -210,7 +210,7 @@ def _later(study: Study, vantage: Vantage, effort: Effort, first: Watched) -> Pi
 
 
 def _attacks(
-    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Vantage, worked: Worked
+    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Adversary, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
     if not worked["reference"]:
@@ -301,7 +301,7 @@ def _keep(
     write(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.promises.items())},
+        "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.guarantees.items())},
         "violations": found["violations"],
     }
     bundle.sign(out, SIGNED, facts, signer)

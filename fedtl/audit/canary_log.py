@@ -18,8 +18,8 @@ NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """One phase of one round, as ``privacy.canaries.Sidecar.keep`` wrote it; sums in clips, steps first."""
+class CanaryPhase:
+    """One phase of one round, as ``privacy.canaries.CanaryLayer.keep`` wrote it; sums in clips, steps first."""
 
     round: int
     phase: int
@@ -30,7 +30,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Released:
+class ReleasedStatistics:
     """The statistics' release, as ``privacy.canaries.Beside.keep`` wrote it; sub-releases first, in clips."""
 
     sums: NDArray[np.float64]
@@ -38,12 +38,14 @@ class Released:
     member: NDArray[np.bool_]
 
 
-def released(folder: Path) -> Released | None:
+def released(folder: Path) -> ReleasedStatistics | None:
     """None where no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
     if not (path := folder / RELEASED).is_file():
         return None
     its = _read(path)
-    return Released(its["sums"].astype(float), its["deviations"].astype(float), its["member"].astype(bool))
+    return ReleasedStatistics(
+        its["sums"].astype(float), its["deviations"].astype(float), its["member"].astype(bool)
+    )
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -57,7 +59,7 @@ def _odd(path: Path, error: Exception) -> ConfigError:
     return ConfigError(f"{path}: not a record of canaries ({error}); take it out, or audit another run")
 
 
-def stretches(folder: Path) -> list[Stretch]:
+def stretches(folder: Path) -> list[CanaryPhase]:
     """Empty where the run had no canaries. Raises ConfigError for a file that cannot be read."""
     found = []
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
@@ -66,7 +68,7 @@ def stretches(folder: Path) -> list[Stretch]:
         its = _read(path)
         try:
             found.append(
-                Stretch(
+                CanaryPhase(
                     *(int(name[1]), int(name[2]), its["sums"].astype(float), its["sampled"].astype(bool)),
                     *(its["member"].astype(bool), its["after"].astype(float)),
                 )
@@ -76,11 +78,11 @@ def stretches(folder: Path) -> list[Stretch]:
     return found
 
 
-def steps(of: Sequence[Stretch]) -> NDArray[np.float64]:
+def steps(of: Sequence[CanaryPhase]) -> NDArray[np.float64]:
     """[steps, canaries]: the noisy sums of all phases, one after another."""
     return np.concatenate([one.sums for one in of])
 
 
-def sampled(of: Sequence[Stretch]) -> NDArray[np.bool_]:
+def sampled(of: Sequence[CanaryPhase]) -> NDArray[np.bool_]:
     """[steps, canaries]: which canaries each of these steps held."""
     return np.concatenate([one.sampled for one in of])

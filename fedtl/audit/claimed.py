@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
 
 RATES = (0.01, 0.001)  # of false alarms
@@ -36,10 +36,10 @@ class SiloClaim:
     curve: TradeOff
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], promise: Promise) -> "SiloClaim":
+    def of(cls, said: Mapping[str, Any], guarantee: PrivacyGuarantee) -> "SiloClaim":
         """From result.json's ``privacy.silos.<name>``, and the plan of which that run is a part."""
-        plan = promise.schedule()
-        mu = gdp_mu(plan, promise.delta)
+        plan = guarantee.schedule()
+        mu = gdp_mu(plan, guarantee.delta)
         return cls(
             unit=said["unit"],
             adjacency=said["adjacency"],

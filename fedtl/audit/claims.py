@@ -9,7 +9,7 @@ import numpy as np
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import one_run
-from fedtl.audit.canary_log import Stretch, released, stretches
+from fedtl.audit.canary_log import CanaryPhase, released, stretches
 from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
 from fedtl.audit.jobs import Piece
@@ -17,15 +17,15 @@ from fedtl.audit.reference_models import StudyOf
 from fedtl.audit.replay import REHEARSALS, rehearse
 from fedtl.audit.resolution import resolution
 from fedtl.audit.stage import stage_of
-from fedtl.audit.transcript import Papers, manifest, transcript
+from fedtl.audit.transcript import RunDocuments, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Seen
-from fedtl.privacy.guarantee import Promise
-from fedtl.training.trainer import Bench
+from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.trainer import Trainer
 
-Vantage = Literal["server", "silo", "model"]
+Adversary = Literal["server", "silo", "model"]
 SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share
 
 
@@ -41,18 +41,22 @@ class Findings:
 def rehearsals(study: Study, folder: RunFolder) -> dict[str, Piece]:
     """Each private silo's rehearsals, as a piece of work."""
     return {
-        name: partial(_rehearsed, study.source.study, study.promises, name, _canaries(folder, name))
-        for name in study.promises
+        name: partial(_rehearsed, study.source.study, study.guarantees, name, _canaries(folder, name))
+        for name in study.guarantees
     }
 
 
 def _rehearsed(
-    of: StudyOf, promises: Mapping[str, Promise], name: str, run: list[Stretch], bench: Bench
+    of: StudyOf,
+    guarantees: Mapping[str, PrivacyGuarantee],
+    name: str,
+    run: list[CanaryPhase],
+    trainer: Trainer,
 ) -> list[Check]:
-    return rehearse(stage_of(replace(of(bench), promises=promises), name), run)
+    return rehearse(stage_of(replace(of(trainer), guarantees=guarantees), name), run)
 
 
-def _canaries(folder: RunFolder, name: str) -> list[Stretch]:
+def _canaries(folder: RunFolder, name: str) -> list[CanaryPhase]:
     return stretches(folder.silo(name) / "canaries")
 
 
@@ -60,7 +64,7 @@ def examine(
     study: Study,
     folder: RunFolder,
     seen: Sequence[Seen],
-    vantage: Vantage,
+    vantage: Adversary,
     rehearsed: Mapping[str, Sequence[Check]],
 ) -> Findings:
     """
@@ -71,7 +75,7 @@ def examine(
     claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
     runs = {name: run for name in claimed if (run := _canaries(folder, name))}
     checks, silos = list[Check](), dict[str, Any]()
-    claims = {name: SiloClaim.of(said, study.promises[name]) for name, said in claimed.items()}
+    claims = {name: SiloClaim.of(said, study.guarantees[name]) for name, said in claimed.items()}
     for name in sorted(result["silos"]):
         own = list[Check]()
         if name in claimed:
@@ -89,7 +93,7 @@ def examine(
             silos[name]["power"] = _power(study, claims[name], runs[name])
     checks += between(runs)
     width = study.data(study.training[0]).width
-    checks += manifest(seen, study.bench.partition, study.bench.initial(width))
+    checks += manifest(seen, study.trainer.partition, study.trainer.initial(width))
     violations = failed(checks)
     for name, its in silos.items():
         if its["conformance"]:
@@ -102,18 +106,18 @@ def _of(
     folder: RunFolder,
     name: str,
     claim: Mapping[str, Any],
-    run: list[Stretch],
+    run: list[CanaryPhase],
     seen: Sequence[Seen],
 ) -> list[Check]:
     experiment = study.experiment
     replied = [line["round"] for line in folder.history() if name in line["silos"]]
-    papers = Papers(
+    papers = RunDocuments(
         *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
         *(experiment.seed, experiment.rounds),
     )
     statistics = released(folder.silo(name) / "canaries")
     own = (
-        conformance(name, run, statistics, Claim.of(claim), study.bench.training, study.experiment.rounds)
+        conformance(name, run, statistics, Claim.of(claim), study.trainer.training, study.experiment.rounds)
         if run
         else []
     )
@@ -184,7 +188,7 @@ def against(
     ]
 
 
-def _power(study: Study, claim: SiloClaim, run: Sequence[Stretch]) -> dict[str, Any]:
+def _power(study: Study, claim: SiloClaim, run: Sequence[CanaryPhase]) -> dict[str, Any]:
     """What this audit would have seen in one silo, with a chance of ``one_run.SURE``."""
     level = FAMILY / _family(study)
     count = len(run[0].member)

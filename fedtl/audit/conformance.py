@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
-from fedtl.audit.canary_log import Released, Stretch, sampled, steps
+from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, sampled, steps
 from fedtl.audit.verdict import Check, Measured
 from fedtl.methods.optimizers import OPTIMIZERS, rate
-from fedtl.training.trainer import Training
+from fedtl.training.trainer import TrainingConfig
 
 Floats = NDArray[np.float64]
 MOST = 5000  # values that normality is tested on
@@ -45,10 +45,10 @@ class Claim:
 
 def conformance(
     silo: str,
-    run: Sequence[Stretch],
-    statistics: Released | None,
+    run: Sequence[CanaryPhase],
+    statistics: ReleasedStatistics | None,
     claim: Claim,
-    training: Training,
+    training: TrainingConfig,
     rounds: int,
 ) -> list[Check]:
     """All checks on one silo's own record, in a fixed order and number."""
@@ -68,7 +68,7 @@ def conformance(
     return [Check(name, silo, *make()) for name, make in makers]
 
 
-def between(runs: Mapping[str, Sequence[Stretch]]) -> list[Check]:
+def between(runs: Mapping[str, Sequence[CanaryPhase]]) -> list[Check]:
     """Whether two silos have noise in common: one check a pair, on the canaries that neither has."""
     found = []
     for one, other in combinations(sorted(runs), 2):
@@ -143,7 +143,7 @@ def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
     return min(1.0, float(p) * pairs), largest
 
 
-def _sensitivity(run: Sequence[Stretch], noise: Floats) -> Measured:
+def _sensitivity(run: Sequence[CanaryPhase], noise: Floats) -> Measured:
     """The mean of coordinates whose canary was in the step: one clip, with the noise that there is."""
     held = steps(run)[sampled(run)]
     if not len(held):
@@ -156,7 +156,7 @@ def _sensitivity(run: Sequence[Stretch], noise: Floats) -> Measured:
     return p, mean, f"one record moves a sum by {mean:.3f} clips, {way}"
 
 
-def _absence(run: Sequence[Stretch], noise: Floats) -> Measured:
+def _absence(run: Sequence[CanaryPhase], noise: Floats) -> Measured:
     """Canaries that are in, in steps that did not sample them."""
     out = steps(run)[~sampled(run) & run[0].member]
     if not len(out):
@@ -166,7 +166,7 @@ def _absence(run: Sequence[Stretch], noise: Floats) -> Measured:
     return p, mean, f"records move steps that did not sample them, by {mean:.3f} clips each"
 
 
-def _sampling(run: Sequence[Stretch], rate: float) -> tuple[float, float, str]:
+def _sampling(run: Sequence[CanaryPhase], rate: float) -> tuple[float, float, str]:
     """Poisson: how many in all, how evenly over canaries, and how evenly over steps; the worst of three counts."""
     held = sampled(run)[:, run[0].member]
     total, cells = int(held.sum()), held.size
@@ -209,7 +209,7 @@ def _spread(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[float, 
 
 
 def _optimiser(
-    run: Sequence[Stretch], claim: Claim, training: Training, rounds: int
+    run: Sequence[CanaryPhase], claim: Claim, training: TrainingConfig, rounds: int
 ) -> tuple[float, float, str]:
     """Feed the noisy sums to an optimiser of ours: it must end where the run's did."""
     worst = max(
@@ -226,7 +226,7 @@ def _optimiser(
     )
 
 
-def _statistics_noise(its: Released | None, claim: Claim) -> Measured:
+def _statistics_noise(its: ReleasedStatistics | None, claim: Claim) -> Measured:
     """
     One Gaussian mechanism of the claimed multiplier: the squares of clip over noise of all sub-releases add up to no
     more than 1 / sigma^2, and each had the noise that was meant for it.
@@ -246,7 +246,7 @@ def _statistics_noise(its: Released | None, claim: Claim) -> Measured:
     return p, ratio, reason
 
 
-def _statistics_sensitivity(its: Released | None) -> Measured:
+def _statistics_sensitivity(its: ReleasedStatistics | None) -> Measured:
     """The mean of coordinates whose canary is in, which is in every sub-release: one clip."""
     if its is None or not its.member.any():
         return None, None, "none are released"
@@ -257,7 +257,7 @@ def _statistics_sensitivity(its: Released | None) -> Measured:
     return p, mean, f"one record moves a sum of statistics by {mean:.3f} clips"
 
 
-def _replayed(one: Stretch, claim: Claim, training: Training, rounds: int) -> Floats:
+def _replayed(one: CanaryPhase, claim: Claim, training: TrainingConfig, rounds: int) -> Floats:
     weight = torch.zeros(1, len(one.member), requires_grad=True)
     extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
     lr = training.lr * rate(training.schedule, one.round, rounds)
@@ -268,12 +268,12 @@ def _replayed(one: Stretch, claim: Claim, training: Training, rounds: int) -> Fl
     return weight.detach().numpy()[0].astype(float)
 
 
-def _rows(one: Stretch, claim: Claim) -> Iterator[torch.Tensor]:
+def _rows(one: CanaryPhase, claim: Claim) -> Iterator[torch.Tensor]:
     expected = claim.sample_rate * claim.records
     return iter(torch.from_numpy(one.sums * claim.clip / expected).float())
 
 
-def likelihood(run: Sequence[Stretch], claim: Claim) -> Floats:
+def likelihood(run: Sequence[CanaryPhase], claim: Claim) -> Floats:
     """
     Scores for whoever sees every step, as the accountant assumes: of each canary the log of how much likelier its
     sums are with it than without, sum_t log(1 - q + q exp((s_t - 1/2) / sigma^2)).
@@ -285,6 +285,6 @@ def likelihood(run: Sequence[Stretch], claim: Claim) -> Floats:
     return scores.sum(0)
 
 
-def final(run: Sequence[Stretch]) -> Floats:
+def final(run: Sequence[CanaryPhase]) -> Floats:
     """Scores for whoever sees only what training came to: minus the sum of the parameter's moves."""
     return -np.sum([one.after for one in run], axis=0)

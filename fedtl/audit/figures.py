@@ -11,14 +11,14 @@ TIMES = 64
 
 def metric_noise(stage: Stage) -> Measured:
     """About the exact figure, which the site knows: squares of the differences over the claimed variance are chi-square."""
-    its = stage.promise.metric
+    its = stage.guarantee.metric
     if its is None:
         return None, None, "no metric is released"
-    changes = unlimited(stage.promise) | {"steps": stage.steps(0), "refresh": None}
+    changes = unlimited(stage.guarantee) | {"steps": stage.steps(0), "refresh": None}
     released = []
     for _ in range(TIMES):
-        with scratched(stage.promise, **changes) as promise:
-            update, _ = stage.fit(promise)
+        with scratched(stage.guarantee, **changes) as guarantee:
+            update, _ = stage.fit(guarantee)
         released.append(update.metrics["accuracy"])
     noise = (np.array(released) - _exact(stage)) / its.expected
     squares = float((noise**2).sum())
@@ -31,9 +31,9 @@ def metric_noise(stage: Stage) -> Measured:
 def _exact(stage: Stage) -> float:
     """The mean over units of the share of a unit's validation rows that the first model gets right."""
     data = stage.data
-    scores = stage.bench.scores(stage.bench.initial(data.width), data.val.x, data)
+    scores = stage.trainer.scores(stage.trainer.initial(data.width), data.val.x, data)
     right = (scores.argmax(1) == data.val.y).numpy().astype(float)
-    if stage.promise.unit == "record" or data.val.units is None:
+    if stage.guarantee.unit == "record" or data.val.units is None:
         return float(right.mean())
     units = data.val.units.numpy()
     counts = np.bincount(units)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.state import State
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 SMOOTH = 1e-2  # weight of total variation
 LIKE = 1e-2  # weight of the layers' statistics
@@ -43,7 +43,7 @@ class Crossed:
     shape: tuple[int, ...]
 
 
-def coefficient(training: Training, steps: int) -> float:
+def coefficient(training: TrainingConfig, steps: int) -> float:
     """
     How often the mean gradient is in minus delta / lr: with momentum m, sum over t = 1..steps of (1 - m^t) / (1 - m).
     Without it an update of several steps would be read as one huge gradient.
@@ -52,9 +52,9 @@ def coefficient(training: Training, steps: int) -> float:
     return sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
 
 
-def gradients(bench: Bench, its: Crossed, moving: Sequence[str]) -> State:
+def gradients(trainer: Trainer, its: Crossed, moving: Sequence[str]) -> State:
     """The mean gradient over the silo's steps, of each tensor that moves and crossed; for SGD in the right scale."""
-    training, found = bench.training, State()
+    training, found = trainer.training, State()
     often = coefficient(training, its.steps)
     for name in moving:
         if name in its.delta:
@@ -83,13 +83,15 @@ def labels(its: Crossed, gradient: State, net: nn.Module) -> Tensor | None:
     return torch.tensor(sorted(found))
 
 
-def invert(bench: Bench, its: Crossed, most: int, iterations: int, seed: int) -> tuple[Tensor, Tensor | None]:
+def invert(
+    trainer: Trainer, its: Crossed, most: int, iterations: int, seed: int
+) -> tuple[Tensor, Tensor | None]:
     """At most ``most`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the labels that were found."""
-    net = copies.deepcopy(bench.net(its.width)).cpu()
-    net.load_state_dict(bench.partition.join(its.shared, its.local))
-    bench.unfreeze(net, bench.method.phases[0])
+    net = copies.deepcopy(trainer.net(its.width)).cpu()
+    net.load_state_dict(trainer.partition.join(its.shared, its.local))
+    trainer.unfreeze(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
-    wanted = gradients(bench, its, list(weights))
+    wanted = gradients(trainer, its, list(weights))
     known = labels(its, wanted, net)
     count = min(its.rows, most)
     generator = torch.Generator().manual_seed(seed)

@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.experiment.study import Study, furnish
+from fedtl.experiment.study import Study, make_worker_context
 from fedtl.models.state import State
 from fedtl.simulation import choose
-from fedtl.simulation.engine import Engine, Workplace
+from fedtl.simulation.engine import Engine, WorkerContext
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
-NOBODY = SiloData(Rows(torch.empty(0), torch.empty(0)), Rows(torch.empty(0), torch.empty(0)), ())
-Piece = Callable[[Bench], Any]  # a value that can be sent to another process, as its result can
+NOBODY = SiloDataset(Dataset(torch.empty(0), torch.empty(0)), Dataset(torch.empty(0), torch.empty(0)), ())
+Piece = Callable[[Trainer], Any]  # a value that can be sent to another process, as its result can
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,23 @@ class _Pieces:
 
     pieces: Mapping[str, Piece]
 
-    def __call__(self, bench: Bench, silo: Silo) -> Any:
-        return self.pieces[silo.name](bench)
+    def __call__(self, trainer: Trainer, silo: Silo) -> Any:
+        return self.pieces[silo.name](trainer)
 
 
-def _place(source: Callable[[], Workplace]) -> Workplace:
-    return Workplace(source().bench, _nobody)
+def _place(source: Callable[[], WorkerContext]) -> WorkerContext:
+    return WorkerContext(source().trainer, _nobody)
 
 
-def _nobody(name: str) -> SiloData:
+def _nobody(name: str) -> SiloDataset:
     return NOBODY
 
 
 @contextmanager
 def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
     """The experiment's own engine, for as long as the audit lasts: a worker takes seconds to begin."""
-    made = partial(_place, partial(furnish, study.source, str(study.bench.device), start))
-    with choose.engine(study.experiment.engine, study.bench, made, len(study.training)) as engine:
+    made = partial(_place, partial(make_worker_context, study.source, str(study.trainer.device), start))
+    with choose.engine(study.experiment.engine, study.trainer, made, len(study.training)) as engine:
         yield engine
 
 

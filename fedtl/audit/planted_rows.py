@@ -31,7 +31,7 @@ from fedtl.audit.verdict import Check, failed
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import Study
 from fedtl.privacy.accounting import default_delta
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ LEVELS = RECORDS, SILOS
 
 
 def scored(
-    of: StudyOf, level: int, transcript: int, vantage: str, guess: Watched, bench: Bench
+    of: StudyOf, level: int, transcript: int, vantage: str, guess: Watched, trainer: Trainer
 ) -> dict[str, Floats]:
     """A federation with canaries planted at this level, as a piece of work: their scores, of what the vantage saw."""
-    study = of(bench)
+    study = of(trainer)
     watched = reference(study, level, transcript)
     return {
         name: _scored(study, watched, guess, name, vantage, level)
@@ -84,7 +84,7 @@ def _scored(study: Study, watched: Watched, guess: Watched, name: str, vantage: 
 
 
 def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dict[str, Any], list[Check]]:
-    its = study.promises.get(name)
+    its = study.guarantees.get(name)
     delta, ties = its.delta if its else _delta(study), _ties(study, name)
     shown = one_run.bounds(scores, coins, delta, SIGNIFICANCE, ties)
     claimed = its is not None and its.seed is None

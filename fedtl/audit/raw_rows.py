@@ -15,11 +15,11 @@ from fedtl.audit.shares import ROUNDING, Trained, statistics_multiplier, train
 from fedtl.audit.stage import Stage, few, units_of
 from fedtl.audit.tapped import Tap, all_but
 from fedtl.audit.verdict import Measured
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Array, Raw
 from fedtl.errors import UserError
 from fedtl.experiment.privacy_plan import terms
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 
 UNITS = 32
 TRIED, SECONDS = (
@@ -32,10 +32,10 @@ TRIED, SECONDS = (
 class Replaced:
     """A data set prepared twice: as it is, and with one stored row replaced; ``unit`` is that of the row, in training."""
 
-    data: SiloData
-    other: SiloData
-    promise: Promise
-    other_promise: Promise
+    data: SiloDataset
+    other: SiloDataset
+    guarantee: PrivacyGuarantee
+    other_promise: PrivacyGuarantee
     unit: int
 
 
@@ -47,25 +47,25 @@ def before_the_mechanism(stage: Stage) -> Measured:
     found = _replaced(stage)
     if isinstance(found, str):
         return (None if found.startswith("no ") else 0.0), None, found
-    some, others = _says(found.promise), _says(found.other_promise)
+    some, others = _says(found.guarantee), _says(found.other_promise)
     if odd := [name for name in some if some[name] != others[name]]:
         return 0.0, float(len(odd)), f"one stored row changes what is promised: {odd[0]}"
     base = _trained(stage, found.data, found, None)
     other = _trained(stage, found.other, found, base)
     if base.left is None or other.left is None:
         return 0.0, None, "one stored row decides whether a round fails that does not sample it"
-    moved = _moved(base, other, "noise", found.promise.noise_multiplier)
+    moved = _moved(base, other, "noise", found.guarantee.noise_multiplier)
     moved += _moved(base, other, "metric", 1.0)
     if moved:
         reason = f"a record that was not sampled moves the sums by {moved:.3g} clips: something was learned from the rows"
         return 0.0, moved, f"{reason} before the mechanism"
-    return _statistics(base, other, found.promise)
+    return _statistics(base, other, found.guarantee)
 
 
-def _statistics(base: Trained, other: Trained, promise: Promise) -> Measured:
-    if promise.refresh is None:
+def _statistics(base: Trained, other: Trained, guarantee: PrivacyGuarantee) -> Measured:
+    if guarantee.refresh is None:
         return 1.0, 0.0, ""
-    moved = _moved(base, other, "statistics", statistics_multiplier(promise))
+    moved = _moved(base, other, "statistics", statistics_multiplier(guarantee))
     reason = f"one stored row moves the statistics by {moved:.2f} times their clip; 2 is the most that replacing one may"
     return float(moved <= 2 * (1 + ROUNDING)), moved, reason
 
@@ -81,14 +81,14 @@ def _moved(base: Trained, other: Trained, kind: str, multiplier: float) -> float
     return math.sqrt(squares) * multiplier if math.isfinite(squares) else math.inf
 
 
-def _says(promise: Promise) -> dict[str, Any]:
+def _says(guarantee: PrivacyGuarantee) -> dict[str, Any]:
     """All that a promise says about training; not where it is kept and which rows it is about."""
-    return {**terms(promise), "steps": promise.steps, "schedule": promise.schedule()}
+    return {**terms(guarantee), "steps": guarantee.steps, "schedule": guarantee.schedule()}
 
 
 def _replaced(stage: Stage) -> Replaced | str:
     """A stored row that is trained on, replaced; or why there is none, or what is wrong with it."""
-    data, promise = stage.ready(stage.raw)
+    data, guarantee = stage.ready(stage.raw)
     count, end = len(stage.raw.train.y), time.monotonic() + SECONDS
     for row in np.unique(np.linspace(0, count - 1, TRIED).round().astype(int)).tolist():
         if time.monotonic() > end:
@@ -102,8 +102,8 @@ def _replaced(stage: Stage) -> Replaced | str:
         changed = (other.train.x != data.train.x).flatten(1).any(1)
         if changed.any():
             apart = (other.train.x.double() - data.train.x.double()).abs().flatten(1).amax(1)
-            unit = int(units_of(data, promise)[int(apart.argmax())])
-            return Replaced(data, other, promise, other_promise, unit)
+            unit = int(units_of(data, guarantee)[int(apart.argmax())])
+            return Replaced(data, other, guarantee, other_promise, unit)
     return "no stored row among those that were tried is trained on"
 
 
@@ -122,9 +122,9 @@ def _far(x: Array, row: int) -> Any:
     return np.full_like(x[row], 1e4 * (1 + np.nanmax(np.abs(x))))
 
 
-def _trained(stage: Stage, data: SiloData, found: Replaced, base: Trained | None) -> Trained:
+def _trained(stage: Stage, data: SiloDataset, found: Replaced, base: Trained | None) -> Trained:
     """A round on the row's unit and some others, which samples all of them but that unit."""
-    units = units_of(data, found.promise)
+    units = units_of(data, found.guarantee)
     order = torch.cat([(units == found.unit).nonzero(), (units != found.unit).nonzero()]).flatten()
     train_rows = data.train
     moved = replace(
@@ -133,9 +133,9 @@ def _trained(stage: Stage, data: SiloData, found: Replaced, base: Trained | None
         y=train_rows.y[order],
         units=None if train_rows.units is None else _numbered(units[order]),
     )
-    rows, changes = few(replace(data, train=moved), found.promise, UNITS)
+    rows, changes = few(replace(data, train=moved), found.guarantee, UNITS)
     tap = Tap(None if base is None else base.tap, all_but([0]))
-    return train(stage, replace(found.promise, **changes), rows, tap)
+    return train(stage, replace(found.guarantee, **changes), rows, tap)
 
 
 def _numbered(units: torch.Tensor) -> torch.Tensor:

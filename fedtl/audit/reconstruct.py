@@ -1,6 +1,6 @@
 """
 Which updates are inverted, and how well: one row's, a few rows' over several steps, and the run's own first round. All come
-out of ``Bench.fit`` or of the run's transcript, as they crossed.
+out of ``Trainer.fit`` or of the run's transcript, as they crossed.
 """
 
 import copy as copies
@@ -17,16 +17,16 @@ from torch import Tensor
 from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
 from fedtl.audit.jobs import Piece
 from fedtl.audit.reference_models import StudyOf, sharing
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Seen
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 MOST = 8  # rows that are reconstructed of one update
 FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch
@@ -34,7 +34,7 @@ SHOWN = 8
 ENOUGH = 4  # single rows that are tried in all, at least: a mean over them is no figure of one row
 ONE, SOME, REAL = "one row", f"{FEW} rows, several steps", "the run's first round"
 KEPT, SHARED = "kept", "shared"  # statistics
-Promises = Mapping[str, Promise]
+Promises = Mapping[str, PrivacyGuarantee]
 
 
 @dataclass(frozen=True)
@@ -48,63 +48,71 @@ class Attempt:
     mean: Images
 
 
-def small(study: Study, bench: Bench, name: str, count: int, cut: int, iterations: int, at: int) -> Attempt:
+def small(
+    study: Study, trainer: Trainer, name: str, count: int, cut: int, iterations: int, at: int
+) -> Attempt:
     """A silo of ``count`` rows, from row ``at`` on, through the run's own first round, private where the run is."""
     data = study.data(name)
     units = None if data.train.units is None else torch.arange(count)  # each of them a unit's only row
-    rows = Rows(data.train.x[at : at + count], data.train.y[at : at + count], units)
+    rows = Dataset(data.train.x[at : at + count], data.train.y[at : at + count], units)
     its = replace(data, train=rows, target=None)
-    bench = copies.copy(bench)
-    bench.training = replace(bench.training, batch_size=cut)
-    shared, local = bench.partition.split(bench.initial(data.width))
+    trainer = copies.copy(trainer)
+    trainer.training = replace(trainer.training, batch_size=cut)
+    shared, local = trainer.partition.split(trainer.initial(data.width))
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
     with scratch(memory()) as folder:
-        promise = _scaled(study.promises.get(name), count, cut, folder)
-        silo = Silo(name, its, dict(local), b"inversion", promise, labels.public(Role))
-        update = bench.fit(silo, task)
-    steps = sum(promise.steps) if promise else bench.training.epochs * -(-count // cut)
+        guarantee = _scaled(study.guarantees.get(name), count, cut, folder)
+        silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(Role))
+        update = trainer.fit(silo, task)
+    steps = sum(guarantee.steps) if guarantee else trainer.training.epochs * -(-count // cut)
     shape = tuple(data.train.x.shape[1:])
     crossed = Crossed(shared, update.delta, local, count, steps, data.width, shape)
-    return _tried(study, bench, name, crossed, its, iterations)
+    return _tried(study, trainer, name, crossed, its, iterations)
 
 
 def first_round(study: Study, seen: Seen, name: str, iterations: int) -> Attempt:
     """What really crossed: all rows, all steps; compared with whichever training rows come nearest."""
-    data, bench = study.data(name), study.bench
-    _, local = bench.partition.split(bench.initial(data.width))
-    promise, training = study.promises.get(name), bench.training
-    steps = sum(promise.steps) if promise else training.epochs * -(-len(data.train) // training.batch_size)
+    data, trainer = study.data(name), study.trainer
+    _, local = trainer.partition.split(trainer.initial(data.width))
+    guarantee, training = study.guarantees.get(name), trainer.training
+    steps = (
+        sum(guarantee.steps) if guarantee else training.epochs * -(-len(data.train) // training.batch_size)
+    )
     shape = tuple(data.train.x.shape[1:])
     crossed = Crossed(seen.shared, seen.deltas[name], local, len(data.train), steps, data.width, shape)
-    return _tried(study, bench, name, crossed, data, iterations)
+    return _tried(study, trainer, name, crossed, data, iterations)
 
 
-def _scaled(promise: Promise | None, count: int, cut: int, folder: Path) -> Promise | None:
+def _scaled(
+    guarantee: PrivacyGuarantee | None, count: int, cut: int, folder: Path
+) -> PrivacyGuarantee | None:
     """The same noise and clip on fewer rows, each sampled as often as a batch of ``cut`` holds it."""
-    if promise is None:
+    if guarantee is None:
         return None
     return replace(
-        promise,
+        guarantee,
         book=folder / "ledger.sqlite",
         records=count,
         sample_rate=min(1.0, cut / count),
-        steps=tuple(-(-count // cut) if steps else 0 for steps in promise.steps),
+        steps=tuple(-(-count // cut) if steps else 0 for steps in guarantee.steps),
         epsilon=1e9,
-        lifetime=(1e9, promise.delta),
+        lifetime=(1e9, guarantee.delta),
         refresh=None,
         canaries=None,
     )
 
 
 def _tried(
-    study: Study, bench: Bench, name: str, crossed: Crossed, data: SiloData, iterations: int
+    study: Study, trainer: Trainer, name: str, crossed: Crossed, data: SiloDataset, iterations: int
 ) -> Attempt:
-    x, known = invert(bench, crossed, MOST, iterations, study.experiment.seed)
-    originals = _pictures(bench.inputs(data.train.x))
+    x, known = invert(trainer, crossed, MOST, iterations, study.experiment.seed)
+    originals = _pictures(trainer.inputs(data.train.x))
     _, ones = matched(_pictures(x), originals)
     population = study.data(name).val.x
     mean = (
-        _pictures(bench.inputs(population)).mean(0, keepdims=True) if len(population) else 0 * ones[:1] + 0.5
+        _pictures(trainer.inputs(population)).mean(0, keepdims=True)
+        if len(population)
+        else 0 * ones[:1] + 0.5
     )
     found = None if known is None else _right(known, data.train.y)
     return Attempt(name, _pictures(x), ones, found, np.repeat(mean, len(ones), 0))
@@ -154,7 +162,7 @@ def single_rows(study: Study, names: Sequence[str]) -> list[tuple[str, int]]:
 
 def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int) -> dict[str, Piece]:
     """All attempts, a piece of work each; ``cases`` takes what they give."""
-    shared, its = study.bench.method.shared, (study.source.study, study.promises)
+    shared, its = study.trainer.method.shared, (study.source.study, study.guarantees)
     found: dict[str, Piece] = {}
     for word, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
         for name, row in single_rows(study, names):
@@ -170,23 +178,23 @@ def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iteration
 
 def _small(
     of: StudyOf,
-    promises: Promises,
+    guarantees: Promises,
     shared: frozenset[Role],
     name: str,
     count: int,
     cut: int,
     iterations: int,
     at: int,
-    bench: Bench,
+    trainer: Trainer,
 ) -> Attempt:
-    study = replace(of(bench), promises=promises)
-    return small(study, sharing(bench, shared), name, count, cut, iterations, at)
+    study = replace(of(trainer), guarantees=guarantees)
+    return small(study, sharing(trainer, shared), name, count, cut, iterations, at)
 
 
 def _first_round(
-    of: StudyOf, promises: Promises, seen: Seen, name: str, iterations: int, bench: Bench
+    of: StudyOf, guarantees: Promises, seen: Seen, name: str, iterations: int, trainer: Trainer
 ) -> Attempt:
-    return first_round(replace(of(bench), promises=promises), seen, name, iterations)
+    return first_round(replace(of(trainer), guarantees=guarantees), seen, name, iterations)
 
 
 def cases(study: Study, tried: Mapping[str, Attempt]) -> tuple[list[dict[str, Any]], list[Attempt]]:
@@ -200,7 +208,7 @@ def cases(study: Study, tried: Mapping[str, Attempt]) -> tuple[list[dict[str, An
         _case(case, word, rows.get(case) or len(study.data(its[0].silo).train), its)
         for (case, word), its in grouped.items()
     ]
-    own = SHARED if Role.STATS in study.bench.method.shared else KEPT
+    own = SHARED if Role.STATS in study.trainer.method.shared else KEPT
     return found, grouped[ONE, own]
 
 

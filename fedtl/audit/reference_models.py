@@ -17,21 +17,21 @@ from numpy.typing import NDArray
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
 from fedtl.audit.membership import Evidence, sums
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
-from fedtl.experiment.privacy_plan import Place, promise
+from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Recorded, Seen, kept_rounds, read
-from fedtl.federation.rounds import Federation, Plan, Standing, rounds
+from fedtl.federation.rounds import Federation, FederationConfig, ServerState, rounds
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State, step
 from fedtl.privacy import taint as labels
 from fedtl.simulation import choose
-from fedtl.simulation.engine import Fit, Job, Simulation, Workplace
+from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -53,9 +53,9 @@ class Watched:
 class Pool:
     """All rows of a silo that the attack is about, the trained ones first, and rows of nobody's: its validation rows."""
 
-    rows: Rows
+    rows: Dataset
     trained: int
-    population: Rows
+    population: Dataset
 
     @property
     def member(self) -> Bools:
@@ -66,7 +66,7 @@ def pool_of(study: Study, name: str) -> Pool:
     """Its rows have units where units are what is protected, and none where records are."""
     data, exam = study.data(name), study.exam(name)
     unit = units.unit_of(study.experiment)
-    rows = Rows(
+    rows = Dataset(
         torch.cat([data.train.x, exam.test.x]),
         torch.cat([data.train.y, exam.test.y]),
         units.numbered([data.train, exam.test], unit),
@@ -88,7 +88,7 @@ def half(study: Study, name: str, number: int) -> Bools:
     return chosen if number % 2 == 0 else ~chosen
 
 
-def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
+def planted(study: Study, name: str, level: int) -> tuple[Dataset, Bools]:
     """
     Canaries of a silo that look real, and which of them are in: rows that it never trained on, with another label than
     theirs. A model that gives such a row such a label has seen it.
@@ -102,10 +102,10 @@ def planted(study: Study, name: str, level: int) -> tuple[Rows, Bools]:
         labels = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
     whose = units.numbered([rows], units.unit_of(study.experiment))
     coins = units.coins(whose, len(rows), rng.random(len(rows)) < 0.5)
-    return Rows(rows.x, labels, whose), coins if level == RECORDS else np.full(len(rows), coins[0])
+    return Dataset(rows.x, labels, whose), coins if level == RECORDS else np.full(len(rows), coins[0])
 
 
-def half_data(study: Study, name: str, number: int) -> SiloData:
+def half_data(study: Study, name: str, number: int) -> SiloDataset:
     """What reference ``number`` trains on; TARGET, RECORDS and SILOS: what the silo itself does, with what was planted."""
     if number == TARGET:
         return study.data(name)
@@ -113,7 +113,7 @@ def half_data(study: Study, name: str, number: int) -> SiloData:
         rows, coins = planted(study, name, number)
         data, inside = study.data(name), torch.from_numpy(coins)
         added = taken(rows, inside)
-        both = Rows(
+        both = Dataset(
             torch.cat([data.train.x, added.x]),
             torch.cat([data.train.y, added.y]),
             units.numbered([data.train, added], units.unit_of(study.experiment)),
@@ -123,18 +123,18 @@ def half_data(study: Study, name: str, number: int) -> SiloData:
     return replace(study.data(name), train=taken(pool_of(study, name).rows, inside), target=None)
 
 
-def taken(rows: Rows, inside: torch.Tensor) -> Rows:
+def taken(rows: Dataset, inside: torch.Tensor) -> Dataset:
     """Some of the rows, whose units are numbered anew."""
     whose = None if rows.units is None else units.renumbered(rows.units[inside])
-    return Rows(rows.x[inside], rows.y[inside], whose)
+    return Dataset(rows.x[inside], rows.y[inside], whose)
 
 
-def sharing(bench: Bench, shared: frozenset[Role]) -> Bench:
+def sharing(trainer: Trainer, shared: frozenset[Role]) -> Trainer:
     """The same bench, where other roles leave a silo."""
-    other = copies.copy(bench)
+    other = copies.copy(trainer)
     other.method, other.partition = (
-        replace(bench.method, shared=shared),
-        Partition(bench.partition.roles, shared),
+        replace(trainer.method, shared=shared),
+        Partition(trainer.partition.roles, shared),
     )
     return other
 
@@ -145,12 +145,12 @@ class Imitate:
 
     task: Task
 
-    def __call__(self, bench: Bench, silo: Silo) -> Update:
-        return bench.imitate(silo, self.task)
+    def __call__(self, trainer: Trainer, silo: Silo) -> Update:
+        return trainer.fit_unaccounted(silo, self.task)
 
 
 StudyOf = Callable[
-    [Bench], Study
+    [Trainer], Study
 ]  # ``study.source.study``: a study in whichever process, of the bench that is there
 
 
@@ -160,38 +160,40 @@ def reference(study: Study, number: int, transcript: int) -> Watched:
     alone = experiment.engine.model_copy(update={"name": "serial"})
     with scratch(memory()) as folder:
         members = {name: _silo(study, name, number, folder) for name in study.training}
-        with choose.engine(alone, study.bench, _elsewhere, len(members)) as engine:
+        with choose.engine(alone, study.trainer, _elsewhere, len(members)) as engine:
             job: Callable[[Task], Job] = Fit if experiment.privacy is None else Imitate
             federation: Federation = Simulation(engine, members, job)
             federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
             per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
             server = server_of(experiment.method)
-            plan = Plan(f"reference {number}", experiment.seed, experiment.rounds, server, per_round)
+            plan = FederationConfig(
+                f"reference {number}", experiment.seed, experiment.rounds, server, per_round
+            )
             width = next(iter(members.values())).data.width
-            shared, _ = study.bench.partition.split(study.bench.initial(width))
-            standing = Standing(0, shared)
-            for one in rounds(federation, plan, standing, study.bench.partition.roles):
+            shared, _ = study.trainer.partition.split(study.trainer.initial(width))
+            standing = ServerState(0, shared)
+            for one in rounds(federation, plan, standing, study.trainer.partition.roles):
                 standing = one.after
         seen = read(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
-    whole = {name: study.bench.settle(silo, task) for name, silo in members.items()}
+    whole = {name: study.trainer.settle(silo, task) for name, silo in members.items()}
     return Watched(seen, standing.shared, whole)
 
 
-def _elsewhere() -> Workplace:
+def _elsewhere() -> WorkerContext:
     raise AssertionError("a reference is trained where it was begun")
 
 
 def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
     data = half_data(study, name, number)
-    _, local = study.bench.partition.split(study.bench.initial(data.width))
+    _, local = study.trainer.partition.split(study.trainer.initial(data.width))
     its, secret = None, study.secret(f"{number}.{name}")
     if study.experiment.privacy is not None:
         settings = privacy_of(study.experiment, name)
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        place = Place(folder / name / "ledger.sqlite", name, secret)
-        its = promise(settings, study.bench, data, study.experiment.rounds, study.experiment.seed, place)
+        place = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
+        its = guarantee(settings, study.trainer, data, study.experiment.rounds, study.experiment.seed, place)
     return Silo(name, data, local, secret, its, labels.public(Role))
 
 
@@ -209,11 +211,11 @@ def states(study: Study, watched: Watched, name: str, vantage: str, guess: State
     return [guess | step(one.shared, one.deltas[name]) for one in watched.seen if name in one.deltas]
 
 
-def odds(study: Study, its: Sequence[State], rows: Rows, data: SiloData) -> Floats:
+def odds(study: Study, its: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
     """[N]: the log-odds of the right label, a mean over the states; in regression of exp(-squared error / 2)."""
     found = []
     for state in its:
-        scores = study.bench.scores(state, rows.x, data).double()
+        scores = study.trainer.scores(state, rows.x, data).double()
         if data.classes:
             log = scores.log_softmax(1)[torch.arange(len(rows)), rows.y]
         else:
@@ -241,7 +243,7 @@ def looks(study: Study, watched: Watched, vantage: str, guess: Guess) -> dict[st
         if its := states(study, watched, name, vantage, guess[name]):
             pool = pool_of(study, name)
             people = pool.population if len(pool.population) else pool.rows
-            both = Rows(torch.cat([pool.rows.x, people.x]), torch.cat([pool.rows.y, people.y]))
+            both = Dataset(torch.cat([pool.rows.x, people.x]), torch.cat([pool.rows.y, people.y]))
             values = odds(study, its, both, study.data(name))
             found[name] = Look(values[: len(pool.rows)], values[len(pool.rows) :])
     return found
@@ -268,14 +270,14 @@ def evidence(
     )
 
 
-def watched(of: StudyOf, number: int, transcript: int, bench: Bench) -> Watched:
+def watched(of: StudyOf, number: int, transcript: int, trainer: Trainer) -> Watched:
     """``reference`` as a piece of work."""
-    return reference(of(bench), number, transcript)
+    return reference(of(trainer), number, transcript)
 
 
 def looked(
-    of: StudyOf, number: int, transcript: int, vantage: str, guess: Guess, bench: Bench
+    of: StudyOf, number: int, transcript: int, vantage: str, guess: Guess, trainer: Trainer
 ) -> dict[str, Look]:
     """``reference`` as a piece of work, and of it only what the attack looks at."""
-    study = of(bench)
+    study = of(trainer)
     return looks(study, reference(study, number, transcript), vantage, guess)

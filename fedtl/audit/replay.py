@@ -1,5 +1,5 @@
 """
-What the canaries of a run cannot see, tried out at the site with its own code and data: one round through ``Bench.fit``,
+What the canaries of a run cannot see, tried out at the site with its own code and data: one round through ``Trainer.fit``,
 again and again, with one thing changed. A scratch ledger is charged; nothing is released.
 
 Each question has a file of its own: ``untouched`` (what must not change), ``tensors`` (the noise of every tensor),
@@ -9,7 +9,7 @@ Each question has a file of its own: ``untouched`` (what must not change), ``ten
 from collections.abc import Callable, Iterator
 
 from fedtl.audit import figures, raw_rows, samples, shares, tensors, untouched
-from fedtl.audit.canary_log import Stretch
+from fedtl.audit.canary_log import CanaryPhase
 from fedtl.audit.stage import Stage
 from fedtl.audit.verdict import Check, Measured
 
@@ -42,7 +42,9 @@ REHEARSALS = (  # all checks of ``rehearse``, in order
 LAST = 10  # of them need a phase that takes private steps
 
 
-def rehearse(stage: Stage, run: list[Stretch], progress: Callable[[], None] = lambda: None) -> list[Check]:
+def rehearse(
+    stage: Stage, run: list[CanaryPhase], progress: Callable[[], None] = lambda: None
+) -> list[Check]:
     """All rehearsals of one silo, in a fixed order and number; ``progress`` is called after each."""
     found = list[Check]()
     for name, measured in _measured(stage, run):
@@ -51,7 +53,7 @@ def rehearse(stage: Stage, run: list[Stretch], progress: Callable[[], None] = la
     return found
 
 
-def _measured(stage: Stage, run: list[Stretch]) -> Named:
+def _measured(stage: Stage, run: list[CanaryPhase]) -> Named:
     yield "around the mechanism", untouched.around(stage)
     yield "local-only state", untouched.local_only(stage)
     yield "statistics", untouched.statistics_twice(stage)

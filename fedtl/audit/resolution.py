@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from scipy.stats import norm
 
-from fedtl.audit.canary_log import Stretch, sampled, steps
+from fedtl.audit.canary_log import CanaryPhase, sampled, steps
 from fedtl.audit.one_run import SURE
 
 
-def resolution(run: Sequence[Stretch], noise_multiplier: float, level: float) -> dict[str, float | None]:
+def resolution(run: Sequence[CanaryPhase], noise_multiplier: float, level: float) -> dict[str, float | None]:
     """
     The relative error of the noise's standard deviation, and the error of one record's contribution in clips, that the
     checks refute at ``level`` with a chance of SURE. Normal approximations: 1 / sqrt(2 n) for a standard deviation of n

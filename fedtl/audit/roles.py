@@ -13,8 +13,8 @@ from fedtl.audit.reference_models import TARGET, StudyOf, Watched, evidence, loo
 from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.privacy.guarantee import Promise
-from fedtl.training.trainer import Bench
+from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.trainer import Trainer
 
 ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
 KEPT = 3  # rounds of them that the server's attack looks at
@@ -29,8 +29,8 @@ SHARED: tuple[frozenset[Role], ...] = (
 
 def variants(study: Study) -> list[frozenset[Role]]:
     """The sets of roles that this study can be run with; aux crosses where it does in the method."""
-    present = set(study.bench.partition.roles.values())
-    aux = study.bench.method.shared & present & {Role.AUX}
+    present = set(study.trainer.partition.roles.values())
+    aux = study.trainer.method.shared & present & {Role.AUX}
     alike = len({study.data(name).classes for name in study.training}) == 1
     found: list[frozenset[Role]] = []
     for shared in SHARED:
@@ -45,7 +45,7 @@ def rows(study: Study, references: int, iterations: int) -> dict[str, Piece]:
     short = replace(study, experiment=but(study.experiment, rounds=min(ROUNDS, study.experiment.rounds)))
     return {
         f"shared {' '.join(sorted(shared))}": partial(
-            _row, short.source.study, study.promises, shared, references, iterations
+            _row, short.source.study, study.guarantees, shared, references, iterations
         )
         for shared in variants(study)
     }
@@ -53,14 +53,14 @@ def rows(study: Study, references: int, iterations: int) -> dict[str, Piece]:
 
 def _row(
     of: StudyOf,
-    promises: Mapping[str, Promise],
+    guarantees: Mapping[str, PrivacyGuarantee],
     shared: frozenset[Role],
     references: int,
     iterations: int,
-    bench: Bench,
+    trainer: Trainer,
 ) -> dict[str, Any]:
-    bench = sharing(bench, shared)
-    study = replace(of(bench), method=bench.method, promises=promises)
+    trainer = sharing(trainer, shared)
+    study = replace(of(trainer), method=trainer.method, guarantees=guarantees)
     shadows = {number: reference(study, number, KEPT) for number in range(references)}
     guess, target = shadows[0].whole, reference(study, TARGET, KEPT)
     seen = {number: looks(study, its, "server", guess) for number, its in shadows.items()}
@@ -74,7 +74,7 @@ def _row(
     }
     if study.data(study.training[0]).train.x.dim() == 4:
         tried = [
-            reconstruct.small(study, bench, name, 1, 1, iterations, at)
+            reconstruct.small(study, trainer, name, 1, 1, iterations, at)
             for name, at in reconstruct.single_rows(study, study.training)
         ]
         row |= {key: value for key, value in reconstruct.scored(tried).items() if key in row}
@@ -87,6 +87,6 @@ def _accuracy(study: Study, target: Watched) -> float | None:
         data, test = study.data(name), study.exam(name).test
         if not data.classes:
             return None
-        scores = study.bench.scores(target.whole[name], test.x, data)
+        scores = study.trainer.scores(target.whole[name], test.x, data)
         found.append(float((scores.argmax(1) == test.y).double().mean()))
     return float(np.mean(found))

@@ -37,23 +37,28 @@ class Sampled:
 
 def sampled(stage: Stage) -> Sampled:
     """Two rounds of one task, on rows that nobody has, which can be told apart."""
-    data, changes = few(as_floats(strangers(stage.data), stage.bench), stage.promise, UNITS)
+    data, changes = few(as_floats(strangers(stage.data), stage.trainer), stage.guarantee, UNITS)
     phase = stage.phases()[0]
-    steps = tuple(STEPS if number == phase else 0 for number in range(len(stage.promise.steps)))
-    changes |= unlimited(stage.promise) | {"steps": steps, "refresh": None, "metric": None, "canaries": None}
-    bench, units = stage.unmoved(), units_of(data, stage.promise)
+    steps = tuple(STEPS if number == phase else 0 for number in range(len(stage.guarantee.steps)))
+    changes |= unlimited(stage.guarantee) | {
+        "steps": steps,
+        "refresh": None,
+        "metric": None,
+        "canaries": None,
+    }
+    trainer, units = stage.unmoved(), units_of(data, stage.guarantee)
     rows = {row.numpy().tobytes(): at for at, row in enumerate(data.train.x.flatten(1))}
     found, torn = [], 0
     for _ in range(2):
-        with scratched(stage.promise, **changes) as promise, _fed(bench.net(data.width), rows) as seen:
-            stage.fit(promise, data, bench)
+        with scratched(stage.guarantee, **changes) as guarantee, _fed(trainer.net(data.width), rows) as seen:
+            stage.fit(guarantee, data, trainer)
         held = np.zeros((len(seen), len(rows)), bool)
         for step, inside in enumerate(seen):
             held[step, sorted(inside)] = True
         by_unit = _by_unit(held, units)
         found.append(by_unit > 0)
         torn += int(((by_unit > 0) & (by_unit < 1)).sum())
-    return Sampled(found[0], found[1], torn, stage.promise.sample_rate)
+    return Sampled(found[0], found[1], torn, stage.guarantee.sample_rate)
 
 
 def _by_unit(held: Bools, units: Tensor) -> NDArray[np.float64]:

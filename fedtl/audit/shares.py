@@ -31,11 +31,11 @@ from fedtl.audit.stage import (
 )
 from fedtl.audit.tapped import Sum, Tap, Tapped, all_but
 from fedtl.audit.verdict import Measured
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.messages import SpendEvent, Update
 from fedtl.models.state import State
 from fedtl.privacy.dp_adabn import Release
-from fedtl.privacy.guarantee import Promise, Refresh
+from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
 
 UNITS = 32  # units in the rehearsed round
 STEPS = 2  # of each phase: the second begins where the first one's noise led
@@ -79,17 +79,17 @@ class Neighbours:
 
 def neighbours(stage: Stage) -> Neighbours:
     """Train the five rounds."""
-    data, changes = few(as_floats(stage.data, stage.bench), stage.promise, UNITS)
-    promise = replace(stage.promise, **changes)
-    units = units_of(data, promise)
+    data, changes = few(as_floats(stage.data, stage.trainer), stage.guarantee, UNITS)
+    guarantee = replace(stage.guarantee, **changes)
+    units = units_of(data, guarantee)
     base_data = extreme(data, units == 1)
-    count = promise.records
+    count = guarantee.records
 
-    def again(rows: SiloData, base: Trained, left_out: Sequence[int] = ()) -> Trained:
-        return train(stage, promise, rows, Tap(base.tap, all_but(left_out)))
+    def again(rows: SiloDataset, base: Trained, left_out: Sequence[int] = ()) -> Trained:
+        return train(stage, guarantee, rows, Tap(base.tap, all_but(left_out)))
 
-    base = train(stage, promise, base_data, Tap(None, all_but(())))
-    other = _with_unit(as_floats(strangers(stage.data), stage.bench), data, base_data, units == 1)
+    base = train(stage, guarantee, base_data, Tap(None, all_but(())))
+    other = _with_unit(as_floats(strangers(stage.data), stage.trainer), data, base_data, units == 1)
     half = range(2, count, 2)
     return Neighbours(
         stage,
@@ -101,7 +101,9 @@ def neighbours(stage: Stage) -> Neighbours:
     )
 
 
-def _with_unit(other: SiloData, few_rows: SiloData, extreme_rows: SiloData, which: Tensor) -> SiloData:
+def _with_unit(
+    other: SiloDataset, few_rows: SiloDataset, extreme_rows: SiloDataset, which: Tensor
+) -> SiloDataset:
     """Other rows in place of the few ones, but for those in ``which``."""
     count = len(few_rows.train)
     x = other.train.x[:count].clone()
@@ -110,12 +112,12 @@ def _with_unit(other: SiloData, few_rows: SiloData, extreme_rows: SiloData, whic
     return replace(other, train=replace(few_rows.train, x=x, y=y))
 
 
-def _val_changed(stage: Stage, data: SiloData) -> SiloData:
+def _val_changed(stage: Stage, data: SiloDataset) -> SiloDataset:
     """The same validation rows, of which one unit that the first model gets right has other labels."""
     val = data.val
     if not len(val):
         return data
-    found = stage.bench.scores(stage.bench.initial(data.width), val.x, data)
+    found = stage.trainer.scores(stage.trainer.initial(data.width), val.x, data)
     right = (found.argmax(1) == val.y).nonzero().flatten() if data.classes else val.y[:0]
     row = int(right[0]) if len(right) else 0
     which = torch.arange(len(val)) == row if val.units is None else val.units == val.units[row]
@@ -123,13 +125,13 @@ def _val_changed(stage: Stage, data: SiloData) -> SiloData:
 
 
 @dataclass(frozen=True)
-class _Quiet(Refresh):
+class _Quiet(StatisticsRelease):
     """A release of statistics with so little noise that shrinkage towards no change does not hide the rows."""
 
     claimed: Release = field(kw_only=True)
 
     @classmethod
-    def of(cls, its: Refresh) -> "_Quiet":
+    def of(cls, its: StatisticsRelease) -> "_Quiet":
         release = replace(its.release, noise_multiplier=its.release.noise_multiplier * QUIET)
         return cls(release, its.layers, claimed=its.release)
 
@@ -138,18 +140,18 @@ class _Quiet(Refresh):
         return SpendEvent(self.claimed.noise_multiplier, 1.0, 1)
 
 
-def statistics_multiplier(promise: Promise) -> float:
+def statistics_multiplier(guarantee: PrivacyGuarantee) -> float:
     """The noise multiplier of the statistics in ``train``."""
-    return 0.0 if promise.refresh is None else promise.refresh.release.noise_multiplier * QUIET
+    return 0.0 if guarantee.refresh is None else guarantee.refresh.release.noise_multiplier * QUIET
 
 
-def train(stage: Stage, promise: Promise, data: SiloData, tap: Tap) -> Trained:
+def train(stage: Stage, guarantee: PrivacyGuarantee, data: SiloDataset, tap: Tap) -> Trained:
     """One round with a clip so short that it binds in every tensor, watched by ``tap``."""
-    its = stage.promise
+    its = stage.guarantee
     changes = unlimited(its) | {"steps": stage.steps(STEPS), "canaries": None, "clip": its.clip * SHORT}
-    changes["refresh"] = None if promise.refresh is None else _Quiet.of(promise.refresh)
-    net = stage.bench.net(data.width)
-    with scratched(as_kind(promise, Tapped, tap=tap), **changes) as scratch, still(net):
+    changes["refresh"] = None if guarantee.refresh is None else _Quiet.of(guarantee.refresh)
+    net = stage.trainer.net(data.width)
+    with scratched(as_kind(guarantee, Tapped, tap=tap), **changes) as scratch, still(net):
         found = tried(lambda: stage.fit(scratch, data))
     return Trained(None if found is None else _left(*found), tap)
 
@@ -201,7 +203,7 @@ def one_record(found: Neighbours) -> Measured:
     A record moves the sums of training by one clip a step: over all steps the squared ratios of share and noise add up to
     no more than steps / sigma^2.
     """
-    its, unit = found.stage.promise, found.stage.promise.unit
+    its, unit = found.stage.guarantee, found.stage.guarantee.unit
     steps = STEPS * len(found.stage.phases())
     share = max(_ratio(found.base, other, "noise") for other in (found.ordinary, found.far))
     moved = share * its.noise_multiplier / math.sqrt(steps)
@@ -254,7 +256,7 @@ def _apart(own: Sum, own_without: Sum, other: Sum, other_without: Sum) -> float:
 
 def statistics_record(found: Neighbours) -> Measured:
     """A record's shares in all sub-releases of the statistics, each beside its own noise: one Gaussian mechanism of the claim."""
-    its = found.stage.promise
+    its = found.stage.guarantee
     if its.refresh is None:
         return None, None, "no statistics are released"
     base, others = found.base, (found.others, found.others_without)
@@ -266,7 +268,7 @@ def statistics_record(found: Neighbours) -> Measured:
 
 def metric_record(found: Neighbours) -> Measured:
     """A record moves the sum that the accuracy is made of by at most 1, and its noise is the claim's."""
-    its = found.stage.promise.metric
+    its = found.stage.guarantee.metric
     if its is None:
         return None, None, "no metric is released"
     moved = _ratio(found.base, found.ordinary, "metric") * its.noise_multiplier

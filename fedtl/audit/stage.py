@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Raw
 from fedtl.errors import SiloFailed
 from fedtl.experiment.study import Study, reader
@@ -20,27 +20,27 @@ from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 ENOUGH = 1e9  # an epsilon that no rehearsal exceeds
 STILL = 1e-30  # a learning rate at which no weight of float32 moves
-Ready = Callable[[Raw], tuple[SiloData, Promise]]
+Ready = Callable[[Raw], tuple[SiloDataset, PrivacyGuarantee]]
 
 
 @dataclass(frozen=True)
 class Stage:
     """
     ``secret``: the silo's own. ``raw``: its rows as they are stored; ``ready`` prepares them and promises, by the same
-    code that made ``data`` and ``promise``.
+    code that made ``data`` and ``guarantee``.
     """
 
-    bench: Bench
+    trainer: Trainer
     name: str
-    data: SiloData
-    promise: Promise
+    data: SiloDataset
+    guarantee: PrivacyGuarantee
     secret: bytes
     rounds: int
     seed: int
@@ -48,70 +48,74 @@ class Stage:
     ready: Ready
 
     def task(self, number: int = 1) -> Task:
-        shared, _ = self.bench.partition.split(self.bench.initial(self.data.width))
+        shared, _ = self.trainer.partition.split(self.trainer.initial(self.data.width))
         return Task("rehearsal", number, self.rounds, self.seed, shared)
 
     def fit(
-        self, promise: Promise, data: SiloData | None = None, bench: Bench | None = None, number: int = 1
+        self,
+        guarantee: PrivacyGuarantee,
+        data: SiloDataset | None = None,
+        trainer: Trainer | None = None,
+        number: int = 1,
     ) -> tuple[Update, State]:
         """The update and the silo's local state after one round, which is round ``number`` of the plan."""
-        bench = bench or self.bench
+        trainer = trainer or self.trainer
         own = data or self.data
-        _, local = bench.partition.split(bench.initial(own.width))
-        silo = Silo(self.name, own, local, self.secret, promise, labels.public(Role))
-        return bench.fit(silo, self.task(number)), silo.local
+        _, local = trainer.partition.split(trainer.initial(own.width))
+        silo = Silo(self.name, own, local, self.secret, guarantee, labels.public(Role))
+        return trainer.fit(silo, self.task(number)), silo.local
 
     def phases(self) -> list[int]:
         """The numbers of the phases that take private steps."""
-        return [number for number, count in enumerate(self.promise.steps) if count]
+        return [number for number, count in enumerate(self.guarantee.steps) if count]
 
     def steps(self, each: int) -> tuple[int, ...]:
         """As many private steps in each phase that takes any."""
-        return tuple(each if count else 0 for count in self.promise.steps)
+        return tuple(each if count else 0 for count in self.guarantee.steps)
 
-    def unmoved(self) -> Bench:
+    def unmoved(self) -> Trainer:
         """The bench with a learning rate so small that every step starts from the same weights, and no other pull."""
-        bench = copies.copy(self.bench)
-        bench.method = replace(bench.method, objective=tuple(bench.method.losses))
-        bench.training = Training(optimizer="sgd", lr=STILL, momentum=0.0)
-        return bench
+        trainer = copies.copy(self.trainer)
+        trainer.method = replace(trainer.method, objective=tuple(trainer.method.losses))
+        trainer.training = TrainingConfig(optimizer="sgd", lr=STILL, momentum=0.0)
+        return trainer
 
 
 def stage_of(study: Study, name: str) -> Stage:
     """A silo of a simulation."""
-    promise = study.promises[name]
+    guarantee = study.guarantees[name]
     raw = reader(study.raws, study.experiment.data)(name)
 
-    def ready(stored: Raw) -> tuple[SiloData, Promise]:
+    def ready(stored: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
         data = study.prepared(name, stored).data
-        return data, study.promise(name, promise.book.parent, data)
+        return data, study.guarantee(name, guarantee.book.parent, data)
 
     experiment = study.experiment
     return Stage(
-        *(study.bench, name, study.data(name), promise, study.secret(name)),
+        *(study.trainer, name, study.data(name), guarantee, study.secret(name)),
         *(experiment.rounds, experiment.seed, raw, ready),
     )
 
 
 @contextmanager
-def scratched(promise: Promise, **changes: Any) -> Iterator[Promise]:
+def scratched(guarantee: PrivacyGuarantee, **changes: Any) -> Iterator[PrivacyGuarantee]:
     """The promise with a ledger and a place for canaries of its own, and some of its values changed."""
     with scratch(memory()) as folder:
-        its = promise.canaries
+        its = guarantee.canaries
         wanted = {"canaries": its, **changes}
         if wanted["canaries"] is not None:
             wanted["canaries"] = replace(wanted["canaries"], folder=folder / "canaries")
-        yield replace(promise, book=folder / "ledger.sqlite", **wanted)
+        yield replace(guarantee, book=folder / "ledger.sqlite", **wanted)
 
 
-def unlimited(promise: Promise) -> dict[str, Any]:
+def unlimited(guarantee: PrivacyGuarantee) -> dict[str, Any]:
     """Changes with which a scratch ledger takes any schedule."""
-    return {"epsilon": ENOUGH, "lifetime": (ENOUGH, promise.delta), "rounds": 2}
+    return {"epsilon": ENOUGH, "lifetime": (ENOUGH, guarantee.delta), "rounds": 2}
 
 
-def as_kind(promise: Promise, kind: type[Promise], **more: Any) -> Promise:
+def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:
     """The same promise as a subclass of Promise that draws or divides in another way."""
-    values = {key: getattr(promise, key) for key in Promise.__dataclass_fields__}
+    values = {key: getattr(guarantee, key) for key in PrivacyGuarantee.__dataclass_fields__}
     return kind(**{**values, **more})
 
 
@@ -145,31 +149,31 @@ def still(net: nn.Module) -> Iterator[None]:
 # Other rows
 
 
-def few(data: SiloData, promise: Promise, most: int) -> tuple[SiloData, dict[str, Any]]:
+def few(data: SiloDataset, guarantee: PrivacyGuarantee, most: int) -> tuple[SiloDataset, dict[str, Any]]:
     """The rows of the first units, at most so many of them, and what changes in the promise for their number."""
-    rows, units = data.train, units_of(data, promise)
+    rows, units = data.train, units_of(data, guarantee)
     inside = units < most
-    train = Rows(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
+    train = Dataset(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
     count = int(units[inside].max()) + 1
     changes: dict[str, Any] = {"records": count}
-    if promise.refresh is not None:
-        release = replace(promise.refresh.release, records=count)
-        changes["refresh"] = replace(promise.refresh, release=release)
+    if guarantee.refresh is not None:
+        release = replace(guarantee.refresh.release, records=count)
+        changes["refresh"] = replace(guarantee.refresh, release=release)
     return replace(data, train=train), changes
 
 
-def units_of(data: SiloData, promise: Promise) -> Tensor:
+def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:
     """[N]: the number of each training row's unit, which is the row's own number where records are protected."""
-    if promise.unit == "record" or data.train.units is None:
+    if guarantee.unit == "record" or data.train.units is None:
         return torch.arange(len(data.train))
     return data.train.units
 
 
-def strangers(data: SiloData) -> SiloData:
+def strangers(data: SiloDataset) -> SiloDataset:
     """As many rows that nobody has, of as many units; other ones than ``silo.nobody`` gives, which every round looks at first."""
     generator = torch.Generator().manual_seed(1)
 
-    def other(rows: Rows) -> Rows:
+    def other(rows: Dataset) -> Dataset:
         if rows.x.dtype == torch.uint8:
             x = torch.randint(0, 256, rows.x.shape, dtype=torch.uint8, generator=generator)
         else:
@@ -178,28 +182,28 @@ def strangers(data: SiloData) -> SiloData:
             y = torch.randint(data.width, rows.y.shape, generator=generator).to(rows.y)
         else:
             y = data.y_mean + data.y_std * torch.randn(rows.y.shape, generator=generator).to(rows.y)
-        return Rows(x, y, rows.units)
+        return Dataset(x, y, rows.units)
 
     return replace(data, train=other(data.train), val=other(data.val))
 
 
-def as_floats(data: SiloData, bench: Bench) -> SiloData:
+def as_floats(data: SiloDataset, trainer: Trainer) -> SiloDataset:
     """The same inputs as the net sees them, so that a value may be any number."""
 
-    def floats(rows: Rows) -> Rows:
-        return replace(rows, x=bench.inputs(rows.x).cpu().contiguous())
+    def floats(rows: Dataset) -> Dataset:
+        return replace(rows, x=trainer.inputs(rows.x).cpu().contiguous())
 
     return replace(data, train=floats(data.train), val=floats(data.val))
 
 
-def absent(data: SiloData, which: Tensor) -> SiloData:
+def absent(data: SiloDataset, which: Tensor) -> SiloDataset:
     """The same rows, of which those in ``which`` [N] have no finite input: such a record adds nothing to any sum."""
     x = data.train.x.clone()
     x[which] = torch.nan
     return replace(data, train=replace(data.train, x=x))
 
 
-def extreme(data: SiloData, which: Tensor) -> SiloData:
+def extreme(data: SiloDataset, which: Tensor) -> SiloDataset:
     """The same rows, of which those in ``which`` [N] are far from all others and have another label."""
     x, y = data.train.x.clone(), data.train.y.clone()
     x[which] = -30 * x[which] - 3

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.noise import Noise
 
 Purpose = tuple[str | int, ...]
@@ -69,7 +69,7 @@ class _TappedNoise(Noise):
 
 
 @dataclass(frozen=True)
-class Tapped(Promise):
+class Tapped(PrivacyGuarantee):
     """A promise whose noise is watched."""
 
     tap: Tap = field(default_factory=Tap, kw_only=True, compare=False)

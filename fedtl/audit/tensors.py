@@ -21,8 +21,8 @@ from fedtl.audit import products
 from fedtl.audit.stage import Stage, as_kind, few, scratched, unlimited
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
-from fedtl.privacy.guarantee import Promise
-from fedtl.training.trainer import Bench
+from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.trainer import Trainer
 
 Floats = NDArray[np.float64]
 RARE = 1e-12  # a sampling rate at which no record is ever drawn
@@ -37,7 +37,7 @@ CANARIES = 32  # that are beside them, at most
 
 
 @dataclass(frozen=True)
-class Unsampled(Promise):
+class Unsampled(PrivacyGuarantee):
     """A promise that draws nobody, and divides as the real one does."""
 
     divisor: float = field(default=1.0, kw_only=True)
@@ -96,8 +96,8 @@ def _given(gradient: torch.Tensor) -> Given:
 
 def empty(stage: Stage) -> dict[str, Noise]:
     """The noise of FITS rounds in which no record is sampled, one round after another."""
-    bench, its = stage.unmoved(), stage.promise
-    net = bench.net(stage.data.width)
+    trainer, its = stage.unmoved(), stage.guarantee
+    net = trainer.net(stage.data.width)
     size = sum(weight.numel() for weight in net.parameters())
     each = int(np.clip(VALUES // (size * FITS), LEAST, MOST))
     nobody = as_kind(its, Unsampled, divisor=its.expected_batch)
@@ -109,8 +109,8 @@ def empty(stage: Stage) -> dict[str, Noise]:
             "refresh": None,
             "metric": None,
         }
-        with scratched(nobody, **changes) as promise, watched(net) as steps:
-            stage.fit(promise, None, bench, min(number, stage.rounds))
+        with scratched(nobody, **changes) as guarantee, watched(net) as steps:
+            stage.fit(guarantee, None, trainer, min(number, stage.rounds))
         found.append(_by_tensor(steps))
     unit = its.expected_batch / (its.noise_multiplier * its.clip)
     return {name: _noise([given for one in found for given in one[name]], unit) for name in found[0]}
@@ -150,20 +150,20 @@ def law(noise: Mapping[str, Noise]) -> Measured:
 
 def missing(stage: Stage, noise: Mapping[str, Noise]) -> Measured:
     """Every tensor that a private phase trains is given to the optimiser with noise."""
-    bench = stage.bench
-    phases = [bench.method.phases[number] for number in stage.phases()]
-    weights = dict(bench.net(stage.data.width).named_parameters())
-    wanted = {name for phase in phases for name in bench.moves(phase.train) if name in weights}
+    trainer = stage.trainer
+    phases = [trainer.method.phases[number] for number in stage.phases()]
+    weights = dict(trainer.net(stage.data.width).named_parameters())
+    wanted = {name for phase in phases for name in trainer.moves(phase.train) if name in weights}
     odd = sorted(wanted - {name for name, its in noise.items() if its.squares})
     reason = f"{len(odd)} tensors are trained and got no noise, such as {odd[:1]}"
     return float(not odd), float(len(odd)), reason
 
 
-def filled(stage: Stage, bench: Bench | None = None) -> Measured:
+def filled(stage: Stage, trainer: Trainer | None = None) -> Measured:
     """
     With records in every step: what varies from step to step is noise. One-sided, for a model with dropout varies more.
     """
-    bench, its = bench or stage.unmoved(), stage.promise
+    trainer, its = trainer or stage.unmoved(), stage.guarantee
     data, changes = few(stage.data, its, UNITS)
     if its.canaries is not None:
         changes["canaries"] = replace(its.canaries, count=min(CANARIES, its.canaries.count))
@@ -173,9 +173,9 @@ def filled(stage: Stage, bench: Bench | None = None) -> Measured:
         "refresh": None,
         "metric": None,
     }
-    with scratched(its, **changes) as promise, watched(bench.net(data.width)) as steps:
-        stage.fit(promise, data, bench)
-        unit = promise.expected_batch / (its.noise_multiplier * its.clip)
+    with scratched(its, **changes) as guarantee, watched(trainer.net(data.width)) as steps:
+        stage.fit(guarantee, data, trainer)
+        unit = guarantee.expected_batch / (its.noise_multiplier * its.clip)
     p, ratios = {}, {}
     for name, given in _by_tensor(steps).items():
         values = torch.stack([step.values for step in given])

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fedtl.audit.canary_log import Stretch
+from fedtl.audit.canary_log import CanaryPhase
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
 from fedtl.federation.recorder import Seen
@@ -32,7 +32,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Papers:
+class RunDocuments:
     """
     One silo's: its ledger, what it claims (result.json's ``privacy.silos.<name>``), the rounds in which it replied, the
     rounds that were kept and what its canaries recorded. ``seed`` and ``rounds`` are the experiment's.
@@ -44,12 +44,12 @@ class Papers:
     claim: Mapping[str, Any]
     replied: Sequence[int]
     seen: Sequence[Seen]
-    run: Sequence[Stretch]
+    run: Sequence[CanaryPhase]
     seed: int
     rounds: int
 
 
-def transcript(papers: Papers) -> list[Check]:
+def transcript(papers: RunDocuments) -> list[Check]:
     """All checks of one private silo's papers, in a fixed order and number. Raises ConfigError without a ledger."""
     lines, fault = chain(papers.ledger, papers.silo)
     studies = [line["study"] for line in lines if line["what"] == "planned"]
@@ -118,7 +118,7 @@ def _beside(claim: Mapping[str, Any]) -> set[tuple[float | None, float]]:
     return {(claim["statistics_noise"], 1.0), (claim.get("metric_noise"), 1.0)}
 
 
-def _rounds(charged: Sequence[Line], papers: Papers) -> str:
+def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:
     """No reply without a charge, and no noisy step that was not charged."""
     beside = _beside(papers.claim)
     counts = {
@@ -136,7 +136,7 @@ def _rounds(charged: Sequence[Line], papers: Papers) -> str:
     return ""
 
 
-def _links(charged: Sequence[Line], lines: Sequence[Line], papers: Papers) -> str:
+def _links(charged: Sequence[Line], lines: Sequence[Line], papers: RunDocuments) -> str:
     """What was sent in a kept round is what was charged for, and the last reply that was kept is the one that came."""
     hashes = {line["round"]: line["task"] for line in charged}
     for one in papers.seen:
@@ -147,7 +147,7 @@ def _links(charged: Sequence[Line], lines: Sequence[Line], papers: Papers) -> st
     return f"round {missing[0]} was answered, and its reply is not in the ledger" if missing else ""
 
 
-def _task(papers: Papers, one: Seen) -> str:
+def _task(papers: RunDocuments, one: Seen) -> str:
     """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
     digest = sha256(json.dumps([papers.study, one.round, papers.rounds, papers.seed]).encode())
     for name in sorted(one.shared):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset
 from fedtl.experiment.config.schema import Experiment
 from fedtl.report.wording import not_covered
 
@@ -23,7 +23,7 @@ def unit_of(experiment: Experiment) -> str:
     return experiment.privacy.unit if experiment.privacy else "record"
 
 
-def numbered(parts: Sequence[Rows], unit: str) -> Tensor | None:
+def numbered(parts: Sequence[Dataset], unit: str) -> Tensor | None:
     """Whose each row of all parts is, numbered from 0; nobody has rows in two parts. None: a unit each."""
     if unit == "record" or any(part.units is None for part in parts):
         return None

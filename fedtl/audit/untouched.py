@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from fedtl.audit.canary_log import Stretch, steps, stretches
+from fedtl.audit.canary_log import CanaryPhase, steps, stretches
 from fedtl.audit.conformance import largest_cosine
 from fedtl.audit.stage import Stage, as_kind, scratched, strangers
 from fedtl.audit.tensors import RARE, Unsampled
@@ -22,9 +22,9 @@ def around(stage: Stage) -> Measured:
     """Where no record is drawn, other records must not change a bit of what leaves or of what the next round begins with."""
     found = []
     for data in (stage.data, strangers(stage.data)):
-        nobody = as_kind(stage.promise, Unsampled, divisor=stage.promise.expected_batch)
-        with scratched(nobody, sample_rate=RARE, seed=1, canaries=None, refresh=None) as promise:
-            update, local = stage.fit(promise, data)
+        nobody = as_kind(stage.guarantee, Unsampled, divisor=stage.guarantee.expected_batch)
+        with scratched(nobody, sample_rate=RARE, seed=1, canaries=None, refresh=None) as guarantee:
+            update, local = stage.fit(guarantee, data)
         found.append(update.delta | local)
     moved = [name for name in found[0] if not torch.equal(found[0][name], found[1][name])]
     reason = f"no record was sampled, and {len(moved)} tensors depend on the rows all the same, such as {moved[:1]}"
@@ -36,12 +36,12 @@ def local_only(stage: Stage) -> Measured:
     found, data = [], stage.data
     for other in (False, True):
         if other:
-            _, local = stage.bench.partition.split(stage.bench.initial(data.width))
-            stage.bench.settle(Silo(stage.name, data, local, b"elsewhere"), stage.task())
-        swapped = other and stage.promise.metric is None  # an accuracy that was promised is of these rows
+            _, local = stage.trainer.partition.split(stage.trainer.initial(data.width))
+            stage.trainer.settle(Silo(stage.name, data, local, b"elsewhere"), stage.task())
+        swapped = other and stage.guarantee.metric is None  # an accuracy that was promised is of these rows
         rows = replace(data, val=strangers(data).train) if swapped else data
-        with scratched(stage.promise, seed=1) as promise:
-            update, _ = stage.fit(promise, rows)
+        with scratched(stage.guarantee, seed=1) as guarantee:
+            update, _ = stage.fit(guarantee, rows)
         found.append((update.delta, update.weight, dict(update.metrics)))
     moved = [name for name, tensor in found[0][0].items() if not torch.equal(tensor, found[1][0][name])]
     moved += ["weight"] * (found[0][1] != found[1][1]) + ["metrics"] * (found[0][2] != found[1][2])
@@ -51,13 +51,13 @@ def local_only(stage: Stage) -> Measured:
 
 def statistics_twice(stage: Stage) -> Measured:
     """Released twice, statistics with fresh noise differ, wherever they are not shrunk to what they were."""
-    if stage.promise.refresh is None:
+    if stage.guarantee.refresh is None:
         return None, None, "no statistics are released"
-    names = list(stage.bench.partition.names(Role.STATS))
-    begun, shared, found = stage.bench.initial(stage.data.width), stage.task().shared, []
+    names = list(stage.trainer.partition.names(Role.STATS))
+    begun, shared, found = stage.trainer.initial(stage.data.width), stage.task().shared, []
     for _ in range(2):
-        with scratched(stage.promise) as promise:
-            update, local = stage.fit(promise)
+        with scratched(stage.guarantee) as guarantee:
+            update, local = stage.fit(guarantee)
         found.append(
             {name: local[name] if name in local else shared[name] + update.delta[name] for name in names}
         )
@@ -70,16 +70,16 @@ def statistics_twice(stage: Stage) -> Measured:
     return float(not same), float(len(same)), reason
 
 
-def fresh(stage: Stage, run: list[Stretch]) -> Measured:
+def fresh(stage: Stage, run: list[CanaryPhase]) -> Measured:
     """The first recorded round, trained again from the same seed: its noise must be another."""
-    its = stage.promise.canaries
+    its = stage.guarantee.canaries
     if its is None or not run:
         return None, None, "the run has no canaries"
     again = []
     for _ in range(2):
-        with scratched(stage.promise) as promise:
-            stage.fit(promise)
-            canaries = promise.canaries
+        with scratched(stage.guarantee) as guarantee:
+            stage.fit(guarantee)
+            canaries = guarantee.canaries
             assert isinstance(canaries, Canaries)
             again.append(steps(stretches(canaries.folder))[:, ~run[0].member])
     first = steps([one for one in run if one.round == run[0].round])[:, ~run[0].member]

@@ -20,7 +20,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     settings = load(experiment, set_ or [], sound=False)
     with temporary() as shelf:
         found = examine(settings, shelf)
-    study, planned = found.study, found.promises
+    study, planned = found.study, found.guarantees
     tensors = tensor_table(study)
     per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
     content = {

@@ -9,7 +9,7 @@ from fedtl.data.origins import LEARNED, Origins
 
 
 @dataclass(frozen=True)
-class Rows:
+class Dataset:
     """
     ``x``: uint8 pixels [N, C, H, W] or floats; ``y`` [N]: class numbers, or values in the label's own scale.
     ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: a row each.
@@ -29,15 +29,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class SiloData:
+class SiloDataset:
     """
     What a silo learns from. ``target``: inputs of its second domain, which have no labels here. ``classes`` are
     its own label names, () in regression; ``y_mean`` and ``y_std`` scale the values of regression. ``origins``: where
     the values come from that the rows were prepared with; private training refuses those that were learned from rows.
     """
 
-    train: Rows
-    val: Rows
+    train: Dataset
+    val: Dataset
     classes: tuple[str, ...]
     target: Tensor | None = None
     y_mean: float = 0.0
@@ -50,18 +50,18 @@ class SiloData:
         return len(self.classes) or 1
 
 
-def pool(silos: list[SiloData]) -> SiloData:
+def pool(silos: list[SiloDataset]) -> SiloDataset:
     """All rows in one place; the values of regression in each silo's own scale, as each would train on them."""
 
-    def joined(parts: list[Rows]) -> Rows:
+    def joined(parts: list[Dataset]) -> Dataset:
         scaled = [
             part.y if its.classes else (part.y - its.y_mean) / its.y_std
             for part, its in zip(parts, silos, strict=True)
         ]
-        return Rows(torch.cat([part.x for part in parts]), torch.cat(scaled))
+        return Dataset(torch.cat([part.x for part in parts]), torch.cat(scaled))
 
     targets = [its.target for its in silos if its.target is not None]
     target = torch.cat(targets) if targets else None
-    return SiloData(
+    return SiloDataset(
         joined([its.train for its in silos]), joined([its.val for its in silos]), silos[0].classes, target
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import Origin, Origins
 from fedtl.data.parts import in_parts
 from fedtl.data.preprocess import Inputs, learn
@@ -24,23 +24,23 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationSet:
     """
     Test rows, which no training code can reach. ``ids`` number a silo's rows for good, so that two runs can be
     compared row by row. ``target`` are test rows of the second domain, with labels.
     """
 
-    test: Rows
+    test: Dataset
     ids: Tensor
-    target: Rows | None = None
+    target: Dataset | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One silo: what it learns from, what it is examined on, how its inputs were made."""
 
-    data: SiloData
-    exam: Exam
+    data: SiloDataset
+    exam: EvaluationSet
     inputs: Inputs
 
 
@@ -127,9 +127,9 @@ def prepare(
         _check_labels(raw, name, labels, trained)
     inputs = learn(raw.train.x, raw.train.y, raw.columns, settings, name)
 
-    def rows(part: Part) -> Rows:
+    def rows(part: Part) -> Dataset:
         units = None if part.units is None else np.unique(part.units, return_inverse=True)[1]
-        return Rows(
+        return Dataset(
             torch.from_numpy(inputs.apply(part.x)),
             _numbered(part.y, labels, settings),
             None if units is None else torch.from_numpy(units.astype(np.int64)),
@@ -137,9 +137,9 @@ def prepare(
 
     train, val, test = rows(raw.train), rows(raw.val), rows(raw.test)
     target = None if raw.target is None else torch.from_numpy(inputs.apply(raw.target))
-    data = SiloData(train, val, labels, target, inputs.y_mean, inputs.y_std, _origins(settings, inputs))
+    data = SiloDataset(train, val, labels, target, inputs.y_mean, inputs.y_std, _origins(settings, inputs))
     said = labelled(test)
-    exam = Exam(
+    exam = EvaluationSet(
         _kept(test, said),
         torch.from_numpy(ids)[said],
         None if raw.target_test is None else rows(raw.target_test),
@@ -147,13 +147,13 @@ def prepare(
     return Prepared(data, exam, inputs)
 
 
-def labelled(rows: Rows) -> Tensor:
+def labelled(rows: Dataset) -> Tensor:
     """[N] of bool: the rows that have a label."""
     return rows.y.isfinite() if rows.y.is_floating_point() else rows.y != NO_LABEL
 
 
-def _kept(rows: Rows, kept: Tensor) -> Rows:
-    return Rows(rows.x[kept], rows.y[kept], None if rows.units is None else rows.units[kept])
+def _kept(rows: Dataset, kept: Tensor) -> Dataset:
+    return Dataset(rows.x[kept], rows.y[kept], None if rows.units is None else rows.units[kept])
 
 
 def _origins(settings: DataSettings, inputs: Inputs) -> Origins:

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import torch
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
 
 
-def nobody(
+def synthetic_rows(
     count: int, shape: Sequence[int], classes: Sequence[str], pixels: bool, units: bool = False
-) -> Rows:
+) -> Dataset:
     """
     Rows that nobody has, the same each time, to try out on what must not depend on data: ``count`` inputs of ``shape``,
     pixels or normal numbers; labels in turn, or normal values where there are no ``classes``. ``units``: one to a row.
@@ -22,13 +22,13 @@ def nobody(
     else:
         x = torch.randn((count, *shape), generator=generator)
     y = torch.arange(count) % len(classes) if classes else torch.randn(count, generator=generator)
-    return Rows(x, y, torch.arange(count) if units else None)
+    return Dataset(x, y, torch.arange(count) if units else None)
 
 
-def strangers_like(data: SiloData, count: int) -> SiloData:
+def synthetic_like(data: SiloDataset, count: int) -> SiloDataset:
     """So many rows of nobody, of this silo's kind."""
     train = data.train
     pixels, units = not train.x.is_floating_point(), train.units is not None
-    rows = nobody(count, train.x.shape[1:], data.classes, pixels, units)
+    rows = synthetic_rows(count, train.x.shape[1:], data.classes, pixels, units)
     rows = replace(rows, x=rows.x.to(train.x.dtype))
-    return SiloData(rows, rows, data.classes, origins=DECLARED)
+    return SiloDataset(rows, rows, data.classes, origins=DECLARED)

@@ -30,8 +30,8 @@ from fedtl.experiment.study import build
 from fedtl.experiment.summary import summary
 from fedtl.models.state import State
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.shared_store import Shelf, temporary
-from fedtl.simulation.worker import become_worker, deaf
+from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.worker import become_worker, ignore_sigint
 
 EXACT = (
     "methods",
@@ -122,7 +122,7 @@ def compare(
         # Every mistake is said before anything is trained.
         notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
         started: dict[Future[None], Path] = {}
-        with deaf():  # the pool starts its processes as it is given work
+        with ignore_sigint():  # the pool starts its processes as it is given work
             for one, path in tasks:
                 start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
                 started[pool.submit(_one, one, str(path), device, start, raws)] = path
@@ -159,12 +159,12 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 
-def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: Shelf) -> None:
+def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore) -> None:
     """One run, in a worker."""
     start: State | None = None
     if start_folder is not None:
         central = build(plain(experiment), raws, raws, device)
-        start = pretrained(experiment, RunFolder(Path(start_folder)), central.bench, central.survey)
+        start = pretrained(experiment, RunFolder(Path(start_folder)), central.trainer, central.schema)
     place = Path(path)
     folder = (
         RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)

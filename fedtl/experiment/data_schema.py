@@ -11,7 +11,7 @@ from fedtl.experiment.config.schema import Experiment
 
 
 @dataclass(frozen=True)
-class Sight:
+class SiloSchema:
     """One silo as it was seen: the shape of an input, its columns, its labels, those it trains on, its rows."""
 
     shape: tuple[int, ...]
@@ -22,10 +22,10 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Survey:
+class DataSchema:
     """All silos, by name."""
 
-    silos: Mapping[str, Sight]
+    silos: Mapping[str, SiloSchema]
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -43,17 +43,17 @@ class Survey:
         return frozenset().union(*(its.trained for its in self.silos.values()))
 
 
-def survey(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> Survey:
+def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> DataSchema:
     """
     Look at every silo, one after another; ``read`` gives its rows. Raises ConfigError or DataError.
     """
     settings = experiment.data
     names = prepare.names(settings)
     _check_numbers(experiment, names)
-    silos: dict[str, Sight] = {}
+    silos: dict[str, SiloSchema] = {}
     for name in names:
         raw = read(name) if read else prepare.read(settings, name)
-        silos[name] = Sight(
+        silos[name] = SiloSchema(
             prepare.shape_after(raw, settings),
             raw.columns,
             prepare.classes(raw, settings),
@@ -61,7 +61,7 @@ def survey(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> 
             len(raw.train.y),
         )
         _check_alike(names[0], name, silos)
-    return Survey(silos)
+    return DataSchema(silos)
 
 
 def _check_numbers(experiment: Experiment, names: list[str]) -> None:
@@ -81,7 +81,7 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
         raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
 
 
-def _check_alike(first: str, name: str, silos: Mapping[str, Sight]) -> None:
+def _check_alike(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """After resizing, one model must fit all. Raises DataError."""
     one, other = silos[first], silos[name]
     if other.shape != one.shape:

@@ -8,7 +8,7 @@ from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.privacy_checks import UNCOVERED
 from fedtl.models import weights
 from fedtl.models.dp_norm import restore_names, restore_state
-from fedtl.models.net import Blueprint
+from fedtl.models.net import ModelSpec
 from fedtl.models.roles import roles
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
@@ -48,7 +48,7 @@ class Start:
         return []
 
 
-def from_file(path: Path, plan: Blueprint, width: int) -> Start:
+def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
     """Raises ModelError for a file that does not fit the model, or whose marks do not fit the file."""
     net, file = plan.net(width), weights.read(path)
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from fedtl.experiment.config.schema import Experiment
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 FAR = 0.1  # standard deviations; at 0.15 to 0.35, models lost 6 to 50 points of accuracy on digits6
 AS_LEFT = "the norms' statistics are used as private training left them; exact ones of the silo's rows are not fitted"
@@ -14,10 +14,12 @@ LOCAL_AFTER = (
 )
 
 
-def statistics_notes(experiment: Experiment, bench: Bench, outcomes: Mapping[str, Outcome]) -> Iterator[str]:
+def statistics_notes(
+    experiment: Experiment, trainer: Trainer, outcomes: Mapping[str, Outcome]
+) -> Iterator[str]:
     """A line each."""
-    method = bench.method
-    if Role.STATS not in bench.partition.roles.values():
+    method = trainer.method
+    if Role.STATS not in trainer.partition.roles.values():
         if method.fits_received_statistics and method.shared:
             yield f"{experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"
         return
@@ -29,14 +31,14 @@ def statistics_notes(experiment: Experiment, bench: Bench, outcomes: Mapping[str
         worst = max(far, key=lambda name: far[name])
         where = f"at {len(far)} of {len(outcomes)} silos"
         size = f"more than {FAR} standard deviations from the exact ones of the silo's training inputs"
-        yield f"{where} {_what(bench)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(bench)}"
+        yield f"{where} {_what(trainer)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(trainer)}"
 
 
-def _what(bench: Bench) -> str:
-    return "shared statistics" if Role.STATS in bench.method.shared else "running averages of training"
+def _what(trainer: Trainer) -> str:
+    return "shared statistics" if Role.STATS in trainer.method.shared else "running averages of training"
 
 
-def _scored(bench: Bench) -> str:
-    if bench.method.fits_received_statistics or bench.method.fits_tuned_statistics:
+def _scored(trainer: Trainer) -> str:
+    if trainer.method.fits_received_statistics or trainer.method.fits_tuned_statistics:
         return "the figures are of the exact ones"
     return 'the figures are of the shared ones, and "refitted" of the exact ones'

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fedtl.data import images, table
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
@@ -20,13 +20,13 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.models.dp_norm import restore, restore_names
-from fedtl.models.net import Blueprint
-from fedtl.models.registry import blueprint, privately
+from fedtl.models.net import ModelSpec
+from fedtl.models.registry import model_spec, privately
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 
 class SiloModel:
@@ -39,21 +39,21 @@ class SiloModel:
         self.experiment: Experiment = folder.experiment()
         own = folder.tensors(f"silos/{silo}/local.safetensors")
         shared = folder.tensors("shared.safetensors")
-        self.plan: Blueprint = blueprint(self.experiment.model.name, self.shape, self.experiment.seed)
+        self.plan: ModelSpec = model_spec(self.experiment.model.name, self.shape, self.experiment.seed)
         if self.experiment.privacy is not None:
             self.plan = privately(self.plan)
             if self.experiment.data.scale == "dp":
                 self.plan = with_input_scale(self.plan, self.shape)
         dtype = self.experiment.model.dtype
-        self.bench = Bench(
+        self.trainer = Trainer(
             self.plan,
             method_of(self.experiment.method),
-            Training(),
+            TrainingConfig(),
             dtype="float32" if dtype == "tf32" else dtype,
         )
-        nothing = Rows(torch.empty(0), torch.empty(0))
-        self.data = SiloData(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
-        names = self.bench.partition.roles
+        nothing = Dataset(torch.empty(0), torch.empty(0))
+        self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
+        names = self.trainer.partition.roles
         said = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
         self.labels = None if None in said else {**(said[0] or {}), **(said[1] or {})}
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
@@ -72,11 +72,11 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self.bench.scores(self.state, inputs, self.data)
+        return self.trainer.scores(self.state, inputs, self.data)
 
     def net(self) -> nn.Module:
         """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
-        net = self.bench.net(self.data.width)
+        net = self.trainer.net(self.data.width)
         net.load_state_dict(self.state)
         return restore(net).eval()
 
@@ -156,7 +156,7 @@ def export(model: SiloModel, out: Path) -> list[str]:
     used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
     named, about = model.plan.library_name, None
     if model.labels is not None:
-        said = restore_names(model.bench.net(model.data.width), model.labels)
+        said = restore_names(model.trainer.net(model.data.width), model.labels)
         # A count that was put back with a norm is nobody's.
         about = marks.metadata({named(name): said.get(name, Label.PUBLIC) for name in used})
     save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import torch
 
 from fedtl.data import prepare
-from fedtl.data.dataset import SiloData, pool
+from fedtl.data.dataset import SiloDataset, pool
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import but
 from fedtl.experiment.config.resolve import without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.experiment.data_schema import Survey
+from fedtl.experiment.data_schema import DataSchema
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
 from fedtl.methods.base import Phase
@@ -21,13 +21,13 @@ from fedtl.models.scaled import INPUT_SCALE
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 FILE = "pretrained.safetensors"
 NOISES = 256  # inputs
 
 
-def statistics_of_noise(bench: Bench, shape: tuple[int, ...], width: int) -> State:
+def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) -> State:
     """
     Statistics for private training where nothing is pretrained: what the first weights make of inputs that nobody has,
     uniform in -1..1 for images [C, H, W], normal for rows of a table. They owe nothing to anybody's rows.
@@ -35,11 +35,11 @@ def statistics_of_noise(bench: Bench, shape: tuple[int, ...], width: int) -> Sta
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if len(shape) == 3 else torch.randn
     x = draw(NOISES, *shape, generator=generator)
-    found = bench.adapt(bench.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    found = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
     return {name: tensor for name, tensor in found.items() if not name.startswith(f"body.{INPUT_SCALE}.")}
 
 
-def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Survey) -> State:
+def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:
     """
     The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of
     ``model.pretrain_on``; and the head's, where all that is public has the labels that every silo has. Kept in the
@@ -48,7 +48,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Su
     if folder.has(FILE):
         return folder.tensors(FILE)
     epochs = experiment.model.pretrain_epochs
-    groups: dict[tuple[str, ...], list[SiloData]] = {}
+    groups: dict[tuple[str, ...], list[SiloDataset]] = {}
     for entry in experiment.model.pretrain_on:
         for data in public(experiment, entry):
             groups.setdefault(data.classes, []).append(data)
@@ -57,7 +57,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, bench: Bench, seen: Su
         rows = pool(members)
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
-        trained = bench.train(silo, bench.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
+        trained = trainer.train(silo, trainer.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
         alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
         kept = ("body.", "head.") if alike else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
@@ -78,7 +78,7 @@ def plain(experiment: Experiment) -> Experiment:
     )
 
 
-def public(experiment: Experiment, entry: str) -> list[SiloData]:
+def public(experiment: Experiment, entry: str) -> list[SiloDataset]:
     """The rows behind one entry: those of a silo, or, for ``source:path``, of every silo of that source."""
     source, colon, path = entry.partition(":")
     if not colon:
@@ -89,7 +89,7 @@ def public(experiment: Experiment, entry: str) -> list[SiloData]:
         names = prepare.names(settings)
     else:
         raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
-    found: list[SiloData] = []
+    found: list[SiloDataset] = []
     for name in names:
         raw = prepare.read(settings, name)
         own = prepare.classes(raw, settings)

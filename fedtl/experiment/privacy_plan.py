@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fedtl.data import origins
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.messages import SpendEvent
@@ -21,11 +21,11 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy import verify as papers
 from fedtl.privacy.dp_accuracy import Metric
 from fedtl.privacy.dp_adabn import Release, layers
-from fedtl.privacy.guarantee import Promise, Refresh, divided, steps
+from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease, divided, steps
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 SHARE = 0.15  # of the budget that the statistics take
 METRIC_SHARE = 0.02  # and that the accuracies of all rounds take together
@@ -34,7 +34,7 @@ NOISY = 0.5  # standard deviations: noisier statistics are a guess
 
 
 @dataclass(frozen=True)
-class Place:
+class LedgerLocation:
     """Where a promise is kept: the ledger's file, the name of the data, and the key that marks its rows."""
 
     book: Path
@@ -42,9 +42,14 @@ class Place:
     key: bytes
 
 
-def promise(
-    settings: PrivacySettings, bench: Bench, data: SiloData, rounds: int, seed: int, place: Place
-) -> Promise:
+def guarantee(
+    settings: PrivacySettings,
+    trainer: Trainer,
+    data: SiloDataset,
+    rounds: int,
+    seed: int,
+    place: LedgerLocation,
+) -> PrivacyGuarantee:
     """
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
@@ -53,20 +58,20 @@ def promise(
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
-    records, training = len(data.train) if own else data.train.members, bench.training
+    records, training = len(data.train) if own else data.train.members, trainer.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
             f"privacy.delta = {delta:g} is above 1/n = {1 / records:g}: it would allow to publish a {settings.unit}"
         )
-    body = bench.net(data.width).body
+    body = trainer.net(data.width).body
     chosen = released_layers(body, settings)
     refresh = None
     if chosen:
         found = layers(body)
         channels = tuple(found[path].running_mean.numel() for path in chosen)
         noise = accounting.statistics_noise(settings.epsilon, delta, SHARE)
-        refresh = Refresh(Release(noise, channels, records), tuple(chosen))
+        refresh = StatisticsRelease(Release(noise, channels, records), tuple(chosen))
     metric = None
     if settings.metrics:
         if not data.classes or not len(data.val):
@@ -77,7 +82,7 @@ def promise(
         noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
         metric = Metric(noise, len(data.val) if own else data.val.members)
     rate = settings.sample_rate or min(training.batch_size, records) / records
-    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in bench.method.phases]
+    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
     planned = (
         divided(settings.steps, epochs) if settings.steps else steps(records, training.batch_size, epochs)
     )
@@ -85,7 +90,7 @@ def promise(
     fixed += (SpendEvent(metric.noise_multiplier, 1.0, rounds),) if metric else ()
     multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)
     schedule = (*fixed, SpendEvent(multiplier, rate, rounds * sum(planned)))
-    return Promise(
+    return PrivacyGuarantee(
         book=place.book,
         dataset=place.dataset,
         rows=row_hashes(data, place.key),
@@ -123,7 +128,7 @@ def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
     return [path for path in found if any(name.startswith(f"{_above(path)}.") for name in names)]
 
 
-def warnings(its: Promise) -> list[str]:
+def warnings(its: PrivacyGuarantee) -> list[str]:
     """What the steward should know beforehand about the accuracy and the statistics that will be released."""
     found: list[str] = []
     if its.metric is not None and its.metric.expected > VAGUE:
@@ -158,7 +163,7 @@ def claim(settings: PrivacySettings) -> dict[str, Any]:
     }
 
 
-def terms(its: Promise) -> dict[str, Any]:
+def terms(its: PrivacyGuarantee) -> dict[str, Any]:
     """A promise in plain values, for those who have to agree to it or to check it."""
     release = its.refresh.release if its.refresh else None
     return {
@@ -180,7 +185,7 @@ def terms(its: Promise) -> dict[str, Any]:
     }
 
 
-def spent(its: Promise, study: str) -> dict[str, Any]:
+def spent(its: PrivacyGuarantee, study: str) -> dict[str, Any]:
     """
     What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
     ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
@@ -192,7 +197,7 @@ def spent(its: Promise, study: str) -> dict[str, Any]:
     return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
 
 
-def row_hashes(data: SiloData, key: bytes) -> RowSet:
+def row_hashes(data: SiloDataset, key: bytes) -> RowSet:
     """Of the rows that a private round reads, under a key: whoever lacks it cannot try out which rows they are."""
     parts = [
         Part(its.x.numpy(), its.y.numpy(), None if its.units is None else its.units.numpy())
@@ -217,28 +222,30 @@ def _above(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def trained(bench: Bench, first: Mapping[str, Label], settings: PrivacySettings | None) -> dict[str, Label]:
+def trained(
+    trainer: Trainer, first: Mapping[str, Label], settings: PrivacySettings | None
+) -> dict[str, Label]:
     """
     After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that
     silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
     if settings is None:
-        return labels.after(first, bench.moves(bench.trained), private=False)
-    moved, fresh = bench.moves(bench.trained - labels.STILL), refreshed(bench, settings)
+        return labels.after(first, trainer.moves(trainer.trained), private=False)
+    moved, fresh = trainer.moves(trainer.trained - labels.STILL), refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)
-    sent = [name for name in moved if bench.partition.leaves(name)]
+    sent = [name for name in moved if trainer.partition.leaves(name)]
     return labels.after(first, moved, private=True, released=[*sent, *fresh])
 
 
-def settled(bench: Bench, before: Mapping[str, Label]) -> dict[str, Label]:
+def settled(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Of the model that the silo itself uses in the end: what is fitted at home has no noise."""
-    return labels.after(before, bench.moves(bench.settled), private=False)
+    return labels.after(before, trainer.moves(trainer.settled), private=False)
 
 
-def refreshed(bench: Bench, settings: PrivacySettings) -> list[str]:
+def refreshed(trainer: Trainer, settings: PrivacySettings) -> list[str]:
     """The statistics that DP-AdaBN releases."""
-    body = bench.net(1).body
+    body = trainer.net(1).body
     return [
         f"body.{path}.{name}"
         for path in released_layers(body, settings)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import fedtl
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_plan import claim, settled, spent, warnings
 from fedtl.experiment.run_folder import RunFolder
@@ -38,12 +38,12 @@ def keep_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
         for key, tensor in outcome.state.items()
         if key not in shared or not torch.equal(tensor, shared[key])
     }
-    labelled = settled(study.bench, study.trained(name))
+    labelled = settled(study.trainer, study.trained(name))
     folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
-    folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.survey.shape)
+    folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.schema.shape)
 
 
 def result_of(
@@ -51,7 +51,7 @@ def result_of(
     folder: RunFolder,
     outcomes: Mapping[str, Outcome],
     onboarded: Mapping[str, Any],
-    everybody: Mapping[str, SiloData],
+    everybody: Mapping[str, SiloDataset],
     sums: Mapping[str, float],
 ) -> dict[str, Any]:
     experiment, metric = study.experiment, study.experiment.metric
@@ -65,7 +65,7 @@ def result_of(
         {
             **claim(experiment.privacy),
             "not_released": list(EXACT),
-            "silos": {name: spent(its, folder.path.name) for name, its in sorted(study.promises.items())},
+            "silos": {name: spent(its, folder.path.name) for name, its in sorted(study.guarantees.items())},
         }
         if experiment.privacy
         else None
@@ -86,8 +86,8 @@ def result_of(
         **{key: value for key, value in optional.items() if value},
         "notes": [
             *study.notes,
-            *statistics_notes(experiment, study.bench, outcomes),
-            *chain.from_iterable(map(warnings, study.promises.values())),
+            *statistics_notes(experiment, study.trainer, outcomes),
+            *chain.from_iterable(map(warnings, study.guarantees.values())),
         ],
         "bytes_up": int(sums["bytes_up"]),
         "bytes_down": int(sums["bytes_down"]),
@@ -95,7 +95,7 @@ def result_of(
     }
 
 
-def _of_silo(outcome: Outcome, data: SiloData) -> dict[str, Any]:
+def _of_silo(outcome: Outcome, data: SiloDataset) -> dict[str, Any]:
     """A silo's entry in result.json."""
     sizes = {"train": len(data.train), "val": len(data.val), "test": len(outcome.y)}
     others = {"target": outcome.target, "target_adabn": outcome.target_adabn, "refitted": outcome.refitted}

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 
 from fedtl.data import origins
-from fedtl.data.dataset import SiloData, pool
-from fedtl.data.prepare import Exam
+from fedtl.data.dataset import SiloDataset, pool
+from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import survey
+from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.result import history_line, keep_outcome, result_of
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
-from fedtl.experiment.study import Study, StudySource, build, furnish, reader
+from fedtl.experiment.study import Study, StudySource, build, make_worker_context, reader
 from fedtl.federation.recorder import Recorded, kept_rounds
-from fedtl.federation.rounds import Federation, Plan, Round, Standing, rounds
+from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, rounds
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.charge import foresee
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
-from fedtl.simulation.shared_store import Shelf, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary
 from fedtl.training import threads as machine
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
@@ -45,7 +45,7 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
     start: State | None = None,
-    raws: Shelf | None = None,
+    raws: SharedStore | None = None,
 ) -> dict[str, Any]:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds.
@@ -55,17 +55,17 @@ def run(
     """
     if folder.has("result.json"):
         return folder.read_json("result.json")
-    machine.settle(experiment.engine.threads)
+    machine.set_threads(experiment.engine.threads)
     with temporary() as shelf:
         raws = raws or shelf
-        seen = survey(experiment, reader(raws, experiment.data))
+        seen = read_data_schema(experiment, reader(raws, experiment.data))
         if experiment.privacy is not None:  # before anything is trained, public rows included
             _check_origins(StudySource(experiment, seen, shelf, raws))
         if experiment.model.pretrain_on and start is None:
             central = build(plain(experiment), raws, shelf, device, None, seen)
-            start = pretrained(experiment, folder, central.bench, seen)
+            start = pretrained(experiment, folder, central.trainer, seen)
         study = build(experiment, raws, shelf, device, start, seen).promised(folder)
-        for its in study.promises.values():
+        for its in study.guarantees.values():
             foresee(its, folder.path.name)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
@@ -84,8 +84,8 @@ def _run(
     members = _members(study, {name: everybody[name] for name in study.training})
     begun = _begin(study, folder, members)
     clock = time.perf_counter()
-    place = partial(furnish, study.source, device, start)
-    with choose.engine(experiment.engine, study.bench, place, len(members)) as engine:
+    place = partial(make_worker_context, study.source, device, start)
+    with choose.engine(experiment.engine, study.trainer, place, len(members)) as engine:
         standing, sums = _train(study, folder, members, begun, engine, progress)
         shared = _shared_in_the_end(study, members, standing.shared)
         task = Task(folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
@@ -117,23 +117,23 @@ def _all(engine: Engine, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str,
 
 def _check_origins(source: StudySource) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
-    study = source.study(bench=None)  # type: ignore[arg-type]
+    study = source.study(trainer=None)  # type: ignore[arg-type]
     for name in study.training:
         origins.check(study.data(name).origins, name)
 
 
-def _exam(source: StudySource, name: str) -> Exam:
-    return source.study(bench=None).exam(name)  # type: ignore[arg-type]
+def _exam(source: StudySource, name: str) -> EvaluationSet:
+    return source.study(trainer=None).exam(name)  # type: ignore[arg-type]
 
 
-def _members(study: Study, data: Mapping[str, SiloData]) -> dict[str, Silo]:
+def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
     """Who takes part in the rounds: every silo, or, for the yardstick, one that has everybody's rows."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
     return {name: study.silo(name, its) for name, its in data.items()}
 
 
-def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[Standing, dict[str, float]]:
+def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[ServerState, dict[str, float]]:
     """The first standing, or the last one saved, with the silos' local tensors put back."""
     if saved := folder.saved():
         standing, locals_, sums = saved
@@ -141,41 +141,41 @@ def _begin(study: Study, folder: RunFolder, members: dict[str, Silo]) -> tuple[S
             members[name].local, members[name].labels = own
         return standing, sums
     width = next(iter(members.values())).data.width
-    shared, _ = study.bench.partition.split(study.bench.initial(width))
-    return Standing(0, shared), {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
+    shared, _ = study.trainer.partition.split(study.trainer.initial(width))
+    return ServerState(0, shared), {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0}
 
 
 def _shared_in_the_end(study: Study, members: Mapping[str, Silo], shared: State) -> State:
     """What was averaged; of a pooled run, with the exact statistics of the pooled training rows."""
     if not study.method.pool:
         return shared
-    pooled, bench = members[POOLED], study.bench
-    state = bench.with_exact_statistics(pooled, bench.partition.join(shared, pooled.local))
-    return bench.partition.split(state)[0]
+    pooled, trainer = members[POOLED], study.trainer
+    state = trainer.with_exact_statistics(pooled, trainer.partition.join(shared, pooled.local))
+    return trainer.partition.split(state)[0]
 
 
 def _train(
     study: Study,
     folder: RunFolder,
     members: dict[str, Silo],
-    begun: tuple[Standing, dict[str, float]],
+    begun: tuple[ServerState, dict[str, float]],
     engine: Engine,
     progress: Progress | None,
-) -> tuple[Standing, dict[str, float]]:
+) -> tuple[ServerState, dict[str, float]]:
     standing, sums = begun
     experiment = study.experiment
     per_round = (
         None if experiment.silos_per_round == "all" or study.method.pool else int(experiment.silos_per_round)
     )
     minimum = 1 if study.method.pool else experiment.minimum_silos
-    plan = Plan(
+    plan = FederationConfig(
         folder.path.name, experiment.seed, experiment.rounds, server_of(experiment.method), per_round, minimum
     )
     clock = started = time.perf_counter()
     federation: Federation = Simulation(engine, members)
     if kept := kept_rounds(experiment.rounds, experiment.audit.transcript):
         federation = Recorded(federation, folder.path / TRANSCRIPT, kept)
-    for one in rounds(federation, plan, standing, study.bench.partition.roles):
+    for one in rounds(federation, plan, standing, study.trainer.partition.roles):
         standing, now = one.after, time.perf_counter()
         sums["bytes_up"] += one.bytes_up
         sums["bytes_down"] += one.bytes_down

@@ -25,7 +25,7 @@ from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
 from fedtl.experiment.config.schema import Experiment
-from fedtl.federation.rounds import Standing
+from fedtl.federation.rounds import ServerState
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
@@ -108,7 +108,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def save(
-        self, standing: Standing, own: Mapping[str, tuple[State, Labels]], so_far: Mapping[str, float]
+        self, standing: ServerState, own: Mapping[str, tuple[State, Labels]], so_far: Mapping[str, float]
     ) -> None:
         """The checkpoint after a round: the server's standing, what every silo keeps, the sums so far."""
         content = {
@@ -121,7 +121,7 @@ class RunFolder:
         }
         write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
 
-    def saved(self) -> tuple[Standing, dict[str, tuple[State, Labels]], dict[str, float]] | None:
+    def saved(self) -> tuple[ServerState, dict[str, tuple[State, Labels]], dict[str, float]] | None:
         """
         The last checkpoint, or None before the first round. Lines of the history that are younger than it
         belong to a round that is run again, and are dropped.
@@ -141,7 +141,7 @@ class RunFolder:
             name: {Role(k): Label(v) for k, v in its.items()} for name, its in content["labels"].items()
         }
         own = {name: (local, labels[name]) for name, local in content["locals"].items()}
-        return Standing(done, content["shared"], content["memory"]), own, content["so_far"]
+        return ServerState(done, content["shared"], content["memory"]), own, content["so_far"]
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         path = self.path / "history.jsonl"

@@ -8,36 +8,36 @@ from typing import Any
 
 from fedtl._util.randomness import address
 from fedtl.data import prepare
-from fedtl.data.dataset import SiloData
-from fedtl.data.prepare import Exam, Prepared
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.prepare import EvaluationSet, Prepared
 from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import Survey, survey
+from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import from_file
 from fedtl.experiment.pretrain import statistics_of_noise
-from fedtl.experiment.privacy_plan import Place, promise, trained
+from fedtl.experiment.privacy_plan import LedgerLocation, guarantee, trained
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
-from fedtl.models.net import Blueprint, stages
-from fedtl.models.registry import blueprint, privately
+from fedtl.models.net import ModelSpec, stages
+from fedtl.models.registry import model_spec, privately
 from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State, size_in_bytes
 from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import Canaries
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
 from fedtl.simulation import choose
-from fedtl.simulation.engine import Workplace
-from fedtl.simulation.shared_store import Shelf
+from fedtl.simulation.engine import WorkerContext
+from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ class Study:
 
     experiment: Experiment
     method: Method
-    survey: Survey
-    bench: Bench
-    shelf: Shelf
-    raws: Shelf
+    schema: DataSchema
+    trainer: Trainer
+    shelf: SharedStore
+    raws: SharedStore
     notes: tuple[str, ...] = ()
-    promises: Mapping[str, Promise] = field(default_factory=dict)
+    guarantees: Mapping[str, PrivacyGuarantee] = field(default_factory=dict)
     first: Mapping[str, Label] = field(default_factory=dict)  # where the first weights come from, by tensor
 
     @property
     def training(self) -> list[str]:
         """The silos that train."""
         aside = {*self.experiment.data.late, *self.experiment.model.pretrain_on}
-        return [name for name in self.survey.silos if name not in aside]
+        return [name for name in self.schema.silos if name not in aside]
 
-    def data(self, name: str) -> SiloData:
+    def data(self, name: str) -> SiloDataset:
         """What a silo learns from. Raises DataError."""
         return self._prepared(name, "data")
 
-    def exam(self, name: str) -> Exam:
+    def exam(self, name: str) -> EvaluationSet:
         """A silo's test rows. Raises DataError."""
         return self._prepared(name, "exam")
 
@@ -75,7 +75,7 @@ class Study:
     def trained(self, name: str) -> dict[str, Label]:
         """Where each tensor at a silo comes from after the last round."""
         private = self.experiment.privacy is not None
-        return trained(self.bench, self.first, privacy_of(self.experiment, name) if private else None)
+        return trained(self.trainer, self.first, privacy_of(self.experiment, name) if private else None)
 
     def _prepared(self, name: str, part: str) -> Any:
         """One part of a silo's data: prepared once, whoever asks first, and then mapped from the shelf."""
@@ -87,19 +87,19 @@ class Study:
 
     def prepared(self, name: str, raw: Raw) -> Prepared:
         """A silo's stored rows as its data; anew each time. Raises DataError."""
-        settings, its = self.experiment.data, self.survey.silos[name]
+        settings, its = self.experiment.data, self.schema.silos[name]
         own = self.method.head_is_local
-        labels, trained = (its.classes, its.trained) if own else (self.survey.union, self.survey.trained)
+        labels, trained = (its.classes, its.trained) if own else (self.schema.union, self.schema.trained)
         return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
 
     @property
     def source(self) -> "StudySource":
-        return StudySource(self.experiment, self.survey, self.shelf, self.raws)
+        return StudySource(self.experiment, self.schema, self.shelf, self.raws)
 
-    def silo(self, name: str, data: SiloData) -> Silo:
+    def silo(self, name: str, data: SiloDataset) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
-        _, local = self.bench.partition.split(self.bench.initial(data.width))
-        return Silo(name, data, local, self.secret(name), self.promises.get(name), labels.public(Role))
+        _, local = self.trainer.partition.split(self.trainer.initial(data.width))
+        return Silo(name, data, local, self.secret(name), self.guarantees.get(name), labels.public(Role))
 
     def secret(self, name: str) -> bytes:
         return address("secret", self.experiment.seed, name).to_bytes(8, "big")
@@ -111,7 +111,8 @@ class Study:
         for text in self.unknown():
             raise ConfigError(text)
         return replace(
-            self, promises={name: self.promise(name, folder.path / "silos" / name) for name in self.training}
+            self,
+            guarantees={name: self.guarantee(name, folder.path / "silos" / name) for name in self.training},
         )
 
     def unknown(self) -> Iterator[str]:
@@ -119,38 +120,38 @@ class Study:
         for name in sorted(set(self.experiment.silo) - set(self.training)):
             yield f"silo.{name}: no silo of that name trains; there are {', '.join(self.training[:12])}"
 
-    def promise(self, name: str, home: Path, data: SiloData | None = None) -> Promise:
+    def guarantee(self, name: str, home: Path, data: SiloDataset | None = None) -> PrivacyGuarantee:
         """What a silo promises for this experiment, for its own data or for other ``data``. Raises ConfigError."""
         settings, data = privacy_of(self.experiment, name), data or self.data(name)
-        place = Place(home / "ledger.sqlite", name, self.secret(name))
+        place = LedgerLocation(home / "ledger.sqlite", name, self.secret(name))
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        its = promise(settings, self.bench, data, self.experiment.rounds, self.experiment.seed, place)
+        its = guarantee(settings, self.trainer, data, self.experiment.rounds, self.experiment.seed, place)
         if not (count := self.experiment.audit.canaries):
             return its
         coins = address("canaries", self.experiment.seed, name, key=self.secret(name))
         return replace(its, canaries=Canaries(count, coins, home / "canaries"))
 
 
-def reader(raws: Shelf, settings: DataSettings) -> Callable[[str], Raw]:
+def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
     return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
 
 
 def build(
     experiment: Experiment,
-    raws: Shelf,
-    shelf: Shelf,
+    raws: SharedStore,
+    shelf: SharedStore,
     device: str = "cpu",
     start: State | None = None,
-    seen: Survey | None = None,
+    seen: DataSchema | None = None,
 ) -> Study:
     """
     ``raws`` and ``shelf`` take the silos' rows, as they are stored and as they are prepared.
 
     Raises ConfigError, DataError or ModelError; nothing is trained yet.
     """
-    seen = seen or survey(experiment, reader(raws, experiment.data))
+    seen = seen or read_data_schema(experiment, reader(raws, experiment.data))
     method = method_of(experiment.method)
     if experiment.privacy is not None:  # exact statistics are for use at home, after the last release
         after = experiment.privacy.statistics == "local-after"
@@ -176,14 +177,14 @@ def build(
             convert_state(ordinary, said),
         )
     train = experiment.train
-    training = Training(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    bench = Bench(plan, method, training, device, start, experiment.model.dtype)
+    training = TrainingConfig(**{**train.model_dump(), "freeze": experiment.model.freeze})
+    trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
-        start = {**(start or {}), **statistics_of_noise(bench, seen.shape, len(seen.union) or 1)}
-        bench = Bench(plan, method, training, device, start, experiment.model.dtype)
-    choose.check(experiment.engine, bench)
-    first = {**labels.public(bench.partition.roles), **said}
-    return Study(experiment, method, seen, bench, shelf, raws, tuple(notes), first=first)
+        start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
+        trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+    choose.check(experiment.engine, trainer)
+    first = {**labels.public(trainer.partition.roles), **said}
+    return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)
 
 
 @dataclass(frozen=True)
@@ -191,39 +192,39 @@ class StudySource:
     """Enough of a study to come by any silo's data in any process; without a bench."""
 
     experiment: Experiment
-    survey: Survey
-    shelf: Shelf
-    raws: Shelf
+    schema: DataSchema
+    shelf: SharedStore
+    raws: SharedStore
 
-    def study(self, bench: Bench) -> Study:
+    def study(self, trainer: Trainer) -> Study:
         return Study(
-            self.experiment, method_of(self.experiment.method), self.survey, bench, self.shelf, self.raws
+            self.experiment, method_of(self.experiment.method), self.schema, trainer, self.shelf, self.raws
         )
 
 
-def furnish(source: StudySource, device: str, start: State | None) -> Workplace:
+def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
     """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
     for shelf in (source.raws, source.shelf):
         adopt(shelf.folder)
-    study = build(source.experiment, source.raws, source.shelf, device, start, source.survey)
-    return Workplace(study.bench, study.data)
+    study = build(source.experiment, source.raws, source.shelf, device, start, source.schema)
+    return WorkerContext(study.trainer, study.data)
 
 
-def _privately(experiment: Experiment, plan: Blueprint, shape: tuple[int, ...]) -> Blueprint:
+def _privately(experiment: Experiment, plan: ModelSpec, shape: tuple[int, ...]) -> ModelSpec:
     plan = privately(plan)
     return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
 
 
-def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> Blueprint:
+def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     model = experiment.model
-    return blueprint(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
+    return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
 
 
 def tensor_table(study: Study) -> list[dict[str, Any]]:
     """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
-    width = len(study.survey.union) or 1
-    partition = study.bench.partition
-    planned = trained(study.bench, study.first, study.experiment.privacy)
+    width = len(study.schema.union) or 1
+    partition = study.trainer.partition
+    planned = trained(study.trainer, study.first, study.experiment.privacy)
     return [
         {
             "name": name,
@@ -233,5 +234,5 @@ def tensor_table(study: Study) -> list[dict[str, Any]]:
             "leaves": partition.leaves(name),
             **({"label": str(planned[name])} if study.experiment.privacy else {}),
         }
-        for name, tensor in study.bench.net(width).state_dict().items()
+        for name, tensor in study.trainer.net(width).state_dict().items()
     ]

@@ -42,7 +42,7 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Line:
+class ManifestTensor:
     """One tensor on the manifest."""
 
     name: str
@@ -56,7 +56,7 @@ class Line:
 class Manifest:
     """Every tensor that would leave each round, in the order of names."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[ManifestTensor, ...]
 
     @property
     def bytes(self) -> int:
@@ -102,7 +102,9 @@ def manifest(partition: "Partition", state: "State") -> Manifest:
 
     return Manifest(
         tuple(
-            Line(name, str(partition.roles[name]), tuple(its.shape), _dtype(its), size_in_bytes({name: its}))
+            ManifestTensor(
+                name, str(partition.roles[name]), tuple(its.shape), _dtype(its), size_in_bytes({name: its})
+            )
             for name, its in sorted(state.items())
             if partition.leaves(name)
         )

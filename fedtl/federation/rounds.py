@@ -26,7 +26,7 @@ class Federation(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class FederationConfig:
     """What the coordinator decides beforehand. ``silos_per_round`` None: all of them."""
 
     study: str
@@ -38,7 +38,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServerState:
     """What the server has after ``round`` rounds; enough to go on from. ``memory`` is its optimiser's."""
 
     round: int
@@ -58,14 +58,16 @@ class Reply:
 class Round:
     """One round, as it went: where it led, who counted, who did not and why, and what crossed (bytes)."""
 
-    after: Standing
+    after: ServerState
     replies: Mapping[str, Reply]
     left_out: Mapping[str, str]
     bytes_down: int
     bytes_up: int
 
 
-def rounds(federation: Federation, plan: Plan, start: Standing, roles: Mapping[str, Role]) -> Iterator[Round]:
+def rounds(
+    federation: Federation, plan: FederationConfig, start: ServerState, roles: Mapping[str, Role]
+) -> Iterator[Round]:
     """
     The rounds from ``start.round`` + 1 to ``plan.rounds``. Replies count in the order of their silos' names,
     whichever came first.
@@ -79,7 +81,7 @@ def rounds(federation: Federation, plan: Plan, start: Standing, roles: Mapping[s
         count = _Count()
         updates = _valid(federation.ask(task, chosen), task, chosen, plan.minimum_silos, count)
         shared, memory = plan.server(standing.shared, updates, roles, standing.memory)
-        standing = Standing(number, shared, memory)
+        standing = ServerState(number, shared, memory)
         yield Round(
             after=standing,
             replies=count.replies,
@@ -142,7 +144,7 @@ def _by_name(
         yield early.pop(name)
 
 
-def _sample(silos: Sequence[str], plan: Plan, number: int) -> list[str]:
+def _sample(silos: Sequence[str], plan: FederationConfig, number: int) -> list[str]:
     names = sorted(silos)
     if plan.silos_per_round is None or plan.silos_per_round >= len(names):
         return names

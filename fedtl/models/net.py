@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ModelSpec:
     """
     What nets are made of: one body, and heads of any width.
 
@@ -78,7 +78,7 @@ def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> Blueprint:
+def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
     """
     Take ``model`` apart at the module whose path is ``classifier``: the body is the model without it.
 
@@ -104,7 +104,7 @@ def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> Blueprint
             f"its classifier {classifier!r} is not its last layer, so it has no head to keep at home"
         )
     model.train()
-    return Blueprint(model, make_head, features, classifier, seed)
+    return ModelSpec(model, make_head, features, classifier, seed)
 
 
 def stages(body: nn.Module) -> list[list[str]]:

@@ -14,7 +14,7 @@ DTYPES = {
 }
 
 
-def settle(dtype: str, device: torch.device) -> None:
+def set_arithmetic(dtype: str, device: torch.device) -> None:
     """
     Once in a process. torch's own default lets convolutions on CUDA round to TF32; here that is asked for.
 

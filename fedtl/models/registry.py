@@ -10,7 +10,7 @@ from fedtl._util.registry import Table
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert
-from fedtl.models.net import Blueprint, Shape, cut, seeded_build
+from fedtl.models.net import ModelSpec, Shape, cut, seeded_build
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
 
@@ -35,12 +35,12 @@ def check_name(name: str) -> None:
     )
 
 
-def privately(plan: Blueprint) -> Blueprint:
+def privately(plan: ModelSpec) -> ModelSpec:
     """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
     return replace(plan, body=convert(plan.body))
 
 
-def blueprint(name: str, shape: Shape, seed: int, pretrained: bool = False) -> Blueprint:
+def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> ModelSpec:
     """
     The model by its name, for inputs of ``shape``, with first weights that depend on ``seed`` alone, or with the
     library's own. Raises ModelError.

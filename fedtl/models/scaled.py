@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fedtl.errors import ModelError
 from fedtl.models.dp_norm import FixedNorm
-from fedtl.models.net import Blueprint, Shape
+from fedtl.models.net import ModelSpec, Shape
 
 INPUT_SCALE = "input_scale"  # the norm's name in the body
 
 
-def with_input_scale(plan: Blueprint, shape: Shape) -> Blueprint:
+def with_input_scale(plan: ModelSpec, shape: Shape) -> ModelSpec:
     """
     The same model, whose body first normalises its inputs by column or channel with constants, at first 0 and 1. No
     other tensor changes its name. ``shape``: of one input. Raises ModelError.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedtl.errors import ModelError
-from fedtl.models.net import Blueprint
+from fedtl.models.net import ModelSpec
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
@@ -44,7 +44,7 @@ def read(path: Path) -> State:
 
 
 def fit(
-    file: State, net: State, roles: dict[str, Role], blueprint: Blueprint, where: str
+    file: State, net: State, roles: dict[str, Role], blueprint: ModelSpec, where: str
 ) -> tuple[State, list[str]]:
     """
     The part of ``file`` that belongs into ``net``, under the net's names, and notes on what was left out.

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
-from fedtl.privacy.hash_chain import Chain
+from fedtl.privacy.hash_chain import HashChain
 from fedtl.privacy.rows import RowSet
 
 ROWS, EVER = "/rows", "/ever"  # bytes kept beside the lines; a study's name has no slash
@@ -46,7 +46,7 @@ class StudyAccount:
 class Account:
     """Of a chain of lines that are in order."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: HashChain) -> None:
         self.chain, self.studies = chain, dict[str, StudyAccount]()
         self.waiting = set[
             str

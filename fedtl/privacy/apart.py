@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fedtl.errors import Refused
 from fedtl.privacy.account import EVER, Account
-from fedtl.privacy.hash_chain import Chain
+from fedtl.privacy.hash_chain import HashChain
 from fedtl.privacy.rows import SHARE, RowSet, changes, shared
 
 
@@ -21,7 +21,7 @@ def difference(before: RowSet | None, now: RowSet) -> str:
     return f"{new} rows are new and {gone} are gone" if new or gone else "labels or units have changed"
 
 
-def told_apart(dataset: str, rows: RowSet, others: Sequence[Chain]) -> dict[str, int]:
+def told_apart(dataset: str, rows: RowSet, others: Sequence[HashChain]) -> dict[str, int]:
     """
     How many of the rows stand in each of the other datasets. Raises Refused where these are the same rows, by one other
     dataset or by all others together, and where that cannot be told.
@@ -36,7 +36,7 @@ def told_apart(dataset: str, rows: RowSet, others: Sequence[Chain]) -> dict[str,
     return found
 
 
-def _known(dataset: str, rows: RowSet, chain: Chain) -> RowSet:
+def _known(dataset: str, rows: RowSet, chain: HashChain) -> RowSet:
     """All rows that another dataset ever had."""
     theirs = Account(chain).rows(EVER)
     if theirs is not None and theirs.key == rows.key:

@@ -36,7 +36,7 @@ class Canaries:
         return torch.rand(self.count, generator=torch.Generator().manual_seed(self.seed)) < 0.5
 
 
-class _Both(nn.Module):
+class _NetWithCanaries(nn.Module):
     """``side`` comes first, so that its noise stands at one place of the stream whatever the model is."""
 
     def __init__(self, side: nn.Linear, net: nn.Module) -> None:
@@ -44,7 +44,7 @@ class _Both(nn.Module):
         self.side, self.net = side, net
 
 
-class Sidecar:
+class CanaryLayer:
     """
     The model that one phase trains, with the canaries' parameter beside it, or, without canaries, the net alone.
 
@@ -64,7 +64,7 @@ class Sidecar:
         self._side = nn.Linear(its.count, 1, bias=False, device=device)
         nn.init.zeros_(self._side.weight)
         optimizer.add_param_group({"params": [self._side.weight]})
-        self.model, self.count = _Both(self._side, net), records + len(self._inside)
+        self.model, self.count = _NetWithCanaries(self._side, net), records + len(self._inside)
         self._sums: list[Tensor] = []
         self._sampled: list[Tensor] = []
 
@@ -132,7 +132,7 @@ class Sidecar:
         _write(self._its.folder, f"round-{round:06d}-phase-{phase}.safetensors", content)
 
 
-class Beside:
+class CanaryStatistics:
     """
     The same canaries in a release of statistics: coordinates after a layer's own, in which no record has anything and
     each canary that is in has far more than the clip. They are clipped, summed and noised with the layer's.

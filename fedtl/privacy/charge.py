@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.models.state import State
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.ledger import Budget, Ledger, Plan, affordable
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ HEADER = "header"
 
 
 def once(
-    promise: Promise, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
+    guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
 ) -> tuple[Update, State]:
     """
     The update and the silo's new local state. ``compute(first)`` makes both; ``first``: no round of this study was
@@ -32,10 +32,10 @@ def once(
 
     Raises SiloFailed with words that are the same whatever the rows are, and Refused.
     """
-    ledger = _ledger(promise)
+    ledger = _ledger(guarantee)
     first = not ledger.knows(task.study)
-    events = promise.events(first)
-    charge = ledger.charge(task.study, task.round, task_hash(task), events, _plan(promise))
+    events = guarantee.events(first)
+    charge = ledger.charge(task.study, task.round, task_hash(task), events, _plan(guarantee))
     if charge.reply is None:
         try:
             update, local = compute(first)
@@ -52,23 +52,23 @@ def once(
     return _unpacked(silo, charge.reply or reply)
 
 
-def foresee(promise: Promise, study: str | None = None) -> None:
+def foresee(guarantee: PrivacyGuarantee, study: str | None = None) -> None:
     """
     Raises BudgetExhausted where the whole study could not be charged, and Refused for rows that have a budget by another
     name. ``study`` None: its name is not known yet. Makes no ledger where there is none.
     """
-    if promise.book.exists():
-        _ledger(promise).foresee(_plan(promise), study)
+    if guarantee.book.exists():
+        _ledger(guarantee).foresee(_plan(guarantee), study)
     else:
-        affordable(promise.dataset, study, _plan(promise), Budget(*promise.lifetime))
+        affordable(guarantee.dataset, study, _plan(guarantee), Budget(*guarantee.lifetime))
 
 
-def _ledger(promise: Promise) -> Ledger:
-    return Ledger(promise.book, promise.dataset, promise.rows, Budget(*promise.lifetime))
+def _ledger(guarantee: PrivacyGuarantee) -> Ledger:
+    return Ledger(guarantee.book, guarantee.dataset, guarantee.rows, Budget(*guarantee.lifetime))
 
 
-def _plan(promise: Promise) -> Plan:
-    return Plan(promise.epsilon, promise.delta, promise.schedule())
+def _plan(guarantee: PrivacyGuarantee) -> Plan:
+    return Plan(guarantee.epsilon, guarantee.delta, guarantee.schedule())
 
 
 def task_hash(task: Task) -> str:

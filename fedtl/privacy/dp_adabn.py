@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.state import State
-from fedtl.privacy.canaries import Beside, Canaries
+from fedtl.privacy.canaries import Canaries, CanaryStatistics
 from fedtl.privacy.noise import Noise
 
 RADII = (
@@ -72,7 +72,7 @@ def refresh(
     ``rows`` gives batches of inputs, each time anew, and for each row the number of its unit (None: a unit each);
     a unit of several rows counts as their mean. ``release.records``: the number of units, declared.
     """
-    fixed, side = layers(body), Beside(canaries)
+    fixed, side = layers(body), CanaryStatistics(canaries)
     found: State = {}
     for radius in RADII:
         deviation = release.deviation(radius)

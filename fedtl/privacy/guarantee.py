@@ -18,7 +18,7 @@ from fedtl.privacy.rows import RowSet
 
 
 @dataclass(frozen=True)
-class Refresh:
+class StatisticsRelease:
     """DP-AdaBN, once, before the first round's training: its release, and the norms of the body that it is about."""
 
     release: Release
@@ -30,7 +30,7 @@ class Refresh:
 
 
 @dataclass(frozen=True)
-class Promise:
+class PrivacyGuarantee:
     """
     ``records`` n, declared public: how many there are of the ``unit`` that is protected, a record, or all rows of, say,
     a patient. A step takes each of them with probability ``sample_rate`` and has noise of
@@ -55,7 +55,7 @@ class Promise:
     epsilon: float
     delta: float
     unit: str = "record"
-    refresh: Refresh | None = None
+    refresh: StatisticsRelease | None = None
     metric: Metric | None = None
     seed: int | None = field(default=None, repr=False)
     canaries: Canaries | None = None

@@ -32,24 +32,26 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS of_chain ON lines (chain, number)",
     "CREATE TABLE IF NOT EXISTS kept (chain TEXT, name TEXT, part INTEGER, bytes BLOB, PRIMARY KEY (chain, name, part))",
 )
-Line = dict[str, Any]
+ChainLine = dict[str, Any]
 _creating = threading.Lock()
 
 
 @dataclass
-class Chain:
+class HashChain:
     """The lines of one name, oldest first, while the book is locked."""
 
     name: str
     connection: sqlite3.Connection
-    read: Callable[[sqlite3.Connection, str], "Chain"] = field(repr=False)  # another chain of the same book
+    read: Callable[[sqlite3.Connection, str], "HashChain"] = field(
+        repr=False
+    )  # another chain of the same book
     entries: list[tuple[str, str]] = field(default_factory=list)  # canonical JSON and hash
 
     @property
     def last(self) -> str:
         return self.entries[-1][1] if self.entries else GENESIS
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[ChainLine]:
         return [json.loads(text) for text, _ in self.entries]
 
     def append(self, what: str, **content: Any) -> None:
@@ -69,7 +71,7 @@ class Chain:
             self.connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
         return sha256(content).hexdigest()
 
-    def others(self) -> list["Chain"]:
+    def others(self) -> list["HashChain"]:
         """The book's other chains that have a line, by name. Raises LedgerDamaged where one of them was altered."""
         query = "SELECT DISTINCT chain FROM lines WHERE chain != ? ORDER BY chain"
         names = [name for (name,) in self.connection.execute(query, (self.name,))]
@@ -84,7 +86,7 @@ class Chain:
         return content
 
 
-class Book:
+class HashChainFile:
     """Raises SiloFailed where the files cannot be written, and LedgerDamaged where they are not as they were left."""
 
     def __init__(self, path: Path) -> None:
@@ -96,7 +98,7 @@ class Book:
         return path.with_name(f"{path.name}.tip")
 
     @contextmanager
-    def open(self, name: str) -> Iterator[Chain]:
+    def open(self, name: str) -> Iterator[HashChain]:
         """Alone with a chain; what is appended by the end is durable and sealed, and none of it where that fails."""
         with _locked(self.path) as connection:
             chain = self._chain(connection, name)
@@ -114,14 +116,14 @@ class Book:
             return [name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines ORDER BY chain")]
 
     @contextmanager
-    def all(self) -> Iterator[list[Chain]]:
+    def all(self) -> Iterator[list[HashChain]]:
         """Alone with all chains, by name, to read."""
         with _locked(self.path) as connection:
             found = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
             yield [self._chain(connection, name) for name in sorted(found | self._tips().keys())]
 
-    def _chain(self, connection: sqlite3.Connection, name: str) -> Chain:
-        chain = Chain(name, connection, self._chain)
+    def _chain(self, connection: sqlite3.Connection, name: str) -> HashChain:
+        chain = HashChain(name, connection, self._chain)
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         for number, (text, digest) in enumerate(connection.execute(query, (name,)), 1):
             if _hash(chain.last, text) != digest or json.loads(text)["chain"] != name:
@@ -146,7 +148,7 @@ class Book:
         except (ValueError, AttributeError, TypeError) as error:
             raise _damaged(self.path, f"{self.tip.name} cannot be read") from error
 
-    def _seal(self, chain: Chain) -> None:
+    def _seal(self, chain: HashChain) -> None:
         """Under the lock, so that the new file's name is nobody else's."""
         new = self.tip.with_name(f"{self.tip.name}.new")
         with os.fdopen(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:

@@ -18,7 +18,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.account import Account, StudyAccount, rows_of
 from fedtl.privacy.apart import difference, told_apart
-from fedtl.privacy.hash_chain import Book, Chain, Line
+from fedtl.privacy.hash_chain import ChainLine, HashChain, HashChainFile
 from fedtl.privacy.rows import RowSet
 
 SLACK = 1 + 1e-9  # three times a third may be a little more than one
@@ -68,7 +68,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path, dataset: str, rows: RowSet, budget: Budget) -> None:
-        self.book, self.dataset, self.rows = Book(Path(path)), dataset, rows
+        self.book, self.dataset, self.rows = HashChainFile(Path(path)), dataset, rows
         with self.book.open(dataset) as chain:
             if not chain.entries:
                 if others := chain.others():
@@ -92,7 +92,7 @@ class Ledger:
         where they are not, ConfigError where the dataset is there or is the first.
         """
         ledger = cls.__new__(cls)
-        ledger.book, ledger.dataset, ledger.rows = Book(Path(path)), dataset, rows
+        ledger.book, ledger.dataset, ledger.rows = HashChainFile(Path(path)), dataset, rows
         with ledger.book.open(dataset) as chain:
             others = chain.others()
             if chain.entries or not others:
@@ -187,7 +187,7 @@ class Ledger:
             known = Account(chain).studies.get(study)
             return tuple(known.events) if known else ()
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[ChainLine]:
         """
         This dataset's, from the first on. ``what`` each is: opened, budget, changed, confirmed, planned, charged or
         stored.
@@ -225,7 +225,7 @@ class Ledger:
                 "confirm); what was spent stays spent"
             )
 
-    def _changed(self, chain: Chain, account: Account) -> None:
+    def _changed(self, chain: HashChain, account: Account) -> None:
         """Write down, once, that the rows are no longer those of the last confirmation."""
         if self.rows.fingerprint not in account.waiting:
             chain.append(
@@ -242,7 +242,7 @@ class Ledger:
                 "another study"
             )
 
-    def _again(self, chain: Chain, study: str, known: StudyAccount, round: int, task_hash: str) -> bytes:
+    def _again(self, chain: HashChain, study: str, known: StudyAccount, round: int, task_hash: str) -> bytes:
         """The kept reply to the last round."""
         if round < known.round:
             raise Refused(
@@ -289,13 +289,13 @@ def affordable(
         )
 
 
-def _open(chain: Chain, rows: RowSet, budget: Budget, **more: Any) -> None:
+def _open(chain: HashChain, rows: RowSet, budget: Budget, **more: Any) -> None:
     content = {"epsilon": float(budget.epsilon), "delta": float(budget.delta), "rows": rows.count}
     kept = Account(chain).keep(rows)
     chain.append("opened", fingerprint=rows.fingerprint, kept=kept, **content, **more)
 
 
-def _listed(chains: Sequence[Chain]) -> str:
+def _listed(chains: Sequence[HashChain]) -> str:
     return ", ".join(repr(chain.name) for chain in chains)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Refusal, Task, Update
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 TRIES = 2
@@ -19,7 +19,7 @@ TRIES = 2
 class Job(Protocol):
     """Something to do at one silo. May change ``silo.local`` and its labels. A value that can be sent to another process."""
 
-    def __call__(self, bench: Bench, silo: Silo) -> Any: ...
+    def __call__(self, trainer: Trainer, silo: Silo) -> Any: ...
 
 
 class Engine(Protocol):
@@ -44,35 +44,35 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Workplace:
+class WorkerContext:
     """What a worker has: its bench, and how to come by a silo's data."""
 
-    bench: Bench
-    data: Callable[[str], SiloData]
+    trainer: Trainer
+    data: Callable[[str], SiloDataset]
 
 
 @dataclass(frozen=True)
-class Mishap:
+class UnexpectedFailure:
     """One failure that nobody foresaw, in words that can be sent: a line, and where it happened."""
 
     line: str
     details: str = ""
 
 
-def attempt(job: Job, bench: Bench, silo: Silo) -> Any:
+def attempt(job: Job, trainer: Trainer, silo: Silo) -> Any:
     """The job's result, a SiloFailed, or a Mishap; raises any other FedTLError."""
     try:
-        return job(bench, silo)
+        return job(trainer, silo)
     except SiloFailed as failure:
         return failure
     except FedTLError:
         raise
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
-        return Mishap(f"{type(error).__name__}: {line}", traceback.format_exc())
+        return UnexpectedFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
 
 
-def given_up(name: str, mishap: Mishap) -> SiloFailed:
+def failed_repeatedly(name: str, mishap: UnexpectedFailure) -> SiloFailed:
     """The silo that failed once too often, by name; the traceback goes to the log."""
     log.error("%s failed %d times; the last time:\n%s", name, TRIES, mishap.details or mishap.line)
     return SiloFailed(f"{name}: failed {TRIES} times: {mishap.line}")
@@ -84,8 +84,8 @@ class Fit:
 
     task: Task
 
-    def __call__(self, bench: Bench, silo: Silo) -> Update:
-        return bench.fit(silo, self.task)
+    def __call__(self, trainer: Trainer, silo: Silo) -> Update:
+        return trainer.fit(silo, self.task)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from fedtl.errors import FedTLError
 from fedtl.models.state import State, copy
 from fedtl.privacy.taint import Labels
 from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import Job, Mishap, Workplace
+from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext
 from fedtl.simulation.scheduler import in_order
 from fedtl.simulation.temp_folder import memory, scratch
-from fedtl.simulation.worker import READY, Order, deaf, serve
+from fedtl.simulation.worker import READY, Order, ignore_sigint, serve
 from fedtl.training.silo import Silo
 
 FURNISH = "furnish"
@@ -44,7 +44,7 @@ class _Worker:
 class Processes:
     """``furnish`` makes a worker's workplace; it is sent to the workers, so it must be picklable."""
 
-    def __init__(self, furnish: Callable[[], Workplace], workers: int, threads: int) -> None:
+    def __init__(self, furnish: Callable[[], WorkerContext], workers: int, threads: int) -> None:
         self.workers, self._threads = workers, threads
         self._furnish, self._jobs, self._job = furnish, 0, Path()
         self._home: dict[str, int] = {}
@@ -84,7 +84,7 @@ class Processes:
         process = context.Process(
             target=serve, args=(theirs, self._folder / FURNISH, self._threads, number), daemon=True
         )
-        with deaf():
+        with ignore_sigint():
             process.start()
         theirs.close()  # or its death would not be an end of file here
         return _Worker(number, process, ours)
@@ -96,7 +96,7 @@ class Processes:
         local, result = (self._folder / f"{worker}-{part}" for part in ("in", "out"))
         parcel.write(local, silo.local)
         self._staff[worker].at = at
-        order = Order(self._job, silo.name, silo.secret, silo.promise, silo.labels, local, result)
+        order = Order(self._job, silo.name, silo.secret, silo.guarantee, silo.labels, local, result)
         self._tell(self._staff[worker], order)
 
     def _tell(self, worker: _Worker, message: Any) -> None:
@@ -127,7 +127,7 @@ class Processes:
         path.unlink()
         return result, (copy(local), labels)  # not a view: that would keep the whole result in memory
 
-    def _replaced(self, worker: _Worker) -> Mishap:
+    def _replaced(self, worker: _Worker) -> UnexpectedFailure:
         """Another process in a dead worker's place. Raises FedTLError for one that could not even begin."""
         worker.process.join(PATIENCE)
         how = f"exit code {worker.process.exitcode}; killed, or out of memory?"
@@ -136,4 +136,4 @@ class Processes:
         worker.pipe.close()
         new = self._hire(worker.number)
         worker.process, worker.pipe, worker.ready = new.process, new.pipe, False
-        return Mishap(f"its worker process died ({how})")
+        return UnexpectedFailure(f"its worker process died ({how})")

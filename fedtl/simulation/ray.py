@@ -20,10 +20,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.models.state import State
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
 from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import Job, Mishap, Workplace, attempt
+from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, attempt
 from fedtl.simulation.scheduler import in_order
 from fedtl.simulation.worker import READY
 from fedtl.training import threads as machine
@@ -33,17 +33,19 @@ PATIENCE = 120.0  # seconds without any worker, after which nobody is expected t
 KNOCK = 10.0  # seconds
 STARTS = 3  # of a worker, one after another, that may fail
 Packed = tuple[bytes, list[Any]]
-_Given = tuple[str, bytes, Promise | None, Labels]  # what an actor is told of a silo beside its local state
+_Given = tuple[
+    str, bytes, PrivacyGuarantee | None, Labels
+]  # what an actor is told of a silo beside its local state
 
 
-class _Desk:
+class _RayWorker:
     """An actor: one worker's workplace, on whatever machine Ray gave it."""
 
     def __init__(self, furnish: Packed, threads: int) -> None:
-        machine.settle(threads)
+        machine.set_threads(threads)
         self._furnish = furnish
         self._job_at, self._job = -1, None
-        self._workplace: Workplace | None = None
+        self._workplace: WorkerContext | None = None
 
     def ready(self) -> Any:
         """READY, or the error that ends the run."""
@@ -59,13 +61,13 @@ class _Desk:
         if number != self._job_at:
             self._job_at, self._job = number, parcel.unpack(*_own(job))
         try:
-            name, secret, promise, labels = own
+            name, secret, guarantee, labels = own
             state = parcel.unpack(*_own(local))
-            silo = Silo(name, self._workplace.data(name), state, secret, promise, labels)
-            result = attempt(self._job, self._workplace.bench, silo)  # type: ignore[arg-type]
+            silo = Silo(name, self._workplace.data(name), state, secret, guarantee, labels)
+            result = attempt(self._job, self._workplace.trainer, silo)  # type: ignore[arg-type]
         except FedTLError as error:
             return error
-        return result if isinstance(result, Mishap) else _packed((result, silo.local, silo.labels))
+        return result if isinstance(result, UnexpectedFailure) else _packed((result, silo.local, silo.labels))
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Cluster:
     """``workers`` 0: as many as the cluster has cores, or GPUs where ``device`` is cuda. ``address`` "": here."""
 
     def __init__(
-        self, furnish: Callable[[], Workplace], workers: int, threads: int, address: str, device: str
+        self, furnish: Callable[[], WorkerContext], workers: int, threads: int, address: str, device: str
     ) -> None:
         self.workers, self._threads = workers, threads
         self._furnish, self._address, self._on_gpu = furnish, address, device == "cuda"
@@ -140,7 +142,7 @@ class Cluster:
     def _hire(self, number: int) -> _Worker:
         needs = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
         remote: Any = ray.remote
-        make = remote(_Desk).options(scheduling_strategy="SPREAD", **needs)
+        make = remote(_RayWorker).options(scheduling_strategy="SPREAD", **needs)
         actor = make.remote(self._place, self._threads)
         return _Worker(number, actor, actor.ready.remote())
 
@@ -150,7 +152,7 @@ class Cluster:
     def hand(self, worker: int, at: int, silo: Silo) -> None:
         its = self._staff[worker]
         its.at = at
-        own: _Given = silo.name, silo.secret, silo.promise, silo.labels
+        own: _Given = silo.name, silo.secret, silo.guarantee, silo.labels
         its.asked = its.actor.do.remote(self._jobs, self._job, own, _packed(silo.local))
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
@@ -170,7 +172,7 @@ class Cluster:
             if isinstance(answer, FedTLError):
                 raise answer
             at, worker.at = worker.at, None
-            if isinstance(answer, Mishap):
+            if isinstance(answer, UnexpectedFailure):
                 if at is not None:
                     yield at, answer, ({}, {})
                 continue
@@ -192,7 +194,7 @@ class Cluster:
             new = self._hire(worker.number)
             worker.starts = 1 if worker.ready else worker.starts + 1
             worker.actor, worker.asked, worker.ready = new.actor, new.asked, False
-            return Mishap(f"its worker is gone ({line})")
+            return UnexpectedFailure(f"its worker is gone ({line})")
 
 
 def _packed(value: Any) -> Packed:

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from fedtl.errors import SiloFailed
 from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import TRIES, Mishap, given_up
+from fedtl.simulation.engine import TRIES, UnexpectedFailure, failed_repeatedly
 from fedtl.training.silo import Silo
 
 AHEAD = 2  # silos a worker that may be done or under way before their turn
 
 
-class Staff(Protocol):
+class WorkerPool(Protocol):
     """Workers, by number. ``at`` is a silo's place in the job's order."""
 
     @property
@@ -37,7 +37,7 @@ class Staff(Protocol):
 
 
 def in_order(
-    staff: Staff, silos: Sequence[Silo], home: MutableMapping[str, int]
+    staff: WorkerPool, silos: Sequence[Silo], home: MutableMapping[str, int]
 ) -> Iterator[tuple[str, Any]]:
     """As Engine.each. ``home``: the worker that each silo was with last, and goes to again if that one is idle."""
     waiting, turn = list(range(len(silos))), 0
@@ -56,7 +56,7 @@ def in_order(
             turn += 1
             continue
         for at, result, own in staff.answers():
-            if not isinstance(result, Mishap):
+            if not isinstance(result, UnexpectedFailure):
                 done[at] = result
                 if not isinstance(result, SiloFailed):
                     silos[at].local, silos[at].labels = own
@@ -65,4 +65,4 @@ def in_order(
             if failed[at] < TRIES:
                 insort(waiting, at)
             else:
-                done[at] = given_up(silos[at].name, result)
+                done[at] = failed_repeatedly(silos[at].name, result)

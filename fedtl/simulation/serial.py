@@ -4,23 +4,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from fedtl.simulation.engine import TRIES, Job, Mishap, attempt, given_up
+from fedtl.simulation.engine import TRIES, Job, UnexpectedFailure, attempt, failed_repeatedly
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Serial:
-    bench: Bench
+    trainer: Trainer
     workers: int = 1
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         for silo in silos:
             for _ in range(TRIES):
-                result = attempt(job, self.bench, silo)
-                if not isinstance(result, Mishap):
+                result = attempt(job, self.trainer, silo)
+                if not isinstance(result, UnexpectedFailure):
                     break
-            yield silo.name, given_up(silo.name, result) if isinstance(result, Mishap) else result
+            yield (
+                silo.name,
+                failed_repeatedly(silo.name, result) if isinstance(result, UnexpectedFailure) else result,
+            )
 
     def __enter__(self) -> Self:
         return self

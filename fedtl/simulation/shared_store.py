@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class SharedStore:
     """A folder of parcels. Two processes that make the same value at once both succeed: one of the two stays."""
 
     folder: Path
@@ -45,10 +45,10 @@ class Shelf:
 
 
 @contextmanager
-def temporary() -> Iterator[Shelf]:
+def temporary() -> Iterator[SharedStore]:
     """A shelf on disk, readable by this user alone, that goes when the block ends."""
     with scratch() as folder:
-        yield Shelf(folder)
+        yield SharedStore(folder)
 
 
 LENGTH = struct.Struct("<Q")

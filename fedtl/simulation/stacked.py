@@ -2,7 +2,7 @@
 Several silos' training as one: every tensor of the model has a silo axis in front, and one pass trains them all.
 
 For models and methods in which silos cannot meet inside a layer, a loss or an optimiser; ``refuse`` says which
-are not. ``Bench.fit`` says what a silo's result is; here it is the same within rounding.
+are not. ``Trainer.fit`` says what a silo's result is; here it is the same within rounding.
 """
 
 import logging
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import torch_generator
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Phase
@@ -33,7 +33,7 @@ from fedtl.privacy import taint as labels
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.serial import Serial
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -45,18 +45,18 @@ LAYERS = (
 ELEMENTWISE = (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad, optim.Adadelta, optim.RMSprop, optim.NAdam)
 
 
-def refuse(bench: Bench) -> str | None:
+def refuse(trainer: Trainer) -> str | None:
     """Why this bench's silos cannot be trained in one stack, in one line; None if they can."""
-    odd = _odd_setting(bench) or _odd_module(bench.net(1))
+    odd = _odd_setting(trainer) or _odd_module(trainer.net(1))
     return odd and f"{odd} cannot be trained for several silos in one stack; engine.stack = 1 is the way out"
 
 
-def _odd_setting(bench: Bench) -> str | None:
+def _odd_setting(trainer: Trainer) -> str | None:
     """A term in which silos would need more than rows and labels; an optimiser in which their tensors would meet."""
-    if bench.method.objective != (TaskLoss(),):
-        return f"the objective {' + '.join(type(term).__name__ for term in bench.method.objective)}"
-    if OPTIMIZERS[bench.training.optimizer] not in ELEMENTWISE:
-        return f"train.optimizer = {bench.training.optimizer!r}, whose step is not elementwise,"
+    if trainer.method.objective != (TaskLoss(),):
+        return f"the objective {' + '.join(type(term).__name__ for term in trainer.method.objective)}"
+    if OPTIMIZERS[trainer.training.optimizer] not in ELEMENTWISE:
+        return f"train.optimizer = {trainer.training.optimizer!r}, whose step is not elementwise,"
     return None
 
 
@@ -86,10 +86,10 @@ class Stacked:
 
     workers = 1
 
-    def __init__(self, bench: Bench, size: int) -> None:
-        if reason := refuse(bench):
+    def __init__(self, trainer: Trainer, size: int) -> None:
+        if reason := refuse(trainer):
             raise ConfigError(reason)
-        self.bench, self._size = bench, size
+        self.trainer, self._size = trainer, size
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +100,7 @@ class Stacked:
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """As Engine.each, in the order of ``silos``."""
         if not isinstance(job, Fit):
-            yield from Serial(self.bench).each(job, silos)
+            yield from Serial(self.trainer).each(job, silos)
             return
         chunk_of = {silo.name: chunk for chunk in _chunks(silos, self._size) for silo in chunk}
         done: dict[str, Any] = {}
@@ -111,15 +111,15 @@ class Stacked:
 
     def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Any]:
         """One after another where that is faster, and where the stack fails as a whole: it may be one silo's fault."""
-        if len(silos) > 1 and not any(silo.promise for silo in silos):
+        if len(silos) > 1 and not any(silo.guarantee for silo in silos):
             try:
-                return fit(self.bench, silos, job.task)
+                return fit(self.trainer, silos, job.task)
             except FedTLError:
                 raise
             except Exception:
                 names = ", ".join(silo.name for silo in silos)
                 log.exception("%s cannot be trained in one stack; now one after another", names)
-        return dict(Serial(self.bench).each(job, silos))
+        return dict(Serial(self.trainer).each(job, silos))
 
 
 def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
@@ -133,16 +133,16 @@ def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
             yield sorted(group[start : start + size], key=lambda silo: len(silo.data.train), reverse=True)
 
 
-def fit(bench: Bench, silos: Sequence[Silo], task: Task) -> dict[str, Update | SiloFailed]:
-    """``Bench.fit`` for silos with heads of one width, the largest first. One that fails keeps its ``local``."""
+def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update | SiloFailed]:
+    """``Trainer.fit`` for silos with heads of one width, the largest first. One that fails keeps its ``local``."""
     states, metrics = [], []
     for silo in silos:
-        states.append(bench.partition.join(task.shared, silo.local))
-        metrics.append(bench.validate_received(silo, states[-1]))
-    net = _stack(bench.net(silos[0].data.width), states)
-    data = _gather(bench, silos)
-    for number, phase in enumerate(bench.method.phases):
-        _phase(bench, net, phase, silos, data, task, number)
+        states.append(trainer.partition.join(task.shared, silo.local))
+        metrics.append(trainer.validate_received(silo, states[-1]))
+    net = _stack(trainer.net(silos[0].data.width), states)
+    data = _gather(trainer, silos)
+    for number, phase in enumerate(trainer.method.phases):
+        _phase(trainer, net, phase, silos, data, task, number)
     trained = copy(net.state_dict())
     results: dict[str, Update | SiloFailed] = {}
     locals_: list[tuple[Silo, State]] = []
@@ -153,12 +153,12 @@ def fit(bench: Bench, silos: Sequence[Silo], task: Task) -> dict[str, Update | S
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
             continue
-        shared, local = bench.partition.split(state)
+        shared, local = trainer.partition.split(state)
         locals_.append((silo, local))
         delta, weight = difference(shared, task.shared), float(len(silo.data.train))
         results[silo.name] = Update(silo.name, task.round, delta, weight, metrics[place])
     for silo, local in locals_:  # now that nothing can fail: whoever calls may want to train them again
-        silo.local, silo.labels = local, labels.after(silo.labels, bench.moved, private=False)
+        silo.local, silo.labels = local, labels.after(silo.labels, trainer.moved, private=False)
     return results
 
 
@@ -176,32 +176,32 @@ def _stack(net: Net, states: Sequence[State]) -> Net:
     return stack
 
 
-def _gather(bench: Bench, silos: Sequence[Silo]) -> Rows:
+def _gather(trainer: Trainer, silos: Sequence[Silo]) -> Dataset:
     """All training rows on the device, x [K, N, ...] and y [K, N], short silos filled up; pixels stay bytes."""
     x = pad_sequence([silo.data.train.x for silo in silos], batch_first=True)
     every = [silo.data for silo in silos]
     y = [its.train.y if its.classes else (its.train.y - its.y_mean) / its.y_std for its in every]
-    return Rows(x.to(bench.device), pad_sequence(y, batch_first=True).to(bench.device))
+    return Dataset(x.to(trainer.device), pad_sequence(y, batch_first=True).to(trainer.device))
 
 
 def _phase(
-    bench: Bench, net: Net, phase: Phase, silos: Sequence[Silo], data: Rows, task: Task, number: int
+    trainer: Trainer, net: Net, phase: Phase, silos: Sequence[Silo], data: Dataset, task: Task, number: int
 ) -> None:
-    bench.unfreeze(net, phase)
-    optimizer = bench.optimizer(net, task)
-    epochs = bench.training.epochs if phase.epochs is None else phase.epochs
+    trainer.unfreeze(net, phase)
+    optimizer = trainer.optimizer(net, task)
+    epochs = trainer.training.epochs if phase.epochs is None else phase.epochs
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
-        drawn.append([rows for rows, _ in bench.batches(silo.data, epochs, generator)])
+        drawn.append([rows for rows, _ in trainer.batches(silo.data, epochs, generator)])
     for x, y, mask in _batches(drawn, data):
-        _step(bench, net, optimizer, bench.inputs(x.flatten(0, 1)).unflatten(0, y.shape), y, mask)
+        _step(trainer, net, optimizer, trainer.inputs(x.flatten(0, 1)).unflatten(0, y.shape), y, mask)
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]
 
 
-def _batches(drawn: Sequence[Sequence[Tensor]], data: Rows) -> Iterator[Batches]:
+def _batches(drawn: Sequence[Sequence[Tensor]], data: Dataset) -> Iterator[Batches]:
     """
     A batch of each of the A silos that still train, the first of the stack. The mask says which rows there are,
     None: all; a row that is not there has no label. ``drawn``: each silo's batches of row numbers, no silo having
@@ -227,7 +227,9 @@ def _batches(drawn: Sequence[Sequence[Tensor]], data: Rows) -> Iterator[Batches]
             yield torch.where(_beside(mask, x), x, 0), torch.where(mask, y, none), mask
 
 
-def _step(bench: Bench, net: Net, optimizer: Optimizer, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+def _step(
+    trainer: Trainer, net: Net, optimizer: Optimizer, x: Tensor, y: Tensor, mask: Tensor | None
+) -> None:
     """Silos after the first A have finished: they do not take part, and no decay or momentum moves them."""
     alive = len(y)
     tensors = {name: tensor[:alive] for name, tensor in net.state_dict(keep_vars=True).items()}
@@ -236,7 +238,7 @@ def _step(bench: Bench, net: Net, optimizer: Optimizer, x: Tensor, y: Tensor, ma
         tensors |= {f"{path}.mask": mask for path in norms}
 
     def loss(tensors: State, x: Tensor, y: Tensor) -> Tensor:
-        with precision.arithmetic(bench.dtype, bench.device):
+        with precision.arithmetic(trainer.dtype, trainer.device):
             scores = precision.single(functional_call(net, tensors, (x,)))
         # The task's loss looks at scores and labels alone.
         out = Forward(Batch(x, y, torch.zeros_like(y)), x.new_empty(0), scores, net.aux, 0.0)

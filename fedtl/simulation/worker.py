@@ -16,10 +16,10 @@ import torch
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
 from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import Mishap, attempt
+from fedtl.simulation.engine import UnexpectedFailure, attempt
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
@@ -34,14 +34,14 @@ class Order:
     job: Path
     name: str
     secret: bytes
-    promise: Promise | None
+    guarantee: PrivacyGuarantee | None
     labels: Labels
     local: Path
     result: Path
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def ignore_sigint() -> Iterator[None]:
     """
     Processes started within never hear Ctrl-C, which is their parent's to handle; it hears it when the block ends.
     """
@@ -55,7 +55,7 @@ def deaf() -> Iterator[None]:
 
 def become_worker(threads: int, number: int = 0) -> None:
     """What every worker process begins with; no worker outlives its parent."""
-    machine.settle(threads)
+    machine.set_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -87,20 +87,20 @@ def serve(pipe: Connection, furnish: Path, threads: int, number: int) -> None:
         pipe.send(_done(order, job, place))
 
 
-def _done(order: Order, job: Any, workplace: Any) -> Mishap | FedTLError | None:
+def _done(order: Order, job: Any, workplace: Any) -> UnexpectedFailure | FedTLError | None:
     try:
         silo = Silo(
             order.name,
             workplace.data(order.name),
             parcel.read(order.local),
             order.secret,
-            order.promise,
+            order.guarantee,
             order.labels,
         )
-        result = attempt(job, workplace.bench, silo)
+        result = attempt(job, workplace.trainer, silo)
     except FedTLError as error:
         return error
-    if isinstance(result, Mishap):
+    if isinstance(result, UnexpectedFailure):
         return result
     parcel.write(order.result, (result, silo.local, silo.labels))
     return None

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.dataset import Rows, SiloData
-from fedtl.data.prepare import Exam
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
@@ -22,7 +22,7 @@ from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, not_finite
 from fedtl.training.metrics import Measured, measure
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head is settled by then
 
@@ -54,24 +54,24 @@ class Examine:
     """Settle, measure on validation rows, then on test rows. ``exam`` opens a silo's exam; nobody else can."""
 
     task: Task
-    exam: Callable[[str], Exam]
+    exam: Callable[[str], EvaluationSet]
 
-    def __call__(self, bench: Bench, silo: Silo) -> Outcome:
-        state, data = bench.settle(silo, self.task), silo.data
+    def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
+        state, data = trainer.settle(silo, self.task), silo.data
         if broken := not_finite(state):
             raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
         exam = self.exam(silo.name)
-        scores = bench.scores(state, exam.test.x, data)
-        refitted, distance = self._refitted(bench, silo, state, exam.test)
+        scores = trainer.scores(state, exam.test.x, data)
+        refitted, distance = self._refitted(trainer, silo, state, exam.test)
         target: Measured | None = None
         target_adabn: Measured | None = None
         if exam.target is not None and data.target is not None:
-            target = _measured(bench, state, exam.target, data)
-            adapted = state | bench.adapt(state, data.target, data.width)
-            target_adabn = _measured(bench, adapted, exam.target, data)
+            target = _measured(trainer, state, exam.target, data)
+            adapted = state | trainer.adapt(state, data.target, data.width)
+            target_adabn = _measured(trainer, adapted, exam.target, data)
         return Outcome(
             state=state,
-            validation=_measured(bench, state, data.val, data),
+            validation=_measured(trainer, state, data.val, data),
             test=measure(scores, exam.test.y),
             scores=scores,
             y=exam.test.y,
@@ -83,18 +83,18 @@ class Examine:
         )
 
     def _refitted(
-        self, bench: Bench, silo: Silo, state: State, test: Rows
+        self, trainer: Trainer, silo: Silo, state: State, test: Dataset
     ) -> tuple[Measured | None, float | None]:
         """The outcome's ``refitted`` and ``statistics_distance``. Exact statistics are no part of a private run."""
-        method = bench.method
+        method = trainer.method
         if method.exact_statistics != "own":
             return None, None
-        received = bench.partition.join(self.task.shared, silo.local)
-        distance = statistics_distance(received, bench.with_exact_statistics(silo, received))
+        received = trainer.partition.join(self.task.shared, silo.local)
+        distance = statistics_distance(received, trainer.with_exact_statistics(silo, received))
         own = method.fits_received_statistics or method.fits_tuned_statistics
         if distance is None or own:
-            return None, distance if Role.STATS in bench.trained else None
-        return _measured(bench, bench.with_exact_statistics(silo, state), test, silo.data), distance
+            return None, distance if Role.STATS in trainer.trained else None
+        return _measured(trainer, trainer.with_exact_statistics(silo, state), test, silo.data), distance
 
 
 @dataclass(frozen=True)
@@ -108,30 +108,30 @@ class Onboard:
     """
 
     task: Task
-    exam: Callable[[str], Exam]
+    exam: Callable[[str], EvaluationSet]
     shots: int
     alone_epochs: int
 
-    def __call__(self, bench: Bench, silo: Silo) -> dict[str, Measured]:
+    def __call__(self, trainer: Trainer, silo: Silo) -> dict[str, Measured]:
         exam, data = self.exam(silo.name), silo.data
         few = Silo(silo.name, _few(data, self.shots, self.task.seed, silo.name), silo.local, silo.secret)
-        initial = bench.initial(data.width)
-        alone = bench.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
+        initial = trainer.initial(data.width)
+        alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
         # In a private run the norms keep constant statistics while they train, so there are no others to replace.
-        moved = bench.method.exact_statistics == "own"
-        models = {"alone": bench.with_exact_statistics(silo, alone) if moved else alone}
-        if bench.partition.shared:
-            came = bench.partition.join(self.task.shared, silo.local)
-            adapted = came | bench.adapt(came, data.train.x, data.width)
-            if bench.method.head_is_local:
-                models["head"] = bench.train(few, came, Phase(HEAD, HEAD_EPOCHS), self.task)
-                models["head_adabn"] = bench.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
+        moved = trainer.method.exact_statistics == "own"
+        models = {"alone": trainer.with_exact_statistics(silo, alone) if moved else alone}
+        if trainer.partition.shared:
+            came = trainer.partition.join(self.task.shared, silo.local)
+            adapted = came | trainer.adapt(came, data.train.x, data.width)
+            if trainer.method.head_is_local:
+                models["head"] = trainer.train(few, came, Phase(HEAD, HEAD_EPOCHS), self.task)
+                models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
             else:
                 models["as_received"], models["adabn"] = came, adapted
-        return {row: _measured(bench, state, exam.test, data) for row, state in models.items()}
+        return {row: _measured(trainer, state, exam.test, data) for row, state in models.items()}
 
 
-def _few(data: SiloData, shots: int, seed: int, name: str) -> SiloData:
+def _few(data: SiloDataset, shots: int, seed: int, name: str) -> SiloDataset:
     """The same silo with ``shots`` labelled rows a class (or, in regression, in all)."""
     rng = numpy_generator("shots", seed, name)
     kept: list[int] = []
@@ -141,9 +141,9 @@ def _few(data: SiloData, shots: int, seed: int, name: str) -> SiloData:
         drawn, _ = at_random(len(rows), shots, rng)
         kept += rows[drawn].tolist()
     chosen = torch.tensor(sorted(kept))
-    train = Rows(data.train.x[chosen], data.train.y[chosen])
-    return SiloData(train, data.val, data.classes, None, data.y_mean, data.y_std)
+    train = Dataset(data.train.x[chosen], data.train.y[chosen])
+    return SiloDataset(train, data.val, data.classes, None, data.y_mean, data.y_std)
 
 
-def _measured(bench: Bench, state: State, rows: Rows, data: SiloData) -> Measured:
-    return measure(bench.scores(state, rows.x, data), rows.y)
+def _measured(trainer: Trainer, state: State, rows: Dataset, data: SiloDataset) -> Measured:
+    return measure(trainer.scores(state, rows.x, data), rows.y)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.models.state import State
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
 
 
@@ -20,8 +20,8 @@ class Silo:
     """
 
     name: str
-    data: SiloData
+    data: SiloDataset
     local: State
     secret: bytes
-    promise: Promise | None = None
+    guarantee: PrivacyGuarantee | None = None
     labels: Labels = field(default_factory=dict)

@@ -9,7 +9,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST = 1 << 25  # bytes: the most that glibc takes for the second
 
 
-def settle(threads: int) -> None:
+def set_threads(threads: int) -> None:
     """
     Before a process trains: so many threads for torch, and freed memory is kept.
 

@@ -1,7 +1,7 @@
 """
 One institution's side of a round: the one training loop.
 
-Simulation, deployment and audit all call ``Bench.fit``. It has no way to a silo's test rows.
+Simulation, deployment and audit all call ``Trainer.fit``. It has no way to a silo's test rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,25 +14,25 @@ from torch.optim import Optimizer
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.randomness import seed_layers, torch_generator
-from fedtl.data.dataset import SiloData
-from fedtl.data.synthetic import strangers_like
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Method, Phase
 from fedtl.methods.losses import Batch, Forward, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.models import precision
-from fedtl.models.net import Blueprint, Net, stages
+from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.norms import adapt
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy, difference, not_finite
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
-from fedtl.privacy.canaries import Sidecar
+from fedtl.privacy.canaries import CanaryLayer
 from fedtl.privacy.charge import once
 from fedtl.privacy.dp_accuracy import noisy_mean
-from fedtl.privacy.guarantee import Promise, Refresh
+from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import independence as samplewise
 from fedtl.training import metrics
@@ -41,13 +41,13 @@ from fedtl.training.silo import Silo
 ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
 STRANGERS = 8
 
-Stretch = tuple[
+PrivatePhaseKey = tuple[
     int, int, str
 ]  # of private training: the phase's number, the head's width, the promise's unit
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """The ``[train]`` settings, and the first ``freeze`` stages of the body, whose parameters do not move;
     their statistics go on following the silo's inputs."""
 
@@ -62,7 +62,7 @@ class Training:
     freeze: int = 0
 
 
-class Bench:
+class Trainer:
     """
     What a process has once, however many silos it trains: the model on its device, the method and the settings.
 
@@ -72,19 +72,19 @@ class Bench:
 
     def __init__(
         self,
-        blueprint: Blueprint,
+        blueprint: ModelSpec,
         method: Method,
-        training: Training,
+        training: TrainingConfig,
         device: str = "cpu",
         start: State | None = None,
         dtype: str = "float32",
     ) -> None:
         self.method, self.training, self.device, self.dtype = method, training, torch.device(device), dtype
-        precision.settle(dtype, self.device)
+        precision.set_arithmetic(dtype, self.device)
         self._blueprint, self._start = blueprint, start or {}
         self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
         self._nets: dict[int, Net] = {}
-        self._fast: dict[Stretch, bool] = {}  # whether book-keeping was proven there
+        self._fast: dict[PrivatePhaseKey, bool] = {}  # whether book-keeping was proven there
         self.partition = Partition(roles(self.net(1)), method.shared)
         self._frozen = frozenset(
             f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
@@ -117,16 +117,16 @@ class Bench:
         round, and Refused where the silo's own tensors must not go into a private round. Raises ConfigError where
         records do not stay apart in the model: nothing is charged for that.
         """
-        if silo.promise is None:
+        if silo.guarantee is None:
             update, local = self._round(silo, task)
         else:
             labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
-            self._prove(silo, silo.promise, task)
-            update, local = once(silo.promise, silo.name, task, partial(self._round, silo, task))
+            self._prove(silo, silo.guarantee, task)
+            update, local = once(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, self._labels_after(silo)
         return update
 
-    def imitate(self, silo: Silo, task: Task) -> Update:
+    def fit_unaccounted(self, silo: Silo, task: Task) -> Update:
         """
         A private round as ``fit`` does it, for a model of an attacker's own: with the same samples, clip and noise,
         but charged to nobody, and with the net looked at once a bench instead of in each round. Never for a
@@ -134,10 +134,10 @@ class Bench:
 
         Raises SiloFailed and ConfigError as ``fit`` does, and ValueError for a silo without a promise.
         """
-        if silo.promise is None:
+        if silo.guarantee is None:
             raise ValueError(f"{silo.name} promises nothing; fit it")
-        if not self._stretches(silo.data, silo.promise).keys() <= self._fast.keys():
-            self._prove(silo, silo.promise, task)
+        if not self._stretches(silo.data, silo.guarantee).keys() <= self._fast.keys():
+            self._prove(silo, silo.guarantee, task)
         first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
         update, silo.local = self._round(silo, task, first)
         silo.labels = self._labels_after(silo)
@@ -168,22 +168,22 @@ class Bench:
 
     def _labels_after(self, silo: Silo) -> labels.Labels:
         """What the silo keeps owes its values to, after one more round."""
-        if silo.promise is None:
+        if silo.guarantee is None:
             return labels.after(silo.labels, self.moved, private=False)
-        released = {Role.STATS} if silo.promise.refresh else frozenset[Role]()
+        released = {Role.STATS} if silo.guarantee.refresh else frozenset[Role]()
         return labels.after(silo.labels, self.moved - labels.STILL, private=True, released=released)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """The update and the silo's new local state. ``first``: of a private study, with its statistics."""
         state = self.partition.join(task.shared, silo.local)
-        measured = {} if silo.promise else self.validate_received(silo, state)
+        measured = {} if silo.guarantee else self.validate_received(silo, state)
         net = self.load(silo, state)
-        metrics = self._released(net, silo, task.round) if silo.promise else measured
+        metrics = self._released(net, silo, task.round) if silo.guarantee else measured
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
-        if first and silo.promise and silo.promise.refresh:
-            self._refresh(net, silo, silo.promise, silo.promise.refresh)
+        if first and silo.guarantee and silo.guarantee.refresh:
+            self._refresh(net, silo, silo.guarantee, silo.guarantee.refresh)
         for number, phase in enumerate(self.method.phases):
-            if silo.promise is None:
+            if silo.guarantee is None:
                 self._phase(net, phase, silo, task, number, received)
             else:
                 self._private_phase(net, phase, silo, task, number, received)
@@ -195,7 +195,7 @@ class Bench:
         shared, local = self.partition.cut(state)
         delta = difference(copy(shared), task.shared)
         # The number of rows is not in the promise to the server; every private silo counts alike.
-        weight = 1.0 if silo.promise else float(len(silo.data.train))
+        weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy(local)
 
     def settle(self, silo: Silo, task: Task) -> State:
@@ -231,7 +231,7 @@ class Bench:
         batches = (self.inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
         return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
 
-    def scores(self, state: State, x: Tensor, data: SiloData) -> Tensor:
+    def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
         """The model's outputs [N, width] on the CPU; for regression in the label's own unit."""
         net = self.net(data.width)
         net.load_state_dict(state)
@@ -251,22 +251,22 @@ class Bench:
         used = self.with_exact_statistics(silo, state) if fits else state
         return self.validate(self.load(silo, used), silo.data)
 
-    def validate(self, net: Net, data: SiloData) -> Mapping[str, float]:
+    def validate(self, net: Net, data: SiloDataset) -> Mapping[str, float]:
         """The metrics of the net as it stands on validation rows."""
         return metrics.quick(self._scores(net, data.val.x, data), data.val.y)
 
     def _released(self, net: Net, silo: Silo, number: int) -> Mapping[str, float]:
         """The metric that was promised, with its noise; {} where none was."""
-        promise, val = silo.promise, silo.data.val
-        if promise is None or promise.metric is None:
+        guarantee, val = silo.guarantee, silo.data.val
+        if guarantee is None or guarantee.metric is None:
             return {}
         right = self._scores(net, val.x, silo.data).argmax(1) == val.y
-        units = None if promise.unit == "record" else val.units
-        noise = promise.random("metric", silo.name, number)
-        return {"accuracy": noisy_mean(right, units, promise.metric, noise)}
+        units = None if guarantee.unit == "record" else val.units
+        noise = guarantee.random("metric", silo.name, number)
+        return {"accuracy": noisy_mean(right, units, guarantee.metric, noise)}
 
     @torch.no_grad()
-    def _scores(self, net: Net, x: Tensor, data: SiloData) -> Tensor:
+    def _scores(self, net: Net, x: Tensor, data: SiloDataset) -> Tensor:
         net.eval()
         with precision.arithmetic(self.dtype, self.device):
             chunks = [net(self.inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
@@ -315,15 +315,15 @@ class Bench:
                 if (gradient := pull.gradient(name, weight.detach(), received)) is not None:
                     weight.grad.add_(gradient)
 
-    def _stretches(self, data: SiloData, promise: Promise) -> dict[Stretch, Phase]:
+    def _stretches(self, data: SiloDataset, guarantee: PrivacyGuarantee) -> dict[PrivatePhaseKey, Phase]:
         """The phases in which this silo takes private steps."""
         return {
-            (number, data.width, promise.unit): phase
+            (number, data.width, guarantee.unit): phase
             for number, phase in enumerate(self.method.phases)
-            if promise.steps[number]
+            if guarantee.steps[number]
         }
 
-    def _prove(self, silo: Silo, promise: Promise, task: Task) -> None:
+    def _prove(self, silo: Silo, guarantee: PrivacyGuarantee, task: Task) -> None:
         """
         Ask of every private phase to come whether records stay apart in it, and, the first time, how their
         gradients are taken. Of rows that nobody has, so that the answer says nothing about the silo's and comes
@@ -332,17 +332,17 @@ class Bench:
         Raises ConfigError and SiloFailed, which name the silo.
         """
         net = self.load(silo, self.partition.join(task.shared, silo.local))
-        strangers = strangers_like(silo.data, STRANGERS)
+        strangers = synthetic_like(silo.data, STRANGERS)
         batch = self._batch(strangers, torch.arange(len(strangers.train)), None)
         try:
-            for stretch, phase in self._stretches(silo.data, promise).items():
+            for stretch, phase in self._stretches(silo.data, guarantee).items():
                 self.unfreeze(net, phase)
-                samplewise.check(net, batch, lambda _, rows: self._losses(net, rows))
+                samplewise.check_examples_independent(net, batch, lambda _, rows: self._losses(net, rows))
                 if stretch not in self._fast:
-                    side = self._sidecar(net, self.optimizer(net, task), promise)
+                    side = self._sidecar(net, self.optimizer(net, task), guarantee)
                     trial, losses = side.trial(len(strangers.train)), self._losses_of(net, side, strangers)
-                    several = promise.unit != "record"
-                    self._fast[stretch] = gradients.proven(side.model, trial, losses, promise.clip, several)
+                    several = guarantee.unit != "record"
+                    self._fast[stretch] = gradients.proven(side.model, trial, losses, guarantee.clip, several)
         except (ConfigError, SiloFailed) as error:
             raise type(error)(f"{silo.name}: {error}") from error
 
@@ -350,41 +350,43 @@ class Bench:
         self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State
     ) -> None:
         """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as promised, whatever they hold."""
-        promise = silo.promise
-        assert promise is not None
-        if not promise.steps[number]:
+        guarantee = silo.guarantee
+        assert guarantee is not None
+        if not guarantee.steps[number]:
             return
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net, task)
-        side = self._sidecar(net, optimizer, promise)
+        side = self._sidecar(net, optimizer, guarantee)
         losses = self._losses_of(net, side, silo.data)
-        units = None if promise.unit == "record" else silo.data.train.units
+        units = None if guarantee.unit == "record" else silo.data.train.units
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
             side.model,
             optimizer,
-            promise.clip,
-            promise.noise_multiplier,
-            promise.expected_batch,
-            promise.random("noise", *place),
-            self._fast[number, silo.data.width, promise.unit],
+            guarantee.clip,
+            guarantee.noise_multiplier,
+            guarantee.expected_batch,
+            guarantee.random("noise", *place),
+            self._fast[number, silo.data.width, guarantee.unit],
             ROWS_AT_ONCE,
         )
-        draw = promise.random("sample", *place)
+        draw = guarantee.random("sample", *place)
         layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(layers.initial_seed(), self.device)
         pull = partial(self._pull, net, received)
-        for _ in range(promise.steps[number]):
-            drawn = mechanism.poisson(side.count, promise.sample_rate, draw)
-            rows, theirs = _rows_of(drawn, units, promise.records, len(silo.data.train))
-            look = side.beside(rows, len(silo.data.train), promise.expected_batch, pull)
+        for _ in range(guarantee.steps[number]):
+            drawn = mechanism.poisson(side.count, guarantee.sample_rate, draw)
+            rows, theirs = _rows_of(drawn, units, guarantee.records, len(silo.data.train))
+            look = side.beside(rows, len(silo.data.train), guarantee.expected_batch, pull)
             private.step(rows, losses, theirs, beside=look)
         side.keep(task.round, number)
 
-    def _sidecar(self, net: Net, optimizer: Optimizer, promise: Promise) -> Sidecar:
-        return Sidecar(net, optimizer, promise.records, promise.clip, promise.canaries)
+    def _sidecar(self, net: Net, optimizer: Optimizer, guarantee: PrivacyGuarantee) -> CanaryLayer:
+        return CanaryLayer(net, optimizer, guarantee.records, guarantee.clip, guarantee.canaries)
 
-    def _losses_of(self, net: Net, side: Sidecar, data: SiloData) -> Callable[[nn.Module, Tensor], Tensor]:
+    def _losses_of(
+        self, net: Net, side: CanaryLayer, data: SiloDataset
+    ) -> Callable[[nn.Module, Tensor], Tensor]:
         """The losses [B] of rows of ``data``, and of the canaries that are numbered after them."""
         of_rows = partial(self._batch, data, target_rows=None)
         return side.losses(len(data.train), of_rows, partial(self._losses, net))
@@ -395,18 +397,18 @@ class Bench:
         terms = [term for term in self.method.losses if isinstance(term, PerExample)]
         return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
 
-    def _refresh(self, net: Net, silo: Silo, promise: Promise, its: Refresh) -> None:
+    def _refresh(self, net: Net, silo: Silo, guarantee: PrivacyGuarantee, its: StatisticsRelease) -> None:
         """DP-AdaBN on the body, as promised."""
         net.eval()
         train = silo.data.train
-        units = None if promise.unit == "record" else train.units
+        units = None if guarantee.unit == "record" else train.units
 
         def rows() -> Iterator[tuple[Tensor, Tensor | None]]:
             for part in torch.arange(len(train)).split(ROWS_AT_ONCE):
                 yield self.inputs(train.x[part]), None if units is None else units[part]
 
-        noise = promise.random("statistics", silo.name)
-        statistics.refresh(net.body, rows, its.release, noise, its.layers, promise.canaries)
+        noise = guarantee.random("statistics", silo.name)
+        statistics.refresh(net.body, rows, its.release, noise, its.layers, guarantee.canaries)
 
     def unfreeze(self, net: Net, phase: Phase) -> None:
         """Make ready for training: what the phase trains will move, and nothing else."""
@@ -439,7 +441,7 @@ class Bench:
         return make(moved, lr=lr, weight_decay=settings.weight_decay, foreach=True, **extra)
 
     def batches(
-        self, data: SiloData, epochs: int, generator: torch.Generator
+        self, data: SiloDataset, epochs: int, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The rows of each batch: the silo's own, and, where the objective asks, as many of its second domain."""
         pool = len(data.target) if data.target is not None and self.method.needs_target else 0
@@ -448,7 +450,7 @@ class Bench:
             for rows in _in_batches(shuffled, self.training.batch_size):
                 yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
 
-    def _batch(self, data: SiloData, rows: Tensor, target_rows: Tensor | None) -> Batch:
+    def _batch(self, data: SiloDataset, rows: Tensor, target_rows: Tensor | None) -> Batch:
         x, y = data.train.x[rows], data.train.y[rows]
         if not data.classes:
             y = (y - data.y_mean) / data.y_std

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from with_fedtl import Fedtl, unstackable
 
-from fedtl.training.threads import settle
+from fedtl.training.threads import set_threads
 
 SILOS, STEPS = "silos", "steps"
 TURNS = 3
@@ -257,7 +257,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    settle(1)
+    set_threads(1)
     now = datetime.now(UTC)
     result: dict[str, Any] = {
         "date": f"{now:%Y-%m-%d}",

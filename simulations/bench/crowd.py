@@ -21,7 +21,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.rounds import Round
 from fedtl.models.state import size_in_bytes
-from fedtl.training.threads import settle
+from fedtl.training.threads import set_threads
 
 
 def write(folder: Path, silos: int) -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--stack", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    settle(1)
+    set_threads(1)
     ends: list[float] = []
     mib: list[float] = []
 

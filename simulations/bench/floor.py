@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from loads import CLASSES, Load
 from torch import multiprocessing, nn
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.models.state import State
-from fedtl.training.threads import settle
+from fedtl.training.threads import set_threads
 
 FAST, NAIVE = torch.channels_last, torch.contiguous_format
 
 
 def plain_round(
-    net: nn.Module, shared: State, silos: Sequence[SiloData], load: Load, layout: torch.memory_format
+    net: nn.Module, shared: State, silos: Sequence[SiloDataset], load: Load, layout: torch.memory_format
 ) -> State:
     """One round: the weighted mean of what every silo made of ``shared``."""
     total = sum(len(data.train) for data in silos)
@@ -36,7 +36,7 @@ def plain_round(
     return mean
 
 
-def train(net: nn.Module, rows: Rows, load: Load, layout: torch.memory_format) -> None:
+def train(net: nn.Module, rows: Dataset, load: Load, layout: torch.memory_format) -> None:
     """One epoch of SGD."""
     net.train()
     optimizer = torch.optim.SGD(net.parameters(), lr=load.lr, momentum=load.momentum)
@@ -48,7 +48,7 @@ def train(net: nn.Module, rows: Rows, load: Load, layout: torch.memory_format) -
 
 
 @torch.no_grad()
-def validate(net: nn.Module, rows: Rows, layout: torch.memory_format) -> dict[str, float]:
+def validate(net: nn.Module, rows: Dataset, layout: torch.memory_format) -> dict[str, float]:
     net.eval()
     scores = net(rows.x.contiguous(memory_format=layout))
     accuracy = (scores.argmax(1) == rows.y).float().mean()
@@ -104,7 +104,7 @@ class Floors:
 
 
 def _beside(pipe: Connection, load: Load, layout: torch.memory_format) -> None:
-    settle(1)
+    set_threads(1)
     floor = Floor(load, layout)
     while pipe.recv() is not None:
         floor.round()

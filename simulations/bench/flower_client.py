@@ -12,7 +12,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from loads import Load
 
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 
 
 def train(message: Message, context: Context, load: Load, best: bool) -> Message:
@@ -45,7 +45,7 @@ def _model(load: Load, layout: torch.memory_format) -> torch.nn.Module:
 
 
 @cache
-def _data(load: Load, number: int) -> SiloData:
+def _data(load: Load, number: int) -> SiloDataset:
     return load.data(load.names()[number])
 
 

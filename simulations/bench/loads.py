@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fedtl.data.dataset import Rows, SiloData
-from fedtl.models.net import Blueprint
-from fedtl.models.registry import blueprint
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.models.net import ModelSpec
+from fedtl.models.registry import model_spec
 
 CLASSES = tuple("0123456789")
 
@@ -32,18 +32,18 @@ class Load:
     def names(self) -> list[str]:
         return [f"silo-{number:04d}" for number in range(self.silos)]
 
-    def data(self, silo: str) -> SiloData:
+    def data(self, silo: str) -> SiloDataset:
         """A silo's rows: the same ones in every process."""
         generator = torch.Generator().manual_seed(int(silo.removeprefix("silo-")))
-        return SiloData(self._rows(self.rows, generator), self._rows(self.val_rows, generator), CLASSES)
+        return SiloDataset(self._rows(self.rows, generator), self._rows(self.val_rows, generator), CLASSES)
 
-    def blueprint(self) -> Blueprint:
+    def model_spec(self) -> ModelSpec:
         """The model, with the same first weights in every process."""
-        return blueprint(self.model, self.shape, seed=0)
+        return model_spec(self.model, self.shape, seed=0)
 
-    def _rows(self, count: int, generator: torch.Generator) -> Rows:
+    def _rows(self, count: int, generator: torch.Generator) -> Dataset:
         x = torch.randn(count, *self.shape, generator=generator)
-        return Rows(x, torch.randint(len(CLASSES), (count,), generator=generator))
+        return Dataset(x, torch.randint(len(CLASSES), (count,), generator=generator))
 
 
 LOADS: dict[str, Load] = {

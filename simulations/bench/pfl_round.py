@@ -33,7 +33,7 @@ from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
 
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset as SiloRows
 
 
 class Model(nn.Module):
@@ -96,7 +96,7 @@ class Clock(TrainingProcessCallback):
 
 def users(load: loads.Load, part: str) -> FederatedDataset:
     """The silos as pfl's users, in turn; their rows are made before the clock starts."""
-    rows: dict[str, Rows] = {name: getattr(load.data(name), part) for name in load.names()}
+    rows: dict[str, SiloRows] = {name: getattr(load.data(name), part) for name in load.names()}
     turn = iter(range(10**9))
     names = load.names()
     return FederatedDataset(

@@ -8,7 +8,7 @@ from typing import Any
 
 from loads import CLASSES, Load
 
-from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.methods.base import fedavg
 from fedtl.methods.server import ServerStep
 from fedtl.models.state import State
@@ -17,14 +17,14 @@ from fedtl.simulation.processes import Processes, Workplace
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked, refuse
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 ENDLESS = 10**6
 
 
-def bench_of(load: Load) -> Bench:
-    settings = Training(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
-    return Bench(load.blueprint(), fedavg(), settings)
+def bench_of(load: Load) -> Trainer:
+    settings = TrainingConfig(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
+    return Trainer(load.blueprint(), fedavg(), settings)
 
 
 def furnish(load: Load) -> Workplace:
@@ -36,7 +36,7 @@ def furnish(load: Load) -> Workplace:
 class Nothing:
     """The job that says when the workers are ready."""
 
-    def __call__(self, bench: Bench, silo: Silo) -> None:
+    def __call__(self, trainer: Trainer, silo: Silo) -> None:
         return None
 
 
@@ -44,18 +44,18 @@ class Fedtl:
     """``startup``: seconds from asking for the engine to the first answer of every silo to an empty job."""
 
     def __init__(self, load: Load, workers: int, stack: int = 1) -> None:
-        bench = bench_of(load)
-        shared, local = bench.partition.split(bench.initial(len(CLASSES)))
+        trainer = bench_of(load)
+        shared, local = trainer.partition.split(trainer.initial(len(CLASSES)))
         members = {name: Silo(name, load.data(name), dict(local), b"bench") for name in load.names()}
         self._open = ExitStack()
         clock = time.perf_counter()
-        self.engine: Engine = self._open.enter_context(_engine(load, bench, workers, stack))
+        self.engine: Engine = self._open.enter_context(_engine(load, trainer, workers, stack))
         for _ in self.engine.each(Nothing(), list(members.values())):
             pass
         self.startup = time.perf_counter() - clock
-        plan = Plan("bench", seed=0, rounds=ENDLESS, server=ServerStep())
+        plan = FederationConfig("bench", seed=0, rounds=ENDLESS, server=ServerStep())
         self._rounds = rounds(
-            Simulation(self.engine, members), plan, Standing(0, shared), bench.partition.roles
+            Simulation(self.engine, members), plan, ServerState(0, shared), trainer.partition.roles
         )
 
     def round(self) -> State:
@@ -71,7 +71,7 @@ def unstackable(load: Load) -> str | None:
     return refuse(bench_of(load))
 
 
-def _engine(load: Load, bench: Bench, workers: int, stack: int) -> Any:
+def _engine(load: Load, trainer: Trainer, workers: int, stack: int) -> Any:
     if stack > 1:
-        return Stacked(bench, stack)
-    return Serial(bench) if workers == 1 else Processes(partial(furnish, load), workers, threads=1)
+        return Stacked(trainer, stack)
+    return Serial(trainer) if workers == 1 else Processes(partial(furnish, load), workers, threads=1)

@@ -71,9 +71,9 @@ def accuracy(one: One) -> dict[str, Any]:
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
     from fedtl.privacy import dp_adabn as released
-    from fedtl.training.threads import settle
+    from fedtl.training.threads import set_threads
 
-    settle(1)
+    set_threads(1)
     private = PRIVATE.get(one.row, OPEN.get(one.row, []))
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:

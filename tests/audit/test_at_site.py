@@ -85,8 +85,8 @@ def test_a_ledger_and_a_record_that_are_there_keep_their_bytes(home, made):
     data = place.prepared().data
     study = place.study(data.classes)
     silo = place.silo(study, data)
-    shared, _ = study.bench.partition.split(study.bench.initial(data.width))
-    study.bench.fit(silo, Task("earlier", 1, 20, 0, shared))
+    shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
+    study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
     home.record.note("approved", bundle=made.hash)
     before = content(home)
     assert home.ledger.relative_to(home.path) in before

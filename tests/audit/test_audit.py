@@ -28,7 +28,7 @@ from fedtl.audit.reference_models import (
 from fedtl.audit.replay import rehearse
 from fedtl.audit.roles import variants
 from fedtl.audit.stage import stage_of
-from fedtl.audit.transcript import Papers, chain, manifest, transcript
+from fedtl.audit.transcript import RunDocuments, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.experiment.config.load import load
@@ -38,7 +38,7 @@ from fedtl.experiment.study import build
 from fedtl.federation.recorder import Seen, kept_rounds, read
 from fedtl.models.roles import Role
 from fedtl.simulation.shared_store import temporary
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
@@ -205,12 +205,12 @@ def test_the_manifest_follows_from_the_model_alone(private):
     folder = private[0]
     with temporary() as shelf:
         study = build(folder.experiment(), shelf, shelf)
-        whole_state = study.bench.initial(10)
+        whole_state = study.trainer.initial(10)
         seen = read(folder.path / TRANSCRIPT)
-        assert not failed(manifest(seen, study.bench.partition, whole_state))
+        assert not failed(manifest(seen, study.trainer.partition, whole_state))
         extra = dict(seen[0].deltas["plain"]) | {"head.bias": whole_state["head.bias"]}
         odd = [Seen(1, seen[0].shared, {**seen[0].deltas, "plain": extra}, seen[0].weights)]
-        assert [check.silo for check in failed(manifest(odd, study.bench.partition, whole_state))] == [
+        assert [check.silo for check in failed(manifest(odd, study.trainer.partition, whole_state))] == [
             "plain"
         ]
 
@@ -286,7 +286,7 @@ def test_variants_share_more_and_more(private):
 
 def papers_of(folder, **changes):
     result = folder.read_json("result.json")
-    its = Papers(
+    its = RunDocuments(
         *(
             "plain",
             folder.path.name,
@@ -319,7 +319,7 @@ def test_papers_that_do_not_fit_are_refused_one_by_one(private):
 
 
 def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
-    sound = Bench.fit
+    sound = Trainer.fit
 
     def fit(self, silo, task):
         update = sound(self, silo, task)
@@ -329,7 +329,7 @@ def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
         study = build(private[0].experiment(), shelf, shelf).promised(private[0])
         run_ = stretches(private[0].silo("plain") / "canaries")
         assert not failed(rehearse(stage_of(study, "plain"), run_))
-        monkeypatch.setattr(Bench, "fit", fit)
+        monkeypatch.setattr(Trainer, "fit", fit)
         found = failed(rehearse(stage_of(study, "plain"), run_))
     reasons = {check.name: check.reason for check in found}
     assert set(reasons) == {"local-only state", "noisy sums alone"}

@@ -23,12 +23,12 @@ from fedtl.models.roles import Role
 from fedtl.privacy import accounting, ledger
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
-from fedtl.privacy import guarantee as promise
+from fedtl.privacy import guarantee as guarantee
 from fedtl.privacy.dp_adabn import layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.simulation.shared_store import temporary
-from fedtl.training.trainer import Bench
+from fedtl.training.trainer import Trainer
 
 SMALL = [
     *("rounds=4", "data.limit=60", "engine.name=serial", 'data.silos=["plain", "faint"]', "train.epochs=2"),
@@ -44,7 +44,7 @@ def audited(folder, *changes):
     run(experiment, out)
     with temporary() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        rehearsed = {name: piece(study.bench) for name, piece in rehearsals(study, out).items()}
+        rehearsed = {name: piece(study.trainer) for name, piece in rehearsals(study, out).items()}
         return examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
 
 
@@ -122,9 +122,9 @@ def test_noise_drawn_from_the_experiments_seed(monkeypatch, tmp_path):
     """An address like that of a shuffle: another for each silo and round, and anybody's to draw again."""
 
     def random(self, *purpose):
-        return Noise.reproducible(promise.address("noise", 0, *purpose))
+        return Noise.reproducible(guarantee.address("noise", 0, *purpose))
 
-    monkeypatch.setattr(promise.Promise, "random", random)
+    monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
     findings = audited(tmp_path)
     caught(findings, "fresh noise", "it comes from a seed")
 
@@ -136,9 +136,9 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
 
     def random(self, *purpose):
         count = turn[self.dataset, purpose] = turn.get((self.dataset, purpose), 0) + 1
-        return Noise.reproducible(promise.address("noise", secret, count, *purpose[:1], *purpose[2:]))
+        return Noise.reproducible(guarantee.address("noise", secret, count, *purpose[:1], *purpose[2:]))
 
-    monkeypatch.setattr(promise.Promise, "random", random)
+    monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
     findings = audited(tmp_path)
     assert "seeds are shared" in reasons(findings)["noise between silos", "faint and plain"]
     assert ("fresh noise", "plain") not in reasons(findings)
@@ -147,7 +147,7 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
 def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
     """A generator seeded anew each round from the system's randomness, once a run."""
     monkeypatch.setattr(
-        promise.Promise,
+        guarantee.PrivacyGuarantee,
         "random",
         lambda self, *purpose: Noise.reproducible(7 if purpose[0] == "noise" else hash(purpose)),
     )
@@ -204,18 +204,18 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
             norm.running_var.copy_(found.var(1))
 
     if kind == "dp":
-        monkeypatch.setattr(Bench, "_refresh", exact)
+        monkeypatch.setattr(Trainer, "_refresh", exact)
         findings = audited(tmp_path, "privacy.statistics=dp")
         caught(findings, "statistics", "they carry no noise")
         caught(findings, "noise on statistics", "no canaries went with them")
     else:
-        sound = Bench._private_phase
+        sound = Trainer._private_phase
 
         def phase(self, net, phase, silo, *rest):
             exact(self, net, silo)
             sound(self, net, phase, silo, *rest)
 
-        monkeypatch.setattr(Bench, "_private_phase", phase)
+        monkeypatch.setattr(Trainer, "_private_phase", phase)
         caught(
             audited(tmp_path, "privacy.statistics=public"),
             "around the mechanism",
@@ -224,13 +224,13 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 
 
 def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
-    sound = Bench._private_phase
+    sound = Trainer._private_phase
 
     def phase(self, net, phase, silo, task, number, received, *rest):
         sound(self, net, phase, silo, task, number, received, *rest)
         self._phase(net, Phase(frozenset({Role.HEAD}), 1), silo, task, 9, received)
 
-    monkeypatch.setattr(Bench, "_private_phase", phase)
+    monkeypatch.setattr(Trainer, "_private_phase", phase)
     findings = audited(tmp_path)
     caught(findings, "around the mechanism", "head.")
     caught(findings, "noisy sums alone", "head.")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from fedtl.audit.canary_log import Released, Stretch
+from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics
 from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
 from fedtl.audit.verdict import failed
-from fedtl.training.trainer import Training
+from fedtl.training.trainer import TrainingConfig
 
 CLAIM = Claim(noise_multiplier=1.5, sample_rate=0.25, clip=2.0, records=80)
-PLAIN = Training(lr=0.1, momentum=0.9, weight_decay=0.01)
+PLAIN = TrainingConfig(lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
 def stretch(seed, steps=20, count=400, training=PLAIN, noise=None, held=None, gain=1.0, round=1, coins=None):
@@ -30,7 +30,7 @@ def stretch(seed, steps=20, count=400, training=PLAIN, noise=None, held=None, ga
     for row in sums:
         weight.grad = torch.tensor(row * CLAIM.clip / (CLAIM.sample_rate * CLAIM.records)).float()
         optimizer.step()
-    return Stretch(round, 0, sums, sampled, member, weight.detach().numpy().astype(float))
+    return CanaryPhase(round, 0, sums, sampled, member, weight.detach().numpy().astype(float))
 
 
 def red(run):
@@ -126,7 +126,7 @@ def released(seed, noise=1.0, clips=1.0, layers=(2.0, 5.0), count=400):
     rng, deviations = np.random.default_rng(seed), np.array(layers)
     member = rng.random(count) < 0.5
     sums = clips * member + noise * deviations[:, None] * rng.standard_normal((len(layers), count))
-    return Released(sums, deviations, member)
+    return ReleasedStatistics(sums, deviations, member)
 
 
 def of_statistics(its, sigma):

@@ -8,37 +8,37 @@ import torch
 import torch.nn.functional as F
 
 from fedtl.audit.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.base import METHODS
-from fedtl.models.registry import blueprint, privately
+from fedtl.models.registry import model_spec, privately
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 SHAPE = (1, 8, 8)
 
 
 def crossed(training, rows, method="fedavg"):
     """What leaves a silo of so many rows after one round, without privacy, on a net whose statistics are constants."""
-    bench = Bench(
-        privately(blueprint("mlp", SHAPE, 0)), replace(METHODS[method](), exact_statistics="never"), training
+    trainer = Trainer(
+        privately(model_spec("mlp", SHAPE, 0)), replace(METHODS[method](), exact_statistics="never"), training
     )
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 256, (rows, *SHAPE), dtype=torch.uint8, generator=generator)
     y = torch.randint(10, (rows,), generator=generator)
-    data = SiloData(Rows(x, y), Rows(x[:0], y[:0]), tuple("0123456789"))
-    shared, local = bench.partition.split(bench.initial(10))
-    update = bench.fit(Silo("a", data, dict(local), b""), Task("s", 1, 1, 0, shared))
+    data = SiloDataset(Dataset(x, y), Dataset(x[:0], y[:0]), tuple("0123456789"))
+    shared, local = trainer.partition.split(trainer.initial(10))
+    update = trainer.fit(Silo("a", data, dict(local), b""), Task("s", 1, 1, 0, shared))
     steps = training.epochs * -(-rows // training.batch_size)
-    return bench, Crossed(shared, update.delta, local, rows, steps, 10, SHAPE), data
+    return trainer, Crossed(shared, update.delta, local, rows, steps, 10, SHAPE), data
 
 
-def true_gradient(bench, its, data):
-    net = bench.net(10)
-    net.load_state_dict(bench.partition.join(its.shared, its.local))
+def true_gradient(trainer, its, data):
+    net = trainer.net(10)
+    net.load_state_dict(trainer.partition.join(its.shared, its.local))
     weights = dict(net.named_parameters())
     found = torch.autograd.grad(
-        F.cross_entropy(net(bench.inputs(data.train.x)), data.train.y), list(weights.values())
+        F.cross_entropy(net(trainer.inputs(data.train.x)), data.train.y), list(weights.values())
     )
     return dict(zip(weights, found, strict=True))
 
@@ -47,34 +47,34 @@ def true_gradient(bench, its, data):
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_several_local_steps_are_scaled_to_one_gradient(momentum, epochs):
     """At a small rate every step has the same gradient, so what comes out must be it: direction and length."""
-    bench, its, data = crossed(Training(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8)
-    truth = true_gradient(bench, its, data)
-    found = gradients(bench, its, list(truth))
+    trainer, its, data = crossed(TrainingConfig(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8)
+    truth = true_gradient(trainer, its, data)
+    found = gradients(trainer, its, list(truth))
     assert found.keys() == truth.keys()
     a, b = (torch.cat([its[name].flatten() for name in sorted(its)]) for its in (found, truth))
     assert float((a - b).norm() / b.norm()) < 0.03
-    assert coefficient(bench.training, epochs) == pytest.approx(
+    assert coefficient(trainer.training, epochs) == pytest.approx(
         sum(momentum ** (t - s) for t in range(epochs) for s in range(t + 1))
     )
 
 
 def test_one_image_is_found_and_its_label_too():
-    bench, its, data = crossed(Training(lr=0.01, momentum=0.0, batch_size=2), 1)
-    x, known = invert(bench, its, 8, 300, 0)
+    trainer, its, data = crossed(TrainingConfig(lr=0.01, momentum=0.0, batch_size=2), 1)
+    x, known = invert(trainer, its, 8, 300, 0)
     assert known.tolist() == data.train.y.tolist()
-    original = (bench.inputs(data.train.x).double().numpy() + 1) / 2
+    original = (trainer.inputs(data.train.x).double().numpy() + 1) / 2
     guess = (x.double().numpy() + 1) / 2
     assert psnr(guess, original) > 20 > psnr(np.full_like(original, 0.5), original)
     assert ssim(guess[0], original[0]) > 0.8
 
 
 def test_labels_of_a_batch_are_counted_where_the_head_is_shared_and_not_where_it_stays():
-    bench, its, data = crossed(Training(lr=1e-3, momentum=0.0, epochs=3, batch_size=12), 12)
-    names = [name for name, _ in bench.net(10).named_parameters()]
-    found = labels(its, gradients(bench, its, names), bench.net(10))
+    trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, epochs=3, batch_size=12), 12)
+    names = [name for name, _ in trainer.net(10).named_parameters()]
+    found = labels(its, gradients(trainer, its, names), trainer.net(10))
     assert torch.minimum(found.bincount(minlength=10), data.train.y.bincount(minlength=10)).sum() >= 10
-    bench, its, data = crossed(Training(lr=1e-3, momentum=0.0, batch_size=12), 12, "fedtl")
-    assert labels(its, gradients(bench, its, names), bench.net(10)) is None
+    trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, batch_size=12), 12, "fedtl")
+    assert labels(its, gradients(trainer, its, names), trainer.net(10)) is None
 
 
 def test_ssim_is_its_formula_window_by_window_and_psnr_is_too():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedtl.audit.canary_log import Stretch
+from fedtl.audit.canary_log import CanaryPhase
 from fedtl.audit.claimed import SiloClaim
 from fedtl.audit.claims import against
 from fedtl.audit.one_run import bounds, fdp_p, looks, of_gaussian
@@ -126,7 +126,7 @@ def test_what_a_passed_check_of_noise_is_worth():
     canaries, steps, level = 50, 40, 1e-6
     member = np.zeros(canaries, bool)
     run = [
-        Stretch(
+        CanaryPhase(
             1, 0, np.zeros((steps, canaries)), np.zeros((steps, canaries), bool), member, np.zeros(canaries)
         )
     ]

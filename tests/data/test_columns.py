@@ -13,7 +13,7 @@ from fedtl.deployment.coordinator.bundle import agreement_in, bundle
 from fedtl.deployment.site import signing
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse, sign
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load
 from tests.real_processes import Federation, fedtl_command
@@ -60,7 +60,7 @@ def site(folder, rows, source="table"):
 
 
 def place(home, made):
-    return Place(home, agreement_in(made.file.read_bytes(), "x")[1])
+    return SitePlan(home, agreement_in(made.file.read_bytes(), "x")[1])
 
 
 def test_a_bundle_takes_the_columns_from_the_coordinators_rows_and_writes_them_in(rows, tmp_path):

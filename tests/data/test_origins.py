@@ -102,7 +102,7 @@ def test_a_learned_value_is_refused_before_anything_trains(make, more, says, tmp
     with temporary() as shelf:
         study = build(load("digits", sets), shelf, shelf)
         with pytest.raises(ConfigError, match=says) as caught:
-            study.promise("a", tmp_path)
+            study.guarantee("a", tmp_path)
         assert "\n" not in str(caught.value)
     experiment = load("digits", sets)
     with pytest.raises(ConfigError, match=says):
@@ -151,7 +151,7 @@ def test_a_declared_or_released_value_is_not_refused(make, more, tmp_path):
     sets = list({one.partition("=")[0]: one for one in sets}.values())
     with temporary() as shelf:
         study = build(load("digits", sets), shelf, shelf)
-        assert study.promise("a", tmp_path).epsilon <= 3
+        assert study.guarantee("a", tmp_path).epsilon <= 3
     found = lint(read("digits", sets))
     assert found.unsound == ()
     assert any(line.startswith("preparation: each row by itself") for line in found.holds)
@@ -163,7 +163,7 @@ def test_promise_itself_refuses_each_kind(key, tmp_path):
     with pytest.raises(ConfigError, match="is refused: "):
         silo_of(bench_of(), tmp_path, data=learned)
     released = replace(data_of(), origins=replace(DECLARED, **{key: Origin.RELEASED}))
-    assert silo_of(bench_of(), tmp_path, data=released).promise.epsilon > 0
+    assert silo_of(bench_of(), tmp_path, data=released).guarantee.epsilon > 0
 
 
 def test_who_says_nothing_has_learned_everything(tmp_path):

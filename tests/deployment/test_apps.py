@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from fedtl.deployment.coordinator.admitted import Admitted, keep
 from fedtl.deployment.coordinator.bundle import bundle
 from fedtl.deployment.coordinator.study import LOCATION as SERVER
-from fedtl.deployment.coordinator.study import Study
+from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.site.home import LOCATION as SILO
 from fedtl.experiment.config.load import load
 from fedtl.federation.flower import reply_of, task_records
-from fedtl.federation.rounds import Plan
+from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
 from fedtl.methods.server import ServerStep
 from tests.deployment.site.test_answer_round import Site
@@ -69,11 +69,11 @@ def both(tmp_path, monkeypatch):
     site.file = made.folder / "app" / "experiments" / "digits.toml"
     site.approve()
     keep(tmp_path / "server", {"plain": Admitted("key", NODE)})
-    plan = Plan("s", 0, 2, ServerStep(), None, 1)
+    plan = FederationConfig("s", 0, 2, ServerStep(), None, 1)
     start = load_file(made.folder / "start.safetensors")
     about = {"deadline": 30.0, "tries": 1}
-    study = Study.create(
-        tmp_path / "server" / "studies" / "s", plan, site.place.empty.bench.partition.roles, start, about
+    study = HostedStudy.create(
+        tmp_path / "server" / "studies" / "s", plan, site.place.empty.trainer.partition.roles, start, about
     )
     monkeypatch.setenv(SILO, str(site.home.path))
     monkeypatch.setenv(SERVER, str(tmp_path / "server"))

@@ -21,7 +21,7 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata as marks
-from fedtl.privacy.hash_chain import Book
+from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import Federation, alive, around, fedtl_command, wait
 
 pytestmark = pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, s
 
 
 def charged(home):
-    with Book(home.ledger).open(home.settings.name) as chain:
+    with HashChainFile(home.ledger).open(home.settings.name) as chain:
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 

@@ -12,7 +12,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import budget
 from fedtl.experiment.config.load import load
 from fedtl.federation.policy import MEANING, Code
-from fedtl.privacy.hash_chain import Book
+from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import ROOT, Federation
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,7 @@ def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):
     home = Home.open(asked.folder / "plain")
-    with Book(home.ledger).open("plain") as chain:
+    with HashChainFile(home.ledger).open("plain") as chain:
         charged = [(line["study"], line["round"]) for line in chain.lines() if line["what"] == "charged"]
     assert charged == [("first", 1), ("first", 2), ("first", 3)]
     assert 0 < budget(home)["spent"] <= 9.0

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from fedtl.cli.main import main
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
 from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloFailed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.schema import PrivacySettings
-from fedtl.experiment.privacy_plan import Place, promise, spent, warnings
+from fedtl.experiment.privacy_plan import LedgerLocation, guarantee, spent, warnings
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent, Task
 from fedtl.methods.base import METHODS
-from fedtl.models.net import Blueprint
-from fedtl.models.registry import blueprint, privately
+from fedtl.models.net import ModelSpec
+from fedtl.models.registry import model_spec, privately
 from fedtl.models.roles import Role
 from fedtl.models.state import copy
 from fedtl.privacy import accounting, charge
@@ -32,7 +32,7 @@ from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import independence as samplewise
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 CLASSES = ("a", "b", "c")
 SHAPE = (1, 8, 8)
@@ -40,33 +40,33 @@ SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
 
 
 def bench_of(method="fedtl", training=None, model="convnet"):
-    plan = privately(blueprint(model, SHAPE, 0))
+    plan = privately(model_spec(model, SHAPE, 0))
     made = METHODS[method]() if isinstance(method, str) else method
-    return Bench(plan, replace(made, exact_statistics="never"), training or Training(batch_size=16))
+    return Trainer(plan, replace(made, exact_statistics="never"), training or TrainingConfig(batch_size=16))
 
 
 def data_of(seed=0, n=60):
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = torch.randn(n, *SHAPE, generator=generator) + y[:, None, None, None]
-    return SiloData(Rows(x, y), Rows(x[:9], y[:9]), CLASSES, origins=DECLARED)
+    return SiloDataset(Dataset(x, y), Dataset(x[:9], y[:9]), CLASSES, origins=DECLARED)
 
 
-def silo_of(bench, folder, data=None, rounds=3, name="here", **settings):
+def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
     data = data or data_of()
     private = PrivacySettings(**{"epsilon": 8.0, **settings})
-    its = promise(private, bench, data, rounds, 0, Place(folder / "ledger.sqlite", name, b"key"))
-    _, local = bench.partition.split(bench.initial(3))
+    its = guarantee(private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key"))
+    _, local = trainer.partition.split(trainer.initial(3))
     return Silo(name, data, local, b"secret", its, labels.public(Role))
 
 
-def task_of(bench, number=1, **changes):
-    shared, _ = bench.partition.split(bench.initial(3))
+def task_of(trainer, number=1, **changes):
+    shared, _ = trainer.partition.split(trainer.initial(3))
     return Task(**{"study": "study", "round": number, "rounds": 3, "seed": 0, "shared": shared, **changes})
 
 
 def ledger_of(silo):
-    its = silo.promise
+    its = silo.guarantee
     return Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
 
 
@@ -81,33 +81,33 @@ def same(a, b):
     "method", ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox"]
 )
 def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
-    bench = bench_of(method)
-    silo = silo_of(bench, tmp_path)
-    update = bench.fit(silo, task_of(bench))
+    trainer = bench_of(method)
+    silo = silo_of(trainer, tmp_path)
+    update = trainer.fit(silo, task_of(trainer))
     assert update.metrics == {}
     assert update.weight == 1.0
-    assert ledger_of(silo).events("study") == silo.promise.events(first=True)
-    assert update.delta.keys() == task_of(bench).shared.keys()
+    assert ledger_of(silo).events("study") == silo.guarantee.events(first=True)
+    assert update.delta.keys() == task_of(trainer).shared.keys()
     assert any(tensor.any() for tensor in update.delta.values())
     assert not any(
-        update.delta[name].any() for name in update.delta if bench.partition.roles[name] is Role.STATS
+        update.delta[name].any() for name in update.delta if trainer.partition.roles[name] is Role.STATS
     )
 
 
 def test_a_shared_weight_tells_nothing_about_how_many_rows_there_are(tmp_path):
-    bench = bench_of()
-    few, many = (silo_of(bench, tmp_path / str(n), data_of(n=n)) for n in (30, 90))
-    assert bench.fit(few, task_of(bench)).weight == bench.fit(many, task_of(bench)).weight
+    trainer = bench_of()
+    few, many = (silo_of(trainer, tmp_path / str(n), data_of(n=n)) for n in (30, 90))
+    assert trainer.fit(few, task_of(trainer)).weight == trainer.fit(many, task_of(trainer)).weight
 
 
 def test_two_rounds_and_two_silos_never_share_noise(tmp_path):
     """With a learning rate of one plain step, what moves is noise: two draws of it are as good as orthogonal."""
-    bench = bench_of(training=Training(batch_size=60, momentum=0.0))
+    trainer = bench_of(training=TrainingConfig(batch_size=60, momentum=0.0))
     moved = []
     for name in ("a", "b"):
-        silo = silo_of(bench, tmp_path / name, name=name, epsilon=0.2)
+        silo = silo_of(trainer, tmp_path / name, name=name, epsilon=0.2)
         for number in (1, 2):
-            delta = bench.fit(silo, task_of(bench, number)).delta
+            delta = trainer.fit(silo, task_of(trainer, number)).delta
             moved.append(torch.cat([tensor.flatten() for tensor in delta.values()]))
     for one in range(4):
         for other in range(one):
@@ -115,28 +115,28 @@ def test_two_rounds_and_two_silos_never_share_noise(tmp_path):
 
 
 def test_statistics_change_by_dp_adabn_alone_and_once(tmp_path):
-    bench = bench_of()
-    names = list(bench.partition.names(Role.STATS))
+    trainer = bench_of()
+    names = list(trainer.partition.names(Role.STATS))
     for kind, moves in (("public", False), ("dp", True)):
-        silo = silo_of(bench, tmp_path / kind, statistics=kind)
+        silo = silo_of(trainer, tmp_path / kind, statistics=kind)
         before = copy(silo.local)
-        bench.fit(silo, task_of(bench, 1))
+        trainer.fit(silo, task_of(trainer, 1))
         first = copy(silo.local)
-        bench.fit(silo, task_of(bench, 2))
+        trainer.fit(silo, task_of(trainer, 2))
         assert any(not torch.equal(before[name], first[name]) for name in names) is moves
         assert all(torch.equal(first[name], silo.local[name]) for name in names)
 
 
 def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
-    bench = bench_of("fedrep")
+    trainer = bench_of("fedrep")
     real, imitated = (
-        silo_of(bench, tmp_path / name, statistics="dp", noise="reproducible")
+        silo_of(trainer, tmp_path / name, statistics="dp", noise="reproducible")
         for name in ("real", "imitated")
     )
     for number in (1, 2):
         update, other = (
-            bench.fit(real, task_of(bench, number)),
-            bench.imitate(imitated, task_of(bench, number)),
+            trainer.fit(real, task_of(trainer, number)),
+            trainer.fit_unaccounted(imitated, task_of(trainer, number)),
         )
         assert same(update.delta, other.delta)
         assert same(real.local, imitated.local)
@@ -144,21 +144,21 @@ def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
     assert (tmp_path / "real").exists()
     assert not (tmp_path / "imitated").exists()
     with pytest.raises(ValueError, match="promises nothing"):
-        bench.imitate(replace(real, promise=None), task_of(bench))
+        trainer.fit_unaccounted(replace(real, guarantee=None), task_of(trainer))
 
 
 def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_found(tmp_path, monkeypatch):
     looked = []
-    sound = samplewise.check
+    sound = samplewise.check_examples_independent
     monkeypatch.setattr(samplewise, "check", lambda *its: (looked.append(1), sound(*its)))
-    bench = bench_of("fedrep")
-    phases = len(bench.method.phases)
-    silo = silo_of(bench, tmp_path)
+    trainer = bench_of("fedrep")
+    phases = len(trainer.method.phases)
+    silo = silo_of(trainer, tmp_path)
     for number in (1, 2):
-        bench.imitate(silo, task_of(bench, number))
+        trainer.fit_unaccounted(silo, task_of(trainer, number))
     assert len(looked) == phases == 2
     for number in (1, 2, 3):
-        bench.fit(silo, task_of(bench, number))
+        trainer.fit(silo, task_of(trainer, number))
     assert len(looked) == 4 * phases
 
 
@@ -170,25 +170,25 @@ def meet(module, inputs, output):
 @pytest.fixture
 def meeting(monkeypatch):
     """In every net that is built, records meet behind the body."""
-    sound = Blueprint.net
+    sound = ModelSpec.net
 
     def net(self, *its):
         made = sound(self, *its)
         made.body.register_forward_hook(meet)
         return made
 
-    monkeypatch.setattr(Blueprint, "net", net)
+    monkeypatch.setattr(ModelSpec, "net", net)
 
 
 def test_a_net_in_which_records_meet_costs_nothing(meeting, tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path, statistics="dp")
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path, statistics="dp")
     for number in (1, 2):
         with pytest.raises(
             ConfigError, match=r"^here: a record's scores .* from head \(Linear\) on; .*SiloNorm"
         ):
-            bench.fit(silo, task_of(bench, number))
-    assert not silo.promise.book.exists()
+            trainer.fit(silo, task_of(trainer, number))
+    assert not silo.guarantee.book.exists()
 
 
 def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
@@ -199,32 +199,32 @@ def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
     silo = silo_of(bench_of(), tmp_path)
     with pytest.raises(ConfigError, match="^here: privacy: this model has no sound per-example gradients"):
         bench_of().fit(silo, task_of(bench_of()))
-    assert not silo.promise.book.exists()
+    assert not silo.guarantee.book.exists()
 
 
 def test_a_net_that_goes_wrong_later_costs_what_was_trained(tmp_path):
     """Looked at before the charge of each round, in each of its phases."""
-    bench = bench_of("fedrep")
-    silo = silo_of(bench, tmp_path)
-    bench.fit(silo, task_of(bench, 1))
-    cost = spent(silo.promise, "study")
-    hook = bench.net(3).body.register_forward_hook(meet)
+    trainer = bench_of("fedrep")
+    silo = silo_of(trainer, tmp_path)
+    trainer.fit(silo, task_of(trainer, 1))
+    cost = spent(silo.guarantee, "study")
+    hook = trainer.net(3).body.register_forward_hook(meet)
     with pytest.raises(ConfigError, match="here: a record's"):
-        bench.fit(silo, task_of(bench, 2))
-    assert spent(silo.promise, "study") == cost
+        trainer.fit(silo, task_of(trainer, 2))
+    assert spent(silo.guarantee, "study") == cost
     hook.remove()
-    bench.fit(silo, task_of(bench, 2))
+    trainer.fit(silo, task_of(trainer, 2))
 
 
 def test_a_net_that_diverged_costs_nothing(tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path)
-    huge = {name: tensor * 1e30 for name, tensor in task_of(bench).shared.items()}
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path)
+    huge = {name: tensor * 1e30 for name, tensor in task_of(trainer).shared.items()}
     with pytest.raises(
         SiloFailed, match=r"^here: the gradient of random rows is not finite; a lower train.lr"
     ):
-        bench.fit(silo, task_of(bench, shared=huge))
-    assert not silo.promise.book.exists()
+        trainer.fit(silo, task_of(trainer, shared=huge))
+    assert not silo.guarantee.book.exists()
 
 
 def test_a_simulation_says_what_is_wrong_with_its_model_in_one_line(meeting, monkeypatch, capsys, tmp_path):
@@ -242,9 +242,9 @@ def test_a_term_on_weights_acts_under_privacy(tmp_path):
     """The noise is reproducible here, so that only mu differs."""
     found = []
     for mu in (0.0, 5.0):
-        bench = bench_of(METHODS["fedprox"](mu=mu), Training(batch_size=16, epochs=2))
-        silo = silo_of(bench, tmp_path / str(mu), noise="reproducible")
-        found.append(bench.fit(silo, task_of(bench)).delta)
+        trainer = bench_of(METHODS["fedprox"](mu=mu), TrainingConfig(batch_size=16, epochs=2))
+        silo = silo_of(trainer, tmp_path / str(mu), noise="reproducible")
+        found.append(trainer.fit(silo, task_of(trainer)).delta)
     norms = [sum(float(tensor.norm()) ** 2 for tensor in delta.values()) for delta in found]
     assert 0 < norms[1] < 0.9 * norms[0]
 
@@ -253,11 +253,11 @@ def test_a_term_on_weights_acts_under_privacy(tmp_path):
 
 
 def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path, rounds=2, statistics="dp", epsilon=3.0)
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path, rounds=2, statistics="dp", epsilon=3.0)
     for number in (1, 2):
-        bench.fit(silo, task_of(bench, number))
-    its = silo.promise
+        trainer.fit(silo, task_of(trainer, number))
+    its = silo.guarantee
     q, steps = 16 / 60, 4
     wanted = [
         SpendEvent(its.refresh.release.noise_multiplier, 1.0, 1),
@@ -268,20 +268,20 @@ def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
     assert spent(its, "study")["epsilon_replace_one"] > spent(its, "study")["epsilon"]
     before = copy(silo.local)
     with pytest.raises(Refused, match="would come to 12 steps .* plan") as caught:
-        bench.fit(silo, task_of(bench, 3))
+        trainer.fit(silo, task_of(trainer, 3))
     assert caught.value.exit_code == 3
     assert same(silo.local, before)
     with pytest.raises(BudgetExhausted, match="'another' takes its whole plan, epsilon 2.* left"):
-        bench.fit(silo, task_of(bench, 1, study="another"))
+        trainer.fit(silo, task_of(trainer, 1, study="another"))
 
 
 def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
     """Whether it ends may depend on its results, so what its rounds came to is no claim, and not left for another study."""
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path, rounds=3, epsilon=3.0)
-    its = silo.promise
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path, rounds=3, epsilon=3.0)
+    its = silo.guarantee
     assert spent(its, "study")["epsilon"] == 0.0  # nothing was planned yet
-    bench.fit(silo, task_of(bench))
+    trainer.fit(silo, task_of(trainer))
     claimed = spent(its, "study")
     whole, first = its.schedule(), its.events(first=True)
     assert claimed["epsilon"] == its.epsilon == pytest.approx(accounting.epsilon(whole, its.delta))
@@ -293,22 +293,22 @@ def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
 
 
 def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path)
-    update = bench.fit(silo, task_of(bench))
-    local, cost = copy(silo.local), spent(silo.promise, "study")
-    again = replace(silo, local=silo_of(bench, tmp_path).local)
-    assert same(bench.fit(again, task_of(bench)).delta, update.delta)
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path)
+    update = trainer.fit(silo, task_of(trainer))
+    local, cost = copy(silo.local), spent(silo.guarantee, "study")
+    again = replace(silo, local=silo_of(trainer, tmp_path).local)
+    assert same(trainer.fit(again, task_of(trainer)).delta, update.delta)
     assert same(again.local, local)
-    assert spent(silo.promise, "study") == cost
-    changed = {name: tensor + 1 for name, tensor in task_of(bench).shared.items()}
+    assert spent(silo.guarantee, "study") == cost
+    changed = {name: tensor + 1 for name, tensor in task_of(trainer).shared.items()}
     with pytest.raises(Refused, match="another task"):
-        bench.fit(silo, task_of(bench, shared=changed))
+        trainer.fit(silo, task_of(trainer, shared=changed))
 
 
 def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path, monkeypatch, caplog):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path)
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path)
 
     def fails(*given, **more):
         raise ValueError("row 7 is Mrs Miller's")
@@ -316,34 +316,34 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr(mechanism.Mechanism, "step", fails)
         with pytest.raises(SiloFailed) as caught:
-            bench.fit(silo, task_of(bench))
+            trainer.fit(silo, task_of(trainer))
     assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
     assert "Mrs Miller" in caplog.text
-    assert spent(silo.promise, "study")["epsilon"] > 0
+    assert spent(silo.guarantee, "study")["epsilon"] > 0
     with pytest.raises(RoundLost, match="charged and has no reply"):
-        bench.fit(silo, task_of(bench))
-    bench.fit(silo, task_of(bench, 2))
+        trainer.fit(silo, task_of(trainer))
+    trainer.fit(silo, task_of(trainer, 2))
 
 
 def test_other_rows_under_the_same_name_are_noticed(tmp_path):
-    bench = bench_of()
-    bench.fit(silo_of(bench, tmp_path), task_of(bench))
-    other = silo_of(bench, tmp_path, data_of(seed=1))
+    trainer = bench_of()
+    trainer.fit(silo_of(trainer, tmp_path), task_of(trainer))
+    other = silo_of(trainer, tmp_path, data_of(seed=1))
     with pytest.raises(Refused, match="rows (have changed|are not those)"):
-        bench.fit(other, task_of(bench, 2))
+        trainer.fit(other, task_of(trainer, 2))
 
 
 # Why it is needed: what one record does to the sum that is released
 
 
-def released(bench, state, data, rows):
+def released(trainer, state, data, rows):
     """The sum of clipped gradients of the body's tensors."""
-    net = bench.net(3)
+    net = trainer.net(3)
     net.load_state_dict(state)
-    bench.unfreeze(net, bench.method.phases[0])
+    trainer.unfreeze(net, trainer.method.phases[0])
 
     def losses(model, which):
-        return bench._losses(net, bench._batch(data, which, None))
+        return trainer._losses(net, trainer._batch(data, which, None))
 
     parts = mechanism.clipped(mechanism.by_hooks, net, rows, losses, 1.0)
     names = [name for name, weight in net.named_parameters() if weight.requires_grad]
@@ -351,12 +351,12 @@ def released(bench, state, data, rows):
     return torch.cat(kept)
 
 
-def sensitivity(bench, states):
+def sensitivity(trainer, states):
     """``states``: what the silo would train from, with and without its first record, which is an odd one."""
     data = odd()
     everyone = torch.arange(len(data.train))
-    with_it = released(bench, states[0], data, everyone)
-    return float((with_it - released(bench, states[1], data, everyone[1:])).norm())
+    with_it = released(trainer, states[0], data, everyone)
+    return float((with_it - released(trainer, states[1], data, everyone[1:])).norm())
 
 
 def odd():
@@ -366,23 +366,23 @@ def odd():
 
 
 def test_constant_statistics_keep_the_promise_and_exact_ones_break_it():
-    bench, x = bench_of(), odd().train.x
-    initial = bench.initial(3)
-    assert sensitivity(bench, (initial, initial)) <= 1 + 1e-4
-    exact = tuple(initial | bench.adapt(initial, rows, 3) for rows in (x, x[1:]))
-    assert sensitivity(bench, exact) > 5
+    trainer, x = bench_of(), odd().train.x
+    initial = trainer.initial(3)
+    assert sensitivity(trainer, (initial, initial)) <= 1 + 1e-4
+    exact = tuple(initial | trainer.adapt(initial, rows, 3) for rows in (x, x[1:]))
+    assert sensitivity(trainer, exact) > 5
 
 
 def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
     from fedtl.methods.base import HEAD, Phase
 
-    bench, data = bench_of(), odd()
-    start, states = bench.initial(3), []
+    trainer, data = bench_of(), odd()
+    start, states = trainer.initial(3), []
     for rows in (slice(None), slice(1, None)):
-        own = replace(data, train=Rows(data.train.x[rows], data.train.y[rows]))
+        own = replace(data, train=Dataset(data.train.x[rows], data.train.y[rows]))
         silo = Silo("here", own, {}, b"secret")
-        states.append(bench.train(silo, start, Phase(HEAD, 30), task_of(bench)))
-    assert sensitivity(bench, tuple(states)) > 5
+        states.append(trainer.train(silo, start, Phase(HEAD, 30), task_of(trainer)))
+    assert sensitivity(trainer, tuple(states)) > 5
 
 
 # Whole runs
@@ -524,11 +524,11 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
-    bench = bench_of()
-    (text,) = warnings(silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise)
+    trainer = bench_of()
+    (text,) = warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
     assert "name fewer privacy.stages" in text
-    first = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).promise
-    every = silo_of(bench, tmp_path, statistics="dp", epsilon=1.0).promise
+    first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
+    every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee
     assert len(first.refresh.layers) == 1 < len(every.refresh.layers)
     assert first.refresh.release.expected < every.refresh.release.expected
 
@@ -560,8 +560,8 @@ def test_a_tuning_that_was_never_charged_is_refused_in_one_line(at):
 
 
 def test_a_reply_keeps_every_bit(tmp_path):
-    bench = bench_of()
-    update = bench.fit(silo_of(bench, tmp_path), task_of(bench))
+    trainer = bench_of()
+    update = trainer.fit(silo_of(trainer, tmp_path), task_of(trainer))
     local = {"head.x": torch.tensor([1.5, float("-inf")]), "count": torch.tensor(3)}
     back, own = charge._unpacked("here", charge._packed(update, local))
     assert back == replace(update, delta=back.delta)
@@ -583,7 +583,7 @@ def test_statistics_without_a_public_start_are_of_noise_and_of_nobodys_rows(tmp_
             build(load("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
             for names in (["plain"], ["faint"])
         ]
-        states = [study.bench.initial(10) for study in seen]
+        states = [study.trainer.initial(10) for study in seen]
     assert same(*states)
     x = torch.rand(NOISES, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     name = next(key for key in states[0] if key.endswith("running_mean"))

@@ -8,7 +8,7 @@ import torch
 from scipy.special import softmax
 from sklearn import metrics
 
-from fedtl.data.prepare import Exam
+from fedtl.data.prepare import EvaluationSet
 from fedtl.experiment.config.load import load
 from fedtl.experiment.notes import AS_LEFT, LOCAL_AFTER
 from fedtl.experiment.predict import SiloModel
@@ -25,7 +25,7 @@ from fedtl.simulation.shared_store import temporary
 from fedtl.training.finish import Examine, Onboard
 from fedtl.training.metrics import quick
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 from tests.experiment.test_run import SMALL, do, own_validation, small
 from tests.training.test_trainer import data_of, mlp, rows_of
 
@@ -34,9 +34,9 @@ TEST = replace(rows_of(77, 60), x=rows_of(77, 60).x - 76)  # drawn as the traini
 
 def trained_weights():
     """Any weights, and running averages that are far from what the rows have."""
-    bench = Bench(mlp(), METHODS["local"](), Training(batch_size=8, epochs=2))
-    silo = Silo("here", data_of(1, 40), bench.initial(3), b"secret")
-    state = bench.train(silo, bench.initial(3), bench.method.phases[0], Task("test", 1, 4, 0, {}))
+    trainer = Trainer(mlp(), METHODS["local"](), TrainingConfig(batch_size=8, epochs=2))
+    silo = Silo("here", data_of(1, 40), trainer.initial(3), b"secret")
+    state = trainer.train(silo, trainer.initial(3), trainer.method.phases[0], Task("test", 1, 4, 0, {}))
     for name in state:
         if name.endswith("running_mean"):
             state[name] += 1.5
@@ -47,13 +47,13 @@ def trained_weights():
 
 def at_home(name, state, plan=None, **changes):
     """A bench of the method, a silo that holds its part of the state, and the task that holds the other."""
-    bench = Bench(plan or mlp(), replace(METHODS[name](), **changes), Training(batch_size=8))
-    shared, local = bench.partition.split(bench.initial(3) | state)  # some methods add a discriminator
-    return bench, Silo("here", data_of(1, 40), local, b"secret"), Task("test", 5, 4, 0, shared)
+    trainer = Trainer(plan or mlp(), replace(METHODS[name](), **changes), TrainingConfig(batch_size=8))
+    shared, local = trainer.partition.split(trainer.initial(3) | state)  # some methods add a discriminator
+    return trainer, Silo("here", data_of(1, 40), local, b"secret"), Task("test", 5, 4, 0, shared)
 
 
-def outcome(bench, silo, task):
-    return Examine(task, lambda _: Exam(TEST, torch.arange(len(TEST))))(bench, silo)
+def outcome(trainer, silo, task):
+    return Examine(task, lambda _: EvaluationSet(TEST, torch.arange(len(TEST))))(trainer, silo)
 
 
 def forward(state, x, statistics=None):
@@ -84,18 +84,18 @@ def exact_scores(state):
 def test_the_same_weights_get_the_same_figures_under_every_method(name):
     """Headline figures where the statistics are the silo's own; where they are shared, those called refitted."""
     state = trained_weights()
-    bench, silo, task = at_home(name, state, personalise=Personalise())
-    found = outcome(bench, silo, task)
+    trainer, silo, task = at_home(name, state, personalise=Personalise())
+    found = outcome(trainer, silo, task)
     scores = exact_scores(state)
     accuracy = metrics.accuracy_score(TEST.y, scores.argmax(1))
     wanted = {"accuracy": accuracy, "loss": metrics.log_loss(TEST.y, softmax(scores, 1))}
-    if Role.STATS not in bench.method.shared:
+    if Role.STATS not in trainer.method.shared:
         assert {name: found.test.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
         assert found.refitted is None
         np.testing.assert_allclose(found.scores.numpy(), scores, atol=1e-4)
     else:
         assert {name: found.refitted.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
-        assert torch.equal(found.scores, bench.scores(bench.initial(3) | state, TEST.x, silo.data))
+        assert torch.equal(found.scores, trainer.scores(trainer.initial(3) | state, TEST.x, silo.data))
         assert abs(found.test.figures["loss"] - wanted["loss"]) > 0.05
 
 
@@ -135,9 +135,9 @@ def test_the_distance_is_of_what_training_left():
 def test_what_is_tuned_at_home_has_statistics_of_home():
     """FedAvg's shared statistics move where everything is tuned at home, and stay where only the head is."""
     state = trained_weights()
-    bench, silo, task = at_home("fedavg", state, personalise=Personalise("all", 2))
-    found = outcome(bench, silo, task)
-    again = bench.with_exact_statistics(silo, found.state)
+    trainer, silo, task = at_home("fedavg", state, personalise=Personalise("all", 2))
+    found = outcome(trainer, silo, task)
+    again = trainer.with_exact_statistics(silo, found.state)
     assert all(torch.allclose(found.state[name], again[name], atol=1e-6) for name in again)
     assert found.refitted is None
     head = outcome(*at_home("fedavg", state, personalise=Personalise("head", 2)))
@@ -150,7 +150,7 @@ def test_what_is_tuned_at_home_has_statistics_of_home():
 @pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedtl"])
 def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name, when, fits):
     plan = privately(mlp())
-    state = Bench(plan, METHODS[name](), Training()).initial(3)
+    state = Trainer(plan, METHODS[name](), TrainingConfig()).initial(3)
     found = outcome(*at_home(name, state, privately(mlp()), exact_statistics=when))
     moved = {name for name in state if not torch.equal(found.state[name], state[name])}
     assert bool(moved) == fits
@@ -162,33 +162,33 @@ def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name
 def test_the_figure_of_a_round_is_that_of_the_model_that_would_be_scored(name):
     """Serial and stacked, for a round that begins where training might have ended."""
     state = trained_weights()
-    bench, silo, task = at_home(name, state)
-    wanted = outcome(bench, silo, task).validation.figures["loss"]
+    trainer, silo, task = at_home(name, state)
+    wanted = outcome(trainer, silo, task).validation.figures["loss"]
     twin = replace(silo, name="there", local=copy(silo.local))
-    assert stacked.fit(bench, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
-    assert bench.fit(silo, task).metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert stacked.fit(trainer, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+    assert trainer.fit(silo, task).metrics["loss"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_training_begins_with_what_was_received_not_with_what_was_measured():
     state = trained_weights()
-    bench, silo, task = at_home("fedtl", state)
+    trainer, silo, task = at_home("fedtl", state)
     received = copy(silo.local)
     blind = replace(silo, data=replace(silo.data, val=rows_of(3, 0)), local=copy(received))
-    bench.fit(blind, task)
-    bench.fit(silo, task)
+    trainer.fit(blind, task)
+    trainer.fit(silo, task)
     assert all(torch.equal(silo.local[name], blind.local[name]) for name in received)
 
 
 def test_a_silo_that_trained_alone_late_has_statistics_of_all_its_inputs():
     state = trained_weights()
-    bench, silo, task = at_home("fedtl", state)
-    onboard = Onboard(task, lambda _: Exam(TEST, torch.arange(len(TEST))), 5, 3)
+    trainer, silo, task = at_home("fedtl", state)
+    onboard = Onboard(task, lambda _: EvaluationSet(TEST, torch.arange(len(TEST))), 5, 3)
     seen = []
-    plain = bench.with_exact_statistics
-    bench.with_exact_statistics = lambda which, state: (
+    plain = trainer.with_exact_statistics
+    trainer.with_exact_statistics = lambda which, state: (
         seen.append(len(which.data.train)) or plain(which, state)
     )
-    assert {"alone", "head", "head_adabn"} == set(onboard(bench, silo))
+    assert {"alone", "head", "head_adabn"} == set(onboard(trainer, silo))
     assert seen == [40]
 
 
@@ -205,7 +205,7 @@ def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
         study = build(experiment, shelf, shelf)
         everybody = torch.cat([study.data(name).train.x for name in study.training])
     model = SiloModel(RunFolder(path), "plain")
-    again = model.bench.adapt(model.state, everybody, model.data.width)
+    again = model.trainer.adapt(model.state, everybody, model.data.width)
     shared = RunFolder(path).tensors("shared.safetensors")
     assert all(torch.allclose(shared[name], again[name], atol=1e-5) for name in again)
     assert all("refitted" in its for its in result["silos"].values())
@@ -223,8 +223,8 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
         exam, data = study.exam("faint"), study.data("faint")
     model = SiloModel(folder, "faint")
     kept = folder.tensors("silos/faint/test.safetensors")
-    assert torch.equal(model.bench.scores(model.state, exam.test.x, data), kept["scores"])
-    val = quick(model.bench.scores(model.state, data.val.x, data), data.val.y)
+    assert torch.equal(model.trainer.scores(model.state, exam.test.x, data), kept["scores"])
+    val = quick(model.trainer.scores(model.state, data.val.x, data), data.val.y)
     assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
 
 

@@ -24,7 +24,7 @@ from fedtl.federation.flower import (
     task_records,
 )
 from fedtl.federation.policy import Code
-from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
@@ -204,8 +204,8 @@ def federation(acts, online=None, minimum=1, deadline=0.5):
 
 def one_round(acts, minimum=1):
     over, _ = federation(acts, minimum=minimum)
-    plan = Plan("study", 7, 1, ServerStep(), None, minimum)
-    (only,) = rounds(over, plan, Standing(0, SHARED), {"body.w": Role.BODY})
+    plan = FederationConfig("study", 7, 1, ServerStep(), None, minimum)
+    (only,) = rounds(over, plan, ServerState(0, SHARED), {"body.w": Role.BODY})
     return only
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fedtl._util.randomness import torch_generator
 from fedtl.errors import NotEnoughSilos
-from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.messages import Refusal, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
@@ -20,7 +20,7 @@ WEIGHTS = {"ada": 3.0, "bob": 17.0, "cleo": 0.1, "dan": 5.0, "eve": 1e3}
 
 
 def start():
-    return Standing(
+    return ServerState(
         0, {"body.n.running_mean": torch.zeros(3), "body.w": torch.linspace(-1, 1, 6).reshape(2, 3)}
     )
 
@@ -50,7 +50,7 @@ class Toys:
 
 
 def run(federation, standing=None, **changes):
-    plan = replace(Plan("toys", 0, 4, ServerStep()), **changes)
+    plan = replace(FederationConfig("toys", 0, 4, ServerStep()), **changes)
     return list(rounds(federation, plan, standing or start(), ROLES))
 
 
@@ -173,7 +173,7 @@ def test_the_rounds_before_the_run_ended_were_given():
         return None if update.round == 3 else update
 
     run_of = rounds(
-        Toys(lies=dict.fromkeys(WEIGHTS, fails)), Plan("toys", 0, 4, ServerStep()), start(), ROLES
+        Toys(lies=dict.fromkeys(WEIGHTS, fails)), FederationConfig("toys", 0, 4, ServerStep()), start(), ROLES
     )
     assert [next(run_of).after.round, next(run_of).after.round] == [1, 2]
     with pytest.raises(NotEnoughSilos, match="round 3"):
@@ -251,7 +251,7 @@ def test_bytes():
 
 
 def test_nothing_shared_is_no_traffic():
-    (one,) = run(Toys(), Standing(0, {}), rounds=1)
+    (one,) = run(Toys(), ServerState(0, {}), rounds=1)
     assert one.after.shared == {}
     assert one.bytes_up == one.bytes_down == 0
     assert len(one.replies) == 5

@@ -20,7 +20,7 @@ from fedtl.models.dp_norm import (
 from fedtl.models.libraries import import_timm
 from fedtl.models.net import stages
 from fedtl.models.norms import adapt, batch_norms, is_norm
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role, roles
 from fedtl.privacy.per_sample.clipping import by_book, by_hooks
 
@@ -47,7 +47,7 @@ def shaken(model, seed=0):
 def net_of(name):
     """With the statistics of torch's own training pass, so that scores tell one input from another."""
     with torch.random.fork_rng(devices=[]):
-        net = shaken(blueprint(name, (3, 32, 32), 0).net(3)).double()
+        net = shaken(model_spec(name, (3, 32, 32), 0).net(3)).double()
         torch.manual_seed(0)
         norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]

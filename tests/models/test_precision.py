@@ -3,35 +3,35 @@
 import pytest
 import torch
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import METHODS
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 
-def bench(dtype):
-    return Bench(blueprint("mlp", (5,), 0), METHODS["fedtl"](), Training(batch_size=8), dtype=dtype)
+def trainer(dtype):
+    return Trainer(model_spec("mlp", (5,), 0), METHODS["fedtl"](), TrainingConfig(batch_size=8), dtype=dtype)
 
 
-def silo_of(bench, name):
+def silo_of(trainer, name):
     generator = torch.Generator().manual_seed(ord(name))
-    rows = Rows(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
-    _, local = bench.partition.split(bench.initial(3))
-    return Silo(name, SiloData(rows, rows, ("x", "y", "z")), local, b"secret")
+    rows = Dataset(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
+    _, local = trainer.partition.split(trainer.initial(3))
+    return Silo(name, SiloDataset(rows, rows, ("x", "y", "z")), local, b"secret")
 
 
-@pytest.mark.parametrize("engine", [Serial, lambda bench: Stacked(bench, 2)], ids=["serial", "stacked"])
+@pytest.mark.parametrize("engine", [Serial, lambda trainer: Stacked(trainer, 2)], ids=["serial", "stacked"])
 def test_bf16_computes_in_bfloat16_and_keeps_float32(engine):
     """With 8 bits of mantissa training goes nearly the same way, and not quite."""
     found = {}
     for dtype in ("float32", "bf16"):
-        its = bench(dtype)
+        its = trainer(dtype)
         silos = [silo_of(its, name) for name in ("a", "b")]
         shared, _ = its.partition.split(its.initial(3))
         updates = dict(engine(its).each(Fit(Task("test", 1, 1, 0, shared)), silos))
@@ -47,7 +47,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(engine):
 
 
 def test_scores_are_those_of_autocast():
-    its = bench("bf16")
+    its = trainer("bf16")
     silo = silo_of(its, "a")
     net, x = its.net(3), silo.data.val.x
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -59,4 +59,4 @@ def test_scores_are_those_of_autocast():
 
 def test_tf32_is_refused_without_cuda():
     with pytest.raises(ConfigError, match=r"model\.dtype = 'tf32' needs CUDA.*use float32 or bf16"):
-        bench("tf32")
+        trainer("tf32")

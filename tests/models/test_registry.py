@@ -14,7 +14,7 @@ from fedtl.errors import ModelError
 from fedtl.models import weights
 from fedtl.models.libraries import import_timm, import_torchvision
 from fedtl.models.net import cut, stages
-from fedtl.models.registry import MODELS, blueprint, check_name
+from fedtl.models.registry import MODELS, check_name, model_spec
 from fedtl.models.roles import Role, roles
 
 
@@ -40,7 +40,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_cut_equals_the_whole_model(name):
-    plan = blueprint(name, (3, 64, 64), 1)
+    plan = model_spec(name, (3, 64, 64), 1)
     net = plan.net(5).eval()
     state = net.state_dict()
     with torch.random.fork_rng(devices=[]):
@@ -56,7 +56,7 @@ def test_the_cut_equals_the_whole_model(name):
 
 
 def test_squeezenet_pools_after_its_classifier_and_is_cut_all_the_same():
-    plan = blueprint("torchvision/squeezenet1_1", (3, 64, 64), 1)
+    plan = model_spec("torchvision/squeezenet1_1", (3, 64, 64), 1)
     net = plan.net(5).eval()
     whole = whole_torchvision("squeezenet1_1").eval()
     whole.load_state_dict({plan.library_name(name): value for name, value in net.state_dict().items()})
@@ -68,7 +68,7 @@ def test_squeezenet_pools_after_its_classifier_and_is_cut_all_the_same():
 @pytest.mark.parametrize("name", list(MODELS.own))
 @pytest.mark.parametrize("channels", [1, 3])
 def test_built_in_models_take_their_shape_and_any_head(name, channels):
-    plan = blueprint(name, (channels, 16, 16), 0)
+    plan = model_spec(name, (channels, 16, 16), 0)
     x = torch.randn(4, channels, 16, 16)
     for width in (1, 2, 11):
         net = plan.net(width).eval()
@@ -77,31 +77,31 @@ def test_built_in_models_take_their_shape_and_any_head(name, channels):
 
 
 def test_mlp_takes_rows_and_the_others_refuse_them():
-    assert blueprint("mlp", (7,), 0).net(2).eval()(torch.randn(3, 7)).shape == (3, 2)
+    assert model_spec("mlp", (7,), 0).net(2).eval()(torch.randn(3, 7)).shape == (3, 2)
     for name in ("convnet", "digitmodel", "resnet20"):
         with pytest.raises(ModelError, match=rf"model.name = '{name}': takes images, not rows of 7 columns"):
-            blueprint(name, (7,), 0)
+            model_spec(name, (7,), 0)
     with pytest.raises(ModelError, match="takes images of 8 px or more, not 4 x 4"):
-        blueprint("resnet20", (3, 4, 4), 0)
+        model_spec("resnet20", (3, 4, 4), 0)
     with pytest.raises(ModelError, match="takes images, not rows"):
-        blueprint("resnet18", (7,), 0)
+        model_spec("resnet18", (7,), 0)
     with pytest.raises(ModelError, match="3 channels, not 1"):
-        blueprint("torchvision/resnet18", (1, 64, 64), 0)
+        model_spec("torchvision/resnet18", (1, 64, 64), 0)
 
 
 def test_an_image_too_small_for_a_model_is_a_model_error():
     with pytest.raises(ModelError, match=r"model.name = 'torchvision/alexnet'.*\(3, 8, 8\)"):
-        blueprint("torchvision/alexnet", (3, 8, 8), 0)
+        model_spec("torchvision/alexnet", (3, 8, 8), 0)
 
 
 @pytest.mark.parametrize("name", ["mlp", "convnet", "resnet20", "resnet18"])
 def test_first_weights_depend_on_the_seed_alone(name):
     before = torch.get_rng_state()
-    first = blueprint(name, (3, 16, 16), 3).net(5).state_dict()
+    first = model_spec(name, (3, 16, 16), 3).net(5).state_dict()
     assert torch.equal(before, torch.get_rng_state())
     torch.rand(7)
-    again = blueprint(name, (3, 16, 16), 3).net(5).state_dict()
-    other = blueprint(name, (3, 16, 16), 4).net(5).state_dict()
+    again = model_spec(name, (3, 16, 16), 3).net(5).state_dict()
+    other = model_spec(name, (3, 16, 16), 4).net(5).state_dict()
     assert all(torch.equal(first[tensor], again[tensor]) for tensor in first)
     drawn = [tensor for tensor in first if tensor.endswith("weight") and first[tensor].std() > 0]
     assert len(drawn) > 2
@@ -109,11 +109,11 @@ def test_first_weights_depend_on_the_seed_alone(name):
 
 
 def test_a_head_depends_on_seed_and_width_and_not_on_when_it_is_made():
-    plan = blueprint("mlp", (4,), 0)
+    plan = model_spec("mlp", (4,), 0)
     first = plan.net(3).head.weight.clone()
     plan.net(5)
     assert torch.equal(plan.net(3).head.weight, first)
-    assert torch.equal(blueprint("mlp", (4,), 0).net(3).head.weight, first)
+    assert torch.equal(model_spec("mlp", (4,), 0).net(3).head.weight, first)
 
 
 def test_an_unknown_name_tells_the_nearest():
@@ -122,11 +122,11 @@ def test_an_unknown_name_tells_the_nearest():
     ):
         check_name("convnt")
     with pytest.raises(ModelError, match=r"did you mean .*efficientnet_b0"):
-        blueprint("fficientnet_b0", (3, 32, 32), 0)
+        model_spec("fficientnet_b0", (3, 32, 32), 0)
     with pytest.raises(ModelError, match="torchvision has no classification model 'resnet19'"):
-        blueprint("torchvision/resnet19", (3, 32, 32), 0)
+        model_spec("torchvision/resnet19", (3, 32, 32), 0)
     with pytest.raises(ModelError, match="has no classification model 'fcn_resnet50'"):
-        blueprint("torchvision/fcn_resnet50", (3, 64, 64), 0)
+        model_spec("torchvision/fcn_resnet50", (3, 64, 64), 0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "torchvision/resnet18"])
@@ -142,7 +142,7 @@ def test_weights_that_cannot_be_fetched_are_a_model_error(name, monkeypatch):
 
     monkeypatch.setattr(owner, real.__name__, only_random)
     with pytest.raises(ModelError, match=r"model.weights = .pretrained.*no network here.*give their file"):
-        blueprint(name, (3, 64, 64), 0, pretrained=True)
+        model_spec(name, (3, 64, 64), 0, pretrained=True)
 
 
 class NotLast(nn.Module):
@@ -171,20 +171,20 @@ def count_of(body):
 
 def test_stages():
     """ResNet: stem and four; EfficientNet: stem, seven and the last convolution; ViT: embedding and twelve blocks."""
-    assert count_of(blueprint("resnet18", (3, 64, 64), 0).body) == 5
-    assert count_of(blueprint("efficientnet_b0", (3, 64, 64), 0).body) == 9
-    assert count_of(blueprint("vit_tiny_patch16_224", (3, 64, 64), 0).body) == 13
-    assert count_of(blueprint("mlp", (4,), 0).body) == 2
-    assert count_of(blueprint("convnet", (1, 8, 8), 0).body) == 3
+    assert count_of(model_spec("resnet18", (3, 64, 64), 0).body) == 5
+    assert count_of(model_spec("efficientnet_b0", (3, 64, 64), 0).body) == 9
+    assert count_of(model_spec("vit_tiny_patch16_224", (3, 64, 64), 0).body) == 13
+    assert count_of(model_spec("mlp", (4,), 0).body) == 2
+    assert count_of(model_spec("convnet", (1, 8, 8), 0).body) == 3
     assert count_of(nn.Identity()) == 0
     assert stages(nn.Linear(2, 2)) == [["weight", "bias"]]
 
 
 def test_stages_begin_at_the_input_and_keep_a_norm_with_its_layer():
-    resnet = stages(blueprint("resnet18", (3, 64, 64), 0).body)
+    resnet = stages(model_spec("resnet18", (3, 64, 64), 0).body)
     assert resnet[0] == ["conv1.weight", "bn1.weight", "bn1.bias"]
     assert all(all(name.startswith(f"layer{number}.") for name in resnet[number]) for number in range(1, 5))
-    vit = stages(blueprint("vit_tiny_patch16_224", (3, 64, 64), 0).body)
+    vit = stages(model_spec("vit_tiny_patch16_224", (3, 64, 64), 0).body)
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= set(vit[0])
     assert all(any(name.startswith(f"blocks.{number}.") for name in vit[number + 1]) for number in range(12))
     assert {"norm.weight", "norm.bias"} <= set(vit[12])
@@ -195,7 +195,7 @@ def test_stages_begin_at_the_input_and_keep_a_norm_with_its_layer():
 
 @pytest.fixture
 def plan():
-    return blueprint("convnet", (1, 8, 8), 0)
+    return model_spec("convnet", (1, 8, 8), 0)
 
 
 def taken_from(file, plan, width=3):
@@ -204,7 +204,7 @@ def taken_from(file, plan, width=3):
 
 
 def other_state(width=3):
-    plan = blueprint("convnet", (1, 8, 8), 9)
+    plan = model_spec("convnet", (1, 8, 8), 9)
     return plan, {name: value.clone() for name, value in plan.net(width).state_dict().items()}
 
 
@@ -326,7 +326,7 @@ def test_half_precision_becomes_the_models_own(plan):
 
 def test_real_weights_load_into_resnet20(shared_data):
     path = shared_data("pretrained-cifar10-resnet20") / "resnet20.safetensors"
-    plan = blueprint("resnet20", (3, 32, 32), 0)
+    plan = model_spec("resnet20", (3, 32, 32), 0)
     net = plan.net(10)
     taken, _ = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
     assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()

@@ -10,7 +10,7 @@ from fedtl.errors import PartitionError
 from fedtl.methods.base import METHODS
 from fedtl.methods.losses import PerExample
 from fedtl.models.net import Net
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles
 
 # Names, and how many norm modules the architecture has (counted in the papers' tables, checked below by type).
@@ -33,7 +33,7 @@ TORCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 @lru_cache(maxsize=1)  # tests run model by model, and one at a time is in memory
 def net_of(name):
     with torch.random.fork_rng(devices=[]):
-        return blueprint(name, (3, 32, 32) if name == "resnet20" else (3, 64, 64), 0).net(5)
+        return model_spec(name, (3, 32, 32) if name == "resnet20" else (3, 64, 64), 0).net(5)
 
 
 @pytest.fixture(params=ZOO, scope="module")
@@ -101,7 +101,7 @@ def terms_of(method):
 
 @lru_cache(maxsize=4)
 def small_net(method):
-    return blueprint("convnet", (1, 8, 8), 0).net(3, [term.modules for term in terms_of(METHODS[method]())])
+    return model_spec("convnet", (1, 8, 8), 0).net(3, [term.modules for term in terms_of(METHODS[method]())])
 
 
 @pytest.mark.parametrize("name", list(METHODS))

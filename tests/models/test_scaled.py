@@ -15,7 +15,7 @@ from fedtl.experiment.predict import SiloModel, export
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.models.registry import MODELS, blueprint, privately
+from fedtl.models.registry import MODELS, model_spec, privately
 from fedtl.models.scaled import INPUT_SCALE, with_input_scale
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.dp_adabn import BOUND, RADII, Release, refresh
@@ -115,7 +115,7 @@ def test_mean_and_spread_are_those_of_numpy_within_the_noise(folder, scaled):
 def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
     with temporary() as shelf:
-        its = build(run_folder.experiment(), shelf, shelf).promise("a", run_folder.silo("a"))
+        its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
     assert its.refresh.layers == (INPUT_SCALE,)
     assert its.refresh.release.channels == (4,)
     ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
@@ -128,7 +128,7 @@ def test_the_release_is_one_charged_event_before_the_first_step(scaled):
 def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch):
     """Against numpy: the sums before noise, with a record, without it (zero-out) and with it at the other bounds."""
     n, c = 40, 3
-    plan = with_input_scale(privately(blueprint("mlp", (c,), 0)), (c,))
+    plan = with_input_scale(privately(model_spec("mlp", (c,), 0)), (c,))
     start = {name: tensor.clone() for name, tensor in plan.body.state_dict().items()}
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.uniform(-0.2, 0.2, (n, c)), dtype=torch.float32)
@@ -169,7 +169,7 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
 
 
 def test_without_noise_it_is_the_mean_and_the_spread():
-    plan = with_input_scale(privately(blueprint("mlp", (2,), 0)), (2,))
+    plan = with_input_scale(privately(model_spec("mlp", (2,), 0)), (2,))
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal([0.3, -0.1], [0.2, 0.5], (4000, 2)).clip(-1, 1), dtype=torch.float32)
     refresh(plan.body, lambda: [(x, None)], Release(1e-9, (2,), 4000), Silent(), [INPUT_SCALE])
@@ -181,7 +181,7 @@ def test_without_noise_it_is_the_mean_and_the_spread():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_model_scales_its_inputs_once_and_keeps_its_names(name):
     shape = SHAPES[name]
-    plain = privately(blueprint(name, shape, 0))
+    plain = privately(model_spec(name, shape, 0))
     scaled = with_input_scale(plain, shape)
     first, *others = scaled.body.state_dict()
     assert first == f"{INPUT_SCALE}.running_mean"
@@ -208,7 +208,7 @@ def test_a_model_that_would_scale_twice_is_refused():
                 x = child(x)
             return x
 
-    plan = privately(blueprint("mlp", (3,), 0))
+    plan = privately(model_spec("mlp", (3,), 0))
     with pytest.raises(ModelError, match="would scale its inputs 2 times"):
         with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0), (3,))
 
@@ -292,6 +292,6 @@ def test_the_plan_is_within_the_budget(folder):
     experiment = load("digits", [*SETS, *DP, f"data.path={folder}"])
     with temporary() as shelf:
         study = build(experiment, shelf, shelf)
-        its = study.promise("a", folder)
+        its = study.guarantee("a", folder)
         assert study.data("a").origins.scale == "released"
     assert its.epsilon <= 4 < its.epsilon * 1.01

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import terms, warnings
 from fedtl.messages import SpendEvent
@@ -33,32 +33,32 @@ def test_no_unit_adds_more_than_one(odd):
 
 
 def test_it_leaves_with_the_round_is_charged_and_comes_again_as_it_was(tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path, metrics=["accuracy"], rounds=3)
-    its = silo.promise
-    update = bench.fit(silo, task_of(bench))
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path, metrics=["accuracy"], rounds=3)
+    its = silo.guarantee
+    update = trainer.fit(silo, task_of(trainer))
     assert set(update.metrics) == {"accuracy"}
     assert its.metric.event in ledger_of(silo).events("study")
-    assert bench.fit(silo, task_of(bench)).metrics == update.metrics  # the stored reply
-    again = silo_of(bench, tmp_path / "again", metrics=["accuracy"], rounds=3)
-    assert bench.fit(again, task_of(bench)).metrics != update.metrics  # noise of its own
+    assert trainer.fit(silo, task_of(trainer)).metrics == update.metrics  # the stored reply
+    again = silo_of(trainer, tmp_path / "again", metrics=["accuracy"], rounds=3)
+    assert trainer.fit(again, task_of(trainer)).metrics != update.metrics  # noise of its own
 
 
 def test_all_of_it_ends_at_the_epsilon_asked_for(tmp_path):
-    bench = bench_of()
-    its = silo_of(bench, tmp_path, metrics=["accuracy"], rounds=3, epsilon=2.0).promise
+    trainer = bench_of()
+    its = silo_of(trainer, tmp_path, metrics=["accuracy"], rounds=3, epsilon=2.0).guarantee
     events = [
         SpendEvent(its.metric.noise_multiplier, 1.0, 3),
         SpendEvent(its.noise_multiplier, 16 / 60, 3 * 4),
     ]
     assert accounting.epsilon(events, its.delta) == pytest.approx(its.epsilon)
     assert 1.9 < its.epsilon <= 2.0
-    without = silo_of(bench, tmp_path, rounds=3, epsilon=2.0).promise
+    without = silo_of(trainer, tmp_path, rounds=3, epsilon=2.0).guarantee
     assert its.noise_multiplier > without.noise_multiplier  # it is paid for
 
 
 def test_few_validation_rows_are_warned_about(tmp_path):
-    its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).promise
+    its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).guarantee
     assert terms(its)["metric_expected_noise"] == pytest.approx(its.metric.noise_multiplier / 9)
     assert "9 validation records are few" in " ".join(warnings(its))
 
@@ -66,23 +66,25 @@ def test_few_validation_rows_are_warned_about(tmp_path):
 def test_each_warning_is_given_beside_the_others(tmp_path):
     """The accuracy's does not hide the statistics'."""
     asked = {"epsilon": 1.0, "metrics": ["accuracy"], "statistics": "dp"}
-    few, noisy = warnings(silo_of(bench_of(), tmp_path, **asked).promise)
+    few, noisy = warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
     assert "validation records are few" in few
     assert "are few for the statistics of" in noisy
     for way_out in ("fewer privacy.stages", 'privacy.statistics = "public"', "GroupNorm or LayerNorm"):
         assert way_out in noisy
-    assert warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).promise) == []
+    assert warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
 
 
 def test_patients_are_counted_once(tmp_path):
     data = of_patients(data_of())
-    val = Rows(data.val.x, data.val.y, torch.arange(9) // 3)
-    its = silo_of(bench_of(), tmp_path, replace(data, val=val), unit="patient", metrics=["accuracy"]).promise
+    val = Dataset(data.val.x, data.val.y, torch.arange(9) // 3)
+    its = silo_of(
+        bench_of(), tmp_path, replace(data, val=val), unit="patient", metrics=["accuracy"]
+    ).guarantee
     assert its.metric.records == 3
 
 
 def test_without_validation_rows_there_is_nothing_to_release(tmp_path):
     data = data_of()
-    nothing = replace(data, val=Rows(data.val.x[:0], data.val.y[:0]))
+    nothing = replace(data, val=Dataset(data.val.x[:0], data.val.y[:0]))
     with pytest.raises(ConfigError, match="no validation rows to measure it on"):
         silo_of(bench_of(), tmp_path, nothing, metrics=["accuracy"])

@@ -391,7 +391,7 @@ def test_rows_that_cannot_be_compared_are_refused(path, ledger):
     with pytest.raises(Refused, match="the file `secret` is another one, so no row can be recognised"):
         Ledger(path, "scans", other_key, BUDGET).charge("a", 1, "task", ROUND, PLAN)
     old = path.with_name("old.sqlite")
-    with books.Book(old).open("scans") as chain:  # as an earlier fedtl opened it
+    with books.HashChainFile(old).open("scans") as chain:  # as an earlier fedtl opened it
         chain.append("opened", fingerprint="aa", epsilon=9.0, delta=1e-5)
     with pytest.raises(Refused, match="'scans' in this ledger was written by an earlier fedtl"):
         admitted(old, "reports", "cc")

@@ -217,28 +217,28 @@ def study_of(folder, sets, shelf):
 
 def probes(study, home):
     """Of each quantity of the table, its value at the silo, or what stands for it."""
-    data, experiment, bench = study.data("a"), study.experiment, study.bench
-    inputs, promise = study.inputs("a"), study.promise("a", home)
-    initial = bench.initial(data.width)
-    shared, local = bench.partition.split(initial)
+    data, experiment, trainer = study.data("a"), study.experiment, study.trainer
+    inputs, guarantee = study.inputs("a"), study.guarantee("a", home)
+    initial = trainer.initial(data.width)
+    shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
     return {
-        "number of units n": (promise.records, data.train.members),
-        "sample rate": promise.sample_rate,
-        "steps": (promise.steps, promise.rounds),
-        "delta": promise.delta,
-        "noise multipliers": promise.schedule(),
-        "clip": promise.clip,
+        "number of units n": (guarantee.records, data.train.members),
+        "sample rate": guarantee.sample_rate,
+        "steps": (guarantee.steps, guarantee.rounds),
+        "delta": guarantee.delta,
+        "noise multipliers": guarantee.schedule(),
+        "clip": guarantee.clip,
         "class list": (data.classes, data.width),
         "columns and categories": inputs.columns,
-        "input shape": (data.train.x.shape[1:], data.train.x.dtype, study.survey.shape),
+        "input shape": (data.train.x.shape[1:], data.train.x.dtype, study.schema.shape),
         "scale of the inputs": (inputs.fill, inputs.mean, inputs.std, inputs.origin),
         "scale of the labels": (data.y_mean, data.y_std, inputs.label_origin),
-        "released scale of the inputs": promise.refresh,
+        "released scale of the inputs": guarantee.refresh,
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
         else data.train.members,
-        "silo of each row": list(study.survey.silos),
+        "silo of each row": list(study.schema.silos),
         "unit of each row": None if data.train.units is None else data.train.members,
         "validation rows": len(data.val) if data.val.units is None else data.val.members,
         "weight of the update": update.weight,
@@ -248,9 +248,9 @@ def probes(study, home):
         "received tensors": shared,
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
-        "constants of DP-AdaBN": dataclasses.asdict(promise)["refresh"],
-        "way of taking gradients": bench._fast,
-        "canaries": promise.canaries,
+        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
+        "way of taking gradients": trainer._fast,
+        "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }
 
@@ -266,9 +266,9 @@ def fit(study, home):
             return found
 
         patch.setattr(mechanism, "poisson", watched)
-        silo = dataclasses.replace(study.silo("a", study.data("a")), promise=study.promise("a", home))
-        shared, _ = study.bench.partition.split(study.bench.initial(silo.data.width))
-        update = study.bench.imitate(
+        silo = dataclasses.replace(study.silo("a", study.data("a")), guarantee=study.guarantee("a", home))
+        shared, _ = study.trainer.partition.split(study.trainer.initial(silo.data.width))
+        update = study.trainer.fit_unaccounted(
             silo, Task("s", 1, study.experiment.rounds, study.experiment.seed, shared)
         )
     return dataclasses.replace(update, delta=dict(update.delta) | silo.local), drawn

@@ -1,5 +1,5 @@
 """
-What one private round of ``Bench`` releases, measured from outside: each tensor's noise, one record's share, who is sampled,
+What one private round of ``Trainer`` releases, measured from outside: each tensor's noise, one record's share, who is sampled,
 and that nothing but noisy sums is in it.
 """
 
@@ -14,41 +14,41 @@ from sklearn.metrics import accuracy_score
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from fedtl.data import prepare
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataSettings
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.dp_adabn import layers
 from fedtl.privacy.noise import Noise
-from fedtl.training.trainer import Training
+from fedtl.training.trainer import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 from tests.privacy.test_dp_adabn import body, inputs, release_of, rows_of
 
-STEP = Training(batch_size=16, momentum=0.0, lr=1.0)
+STEP = TrainingConfig(batch_size=16, momentum=0.0, lr=1.0)
 RARELY = 1e-6  # a chance that each test may fail in a sound mechanism, divided over its comparisons
 
 
-def moved(bench, silo, number=1):
+def moved(trainer, silo, number=1):
     """By tensor, how far one round moved it, [n]; the silo keeps what it had."""
-    task, own = task_of(bench, number), replace(silo)
-    update, before = bench.imitate(own, task), silo.local
-    trained = {name for phase in bench.method.phases for name in bench.moves(phase.train)}
+    task, own = task_of(trainer, number), replace(silo)
+    update, before = trainer.fit_unaccounted(own, task), silo.local
+    trained = {name for phase in trainer.method.phases for name in trainer.moves(phase.train)}
     delta = {**update.delta, **{name: own.local[name] - before[name] for name in before}}
     return {name: delta[name].double().flatten().numpy() for name in delta if name in trained}
 
 
-def private(bench, folder, data=None, **changes):
-    silo = silo_of(bench, folder, data, clip=0.5)
-    silo.promise = replace(silo.promise, **{"steps": (1,), **changes})
+def private(trainer, folder, data=None, **changes):
+    silo = silo_of(trainer, folder, data, clip=0.5)
+    silo.guarantee = replace(silo.guarantee, **{"steps": (1,), **changes})
     return silo
 
 
-def noise_of(bench, silo, times):
+def noise_of(trainer, silo, times):
     """By tensor: noise [times, n] in standard deviations, of rounds that sample nobody."""
-    its = silo.promise
+    its = silo.guarantee
     unit = its.expected_batch / (its.noise_multiplier * its.clip)
-    found = [moved(bench, silo) for _ in range(times)]
-    names = dict(bench.net(3).named_parameters())
+    found = [moved(trainer, silo) for _ in range(times)]
+    names = dict(trainer.net(3).named_parameters())
     return {name: np.stack([one[name] for one in found]) * unit for name in found[0] if name in names}
 
 
@@ -59,11 +59,11 @@ def spread_is_one(noise, free):
 
 @pytest.mark.parametrize("canaries", [False, True])
 def test_every_tensor_has_the_promised_noise_where_nobody_is_sampled(canaries, tmp_path):
-    bench = bench_of(training=STEP)
+    trainer = bench_of(training=STEP)
     its = Canaries(40, 1, tmp_path / "canaries") if canaries else None
-    silo = private(bench, tmp_path, sample_rate=1e-9, canaries=its)
-    noise = noise_of(bench, silo, 12)
-    assert len(noise) == len(list(bench.net(3).parameters()))
+    silo = private(trainer, tmp_path, sample_rate=1e-9, canaries=its)
+    noise = noise_of(trainer, silo, 12)
+    assert len(noise) == len(list(trainer.net(3).parameters()))
     spread_is_one({k: float((v**2).sum()) for k, v in noise.items()}, {k: v.size for k, v in noise.items()})
     whole = np.concatenate(list(noise.values()), 1)
     assert abs(float((whole**4).mean()) - 3) < 5 * np.sqrt(96 / whole.size)  # a normal number's fourth moment
@@ -71,18 +71,18 @@ def test_every_tensor_has_the_promised_noise_where_nobody_is_sampled(canaries, t
 
 def test_every_tensor_has_the_promised_noise_beside_records(tmp_path):
     """Everybody in every round: what differs between rounds is noise."""
-    bench = bench_of(training=STEP)
-    silo = private(bench, tmp_path, sample_rate=1.0)
-    noise = noise_of(bench, silo, 12)
+    trainer = bench_of(training=STEP)
+    silo = private(trainer, tmp_path, sample_rate=1.0)
+    noise = noise_of(trainer, silo, 12)
     squares = {name: float(((v - v.mean(0)) ** 2).sum()) for name, v in noise.items()}
     spread_is_one(squares, {name: 11 * v.shape[1] for name, v in noise.items()})
 
 
 def test_noise_is_never_used_twice_within_and_between_tensors_and_rounds(tmp_path):
     """Pearson's correlation, and that of the sizes: of tensors' beginnings, of neighbouring blocks, of rounds."""
-    bench = bench_of(training=STEP)
-    silo = private(bench, tmp_path, sample_rate=1e-9)
-    noise = noise_of(bench, silo, 6)
+    trainer = bench_of(training=STEP)
+    silo = private(trainer, tmp_path, sample_rate=1e-9)
+    noise = noise_of(trainer, silo, 6)
     names = [name for name in noise if noise[name].shape[1] >= 16]
     pairs = []
     for at, name in enumerate(names):
@@ -98,9 +98,9 @@ def test_noise_is_never_used_twice_within_and_between_tensors_and_rounds(tmp_pat
 
 def test_steps_of_a_round_have_noise_of_their_own(tmp_path):
     """Four steps from noise alone come to twice one step's noise: not more, as if it came again, and not less."""
-    bench = bench_of(training=STEP)
-    silo = private(bench, tmp_path, sample_rate=1e-9, steps=(4,))
-    noise = noise_of(bench, silo, 8)
+    trainer = bench_of(training=STEP)
+    silo = private(trainer, tmp_path, sample_rate=1e-9, steps=(4,))
+    noise = noise_of(trainer, silo, 8)
     spread_is_one(
         {k: float((v**2).sum()) / 4 for k, v in noise.items()}, {k: v.size for k, v in noise.items()}
     )
@@ -118,15 +118,15 @@ def without_noise(monkeypatch):
 def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip, far, monkeypatch, tmp_path):
     """Beside it, or without it: as one without finite numbers it adds nothing."""
     without_noise(monkeypatch)
-    bench, data = bench_of(training=STEP), data_of(n=24)
+    trainer, data = bench_of(training=STEP), data_of(n=24)
     ends = []
     for value in (far, torch.nan):
         x = data.train.x.clone()
         x[5] *= value
         silo = private(
-            bench, tmp_path, replace(data, train=Rows(x, data.train.y)), sample_rate=1.0, clip=clip
+            trainer, tmp_path, replace(data, train=Dataset(x, data.train.y)), sample_rate=1.0, clip=clip
         )
-        ends.append(np.concatenate(list(moved(bench, silo).values())))
+        ends.append(np.concatenate(list(moved(trainer, silo).values())))
     share = np.linalg.norm(ends[0] - ends[1]) * 24 / clip
     assert share == pytest.approx(1.0, rel=2e-3)
 
@@ -135,9 +135,11 @@ def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip
 
 
 @contextmanager
-def fed(bench, data):
+def fed(trainer, data):
     """The rows that the net sees before each step of an optimiser."""
-    rows = {bench.inputs(row[None]).contiguous().numpy().tobytes(): at for at, row in enumerate(data.train.x)}
+    rows = {
+        trainer.inputs(row[None]).contiguous().numpy().tobytes(): at for at, row in enumerate(data.train.x)
+    }
     steps, now = [], set()
 
     def look(_, given):
@@ -147,7 +149,7 @@ def fed(bench, data):
         steps.append(now - {-1})
         now.clear()
 
-    handles = [bench.net(3).body.register_forward_pre_hook(look), register_optimizer_step_pre_hook(end)]
+    handles = [trainer.net(3).body.register_forward_pre_hook(look), register_optimizer_step_pre_hook(end)]
     try:
         yield steps
     finally:
@@ -155,18 +157,18 @@ def fed(bench, data):
             handle.remove()
 
 
-def held(bench, silo, number=1):
-    with fed(bench, silo.data) as steps:
-        bench.imitate(replace(silo), task_of(bench, number))
+def held(trainer, silo, number=1):
+    with fed(trainer, silo.data) as steps:
+        trainer.fit_unaccounted(replace(silo), task_of(trainer, number))
     return np.array([[row in step for row in range(len(silo.data.train))] for step in steps])
 
 
 def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path):
-    bench = bench_of()
-    silo = private(bench, tmp_path, steps=(25,))
-    rate = silo.promise.sample_rate
+    trainer = bench_of()
+    silo = private(trainer, tmp_path, steps=(25,))
+    rate = silo.guarantee.sample_rate
     assert rate == pytest.approx(16 / 60)
-    one, other = held(bench, silo), held(bench, silo)
+    one, other = held(trainer, silo), held(trainer, silo)
     assert one.shape == other.shape == (25, 60)
     for counts, tries in ((one.sum(), one.size), (other.sum(), other.size)):
         assert binom.cdf(counts, tries, rate) > RARELY / 4
@@ -179,28 +181,30 @@ def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path)
 
 def test_the_batch_is_divided_by_its_expectation_whatever_it_holds(monkeypatch, tmp_path):
     without_noise(monkeypatch)
-    bench, data = bench_of(training=STEP), data_of(n=24)
+    trainer, data = bench_of(training=STEP), data_of(n=24)
     x = torch.full_like(data.train.x, torch.nan)
     x[3] = data.train.x[3]
-    silo = private(bench, tmp_path, replace(data, train=Rows(x, data.train.y)), sample_rate=1.0, clip=1e-3)
-    one = np.concatenate(list(moved(bench, silo).values()))
+    silo = private(
+        trainer, tmp_path, replace(data, train=Dataset(x, data.train.y)), sample_rate=1.0, clip=1e-3
+    )
+    one = np.concatenate(list(moved(trainer, silo).values()))
     assert np.linalg.norm(one) == pytest.approx(1e-3 / 24, rel=1e-2)
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0, 50.0])
 def test_how_many_steps_there_are_does_not_depend_on_rows(gain, tmp_path):
-    bench, data = bench_of(), data_of()
+    trainer, data = bench_of(), data_of()
     silo = private(
-        bench, tmp_path, replace(data, train=Rows(data.train.x.abs() * gain, data.train.y)), steps=(3,)
+        trainer, tmp_path, replace(data, train=Dataset(data.train.x.abs() * gain, data.train.y)), steps=(3,)
     )
-    assert len(held(bench, silo)) == 3
+    assert len(held(trainer, silo)) == 3
 
 
 def test_where_nobody_is_sampled_no_tensor_depends_on_rows(tmp_path):
     """To the bit, with noise that is the same twice; the head among them."""
-    bench, ends = bench_of(), []
+    trainer, ends = bench_of(), []
     for data in (data_of(0), data_of(1)):
-        ends.append(moved(bench, private(bench, tmp_path, data, sample_rate=1e-9, seed=3)))
+        ends.append(moved(trainer, private(trainer, tmp_path, data, sample_rate=1e-9, seed=3)))
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
@@ -268,28 +272,32 @@ def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
 
 
 def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
-    bench, data = bench_of(), data_of()
-    silo = silo_of(bench, tmp_path, data, metrics=["accuracy"])
-    silo.promise = replace(silo.promise, steps=(0,))
-    exact = float((bench.scores(bench.initial(3), data.val.x, data).argmax(1) == data.val.y).double().mean())
-    told = [bench.imitate(replace(silo), task_of(bench)).metrics["accuracy"] for _ in range(80)]
-    squares = (((np.array(told) - exact) / silo.promise.metric.expected) ** 2).sum()
+    trainer, data = bench_of(), data_of()
+    silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
+    silo.guarantee = replace(silo.guarantee, steps=(0,))
+    exact = float(
+        (trainer.scores(trainer.initial(3), data.val.x, data).argmax(1) == data.val.y).double().mean()
+    )
+    told = [trainer.fit_unaccounted(replace(silo), task_of(trainer)).metrics["accuracy"] for _ in range(80)]
+    squares = (((np.array(told) - exact) / silo.guarantee.metric.expected) ** 2).sum()
     assert RARELY / 2 < chi2.cdf(squares, 80) < 1 - RARELY / 2
 
 
 def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts(tmp_path):
-    bench, data = bench_of(), data_of()
-    silo = silo_of(bench, tmp_path, data, metrics=["accuracy"])
-    silo.promise = replace(
-        silo.promise, steps=(0,), metric=replace(silo.promise.metric, noise_multiplier=1e-6)
+    trainer, data = bench_of(), data_of()
+    silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
+    silo.guarantee = replace(
+        silo.guarantee, steps=(0,), metric=replace(silo.guarantee.metric, noise_multiplier=1e-6)
     )
-    guesses = bench.scores(bench.initial(3), data.val.x, data).argmax(1)
+    guesses = trainer.scores(trainer.initial(3), data.val.x, data).argmax(1)
     right = guesses.clone()
     right[:4] = (right[:4] + 1) % 3
-    silo = replace(silo, data=replace(data, val=Rows(data.val.x, right)))
+    silo = replace(silo, data=replace(data, val=Dataset(data.val.x, right)))
     wanted = accuracy_score(right, guesses)
     assert wanted == pytest.approx(5 / 9)
-    assert bench.imitate(silo, task_of(bench)).metrics["accuracy"] == pytest.approx(wanted, abs=1e-4)
+    assert trainer.fit_unaccounted(silo, task_of(trainer)).metrics["accuracy"] == pytest.approx(
+        wanted, abs=1e-4
+    )
 
 
 def test_one_stored_row_of_pixels_changes_no_other_row():

@@ -14,45 +14,45 @@ from fedtl.privacy.taint import Label
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
 
-def trained_openly(bench, silo, task):
+def trained_openly(trainer, silo, task):
     """One round without the promise, as a careless simulation might do."""
-    promise, silo.promise = silo.promise, None
-    bench.fit(silo, task)
-    silo.promise = promise
+    guarantee, silo.guarantee = silo.guarantee, None
+    trainer.fit(silo, task)
+    silo.guarantee = guarantee
 
 
 @pytest.mark.parametrize(
     ("method", "tensor"), [("fedtl", "head.weight"), ("fedbabu", "head.weight"), ("fedbn", "running_mean")]
 )
 def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tensor, tmp_path):
-    bench = bench_of(method)
-    silo = silo_of(bench, tmp_path)
+    trainer = bench_of(method)
+    silo = silo_of(trainer, tmp_path)
     if method == "fedbabu":  # its head never moves, so nothing of it owes anything to the rows
-        trained_openly(bench, silo, task_of(bench))
+        trained_openly(trainer, silo, task_of(trainer))
         assert silo.labels[Role.HEAD] is Label.PUBLIC
         return
-    trained_openly(bench, silo, task_of(bench))
+    trained_openly(trainer, silo, task_of(trainer))
     with pytest.raises(Refused, match="is local-only: .* without noise") as error:
-        bench.fit(silo, task_of(bench))
-    assert silo.promise.book.exists() is False  # refused before anything was charged
+        trainer.fit(silo, task_of(trainer))
+    assert silo.guarantee.book.exists() is False  # refused before anything was charged
     assert any(name in str(error.value) for name in silo.local)
 
 
 def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path)
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path)
     silo.labels = {}
     with pytest.raises(Refused, match="nothing says where .* comes from"):
-        bench.fit(silo, task_of(bench))
+        trainer.fit(silo, task_of(trainer))
 
 
 @pytest.mark.parametrize(("statistics", "label"), [("public", Label.PUBLIC), ("dp", Label.RELEASED)])
 def test_labels_follow_the_rounds(statistics, label, tmp_path):
-    bench = bench_of()
-    silo = silo_of(bench, tmp_path, statistics=statistics)
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path, statistics=statistics)
     assert set(silo.labels.values()) == {Label.PUBLIC}
     for number in (1, 2):
-        bench.fit(silo, task_of(bench, number))
+        trainer.fit(silo, task_of(trainer, number))
         assert silo.labels[Role.HEAD] is Label.MECHANISM
         assert silo.labels[Role.STATS] is label
 
@@ -117,15 +117,15 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
     from dataclasses import replace
 
     from fedtl.methods.base import METHODS, Personalise
-    from fedtl.models.registry import blueprint, privately
-    from fedtl.training.trainer import Bench, Training
+    from fedtl.models.registry import model_spec, privately
+    from fedtl.training.trainer import Trainer, TrainingConfig
 
     method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
-    bench = Bench(privately(blueprint("convnet", (1, 8, 8), 0)), method, Training(batch_size=16))
-    silo = silo_of(bench, tmp_path, data_of())
-    task = task_of(bench)
-    bench.fit(silo, task)
+    trainer = Trainer(privately(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16))
+    silo = silo_of(trainer, tmp_path, data_of())
+    task = task_of(trainer)
+    trainer.fit(silo, task)
     before = {name: tensor.clone() for name, tensor in silo.local.items()}
-    own = bench.settle(silo, Task("study", 4, 3, 0, task.shared))
+    own = trainer.settle(silo, Task("study", 4, 3, 0, task.shared))
     assert any((own[name] != before[name]).any() for name in before)
     assert all((silo.local[name] == before[name]).all() for name in before)

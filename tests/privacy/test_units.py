@@ -17,7 +17,7 @@ from fedtl.audit.replay import rehearse
 from fedtl.audit.stage import stage_of
 from fedtl.audit.units import by_unit
 from fedtl.audit.verdict import FAMILY, failed
-from fedtl.data.dataset import Rows
+from fedtl.data.dataset import Dataset
 from fedtl.data.prepare import prepare
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
@@ -32,7 +32,7 @@ from fedtl.privacy import dp_sgd as mechanism
 from fedtl.report.wording import not_covered
 from fedtl.simulation.shared_store import temporary
 from fedtl.training import trainer as bench_module
-from fedtl.training.trainer import Training
+from fedtl.training.trainer import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
 
@@ -205,48 +205,50 @@ def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
     monkeypatch.setattr(
         "fedtl.privacy.noise.Noise._grains", lambda self, count, _: torch.zeros(count, dtype=torch.float64)
     )
-    bench = bench_of(training=Training(batch_size=60, momentum=0.0, lr=1.0))
+    trainer = bench_of(training=TrainingConfig(batch_size=60, momentum=0.0, lr=1.0))
     train = of_patients(data_of()).train
-    alike = Rows(train.x.clone(), train.y.clone(), train.units)
+    alike = Dataset(train.x.clone(), train.y.clone(), train.units)
     alike.x[:4], alike.y[:4] = train.x[0], train.y[0]
-    silo = silo_of(bench, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
-    silo.promise = replace(silo.promise, sample_rate=1.0, steps=(1,))
+    silo = silo_of(trainer, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
+    silo.guarantee = replace(silo.guarantee, sample_rate=1.0, steps=(1,))
     sums = []
     for first in (0, 1 if unit == "patient" else 4):
-        drawn = torch.arange(first, silo.promise.records)
+        drawn = torch.arange(first, silo.guarantee.records)
         monkeypatch.setattr(mechanism, "poisson", lambda *_, drawn=drawn: drawn)
         own = replace(silo)
-        update, shared = bench.imitate(own, task_of(bench)), task_of(bench).shared
-        after = bench.partition.join({name: shared[name] + update.delta[name] for name in shared}, own.local)
+        update, shared = trainer.fit_unaccounted(own, task_of(trainer)), task_of(trainer).shared
+        after = trainer.partition.join(
+            {name: shared[name] + update.delta[name] for name in shared}, own.local
+        )
         sums.append(torch.cat([after[name].double().flatten() for name in sorted(after)]))
-    moved = float((sums[0] - sums[1]).norm()) * silo.promise.expected_batch / 0.01
+    moved = float((sums[0] - sums[1]).norm()) * silo.guarantee.expected_batch / 0.01
     assert moved == pytest.approx(clips, rel=0.01)
 
 
 def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
     """How gradients are taken was found for records, where book-keeping may be; it has no way to sum a patient's."""
-    bench = bench_of()
+    trainer = bench_of()
     for unit, data in (("record", data_of()), ("patient", of_patients(data_of())), ("record", data_of())):
-        silo = silo_of(bench, tmp_path / unit, data, unit=unit, name=unit)
-        silo.promise = replace(silo.promise, book=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
-        assert any(tensor.any() for tensor in bench.fit(silo, task_of(bench)).delta.values())
+        silo = silo_of(trainer, tmp_path / unit, data, unit=unit, name=unit)
+        silo.guarantee = replace(silo.guarantee, book=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        assert any(tensor.any() for tensor in trainer.fit(silo, task_of(trainer)).delta.values())
 
 
 def test_patients_statistics_count_once_each(tmp_path):
     """A patient with many rows weighs as much as one with few: twice the rows, the same release but for noise."""
-    bench = bench_of()
+    trainer = bench_of()
     once, twice = of_patients(data_of(), 1), of_patients(data_of(), 1)
     train = once.train
     doubled = torch.arange(60).repeat_interleave(2)
-    twice = replace(once, train=Rows(train.x[doubled], train.y[doubled], train.units[doubled]))
+    twice = replace(once, train=Dataset(train.x[doubled], train.y[doubled], train.units[doubled]))
     found = []
     for name, data in (("once", once), ("twice", twice)):
         silo = silo_of(
-            bench, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
+            trainer, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
         )
-        net = bench.load(silo, bench.initial(3))
-        assert silo.promise.records == 60
-        bench._refresh(net, silo, silo.promise, silo.promise.refresh)
+        net = trainer.load(silo, trainer.initial(3))
+        assert silo.guarantee.records == 60
+        trainer._refresh(net, silo, silo.guarantee, silo.guarantee.refresh)
         found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)

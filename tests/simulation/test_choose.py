@@ -8,17 +8,19 @@ import torch
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load
 from fedtl.methods.base import METHODS
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 from fedtl.simulation import choose
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.stacked import Stacked
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 
-def bench(model="mlp", method="fedtl"):
-    return Bench(blueprint(model, (5,) if model == "mlp" else (1, 8, 8), 0), METHODS[method](), Training())
+def trainer(model="mlp", method="fedtl"):
+    return Trainer(
+        model_spec(model, (5,) if model == "mlp" else (1, 8, 8), 0), METHODS[method](), TrainingConfig()
+    )
 
 
 def chosen(settings, its, silos=6):
@@ -35,38 +37,38 @@ def on_gpus(its, monkeypatch, count=1):
 
 def test_on_a_cpu(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
-    assert chosen({}, bench()) == (Processes, 4)
-    assert chosen({}, bench(), silos=3) == (Processes, 3)
-    assert chosen({}, bench(), silos=1) == (Serial, 1)
-    assert chosen({"workers": 2}, bench()) == (Processes, 2)
-    assert chosen({"name": "serial"}, bench()) == (Serial, 1)
-    assert chosen({"stack": 3}, bench()) == (Stacked, 1)
-    assert chosen({"stack": 3}, bench(), silos=1) == (Serial, 1)
+    assert chosen({}, trainer()) == (Processes, 4)
+    assert chosen({}, trainer(), silos=3) == (Processes, 3)
+    assert chosen({}, trainer(), silos=1) == (Serial, 1)
+    assert chosen({"workers": 2}, trainer()) == (Processes, 2)
+    assert chosen({"name": "serial"}, trainer()) == (Serial, 1)
+    assert chosen({"stack": 3}, trainer()) == (Stacked, 1)
+    assert chosen({"stack": 3}, trainer(), silos=1) == (Serial, 1)
 
 
 def test_on_gpus(monkeypatch):
-    assert chosen({}, on_gpus(bench(), monkeypatch)) == (Stacked, 1)
-    assert chosen({"stack": 1}, on_gpus(bench(), monkeypatch)) == (Serial, 1)
-    assert chosen({}, on_gpus(bench(method="fedprox"), monkeypatch)) == (Serial, 1)
-    assert chosen({}, on_gpus(bench(), monkeypatch, 4)) == (Processes, 4)
+    assert chosen({}, on_gpus(trainer(), monkeypatch)) == (Stacked, 1)
+    assert chosen({"stack": 1}, on_gpus(trainer(), monkeypatch)) == (Serial, 1)
+    assert chosen({}, on_gpus(trainer(method="fedprox"), monkeypatch)) == (Serial, 1)
+    assert chosen({}, on_gpus(trainer(), monkeypatch, 4)) == (Processes, 4)
 
 
 def test_a_stack_that_nobody_asked_for_has_its_measure(monkeypatch):
     def size(model):
-        return choose.engine(EngineSettings(), on_gpus(bench(model), monkeypatch), None, 100)._size
+        return choose.engine(EngineSettings(), on_gpus(trainer(model), monkeypatch), None, 100)._size
 
-    weights = sum(weight.numel() for weight in bench("resnet20").net(1).parameters())
+    weights = sum(weight.numel() for weight in trainer("resnet20").net(1).parameters())
     assert size("mlp") == 64
     assert 2 <= size("resnet20") == choose.STACKED_WEIGHTS // weights < 64
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_trained(monkeypatch):
     with pytest.raises(ConfigError, match="Proximal.*engine.stack = 1 is the way out"):
-        choose.check(EngineSettings(stack=4), bench(method="fedprox"))
-    choose.check(EngineSettings(stack=1), bench(method="fedprox"))
+        choose.check(EngineSettings(stack=4), trainer(method="fedprox"))
+    choose.check(EngineSettings(stack=1), trainer(method="fedprox"))
     monkeypatch.setattr(choose, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'needs ray: pip install "fedtl\[ray\]"'):
-        choose.check(EngineSettings(name="ray"), bench())
+        choose.check(EngineSettings(name="ray"), trainer())
 
 
 @pytest.mark.parametrize(

@@ -18,15 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import DataError, FedTLError, SiloFailed
 from fedtl.messages import Task
 from fedtl.simulation import processes
 from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import Workplace
+from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
-from fedtl.simulation.shared_store import Shelf, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary
 from fedtl.simulation.temp_folder import scratch
 from fedtl.training.silo import Silo
 
@@ -34,11 +34,11 @@ NAMES = [f"s{number}" for number in range(7)]
 
 
 def data(name):
-    return SiloData(Rows(torch.full((4, 2), float(name[1:])), torch.zeros(4)), Rows(torch.empty(0, 2), torch.empty(0)), ())  # fmt: skip
+    return SiloDataset(Dataset(torch.full((4, 2), float(name[1:])), torch.zeros(4)), Dataset(torch.empty(0, 2), torch.empty(0)), ())  # fmt: skip
 
 
 def furnish():
-    return Workplace(bench=os.getpid(), data=data)
+    return WorkerContext(trainer=os.getpid(), data=data)
 
 
 def silos():
@@ -53,7 +53,7 @@ class Add:
     marks: Path
     trouble: tuple = ()
 
-    def __call__(self, bench, silo):
+    def __call__(self, trainer, silo):
         for name, what, times in self.trouble:
             for number in range(times):
                 mark = self.marks / f"{name}-{number}"
@@ -273,7 +273,7 @@ def test_a_shelf_makes_a_value_once():
             value = shelf.keep("a", lambda: made.append(1) or torch.ones(2))
         assert made == [1]
         assert value.tolist() == [1, 1]
-        again = Shelf(shelf.folder)
+        again = SharedStore(shelf.folder)
         assert again.has("a")
         again.drop("a")
         assert not shelf.has("a")

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
 from fedtl.methods.base import METHODS
-from fedtl.models.registry import blueprint
-from fedtl.simulation.engine import Fit, Job, Workplace
+from fedtl.models.registry import model_spec
+from fedtl.simulation.engine import Fit, Job, WorkerContext
 from fedtl.simulation.serial import Serial
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -64,16 +64,16 @@ def two_nodes():
 
 def data(name):
     generator = torch.Generator().manual_seed(int(name[1:]))
-    rows = Rows(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
-    return SiloData(rows, rows, ("a", "b", "c"))
+    rows = Dataset(torch.randn(40, 5, generator=generator), torch.randint(3, (40,), generator=generator))
+    return SiloDataset(rows, rows, ("a", "b", "c"))
 
 
-def bench():
-    return Bench(blueprint("mlp", (5,), 0), METHODS["fedtl"](), Training())
+def trainer():
+    return Trainer(model_spec("mlp", (5,), 0), METHODS["fedtl"](), TrainingConfig())
 
 
 def furnish():
-    return Workplace(bench(), data)
+    return WorkerContext(trainer(), data)
 
 
 def refused():
@@ -85,12 +85,12 @@ def dies():
 
 
 def silos():
-    _, local = bench().partition.split(bench().initial(3))
+    _, local = trainer().partition.split(trainer().initial(3))
     return [Silo(name, data(name), dict(local), name.encode()) for name in NAMES]
 
 
 def task():
-    shared, _ = bench().partition.split(bench().initial(3))
+    shared, _ = trainer().partition.split(trainer().initial(3))
     return Task("test", 1, 1, 0, shared)
 
 
@@ -103,13 +103,13 @@ class Noted:
     fails: str = ""
     victim: str = ""  # a node that does one silo, and is at the second until it goes away
 
-    def __call__(self, bench, silo):
+    def __call__(self, trainer, silo):
         if silo.name == self.fails:
             raise SiloFailed(f"{silo.name}: it diverged")
         node = ray.get_runtime_context().get_node_id()
         (self.notes / f"{silo.name}-{node}").touch()
         time.sleep(600 if node == self.victim and self.at(node) > 1 else 0.3)
-        return self.job(bench, silo)
+        return self.job(trainer, silo)
 
     def nodes(self):
         return {path.name.partition("-")[2] for path in self.notes.iterdir()}
@@ -129,7 +129,7 @@ def same(found, wanted):
 def serial():
     torch.set_num_threads(1)
     members = silos()
-    return list(Serial(bench()).each(Fit(task()), members)), members
+    return list(Serial(trainer()).each(Fit(task()), members)), members
 
 
 def test_two_nodes_give_the_bits_of_serial_and_keep_their_silos(tmp_path):

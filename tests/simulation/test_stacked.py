@@ -8,16 +8,16 @@ from torch import nn, optim
 from torch.func import functional_call, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedtl.data.dataset import Rows, SiloData, pool
+from fedtl.data.dataset import Dataset, SiloDataset, pool
 from fedtl.errors import ConfigError, PartitionError, SiloFailed
 from fedtl.experiment.config.schema import CompareSettings
-from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.messages import Task
 from fedtl.methods.base import METHODS, Method, Phase
 from fedtl.methods.losses import TaskLoss
 from fedtl.methods.server import ServerStep
-from fedtl.models.net import Blueprint
-from fedtl.models.registry import blueprint
+from fedtl.models.net import ModelSpec
+from fedtl.models.registry import model_spec
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import copy
 from fedtl.simulation import stacked
@@ -25,14 +25,14 @@ from fedtl.simulation.engine import Fit, Simulation
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked, refuse
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 COMPARED = [*CompareSettings().methods, "fedrep", "fedbabu", "silobn", "lgfedavg"]
 OWN_HEAD = ["local", "fedper", "fedtl", "fedrep", "fedbabu"]
 SHAPES = {"mlp": (5,), "convnet": (1, 8, 8), "resnet20": (1, 8, 8), "digitmodel": (1, 8, 8)}
 CLASSES = ("a", "b", "c")
 SIZES = (6, 13, 9, 4, 17)  # in batches of 4: 9, 13 and 17 have a last one of a single row, 6 one of two
-FEW = Training(lr=0.05, batch_size=4, weight_decay=0.01)
+FEW = TrainingConfig(lr=0.05, batch_size=4, weight_decay=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +47,14 @@ def rows_of(seed, n, shape, classes):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, *shape, generator=generator) * (1 + seed % 3) + seed / 10
     if not classes:
-        return Rows(x, x.flatten(1).sum(1) * 3 + 50)
-    return Rows(x, torch.randint(len(classes), (n,), generator=generator))
+        return Dataset(x, x.flatten(1).sum(1) * 3 + 50)
+    return Dataset(x, torch.randint(len(classes), (n,), generator=generator))
 
 
 def data_of(seed, n, shape, classes=CLASSES, **more):
-    return SiloData(rows_of(seed, n, shape, classes), rows_of(seed + 50, 5, shape, classes), classes, **more)
+    return SiloDataset(
+        rows_of(seed, n, shape, classes), rows_of(seed + 50, 5, shape, classes), classes, **more
+    )
 
 
 def five(model, labels=(CLASSES,) * 5, sizes=SIZES, **more):
@@ -64,29 +66,29 @@ def five(model, labels=(CLASSES,) * 5, sizes=SIZES, **more):
 
 def bench_of(model, method="fedtl", training=FEW):
     method = METHODS[method]() if isinstance(method, str) else method
-    return Bench(blueprint(model, SHAPES[model], 0), method, training)
+    return Trainer(model_spec(model, SHAPES[model], 0), method, training)
 
 
-def silos_of(bench, data):
+def silos_of(trainer, data):
     silos = []
     for name, its in data.items():
-        _, local = bench.partition.split(bench.initial(its.width))
+        _, local = trainer.partition.split(trainer.initial(its.width))
         silos.append(Silo(name, its, local, name.encode()))
     return silos
 
 
-def task_of(bench, silo, number=1):
-    shared, _ = bench.partition.split(bench.initial(silo.data.width))
+def task_of(trainer, silo, number=1):
+    shared, _ = trainer.partition.split(trainer.initial(silo.data.width))
     return Task("test", number, 3, 0, shared)
 
 
-def federate(engine, bench, data, number=3):
+def federate(engine, trainer, data, number=3):
     """What the server and every silo have in the end, and what the silos said on the way."""
-    silos = silos_of(bench, data)
-    shared, _ = bench.partition.split(bench.initial(silos[0].data.width))
+    silos = silos_of(trainer, data)
+    shared, _ = trainer.partition.split(trainer.initial(silos[0].data.width))
     simulation = Simulation(engine, {silo.name: silo for silo in silos})
-    plan = Plan("test", 0, number, ServerStep())
-    every = list(rounds(simulation, plan, Standing(0, shared), bench.partition.roles))
+    plan = FederationConfig("test", 0, number, ServerStep())
+    every = list(rounds(simulation, plan, ServerState(0, shared), trainer.partition.roles))
     replies = [{name: (r.metrics, r.weight) for name, r in one.replies.items()} for one in every]
     return every[-1].after.shared, {silo.name: silo.local for silo in silos}, replies
 
@@ -103,9 +105,9 @@ def same(a, b):
 
 def compare(model, method, data, training=FEW, size=3):
     """Three rounds on both engines; and they were rounds in which something moved."""
-    bench = bench_of(model, method, training)
-    shared, locals_, replies = federate(Stacked(bench, size), bench, data)
-    shared_too, locals_too, replies_too = federate(Serial(bench), bench, data)
+    trainer = bench_of(model, method, training)
+    shared, locals_, replies = federate(Stacked(trainer, size), trainer, data)
+    shared_too, locals_too, replies_too = federate(Serial(trainer), trainer, data)
     close(shared, shared_too)
     for name, local in locals_too.items():
         close(locals_[name], local)
@@ -114,7 +116,7 @@ def compare(model, method, data, training=FEW, size=3):
         for name, (metrics, weight) in other.items():
             assert one[name][0] == pytest.approx(metrics, rel=1e-5)
             assert one[name][1] == weight
-    before = bench.initial(next(iter(data.values())).width)
+    before = trainer.initial(next(iter(data.values())).width)
     after = {**shared, **next(iter(locals_.values()))}
     assert any(not torch.equal(after[name], before[name]) for name in before)
 
@@ -160,13 +162,13 @@ def test_regression_with_a_scale_of_each_silos_own(method):
 @pytest.mark.parametrize(
     "training",
     [
-        Training(lr=0.1, momentum=0.0, batch_size=4),
-        Training(lr=0.05, momentum=0.9, weight_decay=0.3, batch_size=4, epochs=2),
-        Training(lr=0.05, batch_size=4, freeze=1, body_lr=0.1, weight_decay=0.1),
-        Training(lr=0.05, batch_size=10_000, epochs=3),
-        Training(lr=0.1, schedule="cosine", batch_size=4),
+        TrainingConfig(lr=0.1, momentum=0.0, batch_size=4),
+        TrainingConfig(lr=0.05, momentum=0.9, weight_decay=0.3, batch_size=4, epochs=2),
+        TrainingConfig(lr=0.05, batch_size=4, freeze=1, body_lr=0.1, weight_decay=0.1),
+        TrainingConfig(lr=0.05, batch_size=10_000, epochs=3),
+        TrainingConfig(lr=0.1, schedule="cosine", batch_size=4),
         *(
-            Training(optimizer=name, lr=0.003, weight_decay=0.1, batch_size=4, body_lr=0.5)
+            TrainingConfig(optimizer=name, lr=0.003, weight_decay=0.1, batch_size=4, body_lr=0.5)
             for name in ("adam", "adamw", "adagrad", "adadelta", "rmsprop", "nadam")
         ),
     ],
@@ -195,26 +197,26 @@ def test_whatever_the_size_of_a_stack(size):
 
 
 def test_a_stack_of_one():
-    bench = bench_of("mlp")
-    (silo,), (other,) = (silos_of(bench, {"a": data_of(1, 13, (5,))}) for _ in range(2))
-    update = stacked.fit(bench, [silo], task_of(bench, silo))["a"]
-    wanted = bench.fit(other, task_of(bench, other))
+    trainer = bench_of("mlp")
+    (silo,), (other,) = (silos_of(trainer, {"a": data_of(1, 13, (5,))}) for _ in range(2))
+    update = stacked.fit(trainer, [silo], task_of(trainer, silo))["a"]
+    wanted = trainer.fit(other, task_of(trainer, other))
     close(update.delta, wanted.delta)
     close(silo.local, other.local)
 
 
 def test_pixels_in_single_precision():
     torch.set_default_dtype(torch.float32)
-    bench = bench_of("convnet")
+    trainer = bench_of("convnet")
     found = []
-    for engine in (Stacked(bench, 4), Serial(bench)):
+    for engine in (Stacked(trainer, 4), Serial(trainer)):
         data = {}
         for seed, (name, its) in enumerate(five("convnet").items()):
             generator = torch.Generator().manual_seed(seed)
             pixels = torch.randint(0, 256, its.train.x.shape, dtype=torch.uint8, generator=generator)
-            data[name] = replace(its, train=Rows(pixels, its.train.y), val=Rows(pixels, its.train.y))
-        silos = silos_of(bench, data)
-        found.append((dict(engine.each(Fit(task_of(bench, silos[0])), silos)), silos))
+            data[name] = replace(its, train=Dataset(pixels, its.train.y), val=Dataset(pixels, its.train.y))
+        silos = silos_of(trainer, data)
+        found.append((dict(engine.each(Fit(task_of(trainer, silos[0])), silos)), silos))
     (updates, silos), (wanted, others) = found
     for name, update in wanted.items():
         assert updates[name].metrics == update.metrics
@@ -229,34 +231,34 @@ def test_pixels_in_single_precision():
 
 
 def test_results_come_in_the_order_of_the_silos():
-    bench = bench_of("mlp")
-    silos = silos_of(bench, five("mlp", (CLASSES, ("x", "y"), CLASSES, ("x", "y"), CLASSES)))
+    trainer = bench_of("mlp")
+    silos = silos_of(trainer, five("mlp", (CLASSES, ("x", "y"), CLASSES, ("x", "y"), CLASSES)))
     for order in (silos, silos[::-1], silos[2:] + silos[:2]):
-        results = list(Stacked(bench, 2).each(Fit(task_of(bench, silos[0])), order))
+        results = list(Stacked(trainer, 2).each(Fit(task_of(trainer, silos[0])), order))
         assert [name for name, _ in results] == [update.silo for _, update in results]
         assert [name for name, _ in results] == [silo.name for silo in order]
 
 
 def test_every_other_job_is_done_as_in_serial():
-    bench, failure = bench_of("mlp"), SiloFailed("no")
+    trainer, failure = bench_of("mlp"), SiloFailed("no")
 
     def job(at, silo):
         if silo.name == "b":
             raise failure
         return at, silo
 
-    silos = silos_of(bench, five("mlp"))[:3]
-    with Stacked(bench, 2) as engine:
+    silos = silos_of(trainer, five("mlp"))[:3]
+    with Stacked(trainer, 2) as engine:
         found = list(engine.each(job, silos))
-    assert found == [("a", (bench, silos[0])), ("b", failure), ("c", (bench, silos[2]))]
+    assert found == [("a", (trainer, silos[0])), ("b", failure), ("c", (trainer, silos[2]))]
     assert engine.workers == 1
 
 
 def test_a_stack_that_fails_as_a_whole_is_trained_one_after_another(monkeypatch, caplog):
     """Even where it fails at the very end: no silo has moved by then."""
-    bench, split, calls = bench_of("mlp"), Partition.split, []
-    silos, others = silos_of(bench, five("mlp")), silos_of(bench, five("mlp"))
-    task = task_of(bench, silos[0])
+    trainer, split, calls = bench_of("mlp"), Partition.split, []
+    silos, others = silos_of(trainer, five("mlp")), silos_of(trainer, five("mlp"))
+    task = task_of(trainer, silos[0])
 
     def failing(partition, state):
         calls.append(1)
@@ -265,8 +267,8 @@ def test_a_stack_that_fails_as_a_whole_is_trained_one_after_another(monkeypatch,
         return split(partition, state)
 
     monkeypatch.setattr(Partition, "split", failing)
-    found = dict(Stacked(bench, 5).each(Fit(task), silos))
-    wanted = dict(Serial(bench).each(Fit(task), others))
+    found = dict(Stacked(trainer, 5).each(Fit(task), silos))
+    wanted = dict(Serial(trainer).each(Fit(task), others))
     assert "e, b, c, a, d cannot be trained in one stack; now one after another" in caplog.text
     for silo, other in zip(silos, others, strict=True):
         assert same(found[silo.name].delta, wanted[silo.name].delta)
@@ -274,20 +276,20 @@ def test_a_stack_that_fails_as_a_whole_is_trained_one_after_another(monkeypatch,
 
 
 def test_what_fedtl_itself_finds_wrong_ends_the_run(caplog):
-    bench = bench_of("mlp")
-    silos = silos_of(bench, five("mlp"))
-    task = replace(task_of(bench, silos[0]), shared={})
+    trainer = bench_of("mlp")
+    silos = silos_of(trainer, five("mlp"))
+    task = replace(task_of(trainer, silos[0]), shared={})
     with pytest.raises(PartitionError):
-        list(Stacked(bench, 5).each(Fit(task), silos))
+        list(Stacked(trainer, 5).each(Fit(task), silos))
     assert not caplog.records
 
 
 def test_few_results_wait_for_their_turn():
     """The order is theirs, but neighbours stay together: whoever takes the first has two trained, not all five."""
-    bench = bench_of("mlp")
-    silos = silos_of(bench, five("mlp"))
+    trainer = bench_of("mlp")
+    silos = silos_of(trainer, five("mlp"))
     before = [silo.local for silo in silos]
-    next(Stacked(bench, 2).each(Fit(task_of(bench, silos[0])), silos))
+    next(Stacked(trainer, 2).each(Fit(task_of(trainer, silos[0])), silos))
     assert [silo.local is not old for silo, old in zip(silos, before, strict=True)] == [True] * 2 + [
         False
     ] * 3
@@ -298,20 +300,20 @@ def test_a_silo_that_diverges_fails_alone(poison):
     """The others' bits are those of the same stack with a healthy silo in its place."""
     found = []
     for spoilt in (True, False):
-        bench = bench_of("convnet", "fedbn")
-        silos = silos_of(bench, five("convnet"))
+        trainer = bench_of("convnet", "fedbn")
+        silos = silos_of(trainer, five("convnet"))
         if spoilt:
             silos[1].data.train.x[:] *= poison
         before = copy(silos[1].local)
-        results = list(Stacked(bench, 5).each(Fit(task_of(bench, silos[0], number=2)), silos))
+        results = list(Stacked(trainer, 5).each(Fit(task_of(trainer, silos[0], number=2)), silos))
         found.append((dict(results), {silo.name: silo.local for silo in silos}))
         assert [name for name, _ in results] == list("abcde")
         assert same(silos[1].local, before) is spoilt
     (sick, locals_), (well, locals_too) = found
-    (bad,) = silos_of(bench, {"b": data_of(1, 13, SHAPES["convnet"])})
+    (bad,) = silos_of(trainer, {"b": data_of(1, 13, SHAPES["convnet"])})
     bad.data.train.x[:] *= poison
     with pytest.raises(SiloFailed) as alone:
-        bench.fit(bad, task_of(bench, bad, number=2))
+        trainer.fit(bad, task_of(trainer, bad, number=2))
     assert isinstance(sick["b"], SiloFailed)
     assert str(sick["b"]) == str(alone.value)
     for name in "acde":
@@ -326,12 +328,12 @@ def test_no_step_waits_for_a_number_from_the_device():
             return function(*args, **(kwargs or {}))
 
     asked = []
-    bench = bench_of("convnet")
-    silos = sorted(silos_of(bench, five("convnet")), key=lambda silo: -len(silo.data.train))
-    net = stacked._stack(bench.net(3), [bench.initial(3)] * 5)
-    data = stacked._gather(bench, silos)
+    trainer = bench_of("convnet")
+    silos = sorted(silos_of(trainer, five("convnet")), key=lambda silo: -len(silo.data.train))
+    net = stacked._stack(trainer.net(3), [trainer.initial(3)] * 5)
+    data = stacked._gather(trainer, silos)
     with Watch():
-        stacked._phase(bench, net, Phase(), silos, data, task_of(bench, silos[0]), 0)
+        stacked._phase(trainer, net, Phase(), silos, data, task_of(trainer, silos[0]), 0)
     assert sum("convolution_backward" in name for name in asked) == 3 * 4
     waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "equal.default", "unique")
     assert not [name for name in asked if any(wait in name for wait in waits)]
@@ -345,8 +347,8 @@ def test_no_step_waits_for_a_number_from_the_device():
 def test_what_fills_up_short_silos_is_never_looked_at(model, junk, monkeypatch):
     gather, states = stacked._gather, []
 
-    def filled(bench, silos):
-        rows = gather(bench, silos)
+    def filled(trainer, silos):
+        rows = gather(trainer, silos)
         for place, silo in enumerate(silos):
             rows.x[place, len(silo.data.train) :] = junk
         return rows
@@ -354,9 +356,9 @@ def test_what_fills_up_short_silos_is_never_looked_at(model, junk, monkeypatch):
     for spoilt in (False, True):
         if spoilt:
             monkeypatch.setattr(stacked, "_gather", filled)
-        bench = bench_of(model)
-        silos = silos_of(bench, five(model))
-        updates = dict(Stacked(bench, 5).each(Fit(task_of(bench, silos[0])), silos))
+        trainer = bench_of(model)
+        silos = silos_of(trainer, five(model))
+        updates = dict(Stacked(trainer, 5).each(Fit(task_of(trainer, silos[0])), silos))
         states.append([updates[silo.name].delta | silo.local for silo in silos])
     assert all(map(same, *states))
 
@@ -367,7 +369,7 @@ def test_rows_that_the_mask_leaves_out_are_replaced(junk):
     x = torch.arange(20.0).view(2, 5, 2)
     x[1, 0] = junk
     drawn = [[torch.tensor([3, 0, 2, 4])], [torch.tensor([4, 2])]]
-    ((x, y, mask),) = stacked._batches(drawn, Rows(x, torch.arange(10).view(2, 5)))
+    ((x, y, mask),) = stacked._batches(drawn, Dataset(x, torch.arange(10).view(2, 5)))
     assert x.tolist() == [[[6, 7], [0, 1], [4, 5], [8, 9]], [[18, 19], [14, 15], [0, 0], [0, 0]]]
     assert y.tolist() == [[3, 0, 2, 4], [9, 7, -1, -1]]
     assert mask.tolist() == [[True] * 4, [True, True, False, False]]
@@ -375,7 +377,7 @@ def test_rows_that_the_mask_leaves_out_are_replaced(junk):
 
 def test_silos_leave_the_stack_when_they_have_finished():
     drawn = [[torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4, 5, 6])], [torch.tensor([1, 0])]]
-    data = Rows(torch.zeros(2, 7, 3), torch.zeros(2, 7))
+    data = Dataset(torch.zeros(2, 7, 3), torch.zeros(2, 7))
     found = [(tuple(x.shape), y.shape[0], mask) for x, y, mask in stacked._batches(drawn, data)]
     assert found == [((2, 2, 3), 2, None), ((1, 2, 3), 1, None), ((1, 3, 3), 1, None)]
     assert list(stacked._batches([[], []], data)) == []
@@ -384,12 +386,12 @@ def test_silos_leave_the_stack_when_they_have_finished():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_silo_that_has_finished_stands_still(optimizer):
     """One that has 2 batches beside one that has 20: decay and momentum would take it far in the other 18."""
-    training = Training(optimizer=optimizer, lr=0.05, weight_decay=2.0, batch_size=4)
+    training = TrainingConfig(optimizer=optimizer, lr=0.05, weight_decay=2.0, batch_size=4)
     data = {"long": data_of(1, 80, (5,)), "short": data_of(2, 8, (5,))}
     compare("mlp", "local", data, training, size=2)
-    bench = bench_of("mlp", "local", training)
-    short = silos_of(bench, data)[1]
-    dict(Stacked(bench, 2).each(Fit(task_of(bench, short)), [short, silos_of(bench, data)[0]]))
+    trainer = bench_of("mlp", "local", training)
+    short = silos_of(trainer, data)[1]
+    dict(Stacked(trainer, 2).each(Fit(task_of(trainer, short)), [short, silos_of(trainer, data)[0]]))
     assert int(short.local["body.features.2.num_batches_tracked"]) == 2
 
 
@@ -397,16 +399,16 @@ def test_a_silo_that_has_finished_stands_still(optimizer):
 def test_roles_that_stand_still_in_a_phase_keep_their_bits(roles):
     method = METHODS["fedrep"]()
     (phase,) = (phase for phase in method.phases if roles[0] in phase.train)
-    bench = bench_of("mlp", replace(method, phases=(phase,)), replace(FEW, weight_decay=0.5))
-    silos = silos_of(bench, five("mlp"))
-    task = task_of(bench, silos[0])
+    trainer = bench_of("mlp", replace(method, phases=(phase,)), replace(FEW, weight_decay=0.5))
+    silos = silos_of(trainer, five("mlp"))
+    task = task_of(trainer, silos[0])
     before = copy(task.shared | silos[0].local)
-    updates = dict(Stacked(bench, 5).each(Fit(task), silos))
+    updates = dict(Stacked(trainer, 5).each(Fit(task), silos))
     for silo in silos:
         delta = updates[silo.name].delta
         after = {name: task.shared[name] + delta[name] for name in delta} | silo.local
         moved = {name for name in before if not torch.equal(after[name], before[name])}
-        assert moved == {name for name, role in bench.partition.roles.items() if role in roles}
+        assert moved == {name for name, role in trainer.partition.roles.items() if role in roles}
 
 
 @pytest.mark.parametrize("shape", [(), (3, 2)], ids=["columns", "images"])
@@ -446,8 +448,8 @@ def test_the_masked_norm_is_batch_norm_of_the_rows_that_are_there(shape, junk):
 
 def with_layer(layer):
     body = nn.Sequential(nn.Linear(5, 4), layer)
-    plan = Blueprint(body, lambda width: nn.Linear(4, width), 4, "classifier", 0)
-    return Bench(plan, METHODS["fedtl"](), FEW)
+    plan = ModelSpec(body, lambda width: nn.Linear(4, width), 4, "classifier", 0)
+    return Trainer(plan, METHODS["fedtl"](), FEW)
 
 
 class Frozen(nn.Module):
@@ -534,7 +536,7 @@ def test_another_objective_is_refused(method, says):
 
 def test_an_optimiser_whose_step_is_not_elementwise_is_refused(monkeypatch):
     monkeypatch.setitem(stacked.OPTIMIZERS, "lbfgs", optim.LBFGS)
-    reason = refuse(bench_of("mlp", training=Training(optimizer="lbfgs")))
+    reason = refuse(bench_of("mlp", training=TrainingConfig(optimizer="lbfgs")))
     assert reason is not None
     assert reason.startswith("train.optimizer = 'lbfgs', whose step is not elementwise, cannot")
 

@@ -47,4 +47,4 @@ def test_other_libraries_are_left_alone(libc, monkeypatch):
 
     monkeypatch.setattr(platform, "libc_ver", lambda: (libc, ""))
     monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("asked for"))
-    machine.settle(torch.get_num_threads())
+    machine.set_threads(torch.get_num_threads())

@@ -9,27 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedtl.data.dataset import Rows, SiloData
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.federation.rounds import Plan, Standing, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.messages import Refusal, Task
 from fedtl.methods.base import BACKBONE, HEAD, METHODS, Personalise, Phase
 from fedtl.methods.server import ServerStep
 from fedtl.models.net import cut, stages
 from fedtl.models.norms import adapt
-from fedtl.models.registry import blueprint
+from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role
 from fedtl.models.state import copy
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Bench, Training
+from fedtl.training.trainer import Trainer, TrainingConfig
 
 METHOD_NAMES = list(METHODS)
 COLUMNS, CLASSES = 4, ("a", "b", "c")
-FULL_BATCH = Training(lr=0.3, momentum=0.0, batch_size=10_000)
+FULL_BATCH = TrainingConfig(lr=0.3, momentum=0.0, batch_size=10_000)
 
 
 def mlp():
-    return blueprint("mlp", (COLUMNS,), 0)
+    return model_spec("mlp", (COLUMNS,), 0)
 
 
 def smooth(dropout=0.0):
@@ -48,29 +48,29 @@ def rows_of(seed, n, classes=CLASSES):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, COLUMNS, generator=generator) * 2 + seed
     if not classes:
-        return Rows(x, x.sum(1) * 3 + 50)
-    return Rows(x, torch.randint(len(classes), (n,), generator=generator))
+        return Dataset(x, x.sum(1) * 3 + 50)
+    return Dataset(x, torch.randint(len(classes), (n,), generator=generator))
 
 
 def data_of(seed, n, classes=CLASSES, target=True, **more):
     second = rows_of(seed + 100, 12).x if target else None
-    return SiloData(rows_of(seed, n, classes), rows_of(seed + 50, 10, classes), classes, second, **more)
+    return SiloDataset(rows_of(seed, n, classes), rows_of(seed + 50, 10, classes), classes, second, **more)
 
 
-def silo_at(bench, name="here", data=None, secret=b"secret"):
+def silo_at(trainer, name="here", data=None, secret=b"secret"):
     data = data_of(1, 23) if data is None else data
-    _, local = bench.partition.split(bench.initial(data.width))
+    _, local = trainer.partition.split(trainer.initial(data.width))
     return Silo(name, data, local, secret)
 
 
-def task_for(bench, silo, **changes):
-    shared, _ = bench.partition.split(bench.initial(silo.data.width))
+def task_for(trainer, silo, **changes):
+    shared, _ = trainer.partition.split(trainer.initial(silo.data.width))
     return replace(Task("test", 1, 4, 0, shared), **changes)
 
 
 class InProcess:
-    def __init__(self, bench, silos):
-        self.bench, self.members = bench, {silo.name: silo for silo in silos}
+    def __init__(self, trainer, silos):
+        self.trainer, self.members = trainer, {silo.name: silo for silo in silos}
 
     def silos(self):
         return list(self.members)
@@ -78,15 +78,15 @@ class InProcess:
     def ask(self, task, silos):
         for name in silos:
             try:
-                yield self.bench.fit(self.members[name], task)
+                yield self.trainer.fit(self.members[name], task)
             except SiloFailed as failure:
                 yield Refusal(name, task.round, str(failure))
 
 
-def federate(bench, silos, number=1):
-    shared, _ = bench.partition.split(bench.initial(len(CLASSES)))
-    plan = Plan("test", 0, number, ServerStep())
-    return list(rounds(InProcess(bench, silos), plan, Standing(0, shared), bench.partition.roles))
+def federate(trainer, silos, number=1):
+    shared, _ = trainer.partition.split(trainer.initial(len(CLASSES)))
+    plan = FederationConfig("test", 0, number, ServerStep())
+    return list(rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 
 
 def same(a, b):
@@ -97,8 +97,8 @@ def moved(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def by_role(bench, *wanted):
-    return {name for name, role in bench.partition.roles.items() if role in wanted}
+def by_role(trainer, *wanted):
+    return {name for name, role in trainer.partition.roles.items() if role in wanted}
 
 
 # FedAvg is FedAvg
@@ -125,14 +125,15 @@ def numpy_step(state, x, y, lr):
 
 
 def test_one_full_batch_step_at_three_silos_is_the_same_step_on_everybodys_rows():
-    bench = Bench(smooth(), METHODS["fedavg"](), FULL_BATCH)
+    trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
     silos = [
-        silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
+        silo_at(trainer, name, data_of(seed, n))
+        for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
     ]
-    (one,) = federate(bench, silos)
+    (one,) = federate(trainer, silos)
     x = torch.cat([silo.data.train.x for silo in silos])
     y = torch.cat([silo.data.train.y for silo in silos])
-    initial = bench.initial(len(CLASSES))
+    initial = trainer.initial(len(CLASSES))
     wanted = numpy_step(initial, x, y, FULL_BATCH.lr)
     assert one.after.shared.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -142,12 +143,13 @@ def test_one_full_batch_step_at_three_silos_is_the_same_step_on_everybodys_rows(
 
 
 def test_batch_norms_statistics_are_the_plain_mean_of_the_silos():
-    bench = Bench(mlp(), METHODS["fedavg"](), FULL_BATCH)
+    trainer = Trainer(mlp(), METHODS["fedavg"](), FULL_BATCH)
     silos = [
-        silo_at(bench, name, data_of(seed, n)) for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
+        silo_at(trainer, name, data_of(seed, n))
+        for name, seed, n in (("a", 1, 7), ("b", 2, 40), ("c", 3, 19))
     ]
-    (one,) = federate(bench, silos)
-    weight = bench.initial(3)["body.features.1.weight"].double().numpy()
+    (one,) = federate(trainer, silos)
+    weight = trainer.initial(3)["body.features.1.weight"].double().numpy()
     means, variances, n = [], [], [len(silo.data.train) for silo in silos]
     for silo in silos:
         h = silo.data.train.x.double().numpy() @ weight.T
@@ -164,17 +166,17 @@ def test_batch_norms_statistics_are_the_plain_mean_of_the_silos():
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_nothing_local_is_in_an_update(name):
     method = METHODS[name]()
-    bench = Bench(mlp(), method, Training(batch_size=8))
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
     before = copy(silo.local)
-    update = bench.fit(silo, task)
-    roles = bench.partition.roles
+    update = trainer.fit(silo, task)
+    roles = trainer.partition.roles
     assert update.delta.keys() == {tensor for tensor in roles if roles[tensor] in method.shared}
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
     assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
-    final = copy(bench.net(silo.data.width).state_dict())
+    final = copy(trainer.net(silo.data.width).state_dict())
     for tensor, value in update.delta.items():
         assert torch.equal(value, final[tensor] - task.shared[tensor])
     assert not method.shared or any(value.abs().sum() > 0 for value in update.delta.values())
@@ -186,12 +188,12 @@ def test_the_same_task_gives_the_same_bits(name):
     found = []
     for noise in (0, 1):
         torch.manual_seed(noise)
-        bench = Bench(mlp(), METHODS[name](), Training(batch_size=8))
+        trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
         if noise:  # another silo at the same bench beforehand
-            other = silo_at(bench, "there", data_of(5, 9))
-            bench.fit(other, task_for(bench, other))
-        silo = silo_at(bench)
-        update = bench.fit(silo, task_for(bench, silo))
+            other = silo_at(trainer, "there", data_of(5, 9))
+            trainer.fit(other, task_for(trainer, other))
+        silo = silo_at(trainer)
+        update = trainer.fit(silo, task_for(trainer, silo))
         found.append((update.delta, silo.local, update.metrics))
     (delta, local, metrics), (again, local_again, metrics_again) = found
     assert same(delta, again)
@@ -206,9 +208,9 @@ def test_the_same_task_gives_the_same_bits(name):
 )
 def test_another_secret_name_seed_or_round_draws_other_batches(change):
     def delta(name="here", secret=b"secret", **task):
-        bench = Bench(smooth(), METHODS["fedavg"](), Training(batch_size=4))
-        silo = silo_at(bench, name, secret=secret)
-        return bench.fit(silo, task_for(bench, silo, **task)).delta
+        trainer = Trainer(smooth(), METHODS["fedavg"](), TrainingConfig(batch_size=4))
+        silo = silo_at(trainer, name, secret=secret)
+        return trainer.fit(silo, task_for(trainer, silo, **task)).delta
 
     assert same(delta(), delta())
     assert not same(delta(), delta(**change))
@@ -217,29 +219,29 @@ def test_another_secret_name_seed_or_round_draws_other_batches(change):
 def test_dropout_draws_from_the_same_address():
     def delta(noise):
         torch.manual_seed(noise)
-        bench = Bench(smooth(dropout=0.5), METHODS["fedavg"](), FULL_BATCH)
-        silo = silo_at(bench)
-        return bench.fit(silo, task_for(bench, silo)).delta
+        trainer = Trainer(smooth(dropout=0.5), METHODS["fedavg"](), FULL_BATCH)
+        silo = silo_at(trainer)
+        return trainer.fit(silo, task_for(trainer, silo)).delta
 
     assert same(delta(0), delta(1))
 
 
 def test_the_metrics_are_of_the_model_as_it_was_received():
-    bench = Bench(smooth(), METHODS["fedavg"](), FULL_BATCH)
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
     s, val = task.shared, silo.data.val
     z = torch.tanh(val.x @ s["body.features.0.weight"].T + s["body.features.0.bias"])
     z = z @ s["head.weight"].T + s["head.bias"]
-    metrics = bench.fit(silo, task).metrics
+    metrics = trainer.fit(silo, task).metrics
     assert metrics["loss"] == pytest.approx(F.cross_entropy(z, val.y).item(), abs=1e-5)
     assert metrics["accuracy"] == pytest.approx((z.argmax(1) == val.y).float().mean().item())
 
 
 def test_no_validation_rows_no_metrics():
-    bench = Bench(smooth(), METHODS["fedavg"](), FULL_BATCH)
-    silo = silo_at(bench, data=replace(data_of(1, 9), val=rows_of(0, 0)))
-    assert bench.fit(silo, task_for(bench, silo)).metrics == {}
+    trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
+    silo = silo_at(trainer, data=replace(data_of(1, 9), val=rows_of(0, 0)))
+    assert trainer.fit(silo, task_for(trainer, silo)).metrics == {}
 
 
 # Terms and phases
@@ -261,26 +263,26 @@ def plain_training(state, data, steps, lr, momentum, pull):
 
 @pytest.mark.parametrize("mu", [0.0, 0.5])
 def test_fedprox_is_the_squared_distance_in_the_loss(mu):
-    training = Training(lr=0.1, momentum=0.9, batch_size=1000, epochs=6)
-    bench = Bench(smooth(), METHODS["fedprox"](mu=mu), training)
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    training = TrainingConfig(lr=0.1, momentum=0.9, batch_size=1000, epochs=6)
+    trainer = Trainer(smooth(), METHODS["fedprox"](mu=mu), training)
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
 
     def pull(weights):
         return mu / 2 * sum((weights[name] - task.shared[name]).pow(2).sum() for name in weights)
 
     wanted = plain_training(task.shared, silo.data, 6, 0.1, 0.9, pull)
-    delta = bench.fit(silo, task).delta
+    delta = trainer.fit(silo, task).delta
     for name in wanted:
         assert torch.allclose(task.shared[name] + delta[name], wanted[name], atol=1e-5), name
 
 
 def test_fedprox_pulls():
     def distance(mu):
-        bench = Bench(smooth(), METHODS["fedprox"](mu=mu), Training(lr=0.1, batch_size=8, epochs=5))
-        silo = silo_at(bench)
+        trainer = Trainer(smooth(), METHODS["fedprox"](mu=mu), TrainingConfig(lr=0.1, batch_size=8, epochs=5))
+        silo = silo_at(trainer)
         return sum(
-            value.pow(2).sum().item() for value in bench.fit(silo, task_for(bench, silo)).delta.values()
+            value.pow(2).sum().item() for value in trainer.fit(silo, task_for(trainer, silo)).delta.values()
         )
 
     assert distance(5.0) < 0.7 * distance(0.0)
@@ -290,24 +292,24 @@ def test_fedreps_head_phase_leaves_the_bodys_bits_and_its_body_phase_the_heads()
     method = METHODS["fedrep"](head_epochs=3)
     assert [phase.train for phase in method.phases] == [HEAD, BACKBONE]
     for phase, roles in ((method.phases[0], (Role.HEAD,)), (method.phases[1], set(BACKBONE) | {Role.COUNT})):
-        bench = Bench(mlp(), replace(method, phases=(phase,)), Training(batch_size=8))
-        silo = silo_at(bench)
-        task = task_for(bench, silo)
+        trainer = Trainer(mlp(), replace(method, phases=(phase,)), TrainingConfig(batch_size=8))
+        silo = silo_at(trainer)
+        task = task_for(trainer, silo)
         before = task.shared | silo.local
-        delta = bench.fit(silo, task).delta
+        delta = trainer.fit(silo, task).delta
         after = {name: task.shared[name] + delta[name] for name in delta} | silo.local
-        assert moved(before, after) == by_role(bench, *roles)
+        assert moved(before, after) == by_role(trainer, *roles)
 
 
 def test_fedreps_head_phase_sees_the_body_as_in_evaluation():
     """With the running statistics, so that head and body fit each other when the model is used."""
     method = replace(METHODS["fedrep"](), phases=(Phase(HEAD, 1),))
-    bench = Bench(mlp(), method, FULL_BATCH)
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    trainer = Trainer(mlp(), method, FULL_BATCH)
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
     net = mlp().net(3)
     net.load_state_dict(task.shared | silo.local)
-    bench.fit(silo, task)
+    trainer.fit(silo, task)
     F.cross_entropy(net.eval()(silo.data.train.x), silo.data.train.y).backward()
     wanted = net.head.weight - FULL_BATCH.lr * net.head.weight.grad
     assert torch.allclose(silo.local["head.weight"], wanted, atol=1e-6)
@@ -316,9 +318,11 @@ def test_fedreps_head_phase_sees_the_body_as_in_evaluation():
 def test_phases_run_one_after_the_other():
     counts = {}
     for epochs in (1, 2):
-        bench = Bench(mlp(), METHODS["fedrep"](head_epochs=4), Training(batch_size=8, epochs=epochs))
-        silo = silo_at(bench)
-        bench.fit(silo, task_for(bench, silo))
+        trainer = Trainer(
+            mlp(), METHODS["fedrep"](head_epochs=4), TrainingConfig(batch_size=8, epochs=epochs)
+        )
+        silo = silo_at(trainer)
+        trainer.fit(silo, task_for(trainer, silo))
         counts[epochs] = int(silo.local["body.features.2.num_batches_tracked"])
     assert counts == {1: 3, 2: 6}  # 23 rows in batches of 8, in the body's phase only
 
@@ -326,11 +330,11 @@ def test_phases_run_one_after_the_other():
 def test_a_phases_own_epochs_replace_those_of_the_settings():
     heads = []
     for phase, epochs in ((Phase(HEAD, 3), 1), (Phase(HEAD), 3), (Phase(HEAD), 1)):
-        bench = Bench(
-            mlp(), replace(METHODS["fedrep"](), phases=(phase,)), Training(batch_size=8, epochs=epochs)
+        trainer = Trainer(
+            mlp(), replace(METHODS["fedrep"](), phases=(phase,)), TrainingConfig(batch_size=8, epochs=epochs)
         )
-        silo = silo_at(bench)
-        bench.fit(silo, task_for(bench, silo))
+        silo = silo_at(trainer)
+        trainer.fit(silo, task_for(trainer, silo))
         heads.append(silo.local["head.weight"])
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
@@ -341,39 +345,39 @@ def test_frozen_stages_do_not_move(k):
     plan = mlp()
     frozen = {f"body.{name}" for stage in stages(plan.body)[:k] for name in stage}
     assert len(frozen) == 3 * k
-    bench = Bench(plan, METHODS["fedavg"](), Training(batch_size=8, freeze=k, weight_decay=0.1))
-    silo = silo_at(bench)
-    delta = bench.fit(silo, task_for(bench, silo)).delta
-    weights = by_role(bench, Role.BODY, Role.HEAD, Role.NORM)
+    trainer = Trainer(plan, METHODS["fedavg"](), TrainingConfig(batch_size=8, freeze=k, weight_decay=0.1))
+    silo = silo_at(trainer)
+    delta = trainer.fit(silo, task_for(trainer, silo)).delta
+    weights = by_role(trainer, Role.BODY, Role.HEAD, Role.NORM)
     assert {name for name in weights if not delta[name].any()} == frozen
 
 
 def test_frozen_stages_do_not_move_under_fedprox_and_adam():
-    bench = Bench(
-        mlp(), METHODS["fedprox"](mu=1.0), Training(optimizer="adam", lr=0.01, batch_size=8, freeze=1)
+    trainer = Trainer(
+        mlp(), METHODS["fedprox"](mu=1.0), TrainingConfig(optimizer="adam", lr=0.01, batch_size=8, freeze=1)
     )
-    silo = silo_at(bench)
-    delta = bench.fit(silo, task_for(bench, silo)).delta
+    silo = silo_at(trainer)
+    delta = trainer.fit(silo, task_for(trainer, silo)).delta
     assert not any(delta[f"body.features.{name}"].any() for name in ("1.weight", "2.weight", "2.bias"))
     assert delta["body.features.4.weight"].any()
 
 
 def test_a_body_that_learns_at_no_rate_does_not_move():
-    bench = Bench(mlp(), METHODS["dann"](), Training(batch_size=8, body_lr=0.0, weight_decay=0.1))
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    trainer = Trainer(mlp(), METHODS["dann"](), TrainingConfig(batch_size=8, body_lr=0.0, weight_decay=0.1))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
     before = copy(silo.local)
-    delta = bench.fit(silo, task).delta
-    assert not any(delta[name].any() for name in by_role(bench, Role.BODY, Role.NORM))
-    assert all(delta[name].any() for name in by_role(bench, Role.AUX))
+    delta = trainer.fit(silo, task).delta
+    assert not any(delta[name].any() for name in by_role(trainer, Role.BODY, Role.NORM))
+    assert all(delta[name].any() for name in by_role(trainer, Role.AUX))
     assert {"head.weight", "head.bias"} <= moved(before, silo.local)
 
 
 def test_body_lr_is_a_factor_on_the_bodys_step():
     def delta(body_lr):
-        bench = Bench(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, body_lr=body_lr))
-        silo = silo_at(bench)
-        return bench.fit(silo, task_for(bench, silo)).delta
+        trainer = Trainer(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, body_lr=body_lr))
+        silo = silo_at(trainer)
+        return trainer.fit(silo, task_for(trainer, silo)).delta
 
     whole, tenth = delta(1.0), delta(0.1)
     for name in whole:
@@ -385,12 +389,12 @@ def test_a_schedule_is_a_factor_on_the_rounds_step():
     """torch's own cosine, and 1 for what trains after the last round."""
     plain = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(plain, T_max=4)
-    bench = Bench(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, schedule="cosine"))
-    silo = silo_at(bench)
-    first = bench.fit(silo, task_for(bench, silo)).delta
+    trainer = Trainer(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, schedule="cosine"))
+    silo = silo_at(trainer)
+    first = trainer.fit(silo, task_for(trainer, silo)).delta
     for round in (1, 2, 3, 4, 5):
         factor = cosine.get_last_lr()[0] if round <= 4 else 1.0
-        delta = bench.fit(silo, task_for(bench, silo, round=round)).delta
+        delta = trainer.fit(silo, task_for(trainer, silo, round=round)).delta
         for name in delta:
             assert torch.allclose(delta[name], factor * first[name], atol=1e-6), (name, round)
         plain.step()
@@ -398,10 +402,10 @@ def test_a_schedule_is_a_factor_on_the_rounds_step():
 
 
 def test_fedbabus_head_stays_as_it_began():
-    bench = Bench(mlp(), METHODS["fedbabu"](), Training(batch_size=8))
-    silos = [silo_at(bench, name, data_of(seed, 15)) for seed, name in enumerate("ab")]
-    federate(bench, silos, number=3)
-    first = bench.initial(3)
+    trainer = Trainer(mlp(), METHODS["fedbabu"](), TrainingConfig(batch_size=8))
+    silos = [silo_at(trainer, name, data_of(seed, 15)) for seed, name in enumerate("ab")]
+    federate(trainer, silos, number=3)
+    first = trainer.initial(3)
     for silo in silos:
         assert torch.equal(silo.local["head.weight"], first["head.weight"])
         assert torch.equal(silo.local["head.bias"], first["head.bias"])
@@ -409,9 +413,9 @@ def test_fedbabus_head_stays_as_it_began():
 
 def test_mmd_and_dann_use_the_second_domain_and_fedtl_does_not():
     def delta(name, target):
-        bench = Bench(mlp(), METHODS[name](), Training(batch_size=8))
-        silo = silo_at(bench, data=data_of(1, 23, target=target))
-        return bench.fit(silo, task_for(bench, silo, round=3)).delta
+        trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+        silo = silo_at(trainer, data=data_of(1, 23, target=target))
+        return trainer.fit(silo, task_for(trainer, silo, round=3)).delta
 
     assert same(delta("fedtl", True), delta("fedtl", False))
     for name in ("dann", "mmd", "coral"):
@@ -426,9 +430,9 @@ def test_rows_of_the_second_domain_do_not_count_in_the_tasks_loss(classes):
     """Without BatchNorm and with a weight of 0 they change nothing, whatever their number."""
     deltas = []
     for method in (METHODS["mmd"](weight=0.0), METHODS["fedtl"]()):
-        bench = Bench(smooth(), method, FULL_BATCH)
-        silo = silo_at(bench, data=data_of(1, 23, classes, y_std=10.0))
-        deltas.append(bench.fit(silo, task_for(bench, silo)).delta | silo.local)
+        trainer = Trainer(smooth(), method, FULL_BATCH)
+        silo = silo_at(trainer, data=data_of(1, 23, classes, y_std=10.0))
+        deltas.append(trainer.fit(silo, task_for(trainer, silo)).delta | silo.local)
     assert all(torch.allclose(deltas[0][name], deltas[1][name], atol=1e-6) for name in deltas[1])
 
 
@@ -437,27 +441,27 @@ def test_rows_of_the_second_domain_do_not_count_in_the_tasks_loss(classes):
 
 @pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedtl"])
 def test_training_that_diverges_fails_and_leaves_the_silo_as_it_was(name):
-    bench = Bench(mlp(), METHODS[name](), Training(lr=1e30, batch_size=8))
-    silo = silo_at(bench)
+    trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(lr=1e30, batch_size=8))
+    silo = silo_at(trainer)
     before = copy(silo.local)
     with pytest.raises(SiloFailed, match=r"here: .* is not finite after round 1; a lower train.lr may help"):
-        bench.fit(silo, task_for(bench, silo))
+        trainer.fit(silo, task_for(trainer, silo))
     assert same(silo.local, before)
 
 
 def test_one_silos_failure_does_not_reach_the_next_at_the_same_bench():
-    bench = Bench(mlp(), METHODS["fedbn"](), Training(batch_size=8))
+    trainer = Trainer(mlp(), METHODS["fedbn"](), TrainingConfig(batch_size=8))
     sick = silo_at(
-        bench,
+        trainer,
         "sick",
-        replace(data_of(1, 9), train=Rows(torch.full((9, 4), float("nan")), torch.arange(9) % 3)),
+        replace(data_of(1, 9), train=Dataset(torch.full((9, 4), float("nan")), torch.arange(9) % 3)),
     )
-    well = silo_at(bench)
-    alone = silo_at(Bench(mlp(), METHODS["fedbn"](), Training(batch_size=8)))
+    well = silo_at(trainer)
+    alone = silo_at(Trainer(mlp(), METHODS["fedbn"](), TrainingConfig(batch_size=8)))
     with pytest.raises(SiloFailed):
-        bench.fit(sick, task_for(bench, sick))
-    update = bench.fit(well, task_for(bench, well))
-    other = Bench(mlp(), METHODS["fedbn"](), Training(batch_size=8))
+        trainer.fit(sick, task_for(trainer, sick))
+    update = trainer.fit(well, task_for(trainer, well))
+    other = Trainer(mlp(), METHODS["fedbn"](), TrainingConfig(batch_size=8))
     assert same(update.delta, other.fit(alone, task_for(other, alone)).delta)
 
 
@@ -466,29 +470,29 @@ def test_one_silos_failure_does_not_reach_the_next_at_the_same_bench():
 
 @pytest.mark.parametrize(("n", "batches"), [(8, 2), (9, 2), (10, 3), (5, 1), (4, 1), (3, 1)])
 def test_a_last_batch_of_one_row_joins_the_one_before(n, batches):
-    bench = Bench(mlp(), METHODS["fedavg"](), Training(batch_size=4))
-    silo = silo_at(bench, data=data_of(1, n))
-    bench.fit(silo, task_for(bench, silo))
+    trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=4))
+    silo = silo_at(trainer, data=data_of(1, n))
+    trainer.fit(silo, task_for(trainer, silo))
     assert int(silo.local["body.features.2.num_batches_tracked"]) == batches
 
 
 @pytest.mark.parametrize("n", [256, 257, 600])
 def test_evaluation_and_adaptation_take_any_number_of_rows(n):
-    bench = Bench(mlp(), METHODS["fedtl"](), FULL_BATCH)
-    state, x = bench.initial(3), rows_of(1, n).x
-    assert bench.scores(state, x, data_of(1, 5)).shape == (n, 3)
-    found = bench.adapt(state, x, 3)
+    trainer = Trainer(mlp(), METHODS["fedtl"](), FULL_BATCH)
+    state, x = trainer.initial(3), rows_of(1, n).x
+    assert trainer.scores(state, x, data_of(1, 5)).shape == (n, 3)
+    found = trainer.adapt(state, x, 3)
     h = x.double().numpy() @ state["body.features.1.weight"].double().numpy().T
     np.testing.assert_allclose(found["body.features.2.running_mean"], h.mean(0), atol=1e-4)
     np.testing.assert_allclose(found["body.features.2.running_var"], h.var(0, ddof=1), rtol=1e-4)
-    assert bench.scores(state, x[:0], data_of(1, 5)).shape == (0, 3)
+    assert trainer.scores(state, x[:0], data_of(1, 5)).shape == (0, 3)
 
 
 def test_every_row_is_seen_once_an_epoch():
-    bench = Bench(smooth(), METHODS["fedavg"](), Training(batch_size=7, epochs=3))
-    silo = silo_at(bench)
+    trainer = Trainer(smooth(), METHODS["fedavg"](), TrainingConfig(batch_size=7, epochs=3))
+    silo = silo_at(trainer)
     generator = torch.Generator().manual_seed(0)
-    steps = list(bench.batches(silo.data, 3, generator))
+    steps = list(trainer.batches(silo.data, 3, generator))
     for epoch in range(3):
         seen = torch.cat([rows for rows, _ in steps[epoch * 4 : epoch * 4 + 4]])
         assert sorted(seen.tolist()) == list(range(23))
@@ -496,25 +500,25 @@ def test_every_row_is_seen_once_an_epoch():
 
 
 def test_pixels_become_minus_one_to_one():
-    bench = Bench(blueprint("convnet", (1, 8, 8), 0), METHODS["fedavg"](), FULL_BATCH)
+    trainer = Trainer(model_spec("convnet", (1, 8, 8), 0), METHODS["fedavg"](), FULL_BATCH)
     pixels = torch.randint(
         0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    data = SiloData(Rows(pixels, torch.arange(5) % 3), Rows(pixels, torch.arange(5) % 3), CLASSES)
-    state = bench.initial(3)
-    scores = bench.scores(state, pixels, data)
+    data = SiloDataset(Dataset(pixels, torch.arange(5) % 3), Dataset(pixels, torch.arange(5) % 3), CLASSES)
+    state = trainer.initial(3)
+    scores = trainer.scores(state, pixels, data)
     assert torch.allclose(
-        scores, bench.scores(state, pixels.double().div(127.5).sub(1).float(), data), atol=1e-5
+        scores, trainer.scores(state, pixels.double().div(127.5).sub(1).float(), data), atol=1e-5
     )
     assert pixels.dtype == torch.uint8
     assert pixels.max() > 1
 
 
 def test_heads_of_different_widths_share_one_body():
-    bench = Bench(mlp(), METHODS["fedper"](), Training(batch_size=8))
-    narrow = silo_at(bench, "narrow", data_of(1, 20, ("x", "y")))
-    wide = silo_at(bench, "wide", data_of(2, 20))
-    for one in federate(bench, [narrow, wide], number=2):
+    trainer = Trainer(mlp(), METHODS["fedper"](), TrainingConfig(batch_size=8))
+    narrow = silo_at(trainer, "narrow", data_of(1, 20, ("x", "y")))
+    wide = silo_at(trainer, "wide", data_of(2, 20))
+    for one in federate(trainer, [narrow, wide], number=2):
         assert list(one.replies) == ["narrow", "wide"]
     assert narrow.local["head.weight"].shape == (2, 64)
     assert wide.local["head.weight"].shape == (3, 64)
@@ -522,63 +526,65 @@ def test_heads_of_different_widths_share_one_body():
 
 def test_start_replaces_first_weights_of_the_same_shape():
     start = {"body.features.1.weight": torch.ones(64, COLUMNS), "head.weight": torch.ones(7, 64)}
-    bench = Bench(mlp(), METHODS["fedavg"](), FULL_BATCH, start=start)
-    plain = Bench(mlp(), METHODS["fedavg"](), FULL_BATCH)
-    assert moved(plain.initial(3), bench.initial(3)) == {"body.features.1.weight"}
-    assert torch.equal(bench.initial(7)["head.weight"], torch.ones(7, 64))
+    trainer = Trainer(mlp(), METHODS["fedavg"](), FULL_BATCH, start=start)
+    plain = Trainer(mlp(), METHODS["fedavg"](), FULL_BATCH)
+    assert moved(plain.initial(3), trainer.initial(3)) == {"body.features.1.weight"}
+    assert torch.equal(trainer.initial(7)["head.weight"], torch.ones(7, 64))
 
 
 def test_the_initial_state_does_not_depend_on_what_was_trained():
-    bench = Bench(mlp(), METHODS["dann"](), Training(batch_size=8))
-    before = bench.initial(3)
-    silo = silo_at(bench)
-    bench.fit(silo, task_for(bench, silo))
-    assert same(before, bench.initial(3))
-    assert same(before, Bench(mlp(), METHODS["dann"](), Training()).initial(3))
+    trainer = Trainer(mlp(), METHODS["dann"](), TrainingConfig(batch_size=8))
+    before = trainer.initial(3)
+    silo = silo_at(trainer)
+    trainer.fit(silo, task_for(trainer, silo))
+    assert same(before, trainer.initial(3))
+    assert same(before, Trainer(mlp(), METHODS["dann"](), TrainingConfig()).initial(3))
 
 
 # Regression
 
 
 def test_scores_are_in_the_labels_own_unit():
-    bench = Bench(smooth(), METHODS["fedavg"](), FULL_BATCH)
+    trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
     plain, scaled = data_of(1, 9, ()), data_of(1, 9, (), y_mean=50.0, y_std=4.0)
-    state, x = bench.initial(1), rows_of(1, 6).x
+    state, x = trainer.initial(1), rows_of(1, 6).x
     assert plain.width == 1
-    raw = bench.scores(state, x, plain)
-    assert torch.allclose(bench.scores(state, x, scaled), raw * 4 + 50, atol=1e-4)
+    raw = trainer.scores(state, x, plain)
+    assert torch.allclose(trainer.scores(state, x, scaled), raw * 4 + 50, atol=1e-4)
 
 
 def test_training_on_values_with_a_scale_is_training_on_scaled_values():
     deltas = []
     for scaled in (False, True):
-        bench = Bench(smooth(), METHODS["fedavg"](), Training(lr=0.1, batch_size=8, epochs=2))
+        trainer = Trainer(smooth(), METHODS["fedavg"](), TrainingConfig(lr=0.1, batch_size=8, epochs=2))
         data = data_of(1, 23, (), y_mean=50.0, y_std=4.0)
         if scaled:
-            data = replace(data, train=Rows(data.train.x, (data.train.y - 50) / 4), y_mean=0.0, y_std=1.0)
-        silo = silo_at(bench, data=data)
-        deltas.append(bench.fit(silo, task_for(bench, silo)).delta)
+            data = replace(data, train=Dataset(data.train.x, (data.train.y - 50) / 4), y_mean=0.0, y_std=1.0)
+        silo = silo_at(trainer, data=data)
+        deltas.append(trainer.fit(silo, task_for(trainer, silo)).delta)
     assert all(torch.allclose(deltas[0][name], deltas[1][name], atol=1e-5) for name in deltas[0])
 
 
 def test_regression_learns_in_the_labels_own_unit():
     """y = 3 sum x + 50; after training the error is a small part of the labels' spread."""
-    bench = Bench(mlp(), METHODS["fedavg"](), Training(lr=0.05, batch_size=32, epochs=30))
+    trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(lr=0.05, batch_size=32, epochs=30))
     train = rows_of(1, 200, ())
     data = data_of(1, 200, (), y_mean=train.y.mean().item(), y_std=train.y.std().item())
-    silo = silo_at(bench, data=data)
-    task = task_for(bench, silo)
-    update = bench.fit(silo, task)
-    state = bench.partition.join({n: task.shared[n] + update.delta[n] for n in task.shared}, silo.local)
-    error = (bench.scores(state, train.x, data)[:, 0] - train.y).pow(2).mean().sqrt()
+    silo = silo_at(trainer, data=data)
+    task = task_for(trainer, silo)
+    update = trainer.fit(silo, task)
+    state = trainer.partition.join({n: task.shared[n] + update.delta[n] for n in task.shared}, silo.local)
+    error = (trainer.scores(state, train.x, data)[:, 0] - train.y).pow(2).mean().sqrt()
     assert error < 0.3 * train.y.std()
     assert update.metrics["rmse"] == pytest.approx((2 * update.metrics["loss"]) ** 0.5)
 
 
 def test_regression_with_a_second_domain_ignores_its_absent_labels():
-    bench = Bench(mlp(), METHODS["mmd"](), Training(batch_size=8))
-    silo = silo_at(bench, data=data_of(1, 23, ()))
-    assert all(torch.isfinite(value).all() for value in bench.fit(silo, task_for(bench, silo)).delta.values())
+    trainer = Trainer(mlp(), METHODS["mmd"](), TrainingConfig(batch_size=8))
+    silo = silo_at(trainer, data=data_of(1, 23, ()))
+    assert all(
+        torch.isfinite(value).all() for value in trainer.fit(silo, task_for(trainer, silo)).delta.values()
+    )
 
 
 # Afterwards, at home
@@ -586,25 +592,25 @@ def test_regression_with_a_second_domain_ignores_its_absent_labels():
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_settling_changes_nothing_in_the_silo(name):
-    bench = Bench(mlp(), METHODS[name](), Training(batch_size=8))
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
+    trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
     before, shared = copy(silo.local), copy(task.shared)
-    settled = bench.settle(silo, task)
+    settled = trainer.settle(silo, task)
     assert same(silo.local, before)
     assert same(task.shared, shared)
-    assert same(settled, bench.settle(silo, task))
-    roles = set() if Role.STATS in bench.method.shared else by_role(bench, Role.STATS)
-    if bench.method.personalise.epochs:
-        roles = roles | by_role(bench, Role.HEAD)
+    assert same(settled, trainer.settle(silo, task))
+    roles = set() if Role.STATS in trainer.method.shared else by_role(trainer, Role.STATS)
+    if trainer.method.personalise.epochs:
+        roles = roles | by_role(trainer, Role.HEAD)
     assert moved(shared | before, settled) == roles
 
 
 def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
-    bench = Bench(mlp(), METHODS["fedtl"](), Training(batch_size=8))
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
-    settled = bench.settle(silo, task)
+    trainer = Trainer(mlp(), METHODS["fedtl"](), TrainingConfig(batch_size=8))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
+    settled = trainer.settle(silo, task)
     net = mlp().net(3)
     net.load_state_dict(task.shared | silo.local)
     for name, value in adapt(net.body, [silo.data.train.x]).items():
@@ -616,17 +622,17 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
 )
 def test_personalising_moves_what_it_says(what, stays):
     method = replace(METHODS["fedavg"](), personalise=Personalise(what, 2))
-    bench = Bench(mlp(), method, Training(batch_size=8))
-    silo = silo_at(bench)
-    task = task_for(bench, silo)
-    settled = bench.settle(silo, task)
-    assert moved(task.shared | silo.local, settled) == by_role(bench, *(set(Role) - stays))
+    trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
+    settled = trainer.settle(silo, task)
+    assert moved(task.shared | silo.local, settled) == by_role(trainer, *(set(Role) - stays))
 
 
 def test_another_stretch_of_training_starts_anywhere_and_changes_nothing_in_the_silo():
-    bench = Bench(mlp(), METHODS["fedavg"](), Training(batch_size=8))
-    silo = silo_at(bench)
-    before, state = copy(silo.local), {name: value * 1 for name, value in bench.initial(3).items()}
-    trained = bench.train(silo, state, Phase(HEAD, 2), task_for(bench, silo))
+    trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=8))
+    silo = silo_at(trainer)
+    before, state = copy(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}
+    trained = trainer.train(silo, state, Phase(HEAD, 2), task_for(trainer, silo))
     assert moved(state, trained) == {"head.weight", "head.bias"}
     assert same(silo.local, before)

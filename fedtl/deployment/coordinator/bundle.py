@@ -29,7 +29,7 @@ from fedtl.deployment.site.site_plan import FORM, NOWHERE
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import Sight, Survey, survey
+from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 
 FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
@@ -74,13 +74,13 @@ def bundle(
     if not BARE.fullmatch(name):
         raise ConfigError(f"--name {name!r}: small letters, digits and hyphens, 40 at most, a letter first")
     study = _study(experiment, shape, classes, dp_ready)
-    if not study.bench.partition.shared or study.method.pool:
+    if not study.trainer.partition.shared or study.method.pool:
         raise ConfigError(f"method {experiment.method.name!r} is a yardstick: nobody can take part in it")
-    labels = () if study.method.head_is_local else study.survey.union
+    labels = () if study.method.head_is_local else study.schema.union
     base = _base(experiment)
-    first, sight = next(iter(study.survey.silos.items()))
+    first, sight = next(iter(study.schema.silos.items()))
     experiment = agreement.with_columns(experiment, first, sight.shape, sight.columns)
-    its = agreement.agree(experiment, study.survey.shape, labels, base, dp_ready)
+    its = agreement.agree(experiment, study.schema.shape, labels, base, dp_ready)
     folder = folder.absolute()
     place = folder / name
     if place.exists():
@@ -88,7 +88,7 @@ def bundle(
     _stage(place / "app", name, its)
     made = Bundle(place)
     write_bytes(made.file, _built(place / "app", folder.parent))
-    shared, _ = study.bench.partition.split(study.bench.initial(len(study.survey.union) or 1))
+    shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
     write(place / "start.safetensors", lambda file: save_file(shared, file))
     write_bytes(place / "server.json", (json.dumps(_about(study, its, made), indent=1) + "\n").encode())
     return made
@@ -106,10 +106,10 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
                 f"--shape {shape[0]} is a table of {shape[0]} inputs, and its columns are "
                 f"{', '.join(inputs) or 'not named'}; say --columns NAME,NAME,..., and leave --shape out"
             )
-        sight = Sight(shape, inputs, labels, frozenset(labels), 0)
-        seen = Survey({"schema": sight})
+        sight = SiloSchema(shape, inputs, labels, frozenset(labels), 0)
+        seen = DataSchema({"schema": sight})
     else:
-        seen = survey(experiment)
+        seen = read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
         experiment = experiment.model_copy(update={"privacy": FORM})
     return build(experiment, NOWHERE, NOWHERE, "cpu", None, seen)
@@ -137,7 +137,7 @@ def _about(study: Study, its: Agreement, made: Bundle) -> dict[str, Any]:
         "silos_per_round": None if per_round == "all" else per_round,
         "minimum_silos": experiment.minimum_silos,
         "server": {"name": name, "share": share, "settings": server},
-        "roles": {key: str(role) for key, role in study.bench.partition.roles.items()},
+        "roles": {key: str(role) for key, role in study.trainer.partition.roles.items()},
     }
 
 

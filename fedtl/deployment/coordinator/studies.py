@@ -20,7 +20,7 @@ from fedtl.deployment.coordinator.settings import load
 from fedtl.deployment.coordinator.sites import named, tell
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, healthy, wait_healthy
 from fedtl.errors import ConfigError
-from fedtl.federation.rounds import Plan
+from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 
@@ -30,7 +30,7 @@ def resume(folder: Path) -> None:
     wait_healthy(folder)
     tell(folder)
     for study in sorted((folder / "studies").glob("*/runs.jsonl")):
-        its = hosting.Study(study.parent)
+        its = hosting.HostedStudy(study.parent)
         if its.done or (study.parent / hosting.STOPPED).exists():
             continue
         with suppress(ConfigError):  # a site may wait for the rest of a message of the run that died: no more
@@ -41,7 +41,7 @@ def resume(folder: Path) -> None:
             write_bytes(its.path / hosting.STOPPED, f"{error}\n".encode(), private=True)
 
 
-def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
+def start(folder: Path, bundle_name: str, study_name: str) -> hosting.HostedStudy:
     """Begin a study, or go on with it. Raises ConfigError."""
     settings, its = load(folder), Bundle(folder / "bundles" / bundle_name)
     if not its.file.is_file():
@@ -50,7 +50,7 @@ def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
             f"there is no bundle {bundle_name!r}; there are {', '.join(known) or 'none: fedtl server bundle'}"
         )
     about = its.about
-    plan = Plan(
+    plan = FederationConfig(
         study_name,
         about["seed"],
         about["rounds"],
@@ -62,7 +62,7 @@ def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
     more |= {"bundle_name": bundle_name, "deadline": settings.deadline, "tries": settings.tries}
     first = load_file(its.folder / "start.safetensors")
     roles = {name: Role(role) for name, role in about["roles"].items()}
-    study = hosting.Study.create(folder / "studies" / named(study_name), plan, roles, first, more)
+    study = hosting.HostedStudy.create(folder / "studies" / named(study_name), plan, roles, first, more)
     if study.done:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
     if at_work(study):
@@ -76,7 +76,7 @@ def start(folder: Path, bundle_name: str, study_name: str) -> hosting.Study:
     return study
 
 
-def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
+def _submit(folder: Path, its: Bundle, study: hosting.HostedStudy) -> None:
     """A new Flower run of a study; one that is still at it is waited for by the next."""
     if its.hash != study.about["bundle"]:
         raise ConfigError(
@@ -97,13 +97,13 @@ def _submit(folder: Path, its: Bundle, study: hosting.Study) -> None:
 
 def stop(folder: Path, study_name: str) -> None:
     """It can be started again. Raises ConfigError."""
-    its = hosting.Study(folder / "studies" / study_name)
+    its = hosting.HostedStudy(folder / "studies" / study_name)
     if its.about:
         write_bytes(its.path / hosting.STOPPED, b"by its coordinator\n", private=True)
         _end(folder, its)
 
 
-def _end(folder: Path, its: hosting.Study) -> None:
+def _end(folder: Path, its: hosting.HostedStudy) -> None:
     """Of its last Flower run. Raises ConfigError where that has ended, or where none was written down."""
     last = None
     for text in (its.path / "runs.jsonl").read_text(errors="replace").splitlines():
@@ -118,7 +118,7 @@ def status(folder: Path) -> dict[str, Any]:
     settings, rows = load(folder), admitted.admitted(folder)
     studies: dict[str, Any] = {}
     for path in sorted((folder / "studies").glob("*/plan.json")):
-        its = hosting.Study(path.parent)
+        its = hosting.HostedStudy(path.parent)
         studies[path.parent.name] = _where(its)
     return {
         "running": healthy(folder),
@@ -131,7 +131,7 @@ def status(folder: Path) -> dict[str, Any]:
     }
 
 
-def _where(its: hosting.Study) -> Mapping[str, Any]:
+def _where(its: hosting.HostedStudy) -> Mapping[str, Any]:
     lines, about = its.history(), its.about
     last = lines[-1] if lines else {}
     return {
@@ -149,7 +149,7 @@ def _read(path: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
 
-def at_work(its: hosting.Study) -> bool:
+def at_work(its: hosting.HostedStudy) -> bool:
     """Whether a ServerApp has the study in its hands."""
     handle = os.open(its.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:

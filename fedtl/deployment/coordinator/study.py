@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import alone, write, write_bytes
 from fedtl.errors import ConfigError, NotEnoughSilos
-from fedtl.federation.rounds import Federation, Plan, Round, Standing, rounds
+from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, rounds
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -34,15 +34,20 @@ LOCATION = "FEDTL_SERVER"  # the environment variable by which a ServerApp finds
 
 
 @dataclass(frozen=True)
-class Study:
+class HostedStudy:
     """A folder. In its plan, ``deadline``: seconds for a round; ``tries``: how often a round is asked that has too few replies."""
 
     path: Path
 
     @classmethod
     def create(
-        cls, path: Path, plan: Plan, roles: Mapping[str, Role], start: State, about: Mapping[str, Any]
-    ) -> "Study":
+        cls,
+        path: Path,
+        plan: FederationConfig,
+        roles: Mapping[str, Role],
+        start: State,
+        about: Mapping[str, Any],
+    ) -> "HostedStudy":
         """Raises ConfigError where another study of that name stands; the very same one is opened again."""
         content = {
             **asdict(plan),
@@ -75,14 +80,14 @@ class Study:
         whole = path.read_text().split("\n")[:-1] if path.exists() else []  # a torn last line has no newline
         return [json.loads(line) for line in whole]
 
-    def standing(self) -> Standing:
+    def standing(self) -> ServerState:
         """The last checkpoint, or the start. Lines of the history that are younger than it are dropped."""
         path = self.path / "checkpoint" / "state.pt"
         if not path.exists():
-            standing = Standing(0, load_file(self.path / "start.safetensors"))
+            standing = ServerState(0, load_file(self.path / "start.safetensors"))
         else:
             its = torch.load(path, weights_only=True)
-            standing = Standing(its["round"], its["shared"], its["memory"])
+            standing = ServerState(its["round"], its["shared"], its["memory"])
         kept = [json.dumps(line) + "\n" for line in self.history() if line["round"] <= standing.round]
         if kept or (self.path / "history.jsonl").exists():
             write_bytes(self.path / "history.jsonl", "".join(kept).encode(), private=True)
@@ -115,7 +120,7 @@ class Study:
 
 
 def host(
-    study: Study,
+    study: HostedStudy,
     federation: Callable[[int, float], Federation],
     progress: Callable[[Round], None] | None = None,
 ) -> dict[str, Any]:
@@ -129,12 +134,12 @@ def host(
 
 
 def _host(
-    study: Study,
+    study: HostedStudy,
     federation: Callable[[int, float], Federation],
     progress: Callable[[Round], None] | None,
 ) -> dict[str, Any]:
     about = study.about
-    plan = Plan(
+    plan = FederationConfig(
         about["study"],
         about["seed"],
         about["rounds"],
@@ -178,7 +183,7 @@ def _marks(about: Mapping[str, Any], shared: State) -> dict[str, str] | None:
     return marks.metadata(dict.fromkeys(shared, Label.RELEASED if about["private"] else Label.LOCAL))
 
 
-def summary(study: Study) -> dict[str, Any]:
+def summary(study: HostedStudy) -> dict[str, Any]:
     """What only updates carried: nothing here was measured on anybody's test rows."""
     about, lines = study.about, study.history()
     left_out: dict[str, list[str]] = {}

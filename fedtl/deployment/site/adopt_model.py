@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import settled, trained
 from fedtl.experiment.run_folder import RunFolder
@@ -43,7 +43,7 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     asked = its.experiment.privacy
     if home.settings.policy.privacy is None:  # nothing leaves, so a private plan's model needs no budget here
         its = its.model_copy(update={"experiment": its.experiment.model_copy(update={"privacy": None})})
-    place = Place(home, its)
+    place = SitePlan(home, its)
     try:
         received = load_file(shared)
     except (OSError, SafetensorError) as error:
@@ -51,22 +51,22 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     rounds = its.experiment.rounds
     check_task(Task(study_name, rounds, rounds, its.experiment.seed, received), place.terms)
     task = Task(study_name, rounds + 1, rounds, its.experiment.seed, received)
-    machine.settle(home.settings.threads)
+    machine.set_threads(home.settings.threads)
     folder = RunFolder.create(out, place.experiment)
     prepared = place.prepared()
     study = place.study(prepared.data.classes)
     kept = home.memory.load(study_name, place.schema(study, prepared.data.width))
     silo = place.silo(study, prepared.data)
-    came = trained(study.bench, study.first, asked)
+    came = trained(study.trainer, study.first, asked)
     if kept:
         silo.local = kept.local
-        outcome = Examine(task, lambda _: prepared.exam)(study.bench, silo)
+        outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
         state, figures = outcome.state, {"in use": outcome.test}
-        own = {name: kept.labels[study.bench.partition.roles[name]] for name in kept.local}
-        said = settled(study.bench, came | own)
+        own = {name: kept.labels[study.trainer.partition.roles[name]] for name in kept.local}
+        said = settled(study.trainer, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)
-        said = labels.after(came, study.bench.moves(FITTED), private=False)
+        said = labels.after(came, study.trainer.moves(FITTED), private=False)
     folder.save_tensors("shared.safetensors", received, came)
     _keep(folder, place, prepared, received, state, said)
     result = {
@@ -81,22 +81,22 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
 
 def _late(study: Study, silo: Silo, task: Task, prepared: Prepared) -> tuple[State, dict[str, Measured]]:
     """AdaBN, then, where the head is not shared, a head of its own; beside it, what else could be had."""
-    bench, data, train = study.bench, silo.data, study.experiment.train
+    trainer, data, train = study.trainer, silo.data, study.experiment.train
     alone = study.experiment.rounds * train.epochs
-    figures = Onboard(task, lambda _: prepared.exam, len(data.train), alone)(bench, silo)
-    came = bench.partition.join(task.shared, silo.local)
-    state = came | bench.adapt(came, data.train.x, data.width)
-    if bench.method.head_is_local:
-        state = bench.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
+    figures = Onboard(task, lambda _: prepared.exam, len(data.train), alone)(trainer, silo)
+    came = trainer.partition.join(task.shared, silo.local)
+    state = came | trainer.adapt(came, data.train.x, data.width)
+    if trainer.method.head_is_local:
+        state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     return state, {
-        "in use": measure(bench.scores(state, prepared.exam.test.x, data), prepared.exam.test.y),
+        "in use": measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y),
         **figures,
     }
 
 
 def _keep(
     folder: RunFolder,
-    place: Place,
+    place: SitePlan,
     prepared: Prepared,
     shared: State,
     state: State,

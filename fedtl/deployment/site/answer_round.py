@@ -12,8 +12,8 @@ from fedtl.deployment import plan as agreement
 from fedtl.deployment.site import paid
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signing import Approved
-from fedtl.deployment.site.site_plan import Place
-from fedtl.deployment.site.state_store import STUDY, Kept
+from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.state_store import STUDY, StoredRound
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.federation.policy import Code, check_task, verdict
 from fedtl.messages import Refusal, Task, Update
@@ -23,7 +23,7 @@ from fedtl.training import threads as machine
 Ask = Callable[[], Task]
 
 
-def attend(home: Home, plan: Callable[[], Path], decode: Ask) -> Update | Refusal:
+def answer_round(home: Home, plan: Callable[[], Path], decode: Ask) -> Update | Refusal:
     """
     The reply to one message. ``plan`` finds the agreement's file in the bundle that asks, ``decode`` reads the message;
     both raise Denied. Never raises for what a server or a row can do.
@@ -31,7 +31,7 @@ def attend(home: Home, plan: Callable[[], Path], decode: Ask) -> Update | Refusa
     task: Task | None = None
     try:
         with home.alone():
-            machine.settle(home.settings.threads)
+            machine.set_threads(home.settings.threads)
             task = decode()
             return _round(home, plan(), task)
     except Denied as denied:
@@ -60,7 +60,7 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     if home.settings.policy.privacy is not None:
         paid.check(home)
     home.record.received(task, its.hash)
-    place = Place(home, its)
+    place = SitePlan(home, its)
     place.check()
     approved = Approved.of(place)
     check_task(task, place.terms)
@@ -68,7 +68,7 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     prepared = place.prepared()
     study = place.study(prepared.data.classes)
     silo = place.silo(study, prepared.data)
-    terms = approved.terms(place, prepared.data, silo.promise)
+    terms = approved.terms(place, prepared.data, silo.guarantee)
     schema, digest = place.schema(study, prepared.data.width), task_hash(task)
     kept = home.memory.load(task.study, schema)
     if again := _known(kept, task, digest):
@@ -79,9 +79,9 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
         approved.begin(task)
         if kept:
             silo.local, silo.labels = kept.local, kept.labels
-        update, private = allowed(place, study.bench.fit(silo, task)), silo.promise is not None
+        update, private = allowed(place, study.trainer.fit(silo, task)), silo.guarantee is not None
         verdict(update, task, place.terms, place.policy, _released(place, private), silo.name)
-        state = Kept(task.round, digest, silo.local, silo.labels, update, private)
+        state = StoredRound(task.round, digest, silo.local, silo.labels, update, private)
         home.memory.save(task.study, schema, state)
     verdict(update, task, place.terms, place.policy, _released(place, private), home.settings.name)
     if private:
@@ -90,12 +90,12 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
     return update
 
 
-def _released(place: Place, private: bool) -> frozenset[str] | None:
+def _released(place: SitePlan, private: bool) -> frozenset[str] | None:
     """The metrics that leave with noise; None for an update that was made without differential privacy."""
     return (place.released or frozenset()) if private else None
 
 
-def _known(kept: Kept | None, task: Task, digest: str) -> Kept | None:
+def _known(kept: StoredRound | None, task: Task, digest: str) -> StoredRound | None:
     """The state with the reply that was given before. Raises Denied for an older round, and for another task of the same one."""
     if kept is None or task.round > kept.round:
         return None
@@ -106,7 +106,7 @@ def _known(kept: Kept | None, task: Task, digest: str) -> Kept | None:
     return kept
 
 
-def allowed(place: Place, update: Update) -> Update:
+def allowed(place: SitePlan, update: Update) -> Update:
     """Without the figures that the policy keeps at home."""
     policy = place.policy
     metrics = {name: value for name, value in update.metrics.items() if name in policy.metrics}

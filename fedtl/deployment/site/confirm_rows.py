@@ -9,7 +9,7 @@ from typing import Any
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.site import paid
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import Place, row_hashes
+from fedtl.deployment.site.site_plan import SitePlan, row_hashes
 from fedtl.errors import ConfigError
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.rows import RowSet
@@ -60,4 +60,4 @@ def _asked(home: Home, bundle: Path) -> tuple[RowSet, Budget]:
     own = home.settings.policy.privacy
     if own is None:
         raise ConfigError(f"{home.path}: silo.toml has no [policy.privacy], so no private round would run")
-    return row_hashes(Place(home, its).raw, home.secret), Budget(own.lifetime_epsilon, own.lifetime_delta)
+    return row_hashes(SitePlan(home, its).raw, home.secret), Budget(own.lifetime_epsilon, own.lifetime_delta)

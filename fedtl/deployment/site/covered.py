@@ -17,8 +17,7 @@ from fedtl.deployment.site.approvals import Approval, code_hash
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import SignedTerms, looser
 from fedtl.errors import Denied
-from fedtl.federation.policy import Code, Manifest
-from fedtl.federation.policy import Line as Tensor
+from fedtl.federation.policy import Code, Manifest, ManifestTensor
 
 Line = Mapping[str, Any]
 AGAIN = "rehearse and approve again"
@@ -244,7 +243,9 @@ def _grant(line: Line) -> Grant:
     approval = Approval(**{each.name: str(line.get(each.name, "")) for each in fields(Approval)})
     try:
         terms = SignedTerms.model_validate(line.get("signed"))
-        listed = Manifest(tuple(Tensor(**{**row, "shape": tuple(row["shape"])}) for row in line["tensors"]))
+        listed = Manifest(
+            tuple(ManifestTensor(**{**row, "shape": tuple(row["shape"])}) for row in line["tensors"])
+        )
     except (ValidationError, TypeError, KeyError):
         return Grant(line["number"], approval, None, tensors)
     hashes = (terms.hash, terms.plan, terms.manifest, listed.hash)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedtl.errors import ConfigError, LedgerDamaged
-from fedtl.privacy.hash_chain import Book
+from fedtl.privacy.hash_chain import HashChainFile
 
 if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does without torch
     from torch import Tensor
@@ -19,17 +19,17 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does withou
     from fedtl.messages import Task, Update
     from fedtl.models.state import State
 
-Line = dict[str, Any]
+EgressLine = dict[str, Any]
 NUMBER = (
     "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
 )
 
 
-class Record:
+class EgressLog:
     """One site's; the chain bears its name."""
 
     def __init__(self, path: Path, silo: str) -> None:
-        self.book, self.silo = Book(path), silo
+        self.book, self.silo = HashChainFile(path), silo
 
     def note(self, what: str, **content: Any) -> None:
         """On the disk when this returns."""
@@ -63,7 +63,7 @@ class Record:
     def refused(self, task: "Task | None", code: str, reason: str) -> None:
         self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[EgressLine]:
         """Raises LedgerDamaged where the chain is broken."""
         with self.book.open(self.silo) as chain:
             return chain.lines()
@@ -73,14 +73,14 @@ class Record:
         return exported(self.book, self.silo)
 
 
-def exported(book: Book, name: str) -> Iterator[str]:
+def exported(book: HashChainFile, name: str) -> Iterator[str]:
     """A chain's lines, each with its hash, as one JSON each."""
     with book.open(name) as chain:
         entries = list(chain.entries)
     return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
-def verify(lines: Sequence[str], source: str) -> list[Line]:
+def verify(lines: Sequence[str], source: str) -> list[EgressLine]:
     """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
     from fedtl.privacy import verify as papers
 
@@ -90,7 +90,7 @@ def verify(lines: Sequence[str], source: str) -> list[Line]:
     return found
 
 
-def read_export(path: Path) -> tuple[list[Line], dict[str, list[Line]]]:
+def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list[EgressLine]]]:
     """
     The record's lines, and after an empty line each those of the ledger's datasets. Raises LedgerDamaged, ConfigError for
     what is no text.
@@ -99,7 +99,7 @@ def read_export(path: Path) -> tuple[list[Line], dict[str, list[Line]]]:
         first, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no export of a site: {error}") from error
-    ledgers: dict[str, list[Line]] = {}
+    ledgers: dict[str, list[EgressLine]] = {}
     for part in rest:
         lines = verify(part.splitlines(), f"{path}, the ledger")
         if lines and ledgers.setdefault(str(lines[0]["chain"]), lines) is not lines:

@@ -20,11 +20,11 @@ from fedtl.deployment.site import keys
 from fedtl.deployment.site.settings import HomeSettings, load
 from fedtl.deployment.site.template import TEMPLATE
 from fedtl.errors import ConfigError
-from fedtl.privacy.hash_chain import Book
+from fedtl.privacy.hash_chain import HashChainFile
 
 if TYPE_CHECKING:  # they bring torch, and two of the processes that open a home do without
-    from fedtl.deployment.site.egress_log import Record
-    from fedtl.deployment.site.state_store import Memory
+    from fedtl.deployment.site.egress_log import EgressLog
+    from fedtl.deployment.site.state_store import SiloStateStore
 
 PRIVATE = ("node.key", "secret", "exec.secret")
 LOCATION = "FEDTL_SILO"  # the environment variable by which a ClientApp finds its home
@@ -68,17 +68,17 @@ class Home:
         return home
 
     @cached_property
-    def record(self) -> "Record":
-        from fedtl.deployment.site.egress_log import Record
+    def record(self) -> "EgressLog":
+        from fedtl.deployment.site.egress_log import EgressLog
 
-        return Record(self.path / "record.sqlite", self.settings.name)
+        return EgressLog(self.path / "record.sqlite", self.settings.name)
 
     @cached_property
-    def memory(self) -> "Memory":
-        from fedtl.deployment.site.state_store import Memory
+    def memory(self) -> "SiloStateStore":
+        from fedtl.deployment.site.state_store import SiloStateStore
 
-        seal = keys.Seal(self.at(self.settings.key_file)) if self.settings.key_file else None
-        return Memory(self.state, self.settings.name, seal)
+        seal = keys.FileEncryption(self.at(self.settings.key_file)) if self.settings.key_file else None
+        return SiloStateStore(self.state, self.settings.name, seal)
 
     @property
     def dataset(self) -> str:
@@ -87,7 +87,7 @@ class Home:
         before, or the site's. Raises ConfigError where that could be several.
         """
         named = self.settings.data.name
-        known = Book(self.ledger).names() if self.ledger.exists() and not named else []
+        known = HashChainFile(self.ledger).names() if self.ledger.exists() and not named else []
         if named or not known or self.settings.name in known:
             return named or self.settings.name
         if len(known) > 1:

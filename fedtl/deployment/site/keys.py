@@ -69,7 +69,7 @@ def check_private(path: Path) -> None:
         raise ConfigError(f"{path} has mode {mode:o}; others can read it: chmod {right} {path}")
 
 
-class Seal:
+class FileEncryption:
     """Encryption of files at rest: AES-256-GCM under the 32 bytes of a key file, with a fresh nonce each time."""
 
     def __init__(self, key_file: Path) -> None:

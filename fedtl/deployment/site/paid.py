@@ -10,7 +10,7 @@ from fedtl.deployment.site.approvals import approvals
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Refused
 from fedtl.privacy import verify as papers
-from fedtl.privacy.hash_chain import Book, Line
+from fedtl.privacy.hash_chain import ChainLine, HashChainFile
 
 RESTORE = (
     "a file was deleted or put back from an older copy; put ledger.sqlite and record.sqlite, each with its .tip, back from one "
@@ -19,11 +19,11 @@ RESTORE = (
 )
 
 
-def ledgers(home: Home) -> dict[str, list[Line]]:
+def ledgers(home: Home) -> dict[str, list[ChainLine]]:
     """Each dataset's lines; none where nothing was ever charged. Raises LedgerDamaged."""
-    if not home.ledger.exists() and not Book.tip_of(home.ledger).exists():
+    if not home.ledger.exists() and not HashChainFile.tip_of(home.ledger).exists():
         return {}
-    with Book(home.ledger).all() as chains:
+    with HashChainFile(home.ledger).all() as chains:
         return {chain.name: chain.lines() for chain in chains if chain.entries}
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from fedtl._util.files import write_bytes
 from fedtl.data import prepare
 from fedtl.data.columns import declared
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.origins import DECLARED
-from fedtl.data.synthetic import nobody
+from fedtl.data.synthetic import synthetic_rows
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.plan import Agreement, agree, with_columns
 from fedtl.deployment.site import covered, paid, signing
@@ -25,7 +25,7 @@ from fedtl.deployment.site.answer_round import allowed
 from fedtl.deployment.site.approvals import HASH, Approval, approve, code_hash
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
 from fedtl.experiment.privacy_plan import terms
@@ -53,7 +53,7 @@ def rehearse(home: Home, what: Path | str, studies: int = 1, until: str = "") ->
     until = _last_day(home, until)
     if studies < 1:
         raise ConfigError(f"--studies {studies}: an approval is for 1 study or more")
-    place = Place(home, its)
+    place = SitePlan(home, its)
     stem = home.path / "rehearsed" / (bundle or its.hash)
     facts = _facts(place, bundle, name, studies, until) | {"audit": _audit(stem), "folder": str(home.path)}
     write_bytes(stem.with_suffix(".txt"), text(facts).encode(), private=True)
@@ -150,7 +150,7 @@ def _asked(home: Home, what: Path | str) -> tuple[Agreement, str, str]:
     return agree(experiment, shape, classes, "", False), "", path.stem
 
 
-def _facts(place: Place, bundle: str, name: str, studies: int, until: str) -> dict[str, Any]:
+def _facts(place: SitePlan, bundle: str, name: str, studies: int, until: str) -> dict[str, Any]:
     its, here = place.agreement, place.home.settings.data
     refused = ""
     try:
@@ -200,28 +200,28 @@ def _facts(place: Place, bundle: str, name: str, studies: int, until: str) -> di
     }
 
 
-def _promised(place: Place, studies: int, until: str) -> dict[str, Any]:
+def _promised(place: SitePlan, studies: int, until: str) -> dict[str, Any]:
     """The terms and the privacy guarantee for the site's own rows, of which this asks how many there are."""
     about = {"private": place.privacy is not None, "tuning": place.privacy and place.privacy.tuning}
     try:
         data = place.prepared().data
         own = place.home.settings.policy.privacy
-        promise = place.promise(place.study(data.classes), data) if own else None
-        signed = signing.terms(place, data, promise, studies, until)
+        guarantee = place.guarantee(place.study(data.classes), data) if own else None
+        signed = signing.terms(place, data, guarantee, studies, until)
     except (DataError, ConfigError, Refused) as error:
         return {**UNKNOWN, **about, "rows_error": str(error)}
     found = {"rows": len(data.train), "records": signed.records, "terms": signed.model_dump()}
-    if promise is None or own is None:
+    if guarantee is None or own is None:
         return {**about, **found, "privacy": None}
     told = {
         "lifetime_epsilon": own.lifetime_epsilon,
         "lifetime_delta": own.lifetime_delta,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
-    return {**about, **found, "privacy": terms(promise) | told}
+    return {**about, **found, "privacy": terms(guarantee) | told}
 
 
-def _affordable(place: Place) -> None:
+def _affordable(place: SitePlan) -> None:
     """Whether the rows' ledger has room for the whole plan. Makes no ledger. Raises BudgetExhausted, Refused."""
     if not place.privacy:
         return
@@ -230,22 +230,22 @@ def _affordable(place: Place) -> None:
         data = place.prepared().data
     except (DataError, ConfigError):  # the page says so
         return
-    foresee(place.promise(place.study(data.classes), data))
+    foresee(place.guarantee(place.study(data.classes), data))
 
 
-def _dry_run(place: Place) -> Update:
+def _dry_run(place: SitePlan) -> Update:
     """One round on random rows, with the verdict on what came of it. Raises Denied."""
     study, its = place.empty, place.agreement.experiment
     classes = tuple(place.agreement.classes) or ("0", "1")
     known = () if its.data.task == "regression" else classes
     several = place.privacy is not None and place.privacy.unit != "record"
-    rows = nobody(ROWS, place.agreement.shape, known, len(place.agreement.shape) == 3, several)
+    rows = synthetic_rows(ROWS, place.agreement.shape, known, len(place.agreement.shape) == 3, several)
     target = rows.x if study.method.needs_target else None
-    data = SiloData(rows, rows, known, target, origins=DECLARED)
-    shared, local = study.bench.partition.split(study.bench.initial(data.width))
+    data = SiloDataset(rows, rows, known, target, origins=DECLARED)
+    shared, local = study.trainer.partition.split(study.trainer.initial(data.width))
     task = Task(DRY, 1, its.rounds, its.seed, shared)
     with tempfile.TemporaryDirectory() as folder:
         silo = place.silo(study, data, Path(folder) / "ledger.sqlite")
-        update = allowed(place, study.bench.fit(replace(silo, local=local), task))
+        update = allowed(place, study.trainer.fit(replace(silo, local=local), task))
     verdict(update, task, place.terms, place.policy, place.released, place.name)
     return update

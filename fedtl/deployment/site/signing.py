@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from fedtl.data.columns import declared
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.settings import SCALES
 from fedtl.deployment.site import covered
 from fedtl.deployment.site.covered import Grant
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import DataTerms, PrivacyTerms, SignedTerms
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.messages import Task
 from fedtl.privacy.charge import task_hash
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 
 
-def terms(place: Place, data: SiloData, promise: Promise | None, studies: int, until: str) -> SignedTerms:
-    """As they are now. ``promise`` None: the site trains without differential privacy."""
+def terms(
+    place: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None, studies: int, until: str
+) -> SignedTerms:
+    """As they are now. ``guarantee`` None: the site trains without differential privacy."""
     policy, experiment = place.policy, place.agreement.experiment
     figures = policy.metrics if place.released is None else place.released
     return SignedTerms(
@@ -40,13 +42,13 @@ def terms(place: Place, data: SiloData, promise: Promise | None, studies: int, u
         metrics=sorted(figures),
         bytes=policy.bytes,
         norm=policy.norm,
-        rows=policy.rows and promise is None,
+        rows=policy.rows and guarantee is None,
         minimum_silos=policy.minimum_silos,
         columns=[str(column) for column in declared(experiment.data)],
         classes=place.agreement.classes,
-        records=len(data.train) if promise is None else promise.records,
+        records=len(data.train) if guarantee is None else guarantee.records,
         data=_data(place.home),
-        privacy=None if promise is None else _privacy(place, promise),
+        privacy=None if guarantee is None else _privacy(place, guarantee),
     )
 
 
@@ -64,20 +66,20 @@ def _data(home: Home) -> DataTerms:
     )
 
 
-def _privacy(place: Place, promise: Promise) -> PrivacyTerms:
+def _privacy(place: SitePlan, guarantee: PrivacyGuarantee) -> PrivacyTerms:
     own, settings = place.home.settings.policy.privacy, place.privacy
     assert own is not None
     assert settings is not None
     return PrivacyTerms(
         epsilon=settings.epsilon,
-        delta=promise.delta,
+        delta=guarantee.delta,
         lifetime_epsilon=own.lifetime_epsilon,
         lifetime_delta=own.lifetime_delta,
-        clip=promise.clip,
-        unit=promise.unit,
-        sample_rate=promise.sample_rate,
-        steps=sum(promise.steps),
-        rounds=promise.rounds,
+        clip=guarantee.clip,
+        unit=guarantee.unit,
+        sample_rate=guarantee.sample_rate,
+        steps=sum(guarantee.steps),
+        rounds=guarantee.rounds,
         statistics=settings.statistics,
     )
 
@@ -91,7 +93,7 @@ class Approved:
     read: covered.History
 
     @classmethod
-    def of(cls, place: Place) -> "Approved":
+    def of(cls, place: SitePlan) -> "Approved":
         """Raises Denied where the plan, or what leaves, or fedtl itself is not what was approved."""
         read = covered.history(place.home.record.lines())
         grant = covered.in_force(place.home, read, place.agreement.hash, place.manifest)
@@ -101,11 +103,11 @@ class Approved:
         """Whether this study and round may begin under the approval. Raises Denied."""
         covered.check_use(self.read, self.grant, task.study, task.round, task_hash(task))
 
-    def terms(self, place: Place, data: SiloData, promise: Promise | None) -> SignedTerms:
+    def terms(self, place: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None) -> SignedTerms:
         """The terms in force, none of which is looser than signed. Raises Denied."""
         signed = self.grant.terms
         assert signed is not None
-        now = terms(place, data, promise, signed.studies, signed.until)
+        now = terms(place, data, guarantee, signed.studies, signed.until)
         covered.check_terms(signed, now)
         return now
 

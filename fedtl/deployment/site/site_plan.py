@@ -13,7 +13,7 @@ import torch
 
 from fedtl.data import origins, prepare
 from fedtl.data.columns import arranged
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import Prepared
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.data.source import Raw
@@ -25,24 +25,23 @@ from fedtl.errors import ConfigError, DataError, Denied
 from fedtl.experiment.config.load import parse
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
-from fedtl.experiment.data_schema import Sight, Survey
-from fedtl.experiment.privacy_plan import Place as Kept
-from fedtl.experiment.privacy_plan import promise
+from fedtl.experiment.data_schema import DataSchema, SiloSchema
+from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.rows import Part, RowSet, row_set
-from fedtl.simulation.shared_store import Shelf
+from fedtl.simulation.shared_store import SharedStore
 from fedtl.training.silo import Silo
 
-NOWHERE = Shelf(Path("/nonexistent"))  # a site keeps its rows where they are
+NOWHERE = SharedStore(Path("/nonexistent"))  # a site keeps its rows where they are
 FORM = PrivacySettings(epsilon=1.0)  # only that the model's norms are such as private training takes
 
 
 @dataclass(frozen=True)
-class Place:
+class SitePlan:
     """One plan at one site."""
 
     home: Home
@@ -154,14 +153,14 @@ class Place:
         """The model and the method; ``classes``: of the site's own rows."""
         shared = not method_of(self.agreement.experiment.method).head_is_local
         labels = tuple(self.agreement.classes) if shared else classes
-        sight = Sight(
+        sight = SiloSchema(
             tuple(self.agreement.shape),
             tuple(self.agreement.experiment.data.columns),
             labels,
             frozenset(labels),
             0,
         )
-        seen = Survey({self.name: sight})
+        seen = DataSchema({self.name: sight})
         return build(self.experiment, NOWHERE, NOWHERE, device_of(self.home.settings.device), None, seen)
 
     @cached_property
@@ -171,8 +170,8 @@ class Place:
 
     @cached_property
     def manifest(self) -> Manifest:
-        bench = self.empty.bench
-        return manifest(bench.partition, bench.initial(len(self.agreement.classes) or 2))
+        trainer = self.empty.trainer
+        return manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
 
     @property
     def terms(self) -> Terms:
@@ -218,37 +217,37 @@ class Place:
             return
         self._check_origins(data)
 
-    def _check_origins(self, data: SiloData) -> None:
+    def _check_origins(self, data: SiloDataset) -> None:
         for reason in origins.refusals(data.origins):
             raise Denied(Code.PLAN, f"{self.name}: {origins.REFUSED}{reason}")
 
-    def silo(self, study: Study, data: SiloData, dry: Path | None = None) -> Silo:
+    def silo(self, study: Study, data: SiloDataset, dry: Path | None = None) -> Silo:
         """
         Before its first round, with its promise where it trains privately. ``dry``: another ledger, for rows that are
         nobody's.
         """
-        _, local = study.bench.partition.split(study.bench.initial(data.width))
-        its = self.promise(study, data, dry) if self.privacy else None
+        _, local = study.trainer.partition.split(study.trainer.initial(data.width))
+        its = self.guarantee(study, data, dry) if self.privacy else None
         return Silo(self.name, data, local, self.home.secret, its, labels.public(Role))
 
-    def promise(self, study: Study, data: SiloData, dry: Path | None = None) -> Promise:
+    def guarantee(self, study: Study, data: SiloDataset, dry: Path | None = None) -> PrivacyGuarantee:
         settings, own = self.privacy, self.home.settings.policy.privacy
         assert settings is not None
         assert own is not None  # or there would be no such settings
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
         self._check_origins(data)
-        place = Kept(dry or self.home.ledger, self.home.dataset, self.home.secret)
+        place = LedgerLocation(dry or self.home.ledger, self.home.dataset, self.home.secret)
         common = self.agreement.experiment
         rounds = stricter.rounds(common.rounds, own)
-        its = promise(settings, study.bench, data, rounds, common.seed, place)
+        its = guarantee(settings, study.trainer, data, rounds, common.seed, place)
         if dry:
             return replace(its, seed=None)
         lifetime = (own.lifetime_epsilon, own.lifetime_delta)
         return replace(its, lifetime=lifetime, rows=row_hashes(self.raw, self.home.secret), seed=None)
 
     def schema(self, study: Study, width: int) -> str:
-        return schema_of(study.bench.initial(width))
+        return schema_of(study.trainer.initial(width))
 
 
 def device_of(asked: str) -> str:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from fedtl._util.files import write_bytes
-from fedtl.deployment.site.keys import Seal
+from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import Update
 from fedtl.models.roles import Role
@@ -27,7 +27,7 @@ STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredRound:
     """
     The silo after ``round``, which was the task of this hash; ``labels`` say where its own tensors come from, ``update``
     is what it replied, and ``private`` whether that was made under a promise and charged.
@@ -42,17 +42,17 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Memory:
+class SiloStateStore:
     """``schema``: the hash of the model's manifest and of what stays. ``seal`` None: in the clear."""
 
     folder: Path
     silo: str
-    seal: Seal | None = None
+    seal: FileEncryption | None = None
 
     def path(self, study: str, schema: str) -> Path:
         return self.folder / study / f"{schema[:32]}.safetensors"
 
-    def save(self, study: str, schema: str, kept: Kept) -> None:
+    def save(self, study: str, schema: str, kept: StoredRound) -> None:
         header = {
             "silo": self.silo,
             "study": study,
@@ -85,7 +85,7 @@ class Memory:
                 raise LedgerDamaged(f"{path} is damaged; put it back from a copy") from error
         return found
 
-    def load(self, study: str, schema: str) -> Kept | None:
+    def load(self, study: str, schema: str) -> StoredRound | None:
         """None before the first round. Raises LedgerDamaged for a file that is not this silo's."""
         path = self.path(study, schema)
         if not path.exists():
@@ -115,7 +115,7 @@ class Memory:
         labels = {Role(role): Label(label) for role, label in header["labels"].items()}
         # fedtl 0.1.0 wrote what a round had cost instead.
         private = header["private"] if "private" in header else bool(header["spend"])
-        return Kept(header["round"], header["task"], parts["local"], labels, update, private)
+        return StoredRound(header["round"], header["task"], parts["local"], labels, update, private)
 
     def _about(self, study: str, schema: str) -> str:
         return f"{self.silo}/{study}/{schema}"

@@ -22,7 +22,7 @@ from fedtl.deployment.site.home import PRIVATE, Home
 from fedtl.deployment.site.site_plan import device_of
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy import verify as papers
-from fedtl.privacy.hash_chain import Book
+from fedtl.privacy.hash_chain import HashChainFile
 
 DISK = 1 << 30  # bytes that should be free
 SKEW = 60.0  # seconds that clocks may differ; Flower's own limit is 300
@@ -232,7 +232,7 @@ def export(home: Home, path: Path) -> int:
     """The record, and after an empty line each the ledger's datasets, as lines that anybody can check; how many."""
     lines = list(home.record.export())
     for dataset in paid.ledgers(home):
-        lines += ["", *exported(Book(home.ledger), dataset)]
+        lines += ["", *exported(HashChainFile(home.ledger), dataset)]
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
     return len([line for line in lines if line])
 

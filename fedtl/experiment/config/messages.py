@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
 
-Place = tuple[str | int, ...]  # of a setting, from the top of the file
+SettingPath = tuple[str | int, ...]  # of a setting, from the top of the file
 
 WISHES = {
     "string_type": "text, in quotes",
@@ -52,21 +52,21 @@ def one_line(error: ValidationError, table: Mapping[str, Any]) -> str:
     return first + (f" (and {len(others)} more)" if others else "")
 
 
-def lines(error: ValidationError, table: Mapping[str, Any]) -> dict[Place, str]:
+def lines(error: ValidationError, table: Mapping[str, Any]) -> dict[SettingPath, str]:
     """Each mistake once, by where it is, in one line."""
     # A misspelt key comes with its absence under the right name: the spelling is what to say.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    found: dict[Place, list[Mapping[str, Any]]] = {}
+    found: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
         found.setdefault(_place(problem, table), []).append(problem)
     return {place: _line(place, its) for place, its in found.items()}
 
 
-def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> Place:
+def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
     return tuple(problem["loc"]) if problem["type"] == "missing" else _path(problem["loc"], table)
 
 
-def _line(place: Place, problems: Sequence[Mapping[str, Any]]) -> str:
+def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]]) -> str:
     first, at = problems[0], _spelled(place)
     if first["type"] == "missing":
         return f"{at} is not given, and has no default"
@@ -79,7 +79,7 @@ def _line(place: Place, problems: Sequence[Mapping[str, Any]]) -> str:
     return unknown(at, [name for name in _settings(tables=True) if name.rpartition(".")[0] == above])
 
 
-def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> Place:
+def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> SettingPath:
     """Without the branches of a union, which pydantic adds to the path and the file does not have."""
     path: list[str | int] = []
     value: Any = table

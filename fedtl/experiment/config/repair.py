@@ -8,12 +8,12 @@ from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import contradictions, of_data, with_unit
-from fedtl.experiment.config.messages import Place, lines
+from fedtl.experiment.config.messages import SettingPath, lines
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
 
-STAND_INS: Mapping[Place, Any] = {("privacy", "epsilon"): 1.0}  # for what has no default
+STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for what has no default
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def mended(table: Mapping[str, Any]) -> Mended:
     return Mended(_workable(experiment), tuple(dict.fromkeys(said)), rows)
 
 
-def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[Place]]:
+def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
     """The experiment without what the schema does not take, the lines about that, and where it stood."""
-    said, wrong, left = list[str](), list[Place](), dict[str, Any](table)
+    said, wrong, left = list[str](), list[SettingPath](), dict[str, Any](table)
     while True:
         try:
             return Experiment.model_validate(left), said, wrong

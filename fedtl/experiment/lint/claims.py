@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from fedtl.experiment.lint.dry_run import Examined
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 
-Promises = Mapping[str, Promise]
+Promises = Mapping[str, PrivacyGuarantee]
 
 
 def holds(found: Examined) -> Iterator[str]:
     """Nothing where noise can be drawn again, for then nothing is promised."""
-    its = found.promises
-    if not its or any(promise.seed is not None for promise in its.values()):
+    its = found.guarantees
+    if not its or any(guarantee.seed is not None for guarantee in its.values()):
         return
     unit = next(iter(its.values())).unit
     yield (
@@ -49,8 +49,8 @@ def holds(found: Examined) -> Iterator[str]:
 
 
 def _leaves(found: Examined) -> str:
-    study, its = found.study, found.promises
-    roles = study.bench.partition.roles.values()
+    study, its = found.study, found.guarantees
+    roles = study.trainer.partition.roles.values()
     count = sum(role in study.method.shared for role in roles)
     refreshed = any(one.refresh for one in its.values())
     moved = "noisy steps and noisy statistics" if refreshed else "noisy steps"
@@ -64,7 +64,7 @@ def _leaves(found: Examined) -> str:
     return f"{text}; and once a round an accuracy of validation {next(iter(its.values())).unit}s, noisy and charged: {told}"
 
 
-def _prepared(found: Examined, one: Promise) -> str:
+def _prepared(found: Examined, one: PrivacyGuarantee) -> str:
     data = found.study.data(one.dataset)
     classes = (
         f"{len(data.classes)} classes {data.origins.classes}" if data.classes else "labels' scale declared"
@@ -72,9 +72,9 @@ def _prepared(found: Examined, one: Promise) -> str:
     return f"{classes}, inputs' scale {data.origins.scale}"
 
 
-def _each(promises: Promises, text: Callable[[Promise], str]) -> str:
+def _each(guarantees: Promises, text: Callable[[PrivacyGuarantee], str]) -> str:
     """What is said of each silo; those of which the same is said stand together."""
     said: dict[str, list[str]] = {}
-    for name, promise in promises.items():
-        said.setdefault(text(promise), []).append(name)
+    for name, guarantee in guarantees.items():
+        said.setdefault(text(guarantee), []).append(name)
     return "; ".join(f"{', '.join(names)}: {what}" for what, names in said.items())

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedtl.data import origins
-from fedtl.data.dataset import SiloData
-from fedtl.data.synthetic import strangers_like
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.study import Study, build
 from fedtl.messages import Task
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation import choose
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.shared_store import Shelf
+from fedtl.simulation.shared_store import SharedStore
 
 STRANGERS = 8
 SECONDS = 1.0  # for one pass over them: trying takes some thirty
@@ -25,46 +25,46 @@ SECONDS = 1.0  # for one pass over them: trying takes some thirty
 @dataclass(frozen=True)
 class Examined:
     """
-    ``promises``: of those silos that can make one. ``refused``: why the experiment would not be trained, a line each.
+    ``guarantees``: of those silos that can make one. ``refused``: why the experiment would not be trained, a line each.
     ``tried``: whether model and losses were tried on rows of nobody; large ones are not, before training.
     """
 
     study: Study
-    promises: Mapping[str, Promise]
+    guarantees: Mapping[str, PrivacyGuarantee]
     refused: tuple[str, ...]
     tried: bool = False
 
 
-def examine(experiment: Experiment, shelf: Shelf) -> Examined:
+def examine(experiment: Experiment, shelf: SharedStore) -> Examined:
     """Raises what ``build`` raises: without rows or a model there is nothing to look at."""
     refused = list(unsound(experiment))
     study = replace(build(_bare(experiment), shelf, shelf), experiment=experiment)
     try:
-        choose.check(experiment.engine, study.bench)
+        choose.check(experiment.engine, study.trainer)
     except ConfigError as error:
         refused.append(str(error))
     if experiment.privacy is None:
         return Examined(study, {}, tuple(refused))
     refused += study.unknown()
-    promises: dict[str, Promise] = {}
+    guarantees: dict[str, PrivacyGuarantee] = {}
     for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
         try:
             refused += [
                 f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)
             ]
-            promises[name] = study.promise(name, Path())
+            guarantees[name] = study.guarantee(name, Path())
         except FedTLError as error:
             text = str(error)
             named = text in refused or text.startswith((f"{name}:", f"silo {name}:"))
             refused.append(text if named else f"{name}: {text}")
-    for name, its in promises.items():
+    for name, its in guarantees.items():
         refused += _unbooked(name, its)
     tried = False
-    for name, its in list(promises.items())[:1]:  # all have the same model and losses
-        strangers = strangers_like(study.data(name), STRANGERS)
+    for name, its in list(guarantees.items())[:1]:  # all have the same model and losses
+        strangers = synthetic_like(study.data(name), STRANGERS)
         if tried := _quick(study, strangers):
             refused += _meeting(study, strangers, its)
-    return Examined(study, promises, tuple(dict.fromkeys(refused)), tried)
+    return Examined(study, guarantees, tuple(dict.fromkeys(refused)), tried)
 
 
 def _bare(experiment: Experiment) -> Experiment:
@@ -75,7 +75,7 @@ def _bare(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"engine": EngineSettings(), "model": model})
 
 
-def _unbooked(name: str, its: Promise) -> Iterator[str]:
+def _unbooked(name: str, its: PrivacyGuarantee) -> Iterator[str]:
     """Where what is done is not what is charged: other steps, another sampling rate, less noise, more epsilon."""
     taken = its.rounds * sum(its.steps)
     rounds = [its.events(first=number == 0) for number in range(its.rounds)]
@@ -93,23 +93,23 @@ def _unbooked(name: str, its: Promise) -> Iterator[str]:
         yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.lifetime[0]:g} was asked for"
 
 
-def _quick(study: Study, data: SiloData) -> bool:
+def _quick(study: Study, data: SiloDataset) -> bool:
     """Whether trying the model out on these rows is a matter of seconds."""
     clock = time.perf_counter()
-    study.bench.scores(study.bench.initial(data.width), data.train.x, data)
+    study.trainer.scores(study.trainer.initial(data.width), data.train.x, data)
     return time.perf_counter() - clock < SECONDS
 
 
-def _meeting(study: Study, data: SiloData, its: Promise) -> Iterator[str]:
+def _meeting(study: Study, data: SiloDataset, its: PrivacyGuarantee) -> Iterator[str]:
     """Where records meet in the model or its losses: a step of each phase on rows of nobody, charged to nobody, asks it."""
     trial = replace(
         its, records=STRANGERS, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.steps),
         refresh=None, metric=None, canaries=None,
     )  # fmt: skip
-    shared, _ = study.bench.partition.split(study.bench.initial(data.width))
+    shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
     task = Task("trial", 1, its.rounds, study.experiment.seed, shared)
     try:
-        study.bench.imitate(replace(study.silo("nobody", data), promise=trial), task)
+        study.trainer.fit_unaccounted(replace(study.silo("nobody", data), guarantee=trial), task)
     except ConfigError as error:
         yield str(error)
     except SiloFailed:

@@ -13,7 +13,7 @@ from fedtl.experiment.lint.dry_run import Examined, examine
 from fedtl.experiment.lint.duplicate_rows import copies
 from fedtl.experiment.lint.unread import unread
 from fedtl.experiment.privacy_plan import warnings
-from fedtl.simulation.shared_store import Shelf, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary
 
 PLAIN_MODELS = (ModelSettings(), ModelSettings(name="mlp"))  # for images, and for rows of a table
 
@@ -43,13 +43,13 @@ def lint(table: Mapping[str, Any]) -> Findings:
                 wrong += found.refused
                 odd += [*unread(found.study), *copies(found.study)]
             if found is not None and not its.mistakes and not said:  # else its numbers are of other settings
-                odd += [text for promise in found.promises.values() for text in warnings(promise)]
+                odd += [text for guarantee in found.guarantees.values() for text in warnings(guarantee)]
             if found is not None and not wrong:  # what will not be trained promises nothing
                 promised += holds(found)
     return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(odd)), tuple(promised))
 
 
-def _examined(its: Mended, shelf: Shelf) -> tuple[Examined | None, list[str]]:
+def _examined(its: Mended, shelf: SharedStore) -> tuple[Examined | None, list[str]]:
     """
     What a look at the rows finds, with the experiment's own model or, where that cannot be had, a plain one; and why it
     could not. None where it is the rows that cannot be had.

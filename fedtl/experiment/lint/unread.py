@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from fedtl.data.dataset import SiloData
+from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import labelled
 from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
@@ -17,7 +17,7 @@ def unread(study: Study) -> Iterator[str]:
             continue  # why it has no rows is among what would be refused
 
 
-def _of(name: str, data: SiloData, columns: tuple[str, ...]) -> Iterator[str]:
+def _of(name: str, data: SiloDataset, columns: tuple[str, ...]) -> Iterator[str]:
     train = data.train
     if without := int((~labelled(train)).sum()):
         what = "a label in data.classes" if data.classes else "a number as label"

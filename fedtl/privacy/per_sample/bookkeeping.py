@@ -26,14 +26,14 @@ class Unsupported(Exception):
     """The net has something that book-keeping does not know; per-example gradients by hooks may."""
 
 
-class Page(NamedTuple):
+class LayerContribution(NamedTuple):
     """What one parameter adds: to each example's squared norm [B], and, for factors [B], to the weighted sum."""
 
     squares: Tensor
     total: Callable[[Tensor], Tensor]
 
 
-Pages = list[tuple[Tensor | None, Callable[[], Page]]]  # of a layer, by parameter
+LayerContributions = list[tuple[Tensor | None, Callable[[], LayerContribution]]]  # of a layer, by parameter
 
 
 # The norms of the examples' gradients, and the sums of the gradients for a factor each.
@@ -51,7 +51,7 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
     if not moving:
         raise Unsupported("nothing moves")
     wanted: set[Tensor | None] = set(moving)
-    book: dict[Tensor | None, Page] = {}
+    book: dict[Tensor | None, LayerContribution] = {}
 
     def see(layer: nn.Module, x: Tensor, g: Tensor) -> None:
         exact = moving[0].dtype  # under autocast, what it saw is rounded to fewer bits
@@ -158,7 +158,7 @@ def _layers(net: nn.Module) -> list[nn.Module]:
 
 def _product(
     u: Callable[[], Tensor], g: Tensor, d: int, each: Callable[[], Tensor], total: Callable[[Tensor], Tensor]
-) -> Page:
+) -> LayerContribution:
     """
     For gradients sum_t g_t u_t' with g [B, groups, T, o] and u [B, groups, T, d].
 
@@ -173,23 +173,23 @@ def _product(
         return _each(each())
     seen = u()
     if positions == 1:
-        return Page((seen.square().sum(3) * g.square().sum(3)).sum((1, 2)), total)
+        return LayerContribution((seen.square().sum(3) * g.square().sum(3)).sum((1, 2)), total)
     uu, gg = (its @ its.transpose(2, 3) for its in (seen.double(), g.double()))
     most = uu.diagonal(dim1=2, dim2=3).sum(2) * gg.diagonal(dim1=2, dim2=3).sum(2)
     squares = (uu * gg).sum((1, 2, 3)).clamp_min(0) + MARGIN * torch.finfo(g.dtype).eps * most.sum(1)
-    return Page(squares.to(g.dtype), total)
+    return LayerContribution(squares.to(g.dtype), total)
 
 
-def _each(gradients: Tensor) -> Page:
+def _each(gradients: Tensor) -> LayerContribution:
     """For gradients [B, ...] at hand."""
     flat = gradients.flatten(1)
-    return Page(
+    return LayerContribution(
         torch.linalg.vector_norm(flat, dim=1).square(),
         lambda factors: (factors @ flat).view(gradients.shape[1:]),
     )
 
 
-def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
+def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, nn.Linear)
     u, rows = x.reshape(len(x), -1, layer.in_features), g.reshape(len(g), -1, layer.out_features)
 
@@ -208,7 +208,7 @@ def _linear(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     ]
 
 
-def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
+def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, nn.Conv2d)
     padding: tuple[int, ...] = (0, 0)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -254,7 +254,7 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
         found = kernels(x.reshape(1, -1, *x.shape[2:]), g.reshape(1, -1, *g.shape[2:]), len(x))
         return found.view(len(x), *layer.weight.shape)
 
-    def weight() -> Page:
+    def weight() -> LayerContribution:
         return _product(
             patches,
             by_group,
@@ -266,31 +266,31 @@ def _conv2d(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
     return [(layer.weight, weight), (layer.bias, lambda: _each(rows.sum(1)))]
 
 
-def _channels(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
+def _channels(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, ChannelAffine)
     return _scale_and_shift(layer, lambda: x, g)
 
 
-def _group_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
+def _group_norm(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, nn.GroupNorm)
     return _scale_and_shift(layer, lambda: F.group_norm(x, layer.num_groups, eps=layer.eps), g)
 
 
-def _scale_and_shift(layer: nn.Module, x: Callable[[], Tensor], g: Tensor) -> Pages:
+def _scale_and_shift(layer: nn.Module, x: Callable[[], Tensor], g: Tensor) -> LayerContributions:
     """One scale and one shift a channel, over all places."""
 
-    def summed(values: Tensor) -> Page:
+    def summed(values: Tensor) -> LayerContribution:
         return _each(values.flatten(2).sum(2) if values.dim() > 2 else values)
 
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
     return [(weight, lambda: summed(x() * g)), (bias, lambda: summed(g))]
 
 
-def _layer_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
+def _layer_norm(layer: nn.Module, x: Tensor, g: Tensor) -> LayerContributions:
     assert isinstance(layer, nn.LayerNorm)
     shape = list(layer.normalized_shape)
 
-    def summed(values: Tensor) -> Page:
+    def summed(values: Tensor) -> LayerContribution:
         return _each(values.reshape(len(values), -1, *shape).sum(1))
 
     return [
@@ -300,7 +300,7 @@ def _layer_norm(layer: nn.Module, x: Tensor, g: Tensor) -> Pages:
 
 
 # By exact type: a subclass may do something else.
-LAYERS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Pages]] = {
+LAYERS: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], LayerContributions]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     ChannelAffine: _channels,

@@ -25,7 +25,7 @@ Losses = Callable[[nn.Module, Batch], Tensor]
 
 
 @torch.no_grad()
-def check(net: nn.Module, batch: Batch, losses: Losses) -> None:
+def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> None:
     """
     Raise ConfigError where a record's scores ``net(x)`` or its loss, of ``losses(net, batch)`` [B], or the gradient of
     that loss, depend on other records of the batch (scores and loss: or on how many there are), or where a pass changes

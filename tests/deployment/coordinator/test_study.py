@@ -5,9 +5,9 @@ import stat
 import pytest
 import torch
 
-from fedtl.deployment.coordinator.study import STOPPED, Study, host
+from fedtl.deployment.coordinator.study import STOPPED, HostedStudy, host
 from fedtl.errors import ConfigError, NotEnoughSilos
-from fedtl.federation.rounds import Plan
+from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
@@ -20,12 +20,14 @@ ROLES = dict.fromkeys(START, Role.BODY)
 
 def plan(**changes):
     server = ServerStep("adam", settings={"lr": 0.1})  # it remembers, so that a lost memory would show
-    return Plan(**{"study": "s", "seed": 0, "rounds": 4, "server": server, "minimum_silos": 1, **changes})
+    return FederationConfig(
+        **{"study": "s", "seed": 0, "rounds": 4, "server": server, "minimum_silos": 1, **changes}
+    )
 
 
 def study(path, about=(), **changes):
     more = {"deadline": 1.0, "tries": 2, "bundle": "b", **dict(about)}
-    return Study.create(path / "s", plan(**changes), ROLES, START, more)
+    return HostedStudy.create(path / "s", plan(**changes), ROLES, START, more)
 
 
 class Silos:

@@ -11,23 +11,23 @@ import torch
 from safetensors.torch import save_file
 
 from fedtl.deployment import plan as agreement
-from fedtl.deployment.coordinator.study import Study, host
+from fedtl.deployment.coordinator.study import HostedStudy, host
 from fedtl.deployment.site import approvals, signing
-from fedtl.deployment.site.answer_round import attend
+from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.covered import uncovered
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import record_approval
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import budget, history, status
 from fedtl.errors import Denied
 from fedtl.experiment.config.load import load
 from fedtl.federation.flower import reply_of, reply_records
 from fedtl.federation.policy import Code
-from fedtl.federation.rounds import Plan
+from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
-from fedtl.models.net import Blueprint
+from fedtl.models.net import ModelSpec
 from fedtl.privacy import charge
 from tests.federation.test_flower import sent
 from tests.real_processes import Federation
@@ -56,21 +56,21 @@ class Site:
         self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
         self.home = Home.open(folder / "home")
-        self.place = Place(self.home, agreement.load(self.file))
+        self.place = SitePlan(self.home, agreement.load(self.file))
         self.approve()
-        bench = self.place.empty.bench
-        self.shared, _ = bench.partition.split(bench.initial(10))
-        self.roles = bench.partition.roles
+        trainer = self.place.empty.trainer
+        self.shared, _ = trainer.partition.split(trainer.initial(10))
+        self.roles = trainer.partition.roles
 
     def approve(self, studies=1, until="2999-12-31"):
         """The terms as they are now, for the plan in the file."""
         self.home = Home.open(self.home.path)
-        self.place = its = Place(self.home, agreement.load(self.file))
+        self.place = its = SitePlan(self.home, agreement.load(self.file))
         its.check()
         data = its.prepared().data
-        promise = its.promise(its.study(data.classes), data) if its.privacy else None
+        guarantee = its.guarantee(its.study(data.classes), data) if its.privacy else None
         tensors = [{**asdict(line), "shape": list(line.shape)} for line in its.manifest.lines]
-        signed = signing.terms(its, data, promise, studies, until)
+        signed = signing.terms(its, data, guarantee, studies, until)
         return record_approval(self.home, "0" * 64, signed, tensors, None)
 
     def task(self, number=1, **changes):
@@ -79,7 +79,7 @@ class Site:
         )
 
     def ask(self, task):
-        return attend(Home.open(self.home.path), lambda: self.file, lambda: task)
+        return answer_round(Home.open(self.home.path), lambda: self.file, lambda: task)
 
     def refused(self, task, code, reason):
         reply = self.ask(task)
@@ -129,14 +129,14 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
 
 def test_a_plan_that_starts_from_a_file_takes_that_very_file(tmp_path):
     """A backbone that is there before the study: every site has the file, and the plan names its hash."""
-    bench = Site(tmp_path / "other").place.empty.bench
-    fresh = bench.initial(10)
+    trainer = Site(tmp_path / "other").place.empty.trainer
+    fresh = trainer.initial(10)
     file = tmp_path / "base.safetensors"
     save_file({name: its + 1 for name, its in fresh.items() if name.startswith("body.")}, file)
     base = sha256(file.read_bytes()).hexdigest()
 
     site = Site(tmp_path / "has", base=base, weights=str(file))
-    begun = site.place.empty.bench.initial(10)
+    begun = site.place.empty.trainer.initial(10)
     moved = {name for name, its in begun.items() if not torch.equal(its, fresh[name])}
     assert moved == {name for name in fresh if name.startswith("body.")}
     update = site.ask(site.task())
@@ -164,7 +164,7 @@ def test_the_next_round_goes_on_from_what_was_kept(site):
     study = site.place.study(site.place.prepared().data.classes)
     silo = site.place.silo(study, site.place.prepared().data)
     for number in (1, 2):
-        there = study.bench.fit(silo, site.task(number))
+        there = study.trainer.fit(silo, site.task(number))
         here = site.ask(site.task(number))
         assert same(here.delta, there.delta)
 
@@ -295,7 +295,7 @@ def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_pa
         assert site.lines()[-1]["metrics"] == dict(update.metrics)
     assert site.ask(site.task(2)).metrics == update.metrics
     study = site.place.study(site.place.prepared().data.classes)
-    paid = site.place.promise(study, site.place.prepared().data).metric.event
+    paid = site.place.guarantee(study, site.place.prepared().data).metric.event
     for events in charged(site):
         assert [paid.noise_multiplier, paid.sample_rate, paid.steps] in events
     Federation.change(site.home.path / "silo.toml", policy__metrics=[])
@@ -322,7 +322,7 @@ def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(
 def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
     site = Site(tmp_path, ["privacy.epsilon=8"], policy__privacy=PRIVATE, policy__rows=False)
     assert dict(site.ask(site.task()).metrics) == {}
-    fit = type(site.place.empty.bench).fit
+    fit = type(site.place.empty.trainer).fit
     leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
     monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
     site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
@@ -343,8 +343,8 @@ def test_the_coordinator_copes_with_a_site_that_tells_fewer_figures(tmp_path):
         def ask(self, task, silos):
             return [crossed(homes[name].ask(task), task) for name in silos]
 
-    plan = Plan("s", 0, 4, ServerStep("mean"), minimum_silos=2)
-    its = Study.create(
+    plan = FederationConfig("s", 0, 4, ServerStep("mean"), minimum_silos=2)
+    its = HostedStudy.create(
         tmp_path / "srv", plan, open_.roles, open_.shared, {"deadline": 1.0, "tries": 1, "bundle": "b"}
     )
     result = host(its, lambda minimum, deadline: Both())
@@ -387,7 +387,7 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
 
 def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing(tmp_path, monkeypatch):
     site = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
-    sound = Blueprint.net
+    sound = ModelSpec.net
 
     def net(self, *its):
         made = sound(self, *its)
@@ -395,7 +395,7 @@ def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing
         return made
 
     with monkeypatch.context() as broken:
-        broken.setattr(Blueprint, "net", net)
+        broken.setattr(ModelSpec, "net", net)
         site.refused(site.task(), Code.FAILED, "plain: a record's scores depend on the others of its batch")
     assert not site.home.ledger.exists()
     assert isinstance(site.ask(site.task()), Update)
@@ -434,10 +434,10 @@ def test_a_server_that_asks_for_less_noise_is_refused(tmp_path):
 
 
 def test_an_update_that_would_carry_something_else_never_leaves(site, monkeypatch):
-    fit = type(site.place.empty.bench).fit
+    fit = type(site.place.empty.trainer).fit
 
-    def leaky(bench, silo, task):
-        update = fit(bench, silo, task)
+    def leaky(trainer, silo, task):
+        update = fit(trainer, silo, task)
         return replace(update, delta={**update.delta, "head.weight": silo.local["head.weight"]})
 
     monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
@@ -468,6 +468,6 @@ def test_a_message_that_is_no_task_is_refused_and_recorded(site):
     def decode():
         raise Denied(Code.TENSORS, "the message is no task: 7 records")
 
-    reply = attend(site.home, lambda: site.file, decode)
+    reply = answer_round(site.home, lambda: site.file, decode)
     assert reply == Refusal("plain", 0, Code.TENSORS)
     assert site.lines()[-1]["reason"] == "the message is no task: 7 records"

@@ -7,7 +7,7 @@ from fedtl.data.source import Part, Raw
 from fedtl.deployment.site import confirm_rows as module
 from fedtl.deployment.site.confirm_rows import admit, confirm
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import budget, export, history, verify_export, verify_home
 from fedtl.errors import ConfigError, Refused
 from fedtl.federation.policy import Code
@@ -28,13 +28,13 @@ def test_rows_that_changed_wait_for_the_steward(site, monkeypatch, tmp_path):
     spent = budget(site.home)["spent"]
     with pytest.raises(ConfigError, match="nothing to confirm"):
         confirm(site.home, site.file)
-    sound = Place.raw.func
+    sound = SitePlan.raw.func
 
     def more(self):
         raw = sound(self)
         return Raw(Part(raw.train.x[1:], raw.train.y[1:]))
 
-    monkeypatch.setattr(Place, "raw", property(more))
+    monkeypatch.setattr(SitePlan, "raw", property(more))
     for _ in range(2):
         site.refused(site.task(2), Code.DECLINED, "the rows have changed")
     (met,) = (line for line in history(site.home) if line["what"] == "changed")
@@ -78,8 +78,8 @@ def test_before_the_first_charge_there_is_nothing_to_confirm(site):
 
 def as_stored(monkeypatch, change):
     """The site's rows as ``change`` makes them of what is stored."""
-    sound = Place.raw.func
-    monkeypatch.setattr(Place, "raw", property(lambda self: change(sound(self))))
+    sound = SitePlan.raw.func
+    monkeypatch.setattr(SitePlan, "raw", property(lambda self: change(sound(self))))
 
 
 def test_the_same_rows_in_another_order_are_the_same_rows(site, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from fedtl.deployment.coordinator.bundle import bundle
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import Place, row_hashes
+from fedtl.deployment.site.site_plan import SitePlan, row_hashes
 from fedtl.deployment.site.status import budget, status
 from fedtl.errors import BudgetExhausted, ConfigError
 from fedtl.experiment.config.load import load
@@ -66,7 +66,7 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
     own = PRIVATE["lifetime_epsilon"], 1e-4
-    rows = row_hashes(Place(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
+    rows = row_hashes(SitePlan(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
     Ledger.admit(site.home.ledger, "faint", rows, Budget(*own))
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
@@ -125,7 +125,7 @@ def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledge
 def rows_of(home, made):
     from fedtl.deployment.coordinator.bundle import agreement_in
 
-    return row_hashes(Place(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
+    return row_hashes(SitePlan(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
 
 
 def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):

@@ -6,7 +6,7 @@ import pytest
 
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import gaps
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import check, export, status, verify_export, verify_home
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
@@ -70,7 +70,7 @@ def lost(site, words):
 
 def approve_anew(site):
     again(site)
-    site.place = Place(site.home, site.place.agreement)
+    site.place = SitePlan(site.home, site.place.agreement)
     site.approve()
 
 
@@ -154,7 +154,7 @@ def test_what_is_put_right_goes_on(site, used):
 
 def test_nothing_private_leaves_without_a_charge_whatever_else_is_right(site, monkeypatch):
     """The last look, should a round ever be computed without one."""
-    monkeypatch.setattr("fedtl.training.trainer.once", lambda promise, silo, task, compute: compute(True))
+    monkeypatch.setattr("fedtl.training.trainer.once", lambda guarantee, silo, task, compute: compute(True))
     site.refused(site.task(3), Code.DECLINED, "would leave as private, and the ledger has no charge for it")
 
 

@@ -10,7 +10,7 @@ from fedtl.deployment.site import privacy_policy as stricter
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.settings import BudgetSettings
 from fedtl.deployment.site.settings import load as settings_of
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.schema import PrivacySettings
@@ -102,7 +102,7 @@ def test_all_five_numbers_are_the_silos_where_it_sets_them(tmp_path, monkeypatch
     """In the mechanism, in the ledger, in the account, and after the last of its rounds."""
     site = Site(tmp_path, PLAN, policy__privacy=OWN, **SHUT)
     study = site.place.study(site.place.prepared().data.classes)
-    its = site.place.promise(study, site.place.prepared().data)
+    its = site.place.guarantee(study, site.place.prepared().data)
     assert (its.clip, its.delta, its.sample_rate, its.steps, its.rounds) == (1.0, 1e-6, 0.25, (3,), 2)
     seen, poisson = [], mechanism.poisson
 
@@ -200,4 +200,4 @@ def test_a_plan_says_what_it_takes_when_a_place_is_made_of_it(tmp_path):
     site = Site(tmp_path)
     assert site.place.privacy is None
     assert site.place.released is None
-    assert Place(site.home, site.place.agreement).terms.rounds == 4
+    assert SitePlan(site.home, site.place.agreement).terms.rounds == 4

@@ -18,7 +18,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import _asked as asked
 from fedtl.deployment.site.rehearse import rehearse, sign
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.deployment.site.site_plan import Place
+from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.schema import RequestSettings
@@ -48,8 +48,8 @@ def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
     text, html = page.read_text(), page.with_suffix(".html").read_text()
     leaves, stays = text.split("STAYS")
     _, its = agreement_in(made.file.read_bytes(), "x")
-    place = Place(home, its)
-    roles = place.empty.bench.partition.roles
+    place = SitePlan(home, its)
+    roles = place.empty.trainer.partition.roles
     for name, role in roles.items():
         part = leaves if role in ("body", "norm", "aux") else stays
         assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
@@ -164,11 +164,13 @@ def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked
 def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypatch):
     from dataclasses import replace
 
-    from fedtl.training.trainer import Bench
+    from fedtl.training.trainer import Trainer
 
-    fit = Bench.fit
+    fit = Trainer.fit
     monkeypatch.setattr(
-        Bench, "fit", lambda *words: replace(u := fit(*words), delta={**u.delta, "head.bias": torch.zeros(2)})
+        Trainer,
+        "fit",
+        lambda *words: replace(u := fit(*words), delta={**u.delta, "head.bias": torch.zeros(2)}),
     )
     facts, _ = rehearse(home, made.file)
     assert "would send 'head.bias'" in facts["refused"]
@@ -351,11 +353,11 @@ def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says
     assert bool(facts["refused"]) == bool(says)
     assert (facts["privacy"] is None) == bool(says)
     its, _, _ = asked(home, plan)
-    place = Place(home, its)
+    place = SitePlan(home, its)
     data = place.prepared().data
     if says:
         with pytest.raises(Denied, match=says):
             place.silo(place.study(data.classes), data)
     else:
         silo = place.silo(place.study(data.classes), data)
-        assert bool(silo.promise.refresh) == (given["data__scale"] == "dp")
+        assert bool(silo.guarantee.refresh) == (given["data__scale"] == "dp")

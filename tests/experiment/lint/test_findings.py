@@ -17,7 +17,7 @@ from fedtl.experiment.lint.findings import lint
 from fedtl.methods.losses import PerExample
 from fedtl.methods.registry import TERMS
 from fedtl.models.registry import MODELS
-from fedtl.privacy.guarantee import Promise
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from tests.experiment.test_private import bench_of, silo_of
 
 PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']
@@ -201,17 +201,17 @@ def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypa
     ],
 )
 def test_what_is_done_is_what_is_charged(changes, says, tmp_path):
-    its = silo_of(bench_of(), tmp_path, epsilon=3.0).promise
+    its = silo_of(bench_of(), tmp_path, epsilon=3.0).guarantee
     lines = list(examined._unbooked("here", replace(its, **changes)))
     assert lines == [] if says is None else [line for line in lines if says in line]
 
 
 def test_steps_that_are_not_charged_are_found(tmp_path):
-    class Short(Promise):
+    class Short(PrivacyGuarantee):
         def events(self, first):
             return tuple(replace(event, steps=1) for event in super().events(first))
 
-    its = silo_of(bench_of(), tmp_path, rounds=2).promise
+    its = silo_of(bench_of(), tmp_path, rounds=2).guarantee
     (line,) = examined._unbooked("here", Short(**vars(its)))
     assert (
         line

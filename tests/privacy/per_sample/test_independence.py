@@ -10,7 +10,7 @@ from fedtl.methods.coral import Coral
 from fedtl.methods.losses import Batch, Forward, PerExample, TaskLoss, mean_loss
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.models.dp_norm import SiloNorm
-from fedtl.privacy.per_sample.independence import check
+from fedtl.privacy.per_sample.independence import check_examples_independent
 
 
 class Subclass(nn.BatchNorm2d):
@@ -100,12 +100,12 @@ ACCEPTED = {
 def test_layers_in_which_records_meet(name):
     middle, where = REFUSED[name]
     with pytest.raises(ConfigError, match=where):
-        check(net(middle), batch(), task)
+        check_examples_independent(net(middle), batch(), task)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_layers_in_which_they_do_not(name):
-    check(net(ACCEPTED[name]), batch(), task)
+    check_examples_independent(net(ACCEPTED[name]), batch(), task)
 
 
 def with_term(term):
@@ -133,7 +133,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_in_which_records_meet(name):
     with pytest.raises(ConfigError, match="loss depends on the"):
-        check(net(nn.Identity()), batch(), LOSSES[name])
+        check_examples_independent(net(nn.Identity()), batch(), LOSSES[name])
 
 
 class Gate(nn.Module):
@@ -146,11 +146,11 @@ class Gate(nn.Module):
 
 def test_a_backward_pass_in_which_records_meet():
     with pytest.raises(ConfigError, match="gradient depends on the others"):
-        check(net(Gate()), batch(), task)
+        check_examples_independent(net(Gate()), batch(), task)
 
 
 def test_losses_in_which_they_do_not():
-    check(net(nn.Identity()), batch(), with_term(TaskLoss()))
+    check_examples_independent(net(nn.Identity()), batch(), with_term(TaskLoss()))
 
 
 def test_a_small_loss_has_the_rounding_of_large_scores():
@@ -170,7 +170,7 @@ def test_a_small_loss_has_the_rounding_of_large_scores():
         rows = Batch(scores, given.y, given.domain)
         together, alone = losses(same, rows), losses(same, Batch(scores[:1], given.y[:1], given.domain[:1]))
     assert abs(together[0] - alone[0]) > 1e-4 * together[0]
-    check(same, rows, losses)
+    check_examples_independent(same, rows, losses)
 
 
 def test_a_loss_for_the_whole_batch():
@@ -178,7 +178,7 @@ def test_a_loss_for_the_whole_batch():
         return mean_loss(TaskLoss(), Forward(rows, rows.x.flatten(1), model(rows.x), nn.ModuleDict(), 0))
 
     with pytest.raises(ConfigError, match=r"8 records have shape \[\]"):
-        check(net(nn.Identity()), batch(), losses)
+        check_examples_independent(net(nn.Identity()), batch(), losses)
 
 
 def test_values_instead_of_classes():
@@ -188,9 +188,9 @@ def test_values_instead_of_classes():
     def square(model, part):
         return (model(part.x)[:, 0] - part.y).pow(2)
 
-    check(line, rows, square)
+    check_examples_independent(line, rows, square)
     with pytest.raises(ConfigError, match="loss depends"):
-        check(line, rows, lambda model, part: square(model, part) / part.y.std())
+        check_examples_independent(line, rows, lambda model, part: square(model, part) / part.y.std())
 
 
 @pytest.mark.parametrize("middle", [nn.Dropout(0.5), nn.BatchNorm2d(4)])
@@ -200,7 +200,7 @@ def test_the_net_is_left_as_it_was(middle):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes, state = [module.training for module in model.modules()], torch.get_rng_state()
     try:
-        check(model, batch(), task)
+        check_examples_independent(model, batch(), task)
     except ConfigError:
         assert isinstance(middle, nn.BatchNorm2d)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
