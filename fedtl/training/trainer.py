@@ -32,7 +32,8 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import CanaryLayer
 from fedtl.privacy.charge import once
 from fedtl.privacy.dp_accuracy import noisy_mean
-from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
+from fedtl.privacy.dp_adabn import StatisticsRelease
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import independence as samplewise
 from fedtl.training import metrics
@@ -84,7 +85,9 @@ class Trainer:
         self._blueprint, self._start = blueprint, start or {}
         self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
         self._nets: dict[int, Net] = {}
-        self._fast: dict[PrivatePhaseKey, bool] = {}  # whether book-keeping was proven there
+        self._methods: dict[
+            PrivatePhaseKey, gradients.GradientMethod
+        ] = {}  # of computing per-example gradients
         self.partition = Partition(roles(self.net(1)), method.shared)
         self._frozen = frozenset(
             f"body.{name}" for stage in stages(blueprint.body)[: training.freeze] for name in stage
@@ -136,7 +139,7 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} promises nothing; fit it")
-        if not self._stretches(silo.data, silo.guarantee).keys() <= self._fast.keys():
+        if not self._stretches(silo.data, silo.guarantee).keys() <= self._methods.keys():
             self._prove(silo, silo.guarantee, task)
         first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
         update, silo.local = self._round(silo, task, first)
@@ -170,7 +173,7 @@ class Trainer:
         """What the silo keeps owes its values to, after one more round."""
         if silo.guarantee is None:
             return labels.after(silo.labels, self.moved, private=False)
-        released = {Role.STATS} if silo.guarantee.refresh else frozenset[Role]()
+        released = {Role.STATS} if silo.guarantee.releases.statistics else frozenset[Role]()
         return labels.after(silo.labels, self.moved - labels.STILL, private=True, released=released)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
@@ -180,8 +183,8 @@ class Trainer:
         net = self.load(silo, state)
         metrics = self._released(net, silo, task.round) if silo.guarantee else measured
         received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
-        if first and silo.guarantee and silo.guarantee.refresh:
-            self._refresh(net, silo, silo.guarantee, silo.guarantee.refresh)
+        if first and silo.guarantee and silo.guarantee.releases.statistics:
+            self._refresh(net, silo, silo.guarantee, silo.guarantee.releases.statistics)
         for number, phase in enumerate(self.method.phases):
             if silo.guarantee is None:
                 self._phase(net, phase, silo, task, number, received)
@@ -258,12 +261,12 @@ class Trainer:
     def _released(self, net: Net, silo: Silo, number: int) -> Mapping[str, float]:
         """The metric that was promised, with its noise; {} where none was."""
         guarantee, val = silo.guarantee, silo.data.val
-        if guarantee is None or guarantee.metric is None:
+        if guarantee is None or guarantee.releases.accuracy is None:
             return {}
         right = self._scores(net, val.x, silo.data).argmax(1) == val.y
-        units = None if guarantee.unit == "record" else val.units
+        units = None if guarantee.protected.are_records else val.units
         noise = guarantee.random("metric", silo.name, number)
-        return {"accuracy": noisy_mean(right, units, guarantee.metric, noise)}
+        return {"accuracy": noisy_mean(right, units, guarantee.releases.accuracy, noise)}
 
     @torch.no_grad()
     def _scores(self, net: Net, x: Tensor, data: SiloDataset) -> Tensor:
@@ -318,9 +321,9 @@ class Trainer:
     def _stretches(self, data: SiloDataset, guarantee: PrivacyGuarantee) -> dict[PrivatePhaseKey, Phase]:
         """The phases in which this silo takes private steps."""
         return {
-            (number, data.width, guarantee.unit): phase
+            (number, data.width, guarantee.protected.unit): phase
             for number, phase in enumerate(self.method.phases)
-            if guarantee.steps[number]
+            if guarantee.training.steps[number]
         }
 
     def _prove(self, silo: Silo, guarantee: PrivacyGuarantee, task: Task) -> None:
@@ -338,11 +341,16 @@ class Trainer:
             for stretch, phase in self._stretches(silo.data, guarantee).items():
                 self.unfreeze(net, phase)
                 samplewise.check_examples_independent(net, batch, lambda _, rows: self._losses(net, rows))
-                if stretch not in self._fast:
+                if stretch not in self._methods:
                     side = self._sidecar(net, self.optimizer(net, task), guarantee)
-                    trial, losses = side.trial(len(strangers.train)), self._losses_of(net, side, strangers)
-                    several = guarantee.unit != "record"
-                    self._fast[stretch] = gradients.proven(side.model, trial, losses, guarantee.clip, several)
+                    trial, losses = (
+                        side.trial_rows(len(strangers.train)),
+                        self._losses_of(net, side, strangers),
+                    )
+                    several = not guarantee.protected.are_records
+                    self._methods[stretch] = gradients.choose_gradient_method(
+                        side.model, trial, losses, guarantee.training.clip, several
+                    )
         except (ConfigError, SiloFailed) as error:
             raise type(error)(f"{silo.name}: {error}") from error
 
@@ -352,37 +360,37 @@ class Trainer:
         """As ``_phase``, by DP-SGD: Poisson samples, and as many steps as promised, whatever they hold."""
         guarantee = silo.guarantee
         assert guarantee is not None
-        if not guarantee.steps[number]:
+        if not guarantee.training.steps[number]:
             return
         self.unfreeze(net, phase)
         optimizer = self.optimizer(net, task)
         side = self._sidecar(net, optimizer, guarantee)
         losses = self._losses_of(net, side, silo.data)
-        units = None if guarantee.unit == "record" else silo.data.train.units
+        units = None if guarantee.protected.are_records else silo.data.train.units
         place = (silo.name, task.round, number)
         private = mechanism.Mechanism(
             side.model,
             optimizer,
-            guarantee.clip,
-            guarantee.noise_multiplier,
-            guarantee.expected_batch,
+            guarantee.noisy_sum,
             guarantee.random("noise", *place),
-            self._fast[number, silo.data.width, guarantee.unit],
+            self._methods[number, silo.data.width, guarantee.protected.unit],
             ROWS_AT_ONCE,
         )
         draw = guarantee.random("sample", *place)
         layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(layers.initial_seed(), self.device)
         pull = partial(self._pull, net, received)
-        for _ in range(guarantee.steps[number]):
-            drawn = mechanism.poisson(side.count, guarantee.sample_rate, draw)
-            rows, theirs = _rows_of(drawn, units, guarantee.records, len(silo.data.train))
-            look = side.beside(rows, len(silo.data.train), guarantee.expected_batch, pull)
-            private.step(rows, losses, theirs, beside=look)
-        side.keep(task.round, number)
+        for _ in range(guarantee.training.steps[number]):
+            drawn = mechanism.poisson(side.count, guarantee.training.sample_rate, draw)
+            rows, theirs = _rows_of(drawn, units, guarantee.protected.count, len(silo.data.train))
+            look = side.before_optimizer(rows, len(silo.data.train), guarantee.expected_batch, pull)
+            private.step(rows, losses, theirs, look)
+        side.save(task.round, number)
 
     def _sidecar(self, net: Net, optimizer: Optimizer, guarantee: PrivacyGuarantee) -> CanaryLayer:
-        return CanaryLayer(net, optimizer, guarantee.records, guarantee.clip, guarantee.canaries)
+        return CanaryLayer(
+            net, optimizer, guarantee.protected.count, guarantee.training.clip, guarantee.canaries
+        )
 
     def _losses_of(
         self, net: Net, side: CanaryLayer, data: SiloDataset
@@ -401,14 +409,14 @@ class Trainer:
         """DP-AdaBN on the body, as promised."""
         net.eval()
         train = silo.data.train
-        units = None if guarantee.unit == "record" else train.units
+        units = None if guarantee.protected.are_records else train.units
 
         def rows() -> Iterator[tuple[Tensor, Tensor | None]]:
             for part in torch.arange(len(train)).split(ROWS_AT_ONCE):
                 yield self.inputs(train.x[part]), None if units is None else units[part]
 
         noise = guarantee.random("statistics", silo.name)
-        statistics.refresh(net.body, rows, its.release, noise, its.layers, guarantee.canaries)
+        statistics.release_statistics(net.body, rows, its, noise, guarantee.canaries)
 
     def unfreeze(self, net: Net, phase: Phase) -> None:
         """Make ready for training: what the phase trains will move, and nothing else."""

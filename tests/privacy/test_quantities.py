@@ -223,18 +223,18 @@ def probes(study, home):
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
     return {
-        "number of units n": (guarantee.records, data.train.members),
-        "sample rate": guarantee.sample_rate,
-        "steps": (guarantee.steps, guarantee.rounds),
+        "number of units n": (guarantee.protected.count, data.train.members),
+        "sample rate": guarantee.training.sample_rate,
+        "steps": (guarantee.training.steps, guarantee.training.rounds),
         "delta": guarantee.delta,
         "noise multipliers": guarantee.schedule(),
-        "clip": guarantee.clip,
+        "clip": guarantee.training.clip,
         "class list": (data.classes, data.width),
         "columns and categories": inputs.columns,
         "input shape": (data.train.x.shape[1:], data.train.x.dtype, study.schema.shape),
         "scale of the inputs": (inputs.fill, inputs.mean, inputs.std, inputs.origin),
         "scale of the labels": (data.y_mean, data.y_std, inputs.label_origin),
-        "released scale of the inputs": guarantee.refresh,
+        "released scale of the inputs": guarantee.releases.statistics,
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
         else data.train.members,
@@ -249,7 +249,7 @@ def probes(study, home):
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
         "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
-        "way of taking gradients": trainer._fast,
+        "way of taking gradients": trainer._methods,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }
