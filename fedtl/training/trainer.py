@@ -30,7 +30,7 @@ from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import CanaryLayer
-from fedtl.privacy.charge import once
+from fedtl.privacy.charge import charged_round
 from fedtl.privacy.dp_accuracy import noisy_mean
 from fedtl.privacy.dp_adabn import StatisticsRelease
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -125,7 +125,7 @@ class Trainer:
         else:
             labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
             self._prove(silo, silo.guarantee, task)
-            update, local = once(silo.guarantee, silo.name, task, partial(self._round, silo, task))
+            update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, self._labels_after(silo)
         return update
 

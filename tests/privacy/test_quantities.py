@@ -248,7 +248,7 @@ def probes(study, home):
         "received tensors": shared,
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
-        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
+        "constants of DP-AdaBN": dataclasses.asdict(guarantee.releases)["statistics"],
         "way of taking gradients": trainer._methods,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
