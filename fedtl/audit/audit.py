@@ -29,7 +29,7 @@ from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
 from fedtl.federation.recorder import Seen, read
 from fedtl.models.state import State
-from fedtl.privacy.prv import ERROR
+from fedtl.privacy.prv import EPSILON_ERROR
 from fedtl.report.audit_page import Pictures, audit_page
 from fedtl.simulation.shared_store import temporary
 from fedtl.training import threads as machine
@@ -281,7 +281,7 @@ def _notes(
     ]:
         notes.append(
             "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
-            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+            f"{EPSILON_ERROR:g} above it and lies {max(gaps):.3f} above it at most."
         )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")
