@@ -51,7 +51,7 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
     site.approve()
     site.refused(site.task(2), Code.DECLINED, "as 'plain'")
-    assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
+    assert "data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
     assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
