@@ -136,5 +136,5 @@ def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made)
     Ledger(LedgerAccount(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4)))
     Federation.change(home.path / "silo.toml", data__name="fresh")
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
-    assert "fresh: its rows" in said
-    assert "are 'plain' in this ledger" in said
+    assert "fresh: " in said
+    assert "as 'plain'" in said
