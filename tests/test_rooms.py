@@ -69,7 +69,7 @@ LARGE_FUNCTIONS = {
     "audit.audit.audit": "to be split with the structure of this package",
     "deployment.site.rehearse._facts": "to be split with the structure of this package",
     "experiment.config.privacy_checks.doubtful": "one message after the other",
-    "experiment.privacy_plan.promise": "to become its steps",
+    "experiment.privacy_plan.guarantee": "to become its steps",
     "experiment.result.result_of": "to be split with the structure of this package",
     "experiment.summary.summary": "to be split with the structure of this package",
     "privacy.per_sample.bookkeeping._conv2d": "one kernel, four ways",
@@ -78,11 +78,11 @@ LARGE_FUNCTIONS = {
 }
 LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
-    "deployment.site.site_plan.Place": "to be split with the structure of this package",
+    "deployment.site.site_plan.SitePlan": "to be split with the structure of this package",
     "experiment.study.Study": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "privacy.ledger.Ledger": "to be split with the structure of this package",
-    "training.trainer.Bench": "to become a frozen value",
+    "training.trainer.Trainer": "to become a frozen value",
 }
 MANY_ARGUMENTS = {
     "audit.audit.audit": "to be split with the structure of this package",
