@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from fedtl.audit import audit as whole
-from fedtl.audit.canary_log import stretches
-from fedtl.audit.jobs import done, engine_for
-from fedtl.audit.reference_models import (
+from fedtl.audit.attacks.reference_models import (
     RECORDS,
     SILOS,
     TARGET,
@@ -25,9 +23,11 @@ from fedtl.audit.reference_models import (
     reference,
     watched,
 )
-from fedtl.audit.replay import rehearse
-from fedtl.audit.roles import variants
-from fedtl.audit.stage import stage_of
+from fedtl.audit.attacks.role_costs import variants
+from fedtl.audit.canaries.log import stretches
+from fedtl.audit.jobs import done, engine_for
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import rehearse
 from fedtl.audit.transcript import RunDocuments, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.errors import ConfigError, SiloFailed

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.audit.claims import examine, rehearsals
-from fedtl.audit.replay import REHEARSALS
+from fedtl.audit.checks import examine, rehearsals
+from fedtl.audit.retraining.run import REHEARSALS
 from fedtl.experiment import privacy_plan as planning
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run

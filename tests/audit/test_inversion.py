@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedtl.audit.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.base import METHODS

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtl.audit import audit as whole
-from fedtl.audit.reference_models import RECORDS, half, planted, pool_of
-from fedtl.audit.replay import rehearse
-from fedtl.audit.stage import stage_of
+from fedtl.audit.attacks.reference_models import RECORDS, half, planted, pool_of
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import rehearse
 from fedtl.audit.units import by_unit
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.data.dataset import Dataset

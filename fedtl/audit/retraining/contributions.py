@@ -15,7 +15,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from fedtl.audit.stage import (
+from fedtl.audit.retraining.audited_silo import (
     Stage,
     absent,
     as_floats,
@@ -29,7 +29,7 @@ from fedtl.audit.stage import (
     units_of,
     unlimited,
 )
-from fedtl.audit.tapped import Sum, Tap, Tapped, all_but
+from fedtl.audit.retraining.recorded_sums import Sum, Tap, Tapped, all_but
 from fedtl.audit.verdict import Measured
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import SpendEvent, Update

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.audit import membership, reconstruct
+from fedtl.audit.attacks import membership
+from fedtl.audit.attacks import reconstruction as reconstruct
+from fedtl.audit.attacks.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
 from fedtl.audit.jobs import Piece
-from fedtl.audit.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
 from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role

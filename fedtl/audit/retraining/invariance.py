@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
-from fedtl.audit.canary_log import CanaryPhase, steps, stretches
-from fedtl.audit.conformance import largest_cosine
-from fedtl.audit.stage import Stage, as_kind, scratched, strangers
-from fedtl.audit.tensors import RARE, Unsampled
+from fedtl.audit.canaries.conformance import largest_cosine
+from fedtl.audit.canaries.log import CanaryPhase, steps, stretches
+from fedtl.audit.retraining.audited_silo import Stage, as_kind, scratched, strangers
+from fedtl.audit.retraining.tensor_noise import RARE, Unsampled
 from fedtl.audit.verdict import Measured
 from fedtl.models.roles import Role
 from fedtl.privacy.canaries import Canaries

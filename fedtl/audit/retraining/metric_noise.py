@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import chi2
 
-from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
 from fedtl.audit.verdict import Measured
 
 TIMES = 64

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import Crossed, Images, invert, matched, psnr, ssim
+from fedtl.audit.attacks.reference_models import StudyOf, sharing
 from fedtl.audit.jobs import Piece
-from fedtl.audit.reference_models import StudyOf, sharing
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Seen

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
-from fedtl.audit.membership import Evidence, sums
+from fedtl.audit.attacks.membership import Evidence, sums
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee

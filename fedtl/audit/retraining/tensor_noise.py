@@ -17,8 +17,8 @@ from scipy.stats import chi2, kstest
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fedtl.audit import products
-from fedtl.audit.stage import Stage, as_kind, few, scratched, unlimited
+from fedtl.audit.retraining import independence as products
+from fedtl.audit.retraining.audited_silo import Stage, as_kind, few, scratched, unlimited
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
 from fedtl.privacy.guarantee import PrivacyGuarantee
