@@ -38,7 +38,7 @@ DOORS = {
         *("_util.settings", "data.settings", "simulation.settings", "deployment.plan"),
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "messages", "load", "repair")),
+        *(f"experiment.config.{name}" for name in ("schema", "messages", "load", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
@@ -63,7 +63,6 @@ LARGE_FILES = {
     "privacy.per_sample.bookkeeping": "one kind of layer after the other",
     "report.page": "to be split with the structure of this package",
     "simulation.stacked": "to be split with the structure of this package",
-    "training.trainer": "to become training/{nets, batches, loop, private, evaluate, finish}",
 }
 LARGE_FUNCTIONS = {
     "audit.audit.audit": "to be split with the structure of this package",
@@ -82,7 +81,6 @@ LARGE_CLASSES = {
     "experiment.study.Study": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "privacy.ledger.Ledger": "to be split with the structure of this package",
-    "training.trainer.Trainer": "to become a frozen value",
 }
 MANY_ARGUMENTS = {
     "audit.audit.audit": "to be split with the structure of this package",

@@ -26,7 +26,8 @@ from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 class SiloModel:

@@ -16,7 +16,7 @@ from fedtl.experiment.data_schema import DataSchema
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
 from fedtl.methods.base import Phase
-from fedtl.models.roles import EVERYTHING
+from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
@@ -35,8 +35,13 @@ def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) ->
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if len(shape) == 3 else torch.randn
     x = draw(NOISES, *shape, generator=generator)
-    found = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
-    return {name: tensor for name, tensor in found.items() if not name.startswith(f"body.{INPUT_SCALE}.")}
+    adapted = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    roles, scale = trainer.partition.roles, f"body.{INPUT_SCALE}."
+    return {
+        name: tensor
+        for name, tensor in adapted.items()
+        if roles[name] is Role.STATS and not name.startswith(scale)
+    }
 
 
 def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:

@@ -230,8 +230,8 @@ def trained(
     silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
     if settings is None:
-        return labels.after(first, trainer.moves(trainer.trained), private=False)
-    moved, fresh = trainer.moves(trainer.trained - labels.STILL), refreshed(trainer, settings)
+        return labels.after(first, trainer.loop.movable(trainer.method.trained), private=False)
+    moved, fresh = trainer.loop.movable(trainer.method.trained - labels.STILL), refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)
     sent = [name for name in moved if trainer.partition.leaves(name)]
@@ -240,7 +240,7 @@ def trained(
 
 def settled(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Of the model that the silo itself uses in the end: what is fitted at home has no noise."""
-    return labels.after(before, trainer.moves(trainer.settled), private=False)
+    return labels.after(before, trainer.loop.movable(trainer.method.finished), private=False)
 
 
 def refreshed(trainer: Trainer, settings: PrivacySettings) -> list[str]:

@@ -150,7 +150,9 @@ def _shared_in_the_end(study: Study, members: Mapping[str, Silo], shared: State)
     if not study.method.pool:
         return shared
     pooled, trainer = members[POOLED], study.trainer
-    state = trainer.with_exact_statistics(pooled, trainer.partition.join(shared, pooled.local))
+    state = trainer.adapt(
+        trainer.partition.join(shared, pooled.local), pooled.data.train.x, pooled.data.width
+    )
     return trainer.partition.split(state)[0]
 
 

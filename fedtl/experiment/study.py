@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedtl._util.randomness import address
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset
@@ -36,8 +38,9 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,10 @@ def build(
         )
     train = experiment.train
     training = TrainingConfig(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+    trainer = Trainer(plan, method, training, torch.device(device), start or {}, experiment.model.dtype)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
-        trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+        trainer = replace(trainer, start=start)
     choose.check(experiment.engine, trainer)
     first = {**labels.public(trainer.partition.roles), **said}
     return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)

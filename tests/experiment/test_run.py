@@ -18,7 +18,7 @@ from fedtl.experiment import run as study
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked

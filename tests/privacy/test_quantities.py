@@ -249,7 +249,7 @@ def probes(study, home):
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
         "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
-        "way of taking gradients": trainer._fast,
+        "way of taking gradients": trainer.cache.fast,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }

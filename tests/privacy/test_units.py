@@ -31,8 +31,9 @@ from fedtl.experiment.study import build
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.report.wording import not_covered
 from fedtl.simulation.shared_store import temporary
-from fedtl.training import trainer as bench_module
-from fedtl.training.trainer import TrainingConfig
+from fedtl.training import private
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.private import release_statistics
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
 
@@ -246,9 +247,10 @@ def test_patients_statistics_count_once_each(tmp_path):
         silo = silo_of(
             trainer, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
         )
-        net = trainer.load(silo, trainer.initial(3))
+        net = trainer.net(3)
+        net.load_state_dict(trainer.initial(3))
         assert silo.guarantee.records == 60
-        trainer._refresh(net, silo, silo.guarantee, silo.guarantee.refresh)
+        release_statistics(trainer.loop, net, silo, silo.guarantee.refresh)
         found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)
@@ -339,7 +341,7 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
         )
     else:
         monkeypatch.setattr(
-            bench_module,
+            private,
             "_rows_of",
             lambda drawn, units, members, rows: (
                 found := torch.isin(units, drawn).nonzero().flatten()[::2],

@@ -15,6 +15,7 @@ from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.metrics import correct
 from fedtl.training.trainer import Trainer
 
 ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
@@ -89,5 +90,5 @@ def _accuracy(study: Study, target: Watched) -> float | None:
         if not data.classes:
             return None
         scores = study.trainer.scores(target.whole[name], test.x, data)
-        found.append(float((scores.argmax(1) == test.y).double().mean()))
+        found.append(float(correct(scores, test.y).double().mean()))
     return float(np.mean(found))

@@ -37,7 +37,7 @@ def local_only(stage: Stage) -> Measured:
     for other in (False, True):
         if other:
             _, local = stage.trainer.partition.split(stage.trainer.initial(data.width))
-            stage.trainer.settle(Silo(stage.name, data, local, b"elsewhere"), stage.task())
+            stage.trainer.finish(Silo(stage.name, data, local, b"elsewhere"), stage.task())
         swapped = other and stage.guarantee.metric is None  # an accuracy that was promised is of these rows
         rows = replace(data, val=strangers(data).train) if swapped else data
         with scratched(stage.guarantee, seed=1) as guarantee:

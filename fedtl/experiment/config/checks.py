@@ -11,8 +11,8 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import choice
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings, TrainSettings
-from fedtl.methods.base import METHODS
 from fedtl.methods.optimizers import OPTIMIZERS
+from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")

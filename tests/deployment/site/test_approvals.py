@@ -224,7 +224,7 @@ def test_an_approval_is_for_one_study_unless_it_says_more(bare):
 def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):
     """Otherwise a round that is charged and then refused would cost budget in any number of studies."""
     with monkeypatch.context() as broken:
-        broken.setattr("fedtl.training.trainer.Bench.fit", lambda *_: (_ for _ in ()).throw(RuntimeError))
+        broken.setattr("fedtl.training.trainer.Trainer.fit", lambda *_: (_ for _ in ()).throw(RuntimeError))
         bare.refused(bare.task(), Code.FAILED, "RuntimeError")
     bare.refused(bare.task(study="t"), Code.PLAN, "was used for s")
     assert isinstance(bare.ask(bare.task()), Update)
