@@ -342,7 +342,7 @@ def _split_by_label(monkeypatch):
     def by_label(part, count, settings, rng):
         return stratified(part.y, count, rng)
 
-    monkeypatch.setattr(parts, "_drawn", by_label)
+    monkeypatch.setattr(parts, "_draw", by_label)
 
 
 def _mean_of_the_rows(monkeypatch):
@@ -351,7 +351,7 @@ def _mean_of_the_rows(monkeypatch):
     def learn(x, y, columns, settings, where, *rest):
         return _Centred(settings.size, settings.channels, columns, centre=float(x.astype(float).mean()) / 255)
 
-    monkeypatch.setattr(prepare, "learn", learn)
+    monkeypatch.setattr(prepare, "fit_inputs", learn)
 
 
 def _steps_from_the_rows(monkeypatch):

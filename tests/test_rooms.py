@@ -26,8 +26,8 @@ ROWS = [
 DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "models.compat"},
-    "pandas": {"data.table"},
-    "sklearn": {"data.digits", "training.metrics", "audit.attacks.membership"},
+    "pandas": {"data.frame", "data.table"},
+    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {"report.plots", "report.audit_plots"},
     "jinja2": {"report.page", "report.rehearsal"},
     "typer": {

@@ -6,6 +6,7 @@ import torch
 
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset, pool
+from fedtl.data.labels import label_texts
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
@@ -91,14 +92,14 @@ def public(experiment: Experiment, entry: str) -> list[SiloDataset]:
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
-        names = prepare.names(settings)
+        names = prepare.silo_names(settings)
     else:
         raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
     found: list[SiloDataset] = []
     for name in names:
-        raw = prepare.read(settings, name)
-        own = prepare.classes(raw, settings)
-        trained = frozenset(prepare.spelled(raw.train.y))
-        data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
+        raw = prepare.read_silo(settings, name)
+        own = prepare.silo_classes(raw, settings)
+        trained = frozenset(label_texts(raw.train.y))
+        data = prepare.prepare_silo(raw, settings, name, experiment.seed, own, trained).data
         found.append(replace(data, target=None))
     return found

