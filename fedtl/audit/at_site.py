@@ -137,8 +137,8 @@ def _checks(stage: Stage, progress: Progress) -> list[Check]:
 def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
     """What canaries record in the plan's first rounds, each of which begins with the first model."""
     its = stage.guarantee
-    rounds = min(stage.rounds, -(-STEPS // max(1, sum(its.steps))))
-    with scratched(its, **{**unlimited(its), "rounds": rounds}) as guarantee:
+    rounds = min(stage.rounds, -(-STEPS // max(1, its.training.steps_a_round)))
+    with scratched(unlimited(its, rounds)) as guarantee:
         for number in range(1, rounds + 1):
             stage.fit(guarantee, number=number)
         assert guarantee.canaries is not None
@@ -163,6 +163,7 @@ def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any
 def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
     """The summary, a line each: claimed, measured, what could have been seen, what was not tried."""
     its = stage.guarantee
+    training, unit = its.training, its.protected.unit
     count = {
         kind: sum(status(one, violations) == kind for one in checks)
         for kind in (PASSED, FAILED, NOT_EXERCISED)
@@ -174,9 +175,9 @@ def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) ->
         f"Audit on this institution's own rows: {count[PASSED]} checks passed, {count[FAILED]} failed, "
         f"{count[NOT_EXERCISED]} were not exercised. {verdict}",
         *(f"Failed: {check.name}: {check.reason}" for check in violations),
-        f"Claimed: epsilon {its.epsilon:.3g} at delta {its.delta:.0e} for each of {its.records} {its.unit}s, noise of "
-        f"{its.noise_multiplier:.3g} clips, sampling rate {its.sample_rate:.3g}, {its.rounds} rounds.",
-        f"Measured: noise {_told(values['noise'])} times the claimed, one {its.unit} moves a sum by "
+        f"Claimed: epsilon {its.epsilon:.3g} at delta {its.delta:.0e} for each of {its.protected.count} {unit}s, noise of "
+        f"{training.noise_multiplier:.3g} clips, sampling rate {training.sample_rate:.3g}, {training.rounds} rounds.",
+        f"Measured: noise {_told(values['noise'])} times the claimed, one {unit} moves a sum by "
         f"{_told(values['one record'])} clips.",
         f"Noise on the canaries that is less than {_least(stage, len(checks)):.2f} times the claimed would have failed with "
         f"a chance of {SURE:.0%}.",
@@ -184,7 +185,7 @@ def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) ->
         "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows, it is outside "
         "of the guarantee, and it is not a release.",
     ]
-    return [*lines, not_covered(its.unit)]
+    return [*lines, not_covered(unit)]
 
 
 def _told(value: float | None) -> str:
@@ -195,6 +196,6 @@ def _least(stage: Stage, checks: int) -> float:
     """The share of the claimed noise below which the check of canaries' noise fails with a chance of SURE."""
     assert stage.guarantee.canaries is not None
     absent = int((~stage.guarantee.canaries.members()).sum())
-    rounds = min(stage.rounds, -(-STEPS // max(1, sum(stage.guarantee.steps))))
-    count = max(1, absent * rounds * sum(stage.guarantee.steps))
+    rounds = min(stage.rounds, -(-STEPS // max(1, stage.guarantee.training.steps_a_round)))
+    count = max(1, absent * rounds * stage.guarantee.training.steps_a_round)
     return float((chi2.ppf(FAMILY / checks / 2, count) / chi2.ppf(SURE, count)) ** 0.5)

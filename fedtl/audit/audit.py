@@ -305,7 +305,10 @@ def _keep(
     write(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.guarantees.items())},
+        "ledgers": {
+            name: head(its.account.path, its.account.dataset)
+            for name, its in sorted(study.guarantees.items())
+        },
         "violations": found["violations"],
     }
     bundle.sign(out, SIGNED, facts, signer)

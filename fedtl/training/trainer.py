@@ -99,7 +99,7 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
-        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.fast.keys():
+        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
         update, silo.local = self._round(silo, task, first)
@@ -149,7 +149,7 @@ class Trainer:
 
     def _verify(self, silo: Silo, task: Task) -> None:
         net = self._loaded(silo, self.partition.join(task.shared, silo.local))
-        private.verify(self.loop, net, silo, task, self.cache.fast)
+        private.verify(self.loop, net, silo, task, self.cache.gradient_methods)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
@@ -161,10 +161,12 @@ class Trainer:
             for number, phase in enumerate(self.method.phases):
                 self.loop.run(net, phase, silo, task, number, received)
         else:
-            if first and silo.guarantee.refresh:
-                private.release_statistics(self.loop, net, silo, silo.guarantee.refresh)
+            if first and silo.guarantee.releases.statistics:
+                private.release_statistics(self.loop, net, silo, silo.guarantee.releases.statistics)
             for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(self.loop, net, silo, task, number, received, self.cache.fast[key])
+                private.train_phase(
+                    self.loop, net, silo, task, number, received, self.cache.gradient_methods[key]
+                )
         state = net.state_dict()
         if broken := not_finite(state):
             raise SiloFailed(
@@ -181,7 +183,7 @@ class Trainer:
         moved = self.method.trained - self.method.shared
         if silo.guarantee is None:
             return labels.after(silo.labels, moved, private=False)
-        released = {Role.STATS} if silo.guarantee.refresh else frozenset[Role]()
+        released = {Role.STATS} if silo.guarantee.releases.statistics else frozenset[Role]()
         return labels.after(silo.labels, moved - labels.STILL, private=True, released=released)
 
 
@@ -192,7 +194,7 @@ def received_metrics(trainer: Trainer, silo: Silo, state: State, round: int) -> 
     """
     val = silo.data.val
     if silo.guarantee is not None:
-        if silo.guarantee.metric is None:
+        if silo.guarantee.releases.accuracy is None:
             return {}
         return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, round)
     if not len(val):

@@ -129,7 +129,7 @@ def test_what_could_give_rows_away_is_not_in_the_bundle(ran, out):
     """No fingerprint of rows, whose key follows from the seed in a simulation; no figure of one row."""
     with temporary() as shelf:
         study = build(ran.experiment(), shelf, shelf).promised(ran)
-        marks = [guarantee.rows.fingerprint for guarantee in study.guarantees.values()]
+        marks = [guarantee.account.rows.fingerprint for guarantee in study.guarantees.values()]
     content = "".join(path.read_text() for path in out.iterdir())
     assert marks
     assert not any(mark[:12] in content for mark in marks)

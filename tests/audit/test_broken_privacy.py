@@ -24,7 +24,7 @@ from fedtl.privacy import accounting, ledger
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import guarantee as guarantee
-from fedtl.privacy.dp_adabn import layers
+from fedtl.privacy.dp_adabn import adaptable_layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.simulation.shared_store import temporary
@@ -100,7 +100,7 @@ def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
 
     def of_batch(take, net, rows, losses, clip, units=None):
         total = losses(net, rows).sum()
-        each = torch.autograd.grad(total, gradients.moving(net), allow_unused=True, materialize_grads=True)
+        each = torch.autograd.grad(total, gradients.trainable(net), allow_unused=True, materialize_grads=True)
         length = math.sqrt(sum(float(part.square().sum()) for part in each)) / len(rows)
         return [part * min(1.0, clip / (length + 1e-6)) for part in each]
 
@@ -136,7 +136,7 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
     turn = {}
 
     def random(self, *purpose):
-        count = turn[self.dataset, purpose] = turn.get((self.dataset, purpose), 0) + 1
+        count = turn[self.account.dataset, purpose] = turn.get((self.account.dataset, purpose), 0) + 1
         return Noise.reproducible(guarantee.address("noise", secret, count, *purpose[:1], *purpose[2:]))
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
@@ -159,7 +159,7 @@ def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
 def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
     """Half of what was meant is drawn, or half of what was charged is meant; gradients have all of theirs."""
     if where == "drawn":
-        sound = statistics.refresh
+        sound = statistics.release_statistics
 
         class Half:
             def __init__(self, noise):
@@ -169,11 +169,13 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
                 return self.noise.add(total, std / 2)
 
         monkeypatch.setattr(
-            statistics, "refresh", lambda body, rows, release, noise, *rest: sound(body, rows, release, Half(noise), *rest)
+            statistics, "release_statistics", lambda body, rows, release, noise, *rest: sound(body, rows, release, Half(noise), *rest)
         )  # fmt: skip
     else:
-        sound = statistics.Release.deviation
-        monkeypatch.setattr(statistics.Release, "deviation", lambda self, radius: sound(self, radius) / 2)
+        sound = statistics.StatisticsRelease.noise_std
+        monkeypatch.setattr(
+            statistics.StatisticsRelease, "noise_std", lambda self, radius: sound(self, radius) / 2
+        )
     findings = audited(tmp_path, "privacy.statistics=dp")
     caught(findings, "noise on statistics", "times the claimed")
     assert {name for name, _ in reasons(findings)} <= {"noise on statistics", "one record in the statistics"}
@@ -195,7 +197,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     @torch.no_grad()
     def exact(loop, net, silo, *rest):
         net.eval()
-        for norm in layers(net.body).values():
+        for norm in adaptable_layers(net.body).values():
             seen = []
             hook = norm.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
             net.body(to_inputs(silo.data.train.x, loop.device))
@@ -256,11 +258,11 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
     sound = mechanism.clipped
 
     def clipped(take, net, rows, losses, clip, units=None):
-        return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_book else 1), units)
+        return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_bookkeeping else 1), units)
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
     # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
-    monkeypatch.setattr(gradients, "proven", lambda *its, **more: True)
+    monkeypatch.setattr(gradients, "choose_gradient_method", lambda *its, **more: gradients.by_bookkeeping)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "more than the clip allows")
 

@@ -18,8 +18,8 @@ from fedtl.experiment.study import build
 from fedtl.models.registry import MODELS, model_spec, privately
 from fedtl.models.scaled import INPUT_SCALE, with_input_scale
 from fedtl.privacy import dp_adabn as statistics
-from fedtl.privacy.dp_adabn import BOUND, RADII, Release, refresh
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.dp_adabn import MAX_ACTIVATION, RADII, StatisticsRelease, release_statistics
+from fedtl.privacy.ledger import Ledger
 from fedtl.privacy.noise import Noise
 from fedtl.simulation.shared_store import temporary
 
@@ -116,13 +116,13 @@ def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
     with temporary() as shelf:
         its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
-    assert its.refresh.layers == (INPUT_SCALE,)
-    assert its.refresh.release.channels == (4,)
-    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
+    assert its.releases.statistics.layers == (INPUT_SCALE,)
+    assert its.releases.statistics.channels == (4,)
+    ledger = Ledger(its.account.path, its.account.dataset, its.account.rows, its.account.budget)
     charged = [line["events"] for line in ledger.lines() if line["what"] == "charged"]
-    event = [its.refresh.release.noise_multiplier, 1.0, 1]
+    event = [its.releases.statistics.noise_multiplier, 1.0, 1]
     assert [event in [list(one) for one in events] for events in charged] == [True, False, False, False]
-    assert result["privacy"]["silos"]["a"]["statistics_noise"] == its.refresh.release.noise_multiplier
+    assert result["privacy"]["silos"]["a"]["statistics_noise"] == its.releases.statistics.noise_multiplier
 
 
 def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch):
@@ -152,7 +152,8 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
         rows = torch.cat([x, torch.zeros(0, c) if row is None else torch.tensor([row])])
         plan.body.load_state_dict(start)
         sums.append([])
-        refresh(plan.body, lambda rows=rows: [(rows, None)], Release(1e-3, (c,), n), Fixed(), [INPUT_SCALE])
+        release = StatisticsRelease(1e-3, (INPUT_SCALE,), (c,), n)
+        release_statistics(plan.body, lambda rows=rows: [(rows, None)], release, Fixed())
     limits = [radius * math.sqrt(c) for radius in RADII for _ in range(2)]
     without = sums[1]
     farthest = np.zeros(len(limits))
@@ -163,7 +164,7 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
     assert farthest.max() > 0.99  # the clip is what holds it: records at the bounds reach it
     # The first sub-release by hand: z of the declared start, clamped, each record clipped.
     z = np.concatenate([x.numpy(), [[1.0, 1.0, 1.0]]]) / math.sqrt(1 + 1e-5)
-    z = z.clip(-BOUND, BOUND)
+    z = z.clip(-MAX_ACTIVATION, MAX_ACTIVATION)
     z *= np.minimum(1, limits[0] / np.linalg.norm(z, axis=1, keepdims=True))
     assert np.allclose(sums[2][0], z.sum(0), atol=1e-4)
 
@@ -172,7 +173,8 @@ def test_without_noise_it_is_the_mean_and_the_spread():
     plan = with_input_scale(privately(model_spec("mlp", (2,), 0)), (2,))
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal([0.3, -0.1], [0.2, 0.5], (4000, 2)).clip(-1, 1), dtype=torch.float32)
-    refresh(plan.body, lambda: [(x, None)], Release(1e-9, (2,), 4000), Silent(), [INPUT_SCALE])
+    release = StatisticsRelease(1e-9, (INPUT_SCALE,), (2,), 4000)
+    release_statistics(plan.body, lambda: [(x, None)], release, Silent())
     norm = plan.body.get_submodule(INPUT_SCALE)
     assert np.allclose(norm.running_mean, x.mean(0), atol=0.02)
     assert np.allclose(norm.running_var.sqrt(), x.std(0), rtol=0.1)
@@ -186,7 +188,7 @@ def test_a_model_scales_its_inputs_once_and_keeps_its_names(name):
     first, *others = scaled.body.state_dict()
     assert first == f"{INPUT_SCALE}.running_mean"
     assert others[1:] == list(plain.body.state_dict())
-    assert next(iter(statistics.layers(scaled.body))) == INPUT_SCALE
+    assert next(iter(statistics.adaptable_layers(scaled.body))) == INPUT_SCALE
     norm = scaled.body.get_submodule(INPUT_SCALE)
     norm.running_mean += 0.5
     norm.running_var *= 4

@@ -223,18 +223,18 @@ def probes(study, home):
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
     return {
-        "number of units n": (guarantee.records, data.train.unit_count),
-        "sample rate": guarantee.sample_rate,
-        "steps": (guarantee.steps, guarantee.rounds),
+        "number of units n": (guarantee.protected.count, data.train.unit_count),
+        "sample rate": guarantee.training.sample_rate,
+        "steps": (guarantee.training.steps, guarantee.training.rounds),
         "delta": guarantee.delta,
         "noise multipliers": guarantee.schedule(),
-        "clip": guarantee.clip,
+        "clip": guarantee.training.clip,
         "class list": (data.classes, data.width),
         "columns and categories": inputs.columns,
         "input shape": (data.train.x.shape[1:], data.train.x.dtype, study.schema.shape),
         "scale of the inputs": (inputs.fill, inputs.mean, inputs.std, inputs.origin),
         "scale of the labels": (data.y_mean, data.y_std, inputs.label_origin),
-        "released scale of the inputs": guarantee.refresh,
+        "released scale of the inputs": guarantee.releases.statistics,
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
         else data.train.unit_count,
@@ -248,8 +248,8 @@ def probes(study, home):
         "received tensors": shared,
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
-        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
-        "way of taking gradients": trainer.cache.fast,
+        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["releases"]["statistics"],
+        "way of taking gradients": trainer.cache.gradient_methods,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }

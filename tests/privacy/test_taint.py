@@ -34,7 +34,7 @@ def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tens
     trained_openly(trainer, silo, task_of(trainer))
     with pytest.raises(Refused, match="is local-only: .* without noise") as error:
         trainer.fit(silo, task_of(trainer))
-    assert silo.guarantee.book.exists() is False  # refused before anything was charged
+    assert silo.guarantee.account.path.exists() is False  # refused before anything was charged
     assert any(name in str(error.value) for name in silo.local)
 
 

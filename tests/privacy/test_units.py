@@ -35,6 +35,7 @@ from fedtl.training import private
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.private import release_statistics
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.problems import with_training
 
 
 def of_patients(data, each=4):
@@ -211,10 +212,10 @@ def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
     alike = Dataset(train.x.clone(), train.y.clone(), train.units)
     alike.x[:4], alike.y[:4] = train.x[0], train.y[0]
     silo = silo_of(trainer, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
-    silo.guarantee = replace(silo.guarantee, sample_rate=1.0, steps=(1,))
+    silo.guarantee = with_training(silo.guarantee, sample_rate=1.0, steps=(1,))
     sums = []
     for first in (0, 1 if unit == "patient" else 4):
-        drawn = torch.arange(first, silo.guarantee.records)
+        drawn = torch.arange(first, silo.guarantee.protected.count)
         monkeypatch.setattr(mechanism, "poisson", lambda *_, drawn=drawn: drawn)
         own = replace(silo)
         update, shared = trainer.fit_unaccounted(own, task_of(trainer)), task_of(trainer).shared
@@ -231,7 +232,8 @@ def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
     trainer = bench_of()
     for unit, data in (("record", data_of()), ("patient", of_patients(data_of())), ("record", data_of())):
         silo = silo_of(trainer, tmp_path / unit, data, unit=unit, name=unit)
-        silo.guarantee = replace(silo.guarantee, book=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        own = replace(silo.guarantee.account, path=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        silo.guarantee = replace(silo.guarantee, account=own)
         assert any(tensor.any() for tensor in trainer.fit(silo, task_of(trainer)).delta.values())
 
 
@@ -249,8 +251,8 @@ def test_patients_statistics_count_once_each(tmp_path):
         )
         net = trainer.net(3)
         net.load_state_dict(trainer.initial(3))
-        assert silo.guarantee.records == 60
-        release_statistics(trainer.loop, net, silo, silo.guarantee.refresh)
+        assert silo.guarantee.protected.count == 60
+        release_statistics(trainer.loop, net, silo, silo.guarantee.releases.statistics)
         found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)

@@ -22,6 +22,7 @@ from fedtl.federation.recorder import Seen
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training.batches import to_inputs
@@ -63,7 +64,7 @@ def small(
         guarantee = _scaled(study.guarantees.get(name), count, cut, folder)
         silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(Role))
         update = trainer.fit(silo, task)
-    steps = sum(guarantee.steps) if guarantee else trainer.training.epochs * -(-count // cut)
+    steps = guarantee.training.steps_a_round if guarantee else trainer.training.epochs * -(-count // cut)
     shape = tuple(data.train.x.shape[1:])
     crossed = Crossed(shared, update.delta, local, count, steps, data.width, shape)
     return _tried(study, trainer, name, crossed, its, iterations)
@@ -75,7 +76,9 @@ def first_round(study: Study, seen: Seen, name: str, iterations: int) -> Attempt
     _, local = trainer.partition.split(trainer.initial(data.width))
     guarantee, training = study.guarantees.get(name), trainer.training
     steps = (
-        sum(guarantee.steps) if guarantee else training.epochs * -(-len(data.train) // training.batch_size)
+        guarantee.training.steps_a_round
+        if guarantee
+        else training.epochs * -(-len(data.train) // training.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
     crossed = Crossed(seen.shared, seen.deltas[name], local, len(data.train), steps, data.width, shape)
@@ -88,15 +91,16 @@ def _scaled(
     """The same noise and clip on fewer rows, each sampled as often as a batch of ``cut`` holds it."""
     if guarantee is None:
         return None
+    steps = tuple(-(-count // cut) if steps else 0 for steps in guarantee.training.steps)
     return replace(
         guarantee,
-        book=folder / "ledger.sqlite",
-        records=count,
-        sample_rate=min(1.0, cut / count),
-        steps=tuple(-(-count // cut) if steps else 0 for steps in guarantee.steps),
+        account=replace(
+            guarantee.account, path=folder / "ledger.sqlite", budget=Budget(1e9, guarantee.delta)
+        ),
+        protected=replace(guarantee.protected, count=count),
+        training=replace(guarantee.training, sample_rate=min(1.0, cut / count), steps=steps),
+        releases=replace(guarantee.releases, statistics=None),
         epsilon=1e9,
-        lifetime=(1e9, guarantee.delta),
-        refresh=None,
         canaries=None,
     )
 

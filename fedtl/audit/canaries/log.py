@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.canaries import RELEASED
+from fedtl.privacy.canaries import STATISTICS_FILE
 
 NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
 class CanaryPhase:
-    """One phase of one round, as ``privacy.canaries.CanaryLayer.keep`` wrote it; sums in clips, steps first."""
+    """One phase of one round, as ``privacy.canaries.CanaryLayer.save`` wrote it; sums in clips, steps first."""
 
     round: int
     phase: int
@@ -31,7 +31,7 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """The statistics' release, as ``privacy.canaries.Beside.keep`` wrote it; sub-releases first, in clips."""
+    """The statistics' release, as ``privacy.canaries.CanaryStatistics.save`` wrote it; sub-releases first, in clips."""
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]
@@ -40,7 +40,7 @@ class ReleasedStatistics:
 
 def released(folder: Path) -> ReleasedStatistics | None:
     """None where no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
-    if not (path := folder / RELEASED).is_file():
+    if not (path := folder / STATISTICS_FILE).is_file():
         return None
     its = _read(path)
     return ReleasedStatistics(

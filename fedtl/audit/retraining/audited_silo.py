@@ -19,6 +19,7 @@ from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
 from fedtl.training.batches import to_inputs
@@ -68,11 +69,11 @@ class Stage:
 
     def phases(self) -> list[int]:
         """The numbers of the phases that take private steps."""
-        return [number for number, count in enumerate(self.guarantee.steps) if count]
+        return [number for number, count in enumerate(self.guarantee.training.steps) if count]
 
     def steps(self, each: int) -> tuple[int, ...]:
         """As many private steps in each phase that takes any."""
-        return tuple(each if count else 0 for count in self.guarantee.steps)
+        return tuple(each if count else 0 for count in self.guarantee.training.steps)
 
     def unmoved(self) -> Trainer:
         """The bench with a learning rate so small that every step starts from the same weights, and no other pull."""
@@ -88,7 +89,7 @@ def stage_of(study: Study, name: str) -> Stage:
 
     def ready(stored: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
         data = study.prepared(name, stored).data
-        return data, study.guarantee(name, guarantee.book.parent, data)
+        return data, study.guarantee(name, guarantee.account.path.parent, data)
 
     experiment = study.experiment
     return Stage(
@@ -98,19 +99,24 @@ def stage_of(study: Study, name: str) -> Stage:
 
 
 @contextmanager
-def scratched(guarantee: PrivacyGuarantee, **changes: Any) -> Iterator[PrivacyGuarantee]:
-    """The promise with a ledger and a place for canaries of its own, and some of its values changed."""
+def scratched(guarantee: PrivacyGuarantee) -> Iterator[PrivacyGuarantee]:
+    """The guarantee with a ledger and a folder for canaries of its own."""
     with scratch(memory()) as folder:
-        its = guarantee.canaries
-        wanted = {"canaries": its, **changes}
-        if wanted["canaries"] is not None:
-            wanted["canaries"] = replace(wanted["canaries"], folder=folder / "canaries")
-        yield replace(guarantee, book=folder / "ledger.sqlite", **wanted)
+        account = replace(guarantee.account, path=folder / "ledger.sqlite")
+        canaries = guarantee.canaries
+        if canaries is not None:
+            canaries = replace(canaries, folder=folder / "canaries")
+        yield replace(guarantee, account=account, canaries=canaries)
 
 
-def unlimited(guarantee: PrivacyGuarantee) -> dict[str, Any]:
-    """Changes with which a scratch ledger takes any schedule."""
-    return {"epsilon": ENOUGH, "lifetime": (ENOUGH, guarantee.delta), "rounds": 2}
+def unlimited(guarantee: PrivacyGuarantee, rounds: int = 2, **training: Any) -> PrivacyGuarantee:
+    """The guarantee with a budget that any schedule fits into, and the given values of its training changed."""
+    return replace(
+        guarantee,
+        account=replace(guarantee.account, budget=Budget(ENOUGH, guarantee.delta)),
+        training=replace(guarantee.training, rounds=rounds, **training),
+        epsilon=ENOUGH,
+    )
 
 
 def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:
@@ -149,22 +155,26 @@ def still(net: nn.Module) -> Iterator[None]:
 # Other rows
 
 
-def few(data: SiloDataset, guarantee: PrivacyGuarantee, most: int) -> tuple[SiloDataset, dict[str, Any]]:
-    """The rows of the first units, at most so many of them, and what changes in the promise for their number."""
+def few(data: SiloDataset, guarantee: PrivacyGuarantee, most: int) -> tuple[SiloDataset, PrivacyGuarantee]:
+    """The rows of the first units, at most so many of them, and the guarantee for their number."""
     rows, units = data.train, units_of(data, guarantee)
     inside = units < most
     train = Dataset(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
     count = int(units[inside].max()) + 1
-    changes: dict[str, Any] = {"records": count}
-    if guarantee.refresh is not None:
-        release = replace(guarantee.refresh.release, records=count)
-        changes["refresh"] = replace(guarantee.refresh, release=release)
-    return replace(data, train=train), changes
+    statistics = guarantee.releases.statistics
+    if statistics is not None:
+        statistics = replace(statistics, units=count)
+    changed = replace(
+        guarantee,
+        protected=replace(guarantee.protected, count=count),
+        releases=replace(guarantee.releases, statistics=statistics),
+    )
+    return replace(data, train=train), changed
 
 
 def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:
     """[N]: the number of each training row's unit, which is the row's own number where records are protected."""
-    if guarantee.unit == "record" or data.train.units is None:
+    if guarantee.protected.are_records or data.train.units is None:
         return torch.arange(len(data.train))
     return data.train.units
 

@@ -34,8 +34,8 @@ from fedtl.audit.verdict import Measured
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import SpendEvent, Update
 from fedtl.models.state import State
-from fedtl.privacy.dp_adabn import Release
-from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
+from fedtl.privacy.dp_adabn import StatisticsRelease
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.training.metrics import correct
 
 UNITS = 32  # units in the rehearsed round
@@ -80,11 +80,10 @@ class Neighbours:
 
 def neighbours(stage: Stage) -> Neighbours:
     """Train the five rounds."""
-    data, changes = few(as_floats(stage.data, stage.trainer), stage.guarantee, UNITS)
-    guarantee = replace(stage.guarantee, **changes)
+    data, guarantee = few(as_floats(stage.data, stage.trainer), stage.guarantee, UNITS)
     units = units_of(data, guarantee)
     base_data = extreme(data, units == 1)
-    count = guarantee.records
+    count = guarantee.protected.count
 
     def again(rows: SiloDataset, base: Trained, left_out: Sequence[int] = ()) -> Trained:
         return train(stage, guarantee, rows, Tap(base.tap, all_but(left_out)))
@@ -129,30 +128,37 @@ def _val_changed(stage: Stage, data: SiloDataset) -> SiloDataset:
 class _Quiet(StatisticsRelease):
     """A release of statistics with so little noise that shrinkage towards no change does not hide the rows."""
 
-    claimed: Release = field(kw_only=True)
+    claimed: StatisticsRelease = field(kw_only=True)
 
     @classmethod
     def of(cls, its: StatisticsRelease) -> "_Quiet":
-        release = replace(its.release, noise_multiplier=its.release.noise_multiplier * QUIET)
-        return cls(release, its.layers, claimed=its.release)
+        noise = its.noise_multiplier * QUIET
+        return cls(noise, its.layers, its.channels, its.units, claimed=its)
 
     @property
     def event(self) -> SpendEvent:
-        return SpendEvent(self.claimed.noise_multiplier, 1.0, 1)
+        return self.claimed.event
 
 
 def statistics_multiplier(guarantee: PrivacyGuarantee) -> float:
     """The noise multiplier of the statistics in ``train``."""
-    return 0.0 if guarantee.refresh is None else guarantee.refresh.release.noise_multiplier * QUIET
+    statistics = guarantee.releases.statistics
+    return 0.0 if statistics is None else statistics.noise_multiplier * QUIET
 
 
 def train(stage: Stage, guarantee: PrivacyGuarantee, data: SiloDataset, tap: Tap) -> Trained:
     """One round with a clip so short that it binds in every tensor, watched by ``tap``."""
-    its = stage.guarantee
-    changes = unlimited(its) | {"steps": stage.steps(STEPS), "canaries": None, "clip": its.clip * SHORT}
-    changes["refresh"] = None if guarantee.refresh is None else _Quiet.of(guarantee.refresh)
+    statistics = guarantee.releases.statistics
+    quiet = None if statistics is None else _Quiet.of(statistics)
+    changed = replace(
+        as_kind(guarantee, Tapped, tap=tap),
+        releases=replace(guarantee.releases, statistics=quiet),
+        canaries=None,
+    )
+    clip = stage.guarantee.training.clip * SHORT
+    changed = unlimited(changed, steps=stage.steps(STEPS), clip=clip)
     net = stage.trainer.net(data.width)
-    with scratched(as_kind(guarantee, Tapped, tap=tap), **changes) as scratch, still(net):
+    with scratched(changed) as scratch, still(net):
         found = tried(lambda: stage.fit(scratch, data))
     return Trained(None if found is None else _left(*found), tap)
 
@@ -204,7 +210,7 @@ def one_record(found: Neighbours) -> Measured:
     A record moves the sums of training by one clip a step: over all steps the squared ratios of share and noise add up to
     no more than steps / sigma^2.
     """
-    its, unit = found.stage.guarantee, found.stage.guarantee.unit
+    its, unit = found.stage.guarantee.training, found.stage.guarantee.protected.unit
     steps = STEPS * len(found.stage.phases())
     share = max(_ratio(found.base, other, "noise") for other in (found.ordinary, found.far))
     moved = share * its.noise_multiplier / math.sqrt(steps)
@@ -258,18 +264,18 @@ def _apart(own: Sum, own_without: Sum, other: Sum, other_without: Sum) -> float:
 def statistics_record(found: Neighbours) -> Measured:
     """A record's shares in all sub-releases of the statistics, each beside its own noise: one Gaussian mechanism of the claim."""
     its = found.stage.guarantee
-    if its.refresh is None:
+    if its.releases.statistics is None:
         return None, None, "no statistics are released"
     base, others = found.base, (found.others, found.others_without)
     share = max(_ratio(base, found.ordinary, "statistics"), _ratio(base, found.far, "statistics"))
     moved = max(share, _ratio(*others, "statistics")) * statistics_multiplier(its)
-    reason = f"one {its.unit} moves the statistics by {moved:.2f} times what their noise covers"
+    reason = f"one {its.protected.unit} moves the statistics by {moved:.2f} times what their noise covers"
     return float(moved <= 1 + ROUNDING), moved, reason
 
 
 def metric_record(found: Neighbours) -> Measured:
     """A record moves the sum that the accuracy is made of by at most 1, and its noise is the claim's."""
-    its = found.stage.guarantee.metric
+    its = found.stage.guarantee.releases.accuracy
     if its is None:
         return None, None, "no metric is released"
     moved = _ratio(found.base, found.ordinary, "metric") * its.noise_multiplier

@@ -23,7 +23,14 @@ def around(stage: Stage) -> Measured:
     found = []
     for data in (stage.data, strangers(stage.data)):
         nobody = as_kind(stage.guarantee, Unsampled, divisor=stage.guarantee.expected_batch)
-        with scratched(nobody, sample_rate=RARE, seed=1, canaries=None, refresh=None) as guarantee:
+        changed = replace(
+            nobody,
+            training=replace(nobody.training, sample_rate=RARE),
+            releases=replace(nobody.releases, statistics=None),
+            seed=1,
+            canaries=None,
+        )
+        with scratched(changed) as guarantee:
             update, local = stage.fit(guarantee, data)
         found.append(update.delta | local)
     moved = [name for name in found[0] if not torch.equal(found[0][name], found[1][name])]
@@ -38,9 +45,11 @@ def local_only(stage: Stage) -> Measured:
         if other:
             _, local = stage.trainer.partition.split(stage.trainer.initial(data.width))
             stage.trainer.finish(Silo(stage.name, data, local, b"elsewhere"), stage.task())
-        swapped = other and stage.guarantee.metric is None  # an accuracy that was promised is of these rows
+        swapped = (
+            other and stage.guarantee.releases.accuracy is None
+        )  # an accuracy that was promised is of these rows
         rows = replace(data, val=strangers(data).train) if swapped else data
-        with scratched(stage.guarantee, seed=1) as guarantee:
+        with scratched(replace(stage.guarantee, seed=1)) as guarantee:
             update, _ = stage.fit(guarantee, rows)
         found.append((update.delta, update.weight, dict(update.metrics)))
     moved = [name for name, tensor in found[0][0].items() if not torch.equal(tensor, found[1][0][name])]
@@ -51,7 +60,7 @@ def local_only(stage: Stage) -> Measured:
 
 def statistics_twice(stage: Stage) -> Measured:
     """Released twice, statistics with fresh noise differ, wherever they are not shrunk to what they were."""
-    if stage.guarantee.refresh is None:
+    if stage.guarantee.releases.statistics is None:
         return None, None, "no statistics are released"
     names = list(stage.trainer.partition.names(Role.STATS))
     begun, shared, found = stage.trainer.initial(stage.data.width), stage.task().shared, []

@@ -54,7 +54,7 @@ def before_the_mechanism(stage: Stage) -> Measured:
     other = _trained(stage, found.other, found, base)
     if base.left is None or other.left is None:
         return 0.0, None, "one stored row decides whether a round fails that does not sample it"
-    moved = _moved(base, other, "noise", found.guarantee.noise_multiplier)
+    moved = _moved(base, other, "noise", found.guarantee.training.noise_multiplier)
     moved += _moved(base, other, "metric", 1.0)
     if moved:
         reason = f"a record that was not sampled moves the sums by {moved:.3g} clips: something was learned from the rows"
@@ -63,7 +63,7 @@ def before_the_mechanism(stage: Stage) -> Measured:
 
 
 def _statistics(base: Trained, other: Trained, guarantee: PrivacyGuarantee) -> Measured:
-    if guarantee.refresh is None:
+    if guarantee.releases.statistics is None:
         return 1.0, 0.0, ""
     moved = _moved(base, other, "statistics", statistics_multiplier(guarantee))
     reason = f"one stored row moves the statistics by {moved:.2f} times their clip; 2 is the most that replacing one may"
@@ -83,7 +83,7 @@ def _moved(base: Trained, other: Trained, kind: str, multiplier: float) -> float
 
 def _says(guarantee: PrivacyGuarantee) -> dict[str, Any]:
     """All that a promise says about training; not where it is kept and which rows it is about."""
-    return {**terms(guarantee), "steps": guarantee.steps, "schedule": guarantee.schedule()}
+    return {**terms(guarantee), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
 
 
 def _replaced(stage: Stage) -> Replaced | str:
@@ -133,9 +133,9 @@ def _trained(stage: Stage, data: SiloDataset, found: Replaced, base: Trained | N
         y=train_rows.y[order],
         units=None if train_rows.units is None else _numbered(units[order]),
     )
-    rows, changes = few(replace(data, train=moved), found.guarantee, UNITS)
+    rows, guarantee = few(replace(data, train=moved), found.guarantee, UNITS)
     tap = Tap(None if base is None else base.tap, all_but([0]))
-    return train(stage, replace(found.guarantee, **changes), rows, tap)
+    return train(stage, guarantee, rows, tap)
 
 
 def _numbered(units: torch.Tensor) -> torch.Tensor:

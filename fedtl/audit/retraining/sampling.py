@@ -7,7 +7,7 @@ from a number that the server knows.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from fedtl.audit.retraining.audited_silo import (
 )
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
+from fedtl.privacy.guarantee import Releases
 
 Bools = NDArray[np.bool_]
 UNITS = 128
@@ -45,20 +46,15 @@ class Sampled:
 
 def sampled(stage: Stage) -> Sampled:
     """Two rounds of one task, on rows that nobody has, which can be told apart."""
-    data, changes = few(as_floats(strangers(stage.data), stage.trainer), stage.guarantee, UNITS)
+    data, changed = few(as_floats(strangers(stage.data), stage.trainer), stage.guarantee, UNITS)
     phase = stage.phases()[0]
-    steps = tuple(STEPS if number == phase else 0 for number in range(len(stage.guarantee.steps)))
-    changes |= unlimited(stage.guarantee) | {
-        "steps": steps,
-        "refresh": None,
-        "metric": None,
-        "canaries": None,
-    }
+    steps = tuple(STEPS if number == phase else 0 for number in range(len(stage.guarantee.training.steps)))
+    changed = unlimited(replace(changed, releases=Releases(), canaries=None), steps=steps)
     trainer, units = stage.unmoved(), units_of(data, stage.guarantee)
     rows = {row.numpy().tobytes(): at for at, row in enumerate(data.train.x.flatten(1))}
     found, torn = [], 0
     for _ in range(2):
-        with scratched(stage.guarantee, **changes) as guarantee, _fed(trainer.net(data.width), rows) as seen:
+        with scratched(changed) as guarantee, _fed(trainer.net(data.width), rows) as seen:
             stage.fit(guarantee, data, trainer)
         held = np.zeros((len(seen), len(rows)), bool)
         for step, inside in enumerate(seen):
@@ -66,7 +62,7 @@ def sampled(stage: Stage) -> Sampled:
         by_unit = _by_unit(held, units)
         found.append(by_unit > 0)
         torn += int(((by_unit > 0) & (by_unit < 1)).sum())
-    return Sampled(found[0], found[1], torn, stage.guarantee.sample_rate)
+    return Sampled(found[0], found[1], torn, stage.guarantee.training.sample_rate)
 
 
 def _by_unit(held: Bools, units: Tensor) -> NDArray[np.float64]:

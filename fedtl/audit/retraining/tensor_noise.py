@@ -21,7 +21,7 @@ from fedtl.audit.retraining import independence as products
 from fedtl.audit.retraining.audited_silo import Stage, as_kind, few, scratched, unlimited
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.training.trainer import Trainer
 
 Floats = NDArray[np.float64]
@@ -103,16 +103,11 @@ def empty(stage: Stage) -> dict[str, Noise]:
     nobody = as_kind(its, Unsampled, divisor=its.expected_batch)
     found = []
     for number in (1, 1, 2)[:FITS]:
-        changes = unlimited(its) | {
-            "sample_rate": RARE,
-            "steps": stage.steps(each),
-            "refresh": None,
-            "metric": None,
-        }
-        with scratched(nobody, **changes) as guarantee, watched(net) as steps:
+        changed = unlimited(replace(nobody, releases=Releases()), sample_rate=RARE, steps=stage.steps(each))
+        with scratched(changed) as guarantee, watched(net) as steps:
             stage.fit(guarantee, None, trainer, min(number, stage.rounds))
         found.append(_by_tensor(steps))
-    unit = its.expected_batch / (its.noise_multiplier * its.clip)
+    unit = its.expected_batch / (its.training.noise_multiplier * its.training.clip)
     return {name: _noise([given for one in found for given in one[name]], unit) for name in found[0]}
 
 
@@ -164,18 +159,13 @@ def filled(stage: Stage, trainer: Trainer | None = None) -> Measured:
     With records in every step: what varies from step to step is noise. One-sided, for a model with dropout varies more.
     """
     trainer, its = trainer or stage.unmoved(), stage.guarantee
-    data, changes = few(stage.data, its, UNITS)
+    data, changed = few(stage.data, its, UNITS)
     if its.canaries is not None:
-        changes["canaries"] = replace(its.canaries, count=min(CANARIES, its.canaries.count))
-    changes |= unlimited(its) | {
-        "sample_rate": 1.0,
-        "steps": stage.steps(FILLED),
-        "refresh": None,
-        "metric": None,
-    }
-    with scratched(its, **changes) as guarantee, watched(trainer.net(data.width)) as steps:
+        changed = replace(changed, canaries=replace(its.canaries, count=min(CANARIES, its.canaries.count)))
+    changed = unlimited(replace(changed, releases=Releases()), sample_rate=1.0, steps=stage.steps(FILLED))
+    with scratched(changed) as guarantee, watched(trainer.net(data.width)) as steps:
         stage.fit(guarantee, data, trainer)
-        unit = guarantee.expected_batch / (its.noise_multiplier * its.clip)
+        unit = guarantee.expected_batch / (its.training.noise_multiplier * its.training.clip)
     p, ratios = {}, {}
     for name, given in _by_tensor(steps).items():
         values = torch.stack([step.values for step in given])

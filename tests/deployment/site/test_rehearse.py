@@ -360,4 +360,4 @@ def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says
             place.silo(place.study(data.classes), data)
     else:
         silo = place.silo(place.study(data.classes), data)
-        assert bool(silo.guarantee.refresh) == (given["data__scale"] == "dp")
+        assert bool(silo.guarantee.releases.statistics) == (given["data__scale"] == "dp")
