@@ -11,7 +11,7 @@ import pytest
 
 import fedtl
 import fedtl._util.registry
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load
 from fedtl.methods.base import METHODS
@@ -71,7 +71,7 @@ def offering(monkeypatch, group, **points):
 
 def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
     offering(monkeypatch, "fedtl.methods", fedmine="fedtl.methods.base:fedper", fedavg="os:system")
-    table = Table("fedtl.methods", {"fedavg": METHODS["fedavg"]})
+    table = Registry("fedtl.methods", {"fedavg": METHODS["fedavg"]})
     assert list(table) == ["fedavg", "fedmine"]
     assert table["fedmine"] is METHODS["fedper"]
     assert table["fedavg"] is METHODS["fedavg"]

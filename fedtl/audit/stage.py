@@ -21,7 +21,7 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer, TrainingConfig
 
@@ -100,7 +100,7 @@ def stage_of(study: Study, name: str) -> Stage:
 @contextmanager
 def scratched(guarantee: PrivacyGuarantee, **changes: Any) -> Iterator[PrivacyGuarantee]:
     """The promise with a ledger and a place for canaries of its own, and some of its values changed."""
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         its = guarantee.canaries
         wanted = {"canaries": its, **changes}
         if wanted["canaries"] is not None:

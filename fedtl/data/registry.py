@@ -1,6 +1,6 @@
 """The table of data sources."""
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.data import digits, images, npz, table
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Source
@@ -10,7 +10,7 @@ def _nothing(settings: DataSettings) -> frozenset[str]:
     return frozenset()
 
 
-DATA: Table[Source] = Table(
+DATA: Registry[Source] = Registry(
     "fedtl.data",
     {
         "digits": Source(digits.silos, digits.read, digits.ABOUT, False, digits.CLASSES, _nothing),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.losses import OnWeights, PerBatch, PerExample, Proximal, TaskLoss, Term
@@ -170,7 +170,7 @@ def coral(weight: float = 1.0) -> Method:
     return fedtl().plus(Coral(weight))
 
 
-METHODS: Table[Callable[..., Method]] = Table(
+METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
     {
         function.__name__: function

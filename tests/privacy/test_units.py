@@ -30,7 +30,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.report.wording import not_covered
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import trainer as bench_module
 from fedtl.training.trainer import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
@@ -131,7 +131,7 @@ def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_re
         (tmp_path / name).mkdir()
         names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
         settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             data = build(settings, shelf, shelf).data("north")
         found.append(data.train.members + data.val.members)
     assert found[0] == found[1]
@@ -281,7 +281,7 @@ def test_an_audit_of_patients_attacks_patients(patients):
     assert found["violations"] == []
     assert found["unit"] == "patient"
     result = out.read_json("result.json")["privacy"]["silos"]["north"]
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(out.experiment(), shelf, shelf)
         exam, data = study.exam("north"), study.data("north")
         tested = exam.test.members
@@ -346,7 +346,7 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
                 units[found],
             ),
         )
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
         found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
     assert check in found
