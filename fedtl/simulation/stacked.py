@@ -59,13 +59,13 @@ class Stacked:
             yield from Serial(self.trainer).each(job, silos)
             return
         chunk_of = {silo.name: chunk for chunk in _chunks(silos, self._size) for silo in chunk}
-        done: dict[str, Any] = {}
+        done: dict[str, Update | SiloFailed] = {}
         for silo in silos:
             if silo.name not in done:
                 done |= self._fit(job, chunk_of[silo.name])
             yield silo.name, done.pop(silo.name)
 
-    def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Any]:
+    def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Update | SiloFailed]:
         """One silo after another where it is faster, and where the stack fails as a whole, which one silo may have caused."""
         if len(silos) > 1 and not any(silo.guarantee for silo in silos):
             try:
