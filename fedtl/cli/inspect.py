@@ -102,23 +102,19 @@ def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
 def methods(as_json: Json = False) -> None:
     """The federated methods, what each shares, and its paper; and the loss terms that may stand beside any of them."""
-    from fedtl.experiment.config.resolve import describe
-    from fedtl.methods.base import METHODS
-    from fedtl.methods.registry import TERMS
+    from fedtl.experiment.config.resolve import about, describe
+    from fedtl.methods.registry import METHODS, TERMS
 
     rows = [
         {
             "name": name,
             "shares": sorted(map(str, make().shared)),
             "settings": describe(make),
-            "about": (make.__doc__ or "").strip(),
+            "about": about(make),
         }
         for name, make in METHODS.items()
     ]
-    terms = [
-        {"name": name, "settings": describe(make), "about": (make.__doc__ or "").strip()}
-        for name, make in TERMS.items()
-    ]
+    terms = [{"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()]
     if as_json:
         print_json({"methods": rows, "terms": terms})
         return

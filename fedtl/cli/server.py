@@ -88,7 +88,7 @@ def bundle(
     ] = False,
 ) -> None:
     """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
-    from fedtl.data.columns import named, parsed
+    from fedtl.data.columns import parse_columns, with_declared_columns
     from fedtl.deployment.coordinator.bundle import bundle as build
     from fedtl.deployment.coordinator.settings import load as load_server
     from fedtl.experiment.config.load import load
@@ -103,8 +103,8 @@ def bundle(
     labels = tuple(classes.split(",")) if classes else ()
     settings = load(experiment, set_ or [])
     if columns:
-        told = parsed(columns)
-        settings = settings.model_copy(update={"data": named(settings.data, told)})
+        told = parse_columns(columns)
+        settings = settings.model_copy(update={"data": with_declared_columns(settings.data, told)})
         sizes = (sum(len(column.inputs) for column in told),)
     made = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
     out_console.print(made.hash, highlight=False)
