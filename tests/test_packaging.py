@@ -83,7 +83,7 @@ def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
 
 def test_an_installed_package_adds_a_loss_term(monkeypatch):
     offering(monkeypatch, "fedtl.terms", mine="fedtl.methods.coral:Coral")
-    monkeypatch.setattr(TERMS, "_offered", Registry(TERMS.group, TERMS.own)._offered)
+    monkeypatch.setattr(TERMS, "_installed", Registry(TERMS.group, TERMS.own)._installed)
     its = load(
         "digits",
         ["method.name=fedavg", 'method.terms=[{name="mine", weight=0.5}]', "data.target_domain=inverted"],
