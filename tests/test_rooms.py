@@ -62,7 +62,6 @@ LARGE_FILES = {
     "privacy.ledger": "to be split with the structure of this package",
     "privacy.per_sample.bookkeeping": "one kind of layer after the other",
     "report.page": "to be split with the structure of this package",
-    "simulation.stacked": "to be split with the structure of this package",
 }
 LARGE_FUNCTIONS = {
     "audit.audit.audit": "to be split with the structure of this package",

@@ -33,7 +33,7 @@ from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads as machine
 
 CANARIES = 400
@@ -67,7 +67,7 @@ def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Pa
             "add [policy.privacy] with epsilon and lifetime_epsilon, or sign without an audit"
         )
     machine.set_threads(home.settings.threads)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         stage = _stage(place, folder)
         checks = _checks(stage, progress)
     facts = _facts(stage, asked, checks)

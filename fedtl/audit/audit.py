@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import fedtl
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl.audit import bundle, units
 from fedtl.audit import checks as claims
 from fedtl.audit.attacks import membership
@@ -31,11 +31,11 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
-from fedtl.federation.recorder import Seen, read
+from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
 from fedtl.privacy.prv import ERROR
 from fedtl.report.audit_page import Pictures, audit_page
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import threads as machine
 
 AUDIT, PAGE = "audit.json", "audit.html"
@@ -89,7 +89,7 @@ def audit(
         )
     signer = bundle.key(key)
     machine.set_threads(experiment.engine.threads)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         start = None
         if experiment.model.pretrain_on:
             central = build(plain(experiment), shelf, shelf, device)
@@ -99,7 +99,7 @@ def audit(
             raise ConfigError(
                 f"audit.show_rows names {unknown[0]!r}, which does not train; there are {', '.join(study.training[:12])}"
             )
-        seen = read(folder.path / TRANSCRIPT)
+        seen = read_transcript(folder.path / TRANSCRIPT)
         worked = _worked(study, folder, seen, vantage, effort, start, progress)
         findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
         attacks, ends = _attacks(study, folder, seen, vantage, worked)
@@ -159,7 +159,7 @@ Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
 def _worked(
     study: Study,
     folder: RunFolder,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     vantage: Adversary,
     effort: Effort,
     start: State | None,
@@ -184,7 +184,9 @@ def _worked(
     return found
 
 
-def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort, attacked: bool) -> Pieces:
+def _early(
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], effort: Effort, attacked: bool
+) -> Pieces:
     """The first reference, and beside it what needs none; long pieces first."""
     pieces: dict[str, Mapping[Any, Piece]] = {}
     if attacked:
@@ -214,7 +216,7 @@ def _later(study: Study, vantage: Adversary, effort: Effort, first: Watched) -> 
 
 
 def _attacks(
-    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Adversary, worked: Worked
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], vantage: Adversary, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
     if not worked["reference"]:
@@ -255,7 +257,7 @@ def _notes(
     experiment: Experiment,
     result: Mapping[str, Any],
     findings: Findings,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     effort: Effort,
 ) -> list[str]:
     notes = [
@@ -301,8 +303,8 @@ def _keep(
     toml = (folder.path / "experiment.toml").read_text()
     RunFolder(out).write_json(AUDIT, found)
     page = audit_page(found, pictures, toml)
-    write(out / PAGE, lambda file: file.write_text(page))
-    write(out / "experiment.toml", lambda file: file.write_text(toml))
+    write_file(out / PAGE, lambda file: file.write_text(page))
+    write_file(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
         "ledgers": {

@@ -21,7 +21,7 @@ from fedtl.audit.transcript import RunDocuments, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Seen
+from fedtl.federation.recorder import RecordedRound
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.training.trainer import Trainer
 
@@ -63,7 +63,7 @@ def _canaries(folder: RunFolder, name: str) -> list[CanaryPhase]:
 def examine(
     study: Study,
     folder: RunFolder,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     vantage: Adversary,
     rehearsed: Mapping[str, Sequence[Check]],
 ) -> Findings:
@@ -107,7 +107,7 @@ def _of(
     name: str,
     claim: Mapping[str, Any],
     run: list[CanaryPhase],
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
 ) -> list[Check]:
     experiment = study.experiment
     replied = [line["round"] for line in folder.history() if name in line["silos"]]

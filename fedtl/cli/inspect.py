@@ -15,10 +15,10 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.privacy_plan import claim, terms, warnings
     from fedtl.experiment.study import tensor_table
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
     settings = load(experiment, set_ or [], sound=False)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         found = examine(settings, shelf)
     study, planned = found.study, found.guarantees
     tensors = tensor_table(study)

@@ -74,18 +74,18 @@ if TYPE_CHECKING:
 
 
 def run_page(folder: "RunFolder") -> Path:
-    from fedtl._util.files import write
+    from fedtl._util.files import write_file
     from fedtl.report.page import run_page
 
     text = run_page(
         folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
     )
-    write(folder.path / "report.html", lambda file: file.write_text(text))
+    write_file(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"
 
 
 def compare_page(folder: "RunFolder") -> Path:
-    from fedtl._util.files import write
+    from fedtl._util.files import write_file
     from fedtl.experiment.compare import folders
     from fedtl.experiment.summary import curves
     from fedtl.report.page import compare_page
@@ -95,5 +95,5 @@ def compare_page(folder: "RunFolder") -> Path:
     text = compare_page(
         folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text()
     )
-    write(folder.path / "report.html", lambda file: file.write_text(text))
+    write_file(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"

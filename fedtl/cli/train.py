@@ -74,7 +74,7 @@ def compare(
     from fedtl.experiment.compare import compare as compare_study
     from fedtl.experiment.compare import variants
     from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
-    from fedtl.simulation.choose import places
+    from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
     if methods is not None:
@@ -91,7 +91,7 @@ def compare(
     rounds = len(columns) * len(settings.compare.seeds) * settings.rounds
     title = f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round"
     with progress(quiet or as_json, title, rounds, folder) as show:
-        comparison = compare_study(settings, folder, settings.engine.workers or places(on), on, show)
+        comparison = compare_study(settings, folder, settings.engine.workers or default_workers(on), on, show)
     page = compare_page(folder)
     if as_json:
         print_json(comparison)

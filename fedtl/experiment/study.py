@@ -37,7 +37,7 @@ from fedtl.privacy.taint import Label
 from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
-from fedtl.simulation.temp_folder import adopt
+from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -85,8 +85,8 @@ class Study:
         if not self.shelf.has(f"{name}.{part}"):
             prepared = self.prepared(name, reader(self.raws, self.experiment.data)(name))
             for key in ("data", "exam", "inputs"):
-                self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
-        return self.shelf.take(f"{name}.{part}")
+                self.shelf.get_or_make(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.shelf.get(f"{name}.{part}")
 
     def prepared(self, name: str, raw: Raw) -> Prepared:
         """A silo's stored rows as its data; anew each time. Raises DataError."""
@@ -138,7 +138,7 @@ class Study:
 
 def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
-    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read_silo(settings, name))
+    return lambda name: raws.get_or_make(f"{name}.raw", lambda: prepare.read_silo(settings, name))
 
 
 def build(
@@ -185,7 +185,7 @@ def build(
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
         trainer = replace(trainer, start=start)
-    choose.check(experiment.engine, trainer)
+    choose.check_engine(experiment.engine, trainer)
     first = {**labels.public(trainer.partition.roles), **said}
     return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)
 
@@ -208,7 +208,7 @@ class StudySource:
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
     """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
     for shelf in (source.raws, source.shelf):
-        adopt(shelf.folder)
+        adopt_folder(shelf.folder)
     study = build(source.experiment, source.raws, source.shelf, device, start, source.schema)
     return WorkerContext(study.trainer, study.data)
 

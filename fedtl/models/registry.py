@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert
@@ -14,7 +14,7 @@ from fedtl.models.net import ModelSpec, Shape, cut, seeded_build
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
 
-MODELS: Table[Build] = Table(
+MODELS: Registry[Build] = Registry(
     "fedtl.models",
     {
         f.__name__: f

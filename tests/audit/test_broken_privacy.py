@@ -16,7 +16,7 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
-from fedtl.federation.recorder import read
+from fedtl.federation.recorder import read_transcript
 from fedtl.messages import SpendEvent
 from fedtl.methods.base import Phase
 from fedtl.models.roles import Role
@@ -27,7 +27,7 @@ from fedtl.privacy import guarantee as guarantee
 from fedtl.privacy.dp_adabn import adaptable_layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
 
@@ -43,10 +43,10 @@ def audited(folder, *changes):
     experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
         rehearsed = {name: piece(study.trainer) for name, piece in rehearsals(study, out).items()}
-        return examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
+        return examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
 
 
 def reasons(findings):
@@ -311,8 +311,8 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
     run(experiment, out)
     with sqlite3.connect(out.silo("plain") / "ledger.sqlite") as connection:
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
         rehearsed = {"plain": [], "faint": []}
-        findings = examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
+        findings = examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
     caught(findings, "chain", "was altered", silos=["plain"])

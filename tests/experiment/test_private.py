@@ -577,9 +577,9 @@ def test_statistics_without_a_public_start_are_of_noise_and_of_nobodys_rows(tmp_
     """By hand: the first convolution's outputs on the same noise, their mean and variance."""
     from fedtl.experiment.pretrain import NOISES
     from fedtl.experiment.study import build
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         seen = [
             build(load("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
             for names in (["plain"], ["faint"])

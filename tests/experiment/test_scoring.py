@@ -22,7 +22,7 @@ from fedtl.models.registry import privately
 from fedtl.models.roles import Role
 from fedtl.models.state import copy
 from fedtl.simulation import stacked
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.finish import Examine, Onboard
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.metrics import quick
@@ -203,7 +203,7 @@ def pooled(tmp_path_factory):
 
 def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
     result, path, experiment = pooled
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
         everybody = torch.cat([study.data(name).train.x for name in study.training])
     model = SiloModel(RunFolder(path), "plain")
@@ -220,7 +220,7 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
     if method != "pooled":
         do(path, experiment)
     folder = RunFolder(path)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
         exam, data = study.exam("faint"), study.data("faint")
     model = SiloModel(folder, "faint")

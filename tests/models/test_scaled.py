@@ -21,7 +21,7 @@ from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.dp_adabn import MAX_ACTIVATION, RADII, StatisticsRelease, release_statistics
 from fedtl.privacy.ledger import Ledger
 from fedtl.privacy.noise import Noise
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 
 UNITS = np.array([1e-3, 1.0, 1e3, 5e4])
 CENTRES = np.array([2e-3, -3.0, 8e3, 1e5])
@@ -114,7 +114,7 @@ def test_mean_and_spread_are_those_of_numpy_within_the_noise(folder, scaled):
 
 def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
     assert its.releases.statistics.layers == (INPUT_SCALE,)
     assert its.releases.statistics.channels == (4,)
@@ -280,7 +280,7 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
 )
 def test_what_cannot_be_scaled_is_refused(folder, sets, says):
     last = {one.partition("=")[0]: one for one in [*SETS, *DP, f"data.path={folder}", *sets]}
-    with pytest.raises(ConfigError, match=says), temporary() as shelf:
+    with pytest.raises(ConfigError, match=says), temporary_store() as shelf:
         build(load("digits", list(last.values())), shelf, shelf).data("a")
 
 
@@ -292,7 +292,7 @@ def test_without_privacy_there_is_no_release(folder):
 
 def test_the_plan_is_within_the_budget(folder):
     experiment = load("digits", [*SETS, *DP, f"data.path={folder}"])
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
         its = study.guarantee("a", folder)
         assert study.data("a").origins.scale == "released"

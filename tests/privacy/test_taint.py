@@ -79,9 +79,9 @@ def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
 
 
 def test_show_says_where_each_tensor_comes_from(tmp_path):
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
         table = {row["name"]: row["label"] for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
@@ -90,9 +90,9 @@ def test_show_says_where_each_tensor_comes_from(tmp_path):
 
 
 def labels_shown(*settings):
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
         return {row["name"]: row["label"] for row in tensor_table(study)}
 

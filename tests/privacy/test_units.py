@@ -30,7 +30,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.report.wording import not_covered
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.private import release_statistics
@@ -133,7 +133,7 @@ def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_re
         (tmp_path / name).mkdir()
         names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
         settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             data = build(settings, shelf, shelf).data("north")
         found.append(data.train.unit_count + data.val.unit_count)
     assert found[0] == found[1]
@@ -285,7 +285,7 @@ def test_an_audit_of_patients_attacks_patients(patients):
     assert found["violations"] == []
     assert found["unit"] == "patient"
     result = out.read_json("result.json")["privacy"]["silos"]["north"]
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(out.experiment(), shelf, shelf)
         exam, data = study.exam("north"), study.data("north")
         tested = exam.test.unit_count
@@ -350,7 +350,7 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
                 units[found],
             ),
         )
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
         found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
     assert check in found

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
 from fedtl.methods.base import BACKBONE, HEAD, Personalise, Phase
 from fedtl.methods.registry import METHODS
@@ -88,7 +88,7 @@ class InProcess:
 def federate(trainer, silos, number=1):
     shared, _ = trainer.partition.split(trainer.initial(len(CLASSES)))
     plan = FederationConfig("test", 0, number, ServerStep())
-    return list(rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
+    return list(run_rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 
 
 def same(a, b):

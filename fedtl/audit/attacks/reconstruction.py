@@ -18,13 +18,13 @@ from fedtl.audit.attacks.reference_models import StudyOf, sharing
 from fedtl.audit.jobs import Piece
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Seen
+from fedtl.federation.recorder import RecordedRound
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -60,7 +60,7 @@ def small(
     trainer = replace(trainer, training=replace(trainer.training, batch_size=cut))
     shared, local = trainer.partition.split(trainer.initial(data.width))
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         guarantee = _scaled(study.guarantees.get(name), count, cut, folder)
         silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(Role))
         update = trainer.fit(silo, task)
@@ -70,7 +70,7 @@ def small(
     return _tried(study, trainer, name, crossed, its, iterations)
 
 
-def first_round(study: Study, seen: Seen, name: str, iterations: int) -> Attempt:
+def first_round(study: Study, seen: RecordedRound, name: str, iterations: int) -> Attempt:
     """What really crossed: all rows, all steps; compared with whichever training rows come nearest."""
     data, trainer = study.data(name), study.trainer
     _, local = trainer.partition.split(trainer.initial(data.width))
@@ -163,7 +163,9 @@ def single_rows(study: Study, names: Sequence[str]) -> list[tuple[str, int]]:
     return list(dict.fromkeys(wanted))
 
 
-def attempts(study: Study, seen: Sequence[Seen], names: Sequence[str], iterations: int) -> dict[str, Piece]:
+def attempts(
+    study: Study, seen: Sequence[RecordedRound], names: Sequence[str], iterations: int
+) -> dict[str, Piece]:
     """All attempts, a piece of work each; ``cases`` takes what they give."""
     shared, its = study.trainer.method.shared, (study.source.study, study.guarantees)
     found: dict[str, Piece] = {}
@@ -195,7 +197,7 @@ def _small(
 
 
 def _first_round(
-    of: StudyOf, guarantees: Promises, seen: Seen, name: str, iterations: int, trainer: Trainer
+    of: StudyOf, guarantees: Promises, seen: RecordedRound, name: str, iterations: int, trainer: Trainer
 ) -> Attempt:
     return first_round(replace(of(trainer), guarantees=guarantees), seen, name, iterations)
 

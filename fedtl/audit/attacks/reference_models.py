@@ -20,15 +20,15 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Recorded, Seen, kept_rounds, read
-from fedtl.federation.rounds import Federation, FederationConfig, ServerState, rounds
+from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
+from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State, step
 from fedtl.privacy import taint as labels
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -43,7 +43,7 @@ RECORDS, SILOS = -2, -3  # the same with mislabelled rows among them, by a coin 
 class Watched:
     """One federation as it can be looked at: some rounds' messages, what it ended with, and each silo's own whole state."""
 
-    seen: Sequence[Seen]
+    seen: Sequence[RecordedRound]
     shared: State
     whole: Mapping[str, State]
 
@@ -152,12 +152,14 @@ def reference(study: Study, number: int, transcript: int) -> Watched:
     """Train reference ``number`` as the target was trained, private where it was private; all of it here."""
     experiment = study.experiment
     alone = experiment.engine.model_copy(update={"name": "serial"})
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         members = {name: _silo(study, name, number, folder) for name in study.training}
-        with choose.engine(alone, study.trainer, _elsewhere, len(members)) as engine:
+        with choose.make_engine(alone, study.trainer, _elsewhere, len(members)) as engine:
             job: Callable[[Task], Job] = Fit if experiment.privacy is None else Imitate
             federation: Federation = Simulation(engine, members, job)
-            federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
+            federation = RecordingFederation(
+                federation, folder / "seen", rounds_to_record(experiment.rounds, transcript)
+            )
             per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
             server = server_of(experiment.method)
             plan = FederationConfig(
@@ -166,9 +168,9 @@ def reference(study: Study, number: int, transcript: int) -> Watched:
             width = next(iter(members.values())).data.width
             shared, _ = study.trainer.partition.split(study.trainer.initial(width))
             standing = ServerState(0, shared)
-            for one in rounds(federation, plan, standing, study.trainer.partition.roles):
+            for one in run_rounds(federation, plan, standing, study.trainer.partition.roles):
                 standing = one.after
-        seen = read(folder / "seen")
+        seen = read_transcript(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
     whole = {name: study.trainer.finish(silo, task) for name, silo in members.items()}
     return Watched(seen, standing.shared, whole)

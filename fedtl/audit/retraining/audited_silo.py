@@ -21,7 +21,7 @@ from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.batches import to_inputs
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
@@ -101,7 +101,7 @@ def stage_of(study: Study, name: str) -> Stage:
 @contextmanager
 def scratched(guarantee: PrivacyGuarantee) -> Iterator[PrivacyGuarantee]:
     """The guarantee with a ledger and a folder for canaries of its own."""
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         account = replace(guarantee.account, path=folder / "ledger.sqlite")
         canaries = guarantee.canaries
         if canaries is not None:

@@ -31,7 +31,7 @@ from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import tensor_table
-from fedtl.federation.policy import verdict
+from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.charge import foresee
 from fedtl.report.rehearsal import page, text
@@ -246,5 +246,5 @@ def _dry_run(place: SitePlan) -> Update:
     with tempfile.TemporaryDirectory() as folder:
         silo = place.silo(study, data, Path(folder) / "ledger.sqlite")
         update = allowed(place, study.trainer.fit(replace(silo, local=local), task))
-    verdict(update, task, place.terms, place.policy, place.released, place.name)
+    check_update(update, task, place.terms, place.policy, place.released, place.name)
     return update

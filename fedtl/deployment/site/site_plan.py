@@ -29,7 +29,7 @@ from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study, build
-from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
+from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
@@ -152,7 +152,7 @@ class SitePlan:
     @cached_property
     def manifest(self) -> Manifest:
         trainer = self.empty.trainer
-        return manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
+        return make_manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
 
     @property
     def terms(self) -> Terms:
