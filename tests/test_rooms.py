@@ -29,7 +29,7 @@ DOORS = {
     "pandas": {"data.table"},
     "sklearn": {"data.digits", "training.metrics", "audit.membership"},
     "matplotlib": {"report.plots", "report.audit_plots"},
-    "jinja2": {"report.page", "report.rehearsal"},
+    "jinja2": {"report.html"},
     "typer": {
         f"cli.{name}" for name in ("main", "screen", "train", "inspect", "models", "server", "silo", "audit")
     },
@@ -61,7 +61,6 @@ LARGE_FILES = {
     "experiment.summary": "to be split with the structure of this package",
     "privacy.ledger": "to be split with the structure of this package",
     "privacy.per_sample.bookkeeping": "one kind of layer after the other",
-    "report.page": "to be split with the structure of this package",
     "simulation.stacked": "to be split with the structure of this package",
     "training.trainer": "to become training/{nets, batches, loop, private, evaluate, finish}",
 }

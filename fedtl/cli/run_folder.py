@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 
 def run_page(folder: "RunFolder") -> Path:
     from fedtl._util.files import write
-    from fedtl.report.page import run_page
+    from fedtl.report.run_page import run_page
 
     text = run_page(
         folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
@@ -88,7 +88,7 @@ def compare_page(folder: "RunFolder") -> Path:
     from fedtl._util.files import write
     from fedtl.experiment.compare import folders
     from fedtl.experiment.summary import curves
-    from fedtl.report.page import compare_page
+    from fedtl.report.compare_page import compare_page
 
     settings = folder.experiment()
     lines = curves(settings, folders(settings, folder))
