@@ -31,7 +31,7 @@ DOORS = {
     "matplotlib": {"report.plots", "report.audit_plots"},
     "jinja2": {"report.html"},
     "typer": {
-        f"cli.{name}" for name in ("main", "screen", "train", "inspect", "models", "server", "silo", "audit")
+        f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "silo", "audit")
     },
     "PIL": {"data.images"},
     "pydantic": {
