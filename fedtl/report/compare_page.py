@@ -36,7 +36,8 @@ CHOICE = {  # by ``chosen_on`` of comparison.json
 
 def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Curve], experiment_toml: str) -> str:
     """Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method."""
-    metric, seeds = comparison["metric"], ", ".join(map(str, comparison["seeds"]))
+    metric, seeds = comparison["metric"], comparison["seeds"]
+    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return render(
         "page.html.j2",
         title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
@@ -50,8 +51,8 @@ def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Curve], exp
         late=_late_grid(comparison),
         notes=[
             *missing_in_comparison(comparison),
-            f"{TITLES[metric]} on the test rows, which each run read once, at the end: mean of seeds {seeds}, with the ends "
-            "of its 95 % interval.",
+            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read the test rows once, at "
+            "the end.",
             STATISTICS,
             CHOICE[comparison["chosen_on"]],
             "Intervals: paired bootstrap over seeds and test rows. Each is for one silo, without correction for comparing "
@@ -126,7 +127,12 @@ def _main_grid(comparison: Mapping[str, Any]) -> Grid:
     worst = (_worst_silo(metric, comparison["worst"][method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
     head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
-    return Grid(f"Test {TITLES[metric]} of each method at each silo", head, rows, summary_rows=2)
+    return Grid(
+        f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
+        head,
+        rows,
+        summary_rows=2,
+    )
 
 
 def _benefit_cells(metric: str, benefit: Mapping[str, Any]) -> list[Cell]:
