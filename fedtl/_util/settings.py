@@ -1,6 +1,11 @@
 """What every table of an experiment has in common: unknown keys are refused, nothing is coerced, nothing changes."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):

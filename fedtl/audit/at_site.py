@@ -16,10 +16,10 @@ from typing import Any
 from scipy.stats import chi2
 
 from fedtl._util.files import write_bytes
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, released, stretches
-from fedtl.audit.conformance import Claim, conformance
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.canaries.conformance import Claim, conformance
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, released, stretches
+from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw

@@ -12,13 +12,17 @@ import torch
 
 import fedtl
 from fedtl._util.files import write
-from fedtl.audit import bundle, claims, membership, reconstruct, roles, units
-from fedtl.audit import planted_rows as inputs
-from fedtl.audit.claims import Adversary, Findings
-from fedtl.audit.inversion import psnr
+from fedtl.audit import bundle, units
+from fedtl.audit import checks as claims
+from fedtl.audit.attacks import membership
+from fedtl.audit.attacks import planted_rows as inputs
+from fedtl.audit.attacks import reconstruction as reconstruct
+from fedtl.audit.attacks import role_costs as roles
+from fedtl.audit.attacks.inversion import psnr
+from fedtl.audit.attacks.reconstruction import SHOWN, Attempt
+from fedtl.audit.attacks.reference_models import Watched, evidence, looked, looks, watched
+from fedtl.audit.checks import Adversary, Findings
 from fedtl.audit.jobs import Piece, by_kind, engine_for
-from fedtl.audit.reconstruct import SHOWN, Attempt
-from fedtl.audit.reference_models import Watched, evidence, looked, looks, watched
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, Check, status, violation

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fedtl.audit.canary_log import CanaryPhase
+from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
 from fedtl.federation.recorder import Seen

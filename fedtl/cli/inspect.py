@@ -124,22 +124,20 @@ def methods(as_json: Json = False) -> None:
 
     Example: fedtl methods
     """
-    from fedtl.experiment.config.resolve import describe
-    from fedtl.methods.base import METHODS
-    from fedtl.methods.registry import TERMS
+    from fedtl.experiment.config.resolve import about, describe
+    from fedtl.methods.registry import METHODS, TERMS
 
     method_rows = [
         {
             "name": name,
             "shares": sorted(map(str, make().shared)),
             "settings": describe(make),
-            "about": (make.__doc__ or "").strip(),
+            "about": about(make),
         }
         for name, make in METHODS.items()
     ]
     term_rows = [
-        {"name": name, "settings": describe(make), "about": (make.__doc__ or "").strip()}
-        for name, make in TERMS.items()
+        {"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()
     ]
     if as_json:
         print_json({"methods": method_rows, "terms": term_rows})
@@ -154,9 +152,10 @@ def models(as_json: Json = False) -> None:
 
     Example: fedtl models
     """
+    from fedtl.experiment.config.resolve import about
     from fedtl.models.registry import MODELS
 
-    rows = [{"name": name, "about": (make.__doc__ or "").strip()} for name, make in MODELS.items()]
+    rows = [{"name": name, "about": about(make)} for name, make in MODELS.items()]
     rows += [
         {
             "name": "<timm name>",

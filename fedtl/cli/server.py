@@ -115,7 +115,7 @@ def bundle(
 
     Example: fedtl server bundle srv hospitals.toml
     """
-    from fedtl.data.columns import named, parsed
+    from fedtl.data.columns import parse_columns, with_declared_columns
     from fedtl.deployment.coordinator.bundle import bundle as build
     from fedtl.deployment.coordinator.settings import load as load_server
     from fedtl.experiment.config.load import load
@@ -130,8 +130,8 @@ def bundle(
     labels = tuple(classes.split(",")) if classes else ()
     settings = load(experiment, set_ or [])
     if columns:
-        declared = parsed(columns)
-        settings = settings.model_copy(update={"data": named(settings.data, declared)})
+        declared = parse_columns(columns)
+        settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
         sizes = (sum(len(column.inputs) for column in declared),)
     built = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
     print_line(built.hash)

@@ -155,7 +155,7 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
         return experiment
     from fedtl.data import prepare
 
-    names = [name for name in prepare.names(experiment.data) if name not in aside]
+    names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 

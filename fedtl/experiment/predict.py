@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedtl.data import images, table
+from fedtl.data import frame, images, table
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
@@ -26,7 +26,8 @@ from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 class SiloModel:
@@ -98,7 +99,7 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
         except (ValueError, OSError, StopIteration) as error:
             raise DataError(f"--input: {path} has no plain array x ({error or 'no x, no test_x'})") from error
     if path.suffix in table.SUFFIXES:
-        columns, x = table.features(table.load_frame(str(path)), experiment.data, str(path))
+        columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
         if columns != inputs.columns:
             odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
             raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
@@ -111,7 +112,7 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
     if not files or files[0].suffix.lower() not in images.SUFFIXES:
         raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    return images.load(files, inputs.size, inputs.channels), names
+    return images.load_images(files, inputs.size, inputs.channels), names
 
 
 def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -54,11 +54,11 @@ def guarantee(
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
     """
-    origins.check(data.origins, place.dataset)
+    origins.check_origins(data.origins, place.dataset)
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
-    records, training = len(data.train) if own else data.train.members, trainer.training
+    records, training = len(data.train) if own else data.train.unit_count, trainer.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
@@ -80,7 +80,7 @@ def guarantee(
                 f"{place.dataset}: privacy.metrics = {settings.metrics}, and it has no {what} to measure it on"
             )
         noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
-        metric = Metric(noise, len(data.val) if own else data.val.members)
+        metric = Metric(noise, len(data.val) if own else data.val.unit_count)
     rate = settings.sample_rate or min(training.batch_size, records) / records
     epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
     planned = (
@@ -230,8 +230,8 @@ def trained(
     silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
     if settings is None:
-        return labels.after(first, trainer.moves(trainer.trained), private=False)
-    moved, fresh = trainer.moves(trainer.trained - labels.STILL), refreshed(trainer, settings)
+        return labels.after(first, trainer.loop.movable(trainer.method.trained), private=False)
+    moved, fresh = trainer.loop.movable(trainer.method.trained - labels.STILL), refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)
     sent = [name for name in moved if trainer.partition.leaves(name)]
@@ -240,7 +240,7 @@ def trained(
 
 def settled(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Of the model that the silo itself uses in the end: what is fitted at home has no noise."""
-    return labels.after(before, trainer.moves(trainer.settled), private=False)
+    return labels.after(before, trainer.loop.movable(trainer.method.finished), private=False)
 
 
 def refreshed(trainer: Trainer, settings: PrivacySettings) -> list[str]:

@@ -119,7 +119,7 @@ def _check_origins(source: StudySource) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
     study = source.study(trainer=None)  # type: ignore[arg-type]
     for name in study.training:
-        origins.check(study.data(name).origins, name)
+        origins.check_origins(study.data(name).origins, name)
 
 
 def _exam(source: StudySource, name: str) -> EvaluationSet:
@@ -150,7 +150,9 @@ def _shared_in_the_end(study: Study, members: Mapping[str, Silo], shared: State)
     if not study.method.pool:
         return shared
     pooled, trainer = members[POOLED], study.trainer
-    state = trainer.with_exact_statistics(pooled, trainer.partition.join(shared, pooled.local))
+    state = trainer.adapt(
+        trainer.partition.join(shared, pooled.local), pooled.data.train.x, pooled.data.width
+    )
     return trainer.partition.split(state)[0]
 
 

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedtl._util.randomness import address
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset
@@ -36,8 +38,9 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Study:
         settings, its = self.experiment.data, self.schema.silos[name]
         own = self.method.head_is_local
         labels, trained = (its.classes, its.trained) if own else (self.schema.union, self.schema.trained)
-        return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
+        return prepare.prepare_silo(raw, settings, name, self.experiment.seed, labels, trained)
 
     @property
     def source(self) -> "StudySource":
@@ -135,7 +138,7 @@ class Study:
 
 def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
-    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
+    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read_silo(settings, name))
 
 
 def build(
@@ -178,10 +181,10 @@ def build(
         )
     train = experiment.train
     training = TrainingConfig(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+    trainer = Trainer(plan, method, training, torch.device(device), start or {}, experiment.model.dtype)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
-        trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+        trainer = replace(trainer, start=start)
     choose.check(experiment.engine, trainer)
     first = {**labels.public(trainer.partition.roles), **said}
     return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)

@@ -32,8 +32,9 @@ from fedtl.models.state import State, copy, difference, not_finite
 from fedtl.privacy import taint as labels
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.serial import Serial
+from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import Trainer, received_metrics
 
 log = logging.getLogger(__name__)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -138,7 +139,7 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
     states, metrics = [], []
     for silo in silos:
         states.append(trainer.partition.join(task.shared, silo.local))
-        metrics.append(trainer.validate_received(silo, states[-1]))
+        metrics.append(received_metrics(trainer, silo, states[-1], task.round))
     net = _stack(trainer.net(silos[0].data.width), states)
     data = _gather(trainer, silos)
     for number, phase in enumerate(trainer.method.phases):
@@ -157,8 +158,9 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
         locals_.append((silo, local))
         delta, weight = difference(shared, task.shared), float(len(silo.data.train))
         results[silo.name] = Update(silo.name, task.round, delta, weight, metrics[place])
+    moved = trainer.method.trained - trainer.method.shared
     for silo, local in locals_:  # now that nothing can fail: whoever calls may want to train them again
-        silo.local, silo.labels = local, labels.after(silo.labels, trainer.moved, private=False)
+        silo.local, silo.labels = local, labels.after(silo.labels, moved, private=False)
     return results
 
 
@@ -187,15 +189,16 @@ def _gather(trainer: Trainer, silos: Sequence[Silo]) -> Dataset:
 def _phase(
     trainer: Trainer, net: Net, phase: Phase, silos: Sequence[Silo], data: Dataset, task: Task, number: int
 ) -> None:
-    trainer.unfreeze(net, phase)
-    optimizer = trainer.optimizer(net, task)
-    epochs = trainer.training.epochs if phase.epochs is None else phase.epochs
+    trainer.loop.prepare(net, phase)
+    optimizer = trainer.loop.optimizer(net, task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
-        drawn.append([rows for rows, _ in trainer.batches(silo.data, epochs, generator)])
+        drawn.append([rows for rows, _ in trainer.loop.batches(silo, phase, generator)])
     for x, y, mask in _batches(drawn, data):
-        _step(trainer, net, optimizer, trainer.inputs(x.flatten(0, 1)).unflatten(0, y.shape), y, mask)
+        _step(
+            trainer, net, optimizer, to_inputs(x.flatten(0, 1), trainer.device).unflatten(0, y.shape), y, mask
+        )
 
 
 Batches = tuple[Tensor, Tensor, Tensor | None]  # x [A, B, ...], y [A, B], mask [A, B]

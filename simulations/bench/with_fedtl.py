@@ -9,15 +9,16 @@ from typing import Any
 from loads import CLASSES, Load
 
 from fedtl.federation.rounds import FederationConfig, ServerState, rounds
-from fedtl.methods.base import fedavg
 from fedtl.methods.server import ServerStep
+from fedtl.methods.sharing import fedavg
 from fedtl.models.state import State
 from fedtl.simulation.engine import Engine, Simulation, WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 ENDLESS = 10**6
 

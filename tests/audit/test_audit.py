@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from fedtl.audit import audit as whole
-from fedtl.audit.canary_log import stretches
-from fedtl.audit.jobs import done, engine_for
-from fedtl.audit.reference_models import (
+from fedtl.audit.attacks.reference_models import (
     RECORDS,
     SILOS,
     TARGET,
@@ -25,9 +23,11 @@ from fedtl.audit.reference_models import (
     reference,
     watched,
 )
-from fedtl.audit.replay import rehearse
-from fedtl.audit.roles import variants
-from fedtl.audit.stage import stage_of
+from fedtl.audit.attacks.role_costs import variants
+from fedtl.audit.canaries.log import stretches
+from fedtl.audit.jobs import done, engine_for
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import rehearse
 from fedtl.audit.transcript import RunDocuments, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.errors import ConfigError, SiloFailed
@@ -38,6 +38,8 @@ from fedtl.experiment.study import build
 from fedtl.federation.recorder import Seen, kept_rounds, read
 from fedtl.models.roles import Role
 from fedtl.simulation.shared_store import temporary
+from fedtl.training.evaluate import scores_of
+from fedtl.training.metrics import quick
 from fedtl.training.trainer import Trainer
 
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
@@ -318,12 +320,17 @@ def test_papers_that_do_not_fit_are_refused_one_by_one(private):
         transcript(papers_of(folder, ledger=folder.path / "none"))
 
 
+def exact_metrics(trainer, silo):
+    val, net = silo.data.val, trainer.net(silo.data.width)
+    return quick(scores_of(net, val.x, silo.data, trainer.device, trainer.dtype), val.y)
+
+
 def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
     sound = Trainer.fit
 
     def fit(self, silo, task):
         update = sound(self, silo, task)
-        return replace(update, metrics=self.validate(self.net(silo.data.width), silo.data))
+        return replace(update, metrics=exact_metrics(self, silo))
 
     with temporary() as shelf:
         study = build(private[0].experiment(), shelf, shelf).promised(private[0])

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.stage import stage_of
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run_folder import RunFolder

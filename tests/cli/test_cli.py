@@ -191,10 +191,10 @@ def test_predictions_equal_those_on_the_test_rows(finished, tmp_path):
     from sklearn.datasets import load_digits
 
     from fedtl.data import digits
-    from fedtl.data.parts import in_parts
+    from fedtl.data.parts import split_rows
     from fedtl.data.settings import DataSettings
 
-    raw, _ = in_parts(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
+    raw, _ = split_rows(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
     np.savez(tmp_path / "new.npz", x=raw.test.x)
     done = fedtl("predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--json")
     assert done.returncode == 0, done.stderr
@@ -223,10 +223,10 @@ def test_the_exported_model_is_an_ordinary_one(finished, tmp_path):
     kept = load_file(path / "silos" / "faint" / "test.safetensors")
 
     from fedtl.data import digits
-    from fedtl.data.parts import in_parts
+    from fedtl.data.parts import split_rows
     from fedtl.data.settings import DataSettings
 
-    raw, _ = in_parts(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
+    raw, _ = split_rows(digits.read(DataSettings(), "faint"), DataSettings(limit=40), "faint", 0)
     x = torch.from_numpy(raw.test.x)[:, None].float() / 127.5 - 1
     with torch.no_grad():
         scores = model.eval()(x)

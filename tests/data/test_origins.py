@@ -22,7 +22,7 @@ from tests.experiment.test_private import bench_of, data_of, silo_of
 
 PRIVATE = ["privacy.epsilon=3", "data.silos=[]", "data.limit=0", "rounds=2", "engine.name=serial"]
 CLASSES = "data.classes=['0','1']"
-SCALED = "scaled by constants that are learned from the private rows"
+SCALED = "scale of the inputs"
 
 
 def arrays(folder, x, y=None):
@@ -83,15 +83,15 @@ LEARNS = [
     (columns, [], SCALED),
     (float_images, [], SCALED),
     (table, [], SCALED),
-    (pixels, [], "the list of classes is learned"),
-    (pixels, ["method.name=fedavg"], "the list of classes is learned"),
-    (regression, [], "the labels would be scaled by constants"),
-    (pictures, [], "the size or the channels of the images are learned"),
-    (pictures, ["data.size=8"], "the size or the channels of the images are learned"),
+    (pixels, [], "list of classes"),
+    (pixels, ["method.name=fedavg"], "list of classes"),
+    (regression, [], "scale of the labels"),
+    (pictures, [], "data.size and data.channels"),
+    (pictures, ["data.size=8"], "data.size and data.channels"),
     (
         unscaled_table,
         ["data.domain_column=ward", "data.target_domain=y"],
-        "which rows are trained on depends",
+        "data.target_domain",
     ),
 ]
 
@@ -168,7 +168,7 @@ def test_promise_itself_refuses_each_kind(key, tmp_path):
 
 def test_who_says_nothing_has_learned_everything(tmp_path):
     assert len(list(refusals(LEARNED))) == len(REASONS) == len(fields(Origins))
-    with pytest.raises(ConfigError, match="which rows are trained on"):
+    with pytest.raises(ConfigError, match="data.target_domain"):
         silo_of(bench_of(), tmp_path, data=replace(data_of(), origins=LEARNED))
 
 

@@ -20,7 +20,7 @@ from fedtl.experiment.privacy_plan import LedgerLocation, guarantee, spent, warn
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent, Task
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, privately
 from fedtl.models.roles import Role
@@ -29,10 +29,11 @@ from fedtl.privacy import accounting, charge
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
 from fedtl.privacy.ledger import Budget, Ledger
-from fedtl.privacy.per_sample import clipping as gradients
-from fedtl.privacy.per_sample import independence as samplewise
+from fedtl.training import private
+from fedtl.training.batches import make_batch
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 CLASSES = ("a", "b", "c")
 SHAPE = (1, 8, 8)
@@ -143,14 +144,14 @@ def test_an_imitation_is_a_private_round_that_is_charged_to_nobody(tmp_path):
         assert real.labels == imitated.labels
     assert (tmp_path / "real").exists()
     assert not (tmp_path / "imitated").exists()
-    with pytest.raises(ValueError, match="promises nothing"):
+    with pytest.raises(ValueError, match="no privacy guarantee"):
         trainer.fit_unaccounted(replace(real, guarantee=None), task_of(trainer))
 
 
 def test_what_is_released_is_looked_at_before_every_phase_whatever_an_imitation_found(tmp_path, monkeypatch):
     looked = []
-    sound = samplewise.check_examples_independent
-    monkeypatch.setattr(samplewise, "check", lambda *its: (looked.append(1), sound(*its)))
+    sound = private.check_examples_independent
+    monkeypatch.setattr(private, "check_examples_independent", lambda *its: (looked.append(1), sound(*its)))
     trainer = bench_of("fedrep")
     phases = len(trainer.method.phases)
     silo = silo_of(trainer, tmp_path)
@@ -195,7 +196,7 @@ def test_gradients_that_nobody_can_take_cost_nothing(monkeypatch, tmp_path):
     def proven(*its):
         raise ConfigError("privacy: this model has no sound per-example gradients (hooks: none)")
 
-    monkeypatch.setattr(gradients, "proven", proven)
+    monkeypatch.setattr(private, "proven", proven)
     silo = silo_of(bench_of(), tmp_path)
     with pytest.raises(ConfigError, match="^here: privacy: this model has no sound per-example gradients"):
         bench_of().fit(silo, task_of(bench_of()))
@@ -340,10 +341,10 @@ def released(trainer, state, data, rows):
     """The sum of clipped gradients of the body's tensors."""
     net = trainer.net(3)
     net.load_state_dict(state)
-    trainer.unfreeze(net, trainer.method.phases[0])
+    trainer.loop.prepare(net, trainer.method.phases[0])
 
     def losses(model, which):
-        return trainer._losses(net, trainer._batch(data, which, None))
+        return trainer.loop.example_losses(net, make_batch(data, which, None, trainer.device), 0.0)
 
     parts = mechanism.clipped(mechanism.by_hooks, net, rows, losses, 1.0)
     names = [name for name, weight in net.named_parameters() if weight.requires_grad]
@@ -369,7 +370,7 @@ def test_constant_statistics_keep_the_promise_and_exact_ones_break_it():
     trainer, x = bench_of(), odd().train.x
     initial = trainer.initial(3)
     assert sensitivity(trainer, (initial, initial)) <= 1 + 1e-4
-    exact = tuple(initial | trainer.adapt(initial, rows, 3) for rows in (x, x[1:]))
+    exact = tuple(trainer.adapt(initial, rows, 3) for rows in (x, x[1:]))
     assert sensitivity(trainer, exact) > 5
 
 

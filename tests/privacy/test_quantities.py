@@ -223,7 +223,7 @@ def probes(study, home):
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
     return {
-        "number of units n": (guarantee.records, data.train.members),
+        "number of units n": (guarantee.records, data.train.unit_count),
         "sample rate": guarantee.sample_rate,
         "steps": (guarantee.steps, guarantee.rounds),
         "delta": guarantee.delta,
@@ -237,10 +237,10 @@ def probes(study, home):
         "released scale of the inputs": guarantee.refresh,
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
-        else data.train.members,
+        else data.train.unit_count,
         "silo of each row": list(study.schema.silos),
-        "unit of each row": None if data.train.units is None else data.train.members,
-        "validation rows": len(data.val) if data.val.units is None else data.val.members,
+        "unit of each row": None if data.train.units is None else data.train.unit_count,
+        "validation rows": len(data.val) if data.val.units is None else data.val.unit_count,
         "weight of the update": update.weight,
         "seeds": (experiment.seed, study.secret("a")),
         "first weights": initial,
@@ -249,7 +249,7 @@ def probes(study, home):
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
         "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
-        "way of taking gradients": trainer._fast,
+        "way of taking gradients": trainer.cache.fast,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }
@@ -289,7 +289,7 @@ def changed_units(one, other):
         units = torch.arange(len(part)) if part.units is None else part.units
         return [
             (part.x[units == unit].tolist(), str(part.y[units == unit].tolist()))
-            for unit in range(part.members)
+            for unit in range(part.unit_count)
         ]
 
     return [

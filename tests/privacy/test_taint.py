@@ -116,9 +116,11 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
     """Exact statistics and a head fitted afterwards are for the silo's own use: nothing of them stays in it."""
     from dataclasses import replace
 
-    from fedtl.methods.base import METHODS, Personalise
+    from fedtl.methods.base import Personalise
+    from fedtl.methods.registry import METHODS
     from fedtl.models.registry import model_spec, privately
-    from fedtl.training.trainer import Trainer, TrainingConfig
+    from fedtl.training.loop import TrainingConfig
+    from fedtl.training.trainer import Trainer
 
     method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
     trainer = Trainer(privately(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16))
@@ -126,6 +128,6 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
     task = task_of(trainer)
     trainer.fit(silo, task)
     before = {name: tensor.clone() for name, tensor in silo.local.items()}
-    own = trainer.settle(silo, Task("study", 4, 3, 0, task.shared))
+    own = trainer.finish(silo, Task("study", 4, 3, 0, task.shared))
     assert any((own[name] != before[name]).any() for name in before)
     assert all((silo.local[name] == before[name]).all() for name in before)

@@ -7,14 +7,15 @@ import torch
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec
 from fedtl.simulation import choose
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.stacked import Stacked
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 def trainer(model="mlp", method="fedtl"):
@@ -29,9 +30,11 @@ def chosen(settings, its, silos=6):
 
 
 def on_gpus(its, monkeypatch, count=1):
-    """A bench that was made for the CPU, and is taken for one on a GPU."""
+    """A trainer that was made for the CPU, and is taken for one on a GPU."""
+    net = its.net(1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    its.device = torch.device("cuda")
+    object.__setattr__(its, "net", lambda *_: net)
+    object.__setattr__(its, "device", torch.device("cuda"))
     return its
 
 

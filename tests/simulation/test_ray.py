@@ -20,12 +20,13 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec
 from fedtl.simulation.engine import Fit, Job, WorkerContext
 from fedtl.simulation.serial import Serial
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 ray = pytest.importorskip("ray")
 pytestmark = [

@@ -13,8 +13,9 @@ from fedtl.errors import ConfigError, PartitionError, SiloFailed
 from fedtl.experiment.config.schema import CompareSettings
 from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.messages import Task
-from fedtl.methods.base import METHODS, Method, Phase
+from fedtl.methods.base import Method, Phase
 from fedtl.methods.losses import TaskLoss
+from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec
@@ -24,8 +25,9 @@ from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit, Simulation
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 COMPARED = [*CompareSettings().methods, "fedrep", "fedbabu", "silobn", "lgfedavg"]
 OWN_HEAD = ["local", "fedper", "fedtl", "fedrep", "fedbabu"]

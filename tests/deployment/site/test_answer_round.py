@@ -151,7 +151,7 @@ def test_a_plan_that_starts_from_a_file_takes_that_very_file(tmp_path):
 def test_the_same_task_again_gives_the_same_bytes_and_trains_nothing(site, monkeypatch):
     first = site.ask(site.task())
     before = site.kept().read_bytes()
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", lambda *_: pytest.fail("trained again"))
     again = site.ask(site.task())
     assert same(first.delta, again.delta)
     assert (again.weight, again.metrics) == (first.weight, first.metrics)
@@ -239,7 +239,7 @@ def test_what_fails_unforeseen_is_told_to_the_steward_alone(site, monkeypatch):
     def fit(*_):
         raise RuntimeError("patient 4711 has no value")
 
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", fit)
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", fit)
     reply = site.ask(site.task())
     assert reply == Refusal("plain", 1, Code.FAILED)
     assert "4711" not in json.dumps(site.lines())
@@ -324,7 +324,7 @@ def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
     assert dict(site.ask(site.task()).metrics) == {}
     fit = type(site.place.empty.trainer).fit
     leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
     site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
 
 
@@ -440,7 +440,7 @@ def test_an_update_that_would_carry_something_else_never_leaves(site, monkeypatc
         update = fit(trainer, silo, task)
         return replace(update, delta={**update.delta, "head.weight": silo.local["head.weight"]})
 
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
     site.refused(site.task(), Code.TENSORS, "would send 'head.weight'")
     assert not (site.home.path / "state").exists()
 

@@ -333,11 +333,11 @@ SHARED_HEAD = {
 @pytest.mark.parametrize(
     ("plan_classes", "given", "says"),
     [
-        ([], {"data__scale": "none"}, "the list of classes is learned from the private rows"),
-        (["0", "1"], {}, "scaled by constants that are learned from the private rows"),
+        ([], {"data__scale": "none"}, "list of classes"),
+        (["0", "1"], {}, "scale of the inputs"),
         ([], {"data__scale": "none", "data__classes": ["0", "1"]}, ""),
         (["0", "1"], {"data__scale": "none"}, ""),
-        ([], SHARED_HEAD, "the list of classes is learned from the private rows"),
+        ([], SHARED_HEAD, "list of classes"),
         (["0", "1"], SHARED_HEAD, ""),
         (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
     ],

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fedtl.audit import membership, reconstruct
+from fedtl.audit.attacks import membership
+from fedtl.audit.attacks import reconstruction as reconstruct
+from fedtl.audit.attacks.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
 from fedtl.audit.jobs import Piece
-from fedtl.audit.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
 from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.metrics import correct
 from fedtl.training.trainer import Trainer
 
 ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
@@ -88,5 +90,5 @@ def _accuracy(study: Study, target: Watched) -> float | None:
         if not data.classes:
             return None
         scores = study.trainer.scores(target.whole[name], test.x, data)
-        found.append(float((scores.argmax(1) == test.y).double().mean()))
+        found.append(float(correct(scores, test.y).double().mean()))
     return float(np.mean(found))

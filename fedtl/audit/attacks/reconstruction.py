@@ -3,7 +3,6 @@ Which updates are inverted, and how well: one row's, a few rows' over several st
 out of ``Trainer.fit`` or of the run's transcript, as they crossed.
 """
 
-import copy as copies
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.audit.inversion import Crossed, Images, invert, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import Crossed, Images, invert, matched, psnr, ssim
+from fedtl.audit.attacks.reference_models import StudyOf, sharing
 from fedtl.audit.jobs import Piece
-from fedtl.audit.reference_models import StudyOf, sharing
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Seen
@@ -25,6 +24,7 @@ from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -56,8 +56,7 @@ def small(
     units = None if data.train.units is None else torch.arange(count)  # each of them a unit's only row
     rows = Dataset(data.train.x[at : at + count], data.train.y[at : at + count], units)
     its = replace(data, train=rows, target=None)
-    trainer = copies.copy(trainer)
-    trainer.training = replace(trainer.training, batch_size=cut)
+    trainer = replace(trainer, training=replace(trainer.training, batch_size=cut))
     shared, local = trainer.partition.split(trainer.initial(data.width))
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
     with scratch(memory()) as folder:
@@ -106,11 +105,11 @@ def _tried(
     study: Study, trainer: Trainer, name: str, crossed: Crossed, data: SiloDataset, iterations: int
 ) -> Attempt:
     x, known = invert(trainer, crossed, MOST, iterations, study.experiment.seed)
-    originals = _pictures(trainer.inputs(data.train.x))
+    originals = _pictures(to_inputs(data.train.x, trainer.device))
     _, ones = matched(_pictures(x), originals)
     population = study.data(name).val.x
     mean = (
-        _pictures(trainer.inputs(population)).mean(0, keepdims=True)
+        _pictures(to_inputs(population, trainer.device)).mean(0, keepdims=True)
         if len(population)
         else 0 * ones[:1] + 0.5
     )

@@ -8,15 +8,15 @@ from typing import Any, Literal
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.audit import one_run
-from fedtl.audit.canary_log import CanaryPhase, released, stretches
-from fedtl.audit.claimed import SiloClaim
-from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.attacks.reference_models import StudyOf
+from fedtl.audit.canaries import one_run
+from fedtl.audit.canaries.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.canaries.log import CanaryPhase, released, stretches
+from fedtl.audit.claim import SiloClaim
 from fedtl.audit.jobs import Piece
-from fedtl.audit.reference_models import StudyOf
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.resolution import resolution
-from fedtl.audit.stage import stage_of
+from fedtl.audit.power import resolution
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.transcript import RunDocuments, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.experiment.run_folder import RunFolder

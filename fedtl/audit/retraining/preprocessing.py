@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedtl.audit.shares import ROUNDING, Trained, statistics_multiplier, train
-from fedtl.audit.stage import Stage, few, units_of
-from fedtl.audit.tapped import Tap, all_but
+from fedtl.audit.retraining.audited_silo import Stage, few, units_of
+from fedtl.audit.retraining.contributions import ROUNDING, Trained, statistics_multiplier, train
+from fedtl.audit.retraining.recorded_sums import Tap, all_but
 from fedtl.audit.verdict import Measured
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Array, Raw

@@ -8,9 +8,14 @@ Each question has a file of its own: ``untouched`` (what must not change), ``ten
 
 from collections.abc import Callable, Iterator
 
-from fedtl.audit import figures, raw_rows, samples, shares, tensors, untouched
-from fedtl.audit.canary_log import CanaryPhase
-from fedtl.audit.stage import Stage
+from fedtl.audit.canaries.log import CanaryPhase
+from fedtl.audit.retraining import contributions as shares
+from fedtl.audit.retraining import invariance as untouched
+from fedtl.audit.retraining import metric_noise as figures
+from fedtl.audit.retraining import preprocessing as raw_rows
+from fedtl.audit.retraining import sampling as samples
+from fedtl.audit.retraining import tensor_noise as tensors
+from fedtl.audit.retraining.audited_silo import Stage
 from fedtl.audit.verdict import Check, Measured
 
 Named = Iterator[tuple[str, Measured]]

@@ -17,8 +17,8 @@ from scipy.stats import chi2, kstest
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fedtl.audit import products
-from fedtl.audit.stage import Stage, as_kind, few, scratched, unlimited
+from fedtl.audit.retraining import independence as products
+from fedtl.audit.retraining.audited_silo import Stage, as_kind, few, scratched, unlimited
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -153,7 +153,7 @@ def missing(stage: Stage, noise: Mapping[str, Noise]) -> Measured:
     trainer = stage.trainer
     phases = [trainer.method.phases[number] for number in stage.phases()]
     weights = dict(trainer.net(stage.data.width).named_parameters())
-    wanted = {name for phase in phases for name in trainer.moves(phase.train) if name in weights}
+    wanted = {name for phase in phases for name in trainer.loop.movable(phase.train) if name in weights}
     odd = sorted(wanted - {name for name, its in noise.items() if its.squares})
     reason = f"{len(odd)} tensors are trained and got no noise, such as {odd[:1]}"
     return float(not odd), float(len(odd)), reason

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.state import State
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 
 SMOOTH = 1e-2  # weight of total variation
 LIKE = 1e-2  # weight of the layers' statistics
@@ -89,7 +90,7 @@ def invert(
     """At most ``most`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the labels that were found."""
     net = copies.deepcopy(trainer.net(its.width)).cpu()
     net.load_state_dict(trainer.partition.join(its.shared, its.local))
-    trainer.unfreeze(net, trainer.method.phases[0])
+    trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     wanted = gradients(trainer, its, list(weights))
     known = labels(its, wanted, net)

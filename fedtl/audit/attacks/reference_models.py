@@ -5,7 +5,6 @@ that it never trained on; and what a vantage sees of a federation, target or ref
 References k and k + 1 have complementary halves, so that a row is out of as many as it is in.
 """
 
-import copy as copies
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
-from fedtl.audit.membership import Evidence, sums
+from fedtl.audit.attacks.membership import Evidence, sums
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
@@ -24,7 +23,7 @@ from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Recorded, Seen, kept_rounds, read
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, rounds
 from fedtl.messages import Task, Update
-from fedtl.models.roles import Partition, Role
+from fedtl.models.roles import Role
 from fedtl.models.state import State, step
 from fedtl.privacy import taint as labels
 from fedtl.simulation import choose
@@ -131,12 +130,7 @@ def taken(rows: Dataset, inside: torch.Tensor) -> Dataset:
 
 def sharing(trainer: Trainer, shared: frozenset[Role]) -> Trainer:
     """The same bench, where other roles leave a silo."""
-    other = copies.copy(trainer)
-    other.method, other.partition = (
-        replace(trainer.method, shared=shared),
-        Partition(trainer.partition.roles, shared),
-    )
-    return other
+    return replace(trainer, method=replace(trainer.method, shared=shared))
 
 
 @dataclass(frozen=True)
@@ -176,7 +170,7 @@ def reference(study: Study, number: int, transcript: int) -> Watched:
                 standing = one.after
         seen = read(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
-    whole = {name: study.trainer.settle(silo, task) for name, silo in members.items()}
+    whole = {name: study.trainer.finish(silo, task) for name, silo in members.items()}
     return Watched(seen, standing.shared, whole)
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy.stats import chi2
 
-from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
 from fedtl.audit.verdict import Measured
+from fedtl.training.metrics import correct
 
 TIMES = 64
 
@@ -32,7 +33,7 @@ def _exact(stage: Stage) -> float:
     """The mean over units of the share of a unit's validation rows that the first model gets right."""
     data = stage.data
     scores = stage.trainer.scores(stage.trainer.initial(data.width), data.val.x, data)
-    right = (scores.argmax(1) == data.val.y).numpy().astype(float)
+    right = correct(scores, data.val.y).numpy().astype(float)
     if stage.guarantee.unit == "record" or data.val.units is None:
         return float(right.mean())
     units = data.val.units.numpy()

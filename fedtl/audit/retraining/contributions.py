@@ -15,7 +15,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from fedtl.audit.stage import (
+from fedtl.audit.retraining.audited_silo import (
     Stage,
     absent,
     as_floats,
@@ -29,13 +29,14 @@ from fedtl.audit.stage import (
     units_of,
     unlimited,
 )
-from fedtl.audit.tapped import Sum, Tap, Tapped, all_but
+from fedtl.audit.retraining.recorded_sums import Sum, Tap, Tapped, all_but
 from fedtl.audit.verdict import Measured
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import SpendEvent, Update
 from fedtl.models.state import State
 from fedtl.privacy.dp_adabn import Release
 from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
+from fedtl.training.metrics import correct
 
 UNITS = 32  # units in the rehearsed round
 STEPS = 2  # of each phase: the second begins where the first one's noise led
@@ -118,7 +119,7 @@ def _val_changed(stage: Stage, data: SiloDataset) -> SiloDataset:
     if not len(val):
         return data
     found = stage.trainer.scores(stage.trainer.initial(data.width), val.x, data)
-    right = (found.argmax(1) == val.y).nonzero().flatten() if data.classes else val.y[:0]
+    right = correct(found, val.y).nonzero().flatten() if data.classes else val.y[:0]
     row = int(right[0]) if len(right) else 0
     which = torch.arange(len(val)) == row if val.units is None else val.units == val.units[row]
     return replace(data, val=replace(val, y=extreme(replace(data, train=val), which).train.y))

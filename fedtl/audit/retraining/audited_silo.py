@@ -3,7 +3,6 @@ One silo before its first round, to be trained again and again with one thing ch
 rows, with a scratch ledger. Nothing that is trained here leaves.
 """
 
-import copy as copies
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,8 +21,10 @@ from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.training.batches import to_inputs
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 ENOUGH = 1e9  # an epsilon that no rehearsal exceeds
 STILL = 1e-30  # a learning rate at which no weight of float32 moves
@@ -75,10 +76,9 @@ class Stage:
 
     def unmoved(self) -> Trainer:
         """The bench with a learning rate so small that every step starts from the same weights, and no other pull."""
-        trainer = copies.copy(self.trainer)
-        trainer.method = replace(trainer.method, objective=tuple(trainer.method.losses))
-        trainer.training = TrainingConfig(optimizer="sgd", lr=STILL, momentum=0.0)
-        return trainer
+        still = TrainingConfig(optimizer="sgd", lr=STILL, momentum=0.0, freeze=self.trainer.training.freeze)
+        method = replace(self.trainer.method, objective=self.trainer.method.losses)
+        return replace(self.trainer, method=method, training=still)
 
 
 def stage_of(study: Study, name: str) -> Stage:
@@ -191,7 +191,7 @@ def as_floats(data: SiloDataset, trainer: Trainer) -> SiloDataset:
     """The same inputs as the net sees them, so that a value may be any number."""
 
     def floats(rows: Dataset) -> Dataset:
-        return replace(rows, x=trainer.inputs(rows.x).cpu().contiguous())
+        return replace(rows, x=to_inputs(rows.x, trainer.device).cpu().contiguous())
 
     return replace(data, train=floats(data.train), val=floats(data.val))
 

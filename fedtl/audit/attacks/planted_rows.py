@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.audit import one_run, units
-from fedtl.audit.claimed import SiloClaim
-from fedtl.audit.claims import SIGNIFICANCE, Findings, against
-from fedtl.audit.reference_models import (
+from fedtl.audit import units
+from fedtl.audit.attacks.reference_models import (
     RECORDS,
     SILOS,
     Bools,
@@ -27,6 +25,9 @@ from fedtl.audit.reference_models import (
     reference,
     states,
 )
+from fedtl.audit.canaries import one_run
+from fedtl.audit.checks import SIGNIFICANCE, Findings, against
+from fedtl.audit.claim import SiloClaim
 from fedtl.audit.verdict import Check, failed
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import Study

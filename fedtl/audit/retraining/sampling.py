@@ -16,7 +16,15 @@ from scipy.stats import binom, binomtest
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fedtl.audit.stage import Stage, as_floats, few, scratched, strangers, units_of, unlimited
+from fedtl.audit.retraining.audited_silo import (
+    Stage,
+    as_floats,
+    few,
+    scratched,
+    strangers,
+    units_of,
+    unlimited,
+)
 from fedtl.audit.verdict import Measured
 from fedtl.models.net import Net
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, sampled, steps
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, steps
 from fedtl.audit.verdict import Check, Measured
 from fedtl.methods.optimizers import OPTIMIZERS, rate
-from fedtl.training.trainer import TrainingConfig
+from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
 MOST = 5000  # values that normality is tested on

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from scipy.stats import norm
 
-from fedtl.audit.canary_log import CanaryPhase, sampled, steps
-from fedtl.audit.one_run import SURE
+from fedtl.audit.canaries.log import CanaryPhase, sampled, steps
+from fedtl.audit.canaries.one_run import SURE
 
 
 def resolution(run: Sequence[CanaryPhase], noise_multiplier: float, level: float) -> dict[str, float | None]:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
-from fedtl.audit.canary_log import CanaryPhase, steps, stretches
-from fedtl.audit.conformance import largest_cosine
-from fedtl.audit.stage import Stage, as_kind, scratched, strangers
-from fedtl.audit.tensors import RARE, Unsampled
+from fedtl.audit.canaries.conformance import largest_cosine
+from fedtl.audit.canaries.log import CanaryPhase, steps, stretches
+from fedtl.audit.retraining.audited_silo import Stage, as_kind, scratched, strangers
+from fedtl.audit.retraining.tensor_noise import RARE, Unsampled
 from fedtl.audit.verdict import Measured
 from fedtl.models.roles import Role
 from fedtl.privacy.canaries import Canaries
@@ -37,7 +37,7 @@ def local_only(stage: Stage) -> Measured:
     for other in (False, True):
         if other:
             _, local = stage.trainer.partition.split(stage.trainer.initial(data.width))
-            stage.trainer.settle(Silo(stage.name, data, local, b"elsewhere"), stage.task())
+            stage.trainer.finish(Silo(stage.name, data, local, b"elsewhere"), stage.task())
         swapped = other and stage.guarantee.metric is None  # an accuracy that was promised is of these rows
         rows = replace(data, val=strangers(data).train) if swapped else data
         with scratched(stage.guarantee, seed=1) as guarantee:
