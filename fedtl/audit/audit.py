@@ -34,7 +34,8 @@ from fedtl.experiment.study import Study, build
 from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
 from fedtl.privacy.prv import ERROR
-from fedtl.report.audit_page import Pictures, audit_page
+from fedtl.report.audit_attacks import Pictures
+from fedtl.report.audit_page import audit_page
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import threads as machine
 

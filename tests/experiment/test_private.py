@@ -410,7 +410,7 @@ def test_a_private_run_says_what_it_cost(tmp_path):
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert all(metrics == {} for line in history for metrics in line["silos"].values())
     page = (tmp_path / "report.html").read_text() if (tmp_path / "report.html").exists() else ""
-    assert "Without differential privacy" not in page
+    assert "No differential privacy" not in page
 
 
 @pytest.mark.slow
