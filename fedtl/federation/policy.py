@@ -163,7 +163,7 @@ def verdict(
 
 
 def _check_tensors(found: "State", manifest: Manifest, what: str) -> None:
-    from fedtl.models.state import not_finite
+    from fedtl.models.state import first_not_finite
 
     wanted = {line.name: line for line in manifest.lines}
     if odd := sorted(found.keys() ^ wanted.keys()):
@@ -176,7 +176,7 @@ def _check_tensors(found: "State", manifest: Manifest, what: str) -> None:
                 Code.TENSORS,
                 f"{what} {name} as {list(its.shape)} {_dtype(its)}; the manifest has {list(line.shape)} {line.dtype}",
             )
-    if broken := not_finite(found):
+    if broken := first_not_finite(found):
         raise Denied(Code.TENSORS, f"{what} {broken}, which is not finite")
 
 

@@ -12,7 +12,7 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
-from fedtl.models.state import State, not_finite, size_in_bytes
+from fedtl.models.state import State, first_not_finite, size_in_bytes
 
 HEAVIEST = 1e12  # examples; a weight beyond it would swallow the others or overflow their sum
 
@@ -163,7 +163,7 @@ def _fault(reply: Update | Refusal, task: Task) -> str | None:
     for name, tensor in reply.delta.items():
         if tensor.shape != task.shared[name].shape or tensor.dtype != task.shared[name].dtype:
             return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}"
-    if broken := not_finite(reply.delta):
+    if broken := first_not_finite(reply.delta):
         return f"{reply.silo}: {broken} is not finite"
     if not 0 < reply.weight <= HEAVIEST:
         return f"{reply.silo}: a weight of {reply.weight}"

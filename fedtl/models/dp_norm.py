@@ -109,7 +109,7 @@ class SiloNorm(nn.Sequential):
         return ((name, self.get_submodule(place)) for name, place in PLACES.items() if hasattr(self, place))
 
 
-def convert(body: nn.Module) -> nn.Module:
+def convert_norms(body: nn.Module) -> nn.Module:
     """
     A copy in which every BatchNorm is a SiloNorm and no layer works in place; the same outputs in eval().
 
@@ -123,7 +123,7 @@ def convert(body: nn.Module) -> nn.Module:
     return copied
 
 
-def restore(body: nn.Module) -> nn.Module:
+def restore_norms(body: nn.Module) -> nn.Module:
     """The way back, for whoever has torch alone: a copy with BatchNorms; the same outputs in eval()."""
     return _swapped(body, lambda _, module: module.ordinary() if isinstance(module, SiloNorm) else module)
 
@@ -192,3 +192,8 @@ def _is_batch_norm(module: nn.Module, path: str) -> TypeGuard[_BatchNorm]:
             "it with track_running_stats=True"
         )
     return True
+
+
+# Old names, until all callers are merged.
+convert = convert_norms
+restore = restore_norms

@@ -78,7 +78,7 @@ def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
+def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
     """
     Take ``model`` apart at the module whose path is ``classifier``: the body is the model without it.
 
@@ -177,3 +177,7 @@ def _seeded(*parts: str | int) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# Old names, until all callers are merged.
+cut = split_at_classifier

@@ -42,7 +42,7 @@ def _owns_statistics(module: nn.Module) -> bool:
     return "running_mean" in owned and "running_var" in owned
 
 
-def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
+def adabn_statistics(model: nn.Module, batches: Iterable[Tensor]) -> State:
     """
     AdaBN (Li et al., 2017): the exact mean and variance of every norm's input over ``batches``.
 
@@ -122,3 +122,7 @@ def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[
             module.training = mode
         for buffer, value in kept:
             buffer.copy_(value)
+
+
+# Old names, until all callers are merged.
+adapt = adabn_statistics

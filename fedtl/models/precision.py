@@ -14,7 +14,7 @@ DTYPES = {
 }
 
 
-def set_arithmetic(dtype: str, device: torch.device) -> None:
+def set_precision(dtype: str, device: torch.device) -> None:
     """
     Once in a process. torch's own default lets convolutions on CUDA round to TF32; here that is asked for.
 
@@ -27,11 +27,17 @@ def set_arithmetic(dtype: str, device: torch.device) -> None:
         raise ConfigError(f"model.dtype = 'tf32' needs CUDA, and this is on {device}; use float32 or bf16")
 
 
-def arithmetic(dtype: str, device: torch.device) -> AbstractContextManager[object]:
+def autocast_for(dtype: str, device: torch.device) -> AbstractContextManager[object]:
     """Around a forward pass."""
     return torch.autocast(device.type, torch.bfloat16) if dtype == "bf16" else nullcontext()
 
 
-def single(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """What came out of a forward pass, in the precision that losses and metrics are computed in."""
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+# Old names, until all callers are merged.
+single = to_float32
+arithmetic = autocast_for
+set_arithmetic = set_precision

@@ -9,8 +9,8 @@ from torch import nn
 from fedtl._util.registry import Table
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
-from fedtl.models.dp_norm import convert
-from fedtl.models.net import ModelSpec, Shape, cut, seeded_build
+from fedtl.models.dp_norm import convert_norms
+from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
 
@@ -24,7 +24,7 @@ MODELS: Table[Build] = Table(
 TORCHVISION = "torchvision/"
 
 
-def check_name(name: str) -> None:
+def check_model_name(name: str) -> None:
     """Raise ModelError unless the name is in the table, timm's or torchvision's."""
     if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
         return
@@ -35,9 +35,9 @@ def check_name(name: str) -> None:
     )
 
 
-def privately(plan: ModelSpec) -> ModelSpec:
+def with_private_norms(plan: ModelSpec) -> ModelSpec:
     """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
-    return replace(plan, body=convert(plan.body))
+    return replace(plan, body=convert_norms(plan.body))
 
 
 def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> ModelSpec:
@@ -45,7 +45,7 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
     The model by its name, for inputs of ``shape``, with first weights that depend on ``seed`` alone, or with the
     library's own. Raises ModelError.
     """
-    check_name(name)
+    check_model_name(name)
     classifier = ""
 
     def build() -> nn.Module:
@@ -61,7 +61,12 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
         return module
 
     try:
-        return cut(seeded_build(seed, build), classifier, shape, seed)
+        return split_at_classifier(seeded_build(seed, build), classifier, shape, seed)
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error
+
+
+# Old names, until all callers are merged.
+check_name = check_model_name
+privately = with_private_norms

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedtl.errors import PartitionError
 from fedtl.models.norms import is_norm
-from fedtl.models.state import State, copy
+from fedtl.models.state import State, copy_state
 
 
 class Role(StrEnum):
@@ -78,7 +78,7 @@ class Partition:
     def split(self, state: State) -> tuple[State, State]:
         """(shared, local), as copies on the CPU: what is split has left the model."""
         shared, local = self.cut(state)
-        return copy(shared), copy(local)
+        return copy_state(shared), copy_state(local)
 
     def cut(self, state: State) -> tuple[State, State]:
         """(shared, local), the state's own tensors: still the model's, where they are its."""

@@ -10,26 +10,26 @@ from fedtl.errors import PartitionError
 State = dict[str, Tensor]
 
 
-def same_names(found: State, wanted: State) -> None:
+def check_same_names(found: State, wanted: State) -> None:
     """Raise PartitionError unless both states hold the same names."""
     if found.keys() != wanted.keys():
         missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
         raise PartitionError(f"the state lacks {missing} and has {extra} too much")
 
 
-def copy(state: State) -> State:
+def copy_state(state: State) -> State:
     """Detached copies on the CPU: what was copied has left the model, and has its names in order."""
     return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
 
 
 def difference(a: State, b: State) -> State:
-    same_names(a, b)
+    check_same_names(a, b)
     return {name: a[name] - b[name] for name in sorted(a)}
 
 
-def step(a: State, direction: State, size: float = 1.0) -> State:
+def add_scaled(a: State, direction: State, size: float = 1.0) -> State:
     """``a + size * direction``, tensor by tensor."""
-    same_names(direction, a)
+    check_same_names(direction, a)
     return {name: a[name] + size * direction[name] for name in sorted(a)}
 
 
@@ -46,7 +46,7 @@ def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
         if not kinds:
             kinds = {name: tensor.dtype for name, tensor in state.items()}
             sums = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in state.items()}
-        same_names(state, sums)
+        check_same_names(state, sums)
         for name, tensor in state.items():
             sums[name].add_(tensor.double(), alpha=weight)
         total += weight
@@ -57,7 +57,7 @@ def size_in_bytes(state: State) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def not_finite(state: State) -> str | None:
+def first_not_finite(state: State) -> str | None:
     """The first name whose tensor holds a NaN or an infinity."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and tensor.numel():
@@ -67,3 +67,10 @@ def not_finite(state: State) -> str | None:
             if not ends.isfinite().all():
                 return name
     return None
+
+
+# Old names, until all callers are merged.
+copy = copy_state
+step = add_scaled
+not_finite = first_not_finite
+same_names = check_same_names

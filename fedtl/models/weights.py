@@ -19,7 +19,7 @@ from fedtl.models.state import State
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
-def read(path: Path) -> State:
+def read_weights(path: Path) -> State:
     """Every tensor of a ``.safetensors``, ``.pth`` or ``.pt`` file, by name."""
     if not path.is_file():
         raise ModelError(f"model.weights: there is no file {path}")
@@ -43,7 +43,7 @@ def read(path: Path) -> State:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def fit(
+def fit_weights(
     file: State, net: State, roles: dict[str, Role], blueprint: ModelSpec, where: str
 ) -> tuple[State, list[str]]:
     """
@@ -81,3 +81,8 @@ def fit(
         )
     left = sorted({str(roles[name]) for name in net.keys() - taken.keys()} - {Role.COUNT})
     return taken, notes + ([f"{where}: without {', '.join(left)}, which start fresh"] if left else [])
+
+
+# Old names, until all callers are merged.
+read = read_weights
+fit = fit_weights

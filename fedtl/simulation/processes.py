@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from torch import multiprocessing
 
 from fedtl.errors import FedTLError
-from fedtl.models.state import State, copy
+from fedtl.models.state import State, copy_state
 from fedtl.privacy.taint import Labels
 from fedtl.simulation import shared_store as parcel
 from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext
@@ -125,7 +125,7 @@ class Processes:
         path = self._folder / f"{worker.number}-out"
         result, local, labels = parcel.read(path)
         path.unlink()
-        return result, (copy(local), labels)  # not a view: that would keep the whole result in memory
+        return result, (copy_state(local), labels)  # not a view: that would keep the whole result in memory
 
     def _replaced(self, worker: _Worker) -> UnexpectedFailure:
         """Another process in a dead worker's place. Raises FedTLError for one that could not even begin."""

@@ -23,9 +23,9 @@ from fedtl.methods.losses import Batch, Forward, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
-from fedtl.models.norms import adapt
+from fedtl.models.norms import adabn_statistics
 from fedtl.models.roles import Partition, Role, roles
-from fedtl.models.state import State, copy, difference, not_finite
+from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
@@ -80,9 +80,11 @@ class Trainer:
         dtype: str = "float32",
     ) -> None:
         self.method, self.training, self.device, self.dtype = method, training, torch.device(device), dtype
-        precision.set_arithmetic(dtype, self.device)
+        precision.set_precision(dtype, self.device)
         self._blueprint, self._start = blueprint, start or {}
-        self._body = {f"body.{name}": tensor for name, tensor in copy(blueprint.body.state_dict()).items()}
+        self._body = {
+            f"body.{name}": tensor for name, tensor in copy_state(blueprint.body.state_dict()).items()
+        }
         self._nets: dict[int, Net] = {}
         self._fast: dict[PrivatePhaseKey, bool] = {}  # whether book-keeping was proven there
         self.partition = Partition(roles(self.net(1)), method.shared)
@@ -101,9 +103,9 @@ class Trainer:
     def initial(self, width: int) -> State:
         """The whole state before training: the same for every silo with a head of this width, in every room."""
         parts = (term.modules for term in self.method.losses if isinstance(term, PerExample))
-        fresh = copy(self._blueprint.net(width, parts).state_dict()) | self._body
+        fresh = copy_state(self._blueprint.net(width, parts).state_dict()) | self._body
         given = {name: tensor for name, tensor in self._start.items() if fresh[name].shape == tensor.shape}
-        return copy(fresh | given)
+        return copy_state(fresh | given)
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -188,15 +190,15 @@ class Trainer:
             else:
                 self._private_phase(net, phase, silo, task, number, received)
         state = net.state_dict()
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
         shared, local = self.partition.cut(state)
-        delta = difference(copy(shared), task.shared)
+        delta = difference(copy_state(shared), task.shared)
         # The number of rows is not in the promise to the server; every private silo counts alike.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
-        return Update(silo.name, task.round, delta, weight, metrics), copy(local)
+        return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def settle(self, silo: Silo, task: Task) -> State:
         """
@@ -209,10 +211,10 @@ class Trainer:
         if self.method.personalise.epochs:
             net = self.load(silo, state)
             self._phase(net, self.method.personalise.phase, silo, task, len(self.method.phases), {})
-            state = copy(net.state_dict())
+            state = copy_state(net.state_dict())
             if self.method.fits_tuned_statistics:
                 state = self.with_exact_statistics(silo, state)
-        return copy(state)
+        return copy_state(state)
 
     def with_exact_statistics(self, silo: Silo, state: State) -> State:
         """The state with the exact statistics (AdaBN) of the silo's training inputs."""
@@ -222,14 +224,16 @@ class Trainer:
         """Another stretch of training on the silo's rows, starting anywhere: for a head fitted afterwards."""
         net = self.load(silo, state)
         self._phase(net, phase, silo, task, len(self.method.phases) + 1, {})
-        return copy(net.state_dict())
+        return copy_state(net.state_dict())
 
     def adapt(self, state: State, x: Tensor, width: int) -> State:
         """AdaBN's statistics of the body on inputs ``x``, to be laid over ``state``; {} for a model without."""
         net = self.net(width)
         net.load_state_dict(state)
         batches = (self.inputs(x[rows]) for rows in _in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
-        return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
+        return copy_state(
+            {f"body.{name}": tensor for name, tensor in adabn_statistics(net.body, batches).items()}
+        )
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
         """The model's outputs [N, width] on the CPU; for regression in the label's own unit."""
@@ -268,7 +272,7 @@ class Trainer:
     @torch.no_grad()
     def _scores(self, net: Net, x: Tensor, data: SiloDataset) -> Tensor:
         net.eval()
-        with precision.arithmetic(self.dtype, self.device):
+        with precision.autocast_for(self.dtype, self.device):
             chunks = [net(self.inputs(part)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
         scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
         return scores if data.classes else scores * data.y_std + data.y_mean
@@ -299,10 +303,10 @@ class Trainer:
         optimizer.step()
 
     def _forward(self, net: Net, batch: Batch, progress: float) -> Forward:
-        with precision.arithmetic(self.dtype, self.device):
+        with precision.autocast_for(self.dtype, self.device):
             features = net.body(batch.x)
             scores = net.head(features)
-        features, scores = precision.single(features), precision.single(scores)
+        features, scores = precision.to_float32(features), precision.to_float32(scores)
         flat = features.flatten(2).mean(2) if features.dim() > 2 else features
         return Forward(batch, flat, scores, net.aux, progress)
 

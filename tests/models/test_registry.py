@@ -13,8 +13,8 @@ from torch import nn
 from fedtl.errors import ModelError
 from fedtl.models import weights
 from fedtl.models.libraries import import_timm, import_torchvision
-from fedtl.models.net import cut, stages
-from fedtl.models.registry import MODELS, check_name, model_spec
+from fedtl.models.net import split_at_classifier, stages
+from fedtl.models.registry import MODELS, check_model_name, model_spec
 from fedtl.models.roles import Role, roles
 
 
@@ -120,7 +120,7 @@ def test_an_unknown_name_tells_the_nearest():
     with pytest.raises(
         ModelError, match=r"'convnt' is not one of convnet, convnet_gn, mlp.*did you mean convnet\?"
     ):
-        check_name("convnt")
+        check_model_name("convnt")
     with pytest.raises(ModelError, match=r"did you mean .*efficientnet_b0"):
         model_spec("fficientnet_b0", (3, 32, 32), 0)
     with pytest.raises(ModelError, match="torchvision has no classification model 'resnet19'"):
@@ -156,9 +156,9 @@ class NotLast(nn.Module):
 
 def test_a_classifier_that_is_not_last_is_refused():
     with pytest.raises(ModelError, match="'fc' is not its last layer"):
-        cut(NotLast(), "fc", (4,), 0)
+        split_at_classifier(NotLast(), "fc", (4,), 0)
     with pytest.raises(ModelError, match="classifier is a ReLU"):
-        cut(nn.Sequential(OrderedDict(a=nn.Linear(4, 3), b=nn.ReLU())), "b", (4,), 0)
+        split_at_classifier(nn.Sequential(OrderedDict(a=nn.Linear(4, 3), b=nn.ReLU())), "b", (4,), 0)
 
 
 def count_of(body):
@@ -200,7 +200,7 @@ def plan():
 
 def taken_from(file, plan, width=3):
     net = plan.net(width)
-    return weights.fit(file, net.state_dict(), roles(net), plan, "the file")
+    return weights.fit_weights(file, net.state_dict(), roles(net), plan, "the file")
 
 
 def other_state(width=3):
@@ -214,7 +214,7 @@ def test_a_file_round_trips(tmp_path, plan, suffix):
     library = {other.library_name(name): value for name, value in state.items()}
     path = tmp_path / f"weights{suffix}"
     save_file(library, path) if suffix == ".safetensors" else torch.save(library, path)
-    file = weights.read(path)
+    file = weights.read_weights(path)
     assert file.keys() == library.keys()
     taken, notes = taken_from(file, plan)
     assert notes == []
@@ -227,7 +227,7 @@ def test_wrappers_and_the_parallel_prefix_are_taken_off(tmp_path, plan, wrapper)
     other, state = other_state()
     library = {f"module.{other.library_name(name)}": value for name, value in state.items()}
     torch.save({wrapper: library, "epoch": 3}, tmp_path / "w.pth")
-    taken, _ = taken_from(weights.read(tmp_path / "w.pth"), plan)
+    taken, _ = taken_from(weights.read_weights(tmp_path / "w.pth"), plan)
     assert taken.keys() == state.keys()
 
 
@@ -247,11 +247,11 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
     path = tmp_path / f"evil{suffix}"
     torch.save({"features.0.weight": torch.zeros(1), "x": Evil(str(trace))}, path)
     with pytest.raises(ModelError, match=r"weights_only.*safetensors"):
-        weights.read(path)
+        weights.read_weights(path)
     assert not trace.exists()
     path.write_bytes(pickle.dumps(Evil(str(trace))))
     with pytest.raises(ModelError, match="weights_only"):
-        weights.read(path)
+        weights.read_weights(path)
     assert not trace.exists()
     pickle.loads(path.read_bytes()).close()  # the trap does work
     assert trace.exists()
@@ -259,21 +259,21 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
 
 def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(ModelError, match="there is no file"):
-        weights.read(tmp_path / "absent.safetensors")
+        weights.read_weights(tmp_path / "absent.safetensors")
     with pytest.raises(ModelError, match="there is no file"):
-        weights.read(tmp_path)
+        weights.read_weights(tmp_path)
     (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(ModelError, match="not a safetensors file"):
-        weights.read(tmp_path / "noise.safetensors")
+        weights.read_weights(tmp_path / "noise.safetensors")
     (tmp_path / "noise.pth").write_bytes(b"noise")
     with pytest.raises(ModelError, match="does not load as plain tensors"):
-        weights.read(tmp_path / "noise.pth")
+        weights.read_weights(tmp_path / "noise.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     with pytest.raises(ModelError, match="no state_dict of tensors"):
-        weights.read(tmp_path / "epoch.pth")
+        weights.read_weights(tmp_path / "epoch.pth")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ModelError, match="no state_dict of tensors"):
-        weights.read(tmp_path / "list.pth")
+        weights.read_weights(tmp_path / "list.pth")
 
 
 def test_a_body_tensor_of_another_shape_is_an_error(plan):
@@ -328,12 +328,12 @@ def test_real_weights_load_into_resnet20(shared_data):
     path = shared_data("pretrained-cifar10-resnet20") / "resnet20.safetensors"
     plan = model_spec("resnet20", (3, 32, 32), 0)
     net = plan.net(10)
-    taken, _ = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
+    taken, _ = weights.fit_weights(weights.read_weights(path), net.state_dict(), roles(net), plan, path.name)
     assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()
     net.load_state_dict(taken, strict=False)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in taken.items())
-    narrow, notes = weights.fit(
-        weights.read(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
+    narrow, notes = weights.fit_weights(
+        weights.read_weights(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
     )
     assert "head.weight" not in narrow
     assert len(notes) >= 2
