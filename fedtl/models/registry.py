@@ -1,4 +1,4 @@
-"""From a model's name to its blueprint."""
+"""The table of models, and a model by its name."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ TORCHVISION = "torchvision/"
 
 
 def check_model_name(name: str) -> None:
-    """Raise ModelError unless the name is in the table, timm's or torchvision's."""
+    """Raise ModelError unless the name is in the table, or the name of a model of timm or torchvision."""
     if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
         return
     near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
@@ -35,15 +35,15 @@ def check_model_name(name: str) -> None:
     )
 
 
-def with_private_norms(plan: ModelSpec) -> ModelSpec:
-    """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
-    return replace(plan, body=convert_norms(plan.body))
+def with_private_norms(spec: ModelSpec) -> ModelSpec:
+    """Return the model with normalisation layers that private training supports (SiloNorm). Raises ModelError."""
+    return replace(spec, body=convert_norms(spec.body))
 
 
 def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> ModelSpec:
     """
-    The model by its name, for inputs of ``shape``, with first weights that depend on ``seed`` alone, or with the
-    library's own. Raises ModelError.
+    Return the model of this name for inputs of ``shape``. Its first weights depend only on ``seed``; with ``pretrained``
+    they are the library's. Raises ModelError.
     """
     check_model_name(name)
     classifier = ""

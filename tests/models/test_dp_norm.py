@@ -192,9 +192,9 @@ REFUSED = [
 def test_refused_by_path_and_type(norm):
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.ReLU(), norm))
     for ask in (convert_norms, lambda model: convert_state(model, {})):
-        with pytest.raises(ModelError, match=rf"^1\.1 is a {type(norm).__name__}[; ].*$"):
+        with pytest.raises(ModelError, match=rf"^1\.1 is a {type(norm).__name__}"):
             ask(model)
-    with pytest.raises(ModelError, match=rf"^the model is a {type(norm).__name__}"):
+    with pytest.raises(ModelError, match=rf"^the model .*{type(norm).__name__}"):
         convert_norms(norm)
 
 

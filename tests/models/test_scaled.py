@@ -209,7 +209,7 @@ def test_a_model_that_would_scale_twice_is_refused():
             return x
 
     plan = with_private_norms(model_spec("mlp", (3,), 0))
-    with pytest.raises(ModelError, match="would scale its inputs 2 times"):
+    with pytest.raises(ModelError, match="2 times"):
         with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0), (3,))
 
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_scaled_is_refused(folder, sets, says):
 
 def test_without_privacy_there_is_no_release(folder):
     sets = [one for one in SETS if not one.startswith("privacy")]
-    with pytest.raises(ConfigError, match=r"releases mean and spread under \[privacy\]"):
+    with pytest.raises(ConfigError, match="data.scale"):
         load("digits", [*sets, *DP, f"data.path={folder}"])
 
 
