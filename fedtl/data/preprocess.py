@@ -19,6 +19,7 @@ from fedtl.data.source import Array
 from fedtl.errors import DataError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+MAX_FLOAT32 = np.finfo(np.float32).max
 MIN_STD = 1e-8  # a column that varies less is taken to be constant, and is not scaled
 
 
@@ -52,7 +53,8 @@ class Inputs:
             x = x if self.size == "native" else _resize(x, int(self.size))
         if _is_pixels(x):
             return x
-        x = x.astype(np.float32)
+        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, and so missing
+            x = x.astype(np.float32)
         if self.mean:
             x = self._scaled(x)
         return np.asarray(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), np.float32)
@@ -81,7 +83,8 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         return _from_file(inputs, x, settings, silo)
     if settings.task == "regression":
         labels = _missing_as_nan(y)
-        y_mean, y_std = _mean_and_std(labels[np.isfinite(labels)])
+        labels = labels[~np.isnan(labels)]
+        (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
         inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
     if _is_pixels(x):
         return inputs
@@ -135,11 +138,11 @@ def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) ->
 
 
 def _values_by_column(x: Array, settings: DataSettings) -> Array:
-    """Return the values of each column, or of each channel of float images: [values, columns]."""
+    """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
     if x.ndim == 2:
-        return x.astype(np.float32)
+        return _missing_as_nan(x).astype(np.float32)
     channels = _with_channels(x, settings.channels).swapaxes(0, 1)
-    return channels.reshape(len(channels), -1).T
+    return _missing_as_nan(channels.reshape(len(channels), -1).T)
 
 
 def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
@@ -151,32 +154,28 @@ def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], t
     from sklearn.impute import SimpleImputer  # takes a second to import, and only learned constants need it
 
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    filled = imputer.fit_transform(_missing_as_nan(values))
-    mean, std = zip(*map(_mean_and_std, filled.T), strict=True)
+    filled = imputer.fit_transform(values.astype(np.float64)).astype(
+        values.dtype
+    )  # as ``Inputs.apply`` fills
+    mean, std = _mean_and_std(filled)
     return tuple(imputer.statistics_.tolist()), mean, std
 
 
-def _mean_and_std(values: Array) -> tuple[float, float]:
-    """
-    Return mean and standard deviation of ``values`` [N]; 0 and 1 without values, and a deviation of 1 for a constant.
-
-    One column at a time: then scikit-learn adds the values in the order in which numpy does, and agrees with it to the bit.
-    """
+def _mean_and_std(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each column of ``values`` [N, columns]; a deviation of 1 for a constant."""
     from sklearn.preprocessing import StandardScaler
 
-    if not len(values):
-        return 0.0, 1.0
-    scaler = StandardScaler().fit(np.ascontiguousarray(values)[:, None])
-    std = float(np.sqrt(scaler.var_[0]))
-    return float(scaler.mean_[0]), std if std > MIN_STD else 1.0
+    # Column after column in memory, each is summed in the order in which numpy sums it: the same numbers to the bit.
+    scaler = StandardScaler().fit(np.asfortranarray(values, np.float64))
+    std = np.sqrt(scaler.var_)
+    return tuple(scaler.mean_.tolist()), tuple(np.where(std > MIN_STD, std, 1.0).tolist())
 
 
 def _missing_as_nan(values: Array) -> Array:
-    """Return float64 with NaN for what is not a finite number."""
+    """Return ``values`` with NaN for what is not a number that float32 can hold."""
     if values.dtype.kind not in "uifb":
         return np.full(values.shape, np.nan)
-    values = values.astype(np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
+    return values if values.dtype.kind != "f" else np.where(np.abs(values) <= MAX_FLOAT32, values, np.nan)
 
 
 def _is_pixels(x: Array) -> bool:

@@ -19,9 +19,9 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.models.dp_norm import restore, restore_names
+from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
@@ -42,7 +42,7 @@ class SiloModel:
         shared = folder.tensors("shared.safetensors")
         self.plan: ModelSpec = model_spec(self.experiment.model.name, self.shape, self.experiment.seed)
         if self.experiment.privacy is not None:
-            self.plan = privately(self.plan)
+            self.plan = with_private_norms(self.plan)
             if self.experiment.data.scale == "dp":
                 self.plan = with_input_scale(self.plan, self.shape)
         dtype = self.experiment.model.dtype
@@ -79,7 +79,7 @@ class SiloModel:
         """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
         net = self.trainer.net(self.data.width)
         net.load_state_dict(self.state)
-        return restore(net).eval()
+        return restore_norms(net).eval()
 
 
 def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:

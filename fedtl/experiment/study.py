@@ -26,7 +26,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State, size_in_bytes
@@ -214,7 +214,7 @@ def make_worker_context(source: StudySource, device: str, start: State | None) -
 
 
 def _privately(experiment: Experiment, plan: ModelSpec, shape: tuple[int, ...]) -> ModelSpec:
-    plan = privately(plan)
+    plan = with_private_norms(plan)
     return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
 
 

@@ -183,7 +183,7 @@ def check_update(
 
 
 def _check_tensors(state: "State", manifest: Manifest, subject: str) -> None:
-    from fedtl.models.state import not_finite
+    from fedtl.models.state import first_not_finite
 
     lines = {line.name: line for line in manifest.lines}
     if missing := sorted(lines.keys() - state.keys()):
@@ -202,7 +202,7 @@ def _check_tensors(state: "State", manifest: Manifest, subject: str) -> None:
                 Code.TENSORS,
                 f"{subject} {name} as {list(tensor.shape)} {_dtype(tensor)}; the manifest has {list(line.shape)} {line.dtype}",
             )
-    if broken := not_finite(state):
+    if broken := first_not_finite(state):
         raise Denied(Code.TENSORS, f"{subject} a value in {broken} that is not finite")
 
 

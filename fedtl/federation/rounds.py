@@ -10,7 +10,7 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
-from fedtl.models.state import State, not_finite, size_in_bytes
+from fedtl.models.state import State, first_not_finite, size_in_bytes
 
 MAX_WEIGHT = 1e12  # rows; a larger weight would outweigh all others or overflow their sum
 
@@ -168,7 +168,7 @@ def _fault(reply: Update | Refusal, task: Task) -> str | None:
         wanted = task.shared[name]
         if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
             return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(wanted.shape)} {wanted.dtype}"
-    if broken := not_finite(reply.delta):
+    if broken := first_not_finite(reply.delta):
         return f"{reply.silo}: {broken} is not finite"
     if not 0 < reply.weight <= MAX_WEIGHT:
         return f"{reply.silo}: its weight is {reply.weight}; it must be above 0 and at most {MAX_WEIGHT:g}"

@@ -18,7 +18,7 @@ from typing import Any, Self, cast
 from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.models.state import State, copy
+from fedtl.models.state import State, copy_state
 from fedtl.privacy.taint import Labels
 from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext
 from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
@@ -136,7 +136,7 @@ class Processes:
         path = self._folder / f"{worker.number}-out"
         result, local, labels = read_mapped(path)
         path.unlink()
-        return result, (copy(local), labels)  # not a view: that would keep the whole result in memory
+        return result, (copy_state(local), labels)  # not a view: that would keep the whole result in memory
 
     def _replace(self, worker: _Worker) -> UnexpectedFailure:
         """Start another process for a worker that died. Raises for one that never became ready."""

@@ -25,7 +25,7 @@ from fedtl.methods.base import Phase
 from fedtl.methods.losses import Batch, Forward, TaskLoss, mean_loss
 from fedtl.models import precision
 from fedtl.models.net import Net
-from fedtl.models.state import State, copy, difference, not_finite
+from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint as labels
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
@@ -100,12 +100,12 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
     data = _gather(trainer, silos)
     for number, phase in enumerate(trainer.method.phases):
         _phase(trainer, net, phase, silos, data, task, number)
-    trained = copy(net.state_dict())
+    trained = copy_state(net.state_dict())
     results: dict[str, Update | SiloFailed] = {}
     locals_: list[tuple[Silo, State]] = []
     for index, silo in enumerate(silos):
         state = {name: tensor[index] for name, tensor in trained.items()}
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             results[silo.name] = SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
@@ -197,8 +197,8 @@ def _step(
         tensors |= {f"{path}.mask": mask for path in norms}
 
     def loss(tensors: State, x: Tensor, y: Tensor) -> Tensor:
-        with precision.arithmetic(trainer.dtype, trainer.device):
-            scores = precision.single(functional_call(net, tensors, (x,)))
+        with precision.autocast_for(trainer.dtype, trainer.device):
+            scores = precision.to_float32(functional_call(net, tensors, (x,)))
         # The task's loss uses scores and labels only.
         out = Forward(Batch(x, y, torch.zeros_like(y)), x.new_empty(0), scores, net.aux, 0.0)
         return mean_loss(TaskLoss(), out)

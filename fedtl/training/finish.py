@@ -19,7 +19,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.models.state import State, not_finite
+from fedtl.models.state import State, first_not_finite
 from fedtl.training.metrics import Measured, measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -58,7 +58,7 @@ class Examine:
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
         state, data = trainer.finish(silo, self.task), silo.data
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
         exam = self.exam(silo.name)
         scores = trainer.scores(state, exam.test.x, data)

@@ -107,10 +107,10 @@ class Loop:
 
     def forward(self, net: Net, batch: Batch, progress: float) -> Forward:
         """Return one pass of the net over a batch."""
-        with precision.arithmetic(self.dtype, self.device):
+        with precision.autocast_for(self.dtype, self.device):
             features = net.body(batch.x)
             scores = net.head(features)
-        features, scores = precision.single(features), precision.single(scores)
+        features, scores = precision.to_float32(features), precision.to_float32(scores)
         flat = features.flatten(2).mean(2) if features.dim() > 2 else features
         return Forward(batch, flat, scores, net.aux, progress)
 

@@ -16,7 +16,7 @@ from fedtl.methods.base import Method, Phase
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
-from fedtl.models.state import State, copy, difference, not_finite
+from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint as labels
 from fedtl.privacy.charge import once
 from fedtl.training import private
@@ -50,7 +50,7 @@ class Trainer:
     loop: Loop = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        precision.set_arithmetic(self.dtype, self.device)
+        precision.set_precision(self.dtype, self.device)
         partition = Partition(roles(self.net(1)), self.method.shared)
         frozen = frozenset(
             f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
@@ -67,7 +67,7 @@ class Trainer:
         """Return every tensor before training: the same for each silo with a head of this width, in every process."""
         fresh = new_net(self.spec, self.method.losses, width).state_dict()
         given = {name: tensor for name, tensor in self.start.items() if fresh[name].shape == tensor.shape}
-        return copy(fresh | given)
+        return copy_state(fresh | given)
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -118,7 +118,7 @@ class Trainer:
             state = self._trained(silo, state, self.method.personalise.phase, task, len(self.method.phases))
             if self.method.fits_tuned_statistics:
                 state = self.adapt(state, x, width)
-        return copy(state)
+        return copy_state(state)
 
     def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
         """Return ``state`` after one more phase of training on the silo's rows, for what is fitted after the last round."""
@@ -140,7 +140,7 @@ class Trainer:
     def _trained(self, silo: Silo, state: State, phase: Phase, task: Task, number: int) -> State:
         net = self._loaded(silo, state)
         self.loop.run(net, phase, silo, task, number, {})
-        return copy(net.state_dict())
+        return copy_state(net.state_dict())
 
     def _loaded(self, silo: Silo, state: State) -> Net:
         net = self.net(silo.data.width)
@@ -168,15 +168,15 @@ class Trainer:
                     self.loop, net, silo, task, number, received, self.cache.gradient_methods[key]
                 )
         state = net.state_dict()
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
         shared, local = self.partition.cut(state)
-        delta = difference(copy(shared), task.shared)
+        delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
-        return Update(silo.name, task.round, delta, weight, metrics), copy(local)
+        return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def _labels_after(self, silo: Silo) -> labels.Labels:
         """Return the provenance labels of the silo's local tensors after one more round."""

@@ -3,13 +3,16 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.preprocessing import OneHotEncoder
 
-from fedtl.data.prepare import prepare_silo
+from fedtl.data.frame import frame_inputs
+from fedtl.data.prepare import prepare_silo, read_silo, silo_names
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
@@ -210,3 +213,63 @@ def test_many_rows_are_resized_like_few():
     seen = Inputs(4, "native", ()).apply(x)
     assert np.array_equal(seen[1500:1510], Inputs(4, "native", ()).apply(x[1500:1510]))
     assert Inputs(4, "native", ()).apply(x[:0]).shape == (0, 1, 4, 4)
+
+
+def constants_in_numpy(values):
+    """Fill value, mean and standard deviation of one column, as fedtl computed them before scikit-learn did."""
+    present = values[~np.isnan(values)].astype(np.float64)
+    if not len(present):
+        return 0.0, 0.0, 1.0
+    fill = float(np.median(present))
+    filled = np.where(np.isnan(values), fill, values).astype(np.float64)
+    return fill, float(filled.mean()), float(filled.std()) if filled.std() > 1e-8 else 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_constants_are_those_of_numpy_to_the_bit(seed):
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.integers(2, 3000), rng.integers(1, 6)
+    x = rng.normal(rng.normal(0, 100, columns), 10.0 ** rng.uniform(-3, 4, columns), (rows, columns))
+    x[rng.random(x.shape) < 0.2] = np.nan
+    x = x.astype(np.float32)
+    y = rng.normal(9, 2, rows).astype(np.float32)
+    inputs = fit_inputs(x, y, tuple("abcdef"[:columns]), DataSettings(task="regression"), "s")
+    assert list(zip(inputs.fill, inputs.mean, inputs.std, strict=True)) == [
+        constants_in_numpy(column) for column in x.T
+    ]
+    assert (inputs.y_mean, inputs.y_std) == (y.astype(np.float64).mean(), y.astype(np.float64).std())
+
+
+@pytest.mark.parametrize(("name", "key"), [("heart-disease", "label"), ("school", ""), ("spoken-digits", "")])
+def test_constants_of_real_data_are_those_of_numpy_to_the_bit(name, key, shared_data):
+    source = {"source": "table", "label": "num", "positive_above": 0} if key else {"source": "npz"}
+    task = "regression" if name == "school" else "classification"
+    settings = DataSettings(path=str(shared_data(name)), task=task, **source)
+    for silo in silo_names(settings)[:5]:
+        train = read_silo(settings, silo).train
+        inputs = fit_inputs(train.x, train.y, (), settings, silo)
+        columns = train.x.astype(np.float32).T if train.x.ndim == 2 else [train.x.reshape(-1)]
+        expected = [] if train.x.dtype == np.uint8 else [constants_in_numpy(column) for column in columns]
+        assert list(zip(inputs.fill, inputs.mean, inputs.std, strict=True)) == expected
+
+
+def test_categories_are_encoded_as_scikit_learn_encodes_them():
+    cells = RNG.choice(np.array(["f", "m", "x", None], object), 50)
+    frame = pd.DataFrame({"sex": cells, "label": np.arange(50) % 2})
+    encoder = OneHotEncoder(categories=[["m", "f", "x"]], handle_unknown="ignore", sparse_output=False)
+    settings = DataSettings(source="table", categories={"sex": ["m", "f", "x"]})
+    for by_record in (False, True):
+        chosen = settings.model_copy(update={"by_record": by_record})
+        names, x = frame_inputs(frame, chosen, "here")
+        assert names == ("sex=m", "sex=f", "sex=x")
+        assert np.array_equal(x, encoder.fit_transform(cells[:, None]))
+
+
+@pytest.mark.parametrize("y", [np.full(20, np.nan), np.array(["a", "b"] * 10), np.array([1e300, 2.0] * 10)])
+def test_labels_that_are_no_numbers_do_not_stop_a_silo_record_by_record(y):
+    """The origin of the scale is what private training refuses; no content of a row is refused before that."""
+    chosen = DataSettings(source="npz", task="regression", by_record=True)
+    made = prepare_silo(Raw(Part(gappy(20), y), columns=("a", "b", "c")), chosen, "s", 0, (), frozenset())
+    assert (made.inputs.label_origin, made.data.origins.label_scale) == ("learned", "learned")
+    assert np.isfinite([made.inputs.y_mean, made.inputs.y_std]).all()
+    assert bool(made.data.train.y.isnan().any())

@@ -22,9 +22,9 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent, Task
 from fedtl.methods.registry import METHODS
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.privacy import accounting, charge
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
@@ -43,7 +43,7 @@ SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
 
 
 def bench_of(method="fedtl", training=None, model="convnet"):
-    plan = privately(model_spec(model, SHAPE, 0))
+    plan = with_private_norms(model_spec(model, SHAPE, 0))
     made = METHODS[method]() if isinstance(method, str) else method
     return Trainer(plan, replace(made, exact_statistics="never"), training or TrainingConfig(batch_size=16))
 
@@ -122,9 +122,9 @@ def test_statistics_change_by_dp_adabn_alone_and_once(tmp_path):
     names = list(trainer.partition.names(Role.STATS))
     for kind, moves in (("public", False), ("dp", True)):
         silo = silo_of(trainer, tmp_path / kind, statistics=kind)
-        before = copy(silo.local)
+        before = copy_state(silo.local)
         trainer.fit(silo, task_of(trainer, 1))
-        first = copy(silo.local)
+        first = copy_state(silo.local)
         trainer.fit(silo, task_of(trainer, 2))
         assert any(not torch.equal(before[name], first[name]) for name in names) is moves
         assert all(torch.equal(first[name], silo.local[name]) for name in names)
@@ -269,7 +269,7 @@ def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
     assert spent(its, "study")["epsilon"] == pytest.approx(accounting.epsilon(wanted, its.delta))
     assert 2.9 < spent(its, "study")["epsilon"] <= 3.0
     assert spent(its, "study")["epsilon_replace_one"] > spent(its, "study")["epsilon"]
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     with pytest.raises(Refused, match="would come to 12 steps .* plan") as caught:
         trainer.fit(silo, task_of(trainer, 3))
     assert caught.value.exit_code == 3
@@ -300,7 +300,7 @@ def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     update = trainer.fit(silo, task_of(trainer))
-    local, cost = copy(silo.local), spent(silo.guarantee, "study")
+    local, cost = copy_state(silo.local), spent(silo.guarantee, "study")
     again = replace(silo, local=silo_of(trainer, tmp_path).local)
     assert same(trainer.fit(again, task_of(trainer)).delta, update.delta)
     assert same(again.local, local)

@@ -18,9 +18,9 @@ from fedtl.messages import Task
 from fedtl.methods.base import Personalise
 from fedtl.methods.registry import METHODS
 from fedtl.models.norms import statistics_distance
-from fedtl.models.registry import privately
+from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.simulation import stacked
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.finish import Examine, Onboard
@@ -151,9 +151,9 @@ def test_what_is_tuned_at_home_has_statistics_of_home():
 @pytest.mark.parametrize(("when", "fits"), [("never", False), ("always", True)])
 @pytest.mark.parametrize("name", ["fedavg", "fedbn", "fedtl"])
 def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name, when, fits):
-    plan = privately(mlp())
+    plan = with_private_norms(mlp())
     state = Trainer(plan, METHODS[name](), TrainingConfig()).initial(3)
-    found = outcome(*at_home(name, state, privately(mlp()), exact_statistics=when))
+    found = outcome(*at_home(name, state, with_private_norms(mlp()), exact_statistics=when))
     moved = {name for name in state if not torch.equal(found.state[name], state[name])}
     assert bool(moved) == fits
     assert found.refitted is None
@@ -166,7 +166,7 @@ def test_the_figure_of_a_round_is_that_of_the_model_that_would_be_scored(name):
     state = trained_weights()
     trainer, silo, task = at_home(name, state)
     wanted = outcome(trainer, silo, task).validation.figures["loss"]
-    twin = replace(silo, name="there", local=copy(silo.local))
+    twin = replace(silo, name="there", local=copy_state(silo.local))
     assert stacked.fit(trainer, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
     assert trainer.fit(silo, task).metrics["loss"] == pytest.approx(wanted, rel=1e-4)
 
@@ -174,8 +174,8 @@ def test_the_figure_of_a_round_is_that_of_the_model_that_would_be_scored(name):
 def test_training_begins_with_what_was_received_not_with_what_was_measured():
     state = trained_weights()
     trainer, silo, task = at_home("fedtl", state)
-    received = copy(silo.local)
-    blind = replace(silo, data=replace(silo.data, val=rows_of(3, 0)), local=copy(received))
+    received = copy_state(silo.local)
+    blind = replace(silo, data=replace(silo.data, val=rows_of(3, 0)), local=copy_state(received))
     trainer.fit(blind, task)
     trainer.fit(silo, task)
     assert all(torch.equal(silo.local[name], blind.local[name]) for name in received)

@@ -118,12 +118,14 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
 
     from fedtl.methods.base import Personalise
     from fedtl.methods.registry import METHODS
-    from fedtl.models.registry import model_spec, privately
+    from fedtl.models.registry import model_spec, with_private_norms
     from fedtl.training.loop import TrainingConfig
     from fedtl.training.trainer import Trainer
 
     method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
-    trainer = Trainer(privately(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16))
+    trainer = Trainer(
+        with_private_norms(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16)
+    )
     silo = silo_of(trainer, tmp_path, data_of())
     task = task_of(trainer)
     trainer.fit(silo, task)

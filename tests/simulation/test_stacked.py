@@ -20,7 +20,7 @@ from fedtl.methods.server import ServerStep
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Partition, Role
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.simulation import stackable, stacked
 from fedtl.simulation.engine import Fit, Simulation
 from fedtl.simulation.masked_norm import MaskedNorm
@@ -308,7 +308,7 @@ def test_a_silo_that_diverges_fails_alone(poison):
         silos = silos_of(trainer, five("convnet"))
         if spoilt:
             silos[1].data.train.x[:] *= poison
-        before = copy(silos[1].local)
+        before = copy_state(silos[1].local)
         results = list(Stacked(trainer, 5).each(Fit(task_of(trainer, silos[0], number=2)), silos))
         found.append((dict(results), {silo.name: silo.local for silo in silos}))
         assert [name for name, _ in results] == list("abcde")
@@ -406,7 +406,7 @@ def test_roles_that_a_phase_does_not_train_keep_their_bits(roles):
     trainer = trainer_of("mlp", replace(method, phases=(phase,)), replace(FEW, weight_decay=0.5))
     silos = silos_of(trainer, five("mlp"))
     task = task_of(trainer, silos[0])
-    before = copy(task.shared | silos[0].local)
+    before = copy_state(task.shared | silos[0].local)
     updates = dict(Stacked(trainer, 5).each(Fit(task), silos))
     for silo in silos:
         delta = updates[silo.name].delta

@@ -8,7 +8,7 @@ import torch
 from fedtl.errors import ConfigError
 from fedtl.methods.losses import PerExample, TaskLoss
 from fedtl.methods.registry import METHODS
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
@@ -91,7 +91,7 @@ def test_evaluation_does_not_disturb_a_net_that_is_trained():
     trainer, data = bench_of(), data_of()
     net = trainer.net(3)
     net.train()
-    before = copy(net.state_dict())
+    before = copy_state(net.state_dict())
     other = {name: tensor + 1 for name, tensor in trainer.initial(3).items()}
     trainer.scores(other, data.val.x, data)
     trainer.adapt(other, data.train.x, 3)

@@ -24,7 +24,7 @@ from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_t
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
-from fedtl.models.state import State, step
+from fedtl.models.state import State, add_scaled
 from fedtl.privacy import taint as labels
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
@@ -204,7 +204,7 @@ def states(study: Study, watched: Watched, name: str, vantage: str, guess: State
     if vantage == "silo":
         received = [one.shared for one in watched.seen[1:]] + [watched.shared]
         return [guess | shared for shared in received]
-    return [guess | step(one.shared, one.deltas[name]) for one in watched.seen if name in one.deltas]
+    return [guess | add_scaled(one.shared, one.deltas[name]) for one in watched.seen if name in one.deltas]
 
 
 def odds(study: Study, its: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
