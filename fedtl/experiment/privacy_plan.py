@@ -18,12 +18,10 @@ from fedtl.models.net import stages
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.privacy import accounting
 from fedtl.privacy import taint as labels
-from fedtl.privacy import verify as papers
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.dp_accuracy import AccuracyRelease
 from fedtl.privacy.dp_adabn import StatisticsRelease, adaptable_layers
 from fedtl.privacy.guarantee import (
-    LedgerAccount,
     PrivacyGuarantee,
     PrivateTraining,
     ProtectedUnits,
@@ -31,9 +29,11 @@ from fedtl.privacy.guarantee import (
     divide_steps,
     steps_of_epochs,
 )
-from fedtl.privacy.ledger import Ledger
+from fedtl.privacy.ledger import LedgerAccount
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
+from fedtl.privacy.verify import study_costs
 from fedtl.training.trainer import Trainer
 
 SHARE = 0.15  # of the budget that the statistics take
@@ -195,9 +195,7 @@ def spent(its: PrivacyGuarantee, study: str) -> dict[str, Any]:
     What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
     ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
     """
-    account = its.account
-    ledger = Ledger(account.path, account.dataset, account.rows, account.budget)
-    studies = papers.studies(ledger.lines())
+    studies = study_costs(read_ledger(its.account.path, its.account.dataset))
     if study not in studies:
         return terms(its) | {"epsilon": 0.0, "epsilon_replace_one": 0.0, "epsilon_charged": 0.0}
     return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
