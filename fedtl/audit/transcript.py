@@ -8,7 +8,7 @@ its writing; what its lines come to is ``privacy.papers``'s, and a second librar
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,6 +26,7 @@ from fedtl.models.state import State
 from fedtl.privacy import accounting
 from fedtl.privacy import prv as opinion
 from fedtl.privacy import verify as ledgers
+from fedtl.results.privacy import SiloPrivacy
 
 SECOND = "composition by Opacus PRV"
 Line = dict[str, Any]
@@ -41,7 +42,7 @@ class RunDocuments:
     silo: str
     study: str
     ledger: Path
-    claim: Mapping[str, Any]
+    claim: SiloPrivacy
     replied: Sequence[int]
     seen: Sequence[Seen]
     run: Sequence[CanaryPhase]
@@ -57,11 +58,11 @@ def transcript(papers: RunDocuments) -> list[Check]:
         papers = replace(papers, study=studies[0])
     charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
     cost = ledgers.studies(lines).get(papers.study)
-    theirs = opinion.prv(cost.planned, papers.claim["delta"]) if cost else None
+    theirs = opinion.prv(cost.planned, papers.claim.delta) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
         "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(cost, papers.claim), None),
-        SECOND: (second(papers.claim["epsilon"], theirs), theirs),
+        SECOND: (second(papers.claim.epsilon, theirs), theirs),
         "charged rounds": (_rounds(charged, papers), None),
         "link to messages": (_links(charged, lines, papers), None),
     }
@@ -99,23 +100,21 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _claimed(cost: ledgers.StudyCost | None, claim: Mapping[str, Any]) -> str:
+def _claimed(cost: ledgers.StudyCost | None, claim: SiloPrivacy) -> str:
     """The claim is the whole plan, which all its events come to, and noise and rate are the claim's."""
     events = cost.planned if cost else ()
-    total = max(accounting.epsilon(events, claim["delta"]), cost.epsilon if cost else 0.0)
-    if abs(claim["epsilon"] - total) > ledgers.CLOSE * total:
-        return (
-            f"epsilon {claim['epsilon']:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
-        )
+    total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
+    if abs(claim.epsilon - total) > ledgers.CLOSE * total:
+        return f"epsilon {claim.epsilon:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
-    if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:
-        return f"noise and rate {sorted(trained)} were charged, and {claim['noise_multiplier']:.4g}, {claim['sample_rate']:.4g} claimed"
+    if trained - {(claim.noise_multiplier, claim.sample_rate)}:
+        return f"noise and rate {sorted(trained)} were charged, and {claim.noise_multiplier:.4g}, {claim.sample_rate:.4g} claimed"
     return ""
 
 
-def _beside(claim: Mapping[str, Any]) -> set[tuple[float | None, float]]:
+def _beside(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
     """Noise and rate of what is charged beside training: statistics, and a metric that leaves."""
-    return {(claim["statistics_noise"], 1.0), (claim.get("metric_noise"), 1.0)}
+    return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 
 
 def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:

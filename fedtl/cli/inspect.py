@@ -1,77 +1,67 @@
 """What can be known without training: ``fedtl show``, ``lint`` and the tables of names."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
 from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, print_table, say
 
+if TYPE_CHECKING:
+    from fedtl.results.plan import ExperimentPlan
+
 
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
     from fedtl.experiment.config.load import dump, load
     from fedtl.experiment.lint.dry_run import examine
-    from fedtl.experiment.privacy_plan import claim, terms, warnings
-    from fedtl.experiment.study import tensor_table
+    from fedtl.experiment.plan import experiment_plan
+    from fedtl.experiment.privacy_plan import warnings
     from fedtl.simulation.shared_store import temporary
 
     settings = load(experiment, set_ or [], sound=False)
     with temporary() as shelf:
         found = examine(settings, shelf)
-    study, planned = found.study, found.guarantees
-    tensors = tensor_table(study)
-    per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
-    content = {
-        "experiment": settings.model_dump(exclude_none=True),
-        "tensors": tensors,
-        "bytes_up": per_silo,
-        "bytes_down": per_silo,
-        "training": study.training,
-        "privacy": {"silos": {name: terms(its) for name, its in planned.items()}} | claim(settings.privacy)
-        if settings.privacy
-        else None,
-        "refused": list(found.refused),
-    }
+    plan = experiment_plan(settings, found)
     if as_json:
-        print_json(content)
+        print_json(plan)
     else:
-        _print_plan(content, dump(settings), [text for its in planned.values() for text in warnings(its)])
+        title = f"{settings.method.name} on {settings.model.name}"
+        notes = [text for its in found.guarantees.values() for text in warnings(its)]
+        _print_plan(plan, dump(settings), title, notes)
     if found.refused:
         raise typer.Exit(2)
 
 
-def _print_plan(content: Mapping[str, Any], toml: str, warnings: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
     from fedtl.report.tables import privacy_table
 
-    settings, tensors, privacy = content["experiment"], content["tensors"], content["privacy"]
     out_console.print(toml, highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if privacy else [])]
-    table = Table(*columns, title=f"{settings['method']['name']} on {settings['model']['name']}")
-    for tensor in tensors:
-        leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
+    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if plan.privacy else [])]
+    table = Table(*columns, title=title)
+    for tensor in plan.tensors:
         table.add_row(
-            tensor["name"],
-            tensor["role"],
-            " x ".join(map(str, tensor["shape"])) or "scalar",
-            f"{tensor['bytes']:,}",
-            leaves,
-            *([tensor["label"]] if "label" in tensor else []),
+            tensor.name,
+            tensor.role,
+            " x ".join(map(str, tensor.shape)) or "scalar",
+            f"{tensor.bytes:,}",
+            "[red]leaves[/]" if tensor.leaves else "[green]stays[/]",
+            *([tensor.label] if tensor.label else []),
         )
     out_console.print(table)
     out_console.print(
-        f"{content['bytes_up']:,} bytes leave a silo each round and as many come in; {len(content['training'])} silos train."
+        f"{plan.bytes_up:,} bytes leave a silo each round and as many come in; {len(plan.training)} silos train."
     )
-    for text in content["refused"]:
+    for text in plan.refused:
         say(f"refused: {text}")
-    if privacy is None:
+    if plan.privacy is None:
         out_console.print(
             "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
         )
         return
-    if privacy["silos"]:
-        out_console.print(privacy_table(privacy))
+    if plan.privacy.silos:
+        out_console.print(privacy_table(plan.privacy))
     for text in warnings:
         say(f"warning: {text}")
 

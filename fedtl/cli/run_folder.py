@@ -77,9 +77,7 @@ def run_page(folder: "RunFolder") -> Path:
     from fedtl._util.files import write
     from fedtl.report.page import run_page
 
-    text = run_page(
-        folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
-    )
+    text = run_page(folder.result(), folder.history(), (folder.path / "experiment.toml").read_text())
     write(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"
 
@@ -87,13 +85,11 @@ def run_page(folder: "RunFolder") -> Path:
 def compare_page(folder: "RunFolder") -> Path:
     from fedtl._util.files import write
     from fedtl.experiment.compare import folders
-    from fedtl.experiment.summary import curves
+    from fedtl.experiment.curves import learning_curves
     from fedtl.report.page import compare_page
 
     settings = folder.experiment()
-    lines = curves(settings, folders(settings, folder))
-    text = compare_page(
-        folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text()
-    )
+    lines = learning_curves(settings, folders(settings, folder))
+    text = compare_page(folder.comparison(), lines, (folder.path / "experiment.toml").read_text())
     write(folder.path / "report.html", lambda file: file.write_text(text))
     return folder.path / "report.html"

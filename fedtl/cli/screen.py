@@ -21,10 +21,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
+    from fedtl.results.run import RunResult
 
 out_console, err_console = Console(), Console(stderr=True)
 
@@ -118,8 +120,8 @@ def steps(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_left_out(result: dict[str, Any]) -> None:
-    for reasons in result.get("left_out", {}).values():
+def print_left_out(result: "RunResult") -> None:
+    for reasons in result.left_out.values():
         err_console.print(
             f"warning: left out {len(reasons)} times: {reasons[-1]}",
             style="yellow",
@@ -127,7 +129,7 @@ def print_left_out(result: dict[str, Any]) -> None:
             markup=False,
             soft_wrap=True,
         )
-    for note in result["notes"]:
+    for note in result.notes:
         err_console.print(f"note: {note}", highlight=False, markup=False)
 
 
@@ -149,4 +151,5 @@ def print_table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Print a record or plain values."""
+    sys.stdout.write(json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n")

@@ -50,10 +50,10 @@ def run(
         print_json(result)
     elif not quiet:
         out_console.print(run_table(result))
-        if result.get("late"):
-            out_console.print(late_table(result["late"], result["metric"]))
-        if result.get("privacy"):
-            out_console.print(privacy_table(result["privacy"]))
+        if result.late:
+            out_console.print(late_table(result))
+        if result.privacy:
+            out_console.print(privacy_table(result.privacy))
         print_left_out(result)
     close(page, quiet or as_json)
 
@@ -97,11 +97,14 @@ def compare(
         print_json(comparison)
     elif not quiet:
         out_console.print(compare_table(comparison))
-        beside = {"refitted": refitted_table, "target": target_table, "late": late_compare_table}
-        for key, table in beside.items():
-            if comparison.get(key):
+        for content, table in (
+            (comparison.refitted, refitted_table),
+            (comparison.target, target_table),
+            (comparison.late, late_compare_table),
+        ):
+            if content:
                 out_console.print(table(comparison))
-        for warning in comparison["warnings"]:
+        for warning in comparison.warnings:
             err_console.print(
                 f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True
             )

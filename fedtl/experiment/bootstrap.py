@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl._util.randomness import numpy_generator
+from fedtl.results.comparison import Interval, Verdict
 from fedtl.training.metrics import LOWER_IS_BETTER
 
 REPLICATES = 2000
@@ -56,13 +57,13 @@ def figure(metric: str, run: Answers, weights: Floats) -> Floats:
         return _FIGURES[metric](run, weights)
 
 
-def interval(replicates: Floats) -> list[float] | None:
-    """The middle 95 %; None where too few replicates are defined to say."""
+def interval(replicates: Floats) -> Interval | None:
+    """Return the middle 95 %; None where fewer than half of the replicates are defined."""
     defined = replicates[np.isfinite(replicates)]
     if len(defined) < 0.5 * len(replicates):
         return None
     low, high = np.percentile(defined, [2.5, 97.5])
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
 def gain(metric: str, mine: Floats, other: Floats) -> Floats:
@@ -70,11 +71,11 @@ def gain(metric: str, mine: Floats, other: Floats) -> Floats:
     return other - mine if metric in LOWER_IS_BETTER else mine - other
 
 
-def verdict(bounds: Sequence[float] | None) -> str:
-    """What an interval of a gain says."""
+def verdict(bounds: Interval | None) -> Verdict:
+    """Return what the interval of a gain says."""
     if bounds is None or bounds[0] <= 0 <= bounds[1]:
-        return "unclear"
-    return "gains" if bounds[0] > 0 else "loses"
+        return Verdict.UNCLEAR
+    return Verdict.GAINS if bounds[0] > 0 else Verdict.LOSES
 
 
 def _accuracy(run: Answers, weights: Floats) -> Floats:

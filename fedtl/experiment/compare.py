@@ -11,24 +11,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
 from torch import multiprocessing
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.config.load import but
 from fedtl.experiment.config.resolve import method_of, without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.experiment.pretrain import plain, pretrained
-from fedtl.experiment.privacy_plan import claim
+from fedtl.experiment.privacy_plan import privacy_report
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.experiment.summary import summary
+from fedtl.experiment.summary import summarize_runs
 from fedtl.models.state import State
+from fedtl.results.comparison import Comparison
+from fedtl.results.privacy import PrivacyReport
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.shared_store import SharedStore, temporary
 from fedtl.simulation.worker import become_worker, ignore_sigint
@@ -108,7 +111,7 @@ def compare(
     workers: int,
     device: str,
     watch: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """
     Do every run that is not done, and return what ``comparison.json`` then holds.
 
@@ -128,17 +131,28 @@ def compare(
                 started[pool.submit(_one, one, str(path), device, start, raws)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
-    content = summary(experiment, folders(experiment, folder))
-    content["warnings"] += dict.fromkeys(notes)
-    previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
-    content["seconds"] = round(previous if previous else seconds, 1)
-    if experiment.privacy is not None:
-        content["privacy"] = claim(experiment.privacy) | {
-            "epsilon": experiment.privacy.epsilon,
-            "not_released": [key for key in EXACT if key in content],
-        }
-    folder.write_json("comparison.json", content)
-    return content
+    comparison = summarize_runs(experiment, folders(experiment, folder))
+    previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
+    comparison = replace(
+        comparison,
+        warnings=(*comparison.warnings, *dict.fromkeys(notes)),
+        seconds=round(previous if previous else seconds, 1),
+        privacy=_privacy(experiment, comparison),
+    )
+    folder.write_json("comparison.json", comparison)
+    return comparison
+
+
+def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | None:
+    """Return what each run of a method that shares guarantees."""
+    if experiment.privacy is None:
+        return None
+    written = to_plain(comparison)
+    return replace(
+        privacy_report(experiment.privacy),
+        epsilon=experiment.privacy.epsilon,
+        not_released=tuple(key for key in EXACT if key in written),
+    )
 
 
 def folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:

@@ -7,7 +7,9 @@ from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
 
-FAR = 0.1  # standard deviations; at 0.15 to 0.35, models lost 6 to 50 points of accuracy on digits6
+MAX_STATISTICS_DISTANCE = (
+    0.1  # standard deviations; at 0.15 to 0.35, models lost 6 to 50 points of accuracy on digits6
+)
 AS_LEFT = "the norms' statistics are used as private training left them; exact ones of the silo's rows are not fitted"
 LOCAL_AFTER = (
     "the norms' statistics are exact ones of each silo's training inputs, fitted after the last release"
@@ -26,11 +28,15 @@ def statistics_notes(
     if method.exact_statistics != "own":
         yield LOCAL_AFTER if method.exact_statistics == "always" else AS_LEFT
     distances = {name: one.statistics_distance for name, one in outcomes.items()}
-    far = {name: distance for name, distance in distances.items() if distance is not None and distance > FAR}
+    far = {
+        name: distance
+        for name, distance in distances.items()
+        if distance is not None and distance > MAX_STATISTICS_DISTANCE
+    }
     if far:
         worst = max(far, key=lambda name: far[name])
         where = f"at {len(far)} of {len(outcomes)} silos"
-        size = f"more than {FAR} standard deviations from the exact ones of the silo's training inputs"
+        size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
         yield f"{where} {_what(trainer)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(trainer)}"
 
 

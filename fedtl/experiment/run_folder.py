@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write
+from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
@@ -30,6 +31,8 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label, Labels
+from fedtl.results.comparison import Comparison
+from fedtl.results.run import HistoryLine, RunResult
 
 TRANSCRIPT = "transcript"  # the folder of what the server saw, where [audit] asks for it
 RUNS = "runs"  # where runs go that were given no folder
@@ -75,9 +78,30 @@ class RunFolder:
     def experiment(self) -> Experiment:
         return load(str(self.path / "experiment.toml"))
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    def result(self) -> RunResult:
+        """Raises ConfigError where the run did not end, or the file is damaged."""
+        return self._record("result.json", RunResult)
+
+    def comparison(self) -> Comparison:
+        """Raises ConfigError where the comparison did not end, or the file is damaged."""
+        return self._record("comparison.json", Comparison)
+
+    def validation(self, silo: str) -> dict[str, float] | None:
+        """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""
+        name = f"silos/{silo}/validation.json"
+        return self.read_json(name) if self.has(name) else None
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write a record (see ``records``) or plain values."""
+        text = json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
         write(self.path / name, lambda file: file.write_text(text))
+
+    def _record(self, name: str, kind: type[Record]) -> Record:
+        content = self.read_json(name)
+        try:
+            return from_plain(kind, content)
+        except ValueError as error:
+            raise _damaged(self.path / name, error) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises ConfigError where the run did not get that far."""
@@ -97,13 +121,14 @@ class RunFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[HistoryLine]:
         path = self.path / "history.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [from_plain(HistoryLine, json.loads(line)) for line in lines]
 
-    def append(self, line: Mapping[str, Any]) -> None:
+    def append(self, line: HistoryLine) -> None:
         with (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(json.dumps(to_plain(line), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 

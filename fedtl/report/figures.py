@@ -5,9 +5,12 @@ An interval is always shown by its two ends: half a width would claim that it is
 lie above its largest value.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
+from fedtl.results.metrics import Measured
+from fedtl.results.run import RunResult
 
 IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "auc"})
 TITLES = {
@@ -47,23 +50,29 @@ def one(metric: str, value: float | None) -> str:
     return "-" if value is None else _number(scale(metric) * value, _digits(metric))
 
 
-def with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
+def with_interval(metric: str, figure: Estimate | None) -> str:
     """A mean and the ends of its 95 % interval, which have one digit less: columns are narrow."""
     if not figure:
         return "-"
-    text = one(metric, figure["mean"])
-    if bounds := figure.get("ci95"):
-        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounds)
+    text = one(metric, figure.mean)
+    if figure.ci95:
+        low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in figure.ci95)
         text += f" {low}…{high}"
     return text
 
 
-def short_difference(metric: str, benefit: Mapping[str, Any]) -> str:
+def short_difference(metric: str, gain: float, bounds: Interval | None) -> str:
     """``difference`` for a narrow column: the ends have one digit less, but keep their signs ("-9…-0" is below zero)."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+    text = _signed(metric, gain)
+    if bounds:
         text += f" {'…'.join(f'{scale(metric) * bound:+.{_digits(metric) - 1}f}' for bound in bounds)}"
     return text
+
+
+def mean_of(metric: str, averages: Averages | None) -> str:
+    """A mean over seeds; a dash where it was not measured."""
+    figures = averages.figures if averages else {}
+    return one(metric, figures[metric].mean if metric in figures else None)
 
 
 def over_silos(count: int | None, silos: int) -> str:
@@ -82,64 +91,68 @@ def absences(metric: str, reasons: Mapping[str, str]) -> list[str]:
     ]
 
 
-def absences_of_run(result: Mapping[str, Any]) -> list[str]:
+def absences_of_run(result: RunResult) -> list[str]:
     """Why figures of the shown columns are dashes; of the second domain and of late silos, the main figure."""
-    found = [
-        line
-        for metric in shown(result["silos"])
-        for line in absences(metric, _lacking(metric, result["silos"]))
-    ]
-    metric, late = result["metric"], result.get("late", {})
-    target = {f"{silo}, second domain": its.get("target", {}) for silo, its in result["silos"].items()}
-    joined = {f"{silo}, {LATE_ROWS[row]}": its for silo, rows in late.items() for row, its in rows.items()}
-    return found + absences(metric, _lacking(metric, target | joined))
+    main = {silo: its.measured for silo, its in result.silos.items()}
+    found = [line for metric in shown(main.values()) for line in absences(metric, _lacking(metric, main))]
+    target = {f"{silo}, second domain": its.target for silo, its in result.silos.items() if its.target}
+    joined = {
+        f"{silo}, {LATE_ROWS[row]}": its for silo, rows in result.late.items() for row, its in rows.items()
+    }
+    return found + absences(result.metric, _lacking(result.metric, target | joined))
 
 
-def absences_of_runs(comparison: Mapping[str, Any]) -> list[str]:
+def absences_of_runs(comparison: Comparison) -> list[str]:
     """Why figures of a comparison's table are dashes; methods are named where only some lack one."""
-    metric, absent = comparison["metric"], comparison.get("absent", {})
+    metric = comparison.metric
     reasons: dict[str, str] = {}
     for silo in silos_of(comparison):
-        lacking = {method: its[silo][metric] for method, its in absent.items() if metric in its.get(silo, {})}
-        if len(lacking) == len(comparison["methods"]) and len(set(lacking.values())) == 1:
+        lacking = {
+            method: its[silo][metric]
+            for method, its in comparison.absent.items()
+            if metric in its.get(silo, {})
+        }
+        if len(lacking) == len(comparison.methods) and len(set(lacking.values())) == 1:
             reasons[silo] = next(iter(lacking.values()))
         else:
             reasons |= {f"{silo} under {method}": reason for method, reason in lacking.items()}
     second = {
-        f"{silo}, second domain": its.get("target", {})
-        for silos in comparison.get("target", {}).values()
+        f"{silo}, second domain": its["target"]
+        for silos in comparison.target.values()
         for silo, its in silos.items()
+        if "target" in its
     }
     late = {
         f"{silo}, {LATE_ROWS[row]}": its
-        for silos in comparison.get("late", {}).values()
+        for silos in comparison.late.values()
         for silo, rows in silos.items()
         for row, its in rows.items()
     }
     return absences(metric, reasons | _lacking(metric, second | late))
 
 
-def _lacking(metric: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _lacking(metric: str, figures: Mapping[str, Measured] | Mapping[str, Averages]) -> dict[str, str]:
     """The reasons of those that lack the figure."""
-    return {where: its["absent"][metric] for where, its in figures.items() if metric in its.get("absent", {})}
+    return {where: its.absent[metric] for where, its in figures.items() if metric in its.absent}
 
 
-def difference(metric: str, benefit: Mapping[str, Any]) -> str:
+def difference(metric: str, gain: float, bounds: Interval | None) -> str:
     """A signed gain with its interval."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+    text = _signed(metric, gain)
+    if bounds:
         text += f" [{', '.join(_signed(metric, bound) for bound in bounds)}]"
     return text
 
 
-def shown(per_silo: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def shown(measured: Iterable[Measured]) -> list[str]:
     """The metrics that at least one silo has, in the order in which they are shown."""
-    return [metric for metric in TITLES if any(metric in its for its in per_silo.values())]
+    found = {metric for its in measured for metric in its.figures}
+    return [metric for metric in TITLES if metric in found]
 
 
-def silos_of(comparison: Mapping[str, Any]) -> list[str]:
+def silos_of(comparison: Comparison) -> list[str]:
     """Every silo that any method has."""
-    return sorted({silo for its in comparison["methods"].values() for silo in its})
+    return sorted({silo for its in comparison.methods.values() for silo in its})
 
 
 def _listed(names: Sequence[str]) -> str:

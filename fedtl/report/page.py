@@ -15,6 +15,7 @@ from fedtl.report.figures import (
     absences_of_run,
     absences_of_runs,
     difference,
+    mean_of,
     one,
     over_silos,
     short_difference,
@@ -23,14 +24,18 @@ from fedtl.report.figures import (
     with_interval,
 )
 from fedtl.report.wording import not_covered
+from fedtl.results.comparison import Benefit, ChosenOn, Comparison, Estimate, Verdict
+from fedtl.results.metrics import Measured, WorstSilo
+from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import HistoryLine, RunResult
 
 DRAWN_AGAIN = "Not private: the noise can be drawn again (privacy.noise = reproducible)"
 FEW = 6  # silos that the answer still names
 NEVER = "so another may do better on its test rows; local, probe and pooled are yardsticks and never chosen."
 CHOICE = {  # by what ``summary`` says that a silo's best method was chosen on
-    "validation rows": "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the "
+    ChosenOn.VALIDATION: "A silo's best method was chosen on its validation rows (on their loss, where they cannot give the "
     f"figure), {NEVER}",
-    "released accuracy": "A silo's best method was chosen on the accuracy that it released in its last round, noisy and "
+    ChosenOn.RELEASED: "A silo's best method was chosen on the accuracy that it released in its last round, noisy and "
     f"charged, {NEVER}",
     None: "No method is named as a silo's best, and no verdict given: chosen on exact figures of private validation rows, "
     'it would tell about them and be charged nowhere. With privacy.metrics = ["accuracy"] silos release a noisy one.',
@@ -40,7 +45,7 @@ STATISTICS = (
     "inputs, under every method alike; where it shares them, of the shared ones, and beside these of exact ones. A private "
     "run fits exact ones after its last release, and only with privacy.statistics = local-after."
 )
-VERBS = {"unclear": "unclear", "loses": "lose"}
+VERBS = {Verdict.UNCLEAR: "unclear", Verdict.LOSES: "lose"}
 
 
 class Cell(NamedTuple):
@@ -67,25 +72,25 @@ class Plot(NamedTuple):
     svg: Markup
 
 
-def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], experiment_toml: str) -> str:
+def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml: str) -> str:
     """The page of one run: ``result.json``, the lines of ``history.jsonl`` and its resolved TOML."""
-    metric, worst, silos = result["metric"], result.get("worst") or {}, len(result["silos"])
-    of = over_silos(result["mean_silos"].get(metric), silos)
-    answer = f"Mean test {TITLES[metric]}: {one(metric, result['mean'].get(metric))}{of}"
-    answer += f"; worst: {one(metric, worst.get(metric))}{of} at {worst['silo']}." if worst else "."
+    metric, worst, silos = result.metric, result.worst, len(result.silos)
+    of = over_silos(result.mean_silos.get(metric), silos)
+    answer = f"Mean test {TITLES[metric]}: {one(metric, result.mean.get(metric))}{of}"
+    answer += f"; worst: {one(metric, worst.figures.get(metric))}{of} at {worst.silo}." if worst.silo else "."
     left_out = [
         f"{name} was left out {len(reasons)} time{'s' * (len(reasons) > 1)}, last in {reasons[-1]}"
-        for name, reasons in result.get("left_out", {}).items()
+        for name, reasons in result.left_out.items()
     ]
     drawn = (
-        [_plot("Validation by round", plots.learning_curves(history, bool(result.get("privacy"))))]
-        if any(figures for line in history for figures in line["silos"].values())  # private silos tell none
+        [_plot("Validation by round", plots.learning_curves(history, bool(result.privacy)))]
+        if any(figures for line in history for figures in line.silos.values())  # private silos tell none
         else []
     )
     return render(
-        title=f"{result['method']} on {result['model']}, {result['rounds']} rounds, seed {result['seed']}",
+        title=f"{result.method} on {result.model}, {result.rounds} rounds, seed {result.seed}",
         answer=answer,
-        warnings=[*left_out, *result.get("notes", [])],
+        warnings=[*left_out, *result.notes],
         main=_run_grid(result),
         details=None,
         refitted=_run_refitted(result),
@@ -97,65 +102,65 @@ def run_page(result: Mapping[str, Any], history: Sequence[Mapping[str, Any]], ex
             "Test rows were read once, at the end, after the last round. The mean over silos is plain: each counts once.",
             STATISTICS,
             "Validation rows were taken from each silo's training rows and never trained on.",
-            f"{result['bytes_up']:,} bytes left the silos in all, {result['bytes_down']:,} came in; "
-            f"{result['seconds']:.1f} s on {result['device']}, {result['workers']} at once.",
-            _privacy(result.get("privacy")),
+            f"{result.bytes_up:,} bytes left the silos in all, {result.bytes_down:,} came in; "
+            f"{result.seconds:.1f} s on {result.device}, {result.workers} at once.",
+            _privacy(result.privacy),
         ],
         experiment=experiment_toml,
-        version=result["fedtl"],
+        version=result.fedtl,
     )
 
 
-def _privacy(privacy: Mapping[str, Any] | None) -> str:
+def _privacy(privacy: PrivacyReport | None) -> str:
     """What is claimed, in one sentence; the numbers of each silo are in result.json."""
     if privacy is None:
         return "Without differential privacy: what was shared can tell about a silo's rows."
-    if not privacy["private"]:
+    if not privacy.private:
         return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
-    worst = max(privacy["silos"].values(), key=lambda its: its["epsilon"])
+    worst = max((privacy.silos or {}).values(), key=lambda its: its.epsilon)
     return (
-        f"Differential privacy for each {privacy['unit']}, {privacy['adjacency']}: at most epsilon = "
-        f"{worst['epsilon']:.3f} at delta = {worst['delta']:.0e} in a silo ({worst['epsilon_replace_one']:.3f} for "
-        f"replace-one), as its ledger says; {_tuning(privacy)}. {not_covered(privacy['unit'])} The test figures here are "
+        f"Differential privacy for each {privacy.unit}, {privacy.adjacency}: at most epsilon = "
+        f"{worst.epsilon:.3f} at delta = {worst.delta:.0e} in a silo ({worst.epsilon_replace_one:.3f} for "
+        f"replace-one), as its ledger says; {_tuning(privacy)}. {not_covered(privacy.unit)} The test figures here are "
         "of a simulation: published, they would tell about test rows."
     )
 
 
-def _privacy_of_runs(privacy: Mapping[str, Any] | None) -> str:
+def _privacy_of_runs(privacy: PrivacyReport | None) -> str:
     """What is claimed of a comparison's runs, each by itself."""
     if privacy is None:
         return _privacy(None)
-    if not privacy["private"]:
+    if not privacy.private:
         return f"{DRAWN_AGAIN}; {_tuning(privacy)}."
     return (
-        f"Each run of a method that shares keeps epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
-        f"({privacy['adjacency']}); its result.json says what was spent. Released together, the runs' epsilons add. "
-        f"{not_covered(privacy['unit'])} "
+        f"Each run of a method that shares keeps epsilon = {privacy.epsilon:g} for each {privacy.unit} "
+        f"({privacy.adjacency}); its result.json says what was spent. Released together, the runs' epsilons add. "
+        f"{not_covered(privacy.unit)} "
         "The test figures here are of a simulation: published, they would tell about test rows. "
         f"Yardsticks are never private; {_tuning(privacy)}."
     )
 
 
-def _tuning(privacy: Mapping[str, Any]) -> str:
+def _tuning(privacy: PrivacyReport) -> str:
     """Where the settings come from; said whatever else is claimed."""
-    return f"tuning on private data: {privacy['tuning']}"
+    return f"tuning on private data: {privacy.tuning}"
 
 
-def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Curve], experiment_toml: str) -> str:
+def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment_toml: str) -> str:
     """The page of a comparison. ``curves``: validation figures by method."""
-    metric, benefit = comparison["metric"], comparison.get("benefit", {})
+    metric, benefit = comparison.metric, comparison.benefit
     drawn = [_plot("Gain over training alone, by silo", plots.benefit_forest(comparison))] if benefit else []
     drawn.append(_plot("Test figure of each method at each silo", plots.method_dots(comparison)))
     if curves:
-        followed = "rmse" if comparison["task"] == "regression" else "accuracy"
-        silos, released = len(silos_of(comparison)), bool(comparison.get("privacy"))
+        followed = "rmse" if comparison.task == "regression" else "accuracy"
+        silos, released = len(silos_of(comparison)), bool(comparison.privacy)
         svg = plots.convergence(curves, silos, followed, released)
         drawn.append(_plot("Validation by round and method", svg))
-    seeds = ", ".join(map(str, comparison["seeds"]))
+    seeds = ", ".join(map(str, comparison.seeds))
     return render(
-        title=f"Does joining help? {comparison['model']}, {comparison['rounds']} rounds",
-        answer=_answer(benefit, comparison["chosen_on"], len(silos_of(comparison))),
-        warnings=comparison.get("warnings", []),
+        title=f"Does joining help? {comparison.model}, {comparison.rounds} rounds",
+        answer=_answer(benefit, comparison.chosen_on, len(silos_of(comparison))),
+        warnings=comparison.warnings,
         main=_compare_grid(comparison),
         details=_over_local(comparison),
         refitted=_compare_refitted(comparison),
@@ -167,28 +172,26 @@ def compare_page(comparison: Mapping[str, Any], curves: Mapping[str, Curve], exp
             f"{TITLES[metric]} on test rows, which each run read once, at the end; mean of seeds {seeds}, "
             "and the ends of its 95 % interval.",
             STATISTICS,
-            CHOICE[comparison["chosen_on"]],
+            CHOICE[comparison.chosen_on],
             "Intervals: paired bootstrap over seeds and test rows. They are a silo's own, not corrected for looking "
             "at several silos.",
             "gains: the interval lies above zero; loses: below; unclear: it holds zero, or there is none.",
-            f"The worst silo is each method's own. All runs together took {comparison['seconds']:.1f} s.",
-            _privacy_of_runs(comparison.get("privacy")),
+            f"The worst silo is each method's own. All runs together took {comparison.seconds:.1f} s.",
+            _privacy_of_runs(comparison.privacy),
         ],
         experiment=experiment_toml,
-        version=comparison["fedtl"],
+        version=comparison.fedtl,
     )
 
 
-def _answer(benefit: Mapping[str, Any], chosen_on: str | None, all_silos: int) -> str:
+def _answer(benefit: Mapping[str, Benefit], chosen_on: ChosenOn | None, all_silos: int) -> str:
     """How many gain, and by name who does not, as long as they are few; and of how many it cannot be said."""
     if chosen_on is None:
         return "Which method is best for a silo is not said: the rows to choose on are private."
     if not benefit:
         return "Nothing to compare with: it takes local and a method of joining, measured at the same silo."
-    by = {
-        verdict: [s for s, its in benefit.items() if its["verdict"] == verdict] for verdict in plots.VERDICTS
-    }
-    gaining, silos = len(by["gains"]), f"silo{'s' * (len(benefit) > 1)}"
+    by = {verdict: [s for s, its in benefit.items() if its.verdict is verdict] for verdict in plots.VERDICTS}
+    gaining, silos = len(by[Verdict.GAINS]), f"silo{'s' * (len(benefit) > 1)}"
     words = [f"{gaining} of {len(benefit)} {silos} gain{'s' * (gaining == 1)} by joining"]
     for verdict, plural in VERBS.items():
         if 0 < len(by[verdict]) <= FEW:
@@ -200,34 +203,33 @@ def _answer(benefit: Mapping[str, Any], chosen_on: str | None, all_silos: int) -
     return "; ".join(words) + "."
 
 
-def _run_grid(result: Mapping[str, Any]) -> Grid:
-    metrics = shown(result["silos"])
+def _run_grid(result: RunResult) -> Grid:
+    metrics = shown(its.measured for its in result.silos.values())
     head = ["silo", "training rows", "validation rows", "test rows", *(TITLES[m] for m in metrics)]
     rows = [
-        _row(name, its["train"], its["val"], its["test"], *(one(m, its.get(m)) for m in metrics))
-        for name, its in result["silos"].items()
+        _row(name, its.train, its.val, its.test, *(_value(m, its.measured) for m in metrics))
+        for name, its in result.silos.items()
     ]
-    means, counts, silos = result["mean"], result["mean_silos"], len(result["silos"])
+    means, counts, silos = result.mean, result.mean_silos, len(result.silos)
     mean = (one(m, means.get(m)) + over_silos(counts.get(m), silos) for m in metrics)
     rows.append(_row("mean", "", "", "", *mean))
     return Grid("Each silo's own model on its test rows", head, rows, last=1)
 
 
-def _run_refitted(result: Mapping[str, Any]) -> Grid:
-    metric = result["metric"]
+def _run_refitted(result: RunResult) -> Grid:
     rows = [
-        _row(name, one(metric, its.get(metric)), one(metric, its["refitted"].get(metric)))
-        for name, its in result["silos"].items()
-        if "refitted" in its
+        _row(name, _value(result.metric, its.measured), _value(result.metric, its.refitted))
+        for name, its in result.silos.items()
+        if its.refitted
     ]
-    return _refitted(metric, ["silo"], rows)
+    return _refitted(result.metric, ["silo"], rows)
 
 
-def _compare_refitted(comparison: Mapping[str, Any]) -> Grid:
-    metric, methods = comparison["metric"], comparison["methods"]
+def _compare_refitted(comparison: Comparison) -> Grid:
+    metric, methods = comparison.metric, comparison.methods
     rows = [
-        _row(silo, method, _mean(metric, methods[method].get(silo, {})), _mean(metric, figures))
-        for method, its in comparison.get("refitted", {}).items()
+        _row(silo, method, _mean(metric, methods[method].get(silo, {})), mean_of(metric, figures))
+        for method, its in comparison.refitted.items()
         for silo, figures in its.items()
     ]
     return _refitted(metric, ["silo", "method"], rows)
@@ -238,79 +240,77 @@ def _refitted(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) 
     return Grid(caption, [*head, "as shared", "refitted to the silo's training inputs"], rows)
 
 
-def _run_target(result: Mapping[str, Any]) -> Grid:
-    metric = result["metric"]
+def _run_target(result: RunResult) -> Grid:
     rows = [
-        _row(name, *(one(metric, its.get(row, {}).get(metric)) for row in ("target", "target_adabn")))
-        for name, its in result["silos"].items()
-        if "target" in its or "target_adabn" in its
+        _row(name, *(_value(result.metric, measured) for measured in (its.target, its.target_adabn)))
+        for name, its in result.silos.items()
+        if its.target or its.target_adabn
     ]
-    return _target(metric, ["silo"], rows)
+    return _target(result.metric, ["silo"], rows)
 
 
-def _run_late(result: Mapping[str, Any]) -> Grid:
-    metric = result["metric"]
+def _run_late(result: RunResult) -> Grid:
     rows = [
-        _row(silo, LATE_ROWS[row], one(metric, its.get(metric)))
-        for silo, rows in result.get("late", {}).items()
+        _row(silo, LATE_ROWS[row], _value(result.metric, its))
+        for silo, rows in result.late.items()
         for row, its in rows.items()
     ]
-    return _late(metric, ["silo"], rows)
+    return _late(result.metric, ["silo"], rows)
 
 
-def _compare_grid(comparison: Mapping[str, Any]) -> Grid:
-    metric, methods, benefit = comparison["metric"], comparison["methods"], comparison.get("benefit", {})
+def _compare_grid(comparison: Comparison) -> Grid:
+    metric, methods, benefit = comparison.metric, comparison.methods, comparison.benefit
     rows, empty = [], _row("", "", "") if benefit else []
     for silo in silos_of(comparison):
-        its = benefit.get(silo, {})
+        its = benefit.get(silo)
         row = [Cell(silo)]
         row += [
             Cell(
-                with_interval(metric, figures.get(silo, {}).get(metric)), "best" * (its.get("best") == method)
+                with_interval(metric, figures.get(silo, {}).get(metric)),
+                "best" if its and its.best == method else "",
             )
             for method, figures in methods.items()
         ]
-        said = (
-            [Cell(its["best"]), Cell(short_difference(metric, its)), Cell(its["verdict"], its["verdict"])]
-            if its
-            else empty
-        )
-        rows.append(row + said)
+        rows.append(row + (_benefit(metric, its) if its else empty))
     silos = len(silos_of(comparison))
-    means = (_mean_of_silos(metric, comparison["mean"][method].get(metric), silos) for method in methods)
-    worst = (_worst(metric, comparison["worst"][method], silos) for method in methods)
+    means = (_mean_of_silos(metric, comparison.mean[method].get(metric), silos) for method in methods)
+    worst = (_worst(metric, comparison.worst[method], silos) for method in methods)
     rows += [_row("mean", *means) + empty, _row("worst silo", *worst) + empty]
     head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
     return Grid(f"Test {TITLES[metric]} of each method at each silo", head, rows, last=2)
 
 
-def _over_local(comparison: Mapping[str, Any]) -> Grid:
+def _benefit(metric: str, its: Benefit) -> list[Cell]:
+    gain = short_difference(metric, its.over_local, its.ci95)
+    return [Cell(its.best), Cell(gain), Cell(its.verdict, its.verdict)]
+
+
+def _over_local(comparison: Comparison) -> Grid:
     """Every method, not only the best, against training alone."""
-    metric, over = comparison["metric"], comparison.get("over_local", {})
+    metric, over = comparison.metric, comparison.over_local
     rows = [
-        _row(silo, *(difference(metric, {"over_local": its[silo]["mean"], **its[silo]}) if silo in its else "-"
-                     for its in over.values()))
+        _row(silo, *(difference(metric, its[silo].mean, its[silo].ci95) if silo in its else "-" for its in over.values()))
         for silo in silos_of(comparison)
         if any(silo in its for its in over.values())
     ]  # fmt: skip
     return Grid(f"Each method minus local, {TITLES[metric]}, with its 95 % interval", ["silo", *over], rows)
 
 
-def _compare_target(comparison: Mapping[str, Any]) -> Grid:
-    metric = comparison["metric"]
+def _compare_target(comparison: Comparison) -> Grid:
+    metric = comparison.metric
     rows = [
-        _row(silo, method, *(_mean(metric, rows.get(row, {})) for row in ("target", "target_adabn")))
-        for method, its in comparison.get("target", {}).items()
+        _row(silo, method, *(mean_of(metric, rows.get(row)) for row in ("target", "target_adabn")))
+        for method, its in comparison.target.items()
         for silo, rows in its.items()
     ]
     return _target(metric, ["silo", "method"], rows)
 
 
-def _compare_late(comparison: Mapping[str, Any]) -> Grid:
-    metric = comparison["metric"]
+def _compare_late(comparison: Comparison) -> Grid:
+    metric = comparison.metric
     rows = [
-        _row(silo, method, LATE_ROWS[row], _mean(metric, its))
-        for method, silos in comparison.get("late", {}).items()
+        _row(silo, method, LATE_ROWS[row], mean_of(metric, its))
+        for method, silos in comparison.late.items()
         for silo, rows in silos.items()
         for row, its in rows.items()
     ]
@@ -331,18 +331,22 @@ def _row(*texts: object) -> list[Cell]:
     return [Cell(text) for text in texts]
 
 
-def _mean(metric: str, figures: Mapping[str, Any]) -> str:
-    return one(metric, figures.get(metric, {}).get("mean"))
+def _value(metric: str, measured: Measured | None) -> str:
+    return one(metric, measured.figures.get(metric) if measured else None)
 
 
-def _mean_of_silos(metric: str, mean: Mapping[str, Any] | None, silos: int) -> str:
-    return with_interval(metric, mean) + (over_silos(mean["silos"], silos) if mean else "")
+def _mean(metric: str, figures: Mapping[str, Estimate]) -> str:
+    return one(metric, figures[metric].mean if metric in figures else None)
 
 
-def _worst(metric: str, worst: Mapping[str, Any], silos: int) -> str:
-    if metric not in worst:
+def _mean_of_silos(metric: str, mean: Estimate | None, silos: int) -> str:
+    return with_interval(metric, mean) + (over_silos(mean.silos, silos) if mean else "")
+
+
+def _worst(metric: str, worst: WorstSilo, silos: int) -> str:
+    if metric not in worst.figures:
         return "-"
-    return f"{one(metric, worst[metric])} ({worst['silo']}){over_silos(worst['silos'], silos)}"
+    return f"{one(metric, worst.figures[metric])} ({worst.silo}){over_silos(worst.silos, silos)}"
 
 
 def _plot(name: str, svg: str) -> Plot:

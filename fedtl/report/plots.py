@@ -21,34 +21,40 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.report.figures import TITLES, Curve, one, over_silos, scale, silos_of
+from fedtl.results.comparison import Comparison, Estimate, Verdict
+from fedtl.results.run import HistoryLine, RunResult
 
 # Okabe and Ito (2008), without their yellow, and two more
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-VERDICTS = {"gains": ("#009E73", ">"), "loses": ("#D55E00", "<"), "unclear": ("#7a7a7a", "o")}
+VERDICTS = {
+    Verdict.GAINS: ("#009E73", ">"),
+    Verdict.LOSES: ("#D55E00", "<"),
+    Verdict.UNCLEAR: ("#7a7a7a", "o"),
+}
 MANY = 12  # silos; beyond, a plot shows distributions instead of names
 INK = "#222222"
 RECEIVED = "the model as received, before the silo trains it,"
 NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], private: bool = False) -> str:
+def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> str:
     """Validation figures after 0, 1, 2, ... rounds of training, a line a silo and a thick one for the mean."""
-    names = sorted({name for line in history for name in line["silos"]})
-    measured = {name for line in history for its in line["silos"].values() for name in its}
+    names = sorted({name for line in history for name in line.silos})
+    measured = {name for line in history for its in line.silos.values() for name in its}
     metric = "rmse" if "rmse" in measured else "accuracy"
     many, keys = len(names) > MANY, {}
     figure, axes = _figure(4.2)
     for at, name in enumerate(names):
-        points = [(line["round"] - 1, line["silos"].get(name, {}).get(metric)) for line in history]
+        points = [(line.round - 1, line.silos.get(name, {}).get(metric)) for line in history]
         colour, dash = (
             ("#9a9a9a", "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
         )
         keys[name] = _line(axes, points, metric, color=colour, ls=dash, lw=0.7 if many else 1.3, alpha=0.8)
     means, counts = [], []
     for line in history:
-        values = [its[metric] for its in line["silos"].values() if metric in its]
-        means.append((line["round"] - 1, float(np.mean(values)) if values else None))
+        values = [its[metric] for its in line.silos.values() if metric in its]
+        means.append((line.round - 1, float(np.mean(values)) if values else None))
         counts.append(len(values))
     thick = _line(axes, means, metric, color=INK, lw=3)
     title = f"How well does {RECEIVED if private else 'the model that a silo would use'} do, round by round?"
@@ -59,19 +65,19 @@ def learning_curves(history: Sequence[Mapping[str, Any]], private: bool = False)
     return _svg(figure, "curves")
 
 
-def silo_bars(result: Mapping[str, Any]) -> str:
+def silo_bars(result: RunResult) -> str:
     """Each silo's own model on its test rows, with the number at the bar."""
-    metric = result["metric"]
-    rows = [(name, its[metric]) for name, its in result["silos"].items() if metric in its]
+    metric, measured = result.metric, {name: its.measured.figures for name, its in result.silos.items()}
+    rows = [(name, figures[metric]) for name, figures in measured.items() if metric in figures]
     figure, axes = _figure(0.27 * len(rows) + 1.3)
     values = np.array([value for _, value in rows]) * scale(metric)
     bars = axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.7)
     axes.bar_label(bars, [one(metric, value) for _, value in rows], padding=4, fontsize=9, color=INK)
     axes.margins(x=0.08)
     keys = {}
-    if metric in result["mean"]:
-        mean = result["mean"][metric]
-        of = over_silos(len(rows), len(result["silos"]))
+    if metric in result.mean:
+        mean = result.mean[metric]
+        of = over_silos(len(rows), len(result.silos))
         keys[f"mean, {one(metric, mean)}{of}"] = axes.axvline(
             mean * scale(metric), color=INK, lw=1.2, ls="--"
         )
@@ -81,20 +87,20 @@ def silo_bars(result: Mapping[str, Any]) -> str:
     return _svg(figure, "bars")
 
 
-def benefit_forest(comparison: Mapping[str, Any]) -> str:
+def benefit_forest(comparison: Comparison) -> str:
     """Per silo the gain of its best method over training alone, with its interval."""
-    metric, factor = comparison["metric"], scale(comparison["metric"])
-    rows = sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"])
+    metric, factor = comparison.metric, scale(comparison.metric)
+    rows = sorted(comparison.benefit.items(), key=lambda item: -item[1].over_local)
     figure, axes = _figure(0.27 * len(rows) + 1.3)
     keys: dict[str, Artist] = {}
     for at, (_, its) in enumerate(rows):
-        colour, marker = VERDICTS[its["verdict"]]
-        if its.get("ci95"):
-            axes.plot(np.array(its["ci95"]) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round")
-        (point,) = axes.plot(its["over_local"] * factor, at, marker, color=colour, ms=7)
-        keys.setdefault(its["verdict"], point)
+        colour, marker = VERDICTS[its.verdict]
+        if its.ci95:
+            axes.plot(np.array(its.ci95) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round")
+        (point,) = axes.plot(its.over_local * factor, at, marker, color=colour, ms=7)
+        keys.setdefault(its.verdict, point)
     axes.axvline(0, color=INK, lw=1)
-    _rows(axes, [f"{name} ({its['best']})" for name, its in rows])
+    _rows(axes, [f"{name} ({its.best})" for name, its in rows])
     unit = "points" if factor == 100 else f"in {TITLES[metric]}"
     title = "Does joining help? Best method minus training alone"
     _label(axes, title, f"gain, {unit}, 95 % interval (right of the line is better)", "")
@@ -102,9 +108,9 @@ def benefit_forest(comparison: Mapping[str, Any]) -> str:
     return _svg(figure, "benefit")
 
 
-def method_dots(comparison: Mapping[str, Any]) -> str:
+def method_dots(comparison: Comparison) -> str:
     """Each method at each silo, with intervals; for many silos the spread over silos of each method."""
-    metric, methods, silos = comparison["metric"], comparison["methods"], silos_of(comparison)
+    metric, methods, silos = comparison.metric, comparison.methods, silos_of(comparison)
     if len(silos) > MANY:
         return _method_boxes(metric, methods, len(silos))
     figure, axes = _figure(max(2.6, (0.13 * len(methods) + 0.16) * len(silos) + 1.2))
@@ -114,10 +120,10 @@ def method_dots(comparison: Mapping[str, Any]) -> str:
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         for row, silo in enumerate(silos):
             if its := figures.get(silo, {}).get(metric):
-                if its.get("ci95"):
-                    span = np.array(its["ci95"]) * scale(metric)
+                if its.ci95:
+                    span = np.array(its.ci95) * scale(metric)
                     axes.plot(span, [row + shift] * 2, color=colour, lw=1.4)
-                (point,) = axes.plot(its["mean"] * scale(metric), row + shift, marker, color=colour, ms=5)
+                (point,) = axes.plot(its.mean * scale(metric), row + shift, marker, color=colour, ms=5)
                 keys.setdefault(method, point)
     for row in range(1, len(silos)):
         axes.axhline(row - 0.5, color="#dddddd", lw=0.8)
@@ -159,11 +165,13 @@ def _counted(counts: Sequence[int], silos: int) -> str:
     return f" ({few} of {silos})" if few == most else f" ({few} to {most} of {silos})"
 
 
-def _method_boxes(metric: str, methods: Mapping[str, Any], silos: int) -> str:
+def _method_boxes(
+    metric: str, methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], silos: int
+) -> str:
     """A box a method and over it a dot a silo, spread out by rank so that dots do not hide each other."""
     figure, axes = _figure(0.55 * len(methods) + 1.3)
     for at, figures in enumerate(methods.values()):
-        values = np.array([its[metric]["mean"] for its in figures.values() if metric in its]) * scale(metric)
+        values = np.array([its[metric].mean for its in figures.values() if metric in its]) * scale(metric)
         if len(values):
             line = {"color": INK}
             axes.boxplot(values, positions=[at], orientation="horizontal", widths=0.6, showfliers=False,

@@ -12,6 +12,7 @@ from fedtl.report.figures import (
     TITLES,
     absences_of_run,
     absences_of_runs,
+    mean_of,
     one,
     over_silos,
     short_difference,
@@ -20,31 +21,33 @@ from fedtl.report.figures import (
     with_interval,
 )
 from fedtl.report.wording import not_covered
+from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Verdict
+from fedtl.results.metrics import WorstSilo
+from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import RunResult
 
-COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
+COLOURS = {Verdict.GAINS: "green", Verdict.LOSES: "red", Verdict.UNCLEAR: "yellow"}
 SHORT = 28  # characters of a silo's name that are never folded
 
 
-def run_table(result: Mapping[str, Any]) -> Table:
+def run_table(result: RunResult) -> Table:
     """A row a silo, then the mean and the worst."""
-    silos, metrics = result["silos"], shown(result["silos"])
-    table = _table(
-        f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
-    )
+    silos, metrics = result.silos, shown(its.measured for its in result.silos.values())
+    table = _table(f"{result.method} on {result.model}, {result.rounds} rounds: test rows of each silo")
     table.add_column("silo", overflow="fold")
     for heading in ("train", "test", *(TITLES[metric] for metric in metrics)):
         table.add_column(heading, justify="right")
     for name, its in silos.items():
-        row = (one(metric, its.get(metric)) for metric in metrics)
-        table.add_row(Text(name), str(its["train"]), str(its["test"]), *row)
+        row = (one(metric, its.measured.figures.get(metric)) for metric in metrics)
+        table.add_row(Text(name), str(its.train), str(its.test), *row)
     table.add_section()
-    means, counts = result["mean"], result["mean_silos"]
+    means, counts = result.mean, result.mean_silos
     mean = (one(metric, means.get(metric)) + over_silos(counts.get(metric), len(silos)) for metric in metrics)
     table.add_row("mean", "", "", *mean, style="bold")
-    if worst := result.get("worst"):
-        of = over_silos(worst["silos"], len(silos))
+    if result.worst.silo:
+        of, worst = over_silos(result.worst.silos, len(silos)), result.worst.figures
         cells = (one(metric, worst[metric]) + of if metric in worst else "" for metric in metrics)
-        table.add_row(Text(f"worst: {worst['silo']}"), "", "", *cells)
+        table.add_row(Text(f"worst: {result.worst.silo}"), "", "", *cells)
     _caption(table, absences_of_run(result))
     return table
 
@@ -55,28 +58,28 @@ def _caption(table: Table, lines: list[str]) -> None:
         table.caption, table.caption_justify = Text("\n".join(lines)), "left"
 
 
-def late_table(late: Mapping[str, Any], metric: str) -> Table:
+def late_table(result: RunResult) -> Table:
     """A row for each way in which a silo that did not train can use what it received."""
-    table = _table("silos that joined late", "silo", "model", TITLES[metric])
-    for name, rows in late.items():
+    table = _table("silos that joined late", "silo", "model", TITLES[result.metric])
+    for name, rows in result.late.items():
         for row, its in rows.items():
-            table.add_row(Text(name), LATE_ROWS[row], one(metric, its.get(metric)))
+            table.add_row(Text(name), LATE_ROWS[row], one(result.metric, its.figures.get(result.metric)))
     return table
 
 
-def privacy_table(privacy: Mapping[str, Any]) -> Table:
+def privacy_table(privacy: PrivacyReport) -> Table:
     """A row a silo: what it promises, or has spent, and with how much noise."""
-    silos = privacy["silos"]
-    what = f"of each {privacy['unit']}" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
-    title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one. {not_covered(privacy['unit'])}"
+    silos = privacy.silos or {}
+    what = f"of each {privacy.unit}" if privacy.private else "NOT PRIVATE, its noise can be drawn again"
+    title = f"differential privacy: {what}; tuning: {privacy.tuning}"
+    caption = f"epsilon: {privacy.adjacency}; beside it for replace-one. {not_covered(privacy.unit)}"
     table = Table(
         title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
         title_justify="left", caption_justify="left",
     )  # fmt: skip
     table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
     for heading in (
-        f"{privacy['unit']}s",
+        f"{privacy.unit}s",
         "epsilon",
         "delta",
         "replace-one",
@@ -87,16 +90,16 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     ):
         table.add_column(heading, justify="right")
     for name, its in silos.items():
-        deviation = its["statistics_expected_noise"]
+        deviation = its.statistics_expected_noise
         table.add_row(
             Text(name),
-            str(its["units"]),
-            f"{its['epsilon']:.3f}",
-            f"{its['delta']:.0e}",
-            f"{its['epsilon_replace_one']:.3f}",
-            f"{its['noise_multiplier']:.3f}",
-            f"{its['sample_rate']:.3f}",
-            str(its["steps_a_round"] * its["rounds"]),
+            str(its.units),
+            f"{its.epsilon:.3f}",
+            f"{its.delta:.0e}",
+            f"{its.epsilon_replace_one:.3f}",
+            f"{its.noise_multiplier:.3f}",
+            f"{its.sample_rate:.3f}",
+            str(its.steps_a_round * its.rounds),
             "" if deviation is None else f"± {deviation:.2f}",
         )
     return table
@@ -146,113 +149,114 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def compare_table(comparison: Mapping[str, Any]) -> Table:
+def compare_table(comparison: Comparison) -> Table:
     """
     A row a silo, a column a method, and whether joining helped.
 
     Where the terminal is too narrow an interval goes below its mean: a number is never cut short.
     """
-    metric, methods = comparison["metric"], comparison["methods"]
-    benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
+    metric, methods = comparison.metric, comparison.methods
+    benefit, seeds = comparison.benefit, len(comparison.seeds)
     title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} and its 95 % interval (low…high)"
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
     _caption(table, [*_claimed(comparison), *absences_of_runs(comparison)])
-    table.add_column(
-        "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
-    )
+    silos = silos_of(comparison)
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
     for method in methods:
         table.add_column(Text(method), justify="right", overflow="fold")
     if benefit:
         table.add_column("best", overflow="fold")
         table.add_column("over local", overflow="fold")
         table.add_column("joining", no_wrap=True)
-    silos = silos_of(comparison)
     for silo in silos:
-        its = benefit.get(silo, {})
+        its = benefit.get(silo)
         cells = [
             Text(
                 with_interval(metric, figures.get(silo, {}).get(metric)),
-                style="bold" if its.get("best") == method else "",
+                style="bold" if its and its.best == method else "",
             )
             for method, figures in methods.items()
         ]
         table.add_row(Text(silo), *cells, *(_benefit(metric, its) if its else ()))
     table.add_section()
-    means = [comparison["mean"][method].get(metric) for method in methods]
-    worst = [comparison["worst"][method] for method in methods]
+    means = (comparison.mean[method].get(metric) for method in methods)
     table.add_row(
-        "mean", *(with_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+        "mean",
+        *(with_interval(metric, its) + _over(its, len(silos)) for its in means),
+        style="bold",
     )
-    table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
+    worst = (comparison.worst[method] for method in methods)
+    table.add_row("worst", *(_worst(metric, its, len(silos)) for its in worst))
     return table
 
 
-def _over(its: Mapping[str, Any] | None, silos: int) -> str:
-    return over_silos(its["silos"], silos) if its else ""
+def _over(mean: Estimate | None, silos: int) -> str:
+    return over_silos(mean.silos, silos) if mean else ""
 
 
-def refitted_table(comparison: Mapping[str, Any]) -> Table:
+def _worst(metric: str, worst: WorstSilo, silos: int) -> str:
+    return one(metric, worst.figures.get(metric)) + over_silos(worst.silos or None, silos)
+
+
+def refitted_table(comparison: Comparison) -> Table:
     """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
-    metric, silos = comparison["metric"], len(silos_of(comparison))
+    metric, silos = comparison.metric, len(silos_of(comparison))
     table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
     table.add_column("as shared", justify="right")
     table.add_column("refitted to each silo", justify="right")
-    for method, per_silo in comparison["refitted"].items():
-        shared = comparison["mean"][method].get(metric)
-        cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
+    for method, per_silo in comparison.refitted.items():
+        shared = comparison.mean[method].get(metric)
+        cells = one(metric, shared.mean if shared else None) + _over(shared, silos)
         table.add_row(Text(method), cells, _mean(metric, per_silo.values(), silos))
     return table
 
 
-def _mean(metric: str, rows: Iterable[Mapping[str, Any]], silos: int) -> str:
+def _mean(metric: str, rows: Iterable[Averages], silos: int) -> str:
     """The mean over the silos that have the figure, and how many these are."""
-    values = [its[metric]["mean"] for its in rows if metric in its]
+    values = [its.figures[metric].mean for its in rows if metric in its.figures]
     return one(metric, sum(values) / len(values)) + over_silos(len(values), silos) if values else "-"
 
 
-def target_table(comparison: Mapping[str, Any]) -> Table:
+def target_table(comparison: Comparison) -> Table:
     """The unlabelled domain: each method as it is, and with AdaBN on that domain's inputs."""
-    metric = comparison["metric"]
+    metric = comparison.metric
     table = _table(f"the unlabelled domain: {TITLES[metric]}, mean over silos", "method")
     table.add_column("as trained", justify="right")
     table.add_column("with AdaBN", justify="right")
-    for method, silos in comparison["target"].items():
-        rows = ([its.get(row, {}) for its in silos.values()] for row in ("target", "target_adabn"))
+    for method, silos in comparison.target.items():
+        rows = ([its[row] for its in silos.values() if row in its] for row in ("target", "target_adabn"))
         table.add_row(Text(method), *(_mean(metric, its, len(silos)) for its in rows))
     return table
 
 
-def late_compare_table(comparison: Mapping[str, Any]) -> Table:
+def late_compare_table(comparison: Comparison) -> Table:
     """Silos that joined late, by method."""
-    metric = comparison["metric"]
+    metric = comparison.metric
     table = _table("silos that joined late", "silo", "method", "model", TITLES[metric])
-    for method, silos in comparison["late"].items():
+    for method, silos in comparison.late.items():
         for silo, rows in silos.items():
             for row, its in rows.items():
-                value = one(metric, its.get(metric, {}).get("mean"))
-                table.add_row(Text(silo), Text(method), LATE_ROWS[row], value)
+                table.add_row(Text(silo), Text(method), LATE_ROWS[row], mean_of(metric, its))
     return table
 
 
-def _claimed(comparison: Mapping[str, Any]) -> list[str]:
+def _claimed(comparison: Comparison) -> list[str]:
     """What is claimed of a comparison's runs; why none is called the best, where that is so."""
-    if (its := comparison.get("privacy")) is None:
+    if (its := comparison.privacy) is None:
         return []
-    claim = f"differential privacy of each {its['unit']}: epsilon = {its['epsilon']:g} in each run of a method that shares"
-    said = (
-        f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
-    )
-    if not comparison["chosen_on"]:
+    claim = f"differential privacy of each {its.unit}: epsilon = {its.epsilon:g} in each run of a method that shares"
+    said = f"{claim if its.private else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its.tuning}"
+    if not comparison.chosen_on:
         said += "; no best, for the rows to choose on are private"
-    return [f"{said}. {not_covered(its['unit'])}"]
+    return [f"{said}. {not_covered(its.unit)}"]
 
 
 def _table(title: str, *columns: str) -> Table:
     return Table(*columns, title=Text(title), title_style="italic")
 
 
-def _benefit(metric: str, its: Mapping[str, Any]) -> tuple[Text, Text, Text]:
-    verdict = its["verdict"]
-    return Text(its["best"]), Text(short_difference(metric, its)), Text(verdict, style=COLOURS[verdict])
+def _benefit(metric: str, its: Benefit) -> tuple[Text, Text, Text]:
+    gain = short_difference(metric, its.over_local, its.ci95)
+    return Text(its.best), Text(gain), Text(its.verdict, style=COLOURS[its.verdict])

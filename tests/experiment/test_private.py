@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedtl._util.records import to_plain
 from fedtl.cli.main import main
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
@@ -390,7 +391,7 @@ def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
 
 def test_a_private_run_says_what_it_cost(tmp_path):
     experiment = load("digits", SMALL)
-    result = run(experiment, RunFolder.create(tmp_path, experiment))
+    result = to_plain(run(experiment, RunFolder.create(tmp_path, experiment)))
     private = result["privacy"]
     assert private["private"] is True
     for name, its in private["silos"].items():
@@ -414,11 +415,11 @@ def test_processes_keep_the_same_promises(tmp_path):
     experiment = load(
         "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.workers=2"]
     )
-    result = run(experiment, RunFolder.create(tmp_path / "two", experiment))
+    result = to_plain(run(experiment, RunFolder.create(tmp_path / "two", experiment)))
     alone = load(
         "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.name=serial"]
     )
-    other = run(alone, RunFolder.create(tmp_path / "one", alone))
+    other = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     assert result["privacy"]["private"] is False
     assert result["privacy"] == other["privacy"]
     assert result["silos"] == other["silos"]
@@ -437,14 +438,14 @@ def test_a_stopped_private_run_goes_on_without_paying_twice(tmp_path):
     with pytest.raises(Stop):
         run(experiment, folder, progress=stop)
     (tmp_path / "checkpoint" / "state.pt").unlink()  # killed after the charge, before the checkpoint
-    result = run(folder.experiment(), RunFolder.open(tmp_path))
+    result = to_plain(run(folder.experiment(), RunFolder.open(tmp_path)))
     assert result.get("left_out") is None
     assert all(its["epsilon"] <= 8.0 for its in result["privacy"]["silos"].values())
 
 
 def test_one_silo_may_promise_more(tmp_path):
     experiment = load("digits", [*SMALL, "silo.faint.privacy.epsilon=1"])
-    result = run(experiment, RunFolder.create(tmp_path, experiment))
+    result = to_plain(run(experiment, RunFolder.create(tmp_path, experiment)))
     assert (
         result["privacy"]["silos"]["faint"]["epsilon"] <= 1.0 < result["privacy"]["silos"]["plain"]["epsilon"]
     )

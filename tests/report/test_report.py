@@ -7,18 +7,44 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from fedtl._util.records import from_plain
+from fedtl.report import page, plots, tables
 from fedtl.report.figures import LATE_ROWS, Curve, difference, one, short_difference, with_interval
-from fedtl.report.page import compare_page, run_page
-from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
-from fedtl.report.tables import (
-    compare_table,
-    late_compare_table,
-    late_table,
-    privacy_table,
-    refitted_table,
-    run_table,
-    target_table,
+from fedtl.report.plots import convergence
+from fedtl.results.comparison import Comparison, Estimate
+from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import HistoryLine, RunResult
+
+
+def reading(kind, show):
+    """``show``, given what the JSON file of this kind holds."""
+    return lambda content, *rest: show(from_plain(kind, content), *rest)
+
+
+run_table, late_table, silo_bars = (
+    reading(RunResult, show) for show in (tables.run_table, tables.late_table, plots.silo_bars)
 )
+compare_table, refitted_table, target_table, late_compare_table = (
+    reading(Comparison, show)
+    for show in (tables.compare_table, tables.refitted_table, tables.target_table, tables.late_compare_table)
+)
+benefit_forest, method_dots, compare_page = (
+    reading(Comparison, show) for show in (plots.benefit_forest, plots.method_dots, page.compare_page)
+)
+privacy_table = reading(PrivacyReport, tables.privacy_table)
+
+
+def lines_of(history):
+    return [from_plain(HistoryLine, line) for line in history]
+
+
+def learning_curves(history, *private):
+    return plots.learning_curves(lines_of(history), *private)
+
+
+def run_page(result, history, toml):
+    return page.run_page(from_plain(RunResult, result), lines_of(history), toml)
+
 
 SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
 MANY = [f"hospital-{number:02}" for number in range(40)]
@@ -95,7 +121,7 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     comparison = {
         "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
         "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
-        "chosen_on": "validation rows",
+        "chosen_on": "validation rows", "benefit": {}, "over_local": {},
         "mean": {method: {metric: a_figure(0.7654) | {"silos": len(silos)}} for method in methods},
         "worst": {method: {"silo": silos[1], metric: 0.5432, "silos": len(silos)} for method in methods},
     }  # fmt: skip
@@ -118,6 +144,11 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
 
 
 CURVES = {method: Curve([0.3 + 0.02 * at, 0.6, 0.8], [6, 6, 6]) for at, method in enumerate(METHODS)}
+
+
+def gain_of(comparison, silo):
+    its = comparison["benefit"][silo]
+    return short_difference(comparison["metric"], its["over_local"], its["ci95"])
 
 
 def printed(table, width=100):
@@ -168,13 +199,13 @@ def test_figures_are_written_in_the_unit_of_their_metric():
     assert one("accuracy", 0.9712) == "97.1"
     assert one("rmse", 0.9712) == "0.971"
     assert one("auc", None) == "-"
-    assert with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
+    assert with_interval("r2", Estimate(0.5, None, ())) == "0.500"
     assert with_interval("r2", None) == "-"
-    assert with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
-    assert short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2…+2"
-    assert short_difference("accuracy", {"over_local": -0.04, "ci95": [-0.09, -0.001]}) == "-4.0 -9…-0"
-    assert difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
-    assert difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
+    assert with_interval("accuracy", Estimate(0.912, (0.9, 0.928), ())) == "91.2 90…93"
+    assert short_difference("accuracy", -0.0001, [-0.02, 0.02]) == "+0.0 -2…+2"
+    assert short_difference("accuracy", -0.04, [-0.09, -0.001]) == "-4.0 -9…-0"
+    assert difference("r2", 0.03, [0.01, 0.05]) == "+0.030 [+0.010, +0.050]"
+    assert difference("accuracy", 0.03, None) == "+3.0"
 
 
 @pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
@@ -191,11 +222,11 @@ def test_tables_fit_and_show_every_number(task, silos):
     for silo in silos:
         line = next(line for line in text.splitlines() if silo in line)
         assert all(one(metric, its[silo][metric]["mean"]) in line for its in comparison["methods"].values())
-        assert short_difference(metric, comparison["benefit"][silo]) in line
+        assert gain_of(comparison, silo) in line
         assert comparison["benefit"][silo]["verdict"] in line
     assert text.count(one(metric, 0.5432)) >= len(METHODS)
     assert one(metric, 0.8765) in printed(target_table(comparison))
-    assert LATE_ROWS["head"] in printed(late_table(result["late"], metric))
+    assert LATE_ROWS["head"] in printed(late_table(result))
     assert silos[-1] in printed(late_compare_table(comparison))
 
 
@@ -257,10 +288,10 @@ def test_the_page_of_a_comparison_needs_nothing_else_and_shows_what_it_was_given
     text = assert_self_contained(page)
     metric = comparison["metric"]
     for its in comparison["methods"].values():
-        assert all(with_interval(metric, its[silo][metric]) in text for silo in silos)
+        assert all(with_interval(metric, from_plain(Estimate, its[silo][metric])) in text for silo in silos)
     for silo in silos:
         assert silo in text
-        assert short_difference(metric, comparison["benefit"][silo]) in text
+        assert gain_of(comparison, silo) in text
     assert all(warning in text for warning in comparison["warnings"])
     assert "paired bootstrap over seeds and test rows" in text
     assert "validation rows" in text
@@ -299,7 +330,7 @@ def test_without_both_local_and_a_method_there_is_no_verdict(methods):
     comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}}
     assert "Nothing to compare with" in assert_self_contained(compare_page(comparison, {}, TOML))
     assert "joining" not in printed(compare_table(comparison))
-    for optional in ("benefit", "over_local", "target", "late"):
+    for optional in ("target", "late"):
         del comparison[optional]
     assert "Nothing to compare with" in compare_page(comparison, {}, TOML)
     printed(compare_table(comparison))
@@ -312,7 +343,7 @@ def test_an_interval_that_could_not_be_had_is_left_away():
         its["plain"]["accuracy"]["ci95"] = None
     assert_self_contained(compare_page(comparison, CURVES, TOML))
     line = next(line for line in printed(compare_table(comparison)).splitlines() if line.startswith("plain"))
-    assert "…" not in line.replace(short_difference("accuracy", comparison["benefit"]["plain"]), "")
+    assert "…" not in line.replace(gain_of(comparison, "plain"), "")
 
 
 @pytest.mark.parametrize(
@@ -354,12 +385,31 @@ def text_of(page):
 
 
 def a_claim(**changes):
-    its = {"private": True, "unit": "record", "adjacency": "zero-out, n is public", "tuning": "public"}
+    its = {
+        "private": True,
+        "unit": "record",
+        "adjacency": "zero-out, n is public",
+        "tuning": "public",
+        "metrics": [],
+    }
     return {**its, "statistics": "dp", **changes}
 
 
+SPENT = {
+    **{"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75, "unit": "record", "adjacency": "zero-out"},
+    **{
+        "units": 180,
+        "clip": 1.0,
+        "noise_multiplier": 1.0,
+        "sample_rate": 1.0,
+        "steps_a_round": 2,
+        "rounds": 3,
+    },
+}
+
+
 def test_a_private_run_says_what_its_ledgers_say():
-    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    spent = SPENT
     result = a_result()
     result["privacy"] = a_claim(silos={"plain": spent, "faint": {**spent, "epsilon": 1.0}})
     silent = [{**line, "silos": {name: {} for name in line["silos"]}} for line in a_history()]
@@ -376,7 +426,7 @@ def test_a_private_run_says_what_its_ledgers_say():
 @pytest.mark.parametrize("tuning", ["public", "undeclared"])
 def test_every_page_says_where_the_settings_come_from(private, tuning):
     its = a_claim(private=private, tuning=tuning, epsilon=3.0)
-    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    spent = SPENT
     said = f"tuning on private data: {tuning}."
     alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
     assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
@@ -407,7 +457,7 @@ def test_a_comparison_without_a_best_says_why():
 
 def test_no_interval_is_told_by_half_its_width():
     """Half a width would claim that an R2 of 0.519 might be 20, or an accuracy of 98 % 101 %."""
-    wide = {"mean": 0.519, "ci95": [-39.88, 0.612], "seeds": [0.519]}
+    wide = Estimate(0.519, (-39.88, 0.612), (0.519,))
     assert with_interval("r2", wide) == "0.519 -39.88…0.61"
     assert one("r2", -9e21) == "-9e+21"
     for task in MAIN:
@@ -470,7 +520,9 @@ def test_curves_say_what_they_show_and_over_how_many_silos():
 
 def test_shared_statistics_are_told_beside_those_of_the_silo():
     comparison, result = a_comparison(methods=["local", "fedavg"]), a_result()
-    comparison["refitted"] = {"fedavg": {silo: {"accuracy": {"mean": 0.8421}} for silo in SILOS[:5]}}
+    comparison["refitted"] = {
+        "fedavg": {silo: {"accuracy": {"mean": 0.8421, "seeds": [0.8421]}} for silo in SILOS[:5]}
+    }
     table = printed(refitted_table(comparison))
     assert "84.2 (5 of 6)" in table
     assert one("accuracy", comparison["mean"]["fedavg"]["accuracy"]["mean"]) in table
@@ -482,9 +534,7 @@ def test_shared_statistics_are_told_beside_those_of_the_silo():
 
 @pytest.mark.parametrize("unit", ["record", "patient"])
 def test_the_table_of_privacy_counts_and_names_the_unit_that_is_protected(unit):
-    its = dict.fromkeys(("epsilon", "epsilon_replace_one", "noise_multiplier", "sample_rate"), 1.0)
-    its |= {"delta": 1e-5, "steps_a_round": 2, "rounds": 3, "units": 180, "statistics_expected_noise": None}
-    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": its})))
+    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": SPENT})))
     assert f"of each {unit}" in text
     head, row = (line for line in text.splitlines() if line.startswith(("silo", "plain")))
     assert head.split()[1] == f"{unit}s"
