@@ -285,7 +285,7 @@ def test_what_cannot_be_scaled_is_refused(folder, sets, says):
 
 def test_without_privacy_there_is_no_release(folder):
     sets = [one for one in SETS if not one.startswith("privacy")]
-    with pytest.raises(ConfigError, match=r"releases mean and spread under \[privacy\]"):
+    with pytest.raises(ConfigError, match=r"data\.scale"):
         load("digits", [*sets, *DP, f"data.path={folder}"])
 
 
