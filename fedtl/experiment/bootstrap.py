@@ -1,9 +1,9 @@
 """
-How sure one can be: bootstrap intervals over seeds and test rows (Efron and Tibshirani, 1993).
+Bootstrap intervals over seeds and test rows (Efron and Tibshirani, 1993).
 
-One replicate draws the seeds again, and, once for all seeds, the test rows by their ids: two seeds that share a
-test row share its weight, so a fixed test set is not counted as several. Two methods are compared on the same
-draws (paired). Every figure is computed with weights on the rows, all replicates at once.
+One replicate resamples the seeds and, once for all seeds, the test rows by their ids: two seeds that share a test row share
+its weight, so that a fixed test set does not count as several. Two methods are compared on the same draws (paired). A metric
+is computed with weights on the rows, for all replicates at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's answers on one silo's test rows: ``scores`` [N, classes] or [N, 1], ``y`` [N], ``ids`` [N]."""
+    """One model's outputs on one silo's test rows: ``scores`` [N, classes] or [N, 1], ``y`` [N], ``ids`` [N]."""
 
     scores: Floats
     y: NDArray[np.generic]
@@ -31,7 +31,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Resampling:
-    """The draws for one silo: ``weights`` [R, ids], how often each row; ``seeds`` [R, S], which seeds."""
+    """The draws for one silo: ``weights`` [R, ids], how often each row is drawn; ``seeds`` [R, S], which seeds are drawn."""
 
     ids: NDArray[np.int64]
     weights: Floats
@@ -39,20 +39,21 @@ class Resampling:
 
     @classmethod
     def draw(cls, runs: Sequence[Answers], address: str, replicates: int = REPLICATES) -> "Resampling":
+        """``address``: names the random stream; the same address gives the same draws."""
         rng = numpy_generator("bootstrap", address)
         ids = np.unique(np.concatenate([run.ids for run in runs]))
         weights = rng.multinomial(len(ids), np.full(len(ids), 1 / max(len(ids), 1)), replicates).astype(float)
         return cls(ids, weights, rng.integers(len(runs), size=(replicates, len(runs))))
 
     def replicates(self, metric: str, runs: Sequence[Answers]) -> Floats:
-        """[R]: the mean over the drawn seeds of the figure on the drawn rows; NaN where it is undefined."""
+        """Return [R]: the mean over the drawn seeds of the metric on the drawn rows; NaN where it is undefined."""
         columns = [figure(metric, run, self.weights[:, np.searchsorted(self.ids, run.ids)]) for run in runs]
         picked = np.take_along_axis(np.stack(columns, 1), self.seeds, 1)
         return np.asarray(picked.mean(1))
 
 
 def figure(metric: str, run: Answers, weights: Floats) -> Floats:
-    """The figure on weighted rows, for each row of ``weights`` [R, N]: [R]; NaN where it is undefined."""
+    """Return [R]: the metric with each row of ``weights`` [R, N] as weights; NaN where it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _FIGURES[metric](run, weights)
 
@@ -67,7 +68,7 @@ def interval(replicates: Floats) -> Interval | None:
 
 
 def gain(metric: str, mine: Floats, other: Floats) -> Floats:
-    """By how much ``mine`` is better, in the metric's unit."""
+    """Return by how much ``mine`` is better, in the unit of the metric."""
     return other - mine if metric in LOWER_IS_BETTER else mine - other
 
 
@@ -94,7 +95,7 @@ def _balanced_accuracy(run: Answers, weights: Floats) -> Floats:
 
 
 def _auc(run: Answers, weights: Floats) -> Floats:
-    """The weighted share of (positive, negative) pairs in the right order, ties counting half."""
+    """Return the weighted share of (positive, negative) pairs in the right order; ties count half."""
     margin = run.scores[:, 1] - run.scores[:, 0]
     _, rank = np.unique(margin, return_inverse=True)
     order = np.argsort(rank, kind="stable")

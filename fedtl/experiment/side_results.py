@@ -16,11 +16,11 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
 }
 DISTANT_OWN = (
     f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
-    "the silo's training inputs, which the figures are of"
+    "the silo's training inputs; the metrics are those with exact statistics"
 )
 DISTANT_SHARED = (
     f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
-    'training inputs; "refitted" says what these would give'
+    'training inputs; "refitted" has the metrics with exact statistics'
 )
 
 

@@ -138,7 +138,7 @@ def test_mistakes_are_one_line_and_exit_2(words, says, tmp_path):
         (lambda run: np.save(run / "new.npy", np.zeros((3, 9, 9), np.uint8)), ["predict"], "trained on (1, 8, 8)"),
         (lambda run: np.save(run / "new.npy", np.zeros(6)), ["predict"], "of shape [6]"),
         (lambda run: np.save(run / "new.npy", np.array(["a"])), ["predict"], "but the model was trained on images"),
-        (lambda run: np.save(run / "new.npy", np.zeros((0, 8, 8), np.uint8)), ["predict"], "holds no rows"),
+        (lambda run: np.save(run / "new.npy", np.zeros((0, 8, 8), np.uint8)), ["predict"], "has no rows"),
         (lambda run: None, ["predict", "--out", "/nowhere/p.csv"], "/nowhere/p.csv: No such file"),
     ],
 )  # fmt: skip

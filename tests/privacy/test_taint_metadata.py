@@ -112,7 +112,7 @@ def test_what_a_private_run_let_go_may_be_used_and_what_it_spent_is_said(private
     assert found["features.5.running_mean"] is found["features.5.num_batches_tracked"] is Label.PUBLIC
     for number, file in enumerate((model, folder.path / "shared.safetensors")):
         _, result = ran(tmp_path / str(number), *from_file(file))
-        assert any(f"{file.name} was made by private training" in note for note in result["notes"])
+        assert any(f"model.weights: {file.name} " in note for note in result["notes"])
         assert UNCOVERED not in result["notes"]
 
 
