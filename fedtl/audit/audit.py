@@ -11,14 +11,18 @@ from typing import Any
 import torch
 
 import fedtl
-from fedtl._util.files import write
-from fedtl.audit import bundle, claims, membership, reconstruct, roles, units
-from fedtl.audit import planted_rows as inputs
-from fedtl.audit.claims import Adversary, Findings
-from fedtl.audit.inversion import psnr
+from fedtl._util.files import write_file
+from fedtl.audit import bundle, units
+from fedtl.audit import checks as claims
+from fedtl.audit.attacks import membership
+from fedtl.audit.attacks import planted_rows as inputs
+from fedtl.audit.attacks import reconstruction as reconstruct
+from fedtl.audit.attacks import role_costs as roles
+from fedtl.audit.attacks.inversion import psnr
+from fedtl.audit.attacks.reconstruction import SHOWN, Attempt
+from fedtl.audit.attacks.reference_models import Watched, evidence, looked, looks, watched
+from fedtl.audit.checks import Adversary, Findings
 from fedtl.audit.jobs import Piece, by_kind, engine_for
-from fedtl.audit.reconstruct import SHOWN, Attempt
-from fedtl.audit.reference_models import Watched, evidence, looked, looks, watched
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, Check, status, violation
@@ -27,12 +31,13 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
-from fedtl.federation.recorder import Seen, read
+from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
 from fedtl.privacy.prv import ERROR
-from fedtl.report.audit_page import Pictures, audit_page
+from fedtl.report.audit_attacks import Pictures
+from fedtl.report.audit_page import audit_page
 from fedtl.results.run import RunResult
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import threads as machine
 
 AUDIT, PAGE = "audit.json", "audit.html"
@@ -86,7 +91,7 @@ def audit(
         )
     signer = bundle.key(key)
     machine.set_threads(experiment.engine.threads)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         start = None
         if experiment.model.pretrain_on:
             central = build(plain(experiment), shelf, shelf, device)
@@ -96,7 +101,7 @@ def audit(
             raise ConfigError(
                 f"audit.show_rows names {unknown[0]!r}, which does not train; there are {', '.join(study.training[:12])}"
             )
-        seen = read(folder.path / TRANSCRIPT)
+        seen = read_transcript(folder.path / TRANSCRIPT)
         worked = _worked(study, folder, seen, vantage, effort, start, progress)
         findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
         attacks, ends = _attacks(study, folder, seen, vantage, worked)
@@ -156,7 +161,7 @@ Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
 def _worked(
     study: Study,
     folder: RunFolder,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     vantage: Adversary,
     effort: Effort,
     start: State | None,
@@ -181,7 +186,9 @@ def _worked(
     return found
 
 
-def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort, attacked: bool) -> Pieces:
+def _early(
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], effort: Effort, attacked: bool
+) -> Pieces:
     """The first reference, and beside it what needs none; long pieces first."""
     pieces: dict[str, Mapping[Any, Piece]] = {}
     if attacked:
@@ -211,7 +218,7 @@ def _later(study: Study, vantage: Adversary, effort: Effort, first: Watched) -> 
 
 
 def _attacks(
-    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Adversary, worked: Worked
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], vantage: Adversary, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
     if not worked["reference"]:
@@ -252,7 +259,7 @@ def _notes(
     experiment: Experiment,
     result: RunResult,
     findings: Findings,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     effort: Effort,
 ) -> list[str]:
     notes = [
@@ -298,11 +305,14 @@ def _keep(
     toml = (folder.path / "experiment.toml").read_text()
     RunFolder(out).write_json(AUDIT, found)
     page = audit_page(found, pictures, toml)
-    write(out / PAGE, lambda file: file.write_text(page))
-    write(out / "experiment.toml", lambda file: file.write_text(toml))
+    write_file(out / PAGE, lambda file: file.write_text(page))
+    write_file(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.guarantees.items())},
+        "ledgers": {
+            name: head(its.account.path, its.account.dataset)
+            for name, its in sorted(study.guarantees.items())
+        },
         "violations": found["violations"],
     }
     bundle.sign(out, SIGNED, facts, signer)

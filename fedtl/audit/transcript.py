@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from fedtl.audit.canary_log import CanaryPhase
+from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError
-from fedtl.federation.recorder import Seen
+from fedtl.federation.recorder import RecordedRound
 from fedtl.models.roles import Partition
 from fedtl.models.state import State
 from fedtl.privacy import accounting
@@ -44,7 +44,7 @@ class RunDocuments:
     ledger: Path
     claim: SiloPrivacy
     replied: Sequence[int]
-    seen: Sequence[Seen]
+    seen: Sequence[RecordedRound]
     run: Sequence[CanaryPhase]
     seed: int
     rounds: int
@@ -146,7 +146,7 @@ def _links(charged: Sequence[Line], lines: Sequence[Line], papers: RunDocuments)
     return f"round {missing[0]} was answered, and its reply is not in the ledger" if missing else ""
 
 
-def _task(papers: RunDocuments, one: Seen) -> str:
+def _task(papers: RunDocuments, one: RecordedRound) -> str:
     """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
     digest = sha256(json.dumps([papers.study, one.round, papers.rounds, papers.seed]).encode())
     for name in sorted(one.shared):
@@ -156,7 +156,7 @@ def _task(papers: RunDocuments, one: Seen) -> str:
     return digest.hexdigest()
 
 
-def manifest(seen: Sequence[Seen], partition: Partition, whole: State) -> list[Check]:
+def manifest(seen: Sequence[RecordedRound], partition: Partition, whole: State) -> list[Check]:
     """
     From the model definition and the method alone: which tensors may leave, and whether any other did, or one of
     another size. ``whole``: the model's state, for shapes and types. One check a silo.

@@ -32,7 +32,7 @@ from fedtl.models.state import State
 from fedtl.results.comparison import Comparison
 from fedtl.results.privacy import PrivacyReport
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.simulation.worker import become_worker, ignore_sigint
 
 EXACT = (
@@ -120,7 +120,7 @@ def compare(
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
-    with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
+    with temporary_store() as raws, _pool(workers, experiment.engine.threads) as pool:
         # Report every mistake before anything is trained.
         notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
         started: dict[Future[None], Path] = {}
@@ -168,7 +168,7 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
         return experiment
     from fedtl.data import prepare
 
-    names = [name for name in prepare.names(experiment.data) if name not in aside]
+    names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 

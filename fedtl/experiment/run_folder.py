@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
@@ -52,7 +52,7 @@ class RunFolder:
                 f"{path} is not empty; give another --out, or continue the run with --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        write(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        write_file(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
         return cls(path)
 
     @classmethod
@@ -96,7 +96,7 @@ class RunFolder:
     def write_json(self, name: str, content: object) -> None:
         """Write a record (see ``records``) or plain values."""
         text = json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
-        write(self.path / name, lambda file: file.write_text(text))
+        write_file(self.path / name, lambda file: file.write_text(text))
 
     def _record(self, name: str, kind: type[Record]) -> Record:
         content = self.read_json(name)
@@ -146,7 +146,7 @@ class RunFolder:
             "labels": {name: {str(k): str(v) for k, v in its.items()} for name, (_, its) in own.items()},
             "so_far": dict(so_far),
         }
-        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
+        write_file(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
 
     def saved(self) -> tuple[ServerState, dict[str, tuple[State, Labels]], dict[str, float]] | None:
         """
@@ -161,7 +161,7 @@ class RunFolder:
         done = content["round"] if content else 0
         lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
         if lines or (self.path / "history.jsonl").exists():
-            write(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
+            write_file(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
         if not content:
             return None
         labels: dict[str, Labels] = {
@@ -183,7 +183,7 @@ class RunFolder:
     def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
         """Write tensors. ``labels``: the provenance of these tensors, and perhaps of others; written into the file."""
         about = None if labels is None else marks.metadata({key: labels[key] for key in state})
-        write(self.path / name, lambda file: save_file(state, file, about))
+        write_file(self.path / name, lambda file: save_file(state, file, about))
 
     def tensors(self, name: str) -> State:
         """Read tensors. Raises ConfigError where the file does not exist or is damaged."""

@@ -16,8 +16,9 @@ from safetensors.torch import load, save
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.models.state import State
+from fedtl.privacy.budget import check_affordable
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.privacy.ledger import Budget, Ledger, Plan, affordable
+from fedtl.privacy.ledger import Ledger
 
 log = logging.getLogger(__name__)
 HEADER = "header"
@@ -35,7 +36,7 @@ def once(
     ledger = _ledger(guarantee)
     first = not ledger.knows(task.study)
     events = guarantee.events(first)
-    charge = ledger.charge(task.study, task.round, task_hash(task), events, _plan(guarantee))
+    charge = ledger.charge(task.study, task.round, task_hash(task), events, guarantee.plan())
     if charge.reply is None:
         try:
             update, local = compute(first)
@@ -57,18 +58,16 @@ def foresee(guarantee: PrivacyGuarantee, study: str | None = None) -> None:
     Raises BudgetExhausted where the whole study could not be charged, and Refused for rows that have a budget by another
     name. ``study`` None: its name is not known yet. Makes no ledger where there is none.
     """
-    if guarantee.book.exists():
-        _ledger(guarantee).foresee(_plan(guarantee), study)
+    account, plan = guarantee.account, guarantee.plan()
+    if account.path.exists():
+        _ledger(guarantee).foresee(plan, study)
     else:
-        affordable(guarantee.dataset, study, _plan(guarantee), Budget(*guarantee.lifetime))
+        check_affordable(account.dataset, study, plan, account.budget)
 
 
 def _ledger(guarantee: PrivacyGuarantee) -> Ledger:
-    return Ledger(guarantee.book, guarantee.dataset, guarantee.rows, Budget(*guarantee.lifetime))
-
-
-def _plan(guarantee: PrivacyGuarantee) -> Plan:
-    return Plan(guarantee.epsilon, guarantee.delta, guarantee.schedule())
+    account = guarantee.account
+    return Ledger(account.path, account.dataset, account.rows, account.budget)
 
 
 def task_hash(task: Task) -> str:

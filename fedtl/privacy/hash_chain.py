@@ -21,7 +21,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fedtl._util.files import sync
+from fedtl._util.files import sync_folder
 from fedtl.errors import LedgerDamaged, SiloFailed
 
 PATIENCE = 60.0  # seconds for others to finish their lines
@@ -156,7 +156,7 @@ class HashChainFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self.tip)
-        sync(self.tip.parent)
+        sync_folder(self.tip.parent)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -206,6 +206,6 @@ def _create(path: Path) -> None:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-                sync(path.parent)
+                sync_folder(path.parent)
         except OSError as error:
             raise SiloFailed(f"{path}: the ledger cannot be made ({error.strerror})") from error

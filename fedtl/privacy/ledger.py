@@ -7,42 +7,19 @@ what is computed.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedtl.errors import BudgetExhausted, ConfigError, FedTLError, Refused, RoundLost
+from fedtl.errors import ConfigError, FedTLError, Refused, RoundLost
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.account import Account, StudyAccount, rows_of
 from fedtl.privacy.apart import difference, told_apart
+from fedtl.privacy.budget import SLACK, Budget, Plan, check_affordable
 from fedtl.privacy.hash_chain import ChainLine, HashChain, HashChainFile
 from fedtl.privacy.rows import RowSet
-
-SLACK = 1 + 1e-9  # three times a third may be a little more than one
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most that may ever be spent on a dataset, all studies together."""
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
-            raise ConfigError(f"{self} is no budget: epsilon must be above 0, and delta between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a study may do, fixed before its first round: the ``events`` of all rounds, at most ``epsilon``."""
-
-    epsilon: float
-    delta: float
-    events: tuple[SpendEvent, ...]
 
 
 @dataclass(frozen=True)
@@ -271,22 +248,7 @@ class Ledger:
     def _affordable(self, account: Account, study: str | None, plan: Plan) -> None:
         """Whether the budget has room for the whole plan beside all other studies."""
         others = [its.taken for name, its in account.studies.items() if name != study]
-        affordable(self.dataset, study, plan, Budget(account.epsilon, account.delta), others)
-
-
-def affordable(
-    dataset: str, study: str | None, plan: Plan, budget: Budget, others: Sequence[tuple[float, float]] = ()
-) -> None:
-    """Raises BudgetExhausted where the budget has no room for a whole plan. ``others``: what other studies take."""
-    taken, total = accounting.added(others), accounting.added([*others, (plan.epsilon, plan.delta)])
-    if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
-        left = max(0.0, budget.epsilon - taken[0]), max(0.0, budget.delta - taken[1])
-        raise BudgetExhausted(
-            f"{dataset}: {'a new study' if study is None else f'study {study!r}'} takes its whole plan, epsilon "
-            f"{plan.epsilon:.4g} and delta {plan.delta:.3g}, before its first round; other studies have taken "
-            f"{taken[0]:.4g} of {budget.epsilon:.4g} and {taken[1]:.3g} of {budget.delta:.3g}, so {left[0]:.4g} and "
-            f"{left[1]:.3g} are left; ask for a smaller epsilon, or raise the lifetime budget of the data"
-        )
+        check_affordable(self.dataset, study, plan, Budget(account.epsilon, account.delta), others)
 
 
 def _open(chain: HashChain, rows: RowSet, budget: Budget, **more: Any) -> None:

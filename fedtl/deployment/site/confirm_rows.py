@@ -11,7 +11,8 @@ from fedtl.deployment.site import paid
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan, row_hashes
 from fedtl.errors import ConfigError
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.ledger import Ledger
 from fedtl.privacy.rows import RowSet
 
 

@@ -4,19 +4,20 @@ import os.path
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fedtl.data.constants import checked_bounds
+from fedtl.data.constants import parse_bounds
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import choice
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings, TrainSettings
-from fedtl.methods.base import METHODS
 from fedtl.methods.optimizers import OPTIMIZERS
+from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")
-UNITS = ("table", "npz")
+TABLES = ("table", "memory")  # sources with columns by name
+UNITS = (*TABLES, "npz")
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
@@ -126,9 +127,9 @@ def _of_source(data: DataSettings) -> Iterator[str]:
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     for key in ("silo_column", "domain_column", "positive_above", "categories"):
-        if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
+        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is a setting of source "table", not of {data.source!r}'
-    if data.columns and data.source not in ("table", "npz"):
+    if data.columns and data.source not in UNITS:
         yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
         yield (
@@ -152,7 +153,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
-        yield from _said(checked_bounds, name, entry)
+        yield from _said(parse_bounds, name, entry)
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:

@@ -13,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import but, dump, load, parse, shipped_names
 from fedtl.experiment.config.resolve import describe, method_of, server_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 
 SIMULATIONS = Path(__file__).resolve().parents[3] / "simulations"
 NPZ = ('data.source="npz"', "data.path=.")
@@ -102,7 +102,7 @@ WRONG = {
     "method.name=fedrep method.head_epochs=1.5": "method.head_epochs = 1.5",
     'method.terms=[{name="coral",wight=1}]': 'mean "method.terms[0].weight"?',
     "method.personalise.epoch=1": 'mean "method.personalise.epochs"?',
-    "method.personalise.what=body method.personalise.epochs=1": '"head" or "all"',
+    "method.personalise.what=body method.personalise.epochs=1": "method.personalise.what = 'body'",
     "method.personalise.epochs=-1": "method.personalise.epochs = -1",
     f"{TRIMMED} method.server.share=abc": "method.server.share = 'abc'",
     f"{TRIMMED} method.server.share=true": "method.server.share = True",
