@@ -23,6 +23,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.trainer import Trainer
 
 Adversary = Literal["server", "silo", "model"]
@@ -71,12 +72,12 @@ def examine(
     Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises, and
     ``rehearsed`` is what its ``rehearsals`` gave. Raises ConfigError where a paper is missing.
     """
-    result = folder.read_json("result.json")
-    claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
+    result = folder.result()
+    claimed = (result.privacy.silos if result.privacy else None) or {}
     runs = {name: run for name in claimed if (run := _canaries(folder, name))}
     checks, silos = list[Check](), dict[str, Any]()
     claims = {name: SiloClaim.of(said, study.guarantees[name]) for name, said in claimed.items()}
-    for name in sorted(result["silos"]):
+    for name in sorted(result.silos):
         own = list[Check]()
         if name in claimed:
             own += _of(study, folder, name, claimed[name], runs.get(name, []), seen)
@@ -105,12 +106,12 @@ def _of(
     study: Study,
     folder: RunFolder,
     name: str,
-    claim: Mapping[str, Any],
+    claim: SiloPrivacy,
     run: list[CanaryPhase],
     seen: Sequence[RecordedRound],
 ) -> list[Check]:
     experiment = study.experiment
-    replied = [line["round"] for line in folder.history() if name in line["silos"]]
+    replied = [line.round for line in folder.history() if name in line.silos]
     papers = RunDocuments(
         *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
         *(experiment.seed, experiment.rounds),

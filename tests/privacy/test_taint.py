@@ -83,7 +83,7 @@ def test_show_says_where_each_tensor_comes_from(tmp_path):
 
     with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
-        table = {row["name"]: row["label"] for row in tensor_table(study)}
+        table = {row.name: row.label for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
     assert {label for name, label in table.items() if "running" in name} == {"released"}
     assert {label for name, label in table.items() if name.endswith("affine.weight")} == {"released"}
@@ -94,7 +94,7 @@ def labels_shown(*settings):
 
     with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
-        return {row["name"]: row["label"] for row in tensor_table(study)}
+        return {row.name: row.label for row in tensor_table(study)}
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedavg"])
