@@ -90,7 +90,7 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
         "noise",
         "rate",
         "steps",
-        "norms",
+        "statistics",
     ):
         table.add_column(heading, justify="right")
     for name, guarantee in silos.items():
