@@ -9,10 +9,7 @@ from fedtl.report.audit_attacks import Pictures, inversion_section, membership_s
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Section, plot, render
 
-CANARIES = (
-    "Measured with the canaries of each silo. Bounds at 95 % confidence; the Gaussian bound assumes normal scores and does not "
-    "refute a claim"
-)
+CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
 LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
@@ -90,7 +87,7 @@ def _claims(audit: Mapping[str, Any]) -> list[Grid]:
 def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
     """The tables and plots of what was measured with canaries."""
     head = [
-        *("silo", "noise / claimed noise", "effect of one record / clip", "bound on epsilon: Steinke et al."),
+        *("silo", "noise / claimed noise", "effect of one record / clip", "bound: Steinke et al."),
         *("bound: f-DP", "bound: Gaussian", "checks"),
     ]
     rows = []
@@ -122,7 +119,7 @@ def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
 
 def _power(audit: Mapping[str, Any]) -> list[Grid]:
     head = [
-        *("silo", "noise wrong by", "effect of one record (clips)", "epsilon: Steinke et al."),
+        *("silo", "error of the noise", "error of one record's effect (clips)", "epsilon: Steinke et al."),
         "epsilon: f-DP",
     ]
     rows = []

@@ -93,7 +93,7 @@ def privacy_table(privacy: PrivacyReport) -> Table:
         "noise",
         "rate",
         "steps",
-        "norms",
+        "statistics",
     ):
         table.add_column(heading, justify="right")
     for name, guarantee in silos.items():
