@@ -74,7 +74,7 @@ WRONG = {
     # a name that is none
     "method.name=fedavgg": "method.name = 'fedavgg' is not one of local, probe, pooled, fedavg",
     "method.name=": "method.name = ''",
-    "data.source=digit": "data.source = 'digit' is not one of digits, npz, images, table; did you mean 'digits'?",
+    "data.source=digit": "data.source = 'digit' is not one of digits, npz",
     'data.source=["digits"]': "data.source = ['digits']",
     "train.optimizer=sgdd": "train.optimizer = 'sgdd' is not one of sgd, adam",
     "method.server.name=meen": "method.server.name = 'meen' is not one of mean, median, trimmed",
