@@ -33,7 +33,7 @@ from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
 from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
-from fedtl.privacy.prv import ERROR
+from fedtl.privacy.prv import EPSILON_ERROR
 from fedtl.report.audit_attacks import Pictures
 from fedtl.report.audit_page import audit_page
 from fedtl.results.run import RunResult
@@ -289,7 +289,7 @@ def _notes(
     ]:
         notes.append(
             "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
-            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+            f"{EPSILON_ERROR:g} above it and lies {max(gaps):.3f} above it at most."
         )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")

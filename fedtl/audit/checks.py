@@ -169,7 +169,7 @@ def against(
     """
     looks = one_run.looks(scores, member, ties)
     steinke = min(one_run.steinke_p(look, claim.epsilon, claim.delta) for look in looks) * len(looks)
-    fdp = min(one_run.fdp_p(look, claim.curve.false_alarms) for look in looks) * len(looks)
+    fdp = min(one_run.fdp_p(look, claim.curve.min_fpr) for look in looks) * len(looks)
     said = f"the canaries were guessed better than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
@@ -194,7 +194,7 @@ def _power(study: Study, claim: SiloClaim, run: Sequence[CanaryPhase]) -> dict[s
     level = FAMILY / _family(study)
     count = len(run[0].member)
     return {
-        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.false_alarms, level),
+        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.min_fpr, level),
         **resolution(run, claim.noise_multiplier, level),
     }
 

@@ -57,4 +57,4 @@ class SiloClaim:
     def shown(self) -> dict[str, Any]:
         """As audit.json holds it."""
         plain = {name: value for name, value in vars(self).items() if name != "curve"}
-        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.found(rate) for rate in RATES}
+        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.max_tpr(rate) for rate in RATES}

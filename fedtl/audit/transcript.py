@@ -60,7 +60,7 @@ def transcript(papers: RunDocuments) -> list[Check]:
     charged = [entry for entry in own if isinstance(entry, RoundCharged) and entry.study == papers.study]
     stored = {entry.round for entry in own if isinstance(entry, ReplyStored) and entry.study == papers.study}
     cost = study_costs(lines).get(papers.study)
-    theirs = opinion.prv(cost.planned, papers.claim.delta) if cost else None
+    theirs = opinion.prv_epsilon(cost.planned, papers.claim.delta) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
         "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claimed(cost, papers.claim), None),
