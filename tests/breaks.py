@@ -22,8 +22,8 @@ from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import hooks as engine
-from fedtl.training import trainer as trainer
-from fedtl.training.trainer import Trainer
+from fedtl.training import private
+from fedtl.training.batches import to_inputs
 from tests.problems import with_training
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -191,16 +191,16 @@ def _batch_in_place_of_expectation(monkeypatch):
 
 def _head_beside_the_noise(monkeypatch):
     """After the noise the head is moved by the exact gradient of the first rows, too."""
-    sound = Trainer._private_phase
+    sound = private.train_phase
 
-    def phase(self, net, phase, silo, task, number, received, *rest):
-        sound(self, net, phase, silo, task, number, received, *rest)
+    def train_phase(loop, net, silo, *rest):
+        sound(loop, net, silo, *rest)
         with torch.no_grad():
-            seen = self.inputs(silo.data.train.x[:8]).nan_to_num(0.0).mean()
+            seen = to_inputs(silo.data.train.x[:8], loop.device).nan_to_num(0.0).mean()
             for weight in net.head.parameters():
                 weight += 1e-3 * torch.tanh(seen)
 
-    monkeypatch.setattr(Trainer, "_private_phase", phase)
+    monkeypatch.setattr(private, "train_phase", train_phase)
 
 
 # Samples
@@ -307,8 +307,8 @@ def _counted_records(monkeypatch):
 
 def _metric(change) -> Patch:
     def patch(monkeypatch):
-        sound = trainer.noisy_mean
-        monkeypatch.setattr(trainer, "noisy_mean", lambda *its: change(sound, *its))
+        sound = private.noisy_mean
+        monkeypatch.setattr(private, "noisy_mean", lambda *its: change(sound, *its))
 
     return patch
 
@@ -343,7 +343,7 @@ def _split_by_label(monkeypatch):
     def by_label(part, count, settings, rng):
         return stratified(part.y, count, rng)
 
-    monkeypatch.setattr(parts, "_drawn", by_label)
+    monkeypatch.setattr(parts, "_draw", by_label)
 
 
 def _mean_of_the_rows(monkeypatch):
@@ -352,28 +352,19 @@ def _mean_of_the_rows(monkeypatch):
     def learn(x, y, columns, settings, where, *rest):
         return _Centred(settings.size, settings.channels, columns, centre=float(x.astype(float).mean()) / 255)
 
-    monkeypatch.setattr(prepare, "learn", learn)
+    monkeypatch.setattr(prepare, "fit_inputs", learn)
 
 
 def _steps_from_the_rows(monkeypatch):
     """As many steps as the brightness of the rows asks for."""
-    sound = Trainer._private_phase
+    sound = private.train_phase
 
-    def phase(self, net, phase, silo, task, number, received, *rest):
+    def train_phase(loop, net, silo, *rest):
         mean = float(silo.data.train.x.double().nan_to_num(0.0).mean())
         more = tuple(count + (count > 0 and mean > 0) for count in silo.guarantee.training.steps)
-        sound(
-            self,
-            net,
-            phase,
-            replace(silo, guarantee=with_training(silo.guarantee, steps=more)),
-            task,
-            number,
-            received,
-            *rest,
-        )
+        sound(loop, net, replace(silo, guarantee=with_training(silo.guarantee, steps=more)), *rest)
 
-    monkeypatch.setattr(Trainer, "_private_phase", phase)
+    monkeypatch.setattr(private, "train_phase", train_phase)
 
 
 @dataclass(frozen=True)

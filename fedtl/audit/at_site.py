@@ -16,10 +16,11 @@ from typing import Any
 from scipy.stats import chi2
 
 from fedtl._util.files import write_bytes
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, released, stretches
-from fedtl.audit.conformance import Claim, conformance
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl._util.records import to_plain
+from fedtl.audit.canaries.conformance import Claim, conformance
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, released, stretches
+from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
@@ -33,7 +34,7 @@ from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads as machine
 
 CANARIES = 400
@@ -67,7 +68,7 @@ def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Pa
             "add [policy.privacy] with epsilon and lifetime_epsilon, or sign without an audit"
         )
     machine.set_threads(home.settings.threads)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         stage = _stage(place, folder)
         checks = _checks(stage, progress)
     facts = _facts(stage, asked, checks)
@@ -147,7 +148,7 @@ def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | Non
 
 
 def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
-    violations, claimed = failed(checks), terms(stage.guarantee)
+    violations, claimed = failed(checks), to_plain(terms(stage.guarantee))
     return {
         "text": _text(stage, checks, violations),
         **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},

@@ -175,4 +175,4 @@ class CanaryStatistics:
 
 
 def _write(folder: Path, name: str, content: dict[str, Tensor]) -> None:
-    files.write(folder / name, lambda path: save_file(content, path))
+    files.write_file(folder / name, lambda path: save_file(content, path))

@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl._util.files import sync
+from fedtl._util.files import sync_folder
 from fedtl.errors import LedgerDamaged, SiloFailed
 
 LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
@@ -189,7 +189,7 @@ class HashChainFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self.tip)
-        sync(self.tip.parent)
+        sync_folder(self.tip.parent)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -286,6 +286,6 @@ def _create(path: Path) -> None:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-                sync(path.parent)
+                sync_folder(path.parent)
         except OSError as error:
             raise SiloFailed(f"{path}: the ledger cannot be created ({error.strerror})") from error

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedtl.audit.canary_log import CanaryPhase
-from fedtl.audit.claimed import SiloClaim
-from fedtl.audit.claims import against
-from fedtl.audit.one_run import bounds, fdp_p, looks, of_gaussian
-from fedtl.audit.resolution import resolution
+from fedtl.audit.canaries.log import CanaryPhase
+from fedtl.audit.canaries.one_run import bounds, fdp_p, looks, of_gaussian
+from fedtl.audit.checks import against
+from fedtl.audit.claim import SiloClaim
+from fedtl.audit.power import resolution
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.verdict import NOT_EXERCISED
 from fedtl.messages import SpendEvent

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from fedtl.models.dp_norm import convert
-from fedtl.models.norms import adapt
+from fedtl.models.dp_norm import convert_norms
+from fedtl.models.norms import adabn_statistics
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.dp_adabn import RADII, StatisticsRelease, adaptable_layers, release_statistics
@@ -35,7 +35,7 @@ def body(seed=0, channels=(6, 4)):
         *(nn.Conv2d(3, first, 3, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
         *(nn.Conv2d(first, second, 3), nn.BatchNorm2d(second)),
     )
-    return convert(net).eval()
+    return convert_norms(net).eval()
 
 
 def inputs(n=400, gain=3.0, offset=0.7):
@@ -70,7 +70,7 @@ def moments(net, path, x):
 def test_without_noise_it_finds_what_adabn_finds():
     """Shifted by three standard deviations; the L1 scale is a normal's, and the inputs are normal."""
     net, x = body(), inputs()
-    wanted = adapt(body(), [x])
+    wanted = adabn_statistics(body(), [x])
     found = release_statistics(net, rows_of(x), release_of(net, len(x)), Silent())
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
@@ -131,7 +131,7 @@ def test_a_unit_of_several_rows_counts_as_one():
 
 def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
     net, x = body(), inputs(400, gain=1.0, offset=0.0)
-    start = adapt(body(), [x])
+    start = adabn_statistics(body(), [x])
     net.load_state_dict(start, strict=False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     release_statistics(net, rows_of(x), release_of(net, 400, 200.0), Noise.reproducible(0))

@@ -20,7 +20,8 @@ from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import Releases
 from fedtl.privacy.noise import Noise
-from fedtl.training.trainer import TrainingConfig
+from fedtl.training.batches import to_inputs
+from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 from tests.privacy.test_dp_adabn import body, inputs, release_of, rows_of
 from tests.problems import with_training
@@ -33,7 +34,7 @@ def moved(trainer, silo, number=1):
     """By tensor, how far one round moved it, [n]; the silo keeps what it had."""
     task, own = task_of(trainer, number), replace(silo)
     update, before = trainer.fit_unaccounted(own, task), silo.local
-    trained = {name for phase in trainer.method.phases for name in trainer.moves(phase.train)}
+    trained = {name for phase in trainer.method.phases for name in trainer.loop.movable(phase.train)}
     delta = {**update.delta, **{name: own.local[name] - before[name] for name in before}}
     return {name: delta[name].double().flatten().numpy() for name in delta if name in trained}
 
@@ -140,7 +141,8 @@ def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip
 def fed(trainer, data):
     """The rows that the net sees before each step of an optimiser."""
     rows = {
-        trainer.inputs(row[None]).contiguous().numpy().tobytes(): at for at, row in enumerate(data.train.x)
+        to_inputs(row[None], trainer.device).contiguous().numpy().tobytes(): at
+        for at, row in enumerate(data.train.x)
     }
     steps, now = [], set()
 
@@ -303,12 +305,12 @@ def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts
 
 def test_one_stored_row_of_pixels_changes_no_other_row():
     settings = DataSettings(source="digits")
-    raw = prepare.read(settings, "plain")
-    labels = prepare.classes(raw, settings)
+    raw = prepare.read_silo(settings, "plain")
+    labels = prepare.silo_classes(raw, settings)
     x = raw.train.x.copy()
     x[0] = 255 - x[0]
     some, others = (
-        prepare.prepare(one, settings, "plain", 0, labels, frozenset(labels)).data
+        prepare.prepare_silo(one, settings, "plain", 0, labels, frozenset(labels)).data
         for one in (raw, replace(raw, train=replace(raw.train, x=x)))
     )
     changed = sum(

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fedtl._util.records import to_plain
 from fedtl.cli.main import main
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.compare import compare
@@ -20,7 +21,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint as labels
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
-from fedtl.report.page import run_page
+from fedtl.report.run_page import run_page
 
 SMALL = ["rounds=1", "data.limit=40", 'data.silos=["faint","plain"]', "engine.name=serial"]
 PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
@@ -29,7 +30,7 @@ PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
 def ran(path, *settings):
     experiment = load("digits", [*SMALL, *settings])
     folder = RunFolder.create(path, experiment)
-    return folder, run(experiment, folder)
+    return folder, to_plain(run(experiment, folder))
 
 
 def exported(folder, silo="plain"):
@@ -108,7 +109,7 @@ def test_what_a_private_run_let_go_may_be_used_and_what_it_spent_is_said(private
     assert found["features.5.running_mean"] is found["features.5.num_batches_tracked"] is Label.PUBLIC
     for number, file in enumerate((model, folder.path / "shared.safetensors")):
         _, result = ran(tmp_path / str(number), *from_file(file))
-        assert any(f"{file.name} was made by private training" in note for note in result["notes"])
+        assert any(f"model.weights: {file.name} " in note for note in result["notes"])
         assert UNCOVERED not in result["notes"]
 
 
@@ -145,7 +146,7 @@ def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
     for file in (bare, tmp_path / "bare.pth"):
         folder, result = ran(tmp_path / file.suffix, *from_file(file))
         assert UNCOVERED in result["notes"]
-        assert UNCOVERED in run_page(result, folder.history(), "")
+        assert UNCOVERED in run_page(folder.result(), folder.history(), "")
         _, without = ran(tmp_path / f"{file.suffix}-open", f"model.weights={file}")
         assert UNCOVERED not in without["notes"]
     assert UNCOVERED in doubtful(load("digits", [*SMALL, *from_file(bare)]))

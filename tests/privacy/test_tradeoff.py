@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 
-from fedtl.audit.one_run import Look, fdp_p, fdp_refutes, looks, of_gaussian
+from fedtl.audit.canaries.one_run import Look, fdp_p, fdp_refutes, looks, of_gaussian
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import deltas, epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off

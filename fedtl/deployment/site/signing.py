@@ -6,7 +6,7 @@ each round for the comparison with what was signed.
 from dataclasses import dataclass
 from hashlib import sha256
 
-from fedtl.data.columns import declared
+from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.settings import SCALES
 from fedtl.deployment.site import covered
@@ -44,7 +44,7 @@ def terms(
         norm=policy.norm,
         rows=policy.rows and guarantee is None,
         minimum_silos=policy.minimum_silos,
-        columns=[str(column) for column in declared(experiment.data)],
+        columns=[str(column) for column in declared_columns(experiment.data)],
         classes=place.agreement.classes,
         records=len(data.train) if guarantee is None else guarantee.protected.count,
         data=_data(place.home),

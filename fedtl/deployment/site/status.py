@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fedtl._util.files import write_bytes
-from fedtl.data import prepare
-from fedtl.data.registry import DATA
-from fedtl.data.settings import DataSettings
+from fedtl.data.checks import count_unlabelled
 from fedtl.deployment import certificates
 from fedtl.deployment.site import covered, keys, paid
 from fedtl.deployment.site import privacy_policy as stricter
 from fedtl.deployment.site.approvals import approvals, code_hash, earlier
+from fedtl.deployment.site.data_settings import read_without_plan
 from fedtl.deployment.site.egress_log import exported, read_export
 from fedtl.deployment.site.home import PRIVATE, Home
 from fedtl.deployment.site.site_plan import device_of
@@ -62,17 +61,13 @@ def _modes(home: Home) -> str:
 
 
 def _rows(home: Home) -> str:
-    its = home.settings.data
-    settings = DataSettings(
-        source=its.source,
-        path=str(home.at(its.path)) if its.path else "",
-        label=its.label,
-        silo_column=its.silo_column,
-    )
-    if its.source not in DATA:
-        raise ConfigError(f"data.source = {its.source!r} is not one of {', '.join(DATA)}")
-    raw = prepare.read(settings, its.silo or home.settings.name)
-    return f"{len(raw.train.y)} rows of shape {list(raw.train.x.shape[1:])}"
+    raw = read_without_plan(home)
+    parts = [f"{len(raw.train.y)} rows"]
+    if raw.target is not None:
+        parts.append(f"{len(raw.target)} rows of the second domain")
+    if missing := count_unlabelled(raw.train):
+        parts.append(f"{missing} rows without a label, which train nothing")
+    return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 
 
 def _key(home: Home) -> str:

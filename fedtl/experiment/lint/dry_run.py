@@ -40,7 +40,7 @@ def examine(experiment: Experiment, shelf: SharedStore) -> Examined:
     refused = list(unsound(experiment))
     study = replace(build(_bare(experiment), shelf, shelf), experiment=experiment)
     try:
-        choose.check(experiment.engine, study.trainer)
+        choose.check_engine(experiment.engine, study.trainer)
     except ConfigError as error:
         refused.append(str(error))
     if experiment.privacy is None:
