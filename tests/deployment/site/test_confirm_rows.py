@@ -100,9 +100,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     home = Home.open(site.home.path)
     assert budget(home)["new"]
     assert "wards is new" in fedtl_command("silo", "status", home.path).stdout
-    with pytest.raises(
-        ConfigError, match="wards: is not in this ledger, which has 'plain'; .* --new-dataset"
-    ):
+    with pytest.raises(ConfigError, match="^wards: .*--new-dataset"):
         confirm(home, site.file)
     facts = admit(home, site.file)
     assert (facts["dataset"], facts["beside"]) == ("wards", {"plain": 0})
@@ -122,5 +120,5 @@ def test_a_steward_who_says_new_of_the_same_rows_is_not_believed(site, monkeypat
     half = lambda raw: Raw(Part(raw.train.x[::2].astype("float64"), raw.train.y[::2].astype(str)))  # noqa: E731
     as_stored(monkeypatch, half)
     Federation.change(site.home.path / "silo.toml", data__name="wards")
-    with pytest.raises(Refused, match="^wards: .* as 'plain'"):
+    with pytest.raises(Refused, match="^wards: .*'plain'"):
         admit(Home.open(site.home.path), site.file)

@@ -154,7 +154,9 @@ def test_what_is_put_right_goes_on(site, used):
 
 def test_nothing_private_leaves_without_a_charge_whatever_else_is_right(site, monkeypatch):
     """The last look, should a round ever be computed without one."""
-    monkeypatch.setattr("fedtl.training.trainer.once", lambda guarantee, silo, task, compute: compute(True))
+    monkeypatch.setattr(
+        "fedtl.training.trainer.charged_round", lambda guarantee, silo, task, compute: compute(True)
+    )
     site.refused(site.task(3), Code.DECLINED, "would leave as private, and the ledger has no charge for it")
 
 
