@@ -13,7 +13,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.per_sample import bookkeeping as ghost
+from fedtl.privacy.per_sample import bookkeeping, layer_rules
 from fedtl.privacy.per_sample.bookkeeping import Unsupported
 from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, choose_gradient_method, clipped
 from tests.problems import NETS, expected_sum, flat, one_at_a_time, problem, sgd, traces
@@ -41,7 +41,7 @@ def test_clipped_sum_equals_autograd_on_one_example_at_a_time(name, way, layout)
 def test_both_ways_of_bookkeeping_give_the_same_sum(name, memory, monkeypatch):
     net, losses = problem(name, size=7)
     whole = flat(clipped(by_bookkeeping, net, torch.arange(7), losses, 0.1))
-    monkeypatch.setattr(ghost, "MEMORY", memory)
+    monkeypatch.setattr(layer_rules, "FLOPS_PER_WRITE", memory)
     torch.testing.assert_close(flat(clipped(by_bookkeeping, net, torch.arange(7), losses, 0.1)), whole)
 
 
@@ -351,7 +351,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_convolutions_of_every_kind(kind, memory, layout, monkeypatch):
     """By patches, by products and by convolutions with a group for each example."""
-    monkeypatch.setattr(ghost, "MEMORY", memory)
+    monkeypatch.setattr(layer_rules, "FLOPS_PER_WRITE", memory)
     torch.manual_seed(0)
     settings = {"in_channels": 12, "out_channels": 12, "kernel_size": 3, "padding": 1} | CONVOLUTIONS[kind]
     net = nn.Sequential(nn.Conv2d(**settings)).double().to(memory_format=layout)
@@ -368,13 +368,13 @@ def test_convolutions_of_every_kind(kind, memory, layout, monkeypatch):
 def test_bookkeeping_that_differs_from_hooks_is_not_chosen(monkeypatch):
     net, losses = problem("mlp", dtype=torch.float32)
     assert choose_gradient_method(net, torch.arange(6), losses, 0.1) is by_bookkeeping
-    honest = ghost.LAYERS[nn.Linear]
+    honest = layer_rules.LAYERS[nn.Linear]
 
     def too_small(layer, x, g):
         weight, bias = honest(layer, x, 0.99 * g)
         return [weight, bias]
 
-    monkeypatch.setitem(ghost.LAYERS, nn.Linear, too_small)
+    monkeypatch.setitem(layer_rules.LAYERS, nn.Linear, too_small)
     assert choose_gradient_method(net, torch.arange(6), losses, 0.1) is by_hooks
 
 
@@ -386,8 +386,8 @@ def test_norm_of_one_short_record_counts(monkeypatch):
         norms, weighted = honest(net, make)
         return norms.where(norms > norms.min(), 0.5 * norms), weighted
 
-    honest = ghost.gradients
-    monkeypatch.setattr(ghost, "gradients", forgets)
+    honest = bookkeeping.gradients
+    monkeypatch.setattr(bookkeeping, "gradients", forgets)
     assert (
         choose_gradient_method(net, torch.arange(6), losses, 1e9) is by_hooks
     )  # no clip, so that the sum is right
