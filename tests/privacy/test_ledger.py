@@ -700,7 +700,7 @@ def killed(path, code):
 NEITHER, CHARGED, STORED = 0, 1, 2
 # Where the process dies in its first round, and what stands in the book afterwards.
 DEATHS = {
-    "new file": ("book.sync = lambda _: die()\nopened()", NEITHER),
+    "new file": ("book.sync_folder = lambda _: die()\nopened()", NEITHER),
     "no lines": ("book.WritableChain.append = lambda *_, **__: die()\nopened()", NEITHER),
     "opened, not sealed": (
         "seal = book.HashChainFile._seal\nbook.HashChainFile._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",
