@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl._util.files import sync_folder
+from fedtl._util.files import sync_folder, write_bytes
 from fedtl.errors import LedgerDamaged, SiloFailed
 
 LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
@@ -182,14 +182,9 @@ class HashChainFile:
             raise _damaged(self.path, f"{self.tip.name} is damaged") from error
 
     def _seal(self, chain: HashChain) -> None:
-        """Write the chain's tip, under the lock, so that no other process uses the new file's name."""
-        new = self.tip.with_name(f"{self.tip.name}.new")
-        with os.fdopen(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
-            file.write(_canonical({**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.tip)
-        sync_folder(self.tip.parent)
+        """Write the chain's tip, under the lock."""
+        tips = {**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}
+        write_bytes(self.tip, _canonical(tips).encode(), private=True)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
