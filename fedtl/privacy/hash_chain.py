@@ -69,7 +69,7 @@ class HashChain:
         content = b"".join(part for (part,) in self.connection.execute(query, (self.name, name)))
         if sha256(content).hexdigest() != digest:
             raise LedgerDamaged(
-                f"{self.name}: the bytes stored for {name!r} were altered, so they are not used; restore the ledger from a copy"
+                f"{self.name}: the bytes stored for {name!r} were altered, so they are not used; restore the file from a copy"
             )
         return content
 
@@ -269,7 +269,7 @@ def _failures(path: Path, how: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:  # locked for too long, a full disk, no permission
-        raise SiloFailed(f"{path}: the ledger cannot be {how} ({error}); solve that and try again") from error
+        raise SiloFailed(f"{path} cannot be {how} ({error}); fix the cause and try again") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
 
@@ -283,4 +283,6 @@ def _create(path: Path) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
                 sync_folder(path.parent)
         except OSError as error:
-            raise SiloFailed(f"{path}: the ledger cannot be created ({error.strerror})") from error
+            raise SiloFailed(
+                f"{path} cannot be created ({error.strerror}); fix the cause and try again"
+            ) from error

@@ -143,7 +143,7 @@ class Ledger:
             known = ledger_state(chain).studies.get(study)
             if known is None or known.round != round or known.reply:
                 raise FedTLError(
-                    f"{self._account.dataset}: round {round} of study {study!r} waits for no reply"
+                    f"{self._account.dataset}: round {round} of study {study!r} is not its last charged round, or already has a reply"
                 )
             digest = chain.store(study, reply)
             append(chain, ReplyStored(study=study, round=round, reply=digest, bytes=len(reply)))
@@ -155,7 +155,9 @@ class Ledger:
         """
         dataset, rows = self._account.dataset, self._account.rows
         if fingerprint != rows.fingerprint:
-            raise ConfigError(f"{dataset}: the rows are {rows.fingerprint[:12]}, not {fingerprint[:12]}")
+            raise ConfigError(
+                f"{dataset}: the fingerprint of the rows is {rows.fingerprint[:12]}, not {fingerprint[:12]}"
+            )
         with self._file.write(dataset) as chain:
             state = ledger_state(chain)
             if state.fingerprint != fingerprint:
