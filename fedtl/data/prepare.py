@@ -98,7 +98,9 @@ def prepare_silo(
     assert raw.val is not None
     assert raw.test is not None
     if len(raw.train.y) < 2:
-        raise DataError(f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows")
+        raise DataError(
+            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
+        )
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)
     inputs = fit_inputs(raw.train.x, raw.train.y, raw.columns, settings, name)

@@ -69,7 +69,7 @@ def fit_weights(
             )
         else:
             raise ModelError(
-                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}, but in the model {tuple(net[name].shape)}"
+                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs {tuple(net[name].shape)}"
             )
     needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
     missing = sorted(name for name in net.keys() - fitting.keys() if roles[name] in needed)
