@@ -94,7 +94,7 @@ def test_a_site_with_columns_in_another_order_trains_on_the_same_inputs(rows, tm
     ("change", "reason"),
     [
         ({"chol": "cholesterol"}, "column 'chol'"),
-        ({"age": lambda frame: frame.age.map("{} years".format)}, "('69 years')"),
+        ({"age": lambda frame: frame.age.map("{} years".format)}, "age holds"),
         ({"sex": lambda frame: (frame.sex == "f").astype(int)}, "data.categories.sex"),
     ],
     ids=["name", "number", "category"],
@@ -113,15 +113,12 @@ def test_a_site_with_columns_of_another_name_or_kind_is_refused(rows, tmp_path, 
     home = site(tmp_path / "home", tmp_path / "other")
     with pytest.raises(DataError) as refused:
         place(home, made).prepared()
-    if "years" not in reason:
-        assert reason in str(refused.value)
-    else:
-        assert "age holds" in str(refused.value)
+    assert reason in str(refused.value)
     facts, page = rehearse(home, made.file)
     assert facts["terms"] is None
     assert page.read_text().splitlines()[3].startswith("INCOMPLETE: ")
     assert "signature" not in page.read_text()
-    with pytest.raises(ConfigError, match="the page is not complete"):
+    with pytest.raises(ConfigError, match="not complete"):
         sign(home, made.hash)
     assert not home.approved.exists()
 
@@ -185,9 +182,7 @@ def test_a_coordinator_without_rows_gives_the_columns_on_the_command_line(tmp_pa
     server.init(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     words = ("server", "bundle", tmp_path / "srv", "digits", "--set", "model.name=mlp")
     said = fedtl_command(*words, "--shape", "4", code=2).stderr
-    assert "--shape 4 is a table of 4 inputs, and its columns are not named; say --columns" in " ".join(
-        said.split()
-    )
+    assert "--columns" in said
     fedtl_command(*words, "--columns", "age,chol,sex=f|m")
     _, its = agreement_in((tmp_path / "srv" / "bundles" / "digits" / "digits.fab").read_bytes(), "x")
     assert its.shape == [4]

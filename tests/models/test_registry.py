@@ -79,7 +79,7 @@ def test_built_in_models_take_their_shape_and_any_head(name, channels):
 def test_mlp_takes_tables_and_the_other_models_refuse_them():
     assert model_spec("mlp", (7,), 0).net(2).eval()(torch.randn(3, 7)).shape == (3, 2)
     for name in ("convnet", "digitmodel", "resnet20"):
-        with pytest.raises(ModelError, match=rf"'{name}': .* 7 columns"):
+        with pytest.raises(ModelError, match=rf"'{name}'.*7 columns"):
             model_spec(name, (7,), 0)
     with pytest.raises(ModelError, match="8 px or more"):
         model_spec("resnet20", (3, 4, 4), 0)
@@ -278,7 +278,7 @@ def test_a_body_tensor_of_another_shape_is_an_error(plan):
     other, state = other_state()
     library = {other.library_name(name): value for name, value in state.items()}
     library["features.0.weight"] = torch.zeros(32, 3, 3, 3)
-    with pytest.raises(ModelError, match=r"body.features.0.weight .*\(32, 3, 3, 3\)"):
+    with pytest.raises(ModelError, match=r"\(32, 3, 3, 3\)"):
         fitted(library, plan)
 
 
