@@ -37,7 +37,7 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
     Under ``[privacy]`` the types of arrays and of a DataFrame's columns count as declared, as those of files do.
 
     To run on them, put each silo's rows into the store of stored rows before the study is built:
-    ``store.keep(f"{name}.raw", lambda: raw)``, and pass the store as ``raws``. Raises ConfigError or DataError.
+    ``store.get_or_make(f"{name}.raw", lambda: raw)``, and pass the store as ``raws``. Raises ConfigError or DataError.
     """
     if not silos:
         raise ConfigError("data: there is no silo; pass a mapping from names to rows")

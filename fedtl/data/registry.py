@@ -1,10 +1,10 @@
 """The table of data sources."""
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.data import digits, images, memory, npz, table
 from fedtl.data.source import Source, learns_nothing
 
-DATA: Table[Source] = Table(
+DATA: Registry[Source] = Registry(
     "fedtl.data",
     {
         "digits": Source(

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedtl._util.randomness import address
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset
@@ -32,12 +34,14 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
+from fedtl.results.plan import TensorRow
 from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
-from fedtl.simulation.temp_folder import adopt
+from fedtl.simulation.temp_folder import adopt_folder
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ class Study:
         if not self.shelf.has(f"{name}.{part}"):
             prepared = self.prepared(name, reader(self.raws, self.experiment.data)(name))
             for key in ("data", "exam", "inputs"):
-                self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
-        return self.shelf.take(f"{name}.{part}")
+                self.shelf.get_or_make(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.shelf.get(f"{name}.{part}")
 
     def prepared(self, name: str, raw: Raw) -> Prepared:
         """A silo's stored rows as its data; anew each time. Raises DataError."""
@@ -135,7 +139,7 @@ class Study:
 
 def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
-    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read_silo(settings, name))
+    return lambda name: raws.get_or_make(f"{name}.raw", lambda: prepare.read_silo(settings, name))
 
 
 def build(
@@ -178,11 +182,11 @@ def build(
         )
     train = experiment.train
     training = TrainingConfig(**{**train.model_dump(), "freeze": experiment.model.freeze})
-    trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
+    trainer = Trainer(plan, method, training, torch.device(device), start or {}, experiment.model.dtype)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
-        trainer = Trainer(plan, method, training, device, start, experiment.model.dtype)
-    choose.check(experiment.engine, trainer)
+        trainer = replace(trainer, start=start)
+    choose.check_engine(experiment.engine, trainer)
     first = {**labels.public(trainer.partition.roles), **said}
     return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)
 
@@ -205,7 +209,7 @@ class StudySource:
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
     """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
     for shelf in (source.raws, source.shelf):
-        adopt(shelf.folder)
+        adopt_folder(shelf.folder)
     study = build(source.experiment, source.raws, source.shelf, device, start, source.schema)
     return WorkerContext(study.trainer, study.data)
 
@@ -220,19 +224,19 @@ def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
 
 
-def tensor_table(study: Study) -> list[dict[str, Any]]:
-    """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
+def tensor_table(study: Study) -> tuple[TensorRow, ...]:
+    """Return a row for every tensor of the model."""
     width = len(study.schema.union) or 1
     partition = study.trainer.partition
     planned = trained(study.trainer, study.first, study.experiment.privacy)
-    return [
-        {
-            "name": name,
-            "role": str(partition.roles[name]),
-            "shape": list(tensor.shape),
-            "bytes": size_in_bytes({name: tensor}),
-            "leaves": partition.leaves(name),
-            **({"label": str(planned[name])} if study.experiment.privacy else {}),
-        }
+    return tuple(
+        TensorRow(
+            name=name,
+            role=str(partition.roles[name]),
+            shape=tuple(tensor.shape),
+            bytes=size_in_bytes({name: tensor}),
+            leaves=partition.leaves(name),
+            label=str(planned[name]) if study.experiment.privacy else None,
+        )
         for name, tensor in study.trainer.net(width).state_dict().items()
-    ]
+    )

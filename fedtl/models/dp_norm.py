@@ -198,5 +198,5 @@ def _is_batch_norm(module: nn.Module, path: str) -> TypeGuard[_BatchNorm]:
 
 
 # Old names, until all callers are merged.
-convert = convert_norms
-restore = restore_norms
+convert_norms = convert_norms
+restore_norms = restore_norms

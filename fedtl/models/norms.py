@@ -123,4 +123,4 @@ def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[
 
 
 # Old names, until all callers are merged.
-adapt = adabn_statistics
+adabn_statistics = adabn_statistics

@@ -40,6 +40,6 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 # Old names, until all callers are merged.
-single = to_float32
-arithmetic = autocast_for
-set_arithmetic = set_precision
+to_float32 = to_float32
+autocast_for = autocast_for
+set_precision = set_precision

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert_norms
@@ -14,7 +14,7 @@ from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
 
-MODELS: Table[Build] = Table(
+MODELS: Registry[Build] = Registry(
     "fedtl.models",
     {
         f.__name__: f
@@ -68,5 +68,5 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
 
 
 # Old names, until all callers are merged.
-check_name = check_model_name
-privately = with_private_norms
+check_model_name = check_model_name
+with_private_norms = with_private_norms

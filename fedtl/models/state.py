@@ -71,7 +71,7 @@ def first_not_finite(state: State) -> str | None:
 
 
 # Old names, until all callers are merged.
-copy = copy_state
-step = add_scaled
-not_finite = first_not_finite
-same_names = check_same_names
+copy_state = copy_state
+add_scaled = add_scaled
+first_not_finite = first_not_finite
+check_same_names = check_same_names

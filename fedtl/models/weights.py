@@ -84,5 +84,5 @@ def fit_weights(
 
 
 # Old names, until all callers are merged.
-read = read_weights
-fit = fit_weights
+read_weights = read_weights
+fit_weights = fit_weights

@@ -15,7 +15,7 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(5, 2, (60, 3)).astype(np.float32), np.arange(60) % 2
@@ -133,7 +133,7 @@ def test_settings_alone_cannot_read_rows_from_memory():
     with pytest.raises(DataError, match='data.source = "memory"'):
         read(DataSettings(source="memory", silos=["a"]), "a")
     sets = ["data.source=memory", "data.silos=['a','b']", "data.limit=0"]
-    with pytest.raises(DataError, match="silo a"), temporary() as store:
+    with pytest.raises(DataError, match="silo a"), temporary_store() as store:
         build(load("digits", sets), store, store)
 
 
@@ -150,9 +150,9 @@ def test_a_run_gives_the_numbers_of_the_same_run_on_files(tmp_path):
     on_files = experiment("data.source=npz", f"data.path={tmp_path}")
     settings, raws = rows_in_memory(silos, experiment().data)
     in_memory = experiment().model_copy(update={"data": settings})
-    with temporary() as store:
+    with temporary_store() as store:
         for name, raw in raws.items():
-            store.keep(f"{name}.raw", lambda raw=raw: raw)
+            store.get_or_make(f"{name}.raw", lambda raw=raw: raw)
         found = run(in_memory, RunFolder.create(tmp_path / "memory", in_memory), raws=store)
     expected = run(on_files, RunFolder.create(tmp_path / "files", on_files))
     assert found["silos"] == expected["silos"]

@@ -22,7 +22,7 @@ from fedtl.models.net import stages
 from fedtl.models.norms import adabn_statistics, batch_norms, is_norm
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role, roles
-from fedtl.privacy.per_sample.clipping import by_book, by_hooks
+from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks
 
 BUILT_IN = ["convnet", "mlp", "resnet20", "digitmodel"]
 LIBRARIES = ["torchvision/resnet18", "resnet18", "densenet121", "torchvision/mobilenet_v2", "efficientnet_b0"]
@@ -313,7 +313,7 @@ def steady(model):
     return model
 
 
-@pytest.mark.parametrize("way", [by_book, by_hooks])
+@pytest.mark.parametrize("way", [by_bookkeeping, by_hooks])
 @pytest.mark.parametrize("name", [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)])
 def test_per_example_gradients(name, way):
     """Of the converted model in training mode, against autograd on the library's model in eval()."""

@@ -6,13 +6,14 @@ import torch
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 
 def trainer(dtype):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fedtl.errors import PartitionError
-from fedtl.methods.base import METHODS
 from fedtl.methods.losses import PerExample
+from fedtl.methods.registry import METHODS
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles

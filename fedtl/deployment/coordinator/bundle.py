@@ -19,7 +19,7 @@ import tomli_w
 from safetensors.torch import save_file
 
 import fedtl
-from fedtl._util.files import write, write_bytes
+from fedtl._util.files import write_bytes, write_file
 from fedtl.data.columns import declared_columns
 from fedtl.deployment import plan as agreement
 from fedtl.deployment.bundle_contents import check_contents
@@ -89,7 +89,7 @@ def bundle(
     made = Bundle(place)
     write_bytes(made.file, _built(place / "app", folder.parent))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
-    write(place / "start.safetensors", lambda file: save_file(shared, file))
+    write_file(place / "start.safetensors", lambda file: save_file(shared, file))
     write_bytes(place / "server.json", (json.dumps(_about(study, its, made), indent=1) + "\n").encode())
     return made
 

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.site.home import Home
@@ -26,9 +27,10 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
+from fedtl.results.metrics import Measured
 from fedtl.training import threads as machine
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
-from fedtl.training.metrics import Measured, measure
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
 FITTED = HEAD | {Role.STATS}  # what a site that never trained fits to its rows
@@ -66,14 +68,14 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
         said = settled(study.trainer, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)
-        said = labels.after(came, study.trainer.moves(FITTED), private=False)
+        said = labels.after(came, study.trainer.loop.movable(FITTED), private=False)
     folder.save_tensors("shared.safetensors", received, came)
     _keep(folder, place, prepared, received, state, said)
     result = {
         "silo": place.name,
         "trained": kept is not None,
         "rows": len(prepared.data.train),
-        "test": {row: measured.plain() for row, measured in figures.items()},
+        "test": to_plain(figures),
     }
     folder.write_json("result.json", result)
     return result
@@ -85,7 +87,7 @@ def _late(study: Study, silo: Silo, task: Task, prepared: Prepared) -> tuple[Sta
     alone = study.experiment.rounds * train.epochs
     figures = Onboard(task, lambda _: prepared.exam, len(data.train), alone)(trainer, silo)
     came = trainer.partition.join(task.shared, silo.local)
-    state = came | trainer.adapt(came, data.train.x, data.width)
+    state = trainer.adapt(came, data.train.x, data.width)
     if trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     return state, {

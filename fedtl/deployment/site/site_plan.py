@@ -29,9 +29,10 @@ from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study, build
-from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
+from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.simulation.shared_store import SharedStore
@@ -151,7 +152,7 @@ class SitePlan:
     @cached_property
     def manifest(self) -> Manifest:
         trainer = self.empty.trainer
-        return manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
+        return make_manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
 
     @property
     def terms(self) -> Terms:
@@ -223,8 +224,9 @@ class SitePlan:
         its = guarantee(settings, study.trainer, data, rounds, common.seed, place)
         if dry:
             return replace(its, seed=None)
-        lifetime = (own.lifetime_epsilon, own.lifetime_delta)
-        return replace(its, lifetime=lifetime, rows=row_hashes(self.raw, self.home.secret), seed=None)
+        lifetime = Budget(own.lifetime_epsilon, own.lifetime_delta)
+        account = replace(its.account, budget=lifetime, rows=row_hashes(self.raw, self.home.secret))
+        return replace(its, account=account, seed=None)
 
     def schema(self, study: Study, width: int) -> str:
         return schema_of(study.trainer.initial(width))
