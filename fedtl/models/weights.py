@@ -81,8 +81,3 @@ def fit_weights(
     if absent:
         notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
     return fitting, notes
-
-
-# Old names, until all callers are merged.
-read_weights = read_weights
-fit_weights = fit_weights
