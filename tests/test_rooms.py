@@ -37,6 +37,7 @@ DOORS = {
     "PIL": {"data.images"},
     "pydantic": {
         *("_util.settings", "data.settings", "simulation.settings", "deployment.plan"),
+        "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",
         *(f"experiment.config.{name}" for name in ("schema", "messages", "load", "repair", "call")),
@@ -75,7 +76,6 @@ LARGE_CLASSES = {
     "deployment.site.site_plan.SitePlan": "to be split with the structure of this package",
     "experiment.study.Study": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
-    "privacy.ledger.Ledger": "to be split with the structure of this package",
 }
 MANY_ARGUMENTS = {
     "audit.audit.audit": "to be split with the structure of this package",

@@ -13,23 +13,22 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.verdict import Check
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.federation.recorder import RecordedRound
 from fedtl.models.roles import Partition
 from fedtl.models.state import State
 from fedtl.privacy import accounting
 from fedtl.privacy import prv as opinion
-from fedtl.privacy import verify as ledgers
+from fedtl.privacy.ledger_lines import LedgerLine, ReplyStored, RoundCharged, StudyPlanned, parse_lines
+from fedtl.privacy.verify import TOLERANCE, StudyCost, find_faults, study_costs, walk_chain
 from fedtl.results.privacy import SiloPrivacy
 
 SECOND = "composition by Opacus PRV"
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,21 @@ class RunDocuments:
 def transcript(papers: RunDocuments) -> list[Check]:
     """All checks of one private silo's papers, in a fixed order and number. Raises ConfigError without a ledger."""
     lines, fault = chain(papers.ledger, papers.silo)
-    studies = [line["study"] for line in lines if line["what"] == "planned"]
+    entries = [line.entry for line in lines]
+    studies = [entry.study for entry in entries if isinstance(entry, StudyPlanned)]
     if papers.study not in studies and len(studies) == 1:  # the run's folder has another name by now
         papers = replace(papers, study=studies[0])
-    charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
-    cost = ledgers.studies(lines).get(papers.study)
+    own = [entry for entry in entries if isinstance(entry, RoundCharged | ReplyStored)]
+    charged = [entry for entry in own if isinstance(entry, RoundCharged) and entry.study == papers.study]
+    stored = {entry.round for entry in own if isinstance(entry, ReplyStored) and entry.study == papers.study}
+    cost = study_costs(lines).get(papers.study)
     theirs = opinion.prv(cost.planned, papers.claim.delta) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
-        "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(cost, papers.claim), None),
+        "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claimed(cost, papers.claim), None),
         SECOND: (second(papers.claim.epsilon, theirs), theirs),
         "charged rounds": (_rounds(charged, papers), None),
-        "link to messages": (_links(charged, lines, papers), None),
+        "link to messages": (_links(charged, stored, papers), None),
     }
     return [
         Check(name, papers.silo, float(not fault), value, fault) for name, (fault, value) in checks.items()
@@ -78,14 +80,18 @@ def second(claimed: float, theirs: float | None) -> str:
     return f"epsilon {claimed:.4g} is claimed, and by Opacus' PRV accountant it is {theirs:.4g}"
 
 
-def chain(path: Path, name: str) -> tuple[list[Line], str]:
+def chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
     """One chain's lines, and what is wrong with it, "" for nothing: each hash follows from the one before."""
     if not path.is_file():
         raise ConfigError(f"{path} is not there: a private silo without a ledger cannot be audited")
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))
-    lines, last, odd = ledgers.walked(entries)
+    walked, last, odd = walk_chain(entries)
+    try:
+        lines = parse_lines(walked)
+    except LedgerDamaged as error:
+        return [], str(error)
     if odd:
         return lines, f"line {odd} of its ledger was altered, or one before it is gone"
     tip = json.loads(path.with_name(f"{path.name}.tip").read_text()).get(name)
@@ -100,11 +106,11 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _claimed(cost: ledgers.StudyCost | None, claim: SiloPrivacy) -> str:
+def _claimed(cost: StudyCost | None, claim: SiloPrivacy) -> str:
     """The claim is the whole plan, which all its events come to, and noise and rate are the claim's."""
     events = cost.planned if cost else ()
     total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
-    if abs(claim.epsilon - total) > ledgers.CLOSE * total:
+    if abs(claim.epsilon - total) > TOLERANCE * total:
         return f"epsilon {claim.epsilon:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
     if trained - {(claim.noise_multiplier, claim.sample_rate)}:
@@ -117,12 +123,12 @@ def _beside(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
     return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 
 
-def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:
+def _rounds(charged: Sequence[RoundCharged], papers: RunDocuments) -> str:
     """No reply without a charge, and no noisy step that was not charged."""
     beside = _beside(papers.claim)
     counts = {
-        line["round"]: sum(int(steps) for noise, rate, steps in line["events"] if (noise, rate) not in beside)
-        for line in charged
+        entry.round: sum(steps for noise, rate, steps in entry.events if (noise, rate) not in beside)
+        for entry in charged
     }
     if free := sorted(set(papers.replied) - set(counts)):
         return f"round {free[0]} was answered and never charged"
@@ -135,14 +141,13 @@ def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:
     return ""
 
 
-def _links(charged: Sequence[Line], lines: Sequence[Line], papers: RunDocuments) -> str:
+def _links(charged: Sequence[RoundCharged], stored: set[int], papers: RunDocuments) -> str:
     """What was sent in a kept round is what was charged for, and the last reply that was kept is the one that came."""
-    hashes = {line["round"]: line["task"] for line in charged}
+    hashes = {entry.round: entry.task for entry in charged}
     for one in papers.seen:
         if papers.silo in one.deltas and hashes.get(one.round) != _task(papers, one):
             return f"round {one.round} was charged for another task than the one that was sent"
-    stored = [line for line in lines if line["what"] == "stored" and line["study"] == papers.study]
-    missing = sorted(set(papers.replied) - {line["round"] for line in stored})
+    missing = sorted(set(papers.replied) - stored)
     return f"round {missing[0]} was answered, and its reply is not in the ledger" if missing else ""
 
 

@@ -17,12 +17,10 @@ from fedtl.models.net import stages
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.privacy import accounting
 from fedtl.privacy import taint as labels
-from fedtl.privacy import verify as papers
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.dp_accuracy import AccuracyRelease
 from fedtl.privacy.dp_adabn import StatisticsRelease, adaptable_layers
 from fedtl.privacy.guarantee import (
-    LedgerAccount,
     PrivacyGuarantee,
     PrivateTraining,
     ProtectedUnits,
@@ -30,9 +28,11 @@ from fedtl.privacy.guarantee import (
     divide_steps,
     steps_of_epochs,
 )
-from fedtl.privacy.ledger import Ledger
+from fedtl.privacy.ledger import LedgerAccount
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
+from fedtl.privacy.verify import study_costs
 from fedtl.results.privacy import PrivacyReport, SiloPrivacy
 from fedtl.training.trainer import Trainer
 
@@ -195,9 +195,7 @@ def spent(its: PrivacyGuarantee, study: str) -> SiloPrivacy:
     Return the guarantee with the epsilon that a study took from the ledger: its plan's whole epsilon from its first round
     on, also where it ended early; 0 where no round was charged.
     """
-    account = its.account
-    ledger = Ledger(account.path, account.dataset, account.rows, account.budget)
-    studies = papers.studies(ledger.lines())
+    studies = study_costs(read_ledger(its.account.path, its.account.dataset))
     if study not in studies:
         return replace(terms(its), epsilon=0.0, epsilon_replace_one=0.0, epsilon_charged=0.0)
     return replace(terms(its), epsilon=studies[study].epsilon, epsilon_charged=studies[study].charged)

@@ -27,7 +27,7 @@ from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerS
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
-from fedtl.privacy.charge import foresee
+from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.results.run import RunResult
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
@@ -68,7 +68,7 @@ def run(
             start = pretrained(experiment, folder, central.trainer, seen)
         study = build(experiment, raws, shelf, device, start, seen).promised(folder)
         for its in study.guarantees.values():
-            foresee(its, folder.path.name)
+            check_study_fits(its.account, its.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
             if raws is shelf:

@@ -7,27 +7,16 @@ distributions is only valid for a schedule that was fixed in advance.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 
 from fedtl._util.randomness import address
 from fedtl.messages import SpendEvent
-from fedtl.privacy.budget import Budget, Plan
+from fedtl.privacy.budget import Plan
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.dp_accuracy import AccuracyRelease
 from fedtl.privacy.dp_adabn import StatisticsRelease
 from fedtl.privacy.dp_sgd import NoisySum
+from fedtl.privacy.ledger import LedgerAccount
 from fedtl.privacy.noise import Noise
-from fedtl.privacy.rows import RowSet
-
-
-@dataclass(frozen=True)
-class LedgerAccount:
-    """The account that is charged: the ledger's file, the dataset's name in it, its rows, and their lifetime budget."""
-
-    path: Path
-    dataset: str
-    rows: RowSet = field(repr=False)
-    budget: Budget
 
 
 @dataclass(frozen=True)

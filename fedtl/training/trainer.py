@@ -18,7 +18,7 @@ from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint as labels
-from fedtl.privacy.charge import once
+from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.loop import Loop, TrainingConfig
@@ -86,7 +86,7 @@ class Trainer:
         else:
             labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
             self._verify(silo, task)
-            update, local = once(silo.guarantee, silo.name, task, partial(self._round, silo, task))
+            update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, self._labels_after(silo)
         return update
 

@@ -136,7 +136,7 @@ def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, s
 
 
 def charged(home):
-    with HashChainFile(home.ledger).open(home.settings.name) as chain:
+    with HashChainFile(home.ledger).read(home.settings.name) as chain:
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 

@@ -29,7 +29,7 @@ from fedtl.models.state import copy_state
 from fedtl.privacy import accounting, charge
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import taint as labels
-from fedtl.privacy.ledger import Ledger
+from fedtl.privacy.ledger_reading import check_study_fits, read_state
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.training import private
 from fedtl.training.batches import make_batch
@@ -69,9 +69,10 @@ def task_of(trainer, number=1, **changes):
     return Task(**{"study": "study", "round": number, "rounds": 3, "seed": 0, "shared": shared, **changes})
 
 
-def ledger_of(silo):
+def studies_of(silo):
     its = silo.guarantee
-    return Ledger(its.account.path, its.account.dataset, its.account.rows, its.account.budget)
+    state = read_state(its.account.path, its.account.dataset)
+    return state.studies if state else {}
 
 
 def same(a, b):
@@ -90,7 +91,7 @@ def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
     update = trainer.fit(silo, task_of(trainer))
     assert update.metrics == {}
     assert update.weight == 1.0
-    assert ledger_of(silo).events("study") == silo.guarantee.events(first=True)
+    assert tuple(studies_of(silo)["study"].events) == silo.guarantee.events(first=True)
     assert update.delta.keys() == task_of(trainer).shared.keys()
     assert any(tensor.any() for tensor in update.delta.values())
     assert not any(
@@ -294,7 +295,7 @@ def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
     assert claimed.epsilon_charged < 0.8 * claimed.epsilon
     short = with_training(its, rounds=1, steps=(1,) * len(its.training.steps))
     with pytest.raises(BudgetExhausted):
-        charge.foresee(replace(short, epsilon=1.0))
+        check_study_fits(short.account, replace(short, epsilon=1.0).plan())
 
 
 def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):

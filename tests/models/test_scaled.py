@@ -20,7 +20,7 @@ from fedtl.models.registry import MODELS, model_spec, with_private_norms
 from fedtl.models.scaled import INPUT_SCALE, with_input_scale
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.dp_adabn import MAX_ACTIVATION, RADII, StatisticsRelease, release_statistics
-from fedtl.privacy.ledger import Ledger
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.noise import Noise
 from fedtl.simulation.shared_store import temporary_store
 
@@ -119,8 +119,8 @@ def test_the_release_is_one_charged_event_before_the_first_step(scaled):
         its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
     assert its.releases.statistics.layers == (INPUT_SCALE,)
     assert its.releases.statistics.channels == (4,)
-    ledger = Ledger(its.account.path, its.account.dataset, its.account.rows, its.account.budget)
-    charged = [line["events"] for line in ledger.lines() if line["what"] == "charged"]
+    lines = [line.as_json() for line in read_ledger(its.account.path, its.account.dataset)]
+    charged = [line["events"] for line in lines if line["what"] == "charged"]
     event = [its.releases.statistics.noise_multiplier, 1.0, 1]
     assert [event in [list(one) for one in events] for events in charged] == [True, False, False, False]
     assert result["privacy"]["silos"]["a"]["statistics_noise"] == its.releases.statistics.noise_multiplier

@@ -12,7 +12,7 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.dp_accuracy import AccuracyRelease, noisy_mean
 from fedtl.privacy.noise import Noise
-from tests.experiment.test_private import bench_of, data_of, ledger_of, silo_of, task_of
+from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of, task_of
 from tests.privacy.test_units import of_patients
 
 
@@ -38,7 +38,7 @@ def test_it_leaves_with_the_round_is_charged_and_comes_again_as_it_was(tmp_path)
     its = silo.guarantee
     update = trainer.fit(silo, task_of(trainer))
     assert set(update.metrics) == {"accuracy"}
-    assert its.releases.accuracy.event in ledger_of(silo).events("study")
+    assert its.releases.accuracy.event in studies_of(silo)["study"].events
     assert trainer.fit(silo, task_of(trainer)).metrics == update.metrics  # the stored reply
     again = silo_of(trainer, tmp_path / "again", metrics=["accuracy"], rounds=3)
     assert trainer.fit(again, task_of(trainer)).metrics != update.metrics  # noise of its own

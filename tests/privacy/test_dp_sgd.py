@@ -285,6 +285,25 @@ def test_opacus_is_loaded_by_the_first_private_step_and_leaves_logging_as_it_is(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_opacus_stays_as_it_is_for_others():
+    """Its registry of samplers is the process's: somebody else's Conv2d is computed by Opacus' own, also after our steps."""
+    code = (
+        "import torch\n"
+        "from torch import nn\n"
+        "from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping as Fast\n"
+        "before = dict(GradSampleHooks.GRAD_SAMPLERS), dict(Fast.GRAD_SAMPLERS), dict(Fast.NORM_SAMPLERS)\n"
+        "import fedtl.experiment.run\n"
+        "from fedtl.privacy.per_sample.hooks import Hooks\n"
+        "from fedtl.privacy.per_sample.clipping import by_hooks\n"
+        "x = torch.randn(4, 1, 5, 5)\n"
+        "by_hooks(nn.Conv2d(1, 2, 3), torch.arange(4), lambda net, rows: net(x[rows]).sum((1, 2, 3)))\n"
+        "after = GradSampleHooks.GRAD_SAMPLERS, Fast.GRAD_SAMPLERS, Fast.NORM_SAMPLERS\n"
+        "assert before == after\n"
+        "assert Hooks.GRAD_SAMPLERS is GradSampleHooks.GRAD_SAMPLERS\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 class Recorded(NoisyOptimizer):
     """Opacus' order of a step, written down."""
 

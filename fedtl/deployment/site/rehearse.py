@@ -34,7 +34,7 @@ from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import tensor_table
 from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
-from fedtl.privacy.charge import foresee
+from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
 
 ROWS = 64  # random ones; as many as a small site has
@@ -232,7 +232,8 @@ def _affordable(place: SitePlan) -> None:
         data = place.prepared().data
     except (DataError, ConfigError):  # the page says so
         return
-    foresee(place.guarantee(place.study(data.classes), data))
+    its = place.guarantee(place.study(data.classes), data)
+    check_study_fits(its.account, its.plan())
 
 
 def _dry_run(place: SitePlan) -> Update:

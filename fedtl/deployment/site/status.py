@@ -20,8 +20,9 @@ from fedtl.deployment.site.egress_log import exported, read_export
 from fedtl.deployment.site.home import PRIVATE, Home
 from fedtl.deployment.site.site_plan import device_of
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.privacy import verify as papers
 from fedtl.privacy.hash_chain import HashChainFile
+from fedtl.privacy.ledger_lines import BudgetChanged, LedgerLine, Opened
+from fedtl.privacy.verify import find_faults, find_uncharged, study_costs, unconfirmed_rows
 
 DISK = 1 << 30  # bytes that should be free
 SKEW = 60.0  # seconds that clocks may differ; Flower's own limit is 300
@@ -201,8 +202,8 @@ def budget(home: Home) -> dict[str, Any] | None:
     lines = books.get(home.dataset, [])
     if own is None and not lines:
         return None
-    studies = papers.studies(lines)
-    limits = [line["epsilon"] for line in lines if line["what"] in ("opened", "budget")]
+    studies = study_costs(lines)
+    limits = [line.entry.epsilon for line in lines if isinstance(line.entry, Opened | BudgetChanged)]
     spent = sum(its.epsilon for its in studies.values())
     lifetime = [own.lifetime_epsilon if own else 0.0, *limits][-1]
     return {
@@ -212,14 +213,15 @@ def budget(home: Home) -> dict[str, Any] | None:
         "lifetime": lifetime,
         "left": max(0.0, lifetime - spent),
         "rounds": {name: its.round for name, its in studies.items()},
-        "waiting": papers.waiting(lines),
+        "waiting": unconfirmed_rows(lines),
         "new": bool(books) and not lines,
     }
 
 
 def history(home: Home) -> list[dict[str, Any]]:
     """Every line of the egress record, then of the privacy ledger; ``book``: which of them it is in."""
-    books = {"record": home.record.lines(), "ledger": paid.ledgers(home).get(home.dataset, [])}
+    ledger = [line.as_json() for line in paid.ledgers(home).get(home.dataset, [])]
+    books = {"record": home.record.lines(), "ledger": ledger}
     return [{"book": name, **line} for name, lines in books.items() for line in lines]
 
 
@@ -233,19 +235,19 @@ def export(home: Home, path: Path) -> int:
 
 
 def _summed(
-    lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[Mapping[str, Any]]]
+    lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]
 ) -> dict[str, Any]:
     """Of lines whose chains hold; ``ledgers``: each dataset's."""
     odd = covered.uncovered(lines)
     sent = [line for line in lines if line["what"] == "sent"]
-    faults = [fault for ledger in ledgers.values() for fault in papers.faults(ledger)]
-    waiting = [papers.waiting(ledger) for ledger in ledgers.values()]
+    faults = [fault for ledger in ledgers.values() for fault in find_faults(ledger)]
+    waiting = [unconfirmed_rows(ledger) for ledger in ledgers.values()]
     return {
         "lines": len(lines) + sum(map(len, ledgers.values())),
         "updates": len(sent),
         "bytes_out": sum(line["bytes"] for line in sent),
         "outside": odd,
-        "unpaid": [*papers.unpaid(sent, ledgers), *faults],
+        "unpaid": [*find_uncharged(sent, ledgers), *faults],
         "waiting": next(filter(None, waiting), ""),
     }
 
