@@ -16,6 +16,7 @@ from typing import Any
 from scipy.stats import chi2
 
 from fedtl._util.files import write_bytes
+from fedtl._util.records import to_plain
 from fedtl.audit.canaries.conformance import Claim, conformance
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, released, stretches
 from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
@@ -147,7 +148,7 @@ def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | Non
 
 
 def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
-    violations, claimed = failed(checks), terms(stage.guarantee)
+    violations, claimed = failed(checks), to_plain(terms(stage.guarantee))
     return {
         "text": _text(stage, checks, violations),
         **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},

@@ -33,9 +33,10 @@ from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
 from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
-from fedtl.privacy.prv import ERROR
+from fedtl.privacy.prv import EPSILON_ERROR
 from fedtl.report.audit_attacks import Pictures
 from fedtl.report.audit_page import audit_page
+from fedtl.results.run import RunResult
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import threads as machine
 
@@ -81,7 +82,7 @@ def audit(
     any work, where the run cannot be audited.
     """
     clock = time.perf_counter()
-    experiment, result = folder.experiment(), folder.read_json("result.json")
+    experiment, result = folder.experiment(), folder.result()
     refuse(experiment)
     shown = showable(experiment) if pictures else frozenset[str]()
     if more := bundle.surplus(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):
@@ -108,7 +109,7 @@ def audit(
         inverted, drawn = _inversion(study, worked.get("inversion", {}), shown)
         found: dict[str, Any] = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
-            **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
+            **{"method": result.method, "model": result.model, "seed": result.seed},
             **{
                 "silos": findings.silos,
                 "membership": attacks,
@@ -116,7 +117,7 @@ def audit(
                 "roles": list(worked.get("roles", {}).values()),
             },
             "input_canaries": None if ends is None else ends.shown,
-            "private": bool(result.get("privacy")) and bool(result["privacy"]["private"]),
+            "private": result.privacy is not None and result.privacy.private,
             "violations": [violation(check) for check in findings.violations],
             "checks": [_plain(check, findings.violations) for check in findings.checks],
             "unit": units.unit_of(experiment),
@@ -256,7 +257,7 @@ def _inversion(
 
 def _notes(
     experiment: Experiment,
-    result: Mapping[str, Any],
+    result: RunResult,
     findings: Findings,
     seen: Sequence[RecordedRound],
     effort: Effort,
@@ -271,16 +272,16 @@ def _notes(
         f"Membership: {effort.references} reference model{'s' * (effort.references > 1)} on random halves of each silo's training and "
         "test rows. What does not cross is filled in from the first reference.",
     ]
-    if not result.get("privacy"):
+    if result.privacy is None:
         notes.append(
             "Nothing is claimed: the run was not private, so conformance and bounds are not measured."
         )
-    elif not result["privacy"]["private"]:
+    elif not result.privacy.private:
         notes.append("Nothing is claimed: the run's noise can be drawn again (privacy.noise = reproducible).")
     elif not experiment.audit.canaries:
         notes.append("The run had no canaries ([audit] canaries), so what they show is not measured.")
-    if result.get("privacy"):
-        notes.append(f"Tuning on private data, as the experiment declares it: {result['privacy']['tuning']}.")
+    if result.privacy:
+        notes.append(f"Tuning on private data, as the experiment declares it: {result.privacy.tuning}.")
     if gaps := [
         check.value - findings.silos[check.silo]["claimed"]["epsilon"]
         for check in findings.checks
@@ -288,7 +289,7 @@ def _notes(
     ]:
         notes.append(
             "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
-            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+            f"{EPSILON_ERROR:g} above it and lies {max(gaps):.3f} above it at most."
         )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")

@@ -23,6 +23,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.trainer import Trainer
 
 Adversary = Literal["server", "silo", "model"]
@@ -71,12 +72,12 @@ def examine(
     Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises, and
     ``rehearsed`` is what its ``rehearsals`` gave. Raises ConfigError where a paper is missing.
     """
-    result = folder.read_json("result.json")
-    claimed: Mapping[str, Any] = result["privacy"]["silos"] if result.get("privacy") else {}
+    result = folder.result()
+    claimed = (result.privacy.silos if result.privacy else None) or {}
     runs = {name: run for name in claimed if (run := _canaries(folder, name))}
     checks, silos = list[Check](), dict[str, Any]()
     claims = {name: SiloClaim.of(said, study.guarantees[name]) for name, said in claimed.items()}
-    for name in sorted(result["silos"]):
+    for name in sorted(result.silos):
         own = list[Check]()
         if name in claimed:
             own += _of(study, folder, name, claimed[name], runs.get(name, []), seen)
@@ -105,12 +106,12 @@ def _of(
     study: Study,
     folder: RunFolder,
     name: str,
-    claim: Mapping[str, Any],
+    claim: SiloPrivacy,
     run: list[CanaryPhase],
     seen: Sequence[RecordedRound],
 ) -> list[Check]:
     experiment = study.experiment
-    replied = [line["round"] for line in folder.history() if name in line["silos"]]
+    replied = [line.round for line in folder.history() if name in line.silos]
     papers = RunDocuments(
         *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
         *(experiment.seed, experiment.rounds),
@@ -168,7 +169,7 @@ def against(
     """
     looks = one_run.looks(scores, member, ties)
     steinke = min(one_run.steinke_p(look, claim.epsilon, claim.delta) for look in looks) * len(looks)
-    fdp = min(one_run.fdp_p(look, claim.curve.false_alarms) for look in looks) * len(looks)
+    fdp = min(one_run.fdp_p(look, claim.curve.min_fpr) for look in looks) * len(looks)
     said = f"the canaries were guessed better than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
@@ -193,7 +194,7 @@ def _power(study: Study, claim: SiloClaim, run: Sequence[CanaryPhase]) -> dict[s
     level = FAMILY / _family(study)
     count = len(run[0].member)
     return {
-        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.false_alarms, level),
+        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.min_fpr, level),
         **resolution(run, claim.noise_multiplier, level),
     }
 

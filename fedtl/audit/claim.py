@@ -5,12 +5,12 @@ A number that follows from the claim is no finding: it stands here, and not amon
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
+from fedtl.results.privacy import SiloPrivacy
 
 RATES = (0.01, 0.001)  # of false alarms
 
@@ -36,20 +36,20 @@ class SiloClaim:
     curve: TradeOff
 
     @classmethod
-    def of(cls, said: Mapping[str, Any], guarantee: PrivacyGuarantee) -> "SiloClaim":
+    def of(cls, said: SiloPrivacy, guarantee: PrivacyGuarantee) -> "SiloClaim":
         """From result.json's ``privacy.silos.<name>``, and the plan of which that run is a part."""
         plan = guarantee.schedule()
         mu = gdp_mu(plan, guarantee.delta)
         return cls(
-            unit=said["unit"],
-            adjacency=said["adjacency"],
-            units=said["units"],
-            noise_multiplier=said["noise_multiplier"],
-            sample_rate=said["sample_rate"],
-            rounds=said["rounds"],
-            steps=said["rounds"] * said["steps_a_round"],
-            epsilon=said["epsilon"],
-            delta=said["delta"],
+            unit=said.unit,
+            adjacency=said.adjacency,
+            units=said.units,
+            noise_multiplier=said.noise_multiplier,
+            sample_rate=said.sample_rate,
+            rounds=said.rounds,
+            steps=said.rounds * said.steps_a_round,
+            epsilon=said.epsilon,
+            delta=said.delta,
             mu=mu if math.isfinite(mu) else None,
             curve=trade_off(plan),
         )
@@ -57,4 +57,4 @@ class SiloClaim:
     def shown(self) -> dict[str, Any]:
         """As audit.json holds it."""
         plain = {name: value for name, value in vars(self).items() if name != "curve"}
-        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.found(rate) for rate in RATES}
+        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.max_tpr(rate) for rate in RATES}

@@ -41,7 +41,7 @@ def examine(path: Path) -> dict[str, Any]:
                 "charged": its.charged,
                 "round": its.round,
             }
-            theirs = opinion.prv(its.planned, its.delta)
+            theirs = opinion.prv_epsilon(its.planned, its.delta)
             fault = second(its.epsilon, theirs)
             checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
     return {"silo": silo, "studies": studies, "updates": len(sent), **_told(checks)}

@@ -8,12 +8,11 @@ its writing; what its lines come to is ``privacy.papers``'s, and a second librar
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,6 +26,7 @@ from fedtl.privacy import accounting
 from fedtl.privacy import prv as opinion
 from fedtl.privacy.ledger_lines import LedgerLine, ReplyStored, RoundCharged, StudyPlanned, parse_lines
 from fedtl.privacy.verify import TOLERANCE, StudyCost, find_faults, study_costs, walk_chain
+from fedtl.results.privacy import SiloPrivacy
 
 SECOND = "composition by Opacus PRV"
 
@@ -41,7 +41,7 @@ class RunDocuments:
     silo: str
     study: str
     ledger: Path
-    claim: Mapping[str, Any]
+    claim: SiloPrivacy
     replied: Sequence[int]
     seen: Sequence[RecordedRound]
     run: Sequence[CanaryPhase]
@@ -60,11 +60,11 @@ def transcript(papers: RunDocuments) -> list[Check]:
     charged = [entry for entry in own if isinstance(entry, RoundCharged) and entry.study == papers.study]
     stored = {entry.round for entry in own if isinstance(entry, ReplyStored) and entry.study == papers.study}
     cost = study_costs(lines).get(papers.study)
-    theirs = opinion.prv(cost.planned, papers.claim["delta"]) if cost else None
+    theirs = opinion.prv_epsilon(cost.planned, papers.claim.delta) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
         "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claimed(cost, papers.claim), None),
-        SECOND: (second(papers.claim["epsilon"], theirs), theirs),
+        SECOND: (second(papers.claim.epsilon, theirs), theirs),
         "charged rounds": (_rounds(charged, papers), None),
         "link to messages": (_links(charged, stored, papers), None),
     }
@@ -106,23 +106,21 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _claimed(cost: StudyCost | None, claim: Mapping[str, Any]) -> str:
+def _claimed(cost: StudyCost | None, claim: SiloPrivacy) -> str:
     """The claim is the whole plan, which all its events come to, and noise and rate are the claim's."""
     events = cost.planned if cost else ()
-    total = max(accounting.epsilon(events, claim["delta"]), cost.epsilon if cost else 0.0)
-    if abs(claim["epsilon"] - total) > TOLERANCE * total:
-        return (
-            f"epsilon {claim['epsilon']:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
-        )
+    total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
+    if abs(claim.epsilon - total) > TOLERANCE * total:
+        return f"epsilon {claim.epsilon:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
-    if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:
-        return f"noise and rate {sorted(trained)} were charged, and {claim['noise_multiplier']:.4g}, {claim['sample_rate']:.4g} claimed"
+    if trained - {(claim.noise_multiplier, claim.sample_rate)}:
+        return f"noise and rate {sorted(trained)} were charged, and {claim.noise_multiplier:.4g}, {claim.sample_rate:.4g} claimed"
     return ""
 
 
-def _beside(claim: Mapping[str, Any]) -> set[tuple[float | None, float]]:
+def _beside(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
     """Noise and rate of what is charged beside training: statistics, and a metric that leaves."""
-    return {(claim["statistics_noise"], 1.0), (claim.get("metric_noise"), 1.0)}
+    return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 
 
 def _rounds(charged: Sequence[RoundCharged], papers: RunDocuments) -> str:

@@ -280,7 +280,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
             return sound(events[-1:]) if events and isinstance(events[0], SpendEvent) else sound(events)
 
     monkeypatch.setattr(ledger, "accounting", Forgetful())
-    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
+    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "events so far cost")
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, steps
 from fedtl.audit.verdict import Check, Measured
 from fedtl.methods.optimizers import OPTIMIZERS, rate
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
@@ -38,9 +38,8 @@ class Claim:
     statistics_noise: float | None = None
 
     @classmethod
-    def of(cls, its: Mapping[str, Any]) -> "Claim":
-        names = ("noise_multiplier", "sample_rate", "clip", "units", "statistics_noise")
-        return cls(*(its[name] for name in names))
+    def of(cls, its: SiloPrivacy) -> "Claim":
+        return cls(its.noise_multiplier, its.sample_rate, its.clip, its.units, its.statistics_noise)
 
 
 def conformance(

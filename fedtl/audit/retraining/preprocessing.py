@@ -83,7 +83,7 @@ def _moved(base: Trained, other: Trained, kind: str, multiplier: float) -> float
 
 def _says(guarantee: PrivacyGuarantee) -> dict[str, Any]:
     """All that a promise says about training; not where it is kept and which rows it is about."""
-    return {**terms(guarantee), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
+    return {**vars(terms(guarantee)), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
 
 
 def _replaced(stage: Stage) -> Replaced | str:
