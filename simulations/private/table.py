@@ -70,7 +70,7 @@ def accuracy(one: One) -> dict[str, Any]:
     from fedtl.experiment.config.load import load
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
-    from fedtl.privacy import dp_adabn as released
+    from fedtl.privacy import dp_adabn
     from fedtl.training.threads import set_threads
 
     set_threads(1)
@@ -78,9 +78,12 @@ def accuracy(one: One) -> dict[str, Any]:
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
         sets += [f"privacy.epsilon={one.epsilon}", f"train.lr={one.rate}", *SAMPLES.get(one.name, [])]
-    honest = released.refresh, planning.SHARE
+    originals = dp_adabn.release_statistics, planning.SHARE
     if "UNSOUND" in one.row:
-        released.refresh, planning.SHARE = _exact, 1e-3  # nothing is released, so its share of epsilon is almost 0
+        dp_adabn.release_statistics, planning.SHARE = (
+            _exact,
+            1e-3,
+        )  # nothing is released: its share of epsilon is almost 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             if one.name == "scanner":
@@ -91,8 +94,8 @@ def accuracy(one: One) -> dict[str, Any]:
             experiment = load(str(HERE / f"{one.name}.toml"), sets)
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
-        released.refresh, planning.SHARE = honest
-    silos = {name: its.measured.figures["accuracy"] for name, its in result.silos.items()}
+        dp_adabn.release_statistics, planning.SHARE = originals
+    silos = {name: silo.measured.figures["accuracy"] for name, silo in result.silos.items()}
     return {
         **asdict(one),
         "accuracy": result.mean["accuracy"],
