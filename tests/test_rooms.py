@@ -35,6 +35,7 @@ DOORS = {
     },
     "PIL": {"data.images"},
     "pydantic": {
+        "report.audit_result",
         *("_util.settings", "data.settings", "simulation.settings", "deployment.plan"),
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",
@@ -56,7 +57,6 @@ EXAMPLES = ("data", "training.silo", "experiment")
 LINES, FUNCTION, METHODS, ARGUMENTS = 300, 40, 8, 7
 # Larger than the rule, each with its reason.
 LARGE_FILES = {
-    "audit.audit": "to be split with the structure of this package",
     "cli.silo": "one command of the group after the other",
     "experiment.summary": "to be split with the structure of this package",
     "privacy.ledger": "to be split with the structure of this package",
@@ -66,7 +66,6 @@ LARGE_FILES = {
     "training.trainer": "to become training/{nets, batches, loop, private, evaluate, finish}",
 }
 LARGE_FUNCTIONS = {
-    "audit.audit.audit": "to be split with the structure of this package",
     "deployment.site.rehearse._facts": "to be split with the structure of this package",
     "experiment.config.privacy_checks.doubtful": "one message after the other",
     "experiment.privacy_plan.promise": "to become its steps",
@@ -85,8 +84,6 @@ LARGE_CLASSES = {
     "training.trainer.Bench": "to become a frozen value",
 }
 MANY_ARGUMENTS = {
-    "audit.audit.audit": "to be split with the structure of this package",
-    "audit.attacks.reconstruction._small": "to be split with the structure of this package",
     "cli.audit.audit": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",
     "cli.train.run": "each option of a command is an argument",

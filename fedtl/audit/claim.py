@@ -1,7 +1,7 @@
 """
-What one silo of a run claims, and what follows from the claim alone.
+What a silo claims about its privacy, and what follows from the claim alone.
 
-A number that follows from the claim is no finding: it stands here, and not among what was measured.
+A number that follows from the claim is not a measurement, so it is computed and reported apart from what was measured.
 """
 
 import math
@@ -11,50 +11,69 @@ from typing import Any
 
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
-
-RATES = (0.01, 0.001)  # of false alarms
+from fedtl.report.audit_result import ClaimResult
 
 
 @dataclass(frozen=True)
-class SiloClaim:
+class Claim:
     """
-    ``epsilon`` and ``delta`` are what the run says was spent, for ``adjacency`` of one ``unit``, of which the silo has
-    ``units``; ``curve`` is the trade-off curve of the whole plan, and ``mu`` its Gaussian differential privacy (see
-    ``tradeoff.gdp_mu``; None: there is no finite one).
+    ``epsilon`` and ``delta`` for ``adjacency`` of one ``unit``, of which the silo has ``units``; ``clip`` is the clipping
+    norm, and ``statistics_noise`` and ``metric_noise`` are the noise multipliers of released statistics and metrics
+    (None: none are released).
     """
 
     unit: str
     adjacency: str
     units: int
+    clip: float
     noise_multiplier: float
     sample_rate: float
+    steps_a_round: int
     rounds: int
-    steps: int
     epsilon: float
     delta: float
-    mu: float | None
-    curve: TradeOff
+    statistics_noise: float | None
+    metric_noise: float | None = None
 
-    @classmethod
-    def of(cls, said: Mapping[str, Any], guarantee: PrivacyGuarantee) -> "SiloClaim":
-        """From result.json's ``privacy.silos.<name>``, and the plan of which that run is a part."""
-        plan = guarantee.schedule()
-        mu = gdp_mu(plan, guarantee.delta)
-        return cls(
-            unit=said["unit"],
-            adjacency=said["adjacency"],
-            units=said["units"],
-            noise_multiplier=said["noise_multiplier"],
-            sample_rate=said["sample_rate"],
-            rounds=said["rounds"],
-            steps=said["rounds"] * said["steps_a_round"],
-            epsilon=said["epsilon"],
-            delta=said["delta"],
-            mu=mu if math.isfinite(mu) else None,
-            curve=trade_off(plan),
+
+def read_claim(values: Mapping[str, Any]) -> Claim:
+    """Read a claim from ``privacy.silos.<name>`` of result.json, or from the terms of a privacy guarantee."""
+    return Claim(**{name: values[name] for name in Claim.__dataclass_fields__ if name in values})
+
+
+@dataclass(frozen=True)
+class ClaimedPlan:
+    """
+    A claim with the trade-off curve of the whole plan, and the ``mu`` of its Gaussian differential privacy (see
+    ``tradeoff.gdp_mu``; None: not finite).
+    """
+
+    claim: Claim
+    curve: TradeOff
+    mu: float | None
+
+    @property
+    def result(self) -> ClaimResult:
+        """The claim as audit.json holds it."""
+        claim = self.claim
+        return ClaimResult(
+            unit=claim.unit,
+            adjacency=claim.adjacency,
+            units=claim.units,
+            noise_multiplier=claim.noise_multiplier,
+            sample_rate=claim.sample_rate,
+            rounds=claim.rounds,
+            steps=claim.rounds * claim.steps_a_round,
+            epsilon=claim.epsilon,
+            delta=claim.delta,
+            mu=self.mu,
+            tpr_at_fpr_1_percent=self.curve.found(0.01),
+            tpr_at_fpr_01_percent=self.curve.found(0.001),
         )
 
-    def shown(self) -> dict[str, Any]:
-        """As audit.json holds it."""
-        plain = {name: value for name, value in vars(self).items() if name != "curve"}
-        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.found(rate) for rate in RATES}
+
+def claimed_plan(claim: Claim, guarantee: PrivacyGuarantee) -> ClaimedPlan:
+    """``guarantee``: the plan of which the claimed run is a part."""
+    events = guarantee.schedule()
+    mu = gdp_mu(events, guarantee.delta)
+    return ClaimedPlan(claim, trade_off(events), mu if math.isfinite(mu) else None)

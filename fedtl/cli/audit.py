@@ -27,6 +27,7 @@ from fedtl.errors import ConfigError, Refuted
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
+    from fedtl.report.audit_result import AuditResult
 
 CANARIES, MESSAGES = 1000, 8  # that ``fedtl audit EXP`` adds where the experiment has none
 PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
@@ -85,35 +86,37 @@ def audit(
         return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
-    from fedtl.audit.audit import QUICK, Effort
-    from fedtl.audit.audit import audit as audit_run
-    from fedtl.audit.bundle import signed_by
+    from fedtl.audit.audit import AuditOptions, audit_run
+    from fedtl.audit.bundle import describe_signer
+    from fedtl.audit.workload import FULL, QUICK
+    from fedtl.report.audit_result import Adversary, audit_json
 
-    on, effort = device_for(device), QUICK if quick else Effort()
+    on, effort = device_for(device), QUICK if quick else FULL
     folder = _run(target, set_, workers, on, quiet or as_json)
     where = out or folder.path / "audit"
-    with _Pieces(quiet or as_json) as show:
+    with _Jobs(quiet or as_json) as show:
         pem = Path(key) if key else folder.path / "audit-key.pem"
-        found = audit_run(folder, where, vantage, effort, pem, on, show, pictures)  # type: ignore[arg-type]
+        options = AuditOptions(Adversary(vantage), effort, on, pictures)
+        result = audit_run(folder, where, options, pem, show)
     if as_json:
-        print_json(found)
+        print_json(audit_json(result))
     elif not quiet:
-        _tell(found)
-        say(signed_by(pem))
+        _print_statement(result)
+        say(describe_signer(pem))
     say(str(where) if quiet or as_json else f"report: {where / 'audit.html'}")
-    if found["violations"]:
-        raise Refuted(f"{folder.path}: {found['verdict']}; the bundle is in {where}")
+    if result.violations:
+        raise Refuted(f"{folder.path}: {result.verdict}; the bundle is in {where}")
 
 
-def _tell(found: dict[str, Any]) -> None:
-    """The statement in its order, with the numbers of each silo below what was claimed and what was measured."""
+def _print_statement(result: "AuditResult") -> None:
+    """Print the statement, with each silo's numbers below what was claimed and what was measured."""
     from fedtl.report.tables import claims_table, measured_table
 
-    tables = [claims_table(found), measured_table(found), None, None]
-    for part, table in zip(found["statement"], tables, strict=True):
-        out_console.print(part["title"], style="bold", **PLAIN)
-        for line in part["lines"]:
-            refuted = "refuted: " if line in found["violations"] else ""
+    tables = [claims_table(result), measured_table(result), None, None]
+    for part, table in zip(result.statement, tables, strict=True):
+        out_console.print(part.title, style="bold", **PLAIN)
+        for line in part.lines:
+            refuted = "refuted: " if line in result.violations else ""
             out_console.print(f"{refuted}{line}", highlight=False, markup=False)
         if table is not None:
             out_console.print(table)
@@ -124,7 +127,7 @@ def _run(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
     """The run folder that TARGET is, or that a run of the experiment TARGET leaves, with canaries and messages."""
-    from fedtl.audit.audit import refuse
+    from fedtl.audit.audit import refuse_pooled
     from fedtl.cli.screen import progress
     from fedtl.experiment.config.load import load
     from fedtl.experiment.run import run
@@ -137,7 +140,7 @@ def _run(
             )
         return RunFolder.open(Path(target).resolve())
     asked, more = load(target, overrides or []), list(overrides or [])
-    refuse(asked)
+    refuse_pooled(asked)
     if asked.privacy is not None and not asked.audit.canaries:
         more.append(f"audit.canaries={CANARIES}")
     if not asked.audit.transcript:
@@ -150,8 +153,8 @@ def _run(
     return folder
 
 
-class _Pieces:
-    """Pieces of an audit, with what came last."""
+class _Jobs:
+    """A progress bar over the jobs of an audit, which names the kind of the last one."""
 
     def __init__(self, silent: bool) -> None:
         self._bar = Progress(
@@ -170,43 +173,47 @@ class _Pieces:
 
 
 def _export(path: Path, as_json: bool) -> None:
-    """What a site's papers say of themselves. Raises Refuted."""
-    from fedtl.audit.export import examine
+    """Print what can be recomputed from a site's export. Raises Refuted."""
+    from dataclasses import asdict
 
-    found = examine(path)
+    from fedtl.audit.export import audit_export
+
+    result = audit_export(path)
     if as_json:
-        print_json(found)
-    for name, its in {} if as_json else found["studies"].items():
+        print_json(asdict(result))
+    for name, study in {} if as_json else result.studies.items():
         out_console.print(
-            f"{found['silo']}: {name}: epsilon {its['epsilon']:.4g} at delta {its['delta']:.0e}, the whole plan; up to round "
-            f"{its['round']} {its['charged']:.4g} of it",
+            f"{result.silo}: {name}: epsilon {study.epsilon:.4g} at delta {study.delta:.0e} for the whole plan; "
+            f"{study.charged:.4g} was charged up to round {study.round}",
             **PLAIN,
         )
-    for line in found["violations"]:
+    for line in result.violations:
         say(f"refuted: {line}")
-    if found["violations"]:
-        raise Refuted(f"{len(found['violations'])} claims of {path} are refuted")
-    say(f"{path}: {len(found['checks'])} checks of the papers, and no violation; nothing was measured")
+    if result.violations:
+        raise Refuted(f"{path}: {len(result.violations)} claims are refuted")
+    say(f"{path}: {len(result.checks)} checks of ledger and egress log, no violation; nothing was measured")
 
 
 def _verify(folder: Path | None, key: str, as_json: bool) -> None:
     if folder is None:
         raise ConfigError("fedtl audit verify needs the bundle's folder")
-    from fedtl.audit.bundle import NOTICE, fingerprint, verify
+    from dataclasses import asdict
 
-    its = verify(folder, key)
+    from fedtl.audit.bundle import NOTICE, fingerprint, verify_bundle
+
+    verified = verify_bundle(folder, key)
     if as_json:
-        print_json({**its.content, "signer_known": its.known})
+        print_json({**asdict(verified.content), "signer_known": verified.known_signer})
         return
-    count, whose = len(its.content["violations"]), fingerprint(its.key)
+    count, signer = len(verified.content.violations), fingerprint(verified.content.key)
     verdict = f"{count} checks refute its claim" if count else "no violation found"
-    lines = [f"{folder}: every file is as it was signed, and there is no other; {verdict}"]
-    if its.known:
-        lines.append(f"signed by the key that you named, {whose}")
+    lines = [f"{folder}: all files are as they were signed, and no file was added; {verdict}"]
+    if verified.known_signer:
+        lines.append(f"signed with the key that you named, {signer}")
     else:
         lines.append(
-            f"WHO signed is not checked: the bundle names its own key ({whose}), and anybody can make a key and sign. Ask the "
-            "auditor for the public key by another way than this bundle, for example by telephone, and run: "
+            f"WHO signed is not checked: the bundle names its own key ({signer}), and anyone can create a key. Ask the auditor "
+            "for the public key by another channel, for example by telephone, and run: "
             f"fedtl audit verify {folder} --key KEY"
         )
     for line in [*lines, NOTICE]:

@@ -94,21 +94,23 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Test a rehearsed plan with canaries on the own rows, offline; costs no privacy budget. Exit 5: a check failed."""
-    from fedtl.audit.at_site import audit as audit_plan
+    from dataclasses import asdict
+
+    from fedtl.audit.at_site import audit_site_plan
     from fedtl.cli.screen import steps
     from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
 
     with steps("audit", as_json) as show:
-        facts, path = audit_plan(Home.open(folder), what, show)
+        result, path = audit_site_plan(Home.open(folder), what, show)
     if as_json:
-        print_json(facts)
-    for line in [] if as_json else facts["text"]:
+        print_json(asdict(result))
+    for line in [] if as_json else result.text:
         out_console.print(line, highlight=False, markup=False, soft_wrap=True)
     say(f"kept: {path}; fedtl silo rehearse shows it on the page")
-    if facts["violations"]:
+    if result.violations:
         raise Refuted(
-            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report "
+            f"{len(result.violations)} checks of bundle {result.bundle[:12]} failed; do not approve it, and report "
             "them to whoever maintains this fedtl"
         )
 

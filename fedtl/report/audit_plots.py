@@ -7,36 +7,38 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from fedtl.report.audit_result import AttackResult, AuditResult
 from fedtl.report.plots import INK, MARKERS, PALETTE, _figure, _label, _legend, _rows, _svg
 
 BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian, parametric"}
 
 
-def claims(silos: Mapping[str, Any]) -> str:
+def claims(audit: AuditResult) -> str:
     """Each silo's claimed epsilon and the lower bounds that were measured."""
-    names = [name for name, its in silos.items() if its["bounds"] and its["claimed"]]
-    figure, axes = _figure(0.32 * len(names) + 1.4)
+    claims = audit.claims
+    bounds = {name: silo.bounds for name, silo in audit.silos.items() if silo.bounds and name in claims}
+    figure, axes = _figure(0.32 * len(bounds) + 1.4)
     keys: dict[str, Any] = {}
-    for row, name in enumerate(names):
-        epsilon = silos[name]["claimed"]["epsilon"]
+    for row, (name, measured) in enumerate(bounds.items()):
+        epsilon = claims[name].epsilon
         (keys["claimed"],) = axes.plot([epsilon] * 2, [row - 0.35, row + 0.35], color=INK, lw=2.5)
         for at, (bound, title) in enumerate(BOUNDS.items()):
-            value = silos[name]["bounds"][bound]
+            value = getattr(measured, bound)
             (keys[title],) = axes.plot(value, row, MARKERS[at], color=PALETTE[at], ms=6)
     axes.set_xlim(left=0)
-    _rows(axes, names)
+    _rows(axes, list(bounds))
     _label(axes, "Does what was measured stay below what is claimed?", "epsilon, lower bounds at 95 %", "")
     _legend(axes, keys)
     return _svg(figure, "claims")
 
 
-def roc(membership: Mapping[str, Any]) -> str:
+def roc(membership: Mapping[str, AttackResult]) -> str:
     """Members found against false alarms, both on logarithmic axes, and what guessing does."""
     figure, axes = _figure(4.2)
     keys: dict[str, Any] = {}
     least = 1e-3
-    for at, (attack, its) in enumerate(membership.items()):
-        points = np.maximum(np.array(its["roc"] or [[1.0, 1.0]]), least)
+    for at, (attack, result) in enumerate(membership.items()):
+        points = np.maximum(np.array(result.roc or [[1.0, 1.0]]), least)
         (keys[attack.upper()],) = axes.plot(
             points[:, 0], points[:, 1], color=PALETTE[at], lw=1.8, drawstyle="steps-post"
         )

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from fedtl.report.audit_result import AuditResult
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -102,34 +103,35 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
     return table
 
 
-def claims_table(audit: Mapping[str, Any]) -> Table | None:
+def claims_table(audit: AuditResult) -> Table | None:
     """A row a silo: what it claims. None where no silo claims anything."""
-    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
-    if not claims:
+    if not (claims := audit.claims):
         return None
     table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
-    for name, its in claims.items():
+    for name, claim in claims.items():
         table.add_row(
-            *(Text(name), str(its["units"]), _cell(its["noise_multiplier"]), _cell(its["sample_rate"])),
-            *(str(its["rounds"]), str(its["steps"])),
-            *(_cell(its["epsilon"]), f"{its['delta']:.0e}", _cell(its["mu"])),
+            *(Text(name), str(claim.units), _cell(claim.noise_multiplier), _cell(claim.sample_rate)),
+            *(str(claim.rounds), str(claim.steps)),
+            *(_cell(claim.epsilon), f"{claim.delta:.0e}", _cell(claim.mu)),
         )
     return table
 
 
-def measured_table(audit: Mapping[str, Any]) -> Table:
+def measured_table(audit: AuditResult) -> Table:
     """A row a silo: what was measured; a dash where nothing was. Bounds on epsilon hold with 95 %."""
     headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
-    table = _by_silo(audit["silos"], headings)
-    attacks = audit["membership"]
-    for name, its in audit["silos"].items():
-        bounds, found = its["bounds"] or {}, its["conformance"] or {}
-        cells = [found.get("noise_std_ratio"), found.get("sensitivity_over_clip")]
-        cells += [bounds.get(key) for key in ("steinke", "fdp", "gaussian")]
-        cells += [
-            attacks[key]["silos"].get(name, {}).get("auc") if attacks else None for key in ("rmia", "lira")
-        ]
-        passed = {None: "-", True: "passed", False: "failed"}[found.get("passed")]
+    table = _by_silo(audit.silos, headings)
+    for name, silo in audit.silos.items():
+        conformance, bounds = silo.conformance, silo.bounds
+        cells: list[float | None] = [None] * 7
+        if conformance:
+            cells[:2] = conformance.noise_std_ratio, conformance.sensitivity_over_clip
+        if bounds:
+            cells[2:5] = bounds.steinke, bounds.fdp, bounds.gaussian
+        for at, attack in enumerate(("rmia", "lira"), 5):
+            figures = audit.membership[attack].silos.get(name) if attack in audit.membership else None
+            cells[at] = figures.auc if figures else None
+        passed = "-" if conformance is None else "passed" if conformance.passed else "failed"
         table.add_row(Text(name), *map(_cell, cells), passed)
     return table
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedtl.audit import audit as whole
+from fedtl.audit.audit import AuditOptions, audit_run
+from fedtl.audit.workload import Effort
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
 from fedtl.experiment.run import run
@@ -24,7 +25,7 @@ SMALL = [
     *("privacy.epsilon=8", "audit.canaries=100", "audit.transcript=1", 'audit.show_rows=["plain"]'),
 ]
 OTHER = 'audit.show_rows=["moon"]'
-EFFORT = whole.Effort(references=1, iterations=3, roles=False, planted=False)
+EFFORT = Effort(references=1, iterations=3, roles=False, planted=False)
 ALIKE = 0.97  # correlation: two digits of one class, the most alike of these silos, stay below
 
 
@@ -50,8 +51,8 @@ def out(ran, tmp_path_factory):
 
 
 def audited(folder, out, pictures=False):
-    progress = lambda *done: None  # noqa: E731
-    whole.audit(folder, out, "server", EFFORT, out.parent / "key.pem", "cpu", progress, pictures)
+    options = AuditOptions(effort=EFFORT, pictures=pictures)
+    audit_run(folder, out, options, out.parent / "key.pem", lambda *_: None)
     return out
 
 
@@ -121,7 +122,7 @@ def test_no_row_is_in_the_bundle_whatever_the_experiment_declares(out, rows):
     page = (out / "audit.html").read_text()
     assert "data:image" not in page
     for text in (page, (out / "bundle.json").read_text(), (out / "audit.json").read_text()):
-        assert "made from private rows" in text
+        assert "private rows" in text
         assert "not a release" in text
 
 
@@ -163,7 +164,7 @@ def test_the_comparison_finds_a_row_wherever_it_is_hidden(ran, rows, tmp_path):
 
 
 def test_pictures_need_the_owners_word(ran, tmp_path):
-    for declared, said in ((SMALL[:-1], "allows that for no silo"), ([*SMALL[:-1], OTHER], "moon")):
+    for declared, said in ((SMALL[:-1], "show_rows"), ([*SMALL[:-1], OTHER], "moon")):
         shutil.copytree(ran.path, tmp_path / said)
         folder = RunFolder(tmp_path / said)
         (folder.path / "experiment.toml").write_text(dump(load("digits", declared)))
