@@ -1,9 +1,10 @@
 """The audit against one fault at a time, where a run's canaries cannot show it; each is refuted by the named check."""
 
 import pytest
-from fedtl.audit.retraining.run import RETRAINING_CHECKS, retraining_checks
 from torch import nn
 
+from fedtl.audit.retraining.audited_silo import silo_of_study
+from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.verdict import FAMILY_LEVEL, failed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run_folder import RunFolder

@@ -17,7 +17,7 @@ from fedtl.audit.audit import AuditOptions, audit_run
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import retraining_checks
 from fedtl.audit.units import by_unit
-from fedtl.audit.verdict import failed
+from fedtl.audit.verdict import FAMILY_LEVEL, failed
 from fedtl.audit.workload import Effort
 from fedtl.data.dataset import Dataset
 from fedtl.data.prepare import prepare

@@ -13,14 +13,15 @@ import torch
 
 from fedtl.audit.retraining.altered_data import first_units, units_of
 from fedtl.audit.retraining.audited_silo import AuditedSilo
-from fedtl.audit.retraining.contributions import (
-    ROUNDING,
+from fedtl.audit.retraining.contributions import ROUNDING
+from fedtl.audit.retraining.recorded_sums import (
     RecordedRound,
+    SumRecorder,
     distance_over_noise,
+    sample_all_but,
     statistics_multiplier,
     train_recorded,
 )
-from fedtl.audit.retraining.recorded_sums import SumRecorder, sample_all_but
 from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Array, Raw

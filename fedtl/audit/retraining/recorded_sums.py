@@ -1,22 +1,38 @@
 """
-Privacy guarantees whose randomness is observed or replaced.
+Private rounds whose noisy sums are recorded.
 
-``RecordingGuarantee`` records every noisy sum of a private round, and can train the round again with the noisy sums of an
-earlier one. Whatever then still differs between two data sets bypassed the noise.
+A round can be trained again with the noisy sums of an earlier one. Whatever then still differs between two data sets
+bypassed the noise.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.audit.retraining.audited_silo import (
+    AuditedSilo,
+    as_kind,
+    scratch_guarantee,
+    try_fit,
+    unlimited,
+    without_dropout,
+)
+from fedtl.data.dataset import SiloDataset
+from fedtl.messages import SpendEvent, Update
+from fedtl.models.state import State
+from fedtl.privacy.dp_adabn import Release
+from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
 from fedtl.privacy.noise import Noise
 
 Purpose = tuple[str | int, ...]
 NO_SAMPLING_RATE = 1e-12  # a sample rate at which no record is ever sampled
+STEPS = 2  # of each phase: the second step starts from weights that the first one's noise changed
+CLIP_FACTOR = 1e-3  # of the clip: almost every record's gradient is then clipped in every single tensor
+STATISTICS_NOISE_FACTOR = 1e-3  # of the noise on statistics
 
 
 class NoisySum(NamedTuple):
@@ -97,3 +113,66 @@ def sample_all_but(left_out: Sequence[int]) -> Callable[[int], Tensor]:
         return numbers
 
     return draw
+
+
+@dataclass(frozen=True)
+class RecordedRound:
+    """What left and what stayed, by name and with metrics (None if the round failed), and the recorded sums."""
+
+    outcome: Mapping[str, Tensor] | None
+    recorder: SumRecorder
+
+
+@dataclass(frozen=True)
+class _LowNoiseRelease(StatisticsRelease):
+    """A release with so little noise that shrinkage towards the initial statistics does not hide the rows."""
+
+    claimed: Release = field(kw_only=True)
+
+    @classmethod
+    def of(cls, statistics: StatisticsRelease) -> "_LowNoiseRelease":
+        claimed = statistics.release
+        release = replace(claimed, noise_multiplier=claimed.noise_multiplier * STATISTICS_NOISE_FACTOR)
+        return cls(release, statistics.layers, claimed=claimed)
+
+    @property
+    def event(self) -> SpendEvent:
+        return SpendEvent(self.claimed.noise_multiplier, 1.0, 1)
+
+
+def statistics_multiplier(guarantee: PrivacyGuarantee) -> float:
+    """The noise multiplier of the statistics in ``train_recorded``."""
+    refresh = guarantee.refresh
+    return 0.0 if refresh is None else refresh.release.noise_multiplier * STATISTICS_NOISE_FACTOR
+
+
+def train_recorded(
+    audited: AuditedSilo, guarantee: PrivacyGuarantee, data: SiloDataset, recorder: SumRecorder
+) -> RecordedRound:
+    """One recorded round, with a clip so small that it takes effect in every tensor."""
+    changes = unlimited(audited.guarantee) | {
+        "steps": audited.steps(STEPS),
+        "canaries": None,
+        "clip": audited.guarantee.clip * CLIP_FACTOR,
+        "refresh": guarantee.refresh and _LowNoiseRelease.of(guarantee.refresh),
+    }
+    recorded = as_kind(guarantee, RecordingGuarantee, recorder=recorder)
+    with scratch_guarantee(recorded, **changes) as scratch, without_dropout(audited.trainer.net(data.width)):
+        fitted = try_fit(lambda: audited.fit(scratch, data))
+    return RecordedRound(fitted and _outcome(*fitted), recorder)
+
+
+def _outcome(update: Update, local: State) -> dict[str, Tensor]:
+    metrics = {f"metric {name}": torch.tensor(value) for name, value in update.metrics.items()}
+    return {**update.delta, **local, **metrics, "weight": torch.tensor(update.weight)}
+
+
+def distance_over_noise(base: RecordedRound, other: RecordedRound, kind: str) -> float:
+    """The distance between two rounds' sums of a kind, in standard deviations of their noise."""
+    some, others = base.recorder.of(kind), other.recorder.of(kind)
+    if len(some) != len(others):
+        return math.inf
+    squares = sum(
+        float(((a.total - b.total) ** 2).sum()) / a.std**2 for a, b in zip(some, others, strict=True)
+    )
+    return math.sqrt(squares) if math.isfinite(squares) else math.inf
