@@ -1,7 +1,7 @@
 """Everything that can refute the claim of a private run: all checks of all silos, and lower bounds on epsilon."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from fedtl._util.randomness import numpy_generator
@@ -10,16 +10,14 @@ from fedtl.audit.canaries import one_run
 from fedtl.audit.canaries.conformance import final_scores, likelihood_scores, noise_conformance, shared_noise
 from fedtl.audit.canaries.log import CanaryPhase, read_released_statistics
 from fedtl.audit.claim import ClaimedPlan, claimed_plan
-from fedtl.audit.jobs import AuditJob
+from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.audit.power import detectable_epsilon, power
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.transcript import RunDocuments, check_documents, check_manifest
 from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
-from fedtl.experiment.study import Study, StudySource
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.experiment.study import Study
 from fedtl.report.audit_result import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
-from fedtl.training.trainer import Trainer
 
 SIGNIFICANCE = 0.05  # of the bounds that are reported; a claim is refuted at the family's level
 
@@ -46,21 +44,13 @@ class SiloFindings:
 
 def retraining_jobs(run: AuditedRun) -> dict[str, AuditJob]:
     """The retraining checks of each private silo, as jobs."""
-    guarantees = run.study.guarantees
     return {
-        name: partial(_retraining_checks, run.study.source, guarantees, name, run.canaries(name))
-        for name in guarantees
+        name: study_job(run.study, partial(_retraining_checks, name=name, canaries=run.canaries(name)))
+        for name in run.study.guarantees
     }
 
 
-def _retraining_checks(
-    source: StudySource,
-    guarantees: Mapping[str, PrivacyGuarantee],
-    name: str,
-    canaries: list[CanaryPhase],
-    trainer: Trainer,
-) -> list[Check]:
-    study = replace(source.study(trainer), guarantees=guarantees)
+def _retraining_checks(study: Study, name: str, canaries: list[CanaryPhase]) -> list[Check]:
     return retraining_checks(silo_of_study(study, name), canaries)
 
 

@@ -7,7 +7,7 @@ silos, so each job is run at an empty silo that has the job's name.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.experiment.study import Study, make_worker_context
+from fedtl.experiment.study import Study, StudySource, make_worker_context
 from fedtl.models.state import State
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, WorkerContext
 from fedtl.training.silo import Silo
@@ -24,6 +25,20 @@ from fedtl.training.trainer import Trainer
 
 NO_DATA = SiloDataset(Dataset(torch.empty(0), torch.empty(0)), Dataset(torch.empty(0), torch.empty(0)), ())
 AuditJob = Callable[[Trainer], Any]  # can be pickled, and so can its result
+
+
+def study_job(study: Study, work: Callable[[Study], Any]) -> AuditJob:
+    """``work`` on the study as the worker rebuilds it, which must be a function that can be pickled."""
+    return partial(_work_on_study, study.source, study.guarantees, work)
+
+
+def _work_on_study(
+    source: StudySource,
+    guarantees: Mapping[str, PrivacyGuarantee],
+    work: Callable[[Study], Any],
+    trainer: Trainer,
+) -> Any:
+    return work(replace(source.study(trainer), guarantees=guarantees))
 
 
 @dataclass(frozen=True)

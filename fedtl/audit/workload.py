@@ -16,12 +16,12 @@ from fedtl.audit.attacks.reconstruction import Attempt, AttemptKey
 from fedtl.audit.attacks.reference_models import (
     ObservedFederation,
     SiloLogOdds,
-    log_odds_job,
-    reference_job,
+    reference_log_odds,
+    train_reference,
 )
 from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.checks import retraining_jobs
-from fedtl.audit.jobs import AuditJob, audit_engine, run_jobs
+from fedtl.audit.jobs import AuditJob, audit_engine, run_jobs, study_job
 from fedtl.audit.verdict import Check
 from fedtl.report.audit_result import RoleCost
 
@@ -92,26 +92,46 @@ def _first_work(run: AuditedRun, effort: Effort, results: JobResults) -> dict[st
     """Reference 0 and all jobs that do not need it; long jobs first."""
     study, work = run.study, dict[str, _Work]()
     if run.attackable:
-        job = partial(reference_job, study.source, 0, study.experiment.audit.transcript)
-        work["reference 0"] = _Work("reference models", job, partial(setattr, results, "first_reference"))
+        train = partial(train_reference, number=0, transcript=study.experiment.audit.transcript)
+        store = partial(setattr, results, "first_reference")
+        work["reference 0"] = _Work("reference models", study_job(study, train), store)
     if effort.roles:
         costs = role_costs.role_cost_jobs(study, effort.role_references, effort.iterations)
         work |= _work("role costs", costs, results.roles)
     work |= _work("retraining", retraining_jobs(run), results.retraining)
-    return work | _work("inversion", reconstruction.inversion_jobs(run, effort.iterations), results.inversion)
+    attempts = reconstruction.inversion_jobs(run, effort.iterations)
+    return work | _work("inversion", attempts, results.inversion)
 
 
 def _later_work(
     run: AuditedRun, effort: Effort, reference: ObservedFederation, results: JobResults
 ) -> dict[str, _Work]:
     """The jobs that need reference 0."""
-    source, transcript = run.study.source, run.study.experiment.audit.transcript
+    study, adversary, transcript = run.study, run.adversary, run.study.experiment.audit.transcript
     planted = {
-        level: partial(planted_rows.planted_job, source, level, transcript, run.adversary, reference)
+        level: study_job(
+            study,
+            partial(
+                planted_rows.planted_scores,
+                level=level,
+                transcript=transcript,
+                adversary=adversary,
+                reference=reference,
+            ),
+        )
         for level in (planted_rows.LEVELS if effort.planted else ())
     }
     references = {
-        number: partial(log_odds_job, source, number, transcript, run.adversary, reference.whole)
+        number: study_job(
+            study,
+            partial(
+                reference_log_odds,
+                number=number,
+                transcript=transcript,
+                adversary=adversary,
+                substitutes=reference.whole,
+            ),
+        )
         for number in range(1, effort.references)
     }
     return _work("planted rows", planted, results.planted) | _work(

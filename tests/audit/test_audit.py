@@ -19,14 +19,13 @@ from fedtl.audit.attacks.reference_models import (
     mislabelled_rows,
     pool_of,
     reference_data,
-    reference_job,
     train_reference,
 )
 from fedtl.audit.attacks.role_costs import role_sets
 from fedtl.audit.audit import AuditOptions, audit_run
 from fedtl.audit.canaries.log import read_canary_phases
 from fedtl.audit.claim import read_claim
-from fedtl.audit.jobs import audit_engine, run_jobs
+from fedtl.audit.jobs import audit_engine, run_jobs, study_job
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import retraining_checks
 from fedtl.audit.transcript import RunDocuments, check_documents, check_manifest, read_chain
@@ -252,11 +251,18 @@ def test_a_reference_is_the_same_in_whichever_process(tmp_path):
         several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
         study = build(load("digits", several), shelf, shelf)
         here = {number: train_reference(alone, number, 2) for number in (0, 1)}
-        jobs = {str(number): partial(reference_job, study.source, number, 2) for number in (0, 1)}
+        jobs = {
+            str(number): study_job(study, partial(train_reference, number=number, transcript=2))
+            for number in (0, 1)
+        }
         with audit_engine(study, None) as engine:
             there = dict(run_jobs(engine, jobs))
             with pytest.raises(SiloFailed, match="odd: failed"):
-                list(run_jobs(engine, {"odd": partial(reference_job, None, 0, 2)}))
+                list(
+                    run_jobs(
+                        engine, {"odd": study_job(study, partial(train_reference, number=None, transcript=2))}
+                    )
+                )
     for number in (0, 1):
         one, other = here[number], there[str(number)]
         assert same(one.shared, other.shared)

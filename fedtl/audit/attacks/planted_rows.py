@@ -28,11 +28,10 @@ from fedtl.audit.checks import SIGNIFICANCE, bound_checks
 from fedtl.audit.claim import claimed_plan, read_claim
 from fedtl.audit.verdict import Check
 from fedtl.experiment.privacy_plan import terms
-from fedtl.experiment.study import Study, StudySource
+from fedtl.experiment.study import Study
 from fedtl.models.state import State
 from fedtl.privacy.accounting import default_delta
 from fedtl.report.audit_result import Adversary, BoundsResult, PlantedResult
-from fedtl.training.trainer import Trainer
 
 LEVELS = RECORDS, SILOS
 
@@ -45,16 +44,10 @@ class PlantedFindings:
     checks: Sequence[Check] = ()
 
 
-def planted_job(
-    source: StudySource,
-    level: int,
-    transcript: int,
-    adversary: Adversary,
-    reference: ObservedFederation,
-    trainer: Trainer,
+def planted_scores(
+    study: Study, level: int, transcript: int, adversary: Adversary, reference: ObservedFederation
 ) -> dict[str, Floats]:
     """Train a federation with canaries planted at this level; return each silo's scores, if the adversary saw it."""
-    study = source.study(trainer)
     observed = train_reference(study, level, transcript)
     scores = {}
     for name in study.training:

@@ -16,9 +16,9 @@ from torch import Tensor
 from fedtl.audit.attacks.inversion import Images, ObservedUpdate, invert, matched, psnr, ssim
 from fedtl.audit.attacks.reference_models import with_shared_roles
 from fedtl.audit.audited_run import AuditedRun
-from fedtl.audit.jobs import AuditJob
+from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.experiment.study import Study, StudySource
+from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Seen
 from fedtl.messages import Task
 from fedtl.models.roles import Role
@@ -37,7 +37,6 @@ MIN_SINGLE_ROWS = 4  # reconstructed one by one in all silos; a mean over them i
 SILOS_TRIED = 2  # in the cases of more than one row
 ONE_ROW, SEVERAL, FIRST_ROUND = "one row", f"{SEVERAL_ROWS} rows, several steps", "the run's first round"
 KEPT, SHARED = "kept", "shared"  # whether BatchNorm statistics stay at the silo
-Guarantees = Mapping[str, PrivacyGuarantee]
 
 
 @dataclass(frozen=True)
@@ -75,17 +74,22 @@ class Attempt:
     mean: Images
 
 
-def invert_small_update(study: Study, trainer: Trainer, small: SmallUpdate, iterations: int) -> Attempt:
-    """Train the rows through the run's own first round, privately if the run was private, and invert the update."""
+def invert_small_update(
+    study: Study, small: SmallUpdate, iterations: int, shared: frozenset[Role] | None = None
+) -> Attempt:
+    """
+    Train the rows through the run's own first round, privately if the run was private, and invert the update. ``shared``:
+    the roles that leave the silo, if not those of the method.
+    """
     data, rows = study.data(small.silo), slice(small.first, small.first + small.count)
     units = (
         None if data.train.units is None else torch.arange(small.count)
     )  # each row is the only row of a unit
     own = replace(data, train=Dataset(data.train.x[rows], data.train.y[rows], units), target=None)
-    trainer = copy.copy(trainer)
+    trainer = copy.copy(study.trainer if shared is None else with_shared_roles(study.trainer, shared))
     trainer.training = replace(trainer.training, batch_size=small.batch_size)
-    shared, local = trainer.partition.split(trainer.initial(data.width))
-    task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
+    sent, local = trainer.partition.split(trainer.initial(data.width))
+    task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, sent)
     with scratch(memory()) as folder:
         guarantee = study.guarantees.get(small.silo)
         guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
@@ -95,7 +99,7 @@ def invert_small_update(study: Study, trainer: Trainer, small: SmallUpdate, iter
         sum(guarantee.steps) if guarantee else trainer.training.epochs * -(-small.count // small.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
-    observed = ObservedUpdate(shared, update.delta, local, small.count, steps, data.width, shape)
+    observed = ObservedUpdate(sent, update.delta, local, small.count, steps, data.width, shape)
     return _attempt(study, trainer, small.silo, observed, own, iterations)
 
 
@@ -193,47 +197,23 @@ def inversion_jobs(run: AuditedRun, iterations: int) -> dict[AttemptKey, AuditJo
     shared, names = study.trainer.method.shared, study.training[:SILOS_TRIED]
     if study.data(study.training[0]).train.x.dim() != 4 or not shared:
         return {}
+    several = [SmallUpdate(name, 0, SEVERAL_ROWS, SEVERAL_BATCH) for name in names]
     jobs: dict[AttemptKey, AuditJob] = {}
     for statistics, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
-        several = [SmallUpdate(name, 0, SEVERAL_ROWS, SEVERAL_BATCH) for name in names]
         for case, updates in ((ONE_ROW, single_rows(study)), (SEVERAL, several)):
             for small in updates:
-                key = AttemptKey(case, statistics, small.silo, small.first)
-                jobs[key] = partial(
-                    _small_update_job, study.source, study.guarantees, roles, small, iterations
-                )
+                invert = partial(invert_small_update, small=small, iterations=iterations, shared=roles)
+                jobs[AttemptKey(case, statistics, small.silo, small.first)] = study_job(study, invert)
     if messages and messages[0].round == 1:
         for name in (name for name in names if name in messages[0].deltas):
-            key = AttemptKey(FIRST_ROUND, _own_statistics(study), name)
-            jobs[key] = partial(
-                _first_round_job, study.source, study.guarantees, messages[0], name, iterations
-            )
+            invert = partial(invert_first_round, messages=messages[0], name=name, iterations=iterations)
+            jobs[AttemptKey(FIRST_ROUND, _own_statistics(study), name)] = study_job(study, invert)
     return jobs
 
 
 def _own_statistics(study: Study) -> str:
     """Whether the run's own method shares BatchNorm statistics."""
     return SHARED if Role.STATS in study.trainer.method.shared else KEPT
-
-
-def _small_update_job(
-    source: StudySource,
-    guarantees: Guarantees,
-    shared: frozenset[Role],
-    small: SmallUpdate,
-    iterations: int,
-    trainer: Trainer,
-) -> Attempt:
-    study = replace(source.study(trainer), guarantees=guarantees)
-    return invert_small_update(study, with_shared_roles(trainer, shared), small, iterations)
-
-
-def _first_round_job(
-    source: StudySource, guarantees: Guarantees, messages: Seen, name: str, iterations: int, trainer: Trainer
-) -> Attempt:
-    return invert_first_round(
-        replace(source.study(trainer), guarantees=guarantees), messages, name, iterations
-    )
 
 
 def inversion_result(study: Study, attempts: Mapping[AttemptKey, Attempt]) -> InversionResult:

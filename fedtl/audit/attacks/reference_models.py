@@ -19,7 +19,7 @@ from fedtl.audit.attacks.membership import Bools, Evidence, Floats
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
-from fedtl.experiment.study import Study, StudySource
+from fedtl.experiment.study import Study
 from fedtl.federation.recorder import Recorded, Seen, kept_rounds, read
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, rounds
 from fedtl.messages import Task, Update
@@ -280,18 +280,8 @@ def _evidence(
     )
 
 
-def reference_job(source: StudySource, number: int, transcript: int, trainer: Trainer) -> ObservedFederation:
-    return train_reference(source.study(trainer), number, transcript)
-
-
-def log_odds_job(
-    source: StudySource,
-    number: int,
-    transcript: int,
-    adversary: Adversary,
-    substitutes: StatesBySilo,
-    trainer: Trainer,
+def reference_log_odds(
+    study: Study, number: int, transcript: int, adversary: Adversary, substitutes: StatesBySilo
 ) -> dict[str, SiloLogOdds]:
     """Train a reference, and return only what the attack needs of it."""
-    study = source.study(trainer)
     return pool_log_odds(study, train_reference(study, number, transcript), adversary, substitutes)

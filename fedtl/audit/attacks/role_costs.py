@@ -1,6 +1,5 @@
 """What sharing each role costs: the same federation and the same attacks, with more and more roles that leave a silo."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,13 +15,11 @@ from fedtl.audit.attacks.reference_models import (
     train_reference,
     with_shared_roles,
 )
-from fedtl.audit.jobs import AuditJob
+from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.experiment.config.load import but
-from fedtl.experiment.study import Study, StudySource
+from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.audit_result import Adversary, RoleCost
-from fedtl.training.trainer import Trainer
 
 MAX_ROUNDS = 10  # of each federation: risks are compared here; the run's own figures are elsewhere
 RECORDED_ROUNDS = 3
@@ -50,26 +47,20 @@ def role_sets(study: Study) -> list[frozenset[Role]]:
 
 def role_cost_jobs(study: Study, references: int, iterations: int) -> dict[str, AuditJob]:
     """One job for each set of roles."""
-    short = but(study.experiment, rounds=min(MAX_ROUNDS, study.experiment.rounds))
-    source = replace(study, experiment=short).source
+    rounds = min(MAX_ROUNDS, study.experiment.rounds)
+    short = replace(study, experiment=but(study.experiment, rounds=rounds))
     return {
-        f"shared {' '.join(sorted(shared))}": partial(
-            _role_cost, source, study.guarantees, shared, references, iterations
+        f"shared {' '.join(sorted(shared))}": study_job(
+            short, partial(role_cost, shared=shared, references=references, iterations=iterations)
         )
         for shared in role_sets(study)
     }
 
 
-def _role_cost(
-    source: StudySource,
-    guarantees: Mapping[str, PrivacyGuarantee],
-    shared: frozenset[Role],
-    references: int,
-    iterations: int,
-    trainer: Trainer,
-) -> RoleCost:
-    trainer = with_shared_roles(trainer, shared)
-    study = replace(source.study(trainer), method=trainer.method, guarantees=guarantees)
+def role_cost(study: Study, shared: frozenset[Role], references: int, iterations: int) -> RoleCost:
+    """Train the federation and its references with these roles shared, and attack it."""
+    trainer = with_shared_roles(study.trainer, shared)
+    study = replace(study, trainer=trainer, method=trainer.method)
     trained = {number: train_reference(study, number, RECORDED_ROUNDS) for number in range(references)}
     substitutes, target = trained[0].whole, train_reference(study, TARGET, RECORDED_ROUNDS)
     observed = {
@@ -80,7 +71,7 @@ def _role_cost(
     risk = membership.attack(evidence(study, target_odds, observed))["rmia"]
     inverted = None
     if study.data(study.training[0]).train.x.dim() == 4:
-        attempts = [invert_small_update(study, trainer, row, iterations) for row in single_rows(study)]
+        attempts = [invert_small_update(study, row, iterations) for row in single_rows(study)]
         inverted = figures_of(attempts)
     return RoleCost(
         shared=tuple(sorted(str(role) for role in shared)),
