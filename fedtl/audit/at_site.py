@@ -191,8 +191,7 @@ def _rounds(audited: AuditedSilo) -> int:
 def _train_with_canaries(audited: AuditedSilo) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
     """What canaries record in the plan's first rounds, each of which starts from the initial model."""
     rounds = _rounds(audited)
-    changes = unlimited(audited.guarantee) | {"rounds": rounds}
-    with scratch_guarantee(audited.guarantee, **changes) as guarantee:
+    with scratch_guarantee(replace(unlimited(audited.guarantee), rounds=rounds)) as guarantee:
         for number in range(1, rounds + 1):
             audited.fit(guarantee, round=number)
         assert guarantee.canaries is not None

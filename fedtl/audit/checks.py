@@ -142,7 +142,7 @@ def bound_checks(
     claim = plan.claim
     steinke = min(one_run.steinke_p(each, claim.epsilon, claim.delta) for each in guesses) * len(guesses)
     fdp = min(one_run.fdp_p(each, plan.curve.false_alarms) for each in guesses) * len(guesses)
-    reason = f"the canaries were guessed more often than epsilon {claim.epsilon:.3g} allows"
+    reason = f"more canaries were guessed correctly than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
             *(f"{prefix} steinke", silo, min(1.0, steinke), reported.steinke),

@@ -1,7 +1,6 @@
 """A silo's data with some or all rows changed, for checks that compare training on neighbouring data."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +12,15 @@ from fedtl.training.trainer import Trainer
 
 def first_units(
     data: SiloDataset, guarantee: PrivacyGuarantee, count: int
-) -> tuple[SiloDataset, dict[str, Any]]:
-    """The rows of the first ``count`` units, or of all if there are fewer, and what changes in the guarantee."""
+) -> tuple[SiloDataset, PrivacyGuarantee]:
+    """The rows of the first ``count`` units, or of all if there are fewer, and the guarantee for their number."""
     rows, units = data.train, units_of(data, guarantee)
     inside = units < count
     train = Dataset(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
-    records = int(units[inside].max()) + 1
-    changes: dict[str, Any] = {"records": records}
-    if guarantee.refresh is not None:
-        release = replace(guarantee.refresh.release, records=records)
-        changes["refresh"] = replace(guarantee.refresh, release=release)
-    return replace(data, train=train), changes
+    records, refresh = int(units[inside].max()) + 1, guarantee.refresh
+    if refresh is not None:
+        refresh = replace(refresh, release=replace(refresh.release, records=records))
+    return replace(data, train=train), replace(guarantee, records=records, refresh=refresh)
 
 
 def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:

@@ -101,26 +101,24 @@ def silo_of_study(study: Study, name: str) -> AuditedSilo:
 
 
 @contextmanager
-def scratch_guarantee(guarantee: PrivacyGuarantee, **changes: Any) -> Iterator[PrivacyGuarantee]:
-    """The guarantee with a scratch ledger and a scratch folder for canaries, and some values changed."""
+def scratch_guarantee(guarantee: PrivacyGuarantee) -> Iterator[PrivacyGuarantee]:
+    """The guarantee with a scratch ledger and a scratch folder for canaries."""
     with scratch(memory()) as folder:
-        canaries = changes.pop("canaries", guarantee.canaries)
-        canaries = canaries and replace(canaries, folder=folder / "canaries")
-        yield replace(guarantee, book=folder / "ledger.sqlite", canaries=canaries, **changes)
+        canaries = guarantee.canaries
+        if canaries is not None:
+            canaries = replace(canaries, folder=folder / "canaries")
+        yield replace(guarantee, book=folder / "ledger.sqlite", canaries=canaries)
 
 
-def unlimited(guarantee: PrivacyGuarantee) -> dict[str, Any]:
-    """Changes with which a scratch ledger accepts any number of steps."""
-    return {
-        "epsilon": UNLIMITED_EPSILON,
-        "lifetime": (UNLIMITED_EPSILON, guarantee.delta),
-        "rounds": 2,
-    }
+def unlimited(guarantee: PrivacyGuarantee) -> PrivacyGuarantee:
+    """The guarantee with budgets that allow any number of steps, for a scratch ledger."""
+    lifetime = UNLIMITED_EPSILON, guarantee.delta
+    return replace(guarantee, epsilon=UNLIMITED_EPSILON, lifetime=lifetime, rounds=2)
 
 
-def noise_only(guarantee: PrivacyGuarantee) -> dict[str, Any]:
+def noise_only(guarantee: PrivacyGuarantee) -> PrivacyGuarantee:
     """The same, without releases of statistics or metrics."""
-    return unlimited(guarantee) | {"refresh": None, "metric": None}
+    return replace(unlimited(guarantee), refresh=None, metric=None)
 
 
 def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:

@@ -69,8 +69,7 @@ class NeighbourRounds:
 
 def train_neighbours(audited: AuditedSilo) -> NeighbourRounds:
     """Train the five rounds."""
-    data, changes = first_units(as_floats(audited.data, audited.trainer), audited.guarantee, UNITS)
-    guarantee = replace(audited.guarantee, **changes)
+    data, guarantee = first_units(as_floats(audited.data, audited.trainer), audited.guarantee, UNITS)
     units = units_of(data, guarantee)
     base_data = extreme(data, units == 1)
 

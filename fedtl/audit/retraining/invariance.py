@@ -23,9 +23,11 @@ def around_the_mechanism(audited: AuditedSilo) -> Measurement:
     """If no record is sampled, other rows must not change a bit of what leaves or of the silo's local state."""
     states = []
     for data in (audited.data, synthetic_rows(audited.data)):
-        unsampled = as_kind(audited.guarantee, UnsampledGuarantee, divisor=audited.guarantee.expected_batch)
-        changes = {"sample_rate": NO_SAMPLING_RATE, "seed": 1, "canaries": None, "refresh": None}
-        with scratch_guarantee(unsampled, **changes) as guarantee:
+        unsampled = replace(
+            audited.guarantee, sample_rate=NO_SAMPLING_RATE, seed=1, canaries=None, refresh=None
+        )
+        divisor = audited.guarantee.expected_batch
+        with scratch_guarantee(as_kind(unsampled, UnsampledGuarantee, divisor=divisor)) as guarantee:
             update, local = audited.fit(guarantee, data)
         states.append(update.delta | local)
     first, second = states
@@ -44,7 +46,7 @@ def local_only_state(audited: AuditedSilo) -> Measurement:
         # A released accuracy is a function of the validation rows.
         swapped = other and audited.guarantee.metric is None
         rows = replace(data, val=synthetic_rows(data).train) if swapped else data
-        with scratch_guarantee(audited.guarantee, seed=1) as guarantee:
+        with scratch_guarantee(replace(audited.guarantee, seed=1)) as guarantee:
             updates.append(audited.fit(guarantee, rows)[0])
     first, second = updates
     changed = [name for name, tensor in first.delta.items() if not torch.equal(tensor, second.delta[name])]

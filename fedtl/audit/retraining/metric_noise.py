@@ -1,5 +1,7 @@
 """Whether a released accuracy has the claimed noise: it is released many times, for the same model and rows."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.stats import chi2
 
@@ -14,10 +16,10 @@ def metric_noise(audited: AuditedSilo) -> Measurement:
     metric = audited.guarantee.metric
     if metric is None:
         return not_exercised("no metric is released")
-    changes = unlimited(audited.guarantee) | {"steps": audited.steps(0), "refresh": None}
+    untrained = replace(unlimited(audited.guarantee), steps=audited.steps(0), refresh=None)
     released = []
     for _ in range(RELEASES):
-        with scratch_guarantee(audited.guarantee, **changes) as guarantee:
+        with scratch_guarantee(untrained) as guarantee:
             update, _ = audited.fit(guarantee)
         released.append(update.metrics["accuracy"])
     noise = (np.array(released) - _exact_accuracy(audited)) / metric.expected

@@ -133,9 +133,9 @@ def _train(
         y=rows.y[order],
         units=None if rows.units is None else _renumber(units[order]),
     )
-    few, changes = first_units(replace(data, train=reordered), replaced.guarantee, UNITS)
+    few, guarantee = first_units(replace(data, train=reordered), replaced.guarantee, UNITS)
     recorder = SumRecorder(None if base is None else base.recorder, sample_all_but([0]))
-    return train_recorded(audited, replace(replaced.guarantee, **changes), few, recorder)
+    return train_recorded(audited, guarantee, few, recorder)
 
 
 def _renumber(units: torch.Tensor) -> torch.Tensor:

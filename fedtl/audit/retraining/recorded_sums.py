@@ -150,14 +150,15 @@ def train_recorded(
     audited: AuditedSilo, guarantee: PrivacyGuarantee, data: SiloDataset, recorder: SumRecorder
 ) -> RecordedRound:
     """One recorded round, with a clip so small that it takes effect in every tensor."""
-    changes = unlimited(audited.guarantee) | {
-        "steps": audited.steps(STEPS),
-        "canaries": None,
-        "clip": audited.guarantee.clip * CLIP_FACTOR,
-        "refresh": guarantee.refresh and _LowNoiseRelease.of(guarantee.refresh),
-    }
-    recorded = as_kind(guarantee, RecordingGuarantee, recorder=recorder)
-    with scratch_guarantee(recorded, **changes) as scratch, without_dropout(audited.trainer.net(data.width)):
+    changed = replace(
+        unlimited(guarantee),
+        steps=audited.steps(STEPS),
+        canaries=None,
+        clip=audited.guarantee.clip * CLIP_FACTOR,
+        refresh=None if guarantee.refresh is None else _LowNoiseRelease.of(guarantee.refresh),
+    )
+    recorded = as_kind(changed, RecordingGuarantee, recorder=recorder)
+    with scratch_guarantee(recorded) as scratch, without_dropout(audited.trainer.net(data.width)):
         fitted = try_fit(lambda: audited.fit(scratch, data))
     return RecordedRound(fitted and _outcome(*fitted), recorder)
 

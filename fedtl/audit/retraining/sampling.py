@@ -7,7 +7,7 @@ that the server knows.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,16 +42,16 @@ class Samples:
 def record_samples(audited: AuditedSilo) -> Samples:
     """Train two rounds of one task, on synthetic rows, which are all different."""
     synthetic = as_floats(synthetic_rows(audited.data), audited.trainer)
-    data, changes = first_units(synthetic, audited.guarantee, UNITS)
+    data, few = first_units(synthetic, noise_only(audited.guarantee), UNITS)
     phase = audited.private_phases()[0]
     steps = tuple(STEPS if number == phase else 0 for number in range(len(audited.guarantee.steps)))
-    changes |= noise_only(audited.guarantee) | {"steps": steps, "canaries": None}
+    few = replace(few, steps=steps, canaries=None)
     trainer, units = audited.frozen_trainer(), units_of(data, audited.guarantee)
     rows = {row.numpy().tobytes(): number for number, row in enumerate(data.train.x.flatten(1))}
     rounds, partial = [], 0
     for _ in range(2):
         net = trainer.net(data.width)
-        with scratch_guarantee(audited.guarantee, **changes) as guarantee, _record_rows(net, rows) as seen:
+        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as seen:
             audited.fit(guarantee, data, trainer)
         sampled = np.zeros((len(seen), len(rows)), bool)
         for step, inside in enumerate(seen):

@@ -91,11 +91,14 @@ def record_noise(audited: AuditedSilo) -> dict[str, TensorNoise]:
     net = trainer.net(audited.data.width)
     size = sum(weight.numel() for weight in net.parameters())
     steps = int(np.clip(TOTAL_VALUES // (size * len(ROUNDS)), MIN_STEPS, MAX_STEPS))
-    unsampled = as_kind(guarantee, UnsampledGuarantee, divisor=guarantee.expected_batch)
-    changes = noise_only(guarantee) | {"sample_rate": NO_SAMPLING_RATE, "steps": audited.steps(steps)}
+    unsampled = as_kind(
+        replace(noise_only(guarantee), sample_rate=NO_SAMPLING_RATE, steps=audited.steps(steps)),
+        UnsampledGuarantee,
+        divisor=guarantee.expected_batch,
+    )
     recorded = dict[str, list[Gradient]]()
     for number in ROUNDS:
-        with scratch_guarantee(unsampled, **changes) as scratch, record_gradients(net) as gradients:
+        with scratch_guarantee(unsampled) as scratch, record_gradients(net) as gradients:
             audited.fit(scratch, None, trainer, min(number, audited.rounds))
         for name, own in _by_tensor(gradients).items():
             recorded.setdefault(name, []).extend(own)
@@ -154,13 +157,13 @@ def tensors_without_noise(audited: AuditedSilo, noise: Mapping[str, TensorNoise]
 def deviation_with_records(audited: AuditedSilo) -> Measurement:
     """With the same records in every step, what varies between steps is noise. One-sided, because dropout varies, too."""
     trainer, guarantee = audited.frozen_trainer(), audited.guarantee
-    data, changes = first_units(audited.data, guarantee, RECORD_UNITS)
-    if guarantee.canaries is not None:
-        count = min(RECORD_CANARIES, guarantee.canaries.count)
-        changes["canaries"] = replace(guarantee.canaries, count=count)
-    changes |= noise_only(guarantee) | {"sample_rate": 1.0, "steps": audited.steps(RECORD_STEPS)}
+    data, few = first_units(audited.data, noise_only(guarantee), RECORD_UNITS)
+    few = replace(few, sample_rate=1.0, steps=audited.steps(RECORD_STEPS))
+    if few.canaries is not None:
+        count = min(RECORD_CANARIES, few.canaries.count)
+        few = replace(few, canaries=replace(few.canaries, count=count))
     net = trainer.net(data.width)
-    with scratch_guarantee(guarantee, **changes) as scratch, record_gradients(net) as steps:
+    with scratch_guarantee(few) as scratch, record_gradients(net) as steps:
         audited.fit(scratch, data, trainer)
         unit = scratch.expected_batch / (guarantee.noise_multiplier * guarantee.clip)
     p, ratios = {}, {}
