@@ -39,7 +39,7 @@ from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.audit_result import Status
 from fedtl.report.wording import not_covered
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads
 
 CANARIES = 400
@@ -100,7 +100,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
             "epsilon and lifetime_epsilon, or approve the plan without an audit"
         )
     threads.set_threads(home.settings.threads)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         audited = _audited_silo(plan, folder)
         checks = _checks(audited, progress)
     violations = failed(checks)
@@ -185,13 +185,13 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
 
 def _rounds(audited: AuditedSilo) -> int:
     """The number of rounds that are trained with canaries."""
-    return min(audited.rounds, -(-MIN_STEPS // max(1, sum(audited.guarantee.steps))))
+    return min(audited.rounds, -(-MIN_STEPS // max(1, audited.guarantee.training.steps_a_round)))
 
 
 def _train_with_canaries(audited: AuditedSilo) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
     """What canaries record in the plan's first rounds, each of which starts from the initial model."""
     rounds = _rounds(audited)
-    with scratch_guarantee(replace(unlimited(audited.guarantee), rounds=rounds)) as guarantee:
+    with scratch_guarantee(unlimited(audited.guarantee, rounds)) as guarantee:
         for number in range(1, rounds + 1):
             audited.fit(guarantee, round=number)
         assert guarantee.canaries is not None
@@ -201,7 +201,8 @@ def _train_with_canaries(audited: AuditedSilo) -> tuple[list[CanaryPhase], Relea
 
 def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
     """One line each: claimed, measured, what would have been detected, what was not exercised."""
-    guarantee, unit = audited.guarantee, audited.guarantee.unit
+    guarantee, training = audited.guarantee, audited.guarantee.training
+    unit = guarantee.protected.unit
     statuses = [status(check, violations) for check in checks]
     values = {check.name: check.value for check in checks}
     idle = ", ".join(check.name for check in checks if check.p is None) or "none"
@@ -210,8 +211,8 @@ def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence
         f"{statuses.count(Status.NOT_EXERCISED)} were not exercised. "
         f"{'REFUTED: do not sign.' if violations else 'No check failed.'}",
         *(f"Failed: {check.name}: {check.reason}" for check in violations),
-        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {guarantee.delta:.0e} for each of {guarantee.records} {unit}s, "
-        f"noise of {guarantee.noise_multiplier:.3g} clips, sample rate {guarantee.sample_rate:.3g}, {guarantee.rounds} rounds.",
+        f"Claimed: epsilon {guarantee.epsilon:.3g} at delta {guarantee.delta:.0e} for each of {guarantee.protected.count} {unit}s, "
+        f"noise of {training.noise_multiplier:.3g} clips, sample rate {training.sample_rate:.3g}, {training.rounds} rounds.",
         f"Measured: the noise has {_number(values['noise'])} times the claimed standard deviation; one {unit} changes a sum by "
         f"{_number(values['one record'])} clips.",
         f"Noise below {_detectable_noise(audited, len(checks)):.2f} times the claimed one would have failed the check of the "
@@ -230,5 +231,5 @@ def _number(value: float | None) -> str:
 def _detectable_noise(audited: AuditedSilo, checks: int) -> float:
     assert audited.guarantee.canaries is not None
     absent = int((~audited.guarantee.canaries.members()).sum())
-    values = max(1, absent * _rounds(audited) * sum(audited.guarantee.steps))
+    values = max(1, absent * _rounds(audited) * audited.guarantee.training.steps_a_round)
     return detectable_noise_ratio(values, FAMILY_LEVEL / checks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedtl
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl.audit import bundle, units
 from fedtl.audit.attacks import membership
 from fedtl.audit.attacks.planted_rows import planted_findings
@@ -24,9 +24,10 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.report.audit_page import Pictures, audit_page
+from fedtl.report.audit_attacks import Pictures
+from fedtl.report.audit_page import audit_page
 from fedtl.report.audit_result import Adversary, AttackResult, AuditResult, write_audit
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads
 
 AUDIT, PAGE, EXPERIMENT = "audit.json", "audit.html", "experiment.toml"
@@ -63,7 +64,7 @@ def audit_run(
         )
     signer = bundle.load_signing_key(key)
     threads.set_threads(experiment.engine.threads)
-    with temporary() as store:
+    with temporary_store() as store:
         run = _audited_run(folder, options, store)
         if unknown := sorted(showable - set(run.study.training)):
             raise ConfigError(
@@ -155,10 +156,10 @@ def _write_bundle(
     toml = (run.folder.path / EXPERIMENT).read_text()
     page = audit_page(result, pictures, toml)
     write_audit(out / AUDIT, result)
-    write(out / PAGE, lambda file: file.write_text(page))
-    write(out / EXPERIMENT, lambda file: file.write_text(toml))
+    write_file(out / PAGE, lambda file: file.write_text(page))
+    write_file(out / EXPERIMENT, lambda file: file.write_text(toml))
     ledgers = {
-        name: last_hash(guarantee.book, guarantee.dataset)
+        name: last_hash(guarantee.account.path, guarantee.account.dataset)
         for name, guarantee in sorted(run.study.guarantees.items())
     }
     bundle.sign_bundle(out, SIGNED, result.run, ledgers, result.violations, signer)

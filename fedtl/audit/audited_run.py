@@ -8,7 +8,7 @@ from fedtl.audit.canaries.log import CanaryPhase, read_canary_phases
 from fedtl.audit.claim import Claim, read_claim
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Seen, read
+from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
 from fedtl.report.audit_result import Adversary
 
@@ -26,9 +26,9 @@ class AuditedRun:
     start: State | None = None
 
     @cached_property
-    def messages(self) -> Sequence[Seen]:
+    def messages(self) -> Sequence[RecordedRound]:
         """The recorded rounds; empty if the run recorded none."""
-        return read(self.folder.path / TRANSCRIPT)
+        return read_transcript(self.folder.path / TRANSCRIPT)
 
     @cached_property
     def claims(self) -> Mapping[str, Claim]:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 import fedtl
-from fedtl._util.files import write, write_bytes
+from fedtl._util.files import write_bytes, write_file
 from fedtl.errors import ConfigError, Refuted
 
 SigningKey = Ed25519PrivateKey
@@ -94,7 +94,7 @@ def sign_bundle(
     content = BundleContent(run, ledgers, violations, files, public_key(key))
     text = (json.dumps(asdict(content), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     write_bytes(folder / BUNDLE, text)
-    write(folder / SIGNATURE, lambda file: file.write_text(key.sign(text).hex() + "\n"))
+    write_file(folder / SIGNATURE, lambda file: file.write_text(key.sign(text).hex() + "\n"))
 
 
 def verify_bundle(folder: Path, wanted: str = "") -> Verified:

@@ -12,7 +12,8 @@ from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
 from fedtl.audit.verdict import Check, describe_violation, failed
 from fedtl.deployment.site import covered, egress_log
 from fedtl.errors import LedgerDamaged
-from fedtl.privacy import prv, verify
+from fedtl.privacy import prv
+from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
 
 SHOWN_FAULTS = 3  # of one check, in its reason
 
@@ -56,8 +57,8 @@ def audit_export(path: Path) -> ExportAudit:
     faults = {
         "chain": [],
         "approval": [f"{fault}, but it left the site" for fault in covered.uncovered(lines)],
-        "ledger arithmetic": [fault for ledger in ledgers.values() for fault in verify.faults(ledger)],
-        "link to messages": verify.unpaid(sent, ledgers),
+        "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
+        "link to messages": find_uncharged(sent, ledgers),
     }
     checks = [
         Check(name, silo, float(not found), None, "; ".join(found[:SHOWN_FAULTS]))
@@ -65,7 +66,7 @@ def audit_export(path: Path) -> ExportAudit:
     ]
     studies: dict[str, StudyCharge] = {}
     for ledger in ledgers.values():
-        for name, cost in verify.studies(ledger).items():
+        for name, cost in study_costs(ledger).items():
             studies[name] = StudyCharge(cost.epsilon, cost.delta, cost.charged, cost.round)
             second = prv.prv(cost.planned, cost.delta)
             fault = composition_fault(cost.epsilon, second)

@@ -64,7 +64,7 @@ def audit_engine(study: Study, start: State | None) -> Iterator[Engine]:
     """The experiment's own engine; it is kept for the whole audit, because a worker takes seconds to start."""
     make = partial(make_worker_context, study.source, str(study.trainer.device), start)
     context = partial(_worker_context, make)
-    with choose.engine(study.experiment.engine, study.trainer, context, len(study.training)) as engine:
+    with choose.make_engine(study.experiment.engine, study.trainer, context, len(study.training)) as engine:
         yield engine
 
 

@@ -9,7 +9,7 @@ defect in how fedtl writes it. ``privacy.verify`` recomputes the costs of its li
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -21,14 +21,15 @@ import torch
 from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.claim import Claim
 from fedtl.audit.verdict import Check
-from fedtl.errors import ConfigError
-from fedtl.federation.recorder import Seen
+from fedtl.errors import ConfigError, LedgerDamaged
+from fedtl.federation.recorder import RecordedRound
 from fedtl.models.roles import Partition
 from fedtl.models.state import State
-from fedtl.privacy import accounting, prv, verify
+from fedtl.privacy import accounting, prv
+from fedtl.privacy.ledger_lines import LedgerLine, ReplyStored, RoundCharged, StudyPlanned, parse_lines
+from fedtl.privacy.verify import TOLERANCE, StudyCost, find_faults, study_costs, walk_chain
 
 SECOND_COMPOSITION = "composition by Opacus PRV"
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class RunDocuments:
     ledger: Path
     claim: Claim
     answered: Sequence[int]
-    messages: Sequence[Seen]
+    messages: Sequence[RecordedRound]
     canaries: Sequence[CanaryPhase]
     seed: int
     rounds: int
@@ -56,18 +57,22 @@ def check_documents(documents: RunDocuments) -> list[Check]:
     """
     claim = documents.claim
     lines, fault = read_chain(documents.ledger, documents.silo)
-    studies = [line["study"] for line in lines if line["what"] == "planned"]
+    entries = [line.entry for line in lines]
+    studies = [entry.study for entry in entries if isinstance(entry, StudyPlanned)]
     if documents.study not in studies and len(studies) == 1:  # the run folder was renamed
         documents = replace(documents, study=studies[0])
-    charged = [line for line in lines if line["what"] == "charged" and line["study"] == documents.study]
-    cost = verify.studies(lines).get(documents.study)
+    own = [entry for entry in entries if isinstance(entry, RoundCharged | ReplyStored)]
+    own = [entry for entry in own if entry.study == documents.study]
+    charged = [entry for entry in own if isinstance(entry, RoundCharged)]
+    stored = {entry.round for entry in own if isinstance(entry, ReplyStored)}
+    cost = study_costs(lines).get(documents.study)
     second = prv.prv(cost.planned, claim.delta) if cost else None
     faults: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
-        "ledger arithmetic": (next(iter(verify.faults(lines)), "") or _claim_fault(cost, claim), None),
+        "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claim_fault(cost, claim), None),
         SECOND_COMPOSITION: (composition_fault(claim.epsilon, second), second),
         "charged rounds": (_rounds_fault(charged, documents), None),
-        "link to messages": (_messages_fault(charged, lines, documents), None),
+        "link to messages": (_messages_fault(charged, stored, documents), None),
     }
     return [
         Check(name, documents.silo, float(not fault), value, fault) for name, (fault, value) in faults.items()
@@ -81,20 +86,24 @@ def composition_fault(claimed: float, second: float | None) -> str:
     return f"epsilon {claimed:.4g} is claimed, but Opacus' PRV accountant computes {second:.4g}"
 
 
-def read_chain(path: Path, name: str) -> tuple[list[Line], str]:
+def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
     """The lines of one hash chain, and what is wrong with it ("" if nothing is). Raises ConfigError if it is missing."""
     if not path.is_file():
         raise ConfigError(f"{path} is missing: a private silo cannot be audited without its ledger")
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))
-    lines, last, broken = verify.walked(entries)
+    walked, last, broken = walk_chain(entries)
+    try:
+        lines = parse_lines(walked)
+    except LedgerDamaged as error:
+        return [], str(error)
     if broken:
-        return list(lines), f"line {broken} of the ledger was altered, or a line before it was removed"
+        return lines, f"line {broken} of the ledger was altered, or a line before it was removed"
     tip = _tips(path).get(name)
     if tip != [len(entries), last]:
-        return list(lines), f"the ledger ends with line {len(entries)}, but its tip says {tip and tip[0]}"
-    return list(lines), ""
+        return lines, f"the ledger ends with line {len(entries)}, but its tip says {tip and tip[0]}"
+    return lines, ""
 
 
 def last_hash(path: Path, name: str) -> str:
@@ -106,11 +115,11 @@ def _tips(path: Path) -> dict[str, list[Any]]:
     return dict(json.loads(path.with_name(f"{path.name}.tip").read_text()))
 
 
-def _claim_fault(cost: verify.StudyCost | None, claim: Claim) -> str:
+def _claim_fault(cost: StudyCost | None, claim: Claim) -> str:
     """The claimed epsilon must be that of the whole plan, and noise and sample rate must be the claimed ones."""
     events = cost.planned if cost else ()
     total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
-    if abs(claim.epsilon - total) > verify.CLOSE * total:
+    if abs(claim.epsilon - total) > TOLERANCE * total:
         return f"epsilon {claim.epsilon:.4g} is claimed, but the plan that was charged costs {total:.4g}"
     trained = {(event.noise_multiplier, event.sample_rate) for event in events} - _releases(claim)
     if trained - {(claim.noise_multiplier, claim.sample_rate)}:
@@ -126,14 +135,12 @@ def _releases(claim: Claim) -> set[tuple[float | None, float]]:
     return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 
 
-def _rounds_fault(charged: Sequence[Line], documents: RunDocuments) -> str:
+def _rounds_fault(charged: Sequence[RoundCharged], documents: RunDocuments) -> str:
     """No answer without a charge, and no noisy step that was not charged."""
     releases = _releases(documents.claim)
     paid = {
-        line["round"]: sum(
-            int(steps) for noise, rate, steps in line["events"] if (noise, rate) not in releases
-        )
-        for line in charged
+        entry.round: sum(steps for noise, rate, steps in entry.events if (noise, rate) not in releases)
+        for entry in charged
     }
     if uncharged := sorted(set(documents.answered) - set(paid)):
         return f"round {uncharged[0]} was answered, but never charged"
@@ -146,20 +153,17 @@ def _rounds_fault(charged: Sequence[Line], documents: RunDocuments) -> str:
     return ""
 
 
-def _messages_fault(charged: Sequence[Line], lines: Sequence[Line], documents: RunDocuments) -> str:
+def _messages_fault(charged: Sequence[RoundCharged], stored: set[int], documents: RunDocuments) -> str:
     """Each recorded task must be the one that was charged, and each answer must be in the ledger."""
-    hashes = {line["round"]: line["task"] for line in charged}
+    hashes = {entry.round: entry.task for entry in charged}
     for message in documents.messages:
         if documents.silo in message.deltas and hashes.get(message.round) != _task_hash(documents, message):
             return f"round {message.round} was charged for another task than the one that was sent"
-    stored = {
-        line["round"] for line in lines if line["what"] == "stored" and line["study"] == documents.study
-    }
     missing = sorted(set(documents.answered) - stored)
     return f"round {missing[0]} was answered, but the answer is not in the ledger" if missing else ""
 
 
-def _task_hash(documents: RunDocuments, message: Seen) -> str:
+def _task_hash(documents: RunDocuments, message: RecordedRound) -> str:
     """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
     header = [documents.study, message.round, documents.rounds, documents.seed]
     digest = sha256(json.dumps(header).encode())
@@ -170,7 +174,7 @@ def _task_hash(documents: RunDocuments, message: Seen) -> str:
     return digest.hexdigest()
 
 
-def check_manifest(messages: Sequence[Seen], partition: Partition, whole: State) -> list[Check]:
+def check_manifest(messages: Sequence[RecordedRound], partition: Partition, whole: State) -> list[Check]:
     """
     One check for each silo, from the model and the method alone: only tensors left that the method shares, with the
     shapes and types that they have in ``whole``, the model's state.

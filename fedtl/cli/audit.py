@@ -1,70 +1,51 @@
-"""``fedtl audit``: attack a run, and verify what somebody else's attack came to."""
+"""``fedtl audit``: attack a run and compare the results with its claim; check an exported record; verify a signed bundle."""
 
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    Progress,
-)
 
-from fedtl.cli.run_folder import begin, run_page
-from fedtl.cli.screen import (
-    Device,
-    Json,
-    Quiet,
-    Set,
-    Workers,
-    bar_columns,
-    device_for,
-    err_console,
-    out_console,
-    print_json,
-    say,
-)
+from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
+from fedtl.cli.run_folder import begin, write_run_page
+from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
 from fedtl.errors import ConfigError, Refuted
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
     from fedtl.report.audit_result import AuditResult
 
-CANARIES, MESSAGES = 1000, 8  # that ``fedtl audit EXP`` adds where the experiment has none
-PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}
+# ``fedtl audit EXP`` sets these if the experiment does not
+DEFAULT_CANARIES, DEFAULT_KEPT_MESSAGES = 1000, 8
 VANTAGES = ("server", "silo", "model")
 
 
 def audit(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="EXP|RUN|EXPORT|verify",
-            help="an experiment to run and audit, a run folder, a site's export, or: verify BUNDLE",
-        ),
-    ],
-    bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="with verify: the folder to check")
-    ] = None,
+    target: Annotated[str, typer.Argument(metavar="EXP|RUN|EXPORT|verify")],
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]")] = None,
     vantage: Annotated[
-        str, typer.Option(help="who attacks: server (every update), silo (what comes back) or model")
+        str,
+        typer.Option(
+            help="what the attacker sees: server (every update), silo (the model of each round) or model (the final model)"
+        ),
     ] = "server",
     out: Annotated[
-        Path | None, typer.Option(help="the bundle's folder; default: audit, in the run's folder")
+        Path | None, typer.Option(help="folder for the signed results; default: RUN/audit")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="one reference model, no table of roles: a first look")
+        bool, typer.Option("--quick", help="a shorter audit: 1 reference model, no comparison of roles")
     ] = False,
     key: Annotated[
         str,
         typer.Option(
-            help="the site's Ed25519 key, a PEM file (made if absent); with verify: the auditor's public key, 64 hex digits"
+            help="PEM file with the Ed25519 key that signs (created if missing); with verify: the auditor's public key, 64 hex digits"
         ),
     ] = "",
     pictures: Annotated[
         bool,
         typer.Option(
             "--pictures",
-            help="print training rows of the silos in [audit] show_rows beside what was reconstructed of them",
+            help="show reconstructed training rows and their originals, for the silos in \\[audit] show_rows",
         ),
     ] = False,
     set_: Set = None,
@@ -73,16 +54,22 @@ def audit(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Attack a run as somebody who sees it would, and put measured bounds beside the epsilon that it claims."""
+    """
+    Attack a run and compare measured lower bounds on epsilon with the epsilon that the run claims.
+
+    EXP (a TOML file or digits) is run with canaries and then audited. RUN, the folder of a run, is audited as it is.
+    EXPORT is a record written by fedtl silo ledger --export: its claims are computed again, nothing is measured.
+    "verify BUNDLE" checks the files and the signature of an audit's folder. Exit code 5: a claim is refuted.
+
+    Example: fedtl audit digits --set privacy.epsilon=3 --quick
+    """
     if target == "verify":
         _verify(bundle, key, as_json)
         return
     if bundle is not None:
-        raise ConfigError(
-            f"fedtl audit takes one EXP or RUN; {bundle} belongs to: fedtl audit verify {bundle}"
-        )
+        raise ConfigError(f"fedtl audit takes one EXP or RUN; to check a bundle: fedtl audit verify {bundle}")
     if Path(target).suffix == ".jsonl" or (Path(target).is_file() and Path(target).suffix != ".toml"):
-        _export(Path(target), as_json)
+        _audit_export(Path(target), as_json)
         return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
@@ -91,114 +78,88 @@ def audit(
     from fedtl.audit.workload import FULL, QUICK
     from fedtl.report.audit_result import Adversary, audit_json
 
-    on, effort = device_for(device), QUICK if quick else FULL
-    folder = _run(target, set_, workers, on, quiet or as_json)
-    where = out or folder.path / "audit"
-    with _Jobs(quiet or as_json) as show:
-        pem = Path(key) if key else folder.path / "audit-key.pem"
-        options = AuditOptions(Adversary(vantage), effort, on, pictures)
-        result = audit_run(folder, where, options, pem, show)
+    device, effort, silent = device_for(device), QUICK if quick else FULL, quiet or as_json
+    folder = _run_folder(target, set_, workers, device, silent)
+    results = out or folder.path / "audit"
+    pem = Path(key) if key else folder.path / "audit-key.pem"
+    with progress_bar("audit", silent) as show:
+        options = AuditOptions(Adversary(vantage), effort, device, pictures)
+        audited = audit_run(folder, results, options, pem, show)
     if as_json:
-        print_json(audit_json(result))
+        print_json(audit_json(audited))
     elif not quiet:
-        _print_statement(result)
+        _print_audit(audited)
         say(describe_signer(pem))
-    say(str(where) if quiet or as_json else f"report: {where / 'audit.html'}")
-    if result.violations:
-        raise Refuted(f"{folder.path}: {result.verdict}; the bundle is in {where}")
+    say(str(results) if silent else f"report: {results / 'audit.html'}")
+    if audited.violations:
+        raise Refuted(f"{folder.path}: {audited.verdict}; the results are in {results}")
 
 
-def _print_statement(result: "AuditResult") -> None:
-    """Print the statement, with each silo's numbers below what was claimed and what was measured."""
+def _print_audit(audit: "AuditResult") -> None:
+    """Print the parts of the statement; the numbers of each silo follow what is claimed and what was measured."""
     from fedtl.report.tables import claims_table, measured_table
 
-    tables = [claims_table(result), measured_table(result), None, None]
-    for part, table in zip(result.statement, tables, strict=True):
-        out_console.print(part.title, style="bold", **PLAIN)
+    tables = [claims_table(audit), measured_table(audit), None, None]
+    for part, table in zip(audit.statement, tables, strict=True):
+        print_line(part.title, style="bold")
         for line in part.lines:
-            refuted = "refuted: " if line in result.violations else ""
-            out_console.print(f"{refuted}{line}", highlight=False, markup=False)
+            prefix = "refuted: " if line in audit.violations else ""
+            out_console.print(f"{prefix}{line}", highlight=False, markup=False)
         if table is not None:
             out_console.print(table)
         out_console.print()
 
 
-def _run(
+def _run_folder(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
-    """The run folder that TARGET is, or that a run of the experiment TARGET leaves, with canaries and messages."""
+    """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
     from fedtl.audit.audit import refuse_pooled
-    from fedtl.cli.screen import progress
     from fedtl.experiment.config.load import load
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
 
     if (Path(target) / "experiment.toml").is_file():
         if overrides or workers:
-            raise ConfigError(
-                f"{target} is a run, whose settings are its own; leave --set and --workers away"
-            )
+            raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
         return RunFolder.open(Path(target).resolve())
-    asked, more = load(target, overrides or []), list(overrides or [])
+    asked, changes = load(target, overrides or []), list(overrides or [])
     refuse_pooled(asked)
     if asked.privacy is not None and not asked.audit.canaries:
-        more.append(f"audit.canaries={CANARIES}")
+        changes.append(f"audit.canaries={DEFAULT_CANARIES}")
     if not asked.audit.transcript:
-        more.append(f"audit.transcript={MESSAGES}")
-    place = Path("runs") / f"{Path(target).stem}-audit-{datetime.now():%Y%m%d-%H%M%S}"
-    settings, folder = begin(target, more, place, None, workers, "audit")
-    with progress(silent, f"{settings.method.name}: round", settings.rounds, folder) as show:
-        run(settings, folder, device, lambda one: show(one.after.round))
-    run_page(folder)
+        changes.append(f"audit.transcript={DEFAULT_KEPT_MESSAGES}")
+    settings, folder = begin("audit", target, changes, None, None, workers)
+    with training_progress(f"{settings.method.name}: round", settings.rounds, folder, silent) as show:
+        run(settings, folder, device, lambda end: show(end.after.round))
+    write_run_page(folder)
     return folder
 
 
-class _Jobs:
-    """A progress bar over the jobs of an audit, which names the kind of the last one."""
-
-    def __init__(self, silent: bool) -> None:
-        self._bar = Progress(
-            *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
-        )
-        self._task = self._bar.add_task("audit", total=None)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda done, total, what: self._bar.update(
-            self._task, completed=done, total=total, description=f"audit: {what}"
-        )
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.stop()
-
-
-def _export(path: Path, as_json: bool) -> None:
-    """Print what can be recomputed from a site's export. Raises Refuted."""
-    from dataclasses import asdict
-
+def _audit_export(path: Path, as_json: bool) -> None:
+    """Compute the claims of a site's exported record again. Raises Refuted."""
     from fedtl.audit.export import audit_export
 
-    result = audit_export(path)
+    audited = audit_export(path)
     if as_json:
-        print_json(asdict(result))
-    for name, study in {} if as_json else result.studies.items():
-        out_console.print(
-            f"{result.silo}: {name}: epsilon {study.epsilon:.4g} at delta {study.delta:.0e} for the whole plan; "
-            f"{study.charged:.4g} was charged up to round {study.round}",
-            **PLAIN,
-        )
-    for line in result.violations:
+        print_json(asdict(audited))
+    else:
+        for name, study in audited.studies.items():
+            print_line(
+                f"{audited.silo}: {name}: epsilon {study.epsilon:.4g} at delta {study.delta:.0e} for the whole plan; "
+                f"{study.charged:.4g} up to round {study.round}"
+            )
+    for line in audited.violations:
         say(f"refuted: {line}")
-    if result.violations:
-        raise Refuted(f"{path}: {len(result.violations)} claims are refuted")
-    say(f"{path}: {len(result.checks)} checks of ledger and egress log, no violation; nothing was measured")
+    if audited.violations:
+        raise Refuted(f"{len(audited.violations)} claims of {path} are refuted")
+    say(f"{path}: {len(audited.checks)} checks of the record, no violation; nothing was measured")
 
 
 def _verify(folder: Path | None, key: str, as_json: bool) -> None:
+    """Check the files and the signature of an audit's folder."""
     if folder is None:
-        raise ConfigError("fedtl audit verify needs the bundle's folder")
-    from dataclasses import asdict
-
+        raise ConfigError("fedtl audit verify needs the folder of the audit: fedtl audit verify BUNDLE")
     from fedtl.audit.bundle import NOTICE, fingerprint, verify_bundle
 
     verified = verify_bundle(folder, key)
@@ -207,14 +168,13 @@ def _verify(folder: Path | None, key: str, as_json: bool) -> None:
         return
     count, signer = len(verified.content.violations), fingerprint(verified.content.key)
     verdict = f"{count} checks refute its claim" if count else "no violation found"
-    lines = [f"{folder}: all files are as they were signed, and no file was added; {verdict}"]
+    print_line(f"{folder}: every file is as it was signed, and there is no other file; {verdict}")
     if verified.known_signer:
-        lines.append(f"signed with the key that you named, {signer}")
+        print_line(f"signed by the key that you named, {signer}")
     else:
-        lines.append(
-            f"WHO signed is not checked: the bundle names its own key ({signer}), and anyone can create a key. Ask the auditor "
-            "for the public key by another channel, for example by telephone, and run: "
+        print_line(
+            f"The signer is NOT verified: the key is in the bundle itself ({signer}), and anybody can create a key and sign. Ask "
+            "the auditor for the public key in another way than with this bundle, for example by telephone, and run: "
             f"fedtl audit verify {folder} --key KEY"
         )
-    for line in [*lines, NOTICE]:
-        out_console.print(line, **PLAIN)
+    print_line(NOTICE)

@@ -30,7 +30,7 @@ from fedtl.experiment.study import build
 from fedtl.experiment.summary import summary
 from fedtl.models.state import State
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.simulation.worker import become_worker, ignore_sigint
 
 EXACT = (
@@ -118,7 +118,7 @@ def compare(
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
-    with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
+    with temporary_store() as raws, _pool(workers, experiment.engine.threads) as pool:
         # Every mistake is said before anything is trained.
         notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
         started: dict[Future[None], Path] = {}
@@ -155,7 +155,7 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
         return experiment
     from fedtl.data import prepare
 
-    names = [name for name in prepare.names(experiment.data) if name not in aside]
+    names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedtl.data import prepare
+from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -35,7 +36,7 @@ class DataSchema:
     @cached_property
     def union(self) -> tuple[str, ...]:
         """Every label that some silo has."""
-        return prepare.vocabulary([its.classes for its in self.silos.values()])
+        return merge_labels([its.classes for its in self.silos.values()])
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -48,16 +49,16 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
     Look at every silo, one after another; ``read`` gives its rows. Raises ConfigError or DataError.
     """
     settings = experiment.data
-    names = prepare.names(settings)
+    names = prepare.silo_names(settings)
     _check_numbers(experiment, names)
     silos: dict[str, SiloSchema] = {}
     for name in names:
-        raw = read(name) if read else prepare.read(settings, name)
+        raw = read(name) if read else prepare.read_silo(settings, name)
         silos[name] = SiloSchema(
-            prepare.shape_after(raw, settings),
+            prepare.input_shape(raw, settings),
             raw.columns,
-            prepare.classes(raw, settings),
-            frozenset(prepare.spelled(raw.train.y)),
+            prepare.silo_classes(raw, settings),
+            frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
         )
         _check_alike(names[0], name, silos)

@@ -50,14 +50,14 @@ class Start:
 
 def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
     """Raises ModelError for a file that does not fit the model, or whose marks do not fit the file."""
-    net, file = plan.net(width), weights.read(path)
+    net, file = plan.net(width), weights.read_weights(path)
     try:
         said = marks.read(path)
     except ModelError as error:
         raise ModelError(f"model.weights: {error}") from error
     if any(name.endswith(".affine.weight") for name in file):  # a private run's
         file, said = restore_state(net, file), None if said is None else restore_names(net, said)
-    state, notes = weights.fit(file, net.state_dict(), roles(net), plan, path.name)
+    state, notes = weights.fit_weights(file, net.state_dict(), roles(net), plan, path.name)
     if said is None:
         return Start(path.name, state, None, notes)
     found = {name: said.get(name) or said.get(plan.library_name(name)) for name in state}

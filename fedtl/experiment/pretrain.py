@@ -6,6 +6,7 @@ import torch
 
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset, pool
+from fedtl.data.labels import label_texts
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
@@ -16,7 +17,7 @@ from fedtl.experiment.data_schema import DataSchema
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
 from fedtl.methods.base import Phase
-from fedtl.models.roles import EVERYTHING
+from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
@@ -35,8 +36,13 @@ def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) ->
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if len(shape) == 3 else torch.randn
     x = draw(NOISES, *shape, generator=generator)
-    found = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
-    return {name: tensor for name, tensor in found.items() if not name.startswith(f"body.{INPUT_SCALE}.")}
+    adapted = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    roles, scale = trainer.partition.roles, f"body.{INPUT_SCALE}."
+    return {
+        name: tensor
+        for name, tensor in adapted.items()
+        if roles[name] is Role.STATS and not name.startswith(scale)
+    }
 
 
 def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:
@@ -86,14 +92,14 @@ def public(experiment: Experiment, entry: str) -> list[SiloDataset]:
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
-        names = prepare.names(settings)
+        names = prepare.silo_names(settings)
     else:
         raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
     found: list[SiloDataset] = []
     for name in names:
-        raw = prepare.read(settings, name)
-        own = prepare.classes(raw, settings)
-        trained = frozenset(prepare.spelled(raw.train.y))
-        data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
+        raw = prepare.read_silo(settings, name)
+        own = prepare.silo_classes(raw, settings)
+        trained = frozenset(label_texts(raw.train.y))
+        data = prepare.prepare_silo(raw, settings, name, experiment.seed, own, trained).data
         found.append(replace(data, target=None))
     return found

@@ -21,15 +21,15 @@ from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.result import history_line, keep_outcome, result_of
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, StudySource, build, make_worker_context, reader
-from fedtl.federation.recorder import Recorded, kept_rounds
-from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, rounds
+from fedtl.federation.recorder import RecordingFederation, rounds_to_record
+from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
-from fedtl.privacy.charge import foresee
+from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
@@ -56,7 +56,7 @@ def run(
     if folder.has("result.json"):
         return folder.read_json("result.json")
     machine.set_threads(experiment.engine.threads)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         raws = raws or shelf
         seen = read_data_schema(experiment, reader(raws, experiment.data))
         if experiment.privacy is not None:  # before anything is trained, public rows included
@@ -66,11 +66,11 @@ def run(
             start = pretrained(experiment, folder, central.trainer, seen)
         study = build(experiment, raws, shelf, device, start, seen).promised(folder)
         for its in study.guarantees.values():
-            foresee(its, folder.path.name)
+            check_study_fits(its.account, its.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
             study.data(name)
             if raws is shelf:
-                shelf.drop(f"{name}.raw")  # nobody else needs it
+                shelf.remove(f"{name}.raw")  # nobody else needs it
         result = _run(study, folder, device, start, progress)
     folder.write_json("result.json", result)
     return result
@@ -85,7 +85,7 @@ def _run(
     begun = _begin(study, folder, members)
     clock = time.perf_counter()
     place = partial(make_worker_context, study.source, device, start)
-    with choose.engine(experiment.engine, study.trainer, place, len(members)) as engine:
+    with choose.make_engine(experiment.engine, study.trainer, place, len(members)) as engine:
         standing, sums = _train(study, folder, members, begun, engine, progress)
         shared = _shared_in_the_end(study, members, standing.shared)
         task = Task(folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
@@ -119,7 +119,7 @@ def _check_origins(source: StudySource) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
     study = source.study(trainer=None)  # type: ignore[arg-type]
     for name in study.training:
-        origins.check(study.data(name).origins, name)
+        origins.check_origins(study.data(name).origins, name)
 
 
 def _exam(source: StudySource, name: str) -> EvaluationSet:
@@ -150,7 +150,9 @@ def _shared_in_the_end(study: Study, members: Mapping[str, Silo], shared: State)
     if not study.method.pool:
         return shared
     pooled, trainer = members[POOLED], study.trainer
-    state = trainer.with_exact_statistics(pooled, trainer.partition.join(shared, pooled.local))
+    state = trainer.adapt(
+        trainer.partition.join(shared, pooled.local), pooled.data.train.x, pooled.data.width
+    )
     return trainer.partition.split(state)[0]
 
 
@@ -173,9 +175,9 @@ def _train(
     )
     clock = started = time.perf_counter()
     federation: Federation = Simulation(engine, members)
-    if kept := kept_rounds(experiment.rounds, experiment.audit.transcript):
-        federation = Recorded(federation, folder.path / TRANSCRIPT, kept)
-    for one in rounds(federation, plan, standing, study.trainer.partition.roles):
+    if kept := rounds_to_record(experiment.rounds, experiment.audit.transcript):
+        federation = RecordingFederation(federation, folder.path / TRANSCRIPT, kept)
+    for one in run_rounds(federation, plan, standing, study.trainer.partition.roles):
         standing, now = one.after, time.perf_counter()
         sums["bytes_up"] += one.bytes_up
         sums["bytes_down"] += one.bytes_down

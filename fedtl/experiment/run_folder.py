@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
@@ -47,7 +47,7 @@ class RunFolder:
         if path.exists() and any(path.iterdir()):
             raise ConfigError(f"{path} is not empty; give another --out, or go on with it: --resume {path}")
         path.mkdir(parents=True, exist_ok=True)
-        write(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        write_file(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
         return cls(path)
 
     @classmethod
@@ -77,7 +77,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        write(self.path / name, lambda file: file.write_text(text))
+        write_file(self.path / name, lambda file: file.write_text(text))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Raises ConfigError where the run did not get that far."""
@@ -119,7 +119,7 @@ class RunFolder:
             "labels": {name: {str(k): str(v) for k, v in its.items()} for name, (_, its) in own.items()},
             "so_far": dict(so_far),
         }
-        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
+        write_file(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
 
     def saved(self) -> tuple[ServerState, dict[str, tuple[State, Labels]], dict[str, float]] | None:
         """
@@ -134,7 +134,7 @@ class RunFolder:
         done = content["round"] if content else 0
         lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
         if lines or (self.path / "history.jsonl").exists():
-            write(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
+            write_file(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
         if not content:
             return None
         labels: dict[str, Labels] = {
@@ -154,7 +154,7 @@ class RunFolder:
     def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
         """``labels``, of these tensors and perhaps others: where they come from, for who starts from them."""
         about = None if labels is None else marks.metadata({key: labels[key] for key in state})
-        write(self.path / name, lambda file: save_file(state, file, about))
+        write_file(self.path / name, lambda file: save_file(state, file, about))
 
     def tensors(self, name: str) -> State:
         """Raises ConfigError where the file is not there or damaged."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl.errors import ConfigError
 
 Interval = tuple[float, float]  # lower and upper end, 95 % confidence
@@ -251,7 +251,7 @@ def audit_json(result: AuditResult) -> dict[str, Any]:
 
 def write_audit(path: Path, result: AuditResult) -> None:
     text = json.dumps(audit_json(result), indent=1, allow_nan=False) + "\n"
-    write(path, lambda file: file.write_text(text))
+    write_file(path, lambda file: file.write_text(text))
 
 
 def read_audit(path: Path) -> AuditResult:

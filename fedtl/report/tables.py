@@ -1,4 +1,4 @@
-"""Tables for the terminal, from what result.json and comparison.json hold. Names are text, never markup."""
+"""Tables for the terminal, from result.json, comparison.json and audit.json. Names are text, never markup."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,71 +11,78 @@ from fedtl.report.audit_result import AuditResult
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
-    absences_of_run,
-    absences_of_runs,
-    one,
-    over_silos,
-    short_difference,
-    shown,
-    silos_of,
-    with_interval,
+    all_silos,
+    format_short_difference,
+    format_value,
+    format_with_interval,
+    measured_metrics,
+    missing_in_comparison,
+    missing_in_run,
+    silo_count_note,
 )
 from fedtl.report.wording import not_covered
 
+NOT_PRIVATE = "NOT PRIVATE: the noise can be computed again"
 COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
-SHORT = 28  # characters of a silo's name that are never folded
+MAX_UNFOLDED = 28  # characters of a silo's name; a column with longer names may fold them
 
 
 def run_table(result: Mapping[str, Any]) -> Table:
-    """A row a silo, then the mean and the worst."""
-    silos, metrics = result["silos"], shown(result["silos"])
+    """The result of a run: one row per silo, then the mean and the worst silo."""
+    silos, metrics = result["silos"], measured_metrics(result["silos"])
     table = _table(
-        f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
+        f"{result['method']} on {result['model']}, {result['rounds']} rounds: test results of each silo"
     )
     table.add_column("silo", overflow="fold")
     for heading in ("train", "test", *(TITLES[metric] for metric in metrics)):
         table.add_column(heading, justify="right")
-    for name, its in silos.items():
-        row = (one(metric, its.get(metric)) for metric in metrics)
-        table.add_row(Text(name), str(its["train"]), str(its["test"]), *row)
+    for name, figures in silos.items():
+        row = (format_value(metric, figures.get(metric)) for metric in metrics)
+        table.add_row(Text(name), str(figures["train"]), str(figures["test"]), *row)
     table.add_section()
     means, counts = result["mean"], result["mean_silos"]
-    mean = (one(metric, means.get(metric)) + over_silos(counts.get(metric), len(silos)) for metric in metrics)
+    mean = (
+        format_value(metric, means.get(metric)) + silo_count_note(counts.get(metric), len(silos))
+        for metric in metrics
+    )
     table.add_row("mean", "", "", *mean, style="bold")
     if worst := result.get("worst"):
-        of = over_silos(worst["silos"], len(silos))
-        cells = (one(metric, worst[metric]) + of if metric in worst else "" for metric in metrics)
+        count = silo_count_note(worst["silos"], len(silos))
+        cells = (format_value(metric, worst[metric]) + count if metric in worst else "" for metric in metrics)
         table.add_row(Text(f"worst: {worst['silo']}"), "", "", *cells)
-    _caption(table, absences_of_run(result))
+    _caption(table, missing_in_run(result))
     return table
 
 
 def _caption(table: Table, lines: list[str]) -> None:
-    """Lines below a table; names in them are text."""
+    """Put lines below a table."""
     if lines:
         table.caption, table.caption_justify = Text("\n".join(lines)), "left"
 
 
 def late_table(late: Mapping[str, Any], metric: str) -> Table:
-    """A row for each way in which a silo that did not train can use what it received."""
-    table = _table("silos that joined late", "silo", "model", TITLES[metric])
+    """Silos that took no part in training: one row for each way to use the received model."""
+    table = _table("silos that joined after training", "silo", "model", TITLES[metric])
     for name, rows in late.items():
-        for row, its in rows.items():
-            table.add_row(Text(name), LATE_ROWS[row], one(metric, its.get(metric)))
+        for row, figures in rows.items():
+            table.add_row(Text(name), LATE_ROWS[row], format_value(metric, figures.get(metric)))
     return table
 
 
 def privacy_table(privacy: Mapping[str, Any]) -> Table:
-    """A row a silo: what it promises, or has spent, and with how much noise."""
+    """The privacy guarantee of each silo, planned or spent, and its noise."""
     silos = privacy["silos"]
-    what = f"of each {privacy['unit']}" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
-    title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one. {not_covered(privacy['unit'])}"
+    protected = f"of each {privacy['unit']}" if privacy["private"] else NOT_PRIVATE
+    title = f"differential privacy: {protected}; tuning: {privacy['tuning']}"
+    caption = (
+        f"epsilon: {privacy['adjacency']}; replace-one: the same guarantee for replace-one adjacency. "
+        f"{not_covered(privacy['unit'])}"
+    )
     table = Table(
         title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
         title_justify="left", caption_justify="left",
     )  # fmt: skip
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
     for heading in (
         f"{privacy['unit']}s",
         "epsilon",
@@ -87,24 +94,24 @@ def privacy_table(privacy: Mapping[str, Any]) -> Table:
         "norms",
     ):
         table.add_column(heading, justify="right")
-    for name, its in silos.items():
-        deviation = its["statistics_expected_noise"]
+    for name, guarantee in silos.items():
+        deviation = guarantee["statistics_expected_noise"]
         table.add_row(
             Text(name),
-            str(its["units"]),
-            f"{its['epsilon']:.3f}",
-            f"{its['delta']:.0e}",
-            f"{its['epsilon_replace_one']:.3f}",
-            f"{its['noise_multiplier']:.3f}",
-            f"{its['sample_rate']:.3f}",
-            str(its["steps_a_round"] * its["rounds"]),
+            str(guarantee["units"]),
+            f"{guarantee['epsilon']:.3f}",
+            f"{guarantee['delta']:.0e}",
+            f"{guarantee['epsilon_replace_one']:.3f}",
+            f"{guarantee['noise_multiplier']:.3f}",
+            f"{guarantee['sample_rate']:.3f}",
+            str(guarantee["steps_a_round"] * guarantee["rounds"]),
             "" if deviation is None else f"± {deviation:.2f}",
         )
     return table
 
 
 def claims_table(audit: AuditResult) -> Table | None:
-    """A row a silo: what it claims. None where no silo claims anything."""
+    """The claim of each silo, one row per silo; None if no silo has one."""
     if not (claims := audit.claims):
         return None
     table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
@@ -118,7 +125,7 @@ def claims_table(audit: AuditResult) -> Table | None:
 
 
 def measured_table(audit: AuditResult) -> Table:
-    """A row a silo: what was measured; a dash where nothing was. Bounds on epsilon hold with 95 %."""
+    """What an audit measured, one row per silo; a dash means not measured. Bounds on epsilon are at 95 % confidence."""
     headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
     table = _by_silo(audit.silos, headings)
     for name, silo in audit.silos.items():
@@ -138,7 +145,7 @@ def measured_table(audit: AuditResult) -> Table:
 
 def _by_silo(silos: Mapping[str, Any], headings: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
@@ -150,9 +157,9 @@ def _cell(value: float | None) -> str:
 
 def compare_table(comparison: Mapping[str, Any]) -> Table:
     """
-    A row a silo, a column a method, and whether joining helped.
+    A comparison: one row per silo, one column per method, and whether joining helped.
 
-    Where the terminal is too narrow an interval goes below its mean: a number is never cut short.
+    If the terminal is too narrow, an interval goes below its mean; no number is cut off.
     """
     metric, methods = comparison["metric"], comparison["methods"]
     benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
@@ -160,9 +167,9 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    _caption(table, [*_claimed(comparison), *absences_of_runs(comparison)])
+    _caption(table, [*_claimed(comparison), *missing_in_comparison(comparison)])
     table.add_column(
-        "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
+        "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
     for method in methods:
         table.add_column(Text(method), justify="right", overflow="fold")
@@ -170,91 +177,108 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
         table.add_column("best", overflow="fold")
         table.add_column("over local", overflow="fold")
         table.add_column("joining", no_wrap=True)
-    silos = silos_of(comparison)
+    silos = all_silos(comparison)
     for silo in silos:
-        its = benefit.get(silo, {})
+        verdict = benefit.get(silo, {})
         cells = [
             Text(
-                with_interval(metric, figures.get(silo, {}).get(metric)),
-                style="bold" if its.get("best") == method else "",
+                format_with_interval(metric, figures.get(silo, {}).get(metric)),
+                style="bold" if verdict.get("best") == method else "",
             )
             for method, figures in methods.items()
         ]
-        table.add_row(Text(silo), *cells, *(_benefit(metric, its) if its else ()))
+        table.add_row(Text(silo), *cells, *(_benefit(metric, verdict) if verdict else ()))
     table.add_section()
-    means = [comparison["mean"][method].get(metric) for method in methods]
-    worst = [comparison["worst"][method] for method in methods]
+    means = (comparison["mean"][method].get(metric) for method in methods)
+    worst = (comparison["worst"][method] for method in methods)
     table.add_row(
-        "mean", *(with_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+        "mean",
+        *(format_with_interval(metric, mean) + _over(mean, len(silos)) for mean in means),
+        style="bold",
     )
-    table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
+    table.add_row(
+        "worst", *(format_value(metric, silo.get(metric)) + _over(silo, len(silos)) for silo in worst)
+    )
     return table
 
 
-def _over(its: Mapping[str, Any] | None, silos: int) -> str:
-    return over_silos(its["silos"], silos) if its else ""
+def _over(figure: Mapping[str, Any] | None, silos: int) -> str:
+    return silo_count_note(figure["silos"], silos) if figure else ""
 
 
 def refitted_table(comparison: Mapping[str, Any]) -> Table:
-    """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
-    metric, silos = comparison["metric"], len(silos_of(comparison))
-    table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
-    table.add_column("as shared", justify="right")
-    table.add_column("refitted to each silo", justify="right")
-    for method, per_silo in comparison["refitted"].items():
+    """Methods that share normalisation statistics: scored with the shared ones, and with each silo's own."""
+    metric, silos = comparison["metric"], len(all_silos(comparison))
+    table = _table(f"normalisation statistics: {TITLES[metric]}, mean over silos", "method")
+    table.add_column("shared", justify="right")
+    table.add_column("each silo's own", justify="right")
+    for method, by_silo in comparison["refitted"].items():
         shared = comparison["mean"][method].get(metric)
-        cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
-        table.add_row(Text(method), cells, _mean(metric, per_silo.values(), silos))
+        cells = format_value(metric, shared and shared["mean"]) + _over(shared, silos)
+        table.add_row(Text(method), cells, _mean(metric, by_silo.values(), silos))
     return table
 
 
 def _mean(metric: str, rows: Iterable[Mapping[str, Any]], silos: int) -> str:
-    """The mean over the silos that have the figure, and how many these are."""
-    values = [its[metric]["mean"] for its in rows if metric in its]
-    return one(metric, sum(values) / len(values)) + over_silos(len(values), silos) if values else "-"
+    """The mean over the silos that have the metric, with their number if it is not all."""
+    values = [figures[metric]["mean"] for figures in rows if metric in figures]
+    return (
+        format_value(metric, sum(values) / len(values)) + silo_count_note(len(values), silos)
+        if values
+        else "-"
+    )
 
 
 def target_table(comparison: Mapping[str, Any]) -> Table:
-    """The unlabelled domain: each method as it is, and with AdaBN on that domain's inputs."""
+    """The second domain, which has no training labels: each method as trained, and with AdaBN on that domain."""
     metric = comparison["metric"]
-    table = _table(f"the unlabelled domain: {TITLES[metric]}, mean over silos", "method")
+    table = _table(f"domain without training labels: {TITLES[metric]}, mean over silos", "method")
     table.add_column("as trained", justify="right")
     table.add_column("with AdaBN", justify="right")
     for method, silos in comparison["target"].items():
-        rows = ([its.get(row, {}) for its in silos.values()] for row in ("target", "target_adabn"))
-        table.add_row(Text(method), *(_mean(metric, its, len(silos)) for its in rows))
+        columns = (
+            [silo.get(variant, {}) for silo in silos.values()] for variant in ("target", "target_adabn")
+        )
+        table.add_row(Text(method), *(_mean(metric, column, len(silos)) for column in columns))
     return table
 
 
 def late_compare_table(comparison: Mapping[str, Any]) -> Table:
-    """Silos that joined late, by method."""
+    """Silos that took no part in training, by method."""
     metric = comparison["metric"]
-    table = _table("silos that joined late", "silo", "method", "model", TITLES[metric])
+    table = _table("silos that joined after training", "silo", "method", "model", TITLES[metric])
     for method, silos in comparison["late"].items():
         for silo, rows in silos.items():
-            for row, its in rows.items():
-                value = one(metric, its.get(metric, {}).get("mean"))
+            for row, figures in rows.items():
+                value = format_value(metric, figures.get(metric, {}).get("mean"))
                 table.add_row(Text(silo), Text(method), LATE_ROWS[row], value)
     return table
 
 
 def _claimed(comparison: Mapping[str, Any]) -> list[str]:
-    """What is claimed of a comparison's runs; why none is called the best, where that is so."""
-    if (its := comparison.get("privacy")) is None:
+    """The guarantee of the runs of a comparison, and why no method is called the best, if so."""
+    if (privacy := comparison.get("privacy")) is None:
         return []
-    claim = f"differential privacy of each {its['unit']}: epsilon = {its['epsilon']:g} in each run of a method that shares"
-    said = (
-        f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
+    sentence = (
+        f"differential privacy of each {privacy['unit']}: epsilon = {privacy['epsilon']:g} in each run of a method that shares "
+        "tensors"
+        if privacy["private"]
+        else NOT_PRIVATE
     )
+    sentence += f"; tuning: {privacy['tuning']}"
     if not comparison["chosen_on"]:
-        said += "; no best, for the rows to choose on are private"
-    return [f"{said}. {not_covered(its['unit'])}"]
+        sentence += "; no best method, because it would be chosen on private rows"
+    return [f"{sentence}. {not_covered(privacy['unit'])}"]
 
 
 def _table(title: str, *columns: str) -> Table:
     return Table(*columns, title=Text(title), title_style="italic")
 
 
-def _benefit(metric: str, its: Mapping[str, Any]) -> tuple[Text, Text, Text]:
-    verdict = its["verdict"]
-    return Text(its["best"]), Text(short_difference(metric, its)), Text(verdict, style=COLOURS[verdict])
+def _benefit(metric: str, benefit: Mapping[str, Any]) -> tuple[Text, Text, Text]:
+    verdict = benefit["verdict"]
+    return (
+        Text(benefit["best"]),
+        Text(format_short_difference(metric, benefit)),
+        Text(verdict, style=COLOURS[verdict]),
+    )

@@ -91,6 +91,11 @@ def margin(scores: Tensor) -> np.ndarray:
     return (scores[:, 1].double() - scores[:, 0].double()).numpy()
 
 
+def correct(scores: Tensor, y: Tensor) -> Tensor:
+    """Return whether each row's highest score is that of its class [N]; its mean is the accuracy."""
+    return scores.argmax(1) == y
+
+
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
     """The two figures worth having every round, without leaving torch; {} where they are not finite."""
     scores, y = _labelled(scores, y)
@@ -101,7 +106,7 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
         found = {"loss": loss / 2, "rmse": loss**0.5}
     else:
         loss = float(F.cross_entropy(scores, y))
-        found = {"loss": loss, "accuracy": float((scores.argmax(1) == y).float().mean())}
+        found = {"loss": loss, "accuracy": float(correct(scores, y).float().mean())}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

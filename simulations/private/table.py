@@ -102,9 +102,9 @@ def accuracy(one: One) -> dict[str, Any]:
 
 
 def _exact(body: Any, rows: Any, *rest: Any) -> None:
-    from fedtl.models.norms import adapt
+    from fedtl.models.norms import adabn_statistics
 
-    body.load_state_dict({**body.state_dict(), **adapt(body, (x for x, _ in rows()))})
+    body.load_state_dict({**body.state_dict(), **adabn_statistics(body, (x for x, _ in rows()))})
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from tests.breaks import BREAKS, DP, FIGURE
 
 SMALL = [
@@ -23,7 +23,7 @@ CHECKS = 400  # of a whole audit, which share the family's level
 def retrained(folder, *settings):
     """All retraining checks of one silo, and those that fail at the level that they have in a whole audit."""
     experiment = load("digits", [*SMALL, *settings])
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(folder / "run", experiment))
         checks = retraining_checks(silo_of_study(study, "plain"), [])
     return checks, {check.name: check.reason for check in failed(checks, FAMILY_LEVEL * len(checks) / CHECKS)}

@@ -11,7 +11,7 @@ from fedtl.audit.canaries.conformance import final_scores, likelihood_scores, no
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics
 from fedtl.audit.claim import Claim
 from fedtl.audit.verdict import failed
-from fedtl.training.trainer import TrainingConfig
+from fedtl.training.loop import TrainingConfig
 
 CLAIM = Claim(
     *("record", "zero-out of one record, their number is public"),

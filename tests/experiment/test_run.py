@@ -18,7 +18,7 @@ from fedtl.experiment import run as study
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
@@ -202,13 +202,13 @@ def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatc
 def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, monkeypatch):
     experiment = small(f"method.name={method}")
     honest = do(tmp_path / "a", experiment)
-    split = prepare.in_parts
+    split = prepare.split_rows
 
     def spoilt(raw, *rest):
         raw, ids = split(raw, *rest)
         return replace(raw, test=replace(raw.test, x=255 - raw.test.x, y=raw.test.y[::-1].copy())), ids
 
-    monkeypatch.setattr(prepare, "in_parts", spoilt)
+    monkeypatch.setattr(prepare, "split_rows", spoilt)
     other = do(tmp_path / "b", experiment)
     assert honest["mean"] != other["mean"]
     for name in honest["silos"]:
@@ -223,7 +223,7 @@ def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, m
 
 def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypatch):
     """Every silo keeps only the digits of its own, from a source that declares no classes; a local head has as many outputs."""
-    read, digits = prepare.read, prepare.DATA["digits"]
+    read, digits = prepare.read_silo, prepare.DATA["digits"]
     monkeypatch.setitem(prepare.DATA.own, "digits", replace(digits, classes=()))
 
     def few(settings, name):

@@ -20,7 +20,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint as labels
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
-from fedtl.report.page import run_page
+from fedtl.report.run_page import run_page
 
 SMALL = ["rounds=1", "data.limit=40", 'data.silos=["faint","plain"]', "engine.name=serial"]
 PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]

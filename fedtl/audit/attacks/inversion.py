@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.state import State
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 
 VARIATION_WEIGHT = 1e-2
 STATISTICS_WEIGHT = 1e-2
@@ -92,7 +93,7 @@ def invert(
     """Return at most ``count`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the inferred labels."""
     net = copy.deepcopy(trainer.net(update.width)).cpu()
     net.load_state_dict(trainer.partition.join(update.shared, update.local))
-    trainer.unfreeze(net, trainer.method.phases[0])
+    trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     wanted = mean_gradient(trainer, update, list(weights))
     labels = infer_labels(update, wanted, net)

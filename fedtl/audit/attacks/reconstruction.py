@@ -3,7 +3,6 @@ Which updates are inverted, and how well: those of one row, those of a few rows 
 round. All updates come from ``Trainer.fit`` or from the run's recorded messages, as they crossed.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,17 +18,20 @@ from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Seen
+from fedtl.federation.recorder import RecordedRound
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.report.audit_page import Pictures
+from fedtl.report.audit_attacks import Pictures
 from fedtl.report.audit_result import InversionResult, ReconstructionCase, ReconstructionFigures
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
+from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
+UNLIMITED_EPSILON = 1e9  # of a scratch ledger
 MAX_INPUTS = 8  # that are reconstructed from one update
 SEVERAL_ROWS, SEVERAL_BATCH = 8, 4  # rows and batch size of the second case: two steps an epoch
 SHOWN_PICTURES = 8
@@ -86,29 +88,33 @@ def invert_small_update(
         None if data.train.units is None else torch.arange(small.count)
     )  # each row is the only row of a unit
     own = replace(data, train=Dataset(data.train.x[rows], data.train.y[rows], units), target=None)
-    trainer = copy.copy(study.trainer if shared is None else with_shared_roles(study.trainer, shared))
-    trainer.training = replace(trainer.training, batch_size=small.batch_size)
+    trainer = study.trainer if shared is None else with_shared_roles(study.trainer, shared)
+    trainer = replace(trainer, training=replace(trainer.training, batch_size=small.batch_size))
     sent, local = trainer.partition.split(trainer.initial(data.width))
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, sent)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         guarantee = study.guarantees.get(small.silo)
         guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
         silo = Silo(small.silo, own, dict(local), b"inversion", guarantee, labels.public(Role))
         update = trainer.fit(silo, task)
     steps = (
-        sum(guarantee.steps) if guarantee else trainer.training.epochs * -(-small.count // small.batch_size)
+        guarantee.training.steps_a_round
+        if guarantee
+        else trainer.training.epochs * -(-small.count // small.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
     observed = ObservedUpdate(sent, update.delta, local, small.count, steps, data.width, shape)
     return _attempt(study, trainer, small.silo, observed, own, iterations)
 
 
-def invert_first_round(study: Study, messages: Seen, name: str, iterations: int) -> Attempt:
+def invert_first_round(study: Study, messages: RecordedRound, name: str, iterations: int) -> Attempt:
     """Invert what really crossed, of all rows and steps; each guess is compared with the nearest training row."""
     data, trainer = study.data(name), study.trainer
     _, local = trainer.partition.split(trainer.initial(data.width))
     guarantee, training, count = study.guarantees.get(name), trainer.training, len(data.train)
-    steps = sum(guarantee.steps) if guarantee else training.epochs * -(-count // training.batch_size)
+    steps = (
+        guarantee.training.steps_a_round if guarantee else training.epochs * -(-count // training.batch_size)
+    )
     shape = tuple(data.train.x.shape[1:])
     observed = ObservedUpdate(messages.shared, messages.deltas[name], local, count, steps, data.width, shape)
     return _attempt(study, trainer, name, observed, data, iterations)
@@ -116,16 +122,17 @@ def invert_first_round(study: Study, messages: Seen, name: str, iterations: int)
 
 def _for_few_rows(guarantee: PrivacyGuarantee, small: SmallUpdate, folder: Path) -> PrivacyGuarantee:
     """The same noise and clip, with the sample rate of the small update's batches and a ledger in ``folder``."""
-    steps = -(-small.count // small.batch_size)
+    count, training = -(-small.count // small.batch_size), guarantee.training
+    steps = tuple(count if planned else 0 for planned in training.steps)
+    rate = min(1.0, small.batch_size / small.count)
+    budget = Budget(UNLIMITED_EPSILON, guarantee.delta)
     return replace(
         guarantee,
-        book=folder / "ledger.sqlite",
-        records=small.count,
-        sample_rate=min(1.0, small.batch_size / small.count),
-        steps=tuple(steps if planned else 0 for planned in guarantee.steps),
-        epsilon=1e9,
-        lifetime=(1e9, guarantee.delta),
-        refresh=None,
+        account=replace(guarantee.account, path=folder / "ledger.sqlite", budget=budget),
+        protected=replace(guarantee.protected, count=small.count),
+        training=replace(training, sample_rate=rate, steps=steps),
+        releases=replace(guarantee.releases, statistics=None),
+        epsilon=UNLIMITED_EPSILON,
         canaries=None,
     )
 
@@ -134,10 +141,10 @@ def _attempt(
     study: Study, trainer: Trainer, name: str, update: ObservedUpdate, data: SiloDataset, iterations: int
 ) -> Attempt:
     x, known = invert(trainer, update, MAX_INPUTS, iterations, study.experiment.seed)
-    _, originals = matched(_images(x), _images(trainer.inputs(data.train.x)))
+    _, originals = matched(_images(x), _images(to_inputs(data.train.x, trainer.device)))
     validation = study.data(name).val.x
     if len(validation):
-        mean = _images(trainer.inputs(validation)).mean(0, keepdims=True)
+        mean = _images(to_inputs(validation, trainer.device)).mean(0, keepdims=True)
     else:
         mean = 0 * originals[:1] + 0.5
     recovered = None if known is None else _recovered_share(known, data.train.y)

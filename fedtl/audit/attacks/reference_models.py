@@ -5,7 +5,6 @@ and test rows.
 References k and k + 1 have complementary halves, so that each row is out of as many references as it is in.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +19,16 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import Recorded, Seen, kept_rounds, read
-from fedtl.federation.rounds import Federation, FederationConfig, ServerState, rounds
+from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
+from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
 from fedtl.messages import Task, Update
-from fedtl.models.roles import Partition, Role
-from fedtl.models.state import State, step
+from fedtl.models.roles import Role
+from fedtl.models.state import State, add_scaled
 from fedtl.privacy import taint as labels
 from fedtl.report.audit_result import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -43,7 +42,7 @@ StatesBySilo = Mapping[str, State]  # each silo's whole model
 class ObservedFederation:
     """What can be observed of a federation: recorded messages, the final shared tensors, and each silo's whole model."""
 
-    messages: Sequence[Seen]
+    messages: Sequence[RecordedRound]
     shared: State
     whole: StatesBySilo
 
@@ -131,10 +130,7 @@ def _select(rows: Dataset, inside: torch.Tensor) -> Dataset:
 
 def with_shared_roles(trainer: Trainer, shared: frozenset[Role]) -> Trainer:
     """The same trainer with other roles that leave the silo."""
-    other = copy.copy(trainer)
-    other.method = replace(trainer.method, shared=shared)
-    other.partition = Partition(trainer.partition.roles, shared)
-    return other
+    return replace(trainer, method=replace(trainer.method, shared=shared))
 
 
 @dataclass(frozen=True)
@@ -154,12 +150,14 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
     """
     experiment, trainer = study.experiment, study.trainer
     serial = experiment.engine.model_copy(update={"name": "serial"})
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         silos = {name: _reference_silo(study, name, number, folder) for name in study.training}
-        with choose.engine(serial, trainer, _no_worker, len(silos)) as engine:
+        with choose.make_engine(serial, trainer, _no_worker, len(silos)) as engine:
             job: Callable[[Task], Job] = Fit if experiment.privacy is None else FitUnaccounted
             federation: Federation = Simulation(engine, silos, job)
-            federation = Recorded(federation, folder / "seen", kept_rounds(experiment.rounds, transcript))
+            federation = RecordingFederation(
+                federation, folder / "seen", rounds_to_record(experiment.rounds, transcript)
+            )
             per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
             plan = FederationConfig(
                 *(f"reference {number}", experiment.seed, experiment.rounds),
@@ -167,11 +165,11 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
             )
             width = next(iter(silos.values())).data.width
             state = ServerState(0, trainer.partition.split(trainer.initial(width))[0])
-            for finished in rounds(federation, plan, state, trainer.partition.roles):
+            for finished in run_rounds(federation, plan, state, trainer.partition.roles):
                 state = finished.after
-        messages = read(folder / "seen")
+        messages = read_transcript(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, state.shared)
-    whole = {name: trainer.settle(silo, task) for name, silo in silos.items()}
+    whole = {name: trainer.finish(silo, task) for name, silo in silos.items()}
     return ObservedFederation(messages, state.shared, whole)
 
 
@@ -206,7 +204,7 @@ def observed_states(
         received = [message.shared for message in observed.messages[1:]] + [observed.shared]
         return [substitute | shared for shared in received]
     return [
-        substitute | step(message.shared, message.deltas[name])
+        substitute | add_scaled(message.shared, message.deltas[name])
         for message in observed.messages
         if name in message.deltas
     ]

@@ -20,6 +20,7 @@ from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.report.audit_result import Adversary, RoleCost
+from fedtl.training.metrics import correct
 
 MAX_ROUNDS = 10  # of each federation: risks are compared here; the run's own figures are elsewhere
 RECORDED_ROUNDS = 3
@@ -93,5 +94,5 @@ def _mean_accuracy(study: Study, target: ObservedFederation) -> float | None:
         if not data.classes:
             return None
         scores = study.trainer.scores(target.whole[name], test.x, data)
-        accuracies.append(float((scores.argmax(1) == test.y).double().mean()))
+        accuracies.append(float(correct(scores, test.y).double().mean()))
     return float(np.mean(accuracies))

@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.canaries import RELEASED
+from fedtl.privacy.canaries import STATISTICS_FILE
 
 FILE_NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
 class CanaryPhase:
-    """One phase of one round, as ``privacy.canaries.CanaryLayer.keep`` writes it: sums [steps, canaries] in clips."""
+    """One phase of one round, as ``privacy.canaries.CanaryLayer.save`` writes it: sums [steps, canaries] in clips."""
 
     round: int
     phase: int
@@ -31,7 +31,7 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """As ``privacy.canaries.CanaryStatistics.keep`` writes it: sums [releases, canaries] in clips."""
+    """As ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]
@@ -40,7 +40,7 @@ class ReleasedStatistics:
 
 def read_released_statistics(folder: Path) -> ReleasedStatistics | None:
     """Return None if no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
-    path = folder / RELEASED
+    path = folder / STATISTICS_FILE
     return ReleasedStatistics(*_arrays(path, "sums", "deviations", "member")) if path.is_file() else None
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.training.batches import to_inputs
 from fedtl.training.trainer import Trainer
 
 
@@ -17,15 +18,20 @@ def first_units(
     rows, units = data.train, units_of(data, guarantee)
     inside = units < count
     train = Dataset(rows.x[inside], rows.y[inside], None if rows.units is None else rows.units[inside])
-    records, refresh = int(units[inside].max()) + 1, guarantee.refresh
-    if refresh is not None:
-        refresh = replace(refresh, release=replace(refresh.release, records=records))
-    return replace(data, train=train), replace(guarantee, records=records, refresh=refresh)
+    count, statistics = int(units[inside].max()) + 1, guarantee.releases.statistics
+    if statistics is not None:
+        statistics = replace(statistics, units=count)
+    changed = replace(
+        guarantee,
+        protected=replace(guarantee.protected, count=count),
+        releases=replace(guarantee.releases, statistics=statistics),
+    )
+    return replace(data, train=train), changed
 
 
 def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:
     """[N]: the number of each training row's unit; if records are protected, the row's own number."""
-    if guarantee.unit == "record" or data.train.units is None:
+    if guarantee.protected.are_records or data.train.units is None:
         return torch.arange(len(data.train))
     return data.train.units
 
@@ -54,7 +60,7 @@ def as_floats(data: SiloDataset, trainer: Trainer) -> SiloDataset:
     """The inputs as the net receives them, so that any number may replace a value."""
 
     def floats(rows: Dataset) -> Dataset:
-        return replace(rows, x=trainer.inputs(rows.x).cpu().contiguous())
+        return replace(rows, x=to_inputs(rows.x, trainer.device).cpu().contiguous())
 
     return replace(data, train=floats(data.train), val=floats(data.val))
 

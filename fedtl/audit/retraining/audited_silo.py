@@ -3,7 +3,6 @@ A silo before its first round, which is trained again and again with one thing c
 rows, with a scratch ledger. Nothing that is trained here leaves the silo.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +18,12 @@ from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
-from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 UNLIMITED_EPSILON = 1e9  # an epsilon that no check exceeds
 ZERO_LEARNING_RATE = 1e-30  # no float32 weight changes
@@ -65,18 +66,18 @@ class AuditedSilo:
 
     def private_phases(self) -> list[int]:
         """The numbers of the phases that take private steps."""
-        return [number for number, count in enumerate(self.guarantee.steps) if count]
+        return [number for number, count in enumerate(self.guarantee.training.steps) if count]
 
     def steps(self, count: int) -> tuple[int, ...]:
         """``count`` private steps in each phase that takes any."""
-        return tuple(count if planned else 0 for planned in self.guarantee.steps)
+        return tuple(count if planned else 0 for planned in self.guarantee.training.steps)
 
     def frozen_trainer(self) -> Trainer:
         """The trainer with a learning rate of almost 0 and no terms on weights: every step starts from the same weights."""
-        trainer = copy.copy(self.trainer)
-        trainer.method = replace(trainer.method, objective=tuple(trainer.method.losses))
-        trainer.training = TrainingConfig(optimizer="sgd", lr=ZERO_LEARNING_RATE, momentum=0.0)
-        return trainer
+        freeze = self.trainer.training.freeze
+        training = TrainingConfig(optimizer="sgd", lr=ZERO_LEARNING_RATE, momentum=0.0, freeze=freeze)
+        method = replace(self.trainer.method, objective=self.trainer.method.losses)
+        return replace(self.trainer, method=method, training=training)
 
 
 def silo_of_study(study: Study, name: str) -> AuditedSilo:
@@ -85,7 +86,7 @@ def silo_of_study(study: Study, name: str) -> AuditedSilo:
 
     def prepare(stored: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
         data = study.prepared(name, stored).data
-        return data, study.guarantee(name, guarantee.book.parent, data)
+        return data, study.guarantee(name, guarantee.account.path.parent, data)
 
     return AuditedSilo(
         trainer=study.trainer,
@@ -103,22 +104,27 @@ def silo_of_study(study: Study, name: str) -> AuditedSilo:
 @contextmanager
 def scratch_guarantee(guarantee: PrivacyGuarantee) -> Iterator[PrivacyGuarantee]:
     """The guarantee with a scratch ledger and a scratch folder for canaries."""
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         canaries = guarantee.canaries
         if canaries is not None:
             canaries = replace(canaries, folder=folder / "canaries")
-        yield replace(guarantee, book=folder / "ledger.sqlite", canaries=canaries)
+        account = replace(guarantee.account, path=folder / "ledger.sqlite")
+        yield replace(guarantee, account=account, canaries=canaries)
 
 
-def unlimited(guarantee: PrivacyGuarantee) -> PrivacyGuarantee:
-    """The guarantee with budgets that allow any number of steps, for a scratch ledger."""
-    lifetime = UNLIMITED_EPSILON, guarantee.delta
-    return replace(guarantee, epsilon=UNLIMITED_EPSILON, lifetime=lifetime, rounds=2)
+def unlimited(guarantee: PrivacyGuarantee, rounds: int = 2, **training: Any) -> PrivacyGuarantee:
+    """The guarantee with a budget that allows any number of steps, and some values of ``training`` changed."""
+    return replace(
+        guarantee,
+        account=replace(guarantee.account, budget=Budget(UNLIMITED_EPSILON, guarantee.delta)),
+        training=replace(guarantee.training, rounds=rounds, **training),
+        epsilon=UNLIMITED_EPSILON,
+    )
 
 
-def noise_only(guarantee: PrivacyGuarantee) -> PrivacyGuarantee:
+def noise_only(guarantee: PrivacyGuarantee, **training: Any) -> PrivacyGuarantee:
     """The same, without releases of statistics or metrics."""
-    return replace(unlimited(guarantee), refresh=None, metric=None)
+    return replace(unlimited(guarantee, **training), releases=Releases())
 
 
 def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:

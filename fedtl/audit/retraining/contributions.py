@@ -26,8 +26,8 @@ from fedtl.audit.retraining.audited_silo import AuditedSilo
 from fedtl.audit.retraining.recorded_sums import (
     STEPS,
     NoisySum,
-    RecordedRound,
     SumRecorder,
+    TrainedRound,
     distance_over_noise,
     sample_all_but,
     statistics_multiplier,
@@ -35,6 +35,7 @@ from fedtl.audit.retraining.recorded_sums import (
 )
 from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
+from fedtl.training.metrics import correct
 
 UNITS = 32  # units that are trained on
 ROUNDING = 2e-3  # relative: the error of float32 in sums over records
@@ -50,14 +51,14 @@ class NeighbourRounds:
     """
 
     audited: AuditedSilo
-    base: RecordedRound
-    without_record: RecordedRound
-    without_extreme: RecordedRound
-    others: RecordedRound
-    others_without_extreme: RecordedRound
+    base: TrainedRound
+    without_record: TrainedRound
+    without_extreme: TrainedRound
+    others: TrainedRound
+    others_without_extreme: TrainedRound
 
     @property
-    def repeated(self) -> dict[str, RecordedRound]:
+    def repeated(self) -> dict[str, TrainedRound]:
         """The rounds that were trained with the noisy sums of ``base``."""
         return {
             "without a record": self.without_record,
@@ -73,13 +74,13 @@ def train_neighbours(audited: AuditedSilo) -> NeighbourRounds:
     units = units_of(data, guarantee)
     base_data = extreme(data, units == 1)
 
-    def again(rows: SiloDataset, left_out: Sequence[int] = ()) -> RecordedRound:
+    def again(rows: SiloDataset, left_out: Sequence[int] = ()) -> TrainedRound:
         return train_recorded(audited, guarantee, rows, SumRecorder(base.recorder, sample_all_but(left_out)))
 
     base = train_recorded(audited, guarantee, base_data, SumRecorder(None, sample_all_but(())))
     synthetic = as_floats(synthetic_rows(audited.data), audited.trainer)
     other_data = _with_extreme_unit(synthetic, base_data, units == 1)
-    half = range(2, guarantee.records, 2)
+    half = range(2, guarantee.protected.count, 2)
     return NeighbourRounds(
         audited,
         base,
@@ -104,7 +105,7 @@ def _with_validation_label_changed(audited: AuditedSilo, data: SiloDataset) -> S
     if not len(val):
         return data
     scores = audited.trainer.scores(audited.trainer.initial(data.width), val.x, data)
-    right = (scores.argmax(1) == val.y).nonzero().flatten() if data.classes else val.y[:0]
+    right = correct(scores, val.y).nonzero().flatten() if data.classes else val.y[:0]
     row = int(right[0]) if len(right) else 0
     which = torch.arange(len(val)) == row if val.units is None else val.units == val.units[row]
     return replace(data, val=replace(val, y=extreme(replace(data, train=val), which).train.y))
@@ -155,14 +156,13 @@ def one_record(rounds: NeighbourRounds) -> Measurement:
     """
     guarantee = rounds.audited.guarantee
     steps = STEPS * len(rounds.audited.private_phases())
+    training, unit = guarantee.training, guarantee.protected.unit
     ratio = max(
         distance_over_noise(rounds.base, other, "noise")
         for other in (rounds.without_record, rounds.without_extreme)
     )
-    clips = ratio * guarantee.noise_multiplier / math.sqrt(steps)
-    reason = (
-        f"one {guarantee.unit} changes the sums of training by {clips:.2f} clips a step; the noise covers 1"
-    )
+    clips = ratio * training.noise_multiplier / math.sqrt(steps)
+    reason = f"one {unit} changes the sums of training by {clips:.2f} clips a step; the noise covers 1"
     return exact(clips <= 1 + ROUNDING, clips, reason)
 
 
@@ -199,7 +199,7 @@ def _relative_difference(
 def one_record_in_statistics(rounds: NeighbourRounds) -> Measurement:
     """A record's contributions to all sub-releases, over their noise, are those of one Gaussian mechanism of the claim."""
     guarantee = rounds.audited.guarantee
-    if guarantee.refresh is None:
+    if guarantee.releases.statistics is None:
         return not_exercised("no statistics are released")
     pairs = [
         (rounds.base, rounds.without_record),
@@ -208,13 +208,15 @@ def one_record_in_statistics(rounds: NeighbourRounds) -> Measurement:
     ]
     ratio = max(distance_over_noise(base, other, "statistics") for base, other in pairs)
     clips = ratio * statistics_multiplier(guarantee)
-    reason = f"one {guarantee.unit} changes the statistics by {clips:.2f} times what their noise covers"
+    reason = (
+        f"one {guarantee.protected.unit} changes the statistics by {clips:.2f} times what their noise covers"
+    )
     return exact(clips <= 1 + ROUNDING, clips, reason)
 
 
 def one_record_in_metric(rounds: NeighbourRounds) -> Measurement:
     """A record changes the sum that the accuracy is computed from by at most 1, and its noise is the claimed one."""
-    metric = rounds.audited.guarantee.metric
+    metric = rounds.audited.guarantee.releases.accuracy
     if metric is None:
         return not_exercised("no metric is released")
     stds = [each.std for each in rounds.base.recorder.of("metric")]

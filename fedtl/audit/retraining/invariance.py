@@ -24,7 +24,11 @@ def around_the_mechanism(audited: AuditedSilo) -> Measurement:
     states = []
     for data in (audited.data, synthetic_rows(audited.data)):
         unsampled = replace(
-            audited.guarantee, sample_rate=NO_SAMPLING_RATE, seed=1, canaries=None, refresh=None
+            audited.guarantee,
+            training=replace(audited.guarantee.training, sample_rate=NO_SAMPLING_RATE),
+            releases=replace(audited.guarantee.releases, statistics=None),
+            seed=1,
+            canaries=None,
         )
         divisor = audited.guarantee.expected_batch
         with scratch_guarantee(as_kind(unsampled, UnsampledGuarantee, divisor=divisor)) as guarantee:
@@ -42,9 +46,9 @@ def local_only_state(audited: AuditedSilo) -> Measurement:
     for other in (False, True):
         if other:
             _, local = audited.trainer.partition.split(audited.trainer.initial(data.width))
-            audited.trainer.settle(Silo(audited.name, data, local, b"elsewhere"), audited.task())
+            audited.trainer.finish(Silo(audited.name, data, local, b"elsewhere"), audited.task())
         # A released accuracy is a function of the validation rows.
-        swapped = other and audited.guarantee.metric is None
+        swapped = other and audited.guarantee.releases.accuracy is None
         rows = replace(data, val=synthetic_rows(data).train) if swapped else data
         with scratch_guarantee(replace(audited.guarantee, seed=1)) as guarantee:
             updates.append(audited.fit(guarantee, rows)[0])
@@ -58,7 +62,7 @@ def local_only_state(audited: AuditedSilo) -> Measurement:
 
 def statistics_differ(audited: AuditedSilo) -> Measurement:
     """Statistics that are released twice differ in their noise, unless they were set back to their initial values."""
-    if audited.guarantee.refresh is None:
+    if audited.guarantee.releases.statistics is None:
         return not_exercised("no statistics are released")
     names = list(audited.trainer.partition.names(Role.STATS))
     initial, shared, releases = audited.trainer.initial(audited.data.width), audited.task().shared, []

@@ -15,8 +15,8 @@ from fedtl.audit.retraining.altered_data import first_units, units_of
 from fedtl.audit.retraining.audited_silo import AuditedSilo
 from fedtl.audit.retraining.contributions import ROUNDING
 from fedtl.audit.retraining.recorded_sums import (
-    RecordedRound,
     SumRecorder,
+    TrainedRound,
     distance_over_noise,
     sample_all_but,
     statistics_multiplier,
@@ -61,7 +61,7 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     other = _train(audited, replaced.other, replaced, base)
     if base.outcome is None or other.outcome is None:
         return exact(False, None, "one stored row decides whether a round fails that does not sample it")
-    change = distance_over_noise(base, other, "noise") * replaced.guarantee.noise_multiplier
+    change = distance_over_noise(base, other, "noise") * replaced.guarantee.training.noise_multiplier
     change += distance_over_noise(base, other, "metric")
     if change:
         reason = (
@@ -72,8 +72,8 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     return _statistics(base, other, replaced.guarantee)
 
 
-def _statistics(base: RecordedRound, other: RecordedRound, guarantee: PrivacyGuarantee) -> Measurement:
-    if guarantee.refresh is None:
+def _statistics(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuarantee) -> Measurement:
+    if guarantee.releases.statistics is None:
         return exact(True, 0.0, "")
     change = distance_over_noise(base, other, "statistics") * statistics_multiplier(guarantee)
     reason = f"replacing one stored row changes the statistics by {change:.2f} times their clip; at most 2 is allowed"
@@ -82,7 +82,7 @@ def _statistics(base: RecordedRound, other: RecordedRound, guarantee: PrivacyGua
 
 def _terms_of(guarantee: PrivacyGuarantee) -> Mapping[str, Any]:
     """All that a guarantee says about training, without its ledger's path and the fingerprint of its rows."""
-    return {**terms(guarantee), "steps": guarantee.steps, "schedule": guarantee.schedule()}
+    return {**terms(guarantee), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
 
 
 def _replace_a_row(audited: AuditedSilo) -> ReplacedRow | Measurement:
@@ -122,8 +122,8 @@ def _extreme_input(x: Array, row: int) -> Array:
 
 
 def _train(
-    audited: AuditedSilo, data: SiloDataset, replaced: ReplacedRow, base: RecordedRound | None
-) -> RecordedRound:
+    audited: AuditedSilo, data: SiloDataset, replaced: ReplacedRow, base: TrainedRound | None
+) -> TrainedRound:
     """Train a round on the replaced row's unit and some others, which samples all of them except that unit."""
     units, rows = units_of(data, replaced.guarantee), data.train
     order = torch.cat([(units == replaced.unit).nonzero(), (units != replaced.unit).nonzero()]).flatten()

@@ -24,8 +24,8 @@ from fedtl.audit.retraining.audited_silo import (
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import SpendEvent, Update
 from fedtl.models.state import State
-from fedtl.privacy.dp_adabn import Release
-from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
+from fedtl.privacy.dp_adabn import StatisticsRelease
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.noise import Noise
 
 Purpose = tuple[str | int, ...]
@@ -116,7 +116,7 @@ def sample_all_but(left_out: Sequence[int]) -> Callable[[int], Tensor]:
 
 
 @dataclass(frozen=True)
-class RecordedRound:
+class TrainedRound:
     """What left and what stayed, by name and with metrics (None if the round failed), and the recorded sums."""
 
     outcome: Mapping[str, Tensor] | None
@@ -127,40 +127,40 @@ class RecordedRound:
 class _LowNoiseRelease(StatisticsRelease):
     """A release with so little noise that shrinkage towards the initial statistics does not hide the rows."""
 
-    claimed: Release = field(kw_only=True)
+    claimed: StatisticsRelease = field(kw_only=True)
 
     @classmethod
     def of(cls, statistics: StatisticsRelease) -> "_LowNoiseRelease":
-        claimed = statistics.release
-        release = replace(claimed, noise_multiplier=claimed.noise_multiplier * STATISTICS_NOISE_FACTOR)
-        return cls(release, statistics.layers, claimed=claimed)
+        noise = statistics.noise_multiplier * STATISTICS_NOISE_FACTOR
+        return cls(noise, statistics.layers, statistics.channels, statistics.units, claimed=statistics)
 
     @property
     def event(self) -> SpendEvent:
-        return SpendEvent(self.claimed.noise_multiplier, 1.0, 1)
+        return self.claimed.event
 
 
 def statistics_multiplier(guarantee: PrivacyGuarantee) -> float:
     """The noise multiplier of the statistics in ``train_recorded``."""
-    refresh = guarantee.refresh
-    return 0.0 if refresh is None else refresh.release.noise_multiplier * STATISTICS_NOISE_FACTOR
+    statistics = guarantee.releases.statistics
+    return 0.0 if statistics is None else statistics.noise_multiplier * STATISTICS_NOISE_FACTOR
 
 
 def train_recorded(
     audited: AuditedSilo, guarantee: PrivacyGuarantee, data: SiloDataset, recorder: SumRecorder
-) -> RecordedRound:
+) -> TrainedRound:
     """One recorded round, with a clip so small that it takes effect in every tensor."""
+    statistics, clip = guarantee.releases.statistics, audited.guarantee.training.clip * CLIP_FACTOR
+    if statistics is not None:
+        statistics = _LowNoiseRelease.of(statistics)
     changed = replace(
-        unlimited(guarantee),
-        steps=audited.steps(STEPS),
+        unlimited(guarantee, steps=audited.steps(STEPS), clip=clip),
+        releases=replace(guarantee.releases, statistics=statistics),
         canaries=None,
-        clip=audited.guarantee.clip * CLIP_FACTOR,
-        refresh=None if guarantee.refresh is None else _LowNoiseRelease.of(guarantee.refresh),
     )
     recorded = as_kind(changed, RecordingGuarantee, recorder=recorder)
     with scratch_guarantee(recorded) as scratch, without_dropout(audited.trainer.net(data.width)):
         fitted = try_fit(lambda: audited.fit(scratch, data))
-    return RecordedRound(fitted and _outcome(*fitted), recorder)
+    return TrainedRound(fitted and _outcome(*fitted), recorder)
 
 
 def _outcome(update: Update, local: State) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ def _outcome(update: Update, local: State) -> dict[str, Tensor]:
     return {**update.delta, **local, **metrics, "weight": torch.tensor(update.weight)}
 
 
-def distance_over_noise(base: RecordedRound, other: RecordedRound, kind: str) -> float:
+def distance_over_noise(base: TrainedRound, other: TrainedRound, kind: str) -> float:
     """The distance between two rounds' sums of a kind, in standard deviations of their noise."""
     some, others = base.recorder.of(kind), other.recorder.of(kind)
     if len(some) != len(others):

@@ -42,10 +42,10 @@ class Samples:
 def record_samples(audited: AuditedSilo) -> Samples:
     """Train two rounds of one task, on synthetic rows, which are all different."""
     synthetic = as_floats(synthetic_rows(audited.data), audited.trainer)
-    data, few = first_units(synthetic, noise_only(audited.guarantee), UNITS)
     phase = audited.private_phases()[0]
-    steps = tuple(STEPS if number == phase else 0 for number in range(len(audited.guarantee.steps)))
-    few = replace(few, steps=steps, canaries=None)
+    steps = tuple(STEPS if number == phase else 0 for number in range(len(audited.guarantee.training.steps)))
+    changed = replace(noise_only(audited.guarantee, steps=steps), canaries=None)
+    data, few = first_units(synthetic, changed, UNITS)
     trainer, units = audited.frozen_trainer(), units_of(data, audited.guarantee)
     rows = {row.numpy().tobytes(): number for number, row in enumerate(data.train.x.flatten(1))}
     rounds, partial = [], 0
@@ -59,7 +59,7 @@ def record_samples(audited: AuditedSilo) -> Samples:
         shares = _by_unit(sampled, units)
         rounds.append(shares > 0)
         partial += int(((shares > 0) & (shares < 1)).sum())
-    return Samples(rounds[0], rounds[1], partial, audited.guarantee.sample_rate)
+    return Samples(rounds[0], rounds[1], partial, audited.guarantee.training.sample_rate)
 
 
 def _by_unit(sampled: Bools, units: Tensor) -> NDArray[np.float64]:

@@ -92,7 +92,7 @@ def record_noise(audited: AuditedSilo) -> dict[str, TensorNoise]:
     size = sum(weight.numel() for weight in net.parameters())
     steps = int(np.clip(TOTAL_VALUES // (size * len(ROUNDS)), MIN_STEPS, MAX_STEPS))
     unsampled = as_kind(
-        replace(noise_only(guarantee), sample_rate=NO_SAMPLING_RATE, steps=audited.steps(steps)),
+        noise_only(guarantee, sample_rate=NO_SAMPLING_RATE, steps=audited.steps(steps)),
         UnsampledGuarantee,
         divisor=guarantee.expected_batch,
     )
@@ -102,7 +102,7 @@ def record_noise(audited: AuditedSilo) -> dict[str, TensorNoise]:
             audited.fit(scratch, None, trainer, min(number, audited.rounds))
         for name, own in _by_tensor(gradients).items():
             recorded.setdefault(name, []).extend(own)
-    unit = guarantee.expected_batch / (guarantee.noise_multiplier * guarantee.clip)
+    unit = guarantee.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
     return {name: _tensor_noise(own, unit) for name, own in recorded.items()}
 
 
@@ -148,7 +148,7 @@ def tensors_without_noise(audited: AuditedSilo, noise: Mapping[str, TensorNoise]
     trainer = audited.trainer
     phases = [trainer.method.phases[number] for number in audited.private_phases()]
     weights = dict(trainer.net(audited.data.width).named_parameters())
-    trained = {name for phase in phases for name in trainer.moves(phase.train) if name in weights}
+    trained = {name for phase in phases for name in trainer.loop.movable(phase.train) if name in weights}
     missing = sorted(trained - {name for name, own in noise.items() if own.squares})
     reason = f"{len(missing)} tensors are trained without noise, such as {missing[:1]}"
     return exact(not missing, float(len(missing)), reason)
@@ -157,15 +157,15 @@ def tensors_without_noise(audited: AuditedSilo, noise: Mapping[str, TensorNoise]
 def deviation_with_records(audited: AuditedSilo) -> Measurement:
     """With the same records in every step, what varies between steps is noise. One-sided, because dropout varies, too."""
     trainer, guarantee = audited.frozen_trainer(), audited.guarantee
-    data, few = first_units(audited.data, noise_only(guarantee), RECORD_UNITS)
-    few = replace(few, sample_rate=1.0, steps=audited.steps(RECORD_STEPS))
+    changed = noise_only(guarantee, sample_rate=1.0, steps=audited.steps(RECORD_STEPS))
+    data, few = first_units(audited.data, changed, RECORD_UNITS)
     if few.canaries is not None:
         count = min(RECORD_CANARIES, few.canaries.count)
         few = replace(few, canaries=replace(few.canaries, count=count))
     net = trainer.net(data.width)
     with scratch_guarantee(few) as scratch, record_gradients(net) as steps:
         audited.fit(scratch, data, trainer)
-        unit = scratch.expected_batch / (guarantee.noise_multiplier * guarantee.clip)
+        unit = scratch.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
     p, ratios = {}, {}
     for name, own in _by_tensor(steps).items():
         values = torch.stack([step.values for step in own])

@@ -66,7 +66,7 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
         said = settled(study.trainer, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)
-        said = labels.after(came, study.trainer.moves(FITTED), private=False)
+        said = labels.after(came, study.trainer.loop.movable(FITTED), private=False)
     folder.save_tensors("shared.safetensors", received, came)
     _keep(folder, place, prepared, received, state, said)
     result = {
@@ -85,7 +85,7 @@ def _late(study: Study, silo: Silo, task: Task, prepared: Prepared) -> tuple[Sta
     alone = study.experiment.rounds * train.epochs
     figures = Onboard(task, lambda _: prepared.exam, len(data.train), alone)(trainer, silo)
     came = trainer.partition.join(task.shared, silo.local)
-    state = came | trainer.adapt(came, data.train.x, data.width)
+    state = trainer.adapt(came, data.train.x, data.width)
     if trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     return state, {

@@ -4,19 +4,20 @@ import os.path
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fedtl.data.constants import checked_bounds
+from fedtl.data.constants import parse_bounds
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import choice
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings, TrainSettings
-from fedtl.methods.base import METHODS
 from fedtl.methods.optimizers import OPTIMIZERS
+from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")
-UNITS = ("table", "npz")
+TABLES = ("table", "memory")  # sources with columns by name
+UNITS = (*TABLES, "npz")
 UNIT_WAY = "only a table has a column that says whose row it is, and an npz its arrays train_<name>"
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
@@ -122,9 +123,9 @@ def _of_source(data: DataSettings) -> Iterator[str]:
     if data.path and not source.needs_path:
         yield (f"data.path is set, but source {data.source!r} reads no path; remove one of the two")
     for key in ("silo_column", "domain_column", "positive_above", "categories"):
-        if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
+        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is for source "table", not {data.source!r}'
-    if data.columns and data.source not in ("table", "npz"):
+    if data.columns and data.source not in UNITS:
         yield f'data.columns is for source "table" or "npz", not {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
         yield f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}"
@@ -146,7 +147,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
         wish = '"silo", "none", "dp" or a TOML file of constants'
         yield f"data.scale is {wish}; there is no file {data.scale}"
     for name, entry in data.bounds.items():
-        yield from _said(checked_bounds, name, entry)
+        yield from _said(parse_bounds, name, entry)
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels; data.task = "regression" has values'
     if len(data.classes) == 1:

@@ -47,27 +47,28 @@ def unknown(path: str, known: Sequence[str]) -> str:
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
 
-def one_line(error: ValidationError, table: Mapping[str, Any]) -> str:
-    first, *others = lines(error, table).values()
+def one_line(error: ValidationError, table: Mapping[str, Any], at: str = "") -> str:
+    """Return the first mistake and the number of the others. ``at``: where the table stands, with a dot at its end."""
+    first, *others = lines(error, table, at).values()
     return first + (f" (and {len(others)} more)" if others else "")
 
 
-def lines(error: ValidationError, table: Mapping[str, Any]) -> dict[SettingPath, str]:
+def lines(error: ValidationError, table: Mapping[str, Any], at: str = "") -> dict[SettingPath, str]:
     """Each mistake once, by where it is, in one line."""
     # A misspelt key comes with its absence under the right name: the spelling is what to say.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     found: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
         found.setdefault(_place(problem, table), []).append(problem)
-    return {place: _line(place, its) for place, its in found.items()}
+    return {place: _line(place, its, at) for place, its in found.items()}
 
 
 def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
     return tuple(problem["loc"]) if problem["type"] == "missing" else _path(problem["loc"], table)
 
 
-def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]]) -> str:
-    first, at = problems[0], _spelled(place)
+def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str) -> str:
+    first, at = problems[0], above + _spelled(place)
     if first["type"] == "missing":
         return f"{at} is not given, and has no default"
     if (reason := gone(at, first["input"])) is not None:

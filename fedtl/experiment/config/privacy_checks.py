@@ -7,8 +7,8 @@ from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.methods.base import METHODS
 from fedtl.methods.losses import PerExample
+from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata as marks
 from fedtl.report.wording import not_covered

@@ -60,7 +60,7 @@ def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> 
                 raise SiloFailed("the gradient of random rows is not finite; a lower train.lr may help")
             if not bool((one - two).norm() <= TOLERANCE * one.norm()):
                 raise ConfigError(f"a record's gradient depends on the others of its batch; {WAY_OUT}")
-        with still(net):
+        with without_dropout(net):
             together, alone = _pass(net, batch, losses), _pass(net, _only_first(batch), losses)
             for what, before, now, size in zip(
                 ("scores", "loss"), together, alone, (score, loss), strict=True
@@ -70,7 +70,7 @@ def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> 
 
 
 @contextmanager
-def still(net: nn.Module) -> Iterator[None]:
+def without_dropout(net: nn.Module) -> Iterator[None]:
     """Modules without parameters as in evaluation: dropout draws by place in the batch, so batches of other sizes
     could not be compared."""
     modes = {module: module.training for module in net.modules()}

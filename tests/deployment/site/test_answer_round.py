@@ -22,7 +22,7 @@ from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import budget, history, status
 from fedtl.errors import Denied
 from fedtl.experiment.config.load import load
-from fedtl.federation.flower import reply_of, reply_records
+from fedtl.federation.flower import reply_from_message, reply_to_records
 from fedtl.federation.policy import Code
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task, Update
@@ -151,7 +151,7 @@ def test_a_plan_that_starts_from_a_file_takes_that_very_file(tmp_path):
 def test_the_same_task_again_gives_the_same_bytes_and_trains_nothing(site, monkeypatch):
     first = site.ask(site.task())
     before = site.kept().read_bytes()
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", lambda *_: pytest.fail("trained again"))
     again = site.ask(site.task())
     assert same(first.delta, again.delta)
     assert (again.weight, again.metrics) == (first.weight, first.metrics)
@@ -219,7 +219,7 @@ def test_another_fedtl_than_was_approved_does_not_run(site, monkeypatch):
         ("policy.methods allows fedper", {"policy__methods": ["fedper"]}),
         ("policy.models allows none", {"policy__models": []}),
         ("policy.roles allows body", {"policy__roles": ["body"]}),
-        ("policy.bytes allows 10", {"policy__bytes": 10}),
+        ("allows 10", {"policy__bytes": 10}),
         ("policy.minimum_silos is 3", {"policy__minimum_silos": 3}),
         ("not ready for it", {"policy__privacy": PRIVATE}),
     ],
@@ -239,7 +239,7 @@ def test_what_fails_unforeseen_is_told_to_the_steward_alone(site, monkeypatch):
     def fit(*_):
         raise RuntimeError("patient 4711 has no value")
 
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", fit)
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", fit)
     reply = site.ask(site.task())
     assert reply == Refusal("plain", 1, Code.FAILED)
     assert "4711" not in json.dumps(site.lines())
@@ -265,7 +265,7 @@ def test_what_a_private_site_sends_is_the_same_however_many_rows_it_has(tmp_path
         site = Site(tmp_path / str(limit), dp_ready=True, data__limit=limit, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)  # fmt: skip
         update = site.ask(site.task())
         assert isinstance(update, Update), site.lines()[-1]
-        records = reply_records(update)
+        records = reply_to_records(update)
         assert set(records) == {"update", "delta", "metrics"}
         told.append((dict(records["update"]), dict(records["metrics"])))
         assert site.lines()[-1]["number_of_units"].startswith("not in the message; public under the claim")
@@ -282,7 +282,7 @@ def charged(site):
 
 def crossed(update, task):
     """As the coordinator has it, after Flower's own records."""
-    return reply_of(sent(reply_records(update)), update.silo, task)
+    return reply_from_message(sent(reply_to_records(update)), update.silo, task)
 
 
 def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_path):
@@ -324,7 +324,7 @@ def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
     assert dict(site.ask(site.task()).metrics) == {}
     fit = type(site.place.empty.trainer).fit
     leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
     site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
 
 
@@ -440,8 +440,8 @@ def test_an_update_that_would_carry_something_else_never_leaves(site, monkeypatc
         update = fit(trainer, silo, task)
         return replace(update, delta={**update.delta, "head.weight": silo.local["head.weight"]})
 
-    monkeypatch.setattr("fedtl.training.trainer.Bench.fit", leaky)
-    site.refused(site.task(), Code.TENSORS, "would send 'head.weight'")
+    monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
+    site.refused(site.task(), Code.TENSORS, "'head.weight'")
     assert not (site.home.path / "state").exists()
 
 

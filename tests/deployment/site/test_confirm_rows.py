@@ -38,19 +38,19 @@ def test_rows_that_changed_wait_for_the_steward(site, monkeypatch, tmp_path):
     for _ in range(2):
         site.refused(site.task(2), Code.DECLINED, "the rows have changed")
     (met,) = (line for line in history(site.home) if line["what"] == "changed")
-    shown = f"rows {met['before'][:12]} are now {met['fingerprint'][:12]} (0 rows are new and 1 are gone)"
+    shown = f"from {met['before'][:12]} to {met['fingerprint'][:12]}"
     assert met["book"] == "ledger"
     assert shown in fedtl_command("silo", "ledger", site.home.path).stdout
     assert f"changed ({met['fingerprint'][:12]})" in fedtl_command("silo", "status", site.home.path).stdout
     export(site.home, tmp_path / "papers.jsonl")
     for where in (site.home.path, tmp_path / "papers.jsonl"):
-        assert f"WAITING: the rows have changed ({met['fingerprint'][:12]})" in verified(where)
+        assert f"changed ({met['fingerprint'][:12]})" in verified(where)
     facts = confirm(site.home, site.file)
     assert (facts["before"], facts["now"]) == (met["before"], met["fingerprint"])
     assert facts["difference"] == "0 rows are new and 1 are gone"
     assert facts["epsilon_spent"] == spent == budget(site.home)["spent"]
     assert site.lines()[-1]["what"] == "confirmed"
-    assert "WAITING" not in verified(site.home.path)
+    assert "NOT CONFIRMED" not in verified(site.home.path)
     before = budget(site.home)
     reply = site.ask(site.task(2))
     assert isinstance(reply, Update)
@@ -99,7 +99,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     assert "fedtl silo confirm DIR BUNDLE --new-dataset" in site.lines()[-1]["reason"]
     home = Home.open(site.home.path)
     assert budget(home)["new"]
-    assert "wards is new; no private round until" in fedtl_command("silo", "status", home.path).stdout
+    assert "wards is new" in fedtl_command("silo", "status", home.path).stdout
     with pytest.raises(
         ConfigError, match="wards: is not in this ledger, which has 'plain'; .* --new-dataset"
     ):

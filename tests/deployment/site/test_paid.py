@@ -96,8 +96,8 @@ def test_a_deleted_ledger(site):
         "was never charged",
     )
     said = fedtl_command("silo", "verify", site.home.path, code=3).stderr
-    assert "UNPAID: line" in said
-    assert "FORGOTTEN" in fedtl_command("silo", "status", site.home.path).stdout
+    assert "NOT CHARGED: line" in said
+    assert "MISSING" in fedtl_command("silo", "status", site.home.path).stdout
     export(site.home, site.home.path.parent / "papers.jsonl")
     assert "was never charged" in verify_export(site.home.path.parent / "papers.jsonl")["unpaid"][0]
 

@@ -13,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import but, dump, load, parse, shipped_names
 from fedtl.experiment.config.resolve import describe, method_of, server_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.methods.base import METHODS
+from fedtl.methods.registry import METHODS
 
 SIMULATIONS = Path(__file__).resolve().parents[3] / "simulations"
 NPZ = ('data.source="npz"', "data.path=.")
@@ -95,14 +95,14 @@ WRONG = {
     # a method's own settings
     "method.mu=3": '"method.mu" is not a setting',
     "method.name=fedprox method.muu=1": 'did you mean "method.mu"?',
-    "method.name=fedprox method.mu=abc": "method.mu = 'abc' must be of type float",
-    "method.name=fedprox method.mu=true": "method.mu = True must be of type float",
-    "method.name=fedprox method.mu=-1": "method.mu = -1 must be a finite number of 0 or more",
-    "method.name=fedprox method.mu=nan": "method.mu = nan must be a finite number",
-    "method.name=fedrep method.head_epochs=1.5": "method.head_epochs = 1.5 must be of type int",
+    "method.name=fedprox method.mu=abc": "method.mu = 'abc': must be a number",
+    "method.name=fedprox method.mu=true": "method.mu = True: must be a number",
+    "method.name=fedprox method.mu=-1": "method.mu = -1: must be",
+    "method.name=fedprox method.mu=nan": "method.mu = nan: must be a finite number",
+    "method.name=fedrep method.head_epochs=1.5": "method.head_epochs = 1.5: must be",
     'method.terms=[{name="coral",wight=1}]': 'did you mean "method.terms[0].weight"?',
     "method.personalise.epoch=1": 'did you mean "method.personalise.epochs"?',
-    "method.personalise.what=body method.personalise.epochs=1": 'what = "head" or "all"',
+    "method.personalise.what=body method.personalise.epochs=1": "method.personalise.what = 'body'",
     "method.personalise.epochs=-1": "method.personalise.epochs = -1",
     f"{TRIMMED} method.server.share=abc": "method.server.share = 'abc': must be a number",
     f"{TRIMMED} method.server.share=true": "method.server.share = True: must be a number",

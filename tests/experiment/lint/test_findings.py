@@ -19,6 +19,7 @@ from fedtl.methods.registry import TERMS
 from fedtl.models.registry import MODELS
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from tests.experiment.test_private import bench_of, silo_of
+from tests.problems import with_training
 
 PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']
 
@@ -195,14 +196,19 @@ def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypa
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"steps": (4,)}, None),
-        ({"noise_multiplier": 0.0}, "without noise nothing is private"),
+        ({}, None),
+        ({"training": {"noise_multiplier": 0.0}}, "without noise nothing is private"),
         ({"epsilon": 3.1}, "3 was asked for"),
     ],
 )
 def test_what_is_done_is_what_is_charged(changes, says, tmp_path):
     its = silo_of(bench_of(), tmp_path, epsilon=3.0).guarantee
-    lines = list(examined._unbooked("here", replace(its, **changes)))
+    its = with_training(its, **changes.get("training", {"steps": (4,)}))
+    lines = list(
+        examined._unbooked(
+            "here", replace(its, **{key: value for key, value in changes.items() if key != "training"})
+        )
+    )
     assert lines == [] if says is None else [line for line in lines if says in line]
 
 
@@ -215,7 +221,7 @@ def test_steps_that_are_not_charged_are_found(tmp_path):
     (line,) = examined._unbooked("here", Short(**vars(its)))
     assert (
         line
-        == f"here: {2 * sum(its.steps)} steps are taken, and 2 of that noise and sampling rate are charged"
+        == f"here: {2 * sum(its.training.steps)} steps are taken, and 2 of that noise and sampling rate are charged"
     )
 
 
