@@ -7,13 +7,13 @@ Noise is drawn and nothing is released: the ledger is a scratch one, and only th
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from fedtl._util.files import write_bytes
+from fedtl._util.records import to_plain
 from fedtl.audit.canaries.conformance import noise_conformance
 from fedtl.audit.canaries.log import (
     CanaryPhase,
@@ -21,7 +21,6 @@ from fedtl.audit.canaries.log import (
     read_canary_phases,
     read_released_statistics,
 )
-from fedtl.audit.claim import read_claim
 from fedtl.audit.power import POWER, detectable_noise_ratio
 from fedtl.audit.retraining.audited_silo import AuditedSilo, scratch_guarantee, unlimited
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
@@ -37,8 +36,9 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.report.audit_result import Status
 from fedtl.report.wording import not_covered
+from fedtl.results.audit import Status
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads
 
@@ -78,7 +78,7 @@ class SiteAudit:
     bundle: str
     plan: str
     code: str
-    claimed: Mapping[str, Any]
+    claimed: SiloPrivacy
     refuted: bool
     violations: Sequence[str]
     checks: Sequence[SiteCheck]
@@ -118,7 +118,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         seconds=round(time.perf_counter() - clock, 1),
     )
     path = home.path / "rehearsed" / f"{rehearsed.bundle}.audit.json"
-    write_bytes(path, json.dumps(asdict(result)).encode(), private=True)
+    write_bytes(path, json.dumps(to_plain(result)).encode(), private=True)
     return result, path
 
 
@@ -178,7 +178,7 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _train_with_canaries(audited)
     step()
-    claim = read_claim(terms(audited.guarantee))
+    claim = terms(audited.guarantee)
     conformance = noise_conformance(audited.name, run, statistics, claim, audited.trainer.training)
     return conformance + retraining_checks(audited, run, step)
 

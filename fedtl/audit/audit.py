@@ -1,5 +1,6 @@
 """The audit of a run folder: audit.json, the page, and the signed bundle."""
 
+import json
 import resource
 import time
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import fedtl
 from fedtl._util.files import write_file
+from fedtl._util.records import from_plain
 from fedtl.audit import bundle, units
 from fedtl.audit.attacks import membership
 from fedtl.audit.attacks.planted_rows import planted_findings
@@ -26,7 +28,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.report.audit_attacks import Pictures
 from fedtl.report.audit_page import audit_page
-from fedtl.report.audit_result import Adversary, AttackResult, AuditResult, write_audit
+from fedtl.results.audit import Adversary, AttackResult, AuditResult
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads
 
@@ -77,6 +79,15 @@ def audit_run(
     return result
 
 
+def read_audit(out: Path) -> AuditResult:
+    """Read audit.json in the folder of an audit. Raises ConfigError if it is missing or damaged."""
+    path = out / AUDIT
+    try:
+        return from_plain(AuditResult, json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not the result of an audit: {error}") from error
+
+
 def refuse_pooled(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack."""
     if experiment.method.name == "pooled":
@@ -104,7 +115,7 @@ def _audited_run(folder: RunFolder, options: AuditOptions, store: SharedStore) -
 
 def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
     """The result of all jobs and checks; ``seconds`` is set when the audit ends."""
-    ran = run.folder.read_json("result.json")
+    ran = run.folder.result()
     findings = check_run(run, jobs.retraining)
     planted = planted_findings(run.study, jobs.planted)
     if planted.checks:  # all checks together share the family's level
@@ -117,15 +128,15 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
         fedtl=fedtl.__version__,
         run=run.folder.path.name,
         vantage=run.adversary,
-        method=ran["method"],
-        model=ran["model"],
-        seed=ran["seed"],
+        method=ran.method,
+        model=ran.model,
+        seed=ran.seed,
         silos=findings.silos,
         membership=_membership(run, jobs),
         inversion=inversion_result(run.study, jobs.inversion),
         roles=tuple(jobs.roles.values()),
         input_canaries=planted.result,
-        private=bool(ran.get("privacy")) and bool(ran["privacy"]["private"]),
+        private=ran.privacy is not None and ran.privacy.private,
         violations=tuple(map(describe_violation, findings.violations)),
         checks=tuple(check_result(check, findings.violations) for check in findings.checks),
         unit=units.unit_of(run.study.experiment),
@@ -155,7 +166,7 @@ def _write_bundle(
     out.mkdir(parents=True, exist_ok=True)
     toml = (run.folder.path / EXPERIMENT).read_text()
     page = audit_page(result, pictures, toml)
-    write_audit(out / AUDIT, result)
+    RunFolder(out).write_json(AUDIT, result)
     write_file(out / PAGE, lambda file: file.write_text(page))
     write_file(out / EXPERIMENT, lambda file: file.write_text(toml))
     ledgers = {

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedtl.audit.canaries.log import CanaryPhase, read_canary_phases
-from fedtl.audit.claim import Claim, read_claim
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
-from fedtl.report.audit_result import Adversary
+from fedtl.results.audit import Adversary
+from fedtl.results.privacy import SiloPrivacy
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class AuditedRun:
         return read_transcript(self.folder.path / TRANSCRIPT)
 
     @cached_property
-    def claims(self) -> Mapping[str, Claim]:
+    def claims(self) -> Mapping[str, SiloPrivacy]:
         """The claims of the silos of a private run; empty if the run was not private."""
-        privacy = self.folder.read_json("result.json").get("privacy")
-        return {name: read_claim(values) for name, values in privacy["silos"].items()} if privacy else {}
+        privacy = self.folder.result().privacy
+        return (privacy.silos if privacy else None) or {}
 
     @property
     def attackable(self) -> bool:

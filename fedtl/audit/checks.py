@@ -17,7 +17,7 @@ from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.transcript import RunDocuments, check_documents, check_manifest
 from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.experiment.study import Study
-from fedtl.report.audit_result import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
+from fedtl.results.audit import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
 
 SIGNIFICANCE = 0.05  # of the bounds that are reported; a claim is refuted at the family's level
 
@@ -59,7 +59,7 @@ def check_run(run: AuditedRun, retrained: Mapping[str, Sequence[Check]]) -> Find
     Check a finished run. ``retrained``: what the ``retraining_jobs`` returned, by silo. Raises ConfigError if a document
     of the run is missing.
     """
-    names = sorted(run.folder.read_json("result.json")["silos"])
+    names = sorted(run.folder.result().silos)
     silos = {
         name: _silo_findings(run, name, retrained) if name in run.claims else SiloFindings() for name in names
     }
@@ -94,7 +94,7 @@ def _record_checks(run: AuditedRun, name: str, canaries: Sequence[CanaryPhase]) 
         study=run.folder.path.name,
         ledger=folder / "ledger.sqlite",
         claim=claim,
-        answered=[line["round"] for line in run.folder.history() if name in line["silos"]],
+        answered=[line.round for line in run.folder.history() if name in line.silos],
         messages=run.messages,
         canaries=canaries,
         seed=experiment.seed,
@@ -141,7 +141,7 @@ def bound_checks(
     """
     claim = plan.claim
     steinke = min(one_run.steinke_p(each, claim.epsilon, claim.delta) for each in guesses) * len(guesses)
-    fdp = min(one_run.fdp_p(each, plan.curve.false_alarms) for each in guesses) * len(guesses)
+    fdp = min(one_run.fdp_p(each, plan.curve.min_fpr) for each in guesses) * len(guesses)
     reason = f"more canaries were guessed correctly than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
@@ -159,7 +159,7 @@ def bound_checks(
 def _power(study: Study, plan: ClaimedPlan, canaries: Sequence[CanaryPhase]) -> PowerResult:
     claim, level = plan.claim, FAMILY_LEVEL / _checks_in_audit(study)
     epsilon = detectable_epsilon(
-        len(canaries[0].member), claim.epsilon, claim.delta, plan.curve.false_alarms, level
+        len(canaries[0].member), claim.epsilon, claim.delta, plan.curve.min_fpr, level
     )
     return power(canaries, claim.noise_multiplier, epsilon, level)
 

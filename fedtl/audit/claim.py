@@ -5,40 +5,12 @@ A number that follows from the claim is not a measurement, so it is computed and
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
-from fedtl.report.audit_result import ClaimResult
-
-
-@dataclass(frozen=True)
-class Claim:
-    """
-    ``epsilon`` and ``delta`` for ``adjacency`` of one ``unit``, of which the silo has ``units``; ``clip`` is the clipping
-    norm, and ``statistics_noise`` and ``metric_noise`` are the noise multipliers of released statistics and metrics
-    (None: none are released).
-    """
-
-    unit: str
-    adjacency: str
-    units: int
-    clip: float
-    noise_multiplier: float
-    sample_rate: float
-    steps_a_round: int
-    rounds: int
-    epsilon: float
-    delta: float
-    statistics_noise: float | None
-    metric_noise: float | None = None
-
-
-def read_claim(values: Mapping[str, Any]) -> Claim:
-    """Read a claim from ``privacy.silos.<name>`` of result.json, or from the terms of a privacy guarantee."""
-    return Claim(**{name: values[name] for name in Claim.__dataclass_fields__ if name in values})
+from fedtl.results.audit import ClaimResult
+from fedtl.results.privacy import SiloPrivacy
 
 
 @dataclass(frozen=True)
@@ -48,7 +20,7 @@ class ClaimedPlan:
     ``tradeoff.gdp_mu``; None: not finite).
     """
 
-    claim: Claim
+    claim: SiloPrivacy
     curve: TradeOff
     mu: float | None
 
@@ -67,12 +39,12 @@ class ClaimedPlan:
             epsilon=claim.epsilon,
             delta=claim.delta,
             mu=self.mu,
-            tpr_at_fpr_1_percent=self.curve.found(0.01),
-            tpr_at_fpr_01_percent=self.curve.found(0.001),
+            tpr_at_fpr_1_percent=self.curve.max_tpr(0.01),
+            tpr_at_fpr_01_percent=self.curve.max_tpr(0.001),
         )
 
 
-def claimed_plan(claim: Claim, guarantee: PrivacyGuarantee) -> ClaimedPlan:
+def claimed_plan(claim: SiloPrivacy, guarantee: PrivacyGuarantee) -> ClaimedPlan:
     """``guarantee``: the plan of which the claimed run is a part."""
     events = guarantee.schedule()
     mu = gdp_mu(events, guarantee.delta)

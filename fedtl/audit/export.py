@@ -12,7 +12,7 @@ from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
 from fedtl.audit.verdict import Check, describe_violation, failed
 from fedtl.deployment.site import covered, egress_log
 from fedtl.errors import LedgerDamaged
-from fedtl.privacy import prv
+from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
 
 SHOWN_FAULTS = 3  # of one check, in its reason
@@ -68,7 +68,7 @@ def audit_export(path: Path) -> ExportAudit:
     for ledger in ledgers.values():
         for name, cost in study_costs(ledger).items():
             studies[name] = StudyCharge(cost.epsilon, cost.delta, cost.charged, cost.round)
-            second = prv.prv(cost.planned, cost.delta)
+            second = prv_epsilon(cost.planned, cost.delta)
             fault = composition_fault(cost.epsilon, second)
             checks.append(Check(f"{SECOND_COMPOSITION}: {name}", silo, float(not fault), second, fault))
     return _audit(silo, studies, len(sent), checks)

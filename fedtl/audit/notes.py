@@ -1,8 +1,5 @@
 """What a reader must know to read the numbers of an audit."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from fedtl.audit import units
 from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.checks import Findings
@@ -10,14 +7,15 @@ from fedtl.audit.transcript import SECOND_COMPOSITION
 from fedtl.audit.verdict import FAMILY_LEVEL
 from fedtl.audit.workload import Effort
 from fedtl.privacy import prv
+from fedtl.results.privacy import PrivacyReport
 
 
 def notes(run: AuditedRun, findings: Findings, effort: Effort) -> list[str]:
     """In the order of the page."""
-    experiment, result = run.study.experiment, run.folder.read_json("result.json")
+    experiment = run.study.experiment
     return [
         *_method_notes(findings, effort),
-        *_claim_notes(result.get("privacy"), bool(experiment.audit.canaries)),
+        *_claim_notes(run.folder.result().privacy, bool(experiment.audit.canaries)),
         *_composition_note(findings),
         *(
             []
@@ -47,12 +45,12 @@ def _method_notes(findings: Findings, effort: Effort) -> list[str]:
     ]
 
 
-def _claim_notes(privacy: Mapping[str, Any] | None, canaries: bool) -> list[str]:
+def _claim_notes(privacy: PrivacyReport | None, canaries: bool) -> list[str]:
     """``privacy``: what result.json says about it."""
-    if not privacy:
+    if privacy is None:
         return ["The run was not private, so it claims nothing: conformance and bounds were not measured."]
-    tuning = f"Tuning on private data, as the experiment declares it: {privacy['tuning']}."
-    if not privacy["private"]:
+    tuning = f"Tuning on private data, as the experiment declares it: {privacy.tuning}."
+    if not privacy.private:
         return ["The run claims nothing: its noise can be reproduced (privacy.noise = reproducible).", tuning]
     if not canaries:
         return [
@@ -73,5 +71,5 @@ def _composition_note(findings: Findings) -> list[str]:
         return []
     return [
         "Each epsilon was computed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper bound may be "
-        f"{prv.ERROR:g} larger. It is at most {max(gaps):.3f} larger."
+        f"{prv.EPSILON_ERROR:g} larger. It is at most {max(gaps):.3f} larger."
     ]

@@ -15,7 +15,7 @@ from fedtl.audit.canaries.one_run import (
     gaussian_epsilon,
     steinke_p,
 )
-from fedtl.report.audit_result import DetectableEpsilon, PowerResult
+from fedtl.results.audit import DetectableEpsilon, PowerResult
 
 POWER = 0.95  # the probability with which a detectable fault is detected
 MAX_MU = 40.0  # of the mechanisms that are tried

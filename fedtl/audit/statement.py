@@ -7,7 +7,7 @@ Reads the result and decides nothing. What follows from the claim alone is repor
 
 from collections.abc import Mapping, Sequence
 
-from fedtl.report.audit_result import (
+from fedtl.results.audit import (
     AuditResult,
     ClaimResult,
     ConformanceResult,

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from fedtl.audit.canaries.log import CanaryPhase
-from fedtl.audit.claim import Claim
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.federation.recorder import RecordedRound
@@ -28,6 +27,7 @@ from fedtl.models.state import State
 from fedtl.privacy import accounting, prv
 from fedtl.privacy.ledger_lines import LedgerLine, ReplyStored, RoundCharged, StudyPlanned, parse_lines
 from fedtl.privacy.verify import TOLERANCE, StudyCost, find_faults, study_costs, walk_chain
+from fedtl.results.privacy import SiloPrivacy
 
 SECOND_COMPOSITION = "composition by Opacus PRV"
 
@@ -42,7 +42,7 @@ class RunDocuments:
     silo: str
     study: str
     ledger: Path
-    claim: Claim
+    claim: SiloPrivacy
     answered: Sequence[int]
     messages: Sequence[RecordedRound]
     canaries: Sequence[CanaryPhase]
@@ -66,7 +66,7 @@ def check_documents(documents: RunDocuments) -> list[Check]:
     charged = [entry for entry in own if isinstance(entry, RoundCharged)]
     stored = {entry.round for entry in own if isinstance(entry, ReplyStored)}
     cost = study_costs(lines).get(documents.study)
-    second = prv.prv(cost.planned, claim.delta) if cost else None
+    second = prv.prv_epsilon(cost.planned, claim.delta) if cost else None
     faults: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
         "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claim_fault(cost, claim), None),
@@ -115,7 +115,7 @@ def _tips(path: Path) -> dict[str, list[Any]]:
     return dict(json.loads(path.with_name(f"{path.name}.tip").read_text()))
 
 
-def _claim_fault(cost: StudyCost | None, claim: Claim) -> str:
+def _claim_fault(cost: StudyCost | None, claim: SiloPrivacy) -> str:
     """The claimed epsilon must be that of the whole plan, and noise and sample rate must be the claimed ones."""
     events = cost.planned if cost else ()
     total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
@@ -130,7 +130,7 @@ def _claim_fault(cost: StudyCost | None, claim: Claim) -> str:
     return ""
 
 
-def _releases(claim: Claim) -> set[tuple[float | None, float]]:
+def _releases(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
     """Noise multiplier and sample rate of what is charged besides training: statistics and a released metric."""
     return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 

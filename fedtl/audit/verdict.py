@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fedtl.report.audit_result import CheckResult, Status
+from fedtl.results.audit import CheckResult, Status
 
 FAMILY_LEVEL = 1e-4  # the probability that any check of a whole audit fails although the run is sound
 

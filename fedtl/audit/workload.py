@@ -23,7 +23,7 @@ from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.checks import retraining_jobs
 from fedtl.audit.jobs import AuditJob, audit_engine, run_jobs, study_job
 from fedtl.audit.verdict import Check
-from fedtl.report.audit_result import RoleCost
+from fedtl.results.audit import RoleCost
 
 # The number of jobs that are done, the number of all jobs, and the kind of the last one.
 Progress = Callable[[int, int, str], None]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedtl._util.records import to_plain
 from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
 from fedtl.cli.run_folder import begin, write_run_page
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
@@ -13,7 +14,7 @@ from fedtl.errors import ConfigError, Refuted
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
-    from fedtl.report.audit_result import AuditResult
+    from fedtl.results.audit import AuditResult
 
 # ``fedtl audit EXP`` sets these if the experiment does not
 DEFAULT_CANARIES, DEFAULT_KEPT_MESSAGES = 1000, 8
@@ -76,7 +77,7 @@ def audit(
     from fedtl.audit.audit import AuditOptions, audit_run
     from fedtl.audit.bundle import describe_signer
     from fedtl.audit.workload import FULL, QUICK
-    from fedtl.report.audit_result import Adversary, audit_json
+    from fedtl.results.audit import Adversary
 
     device, effort, silent = device_for(device), QUICK if quick else FULL, quiet or as_json
     folder = _run_folder(target, set_, workers, device, silent)
@@ -86,7 +87,7 @@ def audit(
         options = AuditOptions(Adversary(vantage), effort, device, pictures)
         audited = audit_run(folder, results, options, pem, show)
     if as_json:
-        print_json(audit_json(audited))
+        print_json(to_plain(audited))
     elif not quiet:
         _print_audit(audited)
         say(describe_signer(pem))

@@ -1,13 +1,16 @@
 """What is known without training: ``fedtl show`` and ``lint``, and the lists of methods, models and data sources."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
 from fedtl.cli.options import Exp, Json, Set
 from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
+
+if TYPE_CHECKING:
+    from fedtl.results.plan import ExperimentPlan
 
 
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
@@ -21,68 +24,54 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """
     from fedtl.experiment.config.load import dump, load
     from fedtl.experiment.lint.dry_run import examine
-    from fedtl.experiment.privacy_plan import claim, terms, warnings
-    from fedtl.experiment.study import tensor_table
+    from fedtl.experiment.plan import experiment_plan
+    from fedtl.experiment.privacy_plan import warnings
     from fedtl.simulation.shared_store import temporary_store
 
     settings = load(experiment, set_ or [], sound=False)
     with temporary_store() as store:
         examined = examine(settings, store)
-    study, guarantees = examined.study, examined.guarantees
-    tensors = tensor_table(study)
-    bytes_per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
-    content = {
-        "experiment": settings.model_dump(exclude_none=True),
-        "tensors": tensors,
-        "bytes_up": bytes_per_silo,
-        "bytes_down": bytes_per_silo,
-        "training": study.training,
-        "privacy": {"silos": {name: terms(guarantee) for name, guarantee in guarantees.items()}}
-        | claim(settings.privacy)
-        if settings.privacy
-        else None,
-        "refused": list(examined.refused),
-    }
+    plan = experiment_plan(settings, examined)
     if as_json:
-        print_json(content)
+        print_json(plan)
     else:
-        notes = [text for guarantee in guarantees.values() for text in warnings(guarantee)]
-        _print_plan(content, dump(settings), notes)
+        title = f"{settings.method.name} on {settings.model.name}"
+        notes = [text for guarantee in examined.guarantees.values() for text in warnings(guarantee)]
+        _print_plan(plan, dump(settings), title, notes)
     if examined.refused:
         raise typer.Exit(2)
 
 
-def _print_plan(content: Mapping[str, Any], toml: str, notes: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[str]) -> None:
     from fedtl.report.tables import privacy_table
 
-    settings, tensors, privacy = content["experiment"], content["tensors"], content["privacy"]
     out_console.print(toml, highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["provenance"] if privacy else [])]
-    table = Table(*columns, title=f"{settings['method']['name']} on {settings['model']['name']}")
-    for tensor in tensors:
+    columns = ["tensor", "role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
+    table = Table(*columns, title=title)
+    for tensor in plan.tensors:
         table.add_row(
-            tensor["name"],
-            tensor["role"],
-            " x ".join(map(str, tensor["shape"])) or "scalar",
-            f"{tensor['bytes']:,}",
-            "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]",
-            *([tensor["label"]] if "label" in tensor else []),
+            tensor.name,
+            tensor.role,
+            " x ".join(map(str, tensor.shape)) or "scalar",
+            f"{tensor.bytes:,}",
+            "[red]leaves[/]" if tensor.leaves else "[green]stays[/]",
+            *([tensor.label] if tensor.label else []),
         )
     out_console.print(table)
     print_line(
-        f"In each round, each of the {len(content['training'])} training silos sends {content['bytes_up']:,} bytes and receives "
+        f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
         "as many."
     )
-    for text in content["refused"]:
+    for text in plan.refused:
         say(f"refused: {text}")
-    if privacy is None:
+    if plan.privacy is None:
         print_line(
             "No differential privacy: the shared tensors can reveal information about a silo's rows.",
             "yellow",
         )
         return
-    if privacy["silos"]:
-        out_console.print(privacy_table(privacy))
+    if plan.privacy.silos:
+        out_console.print(privacy_table(plan.privacy))
     for text in notes:
         warn(text)
 

@@ -92,18 +92,18 @@ def write_run_page(folder: "RunFolder") -> Path:
     """Write report.html of a run and return its path."""
     from fedtl.report.run_page import run_page
 
-    return _write(folder, run_page(folder.read_json("result.json"), folder.history(), _toml(folder)))
+    return _write(folder, run_page(folder.result(), folder.history(), _toml(folder)))
 
 
 def write_compare_page(folder: "RunFolder") -> Path:
     """Write report.html of a comparison and return its path."""
     from fedtl.experiment.compare import folders
-    from fedtl.experiment.summary import curves
+    from fedtl.experiment.curves import learning_curves
     from fedtl.report.compare_page import compare_page
 
     settings = folder.experiment()
-    by_method = curves(settings, folders(settings, folder))
-    return _write(folder, compare_page(folder.read_json("comparison.json"), by_method, _toml(folder)))
+    by_method = learning_curves(settings, folders(settings, folder))
+    return _write(folder, compare_page(folder.comparison(), by_method, _toml(folder)))
 
 
 def _toml(folder: "RunFolder") -> str:

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedtl._util.records import to_plain
+
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
 
@@ -51,8 +53,8 @@ def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Print JSON to stdout. Raises ValueError for NaN and infinity."""
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Print a record or plain values as JSON to stdout. Raises ValueError for NaN and infinity."""
+    sys.stdout.write(json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n")
 
 
 def print_report_path(page: Path, quiet: bool) -> None:

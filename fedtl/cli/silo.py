@@ -112,8 +112,7 @@ def audit(
 
     Example: fedtl silo audit clinic hospitals.fab
     """
-    from dataclasses import asdict
-
+    from fedtl._util.records import to_plain
     from fedtl.audit.at_site import audit_site_plan
     from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
@@ -121,7 +120,7 @@ def audit(
     with progress_bar("audit", as_json) as show:
         audited, path = audit_site_plan(Home.open(folder), what, show)
     if as_json:
-        print_json(asdict(audited))
+        print_json(to_plain(audited))
     for line in [] if as_json else audited.text:
         print_line(line)
     say(f"saved to {path}; fedtl silo rehearse shows it on the page to sign")

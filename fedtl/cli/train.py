@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +10,10 @@ from fedtl.cli.options import Device, Json, OptionalExp, Out, Quiet, Resume, Set
 from fedtl.cli.run_folder import begin, write_compare_page, write_run_page
 from fedtl.cli.screen import out_console, print_json, print_report_path, say, training_progress, warn
 from fedtl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedtl.results.comparison import Comparison
+    from fedtl.results.run import RunResult
 
 
 def run(
@@ -46,17 +49,17 @@ def run(
     print_report_path(page, quiet or as_json)
 
 
-def _print_run(result: Mapping[str, Any]) -> None:
+def _print_run(result: "RunResult") -> None:
     from fedtl.report.tables import late_table, privacy_table, run_table
 
     out_console.print(run_table(result))
-    if result.get("late"):
-        out_console.print(late_table(result["late"], result["metric"]))
-    if result.get("privacy"):
-        out_console.print(privacy_table(result["privacy"]))
-    for name, reasons in result.get("left_out", {}).items():
+    if result.late:
+        out_console.print(late_table(result))
+    if result.privacy:
+        out_console.print(privacy_table(result.privacy))
+    for name, reasons in result.left_out.items():
         warn(f"{name} was left out {len(reasons)} times, most recently in {reasons[-1]}")
-    for note in result["notes"]:
+    for note in result.notes:
         say(f"note: {note}")
 
 
@@ -110,16 +113,16 @@ def compare(
     print_report_path(page, quiet or as_json)
 
 
-def _print_comparison(comparison: Mapping[str, Any]) -> None:
+def _print_comparison(comparison: "Comparison") -> None:
     from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
 
     out_console.print(compare_table(comparison))
-    for key, table in (
-        ("refitted", refitted_table),
-        ("target", target_table),
-        ("late", late_compare_table),
+    for content, table in (
+        (comparison.refitted, refitted_table),
+        (comparison.target, target_table),
+        (comparison.late, late_compare_table),
     ):
-        if comparison.get(key):
+        if content:
             out_console.print(table(comparison))
-    for text in comparison["warnings"]:
+    for text in comparison.warnings:
         warn(text)

@@ -106,6 +106,8 @@ def _check_labels_by_task(y: Array, settings: DataSettings, silo: str) -> None:
         )
     elif y.dtype.kind in "if" and (y < 0).any():
         raise DataError(f"silo {silo}: label {y.min()} is out of range; class numbers start at 0")
+    elif y.dtype.kind not in "if" and (missing := int((y.astype(str) == "").sum())):
+        raise DataError(f"silo {silo}: {missing} of {len(y)} rows have no label; remove them")
 
 
 def _first_odd_label(y: Array) -> str:

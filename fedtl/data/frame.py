@@ -29,6 +29,13 @@ def is_frame(value: Any) -> "TypeGuard[pd.DataFrame]":
     return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
+def texts_of(objects: Array) -> Array:
+    """Return objects as text, "" for None and every other missing value."""
+    import pandas as pd
+
+    return np.where(pd.isna(objects), "", objects.astype(str))
+
+
 def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Raw:
     """
     Return the rows of one silo. ``where`` names their origin in messages.

@@ -154,10 +154,8 @@ def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], t
     from sklearn.impute import SimpleImputer  # takes a second to import, and only learned constants need it
 
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    filled = imputer.fit_transform(values.astype(np.float64)).astype(
-        values.dtype
-    )  # as ``Inputs.apply`` fills
-    mean, std = _mean_and_std(filled)
+    filled = imputer.fit_transform(values.astype(np.float64))
+    mean, std = _mean_and_std(filled.astype(values.dtype))  # a fill value is rounded where it is filled in
     return tuple(imputer.statistics_.tolist()), mean, std
 
 

@@ -1,4 +1,4 @@
-"""What all silos must agree on before anything is trained: found by looking at each silo once."""
+"""Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fedtl.experiment.config.schema import Experiment
 
 @dataclass(frozen=True)
 class SiloSchema:
-    """One silo as it was seen: the shape of an input, its columns, its labels, those it trains on, its rows."""
+    """The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows."""
 
     shape: tuple[int, ...]
     columns: tuple[str, ...]
@@ -24,7 +24,7 @@ class SiloSchema:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """All silos, by name."""
+    """The schema of each silo, by name."""
 
     silos: Mapping[str, SiloSchema]
 
@@ -46,7 +46,7 @@ class DataSchema:
 
 def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> DataSchema:
     """
-    Look at every silo, one after another; ``read`` gives its rows. Raises ConfigError or DataError.
+    Return the schema of every silo. ``read``: returns a silo's rows. Raises ConfigError or DataError.
     """
     settings = experiment.data
     names = prepare.silo_names(settings)
@@ -73,7 +73,7 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
         )
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
-        raise ConfigError("no silo is left to train: all are in data.late or model.pretrain_on")
+        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
@@ -83,12 +83,16 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
 
 
 def _check_alike(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
-    """After resizing, one model must fit all. Raises DataError."""
+    """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     one, other = silos[first], silos[name]
     if other.shape != one.shape:
         images = len(other.shape) == 3
-        way = "set data.size and data.channels" if images else "choose data.columns that all have"
-        raise DataError(f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {way}")
+        advice = "set data.size and data.channels" if images else "list common columns in data.columns"
+        raise DataError(
+            f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {advice}"
+        )
     if other.columns != one.columns:
         odd = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
-        raise DataError(f"silo {name} and silo {first} differ in columns: {odd[0]}; choose data.columns")
+        raise DataError(
+            f"silo {name} and silo {first} have different columns: {odd[0]}; list common ones in data.columns"
+        )

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -34,6 +33,7 @@ from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
 from fedtl.privacy.verify import study_costs
+from fedtl.results.privacy import PrivacyReport, SiloPrivacy
 from fedtl.training.trainer import Trainer
 
 SHARE = 0.15  # of the budget that the statistics take
@@ -156,49 +156,49 @@ def adjacency(unit: str) -> str:
     return f"zero-out of one {unit}, their number is public"
 
 
-def claim(settings: PrivacySettings) -> dict[str, Any]:
-    """What the numbers are about. With noise that can be drawn again nothing is private, whatever they say."""
-    return {
-        "private": settings.noise == "os",
-        "unit": settings.unit,
-        "adjacency": adjacency(settings.unit),
-        "statistics": settings.statistics,
-        "tuning": settings.tuning,
-        "metrics": list(settings.metrics),
-    }
+def privacy_report(settings: PrivacySettings) -> PrivacyReport:
+    """Return what is guaranteed, without silos' numbers. With noise that can be drawn again nothing is private."""
+    return PrivacyReport(
+        private=settings.noise == "os",
+        unit=settings.unit,
+        adjacency=adjacency(settings.unit),
+        statistics=settings.statistics,
+        tuning=settings.tuning,
+        metrics=tuple(settings.metrics),
+    )
 
 
-def terms(its: PrivacyGuarantee) -> dict[str, Any]:
-    """A promise in plain values, for those who have to agree to it or to check it."""
+def terms(its: PrivacyGuarantee) -> SiloPrivacy:
+    """Return a guarantee as it is published, for those who have to agree to it or to check it."""
     training, statistics, accuracy = its.training, its.releases.statistics, its.releases.accuracy
-    return {
-        "epsilon": its.epsilon,
-        "delta": its.delta,
-        "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
-        "unit": its.protected.unit,
-        "adjacency": adjacency(its.protected.unit),
-        "units": its.protected.count,
-        "clip": training.clip,
-        "noise_multiplier": training.noise_multiplier,
-        "sample_rate": training.sample_rate,
-        "steps_a_round": training.steps_a_round,
-        "rounds": training.rounds,
-        "metric_noise": None if accuracy is None else accuracy.noise_multiplier,
-        "metric_expected_noise": None if accuracy is None else accuracy.mean_noise_std,
-        "statistics_noise": None if statistics is None else statistics.noise_multiplier,
-        "statistics_expected_noise": None if statistics is None else statistics.mean_noise_std,
-    }
+    return SiloPrivacy(
+        epsilon=its.epsilon,
+        delta=its.delta,
+        epsilon_replace_one=_spent(its.schedule(), its.delta, replace_one=True),
+        unit=its.protected.unit,
+        adjacency=adjacency(its.protected.unit),
+        units=its.protected.count,
+        clip=training.clip,
+        noise_multiplier=training.noise_multiplier,
+        sample_rate=training.sample_rate,
+        steps_a_round=training.steps_a_round,
+        rounds=training.rounds,
+        metric_noise=None if accuracy is None else accuracy.noise_multiplier,
+        metric_expected_noise=None if accuracy is None else accuracy.mean_noise_std,
+        statistics_noise=None if statistics is None else statistics.noise_multiplier,
+        statistics_expected_noise=None if statistics is None else statistics.mean_noise_std,
+    )
 
 
-def spent(its: PrivacyGuarantee, study: str) -> dict[str, Any]:
+def spent(its: PrivacyGuarantee, study: str) -> SiloPrivacy:
     """
-    What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
-    ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
+    Return the guarantee with the epsilon that a study took from the ledger: its plan's whole epsilon from its first round
+    on, also where it ended early; 0 where no round was charged.
     """
     studies = study_costs(read_ledger(its.account.path, its.account.dataset))
     if study not in studies:
-        return terms(its) | {"epsilon": 0.0, "epsilon_replace_one": 0.0, "epsilon_charged": 0.0}
-    return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
+        return replace(terms(its), epsilon=0.0, epsilon_replace_one=0.0, epsilon_charged=0.0)
+    return replace(terms(its), epsilon=studies[study].epsilon, epsilon_charged=studies[study].charged)
 
 
 def row_hashes(data: SiloDataset, key: bytes) -> RowSet:

@@ -34,6 +34,7 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
+from fedtl.results.plan import TensorRow
 from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
@@ -223,19 +224,19 @@ def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
 
 
-def tensor_table(study: Study) -> list[dict[str, Any]]:
-    """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
+def tensor_table(study: Study) -> tuple[TensorRow, ...]:
+    """Return a row for every tensor of the model."""
     width = len(study.schema.union) or 1
     partition = study.trainer.partition
     planned = trained(study.trainer, study.first, study.experiment.privacy)
-    return [
-        {
-            "name": name,
-            "role": str(partition.roles[name]),
-            "shape": list(tensor.shape),
-            "bytes": size_in_bytes({name: tensor}),
-            "leaves": partition.leaves(name),
-            **({"label": str(planned[name])} if study.experiment.privacy else {}),
-        }
+    return tuple(
+        TensorRow(
+            name=name,
+            role=str(partition.roles[name]),
+            shape=tuple(tensor.shape),
+            bytes=size_in_bytes({name: tensor}),
+            leaves=partition.leaves(name),
+            label=str(planned[name]) if study.experiment.privacy else None,
+        )
         for name, tensor in study.trainer.net(width).state_dict().items()
-    ]
+    )

@@ -6,9 +6,9 @@ from typing import Any
 
 from fedtl.report import audit_plots
 from fedtl.report.audit_plots import ATTACKS
-from fedtl.report.audit_result import AuditResult
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Section, plot
+from fedtl.results.audit import AuditResult
 
 NO_PICTURES = "This page shows figures only and no image of a row."
 PICTURES = "The images are training rows. The owners of these silos allow to show them ([audit] show_rows)."

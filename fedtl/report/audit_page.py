@@ -5,14 +5,11 @@ from typing import Any
 
 from fedtl.report import audit_plots
 from fedtl.report.audit_attacks import Pictures, inversion_section, membership_section, roles_section
-from fedtl.report.audit_result import AuditResult, BoundsResult, PlantedResult, Status
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Section, plot, render
+from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
 
-CANARIES = (
-    "Measured with the canaries of each silo. Bounds at 95 % confidence; the Gaussian bound assumes normal scores and does not "
-    "refute a claim"
-)
+CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
 LOOKS = {Status.PASSED: "", Status.FAILED: "loses", Status.NOT_EXERCISED: ""}  # of a check, by its status
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
@@ -89,7 +86,7 @@ def _claims(audit: AuditResult) -> list[Grid]:
 def _canaries(audit: AuditResult) -> dict[str, Any]:
     """The tables and plots of what was measured with canaries."""
     head = [
-        *("silo", "noise / claimed noise", "effect of one record / clip", "bound on epsilon: Steinke et al."),
+        *("silo", "noise / claimed noise", "effect of one record / clip", "bound: Steinke et al."),
         *("bound: f-DP", "bound: Gaussian", "checks"),
     ]
     rows = []
@@ -117,7 +114,7 @@ def _canaries(audit: AuditResult) -> dict[str, Any]:
 
 def _power(audit: AuditResult) -> list[Grid]:
     head = [
-        *("silo", "noise wrong by", "effect of one record (clips)", "epsilon: Steinke et al."),
+        *("silo", "error of the noise", "error of one record's effect (clips)", "epsilon: Steinke et al."),
         "epsilon: f-DP",
     ]
     rows = [

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from fedtl.report.audit_result import AttackResult, AuditResult
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
+from fedtl.results.audit import AttackResult, AuditResult
 
 BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian (assumes normal scores)"}
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}

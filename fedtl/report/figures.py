@@ -7,7 +7,10 @@ exceed its largest possible value.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
+from fedtl.results.metrics import Measured
+from fedtl.results.run import RunResult
 
 IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "auc"})
 TITLES = {
@@ -57,29 +60,29 @@ def format_measured(value: float | None, digits: int = 3) -> str:
     return NOT_MEASURED if value is None else f"{value:.{digits}f}"
 
 
-def format_with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
+def format_with_interval(metric: str, figure: Estimate | None) -> str:
     """A mean and the ends of its 95 % interval, which have one digit less because columns are narrow."""
     if not figure:
         return "-"
-    text = format_value(metric, figure["mean"])
-    if bounds := figure.get("ci95"):
+    text = format_value(metric, figure.mean)
+    if bounds := figure.ci95:
         low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounds)
         text += f" {low}…{high}"
     return text
 
 
-def format_short_difference(metric: str, benefit: Mapping[str, Any]) -> str:
+def format_short_difference(metric: str, gain: float, bounds: Interval | None) -> str:
     """A signed difference for a narrow column: the ends have one digit less but keep their signs ("-9…-0" is below zero)."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+    text = _signed(metric, gain)
+    if bounds:
         text += f" {'…'.join(f'{scale(metric) * bound:+.{_digits(metric) - 1}f}' for bound in bounds)}"
     return text
 
 
-def format_difference(metric: str, benefit: Mapping[str, Any]) -> str:
+def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
     """A signed difference with its interval."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+    text = _signed(metric, gain)
+    if bounds:
         text += f" [{', '.join(_signed(metric, bound) for bound in bounds)}]"
     return text
 
@@ -89,66 +92,71 @@ def silo_count_note(count: int | None, silos: int) -> str:
     return "" if count is None or count == silos else f" ({count} of {silos})"
 
 
-def measured_metrics(silos: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def measured_metrics(result: RunResult) -> list[str]:
     """The metrics that at least one silo has, in the order in which they are shown."""
-    return [metric for metric in TITLES if any(metric in silo for silo in silos.values())]
+    measured = {metric for silo in result.silos.values() for metric in silo.measured.figures}
+    return [metric for metric in TITLES if metric in measured]
 
 
-def all_silos(comparison: Mapping[str, Any]) -> list[str]:
+def format_average(metric: str, averages: Averages | None) -> str:
+    """A mean over seeds; a dash where it was not measured."""
+    figures = averages.figures if averages else {}
+    return format_value(metric, figures[metric].mean if metric in figures else None)
+
+
+def all_silos(comparison: Comparison) -> list[str]:
     """The names of the silos that have a result under at least one method, sorted."""
-    return sorted({name for by_silo in comparison["methods"].values() for name in by_silo})
+    return sorted({name for by_silo in comparison.methods.values() for name in by_silo})
 
 
-def missing_in_run(result: Mapping[str, Any]) -> list[str]:
+def missing_in_run(result: RunResult) -> list[str]:
     """Why metrics of a run are missing: one line for each metric and reason."""
+    main = {name: silo.measured for name, silo in result.silos.items()}
     lines = [
-        line
-        for metric in measured_metrics(result["silos"])
-        for line in _missing_lines(metric, _reasons(metric, result["silos"]))
+        line for metric in measured_metrics(result) for line in _missing_lines(metric, _reasons(metric, main))
     ]
-    metric, late = result["metric"], result.get("late", {})
-    second = {f"{name}, second domain": silo.get("target", {}) for name, silo in result["silos"].items()}
+    metric = result.metric
+    second = {f"{name}, second domain": silo.target for name, silo in result.silos.items() if silo.target}
     joined_late = {
         f"{name}, {LATE_ROWS[variant]}": figures
-        for name, variants in late.items()
+        for name, variants in result.late.items()
         for variant, figures in variants.items()
     }
     return lines + _missing_lines(metric, _reasons(metric, second | joined_late))
 
 
-def missing_in_comparison(comparison: Mapping[str, Any]) -> list[str]:
+def missing_in_comparison(comparison: Comparison) -> list[str]:
     """Why figures of a comparison are missing. A line names methods only where some have the figure and others do not."""
-    metric, absent = comparison["metric"], comparison.get("absent", {})
+    metric = comparison.metric
     reasons: dict[str, str] = {}
     for name in all_silos(comparison):
         lacking = {
             method: by_silo[name][metric]
-            for method, by_silo in absent.items()
+            for method, by_silo in comparison.absent.items()
             if metric in by_silo.get(name, {})
         }
-        if len(lacking) == len(comparison["methods"]) and len(set(lacking.values())) == 1:
+        if len(lacking) == len(comparison.methods) and len(set(lacking.values())) == 1:
             reasons[name] = next(iter(lacking.values()))
         else:
             reasons |= {f"{name} under {method}": reason for method, reason in lacking.items()}
     second = {
-        f"{name}, second domain": silo.get("target", {})
-        for by_silo in comparison.get("target", {}).values()
+        f"{name}, second domain": silo["target"]
+        for by_silo in comparison.target.values()
         for name, silo in by_silo.items()
+        if "target" in silo
     }
     joined_late = {
         f"{name}, {LATE_ROWS[variant]}": figures
-        for by_silo in comparison.get("late", {}).values()
+        for by_silo in comparison.late.values()
         for name, variants in by_silo.items()
         for variant, figures in variants.items()
     }
     return _missing_lines(metric, reasons | _reasons(metric, second | joined_late))
 
 
-def _reasons(metric: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _reasons(metric: str, figures: Mapping[str, Measured] | Mapping[str, Averages]) -> dict[str, str]:
     """By name, the reason of each entry that lacks the metric."""
-    return {
-        name: entry["absent"][metric] for name, entry in figures.items() if metric in entry.get("absent", {})
-    }
+    return {name: entry.absent[metric] for name, entry in figures.items() if metric in entry.absent}
 
 
 def _missing_lines(metric: str, reasons: Mapping[str, str]) -> list[str]:

@@ -1,9 +1,7 @@
 """Sentences that the page of a run and the page of a comparison share, most of them on the privacy guarantee."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from fedtl.report.wording import not_covered
+from fedtl.results.privacy import PrivacyReport
 
 NO_PRIVACY = "No differential privacy: the shared tensors can reveal information about a silo's rows."
 NOT_PRIVATE = 'Not private: with privacy.noise = "reproducible" the noise can be computed again'
@@ -19,34 +17,34 @@ STATISTICS = (
 )
 
 
-def run_guarantee(privacy: Mapping[str, Any] | None) -> str:
+def run_guarantee(privacy: PrivacyReport | None) -> str:
     """State the privacy guarantee of one run; the numbers of each silo are in result.json."""
     if privacy is None:
         return NO_PRIVACY
-    if not privacy["private"]:
+    if not privacy.private:
         return f"{NOT_PRIVATE}; {_tuning(privacy)}."
-    weakest = max(privacy["silos"].values(), key=lambda silo: silo["epsilon"])
+    weakest = max((privacy.silos or {}).values(), key=lambda silo: silo.epsilon)
     return (
-        f"Differential privacy for each {privacy['unit']} ({privacy['adjacency']}): at most epsilon = "
-        f"{weakest['epsilon']:.3f} at delta = {weakest['delta']:.0e} in any silo ({weakest['epsilon_replace_one']:.3f} for "
-        f"replace-one adjacency), as its ledger records; {_tuning(privacy)}. {not_covered(privacy['unit'])} {TEST_FIGURES}"
+        f"Differential privacy for each {privacy.unit} ({privacy.adjacency}): at most epsilon = "
+        f"{weakest.epsilon:.3f} at delta = {weakest.delta:.0e} in any silo ({weakest.epsilon_replace_one:.3f} for "
+        f"replace-one adjacency), as its ledger records; {_tuning(privacy)}. {not_covered(privacy.unit)} {TEST_FIGURES}"
     )
 
 
-def comparison_guarantee(privacy: Mapping[str, Any] | None) -> str:
+def comparison_guarantee(privacy: PrivacyReport | None) -> str:
     """State the privacy guarantee of the runs of a comparison, each by itself."""
     if privacy is None:
         return NO_PRIVACY
-    if not privacy["private"]:
+    if not privacy.private:
         return f"{NOT_PRIVATE}; {_tuning(privacy)}."
     return (
-        f"Each run of a method that shares tensors guarantees epsilon = {privacy['epsilon']:g} for each {privacy['unit']} "
-        f"({privacy['adjacency']}); its result.json records what was spent. If several runs are released, their epsilons add "
-        f"up. {not_covered(privacy['unit'])} {TEST_FIGURES} The baselines (local, probe, pooled) are never private; "
+        f"Each run of a method that shares tensors guarantees epsilon = {privacy.epsilon:g} for each {privacy.unit} "
+        f"({privacy.adjacency}); its result.json records what was spent. If several runs are released, their epsilons add "
+        f"up. {not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, probe, pooled) are never private; "
         f"{_tuning(privacy)}."
     )
 
 
-def _tuning(privacy: Mapping[str, Any]) -> str:
+def _tuning(privacy: PrivacyReport) -> str:
     """Where the settings come from. Every page states it."""
-    return f"tuning on private data: {privacy['tuning']}"
+    return f"tuning on private data: {privacy.tuning}"

@@ -21,37 +21,43 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.report.figures import TITLES, Curve, all_silos, format_value, scale, silo_count_note
+from fedtl.results.comparison import Comparison, Estimate, Verdict
+from fedtl.results.run import HistoryLine, RunResult
 
 # Okabe and Ito (2008), without their yellow, and two more
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-VERDICTS = {"gains": ("#009E73", ">"), "loses": ("#D55E00", "<"), "unclear": ("#7a7a7a", "o")}
+VERDICTS = {
+    Verdict.GAINS: ("#009E73", ">"),
+    Verdict.LOSES: ("#D55E00", "<"),
+    Verdict.UNCLEAR: ("#7a7a7a", "o"),
+}
 MAX_NAMED_SILOS = 12  # with more silos, a plot shows distributions instead of names
 INK = "#222222"
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def learning_curves(history: Sequence[Mapping[str, Any]], private: bool = False) -> str:
+def learning_curves(history: Sequence[HistoryLine], private: bool = False) -> str:
     """
     Validation results after 0, 1, 2, ... rounds of training: a line for each silo and a thick one for the mean.
 
     ``private``: the results are the noisy accuracies that silos released for the model they received.
     """
-    names = sorted({name for line in history for name in line["silos"]})
-    measured = {name for line in history for figures in line["silos"].values() for name in figures}
+    names = sorted({name for line in history for name in line.silos})
+    measured = {name for line in history for figures in line.silos.values() for name in figures}
     metric = "rmse" if "rmse" in measured else "accuracy"
     many, keys = len(names) > MAX_NAMED_SILOS, {}
     figure, axes = new_figure(4.2)
     for at, name in enumerate(names):
-        points = [(line["round"] - 1, line["silos"].get(name, {}).get(metric)) for line in history]
+        points = [(line.round - 1, line.silos.get(name, {}).get(metric)) for line in history]
         colour, dash = (
             ("#9a9a9a", "-") if many else (PALETTE[at % len(PALETTE)], "-" if at < len(PALETTE) else "--")
         )
         keys[name] = _line(axes, points, metric, color=colour, ls=dash, lw=0.7 if many else 1.3, alpha=0.8)
     means, counts = [], []
     for line in history:
-        values = [figures[metric] for figures in line["silos"].values() if metric in figures]
-        means.append((line["round"] - 1, float(np.mean(values)) if values else None))
+        values = [figures[metric] for figures in line.silos.values() if metric in figures]
+        means.append((line.round - 1, float(np.mean(values)) if values else None))
         counts.append(len(values))
     thick = _line(axes, means, metric, color=INK, lw=3)
     title, result = _curve_titles(private)
@@ -62,19 +68,20 @@ def learning_curves(history: Sequence[Mapping[str, Any]], private: bool = False)
     return to_svg(figure, "curves")
 
 
-def silo_bars(result: Mapping[str, Any]) -> str:
+def silo_bars(result: RunResult) -> str:
     """Test result of each silo's own model, with the number at the bar."""
-    metric = result["metric"]
-    rows = [(name, silo[metric]) for name, silo in result["silos"].items() if metric in silo]
+    metric = result.metric
+    measured = {name: silo.measured.figures for name, silo in result.silos.items()}
+    rows = [(name, figures[metric]) for name, figures in measured.items() if metric in figures]
     figure, axes = new_figure(0.27 * len(rows) + 1.3)
     values = np.array([value for _, value in rows]) * scale(metric)
     bars = axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.7)
     axes.bar_label(bars, [format_value(metric, value) for _, value in rows], padding=4, fontsize=9, color=INK)
     axes.margins(x=0.08)
     keys = {}
-    if metric in result["mean"]:
-        mean = result["mean"][metric]
-        count = silo_count_note(len(rows), len(result["silos"]))
+    if metric in result.mean:
+        mean = result.mean[metric]
+        count = silo_count_note(len(rows), len(result.silos))
         keys[f"mean, {format_value(metric, mean)}{count}"] = axes.axvline(
             mean * scale(metric), color=INK, lw=1.2, ls="--"
         )
@@ -84,22 +91,20 @@ def silo_bars(result: Mapping[str, Any]) -> str:
     return to_svg(figure, "bars")
 
 
-def benefit_forest(comparison: Mapping[str, Any]) -> str:
+def benefit_forest(comparison: Comparison) -> str:
     """For each silo, the difference between its best method and local training, with its interval."""
-    metric, factor = comparison["metric"], scale(comparison["metric"])
-    rows = sorted(comparison["benefit"].items(), key=lambda item: -item[1]["over_local"])
+    metric, factor = comparison.metric, scale(comparison.metric)
+    rows = sorted(comparison.benefit.items(), key=lambda item: -item[1].over_local)
     figure, axes = new_figure(0.27 * len(rows) + 1.3)
     keys: dict[str, Artist] = {}
     for at, (_, benefit) in enumerate(rows):
-        colour, marker = VERDICTS[benefit["verdict"]]
-        if benefit.get("ci95"):
-            axes.plot(
-                np.array(benefit["ci95"]) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round"
-            )
-        (point,) = axes.plot(benefit["over_local"] * factor, at, marker, color=colour, ms=7)
-        keys.setdefault(benefit["verdict"], point)
+        colour, marker = VERDICTS[benefit.verdict]
+        if benefit.ci95:
+            axes.plot(np.array(benefit.ci95) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round")
+        (point,) = axes.plot(benefit.over_local * factor, at, marker, color=colour, ms=7)
+        keys.setdefault(benefit.verdict, point)
     axes.axvline(0, color=INK, lw=1)
-    label_rows(axes, [f"{name} ({benefit['best']})" for name, benefit in rows])
+    label_rows(axes, [f"{name} ({benefit.best})" for name, benefit in rows])
     unit = "percentage points" if factor == 100 else TITLES[metric]
     title = "Does joining help? Best federated method minus local training"
     label_axes(axes, title, f"difference ({unit}) with 95 % interval; right of zero, joining is better", "")
@@ -107,9 +112,9 @@ def benefit_forest(comparison: Mapping[str, Any]) -> str:
     return to_svg(figure, "benefit")
 
 
-def method_dots(comparison: Mapping[str, Any]) -> str:
+def method_dots(comparison: Comparison) -> str:
     """Test result of each method at each silo, with intervals; for many silos, the distribution over silos by method."""
-    metric, methods, silos = comparison["metric"], comparison["methods"], all_silos(comparison)
+    metric, methods, silos = comparison.metric, comparison.methods, all_silos(comparison)
     if len(silos) > MAX_NAMED_SILOS:
         return _method_boxes(metric, methods, len(silos))
     figure, axes = new_figure(max(2.6, (0.13 * len(methods) + 0.16) * len(silos) + 1.2))
@@ -119,10 +124,10 @@ def method_dots(comparison: Mapping[str, Any]) -> str:
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         for row, silo in enumerate(silos):
             if score := figures.get(silo, {}).get(metric):
-                if score.get("ci95"):
-                    span = np.array(score["ci95"]) * scale(metric)
+                if score.ci95:
+                    span = np.array(score.ci95) * scale(metric)
                     axes.plot(span, [row + shift] * 2, color=colour, lw=1.4)
-                (point,) = axes.plot(score["mean"] * scale(metric), row + shift, marker, color=colour, ms=5)
+                (point,) = axes.plot(score.mean * scale(metric), row + shift, marker, color=colour, ms=5)
                 keys.setdefault(method, point)
     for row in range(1, len(silos)):
         axes.axhline(row - 0.5, color="#dddddd", lw=0.8)
@@ -161,7 +166,7 @@ def convergence(
 def _curve_titles(private: bool) -> tuple[str, str]:
     """The title of a plot of learning curves, and what its y axis shows."""
     if private:
-        return "Released accuracy of the received model, before local training, by round", "released"
+        return "Released (noisy) accuracy of the received model by round, before local training", "released"
     return "Validation result by round", "validation"
 
 
@@ -173,13 +178,13 @@ def _count_note(counts: Sequence[int], silos: int) -> str:
     return f" ({low} of {silos})" if low == high else f" ({low} to {high} of {silos})"
 
 
-def _method_boxes(metric: str, methods: Mapping[str, Any], silos: int) -> str:
+def _method_boxes(
+    metric: str, methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], silos: int
+) -> str:
     """A box for each method and on it a dot for each silo; dots are shifted so that they do not hide each other."""
     figure, axes = new_figure(0.55 * len(methods) + 1.3)
     for at, figures in enumerate(methods.values()):
-        values = np.array([silo[metric]["mean"] for silo in figures.values() if metric in silo]) * scale(
-            metric
-        )
+        values = np.array([silo[metric].mean for silo in figures.values() if metric in silo]) * scale(metric)
         if len(values):
             line = {"color": INK}
             axes.boxplot(values, positions=[at], orientation="horizontal", widths=0.6, showfliers=False,

@@ -20,7 +20,8 @@ from fedtl.methods.base import HEAD, Phase
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
-from fedtl.training.metrics import Measured, measure
+from fedtl.results.metrics import Measured
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 

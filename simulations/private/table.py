@@ -92,12 +92,12 @@ def accuracy(one: One) -> dict[str, Any]:
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
         released.refresh, planning.SHARE = honest
-    silos = {name: its["accuracy"] for name, its in result["silos"].items()}
+    silos = {name: its.measured.figures["accuracy"] for name, its in result.silos.items()}
     return {
         **asdict(one),
-        "accuracy": result["mean"]["accuracy"],
+        "accuracy": result.mean["accuracy"],
         "silos": silos,
-        "seconds": result["seconds"],
+        "seconds": result.seconds,
     }
 
 

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import pytest
 
+from fedtl._util.records import to_plain
 from fedtl.audit.at_site import audit_site_plan
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
 from fedtl.deployment.coordinator.bundle import agreement_in, bundle
@@ -54,7 +54,7 @@ def done(home, what=""):
     result, path = audit_site_plan(home, what, lambda done, total: seen.append((done, total)))
     assert seen == [(done, len(RETRAINING_CHECKS) + 1) for done in range(len(RETRAINING_CHECKS) + 2)]
     facts = json.loads(path.read_text())
-    assert facts == json.loads(json.dumps(asdict(result)))
+    assert facts == json.loads(json.dumps(to_plain(result)))
     return facts, path
 
 

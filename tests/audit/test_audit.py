@@ -22,9 +22,8 @@ from fedtl.audit.attacks.reference_models import (
     train_reference,
 )
 from fedtl.audit.attacks.role_costs import role_sets
-from fedtl.audit.audit import AuditOptions, audit_run
+from fedtl.audit.audit import AuditOptions, audit_run, read_audit
 from fedtl.audit.canaries.log import read_canary_phases
-from fedtl.audit.claim import read_claim
 from fedtl.audit.jobs import audit_engine, run_jobs, study_job
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import retraining_checks
@@ -38,7 +37,7 @@ from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
 from fedtl.federation.recorder import RecordedRound, read_transcript, rounds_to_record
 from fedtl.models.roles import Role
-from fedtl.report.audit_result import Adversary, read_audit
+from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import quick
@@ -63,7 +62,7 @@ def audited(folder, out, adversary=Adversary.SERVER, effort=BRIEF):
     """Audit a run; return audit.json."""
     key = out.parent / "key.pem"
     result = audit_run(folder, out, AuditOptions(adversary, effort), key, lambda *_: None)
-    assert read_audit(out / "audit.json") == result
+    assert read_audit(out) == result
     return json.loads((out / "audit.json").read_text())
 
 
@@ -299,12 +298,11 @@ def test_role_sets_share_more_and_more(private):
 
 
 def documents_of(folder, **changes):
-    result = folder.read_json("result.json")
     documents = RunDocuments(
         silo="plain",
         study=folder.path.name,
         ledger=folder.silo("plain") / "ledger.sqlite",
-        claim=read_claim(result["privacy"]["silos"]["plain"]),
+        claim=folder.result().privacy.silos["plain"],
         answered=[1, 2],
         messages=read_transcript(folder.path / TRANSCRIPT),
         canaries=read_canary_phases(folder.silo("plain") / "canaries"),

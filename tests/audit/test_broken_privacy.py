@@ -27,7 +27,7 @@ from fedtl.privacy import guarantee as guarantee
 from fedtl.privacy.dp_adabn import adaptable_layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
-from fedtl.report.audit_result import Adversary
+from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs

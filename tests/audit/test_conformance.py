@@ -9,23 +9,24 @@ from scipy.stats import kstest
 
 from fedtl.audit.canaries.conformance import final_scores, likelihood_scores, noise_conformance, shared_noise
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics
-from fedtl.audit.claim import Claim
 from fedtl.audit.verdict import failed
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.loop import TrainingConfig
 
-CLAIM = Claim(
-    *("record", "zero-out of one record, their number is public"),
-    *(
-        80,
-        2.0,
-        1.5,
-        0.25,
-        20,
-        4,
-        8.0,
-        1e-5,
-    ),  # units, clip, noise multiplier, sample rate, steps a round, rounds
-    statistics_noise=None,
+CLAIM = SiloPrivacy(
+    epsilon=8.0,
+    delta=1e-5,
+    epsilon_replace_one=16.0,
+    unit="record",
+    adjacency="zero-out",
+    units=80,
+    clip=2.0,
+    noise_multiplier=1.5,
+    sample_rate=0.25,
+    steps_a_round=20,
+    rounds=4,
+    **dict.fromkeys(["metric_noise", "metric_expected_noise"]),
+    **dict.fromkeys(["statistics_noise", "statistics_expected_noise"]),
 )
 PLAIN = TrainingConfig(lr=0.1, momentum=0.9, weight_decay=0.01)
 

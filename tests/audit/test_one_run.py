@@ -23,7 +23,7 @@ from fedtl.audit.canaries.one_run import (
 )
 from fedtl.audit.power import detectable_epsilon
 from fedtl.privacy.accounting import gaussian_mu
-from fedtl.report.audit_result import DetectableEpsilon
+from fedtl.results.audit import DetectableEpsilon
 
 POINTS = json.loads((Path(__file__).parent / "audit_points" / "one_run.json").read_text())["points"]
 

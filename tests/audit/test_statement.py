@@ -1,22 +1,26 @@
 """The sentences of an audit: their order and titles, and that what follows from a claim is not reported as measured."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from fedtl.audit.audit import read_audit
 from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.canaries.one_run import bounds, fdp_p, gaussian_curve, guess
 from fedtl.audit.checks import bound_checks
-from fedtl.audit.claim import Claim, ClaimedPlan
+from fedtl.audit.claim import ClaimedPlan
 from fedtl.audit.power import power
 from fedtl.audit.statement import statement, verdict
 from fedtl.errors import ConfigError
+from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
-from fedtl.report.audit_result import (
+from fedtl.report.tables import claims_table, measured_table
+from fedtl.results.audit import (
     Adversary,
     AttackFigures,
     AttackResult,
@@ -29,11 +33,8 @@ from fedtl.report.audit_result import (
     PowerResult,
     SiloAudit,
     Status,
-    audit_json,
-    read_audit,
-    write_audit,
 )
-from fedtl.report.tables import claims_table, measured_table
+from fedtl.results.privacy import SiloPrivacy
 
 PLAN = [SpendEvent(0.7, 0.01, 20)]
 TITLES = [
@@ -43,9 +44,20 @@ TITLES = [
 
 
 def plan_of(unit="record"):
-    claim = Claim(
-        *(unit, f"zero-out of one {unit}, their number is public"),
-        *(100, 1.0, 0.7, 0.01, 4, 5, epsilon(PLAN, 1e-5), 1e-5, None),
+    claim = SiloPrivacy(
+        epsilon=epsilon(PLAN, 1e-5),
+        delta=1e-5,
+        epsilon_replace_one=2 * epsilon(PLAN, 1e-5),
+        unit=unit,
+        adjacency=f"zero-out of one {unit}, their number is public",
+        units=100,
+        clip=1.0,
+        noise_multiplier=0.7,
+        sample_rate=0.01,
+        steps_a_round=4,
+        rounds=5,
+        **dict.fromkeys(["metric_noise", "metric_expected_noise"]),
+        **dict.fromkeys(["statistics_noise", "statistics_expected_noise"]),
     )
     return ClaimedPlan(claim, trade_off(PLAN), gdp_mu(PLAN, 1e-5))
 
@@ -94,7 +106,7 @@ def test_all_terms_of_the_claim_are_said():
 
 def test_what_follows_from_the_claim_is_no_finding():
     claimed, measured, *_ = statement(audit_of())
-    rate = f"{100 * trade_off(PLAN).found(0.01):.1f} %"
+    rate = f"{100 * trade_off(PLAN).max_tpr(0.01):.1f} %"
     assert any(rate in line and "not measured" in line for line in claimed.lines)
     assert not any(rate in line or "false alarms" in line for line in measured.lines)
 
@@ -140,7 +152,7 @@ def test_a_claim_is_held_to_its_plans_own_curve_with_all_looks_paid_for():
     reported = bounds(scores, member, 1e-5, 0.05, ties)
     results = guess(scores, member, ties)
     steinke, fdp = bound_checks("bound", "a", results, plan, reported)
-    p = [fdp_p(guesses, plan.curve.false_alarms) for guesses in results]
+    p = [fdp_p(guesses, plan.curve.min_fpr) for guesses in results]
     assert fdp.p == pytest.approx(min(p) * len(p))
     gaussian = gaussian_curve(gaussian_mu(plan.claim.epsilon, 1e-5))
     assert fdp.p > 3 * min(fdp_p(guesses, gaussian) for guesses in results) * len(results)
@@ -168,16 +180,17 @@ def test_what_a_passed_check_of_noise_is_worth():
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):
-    attack = AttackResult(
-        3, 4, ("few rows",), 0.6, (0.4, 0.8), 0.1, (0.0, 0.2), silos={"a": AttackFigures(3, 0, ())}
-    )
+    few = AttackFigures(3, 0, (), None, None, None, None)
+    attack = AttackResult(3, 4, ("few rows",), 0.6, (0.4, 0.8), 0.1, None, (0.0, 0.2), silos={"a": few})
     result = audit_of(membership={"rmia": attack}, statement=statement(audit_of()))
-    write_audit(tmp_path / "audit.json", result)
-    assert read_audit(tmp_path / "audit.json") == result
-    values = audit_json(result)["membership"]["rmia"]
+    RunFolder(tmp_path).write_json("audit.json", result)
+    assert read_audit(tmp_path) == result
+    values = json.loads((tmp_path / "audit.json").read_text())
+    assert values["inversion"] == {}
+    values = values["membership"]["rmia"]
     assert (values["tpr_at_fpr_0.01"], values["tpr_at_fpr_0.01_ci95"]) == (0.1, [0.0, 0.2])
     assert "tpr_at_fpr_0.001_ci95" not in values
     assert values["silos"]["a"]["auc"] is None
     (tmp_path / "audit.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"audit\.json"):
-        read_audit(tmp_path / "audit.json")
+        read_audit(tmp_path)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.load import load
 from fedtl.experiment.predict import SiloModel, export
@@ -77,7 +78,7 @@ def folder(tmp_path_factory):
 
 def trained(folder, out, *sets):
     experiment = load("digits", [*SETS, f"data.path={folder}", *sets])
-    return run(experiment, RunFolder.create(out, experiment))
+    return to_plain(run(experiment, RunFolder.create(out, experiment)))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_all_of_it_ends_at_the_epsilon_asked_for(tmp_path):
 
 def test_few_validation_rows_are_warned_about(tmp_path):
     its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).guarantee
-    assert terms(its)["metric_expected_noise"] == pytest.approx(its.releases.accuracy.noise_multiplier / 9)
+    assert terms(its).metric_expected_noise == pytest.approx(its.releases.accuracy.noise_multiplier / 9)
     assert "9 validation records are few" in " ".join(warnings(its))
 
 

@@ -32,7 +32,7 @@ def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tens
         assert silo.labels[Role.HEAD] is Label.PUBLIC
         return
     trained_openly(trainer, silo, task_of(trainer))
-    with pytest.raises(Refused, match="is local-only: .* without noise") as error:
+    with pytest.raises(Refused, match="is local-only") as error:
         trainer.fit(silo, task_of(trainer))
     assert silo.guarantee.account.path.exists() is False  # refused before anything was charged
     assert any(name in str(error.value) for name in silo.local)
@@ -42,7 +42,7 @@ def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     silo.labels = {}
-    with pytest.raises(Refused, match="nothing says where .* comes from"):
+    with pytest.raises(Refused, match="no provenance label"):
         trainer.fit(silo, task_of(trainer))
 
 
@@ -83,7 +83,7 @@ def test_show_says_where_each_tensor_comes_from(tmp_path):
 
     with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
-        table = {row["name"]: row["label"] for row in tensor_table(study)}
+        table = {row.name: row.label for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
     assert {label for name, label in table.items() if "running" in name} == {"released"}
     assert {label for name, label in table.items() if name.endswith("affine.weight")} == {"released"}
@@ -94,7 +94,7 @@ def labels_shown(*settings):
 
     with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
-        return {row["name"]: row["label"] for row in tensor_table(study)}
+        return {row.name: row.label for row in tensor_table(study)}
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedavg"])

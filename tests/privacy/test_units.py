@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedtl._util.records import to_plain
 from fedtl.audit.attacks.reference_models import RECORDS, half, mislabelled_rows, pool_of
 from fedtl.audit.audit import AuditOptions, audit_run
 from fedtl.audit.retraining.audited_silo import silo_of_study
@@ -75,7 +76,7 @@ def test_a_run_protects_patients_and_says_so(tmp_path):
     (tmp_path / "data").mkdir()
     experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     assert experiment.data.unit_column == "patient"
-    result = run(experiment, RunFolder.create(tmp_path / "run", experiment))
+    result = to_plain(run(experiment, RunFolder.create(tmp_path / "run", experiment)))
     its = result["privacy"]
     assert its["unit"] == "patient"
     assert "patient" in its["adjacency"]

@@ -7,7 +7,11 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from fedtl.report.compare_page import CHOICE, compare_page
+from fedtl._util.records import from_plain
+from fedtl.report import compare_page as comparison_pages
+from fedtl.report import plots, tables
+from fedtl.report import run_page as run_pages
+from fedtl.report.compare_page import CHOICE
 from fedtl.report.figures import (
     LATE_ROWS,
     Curve,
@@ -17,17 +21,42 @@ from fedtl.report.figures import (
     format_with_interval,
 )
 from fedtl.report.page_notes import NO_PRIVACY, NOT_PRIVATE
-from fedtl.report.plots import benefit_forest, convergence, learning_curves, method_dots, silo_bars
-from fedtl.report.run_page import run_page
-from fedtl.report.tables import (
-    compare_table,
-    late_compare_table,
-    late_table,
-    privacy_table,
-    refitted_table,
-    run_table,
-    target_table,
+from fedtl.report.plots import convergence
+from fedtl.results.comparison import Comparison, Estimate
+from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import HistoryLine, RunResult
+
+
+def reading(kind, show):
+    """Return ``show`` for the content of a JSON file of this kind."""
+    return lambda content, *rest: show(from_plain(kind, content), *rest)
+
+
+run_table, late_table, silo_bars = (
+    reading(RunResult, show) for show in (tables.run_table, tables.late_table, plots.silo_bars)
 )
+compare_table, refitted_table, target_table, late_compare_table = (
+    reading(Comparison, show)
+    for show in (tables.compare_table, tables.refitted_table, tables.target_table, tables.late_compare_table)
+)
+benefit_forest, method_dots, compare_page = (
+    reading(Comparison, show)
+    for show in (plots.benefit_forest, plots.method_dots, comparison_pages.compare_page)
+)
+privacy_table = reading(PrivacyReport, tables.privacy_table)
+
+
+def lines_of(history):
+    return [from_plain(HistoryLine, line) for line in history]
+
+
+def learning_curves(history, *private):
+    return plots.learning_curves(lines_of(history), *private)
+
+
+def run_page(result, history, toml):
+    return run_pages.run_page(from_plain(RunResult, result), lines_of(history), toml)
+
 
 SILOS = ["plain", "faint", "rotated", "textured", "noisy", "inverted"]
 MANY = [f"hospital-{number:02}" for number in range(40)]
@@ -104,7 +133,7 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     comparison = {
         "fedtl": "0.1.0", "task": "regression" if task == "regression" else "classification", "metric": metric,
         "seeds": [0, 1, 2], "rounds": 20, "model": "convnet", "methods": table, "warnings": [], "seconds": 123.4,
-        "chosen_on": "validation rows",
+        "chosen_on": "validation rows", "benefit": {}, "over_local": {},
         "mean": {method: {metric: a_figure(0.7654) | {"silos": len(silos)}} for method in methods},
         "worst": {method: {"silo": silos[1], metric: 0.5432, "silos": len(silos)} for method in methods},
     }  # fmt: skip
@@ -127,6 +156,11 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
 
 
 CURVES = {method: Curve([0.3 + 0.02 * at, 0.6, 0.8], [6, 6, 6]) for at, method in enumerate(METHODS)}
+
+
+def gain_of(comparison, silo):
+    its = comparison["benefit"][silo]
+    return format_short_difference(comparison["metric"], its["over_local"], its["ci95"])
 
 
 def printed(table, width=100):
@@ -177,13 +211,13 @@ def test_figures_are_written_in_the_unit_of_their_metric():
     assert format_value("accuracy", 0.9712) == "97.1"
     assert format_value("rmse", 0.9712) == "0.971"
     assert format_value("auc", None) == "-"
-    assert format_with_interval("r2", {"mean": 0.5, "ci95": None}) == "0.500"
+    assert format_with_interval("r2", Estimate(0.5, None, ())) == "0.500"
     assert format_with_interval("r2", None) == "-"
-    assert format_with_interval("accuracy", {"mean": 0.912, "ci95": [0.9, 0.928]}) == "91.2 90…93"
-    assert format_short_difference("accuracy", {"over_local": -0.0001, "ci95": [-0.02, 0.02]}) == "+0.0 -2…+2"
-    assert format_short_difference("accuracy", {"over_local": -0.04, "ci95": [-0.09, -0.001]}) == "-4.0 -9…-0"
-    assert format_difference("r2", {"over_local": 0.03, "ci95": [0.01, 0.05]}) == "+0.030 [+0.010, +0.050]"
-    assert format_difference("accuracy", {"over_local": 0.03, "ci95": None}) == "+3.0"
+    assert format_with_interval("accuracy", Estimate(0.912, (0.9, 0.928), ())) == "91.2 90…93"
+    assert format_short_difference("accuracy", -0.0001, [-0.02, 0.02]) == "+0.0 -2…+2"
+    assert format_short_difference("accuracy", -0.04, [-0.09, -0.001]) == "-4.0 -9…-0"
+    assert format_difference("r2", 0.03, [0.01, 0.05]) == "+0.030 [+0.010, +0.050]"
+    assert format_difference("accuracy", 0.03, None) == "+3.0"
 
 
 @pytest.mark.parametrize("silos", [SILOS, MANY, HOSTILE], ids=["six", "forty", "hostile"])
@@ -202,11 +236,11 @@ def test_tables_fit_and_show_every_number(task, silos):
         assert all(
             format_value(metric, its[silo][metric]["mean"]) in line for its in comparison["methods"].values()
         )
-        assert format_short_difference(metric, comparison["benefit"][silo]) in line
+        assert gain_of(comparison, silo) in line
         assert comparison["benefit"][silo]["verdict"] in line
     assert text.count(format_value(metric, 0.5432)) >= len(METHODS)
     assert format_value(metric, 0.8765) in printed(target_table(comparison))
-    assert LATE_ROWS["head"] in printed(late_table(result["late"], metric))
+    assert LATE_ROWS["head"] in printed(late_table(result))
     assert silos[-1] in printed(late_compare_table(comparison))
 
 
@@ -270,10 +304,12 @@ def test_the_page_of_a_comparison_is_self_contained_and_shows_its_input(task, si
     text = assert_self_contained(page)
     metric = comparison["metric"]
     for its in comparison["methods"].values():
-        assert all(format_with_interval(metric, its[silo][metric]) in text for silo in silos)
+        assert all(
+            format_with_interval(metric, from_plain(Estimate, its[silo][metric])) in text for silo in silos
+        )
     for silo in silos:
         assert silo in text
-        assert format_short_difference(metric, comparison["benefit"][silo]) in text
+        assert gain_of(comparison, silo) in text
     assert all(warning in text for warning in comparison["warnings"])
     assert CHOICE["validation rows"] in text
     assert ("Silos that joined late" in text) == extras
@@ -311,7 +347,7 @@ def test_without_both_local_and_a_method_there_is_no_verdict(methods):
     comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}}
     assert "No comparison" in assert_self_contained(compare_page(comparison, {}, TOML))
     assert "joining" not in printed(compare_table(comparison))
-    for optional in ("benefit", "over_local", "target", "late"):
+    for optional in ("target", "late"):
         del comparison[optional]
     assert "No comparison" in compare_page(comparison, {}, TOML)
     printed(compare_table(comparison))
@@ -324,7 +360,7 @@ def test_a_missing_interval_is_not_shown():
         its["plain"]["accuracy"]["ci95"] = None
     assert_self_contained(compare_page(comparison, CURVES, TOML))
     line = next(line for line in printed(compare_table(comparison)).splitlines() if line.startswith("plain"))
-    assert "…" not in line.replace(format_short_difference("accuracy", comparison["benefit"]["plain"]), "")
+    assert "…" not in line.replace(gain_of(comparison, "plain"), "")
 
 
 @pytest.mark.parametrize(
@@ -366,12 +402,31 @@ def text_of(page):
 
 
 def a_claim(**changes):
-    its = {"private": True, "unit": "record", "adjacency": "zero-out, n is public", "tuning": "public"}
+    its = {
+        "private": True,
+        "unit": "record",
+        "adjacency": "zero-out, n is public",
+        "tuning": "public",
+        "metrics": [],
+    }
     return {**its, "statistics": "dp", **changes}
 
 
+SPENT = {
+    **{"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75, "unit": "record", "adjacency": "zero-out"},
+    **{
+        "units": 180,
+        "clip": 1.0,
+        "noise_multiplier": 1.0,
+        "sample_rate": 1.0,
+        "steps_a_round": 2,
+        "rounds": 3,
+    },
+}
+
+
 def test_the_page_of_a_private_run_states_the_guarantee_of_its_ledgers():
-    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    spent = SPENT
     result = a_result()
     result["privacy"] = a_claim(silos={"plain": spent, "faint": {**spent, "epsilon": 1.0}})
     silent = [{**line, "silos": {name: {} for name in line["silos"]}} for line in a_history()]
@@ -389,7 +444,7 @@ def test_the_page_of_a_private_run_states_the_guarantee_of_its_ledgers():
 @pytest.mark.parametrize("tuning", ["public", "undeclared"])
 def test_every_page_states_the_source_of_the_settings(private, tuning):
     its = a_claim(private=private, tuning=tuning, epsilon=3.0)
-    spent = {"epsilon": 2.5, "delta": 1e-5, "epsilon_replace_one": 4.75}
+    spent = SPENT
     said = f"tuning on private data: {tuning}."
     alone = {**a_result(), "privacy": {**its, "silos": {"plain": spent}}}
     assert said.rstrip(".") in text_of(run_page(alone, a_history(), ""))
@@ -421,7 +476,7 @@ def test_a_comparison_without_a_best_method_states_why():
 
 def test_an_interval_is_shown_by_its_ends_and_never_by_half_its_width():
     """Half a width would suggest that an R2 of 0.519 could be 20, or an accuracy of 98 % could be 101 %."""
-    wide = {"mean": 0.519, "ci95": [-39.88, 0.612], "seeds": [0.519]}
+    wide = Estimate(0.519, (-39.88, 0.612), (0.519,))
     assert format_with_interval("r2", wide) == "0.519 -39.88…0.61"
     assert format_value("r2", -9e21) == "-9e+21"
     for task in MAIN:
@@ -482,7 +537,9 @@ def test_curves_say_what_they_show_and_over_how_many_silos():
 
 def test_scores_with_shared_statistics_and_with_those_of_the_silo_are_both_shown():
     comparison, result = a_comparison(methods=["local", "fedavg"]), a_result()
-    comparison["refitted"] = {"fedavg": {silo: {"accuracy": {"mean": 0.8421}} for silo in SILOS[:5]}}
+    comparison["refitted"] = {
+        "fedavg": {silo: {"accuracy": {"mean": 0.8421, "seeds": [0.8421]}} for silo in SILOS[:5]}
+    }
     table = printed(refitted_table(comparison))
     assert "84.2 (5 of 6)" in table
     assert format_value("accuracy", comparison["mean"]["fedavg"]["accuracy"]["mean"]) in table
@@ -494,9 +551,7 @@ def test_scores_with_shared_statistics_and_with_those_of_the_silo_are_both_shown
 
 @pytest.mark.parametrize("unit", ["record", "patient"])
 def test_the_privacy_table_names_and_counts_the_protected_unit(unit):
-    its = dict.fromkeys(("epsilon", "epsilon_replace_one", "noise_multiplier", "sample_rate"), 1.0)
-    its |= {"delta": 1e-5, "steps_a_round": 2, "rounds": 3, "units": 180, "statistics_expected_noise": None}
-    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": its})))
+    text = printed(privacy_table(a_claim(unit=unit, silos={"plain": SPENT})))
     assert f"of each {unit}" in text
     head, row = (line for line in text.splitlines() if line.startswith(("silo", "plain")))
     assert head.split()[1] == f"{unit}s"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtl._util.records import to_plain
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
 from fedtl.experiment.config.load import load
@@ -194,10 +195,10 @@ def test_errors_that_end_a_run():
 def test_a_whole_run_over_two_nodes(tmp_path):
     small = ["rounds=2", "data.limit=40"]
     alone = load("digits", [*small, "engine.name=serial"])
-    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
         spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
-        other = run(spread, RunFolder.create(tmp_path / "other", spread))
+        other = to_plain(run(spread, RunFolder.create(tmp_path / "other", spread)))
     assert other.pop("workers") == 2
     assert one.pop("workers") == 1
     assert json.dumps(one | {"seconds": 0}) == json.dumps(other | {"seconds": 0})
@@ -214,13 +215,13 @@ def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path):
 
     small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
     alone = load("digits", [*small, "engine.name=serial"])
-    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
         spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
         folder = RunFolder.create(tmp_path / "other", spread)
         with pytest.raises(Stop):
             run(spread, folder, progress=stop)
-        other = run(folder.experiment(), RunFolder.open(folder.path))
+        other = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
     assert one["silos"] == other["silos"]
     assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
         folder.path / "shared.safetensors"

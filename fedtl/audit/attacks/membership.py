@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from fedtl.report.audit_result import AttackFigures, AttackResult, Interval
+from fedtl.results.audit import AttackFigures, AttackResult, Interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -107,7 +107,7 @@ def figures(member: Bools, scores: Floats) -> AttackFigures:
     """
     members, others = int(member.sum()), int((~member).sum())
     if not members or not others:
-        return AttackFigures(members, others, ())
+        return AttackFigures(members, others, (), None, None, None, None)
     auc = float(roc_auc_score(member, scores))
     half = float(norm.ppf(1 - SIGNIFICANCE / 2)) * _auc_error(auc, members, others)
     tpr, tpr_interval, note = _tpr(member, scores, 0.01)

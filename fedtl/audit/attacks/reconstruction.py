@@ -25,7 +25,7 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.audit_attacks import Pictures
-from fedtl.report.audit_result import InversionResult, ReconstructionCase, ReconstructionFigures
+from fedtl.results.audit import InversionResult, ReconstructionCase, ReconstructionFigures
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo

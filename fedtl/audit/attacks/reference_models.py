@@ -25,7 +25,7 @@ from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled
 from fedtl.privacy import taint as labels
-from fedtl.report.audit_result import Adversary
+from fedtl.results.audit import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder

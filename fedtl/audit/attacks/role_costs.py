@@ -19,7 +19,7 @@ from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.report.audit_result import Adversary, RoleCost
+from fedtl.results.audit import Adversary, RoleCost
 from fedtl.training.metrics import correct
 
 MAX_ROUNDS = 10  # of each federation: risks are compared here; the run's own figures are elsewhere

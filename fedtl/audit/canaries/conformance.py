@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, steps
-from fedtl.audit.claim import Claim
 from fedtl.audit.verdict import Check, Measurement, exact, not_exercised
 from fedtl.methods.optimizers import OPTIMIZERS, rate
+from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ def noise_conformance(
     silo: str,
     run: Sequence[CanaryPhase],
     statistics: ReleasedStatistics | None,
-    claim: Claim,
+    claim: SiloPrivacy,
     training: TrainingConfig,
 ) -> list[Check]:
     """All checks of one silo's canaries, always the same ones in the same order."""
@@ -184,7 +184,7 @@ def _dispersion(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[flo
     return min(1.0, 2 * min(float(law.cdf(total)), float(law.sf(total)))), total / len(counts)
 
 
-def _optimiser(run: Sequence[CanaryPhase], claim: Claim, training: TrainingConfig) -> Measurement:
+def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: TrainingConfig) -> Measurement:
     """An optimiser that is given the noisy sums must end where the run's optimiser ended."""
     worst = max(
         float(
@@ -197,7 +197,7 @@ def _optimiser(run: Sequence[CanaryPhase], claim: Claim, training: TrainingConfi
     return exact(worst < ROUNDING, worst, reason)
 
 
-def _statistics_noise(statistics: ReleasedStatistics | None, claim: Claim) -> Measurement:
+def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy) -> Measurement:
     """
     One Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
     1 / sigma^2, and each sub-release has the noise that was intended for it.
@@ -224,7 +224,7 @@ def _statistics_sensitivity(statistics: ReleasedStatistics | None) -> Measuremen
     return Measurement(p, mean, f"one record changes a sum of statistics by {mean:.3f} clips")
 
 
-def _optimised(phase: CanaryPhase, claim: Claim, training: TrainingConfig) -> Floats:
+def _optimised(phase: CanaryPhase, claim: SiloPrivacy, training: TrainingConfig) -> Floats:
     weight = torch.zeros(1, len(phase.member), requires_grad=True)
     extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
     lr = training.lr * rate(training.schedule, phase.round, claim.rounds)
@@ -235,12 +235,12 @@ def _optimised(phase: CanaryPhase, claim: Claim, training: TrainingConfig) -> Fl
     return weight.detach().numpy()[0].astype(float)
 
 
-def _gradients(phase: CanaryPhase, claim: Claim) -> Iterator[torch.Tensor]:
+def _gradients(phase: CanaryPhase, claim: SiloPrivacy) -> Iterator[torch.Tensor]:
     expected_batch = claim.sample_rate * claim.units
     return iter(torch.from_numpy(phase.sums * claim.clip / expected_batch).float())
 
 
-def likelihood_scores(run: Sequence[CanaryPhase], claim: Claim) -> Floats:
+def likelihood_scores(run: Sequence[CanaryPhase], claim: SiloPrivacy) -> Floats:
     """
     Scores for an attacker who sees every step, as the accountant assumes: for each canary the log-likelihood ratio of its
     sums with and without it, sum_t log(1 - q + q exp((s_t - 1/2) / sigma^2)).

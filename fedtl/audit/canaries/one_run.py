@@ -16,7 +16,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 from scipy.stats import binom, norm
 
 from fedtl.privacy.accounting import gaussian_mu
-from fedtl.report.audit_result import BoundsResult
+from fedtl.results.audit import BoundsResult
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]

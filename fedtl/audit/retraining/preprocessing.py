@@ -82,7 +82,7 @@ def _statistics(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuara
 
 def _terms_of(guarantee: PrivacyGuarantee) -> Mapping[str, Any]:
     """All that a guarantee says about training, without its ledger's path and the fingerprint of its rows."""
-    return {**terms(guarantee), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
+    return {**vars(terms(guarantee)), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
 
 
 def _replace_a_row(audited: AuditedSilo) -> ReplacedRow | Measurement:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtl._util.files import write_bytes
+from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
@@ -192,7 +193,9 @@ def _facts(place: SitePlan, bundle: str, name: str, studies: int, until: str) ->
         return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", **UNKNOWN}
     return facts | {
         "tensors": [asdict(line) | {"shape": list(line.shape)} for line in manifest.lines],
-        "stays": [{key: row[key] for key in ("name", "role", "shape")} for row in table if not row["leaves"]],
+        "stays": [
+            {"name": row.name, "role": row.role, "shape": list(row.shape)} for row in table if not row.leaves
+        ],
         "bytes": manifest.bytes,
         "manifest": manifest.hash,
         **_promised(place, studies, until),
@@ -217,7 +220,7 @@ def _promised(place: SitePlan, studies: int, until: str) -> dict[str, Any]:
         "lifetime_delta": own.lifetime_delta,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
-    return {**about, **found, "privacy": terms(guarantee) | told}
+    return {**about, **found, "privacy": to_plain(terms(guarantee)) | told}
 
 
 def _affordable(place: SitePlan) -> None:

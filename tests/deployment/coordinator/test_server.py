@@ -260,4 +260,4 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
     assert "there is no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
-    assert "is a yardstick" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
+    assert "method 'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

@@ -50,7 +50,7 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     renamed(site, data__name="fresh")
     site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
     site.approve()
-    site.refused(site.task(2), Code.DECLINED, "its rows are 'plain' in this ledger")
+    site.refused(site.task(2), Code.DECLINED, "as 'plain'")
     assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
@@ -66,7 +66,7 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
     site.approve()
-    site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
+    site.refused(site.task(study="t"), Code.DECLINED, "--new-dataset")
     own = PRIVATE["lifetime_epsilon"], 1e-4
     rows = row_hashes(SitePlan(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
     Ledger.admit(LedgerAccount(site.home.ledger, "faint", rows, Budget(*own)))

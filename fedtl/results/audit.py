@@ -1,23 +1,17 @@
 """
 The result of an audit, as audit.json holds it: types that the page, the tables and the statement read.
 
-``None`` means "not measured". ``read_audit`` and ``write_audit`` are the only code that knows the file's keys.
+``None`` means "not measured".
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from fedtl._util.files import write_file
-from fedtl.errors import ConfigError
+from fedtl._util.records import key
 
 Interval = tuple[float, float]  # lower and upper end, 95 % confidence
-_OPTIONAL = Field(exclude_if=lambda value: value is None)  # a key that is left out of the file
+FPR_1, FPR_01 = key("tpr_at_fpr_0.01"), key("tpr_at_fpr_0.001")
 
 
 class Adversary(StrEnum):
@@ -45,7 +39,7 @@ class CheckResult:
     status: Status
     p: float | None
     value: float | None
-    reason: Annotated[str | None, _OPTIONAL] = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +59,8 @@ class ClaimResult:
     epsilon: float
     delta: float
     mu: float | None
-    tpr_at_fpr_1_percent: Annotated[float, Field(alias="tpr_at_fpr_0.01")]
-    tpr_at_fpr_01_percent: Annotated[float, Field(alias="tpr_at_fpr_0.001")]
+    tpr_at_fpr_1_percent: float = field(metadata=FPR_1)
+    tpr_at_fpr_01_percent: float = field(metadata=FPR_01)
 
 
 @dataclass(frozen=True)
@@ -127,16 +121,12 @@ class AttackFigures:
     members: int
     others: int
     notes: tuple[str, ...]
-    auc: float | None = None
-    ci95: Interval | None = None
-    tpr_at_fpr_1_percent: Annotated[float | None, Field(alias="tpr_at_fpr_0.01")] = None
-    tpr_at_fpr_1_percent_ci95: Annotated[Interval | None, Field(alias="tpr_at_fpr_0.01_ci95"), _OPTIONAL] = (
-        None
-    )
-    tpr_at_fpr_01_percent: Annotated[float | None, Field(alias="tpr_at_fpr_0.001")] = None
-    tpr_at_fpr_01_percent_ci95: Annotated[
-        Interval | None, Field(alias="tpr_at_fpr_0.001_ci95"), _OPTIONAL
-    ] = None
+    auc: float | None
+    ci95: Interval | None
+    tpr_at_fpr_1_percent: float | None = field(metadata=FPR_1)
+    tpr_at_fpr_01_percent: float | None = field(metadata=FPR_01)
+    tpr_at_fpr_1_percent_ci95: Interval | None = field(default=None, metadata=key("tpr_at_fpr_0.01_ci95"))
+    tpr_at_fpr_01_percent_ci95: Interval | None = field(default=None, metadata=key("tpr_at_fpr_0.001_ci95"))
 
 
 @dataclass(frozen=True)
@@ -185,7 +175,7 @@ class RoleCost:
     shared: tuple[str, ...]
     auc: float | None
     ci95: Interval | None
-    tpr_at_fpr_1_percent: Annotated[float | None, Field(alias="tpr_at_fpr_0.01")]
+    tpr_at_fpr_1_percent: float | None = field(metadata=FPR_1)
     psnr: float | None
     ssim: float | None
     labels: float | None
@@ -236,27 +226,3 @@ class AuditResult:
     def claims(self) -> dict[str, ClaimResult]:
         """The claims of the silos that claim something."""
         return {name: silo.claimed for name, silo in self.silos.items() if silo.claimed}
-
-
-_RESULT = TypeAdapter(AuditResult)
-
-
-def audit_json(result: AuditResult) -> dict[str, Any]:
-    """The result in the plain values and keys of audit.json."""
-    values = _RESULT.dump_python(result, mode="json", by_alias=True)
-    if not result.inversion.cases:
-        values["inversion"] = {}
-    return values
-
-
-def write_audit(path: Path, result: AuditResult) -> None:
-    text = json.dumps(audit_json(result), indent=1, allow_nan=False) + "\n"
-    write_file(path, lambda file: file.write_text(text))
-
-
-def read_audit(path: Path) -> AuditResult:
-    """Read audit.json. Raises ConfigError if the file is missing or is not the result of an audit."""
-    try:
-        return _RESULT.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ConfigError(f"{path} is not the result of an audit: {str(error).splitlines()[0]}") from error
