@@ -1,4 +1,4 @@
-"""A whole audit of a small run: what the bundle says, what it does not claim to know, its signature, its exit codes."""
+"""A whole audit of a small run: its result, its page, its exit codes; and the documents of a run."""
 
 import json
 import shutil
@@ -110,18 +110,18 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
     assert found["peak_memory_mib"] > 100
 
 
-def test_the_page_needs_nothing_but_itself(private):
+def test_the_page_is_self_contained(private):
     _, found, out = private
     page = (out / "audit.html").read_text()
-    assert "no violation found in" in page
+    assert "no violation found" in page
     assert page.count("<svg") == 2
     assert "<script" not in page
     assert 'src="http' not in page
-    assert "planted in a run of their own" in page
-    assert "made from private rows" in page
+    assert "mislabelled rows" in page
+    assert "private rows" in page
     titles = [page.index(f"<h2>{at}. {part['title']}") for at, part in enumerate(found["statement"], 1)]
     assert titles == sorted(titles)
-    assert "Tuning on private data, as the experiment declares it: public." in page
+    assert "declares it: public" in page
 
 
 def test_a_run_without_privacy_says_what_was_not_measured(tmp_path):
@@ -137,7 +137,7 @@ def test_a_run_without_privacy_says_what_was_not_measured(tmp_path):
     assert seen["membership"]["rmia"]["auc"] is not None
 
 
-def test_the_yardstick_is_not_audited(tmp_path):
+def test_a_pooled_run_is_not_audited(tmp_path):
     folder = ran(tmp_path / "run", "method.name=pooled")
     with pytest.raises(ConfigError, match="pooled"):
         audited(folder, tmp_path / "out")
@@ -148,7 +148,7 @@ def test_the_yardstick_is_not_audited(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_5_where_a_claim_is_refuted_and_verifies_offline(private, tmp_path):
+def test_the_command_verifies_a_bundle_and_exits_with_5_if_a_claim_is_refuted(private, tmp_path):
     folder, _, out = private
     done = fedtl("audit", "verify", out)
     assert done.returncode == 0, done.stderr
@@ -168,19 +168,19 @@ def test_the_command_ends_with_5_where_a_claim_is_refuted_and_verifies_offline(p
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "part"),
     [
         (["audit", "digits", "--vantage", "moon"], "--vantage"),
-        (["audit", "nowhere.toml"], "there is no file"),
-        (["audit", "verify"], "needs the bundle"),
+        (["audit", "nowhere.toml"], "nowhere.toml"),
+        (["audit", "verify"], "verify BUNDLE"),
         (["audit", "digits", "--set", "method.name=pooled"], "pooled"),
     ],
 )
-def test_a_mistake_is_one_line(words, said, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line(words, part, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = fedtl(*words)
     assert done.returncode == 2
-    assert said in done.stderr.splitlines()[-1]
+    assert part in done.stderr.splitlines()[-1]
 
 
 # Its parts
@@ -189,10 +189,10 @@ def test_a_mistake_is_one_line(words, said, tmp_path, monkeypatch):
 def test_a_family_of_checks_shares_its_level():
     checks = [Check(str(i), "a", FAMILY_LEVEL / 10 * (0.9 if i == 3 else 1.1), None, "") for i in range(10)]
     assert [check.name for check in failed(checks)] == ["3"]
-    assert failed([Check("a", "a", float("nan"), None, "")])  # what cannot be computed does not pass
+    assert failed([Check("a", "a", float("nan"), None, "")])  # a p-value that is not a number fails
 
 
-def test_rounds_are_kept_from_the_first_to_the_last(private):
+def test_the_first_and_the_last_round_are_recorded(private):
     assert rounds_to_record(40, 8) == {1, 7, 12, 18, 23, 29, 34, 40}
     assert rounds_to_record(3, 8) == {1, 2, 3}
     assert (rounds_to_record(5, 1), rounds_to_record(5, 0)) == ({1}, frozenset())
@@ -221,7 +221,7 @@ def test_the_manifest_follows_from_the_model_alone(private):
         ] == ["plain"]
 
 
-def test_a_chain_that_was_cut_is_missed(private, tmp_path):
+def test_a_shortened_chain_is_found(private, tmp_path):
     book = tmp_path / "ledger.sqlite"
     for suffix in ("", ".tip"):
         shutil.copy(private[0].silo("plain") / f"ledger.sqlite{suffix}", f"{book}{suffix}")
@@ -274,7 +274,7 @@ def test_a_reference_is_the_same_in_whichever_process(tmp_path):
     assert not same(here[0].shared, here[1].shared)
 
 
-def test_planted_rows_are_of_nobody_and_mislabelled(private):
+def test_planted_rows_are_mislabelled_test_rows(private):
     with temporary_store() as shelf:
         study = build(private[0].experiment(), shelf, shelf)
         test = study.exam("plain").test
@@ -316,7 +316,7 @@ def red(folder, **changes):
     return {check.name: check.reason for check in failed(check_documents(documents_of(folder, **changes)))}
 
 
-def test_documents_that_do_not_agree_are_refused_one_by_one(private):
+def test_each_disagreement_of_documents_is_found(private):
     folder = private[0]
     sound = documents_of(folder)
     assert not red(folder)
@@ -340,7 +340,7 @@ def exact_metrics(trainer, silo):
     return quick(scores_of(net, val.x, silo.data, trainer.device, trainer.dtype), val.y)
 
 
-def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
+def test_an_update_with_exact_validation_metrics_is_found(private, monkeypatch):
     sound = Trainer.fit
 
     def fit(self, silo, task):

@@ -1,6 +1,6 @@
 """
-The audit against privacy that is broken: the real pipeline, run with one line of it changed, is refuted by the check that
-is there for it and for the right reason; and the sound pipeline, twenty times, by nothing.
+The audit against broken privacy: the real pipeline with one line changed is refuted by the check for this fault, for the
+right reason; and the sound pipeline, twenty times, by no check.
 """
 
 import math
@@ -39,7 +39,7 @@ SMALL = [
 
 
 def audited(folder, *changes):
-    """Run the real pipeline and audit it at once; what is broken is broken in both."""
+    """Run the real pipeline and audit it; a fault is in both."""
     settings = dict(change.split("=", 1) for change in (*SMALL, *changes))
     experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
@@ -55,7 +55,7 @@ def reasons(findings):
 
 
 def caught(findings, name, words, silos=("faint", "plain")):
-    """Each silo is refuted by this check, in these words."""
+    """Each silo is refuted by this check, with these words in the reason."""
     found = reasons(findings)
     for silo in silos:
         assert (name, silo) in found, (name, sorted(found))
@@ -97,7 +97,7 @@ def test_noise_that_is_halved(monkeypatch, tmp_path):
 
 
 def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
-    """The mean gradient is clipped, and so many records of ten clips each hide in it."""
+    """The mean gradient is clipped; records that are ten clips long are hidden in it."""
 
     def of_batch(take, net, rows, losses, clip, units=None):
         total = losses(net, rows).sum()
@@ -121,7 +121,7 @@ def test_no_clipping(monkeypatch, tmp_path):
 
 
 def test_noise_drawn_from_the_experiments_seed(monkeypatch, tmp_path):
-    """An address like that of a shuffle: another for each silo and round, and anybody's to draw again."""
+    """A seed like that of a shuffle: another one for each silo and round, and reproducible by everybody."""
 
     def random(self, *purpose):
         return Noise.reproducible(guarantee.address("noise", 0, *purpose))
@@ -132,7 +132,7 @@ def test_noise_drawn_from_the_experiments_seed(monkeypatch, tmp_path):
 
 
 def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
-    """Fresh each time the process starts, and shared."""
+    """A new seed for each process, which both silos use."""
     secret = int.from_bytes(np.random.default_rng().bytes(6), "big")
     turn = {}
 
@@ -147,7 +147,7 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
 
 
 def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
-    """A generator seeded anew each round from the system's randomness, once a run."""
+    """Every round starts the generator with the same seed."""
     monkeypatch.setattr(
         guarantee.PrivacyGuarantee,
         "random",
@@ -156,9 +156,9 @@ def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
     caught(audited(tmp_path), "repeats", "used twice")
 
 
-@pytest.mark.parametrize("where", ["drawn", "meant"])
+@pytest.mark.parametrize("where", ["drawn", "intended"])
 def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
-    """Half of what was meant is drawn, or half of what was charged is meant; gradients have all of theirs."""
+    """Half of the intended noise is drawn, or half of the charged noise is intended; gradients have all of their noise."""
     if where == "drawn":
         sound = statistics.release_statistics
 
@@ -193,7 +193,7 @@ def test_statistics_that_are_not_clipped(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["public", "dp"])
 def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
-    """The silo's own mean and variance, used where public ones or noisy ones were promised."""
+    """The silo's own exact mean and variance in place of public or noisy ones."""
 
     @torch.no_grad()
     def exact(loop, net, silo, *rest):
@@ -241,7 +241,7 @@ def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
 
 
 def test_shuffled_batches_instead_of_poisson_samples(monkeypatch, tmp_path):
-    """Epochs of a shuffle, cut into batches of the expected size."""
+    """Batches of the expected size from a shuffle in each epoch."""
     left = {}
 
     def shuffled(count, rate, noise):
@@ -255,7 +255,7 @@ def test_shuffled_batches_instead_of_poisson_samples(monkeypatch, tmp_path):
 
 
 def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
-    """The norm that the fast path clips to lives in a place of its own, and is ten times the one that noise is for."""
+    """The fast gradient method clips to ten times the norm that the noise is for."""
     sound = mechanism.clipped
 
     def clipped(take, net, rows, losses, clip, units=None):
@@ -286,7 +286,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
 
 @pytest.fixture
 def forgotten():
-    """What the sound library said is not remembered in the test, nor afterwards what the broken one said."""
+    """Clear the caches of epsilons before and after the test."""
     remembered = planning._calibrated, planning._spent
     for cached in remembered:
         cached.cache_clear()
@@ -296,7 +296,7 @@ def forgotten():
 
 
 def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
-    """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
+    """The ledger and the audit's arithmetic use the same library and agree; the second library does not."""
     sound = accounting._composed
     monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
     findings = audited(tmp_path, "privacy.statistics=dp")

@@ -62,7 +62,7 @@ def test_a_file_that_is_missing_is_named(made, name):
 
 
 @pytest.mark.parametrize("name", ["audit-final.html", "data/rows.csv", ".audit.html.swp", "sub/audit.json"])
-def test_a_file_that_nobody_signed_is_named(made, name):
+def test_a_file_that_was_not_signed_is_named(made, name):
     path = made[0] / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("trust me")
@@ -71,7 +71,7 @@ def test_a_file_that_nobody_signed_is_named(made, name):
     assert name in str(error.value)
 
 
-def test_folders_and_links_that_nobody_signed_are_named(made, tmp_path):
+def test_folders_and_links_that_were_not_signed_are_named(made, tmp_path):
     (made[0] / "empty").mkdir()
     (made[0] / "elsewhere").symlink_to(tmp_path)
     (made[0] / "gone").symlink_to(tmp_path / "nothing")
@@ -80,22 +80,22 @@ def test_folders_and_links_that_nobody_signed_are_named(made, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*SIGNED, "bundle.json", "bundle.sig"])
-def test_a_link_is_no_file_of_the_bundle(made, name, tmp_path):
-    """Of the same content today; whoever owns what it points to changes it tomorrow."""
+def test_a_link_is_refused(made, name, tmp_path):
+    """Its target may change after the bundle was verified."""
     shutil.move(made[0] / name, tmp_path / name)
     (made[0] / name).symlink_to(tmp_path / name)
     with pytest.raises(Refuted, match=f"{name} is a link"):
         bundle.verify_bundle(made[0])
 
 
-def test_a_pipe_is_no_file_of_the_bundle(made):
+def test_a_pipe_is_refused(made):
     (made[0] / "audit.json").unlink()
     os.mkfifo(made[0] / "audit.json")
     with pytest.raises(Refuted, match=r"audit\.json is missing"):
         bundle.verify_bundle(made[0])
 
 
-def test_a_list_that_reaches_out_of_the_folder_is_refused(made, tmp_path):
+def test_a_signed_path_outside_of_the_folder_is_refused(made, tmp_path):
     folder, key = made
     shutil.copy(folder / "audit.json", tmp_path / "audit.json")
     sign(folder, key, ["../audit.json", *SIGNED])
@@ -103,7 +103,7 @@ def test_a_list_that_reaches_out_of_the_folder_is_refused(made, tmp_path):
         bundle.verify_bundle(folder)
 
 
-def test_every_fault_is_named_at_once(made):
+def test_all_faults_are_named_together(made):
     folder, _ = made
     (folder / "audit.json").unlink()
     (folder / "audit.html").write_text("everything is fine")
@@ -112,8 +112,8 @@ def test_every_fault_is_named_at_once(made):
         bundle.verify_bundle(folder)
 
 
-def test_a_bundle_that_somebody_else_signed_is_seen_with_the_auditors_key_alone(made):
-    """A page that was altered and signed with another key: without the auditor's key it looks whole, and that is said."""
+def test_only_the_auditors_key_reveals_a_bundle_that_somebody_else_signed(made):
+    """Without the auditor's key an altered and newly signed bundle verifies, with a warning."""
     folder, key = made
     (folder / "audit.html").write_text("everything is fine")
     sign(folder, Ed25519PrivateKey.generate())
@@ -127,8 +127,8 @@ def test_a_bundle_that_somebody_else_signed_is_seen_with_the_auditors_key_alone(
     assert bundle.fingerprint(bundle.public_key(key)) in done.stderr
 
 
-def test_a_key_in_the_list_does_not_stand_for_another_signature(made):
-    """The key is swapped in bundle.json, and the signature kept."""
+def test_a_swapped_key_does_not_fit_the_signature(made):
+    """bundle.json names another key, with the old signature."""
     folder, _ = made
     content = json.loads((folder / "bundle.json").read_text())
     content["key"] = bundle.public_key(Ed25519PrivateKey.generate())
@@ -138,12 +138,12 @@ def test_a_key_in_the_list_does_not_stand_for_another_signature(made):
 
 
 @pytest.mark.parametrize("words", ["abc", "00" * 31, "xy" * 32, "site.pem"])
-def test_what_is_no_public_key_is_a_mistake_of_the_reader(made, words):
+def test_a_wrong_public_key_is_a_user_mistake(made, words):
     with pytest.raises(ConfigError, match="64 hexadecimal"):
         bundle.verify_bundle(made[0], words)
 
 
-def test_the_command_says_what_the_bundle_is_and_names_what_it_is_not(made):
+def test_the_command_prints_the_signer_and_names_added_files(made):
     folder, key = made
     done = verified(folder, "--key", bundle.public_key(key))
     assert done.returncode == 0, done.stderr
@@ -159,7 +159,7 @@ def test_the_command_says_what_the_bundle_is_and_names_what_it_is_not(made):
     assert json.loads(done.stdout)["signer_known"] is False
 
 
-def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path):
+def test_a_key_is_created_once_and_readable_by_its_owner_only(tmp_path):
     path = tmp_path / "keys" / "site.pem"
     made = bundle.load_signing_key(path)
     assert path.stat().st_mode & 0o077 == 0

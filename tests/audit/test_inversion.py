@@ -1,4 +1,4 @@
-"""Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM by other roads."""
+"""Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM computed another way."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ SHAPE = (1, 8, 8)
 
 
 def crossed(training, rows, method="fedavg"):
-    """What leaves a silo of so many rows after one round, without privacy, on a net whose statistics are constants."""
+    """The update of a silo with this many rows after one round without privacy, on a net whose statistics are constants."""
     trainer = Trainer(
         with_private_norms(model_spec("mlp", SHAPE, 0)),
         replace(METHODS[method](), exact_statistics="never"),
@@ -59,7 +59,7 @@ def true_gradient(trainer, its, data):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_several_local_steps_are_scaled_to_one_gradient(momentum, epochs):
-    """At a small rate every step has the same gradient, so what comes out must be it: direction and length."""
+    """With a small learning rate every step has the same gradient, which must be recovered: direction and length."""
     trainer, its, data = crossed(TrainingConfig(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8)
     truth = true_gradient(trainer, its, data)
     found = mean_gradient(trainer, its, list(truth))

@@ -1,4 +1,4 @@
-"""Membership inference on scores whose answer is known, and its figures against other roads to them."""
+"""Membership inference on scores with a known answer, and its figures computed another way."""
 
 import numpy as np
 import pytest
