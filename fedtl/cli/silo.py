@@ -112,20 +112,21 @@ def audit(
 
     Example: fedtl silo audit clinic hospitals.fab
     """
-    from fedtl.audit.at_site import audit as audit_plan
+    from fedtl._util.records import to_plain
+    from fedtl.audit.at_site import audit_site_plan
     from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
 
     with progress_bar("audit", as_json) as show:
-        facts, path = audit_plan(Home.open(folder), what, show)
+        audited, path = audit_site_plan(Home.open(folder), what, show)
     if as_json:
-        print_json(facts)
-    for line in [] if as_json else facts["text"]:
+        print_json(to_plain(audited))
+    for line in [] if as_json else audited.text:
         print_line(line)
     say(f"saved to {path}; fedtl silo rehearse shows it on the page to sign")
-    if facts["violations"]:
+    if audited.violations:
         raise Refuted(
-            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report the "
+            f"{len(audited.violations)} checks of bundle {audited.bundle[:12]} failed; do not approve it, and report the "
             "failed checks to the maintainers of fedtl"
         )
 
