@@ -38,6 +38,7 @@ DOORS = {
         *("_util.settings", "data.settings", "simulation.settings", "deployment.plan"),
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",
+        "deployment.settings_file",
         *(f"experiment.config.{name}" for name in ("schema", "messages", "load", "repair")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
@@ -49,7 +50,7 @@ DOORS = {
 # What the coordinator runs. It never reaches examples, nor anything that reads them.
 COORDINATOR = (
     *("federation.rounds", "federation.flower", "federation.policy", "methods.server", "methods.base"),
-    *("messages", "models.roles", "deployment.coordinator.study", "deployment.coordinator.admitted"),
+    *("messages", "models.roles", "deployment.coordinator.host", "deployment.coordinator.admitted"),
 )
 EXAMPLES = ("data", "training.silo", "experiment")
 
@@ -67,7 +68,6 @@ LARGE_FILES = {
 }
 LARGE_FUNCTIONS = {
     "audit.audit.audit": "to be split with the structure of this package",
-    "deployment.site.rehearse._facts": "to be split with the structure of this package",
     "experiment.config.privacy_checks.doubtful": "one message after the other",
     "experiment.privacy_plan.promise": "to become its steps",
     "experiment.result.result_of": "to be split with the structure of this package",
@@ -78,7 +78,6 @@ LARGE_FUNCTIONS = {
 }
 LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
-    "deployment.site.site_plan.Place": "to be split with the structure of this package",
     "experiment.study.Study": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
     "privacy.ledger.Ledger": "to be split with the structure of this package",

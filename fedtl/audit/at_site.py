@@ -23,11 +23,13 @@ from fedtl.audit.stage import Stage, scratched, unlimited
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
-from fedtl.deployment.coordinator.bundle import agreement_in
+from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.approvals import HASH, code_hash
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
+from fedtl.deployment.site.site_rows import load_rows, prepare_rows
+from fedtl.deployment.site.site_silo import scratch_guarantee
 from fedtl.errors import ConfigError
 from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
@@ -60,7 +62,7 @@ def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Pa
     clock = time.perf_counter()
     asked = _asked(home, what)
     place = SitePlan(home, asked.agreement)
-    place.check()
+    check_policy(place)
     if place.privacy is None:
         raise ConfigError(
             f"{home.path / 'silo.toml'}: without [policy.privacy] nothing is claimed that an audit could test; "
@@ -93,20 +95,21 @@ def _asked(home: Home, what: str) -> Asked:
     if not path.is_file():
         raise ConfigError(f"{path} is not there; give the bundle's .fab file, or rehearse it first")
     content = path.read_bytes()
-    name, its = agreement_in(content, str(path))
+    name, its = read_agreement(content, str(path))
     return Asked(its, sha256(content).hexdigest(), name)
 
 
 def _stage(place: SitePlan, folder: Path) -> Stage:
     """The site's own rows under the plan, with canaries, and a ledger in ``folder``."""
-    data = place.prepared().data
-    study = place.study(data.classes)
+    site_rows = load_rows(place)
+    data = site_rows.data
+    study = build_study(place, data.classes)
 
     def promised(rows: SiloDataset) -> PrivacyGuarantee:
-        return place.guarantee(study, rows, folder / "ledger.sqlite")
+        return scratch_guarantee(place, study, rows, folder / "ledger.sqlite")
 
     def ready(raw: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
-        rows = place.prepared(raw).data
+        rows = prepare_rows(place, raw).data
         return rows, promised(rows)
 
     coins = int.from_bytes(os.urandom(6), "big")
@@ -114,7 +117,7 @@ def _stage(place: SitePlan, folder: Path) -> Stage:
     common = place.agreement.experiment
     return Stage(
         *(study.trainer, place.name, data, guarantee, place.home.secret),
-        *(common.rounds, common.seed, place.raw, ready),
+        *(common.rounds, common.seed, site_rows.raw, ready),
     )
 
 

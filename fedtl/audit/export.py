@@ -27,7 +27,7 @@ def examine(path: Path) -> dict[str, Any]:
     sent = [line for line in lines if line["what"] == "sent"]
     faults = {
         "chain": [],
-        "approval": [f"{odd}, and it left" for odd in covered.uncovered(lines)],
+        "approval": [f"{odd}, and it left" for odd in covered.uncovered_lines(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in papers.faults(ledger)],
         "link to messages": papers.unpaid(sent, ledgers),
     }

@@ -25,9 +25,9 @@ def init(
     port: Annotated[int, typer.Option(help="of the SuperLink, on 127.0.0.1 only")] = 8000,
 ) -> None:
     """Make a new folder: an own certificate authority, a certificate, the gate's configuration."""
-    from fedtl.deployment.coordinator import server
+    from fedtl.deployment.coordinator.server import create_server
 
-    server.init(folder, host, listen, port)
+    create_server(folder, host, listen, port)
     say(
         f"made {folder}; give {folder / 'tls' / 'ca.crt'} to the institutions, and keep tls/ca.key off this machine"
     )
@@ -36,10 +36,10 @@ def init(
 @app.command()
 def renew(folder: Dir) -> None:
     """A new certificate for the gate, signed by the same authority; restart the server afterwards."""
-    from fedtl.deployment import certificates
-    from fedtl.deployment.coordinator import settings
+    from fedtl.deployment.certificates import create_server_certificate
+    from fedtl.deployment.coordinator.settings import load_server_settings
 
-    certificates.make_server(folder / "tls", settings.load(folder).host)
+    create_server_certificate(folder / "tls", load_server_settings(folder).host)
     say(
         f"made {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
     )
@@ -52,18 +52,18 @@ def admit(
     name: SiteName = "",
 ) -> None:
     """Let a site connect, by its public key."""
-    from fedtl.deployment.coordinator import sites
+    from fedtl.deployment.coordinator.sites import admit_site
 
-    told = sites.admit(folder, key, name)
-    say("admitted" if told else "admitted; the SuperLink is told when it runs")
+    registered = admit_site(folder, key, name)
+    say("admitted" if registered else "admitted; the SuperLink is told when it runs")
 
 
 @app.command()
 def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Let a site connect no more."""
-    from fedtl.deployment.coordinator import sites
+    from fedtl.deployment.coordinator.sites import expel_site
 
-    sites.expel(folder, name)
+    expel_site(folder, name)
     say(f"{name} is out")
 
 
@@ -89,11 +89,11 @@ def bundle(
 ) -> None:
     """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
     from fedtl.data.columns import named, parsed
-    from fedtl.deployment.coordinator.bundle import bundle as build
-    from fedtl.deployment.coordinator.settings import load as load_server
+    from fedtl.deployment.coordinator.bundle import build_bundle
+    from fedtl.deployment.coordinator.settings import load_server_settings
     from fedtl.experiment.config.load import load
 
-    load_server(folder)
+    load_server_settings(folder)
     try:
         sizes = tuple(int(size) for size in shape.split(",")) if shape else ()
     except ValueError as error:
@@ -106,7 +106,7 @@ def bundle(
         told = parsed(columns)
         settings = settings.model_copy(update={"data": named(settings.data, told)})
         sizes = (sum(len(column.inputs) for column in told),)
-    made = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
+    made = build_bundle(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
     out_console.print(made.hash, highlight=False)
     say(f"send {made.file} to the institutions; each rehearses it and approves this hash")
 
@@ -120,12 +120,12 @@ def run(
     gate: Annotated[bool, typer.Option("--gate/--no-gate", help="nginx, here")] = True,
 ) -> None:
     """SuperLink, SuperExec and gate, until stopped; studies that were interrupted go on."""
-    from fedtl.deployment.coordinator import server
+    from fedtl.deployment.coordinator.server import PARTS, run_server
 
-    if part and part not in server.PARTS:
-        raise ConfigError(f"--part {part!r} is not one of {', '.join(server.PARTS)}")
-    parts = [part] if part else [one for one in server.PARTS if gate or one != "gate"]
-    raise typer.Exit(server.run(folder, parts))
+    if part and part not in PARTS:
+        raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
+    parts = [part] if part else [name for name in PARTS if gate or name != "gate"]
+    raise typer.Exit(run_server(folder, parts))
 
 
 @app.command()
@@ -135,10 +135,10 @@ def start(
     study: Annotated[str, typer.Option(help="the study's name; default: the bundle's")] = "",
 ) -> None:
     """Begin a study, or go on with it from its last round."""
-    from fedtl.deployment.coordinator import studies
+    from fedtl.deployment.coordinator.studies import start_study
 
-    its = studies.start(folder, name, study or name)
-    say(f"started; its folder is {its.path}; fedtl server status {folder}")
+    started = start_study(folder, name, study or name)
+    say(f"started; its folder is {started.path}; fedtl server status {folder}")
 
 
 @app.command()
@@ -146,33 +146,36 @@ def stop(
     folder: Dir, study: Annotated[str, typer.Option(help="one study only; it can be started again")] = ""
 ) -> None:
     """Stop a study, or the whole server."""
-    from fedtl.deployment.coordinator import server, studies
+    from fedtl.deployment.coordinator.server import stop_server
+    from fedtl.deployment.coordinator.studies import stop_study
 
     if study:
-        studies.stop(folder, study)
+        stop_study(folder, study)
     else:
-        server.stop(folder)
+        stop_server(folder)
 
 
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
     """Whether it runs, who is admitted, and how far each study is."""
-    from fedtl.deployment.coordinator import studies
+    from dataclasses import asdict
 
-    facts = studies.status(folder)
+    from fedtl.deployment.coordinator.studies import server_status
+
+    facts = server_status(folder)
     if as_json:
-        print_json(facts)
+        print_json(asdict(facts))
         return
     out_console.print(
-        f"{'runs' if facts['running'] else 'does not run'}; gate on {facts['listen']}; "
-        f"certificate for {facts['certificate_days_left']:.0f} days",
+        f"{'runs' if facts.running else 'does not run'}; gate on {facts.listen}; "
+        f"certificate for {facts.certificate_days_left:.0f} days",
         highlight=False,
     )
-    for name, text in facts["admitted"].items():
+    for name, text in facts.admitted.items():
         out_console.print(f"site {name}: {text}", highlight=False, markup=False)
-    for name, its in facts["studies"].items():
-        where = "done" if its["done"] else "at work" if its["at_work"] else "not at work: fedtl server start"
-        where += f" (stopped: {its['stopped']})" if its["stopped"] else ""
-        out_console.print(f"study {name}: round {its['round']} of {its['rounds']}, {where}", highlight=False)
-        for reason in its["left_out"].values():
+    for name, study in facts.studies.items():
+        where = "done" if study.done else "at work" if study.at_work else "not at work: fedtl server start"
+        where += f" (stopped: {study.stopped})" if study.stopped else ""
+        out_console.print(f"study {name}: round {study.round} of {study.rounds}, {where}", highlight=False)
+        for reason in study.left_out.values():
             out_console.print(f"  left out: {reason}", highlight=False, markup=False, soft_wrap=True)

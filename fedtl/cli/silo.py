@@ -1,6 +1,7 @@
 """``fedtl silo``: the institution's side."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,17 +36,16 @@ def init(
 def check(folder: Dir, as_json: Json = False) -> None:
     """Data, device, key, certificate, connection, clock, disk, file modes: each in order, or what to do."""
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import check as check_home
+    from fedtl.deployment.site.readiness import check_readiness
 
-    lines = check_home(Home.open(folder))
+    checks = check_readiness(Home.open(folder))
     if as_json:
-        print_json([{"what": name, "ok": ok, "says": text} for name, ok, text in lines])
+        print_json([{"what": check.name, "ok": check.ok, "says": check.text} for check in checks])
     else:
-        for name, ok, text in lines:
-            out_console.print(
-                f"{'ok  ' if ok else 'DO  '} {name}: {text}", highlight=False, markup=False, soft_wrap=True
-            )
-    if not all(ok for _, ok, _ in lines):
+        for check in checks:
+            text = f"{'ok  ' if check.ok else 'DO  '} {check.name}: {check.text}"
+            out_console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if not all(check.ok for check in checks):
         raise typer.Exit(2)
 
 
@@ -63,23 +63,23 @@ def rehearse(
 ) -> None:
     """One page for a person to sign: who asks, what would leave, what stays, what could be learnt, the hashes."""
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.privacy_policy import told
+    from fedtl.deployment.site.privacy_policy import describe_values
     from fedtl.deployment.site.rehearse import rehearse as rehearse_plan
 
-    facts, page = rehearse_plan(Home.open(folder), what, studies, until)
+    rehearsal, page = rehearse_plan(Home.open(folder), what, studies, until)
     if as_json:
-        print_json(facts)
+        print_json(rehearsal.to_json())
     else:
         sys.stdout.write(page.read_text())
     say(f"page: {page.with_suffix('.html')}")
-    if facts["refused"]:
+    if rehearsal.refused:
         raise typer.Exit(3)
-    if facts["terms"] is None:
+    if rehearsal.claim.terms is None:
         raise typer.Exit(2)
-    for name, its in told(facts["privacy"] or {}).items():
-        say(f"{name}: {its}")
-    if facts["bundle"]:
-        say(f"to approve: fedtl silo approve {folder} {facts['bundle']}")
+    for name, value in describe_values(rehearsal.claim.privacy or {}).items():
+        say(f"{name}: {value}")
+    if rehearsal.request.bundle:
+        say(f"to approve: fedtl silo approve {folder} {rehearsal.request.bundle}")
 
 
 @app.command()
@@ -120,25 +120,23 @@ def approve(
     withdraw: Annotated[bool, typer.Option("--withdraw", help="take the approval back")] = False,
 ) -> None:
     """Let a rehearsed bundle run here, under the terms on its page and with the fedtl that is installed."""
-    from fedtl.deployment.site import approvals
-    from fedtl.deployment.site.covered import standings
+    from fedtl.deployment.site.approve import approve_bundle, withdraw_bundle
+    from fedtl.deployment.site.covered import approval_uses
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.rehearse import sign
-    from fedtl.deployment.site.status import numbers
+    from fedtl.deployment.site.status import approved_values
 
     home = Home.open(folder)
     if withdraw:
-        approvals.withdraw(home.approved, bundle)
-        home.record.note("withdrawn", bundle=bundle)
+        withdraw_bundle(home, bundle)
         say(f"{bundle[:12]} runs here no more")
         return
-    one = sign(home, bundle)
-    say(f"approved: bundle {one.bundle[:12]}, plan {one.plan[:12]}, fedtl {one.code[:12]}")
-    for standing in standings(home):
-        if standing.bundle == one.bundle:
-            say(str(standing))
-    for name, its in numbers(home).items():
-        say(f"{name}: {its}")
+    approval = approve_bundle(home, bundle)
+    say(f"approved: bundle {approval.bundle[:12]}, plan {approval.plan[:12]}, fedtl {approval.code[:12]}")
+    for use in approval_uses(home):
+        if use.bundle == approval.bundle:
+            say(str(use))
+    for name, value in approved_values(home).items():
+        say(f"{name}: {value}")
 
 
 @app.command()
@@ -159,9 +157,9 @@ def run(
 def status(folder: Dir, as_json: Json = False) -> None:
     """Round, last contact, privacy budget spent and left, bytes out."""
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import status as status_of
+    from fedtl.deployment.site.status import site_status
 
-    facts = status_of(Home.open(folder))
+    facts = asdict(site_status(Home.open(folder)))
     if as_json:
         print_json(facts)
         return
@@ -198,16 +196,16 @@ def ledger(
 ) -> None:
     """Every message in and out: when, which round, how many bytes, or why it was refused; then what was charged."""
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import export as export_record
-    from fedtl.deployment.site.status import history
+    from fedtl.deployment.site.status import record_and_ledger_lines
+    from fedtl.deployment.site.verification import export_lines
 
     home = Home.open(folder)
     if export is not None:
         say(
-            f"{export_record(home, export)} lines in {export}; anybody can check them: fedtl silo verify {export}"
+            f"{export_lines(home, export)} lines in {export}; anybody can check them: fedtl silo verify {export}"
         )
         return
-    lines = history(home)
+    lines = record_and_ledger_lines(home)
     if as_json:
         print_json(lines)
         return
@@ -238,31 +236,31 @@ def verify(
 ) -> None:
     """Are the chains intact, was each message covered by an approval, and was all that is private paid for?"""
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import verify_export, verify_home
+    from fedtl.deployment.site.verification import verify_export, verify_home
     from fedtl.errors import ConfigError
 
     if not where.exists():
         raise ConfigError(
             f"{where} is neither an institution's folder nor an exported record; it is not there"
         )
-    facts = verify_export(where) if where.is_file() else verify_home(Home.open(where))
+    found = verify_export(where) if where.is_file() else verify_home(Home.open(where))
     if as_json:
-        print_json(facts)
+        print_json(asdict(found))
     else:
         say(
-            f"the chain of {facts['lines']} lines is intact; {facts['updates']} updates, {facts['bytes_out']:,} bytes left"
+            f"the chain of {found.lines} lines is intact; {found.updates} updates, {found.bytes_out:,} bytes left"
         )
-        for text in facts["outside"]:
+        for text in found.outside:
             say(f"NOT COVERED by an approval: {text}")
-        for text in facts["unpaid"]:
+        for text in found.unpaid:
             say(f"UNPAID: {text}")
-        if facts["waiting"]:
-            say(f"WAITING: the rows have changed ({facts['waiting'][:12]}), and nobody has confirmed them")
-        if not facts["outside"]:
+        if found.waiting:
+            say(f"WAITING: the rows have changed ({found.waiting[:12]}), and nobody has confirmed them")
+        if not found.outside:
             say("every message that left was covered by the approval in force at that time")
-        if not facts["unpaid"]:
-            say("whatever left as private was charged, and the ledger's arithmetic holds")
-    if facts["outside"] or facts["unpaid"]:
+        if not found.unpaid:
+            say("every private update was charged to the ledger, and the ledger adds up")
+    if found.outside or found.unpaid:
         raise typer.Exit(3)
 
 
@@ -278,22 +276,22 @@ def confirm(
     as_json: Json = False,
 ) -> None:
     """Say that changed rows are right, or that a new dataset is of other people. What was spent stays spent."""
-    from fedtl.deployment.site.confirm_rows import admit
-    from fedtl.deployment.site.confirm_rows import confirm as confirm_rows
+    from fedtl.deployment.site.confirm_rows import AdmittedDataset, admit_new_dataset, confirm_changed_rows
     from fedtl.deployment.site.home import Home
 
-    facts = (admit if new_dataset else confirm_rows)(Home.open(folder), bundle)
+    decide = admit_new_dataset if new_dataset else confirm_changed_rows
+    done = decide(Home.open(folder), bundle)
     if as_json:
-        print_json(facts)
-    elif new_dataset:
-        both = ", ".join(f"{count} rows stand in {name!r} as well" for name, count in facts["beside"].items())
+        print_json(asdict(done))
+    elif isinstance(done, AdmittedDataset):
+        both = ", ".join(f"{count} of them are also in {name!r}" for name, count in done.beside.items())
         say(
-            f"{facts['dataset']}: {facts['rows']} rows, a new dataset with lifetime epsilon {facts['lifetime_epsilon']:g}"
+            f"new dataset {done.dataset!r}: {done.rows} rows, lifetime epsilon {done.lifetime_epsilon:g}; {both}"
         )
-        say(f"{both}; written into the ledger: you say that these are other people's rows")
+        say("the ledger now says that you declared these to be other people's rows")
     else:
-        say(f"{facts['rows']} rows: {facts['before'][:12]} is now {facts['now'][:12]}; {facts['difference']}")
-        say(f"epsilon spent, and still spent: {facts['epsilon_spent']:.3f}")
+        say(f"{done.rows} rows: {done.before[:12]} is now {done.now[:12]}; {done.difference}")
+        say(f"epsilon spent so far stays spent: {done.epsilon_spent:.3f}")
 
 
 @app.command()
@@ -308,11 +306,11 @@ def adopt(
     as_json: Json = False,
 ) -> None:
     """Use the shared model here: with what this site kept, or, where it never trained, with its few own rows."""
-    from fedtl.deployment.site.adopt_model import adopt as adopt_model
+    from fedtl.deployment.site.adopt_model import adopt_model
     from fedtl.deployment.site.home import Home
 
     home = Home.open(folder)
-    result = adopt_model(home, bundle, shared, study or bundle.stem, out)
+    result = adopt_model(home, bundle, shared, study or bundle.stem, out).to_json()
     if as_json:
         print_json(result)
         return

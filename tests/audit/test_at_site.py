@@ -12,9 +12,12 @@ import pytest
 from fedtl.audit import at_site as siteaudit
 from fedtl.audit.at_site import audit
 from fedtl.audit.replay import REHEARSALS
-from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse
+from fedtl.deployment.site.site_plan import SitePlan, build_study
+from fedtl.deployment.site.site_rows import load_rows
+from fedtl.deployment.site.site_silo import make_silo
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load
 from fedtl.messages import Task
@@ -28,7 +31,7 @@ PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": 
 def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("server")
     settings = load("digits", ["minimum_silos=3", "rounds=20"])
-    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+    return build_bundle(place / "bundles", "digits", settings, dp_ready=True)
 
 
 @pytest.fixture
@@ -81,11 +84,11 @@ def test_a_sound_plan_passes_and_nothing_of_the_home_changes(home, made):
 def test_a_ledger_and_a_record_that_are_there_keep_their_bytes(home, made):
     """A round was charged and sent before; the audit of the same rows adds nothing to either."""
     rehearse(home, made.file)
-    place = siteaudit.Place(home, siteaudit._asked(home, "").agreement)
-    data = place.prepared().data
-    study = place.study(data.classes)
-    silo = place.silo(study, data)
-    shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
+    plan = SitePlan(home, siteaudit._asked(home, "").agreement)
+    rows = load_rows(plan)
+    study = build_study(plan, rows.data.classes)
+    silo = make_silo(plan, study, rows)
+    shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
     study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
     home.record.note("approved", bundle=made.hash)
     before = content(home)

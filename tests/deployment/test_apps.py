@@ -9,11 +9,11 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
-from fedtl.deployment.coordinator.admitted import Admitted, keep
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.coordinator.study import LOCATION as SERVER
-from fedtl.deployment.coordinator.study import HostedStudy
-from fedtl.deployment.site.home import LOCATION as SILO
+from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
+from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
+from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE
 from fedtl.experiment.config.load import load
 from fedtl.federation.flower import reply_of, task_records
 from fedtl.federation.rounds import FederationConfig
@@ -60,7 +60,7 @@ def app_of(folder, whose):
 @pytest.fixture
 def both(tmp_path, monkeypatch):
     """A site that approved the bundle, its ClientApp, and the coordinator's folder with a study."""
-    made = bundle(
+    made = build_bundle(
         tmp_path / "server" / "bundles",
         "digits",
         load("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
@@ -68,15 +68,13 @@ def both(tmp_path, monkeypatch):
     site = Site(tmp_path)
     site.file = made.folder / "app" / "experiments" / "digits.toml"
     site.approve()
-    keep(tmp_path / "server", {"plain": Admitted("key", NODE)})
-    plan = FederationConfig("s", 0, 2, ServerStep(), None, 1)
+    write_admitted(tmp_path / "server", {"plain": AdmittedSite("key", NODE)})
+    config = FederationConfig("s", 0, 2, ServerStep(), None, 1)
     start = load_file(made.folder / "start.safetensors")
-    about = {"deadline": 30.0, "tries": 1}
-    study = HostedStudy.create(
-        tmp_path / "server" / "studies" / "s", plan, site.place.empty.trainer.partition.roles, start, about
-    )
-    monkeypatch.setenv(SILO, str(site.home.path))
-    monkeypatch.setenv(SERVER, str(tmp_path / "server"))
+    plan = StudyPlan(config, site.roles, "digits", deadline=30.0, tries=1, bundle=made.hash, plan="p")
+    study = HostedStudy.create(tmp_path / "server" / "studies" / "s", plan, start)
+    monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(site.home.path))
+    monkeypatch.setenv(SERVER_FOLDER_VARIABLE, str(tmp_path / "server"))
     return site, made.folder / "app", study, start
 
 
@@ -117,7 +115,7 @@ def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, sa
 
 def test_without_a_home_the_server_learns_nothing(both, monkeypatch, tmp_path):
     _, folder, _, start = both
-    monkeypatch.setenv(SILO, str(tmp_path / "patients-of-2026"))
+    monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(tmp_path / "patients-of-2026"))
     task = Task("s", 1, 2, 0, start)
     grid = Grid(app_of(folder, "clients"))
     grid.push_messages([Message(task_records(task), NODE, "train")])

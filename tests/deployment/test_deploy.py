@@ -1,16 +1,19 @@
 """What stands in deploy/: its commands are run as processes, its manifests checked against Kubernetes' own schema."""
 
 import configparser
+import re
 import shlex
 import shutil
 import signal
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from fedtl.deployment.coordinator.nginx import configuration
+from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.settings import ServerSettings
 from fedtl.experiment.config.load import load
 from tests.real_processes import CLI, Federation, around, wait
@@ -114,8 +117,19 @@ def test_systemd_reads_the_units(whose, tmp_path):
 
 def test_the_gate_in_deploy_is_the_one_that_is_made():
     settings = ServerSettings(host="fl.example.org", listen="0.0.0.0:8443")
-    made = configuration(Path("/var/lib/fedtl/server"), settings).splitlines()
+    made = nginx_configuration(Path("/var/lib/fedtl/server"), settings).splitlines()
     assert (DEPLOY / "nginx.conf").read_text().splitlines() == [x for x in made if not x.startswith("user ")]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_an_image_installs_flower_without_ray(name):
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"-e '\.\[(.*)\]'", (DEPLOY / name).read_text())
+    lines = [line for extra in extras.split(",") for line in project["optional-dependencies"][extra]]
+    needed = [Requirement(line) for line in [*project["dependencies"], *lines]]
+    assert "flwr" in {requirement.name for requirement in needed}
+    assert "ray" not in {requirement.name for requirement in needed}
+    assert not any(requirement.extras for requirement in needed)
 
 
 def test_nothing_is_phoned_home_or_installed_at_run_time():
@@ -147,8 +161,8 @@ def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
                     [*CLI, *words],
                     env=around(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 )  # fmt: skip
-        wait("server", lambda: its.status()["running"])
-        wait("registration", lambda: its.status()["admitted"] == {"plain": "registered"})
+        wait("server", lambda: its.status().running)
+        wait("registration", lambda: its.status().admitted == {"plain": "registered"})
         wait(
             "site",
             lambda: (

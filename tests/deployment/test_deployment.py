@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
-from fedtl.deployment.coordinator import server
-from fedtl.deployment.site.covered import uncovered
+from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.run import commands
-from fedtl.deployment.site.status import status
+from fedtl.deployment.site.run import site_commands
+from fedtl.deployment.site.status import site_status
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -76,7 +76,7 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
     assert accuracies(federation.history("first")) == accuracies(simulation.history())
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
-    assert all("is not approved (0 are)" in line["reason"] for line in federation.record("faint"))
+    assert all("is not approved bundles: 0)" in line["reason"] for line in federation.record("faint"))
     for name in SITES:
         lines = federation.record(name)
         assert [line["what"] for line in lines] == [
@@ -87,21 +87,21 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
             "received",
             "sent",
         ]
-        assert uncovered(lines) == []
+        assert uncovered_lines(lines) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
         assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
 
 
 def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
     """A key that nobody admitted, another authority, another name; each is one line in the site's own record."""
-    server.init(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
+    create_server(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
     homes = {name: federation.add(name, admit=False) for name in ("stranger", "deceived", "misnamed")}
     (homes["deceived"].path / "ca.crt").write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())
     port = federation.address.rpartition(":")[2]
     federation.change(homes["misnamed"].path / "silo.toml", server=f"127.1:{port}")
     started = [
         subprocess.Popen(
-            commands(Home.open(home.path), ["node"])["node"],
+            site_commands(Home.open(home.path), ["node"])["node"],
             env=around(FLWR_HOME=str(home.path / "flwr"), FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1"),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
@@ -139,7 +139,7 @@ def charged(home):
 def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(federation):
     """Of three, one with differential privacy, whose SuperNode is killed in round 2 while another site sleeps."""
     private = Home.open(federation.folder / "blurred")
-    rules = {"policy__privacy": BUDGET, "policy__rows": False, "policy__metrics": []}
+    rules = {"policy__privacy": BUDGET, "policy__share_row_count": False, "policy__metrics": []}
     federation.change(private.path / "silo.toml", **rules)
     settings = load("digits", ["rounds=5", "minimum_silos=1"])
     federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
@@ -173,7 +173,7 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     rounds = charged(private)
     assert rounds == sorted(set(rounds))
     assert {1, 2, 5} <= set(rounds)
-    assert 0 < status(private)["budget"]["spent"] <= 8.0
+    assert 0 < site_status(private).budget.spent <= 8.0
     sent = [
         line for line in federation.record("blurred") if line["what"] == "sent" and line["study"] == "third"
     ]

@@ -2,10 +2,11 @@
 
 import pytest
 
-from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import SitePlan, row_hashes
-from fedtl.deployment.site.status import budget, status
+from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_rows import raw_row_hashes, read_raw_rows
+from fedtl.deployment.site.status import dataset_budget, site_status
 from fedtl.errors import BudgetExhausted, ConfigError
 from fedtl.experiment.config.load import load
 from fedtl.federation.policy import Code
@@ -14,7 +15,7 @@ from fedtl.privacy.ledger import Budget, Ledger, Plan
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
-SHUT = {"policy__metrics": [], "policy__rows": False}
+SHUT = {"policy__metrics": [], "policy__share_row_count": False}
 
 
 def site_of(folder, **settings):
@@ -32,19 +33,19 @@ def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tm
     site = site_of(tmp_path, data__name=None)  # as homes were before
     assert site.home.dataset == "plain"
     assert isinstance(site.ask(site.task()), Update)
-    spent = budget(site.home)
-    assert spent["spent"] > 0
+    spent = dataset_budget(site.home)
+    assert spent.spent > 0
     other = renamed(site, name="other")
     assert other.dataset == "plain"
-    assert budget(other) == spent
+    assert dataset_budget(other) == spent
     named = renamed(site, data__name="plain")
-    assert budget(named) == spent
+    assert dataset_budget(named) == spent
 
 
 def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_path):
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
-    spent = budget(site.home)["spent"]
+    spent = dataset_budget(site.home).spent
     renamed(site, data__name="fresh")
     site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
     site.approve()
@@ -52,9 +53,9 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
-    assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
+    assert site_status(Home.open(site.home.path)).budget.spent == 0.0
     back = renamed(site, data__name="plain")
-    assert budget(back)["spent"] == spent
+    assert dataset_budget(back).spent == spent
     site.approve()
     assert isinstance(site.ask(site.task(2)), Update)
 
@@ -66,19 +67,20 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
     site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "faint: is not in this ledger, which has 'plain'")
     own = PRIVATE["lifetime_epsilon"], 1e-4
-    rows = row_hashes(SitePlan(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
+    plan = SitePlan(Home.open(site.home.path), site.plan.agreement)
+    rows = raw_row_hashes(read_raw_rows(plan), site.home.secret)
     Ledger.admit(site.home.ledger, "faint", rows, Budget(*own))
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
     either = renamed(site, name="other", data__name=None)
-    with pytest.raises(ConfigError, match="data.name must say which the rows are: faint, plain"):
+    with pytest.raises(ConfigError, match="data.name .* faint, plain"):
         _ = either.dataset
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 
 @pytest.fixture
@@ -123,9 +125,8 @@ def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledge
 
 
 def rows_of(home, made):
-    from fedtl.deployment.coordinator.bundle import agreement_in
-
-    return row_hashes(SitePlan(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
+    plan = SitePlan(home, read_agreement(made.file.read_bytes(), "x")[1])
+    return raw_row_hashes(read_raw_rows(plan), home.secret)
 
 
 def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):

@@ -5,11 +5,10 @@ import json
 import pytest
 import tomli_w
 
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.site import privacy_policy as stricter
+from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.settings import BudgetSettings
-from fedtl.deployment.site.settings import load as settings_of
+from fedtl.deployment.site.privacy_policy import effective_privacy, values_from_plan
+from fedtl.deployment.site.settings import BudgetSettings, load_home_settings
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load
@@ -23,13 +22,13 @@ from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
 NOBODY = frozenset()
-SHUT = {"policy__metrics": [], "policy__rows": False}
+SHUT = {"policy__metrics": [], "policy__share_row_count": False}
 OWN = {**PRIVATE, "delta": 1e-6, "sample_rate": 0.25, "steps": 3, "rounds": 2}
 PLAN = ["privacy.epsilon=8", "privacy.delta=0.02", "privacy.clip=5", "train.batch_size=8", "train.epochs=2"]
 
 
 def both(own, **asked):
-    return stricter.settings(
+    return effective_privacy(
         PrivacySettings(**{"epsilon": 3.0, **asked}), BudgetSettings(**{**PRIVATE, **own}), NOBODY
     )
 
@@ -53,23 +52,23 @@ def test_what_is_about_how_much_is_the_sites_own():
     assert (given.sample_rate, given.steps) == (0.25, 3)
     left = both({}, sample_rate=0.9, steps=99)
     assert (left.sample_rate, left.steps) == (0.9, 99)
-    with pytest.raises(Denied, match="asks for epsilon 9; policy.privacy.epsilon is 8"):
+    with pytest.raises(Denied, match="policy.privacy.epsilon is 8"):
         both({}, epsilon=9.0)
 
 
 def test_only_a_figure_that_both_sides_name_is_measured():
     own, asked = BudgetSettings(**PRIVATE), PrivacySettings(epsilon=3.0, metrics=["accuracy"])
-    assert stricter.settings(asked, own, frozenset({"accuracy", "auc"})).metrics == ["accuracy"]
-    assert stricter.settings(asked, own, NOBODY).metrics == []
-    assert stricter.settings(None, own, frozenset({"accuracy"})).metrics == []
+    assert effective_privacy(asked, own, frozenset({"accuracy", "auc"})).metrics == ["accuracy"]
+    assert effective_privacy(asked, own, NOBODY).metrics == []
+    assert effective_privacy(None, own, frozenset({"accuracy"})).metrics == []
 
 
 def test_what_is_taken_from_the_plan_is_named():
     plan = load("digits", ["privacy.epsilon=3", "rounds=4"])
     names = ["epsilon", "sample_rate", "steps_a_round", "rounds"]
-    assert stricter.taken(plan, BudgetSettings(**PRIVATE)) == names
-    assert stricter.taken(plan, BudgetSettings(**{**OWN, "epsilon": 3.0})) == []
-    assert stricter.taken(plan, BudgetSettings(**{**OWN, "rounds": 5})) == ["epsilon", "rounds"]
+    assert values_from_plan(plan, BudgetSettings(**PRIVATE)) == names
+    assert values_from_plan(plan, BudgetSettings(**{**OWN, "epsilon": 3.0})) == []
+    assert values_from_plan(plan, BudgetSettings(**{**OWN, "rounds": 5})) == ["epsilon", "rounds"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_numbers_that_are_none_are_no_settings(tmp_path, given):
     Home.create(tmp_path / "home", "plain", "localhost:1")
     Federation.change(tmp_path / "home" / "silo.toml", policy__privacy={**PRIVATE, **given})
     with pytest.raises(ConfigError, match=f"policy.privacy.{next(iter(given))}"):
-        settings_of(tmp_path / "home")
+        load_home_settings(tmp_path / "home")
 
 
 def charged(home):
@@ -101,8 +100,7 @@ def ledger(home):
 def test_all_five_numbers_are_the_silos_where_it_sets_them(tmp_path, monkeypatch):
     """In the mechanism, in the ledger, in the account, and after the last of its rounds."""
     site = Site(tmp_path, PLAN, policy__privacy=OWN, **SHUT)
-    study = site.place.study(site.place.prepared().data.classes)
-    its = site.place.guarantee(study, site.place.prepared().data)
+    its = site.guarantee()
     assert (its.clip, its.delta, its.sample_rate, its.steps, its.rounds) == (1.0, 1e-6, 0.25, (3,), 2)
     seen, poisson = [], mechanism.poisson
 
@@ -150,7 +148,7 @@ def test_what_was_taken_from_the_plan_stays_what_was_approved(tmp_path, old, new
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     settings = load("digits", ["minimum_silos=3", "rounds=20", "privacy.epsilon=2"])
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 
 def test_rehearse_approve_and_status_say_whose_each_number_is(tmp_path, made):
@@ -166,9 +164,13 @@ def test_rehearse_approve_and_status_say_whose_each_number_is(tmp_path, made):
     ]
     for text in said:
         lines = [" ".join(line.replace(":", " ").split()) for line in text.splitlines()]
-        assert {"delta 1e-06 (silo.toml)", "clip 1 (silo.toml)", "steps a round 5 (silo.toml)"} <= set(lines)
+        assert {
+            "delta 1e-06 (from silo.toml)",
+            "clip 1 (from silo.toml)",
+            "steps a round 5 (from silo.toml)",
+        } <= set(lines)
         theirs = sorted(
-            line.rpartition(" (")[0] for line in lines if line.endswith("(the plan's, as approved)")
+            line.rpartition(" (")[0] for line in lines if line.endswith("(from the approved plan)")
         )
         assert [line.rpartition(" ")[0] for line in theirs] == ["epsilon", "rounds", "sample rate"]
         assert theirs[1] == "rounds 20"
@@ -181,7 +183,7 @@ def test_a_new_home_has_a_budget_and_room_for_the_other_three(tmp_path):
     for line in ("sample_rate = 0.05", "steps = 20", "rounds = 20"):
         assert path.read_text().count(f"# {line} ") == 1
         path.write_text(path.read_text().replace(f"# {line} ", f"{line} "))
-    its = settings_of(home.path).policy.privacy
+    its = load_home_settings(home.path).policy.privacy
     assert (its.sample_rate, its.steps, its.rounds) == (0.05, 20, 20)
 
 
@@ -198,6 +200,6 @@ def test_a_simulation_may_set_a_rate_and_steps_as_a_site_does(tmp_path):
 def test_a_plan_says_what_it_takes_when_a_place_is_made_of_it(tmp_path):
     """A site without a budget trains openly, if that is what is asked, and is not asked to be private."""
     site = Site(tmp_path)
-    assert site.place.privacy is None
-    assert site.place.released is None
-    assert SitePlan(site.home, site.place.agreement).terms.rounds == 4
+    assert site.plan.privacy is None
+    assert site.plan.released_metrics is None
+    assert SitePlan(site.home, site.plan.agreement).terms.rounds == 4
