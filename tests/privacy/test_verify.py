@@ -119,7 +119,7 @@ def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
     altered = tmp_path / "altered.jsonl"
     altered.write_text(record + "\n\n" + ledger.replace('\\"round\\":2', '\\"round\\":3'))
     assert altered.read_text() != path.read_text()
-    with pytest.raises(LedgerDamaged, match="the ledger: line .* was altered"):
+    with pytest.raises(LedgerDamaged, match="ledger: line 5"):
         verify_export(altered)
     first = json.loads(ledger.splitlines()[0])
     assert sha256(f"{'0' * 64}{first['line']}".encode()).hexdigest() == first["hash"]
