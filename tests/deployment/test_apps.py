@@ -1,4 +1,4 @@
-"""The two thin apps of a bundle, face to face over Flower's own wire format, in one process."""
+"""The two apps of a bundle exchange messages in Flower's wire format, in one process."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ NODE = 77
 
 @dataclass
 class Grid:
-    """One site, whose ClientApp answers on the spot."""
+    """A grid of one site, whose ClientApp answers at once."""
 
     app: object
     config: dict = field(default_factory=lambda: CONFIG)
@@ -50,7 +50,7 @@ class Grid:
 
 
 def app_of(folder, whose):
-    """As Flower loads it: from the unpacked bundle."""
+    """Import an app as Flower does, from the unpacked bundle."""
     spec = importlib.util.spec_from_file_location(f"{whose}_app", folder / whose / "app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -100,7 +100,7 @@ def test_a_study_runs_from_one_app_to_the_other(both):
         ("(plan)", "'../../etc'", lambda s: {}, {**CONFIG, "experiment": "../../etc"}),
     ],
 )  # fmt: skip
-def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, said, reason, changes, config):
+def test_the_server_gets_a_code_and_the_record_the_reason(both, said, reason, changes, config):
     site, folder, _, start = both
     task = Task(**{"study": "s", "round": 1, "rounds": 2, "seed": 0, "shared": start, **changes(start)})
     grid = Grid(app_of(folder, "clients"), config)
@@ -113,7 +113,7 @@ def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, sa
     assert reason in site.lines()[-1]["reason"]
 
 
-def test_without_a_home_the_server_learns_nothing(both, monkeypatch, tmp_path):
+def test_a_missing_folder_is_not_named_to_the_server(both, monkeypatch, tmp_path):
     _, folder, _, start = both
     monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(tmp_path / "patients-of-2026"))
     task = Task("s", 1, 2, 0, start)

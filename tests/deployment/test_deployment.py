@@ -66,7 +66,7 @@ def accuracies(lines):
     return [{name: its["accuracy"] for name, its in line["silos"].items()} for line in lines]
 
 
-def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_not_approve(
+def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approval_does_not_run(
     federation, simulation
 ):
     federation.start("digits", "first")
@@ -92,8 +92,8 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
         assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
 
 
-def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
-    """A key that nobody admitted, another authority, another name; each is one line in the site's own record."""
+def test_sites_with_a_wrong_key_or_certificate_cannot_connect(federation, tmp_path):
+    """A key that is not admitted, the CA of another coordinator, and another host name. The site's record says which."""
     create_server(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
     homes = {name: federation.add(name, admit=False) for name in ("stranger", "deceived", "misnamed")}
     (homes["deceived"].path / "ca.crt").write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())
@@ -118,7 +118,7 @@ def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
     assert "node.key: No such file" in said
 
 
-def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, simulation):
+def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, simulation):
     federation.start("digits", "second")
     wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
     federation.signal("server", "flwr-serverapp")
@@ -136,8 +136,8 @@ def charged(home):
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 
-def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(federation):
-    """Of three, one with differential privacy, whose SuperNode is killed in round 2 while another site sleeps."""
+def test_a_slow_and_a_killed_site_rejoin_and_no_round_is_charged_twice(federation):
+    """Three sites. One trains privately and its SuperNode is killed in round 2; another is suspended meanwhile."""
     private = Home.open(federation.folder / "blurred")
     rules = {"policy__privacy": BUDGET, "policy__share_row_count": False, "policy__metrics": []}
     federation.change(private.path / "silo.toml", **rules)
@@ -181,7 +181,7 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     assert all(line["private"] and line["weight"] == 1.0 and not line["metrics"] for line in sent)
 
 
-def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
+def test_no_secret_is_in_a_log_or_in_a_command_line_of_fedtl(federation):
     files = ["exec.secret", "secret", "node.key"]
     secrets = [(federation.folder / name / file).read_bytes() for name in SITES for file in files]
     secrets += [
@@ -206,7 +206,7 @@ def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
         assert not any(secret in words for words in ours)
 
 
-def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
+def test_processes_of_a_killed_site_and_server_end(federation):
     """Without systemd or a container around them."""
     names = ["faint", "server"]
     started = [pid for name in names for pid, _ in federation.children(name)]

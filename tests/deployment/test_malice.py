@@ -37,7 +37,7 @@ ASKED = {  # what it asks, in order: the code that it is told, and what the stew
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The federation after the script has run, and what the server was told."""
+    """The federation after the malicious server ran its script."""
     its = Federation(tmp_path_factory.mktemp("malice"))
     try:
         its.add("plain", data__limit=40, policy__minimum_silos=1, policy__privacy=BUDGET, policy__share_row_count=False, policy__metrics=[])  # fmt: skip
@@ -60,7 +60,7 @@ def answered(federation):
     return [line for line in federation.record("plain") if line["what"] in ("refused", "sent")]
 
 
-def test_each_request_beyond_the_agreement_is_refused_with_a_fixed_word(asked):
+def test_each_request_beyond_the_agreement_is_refused_with_a_code(asked):
     heard = told(asked)
     assert list(heard) == list(ASKED)
     for name, refused in ASKED.items():
@@ -70,7 +70,7 @@ def test_each_request_beyond_the_agreement_is_refused_with_a_fixed_word(asked):
             assert isinstance(heard[name], list), (name, heard[name])
 
 
-def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
+def test_the_sites_record_has_the_reason_of_each_refusal(asked):
     lines = answered(asked)
     assert len(lines) == len(ASKED)
     for line, (name, refused) in zip(lines, ASKED.items(), strict=True):
@@ -92,7 +92,7 @@ def test_nothing_but_the_agreed_rounds_was_charged(asked):
     assert 0 < dataset_budget(home).spent <= 9.0
 
 
-def test_why_is_not_known_on_the_servers_side(asked):
+def test_the_server_does_not_learn_the_reasons(asked):
     asked.close()
     reasons = [line["reason"] for line in answered(asked) if line["what"] == "refused"]
     files = [path for path in asked.server.rglob("*") if path.is_file()] + [asked.folder / "server.log"]

@@ -1,4 +1,4 @@
-"""The coordinator's folder: certificates, keys, bundles, and the gate with the real nginx before a stand-in server."""
+"""The coordinator's folder: certificates, keys, bundles, and the gate: nginx in front of a test server."""
 
 import http.server
 import json
@@ -43,7 +43,7 @@ def folder(tmp_path):
     return tmp_path / "server"
 
 
-def test_what_is_secret_is_its_owners_alone(folder):
+def test_only_the_owner_can_read_secret_files(folder):
     for path in [folder, *folder.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         public = path.name in ("ca.crt", "server.pem", "nginx.conf")
@@ -83,7 +83,7 @@ def test_a_name_and_a_key_are_admitted_once(folder, tmp_path):
     assert node_ids(folder) == {}  # until Flower knows it
 
 
-def test_ssh_reads_the_keys_that_are_made(tmp_path):
+def test_openssh_reads_the_node_key(tmp_path):
     create_node_key(tmp_path / "k", "me")
     public = subprocess.run(
         ["ssh-keygen", "-y", "-f", tmp_path / "k"], capture_output=True, text=True, check=True
@@ -101,8 +101,8 @@ def test_a_bundle_holds_two_apps_and_one_agreement_and_is_the_same_when_built_ag
     assert build_bundle(folder / "bundles", "digits", load("digits", ["rounds=3"])).hash != first
 
 
-def test_what_lies_beside_the_apps_does_not_travel(folder):
-    """Flower packs any .json, .yaml and .md that it is not told to leave."""
+def test_a_bundle_holds_no_other_file_of_its_folder(folder):
+    """Flower packs every .json, .yaml and .md file of an app folder unless it is told not to."""
     made = build_bundle(folder / "bundles", "digits", load("digits"))
     app = made.folder / "app"
     for name in ("data/patients.json", "secrets.yaml", "notes.md", ".hidden.json", "fedtl/__init__.py"):
@@ -113,7 +113,7 @@ def test_what_lies_beside_the_apps_does_not_travel(folder):
     assert made.hash == before
 
 
-def test_an_agreement_says_nothing_about_anybodys_files(folder, tmp_path):
+def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, tmp_path):
     settings = load("digits", ["privacy.epsilon=3", "data.limit=50"])
     made = build_bundle(folder / "bundles", "digits", settings)
     name, its = read_agreement(made.file.read_bytes(), "digits.fab")
@@ -126,7 +126,7 @@ def test_an_agreement_says_nothing_about_anybodys_files(folder, tmp_path):
     assert validate(Agreement, json.loads(its.model_dump_json()), "x") == its
 
 
-def test_the_schema_is_declared_where_the_coordinator_has_no_rows(folder):
+def test_a_coordinator_without_rows_declares_the_schema(folder):
     settings = load("digits", ["method.name=fedavg"])
     with pytest.raises(ConfigError, match="--classes"):
         build_bundle(folder / "bundles", "x", settings, (1, 28, 28))
@@ -142,8 +142,8 @@ def begun(folder):
     return HostedStudy.create(folder / "studies" / "first", plan, {"w": torch.zeros(1)}).path
 
 
-def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
-    """A site may still wait for the rest of one of its messages. That it has ended by itself is no failure."""
+def test_a_crashed_run_is_stopped_before_its_study_is_resumed(folder, monkeypatch):
+    """A site may wait for the rest of a message of that run. Stopping a run that has already ended must not fail."""
     path, done = begun(folder), []
     (path / "runs.jsonl").write_text('{"run": 6, "at": 0}\n{"run": 7, "at": 0}\n')
 
@@ -161,7 +161,7 @@ def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "ended"), [("", []), ('{"run": 6, "at": 0}\n{"run": 7, "a', [("stop", "6")])]
 )
-def test_a_list_of_runs_that_a_crash_tore_keeps_no_server_down(text, ended, folder, monkeypatch):
+def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, folder, monkeypatch):
     path, done = begun(folder), []
     (path / "runs.jsonl").write_text(text)
     monkeypatch.setattr(studies, "flwr", lambda folder, *words: done.append(words[:2]))
@@ -186,7 +186,7 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gate(folder):
-    """nginx as ``fedtl server init`` configures it, before something that answers every call."""
+    """nginx as ``fedtl server init`` configures it, in front of a server that answers every call."""
     if NGINX is None:
         pytest.skip("no nginx: apt-get install nginx-light")
     settings = load_server_settings(folder)
@@ -225,7 +225,7 @@ def gate(folder):
         thread.join(10)
 
 
-def test_the_gate_lets_a_supernode_through_and_nothing_else(gate):
+def test_the_gate_forwards_only_the_calls_of_a_supernode(gate):
     for name in SUPERNODE_CALLS:
         assert gate(f"/v1/fleet/{name}", b"x") == (200, f"/v1/fleet/{name} 1")
     for path in (
@@ -239,13 +239,13 @@ def test_the_gate_lets_a_supernode_through_and_nothing_else(gate):
     assert gate("/v1/fleet/push-object", method="GET")[0] == 403
 
 
-def test_the_gate_caps_a_body(gate):
+def test_the_gate_limits_the_size_of_a_body(gate):
     assert gate("/v1/fleet/push-object", b"x" * (6 << 20)) == (200, f"/v1/fleet/push-object {6 << 20}")
     assert gate("/v1/fleet/push-object", b"x" * (17 << 20))[0] in (0, 413)
 
 
 def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
-    """What can be said and done without a server that runs; mistakes are one line and exit code 2."""
+    """The commands that need no running server. A mistake gives one line and exit code 2."""
 
     def said(*words, code=0):
         monkeypatch.setattr("sys.argv", ["fedtl", "server", *map(str, words)])

@@ -1,4 +1,4 @@
-"""A study at the coordinator: a checkpoint a round, and going on from there to the same bits."""
+"""A study at the coordinator: a checkpoint after each round, from which it resumes to the same bits."""
 
 import json
 import stat
@@ -29,7 +29,7 @@ def study(path, private=None, rounds=4):
 
 
 class Silos:
-    """Two that move by a number that depends on the round; ``fails`` are the rounds in which both say no, once each."""
+    """Two silos whose updates depend on the round. In each round of ``fails`` both refuse once; in ``dies`` the server is interrupted."""
 
     def __init__(self, fails=(), dies=0):
         self.fails, self.dies, self.asked = list(fails), dies, []
@@ -57,7 +57,7 @@ def shared(its):
     return its.state().shared
 
 
-def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_study_resumes_to_the_same_bits(tmp_path):
     whole, cut = study(tmp_path / "whole"), study(tmp_path / "cut")
     go(whole, Silos())
     with pytest.raises(KeyboardInterrupt):
@@ -76,14 +76,14 @@ def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(("private", "label"), [(None, None), (False, Label.LOCAL), (True, Label.RELEASED)])
-def test_the_model_says_whether_every_site_trained_privately(private, label, tmp_path):
+def test_the_shared_model_has_provenance_labels(private, label, tmp_path):
     its = study(tmp_path, private)
     go(its, Silos())
     found = marks.read(its.path / "shared.safetensors")
     assert found == (None if label is None else dict.fromkeys(START, label))
 
 
-def test_a_line_without_its_checkpoint_is_dropped_and_the_round_asked_again(tmp_path):
+def test_a_round_without_a_checkpoint_is_repeated(tmp_path):
     its = study(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         go(its, Silos(dies=3))
@@ -94,7 +94,7 @@ def test_a_line_without_its_checkpoint_is_dropped_and_the_round_asked_again(tmp_
     assert [line.round for line in its.history()] == [1, 2, 3, 4]
 
 
-def test_a_round_with_too_few_replies_is_asked_again_and_then_the_study_says_why_it_stopped(tmp_path):
+def test_a_round_with_too_few_replies_is_tried_again_and_then_stops_the_study(tmp_path):
     its, silos = study(tmp_path), Silos(fails=[2])
     go(its, silos)
     assert silos.asked == [1, 2, 2, 3, 4]
@@ -113,7 +113,7 @@ def test_another_study_of_the_same_name_is_refused(tmp_path):
         study(tmp_path, rounds=5)
 
 
-def test_the_result_holds_what_updates_carried_and_no_more(tmp_path):
+def test_the_keys_of_a_result(tmp_path):
     go(study(tmp_path), Silos())
     assert set(json.loads((tmp_path / "s" / "result.json").read_text())) == {
         *("study", "rounds", "silos", "left_out", "bytes_up", "bytes_down", "seconds")

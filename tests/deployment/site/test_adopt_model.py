@@ -1,4 +1,4 @@
-"""A site uses the shared model: one that trained, and one with sixteen records that never did."""
+"""Adopting the shared model: at a site that trained, and at one with sixteen records that did not."""
 
 import subprocess
 import sys
@@ -31,8 +31,8 @@ def shared_file(site, folder, state=None):
     return folder / "shared.safetensors"
 
 
-def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
-    """The same rounds by hand; test figures to the last digit."""
+def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
+    """Compared with the same rounds of a trainer, bit for bit."""
     site = Site(tmp_path)
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update)
@@ -47,7 +47,7 @@ def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
     assert all((settled[name] == its).all() for name, its in model.state.items())
 
 
-def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
+def test_an_adopted_model_has_provenance_labels(made, tmp_path):
     """
     A site that trained openly; one that trained privately as all in its plan did; one that never trained; and one that
     alone was private.
@@ -128,8 +128,8 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
-    """The site could not have trained it; using it charges nothing and lets nothing out."""
+def test_adopting_a_private_model_needs_no_budget(tmp_path):
+    """The site could not train it; using it charges nothing."""
     private = build_bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
     site = Site(tmp_path, dp_ready=True)
     result = adopt_model(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
@@ -139,7 +139,7 @@ def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
     assert {its for name, its in said.items() if name.endswith("features.0.weight")} == {"released"}
 
 
-def test_another_models_tensors_are_refused(tmp_path, made):
+def test_tensors_of_another_model_are_refused(tmp_path, made):
     site = Site(tmp_path)
     odd = shared_file(site, tmp_path, {"body.features.0.weight": site.shared["body.features.0.weight"]})
     with pytest.raises(Denied, match="missing"):

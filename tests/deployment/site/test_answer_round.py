@@ -1,4 +1,4 @@
-"""A site's part in a round, without a network: what it answers, what it keeps, what it writes down."""
+"""A site's answer to a task, without a network: the reply, the stored state and the record."""
 
 import json
 import os
@@ -42,7 +42,7 @@ PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "
 
 
 class Site:
-    """A home, an agreement that it approved, and the tasks that a server would send."""
+    """A site's folder, an agreement that it approved, and the tasks that a server would send."""
 
     def __init__(self, folder, overrides=(), dp_ready=False, base="", **settings):
         Home.create(folder / "home", "plain", "localhost:1")
@@ -67,7 +67,7 @@ class Site:
         self.roles = trainer.partition.roles
 
     def approve(self, studies=1, until="2999-12-31"):
-        """The terms as they are now, for the plan in the file."""
+        """Approve the plan in the file under the present terms."""
         self.home = Home.open(self.home.path)
         self.plan = plan = SitePlan(self.home, load_agreement(self.file))
         check_policy(plan)
@@ -138,8 +138,8 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
             assert mode == (0o700 if path.is_dir() else 0o600), (path, oct(mode))
 
 
-def test_a_plan_that_starts_from_a_file_takes_that_very_file(tmp_path):
-    """A backbone that is there before the study: every site has the file, and the plan names its hash."""
+def test_a_plan_with_initial_weights_needs_the_same_file(tmp_path):
+    """The backbone exists before the study: every site has the file, and the plan has its hash."""
     trainer = Site(tmp_path / "other").plan.dry_study.trainer
     fresh = trainer.initial(10)
     file = tmp_path / "base.safetensors"
@@ -170,8 +170,8 @@ def test_the_same_task_again_gives_the_same_bytes_and_trains_nothing(site, monke
     assert site.lines()[-1]["again"] is True
 
 
-def test_the_next_round_goes_on_from_what_was_kept(site):
-    """As one bench would that never stopped."""
+def test_the_next_round_continues_from_the_stored_state(site):
+    """As a trainer that was never stopped."""
     study = site.study()
     silo = site.silo(study)
     for number in (1, 2):
@@ -235,18 +235,18 @@ def test_another_fedtl_than_was_approved_does_not_run(site, monkeypatch):
         ("--dp-ready", {"policy__privacy": PRIVATE}),
     ],
 )
-def test_a_policy_that_changed_its_mind_holds_at_once(site, reason, changes):
+def test_a_changed_policy_holds_from_the_next_round(site, reason, changes):
     Federation.change(site.home.path / "silo.toml", **changes)
     site.refused(site.task(), Code.PLAN, reason)
 
 
-def test_figures_and_numbers_of_rows_stay_where_the_policy_keeps_them(tmp_path):
+def test_denied_metrics_and_row_counts_do_not_leave(tmp_path):
     site = Site(tmp_path, policy__share_row_count=False, policy__metrics=[])
     update = site.ask(site.task())
     assert (update.weight, dict(update.metrics)) == (1.0, {})
 
 
-def test_what_fails_unforeseen_is_told_to_the_steward_alone(site, monkeypatch):
+def test_an_unexpected_error_is_only_in_the_sites_log(site, monkeypatch):
     def fit(*_):
         raise RuntimeError("patient 4711 has no value")
 
@@ -257,7 +257,7 @@ def test_what_fails_unforeseen_is_told_to_the_steward_alone(site, monkeypatch):
     assert "4711" in (site.home.path / "silo.log").read_text()
 
 
-def test_a_private_site_charges_once_and_sends_noise_alone(tmp_path):
+def test_a_private_round_is_charged_once(tmp_path):
     site = Site(
         tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__share_row_count=False
     )
@@ -271,8 +271,8 @@ def test_a_private_site_charges_once_and_sends_noise_alone(tmp_path):
     assert site_status(site.home).budget.left == pytest.approx(8.0 - spent.spent)
 
 
-def test_what_a_private_site_sends_is_the_same_however_many_rows_it_has(tmp_path):
-    """But for the noisy tensors, of which the noise tells: that is why the number is public under the claim."""
+def test_a_private_message_does_not_hold_the_row_count(tmp_path):
+    """The size of the noise still reveals it, which is why the row count is public under the claim."""
     told = []
     for limit in (40, 60):
         site = Site(tmp_path / str(limit), dp_ready=True, data__limit=limit, policy__privacy=PRIVATE, policy__metrics=[], policy__share_row_count=False)  # fmt: skip
@@ -289,16 +289,16 @@ TOLD = ["privacy.epsilon=8", 'privacy.metrics=["accuracy"]']
 
 
 def charged(site):
-    """Each charged round's events."""
+    """The events of each charged round."""
     return [line["events"] for line in record_and_ledger_lines(site.home) if line["what"] == "charged"]
 
 
 def crossed(update, task):
-    """As the coordinator has it, after Flower's own records."""
+    """The update as the coordinator gets it, through Flower's records."""
     return reply_of(sent(reply_records(update)), update.silo, task)
 
 
-def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_path):
+def test_a_private_metric_leaves_where_the_policy_allows_it(tmp_path):
     site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__share_row_count=False)
     for number in (1, 2):
         update = site.ask(site.task(number))
@@ -314,7 +314,7 @@ def test_a_promised_figure_leaves_with_noise_where_the_policy_lets_it_out(tmp_pa
     site.refused(site.task(2), Code.DECLINED, "not one that the promise releases")  # nor what was kept
 
 
-def test_a_figure_that_the_policy_keeps_is_neither_measured_nor_charged(tmp_path):
+def test_a_denied_metric_is_neither_measured_nor_charged(tmp_path):
     site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__share_row_count=False, policy__metrics=[])
     update = site.ask(site.task())
     assert isinstance(update, Update), site.lines()[-1]
@@ -322,7 +322,7 @@ def test_a_figure_that_the_policy_keeps_is_neither_measured_nor_charged(tmp_path
     assert [len(events) for events in charged(site)] == [1]
 
 
-def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(tmp_path):
+def test_a_metric_without_validation_rows_is_refused_before_charging(tmp_path):
     site = Site(tmp_path, TOLD, policy__privacy=PRIVATE, policy__share_row_count=False)
     Federation.change(site.home.path / "silo.toml", data__val=0.0)
     reply = site.ask(site.task())
@@ -331,7 +331,7 @@ def test_a_figure_that_cannot_be_measured_is_refused_before_anything_is_charged(
     assert not site.home.ledger.exists()
 
 
-def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
+def test_a_metric_without_noise_never_leaves_a_private_site(tmp_path, monkeypatch):
     site = Site(tmp_path, ["privacy.epsilon=8"], policy__privacy=PRIVATE, policy__share_row_count=False)
     assert dict(site.ask(site.task()).metrics) == {}
     fit = type(site.plan.dry_study.trainer).fit
@@ -340,8 +340,8 @@ def test_a_bare_figure_never_leaves_a_private_site(tmp_path, monkeypatch):
     site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
 
 
-def test_the_coordinator_copes_with_a_site_that_tells_fewer_figures(tmp_path):
-    """Two sites of one plan, one of which keeps its accuracy: both count, each with what it told."""
+def test_sites_of_one_study_may_send_different_metrics(tmp_path):
+    """Of two sites of one plan, one does not send its accuracy. Both updates count."""
     open_, shut = (
         Site(tmp_path / name, TOLD, name=name, data__silo="plain", policy__privacy=PRIVATE, policy__share_row_count=False, policy__metrics=metrics)
         for name, metrics in (("open", ["accuracy"]), ("shut", []))
@@ -367,7 +367,7 @@ def test_the_coordinator_copes_with_a_site_that_tells_fewer_figures(tmp_path):
         }
 
 
-def test_a_charged_round_whose_process_died_is_lost_and_never_computed_again(tmp_path, monkeypatch):
+def test_an_interrupted_charged_round_is_never_computed_again(tmp_path, monkeypatch):
     site = Site(
         tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__share_row_count=False
     )
@@ -382,7 +382,7 @@ def test_a_charged_round_whose_process_died_is_lost_and_never_computed_again(tmp
     assert isinstance(site.ask(site.task(2)), Update)
 
 
-def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
+def test_the_server_does_not_learn_that_a_budget_is_spent(tmp_path):
     site = Site(
         tmp_path,
         dp_ready=True,
@@ -398,7 +398,7 @@ def test_a_site_over_budget_says_so_to_its_steward_only(tmp_path):
     assert "of 9 and" in site.lines()[-1]["reason"]
 
 
-def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing(tmp_path, monkeypatch):
+def test_a_model_whose_records_interact_is_refused_before_charging(tmp_path, monkeypatch):
     site = Site(
         tmp_path, dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__share_row_count=False
     )
@@ -416,8 +416,8 @@ def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing
     assert isinstance(site.ask(site.task()), Update)
 
 
-def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
-    """Its head has seen rows without noise; what it would do to the next round nothing would bound."""
+def test_a_study_begun_without_privacy_cannot_continue_privately(tmp_path):
+    """Its head was trained on private rows without noise, so starting from it would break the guarantee."""
     site = Site(tmp_path, dp_ready=True)
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy=PRIVATE, policy__metrics=[])
@@ -425,8 +425,8 @@ def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 
-def test_a_site_without_a_budget_of_its_own_trains_no_private_plan(tmp_path):
-    """Everything would be the server's: the epsilon, the delta and the clip."""
+def test_a_site_without_a_budget_refuses_a_private_plan(tmp_path):
+    """Otherwise the server would choose epsilon, delta and clip."""
     asked = ["privacy.epsilon=90", "privacy.delta=0.02", "privacy.clip=5"]
     loose = {**PRIVATE, "epsilon": 90.0, "lifetime_epsilon": 90.0, "clip": 0.5}
     site = Site(tmp_path, asked, policy__privacy=loose, policy__metrics=[], policy__share_row_count=False)
@@ -452,7 +452,7 @@ def test_a_server_that_asks_for_less_noise_is_refused(tmp_path):
     site.refused(site.task(), Code.PLAN, "policy.privacy.epsilon is 1")
 
 
-def test_an_update_that_would_carry_something_else_never_leaves(site, monkeypatch):
+def test_an_update_with_another_tensor_never_leaves(site, monkeypatch):
     fit = type(site.plan.dry_study.trainer).fit
 
     def leaky(trainer, silo, task):
@@ -464,7 +464,7 @@ def test_an_update_that_would_carry_something_else_never_leaves(site, monkeypatc
     assert not (site.home.path / "state").exists()
 
 
-def test_the_state_at_rest_is_encrypted_where_there_is_a_key(tmp_path):
+def test_the_stored_state_is_encrypted_with_key_file(tmp_path):
     key = tmp_path / "key"
     key.write_bytes(os.urandom(32))
     key.chmod(0o600)
@@ -477,13 +477,13 @@ def test_the_state_at_rest_is_encrypted_where_there_is_a_key(tmp_path):
     site.refused(site.task(3), Code.DECLINED, "key_file")
 
 
-def test_a_home_that_others_can_read_is_not_opened(site):
+def test_a_folder_with_readable_secrets_is_not_opened(site):
     (site.home.path / "secret").chmod(0o644)
     with pytest.raises(Exception, match="chmod 600"):
         Home.open(site.home.path)
 
 
-def test_a_message_that_is_no_task_is_refused_and_recorded(site):
+def test_a_malformed_message_is_refused_and_recorded(site):
     def decode():
         raise Denied(Code.TENSORS, "the message is no task: 7 records")
 

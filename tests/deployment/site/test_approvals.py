@@ -1,4 +1,4 @@
-"""An approval covers what was on the page, for so many studies and until a day; anything looser is refused and shows in the record."""
+"""An approval covers what the signed page showed, for a number of studies and until a day; anything looser is refused and recorded."""
 
 import json
 import shutil
@@ -105,15 +105,15 @@ LOOSER = [
 
 
 @pytest.mark.parametrize(("line", "values"), LOOSER, ids=[line.split(":")[0] for line, _ in LOOSER])
-def test_anything_looser_than_signed_is_refused_and_the_line_names_it(site, line, values):
+def test_a_value_looser_than_signed_is_refused_and_named(site, line, values):
     changed(site, **values).refused(site.task(), Code.PLAN, line)
     assert site.lines()[-1]["reason"].endswith(": looser than approved; rehearse and approve again")
     assert not site.home.ledger.exists()
     assert not (site.home.path / "state").exists()
 
 
-def test_a_study_does_not_go_on_without_the_privacy_that_was_signed(site):
-    """Nor does another, with exact accuracy and the number of rows."""
+def test_a_study_is_refused_when_the_signed_privacy_is_removed(site):
+    """Also where exact accuracy and the number of rows are allowed instead."""
     assert isinstance(site.ask(site.task()), Update)
     changed(site, policy__privacy=None, policy__metrics=["accuracy"], policy__share_row_count=True)
     site.refused(site.task(2), Code.PLAN, "[policy.privacy]: signed epsilon 3, now none")
@@ -129,11 +129,11 @@ def test_a_study_does_not_go_on_without_the_privacy_that_was_signed(site):
         ("the number of records: signed 40, now 60", {"data__limit": 60}),
     ],
 )
-def test_the_same_holds_without_privacy(bare, line, values):
+def test_looser_values_are_refused_without_privacy_too(bare, line, values):
     changed(bare, **values).refused(bare.task(), Code.PLAN, line)
 
 
-def test_figures_and_the_number_of_rows_are_signed_as_not_leaving(approved, tmp_path):
+def test_metrics_and_the_row_count_are_signed(approved, tmp_path):
     (tmp_path / "shut").mkdir()
     shut = Site(tmp_path / "shut", **SHUT)
     changed(shut, policy__share_row_count=True).refused(
@@ -159,7 +159,7 @@ STRICTER = [
 
 
 @pytest.mark.parametrize("values", STRICTER, ids=str)
-def test_anything_stricter_passes_and_the_record_says_what_was_in_force(site, values):
+def test_a_stricter_value_is_accepted_and_recorded(site, values):
     assert isinstance(changed(site, **values).ask(site.task()), Update), site.lines()[-1]
     assert covered.uncovered_lines(site.lines()) == []
     assert looser(site.terms_signed(), SignedTerms.model_validate(site.lines()[-1]["terms"])) == []
@@ -172,7 +172,7 @@ def test_privacy_may_be_added_to_an_open_approval(bare):
     assert covered.uncovered_lines(bare.lines()) == []
 
 
-def test_every_value_has_an_order_and_every_setting_of_the_site_is_signed_or_known_to_be_harmless():
+def test_every_setting_is_signed_or_listed_as_harmless():
     for model in (SignedTerms, DataTerms, PrivacyTerms):
         for name, each in model.model_fields.items():
             assert sum(isinstance(mark, Bound) for mark in each.metadata) == 1, name
@@ -256,8 +256,8 @@ def test_an_approval_stays_valid_when_keys_of_silo_toml_are_renamed(bare):
 
 
 @pytest.mark.parametrize("name", sorted(SignedTerms.model_fields.keys() - {"data", "privacy"}))
-def test_a_value_that_differs_is_looser_in_one_direction_at_least(site, name):
-    """No order says yes to everything."""
+def test_a_different_value_is_looser_in_at_least_one_direction(site, name):
+    """No comparison accepts everything."""
     before = site.terms_signed()
     value = getattr(before, name)
     others = {
@@ -284,8 +284,8 @@ def test_a_unit_may_become_stricter_and_never_looser():
 # One approval, one study
 
 
-def test_an_approval_is_for_one_study_unless_it_says_more(bare):
-    """Every update that one approval gives to whoever asks for twelve studies."""
+def test_an_approval_covers_the_signed_number_of_studies(bare):
+    """A server that asks for rounds of four studies gets those of the first."""
     given = [
         isinstance(bare.ask(bare.task(number, study=f"x{at}")), Update)
         for at in range(4)
@@ -307,7 +307,7 @@ def test_an_approval_is_for_one_study_unless_it_says_more(bare):
 
 
 def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):
-    """Otherwise a round that is charged and then refused would cost budget in any number of studies."""
+    """Otherwise a round that is charged and then fails could use up budget in any number of studies."""
     with monkeypatch.context() as broken:
         broken.setattr("fedtl.training.trainer.Trainer.fit", lambda *_: (_ for _ in ()).throw(RuntimeError))
         bare.refused(bare.task(), Code.FAILED, "RuntimeError")
@@ -316,7 +316,7 @@ def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monk
 
 
 def test_rounds_come_in_order_and_none_twice(bare):
-    """A gap is a round that this site was not asked for; it is not made up afterwards."""
+    """The site may not be asked for a round. It does not answer that round later."""
     assert isinstance(bare.ask(bare.task(1)), Update)
     assert isinstance(bare.ask(bare.task(4)), Update)
     for number in (2, 3):
@@ -331,7 +331,7 @@ def test_a_site_that_lost_its_state_answers_no_round_twice(bare):
     assert isinstance(bare.ask(bare.task(3)), Update)
 
 
-def test_an_approval_ends_on_its_last_day_and_a_clock_set_back_does_not_extend_it(bare, monkeypatch):
+def test_an_approval_expires_also_when_the_clock_is_set_back(bare, monkeypatch):
     day = datetime.now(UTC).date()
     bare.approve(until=day.isoformat())
     assert isinstance(bare.ask(bare.task()), Update)
@@ -367,7 +367,7 @@ def test_an_edited_list_or_a_deleted_record_approves_nothing(site):
     site.refused(site.task(), Code.DECLINED, "is approved, and the record does not say so")
 
 
-def test_an_approval_that_was_withdrawn_does_not_come_back_with_an_old_list(site):
+def test_an_old_list_does_not_restore_a_withdrawn_approval(site):
     old = site.home.approved.read_bytes()
     fedtl_command("silo", "approve", site.home.path, "0" * 64, "--withdraw")
     site.refused(site.task(), Code.PLAN, "is not approved")
@@ -375,7 +375,7 @@ def test_an_approval_that_was_withdrawn_does_not_come_back_with_an_old_list(site
     site.refused(site.task(), Code.PLAN, "approved.json")
 
 
-def test_an_approval_of_an_earlier_fedtl_says_what_to_do(site):
+def test_an_approval_of_an_earlier_fedtl_is_refused_with_advice(site):
     (row,) = json.loads(site.home.approved.read_text())
     del row["terms"]
     content = packed(**{"server/app.py": ""})
@@ -390,13 +390,13 @@ def test_an_approval_of_an_earlier_fedtl_says_what_to_do(site):
 
 
 def noted(site, line, **changes):
-    """The record with one more line, as a fedtl that checks nothing would have written it."""
+    """Append a line to the record as a fedtl without checks would, and return the lines that are not covered."""
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
     site.home.record.note("sent", **{**kept, **changes})
     return covered.uncovered_lines(site.lines())
 
 
-def test_verify_flags_each_line_that_no_approval_covered_also_from_an_export(bare, tmp_path):
+def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
     bare.ask(bare.task())
     sent = bare.lines()[-1]
     cases = {
@@ -434,7 +434,7 @@ def test_verify_flags_each_line_that_no_approval_covered_also_from_an_export(bar
     )
 
 
-def test_verify_flags_what_left_without_the_privacy_that_was_signed(site):
+def test_verify_reports_an_update_without_the_signed_privacy(site):
     site.ask(site.task())
     sent = site.lines()[-1]
     found = noted(site, sent, round=2, private=False, weight=40.0, terms={**sent["terms"], "privacy": None})
@@ -445,7 +445,7 @@ def test_verify_flags_what_left_without_the_privacy_that_was_signed(site):
     ]
 
 
-def test_verify_flags_what_left_after_the_last_day_or_after_the_approval_was_withdrawn(bare):
+def test_verify_reports_an_update_after_the_approval_ended(bare):
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     bare.refused(bare.task(), Code.PLAN, "the approval ended on")
     terms = covered.record_history(bare.lines()).grants
@@ -459,7 +459,7 @@ def test_verify_flags_what_left_after_the_last_day_or_after_the_approval_was_wit
     assert "no approval of its plan was in force" in noted(bare, sent, round=3)[-1]
 
 
-def test_a_line_that_is_none_of_a_record_is_flagged_and_nothing_crashes(bare):
+def test_verify_reports_a_malformed_line(bare):
     bare.home.record.note("sent", round=1)
     bare.home.record.note("approved", plan="p", tensors=[7])
     bare.home.record.note("withdrawn")
@@ -469,7 +469,7 @@ def test_a_line_that_is_none_of_a_record_is_flagged_and_nothing_crashes(bare):
     ]
 
 
-def test_terms_in_the_record_that_do_not_fit_their_hash_count_for_nothing(site):
+def test_terms_that_do_not_match_their_hash_approve_nothing(site):
     line = next(each for each in site.lines() if each["what"] == "approved")
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
     kept["signed"]["privacy"]["epsilon"] = 90.0

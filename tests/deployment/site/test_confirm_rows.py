@@ -1,4 +1,4 @@
-"""Changed rows: refused until the steward says that they are right; what was spent stays spent."""
+"""Changed rows are refused until the steward confirms them; budget that was spent stays spent."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def site(tmp_path, monkeypatch):
     return made
 
 
-def test_rows_that_changed_wait_for_the_steward(site, monkeypatch, tmp_path):
+def test_changed_rows_are_refused_until_confirmed(site, monkeypatch, tmp_path):
     assert isinstance(site.ask(site.task()), Update)
     spent = dataset_budget(site.home).spent
     with pytest.raises(ConfigError, match="nothing to confirm"):
@@ -61,7 +61,7 @@ def verified(where):
     return fedtl_command("silo", "verify", where).stderr
 
 
-def test_without_a_budget_there_is_nothing_to_confirm_for(site):
+def test_confirming_needs_a_privacy_budget(site):
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy=None)
     with pytest.raises(ConfigError, match=r"has no \[policy.privacy\]"):
@@ -74,12 +74,12 @@ def test_before_the_first_charge_there_is_nothing_to_confirm(site):
 
 
 def as_stored(monkeypatch, change):
-    """The site's rows as ``change`` makes them of what is stored."""
+    """Let every later read of the site's rows return ``change`` of the stored rows."""
     read = prepare.read
     monkeypatch.setattr(prepare, "read", lambda settings, name: change(read(settings, name)))
 
 
-def test_the_same_rows_in_another_order_are_the_same_rows(site, monkeypatch):
+def test_another_order_of_the_rows_is_no_change(site, monkeypatch):
     assert isinstance(site.ask(site.task()), Update)
     as_stored(monkeypatch, lambda raw: Raw(Part(raw.train.x[::-1], raw.train.y[::-1])))
     assert isinstance(site.ask(site.task(2)), Update)
@@ -88,8 +88,8 @@ def test_the_same_rows_in_another_order_are_the_same_rows(site, monkeypatch):
     ) == 0
 
 
-def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
-    """Said by every command; then it has a budget of its own, and both stay in the site's papers."""
+def test_a_new_dataset_is_refused_until_admitted(site, monkeypatch):
+    """Every command says so. Once admitted it has its own budget, and the ledger keeps both datasets."""
     assert isinstance(site.ask(site.task()), Update)
     as_stored(monkeypatch, lambda raw: Raw(Part(255 - raw.train.x, raw.train.y)))
     Federation.change(site.home.path / "silo.toml", data__name="wards")
@@ -114,7 +114,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     assert verify_export(site.home.path / "papers.jsonl") == facts
 
 
-def test_a_steward_who_says_new_of_the_same_rows_is_not_believed(site, monkeypatch):
+def test_the_same_rows_cannot_be_admitted_as_a_new_dataset(site, monkeypatch):
     assert isinstance(site.ask(site.task()), Update)
     half = lambda raw: Raw(Part(raw.train.x[::2].astype("float64"), raw.train.y[::2].astype(str)))  # noqa: E731
     as_stored(monkeypatch, half)

@@ -1,4 +1,4 @@
-"""The lifetime budget hangs on a dataset's name and on its rows: neither a new name nor a new study resets it."""
+"""The lifetime budget belongs to a dataset's name and rows: neither a new name nor a new study resets it."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def renamed(site, **changes):
     return Home.open(site.home.path)
 
 
-def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tmp_path):
+def test_a_dataset_keeps_the_name_under_which_it_was_charged(tmp_path):
     new = Home.create(tmp_path / "new", "clinic", "localhost:1")
     assert (new.settings.data.name, new.dataset) == ("clinic", "clinic")
     site = site_of(tmp_path, data__name=None)  # as homes were before
@@ -42,7 +42,7 @@ def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tm
     assert dataset_budget(named) == spent
 
 
-def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_path):
+def test_the_same_rows_under_another_name_are_refused(tmp_path):
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     spent = dataset_budget(site.home).spent
@@ -60,7 +60,7 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert isinstance(site.ask(site.task(2)), Update)
 
 
-def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp_path):
+def test_each_dataset_has_its_own_budget(tmp_path):
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
@@ -85,7 +85,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def home(tmp_path):
-    """May spend 4.0 in all, and 3.0 in this study."""
+    """A site whose lifetime epsilon is 4.0, for a study of epsilon 3.0."""
     Home.create(tmp_path / "home", "plain", "localhost:1")
     given = {"data__source": "digits", "data__path": "", "data__limit": 40, **SHUT}
     own = {**PRIVATE, "lifetime_epsilon": 4.0}
@@ -93,7 +93,7 @@ def home(tmp_path):
     return Home.open(tmp_path / "home")
 
 
-def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, made):
+def test_commands_exit_with_3_when_the_budget_is_spent(home, made):
     fedtl_command("silo", "rehearse", home.path, made.file)
     assert not home.ledger.exists()
     events = (SpendEvent(1.15, 1.0, 1),)
@@ -116,7 +116,7 @@ def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, 
     assert [line["what"] for line in ledger.lines()] == ["opened", "planned", "charged"]
 
 
-def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledger(home, made):
+def test_an_unaffordable_study_is_refused_before_a_ledger_exists(home, made):
     Federation.change(home.path / "silo.toml", policy__privacy={**PRIVATE, "lifetime_epsilon": 2.0})
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
     assert "plain: a new study takes its whole plan, epsilon " in said
@@ -129,7 +129,7 @@ def rows_of(home, made):
     return raw_row_hashes(read_raw_rows(plan), home.secret)
 
 
-def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):
+def test_a_rehearsal_refuses_rows_that_have_a_budget_under_another_name(home, made):
     Ledger(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4))
     Federation.change(home.path / "silo.toml", data__name="fresh")
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())

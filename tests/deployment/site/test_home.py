@@ -1,4 +1,4 @@
-"""silo.toml and the folder: what is written, what is refused, and what a third party can check."""
+"""silo.toml and the site's folder: the defaults, refused settings, readiness checks, and exported records."""
 
 import json
 import tomllib
@@ -28,7 +28,7 @@ def test_the_examples_are_settings(path):
     HomeSettings.model_validate(tomllib.loads(path.read_text()))
 
 
-def test_a_new_home_lets_nothing_out_without_privacy_and_never_the_head(home):
+def test_a_new_silo_toml_requires_privacy_and_keeps_the_head(home):
     policy = home.settings.policy.policy
     assert policy.private
     assert policy.roles == {"body", "aux", "norm"}
@@ -104,7 +104,7 @@ def test_a_wrong_value_under_an_old_key_is_refused(home):
         load_home_settings(home.path)
 
 
-def test_a_home_is_made_once_and_with_a_name(tmp_path, home):
+def test_init_refuses_a_used_folder_and_a_bad_name(tmp_path, home):
     with pytest.raises(ConfigError, match="is not empty"):
         Home.create(home.path, "clinic", "fl.example.org:8443")
     with pytest.raises(ConfigError, match="name = '../x'"):
@@ -112,14 +112,14 @@ def test_a_home_is_made_once_and_with_a_name(tmp_path, home):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_gpu_that_is_not_there_is_an_error_unless_either_will_do(monkeypatch):
+def test_a_missing_gpu_is_an_error_for_cuda_only(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match='device = "cuda"'):
         choose_device("cuda")
 
 
-def test_check_says_for_each_line_what_to_do(home):
+def test_check_reports_each_item(home):
     said = {check.name: (check.ok, check.text) for check in check_readiness(home)}
     assert [name for name, (ok, _) in said.items() if ok] == [
         "file modes",
@@ -136,7 +136,7 @@ def test_check_says_for_each_line_what_to_do(home):
     assert not {check.name: check.ok for check in check_readiness(home)}["key"]
 
 
-def test_an_exported_record_shows_what_was_done_to_it(home, tmp_path):
+def test_an_exported_record_shows_alterations(home, tmp_path):
     for number in range(3):
         home.record.note("test", value=number)
     lines = list(home.record.export())
@@ -153,7 +153,7 @@ def test_an_exported_record_shows_what_was_done_to_it(home, tmp_path):
     assert "line 2 was altered" in fedtl_command("silo", "verify", path, code=3).stderr
 
 
-def test_the_commands_speak_json(home):
+def test_the_commands_print_json(home):
     status = json.loads(fedtl_command("silo", "status", home.path, "--json").stdout)
     assert status["bytes_out"] == 0
     nothing = {

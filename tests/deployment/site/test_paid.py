@@ -1,4 +1,4 @@
-"""Deleted and older ledgers and records: no private round is charged, and every command says so."""
+"""With a deleted or older ledger or record no private round is charged, and every command says so."""
 
 import shutil
 
@@ -31,7 +31,7 @@ def used(tmp_path_factory):
 
 @pytest.fixture
 def site(used):
-    """As after the second round, whatever a test did to it before."""
+    """The site as it was after the second round, whatever an earlier test did to it."""
     site, folder = used
     put_back(site, folder / "after 2", "*")
     assert missing_entries(site.home) == []
@@ -53,7 +53,7 @@ def remove(site, *patterns):
 
 
 def lost(site, words):
-    """No round of this study or another is charged or answered, not even again, and the steward is told by each command."""
+    """Assert that no round of this study or another is charged or answered, and that each command says why."""
     site = again(site)
     before = site.home.ledger.read_bytes() if site.home.ledger.exists() else None
     for task in (site.task(2), site.task(3), site.task(1, study="fresh")):
@@ -82,7 +82,7 @@ def again(site):
     return site
 
 
-def test_a_site_that_lost_nothing_goes_on(site):
+def test_a_complete_ledger_is_accepted(site):
     assert isinstance(site.ask(site.task(2)), Update)
     assert isinstance(site.ask(site.task(3)), Update)
     site.approve()
@@ -113,13 +113,13 @@ def test_a_deleted_ledger_whose_tip_is_left(site):
     assert "plain has 0 lines" in ledger_check(site).text
 
 
-def test_an_older_ledger_put_back_with_its_tip(site, used):
+def test_an_older_ledger_with_its_tip(site, used):
     put_back(site, used[1] / "after 1", LEDGER)
     lost(site, "round 2 of 's' left as private, and was never charged")
 
 
 def test_a_ledger_of_other_rows(site, used, tmp_path):
-    """One that was charged for other tasks: what left is not in it."""
+    """The ledger has charges for other tasks than those that were answered."""
     other = Site(tmp_path, dp_ready=True, policy__privacy=PRIVATE, **SHUT)
     shared = {name: its + 1 for name, its in other.shared.items()}
     for number in (1, 2):
@@ -133,8 +133,8 @@ def test_a_deleted_record_beside_a_deleted_ledger(site):
     lost(site, "is approved, and the record does not say so")
 
 
-def test_a_deleted_record_and_ledger_of_which_only_the_state_is_left(site):
-    """Whoever approves anew: what is kept of the study still shows that there was one."""
+def test_a_deleted_record_and_ledger_beside_stored_state(site):
+    """Also after a new approval: the stored state shows that there was a study."""
     remove(site, LEDGER, RECORD, "approved.json")
     approve_anew(site)
     lost(site, "state/s exists")
@@ -148,21 +148,21 @@ def test_an_older_copy_of_ledger_and_record_beside_newer_state(site, used, seale
     lost(site, "state/s: round 2")
 
 
-def test_what_is_put_right_goes_on(site, used):
+def test_a_restored_ledger_is_accepted(site, used):
     remove(site, LEDGER)
     lost(site, "was never charged")
     put_back(site, used[1] / "after 2", LEDGER)
     assert isinstance(again(site).ask(site.task(3)), Update)
 
 
-def test_nothing_private_leaves_without_a_charge_whatever_else_is_right(site, monkeypatch):
-    """The last look, should a round ever be computed without one."""
+def test_a_private_reply_without_a_charge_never_leaves(site, monkeypatch):
+    """The last check, in case a round is ever computed without a charge."""
     monkeypatch.setattr("fedtl.training.trainer.once", lambda guarantee, silo, task, compute: compute(True))
     site.refused(site.task(3), Code.DECLINED, "must not leave")
 
 
-def test_what_cannot_be_seen(site):
-    """All files that remember, deleted together: the last hash, noted down elsewhere, is what shows it."""
+def test_deleting_every_file_together_is_not_detected(site):
+    """Only a last hash that was kept elsewhere shows it."""
     remove(site, LEDGER, RECORD, "approved.json", "state")
     approve_anew(site)
     assert missing_entries(site.home) == []

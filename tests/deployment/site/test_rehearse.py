@@ -1,4 +1,4 @@
-"""The page before signing: what it lists is what leaves, and nothing can be approved that was not shown."""
+"""The rehearsal's page lists exactly what leaves, and only a rehearsed bundle can be approved."""
 
 import json
 import math
@@ -47,7 +47,7 @@ def home(tmp_path):
     return Home.open(tmp_path / "home")
 
 
-def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
+def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     facts, page = rehearse(home, made.file)
     text, html = page.read_text(), page.with_suffix(".html").read_text()
     leaves, stays = text.split("STAYS")
@@ -84,14 +84,14 @@ def test_a_rehearsal_is_read_back_from_its_file_as_it_was_written(home, made):
     )
 
 
-def test_a_page_costs_no_privacy_and_leaves_no_state(home, made):
+def test_a_rehearsal_charges_nothing_and_stores_no_state(home, made):
     rehearse(home, made.file)
     assert not home.ledger.exists()
     assert not (home.path / "state").exists()
     assert read_approvals(home.approved) == []
 
 
-def test_only_what_was_shown_can_be_signed_and_only_as_it_was_shown(home, made, monkeypatch):
+def test_only_a_rehearsed_bundle_can_be_approved(home, made, monkeypatch):
     with pytest.raises(ConfigError, match="fedtl silo rehearse"):
         approve_bundle(home, made.hash)
     with pytest.raises(ConfigError, match="64 characters"):
@@ -106,7 +106,7 @@ def test_only_what_was_shown_can_be_signed_and_only_as_it_was_shown(home, made, 
     assert home.record.lines()[-1]["what"] == "approved"
 
 
-def test_what_the_policy_refuses_says_so_on_the_page_and_cannot_be_signed(home, made):
+def test_a_refused_plan_is_marked_on_the_page_and_cannot_be_approved(home, made):
     Federation.change(home.path / "silo.toml", policy__roles=["body"])
     home = Home.open(home.path)
     _, page = rehearse(home, made.file)
@@ -118,7 +118,7 @@ def test_what_the_policy_refuses_says_so_on_the_page_and_cannot_be_signed(home, 
     fedtl_command("silo", "rehearse", home.path, made.file, code=3)
 
 
-def test_without_privacy_the_page_says_it_in_capitals(home, made):
+def test_the_page_warns_where_there_is_no_privacy(home, made):
     Federation.change(home.path / "silo.toml", policy__privacy=None)
     _, page = rehearse(Home.open(home.path), made.file)
     assert "WITHOUT differential privacy" in page.read_text()
@@ -127,7 +127,7 @@ def test_without_privacy_the_page_says_it_in_capitals(home, made):
 
 
 @pytest.mark.parametrize("figures", [[], ["accuracy"]])
-def test_the_page_lists_a_private_plans_figures_where_the_policy_lets_them_out(home, tmp_path, figures):
+def test_the_page_lists_the_metrics_of_a_private_plan_that_the_policy_allows(home, tmp_path, figures):
     path = tmp_path / "told.toml"
     path.write_text('minimum_silos = 3\n[privacy]\nepsilon = 2.0\nmetrics = ["accuracy"]\n')
     Federation.change(home.path / "silo.toml", policy__metrics=[*figures, "auc"])
@@ -145,8 +145,8 @@ def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_
     assert "[policy.privacy] epsilon = 3.0" in said
 
 
-def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
-    """Its data is somebody else's and not here."""
+def test_an_experiment_is_rehearsed_on_the_sites_rows(home, tmp_path):
+    """The data that the experiment names is not at this site."""
     path = tmp_path / "hospitals.toml"
     path.write_text(
         'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "public"\n'
@@ -168,7 +168,7 @@ def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
         {"study": "s"},
     ],
 )
-def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked):
+def test_a_run_may_only_name_an_experiment_of_the_bundle(made, asked):
     app = made.folder / "app"
     assert agreement_file(app, {"experiment": "digits", "study": "s"}).is_file()
     with pytest.raises(Denied) as caught:
@@ -176,7 +176,7 @@ def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked
     assert caught.value.code == Code.PLAN
 
 
-def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypatch):
+def test_a_dry_run_with_another_tensor_is_refused(home, made, monkeypatch):
     from dataclasses import replace
 
     from fedtl.training.trainer import Trainer
@@ -191,7 +191,7 @@ def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypa
     assert "would send 'head.bias'" in facts.refused
 
 
-def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
+def test_a_site_can_protect_patients_instead_of_records(tmp_path):
     """A table whose rows belong to patients, from silo.toml to the page and to a round."""
     rng = np.random.default_rng(0)
     Home.create(tmp_path / "home", "clinic", "fl.example.org:8443")
@@ -254,7 +254,7 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
     assert "<b>A</b>" not in html
 
 
-def test_what_the_coordinator_left_out_is_said_to_be_missing(home, made):
+def test_the_page_says_not_stated_where_the_request_is_empty(home, made):
     text = said(rehearse(home, made.file)[1])
     assert "Who asks Not stated (the coordinator's words), through" in text
     assert "For what purpose Not stated." in text
@@ -268,7 +268,7 @@ def test_what_a_coordinator_writes_cannot_look_like_another_line_of_the_page(val
         DataSettings(columns=[value[:20] if len(value) > 400 else value, "\n"])
 
 
-def test_each_term_is_explained_where_it_stands(home, made):
+def test_the_page_explains_its_terms(home, made):
     _, page = rehearse(home, made.file)
     for text in (page.read_text(), page.with_suffix(".html").read_text()):
         text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
@@ -283,7 +283,7 @@ def test_each_term_is_explained_where_it_stands(home, made):
             assert meaning in text, meaning
 
 
-def test_what_an_audit_wrote_is_on_the_page(home, made):
+def test_the_page_shows_the_lines_of_an_audit(home, made):
     _, page = rehearse(home, made.file)
     assert f"fedtl silo audit {home.path} digits.fab" in said(page)
     found = page.with_suffix(".audit.json")
@@ -313,7 +313,7 @@ def test_the_days_and_studies_of_an_approval_are_as_rehearsed(home, made):
     )
 
 
-def test_what_is_signed_is_what_was_shown_also_if_silo_toml_has_changed_since(home, made):
+def test_an_approval_signs_the_page_not_a_later_silo_toml(home, made):
     rehearse(home, made.file)
     Federation.change(home.path / "silo.toml", policy__privacy=None, policy__share_row_count=True)
     one = approve_bundle(Home.open(home.path), made.hash)
@@ -361,8 +361,8 @@ SHARED_HEAD = {
         (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
     ],
 )
-def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says, tmp_path):
-    """On the page, and again where the promise is made, whatever a page said."""
+def test_constants_and_classes_computed_from_private_rows_are_refused(plan_classes, given, says, tmp_path):
+    """By the rehearsal, and again when the guarantee is computed."""
     home, plan = clinic(tmp_path, plan_classes, **given)
     facts, _ = rehearse(home, plan)
     assert says in facts.refused

@@ -1,4 +1,4 @@
-"""The launcher: what runs at a site is on the site's own list, or nothing runs."""
+"""The SuperNode of a site runs approved bundles only."""
 
 import io
 import subprocess
@@ -70,7 +70,7 @@ def test_an_approved_bundle_runs_and_any_other_does_not(home, made):
         ("/etc/passwd", "outside its folder"),
     ],
 )
-def test_a_bundle_that_holds_more_is_refused_even_if_it_was_approved(home, name, match):
+def test_a_bundle_with_other_files_is_refused_even_if_approved(home, name, match):
     from hashlib import sha256
 
     content = packed(**{"server/app.py": "", name: ""})
@@ -80,7 +80,7 @@ def test_a_bundle_that_holds_more_is_refused_even_if_it_was_approved(home, name,
     assert "bundle" in refusal_reason(home, content)
 
 
-def test_a_bundle_is_bounded(monkeypatch):
+def test_the_size_of_a_bundle_is_limited(monkeypatch):
     with pytest.raises(ConfigError, match="10,485,761"):
         check_bundle_contents(b"x" * ((10 << 20) + 1))
     with pytest.raises(ConfigError, match="not a .fab"):
@@ -90,7 +90,7 @@ def test_a_bundle_is_bounded(monkeypatch):
         check_bundle_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
 
 
-def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
+def test_the_supernode_polls_until_a_message_arrives(monkeypatch, home):
     found = [7, None, None]
     monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
@@ -99,14 +99,14 @@ def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
     assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
 
 
-def test_a_site_without_a_round_holds_no_torch():
-    """Its supervisor, SuperNode and SuperExec stay small; what a round needs is loaded where it is forked."""
+def test_the_idle_processes_of_a_site_do_not_import_torch():
+    """Supervisor, SuperNode and SuperExec stay small; the process of a round imports what it needs."""
     code = "import sys, fedtl.deployment.site.run, fedtl.deployment.site.supernode, fedtl.deployment.site.superexec; from fedtl.deployment.site import egress_log as record; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=around(), capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home):
+def test_flower_uses_the_heartbeat_of_silo_toml(monkeypatch, home):
     for module in (heartbeat, fleet_http_connection):
         assert module.HEARTBEAT_DEFAULT_INTERVAL == 30
         monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
@@ -126,7 +126,7 @@ def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
 
 @pytest.fixture
 def pinned(monkeypatch, home):
-    """``_pull_and_store_message`` as the launcher makes it; returns whether Flower would take the bundle."""
+    """``_pull_and_store_message`` after ``restrict_to_approved``; calling it returns whether Flower accepts the bundle."""
     told = {}
 
     def original(*, get_run, get_fab, trusted_entities, **_):
@@ -155,7 +155,7 @@ def pinned(monkeypatch, home):
     return pull
 
 
-def test_flowers_own_check_asks_the_list(pinned, home, made):
+def test_flowers_own_check_uses_the_approved_list(pinned, home, made):
     content = made.file.read_bytes()
     assert not pinned(content)
     assert "is not approved" in home.record.lines()[-1]["reason"]
@@ -165,7 +165,7 @@ def test_flowers_own_check_asks_the_list(pinned, home, made):
     assert "'flwr-agentapp'" in home.record.lines()[-1]["reason"]
 
 
-def test_no_secret_is_in_our_command_line(home):
+def test_no_secret_is_in_the_supernodes_command_line(home):
     words = " ".join(arguments(home)).encode()
     for file in ("node.key", "secret", "exec.secret"):
         assert (home.path / file).read_bytes() not in words

@@ -1,4 +1,4 @@
-"""The process that a round's ClientApp is forked from: what it has loaded, what it must not have, what it starts."""
+"""The SuperExec and its fork server: what it imports, what it must not import, and what it starts."""
 
 import json
 import subprocess
@@ -22,14 +22,14 @@ def home(tmp_path):
     return Home.create(tmp_path / "home", "here", "localhost:1")
 
 
-def test_it_loads_what_a_round_of_this_home_needs(home):
+def test_it_imports_what_a_round_needs(home):
     assert {"torch", "opacus", "pandas"} <= set(executor.libraries(home))
     Federation.change(home.path / "silo.toml", policy__privacy=None, data__source="digits")
     assert set(executor.libraries(Home.open(home.path))) == set(executor.LIBRARIES)
 
 
-def test_what_is_forked_from_holds_no_fedtl_no_thread_and_no_gpu(home):
-    """An approval names the fedtl on the disk; one that was loaded before would not be it."""
+def test_the_fork_server_has_no_fedtl_no_thread_and_no_gpu(home):
+    """An approval covers the fedtl on disk, so none may be imported before a round."""
     code = (
         f"import json, sys, threading\nfor name in {executor.libraries(home)!r}:\n    __import__(name)\n"
         "import torch\n"
