@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from fedtl.deployment.plan import agreement_file
 from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
-from fedtl.federation.flower import answer
+from fedtl.federation.flower import answer_message
 from fedtl.messages import Refusal, Task, Update
 
 app = ClientApp()
@@ -23,4 +23,4 @@ def train(message: Message, context: Context) -> Message:
         home = Home.open(Path(os.environ[SILO_FOLDER_VARIABLE]))
         return answer_round(home, lambda: agreement_file(BUNDLE, context.run_config), decode)
 
-    return answer(message, act)
+    return answer_message(message, act)

@@ -11,10 +11,12 @@ import pytest
 
 import fedtl
 import fedtl._util.registry
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load
-from fedtl.methods.base import METHODS
+from fedtl.experiment.config.resolve import method_of
+from fedtl.methods.coral import Coral
+from fedtl.methods.registry import METHODS, TERMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,13 +72,23 @@ def offering(monkeypatch, group, **points):
 
 
 def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
-    offering(monkeypatch, "fedtl.methods", fedmine="fedtl.methods.base:fedper", fedavg="os:system")
-    table = Table("fedtl.methods", {"fedavg": METHODS["fedavg"]})
+    offering(monkeypatch, "fedtl.methods", fedmine="fedtl.methods.sharing:fedper", fedavg="os:system")
+    table = Registry("fedtl.methods", {"fedavg": METHODS["fedavg"]})
     assert list(table) == ["fedavg", "fedmine"]
     assert table["fedmine"] is METHODS["fedper"]
     assert table["fedavg"] is METHODS["fedavg"]
     assert "fedbn" not in table
     assert len(table) == 2
+
+
+def test_an_installed_package_adds_a_loss_term(monkeypatch):
+    offering(monkeypatch, "fedtl.terms", mine="fedtl.methods.coral:Coral")
+    monkeypatch.setattr(TERMS, "_installed", Registry(TERMS.group, TERMS.own)._installed)
+    its = load(
+        "digits",
+        ["method.name=fedavg", 'method.terms=[{name="mine", weight=0.5}]', "data.target_domain=inverted"],
+    )
+    assert method_of(its.method).objective[-1] == Coral(0.5)
 
 
 def test_a_name_in_an_experiment_is_never_imported(monkeypatch):

@@ -1,9 +1,14 @@
-"""What every table of an experiment has in common: unknown keys are refused, nothing is coerced, nothing changes."""
+"""The base class of all settings."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Weight = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Frozen; a key that is not a field, or a value of another type, is an error."""
+    """A frozen pydantic model. A key that is not a field, or a value of another type, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

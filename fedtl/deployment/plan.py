@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
-from fedtl.data.settings import DataSettings, Name
+from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
@@ -24,17 +24,6 @@ from fedtl.federation.policy import Code
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
 EXPERIMENTS_FOLDER = "experiments"  # in a bundle
 EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # also the name of the Flower app
-# The keys of [data] that are the same at every site.
-COMMON_DATA_KEYS = (
-    "size",
-    "channels",
-    "task",
-    "positive_above",
-    "columns",
-    "categories",
-    "classes",
-    "bounds",
-)
 
 
 class Agreement(Settings):
@@ -77,7 +66,7 @@ def make_agreement(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
     """Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone."""
-    data = DataSettings(**{key: getattr(experiment.data, key) for key in COMMON_DATA_KEYS})
+    data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
     keys = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
     common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)

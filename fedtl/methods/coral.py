@@ -1,21 +1,24 @@
-"""Features with the same covariance in both domains."""
+"""Deep CORAL: the features of both domains get the same covariance."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fedtl._util.settings import Weight
 from fedtl.methods.losses import Forward, PerBatch
 
 
 @dataclass(frozen=True)
 class Coral(PerBatch):
     """
-    Deep CORAL (Sun and Saenko, 2016): weight / (4 d^2) ||C_s - C_t||_F^2, with C the unbiased covariance of the
-    d features over a domain's rows of the batch. Nothing where a domain has fewer than two rows.
+    Sun and Saenko, 2016: the same feature covariance in both domains.
+
+    The loss is weight / (4 d^2) ||C_s - C_t||_F^2, with C the unbiased covariance of the d features over a domain's
+    rows of the batch; 0 where a domain has fewer than two rows.
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     needs_target = True
 
     def loss(self, out: Forward) -> Tensor:

@@ -8,18 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedtl._util.settings import Weight
 from fedtl.methods.losses import Forward, PerExample
 
 
 @dataclass(frozen=True)
 class DomainAdversarial(PerExample):
     """
-    DANN (Ganin et al., 2016): a discriminator D learns to tell the domains apart by the features f, and the
-    body learns to make it fail: loss = BCE(D(f), domain), its gradient into the body multiplied by
-    -weight * lambda(p), lambda(p) = 2 / (1 + exp(-10 p)) - 1, with p the progress of the experiment.
+    Ganin et al., 2016: a discriminator learns to tell the domains apart, and the body learns to make it fail.
+
+    The loss is BCE(D(f), domain), with D the discriminator and f the features; its gradient into the body is multiplied
+    by -weight * lambda(p), lambda(p) = 2 / (1 + exp(-10 p)) - 1, with p the progress of the training.
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     needs_target = True
 
     def losses(self, out: Forward) -> Tensor:
@@ -29,7 +31,7 @@ class DomainAdversarial(PerExample):
         return F.binary_cross_entropy_with_logits(guess, out.batch.domain, reduction="none")
 
     def counts(self, out: Forward) -> Tensor:
-        """Everything, where both domains are there; nothing where there is no second one to tell apart."""
+        """Count all rows of a batch with both domains, and none of a batch with one."""
         return (out.batch.domain >= 0) & out.batch.domain.any()
 
     def modules(self, features: int) -> dict[str, nn.Module]:
@@ -37,7 +39,7 @@ class DomainAdversarial(PerExample):
 
 
 class _Reverse(torch.autograd.Function):
-    """The identity; its gradient is reversed and scaled."""
+    """The identity, whose gradient is multiplied by -strength."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:

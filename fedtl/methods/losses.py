@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedtl._util.labels import NO_LABEL
+from fedtl._util.settings import Weight
 from fedtl.models.state import State
 
 
@@ -48,10 +49,18 @@ class Forward:
     progress: float
 
 
-class PerExample(ABC):
-    """A loss that each example has by itself."""
+class Loss:
+    """What every loss on examples may say of itself."""
 
     needs_target = False
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""
+        return {}
+
+
+class PerExample(Loss, ABC):
+    """A loss that each example has by itself."""
 
     @abstractmethod
     def losses(self, out: Forward) -> Tensor:
@@ -61,10 +70,6 @@ class PerExample(ABC):
         """[B] of bool: the examples that this term is about."""
         return out.batch.domain >= 0
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
-        """What the term adds to the model, by name; its tensors get the role AUX."""
-        return {}
-
 
 def mean_loss(term: PerExample, out: Forward) -> Tensor:
     """A term's mean over the examples that it is about; 0 where there are none."""
@@ -72,10 +77,8 @@ def mean_loss(term: PerExample, out: Forward) -> Tensor:
     return torch.where(counts, term.losses(out), 0.0).sum() / counts.sum().clamp_min(1)
 
 
-class PerBatch(ABC):
+class PerBatch(Loss, ABC):
     """A loss in which examples meet."""
-
-    needs_target = False
 
     @abstractmethod
     def loss(self, out: Forward) -> Tensor:
@@ -111,7 +114,7 @@ class TaskLoss(PerExample):
 class Proximal(OnWeights):
     """FedProx (Li et al., 2020): mu/2 ||w - w_received||^2, so the gradient is mu (w - w_received)."""
 
-    mu: float
+    mu: Weight = 0.01
 
     def gradient(self, name: str, weight: Tensor, received: State) -> Tensor | None:
         return self.mu * (weight - received[name]) if name in received else None

@@ -1,10 +1,11 @@
-"""Features with the same distribution in both domains, as far as a kernel can see."""
+"""Maximum mean discrepancy: the features of both domains get the same distribution, measured by a kernel."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fedtl._util.settings import Weight
 from fedtl.methods.losses import Forward, PerBatch
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth, as in DAN (Long et al., 2015)
@@ -13,13 +14,14 @@ WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth, as in DAN (Long et al.,
 @dataclass(frozen=True)
 class MaximumMeanDiscrepancy(PerBatch):
     """
-    MMD (Gretton et al., 2012; as a training loss: Long et al., 2015): weight * (mean k(s, s') + mean k(t, t')
-    - 2 mean k(s, t)), the biased estimate, with k the mean of Gaussian kernels exp(-||a - b||^2 / (w h)),
-    w over WIDTHS and h the mean squared distance over all pairs of the batch, held constant in the gradient.
-    Nothing where a domain has fewer than two rows.
+    Gretton et al., 2012; Long et al., 2015: the same feature distribution in both domains, measured by a kernel.
+
+    The loss is weight * (mean k(s, s') + mean k(t, t') - 2 mean k(s, t)), the biased estimate, with k the mean of
+    Gaussian kernels exp(-||a - b||^2 / (w h)), w over WIDTHS and h the mean squared distance over all pairs of the
+    batch, constant in the gradient; 0 where a domain has fewer than two rows.
     """
 
-    weight: float = 1.0
+    weight: Weight = 1.0
     needs_target = True
 
     def loss(self, out: Forward) -> Tensor:

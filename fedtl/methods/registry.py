@@ -1,31 +1,42 @@
-"""The further loss terms that an experiment may name under ``[method] terms``."""
+"""The methods and the loss terms that an experiment may name under ``[method]``."""
 
 from collections.abc import Callable
+from functools import wraps
 
+from fedtl._util.registry import Registry
+from fedtl.methods import sharing
+from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 
-
-def dann(weight: float = 1.0) -> DomainAdversarial:
-    """Ganin et al., 2016: a discriminator that the body learns to fool."""
-    return DomainAdversarial(weight)
-
-
-def mmd(weight: float = 1.0) -> MaximumMeanDiscrepancy:
-    """Gretton et al., 2012; Long et al., 2015: the same feature distribution, to a kernel."""
-    return MaximumMeanDiscrepancy(weight)
+# Each is a term, and a method of the same name: fedtl with that term, for silos that have a second domain.
+ADAPTATION: dict[str, Callable[..., Term]] = {
+    "dann": DomainAdversarial,
+    "mmd": MaximumMeanDiscrepancy,
+    "coral": Coral,
+}
 
 
-def coral(weight: float = 1.0) -> Coral:
-    """Sun and Saenko, 2016: the same feature covariance."""
-    return Coral(weight)
+def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
+    """Return the method that shares as ``fedtl`` does and adds this term; it has the term's settings."""
+
+    @wraps(term, updated=())
+    def method(**settings: object) -> Method:
+        return sharing.fedtl().plus(term(**settings))
+
+    paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
+    method.__doc__ = f"{paper}, for silos with a second domain; shares as fedtl does: {idea}"
+    return method
 
 
-def proximal(mu: float = 0.01) -> Proximal:
-    """Li et al., 2020: local weights stay near the received ones."""
-    return Proximal(mu)
-
-
-TERMS: dict[str, Callable[..., Term]] = {f.__name__: f for f in (dann, mmd, coral, proximal)}
+PLAIN = (
+    *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
+    *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
+)
+METHODS: Registry[Callable[..., Method]] = Registry(
+    "fedtl.methods",
+    {make.__name__: make for make in PLAIN} | {name: adaptation(term) for name, term in ADAPTATION.items()},
+)
+TERMS: Registry[Callable[..., Term]] = Registry("fedtl.terms", {**ADAPTATION, "proximal": Proximal})

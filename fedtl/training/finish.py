@@ -19,8 +19,9 @@ from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.models.state import State, not_finite
-from fedtl.training.metrics import Measured, measure
+from fedtl.models.state import State, first_not_finite
+from fedtl.results.metrics import Measured
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -57,8 +58,8 @@ class Examine:
     exam: Callable[[str], EvaluationSet]
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
-        state, data = trainer.settle(silo, self.task), silo.data
-        if broken := not_finite(state):
+        state, data = trainer.finish(silo, self.task), silo.data
+        if broken := first_not_finite(state):
             raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
         exam = self.exam(silo.name)
         scores = trainer.scores(state, exam.test.x, data)
@@ -67,7 +68,7 @@ class Examine:
         target_adabn: Measured | None = None
         if exam.target is not None and data.target is not None:
             target = _measured(trainer, state, exam.target, data)
-            adapted = state | trainer.adapt(state, data.target, data.width)
+            adapted = trainer.adapt(state, data.target, data.width)
             target_adabn = _measured(trainer, adapted, exam.target, data)
         return Outcome(
             state=state,
@@ -90,11 +91,13 @@ class Examine:
         if method.exact_statistics != "own":
             return None, None
         received = trainer.partition.join(self.task.shared, silo.local)
-        distance = statistics_distance(received, trainer.with_exact_statistics(silo, received))
+        distance = statistics_distance(received, trainer.adapt(received, silo.data.train.x, silo.data.width))
         own = method.fits_received_statistics or method.fits_tuned_statistics
         if distance is None or own:
-            return None, distance if Role.STATS in trainer.trained else None
-        return _measured(trainer, trainer.with_exact_statistics(silo, state), test, silo.data), distance
+            return None, distance if Role.STATS in method.trained else None
+        return _measured(
+            trainer, trainer.adapt(state, silo.data.train.x, silo.data.width), test, silo.data
+        ), distance
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,10 @@ class Onboard:
         alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
         # In a private run the norms keep constant statistics while they train, so there are no others to replace.
         moved = trainer.method.exact_statistics == "own"
-        models = {"alone": trainer.with_exact_statistics(silo, alone) if moved else alone}
+        models = {"alone": trainer.adapt(alone, data.train.x, data.width) if moved else alone}
         if trainer.partition.shared:
             came = trainer.partition.join(self.task.shared, silo.local)
-            adapted = came | trainer.adapt(came, data.train.x, data.width)
+            adapted = trainer.adapt(came, data.train.x, data.width)
             if trainer.method.head_is_local:
                 models["head"] = trainer.train(few, came, Phase(HEAD, HEAD_EPOCHS), self.task)
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)

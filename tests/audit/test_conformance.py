@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics
-from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.canaries.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics
 from fedtl.audit.verdict import failed
-from fedtl.training.trainer import TrainingConfig
+from fedtl.training.loop import TrainingConfig
 
 CLAIM = Claim(noise_multiplier=1.5, sample_rate=0.25, clip=2.0, records=80)
 PLAIN = TrainingConfig(lr=0.1, momentum=0.9, weight_decay=0.01)

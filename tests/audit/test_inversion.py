@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedtl.audit.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import METHODS
-from fedtl.models.registry import model_spec, privately
+from fedtl.methods.registry import METHODS
+from fedtl.models.registry import model_spec, with_private_norms
+from fedtl.training.batches import to_inputs
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
 
@@ -21,7 +23,9 @@ SHAPE = (1, 8, 8)
 def crossed(training, rows, method="fedavg"):
     """What leaves a silo of so many rows after one round, without privacy, on a net whose statistics are constants."""
     trainer = Trainer(
-        privately(model_spec("mlp", SHAPE, 0)), replace(METHODS[method](), exact_statistics="never"), training
+        with_private_norms(model_spec("mlp", SHAPE, 0)),
+        replace(METHODS[method](), exact_statistics="never"),
+        training,
     )
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 256, (rows, *SHAPE), dtype=torch.uint8, generator=generator)
@@ -38,7 +42,7 @@ def true_gradient(trainer, its, data):
     net.load_state_dict(trainer.partition.join(its.shared, its.local))
     weights = dict(net.named_parameters())
     found = torch.autograd.grad(
-        F.cross_entropy(net(trainer.inputs(data.train.x)), data.train.y), list(weights.values())
+        F.cross_entropy(net(to_inputs(data.train.x, trainer.device)), data.train.y), list(weights.values())
     )
     return dict(zip(weights, found, strict=True))
 
@@ -62,7 +66,7 @@ def test_one_image_is_found_and_its_label_too():
     trainer, its, data = crossed(TrainingConfig(lr=0.01, momentum=0.0, batch_size=2), 1)
     x, known = invert(trainer, its, 8, 300, 0)
     assert known.tolist() == data.train.y.tolist()
-    original = (trainer.inputs(data.train.x).double().numpy() + 1) / 2
+    original = (to_inputs(data.train.x, trainer.device).double().numpy() + 1) / 2
     guess = (x.double().numpy() + 1) / 2
     assert psnr(guess, original) > 20 > psnr(np.full_like(original, 0.5), original)
     assert ssim(guess[0], original[0]) > 0.8

@@ -15,7 +15,7 @@ from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStu
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE
 from fedtl.experiment.config.load import load
-from fedtl.federation.flower import reply_of, task_records
+from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
 from fedtl.methods.server import ServerStep
@@ -95,7 +95,7 @@ def test_a_study_runs_from_one_app_to_the_other(both):
         ("(tensors)", "'head.weight'", lambda s: {"shared": {**s, "head.weight": torch.zeros(10, 64)}}, CONFIG),
         ("(tensors)", "running_var", lambda s: {"shared": {**s, "body.features.1.running_var": torch.ones(32)}}, CONFIG),
         ("(tensors)", "as [64, 1, 3, 3]", lambda s: {"shared": {**s, "body.features.0.weight": torch.zeros(64, 1, 3, 3)}}, CONFIG),
-        ("(plan)", "agreed are 2 rounds", lambda s: {"round": 3}, CONFIG),
+        ("(plan)", "plan has 2 rounds", lambda s: {"round": 3}, CONFIG),
         ("(plan)", "the server sets 'privacy'", lambda s: {}, {**CONFIG, "privacy": "epsilon=100"}),
         ("(plan)", "'../../etc'", lambda s: {}, {**CONFIG, "experiment": "../../etc"}),
     ],
@@ -104,9 +104,9 @@ def test_the_server_gets_a_code_and_the_record_the_reason(both, said, reason, ch
     site, folder, _, start = both
     task = Task(**{"study": "s", "round": 1, "rounds": 2, "seed": 0, "shared": start, **changes(start)})
     grid = Grid(app_of(folder, "clients"), config)
-    grid.push_messages([Message(task_records(task), NODE, "train")])
+    grid.push_messages([Message(task_to_records(task), NODE, "train")])
     (message,) = grid.pull_messages([])
-    reply = reply_of(message, "plain", task)
+    reply = reply_from_message(message, "plain", task)
     assert isinstance(reply, Refusal)
     assert reply.reason.endswith(said)
     assert reason not in repr(message.content)
@@ -118,7 +118,7 @@ def test_a_missing_folder_is_not_named_to_the_server(both, monkeypatch, tmp_path
     monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(tmp_path / "patients-of-2026"))
     task = Task("s", 1, 2, 0, start)
     grid = Grid(app_of(folder, "clients"))
-    grid.push_messages([Message(task_records(task), NODE, "train")])
+    grid.push_messages([Message(task_to_records(task), NODE, "train")])
     (message,) = grid.pull_messages([])
     assert "patients" not in repr(message.content)
-    assert reply_of(message, "plain", task).reason.endswith("(failed)")
+    assert reply_from_message(message, "plain", task).reason.endswith("(failed)")

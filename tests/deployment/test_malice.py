@@ -24,7 +24,7 @@ ASKED = {  # what it asks, in order: the code that it is told, and what the stew
     "larger body": (Code.TENSORS, "the manifest has"),
     "less noise, as a setting": (Code.TENSORS, "'noise_multiplier'"),
     "less noise, as a record": (Code.TENSORS, "3 records that are no task's"),
-    "less noise, by fewer rounds": (Code.PLAN, "agreed are 3 rounds"),
+    "less noise, by fewer rounds": (Code.PLAN, "plan has 3 rounds"),
     "round 1": None,
     "round 2": None,
     "round 3": None,
@@ -86,7 +86,7 @@ def test_the_sites_record_has_the_reason_of_each_refusal(asked):
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):
     home = Home.open(asked.folder / "plain")
-    with HashChainFile(home.ledger).open("plain") as chain:
+    with HashChainFile(home.ledger).read("plain") as chain:
         charged = [(line["study"], line["round"]) for line in chain.lines() if line["what"] == "charged"]
     assert charged == [("first", 1), ("first", 2), ("first", 3)]
     assert 0 < dataset_budget(home).spent <= 9.0

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fedtl.errors import PartitionError
-from fedtl.methods.base import METHODS
 from fedtl.methods.losses import PerExample
+from fedtl.methods.registry import METHODS
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles
@@ -173,7 +173,7 @@ def test_names_that_are_not_the_models_are_refused():
         partition.split({name: value for name, value in state.items() if name != "head.bias"})
     with pytest.raises(PartitionError, match=r"head\.bias"):
         partition.join(shared, {name: value for name, value in local.items() if name != "head.bias"})
-    with pytest.raises(PartitionError, match=r"\['head.bias'\] stand in the shared and in the local part"):
+    with pytest.raises(PartitionError, match=r"\['head.bias'\] are in both"):
         partition.join({**shared, "head.bias": local["head.bias"]}, local)
 
 

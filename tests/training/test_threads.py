@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, torch
 from fedtl.training import threads as machine
-if {settled}: machine.settle(1)
+if {settled}: machine.set_threads(1)
 else: torch.set_num_threads(1)
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3, padding=1), torch.nn.BatchNorm2d(32), torch.nn.ReLU())
 x = torch.randn(32, 3, 28, 28)

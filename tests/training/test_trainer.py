@@ -11,17 +11,19 @@ from torch import nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
-from fedtl.methods.base import BACKBONE, HEAD, METHODS, Personalise, Phase
+from fedtl.methods.base import BACKBONE, HEAD, Personalise, Phase
+from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
-from fedtl.models.net import cut, stages
-from fedtl.models.norms import adapt
+from fedtl.models.net import split_at_classifier, stages
+from fedtl.models.norms import adabn_statistics
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
+from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, TrainingConfig
+from fedtl.training.trainer import Trainer
 
 METHOD_NAMES = list(METHODS)
 COLUMNS, CLASSES = 4, ("a", "b", "c")
@@ -41,7 +43,7 @@ def smooth(dropout=0.0):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return cut(build(), "classifier", (COLUMNS,), 0)
+        return split_at_classifier(build(), "classifier", (COLUMNS,), 0)
 
 
 def rows_of(seed, n, classes=CLASSES):
@@ -86,7 +88,7 @@ class InProcess:
 def federate(trainer, silos, number=1):
     shared, _ = trainer.partition.split(trainer.initial(len(CLASSES)))
     plan = FederationConfig("test", 0, number, ServerStep())
-    return list(rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
+    return list(run_rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 
 
 def same(a, b):
@@ -169,14 +171,14 @@ def test_nothing_local_is_in_an_update(name):
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     update = trainer.fit(silo, task)
     roles = trainer.partition.roles
     assert update.delta.keys() == {tensor for tensor in roles if roles[tensor] in method.shared}
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
     assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
-    final = copy(trainer.net(silo.data.width).state_dict())
+    final = copy_state(trainer.net(silo.data.width).state_dict())
     for tensor, value in update.delta.items():
         assert torch.equal(value, final[tensor] - task.shared[tensor])
     assert not method.shared or any(value.abs().sum() > 0 for value in update.delta.values())
@@ -366,7 +368,7 @@ def test_a_body_that_learns_at_no_rate_does_not_move():
     trainer = Trainer(mlp(), METHODS["dann"](), TrainingConfig(batch_size=8, body_lr=0.0, weight_decay=0.1))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     delta = trainer.fit(silo, task).delta
     assert not any(delta[name].any() for name in by_role(trainer, Role.BODY, Role.NORM))
     assert all(delta[name].any() for name in by_role(trainer, Role.AUX))
@@ -443,7 +445,7 @@ def test_rows_of_the_second_domain_do_not_count_in_the_tasks_loss(classes):
 def test_training_that_diverges_fails_and_leaves_the_silo_as_it_was(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(lr=1e30, batch_size=8))
     silo = silo_at(trainer)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     with pytest.raises(SiloFailed, match=r"here: .* is not finite after round 1; a lower train.lr may help"):
         trainer.fit(silo, task_for(trainer, silo))
     assert same(silo.local, before)
@@ -481,10 +483,10 @@ def test_evaluation_and_adaptation_take_any_number_of_rows(n):
     trainer = Trainer(mlp(), METHODS["fedtl"](), FULL_BATCH)
     state, x = trainer.initial(3), rows_of(1, n).x
     assert trainer.scores(state, x, data_of(1, 5)).shape == (n, 3)
-    found = trainer.adapt(state, x, 3)
+    adapted = trainer.adapt(state, x, 3)
     h = x.double().numpy() @ state["body.features.1.weight"].double().numpy().T
-    np.testing.assert_allclose(found["body.features.2.running_mean"], h.mean(0), atol=1e-4)
-    np.testing.assert_allclose(found["body.features.2.running_var"], h.var(0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(adapted["body.features.2.running_mean"], h.mean(0), atol=1e-4)
+    np.testing.assert_allclose(adapted["body.features.2.running_var"], h.var(0, ddof=1), rtol=1e-4)
     assert trainer.scores(state, x[:0], data_of(1, 5)).shape == (0, 3)
 
 
@@ -492,7 +494,7 @@ def test_every_row_is_seen_once_an_epoch():
     trainer = Trainer(smooth(), METHODS["fedavg"](), TrainingConfig(batch_size=7, epochs=3))
     silo = silo_at(trainer)
     generator = torch.Generator().manual_seed(0)
-    steps = list(trainer.batches(silo.data, 3, generator))
+    steps = list(trainer.loop.batches(silo, Phase(epochs=3), generator))
     for epoch in range(3):
         seen = torch.cat([rows for rows, _ in steps[epoch * 4 : epoch * 4 + 4]])
         assert sorted(seen.tolist()) == list(range(23))
@@ -595,11 +597,11 @@ def test_settling_changes_nothing_in_the_silo(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before, shared = copy(silo.local), copy(task.shared)
-    settled = trainer.settle(silo, task)
+    before, shared = copy_state(silo.local), copy_state(task.shared)
+    settled = trainer.finish(silo, task)
     assert same(silo.local, before)
     assert same(task.shared, shared)
-    assert same(settled, trainer.settle(silo, task))
+    assert same(settled, trainer.finish(silo, task))
     roles = set() if Role.STATS in trainer.method.shared else by_role(trainer, Role.STATS)
     if trainer.method.personalise.epochs:
         roles = roles | by_role(trainer, Role.HEAD)
@@ -610,10 +612,10 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
     trainer = Trainer(mlp(), METHODS["fedtl"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    settled = trainer.settle(silo, task)
+    settled = trainer.finish(silo, task)
     net = mlp().net(3)
     net.load_state_dict(task.shared | silo.local)
-    for name, value in adapt(net.body, [silo.data.train.x]).items():
+    for name, value in adabn_statistics(net.body, [silo.data.train.x]).items():
         assert torch.allclose(settled[f"body.{name}"], value, atol=1e-6)
 
 
@@ -625,14 +627,14 @@ def test_personalising_moves_what_it_says(what, stays):
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    settled = trainer.settle(silo, task)
+    settled = trainer.finish(silo, task)
     assert moved(task.shared | silo.local, settled) == by_role(trainer, *(set(Role) - stays))
 
 
 def test_another_stretch_of_training_starts_anywhere_and_changes_nothing_in_the_silo():
     trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
-    before, state = copy(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}
+    before, state = copy_state(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}
     trained = trainer.train(silo, state, Phase(HEAD, 2), task_for(trainer, silo))
     assert moved(state, trained) == {"head.weight", "head.bias"}
     assert same(silo.local, before)

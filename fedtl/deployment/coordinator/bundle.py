@@ -19,8 +19,8 @@ import tomli_w
 from safetensors.torch import save_file
 
 import fedtl
-from fedtl._util.files import write, write_bytes
-from fedtl.data.columns import declared
+from fedtl._util.files import write_bytes, write_file
+from fedtl.data.columns import declared_columns
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.study_files import BundleInfo
 from fedtl.deployment.flower_commands import find_command, flower_environment
@@ -101,7 +101,7 @@ def build_bundle(
     _write_app(bundle.folder / "app", name, agreement)
     write_bytes(bundle.file, pack_app(bundle.folder / "app", folder.absolute().parent))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
-    write(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
+    write_file(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
     info = json.dumps(_info(study, agreement, bundle).to_json(), indent=1) + "\n"
     write_bytes(bundle.folder / "server.json", info.encode())
     return bundle
@@ -121,7 +121,7 @@ def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tu
             f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
         )
     labels = classes or ("0", "1")
-    inputs = tuple(name for column in declared(experiment.data) for name in column.inputs)
+    inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
     if len(shape) == 1 and len(inputs) != shape[0]:
         raise ConfigError(
             f"--shape {shape[0]} declares a table of {shape[0]} inputs, and its columns are "

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from fedtl._util.files import write, write_bytes
+from fedtl._util.files import write_bytes, write_file
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
-from fedtl.federation.rounds import Federation, Round, ServerState, rounds
+from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
@@ -47,7 +47,7 @@ def _run_rounds(
     while state.round < plan.config.rounds:
         started = time.monotonic()
         try:
-            for finished in rounds(federation, plan.config, state, plan.roles):
+            for finished in run_rounds(federation, plan.config, state, plan.roles):
                 study.save(RoundLine.of(finished, time.monotonic() - started), finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
@@ -70,4 +70,4 @@ def _write_shared(path: Path, plan: StudyPlan, shared: State) -> None:
     if plan.private is not None:
         label = Label.RELEASED if plan.private else Label.LOCAL
         labels = taint_metadata.metadata(dict.fromkeys(shared, label))
-    write(path, lambda file: save_file(shared, file, labels), private=True)
+    write_file(path, lambda file: save_file(shared, file, labels), private=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import write_bytes
-from fedtl.data.prepare import NAME
+from fedtl.data.prepare import SILO_NAME
 from fedtl.deployment.coordinator.admitted import add_site, read_admitted, write_admitted
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy
@@ -57,7 +57,7 @@ def register_sites(folder: Path) -> None:
 
 def check_name(name: str) -> str:
     """Return the name of a site or a study. Raises ConfigError where it is not one."""
-    if not NAME.fullmatch(name):
+    if not SILO_NAME.fullmatch(name):
         raise ConfigError(
             f"{name!r} is not a valid name: use letters, digits and . _ + -, at most 64, a letter or digit first"
         )

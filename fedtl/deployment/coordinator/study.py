@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import alone, write, write_bytes
+from fedtl._util.files import lock_folder, write_bytes, write_file
 from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import ServerState
@@ -38,7 +38,7 @@ class HostedStudy:
             if json.loads((path / "plan.json").read_text()) != content:
                 raise ConfigError(f"{path} holds another study; choose another name with --study NAME")
             return study
-        write(path / "start.safetensors", lambda file: save_file(start, file), private=True)
+        write_file(path / "start.safetensors", lambda file: save_file(start, file), private=True)
         text = json.dumps(content, indent=1) + "\n"
         write_bytes(path / "plan.json", text.encode(), private=True)
         return study
@@ -81,11 +81,13 @@ class HostedStudy:
         """Write the line first, then the checkpoint: ``state`` drops a line without a checkpoint."""
         self.append(line)
         content = {"round": state.round, "shared": state.shared, "memory": state.memory}
-        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file), private=True)
+        write_file(
+            self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file), private=True
+        )
 
     def alone(self) -> AbstractContextManager[None]:
         """One process at a time. Waits until a process of a crashed server has ended."""
-        return alone(self.path)
+        return lock_folder(self.path)
 
     def append(self, line: RoundLine) -> None:
         append_durably(self.path / "history.jsonl", _text(line))

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.site.home import Home
@@ -31,9 +32,10 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
+from fedtl.results.metrics import Measured
 from fedtl.training import threads
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
-from fedtl.training.metrics import Measured, measure
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
 FITTED_ROLES = HEAD | {Role.STATS}  # what a site that did not train in the study fits to its rows
@@ -52,8 +54,7 @@ class AdoptedModel:
     test: Mapping[str, Measured]
 
     def to_json(self) -> dict[str, Any]:
-        test = {model: measured.plain() for model, measured in self.test.items()}
-        return {"silo": self.silo, "trained": self.trained, "rows": self.rows, "test": test}
+        return {"silo": self.silo, "trained": self.trained, "rows": self.rows, "test": to_plain(self.test)}
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,11 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     alone_epochs = study.experiment.rounds * study.experiment.train.epochs
     others = Onboard(task, lambda _: prepared.exam, len(data.train), alone_epochs)(trainer, silo)
     received = trainer.partition.join(task.shared, silo.local)
-    state = received | trainer.adapt(received, data.train.x, data.width)
+    state = trainer.adapt(received, data.train.x, data.width)
     if trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
-    fitted = taint.after(labels, trainer.moves(FITTED_ROLES), private=False)
+    fitted = taint.after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
     return _Model(state, fitted, {"in use": in_use, **others})
 
 

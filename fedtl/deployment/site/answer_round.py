@@ -17,7 +17,7 @@ from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
 from fedtl.deployment.site.state_store import STUDY_NAME, StoredRound, schema_of
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
-from fedtl.federation.policy import Code, Policy, check_task, verdict
+from fedtl.federation.policy import Code, Policy, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
 from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
@@ -87,10 +87,10 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
             silo.local, silo.labels = stored.local, stored.labels
         update = without_denied_figures(study.trainer.fit(silo, task), plan.policy)
         private = silo.guarantee is not None
-        verdict(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
+        check_update(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
         new = StoredRound(task.round, digest, silo.local, silo.labels, update, private)
         home.states.save(task.study, schema, new)
-    verdict(update, task, plan.terms, plan.policy, _released(plan, private), home.settings.name)
+    check_update(update, task, plan.terms, plan.policy, _released(plan, private), home.settings.name)
     if private:
         check_reply_paid(home, task.study, task.round, digest)
     home.record.sent(task, update, terms, home.dataset if private else None, answered is not None)

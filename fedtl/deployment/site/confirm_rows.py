@@ -9,12 +9,15 @@ from pathlib import Path
 
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.paid import read_ledgers
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import raw_row_hashes, read_raw_rows
 from fedtl.errors import ConfigError
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.ledger import Ledger, LedgerAccount
+from fedtl.privacy.ledger_lines import Opened, RowsChanged, RowsConfirmed
+from fedtl.privacy.ledger_reading import read_ledger, read_ledgers
 from fedtl.privacy.rows import RowSet
+from fedtl.privacy.verify import study_costs
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def confirm_changed_rows(home: Home, bundle: Path) -> ConfirmedRows:
     Accept the rows as they are now, as the plan in ``bundle`` reads them. Raises ConfigError where nothing was charged to
     them yet or nothing changed, and Refused where they are the rows of another dataset.
     """
-    if home.dataset not in (ledgers := read_ledgers(home)):
+    if home.dataset not in (ledgers := read_ledgers(home.ledger)):
         names = ", ".join(map(repr, ledgers))
         raise ConfigError(
             f"dataset {home.dataset!r} is not in this ledger, which has {names}; if these are other people's rows, add --new-dataset"
@@ -51,18 +54,21 @@ def confirm_changed_rows(home: Home, bundle: Path) -> ConfirmedRows:
             else f"{home.path}: nothing was charged to these rows yet, so there is nothing to confirm"
         )
     rows, budget = _rows_and_budget(home, bundle)
-    ledger = Ledger(home.ledger, home.dataset, rows, budget)
-    accepted = [line["fingerprint"] for line in ledger.lines() if line["what"] in ("opened", "confirmed")]
+    account = LedgerAccount(home.ledger, home.dataset, rows, budget)
+    ledger, entries = Ledger(account), [line.entry for line in ledgers[home.dataset]]
+    accepted = [entry.fingerprint for entry in entries if isinstance(entry, Opened | RowsConfirmed)]
     if accepted[-1] == rows.fingerprint:
         raise ConfigError(
             f"the rows are the same as in the ledger ({rows.fingerprint[:12]}); there is nothing to confirm"
         )
     ledger.confirm(rows.fingerprint)
-    changes = [line for line in ledger.lines() if line["what"] == "changed"]
-    differences = [line.get("difference", "") for line in changes if line["fingerprint"] == rows.fingerprint]
+    lines = read_ledger(home.ledger, home.dataset)
+    changes = [line.entry for line in lines if isinstance(line.entry, RowsChanged)]
+    differences = [entry.difference or "" for entry in changes if entry.fingerprint == rows.fingerprint]
     change = {"before": accepted[-1], "now": rows.fingerprint, "difference": differences[-1]}
     home.record.note("confirmed", dataset=home.dataset, **change)
-    return ConfirmedRows(rows.count, **change, epsilon_spent=ledger.spent()[0])
+    spent = sum(cost.epsilon for cost in study_costs(lines).values())
+    return ConfirmedRows(rows.count, **change, epsilon_spent=spent)
 
 
 def admit_new_dataset(home: Home, bundle: Path) -> AdmittedDataset:
@@ -71,8 +77,11 @@ def admit_new_dataset(home: Home, bundle: Path) -> AdmittedDataset:
     ConfigError where it is the first dataset or already in the ledger, and Refused where the rows are another dataset's.
     """
     rows, budget = _rows_and_budget(home, bundle)
-    ledger = Ledger.admit(home.ledger, home.dataset, rows, budget)
-    beside = ledger.lines()[0]["beside"]
+    Ledger.admit(LedgerAccount(home.ledger, home.dataset, rows, budget))
+    first = read_ledger(home.ledger, home.dataset)[0].entry
+    assert isinstance(first, Opened)
+    assert first.beside is not None  # written for every dataset after the first
+    beside = first.beside
     home.record.note("admitted", dataset=home.dataset, now=rows.fingerprint, rows=rows.count, beside=beside)
     return AdmittedDataset(home.dataset, rows.count, beside, budget.epsilon)
 

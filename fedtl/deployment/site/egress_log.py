@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does withou
     from fedtl.deployment.site.signed import SignedTerms
     from fedtl.messages import Task, Update
     from fedtl.models.state import State
+    from fedtl.privacy.ledger_lines import LedgerLine
 
 EgressLine = dict[str, Any]
 NUMBER_OF_UNITS = (
@@ -33,7 +34,8 @@ class EgressLog:
 
     def note(self, what: str, **content: Any) -> None:
         """Write a line. It is on disk when this returns."""
-        with self.book.open(self.silo) as chain:
+        self.book.create()
+        with self.book.write(self.silo) as chain:
             chain.append(what, **content)
 
     def received(self, task: "Task", plan: str) -> None:
@@ -66,7 +68,7 @@ class EgressLog:
 
     def lines(self) -> list[EgressLine]:
         """Raises LedgerDamaged where the chain is broken."""
-        with self.book.open(self.silo) as chain:
+        with self.book.read(self.silo) as chain:
             return chain.lines()
 
     def export(self) -> Iterator[str]:
@@ -76,22 +78,22 @@ class EgressLog:
 
 def export_chain(book: HashChainFile, name: str) -> Iterator[str]:
     """Yield each line of a chain with its hash, as JSON."""
-    with book.open(name) as chain:
+    with book.read(name) as chain:
         entries = list(chain.entries)
     return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
 def verify_lines(lines: Sequence[str], source: str) -> list[EgressLine]:
     """Return the lines of an exported chain. Raises LedgerDamaged at the first line that does not follow from the one before."""
-    from fedtl.privacy.verify import walked
+    from fedtl.privacy.verify import walk_chain
 
-    verified, _, broken = walked(_entry(text) for text in lines)
+    verified, _, broken = walk_chain(_entry(text) for text in lines)
     if broken:
         raise LedgerDamaged(f"{source}: line {broken} was altered, or a line before it is missing")
     return verified
 
 
-def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list[EgressLine]]]:
+def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list["LedgerLine"]]]:
     """
     Return the lines of an exported record, and of the ledger of each dataset. An empty line separates them in the file.
     Raises LedgerDamaged, and ConfigError for a file that is not text.
@@ -100,11 +102,13 @@ def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list[EgressLine
         record, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not an exported record: {error}") from error
-    ledgers: dict[str, list[EgressLine]] = {}
+    from fedtl.privacy.ledger_lines import parse_lines
+
+    ledgers: dict[str, list[LedgerLine]] = {}
     for part in rest:
-        lines = verify_lines(part.splitlines(), f"{path}, ledger")
-        if lines and ledgers.setdefault(str(lines[0]["chain"]), lines) is not lines:
-            raise LedgerDamaged(f"{path} has two ledgers of dataset {lines[0]['chain']!r}")
+        lines = parse_lines(verify_lines(part.splitlines(), f"{path}, ledger"))
+        if lines and ledgers.setdefault(lines[0].chain, lines) is not lines:
+            raise LedgerDamaged(f"{path} has two ledgers of dataset {lines[0].chain!r}")
     return verify_lines(record.splitlines(), str(path)), ledgers
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedtl._util.files import alone, make_folder, write_bytes
+from fedtl._util.files import lock_folder, make_folder, write_bytes
 from fedtl.deployment.site import keys
 from fedtl.deployment.site.settings import HomeSettings, load_home_settings
 from fedtl.deployment.site.template import TEMPLATE
@@ -122,7 +122,7 @@ class Home:
 
     def alone(self) -> AbstractContextManager[None]:
         """Process one round at a time. The lock is free again when the process that held it has ended."""
-        return alone(self.path)
+        return lock_folder(self.path)
 
     def log(self, text: str) -> None:
         """Append to silo.log, which is for the steward and is never sent."""

@@ -10,22 +10,14 @@ nor files written by somebody with write access to the folder. Against these, ke
 from fedtl.deployment.site.approvals import read_approvals
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Refused
-from fedtl.privacy.hash_chain import ChainLine, HashChainFile
-from fedtl.privacy.verify import unpaid
+from fedtl.privacy.ledger_reading import read_ledgers
+from fedtl.privacy.verify import find_uncharged
 
 RESTORE = (
     "a file was deleted or replaced by an older copy; restore ledger.sqlite and record.sqlite, each with its .tip, from one copy "
     "that was made after the last private update; without such a copy it is unknown what was spent on these rows, and no "
     "private round may use them again"
 )
-
-
-def read_ledgers(home: Home) -> dict[str, list[ChainLine]]:
-    """Return the ledger's lines for each dataset; none where nothing was charged yet. Raises LedgerDamaged."""
-    if not home.ledger.exists() and not HashChainFile.tip_of(home.ledger).exists():
-        return {}
-    with HashChainFile(home.ledger).all() as chains:
-        return {chain.name: chain.lines() for chain in chains if chain.entries}
 
 
 def missing_entries(home: Home) -> list[str]:
@@ -42,13 +34,13 @@ def missing_entries(home: Home) -> list[str]:
     missing += [
         f"state/{study} exists, and the record has no such study" for study in stored if study not in received
     ]
-    ledgers = read_ledgers(home)
+    ledgers = read_ledgers(home.ledger)
     sent = [line for line in lines if line["what"] == "sent"]
-    missing += [f"record {text}" for text in unpaid(sent, ledgers)]
+    missing += [f"record {text}" for text in find_uncharged(sent, ledgers)]
     return missing + [
         f"state/{last.study}: round {last.round} was answered privately, and the ledger has no charge for it"
         for last in home.states.last_private_rounds()
-        if unpaid([_private_line(last.study, last.round, last.task)], ledgers)
+        if find_uncharged([_private_line(last.study, last.round, last.task)], ledgers)
     ]
 
 
@@ -62,7 +54,7 @@ def check_ledger_complete(home: Home) -> None:
 def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
     """Before a private reply leaves. Raises Refused where the ledger of its dataset has no charge for it."""
     line = {**_private_line(study, round, task), "dataset": home.dataset}
-    if unpaid([line], read_ledgers(home)):
+    if find_uncharged([line], read_ledgers(home.ledger)):
         raise Refused(
             f"dataset {home.dataset!r}: the private reply to round {round} of study {study!r} must not leave, because the ledger "
             f"has no charge for it: {RESTORE}"

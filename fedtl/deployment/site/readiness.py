@@ -8,17 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from fedtl.data import prepare
-from fedtl.data.registry import DATA
-from fedtl.data.settings import DataSettings
+from fedtl.data.checks import count_unlabelled
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
+from fedtl.deployment.site.data_settings import read_without_plan
 from fedtl.deployment.site.home import SECRET_FILES, Home
 from fedtl.deployment.site.keys import check_private, keys_match
-from fedtl.deployment.site.paid import check_ledger_complete, read_ledgers
+from fedtl.deployment.site.paid import check_ledger_complete
 from fedtl.deployment.site.site_plan import choose_device
 from fedtl.errors import ConfigError, FedTLError
+from fedtl.privacy.ledger_reading import read_ledgers
 
 MIN_FREE_BYTES = 1 << 30
 MAX_CLOCK_SKEW = 60.0  # seconds; Flower's own limit is 300
@@ -66,17 +66,13 @@ def _file_modes(home: Home) -> str:
 
 
 def _rows(home: Home) -> str:
-    own = home.settings.data
-    settings = DataSettings(
-        source=own.source,
-        path=str(home.at(own.path)) if own.path else "",
-        label=own.label,
-        silo_column=own.silo_column,
-    )
-    if own.source not in DATA:
-        raise ConfigError(f"data.source = {own.source!r} is not one of {', '.join(DATA)}")
-    raw = prepare.read(settings, own.silo or home.settings.name)
-    return f"{len(raw.train.y)} rows of shape {list(raw.train.x.shape[1:])}"
+    raw = read_without_plan(home)
+    parts = [f"{len(raw.train.y)} rows"]
+    if raw.target is not None:
+        parts.append(f"{len(raw.target)} rows of the second domain")
+    if missing := count_unlabelled(raw.train):
+        parts.append(f"{missing} rows without a label, which are not used for training")
+    return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 
 
 def _key(home: Home) -> str:
@@ -171,5 +167,5 @@ def _approvals(home: Home) -> str:
 
 def _ledger(home: Home) -> str:
     check_ledger_complete(home)
-    datasets = ", ".join(read_ledgers(home)) or "none yet"
+    datasets = ", ".join(read_ledgers(home.ledger)) or "none yet"
     return f"it has a charge for every private update of the record; datasets: {datasets}"

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fedtl._util.files import write_bytes
+from fedtl._util.records import to_plain
 from fedtl.data import prepare
-from fedtl.data.columns import declared
+from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.origins import DECLARED
+from fedtl.data.settings import AGREED, RowSettings
 from fedtl.data.synthetic import synthetic_rows
 from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.plan import Agreement, make_agreement, with_column_names
@@ -41,9 +43,9 @@ from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import tensor_table
-from fedtl.federation.policy import verdict
+from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
-from fedtl.privacy.charge import foresee
+from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
 
 SYNTHETIC_ROWS = 64  # about as many as a small site has
@@ -115,16 +117,15 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
         name, agreement = read_agreement(content, str(path))
         return RequestedPlan(agreement, sha256(content).hexdigest(), name)
     own = home.settings.data
-    settings: dict[str, Any] = {
-        key: getattr(own, key) for key in ("source", "label", "silo_column", "domain_column")
-    }
+    rows_keys = [key for key in RowSettings.model_fields if key not in AGREED]
+    settings: dict[str, Any] = {key: getattr(own, key) for key in rows_keys}
     settings |= {"path": str(home.at(own.path)) if own.path else ""}
     settings |= {"silos": [], "late": [], "scale": "none"}
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in settings.items()]
     experiment = load(str(source), [*overrides, 'model.weights=""', "model.pretrain_on=[]"])
     silo = own.silo or home.settings.name
-    raw = prepare.read(experiment.data, silo)
-    shape, classes = prepare.shape_after(raw, experiment.data), prepare.classes(raw, experiment.data)
+    raw = prepare.read_silo(experiment.data, silo)
+    shape, classes = prepare.input_shape(raw, experiment.data), prepare.silo_classes(raw, experiment.data)
     if (
         experiment.privacy or home.settings.policy.privacy
     ):  # the labels that occur in private rows must not be agreed on
@@ -166,7 +167,8 @@ def _refusal_reason(plan: SitePlan, rows: SiteRows | RowsError) -> str:
         if plan.privacy:
             check_ledger_complete(plan.home)
             if isinstance(rows, SiteRows):
-                foresee(site_guarantee(plan, build_study(plan, rows.data.classes), rows))
+                guarantee = site_guarantee(plan, build_study(plan, rows.data.classes), rows)
+                check_study_fits(guarantee.account, guarantee.plan())
     except Refused as refused:
         return str(refused)
     return ""
@@ -197,7 +199,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         method=experiment.method.name,
         model=experiment.model.name,
         shape=plan.agreement.shape,
-        columns=[str(column) for column in declared(experiment.data)],
+        columns=[str(column) for column in declared_columns(experiment.data)],
         source=own.source,
         path=own.path,
         label=own.label,
@@ -214,7 +216,7 @@ def _tensor_facts(plan: SitePlan) -> TensorFacts:
         manifest, table = plan.manifest, tensor_table(plan.dry_study)
     except Denied:
         return TensorFacts()
-    staying = [StayingTensor(row["name"], row["role"], row["shape"]) for row in table if not row["leaves"]]
+    staying = [StayingTensor(row.name, row.role, list(row.shape)) for row in table if not row.leaves]
     return TensorFacts(manifest, staying)
 
 
@@ -238,7 +240,7 @@ def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until
         return facts
     lifetime = {"lifetime_epsilon": own.lifetime_epsilon, "lifetime_delta": own.lifetime_delta}
     from_plan = values_from_plan(plan.agreement.experiment, own)
-    return replace(facts, privacy={**terms(guarantee), **lifetime, "from_plan": from_plan})
+    return replace(facts, privacy={**to_plain(terms(guarantee)), **lifetime, "from_plan": from_plan})
 
 
 def dry_run(plan: SitePlan) -> Update:
@@ -257,5 +259,5 @@ def dry_run(plan: SitePlan) -> Update:
         silo = make_dry_silo(plan, study, data, Path(folder) / "ledger.sqlite")
         trained = study.trainer.fit(replace(silo, local=local), task)
     update = without_denied_figures(trained, plan.policy)
-    verdict(update, task, plan.terms, plan.policy, plan.released_metrics, plan.name)
+    check_update(update, task, plan.terms, plan.policy, plan.released_metrics, plan.name)
     return update

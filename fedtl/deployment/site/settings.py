@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.data.settings import RowSettings
 from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
 
@@ -23,7 +24,7 @@ RENAMED_KEYS = {
 }
 
 
-class DataHere(Settings):
+class DataHere(RowSettings):
     """
     ``[data]``: where the rows are.
 
@@ -36,19 +37,8 @@ class DataHere(Settings):
 
     name: str = Field("", pattern=rf"{NAME}|^$")
     source: str = "table"
-    path: str = ""
     silo: str = ""
-    label: str = "label"
-    silo_column: str = ""
-    domain_column: str = ""
-    target_domain: str = ""
-    classes: list[str] = []
-    scale: str = "silo"
-    bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
     split_seed: int = Field(0, ge=0)
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
-    limit: int = Field(0, ge=0)
 
 
 class BudgetSettings(Settings):

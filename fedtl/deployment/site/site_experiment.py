@@ -2,8 +2,8 @@
 
 from hashlib import file_digest
 
-from fedtl.data.settings import SCALES, DataSettings
-from fedtl.deployment.plan import COMMON_DATA_KEYS, Agreement
+from fedtl.deployment.plan import Agreement
+from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Denied
 from fedtl.experiment.config.load import parse
@@ -21,40 +21,13 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
     without differential privacy. Raises ConfigError, Denied.
     """
     table = agreement.experiment.model_dump(exclude_none=True)
-    table["data"] = _data(home, agreement).model_dump(exclude_none=True)
+    data = settings_to_train(home, agreement.experiment.data, _classes(home, agreement))
+    table["data"] = data.model_dump(exclude_none=True)
     table["model"]["weights"] = _weights(home, agreement)
     table["engine"] = {"name": "serial", "threads": home.settings.threads}
     if settings := privacy or (DP_READY if agreement.dp_ready else None):
         table["privacy"] = settings.model_dump(exclude_none=True)
     return parse(table)
-
-
-def _data(home: Home, agreement: Agreement) -> DataSettings:
-    own, common = home.settings.data, agreement.experiment.data
-    return DataSettings(
-        source=own.source,
-        path=str(home.at(own.path)) if own.path else "",
-        label=own.label,
-        silo_column=own.silo_column,
-        domain_column=own.domain_column,
-        target_domain=own.target_domain,
-        scale=own.scale if own.scale in SCALES else str(home.at(own.scale)),
-        bounds=(own.bounds or common.bounds) if own.scale == "dp" else {},
-        classes=_classes(home, agreement),
-        val=own.val,
-        test=own.test,
-        limit=own.limit,
-        **{key: getattr(common, key) for key in _agreed_keys(own.source)},
-    )
-
-
-def _agreed_keys(source: str) -> tuple[str, ...]:
-    """
-    The keys of ``[data]`` that only the plan sets. Only a table is read by the names of columns; the columns of other
-    sources are put into the plan's order after reading.
-    """
-    others = ("classes", "bounds") if source == "table" else ("classes", "bounds", "columns", "categories")
-    return tuple(key for key in COMMON_DATA_KEYS if key not in others)
 
 
 def _classes(home: Home, agreement: Agreement) -> list[str]:

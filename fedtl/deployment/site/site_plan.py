@@ -18,7 +18,7 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
-from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
+from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
@@ -73,7 +73,7 @@ class SitePlan:
     def manifest(self) -> Manifest:
         """Every tensor that would leave in each round."""
         trainer = self.dry_study.trainer
-        return manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
+        return make_manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
 
     @property
     def terms(self) -> Terms:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from fedtl.data import origins, prepare
-from fedtl.data.columns import arranged
+from fedtl.data.columns import order_columns
 from fedtl.data.dataset import SiloDataset
+from fedtl.data.labels import label_texts, labels_in
 from fedtl.data.prepare import Prepared
 from fedtl.data.source import Raw
 from fedtl.deployment.site.site_plan import SitePlan
@@ -39,26 +40,26 @@ def read_raw_rows(plan: SitePlan) -> Raw:
             f"{plan.name}: the plan does not list its columns (data.columns), so a site with a table cannot take part; ask the "
             "coordinator for a bundle that lists them"
         )
-    return arranged(prepare.read(plan.experiment.data, own.silo or plan.name), agreed, plan.name)
+    return order_columns(prepare.read_silo(plan.experiment.data, own.silo or plan.name), agreed, plan.name)
 
 
 def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
     """Split and scale stored rows. Raises DataError where they do not have the agreed schema."""
     settings = plan.experiment.data
-    agreed, shape = tuple(plan.agreement.shape), tuple(prepare.shape_after(raw, settings))
+    agreed, shape = tuple(plan.agreement.shape), tuple(prepare.input_shape(raw, settings))
     if shape != agreed:
         raise DataError(f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}")
-    classes = prepare.classes(raw, settings)
-    trained = frozenset(prepare.spelled(raw.train.y))
+    classes = prepare.silo_classes(raw, settings)
+    trained = frozenset(label_texts(raw.train.y))
     if not plan.dry_study.method.head_is_local and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)
-        if not settings.by_record and (unknown := sorted(prepare.occurring(raw) - trained)):
+        if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
             raise DataError(
                 f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}"
             )
     seed = plan.home.settings.data.split_seed
-    return prepare.prepare(raw, settings, plan.name, seed, classes, trained)
+    return prepare.prepare_silo(raw, settings, plan.name, seed, classes, trained)
 
 
 def check_origins(plan: SitePlan, data: SiloDataset) -> None:

@@ -12,6 +12,7 @@ from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study
 from fedtl.models.roles import Role
 from fedtl.privacy import taint
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.training.silo import Silo
 
@@ -37,8 +38,9 @@ def site_guarantee(plan: SitePlan, study: Study, rows: SiteRows) -> PrivacyGuara
     """Return the guarantee for the site's own rows, charged to the site's ledger. Raises Denied, ConfigError."""
     own = _budget(plan)
     planned = scratch_guarantee(plan, study, rows.data, plan.home.ledger)
-    lifetime = own.lifetime_epsilon, own.lifetime_delta
-    return replace(planned, lifetime=lifetime, rows=raw_row_hashes(rows.raw, plan.home.secret))
+    lifetime = Budget(own.lifetime_epsilon, own.lifetime_delta)
+    account = replace(planned.account, budget=lifetime, rows=raw_row_hashes(rows.raw, plan.home.secret))
+    return replace(planned, account=account)
 
 
 def scratch_guarantee(plan: SitePlan, study: Study, data: SiloDataset, ledger: Path) -> PrivacyGuarantee:

@@ -6,9 +6,11 @@ from typing import Any
 
 from fedtl.deployment.site.covered import approval_uses
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.paid import missing_entries, read_ledgers
+from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.privacy_policy import describe_values
-from fedtl.privacy.verify import studies, waiting
+from fedtl.privacy.ledger_lines import BudgetChanged, Opened
+from fedtl.privacy.ledger_reading import read_ledgers
+from fedtl.privacy.verify import study_costs, unconfirmed_rows
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,12 @@ def approved_values(home: Home) -> dict[str, str]:
 
 def dataset_budget(home: Home) -> DatasetBudget | None:
     """Return None where nothing was charged and silo.toml has no [policy.privacy]."""
-    ledgers, own = read_ledgers(home), home.settings.policy.privacy
+    ledgers, own = read_ledgers(home.ledger), home.settings.policy.privacy
     lines = ledgers.get(home.dataset, [])
     if own is None and not lines:
         return None
-    costs = studies(lines)
-    limits = [line["epsilon"] for line in lines if line["what"] in ("opened", "budget")]
+    costs = study_costs(lines)
+    limits = [line.entry.epsilon for line in lines if isinstance(line.entry, Opened | BudgetChanged)]
     lifetime = [own.lifetime_epsilon if own else 0.0, *limits][-1]
     spent = sum(cost.epsilon for cost in costs.values())
     return DatasetBudget(
@@ -96,12 +98,13 @@ def dataset_budget(home: Home) -> DatasetBudget | None:
         lifetime=lifetime,
         left=max(0.0, lifetime - spent),
         rounds={name: cost.round for name, cost in costs.items()},
-        waiting=waiting(lines),
+        waiting=unconfirmed_rows(lines),
         new=bool(ledgers) and not lines,
     )
 
 
 def record_and_ledger_lines(home: Home) -> list[dict[str, Any]]:
     """Return every line of the egress record, then of the dataset's ledger. ``book`` says which of the two a line is in."""
-    books = {"record": home.record.lines(), "ledger": read_ledgers(home).get(home.dataset, [])}
+    ledger = [line.as_json() for line in read_ledgers(home.ledger).get(home.dataset, [])]
+    books = {"record": home.record.lines(), "ledger": ledger}
     return [{"book": name, **line} for name, lines in books.items() for line in lines]

@@ -12,11 +12,11 @@ from fedtl._util.files import write_bytes
 from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.egress_log import export_chain, read_export
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.paid import missing_entries, read_ledgers
+from fedtl.deployment.site.paid import missing_entries
 from fedtl.privacy.hash_chain import HashChainFile
-from fedtl.privacy.verify import faults, unpaid, waiting
-
-Lines = Sequence[Mapping[str, Any]]
+from fedtl.privacy.ledger_lines import LedgerLine
+from fedtl.privacy.ledger_reading import read_ledgers
+from fedtl.privacy.verify import find_faults, find_uncharged, unconfirmed_rows
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Verification:
 def export_lines(home: Home, path: Path) -> int:
     """Write the record and, each after an empty line, the ledger of each dataset. Return the number of lines."""
     lines = list(home.record.export())
-    for dataset in read_ledgers(home):
+    for dataset in read_ledgers(home.ledger):
         lines += ["", *export_chain(HashChainFile(home.ledger), dataset)]
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(), private=True)
     return len([line for line in lines if line])
@@ -48,7 +48,7 @@ def verify_home(home: Home) -> Verification:
     Verify the record and the ledger of a site, also against the other files of its folder, which show where one of the
     two has lost an entry. Raises LedgerDamaged where a chain is broken.
     """
-    found = _verify(home.record.lines(), read_ledgers(home))
+    found = _verify(home.record.lines(), read_ledgers(home.ledger))
     reported = {f"record {text}" for text in found.unpaid}
     lost = [entry for entry in missing_entries(home) if entry not in reported]
     return replace(found, unpaid=[*found.unpaid, *lost])
@@ -59,15 +59,15 @@ def verify_export(path: Path) -> Verification:
     return _verify(*read_export(path))
 
 
-def _verify(lines: Lines, ledgers: Mapping[str, Lines]) -> Verification:
+def _verify(lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]) -> Verification:
     sent = [line for line in lines if line["what"] == "sent"]
-    errors = [fault for ledger in ledgers.values() for fault in faults(ledger)]
-    changed = [waiting(ledger) for ledger in ledgers.values()]
+    errors = [fault for ledger in ledgers.values() for fault in find_faults(ledger)]
+    changed = [unconfirmed_rows(ledger) for ledger in ledgers.values()]
     return Verification(
         lines=len(lines) + sum(map(len, ledgers.values())),
         updates=len(sent),
         bytes_out=sum(line["bytes"] for line in sent),
         outside=uncovered_lines(lines),
-        unpaid=[*unpaid(sent, ledgers), *errors],
+        unpaid=[*find_uncharged(sent, ledgers), *errors],
         waiting=next(filter(None, changed), ""),
     )

@@ -258,7 +258,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     said("init", folder, "--host", "fl.example.org", "--port", free_port())
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
     create_node_key(key, "clinic")
-    assert "told when it runs" in said("admit", folder, f"{key}.pub").err
+    assert "when the server starts" in said("admit", folder, f"{key}.pub").err
     assert "server expel" in said("admit", folder, f"{key}.pub", code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out

@@ -20,7 +20,7 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
 
     def script(task):
         """(name, task, and the records where they are not just the task's)"""
-        shared, honest = task.shared, flower.task_records(task)
+        shared, honest = task.shared, flower.task_to_records(task)
         first = next(name for name, its in shared.items() if its.dim() > 1)
         wide = torch.cat([shared[first]] * 2)
         moved = {name: its + 1 for name, its in shared.items()}
@@ -41,17 +41,17 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
         yield "more than the budget", replace(task, study="second"), None
 
     def host_study(study, connect, progress=None):
-        config, records = study.plan.config, flower.task_records
+        config, records = study.plan.config, flower.task_to_records
         over = connect(1, 240.0)
         task = Task(config.study, 1, config.rounds, config.seed, study.state().shared)
         for name, asked, content in script(task):
-            flower.task_records = records if content is None else lambda _, content=content: content
+            flower.task_to_records = records if content is None else lambda _, content=content: content
             for silo in over.silos():
                 (reply,) = over.ask(asked, [silo])
                 told = getattr(reply, "reason", sorted(getattr(reply, "delta", ())))
                 line = json.dumps({"round": 0, "asked": name, "silo": silo, "told": told})
                 append_durably(study.path / "history.jsonl", f"{line}\n")
-            flower.task_records = records
+            flower.task_to_records = records
         write_bytes(study.path / "result.json", json.dumps({}).encode(), private=True)
 
     hosting.host_study = host_study

@@ -42,7 +42,7 @@ def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
     silo = site.silo(study)
     for number in (1, 2):
         study.trainer.fit(silo, site.task(number))
-    settled = study.trainer.settle(silo, site.task(5))
+    settled = study.trainer.finish(silo, site.task(5))
     model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
     assert all((settled[name] == its).all() for name, its in model.state.items())
 

@@ -27,7 +27,7 @@ from fedtl.deployment.site.site_silo import make_silo, site_guarantee
 from fedtl.deployment.site.status import dataset_budget, record_and_ledger_lines, site_status
 from fedtl.errors import Denied
 from fedtl.experiment.config.load import load
-from fedtl.federation.flower import reply_of, reply_records
+from fedtl.federation.flower import reply_from_message, reply_to_records
 from fedtl.federation.policy import Code
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task, Update
@@ -195,7 +195,7 @@ def test_an_older_round_and_another_task_for_the_same_round_are_refused(site):
         (Code.TENSORS, "'head.weight'", lambda s: {"shared": {**s, "head.weight": torch.zeros(10, 64)}}),
         (Code.TENSORS, "running_mean", lambda s: {"shared": {**s, "body.features.1.running_mean": torch.zeros(32)}}),
         (Code.TENSORS, "body.features.0.weight as [64", lambda s: {"shared": {**s, "body.features.0.weight": torch.zeros(64, 1, 3, 3)}}),
-        (Code.PLAN, "agreed are 4 rounds", lambda s: {"rounds": 40}),
+        (Code.PLAN, "plan has 4 rounds", lambda s: {"rounds": 40}),
         (Code.PLAN, "seed 1", lambda s: {"seed": 1}),
         (Code.PLAN, "(9 characters)", lambda s: {"study": "../../etc"}),
     ],
@@ -230,7 +230,7 @@ def test_another_fedtl_than_was_approved_does_not_run(site, monkeypatch):
         ("policy.methods allows fedper", {"policy__methods": ["fedper"]}),
         ("policy.models allows none", {"policy__models": []}),
         ("policy.roles allows body", {"policy__roles": ["body"]}),
-        ("policy.bytes allows 10", {"policy__max_bytes_per_round": 10}),
+        ("allows 10", {"policy__max_bytes_per_round": 10}),
         ("policy.minimum_silos is 3", {"policy__minimum_silos": 3}),
         ("--dp-ready", {"policy__privacy": PRIVATE}),
     ],
@@ -278,7 +278,7 @@ def test_a_private_message_does_not_hold_the_row_count(tmp_path):
         site = Site(tmp_path / str(limit), dp_ready=True, data__limit=limit, policy__privacy=PRIVATE, policy__metrics=[], policy__share_row_count=False)  # fmt: skip
         update = site.ask(site.task())
         assert isinstance(update, Update), site.lines()[-1]
-        records = reply_records(update)
+        records = reply_to_records(update)
         assert set(records) == {"update", "delta", "metrics"}
         told.append((dict(records["update"]), dict(records["metrics"])))
         assert site.lines()[-1]["number_of_units"].startswith("not in the message; public under the claim")
@@ -295,7 +295,7 @@ def charged(site):
 
 def crossed(update, task):
     """The update as the coordinator gets it, through Flower's records."""
-    return reply_of(sent(reply_records(update)), update.silo, task)
+    return reply_from_message(sent(reply_to_records(update)), update.silo, task)
 
 
 def test_a_private_metric_leaves_where_the_policy_allows_it(tmp_path):
@@ -307,11 +307,11 @@ def test_a_private_metric_leaves_where_the_policy_allows_it(tmp_path):
         assert crossed(update, site.task(number)).metrics == update.metrics
         assert site.lines()[-1]["metrics"] == dict(update.metrics)
     assert site.ask(site.task(2)).metrics == update.metrics
-    paid = site.guarantee().metric.event
+    paid = site.guarantee().releases.accuracy.event
     for events in charged(site):
         assert [paid.noise_multiplier, paid.sample_rate, paid.steps] in events
     Federation.change(site.home.path / "silo.toml", policy__metrics=[])
-    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases")  # nor what was kept
+    site.refused(site.task(2), Code.DECLINED, "'accuracy' has no noise")  # nor what was kept
 
 
 def test_a_denied_metric_is_neither_measured_nor_charged(tmp_path):
@@ -337,7 +337,7 @@ def test_a_metric_without_noise_never_leaves_a_private_site(tmp_path, monkeypatc
     fit = type(site.plan.dry_study.trainer).fit
     leaky = lambda *words: replace(fit(*words), metrics={"accuracy": 0.5})  # noqa: E731
     monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
-    site.refused(site.task(2), Code.DECLINED, "not one that the promise releases with noise")
+    site.refused(site.task(2), Code.DECLINED, "'accuracy' has no noise")
 
 
 def test_sites_of_one_study_may_send_different_metrics(tmp_path):
@@ -411,7 +411,7 @@ def test_a_model_whose_records_interact_is_refused_before_charging(tmp_path, mon
 
     with monkeypatch.context() as broken:
         broken.setattr(ModelSpec, "net", net)
-        site.refused(site.task(), Code.FAILED, "plain: a record's scores depend on the others of its batch")
+        site.refused(site.task(), Code.FAILED, "plain: a record's scores")
     assert not site.home.ledger.exists()
     assert isinstance(site.ask(site.task()), Update)
 
@@ -421,7 +421,7 @@ def test_a_study_begun_without_privacy_cannot_continue_privately(tmp_path):
     site = Site(tmp_path, dp_ready=True)
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy=PRIVATE, policy__metrics=[])
-    site.refused(site.task(2), Code.DECLINED, "is local-only: it owes its values")
+    site.refused(site.task(2), Code.DECLINED, "is local-only")
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 
@@ -460,7 +460,7 @@ def test_an_update_with_another_tensor_never_leaves(site, monkeypatch):
         return replace(update, delta={**update.delta, "head.weight": silo.local["head.weight"]})
 
     monkeypatch.setattr("fedtl.training.trainer.Trainer.fit", leaky)
-    site.refused(site.task(), Code.TENSORS, "would send 'head.weight'")
+    site.refused(site.task(), Code.TENSORS, "'head.weight'")
     assert not (site.home.path / "state").exists()
 
 

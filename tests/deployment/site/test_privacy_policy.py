@@ -17,7 +17,7 @@ from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
 from fedtl.privacy import accounting
 from fedtl.privacy import dp_sgd as mechanism
-from fedtl.privacy.guarantee import divided
+from fedtl.privacy.guarantee import divide_steps
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
@@ -76,7 +76,7 @@ def test_the_values_from_the_plan_are_listed():
     [(7, [1], (7,)), (7, [1, 1], (3, 4)), (9, [2, 1], (6, 3)), (1, [1, 1], (0, 1)), (5, [0], (0,))],
 )
 def test_the_steps_of_a_round_are_divided_over_its_phases(total, epochs, steps):
-    assert divided(total, epochs) == steps
+    assert divide_steps(total, epochs) == steps
 
 
 @pytest.mark.parametrize("given", [{"sample_rate": 0}, {"sample_rate": 1.1}, {"steps": 0}, {"rounds": 0}])
@@ -101,7 +101,9 @@ def test_training_uses_the_values_of_silo_toml(tmp_path, monkeypatch):
     """In the training steps, in the ledger, in the accounting, and after the last allowed round."""
     site = Site(tmp_path, PLAN, policy__privacy=OWN, **SHUT)
     its = site.guarantee()
-    assert (its.clip, its.delta, its.sample_rate, its.steps, its.rounds) == (1.0, 1e-6, 0.25, (3,), 2)
+    training, values = its.training, (1.0, 0.25, (3,), 2)
+    assert (training.clip, training.sample_rate, training.steps, training.rounds) == values
+    assert its.delta == 1e-6
     seen, poisson = [], mechanism.poisson
 
     def spy(count, rate, draw):
@@ -112,13 +114,13 @@ def test_training_uses_the_values_of_silo_toml(tmp_path, monkeypatch):
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update), site.lines()[-1]
     assert seen == [0.25] * 6
-    assert charged(site.home) == [[SpendEvent(its.noise_multiplier, 0.25, 3)]] * 2
+    assert charged(site.home) == [[SpendEvent(training.noise_multiplier, 0.25, 3)]] * 2
     (planned,) = (line for line in ledger(site.home) if line["what"] == "planned")
     assert planned["delta"] == 1e-6
-    whole = [SpendEvent(its.noise_multiplier, 0.25, 6)]
+    whole = [SpendEvent(training.noise_multiplier, 0.25, 6)]
     assert planned["epsilon"] == pytest.approx(accounting.epsilon(whole, 1e-6))
     assert 7.9 < planned["epsilon"] <= 8.0
-    site.refused(site.task(3), Code.DECLINED, "would come to 9 steps")
+    site.refused(site.task(3), Code.DECLINED, "9 steps")
     assert len(charged(site.home)) == 2
 
 
@@ -139,10 +141,10 @@ def test_values_from_the_plan_cannot_change_after_approval(tmp_path, old, new):
     site.file.write_text(text.replace(old, new))
     site.refused(site.task(), Code.PLAN, "is not approved")
     site.file.write_text(text)
-    site.refused(site.task(rounds=40), Code.PLAN, "agreed are 4 rounds")
+    site.refused(site.task(rounds=40), Code.PLAN, "plan has 4 rounds")
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy={**PRIVATE, "steps": 2})
-    site.refused(site.task(2), Code.DECLINED, "is bound to its plan")  # nor does its own steward, half way
+    site.refused(site.task(2), Code.DECLINED, "another plan")  # nor does its own steward, half way
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""Methods that are a choice of what is shared, of phases, and of what is fitted at home in the end."""
+
+from fedtl._util.settings import Count, Weight
+from fedtl.methods.base import BACKBONE, HEAD, Method, Personalise, Phase
+from fedtl.methods.losses import Proximal
+from fedtl.models.roles import EVERYTHING, Role
+
+
+def local() -> Method:
+    """Every silo trains alone: nothing is shared."""
+    return Method(shared=frozenset())
+
+
+def probe(head_epochs: Count = 20) -> Method:
+    """No training together: the first body, with exact statistics and a head fitted to the silo. The baseline that joining must beat."""
+    return Method(shared=frozenset(), phases=(), personalise=Personalise("head", head_epochs))
+
+
+def pooled() -> Method:
+    """All rows trained on in one place: an upper baseline, in simulation only."""
+    return Method(pool=True)
+
+
+def fedavg() -> Method:
+    """McMahan et al., 2017: everything is shared and averaged."""
+    return Method()
+
+
+def fedprox(mu: Weight = 0.01) -> Method:
+    """Li et al., 2020: FedAvg, with local weights pulled to the received ones."""
+    return fedavg().plus(Proximal(mu))
+
+
+def fedbn() -> Method:
+    """Li et al., 2021: every silo keeps its own normalisation, scale and statistics."""
+    return Method(shared=EVERYTHING - {Role.NORM, Role.STATS})
+
+
+def silobn() -> Method:
+    """Andreux et al., 2020: every silo keeps its own normalisation statistics only."""
+    return Method(shared=EVERYTHING - {Role.STATS})
+
+
+def fedper() -> Method:
+    """Arivazhagan et al., 2019: every silo keeps its own head."""
+    return Method(shared=BACKBONE)
+
+
+def fedrep(head_epochs: Count = 5) -> Method:
+    """Collins et al., 2021: as FedPer, but the head is trained first and then the body."""
+    return Method(shared=BACKBONE, phases=(Phase(HEAD, head_epochs), Phase(BACKBONE)))
+
+
+def fedbabu(head_epochs: Count = 5) -> Method:
+    """Oh et al., 2022: the head keeps its first weights; each silo fits its own after the last round."""
+    return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), personalise=Personalise("head", head_epochs))
+
+
+def lgfedavg() -> Method:
+    """Liang et al., 2020: every silo keeps its own body; the head is shared."""
+    return Method(shared=HEAD)
+
+
+def fedtl() -> Method:
+    """This project: body and norm scale are shared; each silo keeps its head and its norms' statistics, exact in the end."""
+    return Method(shared=BACKBONE - {Role.STATS})

@@ -1,0 +1,52 @@
+"""Batches: which rows a step of training sees, and how they reach the model."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.dataset import SiloDataset
+from fedtl.methods.losses import Batch
+
+ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
+
+
+def to_inputs(x: Tensor, device: torch.device) -> Tensor:
+    """Return rows as a net takes them: floats on the device, pixels as -1..1, images in the fast memory format."""
+    x = x.to(device, non_blocking=True)
+    if x.dtype == torch.uint8:
+        x = x.float().div_(127.5).sub_(1)
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, device: torch.device) -> Batch:
+    """Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled."""
+    x, y = data.train.x[rows], data.train.y[rows]
+    if not data.classes:
+        y = (y - data.y_mean) / data.y_std
+    domain = torch.zeros(len(rows))
+    if target_rows is not None and data.target is not None:
+        unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)
+        x = torch.cat([x, data.target[target_rows]])
+        y = torch.cat([y, unlabelled])
+        domain = torch.cat([domain, torch.ones(len(target_rows))])
+    return Batch(to_inputs(x, device), y.to(device), domain.to(device))
+
+
+def draw_batches(
+    data: SiloDataset, epochs: int, size: int, generator: torch.Generator, second_domain: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None."""
+    pool = len(data.target) if data.target is not None and second_domain else 0
+    for _ in range(epochs):
+        for rows in in_batches(torch.randperm(len(data.train), generator=generator), size):
+            yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
+
+
+def in_batches(rows: Tensor, size: int) -> list[Tensor]:
+    """Split rows in order; a last batch of one row joins the one before, because BatchNorm needs two rows."""
+    parts = list(rows.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

@@ -1,0 +1,71 @@
+"""
+The nets of a process, made when they are first needed and kept: training and evaluation have nets of their own, so that
+an evaluation never disturbs a net that is being trained.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import torch
+
+from fedtl.methods.base import Phase
+from fedtl.methods.losses import Loss
+from fedtl.models.net import ModelSpec, Net
+from fedtl.privacy.per_sample.clipping import GradientMethod
+
+
+class Use(StrEnum):
+    """What a net is for."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+
+
+@dataclass(frozen=True)
+class PrivatePhase:
+    """All that decides how the per-example gradients of a private phase can be taken."""
+
+    phase: Phase
+    terms: tuple[Loss, ...]
+    freeze: int
+    width: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class NetKey:
+    """All that a net depends on. ``width``: the number of outputs of its head."""
+
+    spec: ModelSpec
+    terms: tuple[Loss, ...]
+    width: int
+    device: torch.device
+    use: Use
+
+
+@dataclass(frozen=True)
+class Cache:
+    """
+    What is made once in a process: bodies and nets by what they depend on, and how the per-example
+    gradients of a private phase are computed. Trainers that ``dataclasses.replace`` makes from one share its cache.
+    """
+
+    bodies: dict[tuple[ModelSpec, torch.device, Use], ModelSpec] = field(default_factory=dict)
+    nets: dict[NetKey, Net] = field(default_factory=dict)
+    gradient_methods: dict[PrivatePhase, GradientMethod] = field(default_factory=dict)
+
+    def net(self, key: NetKey) -> Net:
+        """Return the net of this key. Nets of one use share a body, which is a copy of the model's."""
+        if key not in self.nets:
+            shared = (key.spec, key.device, key.use)
+            if shared not in self.bodies:
+                self.bodies[shared] = replace(key.spec, body=deepcopy(key.spec.body))
+            net = new_net(self.bodies[shared], key.terms, key.width).to(key.device)
+            self.nets[key] = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.nets[key]
+
+
+def new_net(spec: ModelSpec, terms: tuple[Loss, ...], width: int) -> Net:
+    """Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the terms add."""
+    return spec.net(width, (term.modules for term in terms))
