@@ -66,7 +66,6 @@ LARGE_FUNCTIONS = {
     "audit.audit.audit": "to be split with the structure of this package",
     "deployment.site.rehearse._facts": "to be split with the structure of this package",
     "experiment.config.privacy_checks.doubtful": "one message after the other",
-    "experiment.privacy_plan.guarantee": "to become its steps",
     "privacy.per_sample.bookkeeping._conv2d": "one kernel, four ways",
     "report.rehearsal.details": "a table of rows",
     "report.rehearsal._privacy": "a table of rows",
@@ -74,7 +73,6 @@ LARGE_FUNCTIONS = {
 LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
     "deployment.site.site_plan.SitePlan": "to be split with the structure of this package",
-    "experiment.study.Study": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
 }
 MANY_ARGUMENTS = {

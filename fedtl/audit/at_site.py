@@ -30,7 +30,7 @@ from fedtl.deployment.site.approvals import HASH, code_hash
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
@@ -130,7 +130,7 @@ def _checks(stage: Stage, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _canaries(stage)
     step()
-    claim = Claim.of(terms(stage.guarantee))
+    claim = Claim.of(silo_privacy(stage.guarantee))
     found = conformance(stage.name, run, statistics, claim, stage.trainer.training, stage.rounds)
     return found + rehearse(stage, run, step)
 
@@ -148,7 +148,7 @@ def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | Non
 
 
 def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
-    violations, claimed = failed(checks), to_plain(terms(stage.guarantee))
+    violations, claimed = failed(checks), to_plain(silo_privacy(stage.guarantee))
     return {
         "text": _text(stage, checks, violations),
         **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},

@@ -28,6 +28,7 @@ from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, Check, status, violation
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
@@ -96,7 +97,7 @@ def audit(
         if experiment.model.pretrain_on:
             central = build(plain(experiment), shelf, shelf, device)
             start = pretrained(experiment, folder, central.trainer, central.schema)
-        study = build(experiment, shelf, shelf, device, start).promised(folder)
+        study = with_guarantees(build(experiment, shelf, shelf, device, start), folder)
         if unknown := sorted(shown - set(study.training)):
             raise ConfigError(
                 f"audit.show_rows names {unknown[0]!r}, which does not train; there are {', '.join(study.training[:12])}"

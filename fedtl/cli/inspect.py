@@ -25,7 +25,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     from fedtl.experiment.config.load import dump, load
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
-    from fedtl.experiment.privacy_plan import warnings
+    from fedtl.experiment.privacy_report import privacy_warnings
     from fedtl.simulation.shared_store import temporary_store
 
     settings = load(experiment, set_ or [], sound=False)
@@ -36,7 +36,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        notes = [text for guarantee in examined.guarantees.values() for text in warnings(guarantee)]
+        notes = [text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)]
         _print_plan(plan, dump(settings), title, notes)
     if examined.refused:
         raise typer.Exit(2)

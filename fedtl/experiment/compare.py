@@ -23,7 +23,7 @@ from fedtl.experiment.config.load import but
 from fedtl.experiment.config.resolve import method_of, without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.experiment.pretrain import plain, pretrained
-from fedtl.experiment.privacy_plan import privacy_report
+from fedtl.experiment.privacy_report import privacy_report
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build

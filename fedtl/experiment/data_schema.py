@@ -38,6 +38,11 @@ class DataSchema:
         """Every label that some silo has."""
         return merge_labels([its.classes for its in self.silos.values()])
 
+    @property
+    def width(self) -> int:
+        """How many outputs a shared head has; 1 in regression."""
+        return len(self.union) or 1
+
     @cached_property
     def trained(self) -> frozenset[str]:
         """Every label that some silo has in its training rows."""

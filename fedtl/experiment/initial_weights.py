@@ -17,7 +17,7 @@ from fedtl.privacy.taint import WHY, Label
 
 
 @dataclass(frozen=True)
-class Start:
+class FirstWeights:
     """
     First weights from a ``file``, by the tensor names of the ordinary net. ``labels``: the provenance of each tensor; None
     where the file does not record it.
@@ -28,7 +28,7 @@ class Start:
     labels: Mapping[str, Label] | None
     notes: list[str] = field(default_factory=list)
 
-    def vouched(self) -> list[str]:
+    def privacy_notes(self) -> list[str]:
         """
         Return notes about this start for the reader of a private run's epsilon. Raises ConfigError for a tensor that was
         trained on private rows without noise.
@@ -48,7 +48,7 @@ class Start:
         return []
 
 
-def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
+def from_file(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
     """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
     net, file = plan.net(width), weights.read_weights(path)
     try:
@@ -59,7 +59,9 @@ def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
         file, said = restore_state(net, file), None if said is None else restore_names(net, said)
     state, notes = weights.fit_weights(file, net.state_dict(), roles(net), plan, path.name)
     if said is None:
-        return Start(path.name, state, None, notes)
+        return FirstWeights(path.name, state, None, notes)
     found = {name: said.get(name) or said.get(plan.library_name(name)) for name in state}
     # num_batches_tracked may have been recreated here; it then depends on no data.
-    return Start(path.name, state, {name: label or Label.PUBLIC for name, label in found.items()}, notes)
+    return FirstWeights(
+        path.name, state, {name: label or Label.PUBLIC for name, label in found.items()}, notes
+    )

@@ -78,9 +78,12 @@ def accuracy(one: One) -> dict[str, Any]:
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
         sets += [f"privacy.epsilon={one.epsilon}", f"train.lr={one.rate}", *SAMPLES.get(one.name, [])]
-    honest = released.refresh, planning.SHARE
+    honest = released.refresh, planning.STATISTICS_SHARE
     if "UNSOUND" in one.row:
-        released.refresh, planning.SHARE = _exact, 1e-3  # nothing is released, so next to nothing is paid for
+        released.refresh, planning.STATISTICS_SHARE = (
+            _exact,
+            1e-3,
+        )  # nothing is released, so next to nothing is paid for
     try:
         with tempfile.TemporaryDirectory() as folder:
             if one.name == "scanner":
@@ -91,7 +94,7 @@ def accuracy(one: One) -> dict[str, Any]:
             experiment = load(str(HERE / f"{one.name}.toml"), sets)
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
-        released.refresh, planning.SHARE = honest
+        released.refresh, planning.STATISTICS_SHARE = honest
     silos = {name: its.measured.figures["accuracy"] for name, its in result.silos.items()}
     return {
         **asdict(one),

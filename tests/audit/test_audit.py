@@ -32,6 +32,7 @@ from fedtl.audit.transcript import RunDocuments, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.experiment.config.load import load
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
@@ -339,7 +340,7 @@ def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
         return replace(update, metrics=exact_metrics(self, silo))
 
     with temporary_store() as shelf:
-        study = build(private[0].experiment(), shelf, shelf).promised(private[0])
+        study = with_guarantees(build(private[0].experiment(), shelf, shelf), private[0])
         run_ = stretches(private[0].silo("plain") / "canaries")
         assert not failed(rehearse(stage_of(study, "plain"), run_))
         monkeypatch.setattr(Trainer, "fit", fit)

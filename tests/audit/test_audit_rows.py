@@ -14,6 +14,7 @@ from PIL import Image
 from fedtl.audit import audit as whole
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -128,7 +129,7 @@ def test_no_row_is_in_the_bundle_whatever_the_experiment_declares(out, rows):
 def test_what_could_give_rows_away_is_not_in_the_bundle(ran, out):
     """No fingerprint of rows, whose key follows from the seed in a simulation; no figure of one row."""
     with temporary_store() as shelf:
-        study = build(ran.experiment(), shelf, shelf).promised(ran)
+        study = with_guarantees(build(ran.experiment(), shelf, shelf), ran)
         marks = [guarantee.account.rows.fingerprint for guarantee in study.guarantees.values()]
     content = "".join(path.read_text() for path in out.iterdir())
     assert marks

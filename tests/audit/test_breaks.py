@@ -7,6 +7,7 @@ from fedtl.audit.retraining.audited_silo import stage_of
 from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.experiment.config.load import load
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
@@ -24,7 +25,7 @@ def rehearsed(folder, *settings):
     """All rehearsals of one silo, and those that fail at the level they have in a whole audit."""
     experiment = load("digits", [*SMALL, *settings])
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(RunFolder.create(folder / "run", experiment))
+        study = with_guarantees(build(experiment, shelf, shelf), RunFolder.create(folder / "run", experiment))
         checks = rehearse(stage_of(study, "plain"), [])
     return checks, {check.name: check.reason for check in failed(checks, FAMILY * len(checks) / OTHERS)}
 

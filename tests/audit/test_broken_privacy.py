@@ -11,8 +11,8 @@ import torch
 
 from fedtl.audit.checks import examine, rehearsals
 from fedtl.audit.retraining.run import REHEARSALS
-from fedtl.experiment import privacy_plan as planning
 from fedtl.experiment.config.load import load
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
@@ -44,7 +44,7 @@ def audited(folder, *changes):
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(out)
+        study = with_guarantees(build(experiment, shelf, shelf), out)
         rehearsed = {name: piece(study.trainer) for name, piece in rehearsals(study, out).items()}
         return examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
 
@@ -283,18 +283,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
     caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
 
 
-@pytest.fixture
-def forgotten():
-    """What the sound library said is not remembered in the test, nor afterwards what the broken one said."""
-    remembered = planning._calibrated, planning._spent
-    for cached in remembered:
-        cached.cache_clear()
-    yield
-    for cached in remembered:
-        cached.cache_clear()
-
-
-def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
+def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
     """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
     sound = accounting._composed
     monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
@@ -312,7 +301,7 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
     with sqlite3.connect(out.silo("plain") / "ledger.sqlite") as connection:
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(out)
+        study = with_guarantees(build(experiment, shelf, shelf), out)
         rehearsed = {"plain": [], "faint": []}
         findings = examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
     caught(findings, "chain", "was altered", silos=["plain"])

@@ -13,6 +13,7 @@ from fedtl.data.registry import DATA
 from fedtl.data.source import Part, Raw, Source
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load, read
+from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.lint.findings import lint
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -102,7 +103,7 @@ def test_a_learned_value_is_refused_before_anything_trains(make, more, says, tmp
     with temporary_store() as shelf:
         study = build(load("digits", sets), shelf, shelf)
         with pytest.raises(ConfigError, match=says) as caught:
-            study.guarantee("a", tmp_path)
+            silo_guarantee(study, "a", tmp_path)
         assert "\n" not in str(caught.value)
     experiment = load("digits", sets)
     with pytest.raises(ConfigError, match=says):
@@ -151,7 +152,7 @@ def test_a_declared_or_released_value_is_not_refused(make, more, tmp_path):
     sets = list({one.partition("=")[0]: one for one in sets}.values())
     with temporary_store() as shelf:
         study = build(load("digits", sets), shelf, shelf)
-        assert study.guarantee("a", tmp_path).epsilon <= 3
+        assert silo_guarantee(study, "a", tmp_path).epsilon <= 3
     found = lint(read("digits", sets))
     assert found.unsound == ()
     assert any(line.startswith("preparation: each row by itself") for line in found.holds)

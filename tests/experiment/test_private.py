@@ -17,7 +17,8 @@ from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloF
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.schema import PrivacySettings
-from fedtl.experiment.privacy_plan import LedgerLocation, guarantee, spent, warnings
+from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
+from fedtl.experiment.privacy_report import privacy_warnings, spent_privacy
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent, Task
@@ -59,7 +60,9 @@ def data_of(seed=0, n=60):
 def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
     data = data or data_of()
     private = PrivacySettings(**{"epsilon": 8.0, **settings})
-    its = guarantee(private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key"))
+    its = plan_guarantee(
+        private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key")
+    )
     _, local = trainer.partition.split(trainer.initial(3))
     return Silo(name, data, local, b"secret", its, labels.public(Role))
 
@@ -212,11 +215,11 @@ def test_a_net_that_goes_wrong_later_costs_what_was_trained(tmp_path):
     trainer = bench_of("fedrep")
     silo = silo_of(trainer, tmp_path)
     trainer.fit(silo, task_of(trainer, 1))
-    cost = spent(silo.guarantee, "study")
+    cost = spent_privacy(silo.guarantee, "study")
     hook = trainer.net(3).body.register_forward_hook(meet)
     with pytest.raises(ConfigError, match="here: a record's"):
         trainer.fit(silo, task_of(trainer, 2))
-    assert spent(silo.guarantee, "study") == cost
+    assert spent_privacy(silo.guarantee, "study") == cost
     hook.remove()
     trainer.fit(silo, task_of(trainer, 2))
 
@@ -268,9 +271,9 @@ def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
         SpendEvent(its.releases.statistics.noise_multiplier, 1.0, 1),
         SpendEvent(its.training.noise_multiplier, q, 2 * steps),
     ]
-    assert spent(its, "study").epsilon == pytest.approx(accounting.epsilon(wanted, its.delta))
-    assert 2.9 < spent(its, "study").epsilon <= 3.0
-    assert spent(its, "study").epsilon_replace_one > spent(its, "study").epsilon
+    assert spent_privacy(its, "study").epsilon == pytest.approx(accounting.epsilon(wanted, its.delta))
+    assert 2.9 < spent_privacy(its, "study").epsilon <= 3.0
+    assert spent_privacy(its, "study").epsilon_replace_one > spent_privacy(its, "study").epsilon
     before = copy_state(silo.local)
     with pytest.raises(Refused, match="would come to 12 steps .* plan") as caught:
         trainer.fit(silo, task_of(trainer, 3))
@@ -285,9 +288,9 @@ def test_a_study_that_ends_early_claims_its_whole_plan(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path, rounds=3, epsilon=3.0)
     its = silo.guarantee
-    assert spent(its, "study").epsilon == 0.0  # nothing was planned yet
+    assert spent_privacy(its, "study").epsilon == 0.0  # nothing was planned yet
     trainer.fit(silo, task_of(trainer))
-    claimed = spent(its, "study")
+    claimed = spent_privacy(its, "study")
     whole, first = its.schedule(), its.events(first=True)
     assert claimed.epsilon == its.epsilon == pytest.approx(accounting.epsilon(whole, its.delta))
     assert claimed.epsilon_replace_one == pytest.approx(accounting.epsilon(whole, its.delta, True))
@@ -302,11 +305,11 @@ def test_the_same_round_again_gives_the_same_bytes_and_costs_nothing(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     update = trainer.fit(silo, task_of(trainer))
-    local, cost = copy_state(silo.local), spent(silo.guarantee, "study")
+    local, cost = copy_state(silo.local), spent_privacy(silo.guarantee, "study")
     again = replace(silo, local=silo_of(trainer, tmp_path).local)
     assert same(trainer.fit(again, task_of(trainer)).delta, update.delta)
     assert same(again.local, local)
-    assert spent(silo.guarantee, "study") == cost
+    assert spent_privacy(silo.guarantee, "study") == cost
     changed = {name: tensor + 1 for name, tensor in task_of(trainer).shared.items()}
     with pytest.raises(Refused, match="another task"):
         trainer.fit(silo, task_of(trainer, shared=changed))
@@ -325,7 +328,7 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
             trainer.fit(silo, task_of(trainer))
     assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
     assert "Mrs Miller" in caplog.text
-    assert spent(silo.guarantee, "study").epsilon > 0
+    assert spent_privacy(silo.guarantee, "study").epsilon > 0
     with pytest.raises(RoundLost, match="charged and has no reply"):
         trainer.fit(silo, task_of(trainer))
     trainer.fit(silo, task_of(trainer, 2))
@@ -528,7 +531,7 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     trainer = bench_of()
-    (text,) = warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
+    (text,) = privacy_warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
     assert "name fewer privacy.stages" in text
     first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
     every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee

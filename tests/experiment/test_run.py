@@ -19,6 +19,7 @@ from fedtl.experiment import run as study
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.federation.round_log import RoundLog
 from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
@@ -189,10 +190,12 @@ def test_kill_9_at_any_moment(tmp_path):
 
 def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatch):
     events = []
-    opened, appended = study._exam, RunFolder.append
-    monkeypatch.setattr(study, "_exam", lambda source, name: events.append(name) or opened(source, name))
+    opened, appended = study._evaluation_set, RoundLog.append
     monkeypatch.setattr(
-        RunFolder, "append", lambda self, line: events.append(line.round) or appended(self, line)
+        study, "_evaluation_set", lambda data, name: events.append(name) or opened(data, name)
+    )
+    monkeypatch.setattr(
+        RoundLog, "append", lambda self, line: events.append(line.round) or appended(self, line)
     )
     do(tmp_path, small())
     assert events[:2] == [1, 2]

@@ -12,6 +12,7 @@ from torch import nn
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.load import load
+from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.predict import SiloModel, export
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -116,7 +117,7 @@ def test_mean_and_spread_are_those_of_numpy_within_the_noise(folder, scaled):
 def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
     with temporary_store() as shelf:
-        its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
+        its = silo_guarantee(build(run_folder.experiment(), shelf, shelf), "a", run_folder.silo("a"))
     assert its.releases.statistics.layers == (INPUT_SCALE,)
     assert its.releases.statistics.channels == (4,)
     lines = [line.as_json() for line in read_ledger(its.account.path, its.account.dataset)]
@@ -295,6 +296,6 @@ def test_the_plan_is_within_the_budget(folder):
     experiment = load("digits", [*SETS, *DP, f"data.path={folder}"])
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
-        its = study.guarantee("a", folder)
+        its = silo_guarantee(study, "a", folder)
         assert study.data("a").origins.scale == "released"
     assert its.epsilon <= 4 < its.epsilon * 1.01

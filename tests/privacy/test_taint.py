@@ -3,10 +3,12 @@
 import pytest
 
 from fedtl.errors import Refused
+from fedtl.experiment.checkpoint import load_run_state
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build, tensor_table
+from fedtl.experiment.study import build
+from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
@@ -68,14 +70,14 @@ def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
     sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
     experiment = load("digits", sets)
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
-    _, own, _ = RunFolder.open(tmp_path / "run").saved()
-    for _, its in own.values():
+    own = load_run_state(RunFolder.open(tmp_path / "run").log).labels
+    for its in own.values():
         assert its[Role.HEAD] is Label.MECHANISM
         assert its[Role.STATS] is Label.PUBLIC
     open_ = load("digits", sets[:-1])
     run(open_, RunFolder.create(tmp_path / "open", open_))
-    _, own, _ = RunFolder.open(tmp_path / "open").saved()
-    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for _, its in own.values())
+    own = load_run_state(RunFolder.open(tmp_path / "open").log).labels
+    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for its in own.values())
 
 
 def test_show_says_where_each_tensor_comes_from(tmp_path):

@@ -26,6 +26,7 @@ from fedtl.data.splits import whole_units
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -352,7 +353,9 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
             ),
         )
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
+        study = with_guarantees(
+            build(experiment, shelf, shelf), RunFolder.create(tmp_path / "run", experiment)
+        )
         found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
     assert check in found
 

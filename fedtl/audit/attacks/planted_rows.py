@@ -29,7 +29,7 @@ from fedtl.audit.canaries import one_run
 from fedtl.audit.checks import SIGNIFICANCE, Findings, against
 from fedtl.audit.claim import SiloClaim
 from fedtl.audit.verdict import Check, failed
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.study import Study
 from fedtl.privacy.accounting import default_delta
 from fedtl.training.trainer import Trainer
@@ -91,7 +91,7 @@ def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dic
     claimed = its is not None and its.seed is None
     tests = []
     if its and claimed:
-        claim = SiloClaim.of(terms(its), its)
+        claim = SiloClaim.of(silo_privacy(its), its)
         tests = against("planted", name, scores, coins, claim, shown, ties)
     return {**asdict(shown), "canaries": len(coins)}, tests
 

@@ -18,7 +18,7 @@ from fedtl.audit import units
 from fedtl.audit.attacks.membership import Evidence, sums
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
-from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
+from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
@@ -189,7 +189,9 @@ def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
         place = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
-        its = guarantee(settings, study.trainer, data, study.experiment.rounds, study.experiment.seed, place)
+        its = plan_guarantee(
+            settings, study.trainer, data, study.experiment.rounds, study.experiment.seed, place
+        )
     return Silo(name, data, local, secret, its, labels.public(Role))
 
 

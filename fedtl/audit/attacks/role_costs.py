@@ -62,7 +62,7 @@ def _row(
     trainer: Trainer,
 ) -> dict[str, Any]:
     trainer = sharing(trainer, shared)
-    study = replace(of(trainer), method=trainer.method, guarantees=guarantees)
+    study = replace(of(trainer), guarantees=guarantees)
     shadows = {number: reference(study, number, KEPT) for number in range(references)}
     guess, target = shadows[0].whole, reference(study, TARGET, KEPT)
     seen = {number: looks(study, its, "server", guess) for number, its in shadows.items()}

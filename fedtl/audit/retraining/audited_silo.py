@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Raw
 from fedtl.errors import SiloFailed
-from fedtl.experiment.study import Study, reader
+from fedtl.experiment.guarantees import silo_guarantee
+from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -85,11 +86,11 @@ class Stage:
 def stage_of(study: Study, name: str) -> Stage:
     """A silo of a simulation."""
     guarantee = study.guarantees[name]
-    raw = reader(study.raws, study.experiment.data)(name)
+    raw = study.silo_data.stored(name)
 
     def ready(stored: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
-        data = study.prepared(name, stored).data
-        return data, study.guarantee(name, guarantee.account.path.parent, data)
+        data = study.silo_data.prepare(name, stored).data
+        return data, silo_guarantee(study, name, guarantee.account.path.parent, data)
 
     experiment = study.experiment
     return Stage(

@@ -18,7 +18,7 @@ from fedtl.audit.verdict import Measured
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Array, Raw
 from fedtl.errors import UserError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.guarantee import PrivacyGuarantee
 
 UNITS = 32
@@ -83,7 +83,11 @@ def _moved(base: Trained, other: Trained, kind: str, multiplier: float) -> float
 
 def _says(guarantee: PrivacyGuarantee) -> dict[str, Any]:
     """All that a promise says about training; not where it is kept and which rows it is about."""
-    return {**vars(terms(guarantee)), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
+    return {
+        **vars(silo_privacy(guarantee)),
+        "steps": guarantee.training.steps,
+        "schedule": guarantee.schedule(),
+    }
 
 
 def _replaced(stage: Stage) -> Replaced | str:

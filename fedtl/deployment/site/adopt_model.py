@@ -17,7 +17,7 @@ from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import settled, trained
+from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
@@ -59,13 +59,13 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
     study = place.study(prepared.data.classes)
     kept = home.memory.load(study_name, place.schema(study, prepared.data.width))
     silo = place.silo(study, prepared.data)
-    came = trained(study.trainer, study.first, asked)
+    came = provenance_after_rounds(study.trainer, study.first, asked)
     if kept:
         silo.local = kept.local
         outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
         state, figures = outcome.state, {"in use": outcome.test}
         own = {name: kept.labels[study.trainer.partition.roles[name]] for name in kept.local}
-        said = settled(study.trainer, came | own)
+        said = provenance_after_finish(study.trainer, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)
         said = labels.after(came, study.trainer.loop.movable(FITTED), private=False)

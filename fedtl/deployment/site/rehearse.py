@@ -30,8 +30,8 @@ from fedtl.deployment.site.signed import SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
-from fedtl.experiment.privacy_plan import terms
-from fedtl.experiment.study import tensor_table
+from fedtl.experiment.privacy_report import silo_privacy
+from fedtl.experiment.tensor_table import tensor_table
 from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
@@ -220,7 +220,7 @@ def _promised(place: SitePlan, studies: int, until: str) -> dict[str, Any]:
         "lifetime_delta": own.lifetime_delta,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
-    return {**about, **found, "privacy": to_plain(terms(guarantee)) | told}
+    return {**about, **found, "privacy": to_plain(silo_privacy(guarantee)) | told}
 
 
 def _affordable(place: SitePlan) -> None:

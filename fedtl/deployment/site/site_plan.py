@@ -27,7 +27,7 @@ from fedtl.experiment.config.load import parse
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
-from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
+from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.models.roles import Role
@@ -221,7 +221,7 @@ class SitePlan:
         place = LedgerLocation(dry or self.home.ledger, self.home.dataset, self.home.secret)
         common = self.agreement.experiment
         rounds = stricter.rounds(common.rounds, own)
-        its = guarantee(settings, study.trainer, data, rounds, common.seed, place)
+        its = plan_guarantee(settings, study.trainer, data, rounds, common.seed, place)
         if dry:
             return replace(its, seed=None)
         lifetime = Budget(own.lifetime_epsilon, own.lifetime_delta)

@@ -11,6 +11,7 @@ from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.guarantees import silo_guarantee, unknown_silos
 from fedtl.experiment.study import Study, build
 from fedtl.messages import Task
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
@@ -45,14 +46,14 @@ def examine(experiment: Experiment, shelf: SharedStore) -> Examined:
         refused.append(str(error))
     if experiment.privacy is None:
         return Examined(study, {}, tuple(refused))
-    refused += study.unknown()
+    refused += unknown_silos(study)
     guarantees: dict[str, PrivacyGuarantee] = {}
     for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
         try:
             refused += [
                 f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)
             ]
-            guarantees[name] = study.guarantee(name, Path())
+            guarantees[name] = silo_guarantee(study, name, Path())
         except FedTLError as error:
             text = str(error)
             named = text in refused or text.startswith((f"{name}:", f"silo {name}:"))

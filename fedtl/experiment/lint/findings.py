@@ -12,7 +12,7 @@ from fedtl.experiment.lint.claims import holds
 from fedtl.experiment.lint.dry_run import Examined, examine
 from fedtl.experiment.lint.duplicate_rows import copies
 from fedtl.experiment.lint.unread import unread
-from fedtl.experiment.privacy_plan import warnings
+from fedtl.experiment.privacy_report import privacy_warnings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 
 PLAIN_MODELS = (ModelSettings(), ModelSettings(name="mlp"))  # for images, and for rows of a table
@@ -43,7 +43,9 @@ def lint(table: Mapping[str, Any]) -> Findings:
                 wrong += found.refused
                 odd += [*unread(found.study), *copies(found.study)]
             if found is not None and not its.mistakes and not said:  # else its numbers are of other settings
-                odd += [text for guarantee in found.guarantees.values() for text in warnings(guarantee)]
+                odd += [
+                    text for guarantee in found.guarantees.values() for text in privacy_warnings(guarantee)
+                ]
             if found is not None and not wrong:  # what will not be trained promises nothing
                 promised += holds(found)
     return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(odd)), tuple(promised))

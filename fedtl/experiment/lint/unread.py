@@ -12,7 +12,7 @@ def unread(study: Study) -> Iterator[str]:
     """A line for each silo with rows without a usable label, and for each with columns of one value."""
     for name in study.training:
         try:
-            yield from _of(name, study.data(name), study.inputs(name).columns)
+            yield from _of(name, study.data(name), study.silo_data.inputs(name).columns)
         except FedTLError:
             continue  # why it has no rows is among what would be refused
 
