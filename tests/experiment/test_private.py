@@ -275,7 +275,7 @@ def test_all_rounds_together_come_to_the_promise_and_no_further(tmp_path):
     assert 2.9 < spent_privacy(its, "study").epsilon <= 3.0
     assert spent_privacy(its, "study").epsilon_replace_one > spent_privacy(its, "study").epsilon
     before = copy_state(silo.local)
-    with pytest.raises(Refused, match="would come to 12 steps .* plan") as caught:
+    with pytest.raises(Refused, match="12 steps") as caught:
         trainer.fit(silo, task_of(trainer, 3))
     assert caught.value.exit_code == 3
     assert same(silo.local, before)

@@ -235,7 +235,7 @@ def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypat
         kept = raw.train.y < (4 if name == "plain" else 10)
         return replace(raw, train=replace(raw.train, x=raw.train.x[kept], y=raw.train.y[kept]))
 
-    monkeypatch.setattr(prepare, "read", few)
+    monkeypatch.setattr(prepare, "read_silo", few)
     do(tmp_path / "own", small())
     assert load_file(tmp_path / "own/silos/plain/local.safetensors")["head.weight"].shape[0] == 4
     assert load_file(tmp_path / "own/silos/faint/local.safetensors")["head.weight"].shape[0] == 10
