@@ -29,6 +29,13 @@ def is_frame(value: Any) -> "TypeGuard[pd.DataFrame]":
     return pandas is not None and isinstance(value, pandas.DataFrame)
 
 
+def texts_of(objects: Array) -> Array:
+    """Return objects as text, "" for None and every other missing value."""
+    import pandas as pd
+
+    return np.where(pd.isna(objects), "", objects.astype(str))
+
+
 def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Raw:
     """
     Return the rows of one silo. ``where`` names their origin in messages.
@@ -120,7 +127,7 @@ def _numbers(column: "pd.Series", where: str) -> Array:
         raise DataError(f"{where}: {_text_problem(present)}")
     values = np.asarray(column.to_numpy(np.float64, na_value=np.nan))
     if count := int((np.abs(values) > MAX_FLOAT32).sum()):
-        raise DataError(f"{where}: {column.name} holds {count} infinite values")
+        raise DataError(f"{where}: {column.name} holds {count} infinite values; leave such cells empty")
     return values.astype(np.float32)
 
 

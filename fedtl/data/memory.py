@@ -34,6 +34,8 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
     - a DataFrame, which is read as a CSV file is: ``settings.label`` names the label's column, empty cells are missing
       values, columns of text need ``settings.categories``.
 
+    Under ``[privacy]`` the types of arrays and of a DataFrame's columns count as declared, as those of files do.
+
     To run on them, put each silo's rows into the store of stored rows before the study is built:
     ``store.get_or_make(f"{name}.raw", lambda: raw)``, and pass the store as ``raws``. Raises ConfigError or DataError.
     """
@@ -68,9 +70,13 @@ def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
 
 
 def _array(value: Any) -> Array:
-    """Return an array as an .npz file would hold it: numbers, or texts in place of objects."""
+    """Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    return array.astype(str) if array.dtype.kind == "O" else array
+    if array.dtype.kind != "O":
+        return array
+    if frame.is_frame(value) and all(dtype.kind in "uifb" for dtype in value.dtypes):
+        return array.astype(np.float64)  # columns of truth values and of numbers
+    return frame.texts_of(array)
 
 
 def learns(settings: DataSettings) -> frozenset[str]:

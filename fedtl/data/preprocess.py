@@ -96,7 +96,9 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
     """Scale by declared constants."""
     names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
     if not names and not regression:
-        raise DataError(f"silo {silo}: pixels of 0..255 are not scaled by constants; remove data.scale")
+        raise DataError(
+            f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
+        )
     constants = read_constants(settings.scale, names)
     inputs = replace(
         inputs,
@@ -154,10 +156,8 @@ def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], t
     from sklearn.impute import SimpleImputer  # takes a second to import, and only learned constants need it
 
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    filled = imputer.fit_transform(values.astype(np.float64)).astype(
-        values.dtype
-    )  # as ``Inputs.apply`` fills
-    mean, std = _mean_and_std(filled)
+    filled = imputer.fit_transform(values.astype(np.float64))
+    mean, std = _mean_and_std(filled.astype(values.dtype))  # a fill value is rounded where it is filled in
     return tuple(imputer.statistics_.tolist()), mean, std
 
 

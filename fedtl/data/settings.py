@@ -61,7 +61,7 @@ class InputSettings(Settings):
         return repr(value) if isinstance(value, bool | float) else value
 
 
-class DataSettings(RowSettings, InputSettings):
+class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 

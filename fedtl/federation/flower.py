@@ -131,8 +131,10 @@ def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refu
 
 
 def answer_message(message: Message, act: Callable[[Callable[[], Task]], Update | Refusal]) -> Message:
-    """The reply of a ClientApp. ``act`` gets a function that reads the task. No exception leaves, because Flower would
-    send its text to the server."""
+    """
+    The reply of a ClientApp. ``act`` gets a function that reads the task. No exception leaves, because Flower would send
+    its text to the server.
+    """
     try:
         reply = act(lambda: task_from_records(message.content))
     except Exception as error:

@@ -4,14 +4,17 @@ A transcript: what the server sent and received in chosen rounds, recorded for a
 It holds what crosses between server and silos and nothing else: the tensors sent, and each update as it came.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_file
+from fedtl.federation.packing import pack, unpack
 from fedtl.federation.rounds import Federation
 from fedtl.messages import Refusal, Task, Update
 from fedtl.models.state import State
@@ -41,11 +44,10 @@ class RecordingFederation:
         recorded = task.round in self.rounds
         folder = _round_folder(self.folder, task.round)
         if recorded:
-            _save(folder / f"{SHARED}.safetensors", task.shared)
+            write_file(folder / f"{SHARED}.safetensors", partial(save_file, task.shared))
         for reply in self.federation.ask(task, silos):
             if recorded and isinstance(reply, Update):
-                path = folder / "silos" / f"{reply.silo}.safetensors"
-                _save(path, reply.delta, {"weight": repr(reply.weight)})
+                _save_update(folder / "silos" / f"{reply.silo}.safetensors", reply)
             yield reply
 
 
@@ -63,22 +65,27 @@ def read_transcript(folder: Path) -> list[RecordedRound]:
     """All recorded rounds in order; an empty list where none was recorded."""
     recorded = []
     for path in sorted(folder.glob("round-*")) if folder.is_dir() else ():
-        files = {file.stem: file for file in sorted((path / "silos").glob("*.safetensors"))}
-        deltas = {silo: load_file(file) for silo, file in files.items()}
-        weights = {silo: _weight(file) for silo, file in files.items()}
         number = int(path.name.removeprefix("round-"))
+        updates = [_read_update(file, number) for file in sorted((path / "silos").glob("*.safetensors"))]
+        deltas = {update.silo: update.delta for update in updates}
+        weights = {update.silo: update.weight for update in updates}
         recorded.append(RecordedRound(number, load_file(path / f"{SHARED}.safetensors"), deltas, weights))
     return recorded
 
 
-def _weight(path: Path) -> float:
+def _save_update(path: Path, update: Update) -> None:
+    """The tensors, and each plain value as JSON in the metadata."""
+    header, tensors = pack(update)
+    metadata = {name: json.dumps(value) for name, value in header.items()}
+    write_file(path, lambda file: save_file(tensors, file, metadata))
+
+
+def _read_update(path: Path, number: int) -> Update:
     with safe_open(path, "pt") as file:
-        return float(file.metadata()["weight"])
+        header = {name: json.loads(text) for name, text in file.metadata().items()}
+    # fedtl 0.1.0 wrote the weight only.
+    return unpack(Update, {"silo": path.stem, "round": number, "metrics": {}} | header, load_file(path))
 
 
 def _round_folder(folder: Path, number: int) -> Path:
     return folder / f"round-{number:06d}"
-
-
-def _save(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
-    write_file(path, lambda file: save_file(state, file, metadata))

@@ -166,7 +166,7 @@ def convergence(
 def _curve_titles(private: bool) -> tuple[str, str]:
     """The title of a plot of learning curves, and what its y axis shows."""
     if private:
-        return "Released accuracy of the received model, before local training, by round", "released"
+        return "Released (noisy) accuracy of the received model by round, before local training", "released"
     return "Validation result by round", "validation"
 
 

@@ -134,7 +134,7 @@ def audit(facts: Facts) -> list[str]:
         return list(facts["audit"])
     if not facts["private"]:
         return ["Not run: without differential privacy there is no claim to test."]
-    command = f"fedtl silo audit {facts['folder']} {facts['study']}.fab"
+    command = f"fedtl silo audit {facts['folder']}"
     return [
         f"Not run. An audit tests the privacy guarantee on your own rows; nothing leaves. Run: {command}, then rehearse again."
     ]

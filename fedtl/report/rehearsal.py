@@ -82,11 +82,11 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ("model", f"{facts['model']}, inputs {_shape(facts['shape'])}", ""),
         (
             "rounds",
-            f"{facts['rounds']} a study",
+            f"{facts['rounds']} per study",
             "in each round the model arrives, is trained here, and its change leaves",
         ),
         (
-            "institutions a round",
+            "institutions per round",
             f"at least {facts['minimum_silos']}",
             "the coordinator states this; the institution cannot verify it",
         ),
@@ -178,8 +178,8 @@ def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _lifetime(privacy: Mapping[str, Any]) -> str:
     rate = wording.max_true_positive_rate(privacy["lifetime_epsilon"], privacy["lifetime_delta"])
     return (
-        f"for these rows over all studies; once it is spent, at most {wording.format_percent(rate)} are recognised instead "
-        "of the share above"
+        f"for these rows over all studies; once it is spent, the share above becomes at most "
+        f"{wording.format_percent(rate)}"
     )
 
 

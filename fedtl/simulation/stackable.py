@@ -21,10 +21,9 @@ ELEMENTWISE = (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad, optim.Adadelta
 def why_not_stackable(trainer: Trainer) -> str | None:
     """The reason why this trainer's silos cannot be trained in one stack, in one line; None if they can."""
     reason = _unsuitable_setting(trainer) or _unsuitable_module(trainer.net(1))
-    return (
-        reason
-        and f"engine.stack > 1: {reason} cannot be trained for several silos at once; set engine.stack = 1"
-    )
+    if reason is None:
+        return None
+    return f"engine.stack > 1: {reason} cannot be trained for several silos at once; set engine.stack = 1"
 
 
 def _unsuitable_setting(trainer: Trainer) -> str | None:

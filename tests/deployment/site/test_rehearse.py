@@ -267,7 +267,7 @@ def test_each_term_is_explained_where_it_stands(home, made):
 
 def test_what_an_audit_wrote_is_on_the_page(home, made):
     _, page = rehearse(home, made.file)
-    assert f"fedtl silo audit {home.path} digits.fab" in said(page)
+    assert f"fedtl silo audit {home.path}" in said(page)
     found = page.with_suffix(".audit.json")
     assert found.name == f"{made.hash}.audit.json"
     found.write_text('{"text": ["claimed 3.00, measured at least 0.41", "a\\u001b[2Jb"]}')

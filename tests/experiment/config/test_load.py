@@ -74,7 +74,7 @@ WRONG = {
     # a name that is none
     "method.name=fedavgg": "local, probe, pooled, fedavg",
     "method.name=": "method.name = ''",
-    "data.source=digit": "mean 'digits'?",
+    "data.source=digit": "data.source = 'digit'",
     'data.source=["digits"]': "data.source = ['digits']",
     "train.optimizer=sgdd": "sgd, adam",
     "method.server.name=meen": "mean, median, trimmed",
