@@ -24,7 +24,7 @@ from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workloa
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.guarantees import with_guarantees
-from fedtl.experiment.pretrain import plain, pretrained
+from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.report.audit_attacks import Pictures
@@ -108,8 +108,8 @@ def showable_silos(experiment: Experiment) -> frozenset[str]:
 def _audited_run(folder: RunFolder, options: AuditOptions, store: SharedStore) -> AuditedRun:
     experiment, start = folder.experiment(), None
     if experiment.model.pretrain_on:
-        central = build(plain(experiment), store, store, options.device)
-        start = pretrained(experiment, folder, central.trainer, central.schema)
+        central = build(central_experiment(experiment), store, store, options.device)
+        start = pretrain(experiment, folder, central.trainer, central.schema)
     study = with_guarantees(build(experiment, store, store, options.device, start), folder)
     return AuditedRun(folder, study, options.adversary, start)
 

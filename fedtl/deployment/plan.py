@@ -18,7 +18,7 @@ from fedtl._util.settings import Settings
 from fedtl.data import table
 from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.messages import short
+from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.policy import Code
 
@@ -114,4 +114,4 @@ def parse(content: dict[str, Any], at: str) -> Agreement:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{at}: {place} = {short(first['input'])}: {first['msg']}") from error
+        raise ConfigError(f"{at}: {place} = {shorten(first['input'])}: {first['msg']}") from error

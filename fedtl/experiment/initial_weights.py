@@ -48,7 +48,7 @@ class FirstWeights:
         return []
 
 
-def from_file(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
+def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
     """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
     net, file = plan.net(width), weights.read_weights(path)
     try:

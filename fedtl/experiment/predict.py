@@ -120,7 +120,7 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
     return images.load_images(files, inputs.size, inputs.channels), names
 
 
-def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
@@ -150,7 +150,7 @@ def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
     return written
 
 
-def export(model: SiloModel, out: Path) -> list[str]:
+def export_model(model: SiloModel, out: Path) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.

@@ -17,7 +17,7 @@ from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
-from fedtl.experiment.pretrain import plain, pretrained
+from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
@@ -76,8 +76,8 @@ def run(
         if experiment.privacy is not None:  # before anything is trained, also on public rows
             _check_origins(experiment, study_data(experiment, stores, schema))
         if experiment.model.pretrain_on and start is None:
-            central = build(plain(experiment), stores.raw, prepared, device, None, schema)
-            start = pretrained(experiment, folder, central.trainer, schema)
+            central = build(central_experiment(experiment), stores.raw, prepared, device, None, schema)
+            start = pretrain(experiment, folder, central.trainer, schema)
         study = _study(experiment, folder, stores, _Machine(device, start), schema)
         result = _run(study, folder, _Machine(device, start), progress)
     folder.write_json("result.json", result)

@@ -21,7 +21,7 @@ from fedtl._util.files import write_file
 from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import dump, load
+from fedtl.experiment.config.load import load_experiment, to_toml
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.round_log import RoundLog
 from fedtl.models.state import State
@@ -48,7 +48,7 @@ class RunFolder:
                 f"{path} is not empty; give another --out, or continue the run with --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        write_file(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        write_file(path / "experiment.toml", lambda file: file.write_text(to_toml(experiment)))
         return cls(path)
 
     @classmethod
@@ -74,7 +74,7 @@ class RunFolder:
         return True
 
     def experiment(self) -> Experiment:
-        return load(str(self.path / "experiment.toml"))
+        return load_experiment(str(self.path / "experiment.toml"))
 
     def result(self) -> RunResult:
         """Raises ConfigError where the run did not end, or the file is damaged."""

@@ -13,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
-from fedtl.experiment.initial_weights import FirstWeights, from_file
+from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method
@@ -166,7 +166,7 @@ def _first_weights(
     """Return the first weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
     if experiment.model.weights in ("", "pretrained"):
         return FirstWeights("", start or {}, {})
-    first = from_file(Path(experiment.model.weights), spec, schema.width)
+    first = read_first_weights(Path(experiment.model.weights), spec, schema.width)
     if experiment.privacy is None:
         return first
     return replace(first, notes=[*first.notes, *first.privacy_notes()])

@@ -17,7 +17,7 @@ import numpy as np
 from machine import PeakMemory, resident_mib
 
 from fedtl.experiment.checkpoint import load_run_state
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.rounds import Round
@@ -58,7 +58,7 @@ def main() -> None:
         settings = {"rounds": given.rounds + 1, "data.source": '"npz"', "data.path": json.dumps(str(folder))}
         settings |= {"data.val": 0.1, "model.name": '"mlp"', "data.limit": 0}
         settings |= {"engine.workers": given.workers, "engine.stack": given.stack}
-        experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
+        experiment = load_experiment("digits", [f"{key}={value}" for key, value in settings.items()])
         before, began = resident_mib(), time.perf_counter()
         with PeakMemory() as peak:
             place = RunFolder.create(Path(above) / "run", experiment)

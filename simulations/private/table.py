@@ -67,7 +67,7 @@ def accuracy(one: One) -> dict[str, Any]:
     """Run one experiment and return its test accuracy: the mean over silos, and that of each silo."""
 
     from fedtl.experiment import privacy_plan as planning
-    from fedtl.experiment.config.load import load
+    from fedtl.experiment.config.load import load_experiment
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
     from fedtl.privacy import dp_adabn
@@ -91,7 +91,7 @@ def accuracy(one: One) -> dict[str, Any]:
 
                 write(Path(folder) / "rows", one.seed)
                 sets.append(f"data.path={folder}/rows")
-            experiment = load(str(HERE / f"{one.name}.toml"), sets)
+            experiment = load_experiment(str(HERE / f"{one.name}.toml"), sets)
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
         dp_adabn.release_statistics, planning.STATISTICS_SHARE = originals

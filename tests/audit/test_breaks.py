@@ -6,7 +6,7 @@ from torch import nn
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.verdict import FAMILY_LEVEL, failed
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -23,7 +23,7 @@ CHECKS = 400  # of a whole audit, which share the family's level
 
 def retrained(folder, *settings):
     """All retraining checks of one silo, and those that fail at the level that they have in a whole audit."""
-    experiment = load("digits", [*SMALL, *settings])
+    experiment = load_experiment("digits", [*SMALL, *settings])
     with temporary_store() as shelf:
         study = with_guarantees(build(experiment, shelf, shelf), RunFolder.create(folder / "run", experiment))
         checks = retraining_checks(silo_of_study(study, "plain"), [])

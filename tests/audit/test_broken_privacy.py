@@ -12,7 +12,7 @@ import torch
 from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.checks import check_run, retraining_jobs
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -41,7 +41,7 @@ SMALL = [
 def audited(folder, *changes):
     """Run the real pipeline and audit it; a fault is in both."""
     settings = dict(change.split("=", 1) for change in (*SMALL, *changes))
-    experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
+    experiment = load_experiment("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     with temporary_store() as shelf:
@@ -296,7 +296,7 @@ def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
 def test_a_ledger_that_was_edited_afterwards(tmp_path):
     import sqlite3
 
-    experiment = load("digits", SMALL)
+    experiment = load_experiment("digits", SMALL)
     out = RunFolder.create(tmp_path / "run", experiment)
     run(experiment, out)
     with sqlite3.connect(out.silo("plain") / "ledger.sqlite") as connection:

@@ -14,7 +14,7 @@ from fedtl.cli.main import main
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
 from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloFailed
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
@@ -399,7 +399,7 @@ def test_a_head_that_saw_the_rows_without_noise_breaks_it_too():
 
 
 def test_a_private_run_says_what_it_cost(tmp_path):
-    experiment = load("digits", SMALL)
+    experiment = load_experiment("digits", SMALL)
     result = to_plain(run(experiment, RunFolder.create(tmp_path, experiment)))
     private = result["privacy"]
     assert private["private"] is True
@@ -421,11 +421,11 @@ def test_a_private_run_says_what_it_cost(tmp_path):
 
 @pytest.mark.slow
 def test_processes_keep_the_same_promises(tmp_path):
-    experiment = load(
+    experiment = load_experiment(
         "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.workers=2"]
     )
     result = to_plain(run(experiment, RunFolder.create(tmp_path / "two", experiment)))
-    alone = load(
+    alone = load_experiment(
         "digits", [*SMALL[:2], "privacy.epsilon=8", "privacy.noise=reproducible", "engine.name=serial"]
     )
     other = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
@@ -442,7 +442,7 @@ def test_a_stopped_private_run_goes_on_without_paying_twice(tmp_path):
     def stop(one):
         raise Stop
 
-    experiment = load("digits", SMALL)
+    experiment = load_experiment("digits", SMALL)
     folder = RunFolder.create(tmp_path, experiment)
     with pytest.raises(Stop):
         run(experiment, folder, progress=stop)
@@ -453,7 +453,7 @@ def test_a_stopped_private_run_goes_on_without_paying_twice(tmp_path):
 
 
 def test_one_silo_may_promise_more(tmp_path):
-    experiment = load("digits", [*SMALL, "silo.faint.privacy.epsilon=1"])
+    experiment = load_experiment("digits", [*SMALL, "silo.faint.privacy.epsilon=1"])
     result = to_plain(run(experiment, RunFolder.create(tmp_path, experiment)))
     assert (
         result["privacy"]["silos"]["faint"]["epsilon"] <= 1.0 < result["privacy"]["silos"]["plain"]["epsilon"]
@@ -516,13 +516,13 @@ def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_le
 )
 def test_what_goes_past_the_noise_is_refused(settings, says):
     with pytest.raises(ConfigError, match=says) as caught:
-        load("digits", [*SMALL, *settings])
+        load_experiment("digits", [*SMALL, *settings])
     assert "\n" not in str(caught.value)
 
 
 def test_overrides_without_privacy_are_refused():
     with pytest.raises(ConfigError, match=r"silo\.faint"):
-        load("digits", ["silo.faint.privacy.epsilon=1"])
+        load_experiment("digits", ["silo.faint.privacy.epsilon=1"])
 
 
 def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
@@ -547,19 +547,19 @@ def test_lint_lists_everything_at_once():
         "model.dtype=bf16",
         "privacy.noise=reproducible",
     ]
-    experiment = load("digits", [*SMALL, *wrong], sound=False)
+    experiment = load_experiment("digits", [*SMALL, *wrong], sound=False)
     assert len(list(unsound(experiment))) == 2
     asked = " ".join(doubtful(experiment))
     assert "nothing is private" in asked
     assert 'tuning = "undeclared"' in asked
     assert "their epsilons add" in asked
-    assert not list(unsound(load("digits", SMALL)))
+    assert not list(unsound(load_experiment("digits", SMALL)))
 
 
 @pytest.mark.parametrize("at", ["privacy", "silo.faint.privacy"])
 def test_a_tuning_that_was_never_charged_is_refused_in_one_line(at):
     with pytest.raises(ConfigError) as refused:
-        load("digits", [*SMALL, f"{at}.tuning=charged"])
+        load_experiment("digits", [*SMALL, f"{at}.tuning=charged"])
     said = str(refused.value)
     assert said.startswith(f"{at}.tuning = 'charged' ")
     assert '"undeclared"' in said
@@ -587,7 +587,7 @@ def test_statistics_without_a_public_start_are_of_noise_and_of_nobodys_rows(tmp_
 
     with temporary_store() as shelf:
         seen = [
-            build(load("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
+            build(load_experiment("digits", [*SMALL, f"data.silos={names}"]), shelf, shelf)
             for names in (["plain"], ["faint"])
         ]
         states = [study.trainer.initial(10) for study in seen]

@@ -16,7 +16,7 @@ from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment import run as study
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.round_log import RoundLog
@@ -36,7 +36,7 @@ NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 
 def small(*overrides):
     settings = {override.partition("=")[0]: override for override in (*SMALL, *overrides)}
-    return load("digits", list(settings.values()))
+    return load_experiment("digits", list(settings.values()))
 
 
 def do(path, experiment):
@@ -155,7 +155,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment(tmp_path):
-    experiment = load("digits", ["rounds=8", "data.limit=40"])
+    experiment = load_experiment("digits", ["rounds=8", "data.limit=40"])
     whole = do(tmp_path / "whole", experiment)
     path = tmp_path / "killed"
     command = [
@@ -262,7 +262,9 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
     result = do(
         tmp_path,
-        load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]),
+        load_experiment(
+            "digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]
+        ),
     )
     late = result["late"]["faint"]
     assert late["adabn"]["accuracy"] > late["as_received"]["accuracy"] + 0.2
@@ -333,14 +335,14 @@ def test_images_of_other_sizes_need_a_size(tmp_path):
     for name, px in (("a", 8), ("b", 10)):
         y = np.arange(40) % 2
         np.savez(tmp_path / f"{name}.npz", train_x=np.zeros((40, px, px), np.uint8), train_y=y)
-    experiment = load(
+    experiment = load_experiment(
         "digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"]
     )
     with pytest.raises(DataError, match=r"silo b has inputs of shape \(1, 10, 10\).*set data.size"):
         do(tmp_path / "out", experiment)
     do(
         tmp_path / "out2",
-        load(
+        load_experiment(
             "digits",
             ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"],
         ),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import build
 from fedtl.messages import Task
@@ -213,7 +213,7 @@ CASES = [
 
 def study_of(folder, sets, shelf):
     last = {setting.partition("=")[0]: setting for setting in [*sets, f"data.path={folder}"]}
-    return build(load("digits", list(last.values())), shelf, shelf)
+    return build(load_experiment("digits", list(last.values())), shelf, shelf)
 
 
 def probes(study, home):

@@ -16,7 +16,7 @@ from fedtl.audit.attacks.reference_models import (
     with_shared_roles,
 )
 from fedtl.audit.jobs import AuditJob, study_job
-from fedtl.experiment.config.load import but
+from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.results.audit import Adversary, RoleCost
@@ -49,7 +49,7 @@ def role_sets(study: Study) -> list[frozenset[Role]]:
 def role_cost_jobs(study: Study, references: int, iterations: int) -> dict[str, AuditJob]:
     """One job for each set of roles."""
     rounds = min(MAX_ROUNDS, study.experiment.rounds)
-    short = replace(study, experiment=but(study.experiment, rounds=rounds))
+    short = replace(study, experiment=with_changes(study.experiment, rounds=rounds))
     return {
         f"shared {' '.join(sorted(shared))}": study_job(
             short, partial(role_cost, shared=shared, references=references, iterations=iterations)

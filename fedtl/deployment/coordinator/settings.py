@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from fedtl._util.settings import Settings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import short
+from fedtl.experiment.config.messages import shorten
 
 TEMPLATE = """\
 # The coordinator's own settings. Everything else is in the experiment.
@@ -42,4 +42,4 @@ def load(folder: Path) -> ServerSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place} = {short(first['input'])}: {first['msg']}") from error
+        raise ConfigError(f"{path}: {place} = {shorten(first['input'])}: {first['msg']}") from error

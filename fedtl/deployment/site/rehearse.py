@@ -29,7 +29,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, DataError, Denied, Refused
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.tensor_table import tensor_table
 from fedtl.federation.policy import check_update
@@ -140,7 +140,7 @@ def _asked(home: Home, what: Path | str) -> tuple[Agreement, str, str]:
     own: dict[str, Any] = {key: getattr(here, key) for key in RowSettings.model_fields if key not in AGREED}
     own |= {"path": str(home.at(here.path)) if here.path else "", "silos": [], "late": [], "scale": "none"}
     lines = [f"data.{key}={json.dumps(value)}" for key, value in own.items()]
-    experiment = load(str(what), [*lines, 'model.weights=""', "model.pretrain_on=[]"])
+    experiment = load_experiment(str(what), [*lines, 'model.weights=""', "model.pretrain_on=[]"])
     silo = here.silo or home.settings.name
     raw = prepare.read_silo(experiment.data, silo)
     shape, classes = prepare.input_shape(raw, experiment.data), prepare.silo_classes(raw, experiment.data)

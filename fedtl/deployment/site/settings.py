@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import short
+from fedtl.experiment.config.messages import shorten
 
 if TYPE_CHECKING:
     from fedtl.federation.policy import Policy
@@ -128,4 +128,4 @@ def load(folder: Path) -> HomeSettings:
         place = ".".join(map(str, first["loc"]))
         if first["type"] == "missing":
             raise ConfigError(f"{path}: {place} is not given, and has no default") from error
-        raise ConfigError(f"{path}: {place} = {short(first['input'])}: {first['msg']}") from error
+        raise ConfigError(f"{path}: {place} = {shorten(first['input'])}: {first['msg']}") from error

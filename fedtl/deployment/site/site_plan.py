@@ -23,7 +23,7 @@ from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.state_store import schema_of
 from fedtl.errors import ConfigError, DataError, Denied
-from fedtl.experiment.config.load import parse
+from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
@@ -85,7 +85,7 @@ class SitePlan:
         table["engine"] = {"name": "serial", "threads": self.home.settings.threads}
         if privacy := self.privacy or (FORM if self.agreement.dp_ready else None):
             table["privacy"] = privacy.model_dump(exclude_none=True)
-        return parse(table)
+        return parse_experiment(table)
 
     def _classes(self) -> list[str]:
         """The declared labels: for a shared head those agreed on, for a head of its own the site's, or the plan's."""

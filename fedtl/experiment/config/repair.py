@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import contradictions, of_data, with_unit
-from fedtl.experiment.config.messages import SettingPath, lines
+from fedtl.experiment.config.checks import contradictions, data_contradictions, with_unit
+from fedtl.experiment.config.messages import SettingPath, mistake_lines
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -17,7 +17,7 @@ STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for sett
 
 
 @dataclass(frozen=True)
-class Mended:
+class Repaired:
     """
     ``experiment``: the experiment, with defaults in place of wrong settings. ``mistakes``: a line each. ``rows``: whether
     the settings that select the rows and their units are right, so that the rows can be checked.
@@ -28,7 +28,7 @@ class Mended:
     rows: bool
 
 
-def mended(table: Mapping[str, Any]) -> Mended:
+def repair(table: Mapping[str, Any]) -> Repaired:
     """Return the experiment with wrong settings replaced by defaults. Raises nothing, whatever the table holds."""
     experiment, said, wrong = _of_the_right_types(table)
     rows = not any(place[0] == "data" for place in wrong)
@@ -36,9 +36,9 @@ def mended(table: Mapping[str, Any]) -> Mended:
         experiment = with_unit(experiment)
     except ConfigError as error:
         said, rows = [*said, str(error)], False
-    rows = rows and not any(of_data(experiment.data))
+    rows = rows and not any(data_contradictions(experiment.data))
     said += contradictions(experiment)
-    return Mended(_workable(experiment), tuple(dict.fromkeys(said)), rows)
+    return Repaired(_workable(experiment), tuple(dict.fromkeys(said)), rows)
 
 
 def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
@@ -48,7 +48,7 @@ def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str]
         try:
             return Experiment.model_validate(left), said, wrong
         except ValidationError as error:
-            found = lines(error, left)
+            found = mistake_lines(error, left)
             said += found.values()
             wrong += found
             for place in found:

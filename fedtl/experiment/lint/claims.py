@@ -8,7 +8,7 @@ from fedtl.privacy.guarantee import PrivacyGuarantee, PrivateTraining
 Guarantees = Mapping[str, PrivacyGuarantee]
 
 
-def holds(examined: Examined) -> Iterator[str]:
+def guarantee_claims(examined: Examined) -> Iterator[str]:
     """Yield a line for each property of the guarantee. None with reproducible noise, because then nothing is private."""
     guarantees = examined.guarantees
     if not guarantees or any(guarantee.seed is not None for guarantee in guarantees.values()):

@@ -7,7 +7,7 @@ from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
 
 
-def copies(study: Study) -> Iterator[str]:
+def duplicate_rows(study: Study) -> Iterator[str]:
     """Yield a line for each silo with duplicate rows, and for each pair of silos with rows in common."""
     assert study.experiment.privacy is not None
     seen: dict[str, frozenset[bytes]] = {}

@@ -6,12 +6,12 @@ from typing import Any
 
 from fedtl.errors import FedTLError
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
-from fedtl.experiment.config.repair import Mended, mended
+from fedtl.experiment.config.repair import Repaired, repair
 from fedtl.experiment.config.schema import Experiment, ModelSettings, SiloSettings
-from fedtl.experiment.lint.claims import holds
+from fedtl.experiment.lint.claims import guarantee_claims
 from fedtl.experiment.lint.dry_run import Examined, examine
-from fedtl.experiment.lint.duplicate_rows import copies
-from fedtl.experiment.lint.unread import unread
+from fedtl.experiment.lint.duplicate_rows import duplicate_rows
+from fedtl.experiment.lint.unread import unused_rows
 from fedtl.experiment.privacy_report import privacy_warnings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 
@@ -35,7 +35,7 @@ def lint(table: Mapping[str, Any]) -> Findings:
     Return the findings on an experiment's plain values. Reads the data, builds the model, and tries it on a few synthetic
     rows; trains nothing. A mistake of any kind is a finding, never an exception.
     """
-    repaired = mended(table)
+    repaired = repair(table)
     wrong, doubts = [*repaired.mistakes, *unsound(repaired.experiment)], list(doubtful(repaired.experiment))
     claims: list[str] = []
     if repaired.experiment.privacy is not None and repaired.rows:
@@ -44,15 +44,15 @@ def lint(table: Mapping[str, Any]) -> Findings:
             wrong += errors
             if examined is not None:
                 wrong += examined.refused
-                doubts += [*unread(examined.study), *copies(examined.study)]
+                doubts += [*unused_rows(examined.study), *duplicate_rows(examined.study)]
                 if not repaired.mistakes and not errors:  # otherwise the numbers belong to other settings
                     doubts += [text for one in examined.guarantees.values() for text in privacy_warnings(one)]
                 if not wrong:  # an experiment that would not be trained has no guarantee
-                    claims += holds(examined)
+                    claims += guarantee_claims(examined)
     return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(doubts)), tuple(claims))
 
 
-def _examined(repaired: Mended, store: SharedStore) -> tuple[Examined | None, list[str]]:
+def _examined(repaired: Repaired, store: SharedStore) -> tuple[Examined | None, list[str]]:
     """
     Examine the rows with the experiment's own model or, where that cannot be built, with a plain one. Returns also the
     errors of the models that could not be built; None where the rows cannot be read.

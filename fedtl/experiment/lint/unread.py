@@ -8,7 +8,7 @@ from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
 
 
-def unread(study: Study) -> Iterator[str]:
+def unused_rows(study: Study) -> Iterator[str]:
     """Yield a line for each silo with rows without a usable label, and for each with a column of one value."""
     for name in study.training:
         try:

@@ -22,7 +22,7 @@ from fedtl.deployment.coordinator.nginx import CALLS
 from fedtl.deployment.coordinator.server import _nginx
 from fedtl.deployment.site import keys
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import free_port, wait
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -84,19 +84,19 @@ def test_ssh_reads_the_keys_that_are_made(tmp_path):
 
 
 def test_a_bundle_holds_two_apps_and_one_agreement_and_is_the_same_when_built_again(folder):
-    made = bundle(folder / "bundles", "digits", load("digits"))
+    made = bundle(folder / "bundles", "digits", load_experiment("digits"))
     names = zipfile.ZipFile(made.file).namelist()
     assert set(names) == {*FILES, "experiments/digits.toml", "pyproject.toml", ".info/CONTENT"}
     first = made.hash
-    assert bundle(folder / "bundles", "digits", load("digits")).hash == first
-    assert bundle(folder / "bundles", "digits", load("digits", ["rounds=3"])).hash != first
+    assert bundle(folder / "bundles", "digits", load_experiment("digits")).hash == first
+    assert bundle(folder / "bundles", "digits", load_experiment("digits", ["rounds=3"])).hash != first
 
 
 def test_what_lies_beside_the_apps_does_not_travel(folder):
     """Flower packs any .json, .yaml and .md that it is not told to leave."""
     from fedtl.deployment.coordinator.bundle import _built
 
-    made = bundle(folder / "bundles", "digits", load("digits"))
+    made = bundle(folder / "bundles", "digits", load_experiment("digits"))
     app = made.folder / "app"
     for name in ("data/patients.json", "secrets.yaml", "notes.md", ".hidden.json", "fedtl/__init__.py"):
         (app / name).parent.mkdir(exist_ok=True)
@@ -107,7 +107,7 @@ def test_what_lies_beside_the_apps_does_not_travel(folder):
 
 
 def test_an_agreement_says_nothing_about_anybodys_files(folder, tmp_path):
-    settings = load("digits", ["privacy.epsilon=3", "data.limit=50"])
+    settings = load_experiment("digits", ["privacy.epsilon=3", "data.limit=50"])
     made = bundle(folder / "bundles", "digits", settings)
     name, its = agreement_in(made.file.read_bytes(), "digits.fab")
     assert name == "digits"
@@ -120,7 +120,7 @@ def test_an_agreement_says_nothing_about_anybodys_files(folder, tmp_path):
 
 
 def test_the_schema_is_declared_where_the_coordinator_has_no_rows(folder):
-    settings = load("digits", ["method.name=fedavg"])
+    settings = load_experiment("digits", ["method.name=fedavg"])
     with pytest.raises(ConfigError, match="say --classes"):
         bundle(folder / "bundles", "x", settings, (1, 28, 28))
     made = bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fedtl.deployment.coordinator.bundle import bundle
 from fedtl.deployment.site.adopt_model import adopt
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -23,7 +23,9 @@ OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits", OVERRIDES))
+    return bundle(
+        tmp_path_factory.mktemp("server") / "bundles", "digits", load_experiment("digits", OVERRIDES)
+    )
 
 
 def shared_file(site, folder, state=None):
@@ -64,8 +66,8 @@ def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
         tmp_path / "alone", dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
     )
     assert isinstance(alone.ask(alone.task()), Update)
-    mixed = bundle(tmp_path / "mixed", "digits", load("digits", OVERRIDES), dp_ready=True)
-    noisy = bundle(tmp_path / "bundles", "digits", load("digits", plan))
+    mixed = bundle(tmp_path / "mixed", "digits", load_experiment("digits", OVERRIDES), dp_ready=True)
+    noisy = bundle(tmp_path / "bundles", "digits", load_experiment("digits", plan))
     found = []
     pairs = [(open_, made), (private, noisy), (late, noisy), (alone, mixed)]
     for number, (site, its) in enumerate(pairs):
@@ -94,7 +96,8 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     """
     others = 'data.silos=["plain","inverted","blurred","faint","textured"]'
     folder = RunFolder.create(
-        tmp_path / "run", load("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"])
+        tmp_path / "run",
+        load_experiment("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"]),
     )
     run(folder.experiment(), folder)
     site = Site(tmp_path, data__silo="rotated", data__limit=16)
@@ -116,7 +119,9 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
 
 def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
     """The site could not have trained it; using it charges nothing and lets nothing out."""
-    private = bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
+    private = bundle(
+        tmp_path / "bundles", "digits", load_experiment("digits", [*OVERRIDES, "privacy.epsilon=8"])
+    )
     site = Site(tmp_path, dp_ready=True)
     result = adopt(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
     assert not result["trained"]

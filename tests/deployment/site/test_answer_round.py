@@ -21,7 +21,7 @@ from fedtl.deployment.site.signed import SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import budget, history, status
 from fedtl.errors import Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.flower import reply_from_message, reply_to_records
 from fedtl.federation.policy import Code
 from fedtl.federation.rounds import FederationConfig
@@ -52,7 +52,9 @@ class Site:
             **settings,
         }
         Federation.change(folder / "home" / "silo.toml", **given)
-        its = agreement.agree(load("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready)
+        its = agreement.agree(
+            load_experiment("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready
+        )
         self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
         self.home = Home.open(folder / "home")

@@ -7,7 +7,7 @@ from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan, row_hashes
 from fedtl.deployment.site.status import budget, status
 from fedtl.errors import BudgetExhausted, ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
 from fedtl.privacy.budget import Budget, Plan
@@ -79,7 +79,9 @@ def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
+    settings = load_experiment(
+        "digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"]
+    )
     return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 

@@ -12,7 +12,7 @@ from fedtl.deployment.site.settings import BudgetSettings
 from fedtl.deployment.site.settings import load as settings_of
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
@@ -65,7 +65,7 @@ def test_only_a_figure_that_both_sides_name_is_measured():
 
 
 def test_what_is_taken_from_the_plan_is_named():
-    plan = load("digits", ["privacy.epsilon=3", "rounds=4"])
+    plan = load_experiment("digits", ["privacy.epsilon=3", "rounds=4"])
     names = ["epsilon", "sample_rate", "steps_a_round", "rounds"]
     assert stricter.taken(plan, BudgetSettings(**PRIVATE)) == names
     assert stricter.taken(plan, BudgetSettings(**{**OWN, "epsilon": 3.0})) == []
@@ -156,7 +156,7 @@ def test_what_was_taken_from_the_plan_stays_what_was_approved(tmp_path, old, new
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load("digits", ["minimum_silos=3", "rounds=20", "privacy.epsilon=2"])
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=20", "privacy.epsilon=2"])
     return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load, read
+from fedtl.experiment.config.load import load_experiment, read_experiment
 from fedtl.experiment.config.repair import STAND_INS
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.lint import dry_run as examined
@@ -27,7 +27,9 @@ PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']
 def found(*sets):
     """PRIVATE, but for what ``sets`` says otherwise."""
     given = {setting.partition("=")[0] for setting in sets}
-    return lint(read("digits", [*(one for one in PRIVATE if one.partition("=")[0] not in given), *sets]))
+    return lint(
+        read_experiment("digits", [*(one for one in PRIVATE if one.partition("=")[0] not in given), *sets])
+    )
 
 
 def test_what_only_the_rows_can_tell_is_found_beside_what_the_settings_say():
@@ -146,7 +148,7 @@ def test_a_setting_of_other_libraries_is_answered_with_the_reason(table, key, wh
     assert len(lines) == 1
     assert f'"{table}.{key.partition("=")[0]}" is not a setting: ' in lines[0]
     with pytest.raises(ConfigError, match="is not a setting: "):
-        load("digits", [*PRIVATE, f"{table}.{key}"])
+        load_experiment("digits", [*PRIVATE, f"{table}.{key}"])
 
 
 def test_one_seed_for_noise_and_samples_is_asked_about():
@@ -242,7 +244,7 @@ def test_copies_of_rows_are_noticed(tmp_path):
         "privacy.epsilon=3",
         "train.batch_size=8",
     ]
-    its = lint(read("digits", sets))
+    its = lint(read_experiment("digits", sets))
     assert any(line.startswith("a: 30 of 60 ") and "duplicates" in line for line in its.doubtful)
 
 
@@ -273,7 +275,7 @@ def test_a_silo_whose_rows_stand_in_another_is_noticed(tmp_path):
 
 
 def test_without_privacy_there_is_nothing_to_hold():
-    its = lint(read("digits", []))
+    its = lint(read_experiment("digits", []))
     assert its.holds == ()
     assert its.unsound == ()
     assert len(its.doubtful) == 1
