@@ -100,7 +100,7 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
             model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
             columns.append(
-                Column(f"{name}, from scratch", _without(with_changes(serial, model=model), aside))
+                Column(f"{name}, from scratch", _without_silos(with_changes(serial, model=model), aside))
             )
     return columns
 
@@ -133,7 +133,7 @@ def compare(
         with ignore_sigint():  # the pool starts processes when work is submitted
             for one, path in tasks:
                 start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
-                started[pool.submit(_one, one, str(path), device, start, raws)] = path
+                started[pool.submit(_do_run, one, str(path), device, start, raws)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
@@ -168,7 +168,7 @@ def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[Run
     }
 
 
-def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
+def _without_silos(experiment: Experiment, aside: Sequence[str]) -> Experiment:
     """Return the experiment without these silos, so that the column from scratch trains the same silos as the others."""
     if not aside:
         return experiment
@@ -180,15 +180,19 @@ def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
     )
 
 
-def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore) -> None:
+def _do_run(
+    experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore
+) -> None:
     """Do one run, in a worker process."""
     start: State | None = None
     if start_folder is not None:
         central = build(central_experiment(experiment), raws, raws, device)
         start = pretrain(experiment, RunFolder(Path(start_folder)), central.trainer, central.schema)
-    place = Path(path)
+    location = Path(path)
     folder = (
-        RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
+        RunFolder.open(location)
+        if (location / "experiment.toml").exists()
+        else RunFolder.create(location, experiment)
     )
     run(experiment, folder, device, start=start, raws=raws)
 
@@ -207,14 +211,14 @@ def _follow(
                     f"the process of run {started[future].name} died (killed, or out of memory?); continue with --resume"
                 ) from error
         if watch:
-            watch(sum(_lines(path / "history.jsonl") for path in paths))
+            watch(sum(_finished_rounds(path / "history.jsonl") for path in paths))
 
 
-def _lines(path: Path) -> int:
+def _finished_rounds(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _become(threads: int, numbers: "SimpleQueue[int]") -> None:
+def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:
     become_worker(threads, numbers.get())
 
 
@@ -225,7 +229,7 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     numbers = context.SimpleQueue()
     for number in range(workers):
         numbers.put(number)
-    pool = ProcessPoolExecutor(workers, context, initializer=_become, initargs=(threads, numbers))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, numbers))
     try:
         yield pool
         pool.shutdown()

@@ -45,10 +45,10 @@ def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) ->
     }
 
 
-def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:
+def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, schema: DataSchema) -> State:
     """
     Return the body's tensors after ``model.pretrain_epochs`` over the training rows of ``model.pretrain_on``, and the head's
-    too where the public rows have the same labels as every silo. ``trainer``: of the ``central_experiment`` experiment. The tensors
+    too where the public rows have the same labels as every silo. ``trainer``: of ``central_experiment``. The tensors
     are written to the folder, and read from there the next time. Raises ConfigError or DataError.
     """
     if folder.has(FILE):
@@ -64,8 +64,8 @@ def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: 
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
         trained = trainer.train(silo, trainer.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
-        alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
-        kept = ("body.", "head.") if alike else ("body.",)
+        same_labels = {classes} == {*groups, *(silo.classes for silo in schema.silos.values())}
+        kept = ("body.", "head.") if same_labels else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
     folder.save_tensors(FILE, state, labels.public(state))
     return state

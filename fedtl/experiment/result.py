@@ -114,5 +114,8 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
 def _privacy(study: Study, folder: RunFolder) -> PrivacyReport | None:
     if study.experiment.privacy is None:
         return None
-    silos = {name: spent_privacy(its, folder.path.name) for name, its in sorted(study.guarantees.items())}
+    silos = {
+        name: spent_privacy(guarantee, folder.path.name)
+        for name, guarantee in sorted(study.guarantees.items())
+    }
     return replace(privacy_report(study.experiment.privacy), not_released=EXACT, silos=silos)

@@ -62,10 +62,10 @@ def mistake_lines(error: ValidationError, table: Mapping[str, Any], at: str = ""
     """Return a line for each mistake, by the path of the setting."""
     # A misspelt key is both unknown and, under its right name, missing: report it as unknown.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    found: dict[SettingPath, list[Mapping[str, Any]]] = {}
+    by_place: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
-        found.setdefault(_place(problem, table), []).append(problem)
-    return {place: _line(place, its, at) for place, its in found.items()}
+        by_place.setdefault(_place(problem, table), []).append(problem)
+    return {place: _line(place, own, at) for place, own in by_place.items()}
 
 
 def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:

@@ -30,48 +30,48 @@ class Repaired:
 
 def repair(table: Mapping[str, Any]) -> Repaired:
     """Return the experiment with wrong settings replaced by defaults. Raises nothing, whatever the table holds."""
-    experiment, said, wrong = _of_the_right_types(table)
+    experiment, messages, wrong = _valid_experiment(table)
     rows = not any(place[0] == "data" for place in wrong)
     try:
         experiment = with_unit(experiment)
     except ConfigError as error:
-        said, rows = [*said, str(error)], False
+        messages, rows = [*messages, str(error)], False
     rows = rows and not any(data_contradictions(experiment.data))
-    said += contradictions(experiment)
-    return Repaired(_workable(experiment), tuple(dict.fromkeys(said)), rows)
+    messages += contradictions(experiment)
+    return Repaired(_with_known_names(experiment), tuple(dict.fromkeys(messages)), rows)
 
 
-def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
+def _valid_experiment(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
     """Return the experiment without what the schema refuses, the messages about that, and the paths of what was removed."""
-    said, wrong, left = list[str](), list[SettingPath](), dict[str, Any](table)
+    messages, wrong, rest = list[str](), list[SettingPath](), dict[str, Any](table)
     while True:
         try:
-            return Experiment.model_validate(left), said, wrong
+            return Experiment.model_validate(rest), messages, wrong
         except ValidationError as error:
-            found = mistake_lines(error, left)
-            said += found.values()
-            wrong += found
-            for place in found:
-                left = _mended(left, place)
+            mistakes = mistake_lines(error, rest)
+            messages += mistakes.values()
+            wrong += mistakes
+            for place in mistakes:
+                rest = _without(rest, place)
 
 
-def _mended(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
+def _without(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
     """Return the table without the setting at ``place``, or with its stand-in. A wrong list entry removes the whole list."""
     keys = [str(key) for key in place]
-    left = inner = dict(table)
+    rest = inner = dict(table)
     for number, key in enumerate(keys[:-1]):
         if not isinstance(inner.get(key), Mapping) or isinstance(place[number + 1], int):
             inner.pop(key, None)
-            return left
+            return rest
         inner[key] = dict(inner[key])
         inner = inner[key]
     inner.pop(keys[-1], None)
     if tuple(place) in STAND_INS:
         inner[keys[-1]] = STAND_INS[tuple(place)]
-    return left
+    return rest
 
 
-def _workable(experiment: Experiment) -> Experiment:
+def _with_known_names(experiment: Experiment) -> Experiment:
     """Return the experiment with the default method or optimiser where those it names do not exist."""
     if experiment.train.optimizer not in OPTIMIZERS:
         default = TrainSettings()
