@@ -21,16 +21,17 @@ def predict(
     """
     Predict new inputs with the model of one silo.
 
-    RUN is the folder of a run or of fedtl silo adopt. The inputs are prepared as the silo's training inputs were.
+    RUN is the folder of a run or of fedtl silo adopt.
+    The inputs are prepared as the silo's training inputs were.
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
-    from fedtl.experiment.predict import SiloModel, read_inputs, rows, write_csv
+    from fedtl.experiment.predict import SiloModel, prediction_rows, read_inputs, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
     x, files = read_inputs(input, model.experiment, model.inputs)
-    lines = rows(model, model.scores(x), files)
+    lines = prediction_rows(model, model.scores(x), files)
     if as_json:
         print_json(list(lines))
     elif out is None:
@@ -47,13 +48,13 @@ def export(
     """
     Export the model of one silo as an ordinary PyTorch model.
 
-    RUN is the folder of a run. The new folder holds the weights (safetensors), the names of the labels, how inputs are
-    prepared, and an ONNX file if the model can be exported to ONNX.
+    RUN is the folder of a run.
+    The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, and an ONNX file if the model can be exported to ONNX.
 
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """
     from fedtl.experiment.predict import SiloModel
-    from fedtl.experiment.predict import export as export_model
+    from fedtl.experiment.predict import export_model as export_model
     from fedtl.experiment.run_folder import RunFolder
 
     for line in export_model(SiloModel(RunFolder.open(run), silo), out):

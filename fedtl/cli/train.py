@@ -29,8 +29,9 @@ def run(
     """
     Train one method on the silos of an experiment and print the test result of each silo.
 
-    EXP is a TOML file, or the name of an included experiment (digits). method.name selects the method; fedtl methods lists
-    them. The results go to a new folder, RUN, which fedtl predict, export, report and audit take.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    The setting method.name selects the method; fedtl methods lists them.
+    The results go to a new folder, RUN, which fedtl predict, export, report and audit take.
 
     Example: fedtl run digits --set method.name=fedbn --out runs/fedbn
     """
@@ -80,13 +81,14 @@ def compare(
     """
     Train several methods on the same silos and print for each silo whether joining helped.
 
-    EXP is a TOML file, or the name of an included experiment (digits). Every method is trained once per seed. The best
-    federated method of a silo is compared with "local", which is training alone.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    Every method is trained once per seed.
+    The best federated method of a silo is compared with "local", which is training alone.
 
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
     from fedtl.experiment.compare import compare as compare_methods
-    from fedtl.experiment.compare import variants
+    from fedtl.experiment.compare import comparison_columns
     from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
@@ -98,7 +100,7 @@ def compare(
         overrides.append(f"compare.seeds=[{seeds}]")
     device = device_for(device)
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
-    count, seed_count = len(variants(settings)), len(settings.compare.seeds)
+    count, seed_count = len(comparison_columns(settings)), len(settings.compare.seeds)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}: round"
     rounds = count * seed_count * settings.rounds
     with training_progress(title, rounds, folder, quiet or as_json) as show:
