@@ -120,7 +120,7 @@ class Ledger:
                 return Charge(
                     self._stored_reply(chain, study, known, round, task_hash), plan.epsilon, plan.delta
                 )
-            charged = accounting.merged([*known.events, *events])
+            charged = accounting.merge_events([*known.events, *events])
             self._check_planned(study, charged, known)
             check_affordable(self._account.dataset, study, plan, state.budget, state.taken_by_others(study))
             if study not in state.studies:
@@ -218,7 +218,7 @@ class Ledger:
     def _check_planned(self, study: str, charged: Sequence[SpendEvent], known: StudyState) -> None:
         most = {
             (event.noise_multiplier, event.sample_rate): event.steps
-            for event in accounting.merged(spend_events(known.plan.events))
+            for event in accounting.merge_events(spend_events(known.plan.events))
         }
         for event in charged:
             if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):
