@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
-from fedtl.cli.run_folder import begin, write_run_page
+from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
 from fedtl.errors import ConfigError, Refuted
 
@@ -113,6 +113,7 @@ def _run_folder(
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
     from fedtl.audit.audit import refuse
     from fedtl.experiment.config.load import load
+    from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
 
