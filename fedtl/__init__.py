@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedtl import errors as errors
+    from fedtl.api.audits import audit as audit
     from fedtl.api.building import create_method as create_method
     from fedtl.api.building import create_model as create_model
     from fedtl.api.building import list_methods as list_methods
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "audit": "fedtl.api.audits",
     "create_method": "fedtl.api.building",
     "create_model": "fedtl.api.building",
     "list_methods": "fedtl.api.building",

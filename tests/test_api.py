@@ -66,6 +66,13 @@ def test_every_public_name_exists_and_is_listed():
         fedtl.nonsense  # noqa: B018
 
 
+def test_audit_is_a_function_whatever_was_imported_before():
+    code = "import fedtl, fedtl.audit.audit; print(callable(fedtl.audit))"
+    assert in_new_python(code) == "True"
+    with pytest.raises(errors.ConfigError, match="not a run folder"):
+        fedtl.audit("/nonexistent")
+
+
 @pytest.mark.parametrize(
     "change", [{"rounds": 7}, {"train": {"lr": 0.3}}, {"method": {"name": "fedprox", "mu": 0.5}}]
 )
@@ -260,3 +267,27 @@ def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1  # the script's own; its workers are silent
     assert "__main__" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_an_audit_and_its_tables(tmp_path):
+    """A private run with canaries and a transcript, as `fedtl audit` needs them."""
+    (tmp_path / "data").mkdir()
+    for seed, name in enumerate(("one", "two")):
+        x, y = rows(seed)
+        np.savez(tmp_path / "data" / f"{name}.npz", train_x=x, train_y=y)
+    private = fedtl.load_experiment(
+        SETTINGS,
+        data={"source": "npz", "path": str(tmp_path / "data"), "classes": ["a", "b"], "scale": "none"},
+        privacy={"epsilon": 8.0},
+        audit={"canaries": 50, "transcript": 2},
+    )
+    run = fedtl.run(private, out=tmp_path / "run", workers=1)
+    audit = fedtl.audit(run, quick=True)
+    assert not audit.refuted, audit.result.violations
+    assert audit.report().is_file()
+    assert audit.table.loc["one", "epsilon"] == run.table.loc["one", "epsilon"]
+    assert set(audit.verdicts["status"]) <= {"passed", "not exercised"}
+    assert len(audit.verdicts) == len(audit.result.checks)
+    assert "<table" in audit._repr_html_()
+    assert "\n" not in repr(audit)

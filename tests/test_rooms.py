@@ -27,7 +27,7 @@ ROWS = [
 DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "models.compat"},
-    "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits"},
+    "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {"report.plots", "report.audit_plots"},
     "jinja2": {"report.html"},

@@ -120,7 +120,7 @@ class Processes:
         pipes = {worker.pipe: worker for worker in self._pool}
         for pipe in wait(list(pipes)):
             worker = pipes[cast(Connection, pipe)]
-            answer = DIED
+            answer: Any = DIED
             with suppress(EOFError, OSError):
                 answer = worker.pipe.recv()
             if answer == DIED:
