@@ -8,7 +8,7 @@ import typer
 
 from fedtl._util.records import to_plain
 from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
-from fedtl.cli.run_folder import begin, write_run_page
+from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
 from fedtl.errors import ConfigError, Refuted
 
@@ -119,6 +119,7 @@ def _run_folder(
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
     from fedtl.audit.audit import refuse_pooled
     from fedtl.experiment.config.load import load_experiment
+    from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
 
