@@ -10,7 +10,11 @@ from fedtl.report.html import Cell, Grid, Section, plot, render
 from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
 
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
-LOOKS = {Status.PASSED: "", Status.FAILED: "loses", Status.NOT_EXERCISED: ""}  # of a check, by its status
+CHECK_CLASSES = {
+    Status.PASSED: "",
+    Status.FAILED: "loses",
+    Status.NOT_EXERCISED: "",
+}  # of a check, by its status
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
     "can be learnt about a record; with 1 an attacker's odds change by a factor of at most 2.7, with 3 of at most 20. delta "
@@ -91,16 +95,16 @@ def _canaries(audit: AuditResult) -> dict[str, Any]:
     ]
     rows = []
     for name, silo in audit.silos.items():
-        conformance, outcome, look = silo.conformance, NOT_MEASURED, ""
+        conformance, outcome = silo.conformance, Cell(NOT_MEASURED)
         if conformance:
-            outcome, look = ("passed", "gains") if conformance.passed else ("failed", "loses")
+            outcome = Cell("passed", "gains") if conformance.passed else Cell("failed", "loses")
         rows.append(
             [
                 Cell(name),
                 Cell(format_measured(conformance.noise_std_ratio if conformance else None)),
                 Cell(format_measured(conformance.sensitivity_over_clip if conformance else None)),
                 *_bound_cells(silo.bounds),
-                Cell(outcome, look),
+                outcome,
             ]
         )
     measured = any(silo.bounds for silo in audit.silos.values())
@@ -156,7 +160,7 @@ def _checks(audit: AuditResult) -> Grid:
     """Every check with its status. A check that had nothing to measure shows what was missing instead of a number."""
     rows = [
         [
-            *(Cell(check.silo), Cell(check.name), Cell(check.status, LOOKS[check.status])),
+            *(Cell(check.silo), Cell(check.name), Cell(check.status, CHECK_CLASSES[check.status])),
             Cell("-" if check.p is None else f"{check.p:.2g}"),
             Cell(check.reason or NOT_MEASURED if check.p is None else format_measured(check.value)),
         ]
