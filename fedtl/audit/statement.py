@@ -7,14 +7,7 @@ Reads the result and decides nothing. What follows from the claim alone is repor
 
 from collections.abc import Mapping, Sequence
 
-from fedtl.results.audit import (
-    AuditResult,
-    ClaimResult,
-    ConformanceResult,
-    DetectableEpsilon,
-    Part,
-    Status,
-)
+from fedtl.results.audit import AuditResult, ClaimResult, ConformanceResult, DetectableEpsilon, Part, Status
 
 ATTACK_NAMES = {"rmia": "RMIA", "lira": "LiRA"}
 

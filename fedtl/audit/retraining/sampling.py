@@ -85,10 +85,7 @@ def _record_rows(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]
         steps.append(set(current))
         current.clear()
 
-    handles = [
-        net.body.register_forward_pre_hook(record),
-        register_optimizer_step_pre_hook(end_step),
-    ]
+    handles = [net.body.register_forward_pre_hook(record), register_optimizer_step_pre_hook(end_step)]
     try:
         yield steps
     finally:
