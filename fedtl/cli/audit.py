@@ -58,9 +58,11 @@ def audit(
     """
     Attack a run and compare measured lower bounds on epsilon with the epsilon that the run claims.
 
-    EXP (a TOML file or digits) is run with canaries and then audited. RUN, the folder of a run, is audited as it is.
+    EXP (a TOML file or digits) is run with canaries and then audited.
+    RUN, the folder of a run, is audited as it is.
     EXPORT is a record written by fedtl silo ledger --export: its claims are computed again, nothing is measured.
-    "verify BUNDLE" checks the files and the signature of an audit's folder. Exit code 5: a claim is refuted.
+    "verify BUNDLE" checks the files and the signature of an audit's folder.
+    Exit code 5: a claim is refuted.
 
     Example: fedtl audit digits --set privacy.epsilon=3 --quick
     """
