@@ -145,7 +145,7 @@ def _audit_export(path: Path, as_json: bool) -> None:
 
     audited = audit_export(path)
     if as_json:
-        print_json(asdict(audited))
+        print_json(to_plain(audited))
     else:
         for name, study in audited.studies.items():
             print_line(
