@@ -55,9 +55,8 @@ def resume_studies(folder: Path) -> None:
         study = HostedStudy(runs.parent)
         if study.done or (study.path / STOPPED_FILE).exists():
             continue
-        with suppress(
-            ConfigError
-        ):  # end the crashed run, so that no site waits for the rest of one of its messages
+        # End the crashed run, so that no site waits for the rest of one of its messages.
+        with suppress(ConfigError):
             _end_last_run(folder, study)
         try:
             _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)

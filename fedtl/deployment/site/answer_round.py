@@ -88,7 +88,7 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
         update = without_denied_figures(study.trainer.fit(silo, task), plan.policy)
         private = silo.guarantee is not None
         check_update(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
-        new = StoredRound(task.round, digest, silo.local, silo.labels, update, private)
+        new = StoredRound(digest, silo.local, silo.labels, update, private)
         home.states.save(task.study, schema, new)
     check_update(update, task, plan.terms, plan.policy, _released(plan, private), home.settings.name)
     if private:
