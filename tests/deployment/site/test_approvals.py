@@ -15,9 +15,9 @@ from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.settings import (
     RENAMED_KEYS,
     BudgetSettings,
-    DataHere,
     HomeSettings,
     PolicySettings,
+    SiteDataSettings,
 )
 from fedtl.deployment.site.signed import Bound, DataTerms, PrivacyTerms, SignedTerms, looser
 from fedtl.deployment.site.status import site_status
@@ -179,7 +179,7 @@ def test_every_setting_is_signed_or_listed_as_harmless():
     # Terms keep the names of fedtl 0.1.0, so that the hash of what was signed then stays the same.
     data, policy = (set(RENAMED_KEYS[table].values()) for table in ("data", "policy"))
     signed_data = set(DataTerms.model_fields) - {"scale_file"}
-    assert signed_data - RENAMED_KEYS["data"].keys() == set(DataHere.model_fields) - data
+    assert signed_data - RENAMED_KEYS["data"].keys() == set(SiteDataSettings.model_fields) - data
     assert signed_data >= RENAMED_KEYS["data"].keys()
     assert set(PrivacyTerms.model_fields) == set(BudgetSettings.model_fields)
     lists = {"methods", "models"}  # which of them the plan uses is signed
