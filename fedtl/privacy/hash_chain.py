@@ -239,7 +239,7 @@ def _begin_reading(path: Path) -> sqlite3.Connection:
     try:
         return _begun(path)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+        if getattr(error, "sqlite_errorname", "") != "SQLITE_READONLY_ROLLBACK":
             raise
     with closing(
         _connect(path, "rw")
