@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -933,6 +934,28 @@ def test_line_of_another_kind_or_with_other_fields_is_refused(content):
     ):
         with pytest.raises(LedgerDamaged, match="line 3 of 'scans'"):
             parse_line(HEADER | wrong)
+
+
+def test_the_bytes_of_a_ledger_are_those_of_earlier_versions(path, monkeypatch):
+    """The last hashes were computed with commit ace3607, before lines had types: same lines, same stored row sets."""
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, zone=None):
+            return datetime(2026, 11, 26, tzinfo=UTC)
+
+    monkeypatch.setattr(books, "datetime", Fixed)
+    monkeypatch.setattr("fedtl.privacy.accounting.epsilon", lambda *_: 1.5)  # whatever the library rounds to
+    run(opened(path), "a", 1)
+    opened(path, budget=Budget(12.0, 1e-5))
+    changed = opened(path, fingerprint="bb", budget=Budget(12.0, 1e-5))
+    changed.confirm("bb")
+    changed.charge("a", 2, "task 2", ROUND, PLAN)
+    admitted(path, "reports", "cc", Budget(4.2, 1e-6))
+    assert verify_ledger(path) == {
+        "scans": (8, "2cd25f14fb64ff0f6f36a27b3dcff8c1586dd9b4257b2e9cb92bcb7e473e69a4"),
+        "reports": (1, "fd8e6299f696d35a382f9d67de96fa9791ec789de1d189fc7e207d76a6ff2856"),
+    }
 
 
 @pytest.mark.parametrize("line", [{}, {"what": "budget"}, HEADER, HEADER | {"number": "x"} | LINES[2]])
