@@ -75,7 +75,7 @@ def test_folders_and_links_that_were_not_signed_are_named(made, tmp_path):
     (made[0] / "empty").mkdir()
     (made[0] / "elsewhere").symlink_to(tmp_path)
     (made[0] / "gone").symlink_to(tmp_path / "nothing")
-    with pytest.raises(Refuted, match=r"elsewhere is.*empty is.*gone is"):
+    with pytest.raises(Refuted, match=r"elsewhere.*empty.*gone"):
         bundle.verify_bundle(made[0])
 
 
@@ -108,7 +108,7 @@ def test_all_faults_are_named_together(made):
     (folder / "audit.json").unlink()
     (folder / "audit.html").write_text("everything is fine")
     (folder / "more.html").write_text("really")
-    with pytest.raises(Refuted, match=r"audit\.html was.*audit\.json is.*more\.html is"):
+    with pytest.raises(Refuted, match=r"audit\.html.*audit\.json.*more\.html"):
         bundle.verify_bundle(folder)
 
 
