@@ -40,6 +40,7 @@ DOORS = {
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",
+        "deployment.settings_file",
         *(f"experiment.config.{name}" for name in ("schema", "messages", "load", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
@@ -51,7 +52,7 @@ DOORS = {
 # What the coordinator runs. It never reaches examples, nor anything that reads them.
 COORDINATOR = (
     *("federation.rounds", "federation.flower", "federation.policy", "methods.server", "methods.base"),
-    *("messages", "models.roles", "deployment.coordinator.study", "deployment.coordinator.admitted"),
+    *("messages", "models.roles", "deployment.coordinator.host", "deployment.coordinator.admitted"),
 )
 EXAMPLES = ("data", "training.silo", "experiment")
 
@@ -62,7 +63,6 @@ LARGE_FILES = {
     "privacy.per_sample.bookkeeping": "one kind of layer after the other",
 }
 LARGE_FUNCTIONS = {
-    "deployment.site.rehearse._facts": "to be split with the structure of this package",
     "experiment.config.privacy_checks.doubtful": "one message after the other",
     "privacy.per_sample.bookkeeping._conv2d": "one kernel, four ways",
     "report.rehearsal.details": "a table of rows",
@@ -70,7 +70,6 @@ LARGE_FUNCTIONS = {
 }
 LARGE_CLASSES = {
     "deployment.site.home.Home": "the paths of one folder",
-    "deployment.site.site_plan.SitePlan": "to be split with the structure of this package",
     "experiment.run_folder.RunFolder": "the files of one folder",
 }
 MANY_ARGUMENTS = {

@@ -5,7 +5,7 @@ import pytest
 
 from fedtl.data.source import Part as Stored
 from fedtl.data.source import Raw
-from fedtl.deployment.site.site_plan import row_hashes
+from fedtl.deployment.site.site_rows import raw_row_hashes
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy import rows as module
 from fedtl.privacy.rows import (
@@ -34,7 +34,7 @@ def of(x, y=None, units=None, columns=()):
 
 def table(**columns):
     names = tuple(columns)
-    return row_hashes(Raw(Stored(np.stack(list(columns.values()), 1), LABELS), columns=names), KEY)
+    return raw_row_hashes(Raw(Stored(np.stack(list(columns.values()), 1), LABELS), columns=names), KEY)
 
 
 def constant(x, value=7.0):

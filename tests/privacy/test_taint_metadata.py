@@ -219,7 +219,7 @@ def test_noise_that_can_be_drawn_again_makes_the_average_local_only(tmp_path):
 def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
     from hashlib import sha256
 
-    from fedtl.deployment.coordinator.bundle import bundle
+    from fedtl.deployment.coordinator.bundle import build_bundle
     from fedtl.federation.policy import Code
     from fedtl.messages import Update
     from tests.deployment.site.test_answer_round import PRIVATE as BUDGET
@@ -231,11 +231,11 @@ def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
     assert isinstance(site.ask(site.task()), Update)
     with pytest.raises(ConfigError, match="is local-only"):
         Site(tmp_path / "private", dp_ready=True, policy__privacy=BUDGET, policy__metrics=[], **its)
-    plan = site.place.agreement.model_copy(update={"dp_ready": True})
+    plan = site.plan.agreement.model_copy(update={"dp_ready": True})
     site.file.write_text(plan.dump())
     site.refused(site.task(2), Code.FAILED, "features.0.weight is local-only")
     with pytest.raises(ConfigError, match="is local-only"):
-        bundle(
+        build_bundle(
             tmp_path / "bundles", "digits", load_experiment("digits", ["minimum_silos=2", *from_file(file)])
         )
 
