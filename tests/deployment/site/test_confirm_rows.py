@@ -95,11 +95,11 @@ def test_a_new_dataset_is_refused_until_admitted(site, monkeypatch):
     Federation.change(site.home.path / "silo.toml", data__name="wards")
     site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "--new-dataset")
-    assert "fedtl silo confirm DIR BUNDLE --new-dataset" in site.lines()[-1]["reason"]
+    assert "--new-dataset" in site.lines()[-1]["reason"]
     home = Home.open(site.home.path)
     assert dataset_budget(home).new
     assert "wards is new" in fedtl_command("silo", "status", home.path).stdout
-    with pytest.raises(ConfigError, match="'plain'.*--new-dataset"):
+    with pytest.raises(ConfigError, match="^wards: .*--new-dataset"):
         confirm_changed_rows(home, site.file)
     facts = admit_new_dataset(home, site.file)
     assert (facts.dataset, facts.beside) == ("wards", {"plain": 0})
@@ -119,5 +119,5 @@ def test_the_same_rows_cannot_be_admitted_as_a_new_dataset(site, monkeypatch):
     half = lambda raw: Raw(Part(raw.train.x[::2].astype("float64"), raw.train.y[::2].astype(str)))  # noqa: E731
     as_stored(monkeypatch, half)
     Federation.change(site.home.path / "silo.toml", data__name="wards")
-    with pytest.raises(Refused, match="^wards: .* as 'plain'"):
+    with pytest.raises(Refused, match="^wards: .*'plain'"):
         admit_new_dataset(Home.open(site.home.path), site.file)

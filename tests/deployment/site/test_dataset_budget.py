@@ -75,7 +75,7 @@ def test_each_dataset_has_its_own_budget(tmp_path):
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
     either = renamed(site, name="other", data__name=None)
-    with pytest.raises(ConfigError, match="data.name .* faint, plain"):
+    with pytest.raises(ConfigError, match="data.name .*faint, plain"):
         _ = either.dataset
 
 
