@@ -41,7 +41,7 @@ def test_tests_match_on_short_parts_of_a_message():
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path in sorted((ROOT / "tests").rglob("*.py"))
         for line, text in matches(path)
-        if len(re.findall(r"[A-Za-z][\w.\-]+", text)) > LONGEST_MATCH
+        if len(re.findall(r"[A-Za-z][\w.\\-]+", text)) > LONGEST_MATCH
     ]
     assert not long, "\n".join(long)
 
