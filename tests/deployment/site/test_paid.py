@@ -157,7 +157,9 @@ def test_a_restored_ledger_is_accepted(site, used):
 
 def test_a_private_reply_without_a_charge_never_leaves(site, monkeypatch):
     """The last check, in case a round is ever computed without a charge."""
-    monkeypatch.setattr("fedtl.training.trainer.charged_round", lambda guarantee, silo, task, compute: compute(True))
+    monkeypatch.setattr(
+        "fedtl.training.trainer.charged_round", lambda guarantee, silo, task, compute: compute(True)
+    )
     site.refused(site.task(3), Code.DECLINED, "must not leave")
 
 
