@@ -7,7 +7,7 @@ from typing import Any
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.memory import rows_in_memory
-from fedtl.experiment.config.load import but, merge_settings, parse, read
+from fedtl.experiment.config.load import merge_settings, parse_experiment, read_experiment, with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import SharedStore, temporary_store
@@ -29,8 +29,8 @@ def load_experiment(source: Source, **settings: Any) -> Experiment:
     elif isinstance(source, Mapping):
         table = merge_settings({}, source)
     else:
-        table = read(str(source))
-    return parse(merge_settings(table, settings))
+        table = read_experiment(str(source))
+    return parse_experiment(merge_settings(table, settings))
 
 
 def load_datasets(experiment: Source, data: Data | None = None) -> dict[str, SiloDataset]:
@@ -53,4 +53,4 @@ def stored_rows(experiment: Experiment, data: Data | None) -> Iterator[tuple[Exp
     with temporary_store() as store:
         for name, raw in rows.items():
             store.put(f"{name}.raw", raw)
-        yield but(experiment, data=settings), store
+        yield with_changes(experiment, data=settings), store

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import folders
+from fedtl.experiment.compare import run_folders
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
 from fedtl.experiment.run_folder import RunFolder
@@ -127,7 +127,7 @@ class FinishedComparison:
 
     def run(self, method: str, seed: int | None = None) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
-        by_method = folders(self.experiment, self.folder)
+        by_method = run_folders(self.experiment, self.folder)
         seeds = self.experiment.compare.seeds
         chosen = seeds[0] if seed is None else seed
         if method not in by_method or chosen not in seeds:

@@ -8,8 +8,8 @@ from fedtl.api.experiments import Data, Source, load_experiment, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
-from fedtl.experiment.compare import variants
-from fedtl.experiment.config.load import but
+from fedtl.experiment.compare import comparison_columns
+from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run import run as run_experiment
 from fedtl.experiment.run_folder import RUNS, RunFolder
@@ -70,7 +70,7 @@ def compare(
     table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
     chosen = _with_workers(load_experiment(experiment, compare=table), workers)
     with stored_rows(chosen, data) as (ready, store):
-        total = len(variants(ready)) * len(ready.compare.seeds) * ready.rounds
+        total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
         folder = RunFolder.create(_out(out, "compare"), ready)
         chosen_device = choose_device(device)
         processes = ready.engine.workers or default_workers(chosen_device)
@@ -96,4 +96,4 @@ def _with_workers(experiment: Experiment, workers: int | None) -> Experiment:
         return experiment
     if workers < 1:
         raise ConfigError(f"workers = {workers}: give at least 1")
-    return but(experiment, engine=experiment.engine.model_copy(update={"workers": workers}))
+    return with_changes(experiment, engine=experiment.engine.model_copy(update={"workers": workers}))

@@ -35,7 +35,7 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows, prepare_rows
 from fedtl.deployment.site.site_silo import guarantee_on_ledger
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
@@ -113,7 +113,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         bundle=rehearsed.bundle,
         plan=rehearsed.agreement.hash,
         code=code_hash(),
-        claimed=terms(audited.guarantee),
+        claimed=silo_privacy(audited.guarantee),
         refuted=bool(violations),
         violations=[describe_violation(check) for check in violations],
         checks=[SiteCheck(check.name, status(check, violations), check.p, check.value) for check in checks],
@@ -181,7 +181,7 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _train_with_canaries(audited)
     step()
-    claim = terms(audited.guarantee)
+    claim = silo_privacy(audited.guarantee)
     conformance = noise_conformance(audited.name, run, statistics, claim, audited.trainer.training)
     return conformance + retraining_checks(audited, run, step)
 

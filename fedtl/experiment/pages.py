@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedtl._util.files import write_file
-from fedtl.experiment.compare import folders
+from fedtl.experiment.compare import run_folders
 from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.compare_page import compare_page
@@ -20,7 +20,7 @@ def write_run_page(folder: RunFolder) -> Path:
 def write_compare_page(folder: RunFolder) -> Path:
     """Write report.html of a comparison and return its path. Raises ConfigError where it did not end."""
     experiment = folder.experiment()
-    curves = learning_curves(experiment, folders(experiment, folder))
+    curves = learning_curves(experiment, run_folders(experiment, folder))
     return _write(folder, compare_page(folder.comparison(), curves, _settings(folder)))
 
 
