@@ -24,7 +24,7 @@ from fedtl.audit.canaries.log import (
 from fedtl.audit.power import POWER, detectable_noise_ratio
 from fedtl.audit.retraining.audited_silo import AuditedSilo, scratch_guarantee, unlimited
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
-from fedtl.audit.verdict import FAMILY_LEVEL, Check, describe_violation, failed, status
+from fedtl.audit.verdict import FAMILY_LEVEL, Check, check_result, describe_violation, failed, status
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
 from fedtl.deployment.coordinator.bundle import read_agreement
@@ -35,11 +35,11 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import load_rows, prepare_rows
 from fedtl.deployment.site.site_silo import guarantee_on_ledger
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
-from fedtl.results.audit import Status
+from fedtl.results.audit import CheckResult, Status
 from fedtl.results.privacy import SiloPrivacy
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads
@@ -60,14 +60,6 @@ class RehearsedPlan:
 
 
 @dataclass(frozen=True)
-class SiteCheck:
-    name: str
-    status: Status
-    p: float | None
-    value: float | None
-
-
-@dataclass(frozen=True)
 class SiteAudit:
     """
     The result, as ``rehearsed/<bundle>.audit.json`` holds it. ``text``: a summary for the steward, one line each.
@@ -83,7 +75,7 @@ class SiteAudit:
     claimed: SiloPrivacy
     refuted: bool
     violations: Sequence[str]
-    checks: Sequence[SiteCheck]
+    checks: Sequence[CheckResult]
     seconds: float
 
 
@@ -113,10 +105,10 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         bundle=rehearsed.bundle,
         plan=rehearsed.agreement.hash,
         code=code_hash(),
-        claimed=terms(audited.guarantee),
+        claimed=silo_privacy(audited.guarantee),
         refuted=bool(violations),
         violations=[describe_violation(check) for check in violations],
-        checks=[SiteCheck(check.name, status(check, violations), check.p, check.value) for check in checks],
+        checks=[check_result(check, violations) for check in checks],
         seconds=round(time.perf_counter() - clock, 1),
     )
     path = home.path / "rehearsed" / f"{rehearsed.bundle}.audit.json"
@@ -181,7 +173,7 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _train_with_canaries(audited)
     step()
-    claim = terms(audited.guarantee)
+    claim = silo_privacy(audited.guarantee)
     conformance = noise_conformance(audited.name, run, statistics, claim, audited.trainer.training)
     return conformance + retraining_checks(audited, run, step)
 

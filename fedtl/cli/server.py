@@ -120,7 +120,7 @@ def bundle(
     from fedtl.data.columns import parse_columns, with_declared_columns
     from fedtl.deployment.coordinator.bundle import build_bundle
     from fedtl.deployment.coordinator.settings import load_server_settings
-    from fedtl.experiment.config.load import load
+    from fedtl.experiment.config.load import load_experiment
 
     load_server_settings(folder)
     try:
@@ -130,7 +130,7 @@ def bundle(
             f"--shape {shape!r}: write whole numbers with commas between them, as in 1,28,28"
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
-    settings = load(experiment, set_ or [])
+    settings = load_experiment(experiment, set_ or [])
     if columns:
         declared = parse_columns(columns)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from fedtl._util.settings import Settings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import short
+from fedtl.experiment.config.messages import shorten
 
 S = TypeVar("S", bound=Settings)
 
@@ -30,7 +30,7 @@ def validate(model: type[S], table: Mapping[str, Any], source: str) -> S:
         return model.model_validate(dict(table))
     except ValidationError as error:
         mistake = error.errors(include_url=False)[0]
-        key, value = ".".join(map(str, mistake["loc"])), short(mistake["input"])
+        key, value = ".".join(map(str, mistake["loc"])), shorten(mistake["input"])
         match mistake["type"]:
             case "missing":
                 problem = f"{key} is required and is not set"

@@ -19,7 +19,7 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study
 from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Task
 from tests.breaks import BREAKS
 from tests.real_processes import CLI, Federation, around, fedtl_command
@@ -30,7 +30,7 @@ PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("server")
-    settings = load("digits", ["minimum_silos=3", "rounds=20"])
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=20"])
     return build_bundle(place / "bundles", "digits", settings, dp_ready=True)
 
 

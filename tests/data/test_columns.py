@@ -17,7 +17,7 @@ from fedtl.deployment.site.signing import present_terms
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import load_rows, read_raw_rows
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import Federation, fedtl_command
 
 ROWS = 120
@@ -44,7 +44,7 @@ def rows(tmp_path):
 
 def experiment(rows, *more):
     words = ["data.source=table", f"data.path={rows}", 'data.categories={sex=["f","m"]}', "data.scale=none"]
-    return load(
+    return load_experiment(
         "digits", [*words, "model.name=mlp", "data.silos=[]", "data.limit=0", "minimum_silos=1", *more]
     )
 
@@ -136,7 +136,7 @@ def test_a_table_is_refused_by_a_plan_without_column_names(rows, tmp_path):
     x, y = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32), np.arange(ROWS) % 2
     np.savez(tmp_path / "npz" / "clinic.npz", train_x=x, train_y=y)
     plan = ["data.source=npz", f"data.path={tmp_path / 'npz'}", "data.scale=none", "model.name=mlp"]
-    settings = load("digits", [*plan, "data.silos=[]", "data.limit=0", "minimum_silos=1"])
+    settings = load_experiment("digits", [*plan, "data.silos=[]", "data.limit=0", "minimum_silos=1"])
     made = build_bundle(tmp_path / "bundles", "plain", settings)
     with pytest.raises(DataError, match="data.columns"):
         load_rows(plan_at(site(tmp_path / "table", rows), made))

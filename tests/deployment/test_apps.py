@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
@@ -14,7 +15,6 @@ from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE
-from fedtl.experiment.config.load import load
 from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
@@ -63,7 +63,7 @@ def both(tmp_path, monkeypatch):
     made = build_bundle(
         tmp_path / "server" / "bundles",
         "digits",
-        load("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
+        load_experiment("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
     )
     site = Site(tmp_path)
     site.file = made.folder / "app" / "experiments" / "digits.toml"

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.settings import ServerSettings
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import CLI, Federation, around, wait
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -150,7 +150,7 @@ def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
     its = Federation(tmp_path)
     its.patience(120)
     home = its.add("plain", data__limit=20, policy__minimum_silos=1)
-    its.approve(its.bundle(load("digits", ["rounds=1", "data.limit=20"])), "plain")
+    its.approve(its.bundle(load_experiment("digits", ["rounds=1", "data.limit=20"])), "plain")
     folders = {"/data/server": str(its.server), "/data/site": str(home.path)}
     started = {}
     try:

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
@@ -18,7 +19,6 @@ from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
 from fedtl.deployment.site.status import site_status
-from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata as marks
@@ -40,7 +40,7 @@ def federation(tmp_path_factory):
             home = its.add(name, data__limit=100, policy__minimum_silos=1)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load("digits", SMALL)), *SITES, studies=2)
+        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES, studies=2)
         its.up(*SITES, "faint")
         yield its
     finally:
@@ -49,7 +49,7 @@ def federation(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def simulation(tmp_path_factory):
-    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load("digits", SMALL))
+    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load_experiment("digits", SMALL))
     run(folder.experiment(), folder)
     return folder
 
@@ -145,7 +145,7 @@ def test_a_slow_and_a_killed_site_rejoin_and_no_round_is_charged_twice(federatio
     private = Home.open(federation.folder / "blurred")
     rules = {"policy__privacy": BUDGET, "policy__share_row_count": False, "policy__metrics": []}
     federation.change(private.path / "silo.toml", **rules)
-    settings = load("digits", ["rounds=5", "minimum_silos=1"])
+    settings = load_experiment("digits", ["rounds=5", "minimum_silos=1"])
     federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
     pace = max(line["seconds"] for line in federation.history("first"))  # of this machine, today
     deadline = max(30, round(3 * pace))

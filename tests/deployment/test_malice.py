@@ -6,11 +6,11 @@ machine is not. Everything is read from the files of the two sides.
 from pathlib import Path
 
 import pytest
+from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
-from fedtl.experiment.config.load import load
 from fedtl.federation.policy import MEANING, Code
 from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import ROOT, Federation
@@ -41,7 +41,7 @@ def asked(tmp_path_factory):
     its = Federation(tmp_path_factory.mktemp("malice"))
     try:
         its.add("plain", data__limit=40, policy__minimum_silos=1, policy__privacy=BUDGET, policy__share_row_count=False, policy__metrics=[])  # fmt: skip
-        settings = load("digits", ["rounds=3", "minimum_silos=1"])
+        settings = load_experiment("digits", ["rounds=3", "minimum_silos=1"])
         its.approve(its.bundle(settings, dp_ready=True), "plain", studies=2)
         its.up("plain", PYTHONPATH=f"{HERE / 'malicious'}:{ROOT}")
         its.start("digits", "first")

@@ -7,7 +7,7 @@ import torch
 
 from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms, warnings
+from fedtl.experiment.privacy_report import privacy_warnings, silo_privacy
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.dp_accuracy import AccuracyRelease, noisy_mean
@@ -59,19 +59,21 @@ def test_accuracy_and_training_together_cost_the_target_epsilon(tmp_path):
 
 def test_few_validation_rows_give_a_warning(tmp_path):
     its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).guarantee
-    assert terms(its).metric_expected_noise == pytest.approx(its.releases.accuracy.noise_multiplier / 9)
-    assert "9 validation records are few" in " ".join(warnings(its))
+    assert silo_privacy(its).metric_expected_noise == pytest.approx(
+        its.releases.accuracy.noise_multiplier / 9
+    )
+    assert "9 validation records are few" in " ".join(privacy_warnings(its))
 
 
 def test_all_warnings_are_given(tmp_path):
     """The warning about the accuracy does not hide the one about the statistics."""
     asked = {"epsilon": 1.0, "metrics": ["accuracy"], "statistics": "dp"}
-    few, noisy = warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
+    few, noisy = privacy_warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
     assert "validation records are few" in few
     assert "are few for the statistics of" in noisy
     for way_out in ("fewer privacy.stages", 'privacy.statistics = "public"', "GroupNorm or LayerNorm"):
         assert way_out in noisy
-    assert warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
+    assert privacy_warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
 
 
 def test_patients_count_once(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import build
 from fedtl.messages import Task
 from fedtl.privacy import dp_sgd as mechanism
@@ -212,13 +213,13 @@ CASES = [
 
 def study_of(folder, sets, shelf):
     last = {setting.partition("=")[0]: setting for setting in [*sets, f"data.path={folder}"]}
-    return build(load("digits", list(last.values())), shelf, shelf)
+    return build(load_experiment("digits", list(last.values())), shelf, shelf)
 
 
 def probes(study, home):
     """Return, for each quantity of the table, its value at the silo, or what represents it."""
     data, experiment, trainer = study.data("a"), study.experiment, study.trainer
-    inputs, guarantee = study.inputs("a"), study.guarantee("a", home)
+    inputs, guarantee = study.silo_data.inputs("a"), silo_guarantee(study, "a", home)
     initial = trainer.initial(data.width)
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
@@ -266,7 +267,9 @@ def fit(study, home):
             return found
 
         patch.setattr(mechanism, "poisson", watched)
-        silo = dataclasses.replace(study.silo("a", study.data("a")), guarantee=study.guarantee("a", home))
+        silo = dataclasses.replace(
+            study.silo("a", study.data("a")), guarantee=silo_guarantee(study, "a", home)
+        )
         shared, _ = study.trainer.partition.split(study.trainer.initial(silo.data.width))
         update = study.trainer.fit_unaccounted(
             silo, Task("s", 1, study.experiment.rounds, study.experiment.seed, shared)

@@ -3,10 +3,12 @@
 import pytest
 
 from fedtl.errors import Refused
-from fedtl.experiment.config.load import load
+from fedtl.experiment.checkpoint import load_run_state
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build, tensor_table
+from fedtl.experiment.study import build
+from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
@@ -66,23 +68,23 @@ def test_local_only_is_permanent(tmp_path):
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
     sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
-    experiment = load("digits", sets)
+    experiment = load_experiment("digits", sets)
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
-    _, own, _ = RunFolder.open(tmp_path / "run").saved()
-    for _, its in own.values():
+    own = load_run_state(RunFolder.open(tmp_path / "run").log).labels
+    for its in own.values():
         assert its[Role.HEAD] is Label.MECHANISM
         assert its[Role.STATS] is Label.PUBLIC
-    open_ = load("digits", sets[:-1])
+    open_ = load_experiment("digits", sets[:-1])
     run(open_, RunFolder.create(tmp_path / "open", open_))
-    _, own, _ = RunFolder.open(tmp_path / "open").saved()
-    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for _, its in own.values())
+    own = load_run_state(RunFolder.open(tmp_path / "open").log).labels
+    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for its in own.values())
 
 
 def test_show_prints_the_provenance_of_each_tensor(tmp_path):
     from fedtl.simulation.shared_store import temporary_store
 
     with temporary_store() as shelf:
-        study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
+        study = build(load_experiment("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
         table = {row.name: row.label for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
     assert {label for name, label in table.items() if "running" in name} == {"released"}
@@ -93,7 +95,7 @@ def labels_shown(*settings):
     from fedtl.simulation.shared_store import temporary_store
 
     with temporary_store() as shelf:
-        study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
+        study = build(load_experiment("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
         return {row.name: row.label for row in tensor_table(study)}
 
 

@@ -13,9 +13,9 @@ from fedtl._util.records import to_plain
 from fedtl.cli.main import main
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.compare import compare
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.privacy_checks import UNCOVERED, doubtful
-from fedtl.experiment.predict import SiloModel, export
+from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint as labels
@@ -28,14 +28,14 @@ PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
 
 
 def ran(path, *settings):
-    experiment = load("digits", [*SMALL, *settings])
+    experiment = load_experiment("digits", [*SMALL, *settings])
     folder = RunFolder.create(path, experiment)
     return folder, to_plain(run(experiment, folder))
 
 
 def exported(folder, silo="plain"):
     out = folder.path / "exported"
-    export(SiloModel(folder, silo), out)
+    export_model(SiloModel(folder, silo), out)
     return out / "model.safetensors"
 
 
@@ -149,8 +149,8 @@ def test_file_without_labels_is_used_with_a_note(openly, tmp_path):
         assert UNCOVERED in run_page(folder.result(), folder.history(), "")
         _, without = ran(tmp_path / f"{file.suffix}-open", f"model.weights={file}")
         assert UNCOVERED not in without["notes"]
-    assert UNCOVERED in doubtful(load("digits", [*SMALL, *from_file(bare)]))
-    assert UNCOVERED not in doubtful(load("digits", [*SMALL, *from_file(openly[1])]))
+    assert UNCOVERED in doubtful(load_experiment("digits", [*SMALL, *from_file(bare)]))
+    assert UNCOVERED not in doubtful(load_experiment("digits", [*SMALL, *from_file(openly[1])]))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_invalid_labels_are_refused(openly, tmp_path, text, says):
     assert str(caught.value).startswith(f"model.weights: {file}: ")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
-    list(doubtful(load("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
+    list(doubtful(load_experiment("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
 
 
 def test_label_of_a_missing_tensor_is_refused(openly, tmp_path):
@@ -235,14 +235,18 @@ def test_site_refuses_to_start_privately_from_such_a_file(openly, tmp_path):
     site.file.write_text(plan.dump())
     site.refused(site.task(2), Code.FAILED, "features.0.weight is local-only")
     with pytest.raises(ConfigError, match="is local-only"):
-        build_bundle(tmp_path / "bundles", "digits", load("digits", ["minimum_silos=2", *from_file(file)]))
+        build_bundle(
+            tmp_path / "bundles", "digits", load_experiment("digits", ["minimum_silos=2", *from_file(file)])
+        )
 
 
 def test_comparison_refuses_such_a_file_before_any_run(openly, tmp_path):
     methods = ["compare.methods=['local','fedavg']", "compare.seeds=[0]"]
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(openly[1]), bare)
-    refused, noted = (load("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare))
+    refused, noted = (
+        load_experiment("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare)
+    )
     with pytest.raises(ConfigError, match="is local-only"):
         compare(refused, RunFolder.create(tmp_path / "refused", refused), 1, "cpu")
     assert not (tmp_path / "refused" / "runs").exists()

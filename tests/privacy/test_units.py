@@ -26,8 +26,9 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.data.splits import whole_units
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -74,7 +75,7 @@ def table(path, rows=120, patients=30, **columns):
 
 def test_run_protects_patients_and_says_so(tmp_path):
     (tmp_path / "data").mkdir()
-    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    experiment = load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     assert experiment.data.unit_column == "patient"
     result = to_plain(run(experiment, RunFolder.create(tmp_path / "run", experiment)))
     its = result["privacy"]
@@ -88,7 +89,7 @@ def test_run_protects_patients_and_says_so(tmp_path):
 
 def test_unit_column_is_not_an_input_and_no_patient_is_divided(tmp_path):
     (tmp_path / "data").mkdir()
-    load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     from fedtl.data.table import read
 
     settings = DataSettings(source="table", path=str(tmp_path / "data"), unit_column="patient", scale="none")
@@ -135,7 +136,7 @@ def test_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
     for name in ("99", "x"):
         (tmp_path / name).mkdir()
         names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
-        settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
+        settings = load_experiment("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
         with temporary_store() as shelf:
             data = build(settings, shelf, shelf).data("north")
         found.append(data.train.unit_count + data.val.unit_count)
@@ -145,7 +146,7 @@ def test_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
 def test_rows_without_a_patient_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
     names = [f"p{i % 30}" for i in range(119)] + [None]
-    settings = load("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
+    settings = load_experiment("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
     with pytest.raises(DataError, match="have no 'patient'"):
         run(settings, RunFolder.create(tmp_path / "run", settings))
 
@@ -183,17 +184,19 @@ def test_one_large_patient_leaves_no_test_rows():
 )
 def test_invalid_unit_is_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
-        load("digits", settings)
+        load_experiment("digits", settings)
 
 
 def test_unit_is_the_same_in_all_silos(tmp_path):
     (tmp_path / "data").mkdir()
     sets = table(tmp_path / "data")
     with pytest.raises(ConfigError, match="name one column"):
-        load("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
-    other = load("digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False)
+        load_experiment("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
+    other = load_experiment(
+        "digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False
+    )
     assert any("the same in all silos" in line for line in unsound(other))
-    weak = load("digits", [*sets, "data.unit_column=patient"])
+    weak = load_experiment("digits", [*sets, "data.unit_column=patient"])
     assert any("k times the epsilon" in line for line in doubtful(weak))
 
 
@@ -281,7 +284,7 @@ def patients(tmp_path_factory):
         "privacy.tuning=public",
         'privacy.metrics=["accuracy"]',
     ]
-    experiment = load("digits", sets)
+    experiment = load_experiment("digits", sets)
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     effort = Effort(references=2, role_references=1, iterations=2, roles=False)
@@ -342,7 +345,7 @@ def test_check_that_was_not_exercised_is_neither_passed_nor_failed(patients):
 )
 def test_audit_finds_that_rows_are_protected_instead_of_patients(name, check, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
-    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    experiment = load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     if name == "rows clipped one by one":
         sound = mechanism.clipped
         monkeypatch.setattr(
@@ -360,7 +363,9 @@ def test_audit_finds_that_rows_are_protected_instead_of_patients(name, check, mo
             ),
         )
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
+        study = with_guarantees(
+            build(experiment, shelf, shelf), RunFolder.create(tmp_path / "run", experiment)
+        )
         found = {
             one.name
             for one in failed(retraining_checks(silo_of_study(study, "north"), []), FAMILY_LEVEL / 10)

@@ -22,7 +22,7 @@ from fedtl.deployment.site.site_silo import make_silo
 from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
-from fedtl.experiment.privacy_plan import settled, trained
+from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
@@ -79,7 +79,7 @@ def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, ou
     stored = home.states.load(study_name, schema_of(study.trainer.initial(rows.data.width)))
     silo = make_silo(plan, study, rows)
     task = Task(study_name, rounds + 1, rounds, seed, received)
-    labels = trained(study.trainer, study.first, planned_privacy)
+    labels = provenance_after_rounds(study.trainer, study.first, planned_privacy)
     if stored:
         model = _finished(study, silo, stored, task, rows.prepared, labels)
     else:
@@ -119,7 +119,9 @@ def _finished(
     silo.local = stored.local
     outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
     own = {name: stored.labels[study.trainer.partition.roles[name]] for name in stored.local}
-    return _Model(outcome.state, settled(study.trainer, {**labels, **own}), {"in use": outcome.test})
+    return _Model(
+        outcome.state, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
+    )
 
 
 def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Mapping[str, Label]) -> _Model:

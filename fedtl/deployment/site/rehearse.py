@@ -40,9 +40,9 @@ from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
 from fedtl.errors import ConfigError, DataError, Denied, Refused
-from fedtl.experiment.config.load import load
-from fedtl.experiment.privacy_plan import terms
-from fedtl.experiment.study import tensor_table
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.privacy_report import silo_privacy
+from fedtl.experiment.tensor_table import tensor_table
 from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
@@ -122,7 +122,7 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     settings |= {"path": str(home.at(own.path)) if own.path else ""}
     settings |= {"silos": [], "late": [], "scale": "none"}
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in settings.items()]
-    experiment = load(str(source), [*overrides, 'model.weights=""', "model.pretrain_on=[]"])
+    experiment = load_experiment(str(source), [*overrides, 'model.weights=""', "model.pretrain_on=[]"])
     silo = own.silo or home.settings.name
     raw = prepare.read_silo(experiment.data, silo)
     shape, classes = prepare.input_shape(raw, experiment.data), prepare.silo_classes(raw, experiment.data)
@@ -240,7 +240,7 @@ def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until
         return facts
     lifetime = {"lifetime_epsilon": own.lifetime_epsilon, "lifetime_delta": own.lifetime_delta}
     from_plan = values_from_plan(plan.agreement.experiment, own)
-    return replace(facts, privacy={**to_plain(terms(guarantee)), **lifetime, "from_plan": from_plan})
+    return replace(facts, privacy={**to_plain(silo_privacy(guarantee)), **lifetime, "from_plan": from_plan})
 
 
 def dry_run(plan: SitePlan) -> Update:

@@ -6,7 +6,7 @@ from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Denied
-from fedtl.experiment.config.load import parse
+from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.federation.policy import Code
@@ -27,7 +27,7 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
     table["engine"] = {"name": "serial", "threads": home.settings.threads}
     if settings := privacy or (DP_READY if agreement.dp_ready else None):
         table["privacy"] = settings.model_dump(exclude_none=True)
-    return parse(table)
+    return parse_experiment(table)
 
 
 def _classes(home: Home, agreement: Agreement) -> list[str]:

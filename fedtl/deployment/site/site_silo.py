@@ -8,7 +8,7 @@ from fedtl.deployment.site.privacy_policy import maximum_rounds
 from fedtl.deployment.site.settings import BudgetSettings
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, raw_row_hashes
-from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
+from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study
 from fedtl.models.roles import Role
 from fedtl.privacy import taint
@@ -53,7 +53,7 @@ def guarantee_on_ledger(plan: SitePlan, study: Study, data: SiloDataset, ledger:
     check_origins(plan, data)
     location = LedgerLocation(ledger, plan.home.dataset, plan.home.secret)
     rounds = maximum_rounds(experiment.rounds, own)
-    planned = guarantee(settings, study.trainer, data, rounds, experiment.seed, location)
+    planned = plan_guarantee(settings, study.trainer, data, rounds, experiment.seed, location)
     return replace(planned, seed=None)  # at a site the noise is never reproducible
 
 

@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.cli.main import main
 from fedtl.deployment.certificates import create_server_certificate, days_left
@@ -29,7 +30,6 @@ from fedtl.deployment.plan import Agreement
 from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.keys import create_node_key, keys_match
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait
@@ -93,17 +93,17 @@ def test_openssh_reads_the_node_key(tmp_path):
 
 
 def test_a_bundle_holds_two_apps_and_one_agreement_and_is_the_same_when_built_again(folder):
-    made = build_bundle(folder / "bundles", "digits", load("digits"))
+    made = build_bundle(folder / "bundles", "digits", load_experiment("digits"))
     names = zipfile.ZipFile(made.file).namelist()
     assert set(names) == {*APP_FILES, "experiments/digits.toml", "pyproject.toml", ".info/CONTENT"}
     first = made.hash
-    assert build_bundle(folder / "bundles", "digits", load("digits")).hash == first
-    assert build_bundle(folder / "bundles", "digits", load("digits", ["rounds=3"])).hash != first
+    assert build_bundle(folder / "bundles", "digits", load_experiment("digits")).hash == first
+    assert build_bundle(folder / "bundles", "digits", load_experiment("digits", ["rounds=3"])).hash != first
 
 
 def test_a_bundle_holds_no_other_file_of_its_folder(folder):
     """Flower packs every .json, .yaml and .md file of an app folder unless it is told not to."""
-    made = build_bundle(folder / "bundles", "digits", load("digits"))
+    made = build_bundle(folder / "bundles", "digits", load_experiment("digits"))
     app = made.folder / "app"
     for name in ("data/patients.json", "secrets.yaml", "notes.md", ".hidden.json", "fedtl/__init__.py"):
         (app / name).parent.mkdir(exist_ok=True)
@@ -114,7 +114,7 @@ def test_a_bundle_holds_no_other_file_of_its_folder(folder):
 
 
 def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, tmp_path):
-    settings = load("digits", ["privacy.epsilon=3", "data.limit=50"])
+    settings = load_experiment("digits", ["privacy.epsilon=3", "data.limit=50"])
     made = build_bundle(folder / "bundles", "digits", settings)
     name, its = read_agreement(made.file.read_bytes(), "digits.fab")
     assert name == "digits"
@@ -127,7 +127,7 @@ def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, t
 
 
 def test_a_coordinator_without_rows_declares_the_schema(folder):
-    settings = load("digits", ["method.name=fedavg"])
+    settings = load_experiment("digits", ["method.name=fedavg"])
     with pytest.raises(ConfigError, match="--classes"):
         build_bundle(folder / "bundles", "x", settings, (1, 28, 28))
     made = build_bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))

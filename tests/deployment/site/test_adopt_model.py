@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.site.adopt_model import adopt_model
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -23,7 +23,9 @@ OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits", OVERRIDES))
+    return build_bundle(
+        tmp_path_factory.mktemp("server") / "bundles", "digits", load_experiment("digits", OVERRIDES)
+    )
 
 
 def shared_file(site, folder, state=None):
@@ -78,8 +80,8 @@ def test_an_adopted_model_has_provenance_labels(made, tmp_path):
         policy__share_row_count=False,
     )
     assert isinstance(alone.ask(alone.task()), Update)
-    mixed = build_bundle(tmp_path / "mixed", "digits", load("digits", OVERRIDES), dp_ready=True)
-    noisy = build_bundle(tmp_path / "bundles", "digits", load("digits", plan))
+    mixed = build_bundle(tmp_path / "mixed", "digits", load_experiment("digits", OVERRIDES), dp_ready=True)
+    noisy = build_bundle(tmp_path / "bundles", "digits", load_experiment("digits", plan))
     found = []
     pairs = [(open_, made), (private, noisy), (late, noisy), (alone, mixed)]
     for number, (site, its) in enumerate(pairs):
@@ -108,7 +110,8 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     """
     others = 'data.silos=["plain","inverted","blurred","faint","textured"]'
     folder = RunFolder.create(
-        tmp_path / "run", load("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"])
+        tmp_path / "run",
+        load_experiment("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"]),
     )
     run(folder.experiment(), folder)
     site = Site(tmp_path, data__silo="rotated", data__limit=16)
@@ -130,7 +133,9 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
 
 def test_adopting_a_private_model_needs_no_budget(tmp_path):
     """The site could not train it; using it charges nothing."""
-    private = build_bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
+    private = build_bundle(
+        tmp_path / "bundles", "digits", load_experiment("digits", [*OVERRIDES, "privacy.epsilon=8"])
+    )
     site = Site(tmp_path, dp_ready=True)
     result = adopt_model(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
     assert not result.trained

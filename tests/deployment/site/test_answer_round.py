@@ -26,7 +26,7 @@ from fedtl.deployment.site.site_rows import load_rows
 from fedtl.deployment.site.site_silo import make_silo, site_guarantee
 from fedtl.deployment.site.status import dataset_budget, record_and_ledger_lines, site_status
 from fedtl.errors import Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.flower import reply_from_message, reply_to_records
 from fedtl.federation.policy import Code
 from fedtl.federation.rounds import FederationConfig
@@ -57,7 +57,9 @@ class Site:
             **settings,
         }
         Federation.change(folder / "home" / "silo.toml", **given)
-        its = make_agreement(load("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready)
+        its = make_agreement(
+            load_experiment("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready
+        )
         self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
         self.home = Home.open(folder / "home")

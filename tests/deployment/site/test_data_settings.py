@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fedtl.experiment.config.load_experiment import load_experiment, to_toml
 from PIL import Image
 
 from fedtl.deployment.plan import make_agreement
@@ -11,7 +12,6 @@ from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import check_origins, load_rows
-from fedtl.experiment.config.load import dump, load
 from tests.real_processes import Federation
 
 RNG = np.random.default_rng(0)
@@ -136,7 +136,7 @@ def test_rows_that_a_plan_trains_on_pass_the_check(kind, tmp_path):
     passed, text = data_line(home)
     assert passed, text
     sets = list({one.partition("=")[0]: one for one in ["model.name=mlp", *sets]}.values())
-    plan = load("digits", ["data.silos=[]", "data.source=memory", *sets])
+    plan = load_experiment("digits", ["data.silos=[]", "data.source=memory", *sets])
     labels = () if "data.task=regression" in sets else ("no", "yes") if kind == "text labels" else ("0", "1")
     site_plan = SitePlan(home, make_agreement(plan, shape_of(sets), labels, "", False))
     prepared = load_rows(site_plan).prepared
@@ -195,7 +195,9 @@ def test_an_experiment_file_can_be_rehearsed_on_such_rows(kind, tmp_path):
     write, changes, sets = TRAINS[kind]
     home = site(tmp_path, write, **changes)
     path = tmp_path / "plan.toml"
-    path.write_text(dump(load("digits", ["data.silos=[]", "model.name=mlp", "data.source=memory", *sets])))
+    path.write_text(
+        to_toml(load_experiment("digits", ["data.silos=[]", "model.name=mlp", "data.source=memory", *sets]))
+    )
     rehearsal, _ = rehearse(home, path)
     assert rehearsal.refused == ""
     assert rehearsal.claim.terms is not None, rehearsal.claim.rows_error

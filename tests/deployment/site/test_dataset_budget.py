@@ -8,7 +8,7 @@ from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import raw_row_hashes, read_raw_rows
 from fedtl.deployment.site.status import dataset_budget, site_status
 from fedtl.errors import BudgetExhausted, ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
 from fedtl.privacy.budget import Budget, Plan
@@ -81,7 +81,9 @@ def test_each_dataset_has_its_own_budget(tmp_path):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
+    settings = load_experiment(
+        "digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"]
+    )
     return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 

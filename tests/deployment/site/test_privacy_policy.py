@@ -11,7 +11,7 @@ from fedtl.deployment.site.privacy_policy import effective_privacy, values_from_
 from fedtl.deployment.site.settings import BudgetSettings, load_home_settings
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
@@ -64,7 +64,7 @@ def test_only_a_metric_that_plan_and_policy_list_is_measured():
 
 
 def test_the_values_from_the_plan_are_listed():
-    plan = load("digits", ["privacy.epsilon=3", "rounds=4"])
+    plan = load_experiment("digits", ["privacy.epsilon=3", "rounds=4"])
     names = ["epsilon", "sample_rate", "steps_a_round", "rounds"]
     assert values_from_plan(plan, BudgetSettings(**PRIVATE)) == names
     assert values_from_plan(plan, BudgetSettings(**{**OWN, "epsilon": 3.0})) == []
@@ -149,7 +149,7 @@ def test_values_from_the_plan_cannot_change_after_approval(tmp_path, old, new):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load("digits", ["minimum_silos=3", "rounds=20", "privacy.epsilon=2"])
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=20", "privacy.epsilon=2"])
     return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 

@@ -20,7 +20,7 @@ from fedtl.deployment.site.flower_version import check_flower
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.supernode import KNOWN_HASH, arguments, refusal_reason, restrict_to_approved
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import Federation, around
 
 
@@ -34,7 +34,7 @@ def packed(**files):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits"))
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load_experiment("digits"))
 
 
 @pytest.fixture
