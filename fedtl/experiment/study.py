@@ -16,7 +16,7 @@ from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of, privacy_of
+from fedtl.experiment.config.resolve import method_of, model_of, privacy_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import from_file
@@ -26,7 +26,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
-from fedtl.models.registry import model_spec, with_private_norms
+from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State, size_in_bytes
@@ -160,7 +160,7 @@ def build(
     if experiment.privacy is not None:  # exact statistics are for use at home, after the last release
         after = experiment.privacy.statistics == "local-after"
         method = replace(method, exact_statistics="always" if after else "never")
-    plan = _blueprint(experiment, seen.shape)
+    plan = model_of(experiment.model, seen.shape, experiment.seed)
     notes: list[str] = []
     found = len(stages(plan.body))
     if experiment.model.freeze > found:
@@ -217,11 +217,6 @@ def make_worker_context(source: StudySource, device: str, start: State | None) -
 def _privately(experiment: Experiment, plan: ModelSpec, shape: tuple[int, ...]) -> ModelSpec:
     plan = with_private_norms(plan)
     return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
-
-
-def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
-    model = experiment.model
-    return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
 
 
 def tensor_table(study: Study) -> tuple[TensorRow, ...]:
