@@ -13,7 +13,6 @@ import zipfile
 
 import pytest
 import torch
-from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.cli.main import main
 from fedtl.deployment.certificates import create_server_certificate, days_left
@@ -30,6 +29,7 @@ from fedtl.deployment.plan import Agreement
 from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.keys import create_node_key, keys_match
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait

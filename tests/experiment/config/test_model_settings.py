@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.deployment.plan import agree
+from fedtl.deployment.plan import make_agreement
 from fedtl.errors import ConfigError, ModelError
-from fedtl.experiment.config.load import dump, load, read
+from fedtl.experiment.config.load import load_experiment, read_experiment, to_toml
 from fedtl.experiment.config.resolve import model_of
 from fedtl.experiment.lint.findings import lint
 from fedtl.experiment.predict import SiloModel
@@ -18,7 +18,7 @@ SMALL = ["data.silos=['plain','faint']", "data.limit=0", "rounds=1", "engine.nam
 
 
 def shapes(name, shape, settings):
-    experiment = load("digits", [f"model.name={name}", f"model.settings={settings}"])
+    experiment = load_experiment("digits", [f"model.name={name}", f"model.settings={settings}"])
     state = model_of(experiment.model, shape, 0).net(3).state_dict()
     return [
         tuple(tensor.shape) for key, tensor in state.items() if key.endswith("weight") and tensor.dim() > 1
@@ -68,27 +68,27 @@ def test_the_defaults_written_out_give_the_same_weights(name):
 )
 def test_settings_that_a_model_does_not_take_are_refused(sets, says):
     with pytest.raises(ConfigError, match=says) as caught:
-        load("digits", sets)
+        load_experiment("digits", sets)
     assert "\n" not in str(caught.value)
-    assert any(says in line for line in lint(read("digits", [*sets, *SMALL])).unsound)
+    assert any(says in line for line in lint(read_experiment("digits", [*sets, *SMALL])).unsound)
 
 
 def test_group_norm_needs_widths_in_groups():
-    experiment = load("digits", ["model.name=convnet_gn", "model.settings={widths=[8,12,16]}"])
+    experiment = load_experiment("digits", ["model.name=convnet_gn", "model.settings={widths=[8,12,16]}"])
     with pytest.raises(ModelError, match="multiples of 8"):
         model_of(experiment.model, (1, 8, 8), 0)
 
 
 def test_a_run_folder_and_a_plan_keep_the_settings(tmp_path):
-    experiment = load("digits", [*SMALL, "model.name=mlp", "model.settings={width=8,layers=1}"])
+    experiment = load_experiment("digits", [*SMALL, "model.name=mlp", "model.settings={width=8,layers=1}"])
     folder = RunFolder.create(tmp_path / "run", experiment)
     run(experiment, folder)
     assert folder.experiment().model.settings == {"width": 8, "layers": 1}
     model = SiloModel(folder, "plain")
     assert model.net().head.in_features == 8
     assert model.scores(np.zeros((2, 8, 8), np.uint8)).shape == (2, 10)
-    assert "width = 8" in dump(experiment)
-    assert agree(experiment, (64,), ("0", "1"), "", False).experiment.model.settings == {
+    assert "width = 8" in to_toml(experiment)
+    assert make_agreement(experiment, (64,), ("0", "1"), "", False).experiment.model.settings == {
         "width": 8,
         "layers": 1,
     }
