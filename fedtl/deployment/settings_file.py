@@ -37,5 +37,6 @@ def validate(model: type[S], table: Mapping[str, Any], source: str) -> S:
             case "extra_forbidden":
                 problem = f"{key} = {value}: there is no such setting; remove it or correct its name"
             case _:
-                problem = f"{key} = {value}: {mistake['msg'].removeprefix('Value error, ')}"
+                reason = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+                problem = f"{key} = {value}: {reason}"
         raise ConfigError(f"{source}: {problem}") from error

@@ -36,6 +36,7 @@ from fedtl.simulation.worker import (
 from fedtl.training.silo import Silo
 
 CONTEXT = "context"
+DIED = "died"
 END_SECONDS = 10  # for a worker to end when it is told to
 
 
@@ -119,9 +120,10 @@ class Processes:
         pipes = {worker.pipe: worker for worker in self._pool}
         for pipe in wait(list(pipes)):
             worker = pipes[cast(Connection, pipe)]
-            try:
+            answer: Any = DIED
+            with suppress(EOFError, OSError):
                 answer = worker.pipe.recv()
-            except (EOFError, OSError):
+            if answer == DIED:
                 answer = self._replace(worker)
             if answer in (STARTED, READY):
                 worker.started, worker.ready = True, answer == READY

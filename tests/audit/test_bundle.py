@@ -137,6 +137,18 @@ def test_a_swapped_key_does_not_fit_the_signature(made):
         bundle.verify_bundle(folder)
 
 
+@pytest.mark.parametrize("change", [{"violations": 3}, {"files": 3}, {"key": None}, {"ledgers": ...}])
+def test_signed_content_of_another_form_is_refused(made, change):
+    folder, key = made
+    content = json.loads((folder / "bundle.json").read_text()) | change
+    content = {name: value for name, value in content.items() if value is not ...}
+    text = json.dumps(content).encode()
+    (folder / "bundle.json").write_bytes(text)
+    (folder / "bundle.sig").write_text(key.sign(text).hex())
+    with pytest.raises(Refuted, match=r"bundle\.json"):
+        bundle.verify_bundle(folder)
+
+
 @pytest.mark.parametrize("words", ["abc", "00" * 31, "xy" * 32, "site.pem"])
 def test_a_wrong_public_key_is_a_user_mistake(made, words):
     with pytest.raises(ConfigError, match="64 hexadecimal"):

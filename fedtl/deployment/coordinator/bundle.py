@@ -136,7 +136,7 @@ def _base_hash(experiment: Experiment) -> str:
     if model.pretrain_on or model.weights == "pretrained":
         key = "model.pretrain_on" if model.pretrain_on else 'model.weights = "pretrained"'
         raise ConfigError(
-            f"{key}: the sites of a bundle cannot do that; train the model first and set model.weights to its file"
+            f"{key}: every site of a federation must start from the same file; train it first and set model.weights to it"
         )
     return sha256(Path(model.weights).read_bytes()).hexdigest() if model.weights else ""
 

@@ -55,9 +55,8 @@ def resume_studies(folder: Path) -> None:
         study = HostedStudy(runs.parent)
         if study.done or (study.path / STOPPED_FILE).exists():
             continue
-        with suppress(
-            ConfigError
-        ):  # end the crashed run, so that no site waits for the rest of one of its messages
+        # End the crashed run, so that no site waits for the rest of one of its messages.
+        with suppress(ConfigError):
             _end_last_run(folder, study)
         try:
             _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
@@ -127,7 +126,7 @@ def stop_study(folder: Path, study_name: str) -> None:
     study = HostedStudy(folder / "studies" / study_name)
     if not (study.path / "plan.json").is_file():
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
-    write_bytes(study.path / STOPPED_FILE, b"by its coordinator\n", private=True)
+    write_bytes(study.path / STOPPED_FILE, b"by the coordinator\n", private=True)
     _end_last_run(folder, study)
 
 
@@ -138,7 +137,9 @@ def _end_last_run(folder: Path, study: HostedStudy) -> None:
         with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
             run_id = str(json.loads(text)["run"])
     if run_id is None:
-        raise ConfigError(f"{study.path / 'runs.jsonl'} names no run of study {study.path.name!r}")
+        raise ConfigError(
+            f"{study.path / 'runs.jsonl'} has no run of study {study.path.name!r}, so there is nothing to stop"
+        )
     flwr(folder, "stop", run_id, CONNECTION)
 
 

@@ -1,4 +1,4 @@
-"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type a file."""
+"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type for each file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

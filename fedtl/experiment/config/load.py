@@ -5,6 +5,7 @@ Read an experiment from its TOML file, and check it before anything starts. Open
 import os.path
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,16 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the plain values of an experiment with some replaced or added, table by table. Paths among the changes are
+    relative to the working directory. Raises ConfigError.
+    """
+    added = deepcopy(dict(changes))
+    _make_absolute(added, Path.cwd())
+    return _merged(table, added)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

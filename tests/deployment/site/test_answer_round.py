@@ -379,7 +379,7 @@ def test_an_interrupted_charged_round_is_never_computed_again(tmp_path, monkeypa
             site.ask(site.task())
     spent = dataset_budget(site.home).spent
     assert spent > 0
-    site.refused(site.task(), Code.DECLINED, "was charged and has no reply")
+    site.refused(site.task(), Code.DECLINED, "has no reply")
     assert dataset_budget(site.home).spent == spent
     assert isinstance(site.ask(site.task(2)), Update)
 
