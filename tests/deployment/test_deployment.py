@@ -9,7 +9,6 @@ import subprocess
 
 import pytest
 import torch
-from fedtl.experiment.config.load_experiment import load_experiment
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
@@ -19,6 +18,7 @@ from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
 from fedtl.deployment.site.status import site_status
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata as marks
@@ -79,7 +79,7 @@ def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approv
     )
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
-    assert all("is not approved bundles: 0)" in line["reason"] for line in federation.record("faint"))
+    assert all("approved bundles: 0" in line["reason"] for line in federation.record("faint"))
     for name in SITES:
         lines = federation.record(name)
         assert [line["what"] for line in lines] == [

@@ -6,11 +6,11 @@ machine is not. Everything is read from the files of the two sides.
 from pathlib import Path
 
 import pytest
-from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import MEANING, Code
 from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import ROOT, Federation
