@@ -251,4 +251,4 @@ def test_comparison_refuses_such_a_file_before_any_run(openly, tmp_path):
         compare(refused, RunFolder.create(tmp_path / "refused", refused), 1, "cpu")
     assert not (tmp_path / "refused" / "runs").exists()
     comparison = compare(noted, RunFolder.create(tmp_path / "noted", noted), 1, "cpu")
-    assert comparison["warnings"].count(UNCOVERED) == 1
+    assert comparison.warnings.count(UNCOVERED) == 1
