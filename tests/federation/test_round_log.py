@@ -38,12 +38,12 @@ def test_the_last_checkpoint_and_its_lines_are_what_remains(tmp_path):
 
 
 def test_only_the_owner_reads_private_files(tmp_path):
-    log = RoundLog(tmp_path, private=True)
+    log, files = RoundLog(tmp_path, private=True), ("history.jsonl", "checkpoint/state.pt")
     log.append(line(1))
     log.save(state(1))
-    log.resume()
-    for name in ("history.jsonl", "checkpoint/state.pt"):
-        assert not stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o077
+    written = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in files]
+    log.resume()  # writes the history again
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in files] == written == [0o600, 0o600]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
