@@ -92,6 +92,7 @@ def test_errors_are_fedtls_own_and_one_line():
         lambda: fedtl.create_method("fedbm"),
         lambda: fedtl.create_method("fedprox", nu=1.0),
         lambda: fedtl.create_model("convnot", (1, 8, 8), 2),
+        lambda: fedtl.create_model("convnet", (1, 8, 8), 2, width=3),
         lambda: fedtl.run("digits", workers=0),
         lambda: fedtl.run("digits", device="tpu"),
         lambda: fedtl.load_run("/nonexistent"),
@@ -111,6 +112,8 @@ def test_create_method_and_model_are_those_of_an_experiment():
     first, second = (fedtl.create_model("mlp", (5,), 3, seed=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert first(torch.zeros(2, 5)).shape == (2, 3)
+    small = fedtl.create_model("convnet", (1, 8, 8), 3, widths=(4, 8, 8))
+    assert small.head.in_features == 8
     assert set(fedtl.list_methods()) >= {"local", "fedavg", "fedbn", "fedtl"}
     assert set(fedtl.list_models()) >= {"convnet", "mlp"}
 

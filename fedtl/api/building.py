@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fedtl.experiment.config.resolve import method_of
-from fedtl.experiment.config.schema import MethodSettings
+from fedtl.experiment.config.resolve import method_of, model_of
+from fedtl.experiment.config.schema import MethodSettings, ModelSettings
 from fedtl.methods.base import Method
 from fedtl.methods.registry import METHODS
 from fedtl.models.net import Net
-from fedtl.models.registry import MODELS, model_spec
+from fedtl.models.registry import MODELS
 
 
 def list_methods() -> list[str]:
@@ -30,12 +30,20 @@ def list_models() -> list[str]:
 
 
 def create_model(
-    name: str, shape: tuple[int, ...], outputs: int, *, seed: int = 0, pretrained: bool = False
+    name: str,
+    shape: tuple[int, ...],
+    outputs: int,
+    *,
+    seed: int = 0,
+    pretrained: bool = False,
+    **settings: Any,
 ) -> Net:
     """
-    A model with a body and a head, as every silo trains it.
+    A model with a body and a head, as every silo trains it: ``create_model("mlp", (12,), 2)``.
 
     ``shape``: of one input, (channels, height, width) or (columns,). ``outputs``: the number of classes, or 1 in
-    regression. ``pretrained``: with the weights of timm or torchvision. Raises ModelError.
+    regression. ``pretrained``: with the weights of timm or torchvision. ``settings``: those of ``[model.settings]``. Raises
+    ConfigError or ModelError.
     """
-    return model_spec(name, shape, seed, pretrained).net(outputs)
+    model = ModelSettings(name=name, settings=settings, weights="pretrained" if pretrained else "")
+    return model_of(model, shape, seed).net(outputs)

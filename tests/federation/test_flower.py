@@ -273,3 +273,10 @@ def test_a_silo_that_is_no_longer_admitted_is_left_out():
     replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "gone"])}
     assert isinstance(replies["a"], Update)
     assert "no longer admitted" in replies["gone"].reason
+
+
+def test_tensors_beyond_the_limit_are_refused_before_they_are_copied():
+    record = array_record({"body.w": torch.zeros(10)})
+    assert read_tensors(record, 40).keys() == {"body.w"}
+    with pytest.raises(ValueError, match="more than 39 bytes"):
+        read_tensors(record, 39)

@@ -75,16 +75,13 @@ def test_an_impossible_engine_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "match"),
     [
-        (["engine.address=127.0.0.1:6379"], "engine.address is for \"ray\", not for 'processes'"),
-        (
-            ["engine.stack=4", "engine.workers=2"],
-            "engine.stack = 4 .* engine.workers = 2 in several; keep one",
-        ),
-        (["engine.stack=4", "engine.name=ray"], 'engine.stack = 4 .* engine.name = "ray" in several'),
+        (["engine.address=127.0.0.1:6379"], "engine.address"),
+        (["engine.stack=4", "engine.workers=2"], "engine.workers = 2"),
+        (["engine.stack=4", "engine.name=ray"], 'engine.name = "ray"'),
     ],
 )
-def test_settings_that_contradict_each_other(settings, says):
-    with pytest.raises(ConfigError, match=says):
+def test_settings_that_contradict_each_other(settings, match):
+    with pytest.raises(ConfigError, match=match):
         load_experiment("digits", settings)
