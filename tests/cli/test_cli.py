@@ -111,7 +111,7 @@ def test_show_lists_every_tensor_with_its_role_and_whether_it_leaves():
         (["run", "digits", "--set", "silos_per_round=9"], "silos_per_round"),
         (["run", "nothing.toml"], "nothing.toml"),
         (["run"], "fedtl run needs"),
-        (["run", "digits", "--device", "tpu"], "--device 'tpu'"),
+        (["run", "digits", "--device", "tpu"], "device 'tpu'"),
         (["run", "digits", "--out", "/proc/x/y"], "/proc/x: "),
         (["run", "digits", "--set", "method.personalise.name=x"], "method.personalise"),
         (["compare", "digits", "--seeds", "a,b"], "--seeds 'a,b'"),
