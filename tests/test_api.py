@@ -1,7 +1,6 @@
 """The Python API: fast to import, complete, and its documented examples run."""
 
 import doctest
-import os
 import subprocess
 import sys
 import time
@@ -248,25 +247,22 @@ import numpy as np
 
 rng = np.random.default_rng(0)
 data = {name: (rng.normal(size=(60, 3)), np.arange(60) % 2) for name in "ab"}
-run = fedtl.run({"rounds": 1, "model": {"name": "mlp"}}, data, out="run", workers=2)
-print(len(run.metrics))
+fedtl.FUNCTION({"rounds": 1, "model": {"name": "mlp"}}, data, out="run", workers=2)
 """
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+@pytest.mark.parametrize("function", ["run", "compare"])
+def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path, function):
+    (tmp_path / "script.py").write_text(SCRIPT.replace("FUNCTION", function))
     done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ),
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1  # the script's own; its workers are silent
-    assert "__main__" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fedtl.errors.ConfigError: ")
+    assert "__main__" in last
 
 
 @pytest.mark.slow

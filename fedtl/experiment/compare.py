@@ -33,7 +33,7 @@ from fedtl.results.comparison import Comparison
 from fedtl.results.privacy import PrivacyReport
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
-from fedtl.simulation.worker import become_worker, ignore_sigint
+from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
 
 EXACT = (
     "methods",
@@ -238,8 +238,12 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
         pool.shutdown()
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
+    except BaseException as error:
+        processes = list((pool._processes or {}).values())
+        for process in processes:
             process.terminate()
         pool.shutdown(cancel_futures=True)
+        scripts = [script for process in processes if (script := failed_script(process.exitcode))]
+        if scripts and isinstance(error.__cause__, BrokenProcessPool):
+            raise ConfigError(scripts[0]) from None
         raise

@@ -31,12 +31,12 @@ from fedtl.deployment.plan import (
     make_agreement,
     with_column_names,
 )
-from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig

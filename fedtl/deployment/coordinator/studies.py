@@ -11,13 +11,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import append_durably, write_bytes
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, append_durably
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy, wait_until_healthy
 from fedtl.errors import ConfigError
@@ -118,7 +118,9 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
             f"{bundle.folder / 'app'} was changed after the bundle was built; build it again: fedtl server bundle"
         )
     line = json.dumps({"run": reply["run-id"], "at": time.time()})
-    append_durably(study.path / "runs.jsonl", f"\n{line}\n")  # the line before it may be incomplete
+    append_durably(
+        study.path / "runs.jsonl", f"\n{line}\n", private=True
+    )  # the line before it may be incomplete
 
 
 def stop_study(folder: Path, study_name: str) -> None:
@@ -161,7 +163,7 @@ def server_status(folder: Path) -> ServerStatus:
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
-    lines, stopped = study.history(), study.path / STOPPED_FILE
+    lines, stopped = study.log.lines(), study.path / STOPPED_FILE
     last = lines[-1] if lines else None
     return StudyStatus(
         round=last.round if last else 0,

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
-from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.settings_file import read_toml, validate
 
 if TYPE_CHECKING:
     from fedtl.federation.policy import Policy

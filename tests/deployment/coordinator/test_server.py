@@ -26,10 +26,10 @@ from fedtl.deployment.coordinator.sites import admit_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.plan import Agreement
-from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.keys import create_node_key, keys_match
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.settings_file import validate
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait

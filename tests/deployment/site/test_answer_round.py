@@ -362,7 +362,7 @@ def test_sites_of_one_study_may_send_different_metrics(tmp_path):
     study = HostedStudy.create(tmp_path / "srv", plan, open_.shared)
     result = host_study(study, lambda minimum, deadline: Both())
     assert result.silos == {"open": 4, "shut": 4}
-    for line in study.history():
+    for line in study.log.lines():
         assert {name: list(told) for name, told in line.silos.items()} == {
             "open": ["accuracy"],
             "shut": [],

@@ -39,7 +39,7 @@ def test_a_new_silo_toml_requires_privacy_and_keeps_the_head(home):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("max_bytes_per_round = 50_000_000", "max_byte = 5", "policy.max_byte ="),
+        ("max_bytes_per_round = 50_000_000", "max_byte = 5", '"policy.max_byte"'),
         ('device = "auto"', 'device = "tpu"', "device = 'tpu'"),
         ("epsilon = 3.0", "epsilon = 0.0", "policy.privacy.epsilon = 0.0"),
         ('server = "fl.example.org:8443"', 'server = "fl.example.org"', "must be HOST:PORT"),
