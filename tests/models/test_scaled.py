@@ -274,7 +274,7 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["method.name=fedavg"], "would replace each silo"),
+        (["method.name=fedavg"], "method .fedavg."),
         (["data.bounds={0=[0,1]}"], "no entry for '1'"),
         (["data.bounds={'*'=[1,0]}"], "data.bounds.* = \\[1"),
         (["data.bounds={'*'=[0,1,2]}"], "fill value 2"),
