@@ -19,6 +19,7 @@ from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fedtl.methods.sets import model_part
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.state import State
@@ -89,7 +90,7 @@ def invert(
 ) -> tuple[Tensor, Tensor | None]:
     """At most ``most`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the labels that were found."""
     net = copies.deepcopy(trainer.net(its.width)).cpu()
-    net.load_state_dict(trainer.partition.join(its.shared, its.local))
+    net.load_state_dict(model_part(trainer.partition.join(its.shared, its.local)))
     trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     wanted = gradients(trainer, its, list(weights))

@@ -61,7 +61,7 @@ def small(
     task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
     with scratch(memory()) as folder:
         guarantee = _scaled(study.guarantees.get(name), count, cut, folder)
-        silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(Role))
+        silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles))
         update = trainer.fit(silo, task)
     steps = sum(guarantee.steps) if guarantee else trainer.training.epochs * -(-count // cut)
     shape = tuple(data.train.x.shape[1:])

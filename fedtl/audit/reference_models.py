@@ -188,7 +188,7 @@ def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
             settings = settings.model_copy(update={"statistics": "public"})
         place = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
         its = guarantee(settings, study.trainer, data, study.experiment.rounds, study.experiment.seed, place)
-    return Silo(name, data, local, secret, its, labels.public(Role))
+    return Silo(name, data, local, secret, its, labels.public(study.trainer.partition.roles))
 
 
 def states(study: Study, watched: Watched, name: str, vantage: str, guess: State) -> list[State]:

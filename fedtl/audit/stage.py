@@ -16,7 +16,6 @@ from fedtl.data.source import Raw
 from fedtl.errors import SiloFailed
 from fedtl.experiment.study import Study, reader
 from fedtl.messages import Task, Update
-from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -63,7 +62,7 @@ class Stage:
         trainer = trainer or self.trainer
         own = data or self.data
         _, local = trainer.partition.split(trainer.initial(own.width))
-        silo = Silo(self.name, own, local, self.secret, guarantee, labels.public(Role))
+        silo = Silo(self.name, own, local, self.secret, guarantee, labels.public(trainer.partition.roles))
         return trainer.fit(silo, self.task(number)), silo.local
 
     def phases(self) -> list[int]:
@@ -77,7 +76,7 @@ class Stage:
     def unmoved(self) -> Trainer:
         """The bench with a learning rate so small that every step starts from the same weights, and no other pull."""
         still = TrainingConfig(optimizer="sgd", lr=STILL, momentum=0.0, freeze=self.trainer.training.freeze)
-        method = replace(self.trainer.method, objective=self.trainer.method.losses)
+        method = self.trainer.method.without_pulls()
         return replace(self.trainer, method=method, training=still)
 
 

@@ -54,7 +54,7 @@ class SiloModel:
         )
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
-        names = self.trainer.partition.roles
+        names = self.trainer.loop.roles
         said = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
         self.labels = None if None in said else {**(said[0] or {}), **(said[1] or {})}
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}

@@ -14,6 +14,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.messages import SpendEvent
+from fedtl.methods.base import Use
 from fedtl.models.net import stages
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.privacy import accounting
@@ -25,6 +26,7 @@ from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease, divided
 from fedtl.privacy.ledger import Budget, Ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
+from fedtl.training.beside import changed_beside
 from fedtl.training.trainer import Trainer
 
 SHARE = 0.15  # of the budget that the statistics take
@@ -229,9 +231,12 @@ def trained(
     After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that
     silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
+    beside = changed_beside(trainer.method, trainer.partition)
     if settings is None:
-        return labels.after(first, trainer.loop.movable(trainer.method.trained), private=False)
-    moved, fresh = trainer.loop.movable(trainer.method.trained - labels.STILL), refreshed(trainer, settings)
+        moved = [*trainer.loop.movable(trainer.method.trained), *beside]
+        return labels.after(first, moved, private=False)
+    moved = [*trainer.loop.movable(trainer.method.trained - labels.STILL), *beside]
+    fresh = refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)
     sent = [name for name in moved if trainer.partition.leaves(name)]
@@ -240,6 +245,9 @@ def trained(
 
 def settled(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Of the model that the silo itself uses in the end: what is fitted at home has no noise."""
+    if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
+        worst = labels.together({"all": label} for label in before.values())["all"]
+        before = dict.fromkeys(before, worst)
     return labels.after(before, trainer.loop.movable(trainer.method.finished), private=False)
 
 

@@ -26,7 +26,6 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.rounds import ServerState
-from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label, Labels
@@ -116,7 +115,7 @@ class RunFolder:
             "shared": standing.shared,
             "memory": standing.memory,
             "locals": {name: local for name, (local, _) in own.items()},
-            "labels": {name: {str(k): str(v) for k, v in its.items()} for name, (_, its) in own.items()},
+            "labels": {name: {k: str(v) for k, v in its.items()} for name, (_, its) in own.items()},
             "so_far": dict(so_far),
         }
         write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
@@ -138,7 +137,7 @@ class RunFolder:
         if not content:
             return None
         labels: dict[str, Labels] = {
-            name: {Role(k): Label(v) for k, v in its.items()} for name, its in content["labels"].items()
+            name: {k: Label(v) for k, v in its.items()} for name, its in content["labels"].items()
         }
         own = {name: (local, labels[name]) for name, local in content["locals"].items()}
         return ServerState(done, content["shared"], content["memory"]), own, content["so_far"]

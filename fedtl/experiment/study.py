@@ -27,7 +27,6 @@ from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import model_spec, privately
-from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State, size_in_bytes
 from fedtl.privacy import taint as labels
@@ -102,7 +101,14 @@ class Study:
     def silo(self, name: str, data: SiloDataset) -> Silo:
         """A silo before its first round; its secret is the seed's, for a simulation has nobody to protect."""
         _, local = self.trainer.partition.split(self.trainer.initial(data.width))
-        return Silo(name, data, local, self.secret(name), self.guarantees.get(name), labels.public(Role))
+        return Silo(
+            name,
+            data,
+            local,
+            self.secret(name),
+            self.guarantees.get(name),
+            labels.public(self.trainer.partition.roles),
+        )
 
     def secret(self, name: str) -> bytes:
         return address("secret", self.experiment.seed, name).to_bytes(8, "big")
@@ -237,5 +243,5 @@ def tensor_table(study: Study) -> list[dict[str, Any]]:
             "leaves": partition.leaves(name),
             **({"label": str(planned[name])} if study.experiment.privacy else {}),
         }
-        for name, tensor in study.trainer.net(width).state_dict().items()
+        for name, tensor in {**study.trainer.net(width).state_dict(), **study.trainer.initial(width)}.items()
     ]

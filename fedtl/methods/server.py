@@ -2,8 +2,8 @@
 How the server moves: from the silos' differences to the next shared tensors.
 
 The averaged difference stands for a negative gradient (Reddi et al., 2021), so any torch optimiser can take the
-step: FedAvgM is ``sgd`` with momentum, FedAdam is ``adam``. Normalisation statistics are no weights: they are
-always moved by their plain mean.
+step: FedAvgM is ``sgd`` with momentum, FedAdam is ``adam``. What is no weight of the
+model (normalisation statistics, slots, summaries) always moves by its plain mean.
 """
 
 import inspect
@@ -21,6 +21,9 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State, step, weighted_mean
 
 MEANS = ("mean", "median", "trimmed")
+AVERAGED = frozenset(
+    {Role.STATS, Role.EXTRA, Role.SUMMARY}
+)  # no weights, so they always move by their plain mean
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class ServerStep:
         direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
             return step(shared, direction), memory
-        plain = {name for name in direction if roles[name] is Role.STATS}
+        plain = {name for name in direction if roles[name] in AVERAGED}
         moved = step({n: shared[n] for n in plain}, {n: direction[n] for n in plain})
         weights = {n: torch.nn.Parameter(shared[n].clone()) for n in sorted(direction.keys() - plain)}
         optimizer = OPTIMIZERS[self.name](weights.values(), **{"lr": 1.0, **self.settings})
@@ -71,7 +74,7 @@ class ServerStep:
         if self.name not in ("median", "trimmed"):
             return weighted_mean((update.weight, update.delta) for update in updates)
         updates = list(updates)
-        statistics = [name for name in updates[0].delta if roles[name] is Role.STATS]
+        statistics = [name for name in updates[0].delta if roles[name] in AVERAGED]
         combined = weighted_mean(
             (update.weight, {name: update.delta[name] for name in statistics}) for update in updates
         )

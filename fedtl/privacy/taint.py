@@ -23,7 +23,7 @@ class Label(StrEnum):
     LOCAL = "local-only"  # rows, without noise: for their silo's own use, never for a release
 
 
-Labels = Mapping[Role, Label]
+Labels = Mapping[str, Label]  # by the names of tensors
 Key = TypeVar("Key", bound=str)  # a role, for what a silo keeps; or a tensor's name, for what a file holds
 STILL = frozenset({Role.STATS, Role.COUNT})  # what no private step moves
 WHY = "it owes its values to rows without noise, and would take them past the clip"
@@ -58,10 +58,16 @@ def local_only(labels: Mapping[Key, Label]) -> list[Key]:
     return sorted(key for key, label in labels.items() if label is Label.LOCAL)
 
 
-def check(labels: Labels, names: Mapping[str, Role], silo: str) -> None:
-    """Raise Refused, naming a tensor, where local state must not go into a private round. No label is no."""
-    for name, role in names.items():
-        if role not in labels:
+def by_tensor(labels: Labels, roles: Mapping[str, Role]) -> dict[str, Label]:
+    """Return the labels of these tensors, as far as they are known; earlier versions kept them by role."""
+    known = {name: labels.get(name, labels.get(role)) for name, role in roles.items()}
+    return {name: label for name, label in known.items() if label is not None}
+
+
+def check(labels: Labels, names: Iterable[str], silo: str) -> None:
+    """Raise Refused, naming a tensor, where local state must not go into a private round; one without a label must not."""
+    for name in names:
+        if name not in labels:
             raise Refused(f"{silo}: nothing says where {name} comes from, so no private round starts from it")
-    if odd := local_only({name: labels[role] for name, role in names.items()}):
+    if odd := local_only({name: labels[name] for name in names}):
         raise Refused(f"{silo}: {odd[0]} is {Label.LOCAL}: {WHY}; start it anew, or train without [privacy]")

@@ -24,17 +24,17 @@ from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Phase
-from fedtl.methods.losses import Batch, Forward, TaskLoss, mean_loss
+from fedtl.methods.losses import Batch, Computed, Forward, Pass, TaskLoss, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.state import State, copy, difference, not_finite
-from fedtl.privacy import taint as labels
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.serial import Serial
 from fedtl.training.batches import to_inputs
+from fedtl.training.loop import moving_in
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, received_metrics
+from fedtl.training.trainer import Trainer, labels_after_round, received_metrics
 
 log = logging.getLogger(__name__)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -54,8 +54,15 @@ def refuse(trainer: Trainer) -> str | None:
 
 def _odd_setting(trainer: Trainer) -> str | None:
     """A term in which silos would need more than rows and labels; an optimiser in which their tensors would meet."""
-    if trainer.method.objective != (TaskLoss(),):
-        return f"the objective {' + '.join(type(term).__name__ for term in trainer.method.objective)}"
+    method = trainer.method
+    if method.every_term != (TaskLoss(),):
+        return f"the objective {' + '.join(type(term).__name__ for term in method.every_term)}"
+    if (
+        method.slots
+        or method.summaries
+        or any(phase != Phase(phase.train, phase.epochs) for phase in method.phases)
+    ):
+        return "a method with slots, summaries or phases on other sets than the model"
     if OPTIMIZERS[trainer.training.optimizer] not in ELEMENTWISE:
         return f"train.optimizer = {trainer.training.optimizer!r}, whose step is not elementwise,"
     return None
@@ -139,7 +146,7 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
     states, metrics = [], []
     for silo in silos:
         states.append(trainer.partition.join(task.shared, silo.local))
-        metrics.append(received_metrics(trainer, silo, states[-1], task.round))
+        metrics.append(received_metrics(trainer, silo, task, states[-1]))
     net = _stack(trainer.net(silos[0].data.width), states)
     data = _gather(trainer, silos)
     for number, phase in enumerate(trainer.method.phases):
@@ -158,9 +165,8 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
         locals_.append((silo, local))
         delta, weight = difference(shared, task.shared), float(len(silo.data.train))
         results[silo.name] = Update(silo.name, task.round, delta, weight, metrics[place])
-    moved = trainer.method.trained - trainer.method.shared
     for silo, local in locals_:  # now that nothing can fail: whoever calls may want to train them again
-        silo.local, silo.labels = local, labels.after(silo.labels, moved, private=False)
+        silo.local, silo.labels = local, labels_after_round(trainer, silo)
     return results
 
 
@@ -190,7 +196,7 @@ def _phase(
     trainer: Trainer, net: Net, phase: Phase, silos: Sequence[Silo], data: Dataset, task: Task, number: int
 ) -> None:
     trainer.loop.prepare(net, phase)
-    optimizer = trainer.loop.optimizer(net, task)
+    optimizer = trainer.loop.optimizer(moving_in(net), task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
@@ -244,7 +250,7 @@ def _step(
         with precision.arithmetic(trainer.dtype, trainer.device):
             scores = precision.single(functional_call(net, tensors, (x,)))
         # The task's loss looks at scores and labels alone.
-        out = Forward(Batch(x, y, torch.zeros_like(y)), x.new_empty(0), scores, net.aux, 0.0)
+        out = Forward(Batch(x, y, torch.zeros_like(y)), Computed(Pass(x.new_empty(0), scores)))
         return mean_loss(TaskLoss(), out)
 
     optimizer.zero_grad(set_to_none=True)

@@ -58,7 +58,7 @@ def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
     private = PrivacySettings(**{"epsilon": 8.0, **settings})
     its = guarantee(private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key"))
     _, local = trainer.partition.split(trainer.initial(3))
-    return Silo(name, data, local, b"secret", its, labels.public(Role))
+    return Silo(name, data, local, b"secret", its, labels.public(trainer.partition.roles))
 
 
 def task_of(trainer, number=1, **changes):
@@ -339,12 +339,13 @@ def test_other_rows_under_the_same_name_are_noticed(tmp_path):
 
 def released(trainer, state, data, rows):
     """The sum of clipped gradients of the body's tensors."""
-    net = trainer.net(3)
-    net.load_state_dict(state)
-    trainer.loop.prepare(net, trainer.method.phases[0])
+    weights, phase = trainer._weights(state, 3), trainer.method.phases[0]
+    net = weights.net
+    trainer.loop.prepare(net, phase)
 
     def losses(model, which):
-        return trainer.loop.example_losses(net, make_batch(data, which, None, trainer.device), 0.0)
+        batch = make_batch(data, which, None, trainer.device)
+        return trainer.loop.example_losses(weights, phase, batch, 0.0)
 
     parts = mechanism.clipped(mechanism.by_hooks, net, rows, losses, 1.0)
     names = [name for name, weight in net.named_parameters() if weight.requires_grad]
@@ -497,9 +498,9 @@ def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_le
     [
         (["method.name=local"], "yardstick and never private"),
         (["method.name=pooled"], "yardstick and never private"),
-        (["method.name=coral", "data.target_domain=faint"], "loss Coral: records meet in it"),
+        (["method.name=coral", "data.target_domain=faint"], "loss Coral"),
         (["method.name=dann", "data.target_domain=faint"], "second domain are sampled outside"),
-        (["method.terms=[{name='mmd'}]", "data.target_domain=faint"], "MaximumMeanDiscrepancy: records meet"),
+        (["method.terms=[{name='mmd'}]", "data.target_domain=faint"], "loss MaximumMeanDiscrepancy"),
         (["model.dtype=bf16"], "float32 alone"),
         (["engine.stack=4"], "silos that share a step"),
         (["silo.faint.privacy.epsilon=-1"], "silo.faint.privacy"),

@@ -74,7 +74,7 @@ def bundle(
     if not BARE.fullmatch(name):
         raise ConfigError(f"--name {name!r}: small letters, digits and hyphens, 40 at most, a letter first")
     study = _study(experiment, shape, classes, dp_ready)
-    if not study.trainer.partition.shared or study.method.pool:
+    if not any(map(study.trainer.partition.leaves, study.trainer.partition.roles)) or study.method.pool:
         raise ConfigError(f"method {experiment.method.name!r} is a yardstick: nobody can take part in it")
     labels = () if study.method.head_is_local else study.schema.union
     base = _base(experiment)

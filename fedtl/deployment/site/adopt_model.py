@@ -62,7 +62,9 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
         silo.local = kept.local
         outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
         state, figures = outcome.state, {"in use": outcome.test}
-        own = {name: kept.labels[study.trainer.partition.roles[name]] for name in kept.local}
+        own = labels.by_tensor(
+            kept.labels, {name: study.trainer.partition.roles[name] for name in kept.local}
+        )
         said = settled(study.trainer, came | own)
     else:
         state, figures = _late(study, silo, task, prepared)

@@ -29,7 +29,6 @@ from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
-from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.rows import Part, RowSet, row_set
@@ -228,7 +227,9 @@ class SitePlan:
         """
         _, local = study.trainer.partition.split(study.trainer.initial(data.width))
         its = self.guarantee(study, data, dry) if self.privacy else None
-        return Silo(self.name, data, local, self.home.secret, its, labels.public(Role))
+        return Silo(
+            self.name, data, local, self.home.secret, its, labels.public(study.trainer.partition.roles)
+        )
 
     def guarantee(self, study: Study, data: SiloDataset, dry: Path | None = None) -> PrivacyGuarantee:
         settings, own = self.privacy, self.home.settings.policy.privacy

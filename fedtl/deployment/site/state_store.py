@@ -18,7 +18,6 @@ from fedtl._util.files import write_bytes
 from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import Update
-from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 
@@ -61,7 +60,7 @@ class SiloStateStore:
             "task": kept.task,
             "weight": kept.update.weight,
             "metrics": dict(kept.update.metrics),
-            "labels": {str(role): str(label) for role, label in kept.labels.items()},
+            "labels": {name: str(label) for name, label in kept.labels.items()},
             "private": kept.private,
         }
         tensors = {f"local.{name}": its for name, its in kept.local.items()}
@@ -112,7 +111,7 @@ class SiloStateStore:
             for part in ("local", "delta")
         }
         update = Update(self.silo, header["round"], parts["delta"], header["weight"], header["metrics"])
-        labels = {Role(role): Label(label) for role, label in header["labels"].items()}
+        labels = {name: Label(label) for name, label in header["labels"].items()}
         # fedtl 0.1.0 wrote what a round had cost instead.
         private = header["private"] if "private" in header else bool(header["spend"])
         return StoredRound(header["round"], header["task"], parts["local"], labels, update, private)

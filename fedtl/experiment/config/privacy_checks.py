@@ -7,7 +7,7 @@ from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.methods.losses import PerExample
+from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata as marks
@@ -32,13 +32,9 @@ def unsound(experiment: Experiment) -> Iterator[str]:
             yield 'data.scale = "dp" releases mean and spread under [privacy], and there is no [privacy]; use "silo"'
         return
     method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
-    if method.pool or not method.shared:
+    if method.pool or not (method.shared or any(slot.crosses for slot in method.slots) or method.summaries):
         yield f"method {name!r} is a yardstick and never private; leave [privacy] out of it"
-    coupled = [type(term).__name__ for term in method.losses if not isinstance(term, PerExample)]
-    if coupled:
-        yield f"[privacy] and the loss {coupled[0]}: records meet in it, so one moves the gradients of the others"
-    elif method.needs_target:
-        yield f"[privacy] and method {name!r}: the rows of the second domain are sampled outside of the mechanism"
+    yield from (f"[privacy] and method {name!r}: {problem}" for problem in private_problems(method))
     if data.scale == "dp" and Role.STATS in method.shared:
         yield (
             f'data.scale = "dp" and method {name!r}: it would replace each silo\'s released mean and spread by an average over '

@@ -1,6 +1,7 @@
 """What settings come to: the method, the server's step, a silo's privacy; checked while they are made."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import call
 from fedtl.experiment.config.messages import entry, gone, short, unknown
 from fedtl.experiment.config.schema import Experiment, MethodSettings, PrivacySettings
-from fedtl.methods.base import Method, Personalise
+from fedtl.methods.base import FineTune, Method
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
@@ -33,12 +34,12 @@ def method_of(settings: MethodSettings) -> Method:
         method = method.plus(made)
     if not settings.personalise:
         return method
-    if method.personalise.epochs:
+    if any(isinstance(step, FineTune) and step.epochs for step in method.finish):
         raise ConfigError(
             f"method.personalise and {settings.name!r}'s own head_epochs say the same thing twice; keep one"
         )
-    personalise = call(Personalise, settings.personalise, "method.personalise.")
-    return replace(method, personalise=personalise)
+    step = call(FineTune, settings.personalise, "method.personalise.")
+    return replace(method, finish=(*method.finish, step))
 
 
 def server_of(settings: MethodSettings) -> ServerStep:
@@ -95,4 +96,6 @@ def about(make: Callable[..., Any]) -> str:
 
 def describe(make: Callable[..., Any]) -> str:
     """Return the settings of a method or a term with their defaults: "mu = 0.01"."""
-    return ", ".join(f"{p.name} = {p.default}" for p in inspect.signature(make).parameters.values())
+    return ", ".join(
+        f"{p.name} = {json.dumps(p.default)}" for p in inspect.signature(make).parameters.values()
+    )

@@ -1,0 +1,174 @@
+"""Every method, with all that it keeps and sends beside the model, holds in every place that its tensors pass through."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedtl.deployment.site.state_store import SiloStateStore, StoredRound
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.federation.flower import task_of, task_records
+from fedtl.federation.policy import Policy, Terms, check_task, manifest, verdict
+from fedtl.federation.recorder import Recorded, read
+from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.methods.registry import METHODS
+from fedtl.methods.server import ServerStep
+from fedtl.methods.sets import set_of
+from fedtl.models.roles import Role
+from fedtl.models.state import copy, size_in_bytes
+from fedtl.privacy import charge
+from fedtl.privacy.taint import Label, public
+from fedtl.simulation.stacked import refuse
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
+from tests.training.test_trainer import InProcess, data_of, mlp, same, silo_at, task_for
+
+OWN_STATE = [name for name, make in METHODS.items() if make().slots]
+SMALL = ["rounds=3", "data.limit=40"]
+
+
+def trainer_of(name):
+    return Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
+
+
+def silos_at(trainer):
+    return [silo_at(trainer, name, data_of(seed, 12 + seed)) for seed, name in enumerate("ab")]
+
+
+def numbers(result):
+    return {key: value for key, value in result.items() if key not in ("seconds", "workers")}
+
+
+def tensors(path):
+    from safetensors.torch import load_file
+
+    return {str(file.relative_to(path)): load_file(file) for file in sorted(path.rglob("*.safetensors"))}
+
+
+def same_files(a, b):
+    return a.keys() == b.keys() and all(same(a[file], b[file]) for file in a)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
+    trainer = trainer_of(name)
+    silo = silo_at(trainer)
+    silo.labels = public(trainer.partition.roles)
+    task = task_for(trainer, silo)
+    listed = manifest(trainer.partition, trainer.initial(3))
+    update = trainer.fit(silo, task)
+
+    # The manifest lists what leaves, and nothing else; the site's policy has to allow its roles.
+    assert {line.name for line in listed.lines} == update.delta.keys()
+    beside = {line.name: line.role for line in listed.lines if set_of(line.name) != "model"}
+    assert set(beside.values()) <= {Role.EXTRA}
+    if listed.lines:
+        terms = Terms(task.rounds, task.seed, listed)
+        policy = Policy(
+            *(frozenset(line.role for line in listed.lines), frozenset({name}), frozenset({"mlp"})),
+            *(frozenset({"loss", "accuracy"}), listed.bytes, 1e6, 1, False, True),
+        )
+        check_task(task, terms)
+        verdict(update, task, terms, policy, None, "here")
+
+    # Flower's messages, the ledger's replies, a site's store, a run's checkpoint: the same bits come back.
+    assert same(task_of(task_records(task)).shared, task.shared)
+    packed = charge._unpacked("here", charge._packed(update, silo.local))
+    assert same(packed[0].delta, update.delta)
+    assert same(packed[1], silo.local)
+    kept = StoredRound(1, "hash", silo.local, silo.labels, update, False)
+    store = SiloStateStore(tmp_path / "state", "here")
+    store.save("study", "schema", kept)
+    back = store.load("study", "schema")
+    assert same(back.local, silo.local)
+    assert same(back.update.delta, update.delta)
+    assert back.labels == silo.labels
+    folder = RunFolder.create(tmp_path / "run", load("digits"))
+    folder.save(ServerState(1, task.shared), {"here": (silo.local, silo.labels)}, {})
+    state, own, _ = folder.saved()
+    assert same(state.shared, task.shared)
+    assert same(own["here"][0], silo.local)
+    assert own["here"][1] == silo.labels
+
+    # Every tensor that stays has a provenance label, and what the rows moved is local-only.
+    assert silo.labels.keys() >= silo.local.keys()
+    before = trainer.partition.split(trainer.initial(3))[1]
+    moved = {key for key in before if not torch.equal(before[key], silo.local[key])}
+    assert {silo.labels[key] for key in moved} <= {Label.LOCAL}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
+    """A silo that is sent to another process between rounds, and a server that goes on from its state: the same bits."""
+    whole = trainer_of(name)
+    silos = silos_at(whole)
+    shared, _ = whole.partition.split(whole.initial(3))
+    plan = FederationConfig("test", 0, 3, ServerStep())
+    recorded = Recorded(InProcess(whole, silos), tmp_path / "seen", frozenset({1, 3}))
+    straight = list(rounds(recorded, plan, ServerState(0, shared), whole.partition.roles))
+
+    state, kept = ServerState(0, shared), {}
+    for number in (1, 2, 3):
+        other = trainer_of(name)
+        members = silos_at(other)
+        for silo in members:
+            silo.local, silo.labels = kept.get(silo.name, (silo.local, silo.labels))
+        (one,) = rounds(InProcess(other, members), replace(plan, rounds=number), state, other.partition.roles)
+        state = one.after
+        kept = {silo.name: (copy(silo.local), silo.labels) for silo in members}
+    # ``rounds`` is part of what a schedule sees, so only methods without one can be stopped this way.
+    if not any(term.needs_target for term in METHODS[name]().losses):
+        assert same(state.shared, straight[-1].after.shared)
+        for silo in silos:
+            assert same(kept[silo.name][0], silo.local)
+    seen = read(tmp_path / "seen")
+    assert [one.round for one in seen] == [1, 3]
+    assert same(seen[0].shared, shared)
+    assert all(delta.keys() == shared.keys() for delta in seen[0].deltas.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
+    reason = refuse(trainer_of(name))
+    plain = METHODS[name]()
+    assert bool(reason) == bool(plain.slots or len(plain.every_term) > 1)
+    assert reason is None or ("engine.stack = 1" in reason and "\n" not in reason)
+
+
+@pytest.mark.parametrize("name", OWN_STATE)
+def test_show_says_what_is_kept_and_sent(name):
+    trainer = trainer_of(name)
+    initial = trainer.initial(3)
+    for slot in trainer.method.slots:
+        names = [key for key in initial if set_of(key) == slot.name]
+        assert names
+        assert {trainer.partition.leaves(key) for key in names} == {slot.crosses}
+        assert size_in_bytes({key: initial[key] for key in names}) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN_STATE)
+def test_processes_and_a_resumed_run_give_the_bits_of_serial(name, tmp_path, monkeypatch):
+    sets = [*SMALL, f"method.name={name}"]
+    one = RunFolder.create(tmp_path / "serial", load("digits", [*sets, "engine.name=serial"]))
+    wanted = run(one.experiment(), one)
+    many = RunFolder.create(
+        tmp_path / "many", load("digits", [*sets, "engine.name=processes", "engine.workers=2"])
+    )
+    assert numbers(run(many.experiment(), many)) == numbers(wanted)
+    assert same_files(tensors(one.path), tensors(many.path))
+
+    class Killed(Exception):
+        pass
+
+    def stop(round):
+        if round.after.round == 2:
+            raise Killed
+
+    again = RunFolder.create(tmp_path / "again", one.experiment())
+    with pytest.raises(Killed):
+        run(again.experiment(), again, progress=stop)
+    assert numbers(run(again.experiment(), again)) == numbers(wanted)
+    assert same_files(tensors(one.path), tensors(again.path))
