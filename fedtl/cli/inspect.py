@@ -14,7 +14,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     from fedtl.experiment.config.load import dump, load
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.privacy_plan import claim, terms, warnings
-    from fedtl.experiment.study import tensor_table
+    from fedtl.experiment.study import parts_table, tensor_table
     from fedtl.simulation.shared_store import temporary
 
     settings = load(experiment, set_ or [], sound=False)
@@ -26,6 +26,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     content = {
         "experiment": settings.model_dump(exclude_none=True),
         "tensors": tensors,
+        "parts": parts_table(tensors),
         "bytes_up": per_silo,
         "bytes_down": per_silo,
         "training": study.training,
@@ -63,6 +64,11 @@ def _print_plan(content: Mapping[str, Any], toml: str, warnings: Sequence[str]) 
     out_console.print(
         f"{content['bytes_up']:,} bytes leave a silo each round and as many come in; {len(content['training'])} silos train."
     )
+    for part in content["parts"]:
+        where = "crosses each round" if part["leaves"] else "stays at the silo"
+        out_console.print(
+            f"beside the model: {part['name']}, {part['bytes']:,} bytes, {where}", highlight=False
+        )
     for text in content["refused"]:
         say(f"refused: {text}")
     if privacy is None:

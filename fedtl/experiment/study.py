@@ -1,6 +1,6 @@
 """An experiment with its data looked at and its model built: all that a process needs to work."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee, trained
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
+from fedtl.methods.sets import MODEL, set_of
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import model_spec, privately
@@ -227,6 +228,16 @@ def _privately(experiment: Experiment, plan: ModelSpec, shape: tuple[int, ...]) 
 def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     model = experiment.model
     return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
+
+
+def parts_table(tensors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the method keeps or sends beside the model, of ``tensor_table``: name, bytes, and whether it leaves."""
+    parts: dict[str, dict[str, Any]] = {}
+    for tensor in tensors:
+        if (name := set_of(tensor["name"])) != MODEL:
+            part = parts.setdefault(name, {"name": name, "bytes": 0, "leaves": tensor["leaves"]})
+            part["bytes"] += tensor["bytes"]
+    return list(parts.values())
 
 
 def tensor_table(study: Study) -> list[dict[str, Any]]:

@@ -20,6 +20,8 @@ ROLES = {
     "stats": "means and variances that a normalisation layer measured on rows",
     "aux": "a helper that is used in training alone",
     "count": "how many batches were seen",
+    "extra": "beside the model, of the set of tensors that its name begins with: the method needs it in training",
+    "summary": "a mean over the rows' vectors",
 }
 
 

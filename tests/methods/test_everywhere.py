@@ -9,6 +9,7 @@ from fedtl.deployment.site.state_store import SiloStateStore, StoredRound
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study import build, parts_table, tensor_table
 from fedtl.federation.flower import task_of, task_records
 from fedtl.federation.policy import Policy, Terms, check_task, manifest, verdict
 from fedtl.federation.recorder import Recorded, read
@@ -20,6 +21,7 @@ from fedtl.models.roles import Role
 from fedtl.models.state import copy, size_in_bytes
 from fedtl.privacy import charge
 from fedtl.privacy.taint import Label, public
+from fedtl.simulation.shared_store import temporary
 from fedtl.simulation.stacked import refuse
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
@@ -138,14 +140,18 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 
 
 @pytest.mark.parametrize("name", OWN_STATE)
-def test_show_says_what_is_kept_and_sent(name):
-    trainer = trainer_of(name)
-    initial = trainer.initial(3)
-    for slot in trainer.method.slots:
-        names = [key for key in initial if set_of(key) == slot.name]
-        assert names
-        assert {trainer.partition.leaves(key) for key in names} == {slot.crosses}
-        assert size_in_bytes({key: initial[key] for key in names}) > 0
+def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
+    with temporary() as shelf:
+        study = build(load("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
+        initial = study.trainer.initial(len(study.schema.union))
+        parts = {part["name"]: part for part in parts_table(tensor_table(study))}
+        listed = manifest(study.trainer.partition, initial)
+    assert parts.keys() == {slot.name for slot in study.method.slots}
+    for slot in study.method.slots:
+        its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
+        assert parts[slot.name] == {"name": slot.name, "bytes": size_in_bytes(its), "leaves": slot.crosses}
+        sent = sum(line.bytes for line in listed.lines if line.name in its)
+        assert sent == (size_in_bytes(its) if slot.crosses else 0)
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ class BudgetSettings(Settings):
 class PolicySettings(Settings):
     """``[policy]``: what may leave, in which study."""
 
-    roles: list[Literal["body", "head", "aux", "norm", "stats"]] = []
+    roles: list[Literal["body", "head", "aux", "norm", "stats", "extra", "summary"]] = []
     methods: list[str] = []
     models: list[str] = []
     metrics: list[str] = []
