@@ -1,4 +1,4 @@
-"""``python -m fedtl`` is the ``fedtl`` command."""
+"""``python -m fedtl`` runs the ``fedtl`` command."""
 
 from fedtl.cli.main import main
 

@@ -1,77 +1,77 @@
 """
-What can go wrong, from the general to the particular, and the exit code a command ends with:
+The errors that fedtl raises, and the exit code of a command that ends with one:
 
-FedTLError                1   our mistake, unless a child says otherwise
-  UserError               2   something in the experiment, the data or the command line; nothing was trained
+FedTLError                1   an error in fedtl, unless a subclass says otherwise
+  UserError               2   the experiment, the data or the command line is wrong; nothing was trained
     ConfigError           2   the experiment cannot be run as written
-    DataError             2   a silo's data cannot be used as it is
-    ModelError            2   a model or its weights cannot be built as asked
-  PartitionError          1   a state does not have exactly the names it should have
-  SiloFailed              1   one silo could not do its part of a round
-    RoundLost             1   a private round that was charged and has no reply; it is never computed again
+    DataError             2   a silo's data cannot be used
+    ModelError            2   a model, or weights for it, cannot be built
+  PartitionError          1   a state does not have exactly the expected names
+  SiloFailed              1   one silo could not complete its part of a round
+    RoundLost             1   a private round was charged but its reply was lost; it is never computed again
   Refused                 3   refused by policy or budget
-    BudgetExhausted       3   a private round would exceed what may ever be spent on the data
-    LedgerDamaged         3   the ledger is not as it was written
-    Denied                3   an institution's policy forbids it; carries the one word that the server may see
+    BudgetExhausted       3   a private round would exceed the privacy budget of the data
+    LedgerDamaged         3   the ledger was changed or cannot be read
+    Denied                3   a site's policy forbids it; has the code that the server may see
   NotEnoughSilos          4   a run ended because too few silos gave a valid reply
-  Refuted                 5   an audit refuted a claim, or what it says is not what was signed
+  Refuted                 5   an audit refuted a claim, or a bundle differs from what was signed
 
-Every message names the thing, the number and the way out, in one line.
+A message is one line. It names what is wrong, where, the number, and what to do.
 """
 
 
 class FedTLError(Exception):
-    """Anything fedtl itself finds wrong."""
+    """The base class of all errors that fedtl raises itself."""
 
     exit_code = 1
 
 
 class UserError(FedTLError):
-    """Something that the person at the keyboard can put right."""
+    """An error that the user can correct."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """The experiment cannot be run as written; nothing has started."""
+    """The experiment cannot be run as written. Nothing was started."""
 
 
 class DataError(UserError):
-    """A silo's data cannot be used as it is."""
+    """A silo's data cannot be used."""
 
 
 class ModelError(UserError):
-    """A model, or the weights for it, cannot be built as asked."""
+    """A model, or weights for it, cannot be built."""
 
 
 class PartitionError(FedTLError):
-    """A state does not have exactly the names it should have."""
+    """A state does not have exactly the expected names."""
 
 
 class SiloFailed(FedTLError):
-    """One silo could not do its part of a round; the others may go on."""
+    """One silo could not complete its part of a round. The other silos continue."""
 
 
 class RoundLost(SiloFailed):
-    """A private round was charged, and its reply was never kept; computed again it would be a second release."""
+    """A private round was charged, but its reply was lost. It is not computed again: that would be a second release."""
 
 
 class Refused(FedTLError):
-    """An institution's own rules do not allow it."""
+    """A policy or a privacy budget does not allow it."""
 
     exit_code = 3
 
 
 class BudgetExhausted(Refused):
-    """A private round would exceed what may ever be spent on the data; nothing was trained."""
+    """A private round would exceed the privacy budget of the data. Nothing was trained."""
 
 
 class LedgerDamaged(Refused):
-    """The ledger is not as it was written, so it cannot vouch for anything."""
+    """The ledger was changed or cannot be read, so no budget can be computed from it."""
 
 
 class Denied(Refused):
-    """An institution's policy forbids it. ``code`` is all that the server is told; the text is for the steward."""
+    """A site's policy forbids it. The server sees only ``code``; the message is for the site."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -79,12 +79,12 @@ class Denied(Refused):
 
 
 class NotEnoughSilos(FedTLError):
-    """Fewer valid replies than ``minimum_silos``."""
+    """Fewer silos than ``minimum_silos`` gave a valid reply."""
 
     exit_code = 4
 
 
 class Refuted(FedTLError):
-    """An audit refuted a claim, or its bundle is not what was signed."""
+    """An audit refuted a claim, or a bundle differs from what was signed."""
 
     exit_code = 5

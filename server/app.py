@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedtl.deployment.coordinator.admitted import nodes
 from fedtl.deployment.coordinator.study import LOCATION, HostedStudy, host
-from fedtl.federation.flower import OverFlower
+from fedtl.federation.flower import FlowerFederation
 
 app = ServerApp()
 
@@ -17,4 +17,4 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     folder = Path(os.environ[LOCATION])
     study = HostedStudy(folder / "studies" / Path(str(context.run_config["study"])).name)
-    host(study, lambda minimum, deadline: OverFlower(grid, lambda: nodes(folder), minimum, deadline))
+    host(study, lambda minimum, deadline: FlowerFederation(grid, lambda: nodes(folder), minimum, deadline))

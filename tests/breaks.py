@@ -24,6 +24,7 @@ from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import hooks as engine
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
+from tests.problems import with_training
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -145,8 +146,8 @@ def per_parameter(sound, take, net, rows, losses, clip, units=None):
     """Each parameter's gradient is clipped by itself."""
     norms, _ = gradients.by_hooks(net, rows, losses, units)
     each = []
-    for weight in gradients.moving(net):
-        others = [other for other in gradients.moving(net) if other is not weight]
+    for weight in gradients.trainable(net):
+        others = [other for other in gradients.trainable(net) if other is not weight]
         for other in others:
             other.requires_grad_(False)
         its, weighted = gradients.by_hooks(net, rows, losses, units)
@@ -260,12 +261,12 @@ class _Changed:
 
 def _statistics(add) -> Patch:
     def patch(monkeypatch):
-        sound = statistics.refresh
+        sound = statistics.release_statistics
 
         def refresh(body, rows, release, noise, *rest):
             return sound(body, rows, release, _Changed(noise, add), *rest)
 
-        monkeypatch.setattr(statistics, "refresh", refresh)
+        monkeypatch.setattr(statistics, "release_statistics", refresh)
 
     return patch
 
@@ -292,13 +293,13 @@ def _radii_from_the_data(monkeypatch):
 
 def _counted_records(monkeypatch):
     """The mean is over the rows that have finite values, as the data have them, and not over the promised number."""
-    sound = statistics.refresh
+    sound = statistics.release_statistics
 
     def refresh(body, rows, release, noise, *rest):
         finite = sum(int(x.flatten(1).isfinite().all(1).sum()) for x, _ in rows())
-        return sound(body, rows, replace(release, records=max(1, finite)), noise, *rest)
+        return sound(body, rows, replace(release, units=max(1, finite)), noise, *rest)
 
-    monkeypatch.setattr(statistics, "refresh", refresh)
+    monkeypatch.setattr(statistics, "release_statistics", refresh)
 
 
 # The metric
@@ -322,7 +323,7 @@ def half_metric_noise(sound, values, units, metric, noise):
 
 def metric_of_triple_weight(sound, values, units, metric, noise):
     total = 3 * values.double().nan_to_num(0.0).sum()
-    return float(noise.add(total, metric.noise_multiplier) / metric.records)
+    return float(noise.add(total, metric.noise_multiplier) / metric.units)
 
 
 # Before the mechanism
@@ -342,7 +343,7 @@ def _split_by_label(monkeypatch):
     def by_label(part, count, settings, rng):
         return stratified(part.y, count, rng)
 
-    monkeypatch.setattr(parts, "_drawn", by_label)
+    monkeypatch.setattr(parts, "_draw", by_label)
 
 
 def _mean_of_the_rows(monkeypatch):
@@ -351,7 +352,7 @@ def _mean_of_the_rows(monkeypatch):
     def learn(x, y, columns, settings, where, *rest):
         return _Centred(settings.size, settings.channels, columns, centre=float(x.astype(float).mean()) / 255)
 
-    monkeypatch.setattr(prepare, "learn", learn)
+    monkeypatch.setattr(prepare, "fit_inputs", learn)
 
 
 def _steps_from_the_rows(monkeypatch):
@@ -360,8 +361,8 @@ def _steps_from_the_rows(monkeypatch):
 
     def train_phase(loop, weights, silo, *rest):
         mean = float(silo.data.train.x.double().nan_to_num(0.0).mean())
-        more = tuple(count + (count > 0 and mean > 0) for count in silo.guarantee.steps)
-        sound(loop, weights, replace(silo, guarantee=replace(silo.guarantee, steps=more)), *rest)
+        more = tuple(count + (count > 0 and mean > 0) for count in silo.guarantee.training.steps)
+        sound(loop, weights, replace(silo, guarantee=with_training(silo.guarantee, steps=more)), *rest)
 
     monkeypatch.setattr(private, "train_phase", train_phase)
 

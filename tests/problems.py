@@ -1,10 +1,12 @@
 """Nets and losses whose gradients example by example are known, and nothing that is tested here."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fedtl.models.dp_norm import convert
+from fedtl.models.dp_norm import convert_norms
 from fedtl.models.registry import model_spec
 
 
@@ -19,9 +21,14 @@ class Silent:
         return total
 
 
+def with_training(guarantee, **changes):
+    """The guarantee with these values of its training."""
+    return replace(guarantee, training=replace(guarantee.training, **changes))
+
+
 def builtin(name, shape):
     net = model_spec(name, shape, 0).net(3)
-    net.body = convert(net.body)
+    net.body = convert_norms(net.body)
     generator = torch.Generator().manual_seed(4)
     for label, buffer in net.named_buffers():  # statistics that are not 0 and 1
         values = torch.rand(buffer.shape, generator=generator)

@@ -11,7 +11,7 @@ import pytest
 
 import fedtl
 import fedtl._util.registry
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.resolve import method_of
@@ -73,7 +73,7 @@ def offering(monkeypatch, group, **points):
 
 def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
     offering(monkeypatch, "fedtl.methods", fedmine="fedtl.methods.sharing:fedper", fedavg="os:system")
-    table = Table("fedtl.methods", {"fedavg": METHODS["fedavg"]})
+    table = Registry("fedtl.methods", {"fedavg": METHODS["fedavg"]})
     assert list(table) == ["fedavg", "fedmine"]
     assert table["fedmine"] is METHODS["fedper"]
     assert table["fedavg"] is METHODS["fedavg"]
@@ -83,7 +83,7 @@ def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
 
 def test_an_installed_package_adds_a_loss_term(monkeypatch):
     offering(monkeypatch, "fedtl.terms", mine="fedtl.methods.coral:Coral")
-    monkeypatch.setattr(TERMS, "_offered", Table(TERMS.group, TERMS.own)._offered)
+    monkeypatch.setattr(TERMS, "_installed", Registry(TERMS.group, TERMS.own)._installed)
     its = load(
         "digits",
         ["method.name=fedavg", 'method.terms=[{name="mine", weight=0.5}]', "data.target_domain=inverted"],

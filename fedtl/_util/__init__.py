@@ -1,1 +1,1 @@
-"""Helpers that know nothing of silos: files, randomness, tables of entries, settings."""
+"""Helpers without knowledge of silos: files, tensors, randomness, registries, settings."""

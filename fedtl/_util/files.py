@@ -1,4 +1,4 @@
-"""Files that are whole after a kill or a power cut: written beside, synced, renamed, and the folder synced."""
+"""Files that are complete after a kill or a power cut: written under another name, synced, renamed, and the folder synced."""
 
 import fcntl
 import os
@@ -7,10 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write(path: Path, fill: Callable[[Path], object], private: bool = False) -> None:
+def write_file(
+    path: Path, fill: Callable[[Path], object], private: bool = False, durable: bool = True
+) -> None:
     """
-    Atomically and durably: a reader sees the old file or the new one, never a part of it. ``private``: for its owner
-    alone (0600) from its first byte, in folders that are (0700) where they have to be made.
+    Write ``path`` atomically: a reader sees the old file or the new one, never a part of it. ``fill`` writes the content
+    to the path that it is given.
+
+    ``private``: only the owner can read the file (0600), from its first byte, and the folders that are made for it
+    (0700). ``durable`` False: do not wait for the disk, for files that need not survive a power cut.
     """
     make_folder(path.parent, private)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -19,28 +24,31 @@ def write(path: Path, fill: Callable[[Path], object], private: bool = False) -> 
             os.close(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
         fill(new)
         if private:
-            new.chmod(0o600)  # whoever filled it may have made it anew
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
+            new.chmod(0o600)  # ``fill`` may have replaced the file
+        if durable:
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)
-    sync(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
-    write(path, lambda file: file.write_bytes(content), private)
+    """Write a file as ``write_file`` does."""
+    write_file(path, lambda file: file.write_bytes(content), private)
 
 
 def make_folder(path: Path, private: bool = False) -> None:
-    """With those above it; for its owner alone where it is made here and is ``private``."""
+    """Make a folder and its parents where they do not exist; ``private``: only the owner can read those made here."""
     if not path.is_dir():
         make_folder(path.parent, private)
         path.mkdir(0o700 if private else 0o777, exist_ok=True)
 
 
-def sync(folder: Path) -> None:
-    """What was made or renamed in it is so after a power cut, too."""
+def sync_folder(folder: Path) -> None:
+    """Sync the folder, so that the files made or renamed in it are there after a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -49,8 +57,8 @@ def sync(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process in the folder at a time; one that died has let go."""
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the folder's lock, and hold it. The lock of a process that died is free."""
     handle = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,3 +1,3 @@
-"""The class number that says that a row has no label; in regression it is NaN."""
+"""The class number of a row without a label. In regression, a row without a label has the value NaN."""
 
 NO_LABEL = -1

@@ -1,4 +1,4 @@
-"""What every table of an experiment has in common: unknown keys are refused, nothing is coerced, nothing changes."""
+"""The base class of all settings."""
 
 from typing import Annotated
 
@@ -10,6 +10,6 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):
-    """Frozen; a key that is not a field, or a value of another type, is an error."""
+    """A frozen pydantic model. A key that is not a field, or a value of another type, is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -16,10 +16,11 @@ from typing import Any
 from scipy.stats import chi2
 
 from fedtl._util.files import write_bytes
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics, released, stretches
-from fedtl.audit.conformance import Claim, conformance
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.stage import Stage, scratched, unlimited
+from fedtl._util.records import to_plain
+from fedtl.audit.canaries.conformance import Claim, conformance
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, released, stretches
+from fedtl.audit.retraining.audited_silo import Stage, scratched, unlimited
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAILED, FAMILY, NOT_EXERCISED, PASSED, Check, failed, status, violation
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
@@ -33,7 +34,7 @@ from fedtl.experiment.privacy_plan import terms
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
-from fedtl.simulation.temp_folder import memory, scratch
+from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads as machine
 
 CANARIES = 400
@@ -67,7 +68,7 @@ def audit(home: Home, what: str, progress: Progress) -> tuple[dict[str, Any], Pa
             "add [policy.privacy] with epsilon and lifetime_epsilon, or sign without an audit"
         )
     machine.set_threads(home.settings.threads)
-    with scratch(memory()) as folder:
+    with temporary_folder(memory_folder()) as folder:
         stage = _stage(place, folder)
         checks = _checks(stage, progress)
     facts = _facts(stage, asked, checks)
@@ -137,8 +138,8 @@ def _checks(stage: Stage, progress: Progress) -> list[Check]:
 def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
     """What canaries record in the plan's first rounds, each of which begins with the first model."""
     its = stage.guarantee
-    rounds = min(stage.rounds, -(-STEPS // max(1, sum(its.steps))))
-    with scratched(its, **{**unlimited(its), "rounds": rounds}) as guarantee:
+    rounds = min(stage.rounds, -(-STEPS // max(1, its.training.steps_a_round)))
+    with scratched(unlimited(its, rounds)) as guarantee:
         for number in range(1, rounds + 1):
             stage.fit(guarantee, number=number)
         assert guarantee.canaries is not None
@@ -147,7 +148,7 @@ def _canaries(stage: Stage) -> tuple[list[CanaryPhase], ReleasedStatistics | Non
 
 
 def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any]:
-    violations, claimed = failed(checks), terms(stage.guarantee)
+    violations, claimed = failed(checks), to_plain(terms(stage.guarantee))
     return {
         "text": _text(stage, checks, violations),
         **{"site": stage.name, "study": asked.name, "bundle": asked.bundle, "plan": asked.agreement.hash},
@@ -163,6 +164,7 @@ def _facts(stage: Stage, asked: Asked, checks: Sequence[Check]) -> dict[str, Any
 def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
     """The summary, a line each: claimed, measured, what could have been seen, what was not tried."""
     its = stage.guarantee
+    training, unit = its.training, its.protected.unit
     count = {
         kind: sum(status(one, violations) == kind for one in checks)
         for kind in (PASSED, FAILED, NOT_EXERCISED)
@@ -174,9 +176,9 @@ def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) ->
         f"Audit on this institution's own rows: {count[PASSED]} checks passed, {count[FAILED]} failed, "
         f"{count[NOT_EXERCISED]} were not exercised. {verdict}",
         *(f"Failed: {check.name}: {check.reason}" for check in violations),
-        f"Claimed: epsilon {its.epsilon:.3g} at delta {its.delta:.0e} for each of {its.records} {its.unit}s, noise of "
-        f"{its.noise_multiplier:.3g} clips, sampling rate {its.sample_rate:.3g}, {its.rounds} rounds.",
-        f"Measured: noise {_told(values['noise'])} times the claimed, one {its.unit} moves a sum by "
+        f"Claimed: epsilon {its.epsilon:.3g} at delta {its.delta:.0e} for each of {its.protected.count} {unit}s, noise of "
+        f"{training.noise_multiplier:.3g} clips, sampling rate {training.sample_rate:.3g}, {training.rounds} rounds.",
+        f"Measured: noise {_told(values['noise'])} times the claimed, one {unit} moves a sum by "
         f"{_told(values['one record'])} clips.",
         f"Noise on the canaries that is less than {_least(stage, len(checks)):.2f} times the claimed would have failed with "
         f"a chance of {SURE:.0%}.",
@@ -184,7 +186,7 @@ def _text(stage: Stage, checks: Sequence[Check], violations: Sequence[Check]) ->
         "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows, it is outside "
         "of the guarantee, and it is not a release.",
     ]
-    return [*lines, not_covered(its.unit)]
+    return [*lines, not_covered(unit)]
 
 
 def _told(value: float | None) -> str:
@@ -195,6 +197,6 @@ def _least(stage: Stage, checks: int) -> float:
     """The share of the claimed noise below which the check of canaries' noise fails with a chance of SURE."""
     assert stage.guarantee.canaries is not None
     absent = int((~stage.guarantee.canaries.members()).sum())
-    rounds = min(stage.rounds, -(-STEPS // max(1, sum(stage.guarantee.steps))))
-    count = max(1, absent * rounds * sum(stage.guarantee.steps))
+    rounds = min(stage.rounds, -(-STEPS // max(1, stage.guarantee.training.steps_a_round)))
+    count = max(1, absent * rounds * stage.guarantee.training.steps_a_round)
     return float((chi2.ppf(FAMILY / checks / 2, count) / chi2.ppf(SURE, count)) ** 0.5)

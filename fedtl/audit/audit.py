@@ -11,14 +11,18 @@ from typing import Any
 import torch
 
 import fedtl
-from fedtl._util.files import write
-from fedtl.audit import bundle, claims, membership, reconstruct, roles, units
-from fedtl.audit import planted_rows as inputs
-from fedtl.audit.claims import Adversary, Findings
-from fedtl.audit.inversion import psnr
+from fedtl._util.files import write_file
+from fedtl.audit import bundle, units
+from fedtl.audit import checks as claims
+from fedtl.audit.attacks import membership
+from fedtl.audit.attacks import planted_rows as inputs
+from fedtl.audit.attacks import reconstruction as reconstruct
+from fedtl.audit.attacks import role_costs as roles
+from fedtl.audit.attacks.inversion import psnr
+from fedtl.audit.attacks.reconstruction import SHOWN, Attempt
+from fedtl.audit.attacks.reference_models import Watched, evidence, looked, looks, watched
+from fedtl.audit.checks import Adversary, Findings
 from fedtl.audit.jobs import Piece, by_kind, engine_for
-from fedtl.audit.reconstruct import SHOWN, Attempt
-from fedtl.audit.reference_models import Watched, evidence, looked, looks, watched
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.transcript import SECOND, head
 from fedtl.audit.verdict import FAMILY, Check, status, violation
@@ -27,11 +31,13 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pretrain import plain, pretrained
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study, build
-from fedtl.federation.recorder import Seen, read
+from fedtl.federation.recorder import RecordedRound, read_transcript
 from fedtl.models.state import State
-from fedtl.privacy.prv import ERROR
-from fedtl.report.audit_page import Pictures, audit_page
-from fedtl.simulation.shared_store import temporary
+from fedtl.privacy.prv import EPSILON_ERROR
+from fedtl.report.audit_attacks import Pictures
+from fedtl.report.audit_page import audit_page
+from fedtl.results.run import RunResult
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import threads as machine
 
 AUDIT, PAGE = "audit.json", "audit.html"
@@ -76,7 +82,7 @@ def audit(
     any work, where the run cannot be audited.
     """
     clock = time.perf_counter()
-    experiment, result = folder.experiment(), folder.read_json("result.json")
+    experiment, result = folder.experiment(), folder.result()
     refuse(experiment)
     shown = showable(experiment) if pictures else frozenset[str]()
     if more := bundle.surplus(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):
@@ -85,7 +91,7 @@ def audit(
         )
     signer = bundle.key(key)
     machine.set_threads(experiment.engine.threads)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         start = None
         if experiment.model.pretrain_on:
             central = build(plain(experiment), shelf, shelf, device)
@@ -95,7 +101,7 @@ def audit(
             raise ConfigError(
                 f"audit.show_rows names {unknown[0]!r}, which does not train; there are {', '.join(study.training[:12])}"
             )
-        seen = read(folder.path / TRANSCRIPT)
+        seen = read_transcript(folder.path / TRANSCRIPT)
         worked = _worked(study, folder, seen, vantage, effort, start, progress)
         findings = claims.examine(study, folder, seen, vantage, worked.get("rehearsal", {}))
         attacks, ends = _attacks(study, folder, seen, vantage, worked)
@@ -103,7 +109,7 @@ def audit(
         inverted, drawn = _inversion(study, worked.get("inversion", {}), shown)
         found: dict[str, Any] = {
             **{"fedtl": fedtl.__version__, "run": folder.path.name, "vantage": vantage},
-            **{"method": result["method"], "model": result["model"], "seed": result["seed"]},
+            **{"method": result.method, "model": result.model, "seed": result.seed},
             **{
                 "silos": findings.silos,
                 "membership": attacks,
@@ -111,7 +117,7 @@ def audit(
                 "roles": list(worked.get("roles", {}).values()),
             },
             "input_canaries": None if ends is None else ends.shown,
-            "private": bool(result.get("privacy")) and bool(result["privacy"]["private"]),
+            "private": result.privacy is not None and result.privacy.private,
             "violations": [violation(check) for check in findings.violations],
             "checks": [_plain(check, findings.violations) for check in findings.checks],
             "unit": units.unit_of(experiment),
@@ -155,7 +161,7 @@ Pieces = Mapping[str, Mapping[Any, Piece]]  # by what they are for
 def _worked(
     study: Study,
     folder: RunFolder,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     vantage: Adversary,
     effort: Effort,
     start: State | None,
@@ -180,7 +186,9 @@ def _worked(
     return found
 
 
-def _early(study: Study, folder: RunFolder, seen: Sequence[Seen], effort: Effort, attacked: bool) -> Pieces:
+def _early(
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], effort: Effort, attacked: bool
+) -> Pieces:
     """The first reference, and beside it what needs none; long pieces first."""
     pieces: dict[str, Mapping[Any, Piece]] = {}
     if attacked:
@@ -210,7 +218,7 @@ def _later(study: Study, vantage: Adversary, effort: Effort, first: Watched) -> 
 
 
 def _attacks(
-    study: Study, folder: RunFolder, seen: Sequence[Seen], vantage: Adversary, worked: Worked
+    study: Study, folder: RunFolder, seen: Sequence[RecordedRound], vantage: Adversary, worked: Worked
 ) -> tuple[dict[str, Any], inputs.Ends | None]:
     """Membership, and canaries in input space; nothing where the vantage saw nothing that was kept."""
     if not worked["reference"]:
@@ -249,9 +257,9 @@ def _inversion(
 
 def _notes(
     experiment: Experiment,
-    result: Mapping[str, Any],
+    result: RunResult,
     findings: Findings,
-    seen: Sequence[Seen],
+    seen: Sequence[RecordedRound],
     effort: Effort,
 ) -> list[str]:
     notes = [
@@ -264,16 +272,16 @@ def _notes(
         f"Membership: {effort.references} reference model{'s' * (effort.references > 1)} on random halves of each silo's training and "
         "test rows. What does not cross is filled in from the first reference.",
     ]
-    if not result.get("privacy"):
+    if result.privacy is None:
         notes.append(
             "Nothing is claimed: the run was not private, so conformance and bounds are not measured."
         )
-    elif not result["privacy"]["private"]:
+    elif not result.privacy.private:
         notes.append("Nothing is claimed: the run's noise can be drawn again (privacy.noise = reproducible).")
     elif not experiment.audit.canaries:
         notes.append("The run had no canaries ([audit] canaries), so what they show is not measured.")
-    if result.get("privacy"):
-        notes.append(f"Tuning on private data, as the experiment declares it: {result['privacy']['tuning']}.")
+    if result.privacy:
+        notes.append(f"Tuning on private data, as the experiment declares it: {result.privacy.tuning}.")
     if gaps := [
         check.value - findings.silos[check.silo]["claimed"]["epsilon"]
         for check in findings.checks
@@ -281,7 +289,7 @@ def _notes(
     ]:
         notes.append(
             "Each epsilon was composed by two libraries: dp-accounting, and Opacus' PRV accountant, whose upper end may lie "
-            f"{ERROR:g} above it and lies {max(gaps):.3f} above it at most."
+            f"{EPSILON_ERROR:g} above it and lies {max(gaps):.3f} above it at most."
         )
     if not seen:
         notes.append("The run kept no messages ([audit] transcript), so what the server saw is not measured.")
@@ -297,11 +305,14 @@ def _keep(
     toml = (folder.path / "experiment.toml").read_text()
     RunFolder(out).write_json(AUDIT, found)
     page = audit_page(found, pictures, toml)
-    write(out / PAGE, lambda file: file.write_text(page))
-    write(out / "experiment.toml", lambda file: file.write_text(toml))
+    write_file(out / PAGE, lambda file: file.write_text(page))
+    write_file(out / "experiment.toml", lambda file: file.write_text(toml))
     facts = {
         **{"run": folder.path.name, "fedtl": fedtl.__version__, "torch": torch.__version__},
-        "ledgers": {name: head(its.book, its.dataset) for name, its in sorted(study.guarantees.items())},
+        "ledgers": {
+            name: head(its.account.path, its.account.dataset)
+            for name, its in sorted(study.guarantees.items())
+        },
         "violations": found["violations"],
     }
     bundle.sign(out, SIGNED, facts, signer)

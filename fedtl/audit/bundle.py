@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
 from fedtl.errors import ConfigError, Refuted
 
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
@@ -70,8 +70,8 @@ def sign(folder: Path, names: list[str], facts: Mapping[str, Any], its: Ed25519P
         "key": public(its),
     }
     text = (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    write(folder / BUNDLE, lambda file: file.write_bytes(text))
-    write(folder / SIGNATURE, lambda file: file.write_text(its.sign(text).hex() + "\n"))
+    write_file(folder / BUNDLE, lambda file: file.write_bytes(text))
+    write_file(folder / SIGNATURE, lambda file: file.write_text(its.sign(text).hex() + "\n"))
 
 
 def verify(folder: Path, wanted: str = "") -> Verified:

@@ -13,7 +13,7 @@ from fedtl.deployment.site import covered
 from fedtl.deployment.site import egress_log as record
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy import prv as opinion
-from fedtl.privacy import verify as papers
+from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
 
 
 def examine(path: Path) -> dict[str, Any]:
@@ -28,20 +28,20 @@ def examine(path: Path) -> dict[str, Any]:
     faults = {
         "chain": [],
         "approval": [f"{odd}, and it left" for odd in covered.uncovered(lines)],
-        "ledger arithmetic": [fault for ledger in ledgers.values() for fault in papers.faults(ledger)],
-        "link to messages": papers.unpaid(sent, ledgers),
+        "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
+        "link to messages": find_uncharged(sent, ledgers),
     }
     checks = [Check(name, silo, float(not its), None, "; ".join(its[:3])) for name, its in faults.items()]
     studies: dict[str, dict[str, Any]] = {}
     for ledger in ledgers.values():
-        for name, its in papers.studies(ledger).items():
+        for name, its in study_costs(ledger).items():
             studies[name] = {
                 "epsilon": its.epsilon,
                 "delta": its.delta,
                 "charged": its.charged,
                 "round": its.round,
             }
-            theirs = opinion.prv(its.planned, its.delta)
+            theirs = opinion.prv_epsilon(its.planned, its.delta)
             fault = second(its.epsilon, theirs)
             checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
     return {"silo": silo, "studies": studies, "updates": len(sent), **_told(checks)}

@@ -48,7 +48,7 @@ def _nobody(name: str) -> SiloDataset:
 def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
     """The experiment's own engine, for as long as the audit lasts: a worker takes seconds to begin."""
     made = partial(_place, partial(make_worker_context, study.source, str(study.trainer.device), start))
-    with choose.engine(study.experiment.engine, study.trainer, made, len(study.training)) as engine:
+    with choose.make_engine(study.experiment.engine, study.trainer, made, len(study.training)) as engine:
         yield engine
 
 

@@ -8,27 +8,27 @@ its writing; what its lines come to is ``privacy.papers``'s, and a second librar
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from fedtl.audit.canary_log import CanaryPhase
+from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.verdict import Check
-from fedtl.errors import ConfigError
-from fedtl.federation.recorder import Seen
+from fedtl.errors import ConfigError, LedgerDamaged
+from fedtl.federation.recorder import RecordedRound
 from fedtl.models.roles import Partition
 from fedtl.models.state import State
 from fedtl.privacy import accounting
 from fedtl.privacy import prv as opinion
-from fedtl.privacy import verify as ledgers
+from fedtl.privacy.ledger_lines import LedgerLine, ReplyStored, RoundCharged, StudyPlanned, parse_lines
+from fedtl.privacy.verify import TOLERANCE, StudyCost, find_faults, study_costs, walk_chain
+from fedtl.results.privacy import SiloPrivacy
 
 SECOND = "composition by Opacus PRV"
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class RunDocuments:
     silo: str
     study: str
     ledger: Path
-    claim: Mapping[str, Any]
+    claim: SiloPrivacy
     replied: Sequence[int]
-    seen: Sequence[Seen]
+    seen: Sequence[RecordedRound]
     run: Sequence[CanaryPhase]
     seed: int
     rounds: int
@@ -52,18 +52,21 @@ class RunDocuments:
 def transcript(papers: RunDocuments) -> list[Check]:
     """All checks of one private silo's papers, in a fixed order and number. Raises ConfigError without a ledger."""
     lines, fault = chain(papers.ledger, papers.silo)
-    studies = [line["study"] for line in lines if line["what"] == "planned"]
+    entries = [line.entry for line in lines]
+    studies = [entry.study for entry in entries if isinstance(entry, StudyPlanned)]
     if papers.study not in studies and len(studies) == 1:  # the run's folder has another name by now
         papers = replace(papers, study=studies[0])
-    charged = [line for line in lines if line["what"] == "charged" and line["study"] == papers.study]
-    cost = ledgers.studies(lines).get(papers.study)
-    theirs = opinion.prv(cost.planned, papers.claim["delta"]) if cost else None
+    own = [entry for entry in entries if isinstance(entry, RoundCharged | ReplyStored)]
+    charged = [entry for entry in own if isinstance(entry, RoundCharged) and entry.study == papers.study]
+    stored = {entry.round for entry in own if isinstance(entry, ReplyStored) and entry.study == papers.study}
+    cost = study_costs(lines).get(papers.study)
+    theirs = opinion.prv_epsilon(cost.planned, papers.claim.delta) if cost else None
     checks: dict[str, tuple[str, float | None]] = {
         "chain": (fault, None),
-        "ledger arithmetic": (next(iter(ledgers.faults(lines)), "") or _claimed(cost, papers.claim), None),
-        SECOND: (second(papers.claim["epsilon"], theirs), theirs),
+        "ledger arithmetic": (next(iter(find_faults(lines)), "") or _claimed(cost, papers.claim), None),
+        SECOND: (second(papers.claim.epsilon, theirs), theirs),
         "charged rounds": (_rounds(charged, papers), None),
-        "link to messages": (_links(charged, lines, papers), None),
+        "link to messages": (_links(charged, stored, papers), None),
     }
     return [
         Check(name, papers.silo, float(not fault), value, fault) for name, (fault, value) in checks.items()
@@ -77,14 +80,18 @@ def second(claimed: float, theirs: float | None) -> str:
     return f"epsilon {claimed:.4g} is claimed, and by Opacus' PRV accountant it is {theirs:.4g}"
 
 
-def chain(path: Path, name: str) -> tuple[list[Line], str]:
+def chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
     """One chain's lines, and what is wrong with it, "" for nothing: each hash follows from the one before."""
     if not path.is_file():
         raise ConfigError(f"{path} is not there: a private silo without a ledger cannot be audited")
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))
-    lines, last, odd = ledgers.walked(entries)
+    walked, last, odd = walk_chain(entries)
+    try:
+        lines = parse_lines(walked)
+    except LedgerDamaged as error:
+        return [], str(error)
     if odd:
         return lines, f"line {odd} of its ledger was altered, or one before it is gone"
     tip = json.loads(path.with_name(f"{path.name}.tip").read_text()).get(name)
@@ -99,31 +106,29 @@ def head(path: Path, name: str) -> str:
     return str(content[name][1])
 
 
-def _claimed(cost: ledgers.StudyCost | None, claim: Mapping[str, Any]) -> str:
+def _claimed(cost: StudyCost | None, claim: SiloPrivacy) -> str:
     """The claim is the whole plan, which all its events come to, and noise and rate are the claim's."""
     events = cost.planned if cost else ()
-    total = max(accounting.epsilon(events, claim["delta"]), cost.epsilon if cost else 0.0)
-    if abs(claim["epsilon"] - total) > ledgers.CLOSE * total:
-        return (
-            f"epsilon {claim['epsilon']:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
-        )
+    total = max(accounting.epsilon(events, claim.delta), cost.epsilon if cost else 0.0)
+    if abs(claim.epsilon - total) > TOLERANCE * total:
+        return f"epsilon {claim.epsilon:.4g} is claimed, and the plan that was charged comes to {total:.4g}"
     trained = {(its.noise_multiplier, its.sample_rate) for its in events} - _beside(claim)
-    if trained - {(claim["noise_multiplier"], claim["sample_rate"])}:
-        return f"noise and rate {sorted(trained)} were charged, and {claim['noise_multiplier']:.4g}, {claim['sample_rate']:.4g} claimed"
+    if trained - {(claim.noise_multiplier, claim.sample_rate)}:
+        return f"noise and rate {sorted(trained)} were charged, and {claim.noise_multiplier:.4g}, {claim.sample_rate:.4g} claimed"
     return ""
 
 
-def _beside(claim: Mapping[str, Any]) -> set[tuple[float | None, float]]:
+def _beside(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
     """Noise and rate of what is charged beside training: statistics, and a metric that leaves."""
-    return {(claim["statistics_noise"], 1.0), (claim.get("metric_noise"), 1.0)}
+    return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
 
 
-def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:
+def _rounds(charged: Sequence[RoundCharged], papers: RunDocuments) -> str:
     """No reply without a charge, and no noisy step that was not charged."""
     beside = _beside(papers.claim)
     counts = {
-        line["round"]: sum(int(steps) for noise, rate, steps in line["events"] if (noise, rate) not in beside)
-        for line in charged
+        entry.round: sum(steps for noise, rate, steps in entry.events if (noise, rate) not in beside)
+        for entry in charged
     }
     if free := sorted(set(papers.replied) - set(counts)):
         return f"round {free[0]} was answered and never charged"
@@ -136,18 +141,17 @@ def _rounds(charged: Sequence[Line], papers: RunDocuments) -> str:
     return ""
 
 
-def _links(charged: Sequence[Line], lines: Sequence[Line], papers: RunDocuments) -> str:
+def _links(charged: Sequence[RoundCharged], stored: set[int], papers: RunDocuments) -> str:
     """What was sent in a kept round is what was charged for, and the last reply that was kept is the one that came."""
-    hashes = {line["round"]: line["task"] for line in charged}
+    hashes = {entry.round: entry.task for entry in charged}
     for one in papers.seen:
         if papers.silo in one.deltas and hashes.get(one.round) != _task(papers, one):
             return f"round {one.round} was charged for another task than the one that was sent"
-    stored = [line for line in lines if line["what"] == "stored" and line["study"] == papers.study]
-    missing = sorted(set(papers.replied) - {line["round"] for line in stored})
+    missing = sorted(set(papers.replied) - stored)
     return f"round {missing[0]} was answered, and its reply is not in the ledger" if missing else ""
 
 
-def _task(papers: RunDocuments, one: Seen) -> str:
+def _task(papers: RunDocuments, one: RecordedRound) -> str:
     """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
     digest = sha256(json.dumps([papers.study, one.round, papers.rounds, papers.seed]).encode())
     for name in sorted(one.shared):
@@ -157,7 +161,7 @@ def _task(papers: RunDocuments, one: Seen) -> str:
     return digest.hexdigest()
 
 
-def manifest(seen: Sequence[Seen], partition: Partition, whole: State) -> list[Check]:
+def manifest(seen: Sequence[RecordedRound], partition: Partition, whole: State) -> list[Check]:
     """
     From the model definition and the method alone: which tensors may leave, and whether any other did, or one of
     another size. ``whole``: the model's state, for shapes and types. One check a silo.

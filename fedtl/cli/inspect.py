@@ -1,117 +1,125 @@
-"""What can be known without training: ``fedtl show``, ``lint`` and the tables of names."""
+"""What is known without training: ``fedtl show`` and ``lint``, and the lists of methods, models and data sources."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 from rich.table import Table
 
-from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, print_table, say
+from fedtl.cli.options import Exp, Json, Set
+from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
+
+if TYPE_CHECKING:
+    from fedtl.results.plan import ExperimentPlan
 
 
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
-    """What an experiment would do: its settings, and for every tensor what it is and whether it leaves a silo."""
+    r"""
+    Print what an experiment would do, without training: its settings, tensors, privacy guarantee and refusals.
+
+    EXP is a TOML file, or the name of an included experiment (digits). For each tensor: its role, its size and whether it
+    leaves a silo. With \[privacy], for each silo: noise, steps and epsilon. Exit code 2: fedtl run would refuse it.
+
+    Example: fedtl show digits --set privacy.epsilon=3
+    """
     from fedtl.experiment.config.load import dump, load
     from fedtl.experiment.lint.dry_run import examine
-    from fedtl.experiment.privacy_plan import claim, terms, warnings
-    from fedtl.experiment.study import parts_table, tensor_table
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.experiment.plan import experiment_plan
+    from fedtl.experiment.privacy_plan import warnings
+    from fedtl.simulation.shared_store import temporary_store
 
     settings = load(experiment, set_ or [], sound=False)
-    with temporary() as shelf:
-        found = examine(settings, shelf)
-    study, planned = found.study, found.guarantees
-    tensors = tensor_table(study)
-    per_silo = sum(tensor["bytes"] for tensor in tensors if tensor["leaves"])
-    content = {
-        "experiment": settings.model_dump(exclude_none=True),
-        "tensors": tensors,
-        "parts": parts_table(tensors),
-        "bytes_up": per_silo,
-        "bytes_down": per_silo,
-        "training": study.training,
-        "privacy": {"silos": {name: terms(its) for name, its in planned.items()}} | claim(settings.privacy)
-        if settings.privacy
-        else None,
-        "refused": list(found.refused),
-    }
+    with temporary_store() as store:
+        examined = examine(settings, store)
+    plan = experiment_plan(settings, examined)
     if as_json:
-        print_json(content)
+        print_json(plan)
     else:
-        _print_plan(content, dump(settings), [text for its in planned.values() for text in warnings(its)])
-    if found.refused:
+        title = f"{settings.method.name} on {settings.model.name}"
+        notes = [text for guarantee in examined.guarantees.values() for text in warnings(guarantee)]
+        _print_plan(plan, dump(settings), title, notes)
+    if examined.refused:
         raise typer.Exit(2)
 
 
-def _print_plan(content: Mapping[str, Any], toml: str, warnings: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[str]) -> None:
     from fedtl.report.tables import privacy_table
 
-    settings, tensors, privacy = content["experiment"], content["tensors"], content["privacy"]
     out_console.print(toml, highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["comes from"] if privacy else [])]
-    table = Table(*columns, title=f"{settings['method']['name']} on {settings['model']['name']}")
-    for tensor in tensors:
-        leaves = "[red]leaves[/]" if tensor["leaves"] else "[green]stays[/]"
+    columns = ["tensor", "role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
+    table = Table(*columns, title=title)
+    for tensor in plan.tensors:
         table.add_row(
-            tensor["name"],
-            tensor["role"],
-            " x ".join(map(str, tensor["shape"])) or "scalar",
-            f"{tensor['bytes']:,}",
-            leaves,
-            *([tensor["label"]] if "label" in tensor else []),
+            tensor.name,
+            tensor.role,
+            " x ".join(map(str, tensor.shape)) or "scalar",
+            f"{tensor.bytes:,}",
+            "[red]leaves[/]" if tensor.leaves else "[green]stays[/]",
+            *([tensor.label] if tensor.label else []),
         )
     out_console.print(table)
-    out_console.print(
-        f"{content['bytes_up']:,} bytes leave a silo each round and as many come in; {len(content['training'])} silos train."
+    print_line(
+        f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
+        "as many."
     )
-    for part in content["parts"]:
-        where = "crosses each round" if part["leaves"] else "stays at the silo"
-        out_console.print(
-            f"beside the model: {part['name']}, {part['bytes']:,} bytes, {where}", highlight=False
-        )
-    for text in content["refused"]:
+    for part in plan.parts:
+        place = "crosses in each round" if part.leaves else "stays at the silo"
+        print_line(f"beside the model: {part.name}, {part.bytes:,} bytes, {place}")
+    for text in plan.refused:
         say(f"refused: {text}")
-    if privacy is None:
-        out_console.print(
-            "Without differential privacy: what leaves can tell about a silo's rows.", style="yellow"
+    if plan.privacy is None:
+        print_line(
+            "No differential privacy: the shared tensors can reveal information about a silo's rows.",
+            "yellow",
         )
         return
-    if privacy["silos"]:
-        out_console.print(privacy_table(privacy))
-    for text in warnings:
-        say(f"warning: {text}")
+    if plan.privacy.silos:
+        out_console.print(privacy_table(plan.privacy))
+    for text in notes:
+        warn(text)
 
 
 def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
-    """Everything that makes an experiment's privacy untrue (exit code 2), or worth a question, at once; and what holds."""
+    """
+    Check the privacy settings of an experiment and list everything that was found, without training.
+
+    EXP is a TOML file, or the name of an included experiment (digits). "unsound": would make the privacy guarantee untrue
+    (exit code 2). "ask": a person has to decide. "holds": was checked, with the numbers of each silo.
+
+    Example: fedtl lint hospitals.toml --set privacy.epsilon=3
+    """
     from dataclasses import asdict
 
     from fedtl.experiment.config.load import read
-    from fedtl.experiment.lint.findings import lint as look_through
+    from fedtl.experiment.lint.findings import lint as lint_experiment
 
-    found = look_through(read(experiment, set_ or []))
+    findings = lint_experiment(read(experiment, set_ or []))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(findings))
     else:
         for kind, texts, style in (
-            ("unsound", found.unsound, "red"),
-            ("ask", found.doubtful, ""),
-            ("holds", found.holds, "green"),
+            ("unsound", findings.unsound, "red"),
+            ("ask", findings.doubtful, ""),
+            ("holds", findings.holds, "green"),
         ):
             for text in texts:
-                out_console.print(
-                    f"{kind}: {text}", style=style, highlight=False, markup=False, soft_wrap=True
-                )
-    if found.unsound:
+                print_line(f"{kind}: {text}", style)
+    if findings.unsound:
         raise typer.Exit(2)
 
 
 def methods(as_json: Json = False) -> None:
-    """The federated methods, what each shares, and its paper; and the loss terms that may stand beside any of them."""
+    """
+    List the federated methods and the loss terms that can be added to any method.
+
+    For each method: the roles that it shares, its settings with their defaults, and its paper.
+
+    Example: fedtl methods
+    """
     from fedtl.experiment.config.resolve import about, describe
     from fedtl.methods.registry import METHODS, TERMS
 
-    rows = [
+    method_rows = [
         {
             "name": name,
             "shares": sorted(map(str, make().shared)),
@@ -120,36 +128,52 @@ def methods(as_json: Json = False) -> None:
         }
         for name, make in METHODS.items()
     ]
-    terms = [{"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()]
+    term_rows = [
+        {"name": name, "settings": describe(make), "about": about(make)} for name, make in TERMS.items()
+    ]
     if as_json:
-        print_json({"methods": rows, "terms": terms})
+        print_json({"methods": method_rows, "terms": term_rows})
         return
-    print_table("methods", rows, False)
-    print_table('terms: [method] terms = [{ name = "coral" }]', terms, False)
+    print_table("methods", method_rows)
+    print_table('loss terms, for example: [method] terms = [{ name = "coral" }]', term_rows)
 
 
 def models(as_json: Json = False) -> None:
-    """The built-in models; any timm or "torchvision/<name>" classification model besides."""
+    """
+    List the models. Any classification model of timm and torchvision can be used, too.
+
+    Example: fedtl models
+    """
+    from fedtl.experiment.config.resolve import about
     from fedtl.models.registry import MODELS
 
-    rows = [{"name": name, "about": (make.__doc__ or "").strip()} for name, make in MODELS.items()]
+    rows = [{"name": name, "about": about(make)} for name, make in MODELS.items()]
     rows += [
         {
             "name": "<timm name>",
-            "about": "any timm model with one classifier: resnet18, vit_tiny_patch16_224, ...",
+            "about": "any timm model with one classifier, such as resnet18 or vit_tiny_patch16_224",
         },
         {
             "name": "torchvision/<name>",
-            "about": "any torchvision classification model: torchvision/mobilenet_v2, ...",
+            "about": "any torchvision classification model, such as torchvision/mobilenet_v2",
         },
     ]
-    print_table("models", rows, as_json)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("models", rows)
 
 
 def data(as_json: Json = False) -> None:
-    """The data sources that an experiment can name."""
+    """
+    List the data sources, the values of data.source.
+
+    Example: fedtl data
+    """
     from fedtl.data.registry import DATA
 
-    print_table(
-        "data sources", [{"name": name, "about": source.about} for name, source in DATA.items()], as_json
-    )
+    rows = [{"name": name, "about": source.about} for name, source in DATA.items()]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("data sources", rows)

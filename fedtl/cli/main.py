@@ -1,4 +1,4 @@
-"""The ``fedtl`` command: parses and prints, decides nothing. What it needs is imported when a command asks for it."""
+"""The ``fedtl`` command. It parses and prints, and imports torch and other libraries only in the command that needs them."""
 
 import logging
 import sys
@@ -6,25 +6,24 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedtl.cli import audit, server, silo, train
-from fedtl.cli import inspect as look
-from fedtl.cli import models as use
-from fedtl.cli.run_folder import discarded, resumable
-from fedtl.cli.screen import out_console, say
+from fedtl.cli import audit, inspect, models, server, silo, train
+from fedtl.cli.run_folder import discard_created, resume_hint
+from fedtl.cli.screen import out_console, print_line, say
 from fedtl.errors import FedTLError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
-    help="Federated transfer learning: institutions train one backbone together; data, head and statistics stay home.",
-    epilog="Begin with: fedtl compare digits",
+    help="Federated transfer learning: institutions train a shared backbone without sharing their rows. Each keeps its data, its "
+    "head and its normalisation statistics.",
+    epilog="Start with: fedtl compare digits. The help of a command shows an example: fedtl run --help",
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 for command in (
     *(train.run, train.compare),
-    *(look.show, look.lint, look.methods, look.models, look.data),
-    *(use.predict, use.export, use.report, audit.audit),
+    *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data),
+    *(models.predict, models.export, models.report, audit.audit),
 ):
     app.command()(command)
 app.add_typer(silo.app, name="silo")
@@ -32,14 +31,14 @@ app.add_typer(server.app, name="server")
 
 
 @app.callback(invoke_without_command=True)
-def _top(
+def _without_command(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
 ) -> None:
     if version:
         import fedtl
 
-        out_console.print(f"fedtl {fedtl.__version__}", highlight=False)
+        print_line(f"fedtl {fedtl.__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         out_console.print(context.get_help(), highlight=False, markup=False)
@@ -47,11 +46,11 @@ def _top(
 
 
 def main() -> None:
-    """Run the command; every error of ours, or of the files it was given, is one line on stderr and an exit code."""
+    """Run the command and exit. An error of fedtl, of a file or of an option is one line on stderr and an exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("fedtl").setLevel(logging.INFO)
-    for noisy in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         code = app(standalone_mode=False)
     except FedTLError as error:
@@ -65,14 +64,14 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), 2)  # click's own: a wrong flag
-    if code == INTERRUPTED:  # what click, too, turns Ctrl-C into
-        kept = "nothing had been done yet" if discarded() else "what was done so far is kept" + resumable()
+        _fail(error.format_message(), 2)  # an error of click, such as an unknown option
+    if code == INTERRUPTED:  # click returns it for Ctrl-C, too
+        kept = "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
         say(f"interrupted; {kept}")
     sys.exit(code or 0)
 
 
 def _fail(text: str, code: int) -> NoReturn:
-    discarded()
+    discard_created()
     say(f"error: {text}")
     sys.exit(code)

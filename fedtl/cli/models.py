@@ -1,4 +1,4 @@
-"""What to do with a run that is done: ``fedtl predict``, ``export`` and ``report``."""
+"""``fedtl predict``, ``export`` and ``report``: use the result of a run."""
 
 import sys
 from pathlib import Path
@@ -6,18 +6,25 @@ from typing import Annotated
 
 import typer
 
-from fedtl.cli.run_folder import compare_page, run_page
-from fedtl.cli.screen import Json, Run, SiloName, close, err_console, out_console, print_json
+from fedtl.cli.options import Json, Run, SiloName
+from fedtl.cli.run_folder import write_compare_page, write_run_page
+from fedtl.cli.screen import print_json, print_line, print_report_path, say
 
 
 def predict(
     run: Run,
     silo: SiloName,
     input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
-    out: Annotated[Path | None, typer.Option(help="a CSV file; default: stdout")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file for the predictions; default: stdout")] = None,
     as_json: Json = False,
 ) -> None:
-    """Predictions of a silo's own model for new inputs."""
+    """
+    Predict new inputs with the model of one silo.
+
+    RUN is the folder of a run or of fedtl silo adopt. The inputs are prepared as the silo's training inputs were.
+
+    Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
+    """
     from fedtl.experiment.predict import SiloModel, read_inputs, rows, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
@@ -30,24 +37,37 @@ def predict(
         write_csv(lines, sys.stdout)
     else:
         with out.open("w", newline="") as file:
-            written = write_csv(lines, file)
-        err_console.print(f"{written} predictions in {out}", highlight=False)
+            count = write_csv(lines, file)
+        say(f"wrote {count} predictions to {out}")
 
 
-def export(run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="a new folder")]) -> None:
-    """A silo's own model as one ordinary PyTorch model: safetensors, its labels, and ONNX where it exports."""
+def export(
+    run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="folder for the model, new")]
+) -> None:
+    """
+    Export the model of one silo as an ordinary PyTorch model.
+
+    RUN is the folder of a run. The new folder holds the weights (safetensors), the names of the labels, how inputs are
+    prepared, and an ONNX file if the model can be exported to ONNX.
+
+    Example: fedtl export runs/first --silo clinic --out clinic-model
+    """
     from fedtl.experiment.predict import SiloModel
     from fedtl.experiment.predict import export as export_model
     from fedtl.experiment.run_folder import RunFolder
 
     for line in export_model(SiloModel(RunFolder.open(run), silo), out):
-        out_console.print(line, highlight=False, markup=False)
+        print_line(line)
 
 
 def report(run: Run) -> None:
-    """Rebuild report.html, plots and all, from a run or comparison folder."""
+    """
+    Write report.html again, from the other files in the folder of a run or a comparison.
+
+    Example: fedtl report runs/first
+    """
     from fedtl.experiment.run_folder import RunFolder
 
     folder = RunFolder.open(run)
-    page = compare_page(folder) if folder.has("comparison.json") else run_page(folder)
-    close(page, quiet=False)
+    page = write_compare_page(folder) if folder.has("comparison.json") else write_run_page(folder)
+    print_report_path(page, quiet=False)

@@ -1,9 +1,9 @@
-"""The run folder that a command works in: made or opened, and what becomes of it when the command is cut short."""
+"""The run folder of a command: created, opened or resumed; its report; and what happens to it when the command fails."""
 
-import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fedtl.errors import ConfigError
 
@@ -11,89 +11,108 @@ if TYPE_CHECKING:
     from fedtl.experiment.config.schema import Experiment
     from fedtl.experiment.run_folder import RunFolder
 
-_current: list["RunFolder"] = []
-_fresh: list["RunFolder"] = []  # made by this command
+Command = Literal["run", "compare", "audit"]
 
 
-def discarded() -> bool:
-    """Whether all that this command made was an empty run folder, which is gone now."""
-    return bool(_fresh) and _fresh.pop().discard_untouched()
+@dataclass
+class _State:
+    """The folder that this process works in, for the message of an interrupted command."""
+
+    resume_with: str = ""
+    created: "RunFolder | None" = None
 
 
-def resumable() -> str:
-    if not _current:
-        return ""
-    command = sys.argv[1] if len(sys.argv) > 1 else "run"
-    return f"; go on with: fedtl {command} --resume {_current[0].path}"
+_state = _State()
+
+
+def discard_created() -> bool:
+    """Remove the folder that this command created, if nothing was trained; return whether it was removed."""
+    created, _state.created = _state.created, None
+    return created is not None and created.discard_untouched()
+
+
+def resume_hint() -> str:
+    """Return how to continue the interrupted command; empty if there is nothing to continue."""
+    return f"; continue with: {_state.resume_with}" if _state.resume_with else ""
 
 
 def begin(
+    command: Command,
     name: str | None,
     overrides: list[str] | None,
     out: Path | None,
     resume: Path | None,
     workers: int | None,
-    what: str,
 ) -> tuple["Experiment", "RunFolder"]:
-    from fedtl.experiment.config.load import but, load
-    from fedtl.experiment.run_folder import RunFolder
+    """Return the settings and the folder of a new run, or with ``resume`` of an interrupted one. Raises ConfigError."""
+    from fedtl.experiment.config.load import but
 
-    if resume is not None:
-        if overrides or out or name:
-            raise ConfigError(
-                "--resume takes its experiment and settings from the folder; leave EXP, --set and --out away"
-            )
-        folder = RunFolder.open(resume)
-        settings = folder.experiment()
+    if resume is None:
+        settings, folder = _create(command, name, overrides or [], out)
+    elif overrides or out or name:
+        raise ConfigError("do not pass EXP, --set or --out together with --resume")
     else:
-        if name is None:
-            raise ConfigError(f"fedtl {what} needs an experiment: a TOML file, or digits")
-        settings = load(name, overrides or [])
-        stem = Path(name).stem
-        path = (
-            out
-            or Path("runs")
-            / f"{stem}-{what if what == 'compare' else settings.method.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        )
-        if what == "compare":
-            from fedtl.experiment.compare import variants
-
-            variants(settings)
-        folder = RunFolder(path)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-            _fresh[:] = [folder]  # before it is made: Ctrl-C may come in between
-        RunFolder.create(path, settings)
-    _current[:] = [folder]
+        settings, folder = _open(resume)
+    _state.resume_with = f"fedtl {'compare' if command == 'compare' else 'run'} --resume {folder.path}"
     if workers is not None:
         settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
     return settings, folder
 
 
-if TYPE_CHECKING:
+def _open(path: Path) -> tuple["Experiment", "RunFolder"]:
     from fedtl.experiment.run_folder import RunFolder
 
-
-def run_page(folder: "RunFolder") -> Path:
-    from fedtl._util.files import write
-    from fedtl.report.page import run_page
-
-    text = run_page(
-        folder.read_json("result.json"), folder.history(), (folder.path / "experiment.toml").read_text()
-    )
-    write(folder.path / "report.html", lambda file: file.write_text(text))
-    return folder.path / "report.html"
+    folder = RunFolder.open(path)
+    return folder.experiment(), folder
 
 
-def compare_page(folder: "RunFolder") -> Path:
-    from fedtl._util.files import write
+def _create(
+    command: Command, name: str | None, overrides: list[str], out: Path | None
+) -> tuple["Experiment", "RunFolder"]:
+    from fedtl.experiment.config.load import load
+    from fedtl.experiment.run_folder import RunFolder
+
+    if name is None:
+        raise ConfigError(f"fedtl {command} needs an experiment: a TOML file, or digits")
+    settings = load(name, overrides)
+    if command == "compare":
+        from fedtl.experiment.compare import variants
+
+        variants(settings)  # raises ConfigError for an unknown method
+    label = settings.method.name if command == "run" else command
+    path = out or Path("runs") / f"{Path(name).stem}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = RunFolder(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        _state.created = folder  # set before the folder is created, because Ctrl-C may come in between
+    RunFolder.create(path, settings)
+    return settings, folder
+
+
+def write_run_page(folder: "RunFolder") -> Path:
+    """Write report.html of a run and return its path."""
+    from fedtl.report.run_page import run_page
+
+    return _write(folder, run_page(folder.result(), folder.history(), _toml(folder)))
+
+
+def write_compare_page(folder: "RunFolder") -> Path:
+    """Write report.html of a comparison and return its path."""
     from fedtl.experiment.compare import folders
-    from fedtl.experiment.summary import curves
-    from fedtl.report.page import compare_page
+    from fedtl.experiment.curves import learning_curves
+    from fedtl.report.compare_page import compare_page
 
     settings = folder.experiment()
-    lines = curves(settings, folders(settings, folder))
-    text = compare_page(
-        folder.read_json("comparison.json"), lines, (folder.path / "experiment.toml").read_text()
-    )
-    write(folder.path / "report.html", lambda file: file.write_text(text))
-    return folder.path / "report.html"
+    by_method = learning_curves(settings, folders(settings, folder))
+    return _write(folder, compare_page(folder.comparison(), by_method, _toml(folder)))
+
+
+def _toml(folder: "RunFolder") -> str:
+    return (folder.path / "experiment.toml").read_text()
+
+
+def _write(folder: "RunFolder", page: str) -> Path:
+    from fedtl._util.files import write_file
+
+    path = folder.path / "report.html"
+    write_file(path, lambda file: file.write_text(page))
+    return path

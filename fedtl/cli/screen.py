@@ -1,152 +1,114 @@
-"""What every command prints with: consoles, options, progress, tables."""
+"""Print lines, tables, JSON and progress bars. Results go to stdout, everything else to stderr."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
 
-from fedtl.errors import ConfigError
+from fedtl._util.records import to_plain
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
 
 out_console, err_console = Console(), Console(stderr=True)
 
-Exp = Annotated[
-    str,
-    typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)"),
-]
-MaybeExp = Annotated[
-    str | None,
-    typer.Argument(metavar="EXP", help="an experiment: a TOML file, or the name of a shipped one (digits)"),
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="override one setting, e.g. --set train.lr=0.01; may be repeated"
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="the folder for the results; must be new or empty")]
-Resume = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="go on with a run that was interrupted; its own settings hold"),
-]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="processes at once; default: the machine's cores, or one a GPU")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress, no table: only the folder's path")]
-Json = Annotated[
-    bool, typer.Option("--json", help="the same facts as JSON on stdout, and nothing else there")
-]
-SiloName = Annotated[str, typer.Option(help="whose model")]
+
+def print_line(text: str, style: str = "") -> None:
+    """Print a line of a result to stdout, as it is: not wrapped, no markup."""
+    out_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    err_console.print(text, highlight=False, markup=False, soft_wrap=True)
+def say(text: str, style: str = "") -> None:
+    """Print a line to stderr, as it is: not wrapped, no markup."""
+    err_console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def device_for(asked: str) -> str:
-    import torch
-
-    if asked not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {asked!r} is not auto, cpu or cuda")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: this torch sees no CUDA device; use --device auto or cpu")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+def warn(text: str) -> None:
+    """Print a warning to stderr."""
+    say(f"warning: {text}", style="yellow")
 
 
-def bar_columns() -> tuple[ProgressColumn, ...]:
-    """The columns of every progress bar: what is done, how many parts of how many, and the time so far."""
-    return (
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows that all have the same keys, which are the columns."""
+    table = Table(*rows[0], title=escape(title))
+    for row in rows:
+        table.add_row(
+            *(" ".join(cell) or "nothing" if isinstance(cell, list) else cell for cell in row.values())
+        )
+    out_console.print(table)
+
+
+def print_json(content: Any) -> None:
+    """Print a record or plain values as JSON to stdout. Raises ValueError for NaN and infinity."""
+    sys.stdout.write(json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def print_report_path(page: Path, quiet: bool) -> None:
+    """Print where the results are: the page, or with --quiet the folder."""
+    say(str(page.parent) if quiet else f"report: {page}")
+
+
+class ShowProgress(Protocol):
+    """Show how many parts are done, how many there are, and what is being done."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
+
+
+@contextmanager
+def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
+    """Show a progress bar on a terminal. Yields the function that updates it."""
+    with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-    )
-
-
-@contextmanager
-def progress(silent: bool, title: str, total: int, folder: "RunFolder") -> Iterator[Callable[[int], None]]:
-    """
-    A function to call with what is done so far. Where the results go is said at the first call: whatever was
-    wrong with the experiment has been said by then, and the folder stays.
-    """
-    said = silent
-    with Progress(
-        *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
+        console=err_console,
+        disable=silent or not err_console.is_terminal,
+        transient=True,
     ) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=None)
 
-        def show(done: int) -> None:
-            nonlocal said
-            bar.update(task, completed=done)
-            if done and not said:
-                said = True
-                bar.console.print(
-                    f"results go to {folder.path}", highlight=False, markup=False, soft_wrap=True
-                )
+        def show(done: int, total: int, detail: str = "") -> None:
+            text = f"{title}: {detail}" if detail else title
+            bar.update(task, completed=done, total=total, description=text)
 
         yield show
 
 
 @contextmanager
-def steps(title: str, silent: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work of known parts: a function to call with how many are done and how many there are."""
-    with Progress(
-        *bar_columns(), console=err_console, disable=silent or not err_console.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def training_progress(
+    title: str, rounds: int, folder: "RunFolder", silent: bool
+) -> Iterator[Callable[[int], None]]:
+    """
+    Show the progress of a training, and at its first round where the results go.
 
+    Yields a function of how many rounds are done. The folder is not printed earlier, because a command that fails before
+    the first round removes it.
+    """
+    with progress_bar(title, silent) as bar:
+        announced = silent
 
-def print_left_out(result: dict[str, Any]) -> None:
-    for reasons in result.get("left_out", {}).values():
-        err_console.print(
-            f"warning: left out {len(reasons)} times: {reasons[-1]}",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    for note in result["notes"]:
-        err_console.print(f"note: {note}", highlight=False, markup=False)
+        def show(done: int) -> None:
+            nonlocal announced
+            bar(done, rounds)
+            if done and not announced:
+                announced = True
+                say(f"results go to {folder.path}")
 
-
-def close(page: Path, quiet: bool) -> None:
-    if quiet:
-        err_console.print(str(page.parent), highlight=False, markup=False, soft_wrap=True)
-    else:
-        err_console.print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
-
-
-def print_table(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json(rows)
-        return
-    table = Table(*rows[0], title=escape(title))
-    for row in rows:
-        table.add_row(*(" ".join(v) or "nothing" if isinstance(v, list) else v for v in row.values()))
-    out_console.print(table)
-
-
-def print_json(content: Any) -> None:
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        bar(0, rounds)
+        yield show

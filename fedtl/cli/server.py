@@ -1,94 +1,121 @@
-"""``fedtl server``: the coordinator's side."""
+"""``fedtl server``: the commands of the coordinator."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedtl.cli.screen import Exp, Json, Set, out_console, print_json, say
+from fedtl.cli.options import Exp, Json, Set
+from fedtl.cli.screen import print_json, print_line, say
 from fedtl.errors import ConfigError
 
 app = typer.Typer(
-    help="The coordinator's side: certificates, admitted keys, bundles, studies.", no_args_is_help=True
+    help="For the coordinator of a federation: admit institutions, build bundles for approval, run studies. DIR is the "
+    "coordinator's folder, which init creates.",
+    no_args_is_help=True,
 )
-Dir = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
-SiteName = Annotated[str, typer.Option("--name", help="default: the comment in the key's file")]
+Dir = Annotated[Path, typer.Argument(metavar="DIR")]
+SiteName = Annotated[
+    str, typer.Option("--name", help="name of the site; default: the comment in its key file")
+]
 
 
 @app.command()
 def init(
     folder: Dir,
-    host: Annotated[str, typer.Option(help="the name that institutions reach the gate by")],
+    host: Annotated[str, typer.Option(help="host name by which institutions reach this server")],
     listen: Annotated[
-        str, typer.Option(help="where the gate listens; 0.0.0.0:8443 opens it to other machines")
+        str, typer.Option(help="address on which nginx listens; 0.0.0.0:8443 accepts other machines")
     ] = "127.0.0.1:8443",
-    port: Annotated[int, typer.Option(help="of the SuperLink, on 127.0.0.1 only")] = 8000,
+    port: Annotated[int, typer.Option(help="port of the SuperLink, on 127.0.0.1 only")] = 8000,
 ) -> None:
-    """Make a new folder: an own certificate authority, a certificate, the gate's configuration."""
+    """
+    Create the coordinator's folder DIR with a certificate authority, a certificate and the configuration of nginx.
+
+    Example: fedtl server init srv --host fl.example.org --listen 0.0.0.0:8443
+    """
     from fedtl.deployment.coordinator import server
 
     server.init(folder, host, listen, port)
     say(
-        f"made {folder}; give {folder / 'tls' / 'ca.crt'} to the institutions, and keep tls/ca.key off this machine"
+        f"created {folder}; send {folder / 'tls' / 'ca.crt'} to the institutions, and store tls/ca.key on another machine"
     )
 
 
 @app.command()
 def renew(folder: Dir) -> None:
-    """A new certificate for the gate, signed by the same authority; restart the server afterwards."""
+    """
+    Create a new certificate of the server, signed by the same authority. Restart the server afterwards.
+
+    Example: fedtl server renew srv
+    """
     from fedtl.deployment import certificates
     from fedtl.deployment.coordinator import settings
 
     certificates.make_server(folder / "tls", settings.load(folder).host)
     say(
-        f"made {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
+        f"created {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
     )
 
 
 @app.command()
 def admit(
     folder: Dir,
-    key: Annotated[Path, typer.Argument(metavar="SITE.pub", help="a site's node.key.pub")],
+    key: Annotated[Path, typer.Argument(metavar="SITE.pub")],
     name: SiteName = "",
 ) -> None:
-    """Let a site connect, by its public key."""
+    """
+    Allow a site to connect. SITE.pub is its public key, node.key.pub.
+
+    Example: fedtl server admit srv clinic.pub
+    """
     from fedtl.deployment.coordinator import sites
 
-    told = sites.admit(folder, key, name)
-    say("admitted" if told else "admitted; the SuperLink is told when it runs")
+    active = sites.admit(folder, key, name)
+    say("admitted" if active else "admitted; takes effect when the server starts")
 
 
 @app.command()
 def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Let a site connect no more."""
+    """
+    Do not allow a site to connect any more. NAME is the name under which it was admitted.
+
+    Example: fedtl server expel srv clinic
+    """
     from fedtl.deployment.coordinator import sites
 
     sites.expel(folder, name)
-    say(f"{name} is out")
+    say(f"{name} may not connect any more")
 
 
 @app.command()
 def bundle(
     folder: Dir,
     experiment: Exp,
-    name: Annotated[str, typer.Option(help="of the bundle; default: the experiment's")] = "",
+    name: Annotated[str, typer.Option(help="name of the bundle; default: the name of the experiment")] = "",
     set_: Set = None,
     shape: Annotated[
-        str, typer.Option(help="of one input, such as 1,28,28; default: read from the data")
+        str, typer.Option(help="shape of one input, such as 1,28,28; default: read from the data")
     ] = "",
-    classes: Annotated[str, typer.Option(help="the labels of a shared head, comma-separated")] = "",
+    classes: Annotated[str, typer.Option(help="labels of a shared head, with commas between them")] = "",
     columns: Annotated[
         str,
         typer.Option(
-            help="of a table, such as age,chol,sex=f|m; default: data.columns, or read from the data"
+            help="columns of a table, such as age,chol,sex=f|m; default: data.columns, or read from the data"
         ),
     ] = "",
     dp_ready: Annotated[
-        bool, typer.Option("--dp-ready", help="a model that a site can train privately where it wishes to")
+        bool, typer.Option("--dp-ready", help="use a model that sites can train with differential privacy")
     ] = False,
 ) -> None:
-    """Build what the institutions approve: two thin apps and the agreement; prints its hash."""
-    from fedtl.data.columns import named, parsed
+    """
+    Build the bundle that institutions rehearse and approve, and print its hash.
+
+    EXP is a TOML file. The bundle, a .fab file, holds the settings of the experiment and the two small Flower apps.
+
+    Example: fedtl server bundle srv hospitals.toml
+    """
+    from fedtl.data.columns import parse_columns, with_declared_columns
     from fedtl.deployment.coordinator.bundle import bundle as build
     from fedtl.deployment.coordinator.settings import load as load_server
     from fedtl.experiment.config.load import load
@@ -98,54 +125,67 @@ def bundle(
         sizes = tuple(int(size) for size in shape.split(",")) if shape else ()
     except ValueError as error:
         raise ConfigError(
-            f"--shape {shape!r}: whole numbers with commas between them, such as 1,28,28"
+            f"--shape {shape!r}: write whole numbers with commas between them, as in 1,28,28"
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
     settings = load(experiment, set_ or [])
     if columns:
-        told = parsed(columns)
-        settings = settings.model_copy(update={"data": named(settings.data, told)})
-        sizes = (sum(len(column.inputs) for column in told),)
-    made = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
-    out_console.print(made.hash, highlight=False)
-    say(f"send {made.file} to the institutions; each rehearses it and approves this hash")
+        declared = parse_columns(columns)
+        settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
+        sizes = (sum(len(column.inputs) for column in declared),)
+    built = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
+    print_line(built.hash)
+    say(f"send {built.file} to the institutions; each rehearses it and approves this hash")
 
 
 @app.command()
 def run(
     folder: Dir,
     part: Annotated[
-        str, typer.Option(help="link, exec or gate alone, for a container each; default: all")
+        str, typer.Option(help="only one process, link, exec or gate, for separate containers; default: all")
     ] = "",
-    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="nginx, here")] = True,
+    gate: Annotated[bool, typer.Option("--gate/--no-gate", help="run nginx here")] = True,
 ) -> None:
-    """SuperLink, SuperExec and gate, until stopped; studies that were interrupted go on."""
+    """
+    Run the server (SuperLink, SuperExec and nginx) until stopped. Interrupted studies continue.
+
+    Example: fedtl server run srv
+    """
     from fedtl.deployment.coordinator import server
 
     if part and part not in server.PARTS:
         raise ConfigError(f"--part {part!r} is not one of {', '.join(server.PARTS)}")
-    parts = [part] if part else [one for one in server.PARTS if gate or one != "gate"]
+    parts = [part] if part else [process for process in server.PARTS if gate or process != "gate"]
     raise typer.Exit(server.run(folder, parts))
 
 
 @app.command()
 def start(
     folder: Dir,
-    name: Annotated[str, typer.Argument(metavar="BUNDLE", help="the name of a bundle")],
-    study: Annotated[str, typer.Option(help="the study's name; default: the bundle's")] = "",
+    name: Annotated[str, typer.Argument(metavar="BUNDLE")],
+    study: Annotated[str, typer.Option(help="name of the study; default: the name of the bundle")] = "",
 ) -> None:
-    """Begin a study, or go on with it from its last round."""
+    """
+    Start a study, or continue it after its last finished round. BUNDLE is the name of a bundle.
+
+    Example: fedtl server start srv hospitals
+    """
     from fedtl.deployment.coordinator import studies
 
-    its = studies.start(folder, name, study or name)
-    say(f"started; its folder is {its.path}; fedtl server status {folder}")
+    started = studies.start(folder, name, study or name)
+    say(f"started; its folder is {started.path}; follow it with: fedtl server status {folder}")
 
 
 @app.command()
 def stop(
-    folder: Dir, study: Annotated[str, typer.Option(help="one study only; it can be started again")] = ""
+    folder: Dir,
+    study: Annotated[str, typer.Option(help="stop only this study; it can be started again")] = "",
 ) -> None:
-    """Stop a study, or the whole server."""
+    """
+    Stop the server, or with --study one study.
+
+    Example: fedtl server stop srv --study hospitals
+    """
     from fedtl.deployment.coordinator import server, studies
 
     if study:
@@ -156,23 +196,28 @@ def stop(
 
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
-    """Whether it runs, who is admitted, and how far each study is."""
+    """
+    Print whether the server runs, the admitted sites and the round of each study.
+
+    Example: fedtl server status srv
+    """
     from fedtl.deployment.coordinator import studies
 
     facts = studies.status(folder)
     if as_json:
         print_json(facts)
         return
-    out_console.print(
-        f"{'runs' if facts['running'] else 'does not run'}; gate on {facts['listen']}; "
-        f"certificate for {facts['certificate_days_left']:.0f} days",
-        highlight=False,
+    print_line(
+        f"{'running' if facts['running'] else 'not running'}; listens on {facts['listen']}; "
+        f"the certificate is valid for {facts['certificate_days_left']:.0f} days"
     )
     for name, text in facts["admitted"].items():
-        out_console.print(f"site {name}: {text}", highlight=False, markup=False)
-    for name, its in facts["studies"].items():
-        where = "done" if its["done"] else "at work" if its["at_work"] else "not at work: fedtl server start"
-        where += f" (stopped: {its['stopped']})" if its["stopped"] else ""
-        out_console.print(f"study {name}: round {its['round']} of {its['rounds']}, {where}", highlight=False)
-        for reason in its["left_out"].values():
-            out_console.print(f"  left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"site {name}: {text}")
+    for name, study in facts["studies"].items():
+        state = (
+            "done" if study["done"] else "running" if study["at_work"] else "not running: fedtl server start"
+        )
+        state += f" (stopped: {study['stopped']})" if study["stopped"] else ""
+        print_line(f"study {name}: round {study['round']} of {study['rounds']}, {state}")
+        for reason in study["left_out"].values():
+            print_line(f"  left out: {reason}")

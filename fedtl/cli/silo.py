@@ -1,4 +1,4 @@
-"""``fedtl silo``: the institution's side."""
+"""``fedtl silo``: the commands of an institution."""
 
 import sys
 from pathlib import Path
@@ -6,34 +6,46 @@ from typing import Annotated, Any
 
 import typer
 
-from fedtl.cli.screen import Json, out_console, print_json, say
+from fedtl.cli.options import Json
+from fedtl.cli.screen import print_json, print_line, progress_bar, say
 
 app = typer.Typer(
-    help="An institution's side: what it allows, what left, what was spent.", no_args_is_help=True
+    help="For an institution: decide what may leave, take part in studies, and see what left and what was spent. DIR is the "
+    "institution's folder, which init creates.",
+    no_args_is_help=True,
 )
-Dir = Annotated[Path, typer.Argument(metavar="DIR", help="the institution's folder")]
-Hash = Annotated[str, typer.Argument(metavar="HASH", help="of a bundle, as rehearse prints it")]
+Dir = Annotated[Path, typer.Argument(metavar="DIR")]
 
 
 @app.command()
 def init(
     folder: Dir,
-    name: Annotated[str, typer.Option(help="the institution, as the coordinator admits it")],
-    server: Annotated[str, typer.Option(help="HOST:PORT of the coordinator's gate")],
+    name: Annotated[str, typer.Option(help="name of the institution in all studies")],
+    server: Annotated[str, typer.Option(help="HOST:PORT of the coordinator")],
 ) -> None:
-    """Make a new folder: a commented silo.toml and the node's key. The public half goes to the coordinator."""
+    """
+    Create the institution's folder DIR with a commented silo.toml and a key pair.
+
+    Example: fedtl silo init clinic --name clinic --server fl.example.org:8443
+    """
     from fedtl.deployment.site.home import Home
 
     home = Home.create(folder, name, server)
-    say(f"made {home.path}")
-    say(f"1. send {home.path / 'node.key.pub'} to the coordinator; node.key never leaves")
-    say(f"2. put the coordinator's ca.crt into {home.path}")
-    say(f"3. write [data] and [policy] in {home.path / 'silo.toml'}, then: fedtl silo check {folder}")
+    say(f"created {home.path}")
+    say(f"1. send {home.path / 'node.key.pub'} to the coordinator; keep node.key here")
+    say(f"2. copy the coordinator's ca.crt into {home.path}")
+    say(f"3. fill in [data] and [policy] in {home.path / 'silo.toml'}, then run: fedtl silo check {folder}")
 
 
 @app.command()
 def check(folder: Dir, as_json: Json = False) -> None:
-    """Data, device, key, certificate, connection, clock, disk, file modes: each in order, or what to do."""
+    """
+    Check data, device, key, certificate, connection, clock, disk and file permissions; print what is wrong.
+
+    Exit code 2: at least one line begins with DO, which says what to do.
+
+    Example: fedtl silo check clinic
+    """
     from fedtl.deployment.site.home import Home
     from fedtl.deployment.site.status import check as check_home
 
@@ -42,9 +54,7 @@ def check(folder: Dir, as_json: Json = False) -> None:
         print_json([{"what": name, "ok": ok, "says": text} for name, ok, text in lines])
     else:
         for name, ok, text in lines:
-            out_console.print(
-                f"{'ok  ' if ok else 'DO  '} {name}: {text}", highlight=False, markup=False, soft_wrap=True
-            )
+            print_line(f"{'ok  ' if ok else 'DO  '} {name}: {text}")
     if not all(ok for _, ok, _ in lines):
         raise typer.Exit(2)
 
@@ -52,16 +62,22 @@ def check(folder: Dir, as_json: Json = False) -> None:
 @app.command()
 def rehearse(
     folder: Dir,
-    what: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="the coordinator's .fab file, or an experiment")
-    ],
-    studies: Annotated[int, typer.Option(help="how many studies the approval would be for")] = 1,
+    what: Annotated[str, typer.Argument(metavar="BUNDLE")],
+    studies: Annotated[int, typer.Option(help="number of studies that the approval is for")] = 1,
     until: Annotated[
-        str, typer.Option(metavar="DATE", help="its last day, YYYY-MM-DD in UTC; default: 90 days from now")
+        str,
+        typer.Option(metavar="DATE", help="last day of the approval, YYYY-MM-DD (UTC); default: in 90 days"),
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """One page for a person to sign: who asks, what would leave, what stays, what could be learnt, the hashes."""
+    """
+    Try a plan without data and print the page to sign: who asks, what would leave, what could be learnt.
+
+    BUNDLE is the coordinator's .fab file, or an experiment (which can be rehearsed but not approved). Exit code 3: silo.toml
+    does not allow the plan.
+
+    Example: fedtl silo rehearse clinic hospitals.fab
+    """
     from fedtl.deployment.site.home import Home
     from fedtl.deployment.site.privacy_policy import told
     from fedtl.deployment.site.rehearse import rehearse as rehearse_plan
@@ -76,8 +92,8 @@ def rehearse(
         raise typer.Exit(3)
     if facts["terms"] is None:
         raise typer.Exit(2)
-    for name, its in told(facts["privacy"] or {}).items():
-        say(f"{name}: {its}")
+    for name, text in told(facts["privacy"] or {}).items():
+        say(f"{name}: {text}")
     if facts["bundle"]:
         say(f"to approve: fedtl silo approve {folder} {facts['bundle']}")
 
@@ -85,41 +101,48 @@ def rehearse(
 @app.command()
 def audit(
     folder: Dir,
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="[BUNDLE]", help="a .fab file, or a rehearsed bundle's hash; default: rehearsed last"
-        ),
-    ] = "",
+    what: Annotated[str, typer.Argument(metavar="[BUNDLE]")] = "",
     as_json: Json = False,
 ) -> None:
-    """Test a rehearsed plan with canaries on the own rows, offline; costs no privacy budget. Exit 5: a check failed."""
+    """
+    Test the privacy of a rehearsed plan on the institution's own rows, offline and without cost to the privacy budget.
+
+    BUNDLE is a .fab file or the hash of a rehearsed bundle; without it, the bundle that was rehearsed last. Exit code 5: a
+    check failed.
+
+    Example: fedtl silo audit clinic hospitals.fab
+    """
     from fedtl.audit.at_site import audit as audit_plan
-    from fedtl.cli.screen import steps
     from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
 
-    with steps("audit", as_json) as show:
+    with progress_bar("audit", as_json) as show:
         facts, path = audit_plan(Home.open(folder), what, show)
     if as_json:
         print_json(facts)
     for line in [] if as_json else facts["text"]:
-        out_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    say(f"kept: {path}; fedtl silo rehearse shows it on the page")
+        print_line(line)
+    say(f"saved to {path}; fedtl silo rehearse shows it on the page to sign")
     if facts["violations"]:
         raise Refuted(
-            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report "
-            "them to whoever maintains this fedtl"
+            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report the "
+            "failed checks to the maintainers of fedtl"
         )
 
 
 @app.command()
 def approve(
     folder: Dir,
-    bundle: Hash,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="take the approval back")] = False,
+    bundle: Annotated[str, typer.Argument(metavar="HASH")],
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="withdraw the approval")] = False,
 ) -> None:
-    """Let a rehearsed bundle run here, under the terms on its page and with the fedtl that is installed."""
+    """
+    Approve a rehearsed bundle: it may run here under the terms on its page and with the installed version of fedtl.
+
+    HASH is the hash of the bundle, which fedtl silo rehearse prints.
+
+    Example: fedtl silo approve clinic 5f3c...
+    """
     from fedtl.deployment.site import approvals
     from fedtl.deployment.site.covered import standings
     from fedtl.deployment.site.home import Home
@@ -130,23 +153,29 @@ def approve(
     if withdraw:
         approvals.withdraw(home.approved, bundle)
         home.record.note("withdrawn", bundle=bundle)
-        say(f"{bundle[:12]} runs here no more")
+        say(f"withdrawn: bundle {bundle[:12]} may not run here any more")
         return
-    one = sign(home, bundle)
-    say(f"approved: bundle {one.bundle[:12]}, plan {one.plan[:12]}, fedtl {one.code[:12]}")
+    approval = sign(home, bundle)
+    say(f"approved: bundle {approval.bundle[:12]}, plan {approval.plan[:12]}, fedtl {approval.code[:12]}")
     for standing in standings(home):
-        if standing.bundle == one.bundle:
+        if standing.bundle == approval.bundle:
             say(str(standing))
-    for name, its in numbers(home).items():
-        say(f"{name}: {its}")
+    for name, text in numbers(home).items():
+        say(f"{name}: {text}")
 
 
 @app.command()
 def run(
     folder: Dir,
-    part: Annotated[str, typer.Option(help="node or exec alone, for a container each; default: both")] = "",
+    part: Annotated[
+        str, typer.Option(help="only one process, node or exec, for separate containers; default: both")
+    ] = "",
 ) -> None:
-    """Connect to the server and take part in what was approved, until stopped."""
+    """
+    Connect to the coordinator and take part in approved studies, until stopped with Ctrl-C.
+
+    Example: fedtl silo run clinic
+    """
     from fedtl.deployment.site.run import PARTS, run_site
     from fedtl.errors import ConfigError
 
@@ -157,7 +186,11 @@ def run(
 
 @app.command()
 def status(folder: Dir, as_json: Json = False) -> None:
-    """Round, last contact, privacy budget spent and left, bytes out."""
+    """
+    Print the round, the last contact, the privacy budget spent and left, the approvals and the bytes sent.
+
+    Example: fedtl silo status clinic
+    """
     from fedtl.deployment.site.home import Home
     from fedtl.deployment.site.status import status as status_of
 
@@ -171,60 +204,63 @@ def status(folder: Dir, as_json: Json = False) -> None:
     if budget:
         rows["dataset"] = budget["dataset"]
         spent = f"{budget['spent']:.3f} of {budget['lifetime']:g}, {budget['left']:.3f} left"
-        rows["epsilon spent"] = (
-            f"{spent}; whole plans, of which rounds so far come to {budget['charged']:.3f}"
-        )
+        rows["epsilon spent"] = f"{spent} (whole plans; the rounds so far: {budget['charged']:.3f})"
         if budget["new"]:
-            rows["dataset"] += " is new; no private round until fedtl silo confirm DIR BUNDLE --new-dataset"
+            rows["dataset"] += (
+                " is new; private rounds are refused until: fedtl silo confirm DIR BUNDLE --new-dataset"
+            )
         if budget["waiting"]:
-            rows["rows"] = f"changed ({budget['waiting'][:12]}); no private round until fedtl silo confirm"
+            rows["rows"] = (
+                f"changed ({budget['waiting'][:12]}); private rounds are refused until: fedtl silo confirm"
+            )
     rows |= {f"approval {bundle[:7]}": text for bundle, text in approvals.items()} | privacy
     if gaps:
-        rows["FORGOTTEN"] = (
-            f"{gaps[0]} ({len(gaps)} in all); no private round until it is put right: fedtl silo check"
-        )
+        rows["MISSING"] = f"{gaps[0]} ({len(gaps)} in all); private rounds are refused; see fedtl silo check"
     for key, value in rows.items():
         text = f"{value:,}" if isinstance(value, int) else str(value)
-        out_console.print(f"{key:>16}  {text}", highlight=False, markup=False, soft_wrap=True)
+        print_line(f"{key:>16}  {text}")
 
 
 @app.command()
 def ledger(
     folder: Dir,
     export: Annotated[
-        Path | None, typer.Option(help="write the record as lines that anybody can check")
+        Path | None, typer.Option(help="write the record to this file, for others to verify")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Every message in and out: when, which round, how many bytes, or why it was refused; then what was charged."""
+    """
+    Print every message, in and out, with time, round and bytes or the reason of its refusal; then every privacy charge.
+
+    Example: fedtl silo ledger clinic --export record.jsonl
+    """
     from fedtl.deployment.site.home import Home
     from fedtl.deployment.site.status import export as export_record
     from fedtl.deployment.site.status import history
 
     home = Home.open(folder)
     if export is not None:
-        say(
-            f"{export_record(home, export)} lines in {export}; anybody can check them: fedtl silo verify {export}"
-        )
+        count = export_record(home, export)
+        say(f"wrote {count} lines to {export}; anybody can check them with: fedtl silo verify {export}")
         return
     lines = history(home)
     if as_json:
         print_json(lines)
         return
     for line in lines:
-        says = _says(line)
+        text = _describe(line)
         size = f"{line['bytes']:,}" if "bytes" in line else ""
-        where = f"{line.get('study', '')} {line.get('round', '')}".strip()
-        text = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {where:<20} {size:>14}  {says}"
-        out_console.print(text.rstrip(), highlight=False, markup=False, soft_wrap=True)
+        study = f"{line.get('study', '')} {line.get('round', '')}".strip()
+        columns = f"{line['number']:>6}  {line['at'][:19]}  {line['what']:<12} {study:<20} {size:>14}  {text}"
+        print_line(columns.rstrip())
 
 
-def _says(line: dict[str, Any]) -> str:
-    """What a line of the record or of the privacy ledger is about, in a few words."""
+def _describe(line: dict[str, Any]) -> str:
+    """Describe a line of the record or of the privacy ledger in a few words."""
     match line["what"]:
         case "changed":
-            how = f" ({line['difference']})" if "difference" in line else ""
-            return f"rows {line['before'][:12]} are now {line['fingerprint'][:12]}{how}: fedtl silo confirm, if that is right"
+            change = f" ({line['difference']})" if "difference" in line else ""
+            return f"rows changed from {line['before'][:12]} to {line['fingerprint'][:12]}{change}; if that is right: fedtl silo confirm"
         case "opened" | "budget" | "planned" | "charged":
             return f"epsilon {line['epsilon']:.3f}"
         case _:
@@ -233,35 +269,40 @@ def _says(line: dict[str, Any]) -> str:
 
 @app.command()
 def verify(
-    where: Annotated[Path, typer.Argument(metavar="DIR|EXPORT", help="the folder, or an exported record")],
+    path: Annotated[Path, typer.Argument(metavar="DIR|EXPORT")],
     as_json: Json = False,
 ) -> None:
-    """Are the chains intact, was each message covered by an approval, and was all that is private paid for?"""
+    """
+    Verify the record: the hash chains are intact, an approval covered every message, every private update was charged.
+
+    DIR is the institution's folder. EXPORT is a record written by fedtl silo ledger --export. Exit code 3: a message was not
+    covered or not charged.
+
+    Example: fedtl silo verify record.jsonl
+    """
     from fedtl.deployment.site.home import Home
     from fedtl.deployment.site.status import verify_export, verify_home
     from fedtl.errors import ConfigError
 
-    if not where.exists():
-        raise ConfigError(
-            f"{where} is neither an institution's folder nor an exported record; it is not there"
-        )
-    facts = verify_export(where) if where.is_file() else verify_home(Home.open(where))
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; name an institution's folder or an exported record")
+    facts = verify_export(path) if path.is_file() else verify_home(Home.open(path))
     if as_json:
         print_json(facts)
     else:
         say(
-            f"the chain of {facts['lines']} lines is intact; {facts['updates']} updates, {facts['bytes_out']:,} bytes left"
+            f"the hash chain of {facts['lines']} lines is intact; {facts['updates']} updates with {facts['bytes_out']:,} bytes left"
         )
         for text in facts["outside"]:
             say(f"NOT COVERED by an approval: {text}")
         for text in facts["unpaid"]:
-            say(f"UNPAID: {text}")
+            say(f"NOT CHARGED: {text}")
         if facts["waiting"]:
-            say(f"WAITING: the rows have changed ({facts['waiting'][:12]}), and nobody has confirmed them")
+            say(f"NOT CONFIRMED: the rows have changed ({facts['waiting'][:12]}); see fedtl silo confirm")
         if not facts["outside"]:
-            say("every message that left was covered by the approval in force at that time")
+            say("an approval covered every message at the time it left")
         if not facts["unpaid"]:
-            say("whatever left as private was charged, and the ledger's arithmetic holds")
+            say("every private update was charged to the ledger, and the ledger adds up")
     if facts["outside"] or facts["unpaid"]:
         raise typer.Exit(3)
 
@@ -269,15 +310,19 @@ def verify(
 @app.command()
 def confirm(
     folder: Dir,
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="the .fab file of the plan that was refused")
-    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
     new_dataset: Annotated[
-        bool, typer.Option("--new-dataset", help="data.name is new, and its rows are other people's")
+        bool, typer.Option("--new-dataset", help="data.name is new and its rows are from other people")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say that changed rows are right, or that a new dataset is of other people. What was spent stays spent."""
+    """
+    Confirm that changed rows are right, or that a new dataset is about other people. The spent budget stays spent.
+
+    BUNDLE is the .fab file of the plan that was refused because of the rows.
+
+    Example: fedtl silo confirm clinic hospitals.fab
+    """
     from fedtl.deployment.site.confirm_rows import admit
     from fedtl.deployment.site.confirm_rows import confirm as confirm_rows
     from fedtl.deployment.site.home import Home
@@ -286,28 +331,37 @@ def confirm(
     if as_json:
         print_json(facts)
     elif new_dataset:
-        both = ", ".join(f"{count} rows stand in {name!r} as well" for name, count in facts["beside"].items())
+        shared = ", ".join(f"{count} rows are also in {name!r}" for name, count in facts["beside"].items())
         say(
             f"{facts['dataset']}: {facts['rows']} rows, a new dataset with lifetime epsilon {facts['lifetime_epsilon']:g}"
         )
-        say(f"{both}; written into the ledger: you say that these are other people's rows")
+        say(f"{shared}; recorded in the ledger: you state that these rows are from other people")
     else:
-        say(f"{facts['rows']} rows: {facts['before'][:12]} is now {facts['now'][:12]}; {facts['difference']}")
-        say(f"epsilon spent, and still spent: {facts['epsilon_spent']:.3f}")
+        say(
+            f"{facts['rows']} rows confirmed, {facts['before'][:12]} is now {facts['now'][:12]}; {facts['difference']}"
+        )
+        say(f"epsilon spent (unchanged): {facts['epsilon_spent']:.3f}")
 
 
 @app.command()
 def adopt(
     folder: Dir,
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="the study's .fab file")],
-    shared: Annotated[Path, typer.Argument(metavar="SHARED", help="the study's shared.safetensors")],
-    out: Annotated[Path, typer.Option(help="a new folder, for fedtl predict and export")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    shared: Annotated[Path, typer.Argument(metavar="SHARED")],
+    out: Annotated[Path, typer.Option(help="new folder for the model, which fedtl predict and export take")],
     study: Annotated[
-        str, typer.Option(help="its name, where this site took part; default: the bundle's")
+        str, typer.Option(help="name of the study, if this site took part; default: the name of the bundle")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Use the shared model here: with what this site kept, or, where it never trained, with its few own rows."""
+    """
+    Build this institution's own model from the shared model of a finished study.
+
+    BUNDLE is the .fab file of the study, SHARED its shared.safetensors. A site that took part adds the tensors that it kept; a
+    site that did not trains a head on its own rows.
+
+    Example: fedtl silo adopt clinic hospitals.fab shared.safetensors --out clinic-model
+    """
     from fedtl.deployment.site.adopt_model import adopt as adopt_model
     from fedtl.deployment.site.home import Home
 
@@ -320,5 +374,5 @@ def adopt(
         lacking = figures.pop("absent", {})
         text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
         text += "".join(f"; no {key}: {reason}" for key, reason in lacking.items())
-        out_console.print(f"{row:>12}  {text}", highlight=False, markup=False, soft_wrap=True)
-    say(f"fedtl predict {out} --silo {home.settings.name} --input FILE")
+        print_line(f"{row:>12}  {text}")
+    say(f"use it: fedtl predict {out} --silo {home.settings.name} --input FILE")

@@ -2,33 +2,22 @@
 
 import json
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedtl.cli.run_folder import begin, compare_page, run_page
-from fedtl.cli.screen import (
-    Device,
-    Json,
-    MaybeExp,
-    Out,
-    Quiet,
-    Resume,
-    Set,
-    Workers,
-    close,
-    device_for,
-    err_console,
-    out_console,
-    print_json,
-    print_left_out,
-    progress,
-)
+from fedtl.cli.options import Device, Json, OptionalExp, Out, Quiet, Resume, Set, Workers, device_for
+from fedtl.cli.run_folder import begin, write_compare_page, write_run_page
+from fedtl.cli.screen import out_console, print_json, print_report_path, say, training_progress, warn
 from fedtl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedtl.results.comparison import Comparison
+    from fedtl.results.run import RunResult
 
 
 def run(
-    experiment: MaybeExp = None,
+    experiment: OptionalExp = None,
     out: Out = None,
     set_: Set = None,
     resume: Resume = None,
@@ -37,31 +26,49 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train one method over the silos of an experiment and say how each silo fares."""
-    from fedtl.experiment.run import run as run_study
-    from fedtl.report.tables import late_table, privacy_table, run_table
+    """
+    Train one method on the silos of an experiment and print the test result of each silo.
 
-    on = device_for(device)
-    settings, folder = begin(experiment, set_, out, resume, workers, "run")
-    with progress(quiet or as_json, f"{settings.method.name}: round", settings.rounds, folder) as show:
-        result = run_study(settings, folder, on, lambda one: show(one.after.round))
-    page = run_page(folder)
+    EXP is a TOML file, or the name of an included experiment (digits). method.name selects the method; fedtl methods lists
+    them. The results go to a new folder, RUN, which fedtl predict, export, report and audit take.
+
+    Example: fedtl run digits --set method.name=fedbn --out runs/fedbn
+    """
+    from fedtl.experiment.run import run as run_experiment
+
+    device = device_for(device)
+    settings, folder = begin("run", experiment, set_, out, resume, workers)
+    title = f"{settings.method.name}: round"
+    with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
+        result = run_experiment(settings, folder, device, lambda end: show(end.after.round))
+    page = write_run_page(folder)
     if as_json:
         print_json(result)
     elif not quiet:
-        out_console.print(run_table(result))
-        if result.get("late"):
-            out_console.print(late_table(result["late"], result["metric"]))
-        if result.get("privacy"):
-            out_console.print(privacy_table(result["privacy"]))
-        print_left_out(result)
-    close(page, quiet or as_json)
+        _print_run(result)
+    print_report_path(page, quiet or as_json)
+
+
+def _print_run(result: "RunResult") -> None:
+    from fedtl.report.tables import late_table, privacy_table, run_table
+
+    out_console.print(run_table(result))
+    if result.late:
+        out_console.print(late_table(result))
+    if result.privacy:
+        out_console.print(privacy_table(result.privacy))
+    for name, reasons in result.left_out.items():
+        warn(f"{name} was left out {len(reasons)} times, most recently in {reasons[-1]}")
+    for note in result.notes:
+        say(f"note: {note}")
 
 
 def compare(
-    experiment: MaybeExp = None,
-    methods: Annotated[str | None, typer.Option(help="comma-separated: local,fedavg,fedbn,...")] = None,
-    seeds: Annotated[str | None, typer.Option(help="comma-separated: 0,1,2")] = None,
+    experiment: OptionalExp = None,
+    methods: Annotated[
+        str | None, typer.Option(help="methods with commas between them: local,fedavg,fedbn")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")] = None,
     out: Out = None,
     set_: Set = None,
     resume: Resume = None,
@@ -70,39 +77,52 @@ def compare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train several methods on the same silos and seeds, and say for every silo whether joining helped."""
-    from fedtl.experiment.compare import compare as compare_study
+    """
+    Train several methods on the same silos and print for each silo whether joining helped.
+
+    EXP is a TOML file, or the name of an included experiment (digits). Every method is trained once per seed. The best
+    federated method of a silo is compared with "local", which is training alone.
+
+    Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
+    """
+    from fedtl.experiment.compare import compare as compare_methods
     from fedtl.experiment.compare import variants
-    from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
-    from fedtl.simulation.choose import places
+    from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
     if methods is not None:
         overrides.append(f"compare.methods={json.dumps(methods.split(','))}")
     if seeds is not None:
         if not re.fullmatch(r"\d+(,\d+)*", seeds):
-            raise ConfigError(
-                f"--seeds {seeds!r}: give whole numbers with commas between them, such as 0,1,2"
-            )
+            raise ConfigError(f"--seeds {seeds!r}: write whole numbers with commas between them, as in 0,1,2")
         overrides.append(f"compare.seeds=[{seeds}]")
-    on = device_for(device)
-    settings, folder = begin(experiment, overrides, out, resume, workers, "compare")
-    columns = variants(settings)
-    rounds = len(columns) * len(settings.compare.seeds) * settings.rounds
-    title = f"{len(columns)} columns, {len(settings.compare.seeds)} seeds: round"
-    with progress(quiet or as_json, title, rounds, folder) as show:
-        comparison = compare_study(settings, folder, settings.engine.workers or places(on), on, show)
-    page = compare_page(folder)
+    device = device_for(device)
+    settings, folder = begin("compare", experiment, overrides, out, resume, workers)
+    count, seed_count = len(variants(settings)), len(settings.compare.seeds)
+    title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}: round"
+    rounds = count * seed_count * settings.rounds
+    with training_progress(title, rounds, folder, quiet or as_json) as show:
+        comparison = compare_methods(
+            settings, folder, settings.engine.workers or default_workers(device), device, show
+        )
+    page = write_compare_page(folder)
     if as_json:
         print_json(comparison)
     elif not quiet:
-        out_console.print(compare_table(comparison))
-        beside = {"refitted": refitted_table, "target": target_table, "late": late_compare_table}
-        for key, table in beside.items():
-            if comparison.get(key):
-                out_console.print(table(comparison))
-        for warning in comparison["warnings"]:
-            err_console.print(
-                f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True
-            )
-    close(page, quiet or as_json)
+        _print_comparison(comparison)
+    print_report_path(page, quiet or as_json)
+
+
+def _print_comparison(comparison: "Comparison") -> None:
+    from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
+
+    out_console.print(compare_table(comparison))
+    for content, table in (
+        (comparison.refitted, refitted_table),
+        (comparison.target, target_table),
+        (comparison.late, late_compare_table),
+    ):
+        if content:
+            out_console.print(table(comparison))
+    for text in comparison.warnings:
+        warn(text)

@@ -1,7 +1,7 @@
 """
-The columns that a plan names, and the rows of a source brought into that order.
+The columns that a plan names, and a table put into their order.
 
-A column is a number, or a category with its values, which is one input of 0 or 1 per value.
+A column is a number, or a category with its values, which becomes one input of 0 or 1 for each value.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,12 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import ConfigError, DataError
 
+MAX_NAMES = 12  # that a message lists
+
 
 @dataclass(frozen=True)
 class Column:
-    """``values``: of a category; () for a number."""
+    """``values``: those of a category; () for a number."""
 
     name: str
     values: tuple[str, ...] = ()
@@ -30,78 +32,81 @@ class Column:
         return f"{self.name} ({', '.join(self.values)})" if self.values else f"{self.name} (number)"
 
 
-def declared(settings: DataSettings) -> list[Column]:
+def declared_columns(settings: DataSettings) -> list[Column]:
     return [Column(name, tuple(settings.categories.get(name, ()))) for name in settings.columns]
 
 
-def parsed(text: str) -> list[Column]:
-    """From the command line: ``age,chol,sex=f|m``. Raises ConfigError."""
-    found = []
+def parse_columns(text: str) -> list[Column]:
+    """Return the columns in ``age,chol,sex=f|m``, as the command line takes them. Raises ConfigError."""
+    columns = []
     for word in text.split(","):
         name, equals, values = word.strip().partition("=")
         if not name or (equals and not all(values.split("|"))):
             raise ConfigError(
-                f"--columns {text!r}: names with commas; a category with its values: age,chol,sex=f|m"
+                f"--columns {text!r}: write names separated by commas, a category with its values: age,chol,sex=f|m"
             )
-        found.append(Column(name, tuple(values.split("|")) if equals else ()))
-    return found
+        columns.append(Column(name, tuple(values.split("|")) if equals else ()))
+    return columns
 
 
-def named(settings: DataSettings, columns: Sequence[Column]) -> DataSettings:
-    """The settings with these columns. Raises ValidationError for a name that does not print."""
-    told = {
+def with_declared_columns(settings: DataSettings, columns: Sequence[Column]) -> DataSettings:
+    """Return the settings with these columns. Raises ValidationError for a name that is not printable."""
+    update = {
         "columns": [column.name for column in columns],
         "categories": {column.name: list(column.values) for column in columns if column.values},
     }
-    return DataSettings.model_validate(settings.model_dump() | told)
+    return DataSettings.model_validate(settings.model_dump() | update)
 
 
-def arranged(raw: Raw, settings: DataSettings, where: str) -> Raw:
+def order_columns(raw: Raw, settings: DataSettings, where: str) -> Raw:
     """
-    The rows of a table with their inputs in the plan's order. Raises DataError for a table of other columns, and for one
-    whose columns have no names where the plan has some.
+    Return the rows of a table with the inputs in the order of ``settings.columns``; images are returned as they are.
+
+    Raises DataError for a table with other columns, and for a table with named columns where the settings name none.
     """
-    wanted = tuple(name for column in declared(settings) for name in column.inputs)
-    if raw.train.x.ndim != 2 or raw.columns == wanted:
+    expected = tuple(name for column in declared_columns(settings) for name in column.inputs)
+    if raw.train.x.ndim != 2 or raw.columns == expected:
         return raw
-    if not wanted and raw.columns == positions(raw.train.x):
+    if not expected and raw.columns == column_numbers(raw.train.x):
         return raw
-    if not wanted:
+    if not expected:
         raise DataError(
-            f"{where}: the plan names no columns, and the rows have some ({', '.join(raw.columns[:12])}); "
+            f"{where}: the plan names no columns, but the rows have {', '.join(raw.columns[:MAX_NAMES])}; "
             "ask the coordinator for a bundle that names them (data.columns)"
         )
-    if sorted(raw.columns) != sorted(wanted):
-        raise DataError(f"{where}: {_difference(raw.columns, wanted)}")
-    order = [raw.columns.index(name) for name in wanted]
+    if sorted(raw.columns) != sorted(expected):
+        raise DataError(f"{where}: {_difference(raw.columns, expected)}")
+    order = [raw.columns.index(name) for name in expected]
 
     def ordered(x: Array) -> Array:
         return np.ascontiguousarray(x[:, order])
 
-    def part(one: Part | None) -> Part | None:
-        return None if one is None else replace(one, x=ordered(one.x))
+    def ordered_part(part: Part | None) -> Part | None:
+        return None if part is None else replace(part, x=ordered(part.x))
 
-    train = part(raw.train)
-    assert train is not None
-    target, test = None if raw.target is None else ordered(raw.target), part(raw.target_test)
-    if (
-        target is not None
-        and test is not None
-        and raw.target_test is not None
-        and raw.target is raw.target_test.x
-    ):
-        test = replace(test, x=target)  # the split asks whether they are the same rows
-    return Raw(train, part(raw.val), part(raw.test), target, test, wanted)
+    target = None if raw.target is None else ordered(raw.target)
+    target_test = ordered_part(raw.target_test)
+    if target is not None and target_test is not None and raw.target_to_split:
+        target_test = replace(target_test, x=target)
+    train = replace(raw.train, x=ordered(raw.train.x))
+    return Raw(train, ordered_part(raw.val), ordered_part(raw.test), target, target_test, expected)
 
 
-def positions(x: Array) -> tuple[str, ...]:
-    """What the columns of a table without names are called."""
-    return tuple(str(at) for at in range(x.shape[1]))
+def column_numbers(x: Array) -> tuple[str, ...]:
+    """Return the names of the columns of a table without names: their numbers."""
+    return tuple(str(number) for number in range(x.shape[1]))
 
 
-def _difference(found: Sequence[str], wanted: Sequence[str]) -> str:
-    missing = [name for name in wanted if name not in found]
-    more = [name for name in found if name not in wanted]
-    says = [f"the plan's {', '.join(map(repr, missing[:12]))} missing"] if missing else []
-    says += [f"{', '.join(map(repr, more[:12]))} not in the plan"] if more else []
-    return f"the columns differ: {'; '.join(says) or 'a name stands twice'}"
+def _difference(columns: Sequence[str], expected: Sequence[str]) -> str:
+    missing = [name for name in expected if name not in columns]
+    extra = [name for name in columns if name not in expected]
+    parts = [f"missing {', '.join(map(repr, missing[:MAX_NAMES]))}"] if missing else []
+    parts += [f"not in the plan {', '.join(map(repr, extra[:MAX_NAMES]))}"] if extra else []
+    return f"the columns differ from the plan's: {'; '.join(parts) or 'a name occurs twice'}"
+
+
+# Old names, until all callers are merged.
+declared = declared_columns
+parsed = parse_columns
+named = with_declared_columns
+arranged = order_columns

@@ -1,5 +1,6 @@
-"""What a silo learns from, as values: rows, and one silo's data. Examples exist in ``fedtl/data`` and ``fedtl/training``, nowhere else."""
+"""What a silo trains on. Rows exist only in ``fedtl/data``, ``fedtl/training`` and what is built on them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from fedtl.data.origins import LEARNED, Origins
 @dataclass(frozen=True)
 class Dataset:
     """
-    ``x``: uint8 pixels [N, C, H, W] or floats; ``y`` [N]: class numbers, or values in the label's own scale.
-    ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: a row each.
+    Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats. ``y`` [N]: class numbers, or values in the label's own
+    scale. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
     """
 
     x: Tensor
@@ -23,17 +24,25 @@ class Dataset:
         return len(self.y)
 
     @property
-    def members(self) -> int:
-        """How many there are to protect: units, or rows where each is its own."""
+    def unit_count(self) -> int:
+        """The number of units that privacy protects: rows, where each row is a unit of its own."""
         return len(self) if self.units is None else int(self.units.max()) + 1
+
+    members = unit_count  # old name, until all callers are merged
+
+    def take(self, rows: Tensor) -> "Dataset":
+        """Return the rows at these indices, or where a [N] of bool is true."""
+        return Dataset(self.x[rows], self.y[rows], None if self.units is None else self.units[rows])
 
 
 @dataclass(frozen=True)
 class SiloDataset:
     """
-    What a silo learns from. ``target``: inputs of its second domain, which have no labels here. ``classes`` are
-    its own label names, () in regression; ``y_mean`` and ``y_std`` scale the values of regression. ``origins``: where
-    the values come from that the rows were prepared with; private training refuses those that were learned from rows.
+    The training and validation rows of one silo, prepared.
+
+    ``classes``: the silo's own labels, () in regression. ``target``: unlabelled inputs of its second domain. ``y_mean`` and
+    ``y_std``: the scale of the labels of a regression. ``origins``: where the values come from that the rows were prepared
+    with; private training refuses values that were learned from rows.
     """
 
     train: Dataset
@@ -46,22 +55,24 @@ class SiloDataset:
 
     @property
     def width(self) -> int:
-        """How many outputs a head of its own has."""
+        """The number of outputs of the silo's head."""
         return len(self.classes) or 1
 
 
-def pool(silos: list[SiloDataset]) -> SiloDataset:
-    """All rows in one place; the values of regression in each silo's own scale, as each would train on them."""
+def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
+    """Return the rows of all silos together; labels of a regression in each silo's own scale, as it trains on them."""
 
-    def joined(parts: list[Dataset]) -> Dataset:
-        scaled = [
-            part.y if its.classes else (part.y - its.y_mean) / its.y_std
-            for part, its in zip(parts, silos, strict=True)
+    def joined(parts: Sequence[Dataset]) -> Dataset:
+        y = [
+            part.y if silo.classes else (part.y - silo.y_mean) / silo.y_std
+            for part, silo in zip(parts, silos, strict=True)
         ]
-        return Dataset(torch.cat([part.x for part in parts]), torch.cat(scaled))
+        return Dataset(torch.cat([part.x for part in parts]), torch.cat(y))
 
-    targets = [its.target for its in silos if its.target is not None]
-    target = torch.cat(targets) if targets else None
+    targets = [silo.target for silo in silos if silo.target is not None]
     return SiloDataset(
-        joined([its.train for its in silos]), joined([its.val for its in silos]), silos[0].classes, target
+        joined([silo.train for silo in silos]),
+        joined([silo.val for silo in silos]),
+        silos[0].classes,
+        torch.cat(targets) if targets else None,
     )

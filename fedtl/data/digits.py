@@ -1,6 +1,6 @@
 """
-The default source: the 1,797 real handwritten digits that come with scikit-learn, dealt to six silos, each of
-which sees them through another scanner. No download. 8 x 8 px, grey; about 300 rows a silo.
+The default source: the 1,797 handwritten digits that come with scikit-learn, divided among six silos, each with a
+different simulated scanner. No download. Grey images of 8 x 8 px; about 300 rows per silo.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def blurred(images: Array, rng: np.random.Generator) -> Array:
 
 
 def faint(images: Array, rng: np.random.Generator) -> Array:
-    """Low contrast on grey paper, with the noise of a cheap sensor."""
+    """Low contrast on a grey background, with sensor noise."""
     return 0.45 + 0.2 * images + rng.normal(0, 0.03, images.shape)
 
 
@@ -44,7 +44,7 @@ def rotated(images: Array, rng: np.random.Generator) -> Array:
 
 
 def textured(images: Array, rng: np.random.Generator) -> Array:
-    """Written over a smooth random background."""
+    """The digit over a smooth random background."""
     from scipy.ndimage import gaussian_filter
 
     texture = gaussian_filter(rng.random(images.shape), (0, 1, 1))
@@ -58,16 +58,16 @@ SCANNERS: dict[str, Scanner] = {f.__name__: f for f in (plain, inverted, blurred
 def silos(settings: DataSettings) -> Sequence[str]:
     if settings.target_domain and settings.target_domain not in SCANNERS:
         raise DataError(
-            f"data.target_domain = {settings.target_domain!r} is no scanner: {', '.join(SCANNERS)}"
+            f"data.target_domain = {settings.target_domain!r} is not a scanner; there are {', '.join(SCANNERS)}"
         )
     return list(SCANNERS)
 
 
 def read(settings: DataSettings, name: str) -> Raw:
-    """With ``target_domain``, half of the silo's rows went through that scanner and have no labels."""
-    images, labels = _digits()
-    dealt = numpy_generator("digits").permutation(len(labels))[list(SCANNERS).index(name) :: len(SCANNERS)]
-    images, labels = images[dealt] / 16, labels[dealt]
+    """Return one silo's rows; with ``target_domain``, half of them come from that scanner and have no labels."""
+    images, labels = read_digits()
+    own = numpy_generator("digits").permutation(len(labels))[list(SCANNERS).index(name) :: len(SCANNERS)]
+    images, labels = images[own] / 16, labels[own]
     if not settings.target_domain:
         return Raw(Part(_scan(name, name, images), labels))
     half, part = len(labels) // 2, len(labels) // 2 + len(labels) // 3
@@ -79,21 +79,21 @@ def read(settings: DataSettings, name: str) -> Raw:
     )
 
 
-def _digits() -> tuple[Array, Array]:
+def read_digits() -> tuple[Array, Array]:
     """
-    [1797, 8, 8] of 0..16, and their labels: what ``load_digits`` reads, without the second that importing scikit-learn
-    takes at every start.
+    Return the images [1797, 8, 8] of 0..16 and their labels: what ``sklearn.datasets.load_digits`` reads, without the
+    second that importing scikit-learn takes. Raises DataError.
     """
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
         raise DataError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
-    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
 
 
 def _scan(scanner: str, address: str, images: Array) -> Array:
-    seen = SCANNERS[scanner](images, numpy_generator("scanner", address))
-    return (seen.clip(0, 1) * 255).round().astype(np.uint8)
+    scanned = SCANNERS[scanner](images, numpy_generator("scanner", address))
+    return (scanned.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-ABOUT = "1,797 handwritten digits (scikit-learn), dealt to six silos with a scanner each; no download"
+ABOUT = "1,797 handwritten digits (scikit-learn), divided among six silos with a scanner each; no download"

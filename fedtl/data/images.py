@@ -21,52 +21,57 @@ GREY = ("1", "L", "LA")
 
 def silos(settings: DataSettings) -> Sequence[str]:
     home = Path(settings.path)
-    if not home.is_dir() or not (found := _folders(home)):
-        raise DataError(f"data.path: no folder of a silo in {settings.path}")
-    return found
+    if not home.is_dir() or not (names := _folders(home)):
+        raise DataError(f"data.path: {settings.path} has no folder; each silo needs one")
+    return names
 
 
 def read(settings: DataSettings, name: str) -> Raw:
-    """Grey files stay grey unless another of the silo has colours. Raises DataError."""
+    """Return one silo's rows; grey images become RGB only if others of the silo have colours. Raises DataError."""
     home = Path(settings.path) / name
     splits = [split for split in SPLITS if (home / split).is_dir()]
     if splits and "train" not in splits:
-        raise DataError(f"{home} has a folder {splits[0]} and none named train")
-    found = {split: _files(home / split, settings) for split in splits} or {"train": _files(home, settings)}
-    files = [path for listed in found.values() for path, _ in listed]
-    images = load(files, settings.size, settings.channels)  # together, so that all parts have one shape
+        raise DataError(f"{home} has a folder {splits[0]} but none named train")
+    files = {split: _files(home / split, settings) for split in splits} or {"train": _files(home, settings)}
+    paths = [path for labelled in files.values() for path, _ in labelled]
+    images = load_images(
+        paths, settings.size, settings.channels
+    )  # together, so that all parts have one shape
     parts: dict[str, Part] = {}
-    for split, listed in found.items():
-        parts[split] = Part(images[: len(listed)], np.array([kind for _, kind in listed]))
-        images = images[len(listed) :]
+    for split, labelled in files.items():
+        parts[split] = Part(images[: len(labelled)], np.array([label for _, label in labelled]))
+        images = images[len(labelled) :]
     return Raw(parts["train"], parts.get("val"), parts.get("test"))
 
 
 def _files(folder: Path, settings: DataSettings) -> list[tuple[Path, str]]:
-    """Each image file with its class; record by record in the order of the files' names, which is not that of classes."""
-    files = [(path, kind) for kind in _folders(folder) for path in sorted((folder / kind).iterdir())]
-    files = [(path, kind) for path, kind in files if path.suffix.lower() in SUFFIXES]
+    """
+    Return each image file with its class. With ``by_record`` they are in the order of the files' names, so that a row's
+    position does not depend on its class.
+    """
+    files = [(path, label) for label in _folders(folder) for path in sorted((folder / label).iterdir())]
+    files = [(path, label) for path, label in files if path.suffix.lower() in SUFFIXES]
     if not files:
-        raise DataError(f"{folder} holds no <class>/<image> file ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{folder} has no <class>/<image> file ({', '.join(sorted(SUFFIXES))})")
     return sorted(files, key=lambda file: file[0].name) if settings.by_record else files
 
 
-def load(paths: Sequence[Path], size: int | str, channels: int | str) -> Array:
-    """uint8 [N, H, W] or [N, H, W, 3]. Raises DataError where sizes differ and none is asked for."""
-    read: list[Image.Image] = []
+def load_images(paths: Sequence[Path], size: int | str, channels: int | str) -> Array:
+    """Return uint8 images [N, H, W] or [N, H, W, 3]. Raises DataError if sizes differ and ``size`` is "native"."""
+    images: list[Image.Image] = []
     for path in paths:
-        read.append(_open(path, size))
-        if read[-1].size != read[0].size:
+        images.append(_open(path, size))
+        if images[-1].size != images[0].size:
             raise DataError(
-                f"{path} is {_px(read[-1])} and {os.path.relpath(paths[0], path.parent)} {_px(read[0])}; "
+                f"{path} is {_px(images[-1])}, but {os.path.relpath(paths[0], path.parent)} is {_px(images[0])}; "
                 "set data.size to resize them"
             )
-    colours = channels == 3 or (channels == "native" and any(image.mode == "RGB" for image in read))
-    return np.stack([np.asarray(image.convert("RGB" if colours else "L")) for image in read])
+    colours = channels == 3 or (channels == "native" and any(image.mode == "RGB" for image in images))
+    return np.stack([np.asarray(image.convert("RGB" if colours else "L")) for image in images])
 
 
 def _open(path: Path, size: int | str) -> "Image.Image":
-    """One file, grey ("L") or in colours ("RGB"), resized where a size is asked for."""
+    """Return one image, grey ("L") or in colours ("RGB"), resized unless ``size`` is "native"."""
     from PIL import Image
 
     try:
@@ -78,11 +83,13 @@ def _open(path: Path, size: int | str) -> "Image.Image":
 
 
 def _eight_bits(file: "Image.Image", path: Path) -> "Image.Image":
-    """Pillow would clip 16-bit grey values at 255; here the upper 8 bits stay, as of colours."""
+    """Return the image with 8 bits per channel: the upper 8 bits of 16, where Pillow would clip at 255."""
     from PIL import Image
 
     if file.mode == "F":
-        raise DataError(f"{path} holds floating-point pixels without a range; write 8 or 16 bits, or an .npz")
+        raise DataError(
+            f"{path} has floating-point pixels of unknown range; save it with 8 or 16 bits, or use an .npz"
+        )
     if file.mode.startswith("I"):
         return Image.fromarray((np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return file.convert("L" if file.mode in GREY else "RGB")
@@ -97,8 +104,12 @@ def _folders(path: Path) -> list[str]:
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
-    """Without them set, one file decides whether all rows have one size, and whether they have colours."""
+    """Unless size and channels are set, one file decides the size of all rows and whether they have colours."""
     return frozenset({"shape"}) if "native" in (settings.size, settings.channels) else frozenset()
 
 
 ABOUT = "<path>/<silo>/<class>/* image files, or <path>/<silo>/{train,val,test}/<class>/*"
+
+
+# Old names, until all callers are merged.
+load = load_images

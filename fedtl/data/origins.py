@@ -1,9 +1,9 @@
 """
-Where the values come from that a silo's rows are prepared with, before the private mechanism sees them.
+The origin of each value that a silo's rows are prepared with, before the differentially private mechanism reads them.
 
-A clip bounds what one record adds to a sum. It does not bound what one record does to a mean, a class list or a split
-that was learned from all records and then used on each of them. So each such value carries its origin, and private
-training refuses a value that was learned from rows without noise.
+Clipping limits what one record adds to a sum. It does not limit what one record does to a mean, a list of classes or a
+split that was learned from all records and then applied to each of them. So each such value carries its origin, and
+private training refuses a value that was learned from rows without noise.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class Origin(StrEnum):
     """Where a value comes from."""
 
     DECLARED = (
-        "declared"  # a setting, the source's own documentation, the signed agreement, or the form of a file
+        "declared"  # a setting, the source's documentation, the signed agreement, or the format of a file
     )
     RELEASED = "released"  # rows, with noise, charged to the ledger
     LEARNED = "learned"  # rows, without noise
@@ -26,11 +26,11 @@ class Origin(StrEnum):
 @dataclass(frozen=True)
 class Origins:
     """
-    The origins of everything that one silo's rows are prepared with. Who does not say is taken to have learned.
+    The origins of everything that one silo's rows are prepared with. A value that does not say is taken to be learned.
 
     ``split``: which rows are trained on, and so n. ``shape``: of one input. ``columns``: names and kinds. ``classes``: the
-    list of labels. ``scale``: fill value, mean and spread of the inputs. ``label_scale``: mean and spread of the values
-    of a regression.
+    list of labels. ``scale``: fill value, mean and spread of the inputs. ``label_scale``: mean and spread of the labels of a
+    regression.
     """
 
     split: Origin = Origin.LEARNED
@@ -45,27 +45,31 @@ LEARNED = Origins()
 DECLARED = Origins(*(Origin.DECLARED for _ in fields(Origins)))
 REFUSED = "[privacy] is refused: "
 REASONS = {
-    "split": "which rows are trained on depends on what the rows hold; leave data.target_domain out, or use a source that "
+    "split": "which rows are trained on depends on the content of the rows; remove data.target_domain, or use a source that "
     "reads each row by itself",
     "shape": "the size or the channels of the images are learned from the private images; set data.size and data.channels",
     "columns": "the columns are learned from the private rows; use a source that reads each row by itself",
     "classes": "the list of classes is learned from the private rows; declare every label that can occur: "
     'data.classes = ["...", "..."]',
-    "scale": "the inputs would be filled in and scaled by constants that are learned from the private rows; give data.scale "
-    'a TOML file of constants, "dp" with data.bounds, or "none"',
-    "label_scale": "the labels would be scaled by constants that are learned from the private rows; give data.scale a TOML "
-    'file of constants, or "none"',
+    "scale": "missing values and the scale of the inputs are learned from the private rows; set data.scale to a TOML file of "
+    'constants, to "dp" with data.bounds, or to "none"',
+    "label_scale": "the scale of the labels is learned from the private rows; set data.scale to a TOML file of constants, or "
+    'to "none"',
 }
 
 
 def refusals(origins: Origins) -> Iterator[str]:
-    """A line for each value that was learned from rows without noise, with what to do about it."""
+    """Yield a line for each value that was learned from rows without noise: what it is, and what to do."""
     for key, reason in REASONS.items():
         if getattr(origins, key) not in (Origin.DECLARED, Origin.RELEASED):
             yield reason
 
 
-def check(origins: Origins, silo: str) -> None:
-    """Raise ConfigError, with the first reason, where a value was learned from rows without noise."""
+def check_origins(origins: Origins, silo: str) -> None:
+    """Raise ConfigError, with the first reason, if a value was learned from rows without noise."""
     for reason in refusals(origins):
         raise ConfigError(f"{silo}: {REFUSED}{reason}")
+
+
+# Old names, until all callers are merged.
+check = check_origins

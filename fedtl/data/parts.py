@@ -1,4 +1,4 @@
-"""Which rows of a silo are trained on, validated on and tested on."""
+"""Which rows of a silo are used for training, validation and testing."""
 
 from dataclasses import replace
 
@@ -11,41 +11,52 @@ from fedtl.data.splits import at_random, by_position, stratified, whole_units
 from fedtl.errors import DataError
 
 
-def in_parts(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:
-    """With test and val parts, taken from the training rows where the source has none; and the test rows' ids."""
-    rng = numpy_generator("split", seed, name)
+def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[Raw, Array]:
+    """
+    Return the rows with a test and a validation part, and the permanent numbers of the test rows.
+
+    A part that the source does not give is drawn from the training rows; the draw depends on ``seed`` and ``silo`` alone.
+    Raises DataError.
+    """
+    rng = numpy_generator("split", seed, silo)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
     if raw.test is None:
-        count = round(settings.test * _size(raw.train, settings))
-        ids, rest = _drawn(raw.train, count, settings, rng)
-        if raw.train.units is not None and count and not len(ids):
-            unit, most = settings.unit_column, np.unique(raw.train.units, return_counts=True)[1].max()
-            raise DataError(
-                f"silo {name}: no {unit} has {count} rows or fewer to test on (the largest: {most} of "
-                f"{len(raw.train.y)} rows); raise data.test"
-            )
-        raw = replace(raw, test=_take(raw.train, ids), train=_take(raw.train, rest))
-    if raw.target is not None and raw.target_test is not None and raw.target is raw.target_test.x:
-        held, rest = _drawn(
-            replace(raw.target_test, units=None), round(settings.test * len(raw.target)), settings, rng
-        )
-        raw = replace(raw, target=raw.target[rest], target_test=_take(raw.target_test, held))
+        ids, rest = _draw_test_rows(raw.train, settings, silo, rng)
+        raw = replace(raw, test=raw.train.take(ids), train=raw.train.take(rest))
+    if raw.target is not None and raw.target_test is not None and raw.target_to_split:
+        by_row = replace(raw.target_test, units=None)
+        drawn, rest = _draw(by_row, round(settings.test * len(raw.target)), settings, rng)
+        raw = replace(raw, target=raw.target[rest], target_test=raw.target_test.take(drawn))
     if raw.val is None:
-        budget = _size(raw.train, settings)
+        available = _size(raw.train, settings)
         if settings.limit:
-            budget = min(budget, round(settings.limit / (1 - settings.val)))
-        drawn, rest = _drawn(raw.train, round(settings.val * budget), settings, rng)
-        raw = replace(raw, val=_take(raw.train, drawn), train=_take(raw.train, rest))
+            available = min(available, round(settings.limit / (1 - settings.val)))
+        drawn, rest = _draw(raw.train, round(settings.val * available), settings, rng)
+        raw = replace(raw, val=raw.train.take(drawn), train=raw.train.take(rest))
     if settings.limit:
-        kept, _ = _drawn(raw.train, settings.limit, settings, rng)
-        raw = replace(raw, train=_take(raw.train, kept))
+        drawn, _ = _draw(raw.train, settings.limit, settings, rng)
+        raw = replace(raw, train=raw.train.take(drawn))
     return raw, ids
 
 
-def _drawn(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Somebody's rows are never in two parts: a test on people who were trained on would flatter."""
+def _draw_test_rows(
+    part: Part, settings: DataSettings, silo: str, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    count = round(settings.test * _size(part, settings))
+    drawn, rest = _draw(part, count, settings, rng)
+    if part.units is not None and count and not len(drawn):
+        largest = np.unique(part.units, return_counts=True)[1].max()
+        raise DataError(
+            f"silo {silo}: every {settings.unit_column} has more than the {count} rows that data.test gives "
+            f"(the largest has {largest} of {len(part.y)}), so none can be tested on; increase data.test"
+        )
+    return drawn, rest
+
+
+def _draw(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return the indices of ``count`` rows and of the rest. A unit's rows stay together, or a test would be too easy."""
     if settings.by_record:
-        return by_position(_slots(part), count, rng)
+        return by_position(_positions(part), count, rng)
     if part.units is not None:
         return whole_units(part.units, count, rng)
     if settings.task == "regression":
@@ -53,19 +64,15 @@ def _drawn(part: Part, count: int, settings: DataSettings, rng: np.random.Genera
     return stratified(part.y, count, rng)
 
 
-def _slots(part: Part) -> Array:
-    """[N]: each row's own position, or that of its unit among the sorted units."""
+def _positions(part: Part) -> Array:
+    """Return each row's own position [N], or that of its unit among the sorted units."""
     if part.units is None:
         return np.arange(len(part.y))
     return np.asarray(np.unique(part.units, return_inverse=True)[1])
 
 
 def _size(part: Part, settings: DataSettings) -> int:
-    """What shares and limits count: rows; record by record, units, since one unit may have any number of rows."""
+    """Return what shares and limits count: rows, or units with ``by_record``, where a unit may have any number of rows."""
     if settings.by_record and part.units is not None:
         return len(np.unique(part.units))
     return len(part.y)
-
-
-def _take(part: Part, rows: Array) -> Part:
-    return Part(part.x[rows], part.y[rows], None if part.units is None else part.units[rows])

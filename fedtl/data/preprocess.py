@@ -1,32 +1,36 @@
 """
 From stored rows to what a model sees: size, channels, missing values, scale.
 
-What is learned here is learned from a silo's own training rows, or declared; never from validation or test
-rows. The result is a value of plain numbers, kept in the run folder, so that predictions for new rows go the
-same way.
+The constants are declared, or learned from a silo's own training rows, never from validation or test rows. They are kept
+as plain numbers in the run folder, so that new rows are prepared in the same way.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedtl.data.constants import bounds, constants
+from fedtl.data.constants import bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 from fedtl.errors import DataError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+MAX_FLOAT32 = np.finfo(np.float32).max
+MIN_STD = 1e-8  # a column that varies less is taken to be constant, and is not scaled
 
 
 @dataclass(frozen=True)
 class Inputs:
     """
-    ``fill``, ``mean`` and ``std`` have a number a column (a channel, for images of floats); empty: unscaled.
-    Pixels of uint8 are kept as they are, 0..255. ``low`` and ``high``: declared bounds, to which values are clipped.
-    ``origin`` and ``label_origin``: where the constants of inputs and labels come from.
+    How one silo's inputs are prepared.
+
+    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images); (): not scaled.
+    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255.
+    ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
     """
 
     size: int | str
@@ -43,121 +47,141 @@ class Inputs:
     label_origin: Origin = Origin.DECLARED
 
     def apply(self, x: Array) -> Array:
-        """uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] or [N, columns] for anything else."""
+        """Return uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] or [N, columns] for anything else."""
         if x.ndim > 2:
-            x = _as_channels(x, self.channels)
+            x = _with_channels(x, self.channels)
             x = x if self.size == "native" else _resize(x, int(self.size))
         if _is_pixels(x):
             return x
-        x = x.astype(np.float32)
-        axes = (1, -1, 1, 1) if x.ndim == 4 else (1, -1)
+        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, and so missing
+            x = x.astype(np.float32)
         if self.mean:
-            fill, mean, std = (
-                np.array(v, np.float32).reshape(axes) for v in (self.fill, self.mean, self.std)
-            )
-            x = np.where(np.isfinite(x), x, fill)
-            if self.low:
-                x = x.clip(
-                    np.array(self.low, np.float32).reshape(axes),
-                    np.array(self.high, np.float32).reshape(axes),
-                )
-            x = (x - mean) / std
+            x = self._scaled(x)
         return np.asarray(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), np.float32)
 
+    def _scaled(self, x: Array) -> Array:
+        def by_column(constants: Sequence[float]) -> Array:
+            return np.array(constants, np.float32).reshape((1, -1, 1, 1) if x.ndim == 4 else (1, -1))
 
-def learn(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, where: str) -> Inputs:
+        x = np.where(np.isfinite(x), x, by_column(self.fill))
+        if self.low:
+            x = x.clip(by_column(self.low), by_column(self.high))
+        return (x - by_column(self.mean)) / by_column(self.std)
+
+
+def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, silo: str) -> Inputs:
     """
-    The inputs of one silo, from its own training rows ``x`` and ``y`` or from declared constants or bounds, with their
-    origin. Raises DataError.
+    Return how the inputs of one silo are prepared, from declared constants or bounds, or learned from its own training
+    rows ``x`` and ``y``. Raises ConfigError or DataError.
     """
     inputs = Inputs(settings.size, settings.channels, columns)
     if settings.scale == "none":
         return inputs
-    if settings.scale not in ("silo", "dp"):
-        return _declared(inputs, x, settings, where)
     if settings.scale == "dp":
-        return _bounded(inputs, x, settings)
+        return _from_bounds(inputs, x, settings)
+    if settings.scale != "silo":
+        return _from_file(inputs, x, settings, silo)
     if settings.task == "regression":
-        y_mean, y_std = float(y.mean(dtype=np.float64)), _spread(y.astype(np.float64))
+        labels = _missing_as_nan(y)
+        labels = labels[~np.isnan(labels)]
+        (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
         inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
     if _is_pixels(x):
         return inputs
-    groups = _columns_of(x, settings)
-    fill, mean, std = zip(*(_constants(group) for group in groups), strict=True)
+    fill, mean, std = _fit_columns(_values_by_column(x, settings))
     return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
 
 
-def _names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
-    """The names of what is scaled: columns, or channels by number; none for pixels."""
-    if _is_pixels(x):
-        return ()
-    if x.ndim == 2:
-        return columns or tuple(map(str, range(x.shape[1])))
-    return tuple(map(str, range(_as_channels(x[:1], settings.channels).shape[1])))
-
-
-def _declared(inputs: Inputs, x: Array, settings: DataSettings, where: str) -> Inputs:
-    names, regression = _names(x, inputs.columns, settings), settings.task == "regression"
+def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
+    """Scale by declared constants."""
+    names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
     if not names and not regression:
-        raise DataError(f"silo {where}: pixels of 0..255 are not scaled by constants; leave data.scale out")
-    found = constants(settings.scale, names)
+        raise DataError(f"silo {silo}: pixels of 0..255 are not scaled by constants; remove data.scale")
+    constants = read_constants(settings.scale, names)
     inputs = replace(
         inputs,
-        fill=tuple(one.fill for one in found),
-        mean=tuple(one.mean for one in found),
-        std=tuple(one.std for one in found),
+        fill=tuple(column.fill for column in constants),
+        mean=tuple(column.mean for column in constants),
+        std=tuple(column.std for column in constants),
     )
     if not regression:
         return inputs
-    (label,) = constants(settings.scale, (settings.label,))
+    (label,) = read_constants(settings.scale, [settings.label])
     return replace(inputs, y_mean=label.mean, y_std=label.std)
 
 
-def _bounded(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
-    """Clipped to the declared bounds, which become -1 and 1. The model releases mean and spread of that with noise."""
-    found = bounds(settings.bounds, _names(x, inputs.columns, settings))
+def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
+    """Clip to the declared bounds and map them to -1 and 1. The model then releases mean and spread with noise."""
+    bounds = bounds_for(settings.bounds, _column_names(x, inputs.columns, settings))
     inputs = replace(
         inputs,
-        fill=tuple(one.fill for one in found),
-        mean=tuple((one.low + one.high) / 2 for one in found),
-        std=tuple((one.high - one.low) / 2 for one in found),
-        low=tuple(one.low for one in found),
-        high=tuple(one.high for one in found),
+        fill=tuple(column.fill for column in bounds),
+        mean=tuple((column.low + column.high) / 2 for column in bounds),
+        std=tuple((column.high - column.low) / 2 for column in bounds),
+        low=tuple(column.low for column in bounds),
+        high=tuple(column.high for column in bounds),
         origin=Origin.RELEASED,
     )
     if settings.task != "regression":
         return inputs
-    (label,) = bounds(settings.bounds, (settings.label,))
+    (label,) = bounds_for(settings.bounds, [settings.label])
     return replace(inputs, y_mean=(label.low + label.high) / 2, y_std=(label.high - label.low) / 2)
+
+
+def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
+    """Return the names of what is scaled: columns, or channels by number; () for pixels."""
+    if _is_pixels(x):
+        return ()
+    if x.ndim == 2:
+        return columns or tuple(map(str, range(x.shape[1])))
+    return tuple(map(str, range(_with_channels(x[:1], settings.channels).shape[1])))
+
+
+def _values_by_column(x: Array, settings: DataSettings) -> Array:
+    """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
+    if x.ndim == 2:
+        return _missing_as_nan(x).astype(np.float32)
+    channels = _with_channels(x, settings.channels).swapaxes(0, 1)
+    return _missing_as_nan(channels.reshape(len(channels), -1).T)
+
+
+def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """
+    Return the fill value, mean and standard deviation of each column of ``values`` [N, columns].
+
+    A missing value takes the median of its column; a column without any value takes 0.
+    """
+    from sklearn.impute import SimpleImputer  # takes a second to import, and only learned constants need it
+
+    imputer = SimpleImputer(strategy="median", keep_empty_features=True)
+    filled = imputer.fit_transform(values.astype(np.float64))
+    mean, std = _mean_and_std(filled.astype(values.dtype))  # a fill value is rounded where it is filled in
+    return tuple(imputer.statistics_.tolist()), mean, std
+
+
+def _mean_and_std(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each column of ``values`` [N, columns]; a deviation of 1 for a constant."""
+    from sklearn.preprocessing import StandardScaler
+
+    # Column after column in memory, each is summed in the order in which numpy sums it: the same numbers to the bit.
+    scaler = StandardScaler().fit(np.asfortranarray(values, np.float64))
+    std = np.sqrt(scaler.var_)
+    return tuple(scaler.mean_.tolist()), tuple(np.where(std > MIN_STD, std, 1.0).tolist())
+
+
+def _missing_as_nan(values: Array) -> Array:
+    """Return ``values`` with NaN for what is not a number that float32 can hold."""
+    if values.dtype.kind not in "uifb":
+        return np.full(values.shape, np.nan)
+    return values if values.dtype.kind != "f" else np.where(np.abs(values) <= MAX_FLOAT32, values, np.nan)
 
 
 def _is_pixels(x: Array) -> bool:
     return x.dtype == np.uint8 and x.ndim > 2
 
 
-def _columns_of(x: Array, settings: DataSettings) -> list[Array]:
-    if x.ndim == 2:
-        return list(x.astype(np.float32).T)
-    return [channel.reshape(-1) for channel in _as_channels(x, settings.channels).swapaxes(0, 1)]
-
-
-def _constants(values: Array) -> tuple[float, float, float]:
-    """(fill, mean, std) of one column: missing cells take the median; a column never seen takes 0 throughout."""
-    seen = values[~np.isnan(values)].astype(np.float64)
-    if not len(seen):
-        return 0.0, 0.0, 1.0
-    fill = float(np.median(seen))
-    filled = np.where(np.isnan(values), fill, values).astype(np.float64)
-    return fill, float(filled.mean()), _spread(filled)
-
-
-def _spread(values: Array) -> float:
-    std = float(values.std())
-    return std if std > 1e-8 else 1.0
-
-
-def _as_channels(x: Array, channels: int | str) -> Array:
-    """[N, H, W] or [N, H, W, C] to [N, C, H, W] with the asked number of channels."""
+def _with_channels(x: Array, channels: int | str) -> Array:
+    """Return images [N, H, W] or [N, H, W, C] as [N, C, H, W] with this number of channels."""
     x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
     if channels != "native" and x.shape[1] not in (1, 3):
         raise DataError(
@@ -172,6 +196,7 @@ def _as_channels(x: Array, channels: int | str) -> Array:
 
 
 def _resize(x: Array, size: int) -> Array:
+    """Resize images [N, C, H, W] with bilinear interpolation, 1,024 at a time."""
     if x.shape[2:] == (size, size):
         return x
     chunks = [

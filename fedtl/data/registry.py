@@ -1,21 +1,20 @@
 """The table of data sources."""
 
-from fedtl._util.registry import Table
-from fedtl.data import digits, images, npz, table
-from fedtl.data.settings import DataSettings
-from fedtl.data.source import Source
+from fedtl._util.registry import Registry
+from fedtl.data import digits, images, memory, npz, table
+from fedtl.data.source import Source, learns_nothing
 
-
-def _nothing(settings: DataSettings) -> frozenset[str]:
-    return frozenset()
-
-
-DATA: Table[Source] = Table(
+DATA: Registry[Source] = Registry(
     "fedtl.data",
     {
-        "digits": Source(digits.silos, digits.read, digits.ABOUT, False, digits.CLASSES, _nothing),
-        "npz": Source(npz.silos, npz.read, npz.ABOUT, learns=_nothing),  # all rows of an array have its shape
+        "digits": Source(
+            digits.silos, digits.read, digits.ABOUT, False, digits.CLASSES, learns=learns_nothing
+        ),
+        "npz": Source(
+            npz.silos, npz.read, npz.ABOUT, learns=learns_nothing
+        ),  # the rows of an array have one shape
         "images": Source(images.silos, images.read, images.ABOUT, learns=images.learns),
-        "table": Source(table.silos, table.read, table.ABOUT, learns=table.learns),
+        "table": Source(table.silos, table.read, table.ABOUT, learns=table.learns, missing_values=True),
+        "memory": Source(memory.silos, memory.read, memory.ABOUT, needs_path=False, learns=memory.learns),
     },
 )

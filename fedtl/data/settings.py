@@ -1,4 +1,4 @@
-"""The ``[data]`` table."""
+"""The keys of the ``[data]`` table, once: an experiment and a site's ``silo.toml`` are composed of the parts below."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,55 +6,84 @@ from pydantic import AfterValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
 
-SCALES = ("silo", "none", "dp")  # any other data.scale is a file of constants
+SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
 
 
 def printable(text: str) -> str:
-    """Text of one line that shows as it is written: an institution reads it on the page that it signs."""
+    """Return ``text`` if it is one line of printable characters: an institution reads it on the page that it signs."""
     if not text.isprintable():
         raise ValueError("must be one line of printable characters")
     return text
 
 
 Name = Annotated[str, AfterValidator(printable)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class DataSettings(Settings):
+class RowSettings(Settings):
     """
-    DESIGN's ``[data]``: every key with its default. ``path`` is absolute once an experiment is loaded.
+    The keys that an experiment and a site's ``silo.toml`` have in common: where rows are and how they are prepared.
 
-    ``classes``: every label that can occur, declared. ``scale``: "silo" (learned from the silo's training rows), "none", a
-    TOML file of constants, or, under ``[privacy]``, "dp": mean and spread are released with noise, and ``bounds`` says for
-    each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all others. ``by_record``:
-    each row is read, split and prepared without a look at any other row; always so under ``[privacy]``.
+    ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
+    path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
+    ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
+    columns that are not named. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
     """
 
     source: str = "digits"
     path: str = ""
-    silos: list[str] = []
-    size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
-    channels: Literal["native", 1, 3] = "native"
-    task: Literal["classification", "regression"] = "classification"
+    label: str = "label"
+    silo_column: str = ""
+    domain_column: str = ""
+    target_domain: str = ""
+    classes: list[Name] = []
+    scale: str = "silo"
+    bounds: dict[str, list[Number]] = {}
     val: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.2, ge=0, lt=1)
     limit: int = Field(0, ge=0)
-    late: list[str] = []
-    shots: int = Field(20, ge=1)
-    label: str = "label"
+
+
+class InputSettings(Settings):
+    """The keys on which all silos must agree, because the inputs and outputs of one model follow from them."""
+
+    size: Literal["native"] | Annotated[int, Field(ge=1, le=4096)] = "native"
+    channels: Literal["native", 1, 3] = "native"
+    task: Literal["classification", "regression"] = "classification"
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
-    classes: list[Name] = []
-    scale: str = "silo"
-    bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
-    by_record: bool = False
-    silo_column: str = ""
-    unit_column: str = ""
-    domain_column: str = ""
-    target_domain: str = ""
 
     @field_validator("channels", mode="before")
     @classmethod
     def _exactly(cls, value: Any) -> Any:
-        """To Python, and so to a Literal, 1.0 and true are 1."""
+        """Python takes 1.0 and true for 1, and so would a Literal."""
         return repr(value) if isinstance(value, bool | float) else value
+
+
+class DataSettings(InputSettings, RowSettings):  # source and path come first
+    """
+    ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
+
+    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
+    ``unit_column``: the column that says whose row it is. ``by_record``: each row is read, split and prepared without
+    looking at any other row; always so under ``[privacy]``.
+    """
+
+    silos: list[str] = []
+    late: list[str] = []
+    shots: int = Field(20, ge=1)
+    by_record: bool = False
+    unit_column: str = ""
+
+
+# What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.
+AGREED = (*InputSettings.model_fields, "classes", "bounds")
+
+
+def data_settings(rows: RowSettings, inputs: InputSettings) -> DataSettings:
+    """Return the ``[data]`` table that has the keys of both."""
+    return DataSettings(
+        **{key: getattr(rows, key) for key in RowSettings.model_fields},
+        **{key: getattr(inputs, key) for key in InputSettings.model_fields},
+    )

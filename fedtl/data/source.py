@@ -1,4 +1,4 @@
-"""What a source gives: one silo's rows as they are stored, before anything is split, resized or scaled."""
+"""What a data source gives: the rows of one silo as they are stored, before they are split, resized or scaled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,27 @@ Array = np.ndarray
 @dataclass(frozen=True)
 class Part:
     """
-    ``x``: uint8 or float images [N, H, W] or [N, H, W, C], or a float table [N, columns], NaN where a value is
-    missing. ``y`` [N]: integers or strings to classify, floats to regress. ``units`` [N]: whose row each is, such as
-    a patient's number, where the settings name such a column.
+    Training, validation or test rows.
+
+    ``x``: images [N, H, W] or [N, H, W, C] of uint8 or floats, or a table [N, columns] of floats. ``y`` [N]: integers or
+    texts to classify, floats to regress. ``units`` [N]: whose row each is, such as a patient's number; None: not known.
     """
 
     x: Array
     y: Array
     units: Array | None = None
 
+    def take(self, rows: Array) -> "Part":
+        """Return the rows at these indices."""
+        return Part(self.x[rows], self.y[rows], None if self.units is None else self.units[rows])
+
 
 @dataclass(frozen=True)
 class Raw:
-    """One silo. What a source does not split is split later; ``target`` is its second domain, without labels."""
+    """
+    The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
+    inputs of the second domain, without labels. ``columns``: names of a table's columns, () for images.
+    """
 
     train: Part
     val: Part | None = None
@@ -34,18 +42,37 @@ class Raw:
     target_test: Part | None = None
     columns: tuple[str, ...] = ()
 
+    @property
+    def target_to_split(self) -> bool:
+        """Whether ``target`` and ``target_test`` are the same rows, of which some still have to be kept for testing."""
+        return self.target_test is not None and self.target is self.target_test.x
 
-def everything(settings: DataSettings) -> frozenset[str]:
-    """What a source learns from rows if it does not say: whatever it could."""
+
+def parts_of(raw: Raw) -> dict[str, Part]:
+    """Return the parts that are there, by the name that a message gives them."""
+    parts = {"train": raw.train, "val": raw.val, "test": raw.test, "target test": raw.target_test}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def learns_everything(settings: DataSettings) -> frozenset[str]:
+    """Return all that a source can learn from rows: what is assumed of a source that does not say."""
     return frozenset({"split", "shape", "columns"})
+
+
+def learns_nothing(settings: DataSettings) -> frozenset[str]:
+    """Return the empty set: the source reads each row without looking at the others."""
+    return frozenset()
 
 
 @dataclass(frozen=True)
 class Source:
     """
-    ``silos`` lists the names cheaply; ``read`` loads one. Both raise DataError. ``classes``: the labels that the source
-    itself declares. ``learns``: which of "split", "shape" and "columns" ``read`` takes from the rows' contents, with
-    ``settings.by_record`` set (see ``privacy.origins``); private training refuses them.
+    One entry of the table of data sources.
+
+    ``silos`` lists the names of the silos without reading their rows, ``read`` loads one silo; both raise DataError.
+    ``classes``: the labels that the source itself declares. ``learns``: which of "split", "shape" and "columns" ``read``
+    takes from the content of the rows when ``settings.by_record`` is set; private training refuses these (see
+    ``data.origins``). ``missing_values``: whether a NaN in a table stands for a missing value.
     """
 
     silos: Callable[[DataSettings], Sequence[str]]
@@ -53,4 +80,5 @@ class Source:
     about: str
     needs_path: bool = True
     classes: tuple[str, ...] = ()
-    learns: Callable[[DataSettings], frozenset[str]] = everything
+    learns: Callable[[DataSettings], frozenset[str]] = learns_everything
+    missing_values: bool = False

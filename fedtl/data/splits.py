@@ -1,4 +1,4 @@
-"""Drawing some rows and leaving the rest: class by class, unit by unit, or by position alone."""
+"""Drawing some rows and leaving the rest: in proportion to the classes, by whole units, or by position alone."""
 
 import numpy as np
 
@@ -7,16 +7,17 @@ from fedtl.data.source import Array
 
 def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """
-    Indices of ``count`` rows drawn at random, each class as nearly in proportion as whole rows allow (largest
-    remainders), and of the rest; both in ascending order. ``y``: classes, however they are stored.
+    Draw ``count`` rows at random, each class as close to its proportion as whole rows allow (largest remainders).
+
+    ``y`` [N]: classes of any type. Returns the indices of the drawn rows and of the rest, both in ascending order.
     """
     classes = np.unique(y, return_inverse=True)[1]
     count = min(count, len(y))
     sizes = np.bincount(classes)
     ideal = sizes * count / max(len(y), 1)
     quota = np.floor(ideal).astype(int)
-    for lucky in np.argsort(quota - ideal, kind="stable")[: count - quota.sum()]:
-        quota[lucky] += 1
+    for rounded_up in np.argsort(quota - ideal, kind="stable")[: count - quota.sum()]:
+        quota[rounded_up] += 1
     drawn = [rng.permutation(np.flatnonzero(classes == c))[: quota[c]] for c in range(len(sizes))]
     taken = np.zeros(len(y), bool)
     taken[np.concatenate([*drawn, np.empty(0, int)]).astype(int)] = True
@@ -24,13 +25,15 @@ def stratified(y: Array, count: int, rng: np.random.Generator) -> tuple[Array, A
 
 
 def at_random(rows: int, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """As ``stratified``, of ``rows`` rows that have no classes."""
+    """Draw ``count`` of ``rows`` rows without classes; returns what ``stratified`` returns."""
     return stratified(np.zeros(rows, int), count, rng)
 
 
 def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """
-    As ``stratified``, but a unit's rows stay together: units in random order, as long as they fit into ``count`` rows.
+    Draw units in random order, each with all its rows, as long as they fit into ``count`` rows.
+
+    ``units`` [N]: whose row each is. Returns what ``stratified`` returns.
     """
     _, which, sizes = np.unique(units, return_inverse=True, return_counts=True)
     taken, left = np.zeros(len(sizes), bool), count
@@ -40,13 +43,14 @@ def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Arr
     return np.flatnonzero(taken[which]), np.flatnonzero(~taken[which])
 
 
-def by_position(slots: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def by_position(positions: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """
-    Indices of the rows of ``count`` slots drawn at random, and of the rest; both in ascending order. ``slots`` [N]: which
-    slot each row is in, numbered from 0: the row's own position, or its unit's. Nothing else is looked at, so what one
-    row or one unit holds never moves another to the other side.
+    Draw ``count`` positions at random, each with all its rows.
+
+    ``positions`` [N]: each row's own position, or that of its unit, numbered from 0. The draw depends on nothing else, so
+    the content of one row or unit never moves another to the other side. Returns what ``stratified`` returns.
     """
-    total = int(slots.max()) + 1 if len(slots) else 0
+    total = int(positions.max()) + 1 if len(positions) else 0
     drawn = rng.permutation(total)[: min(count, total)]
-    taken = np.isin(slots, drawn)
+    taken = np.isin(positions, drawn)
     return np.flatnonzero(taken), np.flatnonzero(~taken)

@@ -1,4 +1,4 @@
-"""Rows that nobody has, to try out on what must not depend on data."""
+"""Deterministic synthetic rows, for dry runs of everything that must not depend on data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,10 @@ def synthetic_rows(
     count: int, shape: Sequence[int], classes: Sequence[str], pixels: bool, units: bool = False
 ) -> Dataset:
     """
-    Rows that nobody has, the same each time, to try out on what must not depend on data: ``count`` inputs of ``shape``,
-    pixels or normal numbers; labels in turn, or normal values where there are no ``classes``. ``units``: one to a row.
+    Return ``count`` synthetic rows, always the same ones.
+
+    ``shape``: of one input. ``pixels``: uint8 pixels, otherwise normal numbers. Labels go through ``classes`` in turn, or
+    are normal numbers where there are none. ``units``: give each row a unit of its own.
     """
     generator = torch.Generator().manual_seed(0)
     if pixels:
@@ -26,7 +28,7 @@ def synthetic_rows(
 
 
 def synthetic_like(data: SiloDataset, count: int) -> SiloDataset:
-    """So many rows of nobody, of this silo's kind."""
+    """Return ``count`` synthetic rows with the shape, types and classes of this silo's rows."""
     train = data.train
     pixels, units = not train.x.is_floating_point(), train.units is not None
     rows = synthetic_rows(count, train.x.shape[1:], data.classes, pixels, units)

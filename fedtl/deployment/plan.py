@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
-from fedtl.data.settings import DataSettings, Name
+from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.messages import short
 from fedtl.experiment.config.schema import Experiment
@@ -25,16 +25,6 @@ from fedtl.federation.policy import Code
 LARGEST = 1 << 20  # bytes of a file; a real one has a few thousand
 EXPERIMENTS = "experiments"  # the folder in a bundle
 BARE = re.compile(r"[a-z][a-z0-9-]{0,39}")  # what names an experiment, and Flower an app
-COMMON = (
-    "size",
-    "channels",
-    "task",
-    "positive_above",
-    "columns",
-    "categories",
-    "classes",
-    "bounds",
-)  # of [data]: the same everywhere
 
 
 class Agreement(Settings):
@@ -77,7 +67,7 @@ def agree(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
     """The agreement on an experiment: its own data, engine and silos are nobody else's concern."""
-    data = DataSettings(**{key: getattr(experiment.data, key) for key in COMMON})
+    data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
     kept = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
     common = Experiment(**{key: getattr(experiment, key) for key in kept}, data=data, model=model)

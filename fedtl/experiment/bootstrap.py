@@ -1,9 +1,9 @@
 """
-How sure one can be: bootstrap intervals over seeds and test rows (Efron and Tibshirani, 1993).
+Bootstrap intervals over seeds and test rows (Efron and Tibshirani, 1993).
 
-One replicate draws the seeds again, and, once for all seeds, the test rows by their ids: two seeds that share a
-test row share its weight, so a fixed test set is not counted as several. Two methods are compared on the same
-draws (paired). Every figure is computed with weights on the rows, all replicates at once.
+One replicate resamples the seeds and, once for all seeds, the test rows by their ids: two seeds that share a test row share
+its weight, so that a fixed test set does not count as several. Two methods are compared on the same draws (paired). A metric
+is computed with weights on the rows, for all replicates at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedtl._util.randomness import numpy_generator
+from fedtl.results.comparison import Interval, Verdict
 from fedtl.training.metrics import LOWER_IS_BETTER
 
 REPLICATES = 2000
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's answers on one silo's test rows: ``scores`` [N, classes] or [N, 1], ``y`` [N], ``ids`` [N]."""
+    """One model's outputs on one silo's test rows: ``scores`` [N, classes] or [N, 1], ``y`` [N], ``ids`` [N]."""
 
     scores: Floats
     y: NDArray[np.generic]
@@ -30,7 +31,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Resampling:
-    """The draws for one silo: ``weights`` [R, ids], how often each row; ``seeds`` [R, S], which seeds."""
+    """The draws for one silo: ``weights`` [R, ids], how often each row is drawn; ``seeds`` [R, S], which seeds are drawn."""
 
     ids: NDArray[np.int64]
     weights: Floats
@@ -38,43 +39,44 @@ class Resampling:
 
     @classmethod
     def draw(cls, runs: Sequence[Answers], address: str, replicates: int = REPLICATES) -> "Resampling":
+        """``address``: names the random stream; the same address gives the same draws."""
         rng = numpy_generator("bootstrap", address)
         ids = np.unique(np.concatenate([run.ids for run in runs]))
         weights = rng.multinomial(len(ids), np.full(len(ids), 1 / max(len(ids), 1)), replicates).astype(float)
         return cls(ids, weights, rng.integers(len(runs), size=(replicates, len(runs))))
 
     def replicates(self, metric: str, runs: Sequence[Answers]) -> Floats:
-        """[R]: the mean over the drawn seeds of the figure on the drawn rows; NaN where it is undefined."""
+        """Return [R]: the mean over the drawn seeds of the metric on the drawn rows; NaN where it is undefined."""
         columns = [figure(metric, run, self.weights[:, np.searchsorted(self.ids, run.ids)]) for run in runs]
         picked = np.take_along_axis(np.stack(columns, 1), self.seeds, 1)
         return np.asarray(picked.mean(1))
 
 
 def figure(metric: str, run: Answers, weights: Floats) -> Floats:
-    """The figure on weighted rows, for each row of ``weights`` [R, N]: [R]; NaN where it is undefined."""
+    """Return [R]: the metric with each row of ``weights`` [R, N] as weights; NaN where it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return _FIGURES[metric](run, weights)
 
 
-def interval(replicates: Floats) -> list[float] | None:
-    """The middle 95 %; None where too few replicates are defined to say."""
+def interval(replicates: Floats) -> Interval | None:
+    """Return the middle 95 %; None where fewer than half of the replicates are defined."""
     defined = replicates[np.isfinite(replicates)]
     if len(defined) < 0.5 * len(replicates):
         return None
     low, high = np.percentile(defined, [2.5, 97.5])
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
 def gain(metric: str, mine: Floats, other: Floats) -> Floats:
-    """By how much ``mine`` is better, in the metric's unit."""
+    """Return by how much ``mine`` is better, in the unit of the metric."""
     return other - mine if metric in LOWER_IS_BETTER else mine - other
 
 
-def verdict(bounds: Sequence[float] | None) -> str:
-    """What an interval of a gain says."""
+def verdict(bounds: Interval | None) -> Verdict:
+    """Return what the interval of a gain says."""
     if bounds is None or bounds[0] <= 0 <= bounds[1]:
-        return "unclear"
-    return "gains" if bounds[0] > 0 else "loses"
+        return Verdict.UNCLEAR
+    return Verdict.GAINS if bounds[0] > 0 else Verdict.LOSES
 
 
 def _accuracy(run: Answers, weights: Floats) -> Floats:
@@ -93,7 +95,7 @@ def _balanced_accuracy(run: Answers, weights: Floats) -> Floats:
 
 
 def _auc(run: Answers, weights: Floats) -> Floats:
-    """The weighted share of (positive, negative) pairs in the right order, ties counting half."""
+    """Return the weighted share of (positive, negative) pairs in the right order; ties count half."""
     margin = run.scores[:, 1] - run.scores[:, 0]
     _, rank = np.unique(margin, return_inverse=True)
     order = np.argsort(rank, kind="stable")

@@ -1,9 +1,8 @@
 """
-Several methods and seeds on the same silos, and for every silo whether joining helped.
+Train several methods with several seeds on the same silos, and compare them at every silo.
 
-Runs are independent, so they are what the processes share out: each is a run folder of its own, done by one
-process from start to end; on a cluster one run after another, each over the whole of it. The driver only watches the
-folders.
+Runs are independent: each has its own run folder, and one process does it from start to end. On a Ray cluster the runs are
+done one after another, each on the whole cluster. This process only watches the folders.
 """
 
 import time
@@ -11,26 +10,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
 from torch import multiprocessing
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.config.load import but
 from fedtl.experiment.config.resolve import method_of, without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.experiment.pretrain import plain, pretrained
-from fedtl.experiment.privacy_plan import claim
+from fedtl.experiment.privacy_plan import privacy_report
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.experiment.summary import summary
+from fedtl.experiment.summary import summarize_runs
 from fedtl.models.state import State
+from fedtl.results.comparison import Comparison
+from fedtl.results.privacy import PrivacyReport
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.simulation.worker import become_worker, ignore_sigint
 
 EXACT = (
@@ -44,7 +46,7 @@ EXACT = (
     "refitted",
     "target",
     "late",
-)  # figures on test rows
+)  # keys of comparison.json that hold metrics on test rows
 
 
 @dataclass(frozen=True)
@@ -63,41 +65,41 @@ class Variant:
 
 def variants(experiment: Experiment) -> list[Variant]:
     """
-    The listed methods. The one that ``[method]`` configures keeps its settings, and, where they say so, has
-    beside it itself without its further terms and itself from scratch. Where training is private and starts from a
-    public backbone, what that backbone gives without any training together stands beside it. Raises ConfigError.
+    Return a column for each listed method. The one that ``[method]`` configures keeps its settings; with further terms it has
+    a second column without them, and with pretrained weights one from scratch. Where training is private and starts from
+    public weights, "probe" is added: a head on the public backbone, without training together. Raises ConfigError.
     """
     if not experiment.data.val and experiment.privacy is None:
         raise ConfigError(
-            "data.val = 0: compare chooses each silo's best method on validation rows, so it needs some"
+            "data.val = 0: compare chooses each silo's best method on validation rows; set data.val above 0"
         )
     engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
     serial = but(experiment, engine=engine)
-    found: list[Variant] = []
+    columns: list[Variant] = []
     public = bool(experiment.model.weights or experiment.model.pretrain_on)
-    free = ["probe"] if experiment.privacy and public else []
-    for name in dict.fromkeys([*experiment.compare.methods, *free]):
+    added = ["probe"] if experiment.privacy and public else []
+    for name in dict.fromkeys([*experiment.compare.methods, *added]):
         own = name == experiment.method.name
         plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
-        # The yardsticks release nothing: they are never private.
+        # Baselines release nothing, so they are never private.
         open_: dict[str, Any] = (
             {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
-            if experiment.privacy and _yardstick(plain)
+            if experiment.privacy and _is_baseline(plain)
             else {}
         )
-        found.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
+        columns.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
         if own and experiment.method.terms:
             bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
-            found.append(Variant(f"{name}, no terms", but(serial, method=bare)))
+            columns.append(Variant(f"{name}, no terms", but(serial, method=bare)))
         if own and (experiment.model.weights or experiment.model.pretrain_on):
             scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
             model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
-            found.append(Variant(f"{name}, from scratch", _without(but(serial, model=model), aside)))
-    return found
+            columns.append(Variant(f"{name}, from scratch", _without(but(serial, model=model), aside)))
+    return columns
 
 
-def _yardstick(settings: MethodSettings) -> bool:
+def _is_baseline(settings: MethodSettings) -> bool:
     method = method_of(settings)
     return method.pool or not method.shared
 
@@ -108,41 +110,52 @@ def compare(
     workers: int,
     device: str,
     watch: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """
-    Do every run that is not done, and return what ``comparison.json`` then holds.
+    Do every run that is not finished, write ``comparison.json``, and return what it holds.
 
-    ``watch`` is called with the number of rounds done so far. Raises what a run raises.
+    ``watch`` is called with the number of rounds done so far. Raises what ``run`` raises.
     """
     columns, seeds = variants(experiment), experiment.compare.seeds
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
-    with temporary() as raws, _pool(workers, experiment.engine.threads) as pool:
-        # Every mistake is said before anything is trained.
+    with temporary_store() as raws, _pool(workers, experiment.engine.threads) as pool:
+        # Report every mistake before anything is trained.
         notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
         started: dict[Future[None], Path] = {}
-        with ignore_sigint():  # the pool starts its processes as it is given work
+        with ignore_sigint():  # the pool starts processes when work is submitted
             for one, path in tasks:
                 start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
                 started[pool.submit(_one, one, str(path), device, start, raws)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
-    content = summary(experiment, folders(experiment, folder))
-    content["warnings"] += dict.fromkeys(notes)
-    previous = folder.read_json("comparison.json")["seconds"] if folder.has("comparison.json") else 0.0
-    content["seconds"] = round(previous if previous else seconds, 1)
-    if experiment.privacy is not None:
-        content["privacy"] = claim(experiment.privacy) | {
-            "epsilon": experiment.privacy.epsilon,
-            "not_released": [key for key in EXACT if key in content],
-        }
-    folder.write_json("comparison.json", content)
-    return content
+    comparison = summarize_runs(experiment, folders(experiment, folder))
+    previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
+    comparison = replace(
+        comparison,
+        warnings=(*comparison.warnings, *dict.fromkeys(notes)),
+        seconds=round(previous if previous else seconds, 1),
+        privacy=_privacy(experiment, comparison),
+    )
+    folder.write_json("comparison.json", comparison)
+    return comparison
+
+
+def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | None:
+    """Return what each run of a method that shares guarantees."""
+    if experiment.privacy is None:
+        return None
+    written = to_plain(comparison)
+    return replace(
+        privacy_report(experiment.privacy),
+        epsilon=experiment.privacy.epsilon,
+        not_released=tuple(key for key in EXACT if key in written),
+    )
 
 
 def folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
-    """The runs of a comparison: per column, one folder a seed."""
+    """Return the run folders of a comparison: for each column one folder a seed."""
     return {
         column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
         for column in variants(experiment)
@@ -150,17 +163,17 @@ def folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFold
 
 
 def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
-    """From scratch, the public silos still do not train: the others must be the same in both columns."""
+    """Return the experiment without these silos, so that the column from scratch trains the same silos as the others."""
     if not aside:
         return experiment
     from fedtl.data import prepare
 
-    names = [name for name in prepare.names(experiment.data) if name not in aside]
+    names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
     return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
 
 
 def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore) -> None:
-    """One run, in a worker."""
+    """Do one run, in a worker process."""
     start: State | None = None
     if start_folder is not None:
         central = build(plain(experiment), raws, raws, device)
@@ -183,7 +196,7 @@ def _follow(
                 future.result()
             except BrokenProcessPool as error:
                 raise FedTLError(
-                    f"the process that ran {started[future].name} died (killed, or out of memory?); go on with --resume"
+                    f"the process of run {started[future].name} died (killed, or out of memory?); continue with --resume"
                 ) from error
         if watch:
             watch(sum(_lines(path / "history.jsonl") for path in paths))
@@ -199,7 +212,7 @@ def _become(threads: int, numbers: "SimpleQueue[int]") -> None:
 
 @contextmanager
 def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that end with the block, at once where it ends in an error or in Ctrl-C."""
+    """Start worker processes, and end them with the block: at once after an error or Ctrl-C."""
     context = multiprocessing.get_context("spawn")
     numbers = context.SimpleQueue()
     for number in range(workers):

@@ -1,10 +1,11 @@
-"""What all silos must agree on before anything is trained: found by looking at each silo once."""
+"""Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from fedtl.data import prepare
+from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -12,7 +13,7 @@ from fedtl.experiment.config.schema import Experiment
 
 @dataclass(frozen=True)
 class SiloSchema:
-    """One silo as it was seen: the shape of an input, its columns, its labels, those it trains on, its rows."""
+    """The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows."""
 
     shape: tuple[int, ...]
     columns: tuple[str, ...]
@@ -23,7 +24,7 @@ class SiloSchema:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """All silos, by name."""
+    """The schema of each silo, by name."""
 
     silos: Mapping[str, SiloSchema]
 
@@ -35,7 +36,7 @@ class DataSchema:
     @cached_property
     def union(self) -> tuple[str, ...]:
         """Every label that some silo has."""
-        return prepare.vocabulary([its.classes for its in self.silos.values()])
+        return merge_labels([its.classes for its in self.silos.values()])
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -45,19 +46,19 @@ class DataSchema:
 
 def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> DataSchema:
     """
-    Look at every silo, one after another; ``read`` gives its rows. Raises ConfigError or DataError.
+    Return the schema of every silo. ``read``: returns a silo's rows. Raises ConfigError or DataError.
     """
     settings = experiment.data
-    names = prepare.names(settings)
+    names = prepare.silo_names(settings)
     _check_numbers(experiment, names)
     silos: dict[str, SiloSchema] = {}
     for name in names:
-        raw = read(name) if read else prepare.read(settings, name)
+        raw = read(name) if read else prepare.read_silo(settings, name)
         silos[name] = SiloSchema(
-            prepare.shape_after(raw, settings),
+            prepare.input_shape(raw, settings),
             raw.columns,
-            prepare.classes(raw, settings),
-            frozenset(prepare.spelled(raw.train.y)),
+            prepare.silo_classes(raw, settings),
+            frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
         )
         _check_alike(names[0], name, silos)
@@ -72,7 +73,7 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
         )
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
-        raise ConfigError("no silo is left to train: all are in data.late or model.pretrain_on")
+        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
@@ -82,12 +83,16 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
 
 
 def _check_alike(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
-    """After resizing, one model must fit all. Raises DataError."""
+    """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     one, other = silos[first], silos[name]
     if other.shape != one.shape:
         images = len(other.shape) == 3
-        way = "set data.size and data.channels" if images else "choose data.columns that all have"
-        raise DataError(f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {way}")
+        advice = "set data.size and data.channels" if images else "list common columns in data.columns"
+        raise DataError(
+            f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {advice}"
+        )
     if other.columns != one.columns:
         odd = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
-        raise DataError(f"silo {name} and silo {first} differ in columns: {odd[0]}; choose data.columns")
+        raise DataError(
+            f"silo {name} and silo {first} have different columns: {odd[0]}; list common ones in data.columns"
+        )

@@ -1,4 +1,4 @@
-"""The first weights of a model, from a file, and whether private training may start from them."""
+"""First weights from a file, and whether private training may start from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from fedtl.privacy.taint import WHY, Label
 @dataclass(frozen=True)
 class Start:
     """
-    First weights by the names of the ordinary net, as far as the ``file`` has them. ``labels``: where each comes
-    from; None where the file does not say.
+    First weights from a ``file``, by the tensor names of the ordinary net. ``labels``: the provenance of each tensor; None
+    where the file does not record it.
     """
 
     file: str
@@ -30,36 +30,36 @@ class Start:
 
     def vouched(self) -> list[str]:
         """
-        What a reader of a private run's epsilon should know about this start. Raises ConfigError, naming a
-        tensor, where nothing could bound what rows do through it.
+        Return notes about this start for the reader of a private run's epsilon. Raises ConfigError for a tensor that was
+        trained on private rows without noise.
         """
         if self.labels is None:
             return [UNCOVERED]
         if odd := labels.local_only(self.labels):
             raise ConfigError(
                 f"model.weights: {self.file}: {odd[0]} is {Label.LOCAL}: {WHY}; "
-                "start from what is public or was released with noise, or train without [privacy]"
+                "start from public weights or from weights of private training, or train without [privacy]"
             )
         if set(self.labels.values()) - {Label.PUBLIC}:
             return [
-                f"model.weights: {self.file} was made by private training: "
-                "what that spent on the same rows is not in the epsilon here, and adds to it"
+                f"model.weights: {self.file} comes from private training; if it used the same rows, "
+                "its epsilon adds to the epsilon reported here"
             ]
         return []
 
 
 def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
-    """Raises ModelError for a file that does not fit the model, or whose marks do not fit the file."""
-    net, file = plan.net(width), weights.read(path)
+    """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
+    net, file = plan.net(width), weights.read_weights(path)
     try:
         said = marks.read(path)
     except ModelError as error:
         raise ModelError(f"model.weights: {error}") from error
     if any(name.endswith(".affine.weight") for name in file):  # a private run's
         file, said = restore_state(net, file), None if said is None else restore_names(net, said)
-    state, notes = weights.fit(file, net.state_dict(), roles(net), plan, path.name)
+    state, notes = weights.fit_weights(file, net.state_dict(), roles(net), plan, path.name)
     if said is None:
         return Start(path.name, state, None, notes)
     found = {name: said.get(name) or said.get(plan.library_name(name)) for name in state}
-    # A count that was put back with a norm is nobody's.
+    # num_batches_tracked may have been recreated here; it then depends on no data.
     return Start(path.name, state, {name: label or Label.PUBLIC for name, label in found.items()}, notes)

@@ -1,4 +1,4 @@
-"""What a reader of a result should know of the norms' statistics that its figures are of."""
+"""Notes in a result about the normalisation statistics of the models that were scored."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,30 +7,36 @@ from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
 
-FAR = 0.1  # standard deviations; at 0.15 to 0.35, models lost 6 to 50 points of accuracy on digits6
-AS_LEFT = "the norms' statistics are used as private training left them; exact ones of the silo's rows are not fitted"
-LOCAL_AFTER = (
-    "the norms' statistics are exact ones of each silo's training inputs, fitted after the last release"
+MAX_STATISTICS_DISTANCE = (
+    0.1  # standard deviations; at 0.15 to 0.35, models lost 6 to 50 points of accuracy on digits6
 )
+AS_LEFT = (
+    "normalisation statistics are those of private training; they are not refitted to the silo's own rows"
+)
+LOCAL_AFTER = "normalisation statistics are the exact ones of each silo's training inputs, computed after the last release"
 
 
 def statistics_notes(
     experiment: Experiment, trainer: Trainer, outcomes: Mapping[str, Outcome]
 ) -> Iterator[str]:
-    """A line each."""
+    """Yield a note for each thing that a reader of the result should know."""
     method = trainer.method
     if Role.STATS not in trainer.partition.roles.values():
         if method.fits_received_statistics and method.shared:
-            yield f"{experiment.model.name} has no running statistics, so there was nothing for AdaBN to adapt"
+            yield f"{experiment.model.name} has no running statistics, so AdaBN changed nothing"
         return
     if method.exact_statistics != "own":
         yield LOCAL_AFTER if method.exact_statistics == "always" else AS_LEFT
     distances = {name: one.statistics_distance for name, one in outcomes.items()}
-    far = {name: distance for name, distance in distances.items() if distance is not None and distance > FAR}
+    far = {
+        name: distance
+        for name, distance in distances.items()
+        if distance is not None and distance > MAX_STATISTICS_DISTANCE
+    }
     if far:
         worst = max(far, key=lambda name: far[name])
         where = f"at {len(far)} of {len(outcomes)} silos"
-        size = f"more than {FAR} standard deviations from the exact ones of the silo's training inputs"
+        size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
         yield f"{where} {_what(trainer)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(trainer)}"
 
 
@@ -40,5 +46,5 @@ def _what(trainer: Trainer) -> str:
 
 def _scored(trainer: Trainer) -> str:
     if trainer.method.fits_received_statistics or trainer.method.fits_tuned_statistics:
-        return "the figures are of the exact ones"
-    return 'the figures are of the shared ones, and "refitted" of the exact ones'
+        return "the metrics are those with exact statistics"
+    return 'the metrics are those with shared statistics; "refitted" has those with exact ones'

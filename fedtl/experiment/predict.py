@@ -1,4 +1,4 @@
-"""Use what a run produced: predictions of a silo's own model for new inputs, and that model for other programs."""
+"""Use the result of a run: predictions of a silo's model for new inputs, and that model as files for other programs."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedtl.data import images, table
+from fedtl.data import frame, images, table
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
@@ -19,9 +19,9 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.models.dp_norm import restore, restore_names
+from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
@@ -31,10 +31,10 @@ from fedtl.training.trainer import Trainer
 
 
 class SiloModel:
-    """A silo's own model, as it was examined: its state, its inputs, its labels."""
+    """A silo's final model: the one that was scored on its test rows."""
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
-        """Raises ConfigError where the run did not end, has no such silo, or is damaged."""
+        """Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
@@ -42,7 +42,7 @@ class SiloModel:
         shared = folder.tensors("shared.safetensors")
         self.plan: ModelSpec = model_spec(self.experiment.model.name, self.shape, self.experiment.seed)
         if self.experiment.privacy is not None:
-            self.plan = privately(self.plan)
+            self.plan = with_private_norms(self.plan)
             if self.experiment.data.scale == "dp":
                 self.plan = with_input_scale(self.plan, self.shape)
         dtype = self.experiment.model.dtype
@@ -60,14 +60,17 @@ class SiloModel:
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
 
     def scores(self, x: Array) -> Tensor:
-        """The outputs [N, classes], or [N, 1] in the label's own unit, for rows as a source stores them."""
+        """
+        Return the outputs [N, classes], or in regression [N, 1] in the unit of the label, for rows as a source stores them.
+        Raises DataError.
+        """
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
             what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
-            raise DataError(f"--input: {shape}, but the model was trained on {what}")
+            raise DataError(f"--input: it is {shape}, but the model was trained on {what}")
         if not len(x):
-            raise DataError("--input: holds no rows")
+            raise DataError("--input: the file has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
         if tuple(inputs.shape[1:]) != self.shape:
             raise DataError(
@@ -76,16 +79,16 @@ class SiloModel:
         return self.trainer.scores(self.state, inputs, self.data)
 
     def net(self) -> nn.Module:
-        """The whole net, in evaluation mode. For regression its output is in the silo's own scale."""
+        """Return the whole net in evaluation mode. In regression its output is in the silo's own scale."""
         net = self.trainer.net(self.data.width)
         net.load_state_dict(self.state)
-        return restore(net).eval()
+        return restore_norms(net).eval()
 
 
 def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
     """
-    New rows, and the files that they came from where each has its own: an .npz (array ``x``, or ``test_x``) or .npy, a CSV or Parquet table with the columns of training, one
-    image, or a folder of images. Raises DataError.
+    Return new rows, and for images the name of each file. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or
+    Parquet table with the columns of training, an image, or a folder of images. Raises DataError.
     """
     if not path.exists():
         raise DataError(f"--input: {path} does not exist")
@@ -97,12 +100,14 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
             key = next(key for key in ("x", "test_x") if key in loaded.files)
             return np.asarray(loaded[key]), []
         except (ValueError, OSError, StopIteration) as error:
-            raise DataError(f"--input: {path} has no plain array x ({error or 'no x, no test_x'})") from error
+            raise DataError(
+                f"--input: {path} has no array named x or test_x ({error or 'neither'})"
+            ) from error
     if path.suffix in table.SUFFIXES:
-        columns, x = table.features(table.load_frame(str(path)), experiment.data, str(path))
+        columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
         if columns != inputs.columns:
             odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(f"--input: {path} and the model differ in columns: {odd[0]}")
+            raise DataError(f"--input: {path} has other columns than the model: {odd[0]}")
         return x, []
     files = (
         [path]
@@ -110,13 +115,13 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
         else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
     )
     if not files or files[0].suffix.lower() not in images.SUFFIXES:
-        raise DataError(f"--input: {path} is no .npz, .npy, .csv, .parquet, image or folder of images")
+        raise DataError(f"--input: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images")
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    return images.load(files, inputs.size, inputs.channels), names
+    return images.load_images(files, inputs.size, inputs.channels), names
 
 
 def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One line a prediction: its row or file, the label and a probability a class, or the value."""
+    """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
         which = {"file": files[number]} if files else {"row": number}
@@ -132,7 +137,7 @@ def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dic
 
 
 def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
-    """Returns how many rows were written."""
+    """Write the lines as CSV. Returns how many rows were written."""
     written = 0
     for line in lines:
         writer = csv.DictWriter(file, list(line))
@@ -158,7 +163,7 @@ def export(model: SiloModel, out: Path) -> list[str]:
     named, about = model.plan.library_name, None
     if model.labels is not None:
         said = restore_names(model.trainer.net(model.data.width), model.labels)
-        # A count that was put back with a norm is nobody's.
+        # num_batches_tracked may have been recreated here; it then depends on no data.
         about = marks.metadata({named(name): said.get(name, Label.PUBLIC) for name in used})
     save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
     description = {

@@ -1,4 +1,4 @@
-"""A start for the backbone: central training on silos, or on a source, that the experiment declares public."""
+"""First weights of the backbone from central training on rows that the experiment declares public."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import torch
 
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset, pool
+from fedtl.data.labels import label_texts
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
@@ -24,13 +25,13 @@ from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
 FILE = "pretrained.safetensors"
-NOISES = 256  # inputs
+NOISES = 256  # synthetic inputs
 
 
 def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) -> State:
     """
-    Statistics for private training where nothing is pretrained: what the first weights make of inputs that nobody has,
-    uniform in -1..1 for images [C, H, W], normal for rows of a table. They owe nothing to anybody's rows.
+    Return first normalisation statistics for private training without pretraining: those of random inputs, uniform in
+    -1..1 for images [C, H, W], normal for rows of a table. They depend on no data.
     """
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if len(shape) == 3 else torch.randn
@@ -46,9 +47,9 @@ def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) ->
 
 def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:
     """
-    The body's tensors after ``model.pretrain_epochs``, on a bench of the ``plain`` experiment, over the training rows of
-    ``model.pretrain_on``; and the head's, where all that is public has the labels that every silo has. Kept in the
-    folder, and read from there the next time. Raises ConfigError or DataError.
+    Return the body's tensors after ``model.pretrain_epochs`` over the training rows of ``model.pretrain_on``, and the head's
+    too where the public rows have the same labels as every silo. ``trainer``: of the ``plain`` experiment. The tensors
+    are written to the folder, and read from there the next time. Raises ConfigError or DataError.
     """
     if folder.has(FILE):
         return folder.tensors(FILE)
@@ -58,7 +59,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen
         for data in public(experiment, entry):
             groups.setdefault(data.classes, []).append(data)
     state: State = {}
-    for classes, members in groups.items():  # each label set has a head of its own; the body goes through all
+    for classes, members in groups.items():  # a head for each label set; one body
         rows = pool(members)
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
@@ -71,7 +72,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen
 
 
 def plain(experiment: Experiment) -> Experiment:
-    """The experiment as it is trained centrally: the whole body moves, at the full rate, on the task's loss alone."""
+    """Return the experiment for central training: the whole body is trained, at the full rate, with the task loss only."""
     return but(
         experiment,
         privacy=None,
@@ -84,21 +85,23 @@ def plain(experiment: Experiment) -> Experiment:
 
 
 def public(experiment: Experiment, entry: str) -> list[SiloDataset]:
-    """The rows behind one entry: those of a silo, or, for ``source:path``, of every silo of that source."""
+    """Return the rows of one entry of ``model.pretrain_on``: of a silo, or, for ``source:path``, of all its silos."""
     source, colon, path = entry.partition(":")
     if not colon:
         settings, names = without_release(experiment.data), [entry]
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
-        names = prepare.names(settings)
+        names = prepare.silo_names(settings)
     else:
-        raise ConfigError(f"model.pretrain_on: {entry!r} names no source; there are {', '.join(DATA)}")
-    found: list[SiloDataset] = []
+        raise ConfigError(
+            f"model.pretrain_on: {entry!r} is not SOURCE:PATH with a known source; there are {', '.join(DATA)}"
+        )
+    datasets: list[SiloDataset] = []
     for name in names:
-        raw = prepare.read(settings, name)
-        own = prepare.classes(raw, settings)
-        trained = frozenset(prepare.spelled(raw.train.y))
-        data = prepare.prepare(raw, settings, name, experiment.seed, own, trained).data
-        found.append(replace(data, target=None))
-    return found
+        raw = prepare.read_silo(settings, name)
+        own = prepare.silo_classes(raw, settings)
+        trained = frozenset(label_texts(raw.train.y))
+        data = prepare.prepare_silo(raw, settings, name, experiment.seed, own, trained).data
+        datasets.append(replace(data, target=None))
+    return datasets

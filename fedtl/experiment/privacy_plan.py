@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -14,18 +13,28 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.messages import SpendEvent
-from fedtl.methods.base import Use
+from fedtl.methods.base import Use, finished_roles, trained_roles
 from fedtl.models.net import stages
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.privacy import accounting
 from fedtl.privacy import taint as labels
-from fedtl.privacy import verify as papers
-from fedtl.privacy.dp_accuracy import Metric
-from fedtl.privacy.dp_adabn import Release, layers
-from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease, divided, steps
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.dp_accuracy import AccuracyRelease
+from fedtl.privacy.dp_adabn import StatisticsRelease, adaptable_layers
+from fedtl.privacy.guarantee import (
+    PrivacyGuarantee,
+    PrivateTraining,
+    ProtectedUnits,
+    Releases,
+    divide_steps,
+    steps_of_epochs,
+)
+from fedtl.privacy.ledger import LedgerAccount
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
+from fedtl.privacy.verify import study_costs
+from fedtl.results.privacy import PrivacyReport, SiloPrivacy
 from fedtl.training.beside import changed_beside
 from fedtl.training.trainer import Trainer
 
@@ -56,11 +65,11 @@ def guarantee(
     The promise of a silo with this many training rows. Everything that is charged, the statistics included, ends at
     ``settings.epsilon``. Raises ConfigError.
     """
-    origins.check(data.origins, place.dataset)
+    origins.check_origins(data.origins, place.dataset)
     own = settings.unit == "record"
     if not own and data.train.units is None:
         raise ConfigError(f"{place.dataset}: privacy.unit = {settings.unit!r}, and no row says whose it is")
-    records, training = len(data.train) if own else data.train.members, trainer.training
+    records, training = len(data.train) if own else data.train.unit_count, trainer.training
     delta = accounting.default_delta(records) if settings.delta == "auto" else settings.delta
     if delta > 1 / records:
         raise ConfigError(
@@ -70,10 +79,10 @@ def guarantee(
     chosen = released_layers(body, settings)
     refresh = None
     if chosen:
-        found = layers(body)
+        found = adaptable_layers(body)
         channels = tuple(found[path].running_mean.numel() for path in chosen)
         noise = accounting.statistics_noise(settings.epsilon, delta, SHARE)
-        refresh = StatisticsRelease(Release(noise, channels, records), tuple(chosen))
+        refresh = StatisticsRelease(noise, tuple(chosen), channels, records)
     metric = None
     if settings.metrics:
         if not data.classes or not len(data.val):
@@ -82,45 +91,40 @@ def guarantee(
                 f"{place.dataset}: privacy.metrics = {settings.metrics}, and it has no {what} to measure it on"
             )
         noise = accounting.statistics_noise(settings.epsilon, delta, METRIC_SHARE) * math.sqrt(rounds)
-        metric = Metric(noise, len(data.val) if own else data.val.members)
+        metric = AccuracyRelease(noise, len(data.val) if own else data.val.unit_count)
     rate = settings.sample_rate or min(training.batch_size, records) / records
     epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
     planned = (
-        divided(settings.steps, epochs) if settings.steps else steps(records, training.batch_size, epochs)
+        divide_steps(settings.steps, epochs)
+        if settings.steps
+        else steps_of_epochs(records, training.batch_size, epochs)
     )
     fixed: tuple[SpendEvent, ...] = (refresh.event,) if refresh else ()
     fixed += (SpendEvent(metric.noise_multiplier, 1.0, rounds),) if metric else ()
     multiplier = _calibrated(settings.epsilon, delta, rate, rounds * sum(planned), fixed)
     schedule = (*fixed, SpendEvent(multiplier, rate, rounds * sum(planned)))
     return PrivacyGuarantee(
-        book=place.book,
-        dataset=place.dataset,
-        rows=row_hashes(data, place.key),
-        lifetime=(settings.epsilon, delta),
-        records=records,
-        unit=settings.unit,
-        clip=settings.clip,
-        noise_multiplier=multiplier,
-        sample_rate=rate,
-        steps=planned,
-        rounds=rounds,
+        LedgerAccount(
+            place.book, place.dataset, row_hashes(data, place.key), Budget(settings.epsilon, delta)
+        ),
+        ProtectedUnits(records, settings.unit),
+        PrivateTraining(settings.clip, multiplier, rate, planned, rounds),
+        Releases(refresh, metric),
         epsilon=_spent(schedule, delta),
         delta=delta,
-        refresh=refresh,
-        metric=metric,
         seed=seed if settings.noise == "reproducible" else None,
     )
 
 
 def released_layers(body: nn.Module, settings: PrivacySettings) -> list[str]:
     """The norms whose statistics DP-AdaBN releases: the one that scales the inputs, and those of the body if asked for."""
-    inputs = [path for path in layers(body) if path == INPUT_SCALE]
+    inputs = [path for path in adaptable_layers(body) if path == INPUT_SCALE]
     return inputs + (chosen_layers(body, settings.stages) if settings.statistics == "dp" else [])
 
 
 def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
     """The norms of these stages of the body, counted from 1; of all of them where none are named."""
-    numbers, found = list(wanted), [path for path in layers(body) if path != INPUT_SCALE]
+    numbers, found = list(wanted), [path for path in adaptable_layers(body) if path != INPUT_SCALE]
     if not numbers:
         return found
     parts = stages(body)
@@ -133,16 +137,17 @@ def chosen_layers(body: nn.Module, wanted: Iterable[int]) -> list[str]:
 def warnings(its: PrivacyGuarantee) -> list[str]:
     """What the steward should know beforehand about the accuracy and the statistics that will be released."""
     found: list[str] = []
-    if its.metric is not None and its.metric.expected > VAGUE:
+    name, protected, releases = its.account.dataset, its.protected, its.releases
+    if releases.accuracy is not None and releases.accuracy.mean_noise_std > VAGUE:
         found.append(
-            f"{its.dataset}: {its.metric.records} validation {its.unit}s are few for an accuracy that leaves each round: its "
-            f"noise is {its.metric.expected:.2f}; leave privacy.metrics out, or plan fewer rounds"
+            f"{name}: {releases.accuracy.units} validation {protected.unit}s are few for an accuracy that leaves each round: its "
+            f"noise is {releases.accuracy.mean_noise_std:.2f}; leave privacy.metrics out, or plan fewer rounds"
         )
-    if its.refresh is not None and its.refresh.release.expected > NOISY:
-        release = its.refresh.release
+    if releases.statistics is not None and releases.statistics.mean_noise_std > NOISY:
+        release = releases.statistics
         found.append(
-            f"{its.dataset}: {its.records} {its.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
-            f"on each is {release.expected:.2f} standard deviations; name fewer privacy.stages, use privacy.statistics = "
+            f"{name}: {protected.count} {protected.unit}s are few for the statistics of {sum(release.channels)} channels: the noise "
+            f"on each is {release.mean_noise_std:.2f} standard deviations; name fewer privacy.stages, use privacy.statistics = "
             '"public", or a backbone with GroupNorm or LayerNorm, which has no statistics to release'
         )
     return found
@@ -153,50 +158,49 @@ def adjacency(unit: str) -> str:
     return f"zero-out of one {unit}, their number is public"
 
 
-def claim(settings: PrivacySettings) -> dict[str, Any]:
-    """What the numbers are about. With noise that can be drawn again nothing is private, whatever they say."""
-    return {
-        "private": settings.noise == "os",
-        "unit": settings.unit,
-        "adjacency": adjacency(settings.unit),
-        "statistics": settings.statistics,
-        "tuning": settings.tuning,
-        "metrics": list(settings.metrics),
-    }
+def privacy_report(settings: PrivacySettings) -> PrivacyReport:
+    """Return what is guaranteed, without silos' numbers. With noise that can be drawn again nothing is private."""
+    return PrivacyReport(
+        private=settings.noise == "os",
+        unit=settings.unit,
+        adjacency=adjacency(settings.unit),
+        statistics=settings.statistics,
+        tuning=settings.tuning,
+        metrics=tuple(settings.metrics),
+    )
 
 
-def terms(its: PrivacyGuarantee) -> dict[str, Any]:
-    """A promise in plain values, for those who have to agree to it or to check it."""
-    release = its.refresh.release if its.refresh else None
-    return {
-        "epsilon": its.epsilon,
-        "delta": its.delta,
-        "epsilon_replace_one": _spent(its.schedule(), its.delta, replace_one=True),
-        "unit": its.unit,
-        "adjacency": adjacency(its.unit),
-        "units": its.records,
-        "clip": its.clip,
-        "noise_multiplier": its.noise_multiplier,
-        "sample_rate": its.sample_rate,
-        "steps_a_round": sum(its.steps),
-        "rounds": its.rounds,
-        "metric_noise": None if its.metric is None else its.metric.noise_multiplier,
-        "metric_expected_noise": None if its.metric is None else its.metric.expected,
-        "statistics_noise": None if release is None else release.noise_multiplier,
-        "statistics_expected_noise": None if release is None else release.expected,
-    }
+def terms(its: PrivacyGuarantee) -> SiloPrivacy:
+    """Return a guarantee as it is published, for those who have to agree to it or to check it."""
+    training, statistics, accuracy = its.training, its.releases.statistics, its.releases.accuracy
+    return SiloPrivacy(
+        epsilon=its.epsilon,
+        delta=its.delta,
+        epsilon_replace_one=_spent(its.schedule(), its.delta, replace_one=True),
+        unit=its.protected.unit,
+        adjacency=adjacency(its.protected.unit),
+        units=its.protected.count,
+        clip=training.clip,
+        noise_multiplier=training.noise_multiplier,
+        sample_rate=training.sample_rate,
+        steps_a_round=training.steps_a_round,
+        rounds=training.rounds,
+        metric_noise=None if accuracy is None else accuracy.noise_multiplier,
+        metric_expected_noise=None if accuracy is None else accuracy.mean_noise_std,
+        statistics_noise=None if statistics is None else statistics.noise_multiplier,
+        statistics_expected_noise=None if statistics is None else statistics.mean_noise_std,
+    )
 
 
-def spent(its: PrivacyGuarantee, study: str) -> dict[str, Any]:
+def spent(its: PrivacyGuarantee, study: str) -> SiloPrivacy:
     """
-    What a study takes from the ledger: its plan's whole epsilon from its first round on, also where it ended early.
-    ``epsilon_charged``: what its rounds so far come to; no claim, for when a study ends may depend on its results.
+    Return the guarantee with the epsilon that a study took from the ledger: its plan's whole epsilon from its first round
+    on, also where it ended early; 0 where no round was charged.
     """
-    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
-    studies = papers.studies(ledger.lines())
+    studies = study_costs(read_ledger(its.account.path, its.account.dataset))
     if study not in studies:
-        return terms(its) | {"epsilon": 0.0, "epsilon_replace_one": 0.0, "epsilon_charged": 0.0}
-    return terms(its) | {"epsilon": studies[study].epsilon, "epsilon_charged": studies[study].charged}
+        return replace(terms(its), epsilon=0.0, epsilon_replace_one=0.0, epsilon_charged=0.0)
+    return replace(terms(its), epsilon=studies[study].epsilon, epsilon_charged=studies[study].charged)
 
 
 def row_hashes(data: SiloDataset, key: bytes) -> RowSet:
@@ -233,9 +237,9 @@ def trained(
     """
     beside = changed_beside(trainer.method, trainer.partition)
     if settings is None:
-        moved = [*trainer.loop.movable(trainer.method.trained), *beside]
+        moved = [*trainer.loop.movable(trained_roles(trainer.method)), *beside]
         return labels.after(first, moved, private=False)
-    moved = [*trainer.loop.movable(trainer.method.trained - labels.STILL), *beside]
+    moved = [*trainer.loop.movable(trained_roles(trainer.method) - labels.STILL), *beside]
     fresh = refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)
@@ -248,7 +252,7 @@ def settled(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
         worst = labels.together({"all": label} for label in before.values())["all"]
         before = dict.fromkeys(before, worst)
-    return labels.after(before, trainer.loop.movable(trainer.method.finished), private=False)
+    return labels.after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
 
 
 def refreshed(trainer: Trainer, settings: PrivacySettings) -> list[str]:
@@ -257,5 +261,5 @@ def refreshed(trainer: Trainer, settings: PrivacySettings) -> list[str]:
     return [
         f"body.{path}.{name}"
         for path in released_layers(body, settings)
-        for name, _ in layers(body)[path].named_buffers()
+        for name, _ in adaptable_layers(body)[path].named_buffers()
     ]

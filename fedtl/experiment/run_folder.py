@@ -1,11 +1,11 @@
 """
-The files of one run: what stands where, and how each is written so that a kill at any moment leaves it whole.
+The files of one run, each written so that a process killed at any moment leaves it whole.
 
-    experiment.toml  resolved, overrides included     history.jsonl  one line a round
-    result.json      the numbers; there when done     report.html    self-contained
+    experiment.toml  settings, with overrides         history.jsonl  one line a round
+    result.json      written when the run is done     report.html    self-contained
     shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors,
-                                                                    validation.json: figures that are its own
-    checkpoint/state.pt   what --resume needs         transcript/   what the server saw, where [audit] keeps it
+                                                                    validation.json: metrics on validation rows
+    checkpoint/state.pt   for --resume                transcript/   messages the server saw, where [audit] asks for it
 """
 
 import json
@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
+from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
@@ -29,9 +30,11 @@ from fedtl.federation.rounds import ServerState
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label, Labels
+from fedtl.results.comparison import Comparison
+from fedtl.results.run import HistoryLine, RunResult
 
-TRANSCRIPT = "transcript"  # the folder of what the server saw, where [audit] asks for it
-RUNS = "runs"  # where runs go that were given no folder
+TRANSCRIPT = "transcript"  # folder of the messages that the server saw
+RUNS = "runs"  # default folder for runs
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,28 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> "RunFolder":
-        """Raises ConfigError where something stands already."""
+        """Make the folder and write ``experiment.toml``. Raises ConfigError where the folder is not empty."""
         if path.is_file():
             raise ConfigError(f"--out: {path} is a file, not a folder")
         if path.exists() and any(path.iterdir()):
-            raise ConfigError(f"{path} is not empty; give another --out, or go on with it: --resume {path}")
+            raise ConfigError(
+                f"{path} is not empty; give another --out, or continue the run with --resume {path}"
+            )
         path.mkdir(parents=True, exist_ok=True)
-        write(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        write_file(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Raises ConfigError where there is no run."""
+        """Return the run in an existing folder. Raises ConfigError where there is none."""
         if not (path / "experiment.toml").is_file():
             raise ConfigError(f"{path} is not a run folder: it has no experiment.toml")
         return cls(path)
 
     def discard_untouched(self) -> bool:
         """
-        Remove the folder again where nothing but the experiment was written: a refused run leaves no trace. The
-        folder ``runs`` above it, where it has nothing else, goes too. Returns whether there was no trace to keep.
+        Remove the folder if it holds nothing but ``experiment.toml``, and the folder ``runs`` above it if it is then empty.
+        Returns whether the folder is gone.
         """
         if not self.path.exists():
             return True
@@ -74,18 +79,39 @@ class RunFolder:
     def experiment(self) -> Experiment:
         return load(str(self.path / "experiment.toml"))
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        write(self.path / name, lambda file: file.write_text(text))
+    def result(self) -> RunResult:
+        """Raises ConfigError where the run did not end, or the file is damaged."""
+        return self._record("result.json", RunResult)
+
+    def comparison(self) -> Comparison:
+        """Raises ConfigError where the comparison did not end, or the file is damaged."""
+        return self._record("comparison.json", Comparison)
+
+    def validation(self, silo: str) -> dict[str, float] | None:
+        """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""
+        name = f"silos/{silo}/validation.json"
+        return self.read_json(name) if self.has(name) else None
+
+    def write_json(self, name: str, content: object) -> None:
+        """Write a record (see ``records``) or plain values."""
+        text = json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
+        write_file(self.path / name, lambda file: file.write_text(text))
+
+    def _record(self, name: str, kind: type[Record]) -> Record:
+        content = self.read_json(name)
+        try:
+            return from_plain(kind, content)
+        except ValueError as error:
+            raise _damaged(self.path / name, error) from error
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Raises ConfigError where the run did not get that far."""
+        """Read plain values. Raises ConfigError where the run has not written the file yet, or it is damaged."""
         path = self.path / name
         if not path.is_file():
             raise ConfigError(
-                f"{path} is not there yet: the run did not end; go on with --resume {self.path}"
+                f"{path} does not exist yet: the run is not finished; continue it with --resume {self.path}"
                 if not self.has("comparison.json")
-                else f"{self.path} is a comparison; name one of its runs: {self._runs()}"
+                else f"{self.path} is a comparison; give one of its runs instead: {self._runs()}"
             )
         try:
             content: dict[str, Any] = json.loads(path.read_text())
@@ -96,20 +122,21 @@ class RunFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[HistoryLine]:
         path = self.path / "history.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [from_plain(HistoryLine, json.loads(line)) for line in lines]
 
-    def append(self, line: Mapping[str, Any]) -> None:
+    def append(self, line: HistoryLine) -> None:
         with (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(json.dumps(to_plain(line), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def save(
         self, standing: ServerState, own: Mapping[str, tuple[State, Labels]], so_far: Mapping[str, float]
     ) -> None:
-        """The checkpoint after a round: the server's standing, what every silo keeps, the sums so far."""
+        """Write the checkpoint of a round: the server's state, every silo's local tensors, the totals so far."""
         content = {
             "round": standing.round,
             "shared": standing.shared,
@@ -118,12 +145,12 @@ class RunFolder:
             "labels": {name: {k: str(v) for k, v in its.items()} for name, (_, its) in own.items()},
             "so_far": dict(so_far),
         }
-        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
+        write_file(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
 
     def saved(self) -> tuple[ServerState, dict[str, tuple[State, Labels]], dict[str, float]] | None:
         """
-        The last checkpoint, or None before the first round. Lines of the history that are younger than it
-        belong to a round that is run again, and are dropped.
+        Return the last checkpoint, or None before the first round. History lines of later rounds are dropped: these rounds
+        are run again.
         """
         path = self.path / "checkpoint" / "state.pt"
         try:
@@ -133,7 +160,7 @@ class RunFolder:
         done = content["round"] if content else 0
         lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
         if lines or (self.path / "history.jsonl").exists():
-            write(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
+            write_file(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
         if not content:
             return None
         labels: dict[str, Labels] = {
@@ -144,26 +171,28 @@ class RunFolder:
 
     def _whole_lines(self) -> list[dict[str, Any]]:
         path = self.path / "history.jsonl"
-        whole = path.read_text().split("\n")[:-1] if path.exists() else []  # a torn last line has no newline
+        whole = (
+            path.read_text().split("\n")[:-1] if path.exists() else []
+        )  # an incomplete last line has no newline
         return [json.loads(line) for line in whole]
 
     def silo(self, name: str) -> Path:
         return self.path / "silos" / name
 
     def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
-        """``labels``, of these tensors and perhaps others: where they come from, for who starts from them."""
+        """Write tensors. ``labels``: the provenance of these tensors, and perhaps of others; written into the file."""
         about = None if labels is None else marks.metadata({key: labels[key] for key in state})
-        write(self.path / name, lambda file: save_file(state, file, about))
+        write_file(self.path / name, lambda file: save_file(state, file, about))
 
     def tensors(self, name: str) -> State:
-        """Raises ConfigError where the file is not there or damaged."""
+        """Read tensors. Raises ConfigError where the file does not exist or is damaged."""
         try:
             return load_file(self.path / name)
         except (OSError, SafetensorError) as error:
             raise _damaged(self.path / name, error) from error
 
     def labels(self, name: str) -> dict[str, Label] | None:
-        """Where a file's tensors come from; None where it does not say. Raises ModelError."""
+        """Return the provenance of a file's tensors; None where it does not record it. Raises ModelError."""
         return marks.read(self.path / name)
 
     def _runs(self) -> str:
@@ -176,10 +205,12 @@ class RunFolder:
         self.write_json(f"silos/{silo}/inputs.json", {**asdict(inputs), "classes": classes, "shape": shape})
 
     def inputs(self, silo: str) -> tuple[Inputs, tuple[str, ...], tuple[int, ...]]:
-        """Raises ConfigError for a silo that is not in the run."""
+        """Return inputs, classes and input shape. Raises ConfigError for a silo that is not in the run."""
         if not (self.silo(silo) / "inputs.json").is_file():
             known = sorted(path.name for path in (self.path / "silos").glob("*"))
-            raise ConfigError(f"--silo {silo!r}: the run has {', '.join(known) or 'no finished silo'}")
+            raise ConfigError(
+                f"--silo {silo!r} is not in the run; it has {', '.join(known) or 'no finished silo'}"
+            )
         content = self.read_json(f"silos/{silo}/inputs.json")
         classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}

@@ -27,17 +27,18 @@ from fedtl.methods.base import Method
 from fedtl.methods.sets import MODEL, set_of
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State, size_in_bytes
 from fedtl.privacy import taint as labels
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
+from fedtl.results.plan import StatePart, TensorRow
 from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
-from fedtl.simulation.temp_folder import adopt
+from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -85,15 +86,15 @@ class Study:
         if not self.shelf.has(f"{name}.{part}"):
             prepared = self.prepared(name, reader(self.raws, self.experiment.data)(name))
             for key in ("data", "exam", "inputs"):
-                self.shelf.keep(f"{name}.{key}", partial(getattr, prepared, key))
-        return self.shelf.take(f"{name}.{part}")
+                self.shelf.get_or_make(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.shelf.get(f"{name}.{part}")
 
     def prepared(self, name: str, raw: Raw) -> Prepared:
         """A silo's stored rows as its data; anew each time. Raises DataError."""
         settings, its = self.experiment.data, self.schema.silos[name]
         own = self.method.head_is_local
         labels, trained = (its.classes, its.trained) if own else (self.schema.union, self.schema.trained)
-        return prepare.prepare(raw, settings, name, self.experiment.seed, labels, trained)
+        return prepare.prepare_silo(raw, settings, name, self.experiment.seed, labels, trained)
 
     @property
     def source(self) -> "StudySource":
@@ -145,7 +146,7 @@ class Study:
 
 def reader(raws: SharedStore, settings: DataSettings) -> Callable[[str], Raw]:
     """A silo's rows as they are stored; from its source the first time, from the shelf after that."""
-    return lambda name: raws.keep(f"{name}.raw", lambda: prepare.read(settings, name))
+    return lambda name: raws.get_or_make(f"{name}.raw", lambda: prepare.read_silo(settings, name))
 
 
 def build(
@@ -192,7 +193,7 @@ def build(
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         start = {**(start or {}), **statistics_of_noise(trainer, seen.shape, len(seen.union) or 1)}
         trainer = replace(trainer, start=start)
-    choose.check(experiment.engine, trainer)
+    choose.check_engine(experiment.engine, trainer)
     first = {**labels.public(trainer.partition.roles), **said}
     return Study(experiment, method, seen, trainer, shelf, raws, tuple(notes), first=first)
 
@@ -215,13 +216,13 @@ class StudySource:
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
     """A worker's workplace, built in the worker; on another machine the shelves are that machine's own."""
     for shelf in (source.raws, source.shelf):
-        adopt(shelf.folder)
+        adopt_folder(shelf.folder)
     study = build(source.experiment, source.raws, source.shelf, device, start, source.schema)
     return WorkerContext(study.trainer, study.data)
 
 
 def _privately(experiment: Experiment, plan: ModelSpec, shape: tuple[int, ...]) -> ModelSpec:
-    plan = privately(plan)
+    plan = with_private_norms(plan)
     return with_input_scale(plan, shape) if experiment.data.scale == "dp" else plan
 
 
@@ -230,29 +231,29 @@ def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     return model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
 
 
-def parts_table(tensors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the method keeps or sends beside the model, of ``tensor_table``: name, bytes, and whether it leaves."""
-    parts: dict[str, dict[str, Any]] = {}
+def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
+    """Return what the method keeps or sends beside the model, with the bytes of each part."""
+    parts: dict[str, StatePart] = {}
     for tensor in tensors:
-        if (name := set_of(tensor["name"])) != MODEL:
-            part = parts.setdefault(name, {"name": name, "bytes": 0, "leaves": tensor["leaves"]})
-            part["bytes"] += tensor["bytes"]
-    return list(parts.values())
+        if (name := set_of(tensor.name)) != MODEL:
+            so_far = parts.get(name, StatePart(name, 0, tensor.leaves))
+            parts[name] = replace(so_far, bytes=so_far.bytes + tensor.bytes)
+    return tuple(parts.values())
 
 
-def tensor_table(study: Study) -> list[dict[str, Any]]:
-    """Every tensor of the model: name, role, shape, bytes, whether it leaves a silo; where private, its label."""
+def tensor_table(study: Study) -> tuple[TensorRow, ...]:
+    """Return a row for every tensor of the model, and of what the method keeps beside it."""
     width = len(study.schema.union) or 1
     partition = study.trainer.partition
     planned = trained(study.trainer, study.first, study.experiment.privacy)
-    return [
-        {
-            "name": name,
-            "role": str(partition.roles[name]),
-            "shape": list(tensor.shape),
-            "bytes": size_in_bytes({name: tensor}),
-            "leaves": partition.leaves(name),
-            **({"label": str(planned[name])} if study.experiment.privacy else {}),
-        }
+    return tuple(
+        TensorRow(
+            name=name,
+            role=str(partition.roles[name]),
+            shape=tuple(tensor.shape),
+            bytes=size_in_bytes({name: tensor}),
+            leaves=partition.leaves(name),
+            label=str(planned[name]) if study.experiment.privacy else None,
+        )
         for name, tensor in {**study.trainer.net(width).state_dict(), **study.trainer.initial(width)}.items()
-    ]
+    )

@@ -1,12 +1,11 @@
 """
 Tasks and updates as Flower's records, and the silos behind Flower's grid as a Federation.
 
-Tensors travel as plain bytes with their shape and kind, and are read only where the three agree: nothing that comes
+Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing that comes
 from a peer is unpickled, and nothing in it can ask for more memory than it brought. Must not know rows or silos' state.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedtl._util.tensors import from_raw, to_raw
 from fedtl.errors import Denied, NotEnoughSilos
+from fedtl.federation.packing import MAX_TENSORS, pack, unpack
 from fedtl.federation.policy import MEANING, Code
 from fedtl.messages import Refusal, Task, Update
 from fedtl.models.state import State, size_in_bytes
@@ -23,8 +24,8 @@ from fedtl.models.state import State, size_in_bytes
 log = logging.getLogger(__name__)
 KIND = "fedtl.raw"  # how tensors are written: their own bytes, little-endian
 DTYPES = {
-    str(its).removeprefix("torch."): its
-    for its in (
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
         torch.float32,
         torch.float64,
         torch.float16,
@@ -34,133 +35,118 @@ DTYPES = {
         torch.uint8,
     )
 }
-MOST = 100_000  # tensors in a message
-FEW = 100  # metrics of a reply
-LONGEST = 100  # characters of a name in a message
-PAUSE = 1.0  # seconds between two looks at what has come
+MAX_TASK_BYTES = 1 << 34
+POLL_SECONDS = 1.0
+# Flower's own error codes. The texts that come with them are the peer's and are not repeated.
+FLOWER_ERRORS = {
+    2: "its app failed (code 2)",
+    5: "went away during the round (code 5)",
+    7: "has not approved this bundle (code 7)",
+    8: "its app stopped responding (code 8)",
+}
 
 
-def arrays(state: State) -> ArrayRecord:
+def array_record(state: State) -> ArrayRecord:
     return ArrayRecord({name: _array(state[name]) for name in sorted(state)})
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    flat = tensor.detach().cpu().contiguous()
-    data = flat.reshape(-1).view(torch.uint8).numpy().tobytes()
-    return Array(str(flat.dtype).removeprefix("torch."), tuple(flat.shape), KIND, data)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Array(dtype, tuple(tensor.shape), KIND, to_raw(tensor).tobytes())
 
 
-def state_of(record: Any) -> State:
-    """Raises ValueError for anything but plain tensors, whose bytes are as many as their shapes say."""
-    if not isinstance(record, ArrayRecord) or len(record) > MOST:
-        raise ValueError("no tensors, or too many")
-    return {name: _tensor(its) for name, its in record.items()}
+def read_tensors(record: Any, max_bytes: int) -> State:
+    """
+    The tensors of an ArrayRecord. Raises ValueError for anything but plain tensors that have as many bytes as their
+    shapes say, and for more than ``max_bytes`` in all, before any of it is copied.
+    """
+    if not isinstance(record, ArrayRecord) or len(record) > MAX_TENSORS:
+        raise ValueError(f"not tensors, or more than {MAX_TENSORS}")
+    if sum(len(array.data) for array in record.values()) > max_bytes:
+        raise ValueError(f"more than {max_bytes} bytes of tensors")
+    return {name: _tensor(array) for name, array in record.items()}
 
 
 def _tensor(array: Array) -> torch.Tensor:
     dtype = DTYPES.get(array.dtype)
-    if dtype is None or array.stype != KIND or len(array.shape) > 8 or any(size < 0 for size in array.shape):
-        raise ValueError(f"an array of kind {array.stype[:20]!r}, type {array.dtype[:20]!r}")
-    if math.prod(array.shape) * dtype.itemsize != len(array.data):
-        raise ValueError(f"{len(array.data)} bytes are no {dtype} of that shape")
-    if not array.data:
-        return torch.empty(array.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(array.data), dtype=dtype).reshape(array.shape)
+    if dtype is None or array.stype != KIND:
+        raise ValueError(f"an array that is not of kind {KIND}, or of an unknown type")
+    return from_raw(bytearray(array.data), dtype, array.shape)
 
 
-def task_records(task: Task) -> RecordDict:
-    numbers: dict[str, Any] = {
-        "study": task.study,
-        "round": task.round,
-        "rounds": task.rounds,
-        "seed": task.seed,
-    }
-    return RecordDict({"task": ConfigRecord(numbers), "shared": arrays(task.shared)})
+def task_to_records(task: Task) -> RecordDict:
+    header, tensors = pack(task)
+    return RecordDict({"task": ConfigRecord(header), "shared": array_record(tensors)})
 
 
-def task_of(content: RecordDict) -> Task:
-    """Raises Denied for what is no task."""
+def task_from_records(content: RecordDict) -> Task:
+    """Raises Denied for a message that is not a task."""
     try:
         if set(content) != {"task", "shared"}:
-            raise ValueError(f"{len(content)} records that are no task's")
-        its: Any = content["task"]
-        if odd := sorted(set(its) - {"study", "round", "rounds", "seed"}):
-            raise ValueError(f"it sets {odd[0][:LONGEST]!r}, which is no task's")
-        study, numbers = its["study"], [its[key] for key in ("round", "rounds", "seed")]
-        if not isinstance(study, str) or not all(type(number) is int for number in numbers):
-            raise ValueError("a task of other types")
-        return Task(study, numbers[0], numbers[1], numbers[2], state_of(content["shared"]))
+            raise ValueError(f"{len(content)} records, which are not those of a task")
+        header: Any = content["task"]
+        return unpack(Task, dict(header), read_tensors(content["shared"], MAX_TASK_BYTES))
     except (ValueError, KeyError, TypeError) as error:
-        raise Denied(Code.TENSORS, f"the message is no task: {str(error)[:200]}") from error
+        raise Denied(Code.TENSORS, f"the message is not a task: {str(error)[:200]}") from error
 
 
-def reply_records(reply: Update | Refusal) -> RecordDict:
+def reply_to_records(reply: Update | Refusal) -> RecordDict:
     if isinstance(reply, Refusal):
-        told: dict[str, Any] = {"silo": reply.silo, "round": reply.round, "code": str(reply.reason)}
-        return RecordDict({"refusal": ConfigRecord(told)})
-    told = {"silo": reply.silo, "round": reply.round, "weight": float(reply.weight)}
-    return RecordDict(
-        {
-            "update": ConfigRecord(told),
-            "delta": arrays(reply.delta),
-            "metrics": MetricRecord({name: float(value) for name, value in reply.metrics.items()}),
-        }
-    )
+        refusal: dict[str, Any] = {"silo": reply.silo, "round": reply.round, "code": str(reply.reason)}
+        return RecordDict({"refusal": ConfigRecord(refusal)})
+    header, tensors = pack(reply)
+    metrics = MetricRecord(header.pop("metrics"))
+    return RecordDict({"update": ConfigRecord(header), "delta": array_record(tensors), "metrics": metrics})
 
 
-def reply_of(message: Message, silo: str, task: Task) -> Update | Refusal:
-    """What a silo replied, in words of our own where it is no update."""
+def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refusal:
+    """
+    What a silo replied; a Refusal with a reason of our own where it is not an update. Never raises for what a peer can send.
+    """
     if message.has_error():
-        return Refusal(silo, task.round, f"{silo}: {_fault(message.error.code)}")
+        number = message.error.code
+        reason = FLOWER_ERRORS.get(number, f"Flower reports code {number}")
+        return Refusal(silo, task.round, f"{silo}: {reason}")
     try:
         content: Any = message.content
         if set(content) == {"refusal"}:
             code = Code(content["refusal"]["code"])
             return Refusal(silo, task.round, f"{silo}: {MEANING[code]} ({code})")
         if set(content) != {"update", "delta", "metrics"}:
-            raise ValueError
-        its = content["update"]
-        if its["silo"] != silo:
+            raise ValueError("other records")
+        if content["update"]["silo"] != silo:
             return Refusal(
-                silo, task.round, f"{silo}: replies by another name; one of the two is misconfigured"
+                silo, task.round, f"{silo}: its reply has another silo's name; check `name` in both silo.toml"
             )
-        delta = content["delta"]
-        if sum(len(array.data) for array in delta.values()) > size_in_bytes(task.shared):
-            return Refusal(silo, task.round, f"{silo}: sends more bytes than were asked for")
-        if set(its) != {"silo", "round", "weight"} or len(content["metrics"]) > FEW:
-            raise ValueError
-        metrics = {str(name)[:LONGEST]: float(value) for name, value in content["metrics"].items()}
-        if not all(map(math.isfinite, metrics.values())):
-            raise ValueError
-        return Update(silo, int(its["round"]), state_of(delta), float(its["weight"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Refusal(silo, task.round, f"{silo}: its reply is no update")
+        asked = size_in_bytes(task.shared)
+        if (size := sum(len(array.data) for array in content["delta"].values())) > asked:
+            return Refusal(
+                silo, task.round, f"{silo}: its update has {size:,} bytes, more than the {asked:,} asked for"
+            )
+        header = {**content["update"], "metrics": dict(content["metrics"])}
+        return unpack(Update, header, read_tensors(content["delta"], asked))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.info("%s: its reply is not an update: %s", silo, str(error)[:200])
+        return Refusal(silo, task.round, f"{silo}: its reply is not an update")
 
 
-def answer(message: Message, act: Callable[[Callable[[], Task]], Update | Refusal]) -> Message:
-    """A ClientApp's whole work: ``act`` gets a way to read the task, and never an exception leaves."""
-    try:
-        reply = act(lambda: task_of(message.content))
-    except Exception as error:  # Flower would send its text to the server
-        log.error("the round failed before the home was open: %s", error)
-        reply = Refusal("", 0, Code.FAILED)
-    return Message(reply_records(reply), reply_to=message)
-
-
-def _fault(code: int) -> str:
-    """Flower's own errors, as far as they say anything; the texts that come with them are not repeated."""
-    return {
-        2: "its app failed (code 2)",
-        5: "went away during the round (code 5)",
-        7: "has not approved this bundle (code 7)",
-        8: "its app stopped responding (code 8)",
-    }.get(code, f"Flower says code {code}")
-
-
-class OverFlower:
+def answer_message(message: Message, act: Callable[[Callable[[], Task]], Update | Refusal]) -> Message:
     """
-    The silos behind a grid. ``nodes`` gives Flower's node of each admitted name, anew each round; ``deadline``: seconds
-    for a round, and for ``minimum`` silos to be there. What comes later is dead: the message's time to live ends too.
+    The reply of a ClientApp. ``act`` gets a function that reads the task. No exception leaves, because Flower would send
+    its text to the server.
+    """
+    try:
+        reply = act(lambda: task_from_records(message.content))
+    except Exception as error:
+        log.error("the round failed before the site's folder was open: %s", error)
+        reply = Refusal("", 0, Code.FAILED)
+    return Message(reply_to_records(reply), reply_to=message)
+
+
+class FlowerFederation:
+    """
+    The silos behind a grid. ``nodes`` returns the Flower node of each admitted silo, anew each round; ``deadline``: seconds
+    for a round, and for ``minimum`` silos to connect. A later reply is dropped: the message's time to live ends too.
     """
 
     def __init__(
@@ -169,43 +155,47 @@ class OverFlower:
         self.grid, self.nodes, self.minimum, self.deadline = grid, nodes, minimum, deadline
 
     def silos(self) -> Sequence[str]:
-        """Those that are connected, once there are enough. Raises NotEnoughSilos."""
-        end, said = time.monotonic() + self.deadline, False
+        """The connected silos, once there are ``minimum``. Raises NotEnoughSilos after the deadline."""
+        end, logged = time.monotonic() + self.deadline, False
         while True:
             online, admitted = set(self.grid.get_node_ids()), self.nodes()
-            found = sorted(name for name, node in admitted.items() if node in online)
-            if len(found) >= self.minimum:
-                return found
+            connected = sorted(name for name, node in admitted.items() if node in online)
+            if len(connected) >= self.minimum:
+                return connected
             if time.monotonic() > end:
-                away = ", ".join(sorted(admitted.keys() - set(found))) or "nobody else is admitted"
+                away = ", ".join(sorted(admitted.keys() - set(connected))) or "no other silo is admitted"
                 raise NotEnoughSilos(
-                    f"{len(found)} of {self.minimum} silos are connected after {self.deadline:g} s; away: {away}"
+                    f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; away: {away}"
                 )
-            if not said:
-                log.info("waiting for %d silos; connected: %s", self.minimum, ", ".join(found) or "none")
-                said = True
-            time.sleep(PAUSE)
+            if not logged:
+                log.info("waiting for %d silos; connected: %s", self.minimum, ", ".join(connected) or "none")
+                logged = True
+            time.sleep(POLL_SECONDS)
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
+        """Send the task to these silos and yield their replies as they come, one for each silo."""
         end, nodes = time.monotonic() + self.deadline, self.nodes()
-        content = task_records(task)
+        content = task_to_records(task)
+        admitted = [name for name in silos if name in nodes]
+        for name in sorted(set(silos) - set(admitted)):
+            yield Refusal(name, task.round, f"{name}: is no longer admitted")
         messages = [
             Message(content, nodes[name], "train", ttl=self.deadline, group_id=str(task.round))
-            for name in silos
+            for name in admitted
         ]
         waiting: dict[str, str] = {}
-        for name, sent in zip(silos, self.grid.push_messages(messages), strict=True):
+        for name, sent in zip(admitted, self.grid.push_messages(messages), strict=True):
             if sent:
                 waiting[sent] = name
             else:
-                yield Refusal(name, task.round, f"{name}: Flower took no message for it")
+                yield Refusal(name, task.round, f"{name}: Flower could not send it the task")
         del messages, content
         while waiting and time.monotonic() < end:
             for reply in self.grid.pull_messages(list(waiting)):
                 if name := waiting.pop(reply.metadata.reply_to_message_id, ""):
-                    yield reply_of(reply, name, task)
+                    yield reply_from_message(reply, name, task)
             if waiting:
-                time.sleep(PAUSE)
+                time.sleep(POLL_SECONDS)
         for name in sorted(waiting.values()):
             yield Refusal(
                 name, task.round, f"{name}: no reply within {self.deadline:g} s; it is asked again next round"

@@ -1,8 +1,8 @@
 """
-What an institution lets out, and what it lets itself be asked for. Deny by default: what no list names is refused.
+What a site may send and what it may be asked for. Deny by default: what no list of the policy names is refused.
 
-The server learns one of the fixed codes below and nothing else; why is for the institution's own record. Must not
-know how an update is made, nor how it travels.
+The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. Must not know
+how an update is made, nor how it travels.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedtl.errors import Denied
 
-if TYPE_CHECKING:  # the SuperNode asks for codes and hashes only, and does without torch
+if TYPE_CHECKING:  # the SuperNode needs codes and hashes only, and does not import torch
     from torch import Tensor
 
     from fedtl.messages import Task, Update
@@ -23,27 +23,27 @@ if TYPE_CHECKING:  # the SuperNode asks for codes and hashes only, and does with
 
 
 class Code(StrEnum):
-    """All that a server is ever told about a refusal."""
+    """Why a site refused: all that the server is told."""
 
-    DECLINED = "declined"  # budget, policy, anything about data: which of them it was stays at home
-    PLAN = "plan"  # not the bundle, plan or code that was approved
-    ROUND = "round"  # an older round, or another task for the same one
-    TENSORS = "tensors"  # asked for, or was sent, what is not on the manifest
-    FAILED = "failed"  # the silo could not do it; its own log says why
+    DECLINED = "declined"  # budget, policy or anything about data; the server is not told which
+    PLAN = "plan"  # the bundle, plan or code is not the approved one
+    ROUND = "round"  # an earlier round, or a second, different task for the same round
+    TENSORS = "tensors"  # tensors that are not on the manifest
+    FAILED = "failed"  # an error at the site; its own log has the details
 
 
 MEANING = {
-    Code.DECLINED: "does not take part; its steward knows why",
+    Code.DECLINED: "refused this round (the reason is recorded at the site)",
     Code.PLAN: "has not approved this bundle or plan",
-    Code.ROUND: "knows another task for this round, or a later round",
+    Code.ROUND: "has already answered another task for this round, or a later round",
     Code.TENSORS: "was sent tensors that are not on its manifest",
-    Code.FAILED: "could not do this round; its own log says why",
+    Code.FAILED: "failed in this round (see the log at the site)",
 }
 
 
 @dataclass(frozen=True)
 class ManifestTensor:
-    """One tensor on the manifest."""
+    """One line of a manifest."""
 
     name: str
     role: str
@@ -54,7 +54,7 @@ class ManifestTensor:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Every tensor that would leave each round, in the order of names."""
+    """Every tensor that would leave the site each round, in order of names."""
 
     lines: tuple[ManifestTensor, ...]
 
@@ -70,10 +70,11 @@ class Manifest:
 @dataclass(frozen=True)
 class Policy:
     """
-    ``bytes``: the most that may leave in a round. ``norm``: of the whole update, the most. ``minimum_silos``: fewer
-    than that are not asked to be aggregated; that they are is the server's word. ``private``: nothing leaves without
-    differential privacy. ``rows``: the number of training rows may leave as the weight. Under differential privacy it never
-    does, and is public all the same: the claim is for a known number, which the size of the noise gives away.
+    What may leave a site. ``bytes``: the most in one round. ``norm``: the largest L2 norm of an update over all its tensors.
+    ``minimum_silos``: the server must combine at least this many sites; fedtl at the site cannot verify that it does.
+    ``private``: only updates with differential privacy may leave. ``rows``: the number of training rows may leave as the
+    update's weight. With differential privacy it never leaves, but it is public all the same: the guarantee is for a known
+    number of rows, and the noise depends on it.
     """
 
     roles: frozenset[str] = frozenset()
@@ -89,95 +90,120 @@ class Policy:
 
 @dataclass(frozen=True)
 class Terms:
-    """What was agreed beforehand and a task may not change."""
+    """What the approved plan fixes and a task must match."""
 
     rounds: int
     seed: int
     manifest: Manifest
 
 
-def manifest(partition: "Partition", state: "State") -> Manifest:
-    """Of a model's whole state, on no device's memory: shapes are all that is read."""
+def make_manifest(partition: "Partition", state: "State") -> Manifest:
+    """The manifest of a model's whole state. Only names, shapes and types are read, so meta tensors will do."""
     from fedtl.models.state import size_in_bytes
 
     return Manifest(
         tuple(
             ManifestTensor(
-                name, str(partition.roles[name]), tuple(its.shape), _dtype(its), size_in_bytes({name: its})
+                name,
+                str(partition.roles[name]),
+                tuple(tensor.shape),
+                _dtype(tensor),
+                size_in_bytes({name: tensor}),
             )
-            for name, its in sorted(state.items())
+            for name, tensor in sorted(state.items())
             if partition.leaves(name)
         )
     )
 
 
-def check_manifest(its: Manifest, policy: Policy) -> None:
-    """Whether such a plan could ever be allowed. Raises Denied."""
-    if not its.lines:
-        raise Denied(Code.PLAN, "nothing would leave: there is nothing to take part in")
-    for line in its.lines:
+def check_manifest(manifest: Manifest, policy: Policy) -> None:
+    """Raise Denied unless the policy allows every tensor on the manifest, and their size."""
+    if not manifest.lines:
+        raise Denied(Code.PLAN, "the method shares no tensors, so this site has nothing to send")
+    for line in manifest.lines:
         if line.role not in policy.roles:
             allowed = ", ".join(sorted(policy.roles)) or "none"
-            raise Denied(Code.PLAN, f"{line.name} is {line.role}; policy.roles allows {allowed}")
-    if its.bytes > policy.bytes:
-        raise Denied(Code.PLAN, f"{its.bytes:,} bytes a round; policy.bytes allows {policy.bytes:,}")
+            raise Denied(Code.PLAN, f"{line.name} has the role {line.role}; policy.roles allows {allowed}")
+    if manifest.bytes > policy.bytes:
+        raise Denied(
+            Code.PLAN,
+            f"{manifest.bytes:,} bytes per round; policy.max_bytes_per_round allows {policy.bytes:,}",
+        )
 
 
 def check_task(task: "Task", terms: Terms) -> None:
-    """Whether a task asks for what was agreed, no more and no other. Raises Denied."""
+    """Raise Denied unless the task is of the approved plan: its rounds, its seed and the tensors of its manifest."""
     if not 1 <= task.round <= task.rounds or (task.rounds, task.seed) != (terms.rounds, terms.seed):
         raise Denied(
             Code.PLAN,
-            f"round {task.round} of {task.rounds}, seed {task.seed}; agreed are {terms.rounds} rounds and seed {terms.seed}",
+            f"round {task.round} of {task.rounds}, seed {task.seed}; the approved plan has {terms.rounds} rounds, seed {terms.seed}",
         )
-    _check_tensors(task.shared, terms.manifest, "was sent")
+    _check_tensors(task.shared, terms.manifest, "the task has")
 
 
-def verdict(
+def check_update(
     update: "Update", task: "Task", terms: Terms, policy: Policy, released: frozenset[str] | None, silo: str
 ) -> None:
     """
-    The last word on an update before it leaves. ``released``: the metrics that the promise it was made under releases
-    with noise, and charges; None: it was made under no promise. That it was charged is the ledger's to say
-    (``home.paid``). Raises Denied.
+    Raise Denied unless the update may leave. The last check before it does. ``released``: the metrics that are released
+    with noise and charged to the ledger; None for an update without differential privacy. That the update itself was
+    charged is checked against the ledger (``deployment.site.paid``).
     """
     if update.silo != silo or update.round != task.round:
-        raise Denied(Code.FAILED, f"an update of {update.silo}, round {update.round}, for round {task.round}")
+        raise Denied(
+            Code.FAILED,
+            f"the update is of {update.silo}, round {update.round}; asked for were {silo}, round {task.round}",
+        )
     check_manifest(terms.manifest, policy)
-    _check_tensors(update.delta, terms.manifest, "would send")
-    norm = math.sqrt(sum(float(its.double().square().sum()) for its in update.delta.values()))
+    _check_tensors(update.delta, terms.manifest, "the update has")
+    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.delta.values()))
     if norm > policy.norm:
-        raise Denied(Code.DECLINED, f"the update has norm {norm:.4g}; policy.norm allows {policy.norm:.4g}")
+        raise Denied(
+            Code.DECLINED, f"the update has norm {norm:.4g}; policy.max_update_norm allows {policy.norm:.4g}"
+        )
     if policy.private and released is None:
-        raise Denied(Code.DECLINED, "the policy asks for differential privacy, and the update has none")
+        raise Denied(
+            Code.DECLINED, "[policy.privacy] requires differential privacy; the update was made without it"
+        )
     if released is not None and update.weight != 1.0:
-        raise Denied(Code.DECLINED, "a private update would carry a number of rows")
-    if released is not None and (bare := sorted(set(update.metrics) - released)):
-        raise Denied(Code.DECLINED, f"the metric {bare[0]!r} is not one that the promise releases with noise")
-    if odd := sorted(set(update.metrics) - policy.metrics):
-        raise Denied(Code.DECLINED, f"the metric {odd[0]!r} is not among policy.metrics")
+        raise Denied(
+            Code.DECLINED,
+            "a private update must have weight 1: another weight would reveal the number of rows",
+        )
+    if released is not None and (unnoised := sorted(set(update.metrics) - released)):
+        raise Denied(Code.DECLINED, f"metrics: {unnoised[0]!r} has no noise, which a private update requires")
+    if forbidden := sorted(set(update.metrics) - policy.metrics):
+        raise Denied(Code.DECLINED, f"policy.metrics does not allow {forbidden[0]!r}")
     if not all(math.isfinite(value) for value in update.metrics.values()):
-        raise Denied(Code.DECLINED, "a metric is not finite")
+        raise Denied(Code.DECLINED, "metrics: a value is not finite")
     if not policy.rows and update.weight != 1.0:
-        raise Denied(Code.DECLINED, "the number of rows would leave as a weight; policy.rows is false")
+        raise Denied(
+            Code.DECLINED, "the update's weight is the number of rows; policy.share_row_count is false"
+        )
 
 
-def _check_tensors(found: "State", manifest: Manifest, what: str) -> None:
-    from fedtl.models.state import not_finite
+def _check_tensors(state: "State", manifest: Manifest, subject: str) -> None:
+    from fedtl.models.state import first_not_finite
 
-    wanted = {line.name: line for line in manifest.lines}
-    if odd := sorted(found.keys() ^ wanted.keys()):
-        side = "not on the manifest" if odd[0] in found else "missing"
-        raise Denied(Code.TENSORS, f"{what} {odd[0]!r}, which is {side} ({len(odd)} such)")
-    for name, its in found.items():
-        line = wanted[name]
-        if tuple(its.shape) != line.shape or _dtype(its) != line.dtype:
+    lines = {line.name: line for line in manifest.lines}
+    if missing := sorted(lines.keys() - state.keys()):
+        raise Denied(
+            Code.TENSORS,
+            f"{subject} no {missing[0]!r}, which is on the manifest ({len(missing)} such tensors)",
+        )
+    if extra := sorted(state.keys() - lines.keys()):
+        raise Denied(
+            Code.TENSORS, f"{subject} {extra[0]!r}, which is not on the manifest ({len(extra)} such tensors)"
+        )
+    for name, tensor in state.items():
+        line = lines[name]
+        if tuple(tensor.shape) != line.shape or _dtype(tensor) != line.dtype:
             raise Denied(
                 Code.TENSORS,
-                f"{what} {name} as {list(its.shape)} {_dtype(its)}; the manifest has {list(line.shape)} {line.dtype}",
+                f"{subject} {name} as {list(tensor.shape)} {_dtype(tensor)}; the manifest has {list(line.shape)} {line.dtype}",
             )
-    if broken := not_finite(found):
-        raise Denied(Code.TENSORS, f"{what} {broken}, which is not finite")
+    if broken := first_not_finite(state):
+        raise Denied(Code.TENSORS, f"{subject} a value in {broken} that is not finite")
 
 
 def _dtype(tensor: "Tensor") -> str:

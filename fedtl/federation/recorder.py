@@ -1,34 +1,37 @@
 """
-What the server saw in some rounds, kept for those who attack a run afterwards: a federation between server and silos.
+A transcript: what the server sent and received in chosen rounds, recorded for attacks on the run afterwards.
 
-What crosses is what is kept, nothing else: the tensors that went out, and each update as it came.
+It holds what crosses between server and silos and nothing else: the tensors sent, and each update as it came.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import write
+from fedtl._util.files import write_file
+from fedtl.federation.packing import pack, unpack
 from fedtl.federation.rounds import Federation
 from fedtl.messages import Refusal, Task, Update
 from fedtl.models.state import State
 
-SHARED = "shared"  # no silo's file: silos' stand in a folder of their own
+SHARED = "shared"  # cannot be taken for a silo's file: those are in a folder of their own
 
 
-def kept_rounds(rounds: int, count: int) -> frozenset[int]:
-    """So many rounds, the first and the last among them, evenly spread."""
+def rounds_to_record(rounds: int, count: int) -> frozenset[int]:
+    """``count`` of the rounds 1 to ``rounds``, evenly spread, with the first and the last among them."""
     if count < 2:
         return frozenset({1} if count else ())
-    return frozenset(round(1 + at * (rounds - 1) / (count - 1)) for at in range(count))
+    return frozenset(round(1 + step * (rounds - 1) / (count - 1)) for step in range(count))
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """``federation``, with these ``rounds`` written to ``folder`` while they pass by."""
+class RecordingFederation:
+    """Another federation whose ``rounds`` are written to ``folder``."""
 
     federation: Federation
     folder: Path
@@ -38,19 +41,19 @@ class Recorded:
         return self.federation.silos()
 
     def ask(self, task: Task, silos: Sequence[str]) -> Iterator[Update | Refusal]:
-        chosen = task.round in self.rounds
-        if chosen:
-            _save(_place(self.folder, task.round) / f"{SHARED}.safetensors", task.shared)
+        recorded = task.round in self.rounds
+        folder = _round_folder(self.folder, task.round)
+        if recorded:
+            write_file(folder / f"{SHARED}.safetensors", partial(save_file, task.shared))
         for reply in self.federation.ask(task, silos):
-            if chosen and isinstance(reply, Update):
-                path = _place(self.folder, task.round) / "silos" / f"{reply.silo}.safetensors"
-                _save(path, reply.delta, {"weight": repr(reply.weight)})
+            if recorded and isinstance(reply, Update):
+                _save_update(folder / "silos" / f"{reply.silo}.safetensors", reply)
             yield reply
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One round as the server saw it: what it sent, what came back from each silo, and with what weight."""
+class RecordedRound:
+    """One round as the server saw it: the tensors sent, and each silo's update and weight."""
 
     round: int
     shared: State
@@ -58,26 +61,31 @@ class Seen:
     weights: dict[str, float]
 
 
-def read(folder: Path) -> list[Seen]:
-    """All rounds that were kept, in order; none where the run kept none."""
-    found = []
-    for place in sorted(folder.glob("round-*")) if folder.is_dir() else ():
-        paths = {path.stem: path for path in sorted((place / "silos").glob("*.safetensors"))}
-        deltas = {name: load_file(path) for name, path in paths.items()}
-        number = int(place.name.removeprefix("round-"))
-        weights = {name: _weight(path) for name, path in paths.items()}
-        found.append(Seen(number, load_file(place / f"{SHARED}.safetensors"), deltas, weights))
-    return found
+def read_transcript(folder: Path) -> list[RecordedRound]:
+    """All recorded rounds in order; an empty list where none was recorded."""
+    recorded = []
+    for path in sorted(folder.glob("round-*")) if folder.is_dir() else ():
+        number = int(path.name.removeprefix("round-"))
+        updates = [_read_update(file, number) for file in sorted((path / "silos").glob("*.safetensors"))]
+        deltas = {update.silo: update.delta for update in updates}
+        weights = {update.silo: update.weight for update in updates}
+        recorded.append(RecordedRound(number, load_file(path / f"{SHARED}.safetensors"), deltas, weights))
+    return recorded
 
 
-def _weight(path: Path) -> float:
+def _save_update(path: Path, update: Update) -> None:
+    """The tensors, and each plain value as JSON in the metadata."""
+    header, tensors = pack(update)
+    metadata = {name: json.dumps(value) for name, value in header.items()}
+    write_file(path, lambda file: save_file(tensors, file, metadata))
+
+
+def _read_update(path: Path, number: int) -> Update:
     with safe_open(path, "pt") as file:
-        return float(file.metadata()["weight"])
+        header = {name: json.loads(text) for name, text in file.metadata().items()}
+    # fedtl 0.1.0 wrote the weight only.
+    return unpack(Update, {"silo": path.stem, "round": number, "metrics": {}} | header, load_file(path))
 
 
-def _place(folder: Path, number: int) -> Path:
+def _round_folder(folder: Path, number: int) -> Path:
     return folder / f"round-{number:06d}"
-
-
-def _save(path: Path, state: State, about: dict[str, str] | None = None) -> None:
-    write(path, lambda file: save_file(state, file, about))

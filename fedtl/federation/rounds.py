@@ -1,6 +1,4 @@
-"""
-The server's side of a study: sample, ask, sort, check, aggregate. It holds no data and sees only updates.
-"""
+"""The server's side of a study: sample silos, ask them, check their replies and aggregate. It sees only updates."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,22 +10,26 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
-from fedtl.models.state import State, not_finite, size_in_bytes
+from fedtl.models.state import State, first_not_finite, size_in_bytes
 
-HEAVIEST = 1e12  # examples; a weight beyond it would swallow the others or overflow their sum
+MAX_WEIGHT = 1e12  # rows; a larger weight would outweigh all others or overflow their sum
 
 
 class Federation(Protocol):
-    """The silos, as the server can reach them: in this process, over Flower, or under an auditor's eye."""
+    """The silos as the server reaches them: in this process, over Flower, or recorded."""
 
-    def silos(self) -> Sequence[str]: ...
+    def silos(self) -> Sequence[str]:
+        """The names of the silos that can be asked now."""
+        ...
 
-    def ask(self, task: Task, silos: Sequence[str]) -> Iterable[Update | Refusal]: ...
+    def ask(self, task: Task, silos: Sequence[str]) -> Iterable[Update | Refusal]:
+        """Send the task to these silos; their replies in any order, as they come."""
+        ...
 
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """What the coordinator decides beforehand. ``silos_per_round`` None: all of them."""
+    """The coordinator's settings of a study. ``silos_per_round`` None: all silos."""
 
     study: str
     seed: int
@@ -39,7 +41,7 @@ class FederationConfig:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server has after ``round`` rounds; enough to go on from. ``memory`` is its optimiser's."""
+    """The server after ``round`` rounds: all that is needed to continue. ``memory`` is the state of the server's optimiser."""
 
     round: int
     shared: State
@@ -48,7 +50,7 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the history keeps of one update."""
+    """The part of an update that the history keeps."""
 
     weight: float
     metrics: Mapping[str, float]
@@ -56,7 +58,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Round:
-    """One round, as it went: where it led, who counted, who did not and why, and what crossed (bytes)."""
+    """The result of one round. ``left_out``: the reason for each silo whose reply does not count. Sizes in bytes."""
 
     after: ServerState
     replies: Mapping[str, Reply]
@@ -65,59 +67,59 @@ class Round:
     bytes_up: int
 
 
-def rounds(
-    federation: Federation, plan: FederationConfig, start: ServerState, roles: Mapping[str, Role]
+def run_rounds(
+    federation: Federation, config: FederationConfig, start: ServerState, roles: Mapping[str, Role]
 ) -> Iterator[Round]:
     """
-    The rounds from ``start.round`` + 1 to ``plan.rounds``. Replies count in the order of their silos' names,
-    whichever came first.
+    Run the rounds from ``start.round`` + 1 to ``config.rounds``. Updates are added in the order of their silos' names,
+    whichever came first, so that the sums have the same bits every time.
 
-    Raises NotEnoughSilos when fewer than ``plan.minimum_silos`` replies of a round are valid.
+    Raises NotEnoughSilos when fewer than ``config.minimum_silos`` replies of a round are valid.
     """
-    standing = start
-    for number in range(start.round + 1, plan.rounds + 1):
-        chosen = _sample(federation.silos(), plan, number)
-        task = Task(plan.study, number, plan.rounds, plan.seed, standing.shared)
-        count = _Count()
-        updates = _valid(federation.ask(task, chosen), task, chosen, plan.minimum_silos, count)
-        shared, memory = plan.server(standing.shared, updates, roles, standing.memory)
-        standing = ServerState(number, shared, memory)
+    state = start
+    for number in range(start.round + 1, config.rounds + 1):
+        chosen = _sample(federation.silos(), config, number)
+        task = Task(config.study, number, config.rounds, config.seed, state.shared)
+        log = _RoundLog()
+        updates = _valid_updates(federation.ask(task, chosen), task, chosen, config.minimum_silos, log)
+        shared, memory = config.server(state.shared, updates, roles, state.memory)
+        state = ServerState(number, shared, memory)
         yield Round(
-            after=standing,
-            replies=count.replies,
-            left_out=dict(sorted(count.faults.items())),
+            after=state,
+            replies=log.replies,
+            left_out=dict(sorted(log.faults.items())),
             bytes_down=len(chosen) * size_in_bytes(task.shared),
-            bytes_up=count.bytes,
+            bytes_up=log.bytes,
         )
 
 
 @dataclass
-class _Count:
-    """What a round's replies came to, written while they pass by."""
+class _RoundLog:
+    """The replies of a round, the faults of those that do not count, and the bytes received so far."""
 
     replies: dict[str, Reply] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
 
 
-def _valid(
-    replies: Iterable[Update | Refusal], task: Task, asked: Sequence[str], minimum: int, count: _Count
+def _valid_updates(
+    replies: Iterable[Update | Refusal], task: Task, asked: Sequence[str], minimum: int, log: _RoundLog
 ) -> Iterator[Update]:
     """
-    The updates that count, one at a time. Raises NotEnoughSilos at the end when they were fewer than ``minimum``,
-    so that whoever takes them gets no result out of too few.
+    Yield the updates that count, one at a time. Raises NotEnoughSilos after the last one if there were fewer than
+    ``minimum``, so that a server step over them gives no result.
     """
-    for reply in _by_name(replies, asked, count.faults):
+    for reply in _by_name(replies, asked, log.faults):
         if fault := _fault(reply, task):
-            count.faults[reply.silo] = fault
+            log.faults[reply.silo] = fault
         elif isinstance(reply, Update):
-            count.replies[reply.silo] = Reply(reply.weight, reply.metrics)
-            count.bytes += size_in_bytes(reply.delta)
+            log.replies[reply.silo] = Reply(reply.weight, reply.metrics)
+            log.bytes += size_in_bytes(reply.delta)
             yield reply
-    if len(count.replies) < minimum:
-        reasons = "; ".join(count.faults[name] for name in sorted(count.faults)) or "no reply came"
+    if len(log.replies) < minimum:
+        reasons = "; ".join(log.faults[name] for name in sorted(log.faults)) or "no reply came"
         raise NotEnoughSilos(
-            f"round {task.round}: {len(count.replies)} of {len(asked)} replies are valid, "
+            f"round {task.round}: {len(log.replies)} of {len(asked)} replies are valid, "
             f"minimum_silos = {minimum}: {reasons}"
         )
 
@@ -126,15 +128,15 @@ def _by_name(
     replies: Iterable[Update | Refusal], asked: Sequence[str], faults: dict[str, str]
 ) -> Iterator[Update | Refusal]:
     """
-    One reply a silo, in the order of names, each as soon as those before it are in. A second reply of a silo
-    does not count; what is held back is only what came too early.
+    Yield one reply for each silo in the order of names, each as soon as those before it have come. Only replies that came
+    too early are held in memory. A second reply of a silo does not count.
     """
     turn, early, seen = deque(sorted(asked)), dict[str, Update | Refusal](), set[str]()
     for reply in replies:
         if reply.silo not in asked:
-            faults[reply.silo] = f"{reply.silo}: was not asked"
+            faults[reply.silo] = f"{reply.silo}: was not asked in this round"
         elif reply.silo in seen:
-            faults[reply.silo] = f"{reply.silo}: more than one reply in a round; the first one counts"
+            faults[reply.silo] = f"{reply.silo}: sent more than one reply; only the first counts"
         else:
             seen.add(reply.silo)
             early[reply.silo] = reply
@@ -144,27 +146,30 @@ def _by_name(
         yield early.pop(name)
 
 
-def _sample(silos: Sequence[str], plan: FederationConfig, number: int) -> list[str]:
+def _sample(silos: Sequence[str], config: FederationConfig, number: int) -> list[str]:
     names = sorted(silos)
-    if plan.silos_per_round is None or plan.silos_per_round >= len(names):
+    if config.silos_per_round is None or config.silos_per_round >= len(names):
         return names
-    draw = numpy_generator("silos", plan.seed, number)
-    return sorted(draw.choice(names, plan.silos_per_round, replace=False).tolist())
+    draw = numpy_generator("silos", config.seed, number)
+    return sorted(draw.choice(names, config.silos_per_round, replace=False).tolist())
 
 
 def _fault(reply: Update | Refusal, task: Task) -> str | None:
-    """Why a reply does not count; None if it does."""
+    """The reason why a reply does not count, or None if it counts."""
     if isinstance(reply, Refusal):
         return reply.reason or f"{reply.silo}: refused"
     if reply.round != task.round:
-        return f"{reply.silo}: answers round {reply.round}, not {task.round}"
-    if wrong := reply.delta.keys() ^ task.shared.keys():
-        return f"{reply.silo}: {sorted(wrong)[0]!r} is not what was asked for"
+        return f"{reply.silo}: its update is for round {reply.round}, not {task.round}"
+    if missing := sorted(task.shared.keys() - reply.delta.keys()):
+        return f"{reply.silo}: its update lacks {missing[0]!r}"
+    if extra := sorted(reply.delta.keys() - task.shared.keys()):
+        return f"{reply.silo}: its update has {extra[0]!r}, which was not asked for"
     for name, tensor in reply.delta.items():
-        if tensor.shape != task.shared[name].shape or tensor.dtype != task.shared[name].dtype:
-            return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}"
-    if broken := not_finite(reply.delta):
+        wanted = task.shared[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(wanted.shape)} {wanted.dtype}"
+    if broken := first_not_finite(reply.delta):
         return f"{reply.silo}: {broken} is not finite"
-    if not 0 < reply.weight <= HEAVIEST:
-        return f"{reply.silo}: a weight of {reply.weight}"
+    if not 0 < reply.weight <= MAX_WEIGHT:
+        return f"{reply.silo}: its weight is {reply.weight}; it must be above 0 and at most {MAX_WEIGHT:g}"
     return None

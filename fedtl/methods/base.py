@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtl._util.settings import Count
 from fedtl.messages import Update
-from fedtl.methods.losses import Forward, OnWeights, PerBatch, PerExample, TaskLoss, Term
+from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
@@ -201,19 +201,6 @@ class Method:
         return self.exact_statistics != "never" and any(Role.STATS in step.trained for step in self.finish)
 
     @property
-    def trained(self) -> frozenset[Role]:
-        """The roles of the model that a round changes."""
-        replaced = EVERYTHING if any(phase.into == MODEL for phase in self.phases) else frozenset[Role]()
-        trained = (phase.train for phase in self.phases if MODEL in phase.on)
-        return frozenset({Role.COUNT}).union(replaced, *trained)
-
-    @property
-    def finished(self) -> frozenset[Role]:
-        """The roles that are fitted to the silo's own rows after the last round."""
-        fitted = frozenset[Role]().union(*(step.trained for step in self.finish))
-        return fitted | ({Role.STATS} if self.fits_received_statistics else frozenset())
-
-    @property
     def needs_target(self) -> bool:
         return any(term.needs_target for term in self.losses)
 
@@ -223,21 +210,9 @@ class Method:
         others = (term for phase in self.phases for term in phase.objective or ())
         return tuple(dict.fromkeys((*self.objective, *others)))
 
-    def without_pulls(self) -> "Method":
-        """Return the method without its terms on weights."""
-        phases = (
-            replace(phase, objective=None if phase.objective is None else _losses(phase.objective))
-            for phase in self.phases
-        )
-        return replace(self, objective=_losses(self.objective), phases=tuple(phases))
-
     @property
     def losses(self) -> tuple[PerExample | PerBatch, ...]:
         return _losses(self.every_term)
-
-    @property
-    def pulls(self) -> tuple[OnWeights, ...]:
-        return tuple(term for term in self.every_term if isinstance(term, OnWeights))
 
     def plus(self, *terms: Term) -> "Method":
         return replace(self, objective=self.objective + terms)
@@ -245,3 +220,27 @@ class Method:
 
 def _losses(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
     return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
+
+
+def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:
+    """Return the terms of a phase: its own, or the method's."""
+    return method.objective if phase.objective is None else phase.objective
+
+
+def without_weight_terms(method: Method) -> Method:
+    """Return the method without its terms on weights."""
+    phases = tuple(replace(phase, objective=_losses(terms_of(method, phase))) for phase in method.phases)
+    return replace(method, objective=_losses(method.objective), phases=phases)
+
+
+def trained_roles(method: Method) -> frozenset[Role]:
+    """Return the roles of the model that a round changes."""
+    replaced = EVERYTHING if any(phase.into == MODEL for phase in method.phases) else frozenset[Role]()
+    trained = (phase.train for phase in method.phases if MODEL in phase.on)
+    return frozenset({Role.COUNT}).union(replaced, *trained)
+
+
+def finished_roles(method: Method) -> frozenset[Role]:
+    """Return the roles that are fitted to the silo's own rows after the last round."""
+    fitted = frozenset[Role]().union(*(step.trained for step in method.finish))
+    return fitted | ({Role.STATS} if method.fits_received_statistics else frozenset())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.methods import sharing
 from fedtl.methods.apfl import apfl
 from fedtl.methods.base import Method
@@ -42,8 +42,8 @@ PLAIN = (
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
     *(ditto, mrmtl, apfl, scaffold, fedala, moon),
 )
-METHODS: Table[Callable[..., Method]] = Table(
+METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
     {make.__name__: make for make in PLAIN} | {name: adaptation(term) for name, term in ADAPTATION.items()},
 )
-TERMS: Table[Callable[..., Term]] = Table("fedtl.terms", {**ADAPTATION, "proximal": Proximal})
+TERMS: Registry[Callable[..., Term]] = Registry("fedtl.terms", {**ADAPTATION, "proximal": Proximal})

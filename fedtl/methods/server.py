@@ -18,7 +18,7 @@ from fedtl.errors import ConfigError
 from fedtl.messages import Update
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.models.roles import Role
-from fedtl.models.state import State, step, weighted_mean
+from fedtl.models.state import State, add_scaled, weighted_mean
 
 MEANS = ("mean", "median", "trimmed")
 AVERAGED = frozenset(
@@ -57,9 +57,9 @@ class ServerStep:
         """
         direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
-            return step(shared, direction), memory
+            return add_scaled(shared, direction), memory
         plain = {name for name in direction if roles[name] in AVERAGED}
-        moved = step({n: shared[n] for n in plain}, {n: direction[n] for n in plain})
+        moved = add_scaled({n: shared[n] for n in plain}, {n: direction[n] for n in plain})
         weights = {n: torch.nn.Parameter(shared[n].clone()) for n in sorted(direction.keys() - plain)}
         optimizer = OPTIMIZERS[self.name](weights.values(), **{"lr": 1.0, **self.settings})
         if memory:

@@ -1,7 +1,7 @@
 """
-Small models of fedtl's own, written as bodies and ``classifier`` last, for whoever has no GPU and no model zoo.
+fedtl's own small models, which need neither a GPU nor another library.
 
-Each is a function from the shape of one input to a module whose last layer, ``classifier`` by path, is a Linear.
+Each is a function from the shape of one input to a module and the path of its last layer, a Linear.
 """
 
 from collections import OrderedDict
@@ -16,12 +16,12 @@ from fedtl.models.net import Shape
 
 
 def convnet(shape: Shape) -> tuple[nn.Module, str]:
-    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; any image from 4 px."""
+    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; images from 4 px."""
     return _convnet(shape, nn.BatchNorm2d)
 
 
 def convnet_gn(shape: Shape) -> tuple[nn.Module, str]:
-    """The same with GroupNorm (Wu and He, 2018; 8 groups): no statistics, so nothing of them to adapt or to protect."""
+    """convnet with GroupNorm (Wu and He, 2018; 8 groups): without running statistics, which need no adaptation or noise."""
     return _convnet(shape, lambda wide: nn.GroupNorm(8, wide))
 
 
@@ -37,7 +37,7 @@ def _convnet(shape: Shape, norm: Callable[[int], nn.Module]) -> tuple[nn.Module,
 
 
 def mlp(shape: Shape) -> tuple[nn.Module, str]:
-    """Two layers of 64 with BatchNorm, for tables (or flattened images)."""
+    """Two layers of 64 with BatchNorm, for tables or flattened images."""
     inputs = int(torch.Size(shape).numel())
     body = nn.Sequential(
         *(nn.Flatten(), nn.Linear(inputs, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
@@ -64,7 +64,7 @@ def digitmodel(shape: Shape) -> tuple[nn.Module, str]:
 
 
 def resnet20(shape: Shape) -> tuple[nn.Module, str]:
-    """ResNet-20 for 32 px images (He et al., 2016), option-A shortcuts, the tensor names most CIFAR files use."""
+    """ResNet-20 for 32 px images (He et al., 2016), option-A shortcuts, with the tensor names of most CIFAR files."""
     channels, *_ = _image(shape, at_least=8)
     return _ResNet20(channels), "linear"
 

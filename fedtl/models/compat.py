@@ -1,10 +1,10 @@
 """
-torchvision beside a torch without its C++ operators.
+torchvision with a torch build that cannot load its C++ operators.
 
-torchvision from a package index is built for one torch build. Beside another (a CPU-only torch, often) its
-extension does not load and ``import torchvision`` ends in "operator torchvision::nms does not exist", because
-it registers shape rules for two operators that were never defined. Defining their schemas first makes models,
-transforms and timm work; calling ``torchvision.ops.nms`` itself still fails, and says so.
+A torchvision from a package index is built for one torch build. With another one (often a CPU-only torch) its extension
+does not load, and ``import torchvision`` fails with "operator torchvision::nms does not exist", because it registers shape
+rules for two operators that are not defined. With their schemas defined first, models, transforms and timm work; only
+calls of ``torchvision.ops.nms`` fail.
 """
 
 import importlib
@@ -17,11 +17,11 @@ SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_kept: list[torch.library.Library] = []  # a schema lives as long as its Library object
+_libraries: list[torch.library.Library] = []  # a schema exists only as long as its Library object
 
 
 def import_torchvision() -> ModuleType:
-    """``torchvision``, imported so that a missing C++ extension does not matter; a note is logged if it is."""
+    """Return the module ``torchvision``, without its C++ extension if that does not load; a note is logged then."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -29,17 +29,17 @@ def import_torchvision() -> ModuleType:
             raise
     define_missing_operators()
     logging.getLogger(__name__).info(
-        "torchvision's compiled operators do not fit this torch; models and transforms work, torchvision.ops does not"
+        "torchvision's compiled operators do not match this torch; models and transforms work, torchvision.ops does not"
     )
     return importlib.import_module("torchvision")
 
 
 def define_missing_operators() -> list[str]:
-    """Define the schemas that torchvision needs and this process lacks; returns the names that it defined."""
+    """Define the operators' schemas that this process does not have. Returns their names."""
     missing = [name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name)]
     if missing:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in missing:
             library.define(SCHEMAS[name])
-        _kept.append(library)
+        _libraries.append(library)
     return missing

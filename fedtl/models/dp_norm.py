@@ -1,10 +1,9 @@
 """
-How a BatchNorm can stand in a net trained under record-level differential privacy.
+Batch normalisation for models that are trained under record-level differential privacy.
 
-BatchNorm makes an example's gradient depend on its neighbours in the batch, and writes its statistics where
-no clipping reaches. Here the statistics are constants that only an adaptation or a private release replaces,
-and scale and shift are a layer of their own, so that whoever takes gradients example by example meets no
-trainable layer with buffers. Must not know how such gradients are taken.
+BatchNorm makes an example's gradient depend on the other examples of its batch, and computes its statistics outside the
+clipped mechanism. Here the statistics are constants, replaced only by AdaBN or by a private release, and scale and shift
+are a layer of their own, so that no trainable layer has buffers when per-example gradients are computed.
 """
 
 import sys
@@ -21,14 +20,15 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from fedtl.errors import ModelError
 from fedtl.models.state import State
 
-KINDS: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-PLACES = {"weight": "affine", "bias": "affine", "running_mean": "norm", "running_var": "norm"}
+SUPPORTED: tuple[type[nn.Module], ...] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Which layer of a SiloNorm holds each tensor of a BatchNorm.
+LAYER_OF = {"weight": "affine", "bias": "affine", "running_mean": "norm", "running_var": "norm"}
 COUNT = "num_batches_tracked"
 T = TypeVar("T")
 
 
 class FixedNorm(nn.Module):
-    """(x - running_mean) / sqrt(running_var + eps) by channel of x [N, C, ...], also in train()."""
+    """(x - running_mean) / sqrt(running_var + eps), by channel of x [N, C, ...]; also in training mode."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -45,7 +45,7 @@ class FixedNorm(nn.Module):
 
 
 class ChannelAffine(nn.Module):
-    """x * weight + bias by channel of x [N, C, ...]."""
+    """x * weight + bias, by channel of x [N, C, ...]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,34 +56,36 @@ class ChannelAffine(nn.Module):
         if not self.weight.requires_grad:
             return _linear(x, self.weight, self.bias)
         mean, var = torch.zeros_like(self.weight), torch.ones_like(self.weight)
-        return F.batch_norm(x, mean, var, self.weight, self.bias, eps=0.0)  # all three gradients in one pass
+        return F.batch_norm(
+            x, mean, var, self.weight, self.bias, eps=0.0
+        )  # computes all three gradients in one pass
 
 
 def _linear(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """By channel; half the time of F.batch_norm, whose backward pass reads all of x for gradients that nobody wants."""
+    """Return x * scale + shift by channel, in half the time of F.batch_norm, which computes gradients not needed here."""
     shape = (-1, *(1,) * (x.dim() - 2))
     return torch.addcmul(shift.view(shape), x, scale.view(shape)).to(x.dtype)
 
 
 class SiloNorm(nn.Sequential):
     """
-    A BatchNorm as ``norm``, ``affine`` if it has scale and shift, and timm's own ``drop`` and ``act``.
+    A BatchNorm as two layers: ``norm``, and ``affine`` if it has scale and shift; then timm's ``drop`` and ``act``.
 
-    A backward hook on ``affine`` makes its output a view that autograd lets nobody modify in place, and the
-    libraries' blocks go on with ``out += identity``: then a copy is given away.
+    With a backward hook on ``affine`` its output is a view, which autograd does not allow to modify in place. The blocks of
+    the libraries do that next (``out += identity``), so the output is copied then.
     """
 
     norm: FixedNorm
 
     def __init__(self, old: _BatchNorm) -> None:
-        """``old`` is of a known kind; its tensors and children move here."""
+        """``old``: a BatchNorm of a supported type; its tensors and children move here."""
         super().__init__()
         self.kind, self.momentum = type(old), old.momentum
         self.norm = FixedNorm(old.num_features, old.eps)
         if old.affine:
             self.affine = ChannelAffine(old.num_features)
-        for name, place in self._tensors():
-            setattr(place, name, getattr(old, name))
+        for name, layer in self._layers():
+            setattr(layer, name, getattr(old, name))
         for name, child in old.named_children():
             self.add_module(name, child)
         self.train(old.training)
@@ -94,27 +96,27 @@ class SiloNorm(nn.Sequential):
         return x.clone() if x._is_view() else x
 
     def ordinary(self) -> nn.Module:
-        """The BatchNorm that this was, with the tensors and children of this, and no batch counted."""
+        """Return the BatchNorm that this was, with the tensors and children of this one; num_batches_tracked is 0."""
         mean = self.norm.running_mean
         old = self.kind(len(mean), self.norm.eps, self.momentum, hasattr(self, "affine")).to(mean.device)
-        for name, place in self._tensors():
-            setattr(old, name, getattr(place, name))
+        for name, layer in self._layers():
+            setattr(old, name, getattr(layer, name))
         for name, child in self.named_children():
-            if name not in PLACES.values():
+            if name not in LAYER_OF.values():
                 old.add_module(name, child)
         return old.train(self.training)
 
-    def _tensors(self) -> Iterator[tuple[str, nn.Module]]:
-        """A BatchNorm's names for its tensors, and where those are here."""
-        return ((name, self.get_submodule(place)) for name, place in PLACES.items() if hasattr(self, place))
+    def _layers(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield a BatchNorm's name of each tensor, and the layer that holds it here."""
+        return ((name, self.get_submodule(layer)) for name, layer in LAYER_OF.items() if hasattr(self, layer))
 
 
-def convert(body: nn.Module) -> nn.Module:
+def convert_norms(body: nn.Module) -> nn.Module:
     """
-    A copy in which every BatchNorm is a SiloNorm and no layer works in place; the same outputs in eval().
+    Return a copy in which every BatchNorm is a SiloNorm and no layer works in place; its outputs in eval() are the same.
 
-    Raises ModelError for a norm with running statistics that is not exactly of a known kind, since what its
-    forward does with the batch is not known, and for a BatchNorm without them: it always uses the batch.
+    Raises ModelError for a layer with running statistics that is not exactly of a supported type, because it is unknown
+    what it does with the batch, and for a BatchNorm without running statistics, because it always uses the batch.
     """
     copied = _swapped(body, lambda path, module: SiloNorm(module) if _is_batch_norm(module, path) else module)
     for module in copied.modules():
@@ -123,48 +125,49 @@ def convert(body: nn.Module) -> nn.Module:
     return copied
 
 
-def restore(body: nn.Module) -> nn.Module:
-    """The way back, for whoever has torch alone: a copy with BatchNorms; the same outputs in eval()."""
+def restore_norms(body: nn.Module) -> nn.Module:
+    """Return a copy with ordinary BatchNorms, which torch alone can load; undoes ``convert_norms``."""
     return _swapped(body, lambda _, module: module.ordinary() if isinstance(module, SiloNorm) else module)
 
 
 def convert_state(net: nn.Module, state: Mapping[str, T]) -> dict[str, T]:
     """
-    The state, or a part of it, or anything else that goes by tensors' names, by the names of ``convert(net)``:
-    ``bn1.weight`` is ``bn1.affine.weight``,
-    ``bn1.running_mean`` is ``bn1.norm.running_mean``, and batches are not counted. Names that are not of a
-    BatchNorm stay. ``net`` may be the ordinary or the converted one. Raises ModelError as ``convert`` does.
+    Return ``state`` by the names of ``convert_norms(net)``: ``bn1.weight`` becomes ``bn1.affine.weight``,
+    ``bn1.running_mean`` becomes ``bn1.norm.running_mean``, and ``bn1.num_batches_tracked`` is left out.
+
+    ``state``: a state, a part of one, or any other mapping from tensors' names. ``net``: the ordinary model or the
+    converted one. Raises ModelError as ``convert_norms`` does.
     """
     names = _names(net)
     return {names.get(name, name): tensor for name, tensor in state.items() if names.get(name) != ""}
 
 
 def restore_state(net: nn.Module, state: State) -> State:
-    """Undoes ``convert_state``; of batches none are counted."""
+    """Return a state by the names of the ordinary model; every num_batches_tracked is 0. Undoes ``convert_state``."""
     ordinary = restore_names(net, state)
-    back = [name for name in ordinary.keys() - state.keys() if name.endswith("running_var")]
-    return ordinary | {name.removesuffix("running_var") + COUNT: torch.tensor(0) for name in back}
+    restored = [name for name in ordinary.keys() - state.keys() if name.endswith("running_var")]
+    return ordinary | {name.removesuffix("running_var") + COUNT: torch.tensor(0) for name in restored}
 
 
 def restore_names(net: nn.Module, named: Mapping[str, T]) -> dict[str, T]:
-    """Whatever goes by converted names, by the ordinary ones."""
+    """Return a mapping from converted names as one from the ordinary names."""
     names = {new: old for old, new in _names(net).items() if new}
-    return {names.get(name, name): its for name, its in named.items()}
+    return {names.get(name, name): value for name, value in named.items()}
 
 
 def _names(net: nn.Module) -> dict[str, str]:
-    """The converted name of each tensor of a BatchNorm; "" for the count, which has no place there."""
-    found: dict[str, str] = {}
+    """Return the converted name of each tensor of a BatchNorm; "" for num_batches_tracked, which a SiloNorm has not."""
+    converted: dict[str, str] = {}
     for path, module in net.named_modules(remove_duplicate=False):
         if isinstance(module, SiloNorm) or _is_batch_norm(module, path):
             prefix = f"{path}." if path else ""
-            found |= {f"{prefix}{name}": f"{prefix}{place}.{name}" for name, place in PLACES.items()}
-            found[prefix + COUNT] = ""
-    return found
+            converted |= {f"{prefix}{name}": f"{prefix}{layer}.{name}" for name, layer in LAYER_OF.items()}
+            converted[prefix + COUNT] = ""
+    return converted
 
 
 def _swapped(net: nn.Module, swap: Callable[[str, nn.Module], nn.Module]) -> nn.Module:
-    """A copy with ``swap(path, module)`` for each module; one that stands in two places goes on doing so."""
+    """Return a copy with ``swap(path, module)`` for each module; a module that is used twice is swapped once."""
     holder = nn.Sequential(deepcopy(net))
     new: dict[nn.Module, nn.Module] = {}
     for path, module in list(holder.named_modules(remove_duplicate=False)):
@@ -181,14 +184,19 @@ def _is_batch_norm(module: nn.Module, path: str) -> TypeGuard[_BatchNorm]:
     if isinstance(module, _InstanceNorm) and module.running_mean is None:
         return False
     kind, where = type(module), path or "the model"
-    if kind not in KINDS and kind is not getattr(sys.modules.get("timm.layers"), "BatchNormAct2d", None):
+    if kind not in SUPPORTED and kind is not getattr(sys.modules.get("timm.layers"), "BatchNormAct2d", None):
         raise ModelError(
-            f"{where} is a {kind.__name__}; under record-level privacy fedtl knows BatchNorm1d, 2d, 3d and timm's "
-            "BatchNormAct2d: choose a model of these, or one with GroupNorm or LayerNorm"
+            f"{where} is a {kind.__name__}; record-level privacy supports BatchNorm1d, 2d, 3d and timm's BatchNormAct2d: "
+            "choose a model with these, or with GroupNorm or LayerNorm"
         )
     if module.running_mean is None:
         raise ModelError(
-            f"{where} is a {kind.__name__} without running statistics, so it always uses its batch's: build "
-            "it with track_running_stats=True"
+            f"{where} is a {kind.__name__} without running statistics, so it always uses those of the batch: build it "
+            "with track_running_stats=True"
         )
     return True
+
+
+# Old names, until all callers are merged.
+convert_norms = convert_norms
+restore_norms = restore_norms

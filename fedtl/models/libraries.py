@@ -1,6 +1,6 @@
 """
-Any classification model of timm or torchvision, cut at the library's own classifier. The only file that imports
-either, and only when such a model is asked for.
+Every classification model of timm and torchvision, and the path of its classifier. Each library is imported only when one
+of its models is used.
 """
 
 import logging
@@ -20,19 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 def timm_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Module, str]:
-    """A timm model and the path of its classifier, which timm's own ``get_classifier`` names."""
+    """Return a timm model and the path of its classifier, as ``get_classifier`` gives it. Raises ModelError."""
     timm = import_timm()
     channels, height, width = _image(name, shape)
     config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    sized = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
-    build = partial(
-        timm.create_model, name, pretrained=pretrained, num_classes=10, in_chans=channels, **sized
-    )
-    model: Any = _reaching(build, name) if pretrained else build()
+    size = {"img_size": (height, width)} if getattr(config, "fixed_input_size", False) else {}
+    build = partial(timm.create_model, name, pretrained=pretrained, num_classes=10, in_chans=channels, **size)
+    model: Any = _download(build, name) if pretrained else build()
     classifier = model.get_classifier()
     paths = [path for path, module in model.named_modules() if module is classifier]
     if not isinstance(classifier, nn.Module) or not paths:
-        raise ModelError(f"model.name = {name!r} has no single classifier, so it has no head to keep at home")
+        raise ModelError(f"model.name = {name!r} has no single classifier, so fedtl cannot give it a head")
     return model, paths[0]
 
 
@@ -41,9 +39,9 @@ def is_timm(name: str) -> bool:
 
 
 def near_timm(name: str) -> list[str]:
-    """timm's names that contain this one: what the user may have meant."""
-    found: list[str] = import_timm().list_models(f"*{name}*")
-    return found
+    """Return the names of timm's models that contain ``name``."""
+    names: list[str] = import_timm().list_models(f"*{name}*")
+    return names
 
 
 def import_timm() -> Any:
@@ -51,21 +49,19 @@ def import_timm() -> Any:
         import_torchvision()  # timm imports it, so its missing operators must be defined first
         import timm
     except ImportError as error:
-        raise ModelError(
-            "only built-in models without timm; install it: pip install 'fedtl[vision]'"
-        ) from error
+        raise ModelError("models of timm need a package: pip install 'fedtl[vision]'") from error
     return timm
 
 
 def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Module, str]:
     """
-    A torchvision model and the path of its classifier: the module whose tensors change shape with
-    ``num_classes``, which is what that argument promises.
+    Return a torchvision model and the path of its classifier: the module whose tensors change shape with ``num_classes``.
+    Raises ModelError.
     """
     try:
         models = import_torchvision().models
     except ImportError as error:
-        raise ModelError("torchvision is not installed: pip install 'fedtl[vision]'") from error
+        raise ModelError("models of torchvision need a package: pip install 'fedtl[vision]'") from error
     channels, height, _width = _image(name, shape)
     if channels != 3:
         raise ModelError(
@@ -76,36 +72,36 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
         raise ModelError(
             f"torchvision has no classification model {name!r}; it has {', '.join(near[:8] or ['resnet18'])} ..."
         )
-    extra: dict[str, Any] = {"image_size": height} if name.startswith("vit_") else {}
+    extra: dict[str, int] = {"image_size": height} if name.startswith("vit_") else {}
     extra |= {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     with torch.device("meta"):
-        few, more = (
+        two, three = (
             {path: t.shape for path, t in models.get_model(name, num_classes=n, **extra).state_dict().items()}
             for n in (2, 3)
         )
-    owners = {path.rpartition(".")[0] for path in few if few[path] != more[path]}
+    owners = {path.rpartition(".")[0] for path in two if two[path] != three[path]}
     if len(owners) != 1:
         raise ModelError(f'model.name = "torchvision/{name}" has {len(owners)} classifiers; fedtl needs one')
-    wanted: dict[str, Any] = (
-        {"weights": "DEFAULT"} if pretrained else {"weights": None, "num_classes": 10, **extra}
-    )
-    build = partial(models.get_model, name, **wanted)
-    model: Any = _reaching(build, name) if pretrained else build()
-    if name.startswith("squeezenet"):  # the one family whose classifier pools after its last layer
+    if pretrained:
+        model: Any = _download(partial(models.get_model, name, weights="DEFAULT"), name)
+    else:
+        model = models.get_model(name, weights=None, num_classes=10, **extra)
+    if name.startswith("squeezenet"):  # the only family whose classifier pools after its last layer
         tail = nn.Sequential(*model.classifier, nn.Flatten())
         return nn.Sequential(OrderedDict(features=model.features, classifier=tail)), "classifier"
     return model, owners.pop()
 
 
-def _reaching(build: Callable[[], nn.Module], name: str) -> nn.Module:
-    logger.info("fetching the library's own weights for %s", name)
+def _download(build: Callable[[], nn.Module], name: str) -> nn.Module:
+    """Return ``build()``, which downloads the library's weights. Raises ModelError."""
+    logger.info("downloading the library's weights of %s", name)
     try:
         return build()
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f'model.weights = "pretrained": the weights of {name} could not be had ({reason}); '
-            "fetch them on a connected machine and give their file instead"
+            f'model.weights = "pretrained": the weights of {name} could not be downloaded ({reason}); '
+            "download them on a machine with a connection, and set model.weights to the file"
         ) from error
 
 

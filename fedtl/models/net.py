@@ -1,8 +1,8 @@
 """
-A model as fedtl sees it: a body that turns inputs into features, and a head that scores them.
+A model in two parts: a body that turns inputs into features, and a head that turns features into scores.
 
-Knows how to take a library's model apart at its classifier and put a classifier of another width in its place.
-Must not know where the model came from.
+A library's model is split at its classifier, which is replaced by a head of any width. This module does not know which
+library the model came from.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +18,13 @@ from fedtl.errors import ModelError
 from fedtl.models.norms import is_norm
 
 Shape = tuple[int, ...]  # of one input: (columns,) or (channels, height, width)
-MakeModules = Callable[[int], Mapping[str, nn.Module]]  # from the number of features
+MakeModules = Callable[
+    [int], Mapping[str, nn.Module]
+]  # the modules of a loss term, from the number of features
 
 
 class Net(nn.Module):
-    """Body, head, and what the objective adds; the names at the top are the roles' places."""
+    """The body, the head, and ``aux``: the modules that loss terms add. Roles follow from these three names."""
 
     def __init__(self, body: nn.Module, head: nn.Module, aux: nn.ModuleDict) -> None:
         super().__init__()
@@ -36,10 +38,10 @@ class Net(nn.Module):
 @dataclass(frozen=True)
 class ModelSpec:
     """
-    What nets are made of: one body, and heads of any width.
+    How a net is built: one body, and heads of any width.
 
-    ``classifier`` is the head's path in the model as its library names it ("fc", "head.fc"); by it tensors find
-    their way from a library's file into the net and back.
+    ``features``: the number of features that the body gives. ``classifier``: the path of the classifier in the library's
+    model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net.
     """
 
     body: nn.Module
@@ -50,8 +52,8 @@ class ModelSpec:
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
-        A net over this very body (not a copy). A head's first weights depend on seed and width alone. ``parts`` make the modules
-        that losses add.
+        Return a net on this body (not on a copy) with a head of ``width`` outputs, whose first weights depend only on the
+        seed and the width. ``parts`` make the modules that loss terms add.
         """
         with _seeded(self.seed, "head", width):
             head = self.make_head(width)
@@ -62,46 +64,46 @@ class ModelSpec:
         return Net(self.body, head, aux)
 
     def library_name(self, name: str) -> str:
-        """``head.weight`` as the library calls it: ``fc.weight``."""
+        """Return the library's name of a tensor: ``fc.weight`` for ``head.weight``."""
         part, rest = name.split(".", 1)
         return rest if part == "body" else f"{self.classifier}.{rest}"
 
     def net_name(self, name: str) -> str:
-        """Undoes ``library_name``."""
-        inside = name.startswith(f"{self.classifier}.")
-        return f"head.{name.removeprefix(f'{self.classifier}.')}" if inside else f"body.{name}"
+        """Return the net's name of a tensor; undoes ``library_name``."""
+        in_head = name.startswith(f"{self.classifier}.")
+        return f"head.{name.removeprefix(f'{self.classifier}.')}" if in_head else f"body.{name}"
 
 
 def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Build with first weights that depend on the seed alone; the global generator is left as it was."""
+    """Return ``build()`` with first weights that depend only on the seed; torch's global generator is not changed."""
     with _seeded(seed, "body"):
         return build()
 
 
-def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
+def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
     """
-    Take ``model`` apart at the module whose path is ``classifier``: the body is the model without it.
+    Split ``model`` at the module whose path is ``classifier``: the body is the model without it.
 
-    Raises ModelError unless head(body(x)) gives the very scores of the whole model, on a random input.
+    Raises ModelError unless head(body(x)) gives the scores of the whole model for a random x of ``shape``.
     """
-    old = model.get_submodule(classifier)
-    make_head, features = _heads_like(old)
+    old_head = model.get_submodule(classifier)
+    make_head, features = _heads_like(old_head)
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     model.eval()
     try:
         with torch.no_grad():
             whole = model(x)
             model.set_submodule(classifier, nn.Identity())
-            parts = old(model(x))
+            split = old_head(model(x))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ModelError(f"the model cannot take inputs of shape {shape}: {_first_line(error)}") from error
     if (
         not isinstance(whole, Tensor)
-        or parts.shape != whole.shape
-        or not torch.allclose(parts, whole, atol=1e-4)
+        or split.shape != whole.shape
+        or not torch.allclose(split, whole, atol=1e-4)
     ):
         raise ModelError(
-            f"its classifier {classifier!r} is not its last layer, so it has no head to keep at home"
+            f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
         )
     model.train()
     return ModelSpec(model, make_head, features, classifier, seed)
@@ -109,27 +111,28 @@ def cut(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec
 
 def stages(body: nn.Module) -> list[list[str]]:
     """
-    The parameters of a body, by name, in stages from the input on: what ``[model] freeze`` counts.
+    Return the names of a body's parameters in stages, from the input on. ``[model] freeze`` is a number of stages.
 
-    A stage is a child that owns parameters, together with the norms that follow it. Where a body has fewer than
-    three composite children (a transformer has one: its blocks), those are opened and their children count.
+    A stage is a child module with parameters and the normalisation layers that follow it. If fewer than three children are
+    composite (a transformer has one: its blocks), their children are stages in their place.
     """
-    found: list[list[str]] = []
+    by_stage: list[list[str]] = []
     for path, module in _blocks("", body):
         names = [f"{path}.{name}" if path else name for name, _ in module.named_parameters()]
-        if is_norm(module) and found:
-            found[-1] += names
+        if is_norm(module) and by_stage:
+            by_stage[-1] += names
         elif names:
-            found.append(names)
+            by_stage.append(names)
     direct = [name for name, _ in body.named_parameters(recurse=False)]
-    if direct and found:
-        found[0] = direct + found[0]
+    if direct and by_stage:
+        by_stage[0] = direct + by_stage[0]
     elif direct:
-        found = [direct]
-    return found
+        by_stage = [direct]
+    return by_stage
 
 
 def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the children of ``module`` by path, with composite children opened where they are fewer than three."""
     children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
     composite = [
         child
@@ -145,6 +148,7 @@ def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
+    """Return a function from a width to a head like ``old``, and the number of features that it takes."""
     if isinstance(old, nn.Linear):
         return lambda width: nn.Linear(old.in_features, width, old.bias is not None), old.in_features
     if isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1):
@@ -160,7 +164,7 @@ def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
 
         return make, features
     raise ModelError(
-        f"its classifier is a {type(old).__name__}; fedtl knows how to widen Linear and 1 x 1 Conv2d"
+        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only"
     )
 
 
@@ -177,3 +181,7 @@ def _seeded(*parts: str | int) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# Old names, until all callers are merged.
+cut = split_at_classifier

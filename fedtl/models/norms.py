@@ -1,8 +1,7 @@
 """
 Normalisation layers: which modules are one, and their statistics on a silo's own inputs.
 
-Knows modules by their type and by the buffers they own, never by their name. Must not know what is
-shared: that is partition.py's question.
+Modules are recognised by their type and by the buffers that they own, never by their name.
 """
 
 import sys
@@ -17,23 +16,22 @@ from fedtl.models.dp_norm import ChannelAffine, FixedNorm, SiloNorm
 from fedtl.models.state import State
 
 TORCH_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-OWN_NORMS = (SiloNorm, FixedNorm, ChannelAffine)
+FEDTL_NORMS = (SiloNorm, FixedNorm, ChannelAffine)
 TIMM_NORMS = ("RmsNorm", "RmsNorm2d", "SimpleNorm", "SimpleNorm2d")
 
 
 def is_norm(module: nn.Module) -> bool:
     """
-    Whether a module is a normalisation: a torch norm or a subclass of one, timm's own that are not
-    subclasses, anything that owns running statistics (FrozenBatchNorm2d of torchvision and timm), or
-    one of silonorm.
+    Return whether a module is a normalisation layer: one of torch or a subclass of it, one of timm that is not a subclass,
+    one of ``models.dp_norm``, or any module that owns running statistics (FrozenBatchNorm2d of torchvision and timm).
     """
     layers = sys.modules.get("timm.layers")
-    own = tuple(getattr(layers, name) for name in TIMM_NORMS if hasattr(layers, name))
-    return isinstance(module, TORCH_NORMS + OWN_NORMS + own) or _owns_statistics(module)
+    of_timm = tuple(getattr(layers, name) for name in TIMM_NORMS if hasattr(layers, name))
+    return isinstance(module, TORCH_NORMS + FEDTL_NORMS + of_timm) or _owns_statistics(module)
 
 
 def batch_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The path and module of every norm with running statistics, in the model's order."""
+    """Yield the path and the module of every layer with running statistics, in the model's order."""
     return ((path, module) for path, module in model.named_modules() if _owns_statistics(module))
 
 
@@ -42,22 +40,22 @@ def _owns_statistics(module: nn.Module) -> bool:
     return "running_mean" in owned and "running_var" in owned
 
 
-def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
+def adabn_statistics(model: nn.Module, batches: Iterable[Tensor]) -> State:
     """
-    AdaBN (Li et al., 2017): the exact mean and variance of every norm's input over ``batches``.
+    Return the exact mean and variance of every normalisation layer's input over ``batches``: AdaBN (Li et al., 2017).
 
-    All layers in one pass, each normalising with the statistics of the batch at hand, as in training. With
-    batch b holding n_b values a channel of mean m_b and variance v_b, the sums N = sum n_b, S1 = sum n_b m_b and
-    S2 = sum n_b (v_b + m_b^2) are kept in float64; then mean = S1 / N and variance = (S2 - S1^2 / N) / (N - 1),
-    unbiased as torch's running variance. A FixedNorm counts as a norm. The model is left as it was.
+    One pass for all layers, each normalising with the statistics of the current batch, as in training. Let batch b have
+    n_b values per channel, of mean m_b and variance v_b. The sums N = sum n_b, S1 = sum n_b m_b and
+    S2 = sum n_b (v_b + m_b^2) are kept in float64; then mean = S1 / N and variance = (S2 - S1^2 / N) / (N - 1), unbiased
+    like torch's running variance. FixedNorm is included. The model is not changed.
 
-    Returns the running means and variances by name, for ``load_state_dict(..., strict=False)``; an empty state
-    for a model without running statistics.
+    The result holds running means and variances by name, for ``load_state_dict(..., strict=False)``; it is empty for a
+    model without running statistics.
     """
     norms = [(path, m) for path, m in batch_norms(model) if isinstance(m, _NormBase | FixedNorm)]
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
-    def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def summing(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].detach()
             n = x.numel() // x.shape[1]
@@ -73,7 +71,7 @@ def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
 
     if not norms:
         return {}
-    hooks = [module.register_forward_pre_hook(watch(path)) for path, module in norms]
+    hooks = [module.register_forward_pre_hook(summing(path)) for path, module in norms]
     try:
         with torch.no_grad(), _normalising_by_batch(model, [module for _, module in norms]):
             for x in batches:
@@ -92,26 +90,26 @@ def adapt(model: nn.Module, batches: Iterable[Tensor]) -> State:
 
 def statistics_distance(used: State, exact: State) -> float | None:
     """
-    How far the statistics in ``used`` are from the exact ones of some inputs, in standard deviations; None where
-    ``exact`` holds none.
+    Return the distance of the statistics ``used`` from the ``exact`` ones, in standard deviations; None if there are none.
 
-    With exact mean m and standard deviation s, a norm that uses m' and s' gives outputs of mean (m - m') / s' and
-    standard deviation s / s' where 0 and 1 are wanted. The distance is the root mean square over all channels of
+    A layer that uses m' and s' on inputs of mean m and standard deviation s gives outputs of mean (m - m') / s' and
+    standard deviation s / s', where 0 and 1 are expected. The distance is the root mean square over all channels of
     sqrt(((m - m') / s')^2 + (s / s' - 1)^2), the 2-Wasserstein distance of two normals; s^2 = variance + 1e-5.
     """
     squares = []
     for name in (name for name in exact if name.endswith("running_mean")):
         variance = name.removesuffix("mean") + "var"
-        s, own = (state[variance].double().add(1e-5).sqrt() for state in (exact, used))
-        squares.append(((exact[name] - used[name]).double() / own).pow(2) + (s / own - 1).pow(2))
+        exact_std, used_std = (state[variance].double().add(1e-5).sqrt() for state in (exact, used))
+        shift = (exact[name] - used[name]).double() / used_std
+        squares.append(shift.pow(2) + (exact_std / used_std - 1).pow(2))
     return float(torch.cat(squares).mean().sqrt()) if squares else None
 
 
 @contextmanager
 def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
-    """Everything as in evaluation, but the norms use batch statistics; all of it undone on the way out."""
+    """Within: evaluation mode, but ``norms`` use the statistics of the batch. Modes and buffers are restored at the end."""
     modes = {module: module.training for module in model.modules()}
-    kept = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers(recurse=False)]
+    before = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers(recurse=False)]
     model.eval()
     for module in norms:
         module.training = True
@@ -120,5 +118,9 @@ def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for buffer, value in kept:
+        for buffer, value in before:
             buffer.copy_(value)
+
+
+# Old names, until all callers are merged.
+adabn_statistics = adabn_statistics

@@ -1,4 +1,4 @@
-"""The arithmetic in which a net is trained and evaluated; weights, losses and statistics are float32 in all of them."""
+"""The precision in which a model computes. Weights, losses and statistics are float32 in every case."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,15 +8,15 @@ from torch import Tensor
 from fedtl.errors import ConfigError
 
 DTYPES = {
-    "float32": "every product in single precision",
-    "tf32": "products on CUDA with a mantissa of 10 bits",
-    "bf16": "layers that gain by it in bfloat16, as torch.autocast chooses",
+    "float32": "every operation in single precision",
+    "tf32": "matrix products and convolutions on CUDA with a 10-bit mantissa",
+    "bf16": "bfloat16 in the layers that torch.autocast chooses",
 }
 
 
-def set_arithmetic(dtype: str, device: torch.device) -> None:
+def set_precision(dtype: str, device: torch.device) -> None:
     """
-    Once in a process. torch's own default lets convolutions on CUDA round to TF32; here that is asked for.
+    Set the precision of this process. By default torch lets convolutions on CUDA use TF32; here only "tf32" does.
 
     Raises ConfigError for TF32 without CUDA.
     """
@@ -24,14 +24,22 @@ def set_arithmetic(dtype: str, device: torch.device) -> None:
         rounded = dtype != "float32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     elif dtype == "tf32":
-        raise ConfigError(f"model.dtype = 'tf32' needs CUDA, and this is on {device}; use float32 or bf16")
+        raise ConfigError(
+            f'model.dtype = "tf32" needs CUDA, but the device is {device}; use "float32" or "bf16"'
+        )
 
 
-def arithmetic(dtype: str, device: torch.device) -> AbstractContextManager[object]:
-    """Around a forward pass."""
+def autocast_for(dtype: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass runs."""
     return torch.autocast(device.type, torch.bfloat16) if dtype == "bf16" else nullcontext()
 
 
-def single(x: Tensor) -> Tensor:
-    """What came out of a forward pass, in the precision that losses and metrics are computed in."""
+def to_float32(x: Tensor) -> Tensor:
+    """Return the output of a forward pass in the precision of losses and metrics."""
     return x.float() if x.dtype == torch.bfloat16 else x
+
+
+# Old names, until all callers are merged.
+to_float32 = to_float32
+autocast_for = autocast_for
+set_precision = set_precision

@@ -1,4 +1,4 @@
-"""From a model's name to its blueprint."""
+"""The table of models, and a model by its name."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,15 +6,15 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from fedtl._util.registry import Table
+from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
-from fedtl.models.dp_norm import convert
-from fedtl.models.net import ModelSpec, Shape, cut, seeded_build
+from fedtl.models.dp_norm import convert_norms
+from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
 Build = Callable[[Shape], tuple[nn.Module, str]]
 
-MODELS: Table[Build] = Table(
+MODELS: Registry[Build] = Registry(
     "fedtl.models",
     {
         f.__name__: f
@@ -24,8 +24,8 @@ MODELS: Table[Build] = Table(
 TORCHVISION = "torchvision/"
 
 
-def check_name(name: str) -> None:
-    """Raise ModelError unless the name is in the table, timm's or torchvision's."""
+def check_model_name(name: str) -> None:
+    """Raise ModelError unless the name is in the table, or the name of a model of timm or torchvision."""
     if name in MODELS or name.startswith(TORCHVISION) or libraries.is_timm(name):
         return
     near = [*get_close_matches(name, list(MODELS), 1), *libraries.near_timm(name)[:2]]
@@ -35,17 +35,17 @@ def check_name(name: str) -> None:
     )
 
 
-def privately(plan: ModelSpec) -> ModelSpec:
-    """The same model with norms that private training can take (SiloNorm). Raises ModelError."""
-    return replace(plan, body=convert(plan.body))
+def with_private_norms(spec: ModelSpec) -> ModelSpec:
+    """Return the model with normalisation layers that private training supports (SiloNorm). Raises ModelError."""
+    return replace(spec, body=convert_norms(spec.body))
 
 
 def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> ModelSpec:
     """
-    The model by its name, for inputs of ``shape``, with first weights that depend on ``seed`` alone, or with the
-    library's own. Raises ModelError.
+    Return the model of this name for inputs of ``shape``. Its first weights depend only on ``seed``; with ``pretrained``
+    they are the library's. Raises ModelError.
     """
-    check_name(name)
+    check_model_name(name)
     classifier = ""
 
     def build() -> nn.Module:
@@ -61,7 +61,12 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
         return module
 
     try:
-        return cut(seeded_build(seed, build), classifier, shape, seed)
+        return split_at_classifier(seeded_build(seed, build), classifier, shape, seed)
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error
+
+
+# Old names, until all callers are merged.
+check_model_name = check_model_name
+with_private_norms = with_private_norms

@@ -1,4 +1,4 @@
-"""Arithmetic on states. A state is every tensor of a model, or a part of it, by name."""
+"""Arithmetic on states. A state maps names to tensors: those of a whole model, or of a part of it."""
 
 from collections.abc import Iterable
 
@@ -10,60 +10,68 @@ from fedtl.errors import PartitionError
 State = dict[str, Tensor]
 
 
-def same_names(found: State, wanted: State) -> None:
-    """Raise PartitionError unless both states hold the same names."""
-    if found.keys() != wanted.keys():
-        missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-        raise PartitionError(f"the state lacks {missing} and has {extra} too much")
+def check_same_names(state: State, expected: State) -> None:
+    """Raise PartitionError unless both states have the same names."""
+    if state.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+        raise PartitionError(f"the names of two states differ: missing {missing}, unexpected {extra}")
 
 
-def copy(state: State) -> State:
-    """Detached copies on the CPU: what was copied has left the model, and has its names in order."""
+def copy_state(state: State) -> State:
+    """Return detached, contiguous copies on the CPU, sorted by name."""
     return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
 
 
 def difference(a: State, b: State) -> State:
-    same_names(a, b)
+    """Return ``a - b``, tensor by tensor."""
+    check_same_names(a, b)
     return {name: a[name] - b[name] for name in sorted(a)}
 
 
-def step(a: State, direction: State, size: float = 1.0) -> State:
-    """``a + size * direction``, tensor by tensor."""
-    same_names(direction, a)
+def add_scaled(a: State, direction: State, size: float = 1.0) -> State:
+    """Return ``a + size * direction``, tensor by tensor."""
+    check_same_names(direction, a)
     return {name: a[name] + size * direction[name] for name in sorted(a)}
 
 
 def weighted_mean(parts: Iterable[tuple[float, State]]) -> State:
     """
-    The mean of states: sum_i w_i s_i / sum_i w_i (McMahan et al., 2017), summed in float64.
+    Return the weighted mean of states, sum_i w_i s_i / sum_i w_i (McMahan et al., 2017), summed in float64.
 
-    Each state is added as it comes and then let go. Floating-point addition is not associative, so the order of
-    ``parts`` fixes the last bits: callers sort by silo, never by arrival.
+    ``parts``: pairs (w_i, s_i); only one state at a time is kept in memory. Floating-point addition is not associative,
+    so the order of ``parts`` decides the last bits: callers sort by silo name, never by arrival.
     """
     total, sums = 0.0, State()
-    kinds: dict[str, torch.dtype] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for weight, state in parts:
-        if not kinds:
-            kinds = {name: tensor.dtype for name, tensor in state.items()}
+        if not dtypes:
+            dtypes = {name: tensor.dtype for name, tensor in state.items()}
             sums = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in state.items()}
-        same_names(state, sums)
+        check_same_names(state, sums)
         for name, tensor in state.items():
             sums[name].add_(tensor.double(), alpha=weight)
         total += weight
-    return {name: tensor.div_(total).to(kinds[name]) for name, tensor in sums.items()}
+    return {name: tensor.div_(total).to(dtypes[name]) for name, tensor in sums.items()}
 
 
 def size_in_bytes(state: State) -> int:
+    """Return the number of bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
 
 
-def not_finite(state: State) -> str | None:
-    """The first name whose tensor holds a NaN or an infinity."""
+def first_not_finite(state: State) -> str | None:
+    """Return the first name whose tensor holds a NaN or an infinity; None if all are finite."""
     for name, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel():
-            ends = torch.stack(
-                tensor.aminmax()
-            )  # NaN goes through; one pass, where isfinite().all() takes several
-            if not ends.isfinite().all():
-                return name
+        if not (tensor.is_floating_point() and tensor.numel()):
+            continue
+        # aminmax passes a NaN on, and reads the tensor once, where isfinite().all() reads it several times.
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            return name
     return None
+
+
+# Old names, until all callers are merged.
+copy_state = copy_state
+add_scaled = add_scaled
+first_not_finite = first_not_finite
+check_same_names = check_same_names

@@ -1,10 +1,8 @@
 """
-Weights from a local file into a net. No code in a file is ever run: safetensors, or torch's own loader with
-``weights_only``.
+Weights from a local file. Code in a file is never run: only safetensors is read, or torch's format with ``weights_only``.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,11 +14,11 @@ from fedtl.models.net import ModelSpec
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save a state_dict
 
 
-def read(path: Path) -> State:
-    """Every tensor of a ``.safetensors``, ``.pth`` or ``.pt`` file, by name."""
+def read_weights(path: Path) -> State:
+    """Return every tensor of a ``.safetensors``, ``.pth`` or ``.pt`` file, by name. Raises ModelError."""
     if not path.is_file():
         raise ModelError(f"model.weights: there is no file {path}")
     if path.suffix == ".safetensors":
@@ -29,55 +27,62 @@ def read(path: Path) -> State:
         except SafetensorError as error:
             raise ModelError(f"model.weights: {path} is not a safetensors file ({error})") from error
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds here, UnpicklingError among them
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types here, UnpicklingError among them
         raise ModelError(
-            f"model.weights: {path} does not load as plain tensors (weights_only), and nothing else is loaded; "
+            f"model.weights: {path} is not a file of plain tensors (weights_only), and fedtl loads nothing else; "
             "save its state_dict() as safetensors"
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"model.weights: {path} holds no state_dict of tensors")
+        raise ModelError(f"model.weights: {path} does not hold a state_dict of tensors")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def fit(
-    file: State, net: State, roles: dict[str, Role], blueprint: ModelSpec, where: str
+def fit_weights(
+    file: State, net: State, roles: dict[str, Role], spec: ModelSpec, where: str
 ) -> tuple[State, list[str]]:
     """
-    The part of ``file`` that belongs into ``net``, under the net's names, and notes on what was left out.
+    Return the tensors of ``file`` by the names of ``net``, and notes on those that were left out. ``where`` names the file.
 
-    A file of fedtl's own (names under ``body.``) may hold only the roles that were shared; any other must hold
-    the whole body. A head of another width is left out; a body tensor of another shape is an error.
+    A file written by fedtl (names under ``body.``) may hold only the roles that were shared; any other file must hold the
+    whole body. A head of another width is left out. Raises ModelError, for a body tensor of another shape too.
     """
-    own = any(name.startswith("body.") for name in file)
-    named = file if own else {blueprint.net_name(name): tensor for name, tensor in file.items()}
+    by_fedtl = any(name.startswith("body.") for name in file)
+    named = file if by_fedtl else {spec.net_name(name): tensor for name, tensor in file.items()}
     unknown = sorted(named.keys() - net.keys())
     if unknown:
         raise ModelError(
-            f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more that the model has not; "
-            "is model.name the model that the file was made with?"
+            f"model.weights: {where} holds {unknown[0]!r} and {len(unknown) - 1} more tensors that the model does not have; "
+            "check that model.name is the model of this file"
         )
-    taken: State = {}
+    fitting: State = {}
     notes: list[str] = []
     for name, tensor in sorted(named.items()):
         if tensor.shape == net[name].shape:
-            taken[name] = tensor.to(net[name].dtype)
+            fitting[name] = tensor.to(net[name].dtype)
         elif roles[name] is Role.HEAD:
             notes.append(
-                f"{where}: {name} is {tuple(tensor.shape)}, the head here is {tuple(net[name].shape)}: left out"
+                f"{where}: {name} has shape {tuple(tensor.shape)}, this head {tuple(net[name].shape)}: not used"
             )
         else:
             raise ModelError(
-                f"model.weights: {where}: {name} is {tuple(tensor.shape)}, but the model's is {tuple(net[name].shape)}"
+                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}, but in the model {tuple(net[name].shape)}"
             )
-    needed = {Role.BODY} if own else {Role.BODY, Role.NORM, Role.STATS}
-    missing = sorted(name for name in net.keys() - taken.keys() if roles[name] in needed)
+    needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
+    missing = sorted(name for name in net.keys() - fitting.keys() if roles[name] in needed)
     if missing:
         raise ModelError(
-            f"model.weights: {where} lacks {missing[0]!r} and {len(missing) - 1} more of the body"
+            f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing"
         )
-    left = sorted({str(roles[name]) for name in net.keys() - taken.keys()} - {Role.COUNT})
-    return taken, notes + ([f"{where}: without {', '.join(left)}, which start fresh"] if left else [])
+    absent = sorted({str(roles[name]) for name in net.keys() - fitting.keys()} - {Role.COUNT})
+    if absent:
+        notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
+    return fitting, notes
+
+
+# Old names, until all callers are merged.
+read_weights = read_weights
+fit_weights = fit_weights

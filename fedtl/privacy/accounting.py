@@ -1,9 +1,9 @@
 """
-What a schedule of noisy releases comes to, in epsilon and delta, and the noise that keeps it there.
+The privacy cost of a schedule of noisy releases, as epsilon and delta, and the noise that keeps a target.
 
-By privacy loss distributions (Sommer et al., 2019) as dp-accounting composes them: from above, exact to the
-discretisation, and valid because a study's schedule is fixed before its first round. Two records' neighbourhood is
-zero-out: one record replaced by nothing, the number of records being public; replace-one is the stricter reading.
+Computed from privacy loss distributions (Sommer et al., 2019), which dp-accounting composes: an upper bound, exact up to
+the discretisation, and valid because a study's schedule is fixed before its first round. Adjacency is zero-out: one record
+is replaced by nothing, and the number of records is public; replace-one adjacency is stricter.
 """
 
 import math
@@ -20,25 +20,28 @@ from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
 
 Floats = NDArray[np.float64]
-MOST_NOISE, LEAST_NOISE = 1000.0, 0.01  # noise multipliers beyond which nothing is learnt, or hidden
-CLOSE = 1e-3  # relative, how near calibration comes to the smallest noise that does
-# Of the grid of privacy losses. A coarser one means a larger epsilon, never a smaller one.
-WIDTH = 1e-3
-STEPS = 1000  # its errors add up to steps * width^2: from so many on it is finer
-LOSS = 50.0  # from here on it is coarser, for all of it must fit into memory
+MAX_NOISE, MIN_NOISE = (
+    1000.0,
+    0.01,
+)  # noise multipliers above which nothing is learned, below which nothing is hidden
+CALIBRATION_TOLERANCE = 1e-3  # relative, between the calibrated and the smallest sufficient noise
+# The grid of privacy losses. A coarser grid gives a larger epsilon, never a smaller one.
+GRID_WIDTH = 1e-3
+GRID_STEPS = 1000  # errors add up to steps * width^2, so from this many steps on the grid is finer
+GRID_LOSS = 50.0  # from this loss on the grid is coarser, because all of it must fit into memory
 
 
 def default_delta(records: int) -> float:
-    """min(1e-5, 1/(10 n))."""
+    """Return min(1e-5, 1/(10 n)) for n records. Raises ConfigError for none."""
     if records < 1:
-        raise ConfigError(f"privacy needs rows to protect, and there are {records}")
+        raise ConfigError(f"privacy needs at least 1 training row, and there are {records}")
     return min(1e-5, 1 / (10 * records))
 
 
 def epsilon(events: Iterable[SpendEvent], delta: float, replace_one: bool = False) -> float:
     """
-    What all events together come to; 0 for none. Raises ConfigError for an event that is no Gaussian mechanism of a
-    Poisson sample.
+    Return the epsilon of all events together at this delta; 0 for none. The one function that the ledger, its
+    verification, plans and audits use. Raises ConfigError for an event that is not a Gaussian mechanism on a Poisson sample.
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta}; it must lie between 0 and 1")
@@ -47,13 +50,15 @@ def epsilon(events: Iterable[SpendEvent], delta: float, replace_one: bool = Fals
 
 def merged(events: Iterable[SpendEvent]) -> tuple[SpendEvent, ...]:
     """
-    The same cost, one event for each noise and rate, in order: events commute, and hundreds of compositions take
-    minutes. Raises ConfigError as ``epsilon`` does.
+    Merge the events of equal noise and rate, sorted. The cost is the same, because events commute, and composing hundreds
+    of events would take minutes. Raises ConfigError as ``epsilon`` does.
     """
     counted: Counter[tuple[float, float]] = Counter()
     for event in events:
         if not (0 < event.noise_multiplier < math.inf and 0 < event.sample_rate <= 1 and event.steps >= 1):
-            raise ConfigError(f"{event} is no release of noise above 0, a rate in (0, 1] and 1 step or more")
+            raise ConfigError(
+                f"{event}: noise_multiplier must be above 0, sample_rate in (0, 1] and steps at least 1"
+            )
         counted[event.noise_multiplier, event.sample_rate] += event.steps
     return tuple(SpendEvent(noise, rate, steps) for (noise, rate), steps in sorted(counted.items()))
 
@@ -62,12 +67,20 @@ def calibrate(
     target_epsilon: float, delta: float, sample_rate: float, steps: int, fixed: Sequence[SpendEvent] = ()
 ) -> float:
     """
-    The smallest noise multiplier, from above, with which ``steps`` steps of this sample rate and the ``fixed``
-    events stay at the target epsilon. Raises ConfigError where there is none.
+    Return the smallest noise multiplier, rounded up, with which ``steps`` steps of this sample rate and the ``fixed``
+    events cost at most the target epsilon. Raises ConfigError if there is none.
     """
+    return _calibrated(target_epsilon, delta, sample_rate, steps, tuple(fixed))
+
+
+@lru_cache(256)
+def _calibrated(
+    target_epsilon: float, delta: float, sample_rate: float, steps: int, fixed: tuple[SpendEvent, ...]
+) -> float:
     if (already := epsilon(fixed, delta)) > target_epsilon:
         raise ConfigError(
-            f"epsilon = {target_epsilon:g} is spent before training: the rest takes {already:.3g}"
+            f"epsilon = {target_epsilon:g} leaves nothing for training: the released statistics and metrics cost {already:.3g}; "
+            "raise privacy.epsilon, or release less"
         )
 
     def too_much(noise: float) -> bool:
@@ -76,28 +89,28 @@ def calibrate(
     high = 1.0
     while too_much(high):
         high *= 2
-        if high > MOST_NOISE:
+        if high > MAX_NOISE:
             raise ConfigError(
                 f"epsilon = {target_epsilon:g} over {steps} steps of rate {sample_rate:.3g} needs a noise multiplier "
-                f"above {MOST_NOISE:g}; plan fewer rounds, or a larger epsilon"
+                f"above {MAX_NOISE:g}; plan fewer rounds, or a larger epsilon"
             )
     low = high / 2
-    while low > LEAST_NOISE and not too_much(low):
+    while low > MIN_NOISE and not too_much(low):
         low, high = low / 2, low
-    while high / low > 1 + CLOSE:
+    while high / low > 1 + CALIBRATION_TOLERANCE:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if too_much(middle) else (low, middle)
     return high
 
 
 def statistics_noise(target_epsilon: float, delta: float, share: float = 0.15) -> float:
-    """The noise multiplier of one Gaussian release that takes this share of the target's mu^2."""
+    """Return the noise multiplier of one Gaussian release that takes this share of the target's mu^2."""
     return 1 / (gaussian_mu(target_epsilon, delta) * math.sqrt(share))
 
 
 def gaussian_mu(target_epsilon: float, delta: float) -> float:
     """
-    The mu of Gaussian differential privacy that (epsilon, delta) allows (Dong, Roth and Su, 2022):
+    Return the mu of Gaussian differential privacy that (epsilon, delta) allows (Dong, Roth and Su, 2022):
     delta = Phi(-epsilon / mu + mu / 2) - e^epsilon Phi(-epsilon / mu - mu / 2).
     """
     from scipy.optimize import brentq
@@ -105,7 +118,7 @@ def gaussian_mu(target_epsilon: float, delta: float) -> float:
 
     if not (0 < target_epsilon < math.inf and 0 < delta < 1):
         raise ConfigError(
-            f"epsilon = {target_epsilon}, delta = {delta} is no promise: above 0, and delta below 1"
+            f"epsilon = {target_epsilon}, delta = {delta}: both must be above 0, and delta below 1"
         )
 
     def excess(log_mu: float) -> float:
@@ -118,8 +131,8 @@ def gaussian_mu(target_epsilon: float, delta: float) -> float:
 
 def added(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """
-    (epsilon, delta) over several studies: they add (Dwork and Roth, 2014), because a later study's settings may
-    have been chosen by an earlier one's result, which finer composition does not allow.
+    Return the (epsilon, delta) of several studies, which are their sums (Dwork and Roth, 2014): a later study's settings may
+    depend on an earlier study's results, which tighter composition does not allow.
     """
     pairs = list(spends)
     return math.fsum(epsilon for epsilon, _ in pairs), math.fsum(delta for _, delta in pairs)
@@ -127,13 +140,13 @@ def added(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 def deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     """
-    The smallest delta, from above, with which all events together keep each of these epsilons, which must not fall.
+    Return the smallest delta, rounded up, of all events together at each of these epsilons, which must be ascending.
     Raises ConfigError as ``epsilon`` does.
     """
-    its = merged(events)
-    if not its:
+    schedule = merged(events)
+    if not schedule:
         return 0 * epsilons
-    return np.asarray(_accountant(its, False).get_delta(epsilons), float)
+    return np.asarray(_accountant(schedule, False).get_delta(epsilons), float)
 
 
 @lru_cache(1024)
@@ -143,10 +156,10 @@ def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -
 
 @lru_cache(8)
 def _accountant(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
-    """The library's, with all events composed."""
+    """Return the library's accountant with all events composed."""
     library = _library()
     relation = library.NeighboringRelation
-    # REPLACE_SPECIAL is its word for zero-out. Its RDP accountant is wrong for REPLACE_ONE, so PLD only.
+    # REPLACE_SPECIAL is its name for zero-out. Its RDP accountant is wrong for REPLACE_ONE, so PLD only.
     accountant = library.pld.PLDAccountant(
         relation.REPLACE_ONE if replace_one else relation.REPLACE_SPECIAL, _width(events)
     )
@@ -160,7 +173,7 @@ def _accountant(events: tuple[SpendEvent, ...], replace_one: bool) -> Any:
 
 def mean_loss(events: Iterable[SpendEvent]) -> float:
     """
-    A bound on the mean privacy loss. A step of a sample loses at most
+    Return a bound on the mean privacy loss. A sampled step loses at most
     min(q / (2 sigma^2), log(1 + q^2 (e^(1 / sigma^2) - 1))) on average.
     """
     loss = 0.0
@@ -173,18 +186,20 @@ def mean_loss(events: Iterable[SpendEvent]) -> float:
 
 def _width(events: Sequence[SpendEvent]) -> float:
     """
-    Of the grid: as fine as so many steps and so small a loss need, and no finer than fits. A step with the record in it
-    loses 1 / (2 sigma^2).
+    Return the grid's width: fine enough for the number of steps and the size of the loss, and no finer than memory allows.
+    A step that includes the record loses 1 / (2 sigma^2).
     """
     loss, most = mean_loss(events), max(event.noise_multiplier**-2 / 2 for event in events)
     steps = sum(event.steps if event.sample_rate < 1 else 1 for event in events)
     mu = min(1, max(0.01, math.sqrt(2 * loss)))
-    return max(WIDTH * mu / math.sqrt(max(1, steps / STEPS)), WIDTH * max(loss, most) / LOSS)
+    return max(
+        GRID_WIDTH * mu / math.sqrt(max(1, steps / GRID_STEPS)), GRID_WIDTH * max(loss, most) / GRID_LOSS
+    )
 
 
 @lru_cache(1)
 def _library() -> ModuleType:
-    """Takes seconds, so not before it is needed."""
+    """Import dp-accounting when it is first needed, because that takes seconds."""
     try:
         import dp_accounting
         import dp_accounting.pld

@@ -1,8 +1,8 @@
 """
-A private round, once: charge, make it durable, compute, keep the reply, and only then let it go.
+A private round, at most once: charge, make that durable, compute, store the reply, and only then release it.
 
-The same round again gives the same bytes and costs nothing; a round that was charged and whose reply is not kept is
-lost, for computed again it would be a second release.
+The same round again returns the same bytes and costs nothing. A round that was charged and whose reply was not stored is
+lost, because computing it again would be a second release.
 """
 
 import json
@@ -17,30 +17,32 @@ from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.models.state import State
 from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.privacy.ledger import Budget, Ledger, Plan, affordable
+from fedtl.privacy.ledger import Ledger
+from fedtl.privacy.ledger_reading import read_state
 
 log = logging.getLogger(__name__)
 HEADER = "header"
 
 
-def once(
+def charged_round(
     guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
 ) -> tuple[Update, State]:
     """
-    The update and the silo's new local state. ``compute(first)`` makes both; ``first``: no round of this study was
-    ever charged, so the statistics come with it.
+    Return the update and the silo's new local state, which ``compute(first)`` makes. ``first``: no round of this study was
+    charged before, so the statistics are released with it.
 
-    Raises SiloFailed with words that are the same whatever the rows are, and Refused.
+    Raises SiloFailed, with a message that does not depend on the rows, and Refused.
     """
-    ledger = _ledger(guarantee)
-    first = not ledger.knows(task.study)
-    events = guarantee.events(first)
-    charge = ledger.charge(task.study, task.round, task_hash(task), events, _plan(guarantee))
+    account = guarantee.account
+    ledger = Ledger(account)
+    state = read_state(account.path, account.dataset)
+    first = state is None or task.study not in state.charged_studies
+    charge = ledger.charge(task.study, task.round, task_hash(task), guarantee.events(first), guarantee.plan())
     if charge.reply is None:
         try:
             update, local = compute(first)
         except Exception as error:
-            # What failed may depend on a row; the message would take it along.
+            # Why it failed may depend on a row, and the server would see the message.
             log.error(
                 "%s: a charged round failed: %s", silo, error, exc_info=not isinstance(error, FedTLError)
             )
@@ -52,27 +54,8 @@ def once(
     return _unpacked(silo, charge.reply or reply)
 
 
-def foresee(guarantee: PrivacyGuarantee, study: str | None = None) -> None:
-    """
-    Raises BudgetExhausted where the whole study could not be charged, and Refused for rows that have a budget by another
-    name. ``study`` None: its name is not known yet. Makes no ledger where there is none.
-    """
-    if guarantee.book.exists():
-        _ledger(guarantee).foresee(_plan(guarantee), study)
-    else:
-        affordable(guarantee.dataset, study, _plan(guarantee), Budget(*guarantee.lifetime))
-
-
-def _ledger(guarantee: PrivacyGuarantee) -> Ledger:
-    return Ledger(guarantee.book, guarantee.dataset, guarantee.rows, Budget(*guarantee.lifetime))
-
-
-def _plan(guarantee: PrivacyGuarantee) -> Plan:
-    return Plan(guarantee.epsilon, guarantee.delta, guarantee.schedule())
-
-
 def task_hash(task: Task) -> str:
-    """Of all that a task says: two tasks with the same one are the same task."""
+    """Return the hash of everything in a task: two tasks with the same hash are the same task."""
     digest = sha256(json.dumps([task.study, task.round, task.rounds, task.seed]).encode())
     for name in sorted(task.shared):
         tensor = task.shared[name].detach().cpu().contiguous()
@@ -82,7 +65,7 @@ def task_hash(task: Task) -> str:
 
 
 def _packed(update: Update, local: State) -> bytes:
-    """Only what may leave, and what stays; the metrics are those that were released with noise."""
+    """Serialise what may leave and what stays; the metrics are those that were released with noise."""
     header = {
         "metrics": dict(update.metrics),
         "round": update.round,

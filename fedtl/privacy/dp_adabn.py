@@ -1,40 +1,44 @@
 """
-DP-AdaBN: the statistics of a silo's own norms, released under differential privacy.
+DP-AdaBN: the statistics of a silo's own normalisation layers, released under differential privacy.
 
-One after another, because a layer can only be looked at through those before it. The whole refresh costs one Gaussian
-mechanism of sample rate 1; the records' number n is public.
+The layers are adapted one after the other, because a layer's inputs depend on the layers before it. All of it costs one
+Gaussian mechanism of sample rate 1; the number of units is public.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fedtl.messages import SpendEvent
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.state import State
 from fedtl.privacy.canaries import Canaries, CanaryStatistics
 from fedtl.privacy.noise import Noise
 
-RADII = (
-    4.0,
-    1.0,
-)  # of the clip, in standard deviations a coordinate; coarse to fine, each with an equal share
-BOUND = 30.0  # standard deviations beyond which an activation counts no more
-GAUSSIAN = math.sqrt(math.pi / 2)  # standard deviation over mean absolute deviation of a normal distribution
-SCALES = 0.2, 30.0  # what a scale may be multiplied by at once
+# Clip radii in standard deviations per coordinate, from coarse to fine; each radius takes an equal share of the budget.
+RADII = (4.0, 1.0)
+MAX_ACTIVATION = 30.0  # standard deviations to which an activation is clamped
+STD_OVER_DEVIATION = math.sqrt(
+    math.pi / 2
+)  # standard deviation over mean absolute deviation of a normal distribution
+SCALE_CHANGES = 0.2, 30.0  # the smallest and largest factor that one sub-release may apply to a scale
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor | None]]]  # inputs, and the unit of each row
 
 
-def layers(body: nn.Module) -> dict[str, FixedNorm]:
-    """The norms whose statistics can be refreshed, by path, from the input on as they are registered."""
+def adaptable_layers(body: nn.Module) -> dict[str, FixedNorm]:
+    """Return the layers whose statistics can be released, by path, in the order in which they are registered."""
     return {path: module for path, module in body.named_modules() if isinstance(module, FixedNorm)}
 
 
 @dataclass(frozen=True)
-class Release:
+class StatisticsRelease:
     """
-    How much noise one refresh adds, and what a record may add to a sum.
+    One release, before the first round's training: which ``layers`` of the body, with how many ``channels`` each, over how
+    many ``units``, and with how much noise.
 
     With P radii r_p, layers of C_l channels and D = sum_l 2 C_l, every sub-release of radius r has the clip
     r sqrt(C_l) and the standard deviation s = sigma sqrt(P) r sqrt(D). The squared ratios of clip and noise add up to
@@ -42,92 +46,94 @@ class Release:
     """
 
     noise_multiplier: float
-    channels: Sequence[int]
-    records: int
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
+    units: int
 
-    def deviation(self, radius: float) -> float:
-        """Standard deviation of the noise on a sum over records, in standard deviations of the activation."""
+    @property
+    def event(self) -> SpendEvent:
+        return SpendEvent(self.noise_multiplier, 1.0, 1)
+
+    def noise_std(self, radius: float) -> float:
+        """Standard deviation of the noise on a sum over units, in standard deviations of the activation."""
         total = 2 * sum(self.channels)
         return self.noise_multiplier * math.sqrt(len(RADII)) * radius * math.sqrt(total)
 
     @property
-    def expected(self) -> float:
-        """The last radius' noise on a coordinate's mean, before shrinkage, in standard deviations."""
-        return self.deviation(RADII[-1]) / self.records
+    def mean_noise_std(self) -> float:
+        """The last radius' noise on one coordinate's mean, before shrinkage, in standard deviations of the activation."""
+        return self.noise_std(RADII[-1]) / self.units
 
 
 @torch.no_grad()
-def refresh(
+def release_statistics(
     body: nn.Module,
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
-    release: Release,
+    batches: Batches,
+    release: StatisticsRelease,
     noise: Noise,
-    chosen: Sequence[str],
     canaries: Canaries | None = None,
 ) -> State:
     """
-    New statistics for the ``chosen`` layers, by the body's names; the body has them too when this ends. ``canaries``
-    go beside each layer's coordinates.
+    Set new statistics in the release's layers of ``body``, and return them by the body's names. ``canaries`` take
+    coordinates after each layer's own.
 
-    ``rows`` gives batches of inputs, each time anew, and for each row the number of its unit (None: a unit each);
-    a unit of several rows counts as their mean. ``release.records``: the number of units, declared.
+    ``batches`` yields inputs, from the start at each call, and each row's unit number (None: every row is a unit); a
+    unit of several rows counts as their mean.
     """
-    fixed, side = layers(body), CanaryStatistics(canaries)
-    found: State = {}
+    fixed, canary_statistics = adaptable_layers(body), CanaryStatistics(canaries)
+
+    def noisy_mean(path: str, radius: float, measure: Callable[[Tensor], Tensor]) -> Tensor:
+        limit, std = radius * math.sqrt(fixed[path].running_mean.numel()), release.noise_std(radius)
+        parts = canary_statistics.append_to(_unit_means(_measured(body, path, batches, measure)), limit)
+        total = sum(_clipped(part, limit).sum(0) for part in parts)
+        assert isinstance(total, Tensor)
+        noisy = canary_statistics.remove_from(noise.add(total.double(), std), limit, std)
+        return _shrunk(noisy / release.units, std / release.units).to(total)
+
     for radius in RADII:
-        deviation = release.deviation(radius)
-
-        def mean_over(path: str, look: Callable[[Tensor], Tensor], radius: float = radius) -> Tensor:
-            limit = radius * math.sqrt(fixed[path].running_mean.numel())
-            parts = side.parts(_units(_looks(body, path, rows, look)), limit)
-            total = sum(_clipped(part, limit).sum(0) for part in parts)
-            assert isinstance(total, Tensor)
-            noisy = side.own(noise.add(total.double(), deviation), limit, deviation)  # noqa: B023
-            return _shrunk(noisy / release.records, deviation / release.records).to(total)  # noqa: B023
-
-        for path in chosen:
+        for path in release.layers:
             norm = fixed[path]
-            moved = mean_over(path, lambda z: z.clamp(-BOUND, BOUND))
+            moved = noisy_mean(path, radius, lambda z: z.clamp(-MAX_ACTIVATION, MAX_ACTIVATION))
             norm.running_mean += moved * (norm.running_var + norm.eps).sqrt()
-            wider = mean_over(path, lambda z: z.abs().clamp(max=BOUND) * GAUSSIAN - 1)
-            norm.running_var *= (1 + wider).clamp(*SCALES) ** 2
-    side.keep()
-    for path in chosen:
-        for name, tensor in fixed[path].named_buffers():
-            found[f"{path}.{name}"] = tensor.detach().cpu().clone()
-    return found
+            wider = noisy_mean(
+                path, radius, lambda z: z.abs().clamp(max=MAX_ACTIVATION) * STD_OVER_DEVIATION - 1
+            )
+            norm.running_var *= (1 + wider).clamp(*SCALE_CHANGES) ** 2
+    canary_statistics.save()
+    return {
+        f"{path}.{name}": tensor.detach().cpu().clone()
+        for path in release.layers
+        for name, tensor in fixed[path].named_buffers()
+    }
 
 
-def _looks(
-    body: nn.Module,
-    path: str,
-    rows: Callable[[], Iterable[tuple[Tensor, Tensor | None]]],
-    look: Callable[[Tensor], Tensor],
+def _measured(
+    body: nn.Module, path: str, batches: Batches, measure: Callable[[Tensor], Tensor]
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """What ``look`` makes of each row's normalised activations at a layer, averaged over positions: [B, C]."""
+    """Yield ``measure`` of each row's normalised activations at a layer, averaged over positions: [B, C]."""
     seen: list[Tensor] = []
 
     def stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append(look(output).flatten(2).mean(2) if output.dim() > 2 else look(output))
-        raise _Reached
+        seen.append(measure(output).flatten(2).mean(2) if output.dim() > 2 else measure(output))
+        raise _LayerReached
 
     hook = body.get_submodule(path).register_forward_hook(stop)
     try:
-        for x, units in rows():
+        for x, units in batches():
             try:
                 body(x)
-            except _Reached:
+            except _LayerReached:
                 yield seen.pop(), units
     finally:
         hook.remove()
 
 
-class _Reached(Exception):
-    """The layer that was asked for has been reached; what comes after it is not needed."""
+class _LayerReached(Exception):
+    """Ends a forward pass at the layer that is measured."""
 
 
-def _units(parts: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
-    """One vector a unit, the mean of its rows."""
+def _unit_means(parts: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
+    """Yield one vector for each unit, the mean of its rows."""
     gathered: list[tuple[Tensor, Tensor]] = []
     for values, units in parts:
         if units is None:
@@ -143,11 +149,11 @@ def _units(parts: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
 
 
 def _clipped(values: Tensor, limit: float) -> Tensor:
-    """Each row scaled to a length of at most ``limit``; one that is not finite counts as nothing."""
+    """Scale each row to a norm of at most ``limit``; values that are not finite count as 0."""
     values = values.nan_to_num(0.0, 0.0, 0.0)
     return values * (limit / values.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
 
 
 def _shrunk(values: Tensor, deviation: float) -> Tensor:
-    """James and Stein, 1961, positive part: towards no change, as far as the change may be noise."""
+    """Shrink towards no change, by the positive-part estimator of James and Stein (1961)."""
     return values * max(0.0, 1 - deviation**2 / max(float(values.square().mean()), 1e-12))

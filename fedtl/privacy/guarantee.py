@@ -1,95 +1,135 @@
 """
-What a silo has promised about its rows before the first round, as numbers. Nothing later, and nobody else, changes
-them: composition over rounds is only sound for a schedule that was fixed in advance.
+The differential privacy guarantee of one silo: what is protected, how it is trained, what else is released, and which
+ledger is charged. All of it is fixed before the first round, because composition over rounds by privacy loss
+distributions is only valid for a schedule that was fixed in advance.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from pathlib import Path
 
 from fedtl._util.randomness import address
 from fedtl.messages import SpendEvent
+from fedtl.privacy.budget import Plan
 from fedtl.privacy.canaries import Canaries
-from fedtl.privacy.dp_accuracy import Metric
-from fedtl.privacy.dp_adabn import Release
+from fedtl.privacy.dp_accuracy import AccuracyRelease
+from fedtl.privacy.dp_adabn import StatisticsRelease
+from fedtl.privacy.dp_sgd import NoisySum
+from fedtl.privacy.ledger import LedgerAccount
 from fedtl.privacy.noise import Noise
-from fedtl.privacy.rows import RowSet
 
 
 @dataclass(frozen=True)
-class StatisticsRelease:
-    """DP-AdaBN, once, before the first round's training: its release, and the norms of the body that it is about."""
+class ProtectedUnits:
+    """
+    What a neighbouring dataset lacks: one ``unit``, which is a record, or all rows of, for example, one patient. ``count``:
+    how many units the training rows hold, which is declared public.
+    """
 
-    release: Release
-    layers: tuple[str, ...]
+    count: int
+    unit: str = "record"
 
     @property
-    def event(self) -> SpendEvent:
-        return SpendEvent(self.release.noise_multiplier, 1.0, 1)
+    def are_records(self) -> bool:
+        return self.unit == "record"
 
 
 @dataclass(frozen=True)
-class PrivacyGuarantee:
+class PrivateTraining:
     """
-    ``records`` n, declared public: how many there are of the ``unit`` that is protected, a record, or all rows of, say,
-    a patient. A step takes each of them with probability ``sample_rate`` and has noise of
-    ``noise_multiplier`` times ``clip``; ``steps``: how many a round has, one number a phase. ``epsilon`` and
-    ``delta``: what ``rounds`` such rounds, the refresh and the released metric come to, for zero-out adjacency.
-
-    ``book``: the ledger, kept for ``dataset``, whose ``rows`` are these; ``lifetime`` is the most that may ever be charged
-    to it. ``seed`` None: the noise is the operating system's; a number is for debugging only.
-    ``canaries``: records of nobody that train beside the others, for an audit.
+    DP-SGD: a step takes each unit with probability ``sample_rate`` and adds noise of standard deviation
+    ``noise_multiplier`` times ``clip``. ``steps``: the number of steps in one round, for each phase of the method.
     """
 
-    book: Path
-    dataset: str
-    rows: RowSet = field(repr=False)
-    lifetime: tuple[float, float]
-    records: int
     clip: float
     noise_multiplier: float
     sample_rate: float
     steps: tuple[int, ...]
     rounds: int
+
+    @property
+    def steps_a_round(self) -> int:
+        return sum(self.steps)
+
+    @property
+    def all_steps(self) -> int:
+        return self.rounds * sum(self.steps)
+
+    def event(self, steps: int) -> SpendEvent:
+        return SpendEvent(self.noise_multiplier, self.sample_rate, steps)
+
+
+@dataclass(frozen=True)
+class Releases:
+    """What leaves besides trained tensors: statistics, once before the first round, and an accuracy in every round."""
+
+    statistics: StatisticsRelease | None = None
+    accuracy: AccuracyRelease | None = None
+
+
+@dataclass(frozen=True)
+class PrivacyGuarantee:
+    """
+    ``epsilon`` and ``delta`` bound all rounds together, ``releases`` included, for zero-out adjacency.
+
+    ``seed`` None: the noise comes from the operating system; a number makes it reproducible, for debugging only.
+    ``canaries``: synthetic records that train with the others, for an audit.
+    """
+
+    account: LedgerAccount
+    protected: ProtectedUnits
+    training: PrivateTraining
+    releases: Releases
     epsilon: float
     delta: float
-    unit: str = "record"
-    refresh: StatisticsRelease | None = None
-    metric: Metric | None = None
     seed: int | None = field(default=None, repr=False)
     canaries: Canaries | None = None
 
     @property
     def expected_batch(self) -> float:
-        return self.sample_rate * self.records
+        return self.training.sample_rate * self.protected.count
+
+    @property
+    def noisy_sum(self) -> NoisySum:
+        """What one training step releases."""
+        return NoisySum(self.training.clip, self.training.noise_multiplier, self.expected_batch)
 
     def events(self, first: bool) -> tuple[SpendEvent, ...]:
-        """What one round costs; the refresh comes with the first."""
-        trained = tuple(
-            SpendEvent(self.noise_multiplier, self.sample_rate, steps) for steps in self.steps if steps
+        """What one round costs; the ``first`` round includes the statistics."""
+        statistics = (self.releases.statistics.event,) if first and self.releases.statistics else ()
+        accuracy = (self.releases.accuracy.event,) if self.releases.accuracy else ()
+        return (
+            *statistics,
+            *accuracy,
+            *(self.training.event(steps) for steps in self.training.steps if steps),
         )
-        asked = (self.metric.event,) if self.metric else ()
-        return (*((self.refresh.event,) if first and self.refresh else ()), *asked, *trained)
 
     def schedule(self) -> tuple[SpendEvent, ...]:
         """What all rounds cost together."""
-        total = self.rounds * sum(self.steps)
-        trained = (SpendEvent(self.noise_multiplier, self.sample_rate, total),) if total else ()
-        asked = (replace(self.metric.event, steps=self.rounds),) if self.metric else ()
-        return (*((self.refresh.event,) if self.refresh else ()), *asked, *trained)
+        training, releases = self.training, self.releases
+        statistics = (releases.statistics.event,) if releases.statistics else ()
+        accuracy = (replace(releases.accuracy.event, steps=training.rounds),) if releases.accuracy else ()
+        return (
+            *statistics,
+            *accuracy,
+            *((training.event(training.all_steps),) if training.all_steps else ()),
+        )
+
+    def plan(self) -> Plan:
+        """What a study under this guarantee takes from the budget."""
+        return Plan(self.epsilon, self.delta, self.schedule())
 
     def random(self, *purpose: str | int) -> Noise:
-        """A stream of its own for each purpose."""
+        """A separate stream of random numbers for each purpose."""
         return Noise() if self.seed is None else Noise.reproducible(address("debug", self.seed, *purpose))
 
 
-def steps(records: int, batch: int, epochs: Sequence[int]) -> tuple[int, ...]:
-    """A fixed number of steps a phase: as many as its epochs would have batches."""
+def steps_of_epochs(records: int, batch: int, epochs: Sequence[int]) -> tuple[int, ...]:
+    """The steps of each phase: as many as its epochs would have batches."""
     return tuple(count * -(-records // min(batch, records)) for count in epochs)
 
 
-def divided(total: int, epochs: Sequence[int]) -> tuple[int, ...]:
-    """``total`` steps over the phases, as their epochs stand to each other; zeros where none has any."""
+def divide_steps(total: int, epochs: Sequence[int]) -> tuple[int, ...]:
+    """Divide ``total`` steps over the phases in proportion to their epochs; zeros if no phase has any."""
     ends = [total * sum(epochs[:phase]) // max(1, sum(epochs)) for phase in range(len(epochs) + 1)]
     return tuple(end - begin for begin, end in pairwise(ends))

@@ -1,12 +1,15 @@
 """
-Durable lines in hash chains, and bytes kept beside them: one SQLite file, and its ``<path>.tip``. Must not know what
-the lines are about.
+Durable lines in hash chains, and bytes stored beside them: one SQLite file, and its ``<path>.tip``. Must not know what
+the lines mean.
 
-A process may be killed at any moment and others may write at the same time. A line's hash is sha256 of the hash of the
-line before and its own canonical JSON, so that a line altered or taken out breaks its chain; the tip file has each
-chain's length and last hash, so that lines cut off at the end are missed too. What cannot be seen: both files put back
-to an older copy, or written anew by somebody who knows how; and the one line that a killed process had written and not
-yet sealed, if it is cut off before the book is next opened. Against the first, note the last hash down elsewhere.
+A process may be killed at any moment, and others may write at the same time. The hash of a line is sha256 of the hash of
+the line before and of its own canonical JSON, so that altering or removing a line breaks its chain. The tip file holds
+each chain's length and last hash, so that lines cut off at the end are noticed too. Not noticed: both files replaced by an
+older copy, or rewritten by somebody who knows the format; and the last line that a killed process had written and not yet
+sealed, if it is cut off before the file is next written to. Against the first, record the last hash elsewhere.
+
+Reading writes nothing, so that it works on a read-only file system; except that where a process was killed while it
+wrote, SQLite must roll its unfinished transaction back before anything can be read.
 """
 
 import json
@@ -14,19 +17,19 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fedtl._util.files import sync
+from fedtl._util.files import sync_folder
 from fedtl.errors import LedgerDamaged, SiloFailed
 
-PATIENCE = 60.0  # seconds for others to finish their lines
-GENESIS = "0" * 64  # what the first line of a chain follows
-PART = 1 << 26  # bytes; SQLite holds no blob above 1e9
+LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
+GENESIS = "0" * 64  # the hash before the first line of a chain
+BLOB_BYTES = 1 << 26  # stored in one row at most; SQLite holds no blob above 1e9
 TABLES = (
     "CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY, chain TEXT, line TEXT, hash TEXT)",
     "CREATE INDEX IF NOT EXISTS of_chain ON lines (chain, number)",
@@ -38,105 +41,135 @@ _creating = threading.Lock()
 
 @dataclass
 class HashChain:
-    """The lines of one name, oldest first, while the book is locked."""
+    """The lines of one name, oldest first, as they were when the file was opened."""
 
     name: str
     connection: sqlite3.Connection
     read: Callable[[sqlite3.Connection, str], "HashChain"] = field(
         repr=False
-    )  # another chain of the same book
+    )  # another chain of the same file
     entries: list[tuple[str, str]] = field(default_factory=list)  # canonical JSON and hash
 
     @property
-    def last(self) -> str:
+    def last_hash(self) -> str:
         return self.entries[-1][1] if self.entries else GENESIS
 
     def lines(self) -> list[ChainLine]:
         return [json.loads(text) for text, _ in self.entries]
+
+    def others(self) -> list["HashChain"]:
+        """Return the file's other chains that have a line, by name. Raises LedgerDamaged if one of them was altered."""
+        query = "SELECT DISTINCT chain FROM lines WHERE chain != ? ORDER BY chain"
+        names = [name for (name,) in self.connection.execute(query, (self.name,))]
+        return [self.read(self.connection, name) for name in names]
+
+    def stored(self, name: str, digest: str) -> bytes:
+        """Return the bytes stored under this name. Raises LedgerDamaged if their hash is not ``digest``."""
+        query = "SELECT CAST(bytes AS BLOB) FROM kept WHERE chain = ? AND name = ? ORDER BY part"
+        content = b"".join(part for (part,) in self.connection.execute(query, (self.name, name)))
+        if sha256(content).hexdigest() != digest:
+            raise LedgerDamaged(
+                f"{self.name}: the bytes stored for {name!r} were altered, so they are not used; restore the ledger from a copy"
+            )
+        return content
+
+
+class WritableChain(HashChain):
+    """A chain that is locked, to append to."""
 
     def append(self, what: str, **content: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="seconds")
         text = _canonical(
             {"chain": self.name, "number": len(self.entries) + 1, "at": at, "what": what, **content}
         )
-        entry = text, _hash(self.last, text)
+        entry = text, _hash(self.last_hash, text)
         self.connection.execute("INSERT INTO lines (chain, line, hash) VALUES (?, ?, ?)", (self.name, *entry))
         self.entries.append(entry)
 
-    def keep(self, name: str, content: bytes) -> str:
-        """In place of what was kept under this name before; returns what ``kept`` will ask for."""
+    def store(self, name: str, content: bytes) -> str:
+        """Replace the bytes stored under this name; returns their hash, which ``stored`` asks for."""
         self.connection.execute("DELETE FROM kept WHERE chain = ? AND name = ?", (self.name, name))
-        for part, start in enumerate(range(0, len(content), PART)):
-            row = self.name, name, part, content[start : start + PART]
+        for part, start in enumerate(range(0, len(content), BLOB_BYTES)):
+            row = self.name, name, part, content[start : start + BLOB_BYTES]
             self.connection.execute("INSERT INTO kept VALUES (?, ?, ?, ?)", row)
         return sha256(content).hexdigest()
 
-    def others(self) -> list["HashChain"]:
-        """The book's other chains that have a line, by name. Raises LedgerDamaged where one of them was altered."""
-        query = "SELECT DISTINCT chain FROM lines WHERE chain != ? ORDER BY chain"
-        names = [name for (name,) in self.connection.execute(query, (self.name,))]
-        return [self.read(self.connection, name) for name in names]
 
-    def kept(self, name: str, digest: str) -> bytes:
-        """Raises LedgerDamaged where it is not what was kept."""
-        query = "SELECT CAST(bytes AS BLOB) FROM kept WHERE chain = ? AND name = ? ORDER BY part"
-        content = b"".join(part for (part,) in self.connection.execute(query, (self.name, name)))
-        if sha256(content).hexdigest() != digest:
-            raise LedgerDamaged(f"{self.name}: the bytes kept for {name!r} were altered; they are not sent")
-        return content
+AnyChain = TypeVar("AnyChain", bound=HashChain)
 
 
 class HashChainFile:
-    """Raises SiloFailed where the files cannot be written, and LedgerDamaged where they are not as they were left."""
+    """
+    A file of chains. Nothing is held open between calls. Raises SiloFailed where the files cannot be read or written, and
+    LedgerDamaged where they were altered.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.tip = path, self.tip_of(path)
-        _create(path)
+        self.path, self.tip = path, path.with_name(f"{path.name}.tip")
 
-    @staticmethod
-    def tip_of(path: Path) -> Path:
-        return path.with_name(f"{path.name}.tip")
+    def exists(self) -> bool:
+        """Whether there is, or once was, such a file."""
+        return self.path.exists() or self.tip.exists()
+
+    def create(self) -> None:
+        """Create an empty file, for its owner alone, if there is none."""
+        _create(self.path)
 
     @contextmanager
-    def open(self, name: str) -> Iterator[HashChain]:
-        """Alone with a chain; what is appended by the end is durable and sealed, and none of it where that fails."""
+    def write(self, name: str) -> Iterator[WritableChain]:
+        """
+        Lock the file and yield one chain. What is appended is durable and sealed in the end, or, if that fails, not
+        written at all.
+        """
         with _locked(self.path) as connection:
-            chain = self._chain(connection, name)
+            chain = self._load(WritableChain(name, connection, self._chain))
             if not chain.entries:
-                self._seal(chain)  # a chain that has no tip later on was tampered with
+                self._seal(chain)  # so that a chain without a tip was certainly tampered with
             yield chain
         if len(chain.entries) > self._tips()[name][0]:
-            # After the commit, for a tip ahead of its chain would look like a cut; locked, for it only goes forward.
+            # After the commit, because a tip ahead of its chain looks like a cut; locked, because it only moves forward.
             with _locked(self.path) as connection:
                 self._seal(self._chain(connection, name))
 
-    def names(self) -> list[str]:
-        """Of the chains that have a line, in order."""
-        with _locked(self.path) as connection:
-            return [name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines ORDER BY chain")]
+    @contextmanager
+    def read(self, name: str) -> Iterator[HashChain]:
+        """Yield one chain, to read; an empty one if there is no such file."""
+        with _reading(self.path) as connection:
+            yield self._chain(connection, name)
 
     @contextmanager
-    def all(self) -> Iterator[list[HashChain]]:
-        """Alone with all chains, by name, to read."""
-        with _locked(self.path) as connection:
-            found = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
-            yield [self._chain(connection, name) for name in sorted(found | self._tips().keys())]
+    def read_all(self) -> Iterator[list[HashChain]]:
+        """Yield all chains by name, to read; none if there is no such file."""
+        with _reading(self.path) as connection:
+            names = {name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines")}
+            yield [self._chain(connection, name) for name in sorted(names | self._tips().keys())]
+
+    def names(self) -> list[str]:
+        """Return the names of the chains that have a line, in order."""
+        with _reading(self.path) as connection:
+            return [name for (name,) in connection.execute("SELECT DISTINCT chain FROM lines ORDER BY chain")]
 
     def _chain(self, connection: sqlite3.Connection, name: str) -> HashChain:
-        chain = HashChain(name, connection, self._chain)
+        return self._load(HashChain(name, connection, self._chain))
+
+    def _load(self, chain: AnyChain) -> AnyChain:
+        """Read the lines of a chain and check them against their hashes and the tip."""
+        name = chain.name
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
-        for number, (text, digest) in enumerate(connection.execute(query, (name,)), 1):
-            if _hash(chain.last, text) != digest or json.loads(text)["chain"] != name:
-                raise _damaged(self.path, f"line {number} of {name} was altered, or one before it is gone")
+        for number, (text, digest) in enumerate(chain.connection.execute(query, (name,)), 1):
+            if _hash(chain.last_hash, text) != digest or json.loads(text)["chain"] != name:
+                raise _damaged(
+                    self.path, f"line {number} of {name} was altered, or the line before it was removed"
+                )
             chain.entries.append((text, digest))
         tips = self._tips()
         if chain.entries and name not in tips:
-            raise _damaged(self.path, f"{self.tip.name} does not know {name}")
+            raise _damaged(self.path, f"{self.tip.name} has no entry for {name}")
         count, digest = tips.get(name, (0, GENESIS))
         if count > len(chain.entries):
             raise _damaged(self.path, f"{name} has {len(chain.entries)} lines and had {count}")
         if count and chain.entries[count - 1][1] != digest:
-            raise _damaged(self.path, f"line {count} of {name} is another than it was")
+            raise _damaged(self.path, f"line {count} of {name} was replaced")
         return chain
 
     def _tips(self) -> dict[str, tuple[int, str]]:
@@ -146,17 +179,17 @@ class HashChainFile:
         except FileNotFoundError:
             return {}
         except (ValueError, AttributeError, TypeError) as error:
-            raise _damaged(self.path, f"{self.tip.name} cannot be read") from error
+            raise _damaged(self.path, f"{self.tip.name} is damaged") from error
 
     def _seal(self, chain: HashChain) -> None:
-        """Under the lock, so that the new file's name is nobody else's."""
+        """Write the chain's tip, under the lock, so that no other process uses the new file's name."""
         new = self.tip.with_name(f"{self.tip.name}.new")
         with os.fdopen(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
-            file.write(_canonical({**self._tips(), chain.name: (len(chain.entries), chain.last)}))
+            file.write(_canonical({**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}))
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, self.tip)
-        sync(self.tip.parent)
+        sync_folder(self.tip.parent)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -168,44 +201,91 @@ def _hash(previous: str, text: str) -> str:
 
 
 def _damaged(path: Path, what: str) -> LedgerDamaged:
-    return LedgerDamaged(f"{path}: {what}; put it and its .tip back as they were, from one copy")
+    return LedgerDamaged(f"{path}: {what}; restore it and its .tip from one copy")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction that nobody else is in: all of it is on the disk afterwards, or nothing."""
+    """A transaction that no other process is in: afterwards all of it is on the disk, or nothing."""
+    with _failures(path, "written"), closing(_connect(path, "rw")) as connection:
+        # FULL does not sync the folder once the journal is gone, and after a power cut it could be back: EXTRA.
+        connection.execute("PRAGMA synchronous = EXTRA")
+        connection.execute("BEGIN IMMEDIATE")
+        if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            for table in TABLES:
+                connection.execute(table)
+        yield connection
+        connection.execute("COMMIT")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """
+    A transaction that only reads: no other process commits until it ends. An empty database if there is no file, or if a
+    writer has created it and not yet committed.
+    """
+    with _failures(path, "read"), closing(_connect_to_read(path)) as connection:
+        yield connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
     try:
-        uri = f"{path.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(uri, PATIENCE, isolation_level=None, uri=True)
-        try:
-            # FULL does not sync the folder once the journal is gone, and after a power cut it could be back: EXTRA.
-            connection.execute("PRAGMA synchronous = EXTRA")
-            connection.execute("BEGIN IMMEDIATE")
-            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                for table in TABLES:
-                    connection.execute(table)
-            yield connection
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-    except (
-        sqlite3.OperationalError,
-        OSError,
-    ) as error:  # locked for too long, a full disk, no right to write
-        raise SiloFailed(
-            f"{path}: the ledger cannot be written ({error}); see to it and ask again"
-        ) from error
+        if path.stat().st_size:
+            return _begin_reading(path)
+    except FileNotFoundError:
+        pass
+    connection = sqlite3.connect(":memory:")
+    for table in TABLES:
+        connection.execute(table)
+    return connection
+
+
+def _begin_reading(path: Path) -> sqlite3.Connection:
+    try:
+        return _begun(path)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+            raise
+    with closing(
+        _connect(path, "rw")
+    ) as writer:  # a process was killed while it wrote: SQLite rolls that back
+        writer.execute("SELECT 1 FROM sqlite_master").fetchone()
+    return _begun(path)
+
+
+def _begun(path: Path) -> sqlite3.Connection:
+    connection = _connect(path, "ro")
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # takes the lock
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, LOCK_SECONDS, isolation_level=None, uri=True)
+
+
+@contextmanager
+def _failures(path: Path, how: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:  # locked for too long, a full disk, no permission
+        raise SiloFailed(f"{path}: the ledger cannot be {how} ({error}); solve that and try again") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
 
 
 def _create(path: Path) -> None:
-    """Empty and for its owner alone, before SQLite sees it; its journal inherits that."""
-    with _creating:  # one thread at a time: to close a file gives up what other threads have locked of it
+    """Create an empty file that only its owner can read, before SQLite opens it; its journal inherits the mode."""
+    with _creating:  # one thread at a time: closing a file releases the locks that other threads hold on it
         try:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-                sync(path.parent)
+                sync_folder(path.parent)
         except OSError as error:
-            raise SiloFailed(f"{path}: the ledger cannot be made ({error.strerror})") from error
+            raise SiloFailed(f"{path}: the ledger cannot be created ({error.strerror})") from error

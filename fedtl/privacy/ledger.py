@@ -1,55 +1,60 @@
 """
-A silo's own account of what was spent on its data: charge, make durable, compute, keep the reply, release.
+A silo's record of what was spent on its data: charge a round, make that durable, compute, store the reply, release.
 
 It belongs to the data and outlives processes, experiments and studies. A study's whole plan is charged before its first
-round (see ``account``), whatever becomes of its rounds, and never is more charged than the lifetime budget. Must not know
-what is computed.
+round (see ``budget``), whatever becomes of its rounds, and the plans together never exceed the lifetime budget. Must not
+know what is computed. Reading is in ``ledger_reading``.
 """
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from fedtl.errors import BudgetExhausted, ConfigError, FedTLError, Refused, RoundLost
+from fedtl.errors import ConfigError, FedTLError, Refused, RoundLost
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
-from fedtl.privacy.account import Account, StudyAccount, rows_of
-from fedtl.privacy.apart import difference, told_apart
-from fedtl.privacy.hash_chain import ChainLine, HashChain, HashChainFile
+from fedtl.privacy.budget import SLACK, Budget, Plan, check_affordable
+from fedtl.privacy.hash_chain import HashChain, HashChainFile, WritableChain
+from fedtl.privacy.ledger_lines import (
+    BudgetChanged,
+    Opened,
+    ReplyStored,
+    RoundCharged,
+    RowsChanged,
+    RowsConfirmed,
+    append,
+    event_rows,
+    spend_events,
+)
+from fedtl.privacy.ledger_state import (
+    ALL_ROWS,
+    LedgerState,
+    StudyState,
+    confirmed_rows,
+    ledger_state,
+    planned,
+    store_rows,
+)
 from fedtl.privacy.rows import RowSet
-
-SLACK = 1 + 1e-9  # three times a third may be a little more than one
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most that may ever be spent on a dataset, all studies together."""
-
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
-            raise ConfigError(f"{self} is no budget: epsilon must be above 0, and delta between 0 and 1")
+from fedtl.privacy.same_rows import check_other_rows, describe_difference
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that a study may do, fixed before its first round: the ``events`` of all rounds, at most ``epsilon``."""
+class LedgerAccount:
+    """The account that is charged: the ledger's file, the dataset's name in it, its rows, and their lifetime budget."""
 
-    epsilon: float
-    delta: float
-    events: tuple[SpendEvent, ...]
+    path: Path
+    dataset: str
+    rows: RowSet = field(repr=False)
+    budget: Budget
 
 
 @dataclass(frozen=True)
 class Charge:
     """
-    A round that is paid for. ``reply`` None: compute, ``store``, and only then send. Bytes: it was done before, send
-    these. ``epsilon`` and ``delta``: of the study's plan.
+    A charged round. ``reply`` None: compute, ``store``, and only then send. Otherwise it was computed before: send these
+    bytes. ``epsilon`` and ``delta``: of the study's plan.
     """
 
     reply: bytes | None
@@ -59,256 +64,203 @@ class Charge:
 
 class Ledger:
     """
-    The account of one dataset, by its name, in a book that others may share. ``rows``: keyed hashes of its rows.
+    The ledger of one dataset, opened to charge, in a file that other datasets may share.
 
-    Opening writes down the first dataset of a book and a changed budget; the last one written holds for everybody. Changed
-    rows are written down when they are first met, and wait for ``confirm``; what was spent stays spent, for most of them
-    will be the same ones. Nothing is held open in between. All of it raises SiloFailed where the book cannot be written,
-    LedgerDamaged where it is not as it was left; opening, too, Refused for a further dataset that nobody has admitted.
+    Opening writes the first dataset of a file, and a changed budget; the last budget that was written applies to all
+    processes. Changed rows are written when they are first met, and wait for ``confirm``; what was spent stays spent,
+    because most of the rows will be the same. All methods raise SiloFailed if the file cannot be written, and
+    LedgerDamaged if it was altered; opening also raises Refused for a further dataset that nobody has admitted.
     """
 
-    def __init__(self, path: Path, dataset: str, rows: RowSet, budget: Budget) -> None:
-        self.book, self.dataset, self.rows = HashChainFile(Path(path)), dataset, rows
-        with self.book.open(dataset) as chain:
+    def __init__(self, account: LedgerAccount) -> None:
+        self._account, self._file = account, HashChainFile(account.path)
+        self._file.create()
+        with self._file.write(account.dataset) as chain:
             if not chain.entries:
-                if others := chain.others():
-                    told_apart(dataset, rows, others)
-                    raise Refused(
-                        f"{dataset}: is not in this ledger, which has {_listed(others)}, and a new name would have a new "
-                        "budget; if these are other people's rows: fedtl silo confirm DIR BUNDLE --new-dataset; if not, set "
-                        f"data.name = {others[0].name!r} in silo.toml"
-                    )
-                _open(chain, rows, budget)
-            elif (account := Account(chain)) and (account.epsilon, account.delta) != (
-                budget.epsilon,
-                budget.delta,
-            ):
-                chain.append("budget", epsilon=float(budget.epsilon), delta=float(budget.delta))
+                check_known_dataset(account, chain)
+                _open(chain, account)
+            elif ledger_state(chain).budget != account.budget:
+                append(chain, BudgetChanged(**_numbers(account.budget)))
 
     @classmethod
-    def admit(cls, path: Path, dataset: str, rows: RowSet, budget: Budget) -> "Ledger":
+    def admit(cls, account: LedgerAccount) -> "Ledger":
         """
-        Open a further dataset, with a budget of its own: its owner says that its rows are other people's. Raises Refused
-        where they are not, ConfigError where the dataset is there or is the first.
+        Open a further dataset with a budget of its own, whose owner declares that its rows are other people's. Raises
+        Refused if they are not, ConfigError if the dataset is in the ledger already or is the first.
         """
-        ledger = cls.__new__(cls)
-        ledger.book, ledger.dataset, ledger.rows = HashChainFile(Path(path)), dataset, rows
-        with ledger.book.open(dataset) as chain:
+        file, dataset = HashChainFile(account.path), account.dataset
+        file.create()
+        with file.write(dataset) as chain:
             others = chain.others()
             if chain.entries or not others:
-                known = "is in this ledger already" if chain.entries else "is the first of this ledger"
-                raise ConfigError(f"{dataset}: {known}; there is nothing to confirm for a new dataset")
-            _open(chain, rows, budget, beside=told_apart(dataset, rows, others))
-        return ledger
+                known = "it is in this ledger already" if chain.entries else "it is the first of this ledger"
+                raise ConfigError(f"{dataset}: {known}; remove --new-dataset")
+            _open(chain, account, check_other_rows(dataset, account.rows, others))
+        return cls(account)
 
     def charge(
         self, study: str, round: int, task_hash: str, events: Sequence[SpendEvent], plan: Plan
     ) -> Charge:
         """
-        Write down what a round costs, and with a study's first round its whole plan, durably, before anything is computed;
-        or give what it was answered before.
+        Write what a round costs, and with a study's first round its whole plan, durably, before anything is computed; or
+        return the reply that was stored before.
 
         Raises BudgetExhausted; RoundLost for a round that was charged and has no reply; Refused for another plan or
-        task than was charged, an older round, more than was planned and changed rows; ConfigError for what is no
-        round or no plan. Where it raises, nothing was charged.
+        task than was charged, an older round, more steps than were planned, and changed rows; ConfigError for arguments
+        that describe no round or no plan. If it raises, nothing was charged.
         """
-        _check(study, round, events, plan)
-        self._meet()
-        with self.book.open(self.dataset) as chain:
-            account = Account(chain)
-            self._same_rows(account)
-            known = account.studies.get(study, StudyAccount(_written(plan)))
-            self._same_plan(study, known, plan)
+        _check_arguments(study, round, events, plan)
+        self._note_changed_rows()
+        with self._file.write(self._account.dataset) as chain:
+            state = ledger_state(chain)
+            self._check_rows(chain, state)
+            known = state.studies.get(study, StudyState(planned(study, plan)))
+            self._check_plan(study, known, plan)
             if round <= known.round:
-                return Charge(self._again(chain, study, known, round, task_hash), plan.epsilon, plan.delta)
+                return Charge(
+                    self._stored_reply(chain, study, known, round, task_hash), plan.epsilon, plan.delta
+                )
             charged = accounting.merged([*known.events, *events])
-            self._planned(study, charged, plan)
-            self._affordable(account, study, plan)
-            if study not in account.studies:
-                chain.append("planned", study=study, **_written(plan))
-            epsilon = accounting.epsilon(charged, plan.delta)
-            chain.append(
-                "charged", study=study, round=round, task=task_hash, events=rows_of(events), epsilon=epsilon
+            self._check_planned(study, charged, known)
+            check_affordable(self._account.dataset, study, plan, state.budget, state.taken_by_others(study))
+            if study not in state.studies:
+                append(chain, known.plan)
+            append(
+                chain,
+                RoundCharged(
+                    study=study,
+                    round=round,
+                    task=task_hash,
+                    events=event_rows(events),
+                    epsilon=accounting.epsilon(charged, plan.delta),
+                ),
             )
         return Charge(None, plan.epsilon, plan.delta)
 
-    def foresee(self, plan: Plan, study: str | None = None) -> None:
-        """
-        Raises BudgetExhausted where the whole of a study under this plan could not be charged. ``study`` None: its name is
-        not known yet; a study that is under way on the same plan may go on. Charges nothing.
-        """
-        with self.book.open(self.dataset) as chain:
-            account = Account(chain)
-            under_way = [
-                name for name, its in account.studies.items() if its.plan == _written(plan) and not its.over
-            ]
-            if study is None and under_way:
-                study = under_way[0]
-            self._affordable(account, study, plan)
-
     def store(self, study: str, round: int, reply: bytes) -> None:
-        """Keep the bytes of the study's last charged round, durably, in place of the round's before it."""
-        with self.book.open(self.dataset) as chain:
-            known = Account(chain).studies.get(study)
+        """Store the reply to the study's last charged round, durably, in place of the reply to the round before."""
+        with self._file.write(self._account.dataset) as chain:
+            known = ledger_state(chain).studies.get(study)
             if known is None or known.round != round or known.reply:
-                raise FedTLError(f"{self.dataset}: round {round} of study {study!r} waits for no reply")
-            chain.append("stored", study=study, round=round, reply=chain.keep(study, reply), bytes=len(reply))
+                raise FedTLError(
+                    f"{self._account.dataset}: round {round} of study {study!r} waits for no reply"
+                )
+            digest = chain.store(study, reply)
+            append(chain, ReplyStored(study=study, round=round, reply=digest, bytes=len(reply)))
 
     def confirm(self, fingerprint: str) -> None:
         """
-        Write down that the rows have changed and that this is right, by the fingerprint that they have now. Raises Refused
-        where they are another dataset's.
+        Write that the rows have changed and that this is right. ``fingerprint``: the rows' present one. Raises Refused
+        if they are another dataset's.
         """
-        if fingerprint != self.rows.fingerprint:
-            raise ConfigError(
-                f"{self.dataset}: the rows are {self.rows.fingerprint[:12]}, not {fingerprint[:12]}"
+        dataset, rows = self._account.dataset, self._account.rows
+        if fingerprint != rows.fingerprint:
+            raise ConfigError(f"{dataset}: the rows are {rows.fingerprint[:12]}, not {fingerprint[:12]}")
+        with self._file.write(dataset) as chain:
+            state = ledger_state(chain)
+            if state.fingerprint != fingerprint:
+                check_other_rows(dataset, rows, chain.others())
+                self._append_changed_rows(chain, state)
+                kept = store_rows(chain, rows, confirmed_rows(chain, state, ALL_ROWS))
+                append(chain, RowsConfirmed(fingerprint=fingerprint, rows=rows.count, kept=kept))
+
+    def _note_changed_rows(self) -> None:
+        """In a transaction of its own, because the refusal that follows rolls back what was written with it."""
+        with self._file.write(self._account.dataset) as chain:
+            state = ledger_state(chain)
+            if state.fingerprint != self._account.rows.fingerprint:
+                self._append_changed_rows(chain, state)
+
+    def _append_changed_rows(self, chain: WritableChain, state: LedgerState) -> None:
+        """Write once that the rows differ from those last confirmed."""
+        rows = self._account.rows
+        if rows.fingerprint not in state.unconfirmed:
+            difference = describe_difference(confirmed_rows(chain, state), rows)
+            append(
+                chain,
+                RowsChanged(before=state.fingerprint, fingerprint=rows.fingerprint, difference=difference),
             )
-        with self.book.open(self.dataset) as chain:
-            account = Account(chain)
-            if account.fingerprint != fingerprint:
-                told_apart(self.dataset, self.rows, chain.others())
-                self._changed(chain, account)
-                chain.append(
-                    "confirmed", fingerprint=fingerprint, rows=self.rows.count, kept=account.keep(self.rows)
-                )
 
-    def spent(self) -> tuple[float, float]:
-        """(epsilon, delta) that all studies together take from the budget; zeros before the first."""
-        with self.book.open(self.dataset) as chain:
-            return Account(chain).taken
-
-    def knows(self, study: str) -> bool:
-        """Whether a round of this study was ever charged."""
-        return bool(self.events(study))
-
-    def events(self, study: str) -> tuple[SpendEvent, ...]:
-        """What was charged for this study, in the order of its rounds."""
-        with self.book.open(self.dataset) as chain:
-            known = Account(chain).studies.get(study)
-            return tuple(known.events) if known else ()
-
-    def lines(self) -> list[ChainLine]:
-        """
-        This dataset's, from the first on. ``what`` each is: opened, budget, changed, confirmed, planned, charged or
-        stored.
-        """
-        with self.book.open(self.dataset) as chain:
-            return chain.lines()
-
-    def verify(self) -> dict[str, tuple[int, str]]:
-        """
-        Each dataset's number of lines and last hash, after a walk through everything in the book: noted down
-        elsewhere, they show later whether the book was replaced by an older one.
-        """
-        with self.book.all() as chains:
-            for chain in chains:
-                account = Account(chain)
-                for name, digest in account.kept.items():
-                    chain.kept(name, digest)
-                for study, known in account.studies.items():
-                    if known.reply:
-                        chain.kept(study, known.reply)
-            return {chain.name: (len(chain.entries), chain.last) for chain in chains}
-
-    def _meet(self) -> None:
-        """Changed rows are on the disk before they are refused: a refusal takes back what was written with it."""
-        with self.book.open(self.dataset) as chain:
-            account = Account(chain)
-            if account.fingerprint != self.rows.fingerprint:
-                self._changed(chain, account)
-
-    def _same_rows(self, account: Account) -> None:
-        if account.fingerprint != self.rows.fingerprint:
+    def _check_rows(self, chain: HashChain, state: LedgerState) -> None:
+        rows = self._account.rows
+        if state.fingerprint != rows.fingerprint:
             raise Refused(
-                f"{self.dataset}: the rows have changed (fingerprint {account.fingerprint[:12]} is now "
-                f"{self.rows.fingerprint[:12]}: {difference(account.rows(), self.rows)}); confirm them if that is right (fedtl silo "
-                "confirm); what was spent stays spent"
+                f"{self._account.dataset}: the rows have changed (fingerprint {state.fingerprint[:12]} is now "
+                f"{rows.fingerprint[:12]}: {describe_difference(confirmed_rows(chain, state), rows)}); if that is right, "
+                "confirm them (fedtl silo confirm); what was spent stays spent"
             )
 
-    def _changed(self, chain: HashChain, account: Account) -> None:
-        """Write down, once, that the rows are no longer those of the last confirmation."""
-        if self.rows.fingerprint not in account.waiting:
-            chain.append(
-                "changed",
-                before=account.fingerprint,
-                fingerprint=self.rows.fingerprint,
-                difference=difference(account.rows(), self.rows),
-            )
-
-    def _same_plan(self, study: str, known: StudyAccount, plan: Plan) -> None:
-        if known.plan != _written(plan):
+    def _check_plan(self, study: str, known: StudyState, plan: Plan) -> None:
+        if known.plan != planned(study, plan):
+            written = known.plan.model_dump(mode="json", include={"epsilon", "delta", "events"})
             raise Refused(
-                f"{self.dataset}: study {study!r} is bound to its plan {json.dumps(known.plan)}; another plan is "
-                "another study"
+                f"{self._account.dataset}: study {study!r} was charged for another plan ({json.dumps(written)}); use another "
+                "study name for another plan"
             )
 
-    def _again(self, chain: HashChain, study: str, known: StudyAccount, round: int, task_hash: str) -> bytes:
-        """The kept reply to the last round."""
+    def _stored_reply(
+        self, chain: HashChain, study: str, known: StudyState, round: int, task_hash: str
+    ) -> bytes:
+        where = f"{self._account.dataset}: round {round} of study {study!r}"
         if round < known.round:
-            raise Refused(
-                f"{self.dataset}: round {round} of study {study!r} is over; the last is {known.round}"
-            )
+            raise Refused(f"{where} is over; the last is {known.round}")
         if task_hash != known.task:
-            raise Refused(
-                f"{self.dataset}: round {round} of study {study!r} was charged for another task; go on with the next"
-            )
+            raise Refused(f"{where} was charged for another task; continue with the next round")
         if not known.reply:
             raise RoundLost(
-                f"{self.dataset}: round {round} of study {study!r} was charged and has no reply: lost, unless another "
-                "process is at it; go on with the next"
+                f"{where} was charged and has no reply: it is lost, unless another process is computing it; continue with the "
+                "next round"
             )
-        return chain.kept(study, known.reply)
+        return chain.stored(study, known.reply)
 
-    def _planned(self, study: str, charged: Sequence[SpendEvent], plan: Plan) -> None:
-        most = {(its.noise_multiplier, its.sample_rate): its.steps for its in accounting.merged(plan.events)}
-        for its in charged:
-            if its.steps > (left := most.get((its.noise_multiplier, its.sample_rate), 0)):
+    def _check_planned(self, study: str, charged: Sequence[SpendEvent], known: StudyState) -> None:
+        most = {
+            (event.noise_multiplier, event.sample_rate): event.steps
+            for event in accounting.merged(spend_events(known.plan.events))
+        }
+        for event in charged:
+            if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):
                 raise Refused(
-                    f"{self.dataset}: study {study!r} would come to {its.steps} steps of noise {its.noise_multiplier:g} "
-                    f"and rate {its.sample_rate:g}; its plan has {left}"
+                    f"{self._account.dataset}: with this round, study {study!r} would take {event.steps} steps of noise "
+                    f"{event.noise_multiplier:g} and rate {event.sample_rate:g}; its plan has {allowed}"
                 )
 
-    def _affordable(self, account: Account, study: str | None, plan: Plan) -> None:
-        """Whether the budget has room for the whole plan beside all other studies."""
-        others = [its.taken for name, its in account.studies.items() if name != study]
-        affordable(self.dataset, study, plan, Budget(account.epsilon, account.delta), others)
 
-
-def affordable(
-    dataset: str, study: str | None, plan: Plan, budget: Budget, others: Sequence[tuple[float, float]] = ()
-) -> None:
-    """Raises BudgetExhausted where the budget has no room for a whole plan. ``others``: what other studies take."""
-    taken, total = accounting.added(others), accounting.added([*others, (plan.epsilon, plan.delta)])
-    if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
-        left = max(0.0, budget.epsilon - taken[0]), max(0.0, budget.delta - taken[1])
-        raise BudgetExhausted(
-            f"{dataset}: {'a new study' if study is None else f'study {study!r}'} takes its whole plan, epsilon "
-            f"{plan.epsilon:.4g} and delta {plan.delta:.3g}, before its first round; other studies have taken "
-            f"{taken[0]:.4g} of {budget.epsilon:.4g} and {taken[1]:.3g} of {budget.delta:.3g}, so {left[0]:.4g} and "
-            f"{left[1]:.3g} are left; ask for a smaller epsilon, or raise the lifetime budget of the data"
+def check_known_dataset(account: LedgerAccount, chain: HashChain) -> None:
+    """Raise Refused if this dataset is new in a ledger that has others: it needs the steward's word, see ``Ledger.admit``."""
+    if others := chain.others():
+        check_other_rows(account.dataset, account.rows, others)
+        raise Refused(
+            f"{account.dataset}: not in this ledger, which has {', '.join(repr(other.name) for other in others)}, and a new name "
+            "would have a new budget; if these are other people's rows: fedtl silo confirm DIR BUNDLE --new-dataset; if not, set "
+            f"data.name = {others[0].name!r} in silo.toml"
         )
 
 
-def _open(chain: HashChain, rows: RowSet, budget: Budget, **more: Any) -> None:
-    content = {"epsilon": float(budget.epsilon), "delta": float(budget.delta), "rows": rows.count}
-    kept = Account(chain).keep(rows)
-    chain.append("opened", fingerprint=rows.fingerprint, kept=kept, **content, **more)
+def _open(chain: WritableChain, account: LedgerAccount, beside: dict[str, int] | None = None) -> None:
+    rows = account.rows
+    kept = store_rows(chain, rows)
+    append(
+        chain,
+        Opened(
+            fingerprint=rows.fingerprint,
+            rows=rows.count,
+            kept=kept,
+            beside=beside,
+            **_numbers(account.budget),
+        ),
+    )
 
 
-def _listed(chains: Sequence[HashChain]) -> str:
-    return ", ".join(repr(chain.name) for chain in chains)
+def _numbers(budget: Budget) -> dict[str, float]:
+    return {"epsilon": float(budget.epsilon), "delta": float(budget.delta)}
 
 
-def _check(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
-    """Before the book is locked, for the library that composes takes seconds to load. Raises ConfigError."""
+def _check_arguments(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
+    """Called before the file is locked, because the accounting library takes seconds to load. Raises ConfigError."""
     if not study or round < 1 or not events:
-        raise ConfigError(f"study {study!r}, round {round}, {len(events)} events: that is no private round")
+        raise ConfigError(f"study {study!r}, round {round}, {len(events)} events: not a private round")
     if (cost := accounting.epsilon(plan.events, plan.delta)) > plan.epsilon * SLACK:
         raise ConfigError(
-            f"study {study!r} plans for epsilon {plan.epsilon:.4g}, and its events come to {cost:.4g}"
+            f"study {study!r} plans for epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}"
         )
-
-
-def _written(plan: Plan) -> dict[str, Any]:
-    events = rows_of(accounting.merged(plan.events))
-    return {"epsilon": float(plan.epsilon), "delta": float(plan.delta), "events": events}

@@ -1,7 +1,7 @@
 """
-A second library's word on what a ledger's events come to: the PRV accountant of Opacus (Gopi, Lee and Wutschitz, 2021).
+Recomputes epsilon with the PRV accountant of Opacus (Gopi, Lee and Wutschitz, 2021) as a cross-check.
 
-Another algorithm by other people than the one that charged, for the same mechanisms: Gaussian noise on Poisson samples.
+A different algorithm and implementation from the one that charged, for the same mechanism: Gaussian noise on a Poisson sample.
 """
 
 import warnings
@@ -12,21 +12,21 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.per_sample.opacus import opacus_for
 
-ERROR = 0.02  # its epsilon is an upper end, and so far above the truth at most
-LEAST = 1e-9  # a delta below which its sums are rounding
-MOST = 30.0  # a mean loss beyond which it needs minutes, and nothing is left to promise
+EPSILON_ERROR = 0.02  # its epsilon is an upper bound, and at most this much above the true one
+MIN_DELTA = 1e-9  # below it, its sums are rounding errors
+MAX_MEAN_LOSS = 30.0  # above it, it takes minutes, and no useful guarantee is left
 
 
-def prv(events: Iterable[SpendEvent], delta: float) -> float | None:
-    """Epsilon of all events together; None where it has no answer: no events, hardly any noise, too small a delta."""
-    merged = accounting.merged(events)
-    asked = merged and delta >= LEAST and accounting.mean_loss(merged) <= MOST
-    return _composed(merged, delta) if asked else None
+def prv_epsilon(events: Iterable[SpendEvent], delta: float) -> float | None:
+    """Return the epsilon of all events together; None if it cannot be computed: no events, too little noise or delta."""
+    schedule = accounting.merged(events)
+    computable = schedule and delta >= MIN_DELTA and accounting.mean_loss(schedule) <= MAX_MEAN_LOSS
+    return _composed(schedule, delta) if computable else None
 
 
-def understated(epsilon: float, theirs: float | None) -> bool:
-    """Whether an epsilon is smaller than this library's by more than its error. One that is larger promises no more."""
-    return theirs is not None and epsilon < theirs - ERROR
+def understated(epsilon: float, prv: float | None) -> bool:
+    """Whether an epsilon is below the PRV accountant's by more than its error. An epsilon above it claims less privacy."""
+    return prv is not None and epsilon < prv - EPSILON_ERROR
 
 
 @lru_cache(64)
@@ -35,7 +35,7 @@ def _composed(events: tuple[SpendEvent, ...], delta: float) -> float | None:
         from opacus.accountants import PRVAccountant  # type: ignore[import-untyped]
 
     accountant = PRVAccountant()
-    accountant.history = [(its.noise_multiplier, its.sample_rate, its.steps) for its in events]
+    accountant.history = [(event.noise_multiplier, event.sample_rate, event.steps) for event in events]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

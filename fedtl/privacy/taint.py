@@ -1,9 +1,9 @@
 """
-What each kind of a silo's tensors owes to its rows, and so whether it may influence what leaves.
+Provenance labels: how a silo's tensors depend on its rows, and so whether they may influence a private release.
 
-A clip bounds what one record does to the sum directly. What it does through a head that was trained without noise,
-or through exact statistics, nothing bounds: 12.8 to 133 clips were measured. So a tensor carries where it came from,
-and only what is covered by the ledger, or owes nothing to the rows, goes into a private round.
+The clip bounds the direct effect of one record on the sum. Nothing bounds its effect through a head that was trained
+without noise, or through exact statistics: 12.8 to 133 clips were measured. So every tensor has a label, and a private
+round starts only from tensors that do not depend on the rows, or whose privacy cost is in the ledger.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,22 +15,22 @@ from fedtl.models.roles import Role
 
 
 class Label(StrEnum):
-    """Where a tensor's values come from; from what owes nothing to what owes most."""
+    """How a tensor depends on the silo's rows, from not at all to without any protection."""
 
-    PUBLIC = "public"  # a seed, a declared start, rows declared public
-    MECHANISM = "private-mechanism"  # noisy steps alone, all charged
+    PUBLIC = "public"  # from a seed, declared initial weights, or rows that were declared public
+    MECHANISM = "private-mechanism"  # trained privately: by noisy steps only, all of them charged
     RELEASED = "released"  # statistics with noise, charged; or sent to the server
-    LOCAL = "local-only"  # rows, without noise: for their silo's own use, never for a release
+    LOCAL = "local-only"  # trained on rows without noise: for use at the silo, never for a release
 
 
-Labels = Mapping[str, Label]  # by the names of tensors
-Key = TypeVar("Key", bound=str)  # a role, for what a silo keeps; or a tensor's name, for what a file holds
-STILL = frozenset({Role.STATS, Role.COUNT})  # what no private step moves
-WHY = "it owes its values to rows without noise, and would take them past the clip"
+Labels = Mapping[str, Label]  # by the names of tensors, of the model and of what is kept beside it
+Key = TypeVar("Key", bound=str)
+STILL = frozenset({Role.STATS, Role.COUNT})  # roles that no private step changes
+WHY = "it was trained on private rows without noise, so starting from it would break the privacy guarantee"
 
 
 def public(keys: Iterable[Key]) -> dict[Key, Label]:
-    """Of what has not been trained yet."""
+    """Return the labels of tensors that have not been trained yet."""
     return dict.fromkeys(keys, Label.PUBLIC)
 
 
@@ -38,36 +38,42 @@ def after(
     before: Mapping[Key, Label], moved: Iterable[Key], private: bool, released: Iterable[Key] = ()
 ) -> dict[Key, Label]:
     """
-    After training that moved these. Without a promise whatever the rows moved is for the silo's own use, from
-    then on and for good; with one, noise has covered it, and ``released`` has been let go.
+    Return the labels after training changed the ``moved`` tensors. Trained without differential privacy they are
+    local-only for good; ``private`` training keeps them usable, and ``released`` are those that left with noise.
     """
     moves = dict.fromkeys(moved, Label.MECHANISM if private else Label.LOCAL)
     return {**before, **moves, **dict.fromkeys(released, Label.RELEASED)}
 
 
 def together(some: Iterable[Mapping[Key, Label]]) -> dict[Key, Label]:
-    """Of averages over several silos: each owes what the one owes that owes most."""
-    order, found = list(Label), dict[Key, Label]()
-    for its in some:
-        found |= {key: max(label, found.get(key, label), key=order.index) for key, label in its.items()}
-    return found
+    """Return the labels of averages over several silos: for each tensor the least protected label."""
+    order, combined = list(Label), dict[Key, Label]()
+    for labels in some:
+        combined |= {
+            key: max(label, combined.get(key, label), key=order.index) for key, label in labels.items()
+        }
+    return combined
 
 
 def local_only(labels: Mapping[Key, Label]) -> list[Key]:
-    """What must not go into private training."""
+    """Return the tensors from which no private training may start."""
     return sorted(key for key, label in labels.items() if label is Label.LOCAL)
 
 
 def by_tensor(labels: Labels, roles: Mapping[str, Role]) -> dict[str, Label]:
-    """Return the labels of these tensors, as far as they are known; earlier versions kept them by role."""
+    """Return the known labels of these tensors; earlier versions kept labels by role."""
     known = {name: labels.get(name, labels.get(role)) for name, role in roles.items()}
     return {name: label for name, label in known.items() if label is not None}
 
 
 def check(labels: Labels, names: Iterable[str], silo: str) -> None:
-    """Raise Refused, naming a tensor, where local state must not go into a private round; one without a label must not."""
+    """Raise Refused if a local tensor is local-only or has no label, because a private round must not start from it."""
     for name in names:
         if name not in labels:
-            raise Refused(f"{silo}: nothing says where {name} comes from, so no private round starts from it")
-    if odd := local_only({name: labels[name] for name in names}):
-        raise Refused(f"{silo}: {odd[0]} is {Label.LOCAL}: {WHY}; start it anew, or train without [privacy]")
+            raise Refused(
+                f"{silo}: {name} has no provenance label, so no private round starts from it; initialise it anew"
+            )
+    if unprotected := local_only({name: labels[name] for name in names}):
+        raise Refused(
+            f"{silo}: {unprotected[0]} is {Label.LOCAL}: {WHY}; initialise it anew, or train without [privacy]"
+        )

@@ -1,10 +1,10 @@
 """
-What a plan of noisy releases allows an attacker who guesses whether one record was in: its trade-off curve.
+The trade-off curve of a schedule of noisy releases: how well any attacker can guess whether one record was included.
 
-f(a) is the smallest rate of missed members of any test with a rate a of false alarms (Dong, Roth and Su, 2022). It follows
-from the plan's privacy loss distribution by f(a) = sup over epsilon >= 0 of max(0, 1 - delta(epsilon) - e^epsilon a,
-e^-epsilon (1 - delta(epsilon) - a)) (their proposition 2.12). The supremum is taken over some epsilons, and delta is rounded
-up, so the curve lies at or below the plan's own: whatever refutes it refutes the plan.
+f(a) is the smallest false negative rate of any test with false positive rate a (Dong, Roth and Su, 2022). It follows from
+the schedule's privacy loss distribution by f(a) = sup over epsilon >= 0 of max(0, 1 - delta(epsilon) - e^epsilon a,
+e^-epsilon (1 - delta(epsilon) - a)) (their proposition 2.12). The supremum is taken over a grid of epsilons, and delta is
+rounded up, so the curve lies at or below the true one: a test that refutes it also refutes the schedule.
 """
 
 import math
@@ -18,58 +18,56 @@ from scipy.special import ndtri
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import Floats, deltas, epsilon, gaussian_mu, merged
 
-POINTS = 2000  # epsilons of a curve
-LEAST = 1e-10  # a delta below which the curve is not followed
-SLACK = 1e-12  # added to every delta, for rounding in the library's sums
+CURVE_POINTS = 2000  # epsilons of a curve
+MIN_DELTA = 1e-10  # the curve ends at the epsilon of this delta
+DELTA_SLACK = 1e-12  # added to every delta, for rounding in the library's sums
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Each of ``epsilons``, which rise from 0, is kept with the ``deltas`` beside it."""
+    """The guarantee (epsilon, delta) holds for each pair of ``epsilons``, ascending from 0, and ``deltas``."""
 
     epsilons: Floats
     deltas: Floats
 
-    def found(self, false_alarms: float) -> float:
-        """The largest share of members that any test finds at this rate of false alarms: TPR at FPR, 1 - f."""
-        grown = np.exp(self.epsilons)
-        one = false_alarms * grown + self.deltas
-        other = 1 - (1 - self.deltas - false_alarms) / grown
-        return float(min(1.0, np.minimum(one, other).min()))
+    def max_tpr(self, fpr: float) -> float:
+        """Return the largest true positive rate of any test with this false positive rate: 1 - f(fpr)."""
+        factor = np.exp(self.epsilons)
+        bounds = np.minimum(fpr * factor + self.deltas, 1 - (1 - self.deltas - fpr) / factor)
+        return float(min(1.0, bounds.min()))
 
-    def false_alarms(self, found: float) -> float:
-        """The smallest rate of false alarms of any test that finds this share of members: undoes ``found``."""
-        grown = np.exp(self.epsilons)
-        one = (found - self.deltas) / grown
-        other = 1 - self.deltas - grown * (1 - found)
-        return float(max(0.0, one.max(), other.max()))
+    def min_fpr(self, tpr: float) -> float:
+        """Return the smallest false positive rate of any test with this true positive rate: the inverse of ``max_tpr``."""
+        factor = np.exp(self.epsilons)
+        bounds = np.maximum((tpr - self.deltas) / factor, 1 - self.deltas - factor * (1 - tpr))
+        return float(max(0.0, bounds.max()))
 
 
 def trade_off(events: Iterable[SpendEvent]) -> TradeOff:
-    """The curve of all events together, for zero-out adjacency. Raises ConfigError as ``accounting.epsilon`` does."""
+    """Return the curve of all events together, for zero-out adjacency. Raises ConfigError as ``accounting.epsilon`` does."""
     return _curve(merged(events))
 
 
 @lru_cache(64)
 def _curve(events: tuple[SpendEvent, ...]) -> TradeOff:
-    end = epsilon(events, LEAST)
+    end = epsilon(events, MIN_DELTA)
     if not math.isfinite(end):
         end = 100.0
-    epsilons = np.linspace(0, end, POINTS)
-    return TradeOff(epsilons, np.minimum(1.0, deltas(events, epsilons) + SLACK))
+    epsilons = np.linspace(0, end, CURVE_POINTS)
+    return TradeOff(epsilons, np.minimum(1.0, deltas(events, epsilons) + DELTA_SLACK))
 
 
 def gdp_mu(events: Iterable[SpendEvent], delta: float) -> float:
     """
-    The smallest mu with which mu-GDP keeps no smaller a delta than the plan at every epsilon from 0 to the plan's own
-    epsilon at ``delta``. The plan's trade-off curve then lies nowhere more than ``delta`` below that of mu-GDP. Of one
-    full-batch Gaussian release a step it is sqrt(steps) / noise multiplier; a subsampled plan is not exactly Gaussian.
+    Return the smallest mu for which mu-GDP has at least the schedule's delta at every epsilon from 0 to the schedule's own
+    epsilon at ``delta``. The schedule's trade-off curve is then at most ``delta`` below that of mu-GDP. For full-batch
+    Gaussian steps it is sqrt(steps) / noise multiplier; a subsampled schedule is not exactly Gaussian.
     """
-    its = merged(events)
-    end = epsilon(its, delta)
+    schedule = merged(events)
+    end = epsilon(schedule, delta)
     if not math.isfinite(end):
         return math.inf
-    curve = trade_off(its)
+    curve = trade_off(schedule)
     at_zero = float(2 * ndtri((1 + curve.deltas[0]) / 2))
     points = [
         (float(at), float(here))

@@ -1,7 +1,9 @@
 """
-What a ledger's lines say of themselves, recomputed by whoever gets them: the chain, each epsilon from the events before it,
-each plan as it was kept, all plans together against the lifetime budget, and whether what left was paid for. Reads lines alone, not the book, so that
-a mistake in the book's own reading hides none in its writing.
+Recomputes what the lines of a ledger say: the chain, each epsilon from its events, each plan as it was written, all plans
+together against the lifetime budget, and whether every private update was charged.
+
+Works on lines alone and not through ``ledger_state``, so that a mistake in how the ledger adds up its lines does not hide a
+mistake in what it wrote.
 """
 
 import json
@@ -13,15 +15,24 @@ from typing import Any
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.hash_chain import GENESIS
+from fedtl.privacy.ledger_lines import (
+    BudgetChanged,
+    LedgerLine,
+    Opened,
+    RoundCharged,
+    RowsChanged,
+    RowsConfirmed,
+    StudyPlanned,
+    spend_events,
+)
 
-CLOSE = 1e-6  # relative, of two epsilons from the same events
-Line = Mapping[str, Any]
+TOLERANCE = 1e-6  # relative difference of two epsilons that were computed from the same events
 
 
-def walked(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]], str, int]:
+def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]], str, int]:
     """
-    The lines of a chain, from their texts and hashes, as far as it holds; its last hash; and the number of the first line
-    that does not follow from the one before, 0 for none.
+    Return the lines of a chain, from their texts and hashes, up to the first that does not follow from the line before;
+    the last hash; and the number of that first wrong line, 0 for none.
     """
     last, lines = GENESIS, list[dict[str, Any]]()
     for number, (text, digest) in enumerate(entries, 1):
@@ -33,7 +44,7 @@ def walked(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]], st
 
 
 def _line(text: str, number: int) -> dict[str, Any] | None:
-    """Whoever wrote the chain may have written anything under a hash that is right."""
+    """None for a text that is no line: whoever writes a chain can write anything with a correct hash."""
     try:
         line = json.loads(text)
     except ValueError:
@@ -44,8 +55,8 @@ def _line(text: str, number: int) -> dict[str, Any] | None:
 @dataclass(frozen=True)
 class StudyCost:
     """
-    What a study takes from the budget: its plan's ``epsilon`` and ``delta``, whole, from its first round on. ``charged``:
-    what its rounds up to ``round`` come to. ``planned``: the events of its plan.
+    What a study takes from the budget: its plan's whole ``epsilon`` and ``delta``, from its first round on. ``charged``:
+    the epsilon of its rounds up to ``round``. ``planned``: the events of its plan.
     """
 
     epsilon: float
@@ -55,126 +66,132 @@ class StudyCost:
     planned: tuple[SpendEvent, ...]
 
 
-def studies(lines: Iterable[Line]) -> dict[str, StudyCost]:
-    """Every study that a ledger has planned, as its lines say; a study beyond its plan costs what was charged."""
-    found: dict[str, StudyCost] = {}
-    for line in lines:
-        if line["what"] == "planned":
-            found[line["study"]] = StudyCost(line["epsilon"], line["delta"], 0.0, 0, tuple(_events(line)))
-        elif line["what"] == "charged" and line["study"] in found:
-            its = found[line["study"]]
-            most = max(its.epsilon, line["epsilon"])
-            found[line["study"]] = replace(its, epsilon=most, charged=line["epsilon"], round=line["round"])
-    return found
+def study_costs(lines: Iterable[LedgerLine]) -> dict[str, StudyCost]:
+    """Return what each planned study costs by these lines. A study that exceeded its plan costs what was charged."""
+    costs: dict[str, StudyCost] = {}
+    for entry in (line.entry for line in lines):
+        if isinstance(entry, StudyPlanned):
+            costs[entry.study] = StudyCost(
+                entry.epsilon, entry.delta, 0.0, 0, tuple(spend_events(entry.events))
+            )
+        elif isinstance(entry, RoundCharged) and entry.study in costs:
+            cost = costs[entry.study]
+            epsilon = max(cost.epsilon, entry.epsilon)
+            costs[entry.study] = replace(cost, epsilon=epsilon, charged=entry.epsilon, round=entry.round)
+    return costs
 
 
-def _events(line: Line) -> list[SpendEvent]:
-    return [SpendEvent(noise, rate, int(steps)) for noise, rate, steps in line["events"]]
+def find_faults(lines: Iterable[LedgerLine]) -> list[str]:
+    """Return a message for each line that is wrong; none: the arithmetic is right and no limit was exceeded."""
+    totals = _Totals()
+    return [f"ledger line {line.number}: {fault}" for line in lines for fault in totals.add(line)]
 
 
-def faults(lines: Iterable[Line]) -> list[str]:
-    """In words, with the line's number; none: the arithmetic holds and no limit was passed."""
-    found: list[str] = []
-    books = _Books()
-    for line in lines:
-        where = f"ledger line {line['number']}"
-        match line["what"]:
-            case "changed" if line["before"] != books.rows:
-                found.append(
-                    f"{where}: rows {line['before'][:12]} changed, and the last that were confirmed are {books.rows[:12]}"
-                )
-            case "planned":
-                found += [f"{where}: {fault}" for fault in books.planned(line)]
-            case "charged":
-                found += [f"{where}: {fault}" for fault in books.charged(line)]
-        if line["what"] in ("opened", "confirmed"):
-            books.rows = line["fingerprint"]
-        if line["what"] in ("opened", "budget"):
-            books.limit = line["epsilon"], line["delta"]
-    return found
-
-
-class _Books:
-    """The sums while a ledger's lines are read."""
+class _Totals:
+    """The sums while the lines of a ledger are read."""
 
     def __init__(self) -> None:
-        self.limit, self.rows = (0.0, 0.0), ""
-        self.plans, self.events = dict[str, Line](), dict[str, list[SpendEvent]]()
-        self.taken = dict[str, tuple[float, float]]()
+        self._limit, self._rows = (0.0, 0.0), ""
+        self._plans, self._events = dict[str, StudyPlanned](), dict[str, list[SpendEvent]]()
+        self._taken = dict[str, tuple[float, float]]()
 
-    def planned(self, line: Line) -> list[str]:
-        study, events = line["study"], _events(line)
-        found = [f"study {study!r} was planned before"] if study in self.plans else []
-        self.plans[study], self.events[study] = line, []
-        cost = accounting.epsilon(events, line["delta"])
-        self.taken[study] = max(cost, line["epsilon"]), line["delta"]
-        if cost > line["epsilon"] * (1 + CLOSE):
-            found.append(f"the plan says epsilon {line['epsilon']:.4g}, and its events come to {cost:.4g}")
-        return found + self._beyond()
+    def add(self, line: LedgerLine) -> list[str]:
+        """Add a line; returns what is wrong with it."""
+        faults: list[str] = []
+        match line.entry:
+            case RowsChanged(before=before) if before != self._rows:
+                faults = [f"rows {before[:12]} changed, but the last confirmed rows are {self._rows[:12]}"]
+            case StudyPlanned() as plan:
+                faults = self._planned(plan)
+            case RoundCharged() as charged:
+                faults = self._charged(charged)
+        match line.entry:
+            case Opened(fingerprint=rows) | RowsConfirmed(fingerprint=rows):
+                self._rows = rows
+        match line.entry:
+            case Opened(epsilon=epsilon, delta=delta) | BudgetChanged(epsilon=epsilon, delta=delta):
+                self._limit = epsilon, delta
+        return faults
 
-    def charged(self, line: Line) -> list[str]:
-        study, plan, found = line["study"], self.plans.get(line["study"]), list[str]()
+    def _planned(self, plan: StudyPlanned) -> list[str]:
+        study, events = plan.study, spend_events(plan.events)
+        faults = [f"study {study!r} was planned before"] if study in self._plans else []
+        self._plans[study], self._events[study] = plan, []
+        cost = accounting.epsilon(events, plan.delta)
+        self._taken[study] = max(cost, plan.epsilon), plan.delta
+        if cost > plan.epsilon * (1 + TOLERANCE):
+            faults.append(f"the plan says epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}")
+        return faults + self._over_budget()
+
+    def _charged(self, charged: RoundCharged) -> list[str]:
+        study, plan, faults = charged.study, self._plans.get(charged.study), list[str]()
         if plan is None:
             return [f"study {study!r} was charged and never planned"]
-        self.events[study] += _events(line)
-        cost = accounting.epsilon(self.events[study], plan["delta"])
-        if abs(line["epsilon"] - cost) > CLOSE * cost:
-            found.append(f"epsilon {line['epsilon']:.4g}, and its events come to {cost:.4g}")
-        if cost > plan["epsilon"] * (1 + CLOSE):
-            found.append(f"epsilon {cost:.4g} is beyond the plan's {plan['epsilon']:.4g}")
-        if not _within(self.events[study], _events(plan)):
-            found.append("its steps are more than the plan has, or of another noise or rate")
-        self.taken[study] = max(cost, self.taken[study][0]), plan["delta"]
-        return found + self._beyond()
+        self._events[study] += spend_events(charged.events)
+        cost = accounting.epsilon(self._events[study], plan.delta)
+        if abs(charged.epsilon - cost) > TOLERANCE * cost:
+            faults.append(f"epsilon {charged.epsilon:.4g} is written, but the events so far cost {cost:.4g}")
+        if cost > plan.epsilon * (1 + TOLERANCE):
+            faults.append(f"epsilon {cost:.4g} exceeds the plan's {plan.epsilon:.4g}")
+        if not _within(self._events[study], spend_events(plan.events)):
+            faults.append("more steps than the plan has, or another noise or rate")
+        self._taken[study] = max(cost, self._taken[study][0]), plan.delta
+        return faults + self._over_budget()
 
-    def _beyond(self) -> list[str]:
-        epsilon, delta = accounting.added(self.taken.values())
-        if epsilon <= self.limit[0] * (1 + CLOSE) and delta <= self.limit[1] * (1 + CLOSE):
+    def _over_budget(self) -> list[str]:
+        epsilon, delta = accounting.added(self._taken.values())
+        if epsilon <= self._limit[0] * (1 + TOLERANCE) and delta <= self._limit[1] * (1 + TOLERANCE):
             return []
         return [
-            f"all plans together take epsilon {epsilon:.4g} and delta {delta:.3g}, which is beyond the lifetime budget of "
-            f"{self.limit[0]:.4g} and {self.limit[1]:.3g} (a study takes its whole plan, also if it ended early)"
+            f"all plans together take epsilon {epsilon:.4g} and delta {delta:.3g}, which exceeds the lifetime budget of "
+            f"{self._limit[0]:.4g} and {self._limit[1]:.3g} (a study takes its whole plan, also if it ended early)"
         ]
 
 
 def _within(events: Sequence[SpendEvent], plan: Sequence[SpendEvent]) -> bool:
-    most = {(its.noise_multiplier, its.sample_rate): its.steps for its in accounting.merged(plan)}
-    done = accounting.merged(events)
-    return all(its.steps <= most.get((its.noise_multiplier, its.sample_rate), 0) for its in done)
+    most = {(event.noise_multiplier, event.sample_rate): event.steps for event in accounting.merged(plan)}
+    return all(
+        event.steps <= most.get((event.noise_multiplier, event.sample_rate), 0)
+        for event in accounting.merged(events)
+    )
 
 
-def waiting(lines: Iterable[Line]) -> str:
-    """The fingerprint of changed rows, the last that were met, which nobody has confirmed; "" for none."""
+def unconfirmed_rows(lines: Iterable[LedgerLine]) -> str:
+    """Return the fingerprint of the changed rows that were met last and that nobody has confirmed; "" for none."""
     last = ""
-    for line in lines:
-        if line["what"] in ("changed", "confirmed"):
-            last = line["fingerprint"] if line["what"] == "changed" else ""
+    for entry in (line.entry for line in lines):
+        if isinstance(entry, RowsChanged):
+            last = entry.fingerprint
+        elif isinstance(entry, RowsConfirmed):
+            last = ""
     return last
 
 
-def unpaid(sent: Iterable[Line], ledgers: Mapping[str, Sequence[Line]]) -> list[str]:
+def find_uncharged(
+    sent: Iterable[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]
+) -> list[str]:
     """
-    Private messages that left and that no charge of the same task stands for, a line each. ``sent``: lines of an egress
-    record; ``ledgers``: each dataset's lines. A message names its dataset, but for those that an earlier fedtl sent.
+    Return a message for each private update that was sent and not charged for the same task. ``sent``: lines of an egress
+    log; ``ledgers``: each dataset's lines. A message names its dataset, unless an earlier fedtl sent it.
     """
-    paid = {name: _tasks(lines) for name, lines in ledgers.items()}
-    found = []
+    charged = {name: _charged_tasks(lines) for name, lines in ledgers.items()}
+    messages = []
     for line in sent:
         key = line["study"], line["round"]
-        books = [tasks for name, tasks in paid.items() if line.get("dataset", name) == name]
-        if line["private"] and not any(line["task"] in tasks.get(key, ()) for tasks in books):
-            known = any(key in tasks for tasks in books)
+        datasets = [tasks for name, tasks in charged.items() if line.get("dataset", name) == name]
+        if line["private"] and not any(line["task"] in tasks.get(key, ()) for tasks in datasets):
+            known = any(key in tasks for tasks in datasets)
             how = "was charged for another task" if known else "was never charged"
-            found.append(
-                f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, and {how}"
+            messages.append(
+                f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, but {how}"
             )
-    return found
+    return messages
 
 
-def _tasks(lines: Iterable[Line]) -> dict[tuple[str, int], set[str]]:
-    """The tasks that each round of each study was charged for."""
-    found: dict[tuple[str, int], set[str]] = {}
-    for line in lines:
-        if line["what"] == "charged":
-            found.setdefault((line["study"], line["round"]), set()).add(line["task"])
-    return found
+def _charged_tasks(lines: Iterable[LedgerLine]) -> dict[tuple[str, int], set[str]]:
+    """Return the tasks that each round of each study was charged for."""
+    tasks: dict[tuple[str, int], set[str]] = {}
+    for entry in (line.entry for line in lines):
+        if isinstance(entry, RoundCharged):
+            tasks.setdefault((entry.study, entry.round), set()).add(entry.task)
+    return tasks

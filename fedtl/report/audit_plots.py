@@ -1,4 +1,4 @@
-"""The drawings of an audit, as inline SVG: claims and bounds, ROC curves, reconstructions beside their originals."""
+"""Plots of an audit as inline SVG: claimed epsilon and measured bounds, ROC curves, reconstructed inputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,17 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from fedtl.report.plots import INK, MARKERS, PALETTE, _figure, _label, _legend, _rows, _svg
+from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
 
-BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian, parametric"}
+BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian (assumes normal scores)"}
+ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
+MIN_RATE = 1e-3  # rates below are drawn here
 
 
 def claims(silos: Mapping[str, Any]) -> str:
-    """Each silo's claimed epsilon and the lower bounds that were measured."""
-    names = [name for name, its in silos.items() if its["bounds"] and its["claimed"]]
-    figure, axes = _figure(0.32 * len(names) + 1.4)
+    """The claimed epsilon of each silo, and the measured lower bounds on it."""
+    names = [name for name, silo in silos.items() if silo["bounds"] and silo["claimed"]]
+    figure, axes = new_figure(0.32 * len(names) + 1.4)
     keys: dict[str, Any] = {}
     for row, name in enumerate(names):
         epsilon = silos[name]["claimed"]["epsilon"]
@@ -24,32 +26,33 @@ def claims(silos: Mapping[str, Any]) -> str:
             value = silos[name]["bounds"][bound]
             (keys[title],) = axes.plot(value, row, MARKERS[at], color=PALETTE[at], ms=6)
     axes.set_xlim(left=0)
-    _rows(axes, names)
-    _label(axes, "Does what was measured stay below what is claimed?", "epsilon, lower bounds at 95 %", "")
-    _legend(axes, keys)
-    return _svg(figure, "claims")
+    label_rows(axes, names)
+    label_axes(
+        axes, "Claimed epsilon and measured lower bounds", "epsilon (lower bounds at 95 % confidence)", ""
+    )
+    draw_legend(axes, keys)
+    return to_svg(figure, "claims")
 
 
 def roc(membership: Mapping[str, Any]) -> str:
-    """Members found against false alarms, both on logarithmic axes, and what guessing does."""
-    figure, axes = _figure(4.2)
+    """ROC curves of the membership attacks on logarithmic axes, with that of a random guess."""
+    figure, axes = new_figure(4.2)
     keys: dict[str, Any] = {}
-    least = 1e-3
-    for at, (attack, its) in enumerate(membership.items()):
-        points = np.maximum(np.array(its["roc"] or [[1.0, 1.0]]), least)
-        (keys[attack.upper()],) = axes.plot(
+    for at, (attack, attacked) in enumerate(membership.items()):
+        points = np.maximum(np.array(attacked["roc"] or [[1.0, 1.0]]), MIN_RATE)
+        (keys[ATTACKS[attack]],) = axes.plot(
             points[:, 0], points[:, 1], color=PALETTE[at], lw=1.8, drawstyle="steps-post"
         )
-    (keys["guessing"],) = axes.plot([least, 1], [least, 1], color="#9a9a9a", lw=1, ls="--")
+    (keys["random guess"],) = axes.plot([MIN_RATE, 1], [MIN_RATE, 1], color="#9a9a9a", lw=1, ls="--")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _label(axes, "Can it be told who was trained on?", "false alarms", "members found")
-    _legend(axes, keys)
-    return _svg(figure, "roc")
+    label_axes(axes, "ROC curves of membership inference", "false positive rate", "true positive rate")
+    draw_legend(axes, keys)
+    return to_svg(figure, "roc")
 
 
 def pairs(originals: Sequence[Any], guesses: Sequence[Any], titles: Sequence[str]) -> str:
-    """Originals above, the best reconstructions below; images [C, H, W] of 0..1."""
+    """Originals above and their best reconstructions below. Images are [C, H, W] with values in 0..1."""
     count = max(len(originals), 1)
     figure = Figure(figsize=(min(8.6, 1.25 * count), 3.0), layout="constrained")
     FigureCanvasSVG(figure)
@@ -66,4 +69,4 @@ def pairs(originals: Sequence[Any], guesses: Sequence[Any], titles: Sequence[str
             panel.set_title(titles[at], fontsize=8)
     panels[0, 0].set_ylabel("original")
     panels[1, 0].set_ylabel("reconstruction")
-    return _svg(figure, "pairs")
+    return to_svg(figure, "pairs")

@@ -1,13 +1,16 @@
 """
-How a figure is written, and in what words. Knows metrics by name and nothing about where numbers come from.
+Format figures and name metrics. Knows metrics by name, and not where the numbers come from.
 
-An interval is always shown by its two ends: half a width would claim that it is symmetric, and that a figure could
-lie above its largest value.
+An interval is always shown by its two ends: half a width would suggest that it is symmetric, and that a figure could
+exceed its largest possible value.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from fedtl.results.comparison import Averages, Comparison, Estimate, Interval
+from fedtl.results.metrics import Measured
+from fedtl.results.run import RunResult
 
 IN_PERCENT = frozenset({"accuracy", "balanced_accuracy", "auc"})
 TITLES = {
@@ -18,10 +21,11 @@ TITLES = {
     "rmse": "RMSE",
     "loss": "loss",
 }
-NAMED = 6  # places that a line still names
-LARGE = 1e6  # from here on a number is written with an exponent
+NOT_MEASURED = "not measured"
+MAX_LISTED = 6  # a line lists at most so many names
+EXPONENT_FROM = 1e6  # larger numbers are written with an exponent
 LATE_ROWS = {
-    "as_received": "as it came",
+    "as_received": "as received",
     "adabn": "after AdaBN",
     "head": "own head, initial statistics",
     "head_adabn": "own head after AdaBN",
@@ -31,120 +35,141 @@ LATE_ROWS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """A mean over silos after 0, 1, 2, ... rounds of training, NaN where there is none; ``silos``: how many each is over."""
+    """
+    A mean over silos after 0, 1, 2, ... rounds of training.
+
+    ``values``: NaN where no silo has a value. ``silos``: over how many silos each mean is.
+    """
 
     values: Sequence[float]
     silos: Sequence[int]
 
 
 def scale(metric: str) -> float:
-    """What a value is multiplied with before it is shown."""
+    """The factor by which a value of the metric is multiplied before it is shown."""
     return 100.0 if metric in IN_PERCENT else 1.0
 
 
-def one(metric: str, value: float | None) -> str:
-    """A value alone; a dash where it was not measured."""
+def format_value(metric: str, value: float | None) -> str:
+    """A value without its interval; a dash for None, which means not measured."""
     return "-" if value is None else _number(scale(metric) * value, _digits(metric))
 
 
-def with_interval(metric: str, figure: Mapping[str, Any] | None) -> str:
-    """A mean and the ends of its 95 % interval, which have one digit less: columns are narrow."""
+def format_measured(value: float | None, digits: int = 3) -> str:
+    """A number of an audit."""
+    return NOT_MEASURED if value is None else f"{value:.{digits}f}"
+
+
+def format_with_interval(metric: str, figure: Estimate | None) -> str:
+    """A mean and the ends of its 95 % interval, which have one digit less because columns are narrow."""
     if not figure:
         return "-"
-    text = one(metric, figure["mean"])
-    if bounds := figure.get("ci95"):
+    text = format_value(metric, figure.mean)
+    if bounds := figure.ci95:
         low, high = (_number(scale(metric) * bound, _digits(metric) - 1) for bound in bounds)
         text += f" {low}…{high}"
     return text
 
 
-def short_difference(metric: str, benefit: Mapping[str, Any]) -> str:
-    """``difference`` for a narrow column: the ends have one digit less, but keep their signs ("-9…-0" is below zero)."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+def format_short_difference(metric: str, gain: float, bounds: Interval | None) -> str:
+    """A signed difference for a narrow column: the ends have one digit less but keep their signs ("-9…-0" is below zero)."""
+    text = _signed(metric, gain)
+    if bounds:
         text += f" {'…'.join(f'{scale(metric) * bound:+.{_digits(metric) - 1}f}' for bound in bounds)}"
     return text
 
 
-def over_silos(count: int | None, silos: int) -> str:
-    """What stands behind a mean or a worst that is over fewer silos than the table has: " (2 of 35)"."""
-    return "" if count is None or count == silos else f" ({count} of {silos})"
-
-
-def absences(metric: str, reasons: Mapping[str, str]) -> list[str]:
-    """Why a figure is a dash. ``reasons``: by where; a line for each reason."""
-    places: dict[str, list[str]] = {}
-    for where, reason in reasons.items():
-        places.setdefault(reason, []).append(where)
-    return [
-        f"no {TITLES[metric].removesuffix(' (%)')} at {_listed(those)}: {reason}"
-        for reason, those in places.items()
-    ]
-
-
-def absences_of_run(result: Mapping[str, Any]) -> list[str]:
-    """Why figures of the shown columns are dashes; of the second domain and of late silos, the main figure."""
-    found = [
-        line
-        for metric in shown(result["silos"])
-        for line in absences(metric, _lacking(metric, result["silos"]))
-    ]
-    metric, late = result["metric"], result.get("late", {})
-    target = {f"{silo}, second domain": its.get("target", {}) for silo, its in result["silos"].items()}
-    joined = {f"{silo}, {LATE_ROWS[row]}": its for silo, rows in late.items() for row, its in rows.items()}
-    return found + absences(metric, _lacking(metric, target | joined))
-
-
-def absences_of_runs(comparison: Mapping[str, Any]) -> list[str]:
-    """Why figures of a comparison's table are dashes; methods are named where only some lack one."""
-    metric, absent = comparison["metric"], comparison.get("absent", {})
-    reasons: dict[str, str] = {}
-    for silo in silos_of(comparison):
-        lacking = {method: its[silo][metric] for method, its in absent.items() if metric in its.get(silo, {})}
-        if len(lacking) == len(comparison["methods"]) and len(set(lacking.values())) == 1:
-            reasons[silo] = next(iter(lacking.values()))
-        else:
-            reasons |= {f"{silo} under {method}": reason for method, reason in lacking.items()}
-    second = {
-        f"{silo}, second domain": its.get("target", {})
-        for silos in comparison.get("target", {}).values()
-        for silo, its in silos.items()
-    }
-    late = {
-        f"{silo}, {LATE_ROWS[row]}": its
-        for silos in comparison.get("late", {}).values()
-        for silo, rows in silos.items()
-        for row, its in rows.items()
-    }
-    return absences(metric, reasons | _lacking(metric, second | late))
-
-
-def _lacking(metric: str, figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The reasons of those that lack the figure."""
-    return {where: its["absent"][metric] for where, its in figures.items() if metric in its.get("absent", {})}
-
-
-def difference(metric: str, benefit: Mapping[str, Any]) -> str:
-    """A signed gain with its interval."""
-    text = _signed(metric, benefit["over_local"])
-    if bounds := benefit.get("ci95"):
+def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
+    """A signed difference with its interval."""
+    text = _signed(metric, gain)
+    if bounds:
         text += f" [{', '.join(_signed(metric, bound) for bound in bounds)}]"
     return text
 
 
-def shown(per_silo: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def silo_count_note(count: int | None, silos: int) -> str:
+    """The note behind a figure that is over fewer silos than the table has, such as " (2 of 35)"; otherwise empty."""
+    return "" if count is None or count == silos else f" ({count} of {silos})"
+
+
+def measured_metrics(result: RunResult) -> list[str]:
     """The metrics that at least one silo has, in the order in which they are shown."""
-    return [metric for metric in TITLES if any(metric in its for its in per_silo.values())]
+    measured = {metric for silo in result.silos.values() for metric in silo.measured.figures}
+    return [metric for metric in TITLES if metric in measured]
 
 
-def silos_of(comparison: Mapping[str, Any]) -> list[str]:
-    """Every silo that any method has."""
-    return sorted({silo for its in comparison["methods"].values() for silo in its})
+def format_average(metric: str, averages: Averages | None) -> str:
+    """A mean over seeds; a dash where it was not measured."""
+    figures = averages.figures if averages else {}
+    return format_value(metric, figures[metric].mean if metric in figures else None)
+
+
+def all_silos(comparison: Comparison) -> list[str]:
+    """The names of the silos that have a result under at least one method, sorted."""
+    return sorted({name for by_silo in comparison.methods.values() for name in by_silo})
+
+
+def missing_in_run(result: RunResult) -> list[str]:
+    """Why metrics of a run are missing: one line for each metric and reason."""
+    main = {name: silo.measured for name, silo in result.silos.items()}
+    lines = [
+        line for metric in measured_metrics(result) for line in _missing_lines(metric, _reasons(metric, main))
+    ]
+    metric = result.metric
+    second = {f"{name}, second domain": silo.target for name, silo in result.silos.items() if silo.target}
+    joined_late = {
+        f"{name}, {LATE_ROWS[variant]}": figures
+        for name, variants in result.late.items()
+        for variant, figures in variants.items()
+    }
+    return lines + _missing_lines(metric, _reasons(metric, second | joined_late))
+
+
+def missing_in_comparison(comparison: Comparison) -> list[str]:
+    """Why figures of a comparison are missing. A line names methods only where some have the figure and others do not."""
+    metric = comparison.metric
+    reasons: dict[str, str] = {}
+    for name in all_silos(comparison):
+        lacking = {
+            method: by_silo[name][metric]
+            for method, by_silo in comparison.absent.items()
+            if metric in by_silo.get(name, {})
+        }
+        if len(lacking) == len(comparison.methods) and len(set(lacking.values())) == 1:
+            reasons[name] = next(iter(lacking.values()))
+        else:
+            reasons |= {f"{name} under {method}": reason for method, reason in lacking.items()}
+    second = {
+        f"{name}, second domain": silo["target"]
+        for by_silo in comparison.target.values()
+        for name, silo in by_silo.items()
+        if "target" in silo
+    }
+    joined_late = {
+        f"{name}, {LATE_ROWS[variant]}": figures
+        for by_silo in comparison.late.values()
+        for name, variants in by_silo.items()
+        for variant, figures in variants.items()
+    }
+    return _missing_lines(metric, reasons | _reasons(metric, second | joined_late))
+
+
+def _reasons(metric: str, figures: Mapping[str, Measured] | Mapping[str, Averages]) -> dict[str, str]:
+    """By name, the reason of each entry that lacks the metric."""
+    return {name: entry.absent[metric] for name, entry in figures.items() if metric in entry.absent}
+
+
+def _missing_lines(metric: str, reasons: Mapping[str, str]) -> list[str]:
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names_by_reason.setdefault(reason, []).append(name)
+    title = TITLES[metric].removesuffix(" (%)")
+    return [f"no {title} at {_listed(names)}: {reason}" for reason, names in names_by_reason.items()]
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def _digits(metric: str) -> int:
@@ -156,6 +181,6 @@ def _signed(metric: str, value: float) -> str:
 
 
 def _number(value: float, digits: int, sign: str = "") -> str:
-    if abs(value) >= LARGE:
+    if abs(value) >= EXPONENT_FROM:
         return f"{value:{sign}.3g}"
-    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no -0.0
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0 turns -0.0 into 0.0

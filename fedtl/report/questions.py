@@ -1,7 +1,4 @@
-"""
-The first screen of the page that a steward signs: the questions of somebody who has to decide, answered in plain words from
-the rehearsal's facts.
-"""
+"""The first part of the page that a steward signs: the questions of a decision maker, answered from the rehearsal's facts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,50 +7,55 @@ from fedtl.report import wording
 
 Facts = Mapping[str, Any]
 KEPT = {
-    "head": "the model's last layer (head)",
-    "stats": "the means and variances measured here (stats)",
-    "norm": "scales and shifts (norm)",
-    "body": "layers before the last (body)",
+    "head": "the last layer of the model (head)",
+    "stats": "the means and variances of normalisation layers (stats)",
+    "norm": "the scales and shifts of normalisation layers (norm)",
+    "body": "layers before the last one (body)",
 }
 
 
-def signable(facts: Facts) -> bool:
-    """Whether the page can be approved as it is."""
+def can_be_approved(facts: Facts) -> bool:
+    """Return whether the plan on the page can be approved as it is."""
     return not facts["refused"] and facts["terms"] is not None
 
 
 def answers(facts: Facts) -> list[str]:
-    """What has to be read first."""
+    """Return the lines that a steward has to read first."""
     if facts["refused"]:
-        return [f"REFUSED by this institution's own policy: {facts['refused']}. It cannot be approved."]
+        return [
+            f"REFUSED by this institution's own policy: {facts['refused']}. This plan cannot be approved."
+        ]
     if facts["terms"] is None:
-        return [f"INCOMPLETE: {facts['rows_error']}. It cannot be approved until the rows can be read."]
+        return [
+            f"INCOMPLETE: {facts['rows_error']}. This plan cannot be approved until the rows can be read."
+        ]
     if not facts["private"]:
-        return ["WITHOUT differential privacy: what leaves can tell about a single person."]
-    its = facts["privacy"]
+        return ["WITHOUT differential privacy: what leaves can reveal information about a single person."]
+    privacy = facts["privacy"]
     return [
-        f"With differential privacy for every {its['unit']}: noise hides what one {its['unit']} adds, up to the bound below "
-        f"(epsilon {its['epsilon']:.2f}, delta {its['delta']:.1e}, all rounds of a study together)."
+        f"With differential privacy for every {privacy['unit']}: random noise limits what can be learnt about one "
+        f"{privacy['unit']}, to the bound below (epsilon {privacy['epsilon']:.2f}, delta {privacy['delta']:.1e}, for all "
+        "rounds of a study together)."
     ]
 
 
 def overview(facts: Facts) -> list[tuple[str, str]]:
-    """The questions of somebody who has to decide, each with its answer."""
+    """Return the questions of a decision maker, each with its answer."""
     unit = (facts["privacy"] or {}).get("unit", "record")
     rows = [
         (
             "Who asks",
-            f"{facts['asked_by'] or 'Not stated'} (the coordinator's words), through the server {facts['server']}.",
+            f"{facts['asked_by'] or 'Not stated'} (written by the coordinator), through the server {facts['server']}.",
         ),
         ("For what purpose", facts["purpose"] or "Not stated."),
         ("Which rows", _rows(facts, unit)),
         ("Which columns", _columns(facts)),
     ]
     if facts["tensors"]:
-        rows += [("What would leave", _leaves(facts)), ("How often, until when", _often(facts))]
-    if signable(facts):
-        whom = unit if facts["private"] else "person"
-        rows.append((f"What could be learnt about one {whom}", _learnt(facts, unit)))
+        rows += [("What would leave", _leaves(facts)), ("How often, until when", _how_often(facts))]
+    if can_be_approved(facts):
+        protected = unit if facts["private"] else "person"
+        rows.append((f"What could be learnt about one {protected}", _learnt(facts, unit)))
         rows += [("Who is not covered", wording.not_covered(unit))] if facts["private"] else []
     if facts["stays"]:
         rows.append(("What stays here", _stays(facts)))
@@ -61,40 +63,44 @@ def overview(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _rows(facts: Facts, unit: str) -> str:
-    where = f"{facts['source']} {facts['path']}".strip()
+    source = f"{facts['source']} {facts['path']}".strip()
     if facts["records"] is None:
-        return f"How many is not known yet. Source: {where}."
-    several = "" if unit == "record" else f" with {facts['rows']:,} records"
-    return f"{facts['records']:,} {unit}s{several} to train on; others are kept aside to test with. Source: {where}."
+        return f"The number is not known yet. Source: {source}."
+    records = "" if unit == "record" else f" with {facts['rows']:,} records"
+    return (
+        f"{facts['records']:,} {unit}s{records} for training; others are kept for testing. Source: {source}."
+    )
 
 
 def _columns(facts: Facts) -> str:
     label = repr(facts["label"]) if facts["source"] == "table" else "the label of each row"
     if facts["columns"]:
-        return f"{', '.join(facts['columns'])}; to learn: {label}. No other column is read into the model."
+        return f"{', '.join(facts['columns'])}; to predict: {label}. The model uses no other column."
     if len(facts["shape"]) == 1:
-        return f"{facts['shape'][0]} numbers by position, without names; to learn: {label}."
+        return f"{facts['shape'][0]} numbers by position, without names; to predict: {label}."
     channels = "1 channel" if facts["shape"][0] == 1 else f"{facts['shape'][0]} channels"
     size = " x ".join(map(str, facts["shape"][1:]))
-    return f"Images of {size} pixels with {channels}; to learn: {label}."
+    return f"Images of {size} pixels with {channels}; to predict: {label}."
 
 
 def _leaves(facts: Facts) -> str:
     noise = "with random noise" if facts["private"] else "without noise"
     figures = ", ".join(facts["metrics"])
-    told = [
-        f"How training here changed {len(facts['tensors'])} arrays of the model's numbers, {noise}: "
+    sentences = [
+        f"The change that training here makes to {len(facts['tensors'])} arrays of the model's numbers, {noise}: "
         f"{facts['bytes']:,} bytes a round.",
-        f"The {figures} on rows held aside." if figures else "No accuracy and no other figure.",
+        f"The {figures} on rows that are not used for training."
+        if figures
+        else "No accuracy or other result.",
     ]
     if facts["private"] and facts["records"] is not None:
-        told.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
+        sentences.append(wording.size_is_public(facts["records"], facts["privacy"]["unit"]))
     elif not facts["private"]:
-        told.append("The number of rows, too." if facts["weight"] else "Not the number of rows.")
-    return " ".join([*told, "No row itself leaves."])
+        sentences.append("The number of rows." if facts["weight"] else "The number of rows does not leave.")
+    return " ".join([*sentences, "No row leaves."])
 
 
-def _often(facts: Facts) -> str:
+def _how_often(facts: Facts) -> str:
     studies = "1 study" if facts["studies"] == 1 else f"{facts['studies']} studies"
     total = facts["bytes"] * facts["rounds"] * facts["studies"]
     return (
@@ -104,30 +110,31 @@ def _often(facts: Facts) -> str:
 
 
 def _learnt(facts: Facts, unit: str) -> str:
-    its = facts["privacy"]
-    if its is None:
+    privacy = facts["privacy"]
+    if privacy is None:
         return wording.without_privacy()
     if facts["studies"] == 1:
-        return wording.worst_case(its["epsilon"], its["delta"], unit)
-    several = min(its["epsilon"] * facts["studies"], its["lifetime_epsilon"])
-    return f"{wording.worst_case(several, its['delta'] * facts['studies'], unit)} (All {facts['studies']} studies together.)"
+        return wording.worst_case(privacy["epsilon"], privacy["delta"], unit)
+    epsilon = min(privacy["epsilon"] * facts["studies"], privacy["lifetime_epsilon"])
+    sentence = wording.worst_case(epsilon, privacy["delta"] * facts["studies"], unit)
+    return f"{sentence} (All {facts['studies']} studies together.)"
 
 
 def _stays(facts: Facts) -> str:
     roles = {row["role"] for row in facts["stays"]}
     kept = "".join(f", {words}" for role, words in KEPT.items() if role in roles)
-    return f"Every row{kept}. Each message is checked and written down here before it leaves."
+    return f"Every row{kept}. Each message is checked and recorded here before it leaves."
 
 
 def audit(facts: Facts) -> list[str]:
-    """What an audit on the institution's own rows found, or how to run one."""
-    if not signable(facts):
+    """Return what an audit on the institution's own rows measured, or how to run one."""
+    if not can_be_approved(facts):
         return ["Not run, because this plan cannot be approved as it is."]
     if facts["audit"] is not None:
         return list(facts["audit"])
     if not facts["private"]:
         return ["Not run: without differential privacy there is no claim to test."]
-    command = f"fedtl silo audit {facts['folder']} {facts['study']}.fab"
+    command = f"fedtl silo audit {facts['folder']}"
     return [
-        f"Not run. It tries to break the claim on your own rows, and nothing leaves: {command}, then rehearse again."
+        f"Not run. An audit tests the privacy guarantee on your own rows; nothing leaves. Run: {command}, then rehearse again."
     ]

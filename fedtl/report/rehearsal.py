@@ -1,6 +1,7 @@
 """
-The page that a steward signs, as text and as HTML: the same facts in the same order. First the questions of
-whoever has to decide, then the technical table with its terms explained. Decides nothing.
+The page that a steward signs, as plain text and as HTML with the same facts in the same order.
+
+First come the questions of a decision maker, then a technical table that explains its terms. Decides nothing.
 """
 
 import textwrap
@@ -8,52 +9,57 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from fedtl.report import wording
-from fedtl.report.questions import Facts, answers, audit, overview, signable
+from fedtl.report.html import render
+from fedtl.report.questions import Facts, answers, audit, can_be_approved, overview
 
 ROLES = {
-    "body": "computes features of an input",
-    "head": "the last layer, which turns features into the answer",
+    "body": "the layers that compute features of an input",
+    "head": "the last layer, which turns features into a prediction",
     "norm": "scale and shift of a normalisation layer",
-    "stats": "means and variances that a normalisation layer measured on rows",
-    "aux": "a helper that is used in training alone",
-    "count": "how many batches were seen",
-    "extra": "beside the model, of the set of tensors that its name begins with: the method needs it in training",
-    "summary": "a mean over the rows' vectors",
+    "stats": "means and variances that a normalisation layer computed from rows",
+    "aux": "a part that is used only in training",
+    "count": "the number of batches in training",
+    "extra": "beside the model: part of the set that its name begins with, which the method needs in training",
+    "summary": "a mean over vectors of the rows",
 }
 
 
 def text(facts: Facts) -> str:
-    """Plain text, 110 wide."""
+    """Return the page as plain text, at most 110 characters wide."""
     lines = [title(facts), "=" * len(title(facts)), ""]
     lines += [line for answer in answers(facts) for line in [*_wrapped(answer), ""]]
     for question, answer in overview(facts):
-        lines += _beside(question, answer)
-    lines += ["", "AUDIT ON YOUR OWN DATA", "", *(line for told in audit(facts) for line in _wrapped(told))]
+        lines += _two_columns(question, answer)
+    lines += [
+        "",
+        "AUDIT ON YOUR OWN DATA",
+        "",
+        *(line for finding in audit(facts) for line in _wrapped(finding)),
+    ]
     lines += ["", "IN DETAIL", ""]
     for name, value, meaning in details(facts):
-        lines += _beside(name, value, 28) + (_beside("", meaning, 30) if meaning else [])
+        lines += _two_columns(name, value, 28) + (_two_columns("", meaning, 30) if meaning else [])
     if facts["tensors"]:
-        lines += ["", f"LEAVES each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes", ""]
+        lines += ["", f"LEAVES in each round: {len(facts['tensors'])} tensors, {facts['bytes']:,} bytes", ""]
         lines += [*_wrapped(legend(facts)), ""]
         lines += _table(("tensor", "role", "shape", "bytes", "differential privacy"), leaving(facts))
         lines += ["", f"STAYS: the rows, and {len(facts['stays'])} tensors", ""]
         lines += _table(("tensor", "role", "shape"), staying(facts))
     lines += ["", *(line for note in notes(facts) for line in _wrapped(f"* {note}")), ""]
-    if signable(facts):
+    if can_be_approved(facts):
         lines += ["Approved for this institution:", ""]
         lines += ["name ____________________   date ______________   signature ____________________", ""]
     return "\n".join(lines)
 
 
 def page(facts: Facts) -> str:
-    """One HTML page that needs nothing but itself."""
-    return _ENVIRONMENT.get_template("rehearsal.html.j2").render(
+    """Return the page as HTML, without scripts or requests."""
+    return render(
+        "rehearsal.html.j2",
         title=title(facts),
-        warned=not (signable(facts) and facts["private"]),
-        signable=signable(facts),
+        warned=not (can_be_approved(facts) and facts["private"]),
+        can_be_approved=can_be_approved(facts),
         answers=answers(facts),
         overview=overview(facts),
         audit=audit(facts),
@@ -72,30 +78,30 @@ def title(facts: Facts) -> str:
 
 
 def details(facts: Facts) -> list[tuple[str, str, str]]:
-    """(term, value, what it means)"""
+    """Return the technical table: (term, value, meaning)."""
     rows = [
-        ("method", facts["method"], "what is shared, and how it is trained"),
+        ("method", facts["method"], "which tensors are shared, and how they are trained"),
         ("model", f"{facts['model']}, inputs {_shape(facts['shape'])}", ""),
         (
             "rounds",
-            f"{facts['rounds']} a study",
-            "in each, the model comes, is trained here, and its change leaves",
+            f"{facts['rounds']} per study",
+            "in each round the model arrives, is trained here, and its change leaves",
         ),
         (
-            "institutions a round",
-            f"{facts['minimum_silos']} at least",
-            "the coordinator's word; this institution cannot check it",
+            "institutions per round",
+            f"at least {facts['minimum_silos']}",
+            "the coordinator states this; the institution cannot verify it",
         ),
         (
-            "figures that leave",
+            "results that leave",
             ", ".join(facts["metrics"]) or "none",
-            "measured on rows that are not trained on",
+            "measured on rows that are not used for training",
         ),
         ("number of rows leaves", "yes, as the weight" if facts["weight"] else "no", ""),
         (
             "largest update",
             f"{facts['norm']:g}",
-            "Euclidean norm of all that leaves in a round; a larger one is refused",
+            "Euclidean norm of everything that leaves in a round; a larger update is refused",
         ),
     ]
     if facts["tuning"]:
@@ -106,73 +112,84 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
                 "whether settings were chosen by looking at private rows",
             )
         )
-    if its := facts["privacy"]:
-        rows += _privacy(its)
+    if privacy := facts["privacy"]:
+        rows += _privacy(privacy)
     return [
         *rows,
-        ("hash of the plan", facts["plan"], "a hash names content: a change in it is another hash"),
-        ("hash of the bundle", facts["bundle"] or "none: rehearse the bundle itself before approving", ""),
+        ("hash of the plan", facts["plan"], "identifies the content: any change gives another hash"),
+        (
+            "hash of the bundle",
+            facts["bundle"] or "none: rehearse the bundle (.fab file) before approving",
+            "",
+        ),
         ("hash of what leaves", facts["manifest"], ""),
-        ("hash of this fedtl", facts["code"], ""),
+        ("hash of the installed fedtl", facts["code"], ""),
     ]
 
 
-def _privacy(its: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    unit = its["unit"]
-    theirs = ", ".join(name.replace("_", " ") for name in its["from_plan"])
+def _privacy(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    unit = privacy["unit"]
+    from_plan = ", ".join(name.replace("_", " ") for name in privacy["from_plan"])
     return [
         (
             "epsilon",
-            f"{its['epsilon']:.2f}",
-            f"no answer becomes more than e^epsilon times as likely or unlikely through one {unit}",
+            f"{privacy['epsilon']:.2f}",
+            f"one {unit} changes the probability of anything that leaves by at most a factor of e^epsilon",
         ),
-        ("delta", f"{its['delta']:.1e}", "the chance that epsilon does not hold"),
+        ("delta", f"{privacy['delta']:.1e}", "the probability that the limit of epsilon does not hold"),
         (
             "adjacency",
-            its["adjacency"],
-            f"zero-out: compared are these rows, and the same with one {unit}'s contribution set to 0",
+            privacy["adjacency"],
+            f"zero-out: these rows are compared with the same rows where the contribution of one {unit} is 0",
         ),
         (
             "epsilon, replace-one",
-            f"{its['epsilon_replace_one']:.2f}",
-            f"the stricter reading: one {unit} against any other {unit}",
+            f"{privacy['epsilon_replace_one']:.2f}",
+            f"stricter: one {unit} is replaced by any other {unit}",
         ),
         (
-            "undecided attacker",
-            f"right in at most {wording.percent(wording.believed(its['epsilon'], its['delta']))}",
-            f"of guesses whether one {unit}'s data were used, by the same epsilon and delta (50 %: by guessing)",
+            "attacker without prior knowledge",
+            f"right in at most {wording.format_percent(wording.max_guess_accuracy(privacy['epsilon'], privacy['delta']))}",
+            f"of guesses whether one {unit}'s data were used, by the same epsilon and delta (random guess: 50 %)",
         ),
         (
             "noise multiplier",
-            f"{its['noise_multiplier']:.3f}",
+            f"{privacy['noise_multiplier']:.3f}",
             "standard deviation of the noise in a step, as a multiple of the clip",
         ),
-        ("clip", f"{its['clip']:g}", f"the most that one {unit} can contribute to a step (Euclidean norm)"),
+        (
+            "clip",
+            f"{privacy['clip']:g}",
+            f"the most that one {unit} can contribute to a step (Euclidean norm)",
+        ),
         (
             "sampling rate",
-            f"{its['sample_rate']:.4f} of {its['units']:,} {unit}s",
-            f"the chance of each {unit} to be in a step",
+            f"{privacy['sample_rate']:.4f} of {privacy['units']:,} {unit}s",
+            f"the probability that a {unit} is in a step",
         ),
-        ("steps a round", f"{its['steps_a_round']}", "changes of the model, each with noise"),
+        ("steps a round", f"{privacy['steps_a_round']}", "optimiser steps, each with noise"),
         (
             "lifetime budget",
-            f"epsilon {its['lifetime_epsilon']:g}",
-            _lifetime(its),
+            f"epsilon {privacy['lifetime_epsilon']:g}",
+            _lifetime(privacy),
         ),
-        ("the plan's, not silo.toml's", theirs or "none of these numbers", "where silo.toml leaves it open"),
+        ("numbers from the plan", from_plan or "none", "silo.toml does not set them, so the plan does"),
     ]
 
 
-def _lifetime(its: Mapping[str, Any]) -> str:
-    found = wording.recognised(its["lifetime_epsilon"], its["lifetime_delta"])
-    return f"of these rows, all studies together, for ever: then at most {wording.percent(found)} instead of the share above"
+def _lifetime(privacy: Mapping[str, Any]) -> str:
+    rate = wording.max_true_positive_rate(privacy["lifetime_epsilon"], privacy["lifetime_delta"])
+    return (
+        f"for these rows over all studies; once it is spent, the share above becomes at most "
+        f"{wording.format_percent(rate)}"
+    )
 
 
 def legend(facts: Facts) -> str:
-    """The words of the two tables of tensors."""
+    """Explain the terms of the two tables of tensors."""
     roles = {row["role"] for row in (*facts["tensors"], *facts["stays"])}
-    told = "; ".join(f"{role}: {meaning}" for role, meaning in ROLES.items() if role in roles)
-    return f"A tensor is one array of numbers of the model. Its role says what it is for. {told}."
+    meanings = "; ".join(f"{role}: {meaning}" for role, meaning in ROLES.items() if role in roles)
+    return f"A tensor is one array of numbers of the model. Its role says what it is for. {meanings}."
 
 
 def leaving(facts: Facts) -> list[tuple[str, ...]]:
@@ -188,19 +205,21 @@ def staying(facts: Facts) -> list[tuple[str, ...]]:
 
 
 def notes(facts: Facts) -> list[str]:
-    told = [
-        "Who asks and for what purpose is what the coordinator wrote; fedtl cannot check it.",
-        "The approval holds what stands here. While silo.toml is looser, nothing leaves; it may be stricter at any time.",
-        "A round on random rows gave exactly the tensors above. Each message is checked against the list before it "
-        "leaves, and written down: fedtl silo ledger.",
-        "That so many institutions are combined, and that updates are not kept, is the coordinator's word.",
-        "The server sees when this institution takes part. A refusal is one word out of five; reasons stay in the record.",
+    lines = [
+        "The coordinator wrote who asks and for what purpose; fedtl cannot verify it.",
+        "The approval is for the terms on this page. If silo.toml becomes less strict than this page, nothing leaves; it may "
+        "become stricter at any time.",
+        "A round on random rows produced exactly the tensors above. Each message is compared with this list before it leaves, "
+        "and recorded; fedtl silo ledger prints the record.",
+        "The coordinator states that it combines this many institutions and does not keep updates; fedtl cannot verify it.",
+        "The server sees when this institution takes part. If a round is refused, the server receives one of five codes; the "
+        "reason is recorded only here.",
     ]
     if facts["privacy"]:
-        told.append(
+        lines.append(
             "The bound on what could be learnt follows from epsilon and delta alone (Kairouz, Oh and Viswanath, 2015)."
         )
-    return told
+    return lines
 
 
 def _shape(sizes: Sequence[int]) -> str:
@@ -219,17 +238,8 @@ def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, 108, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def _beside(name: str, value: str, width: int = 24) -> list[str]:
-    """A name and its value side by side, each in as many lines as it needs."""
+def _two_columns(name: str, value: str, width: int = 24) -> list[str]:
+    """A name and its value in two columns, each over as many lines as it needs."""
     names = textwrap.wrap(name, width)
     lines = textwrap.wrap(value, 108 - width, break_long_words=False, break_on_hyphens=False)
     return [f"{left:<{width}} {right}".rstrip() for left, right in zip_longest(names, lines, fillvalue="")]
-
-
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("fedtl.report", "."),
-    autoescape=select_autoescape(default=True, default_for_string=True),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)

@@ -1,4 +1,4 @@
-"""Tables for the terminal, from what result.json and comparison.json hold. Names are text, never markup."""
+"""Tables for the terminal, from result.json, comparison.json and audit.json. Names are text, never markup."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,133 +10,143 @@ from rich.text import Text
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
-    absences_of_run,
-    absences_of_runs,
-    one,
-    over_silos,
-    short_difference,
-    shown,
-    silos_of,
-    with_interval,
+    all_silos,
+    format_average,
+    format_short_difference,
+    format_value,
+    format_with_interval,
+    measured_metrics,
+    missing_in_comparison,
+    missing_in_run,
+    silo_count_note,
 )
 from fedtl.report.wording import not_covered
+from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Verdict
+from fedtl.results.privacy import PrivacyReport
+from fedtl.results.run import RunResult
 
-COLOURS = {"gains": "green", "loses": "red", "unclear": "yellow"}
-SHORT = 28  # characters of a silo's name that are never folded
+NOT_PRIVATE = "NOT PRIVATE: the noise can be computed again"
+COLOURS = {Verdict.GAINS: "green", Verdict.LOSES: "red", Verdict.UNCLEAR: "yellow"}
+MAX_UNFOLDED = 28  # characters of a silo's name; a column with longer names may fold them
 
 
-def run_table(result: Mapping[str, Any]) -> Table:
-    """A row a silo, then the mean and the worst."""
-    silos, metrics = result["silos"], shown(result["silos"])
-    table = _table(
-        f"{result['method']} on {result['model']}, {result['rounds']} rounds: test rows of each silo"
-    )
+def run_table(result: RunResult) -> Table:
+    """The result of a run: one row per silo, then the mean and the worst silo."""
+    silos, metrics = result.silos, measured_metrics(result)
+    table = _table(f"{result.method} on {result.model}, {result.rounds} rounds: test results of each silo")
     table.add_column("silo", overflow="fold")
     for heading in ("train", "test", *(TITLES[metric] for metric in metrics)):
         table.add_column(heading, justify="right")
-    for name, its in silos.items():
-        row = (one(metric, its.get(metric)) for metric in metrics)
-        table.add_row(Text(name), str(its["train"]), str(its["test"]), *row)
+    for name, silo in silos.items():
+        row = (format_value(metric, silo.measured.figures.get(metric)) for metric in metrics)
+        table.add_row(Text(name), str(silo.train), str(silo.test), *row)
     table.add_section()
-    means, counts = result["mean"], result["mean_silos"]
-    mean = (one(metric, means.get(metric)) + over_silos(counts.get(metric), len(silos)) for metric in metrics)
+    means, counts = result.mean, result.mean_silos
+    mean = (
+        format_value(metric, means.get(metric)) + silo_count_note(counts.get(metric), len(silos))
+        for metric in metrics
+    )
     table.add_row("mean", "", "", *mean, style="bold")
-    if worst := result.get("worst"):
-        of = over_silos(worst["silos"], len(silos))
-        cells = (one(metric, worst[metric]) + of if metric in worst else "" for metric in metrics)
-        table.add_row(Text(f"worst: {worst['silo']}"), "", "", *cells)
-    _caption(table, absences_of_run(result))
+    if result.worst.silo:
+        count, worst = silo_count_note(result.worst.silos, len(silos)), result.worst.figures
+        cells = (format_value(metric, worst[metric]) + count if metric in worst else "" for metric in metrics)
+        table.add_row(Text(f"worst: {result.worst.silo}"), "", "", *cells)
+    _caption(table, missing_in_run(result))
     return table
 
 
 def _caption(table: Table, lines: list[str]) -> None:
-    """Lines below a table; names in them are text."""
+    """Put lines below a table."""
     if lines:
         table.caption, table.caption_justify = Text("\n".join(lines)), "left"
 
 
-def late_table(late: Mapping[str, Any], metric: str) -> Table:
-    """A row for each way in which a silo that did not train can use what it received."""
-    table = _table("silos that joined late", "silo", "model", TITLES[metric])
-    for name, rows in late.items():
-        for row, its in rows.items():
-            table.add_row(Text(name), LATE_ROWS[row], one(metric, its.get(metric)))
+def late_table(result: RunResult) -> Table:
+    """Silos that took no part in training: one row for each way to use the received model."""
+    metric = result.metric
+    table = _table("silos that joined after training", "silo", "model", TITLES[metric])
+    for name, rows in result.late.items():
+        for row, measured in rows.items():
+            table.add_row(Text(name), LATE_ROWS[row], format_value(metric, measured.figures.get(metric)))
     return table
 
 
-def privacy_table(privacy: Mapping[str, Any]) -> Table:
-    """A row a silo: what it promises, or has spent, and with how much noise."""
-    silos = privacy["silos"]
-    what = f"of each {privacy['unit']}" if privacy["private"] else "NOT PRIVATE, its noise can be drawn again"
-    title = f"differential privacy: {what}; tuning: {privacy['tuning']}"
-    caption = f"epsilon: {privacy['adjacency']}; beside it for replace-one. {not_covered(privacy['unit'])}"
+def privacy_table(privacy: PrivacyReport) -> Table:
+    """The privacy guarantee of each silo, planned or spent, and its noise."""
+    silos = privacy.silos or {}
+    protected = f"of each {privacy.unit}" if privacy.private else NOT_PRIVATE
+    title = f"differential privacy: {protected}; tuning: {privacy.tuning}"
+    caption = (
+        f"epsilon: {privacy.adjacency}; replace-one: the same guarantee for replace-one adjacency. "
+        f"{not_covered(privacy.unit)}"
+    )
     table = Table(
         title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False,
         title_justify="left", caption_justify="left",
     )  # fmt: skip
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
     for heading in (
-        f"{privacy['unit']}s",
+        f"{privacy.unit}s",
         "epsilon",
         "delta",
         "replace-one",
         "noise",
         "rate",
         "steps",
-        "norms",
+        "statistics",
     ):
         table.add_column(heading, justify="right")
-    for name, its in silos.items():
-        deviation = its["statistics_expected_noise"]
+    for name, guarantee in silos.items():
+        deviation = guarantee.statistics_expected_noise
         table.add_row(
             Text(name),
-            str(its["units"]),
-            f"{its['epsilon']:.3f}",
-            f"{its['delta']:.0e}",
-            f"{its['epsilon_replace_one']:.3f}",
-            f"{its['noise_multiplier']:.3f}",
-            f"{its['sample_rate']:.3f}",
-            str(its["steps_a_round"] * its["rounds"]),
+            str(guarantee.units),
+            f"{guarantee.epsilon:.3f}",
+            f"{guarantee.delta:.0e}",
+            f"{guarantee.epsilon_replace_one:.3f}",
+            f"{guarantee.noise_multiplier:.3f}",
+            f"{guarantee.sample_rate:.3f}",
+            str(guarantee.steps_a_round * guarantee.rounds),
             "" if deviation is None else f"± {deviation:.2f}",
         )
     return table
 
 
 def claims_table(audit: Mapping[str, Any]) -> Table | None:
-    """A row a silo: what it claims. None where no silo claims anything."""
-    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
+    """The claim of each silo, one row per silo; None if no silo has one."""
+    claims = {name: claim["claimed"] for name, claim in audit["silos"].items() if claim["claimed"]}
     if not claims:
         return None
     table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
-    for name, its in claims.items():
+    for name, claim in claims.items():
         table.add_row(
-            *(Text(name), str(its["units"]), _cell(its["noise_multiplier"]), _cell(its["sample_rate"])),
-            *(str(its["rounds"]), str(its["steps"])),
-            *(_cell(its["epsilon"]), f"{its['delta']:.0e}", _cell(its["mu"])),
+            *(Text(name), str(claim["units"]), _cell(claim["noise_multiplier"]), _cell(claim["sample_rate"])),
+            *(str(claim["rounds"]), str(claim["steps"])),
+            *(_cell(claim["epsilon"]), f"{claim['delta']:.0e}", _cell(claim["mu"])),
         )
     return table
 
 
 def measured_table(audit: Mapping[str, Any]) -> Table:
-    """A row a silo: what was measured; a dash where nothing was. Bounds on epsilon hold with 95 %."""
+    """What an audit measured, one row per silo; a dash means not measured. Bounds on epsilon are at 95 % confidence."""
     headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
     table = _by_silo(audit["silos"], headings)
     attacks = audit["membership"]
-    for name, its in audit["silos"].items():
-        bounds, found = its["bounds"] or {}, its["conformance"] or {}
-        cells = [found.get("noise_std_ratio"), found.get("sensitivity_over_clip")]
+    for name, silo in audit["silos"].items():
+        bounds, conformance = silo["bounds"] or {}, silo["conformance"] or {}
+        cells = [conformance.get("noise_std_ratio"), conformance.get("sensitivity_over_clip")]
         cells += [bounds.get(key) for key in ("steinke", "fdp", "gaussian")]
         cells += [
             attacks[key]["silos"].get(name, {}).get("auc") if attacks else None for key in ("rmia", "lira")
         ]
-        passed = {None: "-", True: "passed", False: "failed"}[found.get("passed")]
+        passed = {None: "-", True: "passed", False: "failed"}[conformance.get("passed")]
         table.add_row(Text(name), *map(_cell, cells), passed)
     return table
 
 
 def _by_silo(silos: Mapping[str, Any], headings: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos))
+    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
@@ -146,21 +156,21 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def compare_table(comparison: Mapping[str, Any]) -> Table:
+def compare_table(comparison: Comparison) -> Table:
     """
-    A row a silo, a column a method, and whether joining helped.
+    A comparison: one row per silo, one column per method, and whether joining helped.
 
-    Where the terminal is too narrow an interval goes below its mean: a number is never cut short.
+    If the terminal is too narrow, an interval goes below its mean; no number is cut off.
     """
-    metric, methods = comparison["metric"], comparison["methods"]
-    benefit, seeds = comparison.get("benefit", {}), len(comparison["seeds"])
+    metric, methods = comparison.metric, comparison.methods
+    benefit, seeds = comparison.benefit, len(comparison.seeds)
     title = f"test {TITLES[metric]}, mean of {seeds} seed{'s' * (seeds > 1)} and its 95 % interval (low…high)"
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    _caption(table, [*_claimed(comparison), *absences_of_runs(comparison)])
+    _caption(table, [*_claimed(comparison), *missing_in_comparison(comparison)])
     table.add_column(
-        "silo", overflow="fold", no_wrap=all(len(name) <= SHORT for name in silos_of(comparison))
+        "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
     for method in methods:
         table.add_column(Text(method), justify="right", overflow="fold")
@@ -168,91 +178,115 @@ def compare_table(comparison: Mapping[str, Any]) -> Table:
         table.add_column("best", overflow="fold")
         table.add_column("over local", overflow="fold")
         table.add_column("joining", no_wrap=True)
-    silos = silos_of(comparison)
+    silos = all_silos(comparison)
     for silo in silos:
-        its = benefit.get(silo, {})
+        verdict = benefit.get(silo)
         cells = [
             Text(
-                with_interval(metric, figures.get(silo, {}).get(metric)),
-                style="bold" if its.get("best") == method else "",
+                format_with_interval(metric, figures.get(silo, {}).get(metric)),
+                style="bold" if verdict and verdict.best == method else "",
             )
             for method, figures in methods.items()
         ]
-        table.add_row(Text(silo), *cells, *(_benefit(metric, its) if its else ()))
+        table.add_row(Text(silo), *cells, *(_benefit(metric, verdict) if verdict else ()))
     table.add_section()
-    means = [comparison["mean"][method].get(metric) for method in methods]
-    worst = [comparison["worst"][method] for method in methods]
+    _add_summary_rows(table, comparison, len(silos))
+    return table
+
+
+def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
+    """Add the mean over silos and the worst silo of each method."""
+    metric = comparison.metric
+    means = (comparison.mean[method].get(metric) for method in comparison.methods)
+    worst = (comparison.worst[method] for method in comparison.methods)
     table.add_row(
-        "mean", *(with_interval(metric, its) + _over(its, len(silos)) for its in means), style="bold"
+        "mean", *(format_with_interval(metric, mean) + _over(mean, silos) for mean in means), style="bold"
     )
-    table.add_row("worst", *(one(metric, its.get(metric)) + _over(its, len(silos)) for its in worst))
+    table.add_row(
+        "worst",
+        *(
+            format_value(metric, silo.figures.get(metric)) + silo_count_note(silo.silos or None, silos)
+            for silo in worst
+        ),
+    )
+
+
+def _over(mean: Estimate | None, silos: int) -> str:
+    return silo_count_note(mean.silos, silos) if mean else ""
+
+
+def refitted_table(comparison: Comparison) -> Table:
+    """Methods that share normalisation statistics: scored with the shared ones, and with each silo's own."""
+    metric, silos = comparison.metric, len(all_silos(comparison))
+    table = _table(f"normalisation statistics: {TITLES[metric]}, mean over silos", "method")
+    table.add_column("shared", justify="right")
+    table.add_column("each silo's own", justify="right")
+    for method, by_silo in comparison.refitted.items():
+        shared = comparison.mean[method].get(metric)
+        cells = format_value(metric, shared.mean if shared else None) + _over(shared, silos)
+        table.add_row(Text(method), cells, _mean(metric, by_silo.values(), silos))
     return table
 
 
-def _over(its: Mapping[str, Any] | None, silos: int) -> str:
-    return over_silos(its["silos"], silos) if its else ""
+def _mean(metric: str, rows: Iterable[Averages], silos: int) -> str:
+    """The mean over the silos that have the metric, with their number if it is not all."""
+    values = [row.figures[metric].mean for row in rows if metric in row.figures]
+    return (
+        format_value(metric, sum(values) / len(values)) + silo_count_note(len(values), silos)
+        if values
+        else "-"
+    )
 
 
-def refitted_table(comparison: Mapping[str, Any]) -> Table:
-    """Methods that share the norms' statistics: as they are, and with each silo's exact statistics instead."""
-    metric, silos = comparison["metric"], len(silos_of(comparison))
-    table = _table(f"shared statistics of the norms: {TITLES[metric]}, mean over silos", "method")
-    table.add_column("as shared", justify="right")
-    table.add_column("refitted to each silo", justify="right")
-    for method, per_silo in comparison["refitted"].items():
-        shared = comparison["mean"][method].get(metric)
-        cells = one(metric, shared and shared["mean"]) + _over(shared, silos)
-        table.add_row(Text(method), cells, _mean(metric, per_silo.values(), silos))
-    return table
-
-
-def _mean(metric: str, rows: Iterable[Mapping[str, Any]], silos: int) -> str:
-    """The mean over the silos that have the figure, and how many these are."""
-    values = [its[metric]["mean"] for its in rows if metric in its]
-    return one(metric, sum(values) / len(values)) + over_silos(len(values), silos) if values else "-"
-
-
-def target_table(comparison: Mapping[str, Any]) -> Table:
-    """The unlabelled domain: each method as it is, and with AdaBN on that domain's inputs."""
-    metric = comparison["metric"]
-    table = _table(f"the unlabelled domain: {TITLES[metric]}, mean over silos", "method")
+def target_table(comparison: Comparison) -> Table:
+    """The second domain, which has no training labels: each method as trained, and with AdaBN on that domain."""
+    metric = comparison.metric
+    table = _table(f"domain without training labels: {TITLES[metric]}, mean over silos", "method")
     table.add_column("as trained", justify="right")
     table.add_column("with AdaBN", justify="right")
-    for method, silos in comparison["target"].items():
-        rows = ([its.get(row, {}) for its in silos.values()] for row in ("target", "target_adabn"))
-        table.add_row(Text(method), *(_mean(metric, its, len(silos)) for its in rows))
+    for method, silos in comparison.target.items():
+        columns = (
+            [silo[variant] for silo in silos.values() if variant in silo]
+            for variant in ("target", "target_adabn")
+        )
+        table.add_row(Text(method), *(_mean(metric, column, len(silos)) for column in columns))
     return table
 
 
-def late_compare_table(comparison: Mapping[str, Any]) -> Table:
-    """Silos that joined late, by method."""
-    metric = comparison["metric"]
-    table = _table("silos that joined late", "silo", "method", "model", TITLES[metric])
-    for method, silos in comparison["late"].items():
+def late_compare_table(comparison: Comparison) -> Table:
+    """Silos that took no part in training, by method."""
+    metric = comparison.metric
+    table = _table("silos that joined after training", "silo", "method", "model", TITLES[metric])
+    for method, silos in comparison.late.items():
         for silo, rows in silos.items():
-            for row, its in rows.items():
-                value = one(metric, its.get(metric, {}).get("mean"))
-                table.add_row(Text(silo), Text(method), LATE_ROWS[row], value)
+            for row, figures in rows.items():
+                table.add_row(Text(silo), Text(method), LATE_ROWS[row], format_average(metric, figures))
     return table
 
 
-def _claimed(comparison: Mapping[str, Any]) -> list[str]:
-    """What is claimed of a comparison's runs; why none is called the best, where that is so."""
-    if (its := comparison.get("privacy")) is None:
+def _claimed(comparison: Comparison) -> list[str]:
+    """The guarantee of the runs of a comparison, and why no method is called the best, if so."""
+    if (privacy := comparison.privacy) is None:
         return []
-    claim = f"differential privacy of each {its['unit']}: epsilon = {its['epsilon']:g} in each run of a method that shares"
-    said = (
-        f"{claim if its['private'] else 'NOT PRIVATE, its noise can be drawn again'}; tuning: {its['tuning']}"
+    sentence = (
+        f"differential privacy of each {privacy.unit}: epsilon = {privacy.epsilon:g} in each run of a method that shares "
+        "tensors"
+        if privacy.private
+        else NOT_PRIVATE
     )
-    if not comparison["chosen_on"]:
-        said += "; no best, for the rows to choose on are private"
-    return [f"{said}. {not_covered(its['unit'])}"]
+    sentence += f"; tuning: {privacy.tuning}"
+    if not comparison.chosen_on:
+        sentence += "; no best method, because it would be chosen on private rows"
+    return [f"{sentence}. {not_covered(privacy.unit)}"]
 
 
 def _table(title: str, *columns: str) -> Table:
     return Table(*columns, title=Text(title), title_style="italic")
 
 
-def _benefit(metric: str, its: Mapping[str, Any]) -> tuple[Text, Text, Text]:
-    verdict = its["verdict"]
-    return Text(its["best"]), Text(short_difference(metric, its)), Text(verdict, style=COLOURS[verdict])
+def _benefit(metric: str, benefit: Benefit) -> tuple[Text, Text, Text]:
+    return (
+        Text(benefit.best),
+        Text(format_short_difference(metric, benefit.over_local, benefit.ci95)),
+        Text(benefit.verdict, style=COLOURS[benefit.verdict]),
+    )

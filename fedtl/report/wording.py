@@ -1,75 +1,80 @@
 """
-What a privacy guarantee means for one person, in plain sentences with numbers. Used by every page that states one.
+Sentences that say what a privacy guarantee means for one person. Every page that states a guarantee uses them.
 
-An attacker who wants to know whether one person's rows were used, and who is wrong about a share ``alpha`` of the people
-whose rows were not used, is right about at most
+An attacker wants to know whether the rows of one person were used. If the attacker's false positive rate is ``alpha``, the
+true positive rate is at most
 
     min(1, e^epsilon alpha + delta, 1 - e^-epsilon (1 - delta - alpha))
 
-of the people whose rows were (Wasserman and Zhou, 2010; Kairouz, Oh and Viswanath, 2015, equation 3). It follows from
-epsilon and delta alone, so it holds for whatever the attacker knows besides.
+(Wasserman and Zhou, 2010; Kairouz, Oh and Viswanath, 2015, equation 3). This follows from epsilon and delta alone, so it
+holds for every attacker, whatever else the attacker knows.
 """
 
 import math
 
-FALSE_ALARMS = 0.01
-LITTLE = 0.5  # from this share on, a page says that the bound protects little
+FALSE_POSITIVE_RATE = 0.01
+WEAK_FROM = 0.5  # from this true positive rate on, a page says that the guarantee protects little
 
 
-def recognised(epsilon: float, delta: float, false_alarms: float = FALSE_ALARMS) -> float:
-    """The largest share of those who took part that any attacker recognises at this share of false alarms."""
+def max_true_positive_rate(
+    epsilon: float, delta: float, false_positive_rate: float = FALSE_POSITIVE_RATE
+) -> float:
+    """The largest true positive rate of any attacker with this false positive rate."""
     if epsilon > 700:  # math.exp overflows
         return 1.0
-    raised = math.exp(epsilon) * false_alarms + delta
-    return min(1.0, raised, 1 - math.exp(-epsilon) * (1 - delta - false_alarms))
+    raised = math.exp(epsilon) * false_positive_rate + delta
+    return min(1.0, raised, 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate))
 
 
-def believed(epsilon: float, delta: float) -> float:
+def max_guess_accuracy(epsilon: float, delta: float) -> float:
     """
-    The largest share of right answers of an attacker who was undecided (one half) whether a person's rows were used: one
-    minus half the smallest sum of the two kinds of error (Kairouz, Oh and Viswanath, 2015), (e^epsilon + delta) / (e^epsilon + 1).
+    The largest share of right guesses of any attacker, if it is equally likely beforehand that a person's rows were used.
+
+    It is (e^epsilon + delta) / (e^epsilon + 1): one minus half the smallest sum of false positive and false negative rate
+    (Kairouz, Oh and Viswanath, 2015).
     """
     return 1 - (1 - delta) / (1 + math.exp(min(epsilon, 700.0)))
 
 
 def worst_case(epsilon: float, delta: float, unit: str) -> str:
-    """What could be learnt about one ``unit``: the most that any attacker gets right, with its number."""
-    found = recognised(epsilon, delta)
-    told = (
-        f"At worst, somebody who knows all the rest and sees every message wants to tell whether one {unit}'s data were "
-        f"used. If they are wrong about 1 in 100 {unit}s whose data were not used, they are right about at most "
-        f"{percent(found)} of those whose data were (by guessing: 1 %)."
+    """State what the best possible attacker could learn about one ``unit``."""
+    rate = max_true_positive_rate(epsilon, delta)
+    sentence = (
+        f"In the worst case, an attacker who knows all other data and sees every message tries to tell whether one {unit}'s "
+        f"data were used. If the attacker is wrong about 1 in 100 {unit}s whose data were not used, the attacker recognises "
+        f"at most {format_percent(rate)} of those whose data were used (guessing: 1 %)."
     )
-    return f"{told} That is little protection." if found >= LITTLE else told
+    return f"{sentence} That is little protection." if rate >= WEAK_FROM else sentence
 
 
 def without_privacy(unit: str = "person") -> str:
+    """State what an attacker could learn about one ``unit`` without differential privacy."""
     return (
-        f"There is no bound. What leaves can be enough to recognise that one {unit}'s data were used, and in the worst case "
+        f"There is no limit. What leaves can be enough to recognise that one {unit}'s data were used, and in the worst case "
         "to reconstruct a row."
     )
 
 
 def not_covered(unit: str) -> str:
-    """Who is protected less than the guarantee says; on every page that states one."""
+    """State who is protected less than the guarantee says."""
     if unit == "record":
         return (
-            "The guarantee is for one record. A person with several records is protected less, and so is a "
-            "person with records at several institutions."
+            "The guarantee is for one record. A person with several records is protected less, and so is a person with "
+            "records at several institutions."
         )
     return (
-        f"A {unit} with rows at several institutions is protected less, because each institution counts only its own; so "
-        f"is a {unit} who stands under several names in the column {unit!r}."
+        f"A {unit} with rows at several institutions is protected less, because each institution counts only its own rows; "
+        f"so is a {unit} who has several names in the column {unit!r}."
     )
 
 
 def size_is_public(count: int, unit: str) -> str:
-    """``n`` is part of zero-out adjacency: what the guarantee does not hide."""
-    return f"The number of {unit}s ({count:,}) is not hidden: the coordinator can work it out."
+    """State that the number of units is not protected: it is part of the zero-out adjacency."""
+    return f"The number of {unit}s ({count:,}) is not protected: the coordinator can compute it."
 
 
-def percent(share: float) -> str:
-    """Rounded up at the second figure, so that a bound stays one."""
+def format_percent(share: float) -> str:
+    """A share in percent, rounded up to one decimal (two from 99.5 %), so that an upper bound stays one."""
     if share >= 0.9995:
         return "100 %"
     digits = 1 if share < 0.995 else 2

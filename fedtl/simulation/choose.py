@@ -1,4 +1,4 @@
-"""Which engine an experiment's silos are trained by, and how many workers it has."""
+"""Which engine trains an experiment's silos, and with how many workers."""
 
 import os
 from collections.abc import Callable
@@ -11,48 +11,49 @@ from fedtl.simulation.engine import Engine, WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.settings import EngineSettings
-from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.simulation.stackable import why_not_stackable
+from fedtl.simulation.stacked import Stacked
 from fedtl.training.trainer import Trainer
 
-STACKED_WEIGHTS = 8_000_000  # numbers in a stack that nobody asked for
-STACKED_SILOS = 64
+MAX_STACKED_WEIGHTS = 8_000_000  # in all silos of a stack, where the experiment does not set its size
+MAX_STACKED_SILOS = 64
 
 
-def places(device: str) -> int:
-    """How many workers are worth having: the cores that this process may use, or the machine's GPUs."""
+def default_workers(device: str) -> int:
+    """The number of cores that this process may use, or of GPUs."""
     if device == "cuda":
         return torch.cuda.device_count()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check(settings: EngineSettings, trainer: Trainer) -> None:
-    """Whether such an engine can be had for this bench. Raises ConfigError."""
-    if settings.stack > 1 and (reason := refuse(trainer)):
+def check_engine(settings: EngineSettings, trainer: Trainer) -> None:
+    """Raise ConfigError where this trainer cannot be used with such an engine, or a package is missing."""
+    if settings.stack > 1 and (reason := why_not_stackable(trainer)):
         raise ConfigError(reason)
     if settings.name == "ray" and not find_spec("ray"):
         raise ConfigError('engine.name = "ray" needs ray: pip install "fedtl[ray]"')
 
 
-def engine(
-    settings: EngineSettings, trainer: Trainer, furnish: Callable[[], WorkerContext], silos: int
+def make_engine(
+    settings: EngineSettings, trainer: Trainer, make_context: Callable[[], WorkerContext], silos: int
 ) -> Engine:
-    """``furnish`` makes a worker's workplace, where workers are processes of their own."""
+    """The engine for ``silos`` silos. ``make_context`` makes the context of a worker that is a process of its own."""
     device = trainer.device.type
     if settings.name == "ray":
-        from fedtl.simulation.ray import Cluster
+        from fedtl.simulation.ray import RayCluster
 
-        return Cluster(furnish, settings.workers, settings.threads, settings.address, device)
+        return RayCluster(make_context, settings.workers, settings.threads, settings.address, device)
     if (size := settings.stack or _stack(trainer)) > 1 and silos > 1:
         return Stacked(trainer, size)
-    workers = min(settings.workers or places(device), silos)
+    workers = min(settings.workers or default_workers(device), silos)
     if settings.name == "serial" or workers < 2:
         return Serial(trainer)
-    return Processes(furnish, workers, settings.threads)
+    return Processes(make_context, workers, settings.threads)
 
 
 def _stack(trainer: Trainer) -> int:
-    """How many silos one GPU trains at once where the experiment leaves it open; several GPUs have a worker each."""
-    if trainer.device.type != "cuda" or torch.cuda.device_count() > 1 or refuse(trainer):
+    """How many silos one GPU trains at once where engine.stack is 0. Several GPUs have one worker each instead."""
+    if trainer.device.type != "cuda" or torch.cuda.device_count() > 1 or why_not_stackable(trainer):
         return 1
     weights = sum(weight.numel() for weight in trainer.net(1).parameters())
-    return max(1, min(STACKED_SILOS, STACKED_WEIGHTS // weights))
+    return max(1, min(MAX_STACKED_SILOS, MAX_STACKED_WEIGHTS // weights))

@@ -1,4 +1,4 @@
-"""What an engine is, what it does with a job that fails, and the federation that stands on one."""
+"""What an engine is, how it treats a job that fails, and the federation that runs on one."""
 
 import logging
 import traceback
@@ -13,17 +13,17 @@ from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-TRIES = 2
+MAX_ATTEMPTS = 2
 
 
 class Job(Protocol):
-    """Something to do at one silo. May change ``silo.local`` and its labels. A value that can be sent to another process."""
+    """Work to do at one silo. May change ``silo.local`` and its labels. Picklable, so that it can go to another process."""
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Any: ...
 
 
 class Engine(Protocol):
-    """Runs a job at many silos, however it likes. A context manager: what it started ends with it."""
+    """Runs a job at many silos. A context manager: the processes that it started end with it."""
 
     @property
     def workers(self) -> int: ...
@@ -34,18 +34,18 @@ class Engine(Protocol):
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """
-        (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. At most as many
-        results as there are workers wait for their turn.
+        Yield (name, result) in the order of ``silos``, each silo's changed ``local`` and labels put back into it. At most
+        as many results as there are workers are held back until it is their turn.
 
-        A SiloFailed is a result, and leaves the silo as it was: the job raised it, or it failed in a way that
-        nobody foresaw, ``TRIES`` times. Any other FedTLError ends the run.
+        A SiloFailed is a result and leaves the silo unchanged: the job raised it, or it failed unexpectedly
+        ``MAX_ATTEMPTS`` times. Any other FedTLError is raised and ends the run.
         """
         ...
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker has: its bench, and how to come by a silo's data."""
+    """What a worker process needs: its trainer, and a function that returns a silo's data."""
 
     trainer: Trainer
     data: Callable[[str], SiloDataset]
@@ -53,14 +53,14 @@ class WorkerContext:
 
 @dataclass(frozen=True)
 class UnexpectedFailure:
-    """One failure that nobody foresaw, in words that can be sent: a line, and where it happened."""
+    """An exception that is not a FedTLError, in a form that can be sent: one line, and the traceback."""
 
     line: str
     details: str = ""
 
 
-def attempt(job: Job, trainer: Trainer, silo: Silo) -> Any:
-    """The job's result, a SiloFailed, or a Mishap; raises any other FedTLError."""
+def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
+    """The job's result, a SiloFailed or an UnexpectedFailure. Raises any other FedTLError."""
     try:
         return job(trainer, silo)
     except SiloFailed as failure:
@@ -68,14 +68,18 @@ def attempt(job: Job, trainer: Trainer, silo: Silo) -> Any:
     except FedTLError:
         raise
     except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        return UnexpectedFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
+        return UnexpectedFailure(first_line(error), traceback.format_exc())
 
 
-def failed_repeatedly(name: str, mishap: UnexpectedFailure) -> SiloFailed:
-    """The silo that failed once too often, by name; the traceback goes to the log."""
-    log.error("%s failed %d times; the last time:\n%s", name, TRIES, mishap.details or mishap.line)
-    return SiloFailed(f"{name}: failed {TRIES} times: {mishap.line}")
+def first_line(error: Exception) -> str:
+    """The type of an exception and the first line of its text."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def failed_repeatedly(name: str, failure: UnexpectedFailure) -> SiloFailed:
+    """The error of a silo that failed ``MAX_ATTEMPTS`` times. The last traceback is logged."""
+    log.error("%s failed %d times; the last time:\n%s", name, MAX_ATTEMPTS, failure.details or failure.line)
+    return SiloFailed(f"{name}: failed {MAX_ATTEMPTS} times: {failure.line}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Simulation:
-    """A federation whose silos are all here; the server's side sees it as any other. ``job``: that of a round."""
+    """A federation whose silos are all on this machine or cluster. ``job`` makes the job of a round."""
 
     engine: Engine
     members: Mapping[str, Silo]

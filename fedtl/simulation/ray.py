@@ -1,9 +1,9 @@
 """
-Silos on the machines of a Ray cluster, each actor with a bench of its own.
+Silos on the machines of a Ray cluster, each actor with its own trainer.
 
-As with processes here, the driver owns every silo's local state, so a machine may go away with none of it: its
-silos are done again elsewhere. What all silos receive is put into the object store once a job, from where each machine
-fetches it once. Data is read by the machine that works on it, at the same path as here.
+As with processes on one machine, the driver owns every silo's local state: when a machine is lost, its silos are done again
+on another one. A job is put into the object store once, from where each machine fetches it once. Each machine reads
+the data that it works on from the same path as the driver would.
 """
 
 import logging
@@ -22,103 +22,103 @@ from fedtl.errors import ConfigError, FedTLError
 from fedtl.models.state import State
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
-from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, attempt
-from fedtl.simulation.scheduler import in_order
+from fedtl.simulation.engine import Job, UnexpectedFailure, WorkerContext, first_line, try_job
+from fedtl.simulation.mapped_pickle import from_buffers, to_buffers
+from fedtl.simulation.scheduler import run_in_order
 from fedtl.simulation.worker import READY
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
-PATIENCE = 120.0  # seconds without any worker, after which nobody is expected to come back
-KNOCK = 10.0  # seconds
-STARTS = 3  # of a worker, one after another, that may fail
+WAIT_SECONDS = 120.0  # without any worker, after which the run ends
+CONNECT_SECONDS = 10.0
+MAX_STARTS = 3  # of a worker that dies each time before it is ready
 Packed = tuple[bytes, list[Any]]
-_Given = tuple[
-    str, bytes, PrivacyGuarantee | None, Labels
-]  # what an actor is told of a silo beside its local state
+_SiloFacts = tuple[str, bytes, PrivacyGuarantee | None, Labels]  # all of a silo but its data and local state
 
 
 class _RayWorker:
-    """An actor: one worker's workplace, on whatever machine Ray gave it."""
+    """An actor: one worker on the machine that Ray chose."""
 
-    def __init__(self, furnish: Packed, threads: int) -> None:
+    def __init__(self, make_context: Packed, threads: int) -> None:
         machine.set_threads(threads)
-        self._furnish = furnish
-        self._job_at, self._job = -1, None
-        self._workplace: WorkerContext | None = None
+        self._make_context = make_context
+        self._job_number, self._job = -1, None
+        self._context: WorkerContext | None = None
 
     def ready(self) -> Any:
         """READY, or the error that ends the run."""
         try:
-            self._workplace = parcel.unpack(*_own(self._furnish))()
+            self._context = _unpack(self._make_context)()
         except FedTLError as error:
             return error
         return READY
 
-    def do(self, number: int, job: Packed, own: _Given, local: Packed) -> Any:
-        """The packed (result, local state, labels), a Mishap, or the error that ends the run."""
-        assert self._workplace is not None
-        if number != self._job_at:
-            self._job_at, self._job = number, parcel.unpack(*_own(job))
+    def do(self, number: int, job: Packed, facts: _SiloFacts, local: Packed) -> Any:
+        """The packed (result, local state, labels), an UnexpectedFailure, or the error that ends the run."""
+        assert self._context is not None
+        if number != self._job_number:
+            self._job_number, self._job = number, _unpack(job)
         try:
-            name, secret, guarantee, labels = own
-            state = parcel.unpack(*_own(local))
-            silo = Silo(name, self._workplace.data(name), state, secret, guarantee, labels)
-            result = attempt(self._job, self._workplace.trainer, silo)  # type: ignore[arg-type]
+            name, secret, guarantee, labels = facts
+            silo = Silo(name, self._context.data(name), _unpack(local), secret, guarantee, labels)
+            result = try_job(self._job, self._context.trainer, silo)  # type: ignore[arg-type]
         except FedTLError as error:
             return error
-        return result if isinstance(result, UnexpectedFailure) else _packed((result, silo.local, silo.labels))
+        return result if isinstance(result, UnexpectedFailure) else _pack((result, silo.local, silo.labels))
 
 
 @dataclass
 class _Worker:
-    """One actor, what it was asked last (None: nothing), and the silo that it is at (None: idle)."""
+    """One actor, Ray's reference of its next answer (None: none), and the index of its silo (None: idle)."""
 
     number: int
     actor: Any
-    asked: Any
+    answer: Any
     ready: bool = False
-    at: int | None = None
+    index: int | None = None
     starts: int = 1
 
 
-class Cluster:
-    """``workers`` 0: as many as the cluster has cores, or GPUs where ``device`` is cuda. ``address`` "": here."""
+class RayCluster:
+    """
+    The engine on a Ray cluster. ``workers`` 0: one for each core of the cluster, or for each GPU where ``device`` is
+    "cuda". ``address`` "": a cluster of this machine, started here.
+    """
 
     def __init__(
-        self, furnish: Callable[[], WorkerContext], workers: int, threads: int, address: str, device: str
+        self, make_context: Callable[[], WorkerContext], workers: int, threads: int, address: str, device: str
     ) -> None:
         self.workers, self._threads = workers, threads
-        self._furnish, self._address, self._on_gpu = furnish, address, device == "cuda"
-        self._home: dict[str, int] = {}
-        self._staff: list[_Worker] = []
+        self._make_context, self._address, self._on_gpu = make_context, address, device == "cuda"
+        self._last_worker: dict[str, int] = {}
+        self._pool: list[_Worker] = []
         self._jobs = 0
         self._job: Any = None
-        self._ours = False
+        self._connected_here = False
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each. A silo whose machine went away is given to another."""
+        """As Engine.each. A silo whose machine is lost is done again by another."""
         self._jobs += 1
-        self._job = ray.put(_packed(job))
-        yield from in_order(self, silos, self._home)
+        self._job = ray.put(_pack(job))
+        yield from run_in_order(self, silos, self._last_worker)
         self._job = None
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
             self._connect()
         resources: Any = ray.cluster_resources
-        there = resources().get("GPU" if self._on_gpu else "CPU", 0)
-        if not there:
-            raise ConfigError("engine.name = 'ray': the cluster has no GPU; use --device cpu")
-        self.workers = self.workers or int(there)
-        self._place = ray.put(_packed(self._furnish))
-        self._staff = [self._hire(number) for number in range(self.workers)]
+        kind = "GPU" if self._on_gpu else "CPU"
+        if not (available := resources().get(kind, 0)):
+            raise ConfigError(f'engine.name = "ray": the cluster has no {kind}; choose another --device')
+        self.workers = self.workers or int(available)
+        self._context = ray.put(_pack(self._make_context))
+        self._pool = [self._start(number) for number in range(self.workers)]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        for worker in self._staff:
+        for worker in self._pool:
             ray.kill(worker.actor)
-        if self._ours:
+        if self._connected_here:
             ray.shutdown()
 
     def _connect(self) -> None:
@@ -127,83 +127,84 @@ class Cluster:
         if not self._address:
             settings |= {"num_cpus": self.workers or None, "include_dashboard": False}
         try:
-            if host := re.fullmatch(
-                r"([\w.-]+):(\d{1,5})", self._address
-            ):  # Ray itself would try for minutes
-                socket.create_connection((host[1], int(host[2])), timeout=KNOCK).close()
+            # Ray itself would try for minutes.
+            if host := re.fullmatch(r"([\w.-]+):(\d{1,5})", self._address):
+                socket.create_connection((host[1], int(host[2])), timeout=CONNECT_SECONDS).close()
             ray.init(self._address or "local", **settings)
         except (OSError, OverflowError, RuntimeError, ValueError, RayError) as error:
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise ConfigError(
-                f"engine.address = {self._address!r}: no Ray cluster answers there ({line})"
+                f"engine.address = {self._address!r}: no Ray cluster answers at this address ({line})"
             ) from error
-        self._ours = True
+        self._connected_here = True
 
-    def _hire(self, number: int) -> _Worker:
+    def _start(self, number: int) -> _Worker:
         needs = {"num_gpus": 1} if self._on_gpu else {"num_cpus": 1}
         remote: Any = ray.remote
         make = remote(_RayWorker).options(scheduling_strategy="SPREAD", **needs)
-        actor = make.remote(self._place, self._threads)
+        actor = make.remote(self._context, self._threads)
         return _Worker(number, actor, actor.ready.remote())
 
     def idle(self) -> Iterator[int]:
-        return (worker.number for worker in self._staff if worker.ready and worker.at is None)
+        return (worker.number for worker in self._pool if worker.ready and worker.index is None)
 
-    def hand(self, worker: int, at: int, silo: Silo) -> None:
-        its = self._staff[worker]
-        its.at = at
-        own: _Given = silo.name, silo.secret, silo.guarantee, silo.labels
-        its.asked = its.actor.do.remote(self._jobs, self._job, own, _packed(silo.local))
+    def hand(self, worker: int, index: int, silo: Silo) -> None:
+        chosen = self._pool[worker]
+        chosen.index = index
+        facts: _SiloFacts = silo.name, silo.secret, silo.guarantee, silo.labels
+        chosen.answer = chosen.actor.do.remote(self._jobs, self._job, facts, _pack(silo.local))
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
-        """As Staff.answers. Raises what ends the run."""
-        asked = {worker.asked: worker for worker in self._staff if worker.asked is not None}
-        done, _ = ray.wait(list(asked), timeout=PATIENCE)
-        if not done and not any(worker.ready for worker in self._staff):
+        """As WorkerPool.answers. Raises errors that end the run."""
+        asked = {worker.answer: worker for worker in self._pool if worker.answer is not None}
+        done, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
+        if not done and not any(worker.ready for worker in self._pool):
             raise FedTLError(
-                f"no worker came up on the Ray cluster within {PATIENCE:g} s: are its {self.workers} cores free?"
+                f"no worker started on the Ray cluster within {WAIT_SECONDS:g} s; check that {self.workers} cores are free"
             )
         for reference in done:
             worker = asked[reference]
             answer = self._answer(worker)
             if answer == READY:
-                worker.ready, worker.asked = True, None
+                worker.ready, worker.answer = True, None
                 continue
             if isinstance(answer, FedTLError):
                 raise answer
-            at, worker.at = worker.at, None
+            index, worker.index = worker.index, None
             if isinstance(answer, UnexpectedFailure):
-                if at is not None:
-                    yield at, answer, ({}, {})
+                if index is not None:
+                    yield index, answer, ({}, {})
                 continue
-            worker.asked = None
-            result, *own = parcel.unpack(*_own(answer))
-            assert at is not None
-            yield at, result, (own[0], own[1])
+            worker.answer = None
+            result, local, labels = _unpack(answer)
+            assert index is not None
+            yield index, result, (local, labels)
 
     def _answer(self, worker: _Worker) -> Any:
-        """What the actor returned; a Mishap where it is gone, and another is on its way in its place."""
+        """What the actor returned. For a lost actor an UnexpectedFailure, after another one was started for it."""
         try:
-            return ray.get(worker.asked)
-        except RayTaskError as error:  # of Ray's or ours, but not the job's: that would be a value
+            return ray.get(worker.answer)
+        except (
+            RayTaskError
+        ) as error:  # an error of Ray's or fedtl's: the job's own errors are returned as values
             raise FedTLError(f"a Ray worker failed: {error}") from error
         except RayError as error:  # the actor, its machine or its answer is lost
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            if worker.starts == STARTS and not worker.ready:
-                raise FedTLError(f"a Ray worker died {STARTS} times while it started: {line}") from error
-            new = self._hire(worker.number)
+            line = first_line(error)
+            if worker.starts == MAX_STARTS and not worker.ready:
+                raise FedTLError(f"a Ray worker died {MAX_STARTS} times while it started: {line}") from error
+            new = self._start(worker.number)
             worker.starts = 1 if worker.ready else worker.starts + 1
-            worker.actor, worker.asked, worker.ready = new.actor, new.asked, False
-            return UnexpectedFailure(f"its worker is gone ({line})")
+            worker.actor, worker.answer, worker.ready = new.actor, new.answer, False
+            return UnexpectedFailure(f"its Ray worker was lost ({line})")
 
 
-def _packed(value: Any) -> Packed:
-    """As arrays, which Ray keeps apart from its pickles and maps."""
-    head, buffers = parcel.pack(value)
-    return head, [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+def _pack(value: Any) -> Packed:
+    """As arrays, which Ray stores apart from its pickles and maps."""
+    pickled, buffers = to_buffers(value)
+    return pickled, [np.frombuffer(buffer, np.uint8) for buffer in buffers]
 
 
-def _own(packed: Packed) -> Packed:
-    """What Ray maps cannot be written to, and tensors can."""
-    head, buffers = packed
-    return head, [buffer.copy() for buffer in buffers]
+def _unpack(packed: Packed) -> Any:
+    """The value with its own memory: what Ray maps is read-only, and tensors are written to."""
+    pickled, buffers = packed
+    return from_buffers(pickled, [buffer.copy() for buffer in buffers])

@@ -1,7 +1,7 @@
 """
-Which worker is handed which silo, and what becomes of a silo whose worker failed.
+Which worker gets which silo, and what happens to a silo whose worker failed.
 
-Knows nothing of processes or machines: whoever has workers says who is idle, hands out, and brings the answers.
+Does not know processes or machines: a WorkerPool says which workers are idle, hands out silos and returns answers.
 """
 
 from bisect import bisect_left, insort
@@ -12,57 +12,60 @@ from typing import Any, Protocol
 from fedtl.errors import SiloFailed
 from fedtl.models.state import State
 from fedtl.privacy.taint import Labels
-from fedtl.simulation.engine import TRIES, UnexpectedFailure, failed_repeatedly
+from fedtl.simulation.engine import MAX_ATTEMPTS, UnexpectedFailure, failed_repeatedly
 from fedtl.training.silo import Silo
 
-AHEAD = 2  # silos a worker that may be done or under way before their turn
+AHEAD_PER_WORKER = 2  # silos that may be under way or done before it is their turn
 
 
 class WorkerPool(Protocol):
-    """Workers, by number. ``at`` is a silo's place in the job's order."""
+    """Workers by number. ``index`` is a silo's position in the order of the job."""
 
     @property
     def workers(self) -> int: ...
 
     def idle(self) -> Iterable[int]: ...
 
-    def hand(self, worker: int, at: int, silo: Silo) -> None: ...
+    def hand(self, worker: int, index: int, silo: Silo) -> None: ...
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
         """
-        Wait until something happens, then (at, result, the silo's local state and labels) of each silo that is done;
-        for one that failed in a way nobody foresaw, or whose worker is gone, a Mishap and ({}, {}).
+        Wait for workers, then yield (index, result, the silo's local state and labels) for each silo that is done. For a
+        silo that failed unexpectedly or whose worker died: an UnexpectedFailure and ({}, {}).
         """
         ...
 
 
-def in_order(
-    staff: WorkerPool, silos: Sequence[Silo], home: MutableMapping[str, int]
+def run_in_order(
+    pool: WorkerPool, silos: Sequence[Silo], last_worker: MutableMapping[str, int]
 ) -> Iterator[tuple[str, Any]]:
-    """As Engine.each. ``home``: the worker that each silo was with last, and goes to again if that one is idle."""
+    """
+    As Engine.each. ``last_worker``: the worker that last had each silo; the silo goes to it again if it is idle, because
+    it has the silo's data mapped.
+    """
     waiting, turn = list(range(len(silos))), 0
     done: dict[int, Any] = {}
-    failed: Counter[int] = Counter()
+    failures: Counter[int] = Counter()
     while turn < len(silos):
-        for worker in staff.idle():
-            within = waiting[: bisect_left(waiting, turn + AHEAD * staff.workers)]
-            if within:
-                at = next((at for at in within if home.get(silos[at].name) == worker), within[0])
-                waiting.remove(at)
-                home[silos[at].name] = worker
-                staff.hand(worker, at, silos[at])
+        for worker in pool.idle():
+            allowed = waiting[: bisect_left(waiting, turn + AHEAD_PER_WORKER * pool.workers)]
+            if allowed:
+                index = next((i for i in allowed if last_worker.get(silos[i].name) == worker), allowed[0])
+                waiting.remove(index)
+                last_worker[silos[index].name] = worker
+                pool.hand(worker, index, silos[index])
         if turn in done:
             yield silos[turn].name, done.pop(turn)
             turn += 1
             continue
-        for at, result, own in staff.answers():
+        for index, result, own in pool.answers():
             if not isinstance(result, UnexpectedFailure):
-                done[at] = result
+                done[index] = result
                 if not isinstance(result, SiloFailed):
-                    silos[at].local, silos[at].labels = own
+                    silos[index].local, silos[index].labels = own
                 continue
-            failed[at] += 1
-            if failed[at] < TRIES:
-                insort(waiting, at)
+            failures[index] += 1
+            if failures[index] < MAX_ATTEMPTS:
+                insort(waiting, index)
             else:
-                done[at] = failed_repeatedly(silos[at].name, result)
+                done[index] = failed_repeatedly(silos[index].name, result)

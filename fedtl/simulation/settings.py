@@ -9,9 +9,9 @@ from fedtl._util.settings import Settings
 
 class EngineSettings(Settings):
     """
-    ``[engine]``. ``workers`` 0: the machine's cores, or one a GPU; of a cluster, all its cores. ``stack`` 0: several
-    silos at once on a GPU where model and method allow it. Results are bit-equal only at equal ``threads``, and
-    within rounding where silos are stacked.
+    ``[engine]``. ``workers`` 0: one for each core, or for each GPU; on a cluster, for each of its cores. ``stack``: how many
+    silos one pass trains at once; 0: several on a GPU where model and method allow it, else one. Results have the same bits
+    only for the same ``threads``, and agree within rounding where silos are stacked.
     """
 
     name: Literal["serial", "processes", "ray"] = "processes"

@@ -1,8 +1,8 @@
 """
-A folder for as long as a process lives, gone with it however it ended.
+A folder that is removed when its process ends, however it ends.
 
-Each folder is locked by its process. Who makes one looks for others whose lock nobody holds any more, left behind by
-a kill, and removes them: what lies in shared memory would otherwise stay there until the machine restarts.
+Each folder is locked by its process. Making one also removes older folders whose lock is free: those of killed processes,
+which in shared memory would stay until the machine restarts.
 """
 
 import atexit
@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX, LOCK = "fedtl-", ".lock"
-MEMORY = "/dev/shm"
+SHARED_MEMORY = "/dev/shm"
 
 
 @contextmanager
-def scratch(above: str | None = None) -> Iterator[Path]:
-    """A new folder that this user alone can read, below ``above`` or the system's place for temporary files."""
-    _sweep(Path(above or tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=above))
+def temporary_folder(parent: str | None = None) -> Iterator[Path]:
+    """A new folder that only this user can read, in ``parent`` or in the system's temporary folder."""
+    _remove_unlocked(Path(parent or tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -32,32 +32,32 @@ def scratch(above: str | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
-def adopt(folder: Path) -> None:
+def adopt_folder(folder: Path) -> None:
     """
-    Make sure of another process's scratch folder: on its machine it is there; on another one it is made, and goes
-    with the last process that adopted it.
+    Use another process's temporary folder. On the same machine it exists; on another machine it is made, and removed when
+    the last process there that uses it ends.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_SH)
-    atexit.register(_leave, folder, lock)
+    atexit.register(_remove_if_last, folder, lock)
 
 
-def _leave(folder: Path, lock: int) -> None:
-    with suppress(OSError):  # somebody else still holds it
+def _remove_if_last(folder: Path, lock: int) -> None:
+    with suppress(OSError):  # another process still holds the lock
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def memory() -> str | None:
-    """Where files lie in memory, if the system has such a place."""
-    return MEMORY if os.access(MEMORY, os.W_OK) else None
+def memory_folder() -> str | None:
+    """The folder whose files are in memory, or None where the system has none."""
+    return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
 
 
-def _sweep(above: Path) -> None:
-    for path in above.glob(f"{PREFIX}*/{LOCK}"):
-        with suppress(OSError):  # another user's, or somebody still holds the lock
+def _remove_unlocked(parent: Path) -> None:
+    for path in parent.glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError):  # another user's folder, or its process still holds the lock
             lock = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

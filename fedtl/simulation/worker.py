@@ -1,4 +1,4 @@
-"""The life of a worker process: it builds its workplace once, then does one job at one silo after another."""
+"""The life of a worker process: it makes its context once, then does one job at one silo after another."""
 
 import os
 import signal
@@ -18,18 +18,19 @@ from torch import multiprocessing
 from fedtl.errors import FedTLError
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Labels
-from fedtl.simulation import shared_store as parcel
-from fedtl.simulation.engine import UnexpectedFailure, attempt
+from fedtl.simulation.engine import UnexpectedFailure, WorkerContext, first_line, try_job
+from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
-READY = "ready"
-KEPT = 1024  # silos whose data a worker does not look up again; it is mapped, so this is the size of a few objects
+STARTED, READY = "started", "ready"
+UNGUARDED = 78  # exit code of a worker that ran into the call that had started it
+CACHED_SILOS = 1024  # mapped data of so many silos stays open in a worker: a few small objects each
 
 
 @dataclass(frozen=True)
 class Order:
-    """One silo's turn: where the job lies, who it is, where its local state lies, and where the result goes."""
+    """One job at one silo: the files of the job and of the silo's local state, and the file for the result."""
 
     job: Path
     name: str
@@ -42,10 +43,8 @@ class Order:
 
 @contextmanager
 def ignore_sigint() -> Iterator[None]:
-    """
-    Processes started within never hear Ctrl-C, which is their parent's to handle; it hears it when the block ends.
-    """
-    resource_tracker.ensure_running()  # or the first process would start it, and it lets the signal through again
+    """Block SIGINT while child processes are started, so that only the parent handles Ctrl-C."""
+    resource_tracker.ensure_running()  # otherwise the first child starts it, and it unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -53,8 +52,17 @@ def ignore_sigint() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def exit_if_unguarded() -> None:
+    """
+    End a worker process that still imports its parent's script. It has reached the call that starts workers, so the script
+    does not protect that call with ``if __name__ == "__main__"``; the parent says so when it sees the exit code.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself checks
+        raise SystemExit(UNGUARDED)
+
+
 def become_worker(threads: int, number: int = 0) -> None:
-    """What every worker process begins with; no worker outlives its parent."""
+    """Set up a worker process: its threads, its GPU, and that it ends when its parent does."""
     machine.set_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
@@ -67,40 +75,38 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def serve(pipe: Connection, furnish: Path, threads: int, number: int) -> None:
+def serve(pipe: Connection, make_context: Path, threads: int, number: int) -> None:
     """
-    READY once, then for each Order: None when the result lies where it was asked for, or what went wrong, a
-    Mishap or an error that ends the run. Ends when None comes in.
+    Send STARTED, then READY once the context is made, then for each Order None when its result is written, an
+    UnexpectedFailure, or an error that ends the run. Ends when None is received.
     """
+    pipe.send(STARTED)
     become_worker(threads, number)
     try:
-        workplace = parcel.read(furnish)()
+        made: WorkerContext = read_mapped(make_context)()
     except FedTLError as error:
         pipe.send(error)
         return
-    place = replace(workplace, data=lru_cache(KEPT)(workplace.data))
+    except Exception as error:
+        pipe.send(FedTLError(f"a worker process cannot be set up: {first_line(error)}"))
+        return
+    context = replace(made, data=lru_cache(CACHED_SILOS)(made.data))
     pipe.send(READY)
-    job_at, job = None, None
+    path, job = None, None
     while (order := pipe.recv()) is not None:
-        if order.job != job_at:
-            job_at, job = order.job, parcel.read(order.job)
-        pipe.send(_done(order, job, place))
+        if order.job != path:
+            path, job = order.job, read_mapped(order.job)
+        pipe.send(_carry_out(order, job, context))
 
 
-def _done(order: Order, job: Any, workplace: Any) -> UnexpectedFailure | FedTLError | None:
+def _carry_out(order: Order, job: Any, context: WorkerContext) -> UnexpectedFailure | FedTLError | None:
     try:
-        silo = Silo(
-            order.name,
-            workplace.data(order.name),
-            parcel.read(order.local),
-            order.secret,
-            order.guarantee,
-            order.labels,
-        )
-        result = attempt(job, workplace.trainer, silo)
+        local = read_mapped(order.local)
+        silo = Silo(order.name, context.data(order.name), local, order.secret, order.guarantee, order.labels)
+        result = try_job(job, context.trainer, silo)
     except FedTLError as error:
         return error
     if isinstance(result, UnexpectedFailure):
         return result
-    parcel.write(order.result, (result, silo.local, silo.labels))
+    write_mapped(order.result, (result, silo.local, silo.labels))
     return None

@@ -6,8 +6,8 @@ from torch import Tensor
 from fedtl.data.dataset import SiloDataset
 from fedtl.models import precision
 from fedtl.models.net import Net
-from fedtl.models.norms import adapt
-from fedtl.models.state import State, copy
+from fedtl.models.norms import adabn_statistics
+from fedtl.models.state import State, copy_state
 from fedtl.training.batches import ROWS_AT_ONCE, in_batches, to_inputs
 
 
@@ -15,7 +15,7 @@ from fedtl.training.batches import ROWS_AT_ONCE, in_batches, to_inputs
 def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtype: str) -> Tensor:
     """Return the net's outputs [N, width] on the CPU; for regression in the label's own unit."""
     net.eval()
-    with precision.arithmetic(dtype, device):
+    with precision.autocast_for(dtype, device):
         chunks = [net(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
     scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
     return scores if data.classes else scores * data.y_std + data.y_mean
@@ -24,4 +24,6 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
 def exact_statistics(net: Net, x: Tensor, device: torch.device) -> State:
     """Return AdaBN's statistics of the body on inputs ``x`` by the net's names; {} for a model without running statistics."""
     batches = (to_inputs(x[rows], device) for rows in in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
-    return copy({f"body.{name}": tensor for name, tensor in adapt(net.body, batches).items()})
+    return copy_state(
+        {f"body.{name}": tensor for name, tensor in adabn_statistics(net.body, batches).items()}
+    )

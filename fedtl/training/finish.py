@@ -16,11 +16,12 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
-from fedtl.methods.base import HEAD, Phase
+from fedtl.methods.base import HEAD, Phase, trained_roles
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.models.state import State, not_finite
-from fedtl.training.metrics import Measured, measure
+from fedtl.models.state import State, first_not_finite
+from fedtl.results.metrics import Measured
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -58,7 +59,7 @@ class Examine:
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
         state, data = trainer.finish(silo, self.task), silo.data
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
         exam = self.exam(silo.name)
         scores = trainer.scores(state, exam.test.x, data)
@@ -93,7 +94,7 @@ class Examine:
         distance = statistics_distance(received, trainer.adapt(received, silo.data.train.x, silo.data.width))
         own = method.fits_received_statistics or method.fits_tuned_statistics
         if distance is None or own:
-            return None, distance if Role.STATS in method.trained else None
+            return None, distance if Role.STATS in trained_roles(method) else None
         return _measured(
             trainer, trainer.adapt(state, silo.data.train.x, silo.data.width), test, silo.data
         ), distance

@@ -47,9 +47,9 @@ class NetModel:
     def run(self, x: Tensor) -> Pass:
         device, dtype = self.compute
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            with precision.arithmetic(dtype, device), _outputs(self.net, self.layers) as layers:
+            with precision.autocast_for(dtype, device), _outputs(self.net, self.layers) as layers:
                 features, scores = self._features_and_scores(x)
-            features, scores = precision.single(features), precision.single(scores)
+            features, scores = precision.to_float32(features), precision.to_float32(scores)
             return Pass(features.flatten(2).mean(2) if features.dim() > 2 else features, scores, layers)
 
     def by(self, name: str) -> "NetModel":
@@ -86,7 +86,7 @@ def _outputs(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
 
     def keep(path: str, _: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        found[path] = precision.single(output)
+        found[path] = precision.to_float32(output)
 
     hooks = [net.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
     try:

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from fedtl._util.randomness import seed_layers, torch_generator
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Phase
-from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, Term, mean_loss
+from fedtl.methods.base import Method, Phase, terms_of
+from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
@@ -83,7 +83,7 @@ class Loop:
         for step, (rows, target_rows) in enumerate(steps):
             batch = make_batch(silo.data, rows, target_rows, self.device)
             optimizer.zero_grad(set_to_none=True)
-            self.loss(weights, phase, batch, progress(task, step, len(steps))).backward()
+            self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
             optimizer.step()
         self.end(weights, phase)
@@ -125,35 +125,31 @@ class Loop:
             **extra,
         )
 
-    def terms(self, phase: Phase) -> tuple[Term, ...]:
-        """Return the terms of a phase."""
-        return self.method.objective if phase.objective is None else phase.objective
-
-    def forward(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Forward:
+    def _forward(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Forward:
         """Return the pass over a batch by the weights of this phase."""
         layers = tuple(dict.fromkeys(path for term in self.method.losses for path in term.needs_layers))
         through = None if phase.through is None else self._through(weights, phase)
         return Forward(batch, weights.model(layers, through), progress, weights.summaries)
 
-    def loss(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
+    def _loss(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
         """Return the objective on a batch, a scalar; terms on weights are not in it (``add_weight_gradients``)."""
-        out = self.forward(weights, phase, batch, progress)
+        out = self._forward(weights, phase, batch, progress)
         values = [
             mean_loss(term, out) if isinstance(term, PerExample) else term.loss(out)
-            for term in self.terms(phase)
+            for term in terms_of(self.method, phase)
             if isinstance(term, PerExample | PerBatch)
         ]
         return torch.stack(values).sum()
 
     def example_losses(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
         """Return what each example adds to the loss [B]."""
-        out = self.forward(weights, phase, batch, progress)
-        terms = [term for term in self.terms(phase) if isinstance(term, PerExample)]
+        out = self._forward(weights, phase, batch, progress)
+        terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
         return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
         """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
-        pulls = [term for term in self.terms(phase) if isinstance(term, OnWeights)]
+        pulls = [term for term in terms_of(self.method, phase) if isinstance(term, OnWeights)]
         for name, weight in moving if pulls and weights.in_round else ():
             if weight.grad is None:
                 continue

@@ -5,32 +5,17 @@ How good a model is on rows that it did not see: the figures of scikit-learn, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedtl.results.metrics import Measured, WorstSilo
+
 LOWER_IS_BETTER = frozenset({"loss", "rmse"})
 CLASSIFICATION = ("accuracy", "balanced_accuracy", "auc", "loss")
 REGRESSION = ("r2", "rmse", "loss")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """
-    ``figures`` by name, and why each of the others is ``absent``: an undefined figure is never 0, and the reason says
-    what the rows or the scores lack.
-    """
-
-    figures: Mapping[str, float]
-    absent: Mapping[str, str] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON files hold it: the figures, and the reasons under "absent" where there are any."""
-        return {**self.figures, **({"absent": dict(self.absent)} if self.absent else {})}
 
 
 def measure(scores: Tensor, y: Tensor) -> Measured:
@@ -121,24 +106,22 @@ def better(metric: str, a: float, b: float) -> bool:
     return a < b if metric in LOWER_IS_BETTER else a > b
 
 
-def means(per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """
-    ``mean``: by figure, the plain mean over the silos that have it; ``mean_silos``: how many these are.
-    """
+def means(per_silo: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, float], dict[str, int]]:
+    """Return by metric the plain mean over the silos that have it, and how many these are."""
     names = sorted({name for figures in per_silo.values() for name in figures})
     values = {name: [figures[name] for figures in per_silo.values() if name in figures] for name in names}
-    return {
-        "mean": {name: float(np.mean(those)) for name, those in values.items()},
-        "mean_silos": {name: len(those) for name, those in values.items()},
-    }
+    return (
+        {name: float(np.mean(those)) for name, those in values.items()},
+        {name: len(those) for name, those in values.items()},
+    )
 
 
-def worst_of(metric: str, per_silo: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The silo with the worst figure, the first by name of several, and of how many silos; {} where none has it."""
-    worst: dict[str, Any] = {}
+def worst_of(metric: str, per_silo: Mapping[str, Mapping[str, float]]) -> WorstSilo:
+    """Return the silo with the worst value; of several, the first by name. Empty where no silo has the metric."""
+    worst = WorstSilo()
     measured = [silo for silo in sorted(per_silo) if metric in per_silo[silo]]
     for silo in measured:
         value = per_silo[silo][metric]
-        if not worst or better(metric, worst[metric], value):
-            worst = {"silo": silo, metric: value, "silos": len(measured)}
+        if not worst.silo or better(metric, worst.figures[metric], value):
+            worst = WorstSilo(silo, {metric: value}, len(measured))
     return worst

@@ -16,6 +16,7 @@ from fedtl.errors import ConfigError
 from fedtl.methods.base import Phase
 from fedtl.methods.losses import Loss, Term
 from fedtl.models.net import ModelSpec, Net
+from fedtl.privacy.per_sample.clipping import GradientMethod
 
 
 class Use(StrEnum):
@@ -50,13 +51,13 @@ class NetKey:
 @dataclass(frozen=True)
 class Cache:
     """
-    What is made once in a process: bodies and nets by what they depend on, and ``fast``, whether the fast per-example
-    gradients of a private phase were verified. Trainers that ``dataclasses.replace`` makes from one share its cache.
+    What is made once in a process: bodies and nets by what they depend on, and how the per-example
+    gradients of a private phase are computed. Trainers that ``dataclasses.replace`` makes from one share its cache.
     """
 
     bodies: dict[tuple[ModelSpec, torch.device, Use], ModelSpec] = field(default_factory=dict)
     nets: dict[NetKey, Net] = field(default_factory=dict)
-    fast: dict[PrivatePhase, bool] = field(default_factory=dict)
+    gradient_methods: dict[PrivatePhase, GradientMethod] = field(default_factory=dict)
 
     def net(self, key: NetKey) -> Net:
         """Return the net of this key. Nets of one use share a body, which is a copy of the model's."""

@@ -15,6 +15,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task
+from fedtl.methods.base import terms_of
 from fedtl.methods.losses import Batch
 from fedtl.methods.private import private_problems
 from fedtl.methods.sets import MODEL
@@ -22,8 +23,9 @@ from fedtl.models.net import Net
 from fedtl.privacy import dp_adabn, dp_sgd
 from fedtl.privacy.canaries import CanaryLayer
 from fedtl.privacy.dp_accuracy import noisy_mean
-from fedtl.privacy.guarantee import PrivacyGuarantee, StatisticsRelease
-from fedtl.privacy.per_sample.clipping import proven
+from fedtl.privacy.dp_adabn import StatisticsRelease
+from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.loop import Loop, moving_in, progress
@@ -42,17 +44,23 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
         return {}
     return {
         number: PrivatePhase(
-            phase, loop.terms(phase), loop.training.freeze, silo.data.width, silo.guarantee.unit
+            phase,
+            terms_of(loop.method, phase),
+            loop.training.freeze,
+            silo.data.width,
+            silo.guarantee.protected.unit,
         )
         for number, phase in enumerate(loop.method.phases)
-        if silo.guarantee.steps[number]
+        if silo.guarantee.training.steps[number]
     }
 
 
-def verify(loop: Loop, weights: Weights, silo: Silo, task: Task, fast: dict[PrivatePhase, bool]) -> None:
+def verify(
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+) -> None:
     """
-    Check, before a round is charged, that no example affects another's gradient in any private phase; and, where
-    ``fast`` has no answer yet, whether the fast per-example gradients are the ones that autograd gives.
+    Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
+    where ``gradient_methods`` has none yet, the fastest per-example gradients that are the ones that autograd gives.
 
     The rows are synthetic, so the answer says nothing about the silo's. Terms see the progress at the end of the round,
     because a scheduled one may do nothing at 0. Raises ConfigError and SiloFailed, which name the silo.
@@ -71,16 +79,18 @@ def verify(loop: Loop, weights: Weights, silo: Silo, task: Task, fast: dict[Priv
             loop.prepare(net, phase)
             losses_of = partial(loop.example_losses, weights, phase, progress=end)
             check_examples_independent(net, batch, partial(_without_net, losses_of))
-            if key not in fast:
+            if key not in gradient_methods:
                 layer = _canary_layer(net, loop.optimizer(moving_in(net), task), guarantee)
-                trial, losses = layer.trial(len(rows)), _losses_of(loop, layer, synthetic, losses_of)
-                several = guarantee.unit != "record"
-                fast[key] = proven(layer.model, trial, losses, guarantee.clip, several)
+                trial, losses = layer.trial_rows(len(rows)), _losses_of(loop, layer, synthetic, losses_of)
+                several, clip = not guarantee.protected.are_records, guarantee.training.clip
+                gradient_methods[key] = choose_gradient_method(layer.model, trial, losses, clip, several)
     except (ConfigError, SiloFailed) as error:
         raise type(error)(f"{silo.name}: {error}") from error
 
 
-def train_phase(loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, fast: bool) -> None:
+def train_phase(
+    loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
+) -> None:
     """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and as many steps as the guarantee says."""
     guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
@@ -89,31 +99,29 @@ def train_phase(loop: Loop, weights: Weights, silo: Silo, task: Task, number: in
     moving = moving_in(net)
     optimizer = loop.optimizer(moving, task)
     layer = _canary_layer(net, optimizer, guarantee)
-    units = None if guarantee.unit == "record" else silo.data.train.units
+    units = None if guarantee.protected.are_records else silo.data.train.units
     purpose = (silo.name, task.round, number)
     mechanism = dp_sgd.Mechanism(
         layer.model,
         optimizer,
-        guarantee.clip,
-        guarantee.noise_multiplier,
-        guarantee.expected_batch,
+        guarantee.noisy_sum,
         guarantee.random("noise", *purpose),
-        fast,
+        gradients,
         ROWS_AT_ONCE,
     )
     draw = guarantee.random("sample", *purpose)
     layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
     seed_layers(layers.initial_seed(), loop.device)
     add_weight_gradients = partial(loop.add_weight_gradients, weights, phase, moving)
-    steps, count = guarantee.steps[number], len(silo.data.train)
+    steps, count = guarantee.training.steps[number], len(silo.data.train)
     for step in range(steps):
-        drawn = dp_sgd.poisson(layer.count, guarantee.sample_rate, draw)
-        rows, row_units = _rows_of(drawn, units, guarantee.records, count)
+        drawn = dp_sgd.poisson(layer.count, guarantee.training.sample_rate, draw)
+        rows, row_units = _rows_of(drawn, units, guarantee.protected.count, count)
         losses_of = partial(loop.example_losses, weights, phase, progress=progress(task, step, steps))
         losses = _losses_of(loop, layer, silo.data, losses_of)
-        after_noise = layer.beside(rows, count, guarantee.expected_batch, add_weight_gradients)
-        mechanism.step(rows, losses, row_units, beside=after_noise)
-    layer.keep(task.round, number)
+        after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
+        mechanism.step(rows, losses, row_units, after_noise)
+    layer.save(task.round, number)
     loop.end(weights, phase)
 
 
@@ -123,14 +131,14 @@ def release_statistics(loop: Loop, weights: Weights, silo: Silo, release: Statis
     assert guarantee is not None
     weights.hold(MODEL)
     net.eval()
-    units = None if guarantee.unit == "record" else train.units
+    units = None if guarantee.protected.are_records else train.units
 
     def rows() -> Iterator[tuple[Tensor, Tensor | None]]:
         for part in torch.arange(len(train)).split(ROWS_AT_ONCE):
             yield to_inputs(train.x[part], loop.device), None if units is None else units[part]
 
     noise = guarantee.random("statistics", silo.name)
-    released = dp_adabn.refresh(net.body, rows, release.release, noise, release.layers, guarantee.canaries)
+    released = dp_adabn.release_statistics(net.body, rows, release, noise, guarantee.canaries)
     for slot in loop.method.slots:
         for name, tensor in released.items():
             if f"body.{name}" in weights.sets[slot.name]:
@@ -140,11 +148,11 @@ def release_statistics(loop: Loop, weights: Weights, silo: Silo, release: Statis
 def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
     """Return the accuracy of these scores on the validation rows, with the noise of the guarantee; {} where it releases none."""
     guarantee, val = silo.guarantee, silo.data.val
-    if guarantee is None or guarantee.metric is None:
+    if guarantee is None or guarantee.releases.accuracy is None:
         return {}
-    units = None if guarantee.unit == "record" else val.units
+    units = None if guarantee.protected.are_records else val.units
     noise = guarantee.random("metric", silo.name, round)
-    return {"accuracy": noisy_mean(correct(scores, val.y), units, guarantee.metric, noise)}
+    return {"accuracy": noisy_mean(correct(scores, val.y), units, guarantee.releases.accuracy, noise)}
 
 
 def _without_net(losses_of: Callable[[Batch], Tensor], _: nn.Module, batch: Batch) -> Tensor:
@@ -152,7 +160,7 @@ def _without_net(losses_of: Callable[[Batch], Tensor], _: nn.Module, batch: Batc
 
 
 def _canary_layer(net: Net, optimizer: Optimizer, guarantee: PrivacyGuarantee) -> CanaryLayer:
-    return CanaryLayer(net, optimizer, guarantee.records, guarantee.clip, guarantee.canaries)
+    return CanaryLayer(net, optimizer, guarantee.protected.count, guarantee.training.clip, guarantee.canaries)
 
 
 def _losses_of(

@@ -12,14 +12,14 @@ from torch import Tensor
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase
+from fedtl.methods.base import Method, Phase, trained_roles
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
-from fedtl.models.state import State, copy, difference, not_finite
+from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint as labels
-from fedtl.privacy.charge import once
+from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.beside import (
     before_round,
@@ -61,7 +61,7 @@ class Trainer:
     loop: Loop = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        precision.set_arithmetic(self.dtype, self.device)
+        precision.set_precision(self.dtype, self.device)
         if self.method.sgd_only and self.training.optimizer != "sgd":
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
@@ -69,7 +69,7 @@ class Trainer:
             f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
         )
         loop = Loop(self.method, self.training, roles(net), frozen, self.device)
-        beside = first_beside(self.method, copy(net.state_dict()), loop.roles, self.spec.features, 1)
+        beside = first_beside(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
         object.__setattr__(self, "loop", loop)
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, beside))
 
@@ -88,8 +88,10 @@ class Trainer:
             for name, tensor in self.start.items()
             if name in fresh and fresh[name].shape == tensor.shape
         }
-        model = copy(fresh | given)
-        return copy(model | first_beside(self.method, model, self.loop.roles, self.spec.features, width))
+        model = copy_state(fresh | given)
+        return copy_state(
+            model | first_beside(self.method, model, self.loop.roles, self.spec.features, width)
+        )
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -109,7 +111,7 @@ class Trainer:
             known = labels.by_tensor(silo.labels, {name: self.partition.roles[name] for name in silo.local})
             labels.check(known, silo.local, silo.name)
             self._verify(silo, task)
-            update, local = once(silo.guarantee, silo.name, task, partial(self._round, silo, task))
+            update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, labels_after_round(self, silo)
         return update
 
@@ -122,7 +124,7 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
-        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.fast.keys():
+        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = labels.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
@@ -144,7 +146,7 @@ class Trainer:
             model = step(site, model, sets)
         if self.method.fits_tuned_statistics:
             model = self.adapt(model, x, width)
-        return copy(model)
+        return copy_state(model)
 
     def train(self, silo: Silo, state: State, phase: Phase, task: Task, number: int | None = None) -> State:
         """
@@ -156,7 +158,7 @@ class Trainer:
         weights = self._weights(beside | state, width)
         number = len(self.method.phases) + 1 if number is None else number
         self.loop.run(weights, phase, silo, task, number)
-        return copy(weights.sets[MODEL])
+        return copy_state(weights.sets[MODEL])
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
         """Return the outputs [N, width] of the model of ``state`` on the CPU; for regression in the label's own unit."""
@@ -194,7 +196,7 @@ class Trainer:
     def _verify(self, silo: Silo, task: Task) -> None:
         state = self.partition.join(task.shared, silo.local)
         weights = self._weights(state, silo.data.width, task.shared)
-        private.verify(self.loop, weights, silo, task, self.cache.fast)
+        private.verify(self.loop, weights, silo, task, self.cache.gradient_methods)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
@@ -208,23 +210,23 @@ class Trainer:
                 for number, phase in enumerate(self.method.phases)
             }
         else:
-            if first and silo.guarantee.refresh:
-                private.release_statistics(self.loop, weights, silo, silo.guarantee.refresh)
-            counts = dict(enumerate(silo.guarantee.steps))
+            if first and silo.guarantee.releases.statistics:
+                private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
+            counts = dict(enumerate(silo.guarantee.training.steps))
             for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(self.loop, weights, silo, task, number, self.cache.fast[key])
+                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
         steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
         end_slots(self.loop, weights, before, task, steps)
         state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
-        if broken := not_finite(state):
+        if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
             )
         shared, local = self.partition.cut(state)
-        delta = difference(copy(shared), task.shared)
+        delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
-        return Update(silo.name, task.round, delta, weight, metrics), copy(local)
+        return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     """
     val = silo.data.val
     if silo.guarantee is not None:
-        if silo.guarantee.metric is None:
+        if silo.guarantee.releases.accuracy is None:
             return {}
         return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, task.round)
     if not len(val):
@@ -276,11 +278,11 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
     method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
     beside = changed_beside(method, trainer.partition)
-    moved = trainer.loop.movable(method.trained - method.shared)
+    moved = trainer.loop.movable(trained_roles(method) - method.shared)
     if silo.guarantee is None:
         return labels.after(known, [*moved, *beside], private=False)
     moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]
-    layers = silo.guarantee.refresh.layers if silo.guarantee.refresh else ()
+    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
     return labels.after(known, [*moved, *beside], private=True, released=released)

@@ -129,4 +129,4 @@ class Yardstick:
 
 
 def model(load: Load, layout: torch.memory_format) -> nn.Module:
-    return load.blueprint().net(len(CLASSES)).to(memory_format=layout)
+    return load.model_spec().net(len(CLASSES)).to(memory_format=layout)

@@ -9,8 +9,8 @@ from loads import CLASSES
 from torch import Tensor, nn
 
 from fedtl.models.libraries import torchvision_model
-from fedtl.models.net import ModelSpec, cut
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.net import ModelSpec, split_at_classifier
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.privacy.dp_sgd import Mechanism
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample.clipping import proven
@@ -47,7 +47,11 @@ class Steps:
         self, load: StepLoad, make: Callable[[nn.Module, Tensor, Tensor], Callable[[], None]], private: bool
     ) -> None:
         plan = _resnet18(load.shape) if load.model == RESNET else model_spec(load.model, load.shape, seed=0)
-        net = (privately(plan) if private else plan).net(len(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = (
+            (with_private_norms(plan) if private else plan)
+            .net(len(CLASSES))
+            .to(memory_format=torch.channels_last)
+        )  # type: ignore[call-overload]
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(load.rows, *load.shape, generator=generator).contiguous(
             memory_format=torch.channels_last
@@ -67,7 +71,7 @@ def _resnet18(shape: tuple[int, ...]) -> ModelSpec:
     """With the stem that is usual for 32 px: a 3 x 3 convolution of stride 1, and no pooling (He et al., 2016, for CIFAR)."""
     module, classifier = torchvision_model("resnet18", shape, pretrained=False)
     module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return cut(module, classifier, shape, 0)
+    return split_at_classifier(module, classifier, shape, 0)
 
 
 def _optimizer(net: nn.Module) -> torch.optim.Optimizer:

@@ -12,8 +12,8 @@ from fedtl.federation.rounds import FederationConfig, ServerState, rounds
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sharing import fedavg
 from fedtl.models.state import State
-from fedtl.simulation.engine import Engine, Simulation
-from fedtl.simulation.processes import Processes, Workplace
+from fedtl.simulation.engine import Engine, Simulation, WorkerContext
+from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked, refuse
 from fedtl.training.loop import TrainingConfig
@@ -25,12 +25,12 @@ ENDLESS = 10**6
 
 def bench_of(load: Load) -> Trainer:
     settings = TrainingConfig(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
-    return Trainer(load.blueprint(), fedavg(), settings)
+    return Trainer(load.model_spec(), fedavg(), settings)
 
 
-def furnish(load: Load) -> Workplace:
+def furnish(load: Load) -> WorkerContext:
     """A worker's workplace, made in the worker."""
-    return Workplace(bench_of(load), load.data)
+    return WorkerContext(bench_of(load), load.data)
 
 
 @dataclass(frozen=True)

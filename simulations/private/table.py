@@ -92,19 +92,19 @@ def accuracy(one: One) -> dict[str, Any]:
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
         released.refresh, planning.SHARE = honest
-    silos = {name: its["accuracy"] for name, its in result["silos"].items()}
+    silos = {name: its.measured.figures["accuracy"] for name, its in result.silos.items()}
     return {
         **asdict(one),
-        "accuracy": result["mean"]["accuracy"],
+        "accuracy": result.mean["accuracy"],
         "silos": silos,
-        "seconds": result["seconds"],
+        "seconds": result.seconds,
     }
 
 
 def _exact(body: Any, rows: Any, *rest: Any) -> None:
-    from fedtl.models.norms import adapt
+    from fedtl.models.norms import adabn_statistics
 
-    body.load_state_dict({**body.state_dict(), **adapt(body, (x for x, _ in rows()))})
+    body.load_state_dict({**body.state_dict(), **adabn_statistics(body, (x for x, _ in rows()))})
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

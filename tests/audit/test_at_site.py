@@ -11,7 +11,7 @@ import pytest
 
 from fedtl.audit import at_site as siteaudit
 from fedtl.audit.at_site import audit
-from fedtl.audit.replay import REHEARSALS
+from fedtl.audit.retraining.run import REHEARSALS
 from fedtl.deployment.coordinator.bundle import bundle
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from fedtl.audit import audit as whole
-from fedtl.audit.canary_log import stretches
-from fedtl.audit.jobs import done, engine_for
-from fedtl.audit.reference_models import (
+from fedtl.audit.attacks.reference_models import (
     RECORDS,
     SILOS,
     TARGET,
@@ -25,9 +23,11 @@ from fedtl.audit.reference_models import (
     reference,
     watched,
 )
-from fedtl.audit.replay import rehearse
-from fedtl.audit.roles import variants
-from fedtl.audit.stage import stage_of
+from fedtl.audit.attacks.role_costs import variants
+from fedtl.audit.canaries.log import stretches
+from fedtl.audit.jobs import done, engine_for
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import rehearse
 from fedtl.audit.transcript import RunDocuments, chain, manifest, transcript
 from fedtl.audit.verdict import FAMILY, Check, failed
 from fedtl.errors import ConfigError, SiloFailed
@@ -35,9 +35,9 @@ from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
-from fedtl.federation.recorder import Seen, kept_rounds, read
+from fedtl.federation.recorder import RecordedRound, read_transcript, rounds_to_record
 from fedtl.models.roles import Role
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import quick
 from fedtl.training.trainer import Trainer
@@ -189,11 +189,11 @@ def test_a_family_of_checks_shares_its_level():
 
 
 def test_rounds_are_kept_from_the_first_to_the_last(private):
-    assert kept_rounds(40, 8) == {1, 7, 12, 18, 23, 29, 34, 40}
-    assert kept_rounds(3, 8) == {1, 2, 3}
-    assert (kept_rounds(5, 1), kept_rounds(5, 0)) == ({1}, frozenset())
+    assert rounds_to_record(40, 8) == {1, 7, 12, 18, 23, 29, 34, 40}
+    assert rounds_to_record(3, 8) == {1, 2, 3}
+    assert (rounds_to_record(5, 1), rounds_to_record(5, 0)) == ({1}, frozenset())
     folder = private[0]
-    seen = read(folder.path / TRANSCRIPT)
+    seen = read_transcript(folder.path / TRANSCRIPT)
     assert [one.round for one in seen] == [1, 2]
     # The mean of the updates is where the server went.
     moved = torch.stack([seen[0].deltas[name]["body.features.0.weight"] for name in ("faint", "plain")]).mean(
@@ -205,13 +205,13 @@ def test_rounds_are_kept_from_the_first_to_the_last(private):
 
 def test_the_manifest_follows_from_the_model_alone(private):
     folder = private[0]
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(folder.experiment(), shelf, shelf)
         whole_state = study.trainer.initial(10)
-        seen = read(folder.path / TRANSCRIPT)
+        seen = read_transcript(folder.path / TRANSCRIPT)
         assert not failed(manifest(seen, study.trainer.partition, whole_state))
         extra = dict(seen[0].deltas["plain"]) | {"head.bias": whole_state["head.bias"]}
-        odd = [Seen(1, seen[0].shared, {**seen[0].deltas, "plain": extra}, seen[0].weights)]
+        odd = [RecordedRound(1, seen[0].shared, {**seen[0].deltas, "plain": extra}, seen[0].weights)]
         assert [check.silo for check in failed(manifest(odd, study.trainer.partition, whole_state))] == [
             "plain"
         ]
@@ -228,7 +228,7 @@ def test_a_chain_that_was_cut_is_missed(private, tmp_path):
 
 
 def test_references_are_halves_and_their_complements(private):
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(private[0].experiment(), shelf, shelf)
         pool = pool_of(study, "plain")
         assert pool.member.sum() == 40
@@ -243,7 +243,7 @@ def test_references_are_halves_and_their_complements(private):
 
 @pytest.mark.slow
 def test_a_reference_is_the_same_in_whichever_process(tmp_path):
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         alone = build(load("digits", SMALL), shelf, shelf)
         several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
         study = build(load("digits", several), shelf, shelf)
@@ -264,7 +264,7 @@ def test_a_reference_is_the_same_in_whichever_process(tmp_path):
 
 
 def test_planted_rows_are_of_nobody_and_mislabelled(private):
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(private[0].experiment(), shelf, shelf)
         test = study.exam("plain").test
         rows, coins = planted(study, "plain", RECORDS)
@@ -277,7 +277,7 @@ def test_planted_rows_are_of_nobody_and_mislabelled(private):
 
 
 def test_variants_share_more_and_more(private):
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         found = variants(build(private[0].experiment(), shelf, shelf))
     assert found[0] == {Role.BODY}
     assert {Role.HEAD, Role.STATS, Role.NORM, Role.BODY} in found
@@ -295,7 +295,13 @@ def papers_of(folder, **changes):
             folder.silo("plain") / "ledger.sqlite",
             result["privacy"]["silos"]["plain"],
         ),
-        *([1, 2], read(folder.path / TRANSCRIPT), stretches(folder.silo("plain") / "canaries"), 0, 2),
+        *(
+            [1, 2],
+            read_transcript(folder.path / TRANSCRIPT),
+            stretches(folder.silo("plain") / "canaries"),
+            0,
+            2,
+        ),
     )
     return replace(its, **changes)
 
@@ -332,7 +338,7 @@ def test_an_update_that_tells_of_validation_rows_is_found(private, monkeypatch):
         update = sound(self, silo, task)
         return replace(update, metrics=exact_metrics(self, silo))
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(private[0].experiment(), shelf, shelf).promised(private[0])
         run_ = stretches(private[0].silo("plain") / "canaries")
         assert not failed(rehearse(stage_of(study, "plain"), run_))

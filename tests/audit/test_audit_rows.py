@@ -17,7 +17,7 @@ from fedtl.experiment.config.load import dump, load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 
 SMALL = [
     *("rounds=1", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"),
@@ -38,7 +38,7 @@ def ran(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(ran):
     """Each silo's training rows as images [N, H, W]."""
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(ran.experiment(), shelf, shelf)
         return {name: study.data(name).train.x[:, 0].double().numpy() for name in study.training}
 
@@ -127,9 +127,9 @@ def test_no_row_is_in_the_bundle_whatever_the_experiment_declares(out, rows):
 
 def test_what_could_give_rows_away_is_not_in_the_bundle(ran, out):
     """No fingerprint of rows, whose key follows from the seed in a simulation; no figure of one row."""
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(ran.experiment(), shelf, shelf).promised(ran)
-        marks = [guarantee.rows.fingerprint for guarantee in study.guarantees.values()]
+        marks = [guarantee.account.rows.fingerprint for guarantee in study.guarantees.values()]
     content = "".join(path.read_text() for path in out.iterdir())
     assert marks
     assert not any(mark[:12] in content for mark in marks)

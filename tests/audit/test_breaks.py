@@ -3,14 +3,14 @@
 import pytest
 from torch import nn
 
-from fedtl.audit.replay import REHEARSALS, rehearse
-from fedtl.audit.stage import stage_of
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import REHEARSALS, rehearse
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from tests.breaks import BREAKS, DP, FIGURE
 
 SMALL = [
@@ -23,7 +23,7 @@ OTHERS = 400  # checks of a whole audit, among which the family's level is share
 def rehearsed(folder, *settings):
     """All rehearsals of one silo, and those that fail at the level they have in a whole audit."""
     experiment = load("digits", [*SMALL, *settings])
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(folder / "run", experiment))
         checks = rehearse(stage_of(study, "plain"), [])
     return checks, {check.name: check.reason for check in failed(checks, FAMILY * len(checks) / OTHERS)}

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.audit.claims import examine, rehearsals
-from fedtl.audit.replay import REHEARSALS
+from fedtl.audit.checks import examine, rehearsals
+from fedtl.audit.retraining.run import REHEARSALS
 from fedtl.experiment import privacy_plan as planning
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
-from fedtl.federation.recorder import read
+from fedtl.federation.recorder import read_transcript
 from fedtl.messages import SpendEvent
 from fedtl.methods.base import Phase
 from fedtl.models.roles import Role
@@ -24,10 +24,10 @@ from fedtl.privacy import accounting, ledger
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy import guarantee as guarantee
-from fedtl.privacy.dp_adabn import layers
+from fedtl.privacy.dp_adabn import adaptable_layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
 
@@ -43,10 +43,10 @@ def audited(folder, *changes):
     experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
         rehearsed = {name: piece(study.trainer) for name, piece in rehearsals(study, out).items()}
-        return examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
+        return examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
 
 
 def reasons(findings):
@@ -100,7 +100,7 @@ def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
 
     def of_batch(take, net, rows, losses, clip, units=None):
         total = losses(net, rows).sum()
-        each = torch.autograd.grad(total, gradients.moving(net), allow_unused=True, materialize_grads=True)
+        each = torch.autograd.grad(total, gradients.trainable(net), allow_unused=True, materialize_grads=True)
         length = math.sqrt(sum(float(part.square().sum()) for part in each)) / len(rows)
         return [part * min(1.0, clip / (length + 1e-6)) for part in each]
 
@@ -136,7 +136,7 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
     turn = {}
 
     def random(self, *purpose):
-        count = turn[self.dataset, purpose] = turn.get((self.dataset, purpose), 0) + 1
+        count = turn[self.account.dataset, purpose] = turn.get((self.account.dataset, purpose), 0) + 1
         return Noise.reproducible(guarantee.address("noise", secret, count, *purpose[:1], *purpose[2:]))
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
@@ -159,7 +159,7 @@ def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
 def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
     """Half of what was meant is drawn, or half of what was charged is meant; gradients have all of theirs."""
     if where == "drawn":
-        sound = statistics.refresh
+        sound = statistics.release_statistics
 
         class Half:
             def __init__(self, noise):
@@ -169,11 +169,13 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
                 return self.noise.add(total, std / 2)
 
         monkeypatch.setattr(
-            statistics, "refresh", lambda body, rows, release, noise, *rest: sound(body, rows, release, Half(noise), *rest)
+            statistics, "release_statistics", lambda body, rows, release, noise, *rest: sound(body, rows, release, Half(noise), *rest)
         )  # fmt: skip
     else:
-        sound = statistics.Release.deviation
-        monkeypatch.setattr(statistics.Release, "deviation", lambda self, radius: sound(self, radius) / 2)
+        sound = statistics.StatisticsRelease.noise_std
+        monkeypatch.setattr(
+            statistics.StatisticsRelease, "noise_std", lambda self, radius: sound(self, radius) / 2
+        )
     findings = audited(tmp_path, "privacy.statistics=dp")
     caught(findings, "noise on statistics", "times the claimed")
     assert {name for name, _ in reasons(findings)} <= {"noise on statistics", "one record in the statistics"}
@@ -196,7 +198,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     def exact(loop, weights, silo, *rest):
         net = weights.net
         net.eval()
-        for norm in layers(net.body).values():
+        for norm in adaptable_layers(net.body).values():
             seen = []
             hook = norm.register_forward_pre_hook(lambda module, given, seen=seen: seen.append(given[0]))
             net.body(to_inputs(silo.data.train.x, loop.device))
@@ -257,11 +259,11 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
     sound = mechanism.clipped
 
     def clipped(take, net, rows, losses, clip, units=None):
-        return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_book else 1), units)
+        return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_bookkeeping else 1), units)
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
     # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
-    monkeypatch.setattr(gradients, "proven", lambda *its, **more: True)
+    monkeypatch.setattr(gradients, "choose_gradient_method", lambda *its, **more: gradients.by_bookkeeping)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "more than the clip allows")
 
@@ -279,7 +281,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
             return sound(events[-1:]) if events and isinstance(events[0], SpendEvent) else sound(events)
 
     monkeypatch.setattr(ledger, "accounting", Forgetful())
-    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "its events come to")
+    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "events so far cost")
 
 
 @pytest.fixture
@@ -310,8 +312,8 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
     run(experiment, out)
     with sqlite3.connect(out.silo("plain") / "ledger.sqlite") as connection:
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
         rehearsed = {"plain": [], "faint": []}
-        findings = examine(study, out, read(out.path / TRANSCRIPT), "server", rehearsed)
+        findings = examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
     caught(findings, "chain", "was altered", silos=["plain"])

@@ -117,7 +117,7 @@ def test_a_bundle_that_somebody_else_signed_is_seen_with_the_auditors_key_alone(
     bundle.sign(folder, SIGNED, {"violations": []}, Ed25519PrivateKey.generate())
     done = verified(folder)
     assert done.returncode == 0, done.stderr
-    assert "WHO signed is not checked" in done.stdout
+    assert "NOT verified" in done.stdout
     assert "--key" in done.stdout
     assert bundle.fingerprint(json.loads((folder / "bundle.json").read_text())["key"]) in done.stdout
     done = verified(folder, "--key", bundle.public(key))
@@ -145,7 +145,7 @@ def test_the_command_says_what_the_bundle_is_and_names_what_it_is_not(made):
     folder, key = made
     done = verified(folder, "--key", bundle.public(key))
     assert done.returncode == 0, done.stderr
-    assert "WHO signed" not in done.stdout
+    assert "NOT verified" not in done.stdout
     assert "made from private rows" in done.stdout
     assert "not a release" in done.stdout
     (folder / "notes.txt").write_text("looks good")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from fedtl.audit.canary_log import CanaryPhase, ReleasedStatistics
-from fedtl.audit.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.canaries.conformance import Claim, between, conformance, final, likelihood
+from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics
 from fedtl.audit.verdict import failed
 from fedtl.training.loop import TrainingConfig
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedtl.audit.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.registry import METHODS
-from fedtl.models.registry import model_spec, privately
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.training.batches import to_inputs
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
@@ -23,7 +23,9 @@ SHAPE = (1, 8, 8)
 def crossed(training, rows, method="fedavg"):
     """What leaves a silo of so many rows after one round, without privacy, on a net whose statistics are constants."""
     trainer = Trainer(
-        privately(model_spec("mlp", SHAPE, 0)), replace(METHODS[method](), exact_statistics="never"), training
+        with_private_norms(model_spec("mlp", SHAPE, 0)),
+        replace(METHODS[method](), exact_statistics="never"),
+        training,
     )
     generator = torch.Generator().manual_seed(3)
     x = torch.randint(0, 256, (rows, *SHAPE), dtype=torch.uint8, generator=generator)

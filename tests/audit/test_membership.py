@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from fedtl.audit.membership import Evidence, exact_interval, figures, lira, measure, rmia
+from fedtl.audit.attacks.membership import Evidence, exact_interval, figures, lira, measure, rmia
 
 
 def evidence(leak, n=400, references=16, seed=0):

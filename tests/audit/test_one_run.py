@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedtl.audit.one_run import (
+from fedtl.audit.canaries.one_run import (
     MOST,
     SHARES,
     Look,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedtl.audit.canary_log import CanaryPhase
-from fedtl.audit.claimed import SiloClaim
-from fedtl.audit.claims import against
-from fedtl.audit.one_run import bounds, fdp_p, looks, of_gaussian
-from fedtl.audit.resolution import resolution
+from fedtl.audit.canaries.log import CanaryPhase
+from fedtl.audit.canaries.one_run import bounds, fdp_p, looks, of_gaussian
+from fedtl.audit.checks import against
+from fedtl.audit.claim import SiloClaim
+from fedtl.audit.power import resolution
 from fedtl.audit.statement import statement, verdict
 from fedtl.audit.verdict import NOT_EXERCISED
 from fedtl.messages import SpendEvent
@@ -62,7 +62,7 @@ def test_all_terms_of_the_claim_are_said():
 
 def test_what_follows_from_the_claim_is_no_finding():
     claimed, measured, *_ = statement(audit_of())
-    rate = f"{100 * trade_off(PLAN).found(0.01):.1f} %"
+    rate = f"{100 * trade_off(PLAN).max_tpr(0.01):.1f} %"
     assert any(rate in line and "not measured" in line for line in claimed.lines)
     assert not any(rate in line or "false alarms" in line for line in measured.lines)
 
@@ -112,7 +112,7 @@ def test_a_claim_is_held_to_its_plans_own_curve_with_all_looks_paid_for():
     shown = bounds(scores, member, 1e-5, 0.05, ties)
     steinke, fdp = against("bound", "a", scores, member, claim, shown, ties)
     seen = looks(scores, member, ties)
-    assert fdp.p == pytest.approx(min(fdp_p(look, claim.curve.false_alarms) for look in seen) * len(seen))
+    assert fdp.p == pytest.approx(min(fdp_p(look, claim.curve.min_fpr) for look in seen) * len(seen))
     gaussian = of_gaussian(gaussian_mu(claim.epsilon, 1e-5))
     assert fdp.p > 3 * min(fdp_p(look, gaussian) for look in seen) * len(seen)
     assert 0 < fdp.p < 1e-3

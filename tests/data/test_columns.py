@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fedtl.data.columns import Column, arranged, parsed
+from fedtl.data.columns import Column, order_columns, parse_columns
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.deployment.coordinator import server
@@ -93,9 +93,9 @@ def test_a_site_whose_columns_stand_in_another_order_trains_on_the_same_inputs(r
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"chol": "cholesterol"}, "has no column 'chol'; it has age, cholesterol, sex, label"),
-        ({"age": lambda frame: frame.age.map("{} years".format)}, "age holds text ('69 years')"),
-        ({"sex": lambda frame: (frame.sex == "f").astype(int)}, "sex holds '0', not in data.categories.sex"),
+        ({"chol": "cholesterol"}, "column 'chol'"),
+        ({"age": lambda frame: frame.age.map("{} years".format)}, "('69 years')"),
+        ({"sex": lambda frame: (frame.sex == "f").astype(int)}, "data.categories.sex"),
     ],
     ids=["name", "number", "category"],
 )
@@ -118,7 +118,7 @@ def test_a_site_whose_columns_differ_in_name_or_kind_is_refused_with_the_differe
     if "years" not in reason:
         assert reason in str(refused.value)
     else:
-        assert "age holds text" in str(refused.value)
+        assert "age holds" in str(refused.value)
     facts, page = rehearse(home, made.file)
     assert facts["terms"] is None
     assert page.read_text().splitlines()[3].startswith("INCOMPLETE: ")
@@ -136,7 +136,7 @@ def test_a_table_does_not_take_part_in_a_plan_that_names_no_columns(rows, tmp_pa
     plan = ["data.source=npz", f"data.path={tmp_path / 'npz'}", "data.scale=none", "model.name=mlp"]
     settings = load("digits", [*plan, "data.silos=[]", "data.limit=0", "minimum_silos=1"])
     made = bundle(tmp_path / "bundles", "plain", settings)
-    with pytest.raises(DataError, match="the plan names no columns"):
+    with pytest.raises(DataError, match="names no columns"):
         place(site(tmp_path / "table", rows), made).prepared()
     assert place(site(tmp_path / "same", tmp_path / "npz", "npz"), made).prepared().data.train.x.shape[1] == 4
     facts, _ = rehearse(Home.open(tmp_path / "same"), made.file)
@@ -158,8 +158,8 @@ def test_an_npz_that_names_its_columns_is_held_to_them_and_put_in_order(rows, tm
     assert raw.columns == ("age", "chol", "sex=f", "sex=m")
     assert np.array_equal(raw.train.x, x[:, [3, 1, 2, 0]])
     for name, reason in (
-        ("bare", "the plan's 'age', 'chol', 'sex=f', 'sex=m' missing"),
-        ("odd", "'sex=m' missing; 'a' not in the plan"),
+        ("bare", "missing 'age', 'chol'"),
+        ("odd", "in the plan 'a'"),
     ):
         with pytest.raises(DataError, match=reason):
             _ = place(site(tmp_path / f"home-{name}", tmp_path / name, "npz"), made).raw
@@ -169,21 +169,21 @@ def test_what_is_arranged_is_arranged_in_every_part():
     x = np.arange(12.0).reshape(4, 3)
     part, target = Part(x, np.arange(4)), x + 100
     raw = Raw(part, part, part, target, Part(target, np.arange(4)), ("c", "a", "b"))
-    made = arranged(raw, DataSettings(columns=["a", "b", "c"]), "here")
+    made = order_columns(raw, DataSettings(columns=["a", "b", "c"]), "here")
     for one in (made.train, made.val, made.test):
         assert np.array_equal(one.x, x[:, [1, 2, 0]])
     assert np.array_equal(made.target, target[:, [1, 2, 0]])
     assert made.target is made.target_test.x  # as it was: the split asks
     twice = Raw(part, columns=("a", "b", "b"))
-    with pytest.raises(DataError, match="the columns differ: the plan's 'c' missing"):
-        arranged(twice, DataSettings(columns=["a", "b", "c"]), "here")
+    with pytest.raises(DataError, match="missing 'c'"):
+        order_columns(twice, DataSettings(columns=["a", "b", "c"]), "here")
 
 
 def test_a_coordinator_without_rows_names_the_columns(tmp_path):
-    assert parsed("age,chol,sex=f|m") == [Column("age"), Column("chol"), Column("sex", ("f", "m"))]
+    assert parse_columns("age,chol,sex=f|m") == [Column("age"), Column("chol"), Column("sex", ("f", "m"))]
     for text in ("age,,chol", "sex=", "=f", "sex=f||m"):
         with pytest.raises(ConfigError, match="--columns"):
-            parsed(text)
+            parse_columns(text)
     server.init(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     words = ("server", "bundle", tmp_path / "srv", "digits", "--set", "model.name=mlp")
     said = fedtl_command(*words, "--shape", "4", code=2).stderr

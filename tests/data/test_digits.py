@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from fedtl.data.digits import SCANNERS, _digits, read, silos
+from fedtl.data.digits import SCANNERS, read, read_digits, silos
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
 
@@ -17,7 +17,7 @@ def same(a, b):
 
 
 def test_the_digits_are_those_that_scikit_learn_reads():
-    images, labels = _digits()
+    images, labels = read_digits()
     bunch = load_digits()
     assert np.array_equal(images, bunch.images)
     assert np.array_equal(labels, bunch.target)
@@ -76,5 +76,5 @@ def test_a_second_domain_has_rows_of_its_own(name):
 
 
 def test_an_unknown_scanner_is_refused():
-    with pytest.raises(DataError, match=r"data\.target_domain = 'xray' is no scanner: plain, inverted"):
+    with pytest.raises(DataError, match="data.target_domain = 'xray'"):
         silos(DataSettings(target_domain="xray"))

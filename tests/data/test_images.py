@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedtl.data.images import load, read, silos
+from fedtl.data.images import load_images, read, silos
 from fedtl.data.settings import DataSettings
 from fedtl.errors import DataError
 
@@ -52,7 +52,7 @@ def test_folders_of_parts(tmp_path):
 
 def test_parts_without_training_files_are_refused(tmp_path):
     two_classes(tmp_path / "a" / "test")
-    with pytest.raises(DataError, match="a folder test and none named train"):
+    with pytest.raises(DataError, match="none named train"):
         read(settings(tmp_path), "a")
 
 
@@ -72,53 +72,55 @@ def test_sizes_that_differ_are_refused_with_the_file_and_the_way_out(tmp_path, l
     odd = save(np.zeros((5, 7), np.uint8), tmp_path, "a", late)
     with pytest.raises(DataError) as error:
         read(settings(tmp_path), "a")
-    assert f"{odd} is 7 x 5 px" in str(error.value)
-    assert "6 x 8 px; set data.size" in str(error.value)
+    for part in (f"{odd} is 7 x 5 px", "6 x 8 px", "data.size"):
+        assert part in str(error.value)
     raw = read(settings(tmp_path, size=4), "a")
     assert raw.train.x.shape[1:] == raw.test.x.shape[1:] == (4, 4)
 
 
 def test_resizing_keeps_what_is_constant(tmp_path):
     path = save(GREY, tmp_path, "a.png")
-    assert (load([path], 3, "native") == 200).all()
-    assert (load([path], 16, "native") == 200).all()
+    assert (load_images([path], 3, "native") == 200).all()
+    assert (load_images([path], 16, "native") == 200).all()
 
 
 def test_grey_and_colour_as_asked(tmp_path):
     paths = [save(GREY, tmp_path, "grey.png"), save(RED, tmp_path, "red.png")]
-    assert load(paths, "native", 3).shape == load(paths, "native", "native").shape == (2, 8, 6, 3)
-    grey = load(paths, "native", 1)
+    assert (
+        load_images(paths, "native", 3).shape == load_images(paths, "native", "native").shape == (2, 8, 6, 3)
+    )
+    grey = load_images(paths, "native", 1)
     assert grey.shape == (2, 8, 6)
     assert (grey[0] == 200).all()
     assert np.abs(grey[1] - 0.299 * 250).max() <= 1
-    assert load(paths[:1], "native", "native").shape == (1, 8, 6)
+    assert load_images(paths[:1], "native", "native").shape == (1, 8, 6)
 
 
 def test_grey_with_alpha_and_one_bit_are_grey(tmp_path):
     alpha, bit = tmp_path / "alpha.png", tmp_path / "bit.png"
     Image.new("LA", (6, 8), (90, 255)).save(alpha)
     Image.new("1", (6, 8), 1).save(bit)
-    assert load([alpha, bit], "native", "native")[:, 0, 0].tolist() == [90, 255]
+    assert load_images([alpha, bit], "native", "native")[:, 0, 0].tolist() == [90, 255]
 
 
 def test_sixteen_bits_keep_their_upper_eight(tmp_path):
     path = save(np.array([[0, 256, 30000, 65535]], np.uint16), tmp_path, "deep.png")
-    assert load([path], "native", "native").tolist() == [[[0, 1, 117, 255]]]
+    assert load_images([path], "native", "native").tolist() == [[[0, 1, 117, 255]]]
 
 
 def test_pixels_without_a_range_are_refused(tmp_path):
     path = save(np.ones((2, 2), np.float32), tmp_path, "float.tif")
-    with pytest.raises(DataError, match=r"float\.tif holds floating-point pixels"):
-        load([path], "native", "native")
+    with pytest.raises(DataError, match=r"float\.tif"):
+        load_images([path], "native", "native")
 
 
 def test_broken_and_missing_files_are_named(tmp_path):
     two_classes(tmp_path / "a")
     (tmp_path / "a" / "cat" / "1.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image"):
+    with pytest.raises(DataError, match=r"cat/1\.png"):
         read(settings(tmp_path), "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty holds no <class>/<image> file"):
+    with pytest.raises(DataError, match="empty has no <class>"):
         read(settings(tmp_path), "empty")
 
 
@@ -126,5 +128,5 @@ def test_a_path_without_folders_is_refused(tmp_path):
     file = tmp_path / "file"
     file.touch()
     for path in (tmp_path, file):
-        with pytest.raises(DataError, match="no folder of a silo"):
+        with pytest.raises(DataError, match="data.path"):
             silos(settings(path))

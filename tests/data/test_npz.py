@@ -33,7 +33,7 @@ def test_silos_are_the_files(tmp_path):
 
 
 def test_a_folder_without_archives_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no <silo>\.npz file"):
+    with pytest.raises(DataError, match=r"no <silo>\.npz"):
         silos(settings(tmp_path))
 
 
@@ -62,22 +62,22 @@ def test_the_second_domain_is_read_only_where_it_is_asked_for(tmp_path):
 
 def test_a_missing_array_is_named(tmp_path):
     write(tmp_path, train_x=X, y=Y)
-    refused(tmp_path, r"a\.npz has no array train_y; it has train_x, y")
+    refused(tmp_path, "train_y; it has")
     write(tmp_path, train_x=X, train_y=Y)
-    refused(tmp_path, "has no array target_x", target_domain="new")
+    refused(tmp_path, "no array target_x", target_domain="new")
     write(tmp_path, train_x=X, train_y=Y, test_x=X)
-    refused(tmp_path, "only one of test_x and test_y")
+    refused(tmp_path, "only one of test_x")
 
 
 @pytest.mark.parametrize(("x", "y"), [(X, Y[:5]), (X, np.eye(6)), (X[:, 0, 0], Y), (X[None, None], Y[:1])])
 def test_shapes_that_do_not_fit_are_refused(tmp_path, x, y):
     write(tmp_path, train_x=x, train_y=y)
-    refused(tmp_path, r"a\.npz: train_x is \(")
+    refused(tmp_path, r"train_x is \(")
 
 
 def test_channels_first_is_named_as_such(tmp_path):
     write(tmp_path, train_x=np.zeros((6, 3, 8, 8), np.uint8), train_y=Y)
-    refused(tmp_path, "looks like N, C, H, W; fedtl reads N, H, W, C")
+    refused(tmp_path, "N, C, H, W")
     write(
         tmp_path, train_x=np.zeros((6, 3, 8, 3), np.uint8), train_y=Y
     )  # three rows high, but it has channels last
@@ -90,17 +90,17 @@ def test_pickles_are_never_opened(tmp_path):
             return (open, (str(tmp_path / "sprung"), "w"))
 
     write(tmp_path, train_x=np.array([Trap()] * 6, object), train_y=Y)
-    refused(tmp_path, r"a\.npz cannot be read as plain arrays")
+    refused(tmp_path, r"a\.npz cannot be read")
     assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut short"])
 def test_broken_files_are_named(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
-    refused(tmp_path, r"a\.npz cannot be read as plain arrays")
+    refused(tmp_path, r"a\.npz cannot be read")
 
 
 def test_a_single_array_under_the_name_of_an_archive_is_refused(tmp_path):
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, X)
-    refused(tmp_path, r"a\.npz cannot be read as plain arrays")
+    refused(tmp_path, r"a\.npz cannot be read")

@@ -15,7 +15,7 @@ from fedtl.deployment.coordinator.study import LOCATION as SERVER
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.site.home import LOCATION as SILO
 from fedtl.experiment.config.load import load
-from fedtl.federation.flower import reply_of, task_records
+from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
 from fedtl.methods.server import ServerStep
@@ -106,9 +106,9 @@ def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, sa
     site, folder, _, start = both
     task = Task(**{"study": "s", "round": 1, "rounds": 2, "seed": 0, "shared": start, **changes(start)})
     grid = Grid(app_of(folder, "clients"), config)
-    grid.push_messages([Message(task_records(task), NODE, "train")])
+    grid.push_messages([Message(task_to_records(task), NODE, "train")])
     (message,) = grid.pull_messages([])
-    reply = reply_of(message, "plain", task)
+    reply = reply_from_message(message, "plain", task)
     assert isinstance(reply, Refusal)
     assert reply.reason.endswith(said)
     assert reason not in repr(message.content)
@@ -120,7 +120,7 @@ def test_without_a_home_the_server_learns_nothing(both, monkeypatch, tmp_path):
     monkeypatch.setenv(SILO, str(tmp_path / "patients-of-2026"))
     task = Task("s", 1, 2, 0, start)
     grid = Grid(app_of(folder, "clients"))
-    grid.push_messages([Message(task_records(task), NODE, "train")])
+    grid.push_messages([Message(task_to_records(task), NODE, "train")])
     (message,) = grid.pull_messages([])
     assert "patients" not in repr(message.content)
-    assert reply_of(message, "plain", task).reason.endswith("(failed)")
+    assert reply_from_message(message, "plain", task).reason.endswith("(failed)")

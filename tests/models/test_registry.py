@@ -13,8 +13,8 @@ from torch import nn
 from fedtl.errors import ModelError
 from fedtl.models import weights
 from fedtl.models.libraries import import_timm, import_torchvision
-from fedtl.models.net import cut, stages
-from fedtl.models.registry import MODELS, check_name, model_spec
+from fedtl.models.net import split_at_classifier, stages
+from fedtl.models.registry import MODELS, check_model_name, model_spec
 from fedtl.models.roles import Role, roles
 
 
@@ -79,18 +79,18 @@ def test_built_in_models_take_their_shape_and_any_head(name, channels):
 def test_mlp_takes_rows_and_the_others_refuse_them():
     assert model_spec("mlp", (7,), 0).net(2).eval()(torch.randn(3, 7)).shape == (3, 2)
     for name in ("convnet", "digitmodel", "resnet20"):
-        with pytest.raises(ModelError, match=rf"model.name = '{name}': takes images, not rows of 7 columns"):
+        with pytest.raises(ModelError, match=rf"'{name}': .* 7 columns"):
             model_spec(name, (7,), 0)
-    with pytest.raises(ModelError, match="takes images of 8 px or more, not 4 x 4"):
+    with pytest.raises(ModelError, match="8 px or more"):
         model_spec("resnet20", (3, 4, 4), 0)
-    with pytest.raises(ModelError, match="takes images, not rows"):
+    with pytest.raises(ModelError, match="takes images"):
         model_spec("resnet18", (7,), 0)
-    with pytest.raises(ModelError, match="3 channels, not 1"):
+    with pytest.raises(ModelError, match="data.channels = 3"):
         model_spec("torchvision/resnet18", (1, 64, 64), 0)
 
 
 def test_an_image_too_small_for_a_model_is_a_model_error():
-    with pytest.raises(ModelError, match=r"model.name = 'torchvision/alexnet'.*\(3, 8, 8\)"):
+    with pytest.raises(ModelError, match=r"'torchvision/alexnet'.*\(3, 8, 8\)"):
         model_spec("torchvision/alexnet", (3, 8, 8), 0)
 
 
@@ -117,15 +117,13 @@ def test_a_head_depends_on_seed_and_width_and_not_on_when_it_is_made():
 
 
 def test_an_unknown_name_tells_the_nearest():
-    with pytest.raises(
-        ModelError, match=r"'convnt' is not one of convnet, convnet_gn, mlp.*did you mean convnet\?"
-    ):
-        check_name("convnt")
-    with pytest.raises(ModelError, match=r"did you mean .*efficientnet_b0"):
+    with pytest.raises(ModelError, match=r"'convnt'.* convnet\?"):
+        check_model_name("convnt")
+    with pytest.raises(ModelError, match="mean .*efficientnet_b0"):
         model_spec("fficientnet_b0", (3, 32, 32), 0)
-    with pytest.raises(ModelError, match="torchvision has no classification model 'resnet19'"):
+    with pytest.raises(ModelError, match="'resnet19'"):
         model_spec("torchvision/resnet19", (3, 32, 32), 0)
-    with pytest.raises(ModelError, match="has no classification model 'fcn_resnet50'"):
+    with pytest.raises(ModelError, match="'fcn_resnet50'"):
         model_spec("torchvision/fcn_resnet50", (3, 64, 64), 0)
 
 
@@ -141,7 +139,7 @@ def test_weights_that_cannot_be_fetched_are_a_model_error(name, monkeypatch):
         return gone() if kwargs.get("pretrained") or kwargs.get("weights") else real(*args, **kwargs)
 
     monkeypatch.setattr(owner, real.__name__, only_random)
-    with pytest.raises(ModelError, match=r"model.weights = .pretrained.*no network here.*give their file"):
+    with pytest.raises(ModelError, match="pretrained.*no network here"):
         model_spec(name, (3, 64, 64), 0, pretrained=True)
 
 
@@ -155,10 +153,10 @@ class NotLast(nn.Module):
 
 
 def test_a_classifier_that_is_not_last_is_refused():
-    with pytest.raises(ModelError, match="'fc' is not its last layer"):
-        cut(NotLast(), "fc", (4,), 0)
+    with pytest.raises(ModelError, match="'fc' is not"):
+        split_at_classifier(NotLast(), "fc", (4,), 0)
     with pytest.raises(ModelError, match="classifier is a ReLU"):
-        cut(nn.Sequential(OrderedDict(a=nn.Linear(4, 3), b=nn.ReLU())), "b", (4,), 0)
+        split_at_classifier(nn.Sequential(OrderedDict(a=nn.Linear(4, 3), b=nn.ReLU())), "b", (4,), 0)
 
 
 def count_of(body):
@@ -200,7 +198,7 @@ def plan():
 
 def taken_from(file, plan, width=3):
     net = plan.net(width)
-    return weights.fit(file, net.state_dict(), roles(net), plan, "the file")
+    return weights.fit_weights(file, net.state_dict(), roles(net), plan, "the file")
 
 
 def other_state(width=3):
@@ -214,7 +212,7 @@ def test_a_file_round_trips(tmp_path, plan, suffix):
     library = {other.library_name(name): value for name, value in state.items()}
     path = tmp_path / f"weights{suffix}"
     save_file(library, path) if suffix == ".safetensors" else torch.save(library, path)
-    file = weights.read(path)
+    file = weights.read_weights(path)
     assert file.keys() == library.keys()
     taken, notes = taken_from(file, plan)
     assert notes == []
@@ -227,7 +225,7 @@ def test_wrappers_and_the_parallel_prefix_are_taken_off(tmp_path, plan, wrapper)
     other, state = other_state()
     library = {f"module.{other.library_name(name)}": value for name, value in state.items()}
     torch.save({wrapper: library, "epoch": 3}, tmp_path / "w.pth")
-    taken, _ = taken_from(weights.read(tmp_path / "w.pth"), plan)
+    taken, _ = taken_from(weights.read_weights(tmp_path / "w.pth"), plan)
     assert taken.keys() == state.keys()
 
 
@@ -247,11 +245,11 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
     path = tmp_path / f"evil{suffix}"
     torch.save({"features.0.weight": torch.zeros(1), "x": Evil(str(trace))}, path)
     with pytest.raises(ModelError, match=r"weights_only.*safetensors"):
-        weights.read(path)
+        weights.read_weights(path)
     assert not trace.exists()
     path.write_bytes(pickle.dumps(Evil(str(trace))))
     with pytest.raises(ModelError, match="weights_only"):
-        weights.read(path)
+        weights.read_weights(path)
     assert not trace.exists()
     pickle.loads(path.read_bytes()).close()  # the trap does work
     assert trace.exists()
@@ -259,30 +257,28 @@ def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
 
 def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(ModelError, match="there is no file"):
-        weights.read(tmp_path / "absent.safetensors")
+        weights.read_weights(tmp_path / "absent.safetensors")
     with pytest.raises(ModelError, match="there is no file"):
-        weights.read(tmp_path)
+        weights.read_weights(tmp_path)
     (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(ModelError, match="not a safetensors file"):
-        weights.read(tmp_path / "noise.safetensors")
+        weights.read_weights(tmp_path / "noise.safetensors")
     (tmp_path / "noise.pth").write_bytes(b"noise")
-    with pytest.raises(ModelError, match="does not load as plain tensors"):
-        weights.read(tmp_path / "noise.pth")
+    with pytest.raises(ModelError, match="plain tensors"):
+        weights.read_weights(tmp_path / "noise.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(ModelError, match="no state_dict of tensors"):
-        weights.read(tmp_path / "epoch.pth")
+    with pytest.raises(ModelError, match="state_dict of tensors"):
+        weights.read_weights(tmp_path / "epoch.pth")
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ModelError, match="no state_dict of tensors"):
-        weights.read(tmp_path / "list.pth")
+    with pytest.raises(ModelError, match="state_dict of tensors"):
+        weights.read_weights(tmp_path / "list.pth")
 
 
 def test_a_body_tensor_of_another_shape_is_an_error(plan):
     other, state = other_state()
     library = {other.library_name(name): value for name, value in state.items()}
     library["features.0.weight"] = torch.zeros(32, 3, 3, 3)
-    with pytest.raises(
-        ModelError, match=r"body.features.0.weight is \(32, 3, 3, 3\), but the model's is \(32, 1, 3, 3\)"
-    ):
+    with pytest.raises(ModelError, match=r"body.features.0.weight .*\(32, 3, 3, 3\)"):
         taken_from(library, plan)
 
 
@@ -290,9 +286,9 @@ def test_a_body_tensor_that_is_missing_or_unknown_is_an_error(plan):
     other, state = other_state()
     library = {other.library_name(name): value for name, value in state.items()}
     for gone in ("features.0.weight", "features.1.weight", "features.1.running_var"):
-        with pytest.raises(ModelError, match=f"lacks 'body.{gone}'"):
+        with pytest.raises(ModelError, match=f"tensor 'body.{gone}'"):
             taken_from({name: value for name, value in library.items() if name != gone}, plan)
-    with pytest.raises(ModelError, match=r"'body\.stranger' and 0 more that the model has not"):
+    with pytest.raises(ModelError, match=r"'body\.stranger' and 0"):
         taken_from({**library, "stranger": torch.zeros(1)}, plan)
 
 
@@ -302,8 +298,8 @@ def test_a_head_of_another_width_is_left_out_with_a_note(plan):
         {other.library_name(name): value for name, value in state.items()}, plan, width=3
     )
     assert taken.keys() == {name for name in state if not name.startswith("head.")}
-    assert any("head.weight is (10, 64), the head here is (3, 64): left out" in note for note in notes)
-    assert any("without head, which start fresh" in note for note in notes)
+    assert any("head.weight" in note and "(10, 64)" in note and "(3, 64)" in note for note in notes)
+    assert any("without head;" in note for note in notes)
 
 
 def test_a_file_of_fedtls_own_may_hold_only_what_was_shared(plan):
@@ -312,8 +308,9 @@ def test_a_file_of_fedtls_own_may_hold_only_what_was_shared(plan):
     shared = {name: value for name, value in state.items() if found[name] in (Role.BODY, Role.HEAD)}
     taken, notes = taken_from(shared, plan)
     assert taken.keys() == shared.keys()
-    assert notes == ["the file: without norm, stats, which start fresh"]
-    with pytest.raises(ModelError, match=r"lacks 'body\.features\.0\.weight'"):
+    (note,) = notes
+    assert "without norm, stats;" in note
+    with pytest.raises(ModelError, match=r"tensor 'body\.features\.0\.weight'"):
         taken_from({name: value for name, value in shared.items() if name != "body.features.0.weight"}, plan)
 
 
@@ -328,12 +325,12 @@ def test_real_weights_load_into_resnet20(shared_data):
     path = shared_data("pretrained-cifar10-resnet20") / "resnet20.safetensors"
     plan = model_spec("resnet20", (3, 32, 32), 0)
     net = plan.net(10)
-    taken, _ = weights.fit(weights.read(path), net.state_dict(), roles(net), plan, path.name)
+    taken, _ = weights.fit_weights(weights.read_weights(path), net.state_dict(), roles(net), plan, path.name)
     assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()
     net.load_state_dict(taken, strict=False)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in taken.items())
-    narrow, notes = weights.fit(
-        weights.read(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
+    narrow, notes = weights.fit_weights(
+        weights.read_weights(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
     )
     assert "head.weight" not in narrow
     assert len(notes) >= 2
@@ -375,8 +372,8 @@ def test_import_torchvision_works_here_and_twice():
 def test_built_in_models_need_neither_library():
     done = python(
         "import sys\n"
-        "from fedtl.models.registry import blueprint\n"
-        "blueprint('mlp', (4,), 0).net(2)\n"
+        "from fedtl.models.registry import model_spec\n"
+        "model_spec('mlp', (4,), 0).net(2)\n"
         "assert not {'timm', 'torchvision'} & set(sys.modules)\n"
     )
     assert done.returncode == 0, done.stderr

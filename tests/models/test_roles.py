@@ -174,7 +174,7 @@ def test_names_that_are_not_the_models_are_refused():
         partition.split({name: value for name, value in state.items() if name != "head.bias"})
     with pytest.raises(PartitionError, match=r"head\.bias"):
         partition.join(shared, {name: value for name, value in local.items() if name != "head.bias"})
-    with pytest.raises(PartitionError, match=r"\['head.bias'\] stand in the shared and in the local part"):
+    with pytest.raises(PartitionError, match=r"\['head.bias'\] are in both"):
         partition.join({**shared, "head.bias": local["head.bias"]}, local)
 
 

@@ -9,19 +9,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.load import load
 from fedtl.experiment.predict import SiloModel, export
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.models.registry import MODELS, model_spec, privately
+from fedtl.models.registry import MODELS, model_spec, with_private_norms
 from fedtl.models.scaled import INPUT_SCALE, with_input_scale
 from fedtl.privacy import dp_adabn as statistics
-from fedtl.privacy.dp_adabn import BOUND, RADII, Release, refresh
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.dp_adabn import MAX_ACTIVATION, RADII, StatisticsRelease, release_statistics
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.noise import Noise
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 
 UNITS = np.array([1e-3, 1.0, 1e3, 5e4])
 CENTRES = np.array([2e-3, -3.0, 8e3, 1e5])
@@ -77,7 +78,7 @@ def folder(tmp_path_factory):
 
 def trained(folder, out, *sets):
     experiment = load("digits", [*SETS, f"data.path={folder}", *sets])
-    return run(experiment, RunFolder.create(out, experiment))
+    return to_plain(run(experiment, RunFolder.create(out, experiment)))
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +115,21 @@ def test_mean_and_spread_are_those_of_numpy_within_the_noise(folder, scaled):
 
 def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
-    assert its.refresh.layers == (INPUT_SCALE,)
-    assert its.refresh.release.channels == (4,)
-    ledger = Ledger(its.book, its.dataset, its.rows, Budget(*its.lifetime))
-    charged = [line["events"] for line in ledger.lines() if line["what"] == "charged"]
-    event = [its.refresh.release.noise_multiplier, 1.0, 1]
+    assert its.releases.statistics.layers == (INPUT_SCALE,)
+    assert its.releases.statistics.channels == (4,)
+    lines = [line.as_json() for line in read_ledger(its.account.path, its.account.dataset)]
+    charged = [line["events"] for line in lines if line["what"] == "charged"]
+    event = [its.releases.statistics.noise_multiplier, 1.0, 1]
     assert [event in [list(one) for one in events] for events in charged] == [True, False, False, False]
-    assert result["privacy"]["silos"]["a"]["statistics_noise"] == its.refresh.release.noise_multiplier
+    assert result["privacy"]["silos"]["a"]["statistics_noise"] == its.releases.statistics.noise_multiplier
 
 
 def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch):
     """Against numpy: the sums before noise, with a record, without it (zero-out) and with it at the other bounds."""
     n, c = 40, 3
-    plan = with_input_scale(privately(model_spec("mlp", (c,), 0)), (c,))
+    plan = with_input_scale(with_private_norms(model_spec("mlp", (c,), 0)), (c,))
     start = {name: tensor.clone() for name, tensor in plan.body.state_dict().items()}
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.uniform(-0.2, 0.2, (n, c)), dtype=torch.float32)
@@ -152,7 +153,8 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
         rows = torch.cat([x, torch.zeros(0, c) if row is None else torch.tensor([row])])
         plan.body.load_state_dict(start)
         sums.append([])
-        refresh(plan.body, lambda rows=rows: [(rows, None)], Release(1e-3, (c,), n), Fixed(), [INPUT_SCALE])
+        release = StatisticsRelease(1e-3, (INPUT_SCALE,), (c,), n)
+        release_statistics(plan.body, lambda rows=rows: [(rows, None)], release, Fixed())
     limits = [radius * math.sqrt(c) for radius in RADII for _ in range(2)]
     without = sums[1]
     farthest = np.zeros(len(limits))
@@ -163,16 +165,17 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
     assert farthest.max() > 0.99  # the clip is what holds it: records at the bounds reach it
     # The first sub-release by hand: z of the declared start, clamped, each record clipped.
     z = np.concatenate([x.numpy(), [[1.0, 1.0, 1.0]]]) / math.sqrt(1 + 1e-5)
-    z = z.clip(-BOUND, BOUND)
+    z = z.clip(-MAX_ACTIVATION, MAX_ACTIVATION)
     z *= np.minimum(1, limits[0] / np.linalg.norm(z, axis=1, keepdims=True))
     assert np.allclose(sums[2][0], z.sum(0), atol=1e-4)
 
 
 def test_without_noise_it_is_the_mean_and_the_spread():
-    plan = with_input_scale(privately(model_spec("mlp", (2,), 0)), (2,))
+    plan = with_input_scale(with_private_norms(model_spec("mlp", (2,), 0)), (2,))
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal([0.3, -0.1], [0.2, 0.5], (4000, 2)).clip(-1, 1), dtype=torch.float32)
-    refresh(plan.body, lambda: [(x, None)], Release(1e-9, (2,), 4000), Silent(), [INPUT_SCALE])
+    release = StatisticsRelease(1e-9, (INPUT_SCALE,), (2,), 4000)
+    release_statistics(plan.body, lambda: [(x, None)], release, Silent())
     norm = plan.body.get_submodule(INPUT_SCALE)
     assert np.allclose(norm.running_mean, x.mean(0), atol=0.02)
     assert np.allclose(norm.running_var.sqrt(), x.std(0), rtol=0.1)
@@ -181,12 +184,12 @@ def test_without_noise_it_is_the_mean_and_the_spread():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_model_scales_its_inputs_once_and_keeps_its_names(name):
     shape = SHAPES[name]
-    plain = privately(model_spec(name, shape, 0))
+    plain = with_private_norms(model_spec(name, shape, 0))
     scaled = with_input_scale(plain, shape)
     first, *others = scaled.body.state_dict()
     assert first == f"{INPUT_SCALE}.running_mean"
     assert others[1:] == list(plain.body.state_dict())
-    assert next(iter(statistics.layers(scaled.body))) == INPUT_SCALE
+    assert next(iter(statistics.adaptable_layers(scaled.body))) == INPUT_SCALE
     norm = scaled.body.get_submodule(INPUT_SCALE)
     norm.running_mean += 0.5
     norm.running_var *= 4
@@ -208,8 +211,8 @@ def test_a_model_that_would_scale_twice_is_refused():
                 x = child(x)
             return x
 
-    plan = privately(model_spec("mlp", (3,), 0))
-    with pytest.raises(ModelError, match="would scale its inputs 2 times"):
+    plan = with_private_norms(model_spec("mlp", (3,), 0))
+    with pytest.raises(ModelError, match="2 times"):
         with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0), (3,))
 
 
@@ -270,27 +273,27 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["method.name=fedavg"], "would replace each silo's released mean and spread by an average"),
-        (["data.bounds={0=[0,1]}"], "data.bounds says nothing of '1'"),
-        (["data.bounds={'*'=[1,0]}"], "low below high"),
-        (["data.bounds={'*'=[0,1,2]}"], "the fill value 2 lies outside"),
+        (["method.name=fedavg"], "would replace each silo"),
+        (["data.bounds={0=[0,1]}"], "no entry for '1'"),
+        (["data.bounds={'*'=[1,0]}"], "data.bounds.* = \\[1"),
+        (["data.bounds={'*'=[0,1,2]}"], "fill value 2"),
     ],
 )
 def test_what_cannot_be_scaled_is_refused(folder, sets, says):
     last = {one.partition("=")[0]: one for one in [*SETS, *DP, f"data.path={folder}", *sets]}
-    with pytest.raises(ConfigError, match=says), temporary() as shelf:
+    with pytest.raises(ConfigError, match=says), temporary_store() as shelf:
         build(load("digits", list(last.values())), shelf, shelf).data("a")
 
 
 def test_without_privacy_there_is_no_release(folder):
     sets = [one for one in SETS if not one.startswith("privacy")]
-    with pytest.raises(ConfigError, match=r"releases mean and spread under \[privacy\]"):
+    with pytest.raises(ConfigError, match="data.scale"):
         load("digits", [*sets, *DP, f"data.path={folder}"])
 
 
 def test_the_plan_is_within_the_budget(folder):
     experiment = load("digits", [*SETS, *DP, f"data.path={folder}"])
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
         its = study.guarantee("a", folder)
         assert study.data("a").origins.scale == "released"

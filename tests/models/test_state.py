@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedtl.errors import PartitionError
-from fedtl.models.state import copy, difference, not_finite, same_names, size_in_bytes, step, weighted_mean
+from fedtl.models.state import (
+    add_scaled,
+    check_same_names,
+    copy_state,
+    difference,
+    first_not_finite,
+    size_in_bytes,
+    weighted_mean,
+)
 
 
 def random_state(seed, names=("b", "a", "c.weight")):
@@ -16,14 +24,16 @@ def random_state(seed, names=("b", "a", "c.weight")):
 
 
 def test_same_names_says_what_is_missing_and_what_is_too_much():
-    same_names({"a": torch.zeros(1), "b": torch.zeros(1)}, {"b": torch.ones(1), "a": torch.ones(1)})
-    with pytest.raises(PartitionError, match=r"lacks \['b'\] and has \['c'\]"):
-        same_names({"a": torch.zeros(1), "c": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)})
+    check_same_names({"a": torch.zeros(1), "b": torch.zeros(1)}, {"b": torch.ones(1), "a": torch.ones(1)})
+    with pytest.raises(PartitionError, match=r"\['b'\], unexpected \['c'\]"):
+        check_same_names(
+            {"a": torch.zeros(1), "c": torch.zeros(1)}, {"a": torch.zeros(1), "b": torch.zeros(1)}
+        )
 
 
 def test_copy_has_left_the_model():
     weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)  # not contiguous
-    copied = copy({"z": weight, "a": torch.ones(2)})
+    copied = copy_state({"z": weight, "a": torch.ones(2)})
     assert list(copied) == ["a", "z"]
     assert not copied["z"].requires_grad
     assert copied["z"].is_contiguous()
@@ -34,7 +44,7 @@ def test_copy_has_left_the_model():
 
 def test_copy_shares_no_memory():
     state = {"a": torch.zeros(3), "count": torch.tensor(0)}
-    copied = copy(state)
+    copied = copy_state(state)
     for tensor in state.values():
         tensor.add_(1)
     assert torch.equal(copied["a"], torch.zeros(3))
@@ -43,16 +53,16 @@ def test_copy_shares_no_memory():
 
 def test_difference_undoes_step_and_checks_names():
     a, b = random_state(0), random_state(1)
-    moved = step(b, difference(a, b))
+    moved = add_scaled(b, difference(a, b))
     assert list(moved) == sorted(a)
     for name in a:
         assert torch.allclose(moved[name], a[name], atol=1e-6)
-    half = step(b, difference(a, b), 0.5)
+    half = add_scaled(b, difference(a, b), 0.5)
     for name in a:
         np.testing.assert_allclose(
             half[name], b[name].numpy() + 0.5 * (a[name].numpy() - b[name].numpy()), atol=1e-6
         )
-    for operation in (difference, step):
+    for operation in (difference, add_scaled):
         with pytest.raises(PartitionError):
             operation(a, {"a": torch.zeros(2, 3)})
         with pytest.raises(PartitionError):
@@ -71,7 +81,7 @@ def test_weighted_mean_is_numpys_average(weights):
 
 def test_weighted_mean_leaves_its_parts_as_they_were_and_takes_an_iterator():
     states = [random_state(0), random_state(1)]
-    before = [copy(state) for state in states]
+    before = [copy_state(state) for state in states]
     mean = weighted_mean((1.0, state) for state in states)
     mean["a"].add_(1)
     for state, old in zip(states, before, strict=True):
@@ -96,6 +106,6 @@ def test_size_in_bytes():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_not_finite_names_the_tensor(bad):
     state = {"count": torch.tensor(3), "fine": torch.ones(3), "broken": torch.tensor([1.0, bad])}
-    assert not_finite(state) == "broken"
+    assert first_not_finite(state) == "broken"
     del state["broken"]
-    assert not_finite(state) is None
+    assert first_not_finite(state) is None

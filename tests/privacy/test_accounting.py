@@ -19,7 +19,7 @@ from fedtl.privacy.accounting import (
     merged,
     statistics_noise,
 )
-from fedtl.privacy.prv import ERROR, prv, understated
+from fedtl.privacy.prv import EPSILON_ERROR, prv_epsilon, understated
 
 DELTA = 1e-5
 
@@ -49,11 +49,11 @@ def gaussian(mu, delta=DELTA):
 def test_as_opacus_says(events):
     """Both are upper ends, ours the nearer one to the truth."""
     ours = [SpendEvent(*event) for event in events]
-    found, theirs = epsilon(ours, DELTA), prv(ours, DELTA)
+    found, theirs = epsilon(ours, DELTA), prv_epsilon(ours, DELTA)
     assert found <= theirs + 1e-3
-    assert theirs == pytest.approx(found, abs=ERROR)
+    assert theirs == pytest.approx(found, abs=EPSILON_ERROR)
     assert not understated(found, theirs)
-    assert understated(found - 2 * ERROR, theirs)
+    assert understated(found - 2 * EPSILON_ERROR, theirs)
     assert not understated(found + 1, theirs)
 
 
@@ -62,7 +62,7 @@ def test_as_opacus_says(events):
     [([], DELTA), ([SpendEvent(0.01, 1.0, 1)], DELTA), ([SpendEvent(0.3, 0.3, 500)], DELTA), ([SpendEvent(1.0, 0.1, 5)], 1e-12)],
 )  # fmt: skip
 def test_opacus_may_have_no_answer(events, delta):
-    assert prv(events, delta) is None
+    assert prv_epsilon(events, delta) is None
     assert not understated(0.0, None)
 
 
@@ -125,9 +125,9 @@ def test_calibrated_noise_of_a_gaussian_mechanism():
 
 
 def test_what_no_noise_reaches():
-    with pytest.raises(ConfigError, match="epsilon = 1 is spent before training: .* takes 4.38"):
+    with pytest.raises(ConfigError, match="epsilon = 1 .* 4.38"):
         calibrate(1.0, DELTA, 0.1, 10, [SpendEvent(1.0, 1.0, 1)])
-    with pytest.raises(ConfigError, match="needs a noise multiplier above 1000"):
+    with pytest.raises(ConfigError, match="above 1000"):
         calibrate(0.01, DELTA, 1.0, 10_000)
 
 
@@ -166,7 +166,7 @@ def test_studies_add():
     ],
 )
 def test_what_is_no_release(event):
-    with pytest.raises(ConfigError, match="is no release of noise above 0"):
+    with pytest.raises(ConfigError, match="noise_multiplier must be"):
         epsilon([SpendEvent(*event)], DELTA)
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from fedtl.models.dp_norm import convert
-from fedtl.models.norms import adapt
+from fedtl.models.dp_norm import convert_norms
+from fedtl.models.norms import adabn_statistics
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.canaries import Canaries
-from fedtl.privacy.dp_adabn import RADII, Release, layers, refresh
+from fedtl.privacy.dp_adabn import RADII, StatisticsRelease, adaptable_layers, release_statistics
 from fedtl.privacy.noise import Noise
 
 
@@ -35,7 +35,7 @@ def body(seed=0, channels=(6, 4)):
         *(nn.Conv2d(3, first, 3, bias=False), nn.BatchNorm2d(first), nn.ReLU()),
         *(nn.Conv2d(first, second, 3), nn.BatchNorm2d(second)),
     )
-    return convert(net).eval()
+    return convert_norms(net).eval()
 
 
 def inputs(n=400, gain=3.0, offset=0.7):
@@ -49,13 +49,18 @@ def rows_of(x, units=None):
     return lambda: zip(x.split(64), parts, strict=True)
 
 
-def release_of(net, n, noise=1.0):
-    return Release(noise, [norm.running_mean.numel() for norm in layers(net).values()], n)
+def release_of(net, n, noise=1.0, only=None):
+    """Of all layers, or ``only`` of these."""
+    fixed = {path: norm for path, norm in adaptable_layers(net).items() if only is None or path in only}
+    channels = tuple(norm.running_mean.numel() for norm in fixed.values())
+    return StatisticsRelease(noise, tuple(fixed), channels, n)
 
 
 def moments(net, path, x):
     found = {}
-    hook = layers(net)[path].register_forward_pre_hook(lambda module, given: found.update(x=given[0]))
+    hook = adaptable_layers(net)[path].register_forward_pre_hook(
+        lambda module, given: found.update(x=given[0])
+    )
     with torch.no_grad():
         net(x)
     hook.remove()
@@ -65,8 +70,8 @@ def moments(net, path, x):
 def test_without_noise_it_finds_what_adabn_finds():
     """Shifted by three standard deviations; the L1 scale is a normal's, and the inputs are normal."""
     net, x = body(), inputs()
-    wanted = adapt(body(), [x])
-    found = refresh(net, rows_of(x), release_of(net, len(x)), Silent(), list(layers(net)))
+    wanted = adabn_statistics(body(), [x])
+    found = release_statistics(net, rows_of(x), release_of(net, len(x)), Silent())
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         scale = wanted[name.replace("mean", "var")].sqrt()
@@ -74,7 +79,7 @@ def test_without_noise_it_finds_what_adabn_finds():
             assert ((found[name] - value).abs() < 0.1 * scale).all(), name
         else:
             assert (found[name] / value - 1).abs().max() < 0.25, name
-    for path in layers(net):
+    for path in adaptable_layers(net):
         mean, var = moments(net, path, x)
         assert torch.allclose(found[f"{path}.running_mean"], mean, atol=0.1 * float(var.sqrt().max()))
 
@@ -88,11 +93,11 @@ def test_every_release_together_costs_one_gaussian_of_the_noise_multiplier():
         patch.setattr(
             statistics, "_clipped", lambda values, limit: limits.append(limit) or clipped(values, limit)
         )
-        refresh(net, rows_of(x), release, silent, list(layers(net)))
-    assert len(silent.asked) == len(limits) == 2 * len(RADII) * len(layers(net))
+        release_statistics(net, rows_of(x), release, silent)
+    assert len(silent.asked) == len(limits) == 2 * len(RADII) * len(adaptable_layers(net))
     spent = sum((limit / std) ** 2 for limit, (_, std) in zip(limits, silent.asked, strict=True))
     assert spent == pytest.approx(1 / sigma**2)
-    assert release.expected == pytest.approx(sigma * math.sqrt(2 * 2 * 10) / 50)
+    assert release.mean_noise_std == pytest.approx(sigma * math.sqrt(2 * 2 * 10) / 50)
 
 
 @settings(max_examples=15, deadline=None)
@@ -104,10 +109,10 @@ def test_one_record_moves_no_sum_by_more_than_its_clip(scale, place):
     sums = []
     for rows in (x, torch.cat([x[:place], x[place + 1 :]])):
         net = body()
-        path = next(iter(layers(net)))
-        looks = statistics._looks(net, path, rows_of(rows), lambda z: z.clamp(-30, 30))
+        path = next(iter(adaptable_layers(net)))
+        looks = statistics._measured(net, path, rows_of(rows), lambda z: z.clamp(-30, 30))
         with torch.no_grad():
-            sums.append(sum(statistics._clipped(part, 2.0).sum(0) for part in statistics._units(looks)))
+            sums.append(sum(statistics._clipped(part, 2.0).sum(0) for part in statistics._unit_means(looks)))
     assert sums[0].isfinite().all()
     assert (sums[0] - sums[1]).norm() <= 2.0 * (1 + 1e-4)
 
@@ -116,18 +121,20 @@ def test_a_unit_of_several_rows_counts_as_one():
     x, units = inputs(64), torch.arange(64) // 4
     with torch.no_grad():
         net = body()
-        path = next(iter(layers(net)))
-        (together,) = statistics._units(statistics._looks(net, path, rows_of(x, units), lambda z: z))
-        alone = torch.cat(list(statistics._units(statistics._looks(net, path, rows_of(x), lambda z: z))))
+        path = next(iter(adaptable_layers(net)))
+        (together,) = statistics._unit_means(statistics._measured(net, path, rows_of(x, units), lambda z: z))
+        alone = torch.cat(
+            list(statistics._unit_means(statistics._measured(net, path, rows_of(x), lambda z: z)))
+        )
     assert torch.allclose(together, alone.view(16, 4, -1).mean(1), atol=1e-5)
 
 
 def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
     net, x = body(), inputs(400, gain=1.0, offset=0.0)
-    start = adapt(body(), [x])
+    start = adabn_statistics(body(), [x])
     net.load_state_dict(start, strict=False)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    refresh(net, rows_of(x), release_of(net, 400, 200.0), Noise.reproducible(0), list(layers(net)))
+    release_statistics(net, rows_of(x), release_of(net, 400, 200.0), Noise.reproducible(0))
     after = net.state_dict()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert moved
@@ -137,18 +144,18 @@ def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
 
 def test_layers_that_were_not_chosen_stay():
     net, x = body(), inputs(50)
-    first, second = layers(net)
-    before = layers(net)[first].running_mean.clone()
-    found = refresh(net, rows_of(x), release_of(net, 50), Silent(), [second])
-    assert torch.equal(layers(net)[first].running_mean, before)
+    first, second = adaptable_layers(net)
+    before = adaptable_layers(net)[first].running_mean.clone()
+    found = release_statistics(net, rows_of(x), release_of(net, 50, only=[second]), Silent())
+    assert torch.equal(adaptable_layers(net)[first].running_mean, before)
     assert {name.rpartition(".")[0] for name in found} == {second}
 
 
 def test_canaries_beside_it_change_nothing_and_see_its_clip_and_its_noise(tmp_path):
     net, other, x = body(), body(), inputs()
-    names, its, silent = list(layers(net)), Canaries(300, 5, tmp_path), Silent()
-    alone = refresh(net, rows_of(x), release_of(net, len(x), 2.0), Silent(), names)
-    beside = refresh(other, rows_of(x), release_of(net, len(x), 2.0), silent, names, its)
+    its, silent = Canaries(300, 5, tmp_path), Silent()
+    alone = release_statistics(net, rows_of(x), release_of(net, len(x), 2.0), Silent())
+    beside = release_statistics(other, rows_of(x), release_of(net, len(x), 2.0), silent, its)
     for name, value in alone.items():  # lengths are summed in another order
         torch.testing.assert_close(beside[name], value, rtol=1e-4, atol=1e-5)
     found, member = load_file(tmp_path / "statistics.safetensors"), its.members()
@@ -157,7 +164,7 @@ def test_canaries_beside_it_change_nothing_and_see_its_clip_and_its_noise(tmp_pa
     # The squared ratios of clip and noise of all sub-releases are those of one Gaussian.
     assert float((found["deviations"] ** -2).sum() ** -0.5) == pytest.approx(2.0)
     assert [shape for shape, _ in silent.asked] == [(n + 300,) for n in (6, 6, 4, 4, 6, 6, 4, 4)]
-    refresh(body(), rows_of(x), release_of(net, len(x), 2.0), Noise(), names, its)
+    release_statistics(body(), rows_of(x), release_of(net, len(x), 2.0), Noise(), its)
     found = load_file(tmp_path / "statistics.safetensors")
     noise = (found["sums"] - member.double()) / found["deviations"][:, None]
     assert float(noise.std()) == pytest.approx(1.0, abs=0.08)

@@ -12,20 +12,21 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.dp_sgd import Mechanism, poisson
+from fedtl.privacy.dp_sgd import Mechanism, NoisySum, poisson
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import hooks as engine
+from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks
 from fedtl.privacy.per_sample.hooks import NoisyOptimizer
 from tests.problems import Silent, expected_sum, flat, one_at_a_time, problem, sgd, traces, vector
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
 @pytest.mark.parametrize("microbatch", [0, 1, 4, 100])
-def test_a_step_is_the_sum_over_the_expected_batch_whatever_the_parts(fast, microbatch):
+def test_a_step_is_the_sum_over_the_expected_batch_whatever_the_parts(method, microbatch):
     net, losses = problem("convnet")
     wanted = vector(net) - 0.5 * expected_sum(one_at_a_time(net, losses, 6), 0.1) / 17.5
     silent = Silent()
-    mechanism = Mechanism(net, sgd(net, lr=0.5), 0.1, 3.0, 17.5, silent, fast, microbatch)
+    mechanism = Mechanism(net, sgd(net, lr=0.5), NoisySum(0.1, 3.0, 17.5), silent, method, microbatch)
     mechanism.step(torch.arange(6), losses)
     torch.testing.assert_close(vector(net), wanted, rtol=1e-9, atol=1e-12)
     count = sum(weight.numel() for weight in net.parameters())
@@ -38,7 +39,7 @@ def test_units_are_summed_before_the_clip(microbatch):
     units = torch.tensor([5, 2, 5, 9, 2, 5, 7, 5])
     each = one_at_a_time(net, losses, 8, units)
     wanted = vector(net) - expected_sum(each, 0.01)
-    Mechanism(net, sgd(net), 0.01, 1.0, 1.0, Silent(), microbatch=microbatch).step(
+    Mechanism(net, sgd(net), NoisySum(0.01, 1.0, 1.0), Silent(), by_hooks, microbatch).step(
         torch.arange(8), losses, units
     )
     torch.testing.assert_close(vector(net), wanted, rtol=1e-9, atol=1e-12)
@@ -46,8 +47,8 @@ def test_units_are_summed_before_the_clip(microbatch):
 
 def test_units_with_book_keeping_are_refused():
     net, losses = problem("mlp")
-    with pytest.raises(ConfigError, match="fast = False"):
-        Mechanism(net, sgd(net), 1.0, 1.0, 1.0, Silent(), fast=True).step(
+    with pytest.raises(ConfigError, match="by_hooks"):
+        Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Silent(), by_bookkeeping).step(
             torch.arange(2), losses, torch.tensor([0, 0])
         )
 
@@ -63,8 +64,8 @@ class Line(nn.Module):
         return self.layer(x)[:, 0]
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_the_law_of_a_release(fast):
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
+def test_the_law_of_a_release(method):
     """10,000 coordinates in each of 20 releases: their mean is the clipped sum, their variance (sigma clip)^2."""
     width, clip, sigma, batch = 10_000, 2.0, 1.5, 4.0
     net, x = Line(width), torch.full((3, width), 1e-2, dtype=torch.float64)
@@ -74,7 +75,7 @@ def test_the_law_of_a_release(fast):
     errors = []
     for _ in range(20):
         before = vector(net)
-        Mechanism(net, sgd(net), clip, sigma, batch, noise, fast).step(
+        Mechanism(net, sgd(net), NoisySum(clip, sigma, batch), noise, method).step(
             torch.arange(3), lambda model, rows: model(x[rows])
         )
         errors.append((before - vector(net)) * batch - wanted)
@@ -85,11 +86,13 @@ def test_the_law_of_a_release(fast):
     assert abs(float(errors.mean(0).var()) * 20 - 1) < 4 * math.sqrt(2 / width)  # releases are independent
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_an_empty_batch_is_a_noisy_step(fast):
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
+def test_an_empty_batch_is_a_noisy_step(method):
     net, losses = problem("convnet", dtype=torch.float32)
     before = vector(net)
-    Mechanism(net, sgd(net), 2.0, 1.5, 3.0, Noise.reproducible(0), fast).step(torch.arange(0), losses)
+    Mechanism(net, sgd(net), NoisySum(2.0, 1.5, 3.0), Noise.reproducible(0), method).step(
+        torch.arange(0), losses
+    )
     moved = vector(net) - before
     assert abs(float(moved.std()) / (2.0 * 1.5 / 3.0) - 1) < 4 / math.sqrt(2 * len(moved))
 
@@ -98,7 +101,7 @@ def test_momentum_and_decay_come_after_the_noise():
     net, losses = problem("mlp")
     weights, velocity, noise = vector(net), 0.0, Noise.reproducible(1)
     optimizer = sgd(net, lr=0.1, momentum=0.9, weight_decay=0.01)
-    mechanism = Mechanism(net, optimizer, 1.0, 0.5, 6.0, Noise.reproducible(1))
+    mechanism = Mechanism(net, optimizer, NoisySum(1.0, 0.5, 6.0), Noise.reproducible(1), by_hooks)
     for _ in range(3):
         clean = expected_sum(one_at_a_time(net, losses, 6), 1.0)
         drawn = noise.normal(weights.shape, 0.5)
@@ -117,7 +120,9 @@ def test_what_sees_weights_alone_acts_between_noise_and_optimizer():
         for weight in net.parameters():
             weight.grad += 2.0
 
-    Mechanism(net, sgd(net), 1.0, 1.0, 1.0, Noise(), fast=True).step(torch.arange(6), losses, beside=beside)
+    Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Noise(), by_bookkeeping).step(
+        torch.arange(6), losses, before_optimizer=beside
+    )
     torch.testing.assert_close(vector(net), before - seen[0] - 2.0)
 
 
@@ -128,19 +133,19 @@ def test_a_fused_optimizer_on_channels_last_moves_as_a_plain_one(optimizer):
         net, losses = problem("convnet", dtype=torch.float32)
         net = net.to(memory_format=layout)
         rule = getattr(torch.optim, optimizer)(net.parameters(), lr=0.01, fused=fused)
-        mechanism = Mechanism(net, rule, 0.1, 1.0, 6.0, Noise.reproducible(2), fast=True)
+        mechanism = Mechanism(net, rule, NoisySum(0.1, 1.0, 6.0), Noise.reproducible(2), by_bookkeeping)
         for _ in range(2):
             mechanism.step(torch.arange(6), losses)
         nets.append(vector(net))
     torch.testing.assert_close(*nets, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
 @pytest.mark.parametrize("way", ["a step", "an error in the losses", "an error in the backward pass"])
-def test_nothing_is_left_behind(fast, way):
+def test_nothing_is_left_behind(method, way):
     net, losses = problem("convnet")
     before, size = traces(net), len(pickle.dumps(net))
-    mechanism = Mechanism(net, sgd(net), 1.0, 1.0, 6.0, Noise(), fast, microbatch=4)
+    mechanism = Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 6.0), Noise(), method, microbatch=4)
 
     def failing(model, rows):
         values = losses(model, rows)
@@ -162,9 +167,9 @@ def test_nothing_is_left_behind(fast, way):
 def test_a_parameter_that_the_losses_do_not_use_gets_noise_alone():
     torch.manual_seed(0)
     net, x = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 500)]), torch.randn(4, 3)
-    for fast in (False, True):
+    for method in (by_hooks, by_bookkeeping):
         before = net[1].weight.detach().clone()
-        Mechanism(net, sgd(net), 1.0, 1.0, 1.0, Noise.reproducible(0), fast).step(
+        Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Noise.reproducible(0), method).step(
             torch.arange(4), lambda model, rows: model[0](x[rows])[:, 0]
         )
         assert abs(float((net[1].weight.detach() - before).std()) - 1) < 0.1
@@ -190,14 +195,13 @@ def test_poisson_sampling():
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
 def test_numbers_that_protect_nobody(name, value):
     """Footgun 5: Opacus takes a noise multiplier of 0."""
-    net, _ = problem("mlp")
     numbers = {"clip": 1.0, "noise_multiplier": 1.0, "expected_batch": 4.0} | {name: value}
     with pytest.raises(ConfigError, match=f"{name} is {value}"):
-        Mechanism(net, sgd(net), **numbers, noise=Noise())
+        NoisySum(**numbers)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_a_batch_broken_off_is_not_finished_by_the_next(fast):
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
+def test_a_batch_broken_off_is_not_finished_by_the_next(method):
     """Footgun 1: Opacus keeps the sum of a batch that broke off, and adds the next batch to it under one noise."""
     net, losses = problem("mlp")
     twin = copy.deepcopy(net)
@@ -207,7 +211,7 @@ def test_a_batch_broken_off_is_not_finished_by_the_next(fast):
             raise KeyboardInterrupt
         return losses(model, rows)
 
-    mechanism = Mechanism(net, sgd(net), 1.0, 1.0, 6.0, Silent(), fast, microbatch=2)
+    mechanism = Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 6.0), Silent(), method, microbatch=2)
     before = vector(net)
     with pytest.raises(KeyboardInterrupt):
         mechanism.step(torch.arange(6), breaks_off)
@@ -215,7 +219,9 @@ def test_a_batch_broken_off_is_not_finished_by_the_next(fast):
     mechanism._optimizer.signal_skip_step()  # as if broken off between the signal and the step
     mechanism._optimizer.forget()
     mechanism.step(torch.arange(4), losses)
-    Mechanism(twin, sgd(twin), 1.0, 1.0, 6.0, Silent(), fast, microbatch=2).step(torch.arange(4), losses)
+    Mechanism(twin, sgd(twin), NoisySum(1.0, 1.0, 6.0), Silent(), method, microbatch=2).step(
+        torch.arange(4), losses
+    )
     assert torch.equal(vector(net), vector(twin))
 
 
@@ -225,7 +231,7 @@ def test_seeds_do_not_repeat_the_noise():
     for _ in range(2):
         net, losses = problem("mlp", dtype=torch.float32)
         torch.manual_seed(0)
-        Mechanism(net, sgd(net), 1.0, 1.0, 1.0, Noise()).step(torch.arange(6), losses)
+        Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Noise(), by_hooks).step(torch.arange(6), losses)
         released.append(vector(net))
         drawn.append(poisson(1000, 0.5, Noise()))
     assert (released[0] - released[1]).std() > 1
@@ -237,28 +243,28 @@ def test_a_parameter_beside_the_optimizer_is_refused():
     net, _ = problem("mlp")
     partly = torch.optim.SGD(net.body.parameters(), lr=1.0)
     with pytest.raises(ConfigError, match=r"head\.bias"):
-        Mechanism(net, partly, 1.0, 1.0, 1.0, Noise())
+        Mechanism(net, partly, NoisySum(1.0, 1.0, 1.0), Noise(), by_hooks)
     other = torch.optim.SGD([*net.parameters(), nn.Parameter(torch.ones(1))], lr=1.0)
-    with pytest.raises(ConfigError, match="no more and no less"):
-        Mechanism(net, other, 1.0, 1.0, 1.0, Noise())
+    with pytest.raises(ConfigError, match="optimizer's parameters"):
+        Mechanism(net, other, NoisySum(1.0, 1.0, 1.0), Noise(), by_hooks)
     everything = torch.optim.SGD(net.parameters(), lr=1.0)
     net.head.weight.requires_grad_(False)
     with pytest.raises(ConfigError, match=r"head\.weight"):
-        Mechanism(net, everything, 1.0, 1.0, 1.0, Noise())
+        Mechanism(net, everything, NoisySum(1.0, 1.0, 1.0), Noise(), by_hooks)
 
 
-@pytest.mark.parametrize("fast", [False, True])
-def test_no_raw_gradient_is_ever_where_the_optimizer_looks(fast):
+@pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
+def test_no_raw_gradient_is_ever_where_the_optimizer_looks(method):
     """Footgun 4: with Opacus, .grad is the batch's raw mean between backward and step, and .grad_sample stays after."""
     net, losses = problem("mlp")
     for weight in net.parameters():
         weight.grad = torch.full_like(weight, 1e9)  # somebody else's
     before, seen = vector(net), []
     wanted = expected_sum(one_at_a_time(net, losses, 6), 1.0)
-    Mechanism(net, sgd(net), 1.0, 1.0, 1.0, Silent(), fast).step(
+    Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Silent(), method).step(
         torch.arange(6),
         losses,
-        beside=lambda: seen.append(flat(weight.grad.clone() for weight in net.parameters())),
+        before_optimizer=lambda: seen.append(flat(weight.grad.clone() for weight in net.parameters())),
     )
     torch.testing.assert_close(seen[0], wanted)
     torch.testing.assert_close(before - vector(net), wanted)
@@ -273,8 +279,27 @@ def test_opacus_is_loaded_by_the_first_private_step_and_leaves_logging_as_it_is(
         "from fedtl.privacy.per_sample import clipping as gradients\n"
         "assert 'opacus' not in sys.modules\n"
         "rows, x = torch.arange(4), torch.randn(4, 3)\n"
-        "assert gradients.proven(nn.Linear(3, 2), rows, lambda net, rows: net(x[rows]).sum(1), 1.0)\n"
+        "gradients.choose_gradient_method(nn.Linear(3, 2), rows, lambda net, rows: net(x[rows]).sum(1), 1.0)\n"
         "assert 'opacus' in sys.modules and not logging.root.handlers"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_opacus_stays_as_it_is_for_others():
+    """Its registry of samplers is the process's: somebody else's Conv2d is computed by Opacus' own, also after our steps."""
+    code = (
+        "import torch\n"
+        "from torch import nn\n"
+        "from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping as Fast\n"
+        "before = dict(GradSampleHooks.GRAD_SAMPLERS), dict(Fast.GRAD_SAMPLERS), dict(Fast.NORM_SAMPLERS)\n"
+        "import fedtl.experiment.run\n"
+        "from fedtl.privacy.per_sample.hooks import Hooks\n"
+        "from fedtl.privacy.per_sample.clipping import by_hooks\n"
+        "x = torch.randn(4, 1, 5, 5)\n"
+        "by_hooks(nn.Conv2d(1, 2, 3), torch.arange(4), lambda net, rows: net(x[rows]).sum((1, 2, 3)))\n"
+        "after = GradSampleHooks.GRAD_SAMPLERS, Fast.GRAD_SAMPLERS, Fast.NORM_SAMPLERS\n"
+        "assert before == after\n"
+        "assert Hooks.GRAD_SAMPLERS is GradSampleHooks.GRAD_SAMPLERS\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -303,11 +328,11 @@ def test_it_is_opacus_optimizer_that_steps(monkeypatch):
     """Parts are added up, and then come one noise, one division and what runs beside."""
     monkeypatch.setattr(engine, "NoisyOptimizer", Recorded)
     net, losses = problem("mlp")
-    mechanism = Mechanism(net, sgd(net), 1.0, 1.0, 6.0, Noise(), microbatch=2)
+    mechanism = Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 6.0), Noise(), by_hooks, microbatch=2)
     optimizer = mechanism._optimizer
     assert isinstance(optimizer, DPOptimizer)
     for rows in (6, 0):
-        mechanism.step(torch.arange(rows), losses, beside=lambda: optimizer.seen.append("beside"))
+        mechanism.step(torch.arange(rows), losses, before_optimizer=lambda: optimizer.seen.append("beside"))
     assert optimizer.seen == [
         *["accumulate"] * 3,
         "noise",

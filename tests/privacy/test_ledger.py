@@ -1,6 +1,7 @@
 """The rules, one by one and against a model; processes that die at every step; a book that somebody put right."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -9,13 +10,16 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fedtl.errors import (
     BudgetExhausted,
@@ -29,9 +33,18 @@ from fedtl.errors import (
 from fedtl.messages import SpendEvent
 from fedtl.privacy import hash_chain as books
 from fedtl.privacy.accounting import epsilon
-from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.privacy.budget import Budget, Plan
+from fedtl.privacy.ledger import Ledger, LedgerAccount
+from fedtl.privacy.ledger_lines import BudgetChanged, RowsChanged, parse_line
+from fedtl.privacy.ledger_reading import (
+    check_study_fits,
+    read_ledger,
+    read_ledgers,
+    read_state,
+    verify_ledger,
+)
 from fedtl.privacy.rows import Hashes, RowSet
-from fedtl.privacy.verify import faults, studies, waiting
+from fedtl.privacy.verify import find_faults, study_costs, unconfirmed_rows
 
 ROUND = (SpendEvent(4.0, 1.0, 1),)  # full batches: each round adds 1 / 16 to mu^2
 PLAN = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 8),))
@@ -46,12 +59,32 @@ def rows(fingerprint, count=10):
     return RowSet(fingerprint, "key", count, Hashes.of(values, np.ones(count)))
 
 
-def opened(path, dataset="scans", fingerprint="aa", budget=BUDGET):
-    return Ledger(path, dataset, rows(fingerprint), budget)
+def account(path, dataset="scans", fingerprint="aa", budget=BUDGET):
+    return LedgerAccount(path, dataset, rows(fingerprint), budget)
 
 
-def admitted(path, dataset, fingerprint, budget=BUDGET):
-    return Ledger.admit(path, dataset, rows(fingerprint), budget)
+def opened(*given, **more):
+    return Ledger(account(*given, **more))
+
+
+def admitted(*given, **more):
+    return Ledger.admit(account(*given, **more))
+
+
+def lines(ledger):
+    return read_ledger(ledger._account.path, ledger._account.dataset)
+
+
+def state(ledger):
+    return read_state(ledger._account.path, ledger._account.dataset)
+
+
+def verify(ledger):
+    return verify_ledger(ledger._account.path)
+
+
+def fits(ledger, plan, study=None):
+    check_study_fits(ledger._account, plan, study)
 
 
 @pytest.fixture
@@ -73,23 +106,23 @@ def run(ledger, study, round, reply=b"reply"):
 
 def so_far(ledger, study):
     """What its charged rounds come to, which is no claim."""
-    return studies(ledger.lines())[study].charged
+    return study_costs(lines(ledger))[study].charged
 
 
 def whats(ledger):
-    return [line["what"] for line in ledger.lines()]
+    return [line.entry.what for line in lines(ledger)]
 
 
 def test_a_round_is_charged_and_its_reply_kept(path, ledger):
-    assert ledger.spent() == (0, 0)
-    assert not ledger.knows("a")
+    assert state(ledger).taken == (0, 0)
+    assert "a" not in state(ledger).studies
     charge = run(ledger, "a", 1)
     assert (charge.epsilon, charge.delta) == TAKEN
-    assert opened(path).spent() == TAKEN
-    assert ledger.knows("a")
-    assert ledger.events("a") == ROUND
+    assert state(opened(path)).taken == TAKEN
+    assert state(ledger).charged_studies == {"a"}
+    assert tuple(state(ledger).studies["a"].events) == ROUND
     assert whats(ledger) == ["opened", "planned", "charged", "stored"]
-    assert ledger.lines()[2] | {"at": ""} == {
+    assert lines(ledger)[2].as_json() | {"at": ""} == {
         "at": "", "chain": "scans", "number": 3, "what": "charged",
         "study": "a", "round": 1, "task": "task 1", "events": [[4.0, 1.0, 1]], "epsilon": COST[1],
     }  # fmt: skip
@@ -99,7 +132,7 @@ def test_the_same_task_again_gives_the_same_bytes_and_costs_nothing(path, ledger
     run(ledger, "a", 1, b"\0 the bytes")
     again = opened(path).charge("a", 1, "task 1", ROUND, PLAN)
     assert (again.reply, again.epsilon) == (b"\0 the bytes", PLAN.epsilon)
-    assert ledger.spent() == TAKEN
+    assert state(ledger).taken == TAKEN
     assert so_far(ledger, "a") == COST[1]
 
 
@@ -109,7 +142,7 @@ def test_an_empty_reply_is_a_reply(ledger):
 
 
 def test_a_reply_larger_than_a_part(monkeypatch, ledger):
-    monkeypatch.setattr(books, "PART", 4)
+    monkeypatch.setattr(books, "BLOB_BYTES", 4)
     run(ledger, "a", 1, bytes(range(23)))
     assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == bytes(range(23))
 
@@ -124,7 +157,7 @@ def test_only_the_last_reply_of_a_study_takes_room(path, ledger):
 
 def test_what_was_charged_and_not_kept_is_lost(path, ledger):
     ledger.charge("a", 1, "task 1", ROUND, PLAN)
-    with pytest.raises(RoundLost, match="round 1 of study 'a' was charged and has no reply"):
+    with pytest.raises(RoundLost, match="round 1 .* no reply"):
         opened(path).charge("a", 1, "task 1", ROUND, PLAN)
     assert issubclass(RoundLost, SiloFailed)
     assert so_far(ledger, "a") == COST[1]
@@ -136,9 +169,9 @@ def test_another_task_for_a_round_and_older_rounds_are_refused(ledger):
     run(ledger, "a", 1)
     run(ledger, "a", 3)  # a round that the silo was not asked for costs nothing
     for round, task, words in [
-        (3, "other", "round 3 of study 'a' was charged for another task"),
-        (2, "task 2", "round 2 of study 'a' is over; the last is 3"),
-        (1, "task 1", "round 1 of study 'a' is over; the last is 3"),
+        (3, "other", "round 3 .* another task"),
+        (2, "task 2", "round 2 .* last is 3"),
+        (1, "task 1", "round 1 .* last is 3"),
     ]:
         with pytest.raises(Refused, match=words):
             ledger.charge("a", round, task, ROUND, PLAN)
@@ -150,7 +183,7 @@ def test_replies_only_where_one_is_awaited(ledger):
         with pytest.raises(FedTLError, match="waits for no reply"):
             ledger.store(study, round, b"")
     run(ledger, "a", 1)
-    with pytest.raises(FedTLError, match="round 1 of study 'a' waits for no reply"):
+    with pytest.raises(FedTLError, match="round 1 .* no reply"):
         ledger.store("a", 1, b"other")
     assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == b"reply"
 
@@ -162,7 +195,7 @@ def test_a_study_keeps_its_plan(ledger):
         Plan(PLAN.epsilon, 2e-6, PLAN.events),
         Plan(PLAN.epsilon, PLAN.delta, (SpendEvent(4.0, 1.0, 7),)),
     ):
-        with pytest.raises(Refused, match="study 'a' is bound to its plan"):
+        with pytest.raises(Refused, match="another plan"):
             ledger.charge("a", 2, "task 2", ROUND, other)
     same = Plan(4, 1e-6, (SpendEvent(4, 1, 3), SpendEvent(4.0, 1.0, 5)))
     assert ledger.charge("a", 2, "task 2", ROUND, same).reply is None
@@ -172,9 +205,9 @@ def test_a_study_keeps_its_plan(ledger):
 @pytest.mark.parametrize(
     ("events", "words"),
     [
-        ((SpendEvent(4.0, 1.0, 8),), "to 9 steps of noise 4 and rate 1; its plan has 8"),
-        ((SpendEvent(3.0, 1.0, 1),), "to 1 steps of noise 3 and rate 1; its plan has 0"),
-        ((SpendEvent(4.0, 0.5, 1),), "to 1 steps of noise 4 and rate 0.5; its plan has 0"),
+        ((SpendEvent(4.0, 1.0, 8),), "9 steps .* has 8"),
+        ((SpendEvent(3.0, 1.0, 1),), "noise 3 .* has 0"),
+        ((SpendEvent(4.0, 0.5, 1),), "rate 0.5; .* has 0"),
     ],
 )
 def test_a_study_does_no_more_than_it_planned(ledger, events, words):
@@ -185,7 +218,7 @@ def test_a_study_does_no_more_than_it_planned(ledger, events, words):
 
 
 def test_what_is_no_plan_and_no_round(ledger):
-    with pytest.raises(ConfigError, match=r"plans for epsilon 2, and its events come to 2\.\d+"):
+    with pytest.raises(ConfigError, match=r"epsilon 2, .* 2\.\d+"):
         ledger.charge("a", 1, "task", ROUND, Plan(2.0, 1e-6, (SpendEvent(4.0, 1.0, 5),)))
     for study, round, events in [
         ("", 1, ROUND),
@@ -203,7 +236,7 @@ def test_what_is_no_plan_and_no_round(ledger):
         (1.0, 0.0),
         (1.0, 1.0),
     ]:
-        with pytest.raises(ConfigError, match="is no budget"):
+        with pytest.raises(ConfigError, match="valid budget"):
             Budget(*budget)
     assert whats(ledger) == ["opened"]
 
@@ -213,14 +246,14 @@ def test_plans_add_up_whole_and_the_budget_ends_them(path):
     run(ledger, "a", 1)
     run(ledger, "a", 2)
     run(ledger, "b", 1)
-    assert ledger.spent() == pytest.approx((8.0, 2e-6))
+    assert state(ledger).taken == pytest.approx((8.0, 2e-6))
     with pytest.raises(BudgetExhausted) as refused:
         ledger.charge("c", 1, "task 1", ROUND, PLAN)
     numbers = [4.0, 8.0, 10.0, 2.0]  # asked, taken, budget, left
     assert all(f"{number:.4g}" in str(refused.value) for number in numbers), refused.value
     assert refused.value.exit_code == 3
     assert whats(ledger)[-1] == "stored"
-    assert not ledger.knows("c")
+    assert "c" not in state(ledger).studies
     assert run(opened(path, budget=Budget(12.0, 1e-5)), "c", 1).reply is None
 
 
@@ -232,22 +265,20 @@ def test_a_study_that_ends_early_gives_nothing_back(path):
     for number in range(1, 8):
         ledger.charge("a", number, "task", (SpendEvent(9.0, 1.0, 1),), plan)
         ledger.store("a", number, b"")
-    assert ledger.spent() == (3.0, 1e-5)
+    assert state(ledger).taken == (3.0, 1e-5)
     left = 3.0 - epsilon((SpendEvent(9.0, 1.0, 7),), 1e-5)
     assert left > 1
     event = SpendEvent(12.0, 1.0, 1)
     other = Plan(left, 1e-5, (event,))
-    for act in (lambda: ledger.charge("b", 1, "task", (event,), other), lambda: ledger.foresee(other)):
-        with pytest.raises(
-            BudgetExhausted, match=r"other studies have taken 3 of 3 .* so 0 and 1e-05 are left"
-        ):
+    for act in (lambda: ledger.charge("b", 1, "task", (event,), other), lambda: fits(ledger, other)):
+        with pytest.raises(BudgetExhausted, match=r"taken 3 of 3 "):
             act()
     assert ledger.charge("a", 8, "task", (SpendEvent(9.0, 1.0, 1),), plan).reply is None  # and goes on itself
 
 
 def test_a_study_that_cannot_be_finished_is_not_begun(path):
     ledger = opened(path, budget=Budget(COST[7], 1e-5))
-    with pytest.raises(BudgetExhausted, match="study 'a' takes its whole plan, epsilon 4 "):
+    with pytest.raises(BudgetExhausted, match="study 'a'"):
         ledger.charge("a", 1, "task", ROUND, PLAN)  # one round, and seven, would fit
     assert whats(ledger) == ["opened"]
 
@@ -255,7 +286,7 @@ def test_a_study_that_cannot_be_finished_is_not_begun(path):
 def test_a_ledger_from_before_counts_its_plans_whole(path, ledger):
     """An earlier fedtl wrote plans down as well, and let studies begin that did not fit: never less than then."""
     run(ledger, "a", 1)
-    with ledger.book.open("scans") as chain:  # as it did when the first study had used little of its plan
+    with ledger._file.write("scans") as chain:  # as it did when the first study had used little of its plan
         for study, number in (("b", 1), ("c", 1)):
             chain.append("planned", study=study, epsilon=4.0, delta=1e-6, events=[[4.0, 1.0, 8]])
             chain.append(
@@ -265,10 +296,10 @@ def test_a_ledger_from_before_counts_its_plans_whole(path, ledger):
         chain.append("charged", study="d", round=1, task="t", events=[[4.0, 1.0, 1]], epsilon=COST[1])
     again = opened(path)
     assert COST[1] > 0.5  # beyond its plan: it counts for what it was
-    assert again.spent() == pytest.approx((12.0 + COST[1], 4e-6))
-    assert again.spent()[0] >= 3 * COST[1]
-    assert any("take epsilon 12 and delta 3e-06, which is beyond" in text for text in faults(again.lines()))
-    with pytest.raises(BudgetExhausted, match="other studies have taken 9.061 of 9 "):
+    assert state(again).taken == pytest.approx((12.0 + COST[1], 4e-6))
+    assert state(again).taken[0] >= 3 * COST[1]
+    assert any("epsilon 12 and delta 3e-06" in text for text in find_faults(lines(again)))
+    with pytest.raises(BudgetExhausted, match="9.061 of 9 "):
         again.charge("b", 2, "task", ROUND, PLAN)
 
 
@@ -289,7 +320,7 @@ def test_a_budget_is_used_to_its_end(path):
     plan = Plan(COST[8], PLAN.delta, PLAN.events)
     for round in range(1, 9):
         ledger.charge("a", round, "task", ROUND, plan)
-    assert ledger.spent() == (COST[8], 1e-6)
+    assert state(ledger).taken == (COST[8], 1e-6)
     assert so_far(ledger, "a") == COST[8]
 
 
@@ -298,8 +329,7 @@ def test_changed_budgets_are_written_down_and_the_last_one_holds(path, ledger):
     opened(path, budget=BUDGET)
     assert whats(ledger).count("budget") == 0
     opened(path, budget=Budget(COST[1], 1e-5))
-    assert ledger.lines()[-1]["what"] == "budget"
-    assert ledger.lines()[-1]["epsilon"] == COST[1]
+    assert lines(ledger)[-1].entry == BudgetChanged(epsilon=COST[1], delta=1e-5)
     with pytest.raises(BudgetExhausted):  # though it was opened with more
         ledger.charge("a", 2, "task 2", ROUND, PLAN)
 
@@ -307,20 +337,20 @@ def test_changed_budgets_are_written_down_and_the_last_one_holds(path, ledger):
 def test_changed_rows_are_refused_until_confirmed_and_forget_nothing(path, ledger):
     run(ledger, "a", 1)
     changed = opened(path, fingerprint="bb")
-    said = r"the rows have changed \(fingerprint aa is now bb: 10 rows are new and 10 are gone\); confirm"
+    said = r"aa is now bb: 10 rows .* 10 "
     for round in (1, 2):
         with pytest.raises(Refused, match=said):
             changed.charge("a", round, f"task {round}", ROUND, PLAN)
-    with pytest.raises(ConfigError, match="the rows are bb, not cc"):
+    with pytest.raises(ConfigError, match="bb, not cc"):
         changed.confirm("cc")
     changed.confirm("bb")
     changed.confirm("bb")
     assert whats(changed)[-2:] == ["changed", "confirmed"]
-    assert changed.lines()[-2]["difference"] == "10 rows are new and 10 are gone"
-    assert changed.spent() == TAKEN
+    assert lines(changed)[-2].entry.difference == "10 rows are new and 10 are gone"
+    assert state(changed).taken == TAKEN
     run(changed, "a", 2)
     assert so_far(changed, "a") == COST[2]
-    with pytest.raises(Refused, match="the rows have changed"):  # opened before, on the old ones
+    with pytest.raises(Refused, match="rows have changed"):  # opened before, on the old ones
         ledger.charge("a", 3, "task 3", ROUND, PLAN)
 
 
@@ -329,39 +359,37 @@ def test_changed_rows_are_a_line_once_each_and_before_they_are_refused(path, led
     run(ledger, "a", 1)
 
     def meet(fingerprint):
-        with pytest.raises(Refused, match="the rows have changed"):
+        with pytest.raises(Refused, match="rows have changed"):
             opened(path, fingerprint=fingerprint).charge("a", 2, "task 2", ROUND, PLAN)
-        return [(line["before"], line["fingerprint"]) for line in ledger.lines() if line["what"] == "changed"]
+        entries = [line.entry for line in lines(ledger)]
+        return [(line.before, line.fingerprint) for line in entries if isinstance(line, RowsChanged)]
 
     assert meet("bb") == meet("bb") == [("aa", "bb")]
     assert meet("cc") == meet("bb") == [("aa", "bb"), ("aa", "cc")]
-    assert ledger.lines()[-1]["at"]
+    assert lines(ledger)[-1].at
     run(ledger, "a", 2)  # the rows of before are still those that were confirmed
     opened(path, fingerprint="dd").confirm("dd")  # not met before: written all the same
-    assert [line["what"] for line in ledger.lines()][-2:] == ["changed", "confirmed"]
+    assert whats(ledger)[-2:] == ["changed", "confirmed"]
     assert meet("bb")[-2:] == [("aa", "dd"), ("dd", "bb")]
-    assert waiting(ledger.lines()) == "bb"
+    assert unconfirmed_rows(lines(ledger)) == "bb"
     opened(path, fingerprint="bb").confirm("bb")
-    assert waiting(ledger.lines()) == ""
-    assert faults(ledger.lines()) == []
-    ledger.verify()
+    assert unconfirmed_rows(lines(ledger)) == ""
+    assert find_faults(lines(ledger)) == []
+    verify(ledger)
 
 
 def test_a_second_dataset_needs_its_owners_word(path, ledger):
     run(ledger, "a", 1)
-    said = (
-        r"reports: is not in this ledger, which has 'scans', .* fedtl silo confirm DIR BUNDLE --new-dataset"
-    )
-    with pytest.raises(Refused, match=said) as refused:
+    with pytest.raises(Refused, match="'scans', .* --new-dataset") as refused:
         opened(path, "reports", "cc")
     assert refused.value.exit_code == 3
-    assert ledger.book.names() == ["scans"]
+    assert ledger._file.names() == ["scans"]
     reports = admitted(path, "reports", "cc")
-    assert reports.lines()[0]["beside"] == {"scans": 0}
-    assert opened(path, "reports", "cc").spent() == (0, 0)
-    with pytest.raises(ConfigError, match="reports: is in this ledger already"):
+    assert lines(reports)[0].entry.beside == {"scans": 0}
+    assert state(opened(path, "reports", "cc")).taken == (0, 0)
+    with pytest.raises(ConfigError, match="^reports: .* already"):
         admitted(path, "reports", "cc")
-    with pytest.raises(ConfigError, match="scans: is the first of this ledger"):
+    with pytest.raises(ConfigError, match="^scans: .* first"):
         admitted(path.with_name("other.sqlite"), "scans", "aa")
 
 
@@ -369,65 +397,63 @@ def test_the_same_rows_have_no_second_budget_by_a_second_name(path, ledger):
     """Nor have rows that they were once: what was spent on those stays spent, whatever replaced them."""
     run(ledger, "a", 1)
     for act in (opened, admitted):
-        with pytest.raises(
-            Refused, match=r"reports: its rows are 'scans' in this ledger \(100.0% of the rows"
-        ):
+        with pytest.raises(Refused, match=r"^reports: .*'scans' .*100.0%"):
             act(path, "reports", "aa")
     opened(path, fingerprint="bb").confirm("bb")
     for fingerprint in ("aa", "bb"):
-        with pytest.raises(Refused, match="reports: its rows are 'scans'"):
+        with pytest.raises(Refused, match="^reports: .* 'scans'"):
             admitted(path, "reports", fingerprint)
     other = admitted(path, "reports", "cc")
-    with pytest.raises(Refused, match=r"scans: its rows are 'reports' in this ledger"):
+    with pytest.raises(Refused, match="^scans: .* 'reports'"):
         opened(path, "scans", "cc").confirm("cc")
     assert whats(other) == ["opened"]
-    ledger.verify()
+    verify(ledger)
 
 
 def test_rows_that_cannot_be_compared_are_refused(path, ledger):
     other_key = RowSet("cc", "another key", 10, rows("cc").stored)
-    with pytest.raises(Refused, match="'scans' in this ledger has rows hashed under another `secret`"):
-        Ledger.admit(path, "reports", other_key, BUDGET)
-    with pytest.raises(Refused, match="the file `secret` is another one, so no row can be recognised"):
-        Ledger(path, "scans", other_key, BUDGET).charge("a", 1, "task", ROUND, PLAN)
+    with pytest.raises(Refused, match="'scans' .* `secret`"):
+        Ledger.admit(LedgerAccount(path, "reports", other_key, BUDGET))
+    with pytest.raises(Refused, match="file `secret`"):
+        Ledger(LedgerAccount(path, "scans", other_key, BUDGET)).charge("a", 1, "task", ROUND, PLAN)
     old = path.with_name("old.sqlite")
-    with books.HashChainFile(old).open("scans") as chain:  # as an earlier fedtl opened it
+    file = books.HashChainFile(old)
+    file.create()
+    with file.write("scans") as chain:  # as an earlier fedtl opened it
         chain.append("opened", fingerprint="aa", epsilon=9.0, delta=1e-5)
-    with pytest.raises(Refused, match="'scans' in this ledger was written by an earlier fedtl"):
+    with pytest.raises(Refused, match="'scans' .* earlier fedtl"):
         admitted(old, "reports", "cc")
-    with pytest.raises(
-        Refused, match="an earlier fedtl wrote the first, which depended on the order of rows"
-    ):
+    with pytest.raises(Refused, match="order of rows"):
         opened(old, fingerprint="bb").charge("a", 1, "task", ROUND, PLAN)
     opened(old, fingerprint="bb").confirm("bb")
-    assert admitted(old, "reports", "cc").lines()[0]["beside"] == {"scans": 0}
+    assert lines(admitted(old, "reports", "cc"))[0].entry.beside == {"scans": 0}
 
 
 def test_altered_hashes_of_rows_are_found(path, ledger):
     run(ledger, "a", 1)
     sql(path, "UPDATE kept SET bytes = 'other' WHERE name = '/ever'")
-    with pytest.raises(LedgerDamaged, match="the bytes kept for '/ever' were altered"):
-        ledger.verify()
-    with pytest.raises(LedgerDamaged, match="the bytes kept for '/ever' were altered"):
+    with pytest.raises(LedgerDamaged, match="'/ever' were altered"):
+        verify(ledger)
+    with pytest.raises(LedgerDamaged, match="'/ever' were altered"):
         admitted(path, "reports", "cc")
 
 
 def test_what_could_not_be_charged_whole_is_foreseen_and_costs_nothing(path):
     ledger = opened(path, budget=Budget(4.0 + COST[7], 1e-5))
     run(ledger, "a", 1)
-    before = ledger.lines()
+    before = lines(ledger)
     other = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 7),))
-    with pytest.raises(BudgetExhausted, match="a new study takes its whole plan, epsilon 4 "):
-        ledger.foresee(other)
-    ledger.foresee(PLAN)  # it may be the study that is under way
-    ledger.foresee(PLAN, "a")
-    with pytest.raises(BudgetExhausted, match="study 'renamed' takes its whole plan"):
-        ledger.foresee(PLAN, "renamed")
-    assert ledger.lines() == before
+    with pytest.raises(BudgetExhausted, match="a new study"):
+        fits(ledger, other)
+    fits(ledger, PLAN)  # it may be the study that is under way
+    fits(ledger, PLAN, "a")
+    with pytest.raises(BudgetExhausted, match="study 'renamed'"):
+        fits(ledger, PLAN, "renamed")
+    assert lines(ledger) == before
     for number in range(2, 9):
         run(ledger, "a", number)
     with pytest.raises(BudgetExhausted):  # it is over, so this is another one
-        ledger.foresee(PLAN)
+        fits(ledger, PLAN)
 
 
 def test_two_datasets_share_a_book_and_no_budget(path, ledger):
@@ -435,10 +461,10 @@ def test_two_datasets_share_a_book_and_no_budget(path, ledger):
     run(ledger, "a", 1, b"of the scans")
     run(other, "a", 1, b"of the reports")
     run(ledger, "b", 1)
-    assert ledger.spent() == pytest.approx((8.0, 2e-6))
-    assert other.spent() == TAKEN
+    assert state(ledger).taken == pytest.approx((8.0, 2e-6))
+    assert state(other).taken == TAKEN
     assert other.charge("a", 1, "task 1", ROUND, PLAN).reply == b"of the reports"
-    assert ledger.verify().keys() == {"scans", "reports"}
+    assert verify(ledger).keys() == {"scans", "reports"}
 
 
 def test_for_its_owner_alone(path, ledger):
@@ -458,7 +484,7 @@ def test_the_chain_is_sha256_of_what_is_written(path, ledger):
             digest = books.sha256((digest + text).encode()).hexdigest()
             assert digest == written
     connection.close()
-    assert ledger.verify() == {"scans": (4, digest)}
+    assert verify(ledger) == {"scans": (4, digest)}
     assert json.loads(path.with_name("ledger.sqlite.tip").read_text()) == {"scans": [4, digest]}
 
 
@@ -471,13 +497,13 @@ def sql(path, *statements):
 
 
 TAMPERING = {
-    "altered": ("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3') WHERE number = 5", "line 5 of scans was altered"),
-    "hash altered": ("UPDATE lines SET hash = 'x' WHERE number = 5", "line 5 of scans was altered"),
-    "middle gone": ("DELETE FROM lines WHERE number = 3", "line 3 of scans was altered, or one before it is gone"),
-    "first gone": ("DELETE FROM lines WHERE number = 1", "line 1 of scans was altered, or one before it is gone"),
-    "end gone": ("DELETE FROM lines WHERE number >= 5", "scans has 4 lines and had 6"),
-    "all gone": ("DELETE FROM lines", "scans has 0 lines and had 6"),
-    "moved": ("UPDATE lines SET chain = 'x' WHERE number = 6", "scans has 5 lines and had 6"),
+    "altered": ("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3') WHERE number = 5", "line 5 of scans"),
+    "hash altered": ("UPDATE lines SET hash = 'x' WHERE number = 5", "line 5 of scans"),
+    "middle gone": ("DELETE FROM lines WHERE number = 3", "line 3 of scans"),
+    "first gone": ("DELETE FROM lines WHERE number = 1", "line 1 of scans"),
+    "end gone": ("DELETE FROM lines WHERE number >= 5", "4 lines .* 6"),
+    "all gone": ("DELETE FROM lines", "0 lines .* 6"),
+    "moved": ("UPDATE lines SET chain = 'x' WHERE number = 6", "5 lines .* 6"),
 }  # fmt: skip
 
 
@@ -488,8 +514,8 @@ def test_tampering_is_found_and_nothing_goes_on(path, ledger, how):
     statement, words = TAMPERING[how]
     sql(path, statement)
     for act in (
-        ledger.verify,
-        ledger.spent,
+        lambda: verify(ledger),
+        lambda: state(ledger),
         lambda: opened(path),
         lambda: ledger.charge("a", 3, "task 3", ROUND, PLAN),
     ):
@@ -500,13 +526,13 @@ def test_tampering_is_found_and_nothing_goes_on(path, ledger, how):
 def test_an_altered_reply_is_found_and_not_sent(path, ledger):
     run(ledger, "a", 1)
     sql(path, "UPDATE kept SET bytes = 'other' WHERE name = 'a'")
-    with pytest.raises(LedgerDamaged, match="the bytes kept for 'a' were altered"):
-        ledger.verify()
-    with pytest.raises(LedgerDamaged, match="the bytes kept for 'a' were altered"):
+    with pytest.raises(LedgerDamaged, match="'a' were altered"):
+        verify(ledger)
+    with pytest.raises(LedgerDamaged, match="'a' were altered"):
         ledger.charge("a", 1, "task 1", ROUND, PLAN)
     sql(path, "DELETE FROM kept")
     with pytest.raises(LedgerDamaged):
-        ledger.verify()
+        verify(ledger)
 
 
 def test_the_end_cut_off_and_rewritten_is_found(path, ledger):
@@ -517,8 +543,8 @@ def test_the_end_cut_off_and_rewritten_is_found(path, ledger):
     kept = tip.read_text()
     sql(path, "DELETE FROM lines WHERE number >= 5")
     tip.write_text(json.dumps({"scans": [4, re.findall(r"[0-9a-f]{64}", kept)[0]]}))
-    with pytest.raises(LedgerDamaged, match="line 4 of scans is another than it was"):
-        ledger.verify()
+    with pytest.raises(LedgerDamaged, match="line 4 of scans"):
+        verify(ledger)
 
 
 def test_a_file_from_an_older_copy_is_found(path, ledger):
@@ -526,15 +552,17 @@ def test_a_file_from_an_older_copy_is_found(path, ledger):
     shutil.copy(path, path.with_suffix(".copy"))
     run(ledger, "a", 2)
     shutil.copy(path.with_suffix(".copy"), path)
-    with pytest.raises(LedgerDamaged, match="scans has 4 lines and had 6"):
+    with pytest.raises(LedgerDamaged, match="4 lines .* 6"):
         opened(path)
 
 
 def test_a_lost_book_is_not_a_new_book(path, ledger):
     path.unlink()
-    with pytest.raises(SiloFailed, match="the ledger cannot be written"):
-        ledger.spent()
-    with pytest.raises(LedgerDamaged, match="scans has 0 lines and had 1"):
+    with pytest.raises(SiloFailed, match="cannot be written"):
+        run(ledger, "a", 1)
+    with pytest.raises(LedgerDamaged, match="had 1"):
+        state(ledger)
+    with pytest.raises(LedgerDamaged, match="0 lines .* 1"):
         opened(path)
 
 
@@ -542,7 +570,7 @@ def test_a_lost_book_is_not_a_new_book(path, ledger):
 def test_a_lost_or_damaged_tip_is_found(path, ledger, content):
     tip = path.with_name("ledger.sqlite.tip")
     tip.unlink() if content is None else tip.write_text(content)
-    with pytest.raises(LedgerDamaged, match=r"ledger\.sqlite\.tip (does not know scans|cannot be read)"):
+    with pytest.raises(LedgerDamaged, match=r"ledger\.sqlite\.tip "):
         opened(path)
 
 
@@ -555,13 +583,13 @@ def test_what_is_no_book(path):
 
 def test_where_no_book_can_be(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SiloFailed, match="the ledger cannot be made"):
+    with pytest.raises(SiloFailed, match="cannot be created"):
         opened(tmp_path / "file" / "ledger.sqlite")
 
 
 def test_a_book_that_somebody_holds(path, ledger, monkeypatch):
-    monkeypatch.setattr(books, "PATIENCE", 0.1)
-    with ledger.book.open("scans"), pytest.raises(SiloFailed, match="database is locked"):
+    monkeypatch.setattr(books, "LOCK_SECONDS", 0.1)
+    with ledger._file.write("scans"), pytest.raises(SiloFailed, match="database is locked"):
         ledger.charge("a", 1, "task", ROUND, PLAN)
     assert whats(ledger) == ["opened"]
 
@@ -575,7 +603,7 @@ def test_threads_charge_one_after_another(path):
 
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(work, range(16))) == 1
-    assert opened(path).spent() == TAKEN
+    assert state(opened(path)).taken == TAKEN
     assert threading.active_count() < 8
 
 
@@ -622,11 +650,11 @@ def test_any_sequence_does_what_a_simple_model_does(tmp_path_factory, steps):
                 assert ledger.charge(study, round, task, ROUND, PLAN).reply == expected
                 if expected is None:
                     model[study] = count + 1, round, task, None
-        assert ledger.spent()[0] == PLAN.epsilon * len(model)
-        assert {name: its.charged for name, its in studies(ledger.lines()).items()} == {
+        assert state(ledger).taken[0] == PLAN.epsilon * len(model)
+        assert {name: its.charged for name, its in study_costs(lines(ledger)).items()} == {
             name: pytest.approx(COST[its[0]]) for name, its in model.items()
         }
-    ledger.verify()
+    verify(ledger)
 
 
 CHILD = """
@@ -635,7 +663,9 @@ from pathlib import Path
 from fedtl.errors import FedTLError
 from fedtl.messages import SpendEvent
 from fedtl.privacy import hash_chain as book
-from fedtl.privacy.ledger import Budget, Ledger, Plan
+from fedtl.privacy.budget import Budget, Plan
+from fedtl.privacy.ledger import Ledger, LedgerAccount
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import RowSet
 
 ROUND = (SpendEvent(4.0, 1.0, 1),)
@@ -645,7 +675,7 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 def opened(budget={budget!r}):
-    return Ledger(Path({path!r}), "scans", RowSet.loaded({rows!r}), Budget(budget, 1e-5))
+    return Ledger(LedgerAccount(Path({path!r}), "scans", RowSet.loaded({rows!r}), Budget(budget, 1e-5)))
 
 def charge(ledger, study, round):
     return ledger.charge(study, round, f"task {{round}}", ROUND, PLAN)
@@ -668,20 +698,20 @@ NEITHER, CHARGED, STORED = 0, 1, 2
 # Where the process dies in its first round, and what stands in the book afterwards.
 DEATHS = {
     "new file": ("book.sync = lambda _: die()\nopened()", NEITHER),
-    "no lines": ("book.Chain.append = lambda *_, **__: die()\nopened()", NEITHER),
+    "no lines": ("book.WritableChain.append = lambda *_, **__: die()\nopened()", NEITHER),
     "opened, not sealed": (
-        "seal = book.Book._seal\nbook.Book._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",
+        "seal = book.HashChainFile._seal\nbook.HashChainFile._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",
         NEITHER,
     ),
     "before charge": ("opened()\ndie()", NEITHER),
     "charge not committed": (
-        "ledger, append = opened(), book.Chain.append\n"
-        "book.Chain.append = lambda self, what, **c: (append(self, what, **c), what == 'charged' and die())\n"
+        "ledger, append = opened(), book.WritableChain.append\n"
+        "book.WritableChain.append = lambda self, what, **c: (append(self, what, **c), what == 'charged' and die())\n"
         "charge(ledger, 'a', 1)",
         NEITHER,
     ),
     "charge not sealed": (
-        "ledger = opened()\nbook.Book._seal = lambda *_: die()\ncharge(ledger, 'a', 1)",
+        "ledger = opened()\nbook.HashChainFile._seal = lambda *_: die()\ncharge(ledger, 'a', 1)",
         CHARGED,
     ),
     "tip half written": (
@@ -690,12 +720,12 @@ DEATHS = {
     ),
     "after charge": ("charge(opened(), 'a', 1)\ndie()", CHARGED),
     "store not committed": (
-        "ledger = opened()\ncharge(ledger, 'a', 1)\nkeep = book.Chain.keep\n"
-        "book.Chain.keep = lambda *a: (keep(*a), die())\nledger.store('a', 1, b'reply')",
+        "ledger = opened()\ncharge(ledger, 'a', 1)\nkeep = book.WritableChain.store\n"
+        "book.WritableChain.store = lambda *a: (keep(*a), die())\nledger.store('a', 1, b'reply')",
         CHARGED,
     ),
     "store not sealed": (
-        "ledger = opened()\ncharge(ledger, 'a', 1)\nbook.Book._seal = lambda *_: die()\n"
+        "ledger = opened()\ncharge(ledger, 'a', 1)\nbook.HashChainFile._seal = lambda *_: die()\n"
         "ledger.store('a', 1, b'reply')",
         STORED,
     ),
@@ -712,8 +742,8 @@ def test_a_process_killed_at_any_step(path, where):
     code, left = DEATHS[where]
     killed(path, code)
     ledger = opened(path)
-    ledger.verify()
-    assert ledger.spent() == (TAKEN if left else (0, 0))
+    verify(ledger)
+    assert state(ledger).taken == (TAKEN if left else (0, 0))
     if left == CHARGED:
         with pytest.raises(RoundLost):
             ledger.charge("a", 1, "task 1", ROUND, PLAN)
@@ -721,14 +751,14 @@ def test_a_process_killed_at_any_step(path, where):
         assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == (b"reply" if left == STORED else None)
     run(ledger, "a", 2)
     assert so_far(ledger, "a") == COST[2]
-    ledger.verify()
+    verify(ledger)
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_every_answer_given_is_in_the_book(path):
     """What a process said that it had charged or stored, before it was killed from outside, is there."""
     code = (
-        "ledger = opened(9.0)\nknown = max([line.get('round', 0) for line in ledger.lines()], default=0)\n"
+        "ledger = opened(9.0)\nknown = max([getattr(line.entry, 'round', 0) for line in read_ledger(ledger._account.path, 'scans')])\n"
         "for round in range(known + 1, 999):\n"
         "    charge(ledger, 'a', round); print('charged', round, flush=True)\n"
         "    ledger.store('a', round, b'%d' % round); print('stored', round, flush=True)\n"
@@ -743,8 +773,10 @@ def test_killed_at_any_moment_every_answer_given_is_in_the_book(path):
         process.stdout.close()
         process.wait()
         ledger = opened(path, budget=Budget(9.0, 1e-5))
-        ledger.verify()
-        written = [(line["what"], line["round"]) for line in ledger.lines() if "round" in line]
+        verify(ledger)
+        written = [
+            (line.entry.what, line.entry.round) for line in lines(ledger) if hasattr(line.entry, "round")
+        ]
         assert {(what, int(round)) for what, round in said} <= set(written)
         assert len(written) == len(set(written))
 
@@ -768,5 +800,145 @@ def test_processes_that_charge_at_once_never_exceed_the_budget(path):
     )  # Refused: its plan is done
     ledger = opened(path, budget=Budget(budget, 1e-5))
     assert whats(ledger).count("charged") == 16
-    assert ledger.spent()[0] == 2 * PLAN.epsilon
-    ledger.verify()
+    assert state(ledger).taken[0] == 2 * PLAN.epsilon
+    verify(ledger)
+
+
+# Reading
+
+
+def snapshot(folder):
+    return {
+        file.name: (file.read_bytes(), file.stat().st_mode, file.stat().st_mtime_ns)
+        for file in folder.iterdir()
+    }
+
+
+def everything_read(path):
+    return read_ledger(path, "scans"), read_ledgers(path), read_state(path, "scans"), verify_ledger(path)
+
+
+def test_reading_changes_nothing_and_creates_nothing(path, ledger):
+    run(ledger, "a", 1)
+    before = snapshot(path.parent)
+    everything_read(path)
+    fits(ledger, PLAN, "a")
+    with pytest.raises(BudgetExhausted):
+        fits(ledger, Plan(8.0, 1e-6, PLAN.events))
+    assert snapshot(path.parent) == before
+    nowhere = path.parent / "none" / "ledger.sqlite"
+    assert everything_read(nowhere) == ([], {}, None, {})
+    check_study_fits(account(nowhere), PLAN)
+    assert not nowhere.parent.exists()
+
+
+READER = """
+import os, sys
+from pathlib import Path
+from fedtl.privacy.ledger_reading import read_state, verify_ledger
+path = Path(sys.argv[1])
+if os.getuid() == 0:  # root writes everywhere
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    (path.parent / "file").touch()
+except OSError:
+    print(read_state(path, "scans").taken, verify_ledger(path)["scans"][0])
+"""
+
+
+def test_a_reader_without_the_right_to_write_reads():
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        path = Path(folder) / "ledger.sqlite"
+        run(opened(path), "a", 1)
+        for file in path.parent.iterdir():
+            file.chmod(0o444)
+        path.parent.chmod(0o555)
+        done = subprocess.run([sys.executable, "-c", READER, path], capture_output=True, text=True)
+        path.parent.chmod(0o755)
+    assert done.stdout.split(") ") == [str(TAKEN)[:-1], "4\n"], done.stderr
+
+
+def test_a_reader_rolls_back_what_a_killed_writer_left(path, ledger):
+    run(ledger, "a", 1)
+    code = (
+        "import sqlite3\n"
+        "connection = sqlite3.connect({path!r}, isolation_level=None)\n"
+        "connection.execute('PRAGMA cache_size = 1')\n"  # so that it writes to the file before it commits
+        "connection.execute('BEGIN IMMEDIATE')\n"
+        "for _ in range(200):\n"
+        "    connection.execute('INSERT INTO kept VALUES (hex(randomblob(9)), 1, 1, randomblob(9999))')\n"
+        "import os; os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code.format(path=str(path))])
+    assert done.returncode == -signal.SIGKILL
+    assert path.with_name("ledger.sqlite-journal").stat().st_size
+    assert state(ledger).taken == TAKEN
+    assert verify(ledger)["scans"][0] == 4
+
+
+def test_readers_and_writers_at_once(path, ledger):
+    """A reader sees the tip of what it read, while another thread charges."""
+
+    def read(_):
+        return len(read_ledger(path, "scans"))
+
+    with ThreadPoolExecutor(4) as threads:
+        counts = threads.map(read, range(60))
+        for round in range(1, 9):
+            run(ledger, "a", round)
+        assert set(counts) <= set(range(1, 19))
+    assert read(0) == 18
+
+
+# Lines
+
+
+LINES = [
+    {"what": "opened", "epsilon": 9.0, "delta": 1e-5, "fingerprint": "aa"},
+    {"what": "opened", "epsilon": 9.0, "delta": 1e-5, "fingerprint": "aa", "rows": 3, "kept": {"/rows": "f"}, "beside": {"b": 1}},
+    {"what": "budget", "epsilon": 9.0, "delta": 1e-5},
+    {"what": "changed", "before": "aa", "fingerprint": "bb"},
+    {"what": "changed", "before": "aa", "fingerprint": "bb", "difference": "3 rows are new"},
+    {"what": "confirmed", "fingerprint": "bb"},
+    {"what": "confirmed", "fingerprint": "bb", "rows": 3, "kept": {"/rows": "f"}},
+    {"what": "planned", "study": "a", "epsilon": 4.0, "delta": 1e-6, "events": [[4.0, 0.25, 8]]},
+    {"what": "charged", "study": "a", "round": 1, "task": "t", "events": [[4.0, 0.25, 1]], "epsilon": 1.5},
+    {"what": "stored", "study": "a", "round": 1, "reply": "f", "bytes": 5},
+]  # fmt: skip
+HEADER = {"chain": "scans", "number": 3, "at": "2026-11-26T01:00:00+00:00"}
+
+
+@pytest.mark.parametrize("content", LINES, ids=lambda content: content["what"])
+def test_a_line_is_read_and_written_back_as_it_was(content):
+    """Also those that an earlier fedtl wrote with fewer fields."""
+    line = parse_line(HEADER | content)
+    assert line.as_json() == HEADER | content
+    assert json.dumps(line.as_json(), sort_keys=True) == json.dumps(HEADER | content, sort_keys=True)
+    with pytest.raises(ValidationError, match="frozen"):
+        line.entry.what = "opened"
+
+
+@pytest.mark.parametrize("content", LINES, ids=lambda content: content["what"])
+def test_a_line_with_other_fields_or_of_another_kind_is_refused(content):
+    some, *_ = content.keys() - {"what", "kept", "beside", "rows", "difference"}
+    for wrong in (
+        content | {"more": 1},
+        content | {"what": "settled"},
+        {key: value for key, value in content.items() if key != some},
+        content | {some: {}},
+    ):
+        with pytest.raises(LedgerDamaged, match="line 3 of 'scans'"):
+            parse_line(HEADER | wrong)
+
+
+@pytest.mark.parametrize("line", [{}, {"what": "budget"}, HEADER, HEADER | {"number": "x"} | LINES[2]])
+def test_what_is_no_line_is_refused(line):
+    with pytest.raises(LedgerDamaged):
+        parse_line(line)
+
+
+def test_numbers_that_are_none_are_refused():
+    for number in (math.nan, math.inf, "x", None):
+        with pytest.raises(LedgerDamaged, match="epsilon"):
+            parse_line(HEADER | LINES[2] | {"epsilon": number})

@@ -153,7 +153,7 @@ def test_no_noise_is_refused(std):
 
 @pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_cannot_be_stored(way):
-    with pytest.raises(TypeError, match="must not be stored"):
+    with pytest.raises(TypeError, match="be stored"):
         way(Noise())
 
 
@@ -161,5 +161,5 @@ def test_a_fork_does_not_go_on_with_it(monkeypatch):
     noise = Noise()
     noise.uniform(1)
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    with pytest.raises(RuntimeError, match="of its own"):
+    with pytest.raises(RuntimeError, match="forked process"):
         noise.uniform(1)

@@ -17,7 +17,7 @@ from fedtl.experiment.study import build
 from fedtl.messages import Task
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy.quantities import QUANTITIES, page
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 
 ROWS, ROW, PATIENT = 60, 7, 4  # the record that changes, and the patient; both are trained on
 PRIVATE = [
@@ -223,24 +223,24 @@ def probes(study, home):
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
     return {
-        "number of units n": (guarantee.records, data.train.members),
-        "sample rate": guarantee.sample_rate,
-        "steps": (guarantee.steps, guarantee.rounds),
+        "number of units n": (guarantee.protected.count, data.train.unit_count),
+        "sample rate": guarantee.training.sample_rate,
+        "steps": (guarantee.training.steps, guarantee.training.rounds),
         "delta": guarantee.delta,
         "noise multipliers": guarantee.schedule(),
-        "clip": guarantee.clip,
+        "clip": guarantee.training.clip,
         "class list": (data.classes, data.width),
         "columns and categories": inputs.columns,
         "input shape": (data.train.x.shape[1:], data.train.x.dtype, study.schema.shape),
         "scale of the inputs": (inputs.fill, inputs.mean, inputs.std, inputs.origin),
         "scale of the labels": (data.y_mean, data.y_std, inputs.label_origin),
-        "released scale of the inputs": guarantee.refresh,
+        "released scale of the inputs": guarantee.releases.statistics,
         "split and limit": (len(data.train), len(data.val))
         if data.train.units is None
-        else data.train.members,
+        else data.train.unit_count,
         "silo of each row": list(study.schema.silos),
-        "unit of each row": None if data.train.units is None else data.train.members,
-        "validation rows": len(data.val) if data.val.units is None else data.val.members,
+        "unit of each row": None if data.train.units is None else data.train.unit_count,
+        "validation rows": len(data.val) if data.val.units is None else data.val.unit_count,
         "weight of the update": update.weight,
         "seeds": (experiment.seed, study.secret("a")),
         "first weights": initial,
@@ -248,8 +248,8 @@ def probes(study, home):
         "received tensors": shared,
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
-        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["refresh"],
-        "way of taking gradients": trainer.cache.fast,
+        "constants of DP-AdaBN": dataclasses.asdict(guarantee)["releases"]["statistics"],
+        "way of taking gradients": trainer.cache.gradient_methods,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }
@@ -289,7 +289,7 @@ def changed_units(one, other):
         units = torch.arange(len(part)) if part.units is None else part.units
         return [
             (part.x[units == unit].tolist(), str(part.y[units == unit].tolist()))
-            for unit in range(part.members)
+            for unit in range(part.unit_count)
         ]
 
     return [
@@ -300,7 +300,7 @@ def changed_units(one, other):
 
 def test_every_quantity_of_the_table_is_probed(tmp_path):
     write_arrays(tmp_path, pixels())
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         found = probes(study_of(tmp_path, IMAGES, shelf), tmp_path)
     assert list(found) == [one.name for one in QUANTITIES]
 
@@ -314,7 +314,7 @@ def test_a_record_that_is_not_sampled_changes_no_bit_of_what_leaves(
         folder = tmp_path / str(number)
         folder.mkdir()
         write(folder, content)
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             study = study_of(folder, sets, shelf)
             assert study.data("a").origins.scale == "declared"
             update, drawn = fit(study, tmp_path)
@@ -337,7 +337,7 @@ def test_a_comma_too_many_in_one_row_moves_no_cell_of_another(tmp_path):
         write_table(tmp_path, cells())
         header, first, *others = (tmp_path / "a.csv").read_text().splitlines()
         (tmp_path / "a.csv").write_text("\n".join([header, first + end, *others]) + "\n")
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             found.append(study_of(tmp_path, TABLE, shelf).data("a"))
     assert changed_units(*found) == [[], []]
 
@@ -348,7 +348,7 @@ def test_a_record_that_is_sampled_changes_what_leaves(tmp_path):
     found = []
     for content in (numbers(), at("train_x", 1e5)(numbers())):
         write_arrays(tmp_path, content)
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             found.append(fit(study_of(tmp_path, sets, shelf), tmp_path)[0].delta)
     assert not same(*found)
 

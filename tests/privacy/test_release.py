@@ -18,12 +18,13 @@ from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataSettings
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy.canaries import Canaries
-from fedtl.privacy.dp_adabn import layers
+from fedtl.privacy.guarantee import Releases
 from fedtl.privacy.noise import Noise
 from fedtl.training.batches import to_inputs
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 from tests.privacy.test_dp_adabn import body, inputs, release_of, rows_of
+from tests.problems import with_training
 
 STEP = TrainingConfig(batch_size=16, momentum=0.0, lr=1.0)
 RARELY = 1e-6  # a chance that each test may fail in a sound mechanism, divided over its comparisons
@@ -40,14 +41,15 @@ def moved(trainer, silo, number=1):
 
 def private(trainer, folder, data=None, **changes):
     silo = silo_of(trainer, folder, data, clip=0.5)
-    silo.guarantee = replace(silo.guarantee, **{"steps": (1,), **changes})
+    others = {key: changes.pop(key) for key in ("canaries", "seed") if key in changes}
+    silo.guarantee = replace(with_training(silo.guarantee, **{"steps": (1,), **changes}), **others)
     return silo
 
 
 def noise_of(trainer, silo, times):
     """By tensor: noise [times, n] in standard deviations, of rounds that sample nobody."""
     its = silo.guarantee
-    unit = its.expected_batch / (its.noise_multiplier * its.clip)
+    unit = its.expected_batch / (its.training.noise_multiplier * its.training.clip)
     found = [moved(trainer, silo) for _ in range(times)]
     names = dict(trainer.net(3).named_parameters())
     return {name: np.stack([one[name] for one in found]) * unit for name in found[0] if name in names}
@@ -168,7 +170,7 @@ def held(trainer, silo, number=1):
 def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path):
     trainer = bench_of()
     silo = private(trainer, tmp_path, steps=(25,))
-    rate = silo.guarantee.sample_rate
+    rate = silo.guarantee.training.sample_rate
     assert rate == pytest.approx(16 / 60)
     one, other = held(trainer, silo), held(trainer, silo)
     assert one.shape == other.shape == (25, 60)
@@ -227,7 +229,7 @@ class Answers(Noise):
 
 def answered(x):
     net, noise = body(), Answers()
-    found = statistics.refresh(net, rows_of(x), release_of(net, 1000, 1e-3), noise, list(layers(net)))
+    found = statistics.release_statistics(net, rows_of(x), release_of(net, 1000, 1e-3), noise)
     return found, noise
 
 
@@ -264,7 +266,7 @@ def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
 
     net, noise = body(), Kept()
     for _ in range(40):
-        statistics.refresh(net, rows_of(inputs(8)), release_of(net, 1000, 1.0), noise, list(layers(net)))
+        statistics.release_statistics(net, rows_of(inputs(8)), release_of(net, 1000, 1.0), noise)
     assert len(noises) == 40 * 8  # two radii, two layers, a mean and a scale each
     squares = float(torch.cat(noises).square().sum())
     assert RARELY < chi2.cdf(squares, sum(map(len, noises))) < 1 - RARELY
@@ -276,21 +278,20 @@ def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
 def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
     trainer, data = bench_of(), data_of()
     silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
-    silo.guarantee = replace(silo.guarantee, steps=(0,))
+    silo.guarantee = with_training(silo.guarantee, steps=(0,))
     exact = float(
         (trainer.scores(trainer.initial(3), data.val.x, data).argmax(1) == data.val.y).double().mean()
     )
     told = [trainer.fit_unaccounted(replace(silo), task_of(trainer)).metrics["accuracy"] for _ in range(80)]
-    squares = (((np.array(told) - exact) / silo.guarantee.metric.expected) ** 2).sum()
+    squares = (((np.array(told) - exact) / silo.guarantee.releases.accuracy.mean_noise_std) ** 2).sum()
     assert RARELY / 2 < chi2.cdf(squares, 80) < 1 - RARELY / 2
 
 
 def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts(tmp_path):
     trainer, data = bench_of(), data_of()
     silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
-    silo.guarantee = replace(
-        silo.guarantee, steps=(0,), metric=replace(silo.guarantee.metric, noise_multiplier=1e-6)
-    )
+    quiet = replace(silo.guarantee.releases.accuracy, noise_multiplier=1e-6)
+    silo.guarantee = replace(with_training(silo.guarantee, steps=(0,)), releases=Releases(accuracy=quiet))
     guesses = trainer.scores(trainer.initial(3), data.val.x, data).argmax(1)
     right = guesses.clone()
     right[:4] = (right[:4] + 1) % 3
@@ -304,12 +305,12 @@ def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts
 
 def test_one_stored_row_of_pixels_changes_no_other_row():
     settings = DataSettings(source="digits")
-    raw = prepare.read(settings, "plain")
-    labels = prepare.classes(raw, settings)
+    raw = prepare.read_silo(settings, "plain")
+    labels = prepare.silo_classes(raw, settings)
     x = raw.train.x.copy()
     x[0] = 255 - x[0]
     some, others = (
-        prepare.prepare(one, settings, "plain", 0, labels, frozenset(labels)).data
+        prepare.prepare_silo(one, settings, "plain", 0, labels, frozenset(labels)).data
         for one in (raw, replace(raw, train=replace(raw.train, x=x)))
     )
     changed = sum(

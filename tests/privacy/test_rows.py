@@ -8,7 +8,16 @@ from fedtl.data.source import Raw
 from fedtl.deployment.site.site_plan import row_hashes
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy import rows as module
-from fedtl.privacy.rows import LEAST, SHARE, Hashes, Part, RowSet, changes, row_set, shared
+from fedtl.privacy.rows import (
+    MAX_SHARED,
+    MIN_SAMPLE,
+    Hashes,
+    Part,
+    RowSet,
+    changed_rows,
+    row_set,
+    shared_rows,
+)
 
 KEY = b"k" * 32
 RNG = np.random.default_rng(0)
@@ -59,8 +68,8 @@ SAME = {
 
 @pytest.mark.parametrize("how", SAME)
 def test_the_same_rows_are_seen(how):
-    assert shared(SAME[how], KNOWN).refused
-    assert shared(KNOWN, SAME[how]).refused
+    assert shared_rows(SAME[how], KNOWN).refused
+    assert shared_rows(KNOWN, SAME[how]).refused
 
 
 @pytest.mark.parametrize(
@@ -74,7 +83,7 @@ def test_the_same_rows_are_seen(how):
     ],
 )
 def test_the_same_images_are_seen(x):
-    assert shared(of(x), of(PIXELS)).refused
+    assert shared_rows(of(x), of(PIXELS)).refused
 
 
 # What a hash of values cannot see; the steward's word is all that there is.
@@ -89,14 +98,14 @@ UNSEEN = {
 
 @pytest.mark.parametrize("how", UNSEEN)
 def test_what_is_not_seen(how):
-    assert shared(UNSEEN[how], KNOWN).share == 0.0
+    assert shared_rows(UNSEEN[how], KNOWN).share == 0.0
 
 
 def test_other_rows_are_other_rows():
-    assert shared(of(NEW, np.zeros(400)), KNOWN).share == 0.0
+    assert shared_rows(of(NEW, np.zeros(400)), KNOWN).share == 0.0
     flags = [RNG.integers(0, 2, (200, 40)).astype(np.float32) for _ in range(2)]
     # Of 40 answers of yes or no every row differs, and so many yes have half of them.
-    assert shared(*(of(its) for its in flags)).share == 0.0
+    assert shared_rows(*(of(its) for its in flags)).share == 0.0
 
 
 def test_a_table_with_names_may_have_its_columns_in_any_order():
@@ -105,16 +114,16 @@ def test_a_table_with_names_may_have_its_columns_in_any_order():
     turned = dict(sorted(flags.items(), reverse=True))
     assert table(**flags).ordered == Hashes()
     assert table(**turned).fingerprint == table(**flags).fingerprint
-    assert shared(table(**turned), table(**flags)).share == 1.0
+    assert shared_rows(table(**turned), table(**flags)).share == 1.0
 
 
 @pytest.mark.parametrize("common", [0, 3, 10, 11, 100, 200])
 def test_the_share_is_counted_as_python_counts_it(common):
     x = np.concatenate([TABLE[:common], NEW[: 200 - common]])
-    found = shared(of(x), KNOWN)
+    found = shared_rows(of(x), KNOWN)
     both = len(set(map(bytes, x)) & set(map(bytes, TABLE)))
     assert (found.rows, found.share) == (both, pytest.approx(both / 200))
-    assert found.refused == (both / 200 > SHARE)
+    assert found.refused == (both / 200 > MAX_SHARED)
 
 
 def test_the_fingerprint_is_of_everything_but_the_order():
@@ -130,8 +139,8 @@ def test_the_fingerprint_is_of_everything_but_the_order():
 
 def test_new_and_gone_rows_are_counted_with_repeats():
     now = of(np.concatenate([TABLE[10:], TABLE[10:13], NEW[:4]]), np.zeros(197))
-    assert changes(KNOWN, now) == (3 + 4, 10)
-    assert changes(KNOWN, KNOWN) == (0, 0)
+    assert changed_rows(KNOWN, now) == (3 + 4, 10)
+    assert changed_rows(KNOWN, KNOWN) == (0, 0)
 
 
 def test_kept_and_read_again():
@@ -143,15 +152,15 @@ def test_kept_and_read_again():
 
 
 def test_a_key_keeps_rows_from_being_tried_out():
-    assert not set(KNOWN.stored.upto(module.LIMIT)[0]) & set(
-        row_set([Part(TABLE, LABELS)], b"another").stored.upto(module.LIMIT)[0]
+    assert not set(KNOWN.stored.upto(module.MAX_HASH)[0]) & set(
+        row_set([Part(TABLE, LABELS)], b"another").stored.upto(module.MAX_HASH)[0]
     )
 
 
 @pytest.fixture
 def sample(monkeypatch):
     """Sets of which a sample of 500 rows is kept."""
-    monkeypatch.setattr(module, "MOST", 500)
+    monkeypatch.setattr(module, "MAX_HASHES", 500)
     many = np.random.default_rng(3).normal(size=(20_000, 2)).astype(np.float32)
     return lambda rows: row_set([Part(many[rows], np.zeros(len(many[rows])))], KEY)
 
@@ -161,18 +170,19 @@ def test_of_a_large_set_a_sample_tells_the_share(sample):
     assert len(known.stored.values) == 8 * 500
     assert len(known.union(sample(slice(10_000, 20_000))).stored.values) == 8 * 500
     for common in (0, 1_000, 5_000, 10_000):
-        found = shared(sample(slice(10_000 - common, 20_000 - common)), known)
+        found = shared_rows(sample(slice(10_000 - common, 20_000 - common)), known)
         true = common / 10_000
         sampled = 500  # of either; the standard error is sqrt(s (1 - s) / m)
         assert found.share == pytest.approx(true, abs=1e-9 + 4.5 * (true * (1 - true) / sampled) ** 0.5)
-        assert found.refused == (true > SHARE)
+        assert found.refused == (true > MAX_SHARED)
 
 
 def test_of_a_sample_too_small_to_tell_the_rows_are_refused(sample):
     """1,000 rows beside 10,000, of which every twentieth is kept: 50 are too few for 5 %, 2,000 are not."""
     few, more = (
-        shared(sample(slice(10_000, 10_000 + count)), sample(slice(0, 10_000))) for count in (1_000, 4_000)
+        shared_rows(sample(slice(10_000, 10_000 + count)), sample(slice(0, 10_000)))
+        for count in (1_000, 4_000)
     )
     assert (few.share, few.refused) == (None, True)
     assert (more.share, more.refused) == (0.0, False)
-    assert (1 - SHARE) ** LEAST < 0.05 < (1 - SHARE) ** (LEAST - 2)
+    assert (1 - MAX_SHARED) ** MIN_SAMPLE < 0.05 < (1 - MAX_SHARED) ** (MIN_SAMPLE - 2)

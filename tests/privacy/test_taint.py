@@ -32,9 +32,9 @@ def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tens
         assert silo.labels["head.weight"] is Label.PUBLIC
         return
     trained_openly(trainer, silo, task_of(trainer))
-    with pytest.raises(Refused, match="is local-only: .* without noise") as error:
+    with pytest.raises(Refused, match="is local-only") as error:
         trainer.fit(silo, task_of(trainer))
-    assert silo.guarantee.book.exists() is False  # refused before anything was charged
+    assert silo.guarantee.account.path.exists() is False  # refused before anything was charged
     assert any(name in str(error.value) for name in silo.local)
 
 
@@ -42,7 +42,7 @@ def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     silo.labels = {}
-    with pytest.raises(Refused, match="nothing says where .* comes from"):
+    with pytest.raises(Refused, match="no provenance label"):
         trainer.fit(silo, task_of(trainer))
 
 
@@ -92,22 +92,22 @@ def test_labels_that_an_earlier_version_kept_by_role_are_read(tmp_path):
 
 
 def test_show_says_where_each_tensor_comes_from(tmp_path):
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
-        table = {row["name"]: row["label"] for row in tensor_table(study)}
+        table = {row.name: row.label for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
     assert {label for name, label in table.items() if "running" in name} == {"released"}
     assert {label for name, label in table.items() if name.endswith("affine.weight")} == {"released"}
 
 
 def labels_shown(*settings):
-    from fedtl.simulation.shared_store import temporary
+    from fedtl.simulation.shared_store import temporary_store
 
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
-        return {row["name"]: row["label"] for row in tensor_table(study)}
+        return {row.name: row.label for row in tensor_table(study)}
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedavg"])
@@ -131,12 +131,14 @@ def test_the_personal_model_is_made_on_a_copy(tmp_path):
 
     from fedtl.methods.base import FineTune
     from fedtl.methods.registry import METHODS
-    from fedtl.models.registry import model_spec, privately
+    from fedtl.models.registry import model_spec, with_private_norms
     from fedtl.training.loop import TrainingConfig
     from fedtl.training.trainer import Trainer
 
     method = replace(METHODS["fedtl"](), finish=(FineTune("head", 3),))
-    trainer = Trainer(privately(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16))
+    trainer = Trainer(
+        with_private_norms(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16)
+    )
     silo = silo_of(trainer, tmp_path, data_of())
     task = task_of(trainer)
     trainer.fit(silo, task)

@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 
-from fedtl.audit.one_run import Look, fdp_p, fdp_refutes, looks, of_gaussian
+from fedtl.audit.canaries.one_run import Look, fdp_p, fdp_refutes, looks, of_gaussian
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import deltas, epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
@@ -37,9 +37,9 @@ def test_full_batches_are_exactly_gaussian(noise, steps):
     curve = trade_off(plan(noise, 1.0, steps))
     assert gdp_mu(plan(noise, 1.0, steps), DELTA) == pytest.approx(mu, rel=1e-5)
     for alarms in (1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9):
-        found = curve.found(alarms)
+        found = curve.max_tpr(alarms)
         assert found == pytest.approx(ndtr(ndtri(alarms) + mu), rel=1e-4)
-        assert curve.false_alarms(found) == pytest.approx(alarms, rel=1e-9)
+        assert curve.min_fpr(found) == pytest.approx(alarms, rel=1e-9)
 
 
 @pytest.mark.parametrize(("noise", "rate"), [(0.7, 0.3), (2.0, 0.01), (1.0, 0.9)])
@@ -77,11 +77,11 @@ def test_one_sampled_step_is_an_integral(noise, rate):
         # Every epsilon and delta bounds what is found, from two sides; the curve is the best of all of them.
         one = (alarms * np.exp(epsilons) + integrals).min()
         other = (1 - (1 - integrals - alarms) * np.exp(-epsilons)).min()
-        assert curve.found(alarms) <= min(one, other) + 1e-5
-        assert curve.found(alarms) >= min(one, other) - 2e-3  # 40 epsilons are few
+        assert curve.max_tpr(alarms) <= min(one, other) + 1e-5
+        assert curve.max_tpr(alarms) >= min(one, other) - 2e-3  # 40 epsilons are few
         # The strongest test takes sums above a threshold for those with the record: no better than the curve.
         threshold = norm.isf(alarms, 0, noise)
-        assert curve.found(alarms) >= (1 - rate) * alarms + rate * norm.sf(threshold, 1, noise) - 1e-8
+        assert curve.max_tpr(alarms) >= (1 - rate) * alarms + rate * norm.sf(threshold, 1, noise) - 1e-8
 
 
 @pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED[:2])
@@ -91,9 +91,9 @@ def test_no_simulated_attack_does_better_than_the_curve_and_the_best_comes_near(
     found = scores(noise, rate, steps, member, rng)
     threshold = np.quantile(found[~member], 1 - alarms)
     hits = int((found[member] > threshold).sum())
-    allowed = trade_off(plan(noise, rate, steps)).found(alarms)
+    allowed = trade_off(plan(noise, rate, steps)).max_tpr(alarms)
     # The threshold is a quantile of 20,000 numbers: its own rate is 1 % within 0.2 points.
-    more, less = (trade_off(plan(noise, rate, steps)).found(at) for at in (alarms + 0.002, alarms - 0.002))
+    more, less = (trade_off(plan(noise, rate, steps)).max_tpr(at) for at in (alarms + 0.002, alarms - 0.002))
     assert hits <= binom.ppf(1 - 1e-6, count // 2, more)
     assert hits >= binom.ppf(1e-6, count // 2, 0.8 * less)
     assert allowed > alarms
@@ -108,7 +108,7 @@ def test_mu_is_the_smallest_that_covers_the_plan_up_to_its_epsilon(noise, rate, 
     assert (kept <= gaussian_delta(mu, epsilons) * (1 + 1e-6)).all()
     assert (kept > gaussian_delta(0.99 * mu, epsilons)).any()
     for alarms in (1e-3, 0.01, 0.1, 0.5, 0.9):
-        assert curve.found(alarms) <= ndtr(ndtri(alarms) + mu) + DELTA
+        assert curve.max_tpr(alarms) <= ndtr(ndtri(alarms) + mu) + DELTA
 
 
 def test_epsilon_and_delta_alone_allow_more_than_the_plan_does():
@@ -116,13 +116,13 @@ def test_epsilon_and_delta_alone_allow_more_than_the_plan_does():
     its = plan(5.753, 0.32, 160)
     end, alarms = epsilon(its, DELTA), 0.01
     point = np.exp(end) * alarms + DELTA
-    assert 0.04 < trade_off(its).found(alarms) < 0.07
-    assert point > 3 * trade_off(its).found(alarms)
+    assert 0.04 < trade_off(its).max_tpr(alarms) < 0.07
+    assert point > 3 * trade_off(its).max_tpr(alarms)
 
 
 def test_events_that_are_no_plan_are_no_curve():
     assert gdp_mu([], DELTA) == pytest.approx(0.0, abs=1e-11)
-    assert trade_off([]).found(0.01) == pytest.approx(0.01, abs=1e-11)
+    assert trade_off([]).max_tpr(0.01) == pytest.approx(0.01, abs=1e-11)
 
 
 def test_a_sampled_plan_is_not_refuted_for_not_being_gaussian():
@@ -132,12 +132,12 @@ def test_a_sampled_plan_is_not_refuted_for_not_being_gaussian():
     """
     its, level = plan(0.7, 0.01, 20), 1e-6
     curve, mu = trade_off(its), gaussian_mu(epsilon(its, DELTA), DELTA)
-    assert curve.found(1e-9) > 3 * ndtr(ndtri(1e-9) + mu)
+    assert curve.max_tpr(1e-9) > 3 * ndtr(ndtri(1e-9) + mu)
     between = [
         correct
         for correct in range(101)
         if fdp_refutes(Look(1000, 100, correct), of_gaussian(mu), level)
-        and not fdp_refutes(Look(1000, 100, correct), curve.false_alarms, level)
+        and not fdp_refutes(Look(1000, 100, correct), curve.min_fpr, level)
     ]
     assert between
 
@@ -157,6 +157,6 @@ def test_sound_audits_are_refuted_no_more_often_than_they_claim(noise, rate, ste
             member = rng.random(canaries) < 0.5
             found = scores(noise / less, rate, steps, member, rng)
             seen = looks(found, member, rng)
-            refuted[less] += min(fdp_p(look, curve.false_alarms) for look in seen) * len(seen) <= level
+            refuted[less] += min(fdp_p(look, curve.min_fpr) for look in seen) * len(seen) <= level
     assert refuted[1.0] <= binom.ppf(0.999, runs, level)
     assert refuted[3.0] >= 10

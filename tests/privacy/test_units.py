@@ -11,14 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedtl._util.records import to_plain
 from fedtl.audit import audit as whole
-from fedtl.audit.reference_models import RECORDS, half, planted, pool_of
-from fedtl.audit.replay import rehearse
-from fedtl.audit.stage import stage_of
+from fedtl.audit.attacks.reference_models import RECORDS, half, planted, pool_of
+from fedtl.audit.retraining.audited_silo import stage_of
+from fedtl.audit.retraining.run import rehearse
 from fedtl.audit.units import by_unit
 from fedtl.audit.verdict import FAMILY, failed
 from fedtl.data.dataset import Dataset
-from fedtl.data.prepare import prepare
+from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.data.splits import whole_units
@@ -30,11 +31,12 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.report.wording import not_covered
-from fedtl.simulation.shared_store import temporary
+from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.private import release_statistics
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.problems import with_training
 
 
 def of_patients(data, each=4):
@@ -72,7 +74,7 @@ def test_a_run_protects_patients_and_says_so(tmp_path):
     (tmp_path / "data").mkdir()
     experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     assert experiment.data.unit_column == "patient"
-    result = run(experiment, RunFolder.create(tmp_path / "run", experiment))
+    result = to_plain(run(experiment, RunFolder.create(tmp_path / "run", experiment)))
     its = result["privacy"]
     assert its["unit"] == "patient"
     assert "patient" in its["adjacency"]
@@ -91,9 +93,9 @@ def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
     raw = read(settings, "north")
     assert raw.columns == ("a", "b")
     assert raw.train.units.tolist()[:2] == ["p0", "p1"]
-    made = prepare(raw, settings, "north", 0, ("0", "1"), frozenset({"0", "1"}))
+    made = prepare_silo(raw, settings, "north", 0, ("0", "1"), frozenset({"0", "1"}))
     trains = made.data.train
-    assert sorted(set(trains.units.tolist())) == list(range(made.data.train.members))
+    assert sorted(set(trains.units.tolist())) == list(range(made.data.train.unit_count))
     values = {
         name: {x for x, who in zip(raw.train.x[:, 0], raw.train.units, strict=True) if who == name}
         for name in set(raw.train.units)
@@ -105,7 +107,7 @@ def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
 
 def sides(raw, settings):
     """Which patients, by number among the sorted ones, train, validate and test."""
-    made = prepare(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
+    made = prepare_silo(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
     parts = (made.data.train, made.data.val, made.exam.test)
     return [sorted({int(x) for x in part.x[:, 0]}) for part in parts]
 
@@ -132,9 +134,9 @@ def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_re
         (tmp_path / name).mkdir()
         names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
         settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             data = build(settings, shelf, shelf).data("north")
-        found.append(data.train.members + data.val.members)
+        found.append(data.train.unit_count + data.val.unit_count)
     assert found[0] == found[1]
 
 
@@ -142,7 +144,7 @@ def test_rows_without_a_patient_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
     names = [f"p{i % 30}" for i in range(119)] + [None]
     settings = load("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
-    with pytest.raises(DataError, match="1 of 120 rows have no 'patient'"):
+    with pytest.raises(DataError, match="have no 'patient'"):
         run(settings, RunFolder.create(tmp_path / "run", settings))
 
 
@@ -154,7 +156,7 @@ def test_archives_name_patients_beside_their_rows(tmp_path):
     np.savez(tmp_path / "a.npz", train_x=x, train_y=y, train_patient=np.arange(12) // 3)
     assert read(settings, "a").train.units.tolist() == (np.arange(12) // 3).tolist()
     np.savez(tmp_path / "a.npz", train_x=x, train_y=y)
-    with pytest.raises(DataError, match="has no array train_patient"):
+    with pytest.raises(DataError, match="train_patient"):
         read(settings, "a")
 
 
@@ -163,8 +165,8 @@ def test_one_large_patient_leaves_no_test():
         Part(np.zeros((20, 3), np.float32), np.arange(20) % 2, np.zeros(20, int)), columns=("a", "b", "c")
     )
     settings = DataSettings(source="table", unit_column="patient", scale="none")
-    with pytest.raises(DataError, match="no patient has 4 rows or fewer to test on"):
-        prepare(raw, settings, "a", 0, ("0", "1"), frozenset({"0", "1"}))
+    with pytest.raises(DataError, match="increase data.test"):
+        prepare_silo(raw, settings, "a", 0, ("0", "1"), frozenset({"0", "1"}))
 
 
 @pytest.mark.parametrize(
@@ -211,10 +213,10 @@ def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
     alike = Dataset(train.x.clone(), train.y.clone(), train.units)
     alike.x[:4], alike.y[:4] = train.x[0], train.y[0]
     silo = silo_of(trainer, tmp_path, replace(of_patients(data_of()), train=alike), unit=unit, clip=0.01)
-    silo.guarantee = replace(silo.guarantee, sample_rate=1.0, steps=(1,))
+    silo.guarantee = with_training(silo.guarantee, sample_rate=1.0, steps=(1,))
     sums = []
     for first in (0, 1 if unit == "patient" else 4):
-        drawn = torch.arange(first, silo.guarantee.records)
+        drawn = torch.arange(first, silo.guarantee.protected.count)
         monkeypatch.setattr(mechanism, "poisson", lambda *_, drawn=drawn: drawn)
         own = replace(silo)
         update, shared = trainer.fit_unaccounted(own, task_of(trainer)), task_of(trainer).shared
@@ -231,7 +233,8 @@ def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
     trainer = bench_of()
     for unit, data in (("record", data_of()), ("patient", of_patients(data_of())), ("record", data_of())):
         silo = silo_of(trainer, tmp_path / unit, data, unit=unit, name=unit)
-        silo.guarantee = replace(silo.guarantee, book=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        own = replace(silo.guarantee.account, path=tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite")
+        silo.guarantee = replace(silo.guarantee, account=own)
         assert any(tensor.any() for tensor in trainer.fit(silo, task_of(trainer)).delta.values())
 
 
@@ -248,8 +251,8 @@ def test_patients_statistics_count_once_each(tmp_path):
             trainer, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
         )
         weights = trainer._weights(trainer.initial(3), 3)
-        assert silo.guarantee.records == 60
-        release_statistics(trainer.loop, weights, silo, silo.guarantee.refresh)
+        assert silo.guarantee.protected.count == 60
+        release_statistics(trainer.loop, weights, silo, silo.guarantee.releases.statistics)
         found.append({k: v.clone() for k, v in weights.net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)
@@ -282,22 +285,22 @@ def test_an_audit_of_patients_attacks_patients(patients):
     assert found["violations"] == []
     assert found["unit"] == "patient"
     result = out.read_json("result.json")["privacy"]["silos"]["north"]
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(out.experiment(), shelf, shelf)
         exam, data = study.exam("north"), study.data("north")
-        tested = exam.test.members
+        tested = exam.test.unit_count
         coins = half(study, "north", 0)
         whose = pool_of(study, "north").rows.units
         rows, planted_coins = planted(study, "north", RECORDS)
-    assert result["units"] == data.train.members < len(data.train)
-    assert len(whose.unique()) == data.train.members + tested
+    assert result["units"] == data.train.unit_count < len(data.train)
+    assert len(whose.unique()) == data.train.unit_count + tested
     for unit in range(int(whose.max()) + 1):
         assert len(set(coins[(whose == unit).numpy()])) == 1  # a patient is in or out
     for unit in range(int(rows.units.max()) + 1):
         assert len(set(planted_coins[(rows.units == unit).numpy()])) == 1
     for attack in ("rmia", "lira"):
         its = found["membership"][attack]["silos"]["north"]
-        assert its["members"] == data.train.members
+        assert its["members"] == data.train.unit_count
         assert its["others"] == tested
     assert found["input_canaries"]["records"]["north"]["canaries"] == tested
     checks = {check["name"]: check for check in found["checks"] if check["silo"] == "north"}
@@ -347,7 +350,7 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
                 units[found],
             ),
         )
-    with temporary() as shelf:
+    with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
         found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
     assert check in found

@@ -9,9 +9,18 @@ from fedtl.audit.export import examine
 from fedtl.deployment.site.status import export, verify_export, verify_home
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.hash_chain import GENESIS
-from fedtl.privacy.verify import faults, unpaid, walked
+from fedtl.privacy.ledger_lines import parse_lines
+from fedtl.privacy.verify import find_faults, find_uncharged, walk_chain
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import fedtl_command
+
+
+def faults(lines):
+    return find_faults(parse_lines(lines))
+
+
+def unpaid(sent, ledgers):
+    return find_uncharged(sent, {name: parse_lines(lines) for name, lines in ledgers.items()})
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +54,18 @@ def changed(ledger, what, **content):
 @pytest.mark.parametrize(
     ("what", "content", "says"),
     [
-        ("charged", {"epsilon": 0.5}, "epsilon 0.5, and its events come to"),
-        ("charged", {"events": [[0.5, 1.0, 3]]}, "and its events come to"),
+        ("charged", {"epsilon": 0.5}, "epsilon 0.5 is written"),
+        ("charged", {"events": [[0.5, 1.0, 3]]}, "events so far cost"),
         (
             "charged",
             {"events": [[1000.0, 1.0, 1]]},
-            "its steps are more than the plan has, or of another noise or rate",
+            "more steps than the plan has",
         ),
         ("planned", {"events": [[0.5, 1.0, 3]]}, "the plan says epsilon"),
-        ("opened", {"delta": 1e-12}, "is beyond the lifetime budget of"),
-        ("planned", {"epsilon": 0.1}, "is beyond the plan's 0.1"),
-        ("planned", {"epsilon": 0.1}, "the plan says epsilon 0.1, and its events come to"),
-        ("opened", {"epsilon": 0.1}, "is beyond the lifetime budget of 0.1"),
+        ("opened", {"delta": 1e-12}, "exceeds the lifetime budget"),
+        ("planned", {"epsilon": 0.1}, "exceeds the plan's 0.1"),
+        ("planned", {"epsilon": 0.1}, "the plan says epsilon 0.1"),
+        ("opened", {"epsilon": 0.1}, "lifetime budget of 0.1"),
         ("planned", {"study": "another"}, "was charged and never planned"),
     ],
 )
@@ -66,9 +75,11 @@ def test_what_does_not_add_up_is_said(papers, what, content, says):
 
 
 def test_a_plan_counts_whole_before_its_first_round():
-    opened = {"what": "opened", "number": 1, "epsilon": 5.0, "delta": 1e-5, "fingerprint": "aa"}
+    known = {"chain": "scans", "at": ""}
+    opened = known | {"what": "opened", "number": 1, "epsilon": 5.0, "delta": 1e-5, "fingerprint": "aa"}
     plans = [
-        {
+        known
+        | {
             "what": "planned",
             "number": number,
             "study": name,
@@ -80,20 +91,18 @@ def test_a_plan_counts_whole_before_its_first_round():
     ]
     assert faults([opened, plans[0]]) == []
     (said,) = faults([opened, *plans])
-    assert said.startswith(
-        "ledger line 3: all plans together take epsilon 8 and delta 2e-06, which is beyond"
-    )
+    assert said.startswith("ledger line 3: ")
+    assert "epsilon 8 and delta 2e-06" in said
 
 
 def test_a_change_of_rows_that_follows_from_nothing_is_said(papers):
     ledger = papers[1]
     known = ledger[0]["fingerprint"]
-    line = {"what": "changed", "number": len(ledger) + 1, "before": known, "fingerprint": "ff"}
+    header = {"chain": "plain", "at": "", "number": len(ledger) + 1}
+    line = header | {"what": "changed", "before": known, "fingerprint": "ff"}
     assert faults([*ledger, line]) == []
-    assert "changed, and the last that were confirmed are" in faults([*ledger, {**line, "before": "ee"}])[0]
-    assert (
-        "changed" in faults([*ledger, line, {"what": "confirmed", "fingerprint": "ff", "number": 0}, line])[0]
-    )
+    assert "last confirmed rows" in faults([*ledger, {**line, "before": "ee"}])[0]
+    assert "changed" in faults([*ledger, line, header | {"what": "confirmed", "fingerprint": "ff"}, line])[0]
 
 
 def test_what_left_unpaid_is_said(papers):
@@ -168,7 +177,7 @@ def rechained(text, change):
 def test_the_command_audits_an_export(papers, tmp_path):
     _, _, path = papers
     sound = fedtl_command("audit", path)
-    assert "the whole plan; up to round 2 " in " ".join(sound.stdout.split())
+    assert "up to round 2" in sound.stdout
     assert "nothing was measured" in sound.stderr
     odd = tmp_path / "odd.jsonl"
     odd.write_text(path.read_text().replace("charged", "chargee"))
@@ -180,4 +189,4 @@ def test_the_command_audits_an_export(papers, tmp_path):
 def test_a_chain_whose_hashes_hold_may_still_hold_anything(text):
     """Whoever made the export made its hashes too."""
     digest = sha256(f"{GENESIS}{text}".encode()).hexdigest()
-    assert walked([(text, digest)]) == ([], GENESIS, 1)
+    assert walk_chain([(text, digest)]) == ([], GENESIS, 1)

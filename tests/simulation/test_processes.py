@@ -1,4 +1,4 @@
-"""Several processes are one engine: nothing is lost with a worker, nothing that is a tensor is pickled."""
+"""The engine of several processes: a killed worker loses nothing, and no tensor is pickled."""
 
 import fcntl
 import os
@@ -22,12 +22,12 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import DataError, FedTLError, SiloFailed
 from fedtl.messages import Task
 from fedtl.simulation import processes
-from fedtl.simulation import shared_store as parcel
 from fedtl.simulation.engine import WorkerContext
+from fedtl.simulation.mapped_pickle import read_mapped, write_mapped
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
-from fedtl.simulation.shared_store import SharedStore, temporary
-from fedtl.simulation.temp_folder import scratch
+from fedtl.simulation.shared_store import SharedStore, temporary_store
+from fedtl.simulation.temp_folder import temporary_folder
 from fedtl.training.silo import Silo
 
 NAMES = [f"s{number}" for number in range(7)]
@@ -37,7 +37,7 @@ def data(name):
     return SiloDataset(Dataset(torch.full((4, 2), float(name[1:])), torch.zeros(4)), Dataset(torch.empty(0, 2), torch.empty(0)), ())  # fmt: skip
 
 
-def furnish():
+def make_context():
     return WorkerContext(trainer=os.getpid(), data=data)
 
 
@@ -47,7 +47,7 @@ def silos():
 
 @dataclass(frozen=True)
 class Add:
-    """Adds what was sent to the silo's own; ``trouble`` (a silo's name: what to do there) once for each mark file."""
+    """Adds ``sent`` to the silo's tensor. ``trouble``: (silo, action, how often); a file marks each time it was done."""
 
     sent: torch.Tensor
     marks: Path
@@ -94,7 +94,7 @@ def expected(sent):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_come_in_the_order_of_silos_and_local_state_comes_back(workers, tmp_path):
     members = silos()
-    results = do(Processes(furnish, workers, 1), Add(torch.tensor([5.0]), tmp_path), members)
+    results = do(Processes(make_context, workers, 1), Add(torch.tensor([5.0]), tmp_path), members)
     assert [name for name, _ in results] == NAMES
     assert [result["w"].item() / 2 for _, result in results] == expected(5)
     assert [silo.local["w"].item() for silo in members] == expected(5)
@@ -103,8 +103,11 @@ def test_results_come_in_the_order_of_silos_and_local_state_comes_back(workers, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", [die, fault])
-def test_what_failed_once_is_done_again_and_nothing_is_changed_by_it(what, tmp_path):
-    for engine, marks in ((Processes(furnish, 2, 1), tmp_path / "many"), (Serial(None), tmp_path / "one")):
+def test_a_job_that_failed_once_is_repeated_from_the_same_state(what, tmp_path):
+    for engine, marks in (
+        (Processes(make_context, 2, 1), tmp_path / "many"),
+        (Serial(None), tmp_path / "one"),
+    ):
         if what is die and isinstance(engine, Serial):
             continue
         marks.mkdir()
@@ -116,11 +119,11 @@ def test_what_failed_once_is_done_again_and_nothing_is_changed_by_it(what, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "says"), [(die, "its worker process died.*-9"), (fault, "ZeroDivisionError: a fault")])  # fmt: skip
-def test_what_failed_twice_is_left_out_by_name_and_the_others_go_on(what, says, tmp_path, caplog):
+@pytest.mark.parametrize(("what", "says"), [(die, "exit code -9"), (fault, "ZeroDivisionError: a fault")])  # fmt: skip
+def test_a_silo_that_failed_twice_is_left_out(what, says, tmp_path, caplog):
     members = silos()
     results = dict(
-        do(Processes(furnish, 2, 1), Add(torch.tensor([5.0]), tmp_path, (("s3", what, 9),)), members)
+        do(Processes(make_context, 2, 1), Add(torch.tensor([5.0]), tmp_path, (("s3", what, 9),)), members)
     )
     assert isinstance(results["s3"], SiloFailed)
     (line,) = str(results["s3"]).splitlines()
@@ -134,7 +137,7 @@ def test_what_failed_twice_is_left_out_by_name_and_the_others_go_on(what, says, 
     assert ("raise ZeroDivisionError" in caplog.text) == (what is fault)
 
 
-def test_serial_fails_in_the_same_words(tmp_path):
+def test_the_serial_engine_has_the_same_message(tmp_path):
     members = silos()
     results = dict(do(Serial(None), Add(torch.tensor([5.0]), tmp_path, (("s3", fault, 9),)), members))
     assert str(results["s3"]) == "s3: failed 2 times: ZeroDivisionError: a fault"
@@ -142,28 +145,28 @@ def test_serial_fails_in_the_same_words(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_silo_that_cannot_is_not_asked_twice_and_a_users_mistake_ends_the_run(tmp_path):
+def test_silo_failed_is_not_repeated_and_a_data_error_ends_the_run(tmp_path):
     (tmp_path / "a").mkdir()
-    results = dict(do(Processes(furnish, 2, 1), Add(torch.tensor([5.0]), tmp_path / "a", (("s2", diverge, 9),)), silos()))  # fmt: skip
+    results = dict(do(Processes(make_context, 2, 1), Add(torch.tensor([5.0]), tmp_path / "a", (("s2", diverge, 9),)), silos()))  # fmt: skip
     assert str(results["s2"]) == "s2: it diverged"
     assert len(list((tmp_path / "a").iterdir())) == 1
     with pytest.raises(DataError, match="its file is gone"):
-        do(Processes(furnish, 2, 1), Add(torch.tensor([5.0]), tmp_path, (("s2", refuse, 1),)), silos())
+        do(Processes(make_context, 2, 1), Add(torch.tensor([5.0]), tmp_path, (("s2", refuse, 1),)), silos())
 
 
-def cannot_begin():
+def raises_data_error():
     raise DataError("no such model")
 
 
-def dies_at_once():
+def exits():
     os._exit(3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("begin", "says"), [(cannot_begin, "no such model"), (dies_at_once, "died while it started .exit code 3")])  # fmt: skip
-def test_a_worker_that_cannot_begin_ends_the_run_with_its_reason(begin, says, tmp_path):
-    with pytest.raises(FedTLError, match=says):
-        do(Processes(begin, 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
+@pytest.mark.parametrize(("make", "match"), [(raises_data_error, "no such model"), (exits, "exit code 3")])  # fmt: skip
+def test_a_worker_that_cannot_start_ends_the_run(make, match, tmp_path):
+    with pytest.raises(FedTLError, match=match):
+        do(Processes(make, 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
 
 
 def slow(seconds, silo):
@@ -171,12 +174,12 @@ def slow(seconds, silo):
 
 
 @pytest.mark.slow
-def test_no_more_results_wait_than_there_are_workers(tmp_path, monkeypatch):
+def test_few_results_are_held_back(tmp_path, monkeypatch):
     """The first silo takes long; meanwhile the others are not all done and kept."""
     handed = []
     hand = Processes.hand
-    monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, at, silo: handed.append(at) or hand(self, worker, at, silo))  # fmt: skip
-    engine = Processes(furnish, 2, 1)
+    monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, index, silo: handed.append(index) or hand(self, worker, index, silo))  # fmt: skip
+    engine = Processes(make_context, 2, 1)
     with engine:
         results = engine.each(Add(torch.tensor([5.0]), tmp_path, (("s0", partial(slow, 3), 1),)), silos())
         assert next(results)[0] == "s0"
@@ -185,14 +188,14 @@ def test_no_more_results_wait_than_there_are_workers(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_nothing_that_is_a_tensor_is_pickled(tmp_path, monkeypatch):
+def test_no_tensor_is_pickled(tmp_path, monkeypatch):
     def never(self, protocol):
         raise AssertionError("a tensor was pickled")
 
     monkeypatch.setattr(torch.Tensor, "__reduce_ex__", never)
     with pytest.raises(AssertionError):
         pickle.dumps(torch.zeros(1))
-    results = do(Processes(furnish, 1, 1), Add(torch.zeros(1 << 20), tmp_path), silos())
+    results = do(Processes(make_context, 1, 1), Add(torch.zeros(1 << 20), tmp_path), silos())
     assert len(results) == len(NAMES)
 
 
@@ -202,18 +205,18 @@ def shm():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
-def test_a_killed_run_leaves_nothing_for_long(tmp_path):
-    """What kill -9 left in shared memory goes when the next run begins; what a living run has stays."""
-    code = "import sys; sys.path.insert(0, {!r}); import test_processes as t; e = t.Processes(t.furnish, 1, 1); e.__enter__(); print(e._folder.name, flush=True); import time; time.sleep(99)"
+def test_the_next_run_removes_the_shared_memory_of_a_killed_one(tmp_path):
+    """The shared memory of a run that still lives is kept."""
+    code = "import sys; sys.path.insert(0, {!r}); import test_processes as t; e = t.Processes(t.make_context, 1, 1); e.__enter__(); print(e._folder.name, flush=True); import time; time.sleep(99)"
     command = [sys.executable, "-c", code.format(str(Path(__file__).parent))]
     first, second = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
     killed, living = first.stdout.readline().strip(), second.stdout.readline().strip()
     first.kill()
     first.wait()
     first.stdout.close()
-    deadline = time.monotonic() + 20  # its worker notices, and lets go
+    deadline = time.monotonic() + 20  # until its worker has noticed that its parent is gone
     while time.monotonic() < deadline:
-        with scratch(processes.memory()):
+        with temporary_folder(processes.memory_folder()):
             pass
         if killed not in shm():
             break
@@ -225,8 +228,8 @@ def test_a_killed_run_leaves_nothing_for_long(tmp_path):
     second.stdout.close()
 
 
-def test_a_scratch_folder_is_private_and_goes(tmp_path):
-    with scratch(str(tmp_path)) as folder:
+def test_a_temporary_folder_is_private_and_removed(tmp_path):
+    with temporary_folder(str(tmp_path)) as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
         (folder / "file").write_text("x")
         with open(folder / ".lock") as lock, pytest.raises(BlockingIOError):
@@ -242,11 +245,11 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int
     st.lists(st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 4), max_size=3)), max_size=5),
     st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text() | st.floats(allow_nan=False), max_size=4),
 )  # fmt: skip
-def test_a_parcel_holds_what_was_put_in(tmp_path_factory, kinds, plain):
-    path = tmp_path_factory.mktemp("parcel") / "file"
+def test_a_mapped_file_holds_the_value_written(tmp_path_factory, kinds, plain):
+    path = tmp_path_factory.mktemp("values") / "file"
     tensors = [(torch.randn(shape) * 9).to(dtype) for dtype, shape in kinds]
-    parcel.write(path, (plain, tensors, np.arange(5)[::2], np.array(["a", "bc"])))
-    same, back, numbers, words = parcel.read(path)
+    write_mapped(path, (plain, tensors, np.arange(5)[::2], np.array(["a", "bc"])))
+    same, back, numbers, words = read_mapped(path)
     assert same == plain
     assert numbers.tolist() == [0, 2, 4]
     assert words.tolist() == ["a", "bc"]
@@ -255,26 +258,79 @@ def test_a_parcel_holds_what_was_put_in(tmp_path_factory, kinds, plain):
         assert torch.equal(other, tensor)
 
 
-def test_a_parcel_is_mapped_and_private_once_written_to(tmp_path):
+def test_a_mapped_file_is_private_and_copied_on_write(tmp_path):
     path = tmp_path / "file"
-    parcel.write(path, Task("study", 1, 1, 0, {"w": torch.arange(6.0).reshape(2, 3).t()}))
+    write_mapped(path, Task("study", 1, 1, 0, {"w": torch.arange(6.0).reshape(2, 3).t()}))
     assert path.stat().st_mode & 0o777 == 0o600
-    one, other = parcel.read(path), parcel.read(path)
+    one, other = read_mapped(path), read_mapped(path)
     path.unlink()
     one.shared["w"].add_(1)
     assert torch.equal(other.shared["w"], torch.arange(6.0).reshape(2, 3).t())
     assert torch.equal(one.shared["w"], other.shared["w"] + 1)
 
 
-def test_a_shelf_makes_a_value_once():
+def test_a_store_makes_a_value_once():
     made = []
-    with temporary() as shelf:
+    with temporary_store() as store:
         for _ in range(3):
-            value = shelf.keep("a", lambda: made.append(1) or torch.ones(2))
+            value = store.get_or_make("a", lambda: made.append(1) or torch.ones(2))
         assert made == [1]
         assert value.tolist() == [1, 1]
-        again = SharedStore(shelf.folder)
+        again = SharedStore(store.folder)
         assert again.has("a")
-        again.drop("a")
-        assert not shelf.has("a")
+        again.remove("a")
+        assert not store.has("a")
         assert value.tolist() == [1, 1]
+
+
+SCRIPT = """
+from pathlib import Path
+from fedtl.experiment.config.load import load
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+
+def main(workers):
+    experiment = load("digits", ["rounds=1", "data.limit=40", f"engine.workers={workers}"])
+    print("result", sorted(run(experiment, RunFolder.create(Path("out"), experiment))["silos"])[0])
+"""
+
+
+def run_script(folder, text):
+    (folder / "script.py").write_text(SCRIPT + text)
+    return subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    """Its workers import it again and come to the same call; in the folder that the parent made, they fail before it."""
+    done = run_script(tmp_path, "main(2)\n")
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("fedtl.errors.ConfigError: ")
+    assert "script.py" in last
+    assert 'if __name__ == "__main__"' in last
+    assert "engine.workers = 1" in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call", ['if __name__ == "__main__":\n    main(2)\n', "main(1)\n"], ids=["guard", "one worker"]
+)
+def test_the_two_ways_out_work(tmp_path, call):
+    done = run_script(tmp_path, call)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["result blurred"]
+
+
+@pytest.mark.slow
+def test_a_context_that_cannot_be_unpickled_ends_the_run_with_the_reason(tmp_path):
+    """As of a function that is defined in a notebook."""
+    with pytest.raises(FedTLError, match="cannot be set up"):
+        do(Processes(Unpicklable(), 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
+
+
+class Unpicklable:
+    def __call__(self):
+        raise AttributeError("module '__main__' has no attribute 'f'")

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine: the bits of the serial engine, also when a node goes away."""
+"""A Ray cluster of two nodes on this machine gives the bits of the serial engine, also when a node is lost."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedtl._util.records import to_plain
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
 from fedtl.experiment.config.load import load
@@ -33,14 +34,14 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # Ray's own, of sockets and pipes
 ]
-from fedtl.simulation.ray import Cluster  # noqa: E402, only where there is ray
+from fedtl.simulation.ray import RayCluster  # noqa: E402, only where there is ray
 
 NAMES = [f"s{number}" for number in range(10)]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
-    """No reports to anybody; workers find this module, from which the jobs are."""
+    """No usage reports; the workers can import this module, which defines the jobs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -50,7 +51,7 @@ def quiet():
 
 @contextmanager
 def two_nodes():
-    """(cluster, its nodes), one worker's place on each."""
+    """(cluster, its nodes), each node with one core."""
     from ray.cluster_utils import Cluster as Nodes
 
     cluster = Nodes()
@@ -73,7 +74,7 @@ def trainer():
     return Trainer(model_spec("mlp", (5,), 0), METHODS["fedtl"](), TrainingConfig())
 
 
-def furnish():
+def make_context():
     return WorkerContext(trainer(), data)
 
 
@@ -97,12 +98,12 @@ def task():
 
 @dataclass(frozen=True)
 class Noted:
-    """Another job, which takes its time, with a note of which node did it; it fails at one silo as asked."""
+    """Another job, slowed down, with a file for each silo and node that did it. It fails at the silo ``fails``."""
 
     job: Job
     notes: Path
     fails: str = ""
-    victim: str = ""  # a node that does one silo, and is at the second until it goes away
+    victim: str = ""  # a node that does one silo and stays at the second until it is killed
 
     def __call__(self, trainer, silo):
         if silo.name == self.fails:
@@ -116,7 +117,7 @@ class Noted:
         return {path.name.partition("-")[2] for path in self.notes.iterdir()}
 
     def at(self, node):
-        """How many silos this node has begun."""
+        """How many silos this node has started."""
         return len(list(self.notes.glob(f"*-{node}")))
 
 
@@ -133,12 +134,12 @@ def serial():
     return list(Serial(trainer()).each(Fit(task()), members)), members
 
 
-def test_two_nodes_give_the_bits_of_serial_and_keep_their_silos(tmp_path):
+def test_two_nodes_give_the_bits_of_serial_and_silos_stay_on_a_node(tmp_path):
     wanted, others = serial()
     members, notes = silos(), [tmp_path / "1", tmp_path / "2"]
     for path in notes:
         path.mkdir()
-    with two_nodes() as (cluster, _), Cluster(furnish, 0, 1, cluster.address, "cpu") as engine:
+    with two_nodes() as (cluster, _), RayCluster(make_context, 0, 1, cluster.address, "cpu") as engine:
         assert engine.workers == 2
         first = Noted(Fit(task()), notes[0])
         same(list(engine.each(first, members)), wanted)
@@ -152,10 +153,10 @@ def test_two_nodes_give_the_bits_of_serial_and_keep_their_silos(tmp_path):
         assert (silo.name == "s4") == all(torch.equal(silo.local[n], other.local[n]) for n in other.local)
 
 
-def test_a_node_that_goes_away_in_a_round_costs_nothing_but_time(tmp_path):
+def test_a_lost_node_does_not_change_the_result(tmp_path):
     wanted, others = serial()
     members = silos()
-    with two_nodes() as (cluster, nodes), Cluster(furnish, 2, 1, cluster.address, "cpu") as engine:
+    with two_nodes() as (cluster, nodes), RayCluster(make_context, 2, 1, cluster.address, "cpu") as engine:
         here = ray.get_runtime_context().get_node_id()
         (victim,) = {node["NodeID"] for node in ray.nodes()} - {here}
         job = Noted(Fit(task()), tmp_path, victim=victim)
@@ -177,27 +178,27 @@ def test_a_node_that_goes_away_in_a_round_costs_nothing_but_time(tmp_path):
     assert set(begun) == set(NAMES)
 
 
-def test_what_ends_a_run_ends_it_here_too():
+def test_errors_that_end_a_run():
     with two_nodes() as (cluster, _):
-        engine = partial(Cluster, workers=1, threads=1, address=cluster.address, device="cpu")
-        with engine(refused) as refusing, pytest.raises(DataError, match="this machine has no such file"):
+        engine = partial(RayCluster, workers=1, threads=1, address=cluster.address, device="cpu")
+        with engine(refused) as refusing, pytest.raises(DataError, match="no such file"):
             list(refusing.each(Fit(task()), silos()))
-        with engine(dies) as dying, pytest.raises(FedTLError, match="died 3 times while it started"):
+        with engine(dies) as dying, pytest.raises(FedTLError, match="died 3 times"):
             list(dying.each(Fit(task()), silos()))
-        with pytest.raises(ConfigError, match="the cluster has no GPU"):
-            Cluster(furnish, 1, 1, cluster.address, "cuda").__enter__()
-    with pytest.raises(ConfigError, match="no Ray cluster answers there") as caught:
-        Cluster(furnish, 1, 1, "127.0.0.1:1", "cpu").__enter__()
+        with pytest.raises(ConfigError, match="has no GPU"):
+            RayCluster(make_context, 1, 1, cluster.address, "cuda").__enter__()
+    with pytest.raises(ConfigError, match="engine.address") as caught:
+        RayCluster(make_context, 1, 1, "127.0.0.1:1", "cpu").__enter__()
     assert "\n" not in str(caught.value)
 
 
 def test_a_whole_run_over_two_nodes(tmp_path):
     small = ["rounds=2", "data.limit=40"]
     alone = load("digits", [*small, "engine.name=serial"])
-    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
         spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
-        other = run(spread, RunFolder.create(tmp_path / "other", spread))
+        other = to_plain(run(spread, RunFolder.create(tmp_path / "other", spread)))
     assert other.pop("workers") == 2
     assert one.pop("workers") == 1
     assert json.dumps(one | {"seconds": 0}) == json.dumps(other | {"seconds": 0})
@@ -205,7 +206,7 @@ def test_a_whole_run_over_two_nodes(tmp_path):
         assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
-def test_a_stopped_run_goes_on_over_the_cluster_to_the_same_numbers(tmp_path):
+def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path):
     class Stop(Exception):
         pass
 
@@ -214,22 +215,22 @@ def test_a_stopped_run_goes_on_over_the_cluster_to_the_same_numbers(tmp_path):
 
     small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
     alone = load("digits", [*small, "engine.name=serial"])
-    one = run(alone, RunFolder.create(tmp_path / "one", alone))
+    one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
         spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
         folder = RunFolder.create(tmp_path / "other", spread)
         with pytest.raises(Stop):
             run(spread, folder, progress=stop)
-        other = run(folder.experiment(), RunFolder.open(folder.path))
+        other = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
     assert one["silos"] == other["silos"]
     assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
         folder.path / "shared.safetensors"
     ).read_bytes()
 
 
-def test_another_machines_scratch_folder_goes_with_the_last_who_uses_it(tmp_path):
+def test_an_adopted_folder_is_removed_by_its_last_user(tmp_path):
     folder = tmp_path / "tmp" / "fedtl-of-another-machine"
-    code = f"from pathlib import Path; from fedtl.simulation.temp_folder import adopt; adopt(Path({str(folder)!r})); print(flush=True); input()"
+    code = f"from pathlib import Path; from fedtl.simulation.temp_folder import adopt_folder; adopt_folder(Path({str(folder)!r})); print(flush=True); input()"
     command = [sys.executable, "-c", code]
     users = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)

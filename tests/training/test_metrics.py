@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from fedtl.training.metrics import CLASSIFICATION, REGRESSION, Measured, means, measure, quick, worst_of
+from fedtl._util.records import from_plain, to_plain
+from fedtl.results.metrics import Measured, WorstSilo
+from fedtl.training.metrics import CLASSIFICATION, REGRESSION, means, measure, quick, worst_of
 
 TWO = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 3.0], [0.5, 0.2]])
 
@@ -87,20 +89,25 @@ def test_whatever_the_scores_are_every_figure_can_be_written_down(pairs, values)
     names = set(REGRESSION if values else CLASSIFICATION)
     assert set(found.figures) | set(found.absent) == names
     assert not set(found.figures) & set(found.absent)
-    json.dumps([found.plain(), soon], allow_nan=False)
+    json.dumps([to_plain(found), soon], allow_nan=False)
 
 
 def test_plain_values_hold_the_reasons_too():
-    assert Measured({"loss": 1.0}, {"auc": "no"}).plain() == {"loss": 1.0, "absent": {"auc": "no"}}
-    assert Measured({"loss": 1.0}).plain() == {"loss": 1.0}
+    measured = Measured({"loss": 1.0}, {"auc": "no"})
+    assert to_plain(measured) == {"loss": 1.0, "absent": {"auc": "no"}}
+    assert from_plain(Measured, to_plain(measured)) == measured
+    assert to_plain(Measured({"loss": 1.0})) == {"loss": 1.0}
 
 
 def test_a_mean_and_a_worst_say_over_how_many_silos_they_are():
     silos = {"a": {"auc": 0.5, "loss": 1.0}, "b": {"loss": 3.0}, "c": {"auc": 0.9, "loss": 5.0}}
-    assert means(silos) == {
-        "mean": {"auc": pytest.approx(0.7), "loss": pytest.approx(3.0)},
-        "mean_silos": {"auc": 2, "loss": 3},
-    }
-    assert worst_of("auc", silos) == {"silo": "a", "auc": 0.5, "silos": 2}
-    assert worst_of("loss", silos) == {"silo": "c", "loss": 5.0, "silos": 3}
-    assert worst_of("r2", silos) == {}
+    mean, counts = means(silos)
+    assert mean == {"auc": pytest.approx(0.7), "loss": pytest.approx(3.0)}
+    assert counts == {"auc": 2, "loss": 3}
+    assert worst_of("auc", silos) == WorstSilo("a", {"auc": 0.5}, 2)
+    assert worst_of("loss", silos) == WorstSilo("c", {"loss": 5.0}, 3)
+    assert worst_of("r2", silos) == WorstSilo()
+    assert to_plain([worst_of("auc", silos), worst_of("r2", silos)]) == [
+        {"silo": "a", "auc": 0.5, "silos": 2},
+        {},
+    ]

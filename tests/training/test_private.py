@@ -8,7 +8,7 @@ import torch
 from fedtl.errors import ConfigError
 from fedtl.methods.losses import PerExample, TaskLoss
 from fedtl.methods.registry import METHODS
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
@@ -51,7 +51,7 @@ def test_private_steps_see_the_progress_of_the_experiment(tmp_path, number):
     trainer.fit_unaccounted(silo, task_of(trainer))  # the model is verified here
     SEEN.clear()
     trainer.fit_unaccounted(silo, task_of(trainer, number))
-    (steps,) = silo.guarantee.steps
+    (steps,) = silo.guarantee.training.steps
     assert steps > 1
     wanted = [(number - 1 + step / steps) / 3 for step in range(steps)]
     assert list(dict.fromkeys(SEEN)) == pytest.approx(wanted)
@@ -71,7 +71,7 @@ def test_a_term_whose_examples_meet_later_is_refused_before_it_is_charged(tmp_pa
     silo = silo_of(trainer, tmp_path)
     with pytest.raises(ConfigError, match="depends on the"):
         trainer.fit(silo, task_of(trainer))
-    assert not silo.guarantee.book.exists()
+    assert not silo.guarantee.account.path.exists()
 
 
 def test_trainers_made_from_one_share_its_nets_and_what_was_verified(tmp_path):
@@ -79,19 +79,19 @@ def test_trainers_made_from_one_share_its_nets_and_what_was_verified(tmp_path):
     trainer.fit(silo_of(trainer, tmp_path), task_of(trainer))
     slower = replace(trainer, training=replace(trainer.training, lr=1e-3))
     assert slower.net(3) is trainer.net(3)
-    assert len(trainer.cache.fast) == 1
+    assert len(trainer.cache.gradient_methods) == 1
     slower.fit(silo_of(slower, tmp_path / "slower"), task_of(slower))
-    assert len(trainer.cache.fast) == 1
+    assert len(trainer.cache.gradient_methods) == 1
     frozen = replace(trainer, training=replace(trainer.training, freeze=1))
     frozen.fit(silo_of(frozen, tmp_path / "frozen"), task_of(frozen))
-    assert len(trainer.cache.fast) == 2  # other parameters move, so it is verified again
+    assert len(trainer.cache.gradient_methods) == 2  # other parameters move, so it is verified again
 
 
 def test_evaluation_does_not_disturb_a_net_that_is_trained():
     trainer, data = bench_of(), data_of()
     net = trainer.net(3)
     net.train()
-    before = copy(net.state_dict())
+    before = copy_state(net.state_dict())
     other = {name: tensor + 1 for name, tensor in trainer.initial(3).items()}
     trainer.scores(other, data.val.x, data)
     trainer.adapt(other, data.train.x, 3)

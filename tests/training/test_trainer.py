@@ -11,17 +11,17 @@ from torch import nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
 from fedtl.methods.base import BACKBONE, HEAD, FineTune, Phase
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import model_part, set_of
-from fedtl.models.net import cut, stages
-from fedtl.models.norms import adapt
+from fedtl.models.net import split_at_classifier, stages
+from fedtl.models.norms import adabn_statistics
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role
-from fedtl.models.state import copy
+from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -44,7 +44,7 @@ def smooth(dropout=0.0):
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return cut(build(), "classifier", (COLUMNS,), 0)
+        return split_at_classifier(build(), "classifier", (COLUMNS,), 0)
 
 
 def rows_of(seed, n, classes=CLASSES):
@@ -89,7 +89,7 @@ class InProcess:
 def federate(trainer, silos, number=1):
     shared, _ = trainer.partition.split(trainer.initial(len(CLASSES)))
     plan = FederationConfig("test", 0, number, ServerStep())
-    return list(rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
+    return list(run_rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 
 
 def same(a, b):
@@ -172,7 +172,7 @@ def test_nothing_local_is_in_an_update(name):
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     update = trainer.fit(silo, task)
     roles = trainer.partition.roles
     crossing = {slot.name for slot in method.slots if slot.crosses}
@@ -183,7 +183,7 @@ def test_nothing_local_is_in_an_update(name):
     assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
     if not method.slots:
-        final = copy(trainer.net(silo.data.width).state_dict())
+        final = copy_state(trainer.net(silo.data.width).state_dict())
         for tensor, value in update.delta.items():
             assert torch.equal(value, final[tensor] - task.shared[tensor])
     assert not method.shared or any(value.abs().sum() > 0 for value in update.delta.values())
@@ -373,7 +373,7 @@ def test_a_body_that_learns_at_no_rate_does_not_move():
     trainer = Trainer(mlp(), METHODS["dann"](), TrainingConfig(batch_size=8, body_lr=0.0, weight_decay=0.1))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     delta = trainer.fit(silo, task).delta
     assert not any(delta[name].any() for name in by_role(trainer, Role.BODY, Role.NORM))
     assert all(delta[name].any() for name in by_role(trainer, Role.AUX))
@@ -450,7 +450,7 @@ def test_rows_of_the_second_domain_do_not_count_in_the_tasks_loss(classes):
 def test_training_that_diverges_fails_and_leaves_the_silo_as_it_was(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(lr=1e30, batch_size=8))
     silo = silo_at(trainer)
-    before = copy(silo.local)
+    before = copy_state(silo.local)
     with pytest.raises(SiloFailed, match=r"here: .* is not finite after round 1; a lower train.lr may help"):
         trainer.fit(silo, task_for(trainer, silo))
     assert same(silo.local, before)
@@ -602,7 +602,7 @@ def test_settling_changes_nothing_in_the_silo(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    before, shared = copy(silo.local), copy(task.shared)
+    before, shared = copy_state(silo.local), copy_state(task.shared)
     settled = trainer.finish(silo, task)
     assert same(silo.local, before)
     assert same(task.shared, shared)
@@ -620,7 +620,7 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
     settled = trainer.finish(silo, task)
     net = mlp().net(3)
     net.load_state_dict(task.shared | silo.local)
-    for name, value in adapt(net.body, [silo.data.train.x]).items():
+    for name, value in adabn_statistics(net.body, [silo.data.train.x]).items():
         assert torch.allclose(settled[f"body.{name}"], value, atol=1e-6)
 
 
@@ -639,7 +639,7 @@ def test_personalising_moves_what_it_says(what, stays):
 def test_another_stretch_of_training_starts_anywhere_and_changes_nothing_in_the_silo():
     trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
-    before, state = copy(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}
+    before, state = copy_state(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}
     trained = trainer.train(silo, state, Phase(HEAD, 2), task_for(trainer, silo))
     assert moved(state, trained) == {"head.weight", "head.bias"}
     assert same(silo.local, before)

@@ -19,8 +19,8 @@ import tomli_w
 from safetensors.torch import save_file
 
 import fedtl
-from fedtl._util.files import write, write_bytes
-from fedtl.data.columns import declared
+from fedtl._util.files import write_bytes, write_file
+from fedtl.data.columns import declared_columns
 from fedtl.deployment import plan as agreement
 from fedtl.deployment.bundle_contents import check_contents
 from fedtl.deployment.flower_commands import environment, tool
@@ -89,7 +89,7 @@ def bundle(
     made = Bundle(place)
     write_bytes(made.file, _built(place / "app", folder.parent))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
-    write(place / "start.safetensors", lambda file: save_file(shared, file))
+    write_file(place / "start.safetensors", lambda file: save_file(shared, file))
     write_bytes(place / "server.json", (json.dumps(_about(study, its, made), indent=1) + "\n").encode())
     return made
 
@@ -100,7 +100,7 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
         if not (classes or head_is_local or experiment.data.task == "regression"):
             raise ConfigError(f"method {experiment.method.name!r} shares the head: say --classes, too")
         labels = classes or ("0", "1")
-        inputs = tuple(name for column in declared(experiment.data) for name in column.inputs)
+        inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
         if len(shape) == 1 and len(inputs) != shape[0]:
             raise ConfigError(
                 f"--shape {shape[0]} is a table of {shape[0]} inputs, and its columns are "

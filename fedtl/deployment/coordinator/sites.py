@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import write_bytes
-from fedtl.data.prepare import NAME
+from fedtl.data.prepare import SILO_NAME
 from fedtl.deployment.coordinator import admitted
 from fedtl.deployment.coordinator.settings import load
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, healthy
@@ -49,6 +49,6 @@ def tell(folder: Path) -> bool:
 
 
 def named(name: str) -> str:
-    if not NAME.fullmatch(name):
+    if not SILO_NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: letters, digits and . _ + -, 64 at most")
     return name

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import alone, write, write_bytes
+from fedtl._util.files import lock_folder, write_bytes, write_file
 from fedtl.errors import ConfigError, NotEnoughSilos
-from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, rounds
+from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -59,7 +59,7 @@ class HostedStudy:
             if (path / "plan.json").read_text() != text:
                 raise ConfigError(f"{path} holds another study; give this one another --study NAME")
             return cls(path)
-        write(path / "start.safetensors", lambda file: save_file(start, file), private=True)
+        write_file(path / "start.safetensors", lambda file: save_file(start, file), private=True)
         write_bytes(path / "plan.json", text.encode(), private=True)
         return cls(path)
 
@@ -105,11 +105,13 @@ class HostedStudy:
         }
         self.append(line)
         content = {"round": one.after.round, "shared": one.after.shared, "memory": one.after.memory}
-        write(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file), private=True)
+        write_file(
+            self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file), private=True
+        )
 
     def alone(self) -> AbstractContextManager[None]:
         """One process at a time: what a crashed server left behind has let go when this returns."""
-        return alone(self.path)
+        return lock_folder(self.path)
 
     def append(self, line: Mapping[str, Any]) -> None:
         handle = os.open(self.path / "history.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
@@ -153,7 +155,7 @@ def _host(
     while standing.round < plan.rounds:
         clock = time.monotonic()
         try:
-            for one in rounds(silos, plan, standing, roles):
+            for one in run_rounds(silos, plan, standing, roles):
                 study.save(one, time.monotonic() - clock)
                 standing, left, clock = one.after, about["tries"], time.monotonic()
                 if progress:
@@ -165,7 +167,7 @@ def _host(
                 write_bytes(study.path / STOPPED, f"{error}\n".encode(), private=True)
                 raise
     said = _marks(about, standing.shared)
-    write(
+    write_file(
         study.path / "shared.safetensors", lambda file: save_file(standing.shared, file, said), private=True
     )
     result = summary(study)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.site.home import Home
@@ -26,9 +27,10 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
+from fedtl.results.metrics import Measured
 from fedtl.training import threads as machine
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
-from fedtl.training.metrics import Measured, measure
+from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
 FITTED = HEAD | {Role.STATS}  # what a site that never trained fits to its rows
@@ -75,7 +77,7 @@ def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) ->
         "silo": place.name,
         "trained": kept is not None,
         "rows": len(prepared.data.train),
-        "test": {row: measured.plain() for row, measured in figures.items()},
+        "test": to_plain(figures),
     }
     folder.write_json("result.json", result)
     return result

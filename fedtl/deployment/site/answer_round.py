@@ -15,7 +15,7 @@ from fedtl.deployment.site.signing import Approved
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.state_store import STUDY, StoredRound
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
-from fedtl.federation.policy import Code, check_task, verdict
+from fedtl.federation.policy import Code, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
 from fedtl.privacy.charge import task_hash
 from fedtl.training import threads as machine
@@ -80,10 +80,10 @@ def _round(home: Home, plan: Path, task: Task) -> Update:
         if kept:
             silo.local, silo.labels = kept.local, kept.labels
         update, private = allowed(place, study.trainer.fit(silo, task)), silo.guarantee is not None
-        verdict(update, task, place.terms, place.policy, _released(place, private), silo.name)
+        check_update(update, task, place.terms, place.policy, _released(place, private), silo.name)
         state = StoredRound(task.round, digest, silo.local, silo.labels, update, private)
         home.memory.save(task.study, schema, state)
-    verdict(update, task, place.terms, place.policy, _released(place, private), home.settings.name)
+    check_update(update, task, place.terms, place.policy, _released(place, private), home.settings.name)
     if private:
         paid.check_reply(home, task.study, task.round, digest)
     home.record.sent(task, update, terms, home.dataset if private else None, again is not None)

@@ -11,8 +11,12 @@ from fedtl.deployment.site import paid
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan, row_hashes
 from fedtl.errors import ConfigError
-from fedtl.privacy.ledger import Budget, Ledger
+from fedtl.privacy.budget import Budget
+from fedtl.privacy.ledger import Ledger, LedgerAccount
+from fedtl.privacy.ledger_lines import Opened, RowsChanged, RowsConfirmed
+from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.rows import RowSet
+from fedtl.privacy.verify import study_costs
 
 
 def confirm(home: Home, bundle: Path) -> dict[str, Any]:
@@ -28,18 +32,21 @@ def confirm(home: Home, bundle: Path) -> dict[str, Any]:
             else f"{home.path}: nothing was ever charged to these rows, so there is nothing to confirm"
         )
     now, budget = _asked(home, bundle)
-    ledger = Ledger(home.ledger, home.dataset, now, budget)
-    written = [line["fingerprint"] for line in ledger.lines() if line["what"] in ("opened", "confirmed")]
+    account = LedgerAccount(home.ledger, home.dataset, now, budget)
+    ledger, lines = Ledger(account), books[home.dataset]
+    written = [line.entry.fingerprint for line in lines if isinstance(line.entry, Opened | RowsConfirmed)]
     if written[-1] == now.fingerprint:
         raise ConfigError(
             f"the rows are those that the ledger knows ({now.fingerprint[:12]}); there is nothing to confirm"
         )
     ledger.confirm(now.fingerprint)
-    met = [line for line in ledger.lines() if line["what"] == "changed"]
-    how = [line.get("difference", "") for line in met if line["fingerprint"] == now.fingerprint]
+    lines = read_ledger(home.ledger, home.dataset)
+    met = [line.entry for line in lines if isinstance(line.entry, RowsChanged)]
+    how = [entry.difference or "" for entry in met if entry.fingerprint == now.fingerprint]
+    spent = sum(cost.epsilon for cost in study_costs(lines).values())
     told = {"before": written[-1], "now": now.fingerprint, "difference": how[-1]}
     home.record.note("confirmed", dataset=home.dataset, **told)
-    return {"rows": now.count, **told, "epsilon_spent": ledger.spent()[0]}
+    return {"rows": now.count, **told, "epsilon_spent": spent}
 
 
 def admit(home: Home, bundle: Path) -> dict[str, Any]:
@@ -48,8 +55,10 @@ def admit(home: Home, bundle: Path) -> dict[str, Any]:
     ConfigError where it is the first one or in the ledger already, and Refused where the rows are another dataset's.
     """
     now, budget = _asked(home, bundle)
-    ledger = Ledger.admit(home.ledger, home.dataset, now, budget)
-    beside = ledger.lines()[0]["beside"]
+    Ledger.admit(LedgerAccount(home.ledger, home.dataset, now, budget))
+    first = read_ledger(home.ledger, home.dataset)[0].entry
+    assert isinstance(first, Opened)
+    beside = first.beside
     home.record.note("admitted", dataset=home.dataset, now=now.fingerprint, rows=now.count, beside=beside)
     return {"dataset": home.dataset, "rows": now.count, "beside": beside, "lifetime_epsilon": budget.epsilon}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does withou
     from fedtl.deployment.site.signed import SignedTerms
     from fedtl.messages import Task, Update
     from fedtl.models.state import State
+    from fedtl.privacy.ledger_lines import LedgerLine
 
 EgressLine = dict[str, Any]
 NUMBER = (
@@ -33,7 +34,8 @@ class EgressLog:
 
     def note(self, what: str, **content: Any) -> None:
         """On the disk when this returns."""
-        with self.book.open(self.silo) as chain:
+        self.book.create()
+        with self.book.write(self.silo) as chain:
             chain.append(what, **content)
 
     def received(self, task: "Task", plan: str) -> None:
@@ -65,7 +67,7 @@ class EgressLog:
 
     def lines(self) -> list[EgressLine]:
         """Raises LedgerDamaged where the chain is broken."""
-        with self.book.open(self.silo) as chain:
+        with self.book.read(self.silo) as chain:
             return chain.lines()
 
     def export(self) -> Iterator[str]:
@@ -75,22 +77,22 @@ class EgressLog:
 
 def exported(book: HashChainFile, name: str) -> Iterator[str]:
     """A chain's lines, each with its hash, as one JSON each."""
-    with book.open(name) as chain:
+    with book.read(name) as chain:
         entries = list(chain.entries)
     return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
 def verify(lines: Sequence[str], source: str) -> list[EgressLine]:
     """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
-    from fedtl.privacy import verify as papers
+    from fedtl.privacy.verify import walk_chain
 
-    found, _, odd = papers.walked(_entry(text) for text in lines)
+    found, _, odd = walk_chain(_entry(text) for text in lines)
     if odd:
         raise LedgerDamaged(f"{source}: line {odd} was altered, or one before it is gone")
     return found
 
 
-def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list[EgressLine]]]:
+def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list["LedgerLine"]]]:
     """
     The record's lines, and after an empty line each those of the ledger's datasets. Raises LedgerDamaged, ConfigError for
     what is no text.
@@ -99,11 +101,13 @@ def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list[EgressLine
         first, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no export of a site: {error}") from error
-    ledgers: dict[str, list[EgressLine]] = {}
+    from fedtl.privacy.ledger_lines import parse_lines
+
+    ledgers: dict[str, list[LedgerLine]] = {}
     for part in rest:
-        lines = verify(part.splitlines(), f"{path}, the ledger")
-        if lines and ledgers.setdefault(str(lines[0]["chain"]), lines) is not lines:
-            raise LedgerDamaged(f"{path}: the ledger of {lines[0]['chain']!r} stands in it twice")
+        lines = parse_lines(verify(part.splitlines(), f"{path}, the ledger"))
+        if lines and ledgers.setdefault(lines[0].chain, lines) is not lines:
+            raise LedgerDamaged(f"{path}: the ledger of {lines[0].chain!r} stands in it twice")
     return verify(first.splitlines(), str(path)), ledgers
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedtl._util.files import alone, make_folder, write_bytes
+from fedtl._util.files import lock_folder, make_folder, write_bytes
 from fedtl.deployment.site import keys
 from fedtl.deployment.site.settings import HomeSettings, load
 from fedtl.deployment.site.template import TEMPLATE
@@ -119,7 +119,7 @@ class Home:
 
     def alone(self) -> AbstractContextManager[None]:
         """One round at a time, whatever became of the process that was at the last one."""
-        return alone(self.path)
+        return lock_folder(self.path)
 
     def log(self, text: str) -> None:
         """For the steward; never sent."""

@@ -9,8 +9,9 @@ what somebody writes anew who can write to the folder. Against these, note the l
 from fedtl.deployment.site.approvals import approvals
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Refused
-from fedtl.privacy import verify as papers
-from fedtl.privacy.hash_chain import ChainLine, HashChainFile
+from fedtl.privacy.ledger_lines import LedgerLine
+from fedtl.privacy.ledger_reading import read_ledgers
+from fedtl.privacy.verify import find_uncharged
 
 RESTORE = (
     "a file was deleted or put back from an older copy; put ledger.sqlite and record.sqlite, each with its .tip, back from one "
@@ -19,12 +20,9 @@ RESTORE = (
 )
 
 
-def ledgers(home: Home) -> dict[str, list[ChainLine]]:
+def ledgers(home: Home) -> dict[str, list[LedgerLine]]:
     """Each dataset's lines; none where nothing was ever charged. Raises LedgerDamaged."""
-    if not home.ledger.exists() and not HashChainFile.tip_of(home.ledger).exists():
-        return {}
-    with HashChainFile(home.ledger).all() as chains:
-        return {chain.name: chain.lines() for chain in chains if chain.entries}
+    return read_ledgers(home.ledger)
 
 
 def gaps(home: Home) -> list[str]:
@@ -44,12 +42,12 @@ def gaps(home: Home) -> list[str]:
     ]
     books = ledgers(home)
     sent = [line for line in lines if line["what"] == "sent"]
-    found += [f"record {text}" for text in papers.unpaid(sent, books)]
+    found += [f"record {text}" for text in find_uncharged(sent, books)]
     kept = [{"number": 0, "private": True, **its} for its in home.memory.charged()]
     return found + [
         f"state/{its['study']}: round {its['round']} was answered in private, and the ledger has no charge for it"
         for its in kept
-        if papers.unpaid([its], books)
+        if find_uncharged([its], books)
     ]
 
 
@@ -70,7 +68,7 @@ def check_reply(home: Home, study: str, round: int, task: str) -> None:
         "private": True,
         "dataset": home.dataset,
     }
-    if papers.unpaid([line], ledgers(home)):
+    if find_uncharged([line], ledgers(home)):
         raise Refused(
             f"{home.dataset}: round {round} of study {study!r} would leave as private, and the ledger has no charge for it: {RESTORE}"
         )

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fedtl._util.files import write_bytes
+from fedtl._util.records import to_plain
 from fedtl.data import prepare
-from fedtl.data.columns import declared
+from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.origins import DECLARED
+from fedtl.data.settings import AGREED, RowSettings
 from fedtl.data.synthetic import synthetic_rows
 from fedtl.deployment.coordinator.bundle import agreement_in
 from fedtl.deployment.plan import Agreement, agree, with_columns
@@ -30,9 +32,9 @@ from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import tensor_table
-from fedtl.federation.policy import verdict
+from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
-from fedtl.privacy.charge import foresee
+from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.report.rehearsal import page, text
 
 ROWS = 64  # random ones; as many as a small site has
@@ -135,15 +137,13 @@ def _asked(home: Home, what: Path | str) -> tuple[Agreement, str, str]:
         name, its = agreement_in(content, str(path))
         return its, sha256(content).hexdigest(), name
     here = home.settings.data
-    own: dict[str, Any] = {
-        key: getattr(here, key) for key in ("source", "label", "silo_column", "domain_column")
-    }
+    own: dict[str, Any] = {key: getattr(here, key) for key in RowSettings.model_fields if key not in AGREED}
     own |= {"path": str(home.at(here.path)) if here.path else "", "silos": [], "late": [], "scale": "none"}
     lines = [f"data.{key}={json.dumps(value)}" for key, value in own.items()]
     experiment = load(str(what), [*lines, 'model.weights=""', "model.pretrain_on=[]"])
     silo = here.silo or home.settings.name
-    raw = prepare.read(experiment.data, silo)
-    shape, classes = prepare.shape_after(raw, experiment.data), prepare.classes(raw, experiment.data)
+    raw = prepare.read_silo(experiment.data, silo)
+    shape, classes = prepare.input_shape(raw, experiment.data), prepare.silo_classes(raw, experiment.data)
     if experiment.privacy or home.settings.policy.privacy:  # a list of the rows' own labels is not agreed on
         classes = prepare.declared_classes(experiment.data)
     experiment = with_columns(experiment, silo, shape, raw.columns)
@@ -175,7 +175,7 @@ def _facts(place: SitePlan, bundle: str, name: str, studies: int, until: str) ->
         "method": its.experiment.method.name,
         "model": its.experiment.model.name,
         "shape": its.shape,
-        "columns": [str(column) for column in declared(its.experiment.data)],
+        "columns": [str(column) for column in declared_columns(its.experiment.data)],
         "source": here.source,
         "path": here.path,
         "label": here.label,
@@ -193,7 +193,9 @@ def _facts(place: SitePlan, bundle: str, name: str, studies: int, until: str) ->
         return facts | {"tensors": [], "stays": [], "bytes": 0, "manifest": "", **UNKNOWN}
     return facts | {
         "tensors": [asdict(line) | {"shape": list(line.shape)} for line in manifest.lines],
-        "stays": [{key: row[key] for key in ("name", "role", "shape")} for row in table if not row["leaves"]],
+        "stays": [
+            {"name": row.name, "role": row.role, "shape": list(row.shape)} for row in table if not row.leaves
+        ],
         "bytes": manifest.bytes,
         "manifest": manifest.hash,
         **_promised(place, studies, until),
@@ -218,7 +220,7 @@ def _promised(place: SitePlan, studies: int, until: str) -> dict[str, Any]:
         "lifetime_delta": own.lifetime_delta,
         "from_plan": stricter.taken(place.agreement.experiment, own),
     }
-    return {**about, **found, "privacy": terms(guarantee) | told}
+    return {**about, **found, "privacy": to_plain(terms(guarantee)) | told}
 
 
 def _affordable(place: SitePlan) -> None:
@@ -230,7 +232,8 @@ def _affordable(place: SitePlan) -> None:
         data = place.prepared().data
     except (DataError, ConfigError):  # the page says so
         return
-    foresee(place.guarantee(place.study(data.classes), data))
+    its = place.guarantee(place.study(data.classes), data)
+    check_study_fits(its.account, its.plan())
 
 
 def _dry_run(place: SitePlan) -> Update:
@@ -247,5 +250,5 @@ def _dry_run(place: SitePlan) -> Update:
     with tempfile.TemporaryDirectory() as folder:
         silo = place.silo(study, data, Path(folder) / "ledger.sqlite")
         update = allowed(place, study.trainer.fit(replace(silo, local=local), task))
-    verdict(update, task, place.terms, place.policy, place.released, place.name)
+    check_update(update, task, place.terms, place.policy, place.released, place.name)
     return update

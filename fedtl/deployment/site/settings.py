@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.data.settings import RowSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import short
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
 
-class DataHere(Settings):
+class DataHere(RowSettings):
     """
     ``[data]``: where the rows are. ``name``: of the dataset, on which the lifetime budget hangs; "": the one that this home
     began with (see ``Home.dataset``). ``silo``: their name in the source, "" for the site's own. ``split``: a number that
@@ -27,19 +28,8 @@ class DataHere(Settings):
 
     name: str = Field("", pattern=rf"{NAME}|^$")
     source: str = "table"
-    path: str = ""
     silo: str = ""
-    label: str = "label"
-    silo_column: str = ""
-    domain_column: str = ""
-    target_domain: str = ""
-    classes: list[str] = []
-    scale: str = "silo"
-    bounds: dict[str, list[Annotated[float, Field(allow_inf_nan=False)]]] = {}
     split: int = Field(0, ge=0)
-    val: float = Field(0.1, ge=0, lt=1)
-    test: float = Field(0.2, ge=0, lt=1)
-    limit: int = Field(0, ge=0)
 
 
 class BudgetSettings(Settings):

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fedtl._util.settings import Settings
+from fedtl.data.settings import RowSettings
 
 Order = Callable[[Any, Any], bool]  # (signed, now): now is the same or stricter
 
@@ -73,25 +74,16 @@ class PrivacyTerms(Settings):
     statistics: Annotated[str, Bound("policy.privacy.statistics", same)]
 
 
-class DataTerms(Settings):
-    """``[data]`` of silo.toml. ``scale_file``: the hash of the file of constants, "" without one."""
+class DataTerms(RowSettings):
+    """
+    ``[data]`` of silo.toml, where every change is looser: each key without a Bound of its own is compared by ``same``.
+    ``scale_file``: the hash of the file of constants, "" without one.
+    """
 
-    name: Annotated[str, Bound("data.name", same)]
-    source: Annotated[str, Bound("data.source", same)]
-    path: Annotated[str, Bound("data.path", same)]
-    silo: Annotated[str, Bound("data.silo", same)]
-    label: Annotated[str, Bound("data.label", same)]
-    silo_column: Annotated[str, Bound("data.silo_column", same)]
-    domain_column: Annotated[str, Bound("data.domain_column", same)]
-    target_domain: Annotated[str, Bound("data.target_domain", same)]
-    classes: Annotated[list[str], Bound("data.classes", same)]
-    bounds: Annotated[dict[str, list[float]], Bound("data.bounds", same)]
-    scale: Annotated[str, Bound("data.scale", same)]
+    name: str
+    silo: str
+    split: int
     scale_file: Annotated[str, Bound("the file of data.scale", same)]
-    split: Annotated[int, Bound("data.split", same)]
-    val: Annotated[float, Bound("data.val", same)]
-    test: Annotated[float, Bound("data.test", same)]
-    limit: Annotated[int, Bound("data.limit", same)]
 
 
 class SignedTerms(Settings):
@@ -149,7 +141,9 @@ def looser(signed: Settings, now: Settings) -> list[Difference]:
 
 def _looser(signed: Settings, now: Settings) -> Iterator[Difference]:
     for name, field in type(signed).model_fields.items():
-        (bound,) = (mark for mark in field.metadata if isinstance(mark, Bound))
+        bound = next(
+            (mark for mark in field.metadata if isinstance(mark, Bound)), Bound(f"data.{name}", same)
+        )
         before, after = getattr(signed, name), getattr(now, name)
         if not bound.stricter(before, after):
             yield Difference(bound.key, before, after)

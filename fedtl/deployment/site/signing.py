@@ -6,7 +6,7 @@ each round for the comparison with what was signed.
 from dataclasses import dataclass
 from hashlib import sha256
 
-from fedtl.data.columns import declared
+from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.settings import SCALES
 from fedtl.deployment.site import covered
@@ -44,9 +44,9 @@ def terms(
         norm=policy.norm,
         rows=policy.rows and guarantee is None,
         minimum_silos=policy.minimum_silos,
-        columns=[str(column) for column in declared(experiment.data)],
+        columns=[str(column) for column in declared_columns(experiment.data)],
         classes=place.agreement.classes,
-        records=len(data.train) if guarantee is None else guarantee.records,
+        records=len(data.train) if guarantee is None else guarantee.protected.count,
         data=_data(place.home),
         privacy=None if guarantee is None else _privacy(place, guarantee),
     )
@@ -75,11 +75,11 @@ def _privacy(place: SitePlan, guarantee: PrivacyGuarantee) -> PrivacyTerms:
         delta=guarantee.delta,
         lifetime_epsilon=own.lifetime_epsilon,
         lifetime_delta=own.lifetime_delta,
-        clip=guarantee.clip,
-        unit=guarantee.unit,
-        sample_rate=guarantee.sample_rate,
-        steps=sum(guarantee.steps),
-        rounds=guarantee.rounds,
+        clip=guarantee.training.clip,
+        unit=guarantee.protected.unit,
+        sample_rate=guarantee.training.sample_rate,
+        steps=guarantee.training.steps_a_round,
+        rounds=guarantee.training.rounds,
         statistics=settings.statistics,
     )
 

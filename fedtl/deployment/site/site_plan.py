@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from fedtl.data import origins, prepare
-from fedtl.data.columns import arranged
+from fedtl.data.columns import order_columns
 from fedtl.data.dataset import SiloDataset
+from fedtl.data.labels import label_texts, labels_in
 from fedtl.data.prepare import Prepared
-from fedtl.data.settings import SCALES, DataSettings
 from fedtl.data.source import Raw
-from fedtl.deployment.plan import COMMON, Agreement
+from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site import privacy_policy as stricter
+from fedtl.deployment.site.data_settings import settings_to_train
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.state_store import schema_of
 from fedtl.errors import ConfigError, DataError, Denied
@@ -28,8 +29,9 @@ from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
 from fedtl.experiment.study import Study, build
-from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, manifest
+from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.privacy import taint as labels
+from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.simulation.shared_store import SharedStore
@@ -74,22 +76,8 @@ class SitePlan:
     @cached_property
     def experiment(self) -> Experiment:
         """The agreement with the site's own rows, weights and privacy. Raises ConfigError, Denied."""
-        here, common = self.home.settings.data, self.agreement.experiment
-        data = DataSettings(
-            source=here.source,
-            path=str(self.home.at(here.path)) if here.path else "",
-            label=here.label,
-            silo_column=here.silo_column,
-            domain_column=here.domain_column,
-            target_domain=here.target_domain,
-            scale=here.scale if here.scale in SCALES else str(self.home.at(here.scale)),
-            bounds=(here.bounds or common.data.bounds) if here.scale == "dp" else {},
-            classes=self._classes(),
-            val=here.val,
-            test=here.test,
-            limit=here.limit,
-            **{key: getattr(common.data, key) for key in self._common},
-        )
+        common = self.agreement.experiment
+        data = settings_to_train(self.home, common.data, self._classes())
         table = common.model_dump(exclude_none=True)
         table["data"] = data.model_dump(exclude_none=True)
         table["model"]["weights"] = self._weights()
@@ -104,13 +92,6 @@ class SitePlan:
         if not method_of(common.method).head_is_local:
             return list(self.agreement.classes)
         return self.home.settings.data.classes or common.data.classes
-
-    @property
-    def _common(self) -> tuple[str, ...]:
-        """The keys of ``[data]`` that are the plan's alone. Only a table takes columns by name; others are arranged when read."""
-        either = ("classes", "bounds")  # the site may have its own
-        named = () if self.home.settings.data.source == "table" else ("columns", "categories")
-        return tuple(key for key in COMMON if key not in (*either, *named))
 
     def _weights(self) -> str:
         """The file of first weights, which is the one that was agreed on. Raises Denied."""
@@ -170,7 +151,7 @@ class SitePlan:
     @cached_property
     def manifest(self) -> Manifest:
         trainer = self.empty.trainer
-        return manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
+        return make_manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
 
     @property
     def terms(self) -> Terms:
@@ -186,22 +167,22 @@ class SitePlan:
                 f"{self.name}: the plan names no columns, so a table cannot take part; ask the coordinator for a bundle "
                 "that names them (data.columns)"
             )
-        return arranged(prepare.read(self.experiment.data, its.silo or self.name), plan, self.name)
+        return order_columns(prepare.read_silo(self.experiment.data, its.silo or self.name), plan, self.name)
 
     def prepared(self, rows: Raw | None = None) -> Prepared:
         """The site's own rows, or other stored ``rows``. Raises DataError where they do not fit the schema."""
         settings, raw = self.experiment.data, self.raw if rows is None else rows
-        wanted, found = tuple(self.agreement.shape), tuple(prepare.shape_after(raw, settings))
+        wanted, found = tuple(self.agreement.shape), tuple(prepare.input_shape(raw, settings))
         if found != wanted:
             raise DataError(f"{self.name}: inputs have shape {found}; the plan's are {wanted}")
-        own = prepare.classes(raw, settings)
-        trained = frozenset(prepare.spelled(raw.train.y))
+        own = prepare.silo_classes(raw, settings)
+        trained = frozenset(label_texts(raw.train.y))
         if not self.empty.method.head_is_local and settings.task == "classification":
             own = tuple(self.agreement.classes) or own
             trained = frozenset(own)
-            if not settings.by_record and (odd := sorted(prepare.occurring(raw) - trained)):
+            if not settings.by_record and (odd := sorted(labels_in(raw) - trained)):
                 raise DataError(f"{self.name}: label {odd[0]!r} is not among those agreed on")
-        return prepare.prepare(raw, settings, self.name, self.home.settings.data.split, own, trained)
+        return prepare.prepare_silo(raw, settings, self.name, self.home.settings.data.split, own, trained)
 
     def check_origins(self) -> None:
         """
@@ -244,8 +225,9 @@ class SitePlan:
         its = guarantee(settings, study.trainer, data, rounds, common.seed, place)
         if dry:
             return replace(its, seed=None)
-        lifetime = (own.lifetime_epsilon, own.lifetime_delta)
-        return replace(its, lifetime=lifetime, rows=row_hashes(self.raw, self.home.secret), seed=None)
+        lifetime = Budget(own.lifetime_epsilon, own.lifetime_delta)
+        account = replace(its.account, budget=lifetime, rows=row_hashes(self.raw, self.home.secret))
+        return replace(its, account=account, seed=None)
 
     def schema(self, study: Study, width: int) -> str:
         return schema_of(study.trainer.initial(width))

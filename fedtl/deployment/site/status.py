@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from fedtl._util.files import write_bytes
-from fedtl.data import prepare
-from fedtl.data.registry import DATA
-from fedtl.data.settings import DataSettings
+from fedtl.data.checks import count_unlabelled
 from fedtl.deployment import certificates
 from fedtl.deployment.site import covered, keys, paid
 from fedtl.deployment.site import privacy_policy as stricter
 from fedtl.deployment.site.approvals import approvals, code_hash, earlier
+from fedtl.deployment.site.data_settings import read_without_plan
 from fedtl.deployment.site.egress_log import exported, read_export
 from fedtl.deployment.site.home import PRIVATE, Home
 from fedtl.deployment.site.site_plan import device_of
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.privacy import verify as papers
 from fedtl.privacy.hash_chain import HashChainFile
+from fedtl.privacy.ledger_lines import BudgetChanged, LedgerLine, Opened
+from fedtl.privacy.verify import find_faults, find_uncharged, study_costs, unconfirmed_rows
 
 DISK = 1 << 30  # bytes that should be free
 SKEW = 60.0  # seconds that clocks may differ; Flower's own limit is 300
@@ -61,17 +61,13 @@ def _modes(home: Home) -> str:
 
 
 def _rows(home: Home) -> str:
-    its = home.settings.data
-    settings = DataSettings(
-        source=its.source,
-        path=str(home.at(its.path)) if its.path else "",
-        label=its.label,
-        silo_column=its.silo_column,
-    )
-    if its.source not in DATA:
-        raise ConfigError(f"data.source = {its.source!r} is not one of {', '.join(DATA)}")
-    raw = prepare.read(settings, its.silo or home.settings.name)
-    return f"{len(raw.train.y)} rows of shape {list(raw.train.x.shape[1:])}"
+    raw = read_without_plan(home)
+    parts = [f"{len(raw.train.y)} rows"]
+    if raw.target is not None:
+        parts.append(f"{len(raw.target)} rows of the second domain")
+    if missing := count_unlabelled(raw.train):
+        parts.append(f"{missing} rows without a label, which train nothing")
+    return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 
 
 def _key(home: Home) -> str:
@@ -206,8 +202,8 @@ def budget(home: Home) -> dict[str, Any] | None:
     lines = books.get(home.dataset, [])
     if own is None and not lines:
         return None
-    studies = papers.studies(lines)
-    limits = [line["epsilon"] for line in lines if line["what"] in ("opened", "budget")]
+    studies = study_costs(lines)
+    limits = [line.entry.epsilon for line in lines if isinstance(line.entry, Opened | BudgetChanged)]
     spent = sum(its.epsilon for its in studies.values())
     lifetime = [own.lifetime_epsilon if own else 0.0, *limits][-1]
     return {
@@ -217,14 +213,15 @@ def budget(home: Home) -> dict[str, Any] | None:
         "lifetime": lifetime,
         "left": max(0.0, lifetime - spent),
         "rounds": {name: its.round for name, its in studies.items()},
-        "waiting": papers.waiting(lines),
+        "waiting": unconfirmed_rows(lines),
         "new": bool(books) and not lines,
     }
 
 
 def history(home: Home) -> list[dict[str, Any]]:
     """Every line of the egress record, then of the privacy ledger; ``book``: which of them it is in."""
-    books = {"record": home.record.lines(), "ledger": paid.ledgers(home).get(home.dataset, [])}
+    ledger = [line.as_json() for line in paid.ledgers(home).get(home.dataset, [])]
+    books = {"record": home.record.lines(), "ledger": ledger}
     return [{"book": name, **line} for name, lines in books.items() for line in lines]
 
 
@@ -238,19 +235,19 @@ def export(home: Home, path: Path) -> int:
 
 
 def _summed(
-    lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[Mapping[str, Any]]]
+    lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]
 ) -> dict[str, Any]:
     """Of lines whose chains hold; ``ledgers``: each dataset's."""
     odd = covered.uncovered(lines)
     sent = [line for line in lines if line["what"] == "sent"]
-    faults = [fault for ledger in ledgers.values() for fault in papers.faults(ledger)]
-    waiting = [papers.waiting(ledger) for ledger in ledgers.values()]
+    faults = [fault for ledger in ledgers.values() for fault in find_faults(ledger)]
+    waiting = [unconfirmed_rows(ledger) for ledger in ledgers.values()]
     return {
         "lines": len(lines) + sum(map(len, ledgers.values())),
         "updates": len(sent),
         "bytes_out": sum(line["bytes"] for line in sent),
         "outside": odd,
-        "unpaid": [*papers.unpaid(sent, ledgers), *faults],
+        "unpaid": [*find_uncharged(sent, ledgers), *faults],
         "waiting": next(filter(None, waiting), ""),
     }
 

@@ -1,10 +1,10 @@
-"""What contradicts itself in an experiment, or is not there: refused before anything is read or trained."""
+"""Checks of an experiment that the schema cannot make: settings that contradict each other, and missing files."""
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fedtl.data.constants import checked_bounds
+from fedtl.data.constants import parse_bounds
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
@@ -16,20 +16,20 @@ from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")
-UNITS = ("table", "npz")
-UNIT_WAY = "only a table has a column that says whose row it is, and an npz its arrays train_<name>"
+TABLES = ("table", "memory")  # sources with columns by name
+UNITS = (*TABLES, "npz")
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
 def checked(experiment: Experiment) -> Experiment:
-    """Refuse what contradicts itself, with the first reason. Raises ConfigError."""
+    """Return the experiment. Raises ConfigError for the first setting that contradicts another."""
     for text in contradictions(experiment):
         raise ConfigError(text)
     return experiment
 
 
 def contradictions(experiment: Experiment) -> Iterator[str]:
-    """What contradicts itself, or is not there: one line each."""
+    """Yield a line for each setting that contradicts another, and for each file that does not exist."""
     train, compare = experiment.train, experiment.compare
     yield from _said(method_of, experiment.method)
     yield from _said(server_of, experiment.method)
@@ -38,12 +38,14 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield from _said(choice, METHODS, name, "compare.methods")
     yield from _said(choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
-        yield f"compare.metric = {compare.metric!r} does not measure {experiment.data.task}"
+        yield f"compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}"
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
-        yield f"silos_per_round = {per_round} can never give minimum_silos = {minimum}"
+        yield (
+            f"silos_per_round = {per_round} is below minimum_silos = {minimum}; raise the first or lower the second"
+        )
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
-        yield f'train.momentum belongs to "sgd", not to {train.optimizer!r}'
+        yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
     yield from _twice(experiment)
     yield from of_data(experiment.data)
     yield from _of_target(experiment)
@@ -52,7 +54,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
 
 
 def of_data(data: DataSettings) -> Iterator[str]:
-    """What is wrong with ``[data]`` by itself: then there are no rows to look at."""
+    """Yield a line for each mistake within ``[data]``; with one, no rows can be read."""
     yield from _said(choice, DATA, data.source, "data.source")
     if data.source in DATA:
         yield from _of_source(data)
@@ -60,7 +62,7 @@ def of_data(data: DataSettings) -> Iterator[str]:
 
 
 def _said(check: Callable[..., Any], *words: Any) -> Iterator[str]:
-    """What a check says that raises."""
+    """Yield the message of the ConfigError that a check raises."""
     try:
         check(*words)
     except ConfigError as error:
@@ -71,16 +73,16 @@ def _of_target(experiment: Experiment) -> Iterator[str]:
     try:
         needed = method_of(experiment.method).needs_target
     except ConfigError:
-        return  # a method that cannot be made needs nothing
+        return  # contradictions() reports it
     if needed and not experiment.data.target_domain:
         name = experiment.method.name
-        yield f"method {name!r} adapts to a second domain; data.target_domain does not name one"
+        yield f"method {name!r} adapts to a second domain; name it in data.target_domain"
 
 
 def with_unit(experiment: Experiment) -> Experiment:
     """
-    Under ``[privacy]`` each row is prepared by itself, and the column that privacy protects is the one by which rows are
-    kept together. Raises ConfigError.
+    Return the experiment with what ``[privacy]`` requires of ``[data]``: each row is prepared independently of the others, and
+    rows of one protected unit are kept together. Raises ConfigError.
     """
     if experiment.privacy is None:
         return experiment
@@ -89,16 +91,19 @@ def with_unit(experiment: Experiment) -> Experiment:
     if privacy.unit == "record" or privacy.unit == data.unit_column:
         return experiment
     if data.source not in UNITS:
-        raise ConfigError(f'privacy.unit = {privacy.unit!r}: {UNIT_WAY}; "record" protects single rows')
+        raise ConfigError(
+            f"privacy.unit = {privacy.unit!r}: source {data.source!r} cannot say which rows belong to the same "
+            f'{privacy.unit}; use source "table" or "npz", or set privacy.unit = "record"'
+        )
     if data.unit_column:
         raise ConfigError(
-            f"privacy.unit = {privacy.unit!r} and data.unit_column = {data.unit_column!r}: name one column"
+            f"privacy.unit = {privacy.unit!r}, but data.unit_column = {data.unit_column!r}; remove data.unit_column"
         )
     return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
 
 
 def _twice(experiment: Experiment) -> Iterator[str]:
-    """A seed or a silo that is listed twice would count twice."""
+    """Yield a line for each value that a list holds twice; it would count twice."""
     data, compare = experiment.data, experiment.compare
     lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
     lists |= {
@@ -110,69 +115,71 @@ def _twice(experiment: Experiment) -> Iterator[str]:
     for key, values in lists.items():
         for value in dict.fromkeys(values):
             if values.count(value) > 1:
-                yield f"{key} lists {value!r} {values.count(value)} times; once is enough"
+                yield f"{key} lists {value!r} {values.count(value)} times; list it once"
 
 
 def _of_source(data: DataSettings) -> Iterator[str]:
-    """The source reads from where it is told to, and has the settings that are set."""
+    """Yield a line where the path does not exist, and for each setting that the source does not have."""
     source = DATA[data.source]
     if source.needs_path and not (data.path and os.path.exists(data.path)):
-        at = f"data.path: {data.path} does not exist" if data.path else "data.path is empty"
-        yield f"{at}; source {data.source!r} reads from there"
+        problem = f"data.path: {data.path} does not exist" if data.path else "data.path is empty"
+        yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
-        yield (f"data.path is set, but source {data.source!r} reads no path; remove one of the two")
+        yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     for key in ("silo_column", "domain_column", "positive_above", "categories"):
-        if data.source != "table" and getattr(data, key) not in ("", None, [], {}):
-            yield f'data.{key} is for source "table", not {data.source!r}'
-    if data.columns and data.source not in ("table", "npz"):
-        yield f'data.columns is for source "table" or "npz", not {data.source!r}'
+        if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
+            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
+    if data.columns and data.source not in UNITS:
+        yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
-        yield f"data.unit_column = {data.unit_column!r}: {UNIT_WAY}"
+        yield (
+            f'data.unit_column = {data.unit_column!r}: only source "table" (a column) and "npz" (arrays train_NAME) '
+            "have one, and it cannot be x or y"
+        )
     if data.source == "images" and data.target_domain:
-        yield 'data.target_domain: source "images" has no second domain'
+        yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
-        yield ("data.domain_column and data.target_domain go together: which column, and which value of it")
+        yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
     if data.test + data.val >= 1:
-        yield f"data.test = {data.test} and data.val = {data.val} leave no training rows"
+        yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
     if data.positive_above is not None and data.task == "regression":
-        yield 'data.positive_above makes two classes; that is no data.task = "regression"'
+        yield 'data.positive_above makes two classes, but data.task = "regression"; remove one of them'
     for key in ("label", "silo_column", "domain_column", "unit_column"):
         if getattr(data, key) in data.columns:
-            yield f"data.columns lists {getattr(data, key)!r}, which is data.{key} and no input"
+            yield f"data.columns lists {getattr(data, key)!r}, which is data.{key}, not an input; remove it there"
     if data.scale not in SCALES and not os.path.isfile(data.scale):
-        wish = '"silo", "none", "dp" or a TOML file of constants'
-        yield f"data.scale is {wish}; there is no file {data.scale}"
+        yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
-        yield from _said(checked_bounds, name, entry)
+        yield from _said(parse_bounds, name, entry)
     if data.classes and data.task == "regression":
-        yield 'data.classes lists labels; data.task = "regression" has values'
+        yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:
-        yield f"data.classes lists the one label {data.classes[0]!r}; a classification needs two"
+        yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
 
 
 def _of_engine(engine: EngineSettings) -> Iterator[str]:
-    """Each engine has settings of its own."""
+    """Yield a line for each setting that the engine does not have."""
     if engine.address and engine.name != "ray":
-        yield f'engine.address is for "ray", not for {engine.name!r}'
+        yield f'engine.address is a setting of engine "ray", not of {engine.name!r}'
     if engine.stack > 1 and (engine.name == "ray" or engine.workers > 1):
         other = 'engine.name = "ray"' if engine.name == "ray" else f"engine.workers = {engine.workers}"
-        yield (f"engine.stack = {engine.stack} trains in one process, and {other} in several; keep one")
+        yield f"engine.stack = {engine.stack} trains in one process, but {other} in several; remove one of them"
 
 
 def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
-    """Where the weights come from: one place, and one that is there."""
+    """Yield a line where the first weights come from two places, or from one that does not exist."""
     if overlap := sorted(set(data.late) & set(model.pretrain_on)):
-        yield (f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; it can be one of the two")
+        yield f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; remove it from one of them"
     if model.weights and model.pretrain_on:
-        yield "model.weights and model.pretrain_on both say where the backbone starts; keep one"
+        yield "model.weights and model.pretrain_on both set the first weights; remove one of them"
     if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
         yield f"model.weights: there is no file {model.weights}"
-    for place in model.pretrain_on:
-        source, colon, path = place.partition(":")
+    for entry in model.pretrain_on:
+        source, colon, path = entry.partition(":")
         if colon and source not in DATA:
             yield from _said(choice, DATA, source, "model.pretrain_on")
         elif colon and DATA[source].needs_path and not os.path.exists(path):
-            yield (f"model.pretrain_on: {path or '(empty)'} does not exist; {source!r} reads from there")
+            yield f"model.pretrain_on: {path or '(empty path)'} does not exist; source {source!r} reads from there"

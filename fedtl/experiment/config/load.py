@@ -1,7 +1,5 @@
 """
-An experiment is one strict TOML file. Everything wrong with it is said before anything starts.
-
-Settings only: no data source is opened and no model is built here.
+Read an experiment from its TOML file, and check it before anything starts. Opens no data source and builds no model.
 """
 
 import os.path
@@ -24,24 +22,25 @@ from fedtl.experiment.config.schema import Experiment
 
 def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
     """
-    The experiment that ``read`` finds, checked. ``sound``: refuse one whose privacy would be untrue. Raises ConfigError.
+    Read and check an experiment. ``sound``: also refuse settings under which its privacy guarantee would not hold. Raises
+    ConfigError.
     """
     return parse(read(name, overrides), sound)
 
 
 def read(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
-    The plain values in the file ``name``, or in the shipped one of that bare name, with ``a.b=c`` overrides; unchecked.
+    Return the plain values of the file ``name``, or of the shipped experiment of that name, with the ``a.b=c`` overrides.
 
-    Paths in the file are relative to it, those of an override to the working directory. Raises ConfigError for what
-    is no TOML.
+    Paths in the file are relative to the file, paths in an override to the working directory. Checks nothing else. Raises
+    ConfigError where the file does not exist or is not TOML.
     """
     path = Path(name)
     if not os.path.isfile(name):
         shipped = files("fedtl") / "experiments" / f"{name}.toml"
         if path.suffix or "/" in name or name not in shipped_names():
             raise ConfigError(
-                f"there is no file {name}, and the shipped experiments are {', '.join(shipped_names())}"
+                f"there is no file {name}, and no shipped experiment of that name; these are {', '.join(shipped_names())}"
             )
         path = Path(str(shipped))
     try:
@@ -63,7 +62,7 @@ def shipped_names() -> list[str]:
 
 
 def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
-    """An experiment from plain values. Raises ConfigError, in one line."""
+    """Return an experiment from plain values. Raises ConfigError, in one line."""
     try:
         experiment = checked(with_unit(Experiment.model_validate(dict(table))))
     except ValidationError as error:
@@ -74,30 +73,30 @@ def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
 
 
 def but(experiment: Experiment, **changes: Any) -> Experiment:
-    """The same experiment with some of its values replaced, checked again. Raises ConfigError."""
+    """Return the experiment with some values replaced, checked again. Raises ConfigError."""
     return parse({name: getattr(experiment, name) for name in type(experiment).model_fields} | changes)
 
 
 def dump(experiment: Experiment) -> str:
-    """TOML that ``load`` turns into the same experiment."""
+    """Return TOML that ``load`` turns into the same experiment."""
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
 def _overriding(overrides: Sequence[str]) -> dict[str, Any]:
-    """``["data.limit=100"]`` as nested tables; a value that is not TOML is text."""
+    """Return ``["data.limit=100"]`` as nested tables. A value that is not TOML is text."""
     table: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {override!r}: write it as key=value, for example --set train.lr=0.01")
+            raise ConfigError(f"--set {override!r} is not KEY=VALUE; an example: --set train.lr=0.01")
         *above, last = (part.strip() for part in key.split("."))
         inner = table
         for part in above:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"--set names {'.'.join(above)} twice")
+                raise ConfigError(f"--set {'.'.join(above)}: set twice; keep one of them")
         if last in inner:
-            raise ConfigError(f"--set names {key.strip()} twice")
+            raise ConfigError(f"--set {key.strip()}: set twice; keep one of them")
         inner[last] = _value(text)
     _make_absolute(table, Path.cwd())
     return table
@@ -122,9 +121,9 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _make_absolute(table: dict[str, Any], base: Path) -> None:
-    """Paths are where their file says, from wherever the command is run. Raises ConfigError."""
-    words = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
-    for (section, key), not_paths in words.items():
+    """Make the paths in the table absolute, in place. ``base``: the folder they are relative to. Raises ConfigError."""
+    keywords = {("data", "path"): (), ("data", "scale"): SCALES, ("model", "weights"): ("pretrained",)}
+    for (section, key), not_paths in keywords.items():
         inner = table.get(section)
         value = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
@@ -143,4 +142,4 @@ def _absolute(path: str, base: Path, at: str) -> str:
     try:
         return str((base / Path(path).expanduser()).resolve())
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of links, no such user's home
-        raise ConfigError(f"{at} = {short(path)} is no path: {error}") from error
+        raise ConfigError(f"{at} = {short(path)} is not a valid path: {error}") from error

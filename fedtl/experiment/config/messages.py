@@ -1,4 +1,4 @@
-"""How a mistake in settings is said: in one line, with the place, the value and the way out."""
+"""Error messages for settings: one line, with the setting, its value, and what to do."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,11 +24,13 @@ WISHES = {
 
 
 def entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
+    """Return the entry of that name. ``at``: the setting that names it. Raises ConfigError."""
     choice(table, name, at)
     return table[name]
 
 
 def choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None:
+    """Raise ConfigError unless the setting ``at`` has one of these names."""
     if not isinstance(name, str) or name not in names:
         near = get_close_matches(str(name), list(names), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -36,14 +38,17 @@ def choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None
 
 
 def unknown(path: str, known: Sequence[str]) -> str:
-    """``path`` and ``known`` end in the key in question; what comes before it is no part of the likeness."""
+    """
+    Return the message for a key that is not a setting. ``path``: the key with its tables; ``known``: settings of the same
+    table. Similar names are suggested by the last part alone.
+    """
     above, dot, key = path.rpartition(".")
     if (reason := absent(path)) is not None:
         return f'"{path}" is not a setting: {reason}'
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
     near += [name for name in _settings() if name.rpartition(".")[2] == key and "." not in above]
-    hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none here'}"
+    hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none'}"
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
 
@@ -54,8 +59,8 @@ def one_line(error: ValidationError, table: Mapping[str, Any], at: str = "") -> 
 
 
 def lines(error: ValidationError, table: Mapping[str, Any], at: str = "") -> dict[SettingPath, str]:
-    """Each mistake once, by where it is, in one line."""
-    # A misspelt key comes with its absence under the right name: the spelling is what to say.
+    """Return a line for each mistake, by the path of the setting."""
+    # A misspelt key is both unknown and, under its right name, missing: report it as unknown.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     found: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
@@ -70,9 +75,9 @@ def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
 def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str) -> str:
     first, at = problems[0], above + _spelled(place)
     if first["type"] == "missing":
-        return f"{at} is not given, and has no default"
+        return f"{at} is missing; it has no default"
     if (reason := gone(at, first["input"])) is not None:
-        return f"{at} = {short(first['input'])} is gone: {reason}"
+        return f"{at} = {short(first['input'])} is no longer a value: {reason}"
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
         return f"{at} = {short(first['input'])}: must be {' or '.join(wishes)}"
@@ -81,7 +86,7 @@ def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str)
 
 
 def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> SettingPath:
-    """Without the branches of a union, which pydantic adds to the path and the file does not have."""
+    """Return the path in the file. Pydantic adds the branches of a union to it, which are left out here."""
     path: list[str | int] = []
     value: Any = table
     key: Any
@@ -104,12 +109,13 @@ def _wish(problem: Mapping[str, Any]) -> str:
 
 
 def short(value: Any) -> str:
+    """Return the value's repr, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def _settings(tables: bool = False) -> Iterator[str]:
-    """Every key as "data.limit", those of the top level too; the names of the tables themselves on request."""
+    """Yield every key, such as "data.limit". ``tables``: also the names of tables."""
     for name, field in Experiment.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))  # a table, or a table that may be left out
         below = next((kind.model_fields for kind in kinds if hasattr(kind, "model_fields")), None)
@@ -119,32 +125,31 @@ def _settings(tables: bool = False) -> Iterator[str]:
             yield f"{name}.{key}"
 
 
+# Why settings that other libraries have do not exist under [privacy], and what to set instead.
 NOISE = (
-    "the noise follows from privacy.epsilon, privacy.delta, the rows and the planned steps, and is never 0; "
-    "without the table [privacy] there is none"
+    "the noise multiplier is computed from privacy.epsilon, privacy.delta, the number of rows and the number of steps; "
+    "for training without noise leave [privacy] out"
 )
 SAMPLE = (
-    "each step takes every unit by its own coin (Poisson), and that is what is booked; batches of shuffled rows, booked "
-    "as that, would cost more than the ledger says"
+    "batches are always Poisson samples, because the accountant assumes Poisson sampling; shuffled batches would cost more "
+    "epsilon than is charged"
 )
 RATE = (
-    "privacy.sample_rate says how likely each unit is drawn, and without it train.batch_size over the units does; Poisson "
-    "samples differ in size, and none is dropped"
+    "set privacy.sample_rate, the probability that a step takes a unit; without it train.batch_size over the number of units "
+    "is used. Poisson samples differ in size, and none is dropped"
 )
 STEPS = (
-    "privacy.steps says how many a round has, and without it train.epochs, train.batch_size and the rows do; they are fixed "
-    "beforehand: other steps than those that are booked would make the epsilon untrue"
+    "set privacy.steps, the number of steps in a round; without it train.epochs, train.batch_size and the rows give it. It is "
+    "fixed before training, because the ledger is charged for exactly these steps"
 )
-CLIP = 'it is called "privacy.clip": of the gradient of one unit, in the norm over all tensors that move'
+CLIP = "set privacy.clip, the clipping norm of one unit's gradient over all trainable tensors"
 SOURCE = (
-    "noise and samples always come from the operating system and can be drawn by nobody again; "
+    "noise and samples always come from the operating system's random generator; "
     'privacy.noise = "reproducible" takes both from seed, for debugging, and then nothing is private'
 )
-LEDGER = "each silo has one ledger for all rounds, which is charged before each and never begun anew"
-ADJACENCY = (
-    "epsilon is for zero-out of one unit, with their number public; that for replace-one is printed beside it"
-)
-METRIC = "privacy.metrics says what may leave besides noisy tensors, and it is charged; losses and exact figures stay"
+LEDGER = "each silo has one ledger for all rounds; it is charged before each round and never reset"
+ADJACENCY = "epsilon is for zero-out adjacency of one unit, with a public number of units; results show replace-one beside it"
+METRIC = "set privacy.metrics to release a metric with noise, charged to the ledger; losses and exact metrics never leave"
 
 REASONS = {
     **dict.fromkeys(("noise_multiplier", "sigma", "noise_scale", "noise_std", "noise_level"), NOISE),
@@ -159,19 +164,19 @@ REASONS = {
 }
 GONE = {
     ("tuning", "charged"): (
-        "fedtl never computed what choosing settings on private rows costs, so the word promised a charge that nobody made; "
-        'write "public" if only public rows were looked at, and otherwise "undeclared"'
+        "fedtl does not compute the privacy cost of choosing settings on private rows; "
+        'set "public" if settings were chosen on public rows only, otherwise "undeclared"'
     )
 }
 
 
 def gone(path: str, value: Any) -> str | None:
-    """Why this value of a setting of ``[privacy]`` is no longer there, and what to do; None for any other."""
+    """Return why a setting of ``[privacy]`` no longer has this value, and what to do; None for other values."""
     *above, key = path.split(".")
     return GONE.get((key, value)) if above[-1:] == ["privacy"] and isinstance(value, str) else None
 
 
 def absent(path: str) -> str | None:
-    """Why there is no such key under ``[privacy]`` or ``[silo.<name>.privacy]``; None for any other."""
+    """Return why ``[privacy]`` and ``[silo.<name>.privacy]`` do not have this key; None for other keys."""
     *above, key = path.split(".")
     return REASONS.get(key) if above[-1:] == ["privacy"] else None

@@ -1,4 +1,4 @@
-"""Every mistake in an experiment at once, and what can still be looked at without them."""
+"""Find all mistakes in an experiment at once, and replace wrong settings so that the rest can still be checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
 
-STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for what has no default
+STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for settings without a default
 
 
 @dataclass(frozen=True)
 class Mended:
     """
-    ``experiment``: as it was written but for ``mistakes``, a line each, for which the defaults stand. ``rows``: whether
-    none of them is about which rows there are and whose, so that looking at those means something.
+    ``experiment``: the experiment, with defaults in place of wrong settings. ``mistakes``: a line each. ``rows``: whether
+    the settings that select the rows and their units are right, so that the rows can be checked.
     """
 
     experiment: Experiment
@@ -29,7 +29,7 @@ class Mended:
 
 
 def mended(table: Mapping[str, Any]) -> Mended:
-    """Never raises for what the table holds."""
+    """Return the experiment with wrong settings replaced by defaults. Raises nothing, whatever the table holds."""
     experiment, said, wrong = _of_the_right_types(table)
     rows = not any(place[0] == "data" for place in wrong)
     try:
@@ -42,7 +42,7 @@ def mended(table: Mapping[str, Any]) -> Mended:
 
 
 def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
-    """The experiment without what the schema does not take, the lines about that, and where it stood."""
+    """Return the experiment without what the schema refuses, the messages about that, and the paths of what was removed."""
     said, wrong, left = list[str](), list[SettingPath](), dict[str, Any](table)
     while True:
         try:
@@ -56,7 +56,7 @@ def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str]
 
 
 def _mended(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
-    """Without the setting at ``place``, or with what stands in for it; a mistake within a list is the whole list's."""
+    """Return the table without the setting at ``place``, or with its stand-in. A wrong list entry removes the whole list."""
     keys = [str(key) for key in place]
     left = inner = dict(table)
     for number, key in enumerate(keys[:-1]):
@@ -72,7 +72,7 @@ def _mended(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, A
 
 
 def _workable(experiment: Experiment) -> Experiment:
-    """The default method or optimiser where those that are named cannot be had."""
+    """Return the experiment with the default method or optimiser where those it names do not exist."""
     if experiment.train.optimizer not in OPTIMIZERS:
         default = TrainSettings()
         update = {"optimizer": default.optimizer, "momentum": default.momentum}

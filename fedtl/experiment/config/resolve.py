@@ -1,4 +1,4 @@
-"""What settings come to: the method, the server's step, a silo's privacy; checked while they are made."""
+"""From settings to a method, a server step, and a silo's privacy settings."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ from fedtl.methods.server import ServerStep
 
 
 def method_of(settings: MethodSettings) -> Method:
-    """The method that ``[method]`` describes. Raises ConfigError."""
+    """Return the method that ``[method]`` describes. Raises ConfigError."""
     make = entry(METHODS, settings.name, "method.name")
     method = call(make, settings.own, "method.")
     for at, term in enumerate(settings.terms):
@@ -29,25 +29,25 @@ def method_of(settings: MethodSettings) -> Method:
         made = call(entry(TERMS, name, f"method.terms[{at}].name"), table, f"method.terms[{at}].")
         if any(type(other) is type(made) for other in method.objective):
             raise ConfigError(
-                f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; set it in one place"
+                f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
             )
         method = method.plus(made)
     if not settings.personalise:
         return method
     if any(isinstance(step, FineTune) and step.epochs for step in method.finish):
         raise ConfigError(
-            f"method.personalise and {settings.name!r}'s own head_epochs say the same thing twice; keep one"
+            f"method.personalise and method.head_epochs of {settings.name!r} set the same thing; remove one of them"
         )
     step = call(FineTune, settings.personalise, "method.personalise.")
     return replace(method, finish=(*method.finish, step))
 
 
 def server_of(settings: MethodSettings) -> ServerStep:
-    """The server's step. Raises ConfigError."""
+    """Return the server step that ``[method.server]`` describes. Raises ConfigError."""
     table = dict(settings.server)
     name, share = table.pop("name", "mean"), table.pop("share", None)
     if share is not None and name != "trimmed":
-        raise ConfigError(f'method.server.share belongs to "trimmed", not to {name!r}')
+        raise ConfigError(f'method.server.share is a setting of "trimmed", not of {name!r}; remove it')
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float)):
         raise ConfigError(f"method.server.share = {short(share)}: must be a number")
     step = ServerStep(name, 0.1 if share is None else share, table)
@@ -57,12 +57,12 @@ def server_of(settings: MethodSettings) -> ServerStep:
 
 
 def without_release(data: DataSettings) -> DataSettings:
-    """The same rows where nothing is private: the silo's own exact mean and spread in the place of released ones."""
+    """Return the settings for training without privacy: exact mean and spread instead of noisy ones."""
     return data.model_copy(update={"scale": "silo", "bounds": {}}) if data.scale == "dp" else data
 
 
 def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
-    """``[privacy]`` with what ``[silo.<name>.privacy]`` changes. Raises ConfigError."""
+    """Return ``[privacy]`` with the changes of ``[silo.<name>.privacy]``. Raises ConfigError."""
     assert experiment.privacy is not None
     own = experiment.silo[silo].privacy if silo in experiment.silo else {}
     for key, value in own.items():
@@ -71,7 +71,7 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
             known = [f"silo.{silo}.privacy.{name}" for name in PrivacySettings.model_fields]
             raise ConfigError(unknown(at, known))
         if (reason := gone(at, value)) is not None:
-            raise ConfigError(f"{at} = {short(value)} is gone: {reason}")
+            raise ConfigError(f"{at} = {short(value)} is no longer a value: {reason}")
     try:
         return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
     except ValueError as error:
@@ -80,7 +80,7 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
 
 
 def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:
-    """torch itself knows which values its optimiser takes; it would say so only after the first round."""
+    """Raise ConfigError for values that torch's optimiser refuses; otherwise it would refuse them after the first round."""
     try:
         OPTIMIZERS[name]([torch.nn.Parameter(torch.zeros(1))], **{"lr": 1.0, **settings})
     except (TypeError, ValueError, RuntimeError) as error:

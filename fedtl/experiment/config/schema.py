@@ -1,4 +1,4 @@
-"""The experiment's settings and their defaults: what its TOML file may hold, and nothing about how it is read."""
+"""The settings of an experiment and their defaults."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """``[train]``: what happens inside a silo. ``schedule``: whether the learning rate falls from round to round."""
+    """``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds."""
 
     optimizer: str = "sgd"
     lr: float = Field(0.05, gt=0, allow_inf_nan=False)
@@ -34,7 +34,7 @@ class TrainSettings(Settings):
 
 
 class MethodSettings(Settings):
-    """``[method]``. The method's own settings stand beside these keys; its function's parameters are the list."""
+    """``[method]``. Further keys are the method's own settings: the parameters of its function."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -45,17 +45,18 @@ class MethodSettings(Settings):
 
     @property
     def own(self) -> dict[str, Any]:
+        """The method's own settings."""
         return dict(self.model_extra or {})
 
 
 class PrivacySettings(Settings):
     """
-    ``[privacy]``: record-level differential privacy in every silo; without the table there is none. ``epsilon`` is
-    for all that is charged over all rounds; ``delta`` "auto": min(1e-5, 1/(10 n)). ``unit``: who is protected, a record
-    or, with a column's name such as "patient", all rows that agree there. ``clip``: of one unit's gradient, in the norm
-    over all tensors that move. ``sample_rate``: of each unit in a step, and ``steps`` of a round, all phases together; not
-    set: as ``train.batch_size`` and ``train.epochs`` give them. With units, n and ``train.batch_size`` count units.
-    ``metrics``: what may leave a silo each round, with noise and charged; nothing else does.
+    ``[privacy]``: differential privacy in every silo; without the table there is none. ``epsilon`` covers everything that is
+    released over all rounds. ``delta`` "auto" is min(1e-5, 1/(10 n)). ``unit``: what is protected, a record or, with the
+    name of a column such as "patient", all rows with the same value there; n and ``train.batch_size`` then count units.
+    ``clip``: the clipping norm of one unit's gradient over all trainable tensors. ``sample_rate``: the probability that a
+    step takes a unit. ``steps``: steps in one round, all phases together. Where these two are not set, ``train.batch_size``
+    and ``train.epochs`` give them. ``metrics``: metrics that are released every round with noise; no others leave a silo.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
@@ -76,8 +77,8 @@ Line = Annotated[str, Field(max_length=400), AfterValidator(printable)]
 
 class RequestSettings(Settings):
     """
-    ``[request]``: who asks institutions to take part, ``by``, and the ``purpose``, each in one line of plain text. Both
-    stand at the top of the page that an institution signs; fedtl cannot check them.
+    ``[request]``: who asks institutions to take part (``by``), and for what ``purpose``; one line of plain text each. Both
+    are at the top of the page that an institution signs; fedtl cannot check them.
     """
 
     by: Line = ""
@@ -85,16 +86,16 @@ class RequestSettings(Settings):
 
 
 class SiloSettings(Settings):
-    """``[silo.<name>]``: what one silo does otherwise than ``[privacy]`` says."""
+    """``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides."""
 
     privacy: dict[str, Any] = {}
 
 
 class AuditSettings(Settings):
     """
-    ``[audit]``: what a run keeps for those who attack it afterwards. ``canaries``: records of nobody in each private
-    silo, which cost the model nothing. ``transcript``: so many rounds' messages, spread over the run; 0: none.
-    ``show_rows``: silos whose owner agrees that an audit may print pictures of their training rows (with --pictures).
+    ``[audit]``: what a run stores for a later audit. ``canaries``: synthetic records in each private silo; they do not change
+    the model. ``transcript``: the number of rounds whose messages are stored, spread evenly over the run.
+    ``show_rows``: silos whose owner permits that an audit prints pictures of their training rows (with --pictures).
     """
 
     canaries: int = Field(0, ge=0, le=1_000_000)
@@ -103,7 +104,7 @@ class AuditSettings(Settings):
 
 
 class CompareSettings(Settings):
-    """``[compare]``. ``metric`` decides who is best; "auto": accuracy, or R^2 in regression."""
+    """``[compare]``. ``metric`` decides which method is best; "auto" is accuracy, or R^2 in regression."""
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
@@ -111,7 +112,7 @@ class CompareSettings(Settings):
 
 
 class Experiment(Settings):
-    """Every key of the file with its default; frozen."""
+    """All settings of an experiment."""
 
     seed: int = Field(0, ge=0)
     rounds: int = Field(20, ge=1)
@@ -130,7 +131,7 @@ class Experiment(Settings):
 
     @property
     def metric(self) -> str:
-        """What "better" means here."""
+        """The main metric."""
         if self.compare.metric != "auto":
             return self.compare.metric
         return "r2" if self.data.task == "regression" else "accuracy"

@@ -13,21 +13,21 @@ def holds(found: Examined) -> Iterator[str]:
     its = found.guarantees
     if not its or any(guarantee.seed is not None for guarantee in its.values()):
         return
-    unit = next(iter(its.values())).unit
+    unit = next(iter(its.values())).protected.unit
     yield (
         "noise: on every step, never 0, keyed by the operating system and never by a seed; times the clip: "
-        + _each(its, lambda one: f"{one.noise_multiplier:.3g} of {one.clip:g}")
+        + _each(its, lambda one: f"{one.training.noise_multiplier:.3g} of {one.training.clip:g}")
     )
     yield (
         f"sampling: each {unit} by its own coin (Poisson), no batches of shuffled rows; booked with the same chance: "
-        + _each(its, lambda one: f"{one.sample_rate:.3g} of {one.records}")
+        + _each(its, lambda one: f"{one.training.sample_rate:.3g} of {one.protected.count}")
     )
     yield (
         "steps: fixed beforehand whatever a sample holds, and as many as are booked: "
         + _each(
             its,
             lambda one: (
-                f"{one.rounds * sum(one.steps)} in all, {sum(one.steps)} in each of {one.rounds} rounds"
+                f"{one.training.all_steps} in all, {one.training.steps_a_round} in each of {one.training.rounds} rounds"
             ),
         )
     )
@@ -52,20 +52,24 @@ def _leaves(found: Examined) -> str:
     study, its = found.study, found.guarantees
     roles = study.trainer.partition.roles.values()
     count = sum(role in study.method.shared for role in roles)
-    refreshed = any(one.refresh for one in its.values())
+    refreshed = any(one.releases.statistics for one in its.values())
     moved = "noisy steps and noisy statistics" if refreshed else "noisy steps"
     text = f"{count} tensors, which rows move by {moved} alone; no loss, no words of an error, and no number of rows (it is public under the claim, and follows from the noise)"
-    if not any(one.metric for one in its.values()):
+    if not any(one.releases.accuracy for one in its.values()):
         return f"{text}, and no accuracy"
     told = _each(
         its,
-        lambda one: "none" if one.metric is None else f"± {one.metric.expected:.2g} on {one.metric.records}",
+        lambda one: (
+            f"± {one.releases.accuracy.mean_noise_std:.2g} on {one.releases.accuracy.units}"
+            if one.releases.accuracy
+            else "none"
+        ),
     )
-    return f"{text}; and once a round an accuracy of validation {next(iter(its.values())).unit}s, noisy and charged: {told}"
+    return f"{text}; and once a round an accuracy of validation {next(iter(its.values())).protected.unit}s, noisy and charged: {told}"
 
 
 def _prepared(found: Examined, one: PrivacyGuarantee) -> str:
-    data = found.study.data(one.dataset)
+    data = found.study.data(one.account.dataset)
     classes = (
         f"{len(data.classes)} classes {data.origins.classes}" if data.classes else "labels' scale declared"
     )

@@ -13,7 +13,7 @@ from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.study import Study, build
 from fedtl.messages import Task
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.simulation import choose
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.shared_store import SharedStore
@@ -40,7 +40,7 @@ def examine(experiment: Experiment, shelf: SharedStore) -> Examined:
     refused = list(unsound(experiment))
     study = replace(build(_bare(experiment), shelf, shelf), experiment=experiment)
     try:
-        choose.check(experiment.engine, study.trainer)
+        choose.check_engine(experiment.engine, study.trainer)
     except ConfigError as error:
         refused.append(str(error))
     if experiment.privacy is None:
@@ -77,20 +77,20 @@ def _bare(experiment: Experiment) -> Experiment:
 
 def _unbooked(name: str, its: PrivacyGuarantee) -> Iterator[str]:
     """Where what is done is not what is charged: other steps, another sampling rate, less noise, more epsilon."""
-    taken = its.rounds * sum(its.steps)
-    rounds = [its.events(first=number == 0) for number in range(its.rounds)]
+    training, taken = its.training, its.training.all_steps
+    rounds = [its.events(first=number == 0) for number in range(training.rounds)]
     charged = [event for events in rounds for event in events]
     booked = sum(
         e.steps
         for e in charged
-        if (e.noise_multiplier, e.sample_rate) == (its.noise_multiplier, its.sample_rate)
+        if (e.noise_multiplier, e.sample_rate) == (training.noise_multiplier, training.sample_rate)
     )
     if booked != taken:
         yield f"{name}: {taken} steps are taken, and {booked} of that noise and sampling rate are charged"
-    if taken and not its.noise_multiplier > 0:
-        yield f"{name}: the noise is {its.noise_multiplier:g} times the clip; without noise nothing is private"
-    if its.epsilon > its.lifetime[0]:
-        yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.lifetime[0]:g} was asked for"
+    if taken and not training.noise_multiplier > 0:
+        yield f"{name}: the noise is {training.noise_multiplier:g} times the clip; without noise nothing is private"
+    if its.epsilon > its.account.budget.epsilon:
+        yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.account.budget.epsilon:g} was asked for"
 
 
 def _quick(study: Study, data: SiloDataset) -> bool:
@@ -102,12 +102,13 @@ def _quick(study: Study, data: SiloDataset) -> bool:
 
 def _meeting(study: Study, data: SiloDataset, its: PrivacyGuarantee) -> Iterator[str]:
     """Where records meet in the model or its losses: a step of each phase on rows of nobody, charged to nobody, asks it."""
-    trial = replace(
-        its, records=STRANGERS, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.steps),
-        refresh=None, metric=None, canaries=None,
-    )  # fmt: skip
+    training = replace(
+        its.training, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.training.steps)
+    )
+    units = replace(its.protected, count=STRANGERS)
+    trial = replace(its, protected=units, training=training, releases=Releases(), canaries=None)
     shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
-    task = Task("trial", 1, its.rounds, study.experiment.seed, shared)
+    task = Task("trial", 1, training.rounds, study.experiment.seed, shared)
     try:
         study.trainer.fit_unaccounted(replace(study.silo("nobody", data), guarantee=trial), task)
     except ConfigError as error:

@@ -13,7 +13,7 @@ from fedtl.experiment.lint.dry_run import Examined, examine
 from fedtl.experiment.lint.duplicate_rows import copies
 from fedtl.experiment.lint.unread import unread
 from fedtl.experiment.privacy_plan import warnings
-from fedtl.simulation.shared_store import SharedStore, temporary
+from fedtl.simulation.shared_store import SharedStore, temporary_store
 
 PLAIN_MODELS = (ModelSettings(), ModelSettings(name="mlp"))  # for images, and for rows of a table
 
@@ -36,7 +36,7 @@ def lint(table: Mapping[str, Any]) -> Findings:
     wrong, odd = [*its.mistakes, *unsound(its.experiment)], list(doubtful(its.experiment))
     promised: list[str] = []
     if its.experiment.privacy is not None and its.rows:
-        with temporary() as shelf:
+        with temporary_store() as shelf:
             found, said = _examined(its, shelf)
             wrong += said
             if found is not None:

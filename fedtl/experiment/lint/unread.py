@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.data.prepare import labelled
+from fedtl.data.labels import has_label
 from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
 
@@ -19,7 +19,7 @@ def unread(study: Study) -> Iterator[str]:
 
 def _of(name: str, data: SiloDataset, columns: tuple[str, ...]) -> Iterator[str]:
     train = data.train
-    if without := int((~labelled(train)).sum()):
+    if without := int((~has_label(train)).sum()):
         what = "a label in data.classes" if data.classes else "a number as label"
         yield f"{name}: {without} of {len(train)} training rows do not have {what}; they train nothing; correct them or data.classes"
     if train.x.dim() != 2:

@@ -1,1 +1,1 @@
-"""The gradient of each example, by Opacus' hooks or by book-keeping, and the proof that examples stay apart."""
+"""The gradient of each example, by Opacus' hooks or by book-keeping, and the check that examples are independent."""

@@ -1,8 +1,8 @@
 """
-Clipped sums of per-example gradients: three ways to the same numbers, and the proof that they are the same.
+Clipped sums of per-example gradients, by any of three methods, and the choice of the fastest method that is correct.
 
-By book-keeping (fast), by Opacus' hooks (the reference, and for units of several rows), and by autograd for one row at
-a time (what a per-example gradient means). Must not know about noise or optimisers.
+The methods are book-keeping (fast), Opacus' hooks (the reference, and the only one for units of several rows), and
+autograd for one row at a time (the definition of a per-example gradient). Must not know about noise or optimizers.
 """
 
 from collections.abc import Callable
@@ -11,134 +11,147 @@ import torch
 from torch import Tensor, nn
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.per_sample import bookkeeping as ghost
+from fedtl.privacy.per_sample import bookkeeping
 from fedtl.privacy.per_sample.bookkeeping import Gradients
-from fedtl.privacy.per_sample.independence import still
+from fedtl.privacy.per_sample.independence import without_dropout
 from fedtl.privacy.per_sample.opacus import opacus_for
 
-EQUAL = 1e-3  # relative, in float32: what two ways to the same gradients may differ by
+TOLERANCE = 1e-3  # relative, in float32: the largest difference between two methods that counts as rounding
 
 # The losses [B] of the examples in these rows, through the net.
 Losses = Callable[[nn.Module, Tensor], Tensor]
 
-Taking = Callable[[nn.Module, Tensor, Losses, Tensor | None], Gradients]
+# From net, rows, losses and the rows' units to the norms of the gradients and their weighted sums.
+GradientMethod = Callable[[nn.Module, Tensor, Losses, Tensor | None], Gradients]
 
 
 def clipped(
-    take: Taking, net: nn.Module, rows: Tensor, losses: Losses, clip: float, units: Tensor | None = None
+    method: GradientMethod,
+    net: nn.Module,
+    rows: Tensor,
+    losses: Losses,
+    clip: float,
+    units: Tensor | None = None,
 ) -> list[Tensor]:
     """
-    sum_i g_i min(1, C / ||g_i||), for each moving parameter. A record (or unit) whose gradient is not finite adds
-    nothing: no factor could bound it, and a sum that is not finite would tell that it was there.
+    Return sum_i g_i min(1, C / ||g_i||) for each trainable parameter. A record (or unit) whose gradient is not finite
+    adds nothing: no factor could bound it, and a sum that is not finite would reveal that the record was there.
     """
-    norms, weighted = take(net, rows, losses, units)
+    norms, weighted = method(net, rows, losses, units)
     finite = norms.isfinite()
     if not finite.all():
         which = finite if units is None else finite[units.unique(return_inverse=True)[1]]
         del weighted
         if not which.any():
-            return [torch.zeros_like(weight) for weight in moving(net)]
+            return [torch.zeros_like(weight) for weight in trainable(net)]
         which = which.to(rows.device)
-        return clipped(take, net, rows[which], losses, clip, None if units is None else units[which])
+        return clipped(method, net, rows[which], losses, clip, None if units is None else units[which])
     return weighted((clip / (norms + 1e-6)).clamp(max=1))
 
 
-def by_book(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
-    """By ``ghost``: fast, and without units."""
-    assert units is None
-    return ghost.gradients(net, lambda: _one_each(losses(net, rows), rows))
+def by_bookkeeping(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
+    """Compute the gradients by book-keeping, which does not store each example's gradient."""
+    if units is not None:
+        raise ValueError("book-keeping does not sum the rows of a unit")
+    return bookkeeping.gradients(net, lambda: _one_loss_a_row(losses(net, rows), rows))
 
 
 def by_hooks(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
-    """By the hooks of Opacus (Yousefpour et al., 2021), which hold each example's gradient: the reference."""
+    """Compute the gradients by the hooks of Opacus (Yousefpour et al., 2021), which store each example's: the reference."""
     with opacus_for("private training"):
         from fedtl.privacy.per_sample.hooks import Hooks
     hooks = Hooks(net)
     try:
-        _one_each(losses(net, rows), rows).sum().backward()
-        each = [_sample(weight, len(rows)) for weight in moving(net)]
+        _one_loss_a_row(losses(net, rows), rows).sum().backward()
+        each = [_stored_gradients(weight, len(rows)) for weight in trainable(net)]
     finally:
         hooks.close()
-    return _of_each(each, units)
+    return _norms_and_sums(each, units)
 
 
 def by_row(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
     """
-    By autograd, one row's loss at a time: slow, and what a per-example gradient means. All rows go forward
-    together: alone, a row rounds otherwise, and a ReLU that falls to the other side moves a deep net's gradient by 1e-2.
+    Compute the gradients by autograd, one row's loss at a time: slow, and correct by definition. All rows go forward
+    together: alone, a row is rounded differently, and a ReLU that changes sides changes a deep net's gradient by 1e-2.
     """
-    weights = moving(net)
+    weights = trainable(net)
     each = [
         torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
-        for value in _one_each(losses(net, rows), rows)
+        for value in _one_loss_a_row(losses(net, rows), rows)
     ]
-    return _of_each([torch.stack(one) for one in zip(*each, strict=True)], units)
+    return _norms_and_sums([torch.stack(grads) for grads in zip(*each, strict=True)], units)
 
 
-def proven(net: nn.Module, rows: Tensor, losses: Losses, clip: float, units: bool = False) -> bool:
+def choose_gradient_method(
+    net: nn.Module, rows: Tensor, losses: Losses, clip: float, several_rows_a_unit: bool = False
+) -> GradientMethod:
     """
-    Whether ``fast`` may be used: book-keeping gives the norms and the clipped sum that Opacus' hooks give. False: the
-    hooks do without it; with ``units`` they have to.
+    Return ``by_bookkeeping`` if it gives the norms and the clipped sum that autograd gives on these rows, else ``by_hooks``,
+    which is also the method for units of several rows.
 
-    A few rows suffice; random ones do not make the answer depend on data. To be asked before every private run.
-    Raises ConfigError where the hooks themselves do not give what autograd gives for one row's loss at a time.
+    A few synthetic rows suffice, and make the answer independent of data. To be called before every private run. Raises
+    ConfigError if the hooks themselves differ from autograd for one row's loss at a time.
     """
-    with still(net):
-        truth = _norms_and_sum(by_row, net, rows, losses, clip)
+    with without_dropout(net):
+        truth = _norms_and_clipped(by_row, net, rows, losses, clip)
         try:
-            reference = _norms_and_sum(by_hooks, net, rows, losses, clip)
+            reference = _norms_and_clipped(by_hooks, net, rows, losses, clip)
         except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise _unsound((str(error).splitlines() or [type(error).__name__])[0]) from error
+            raise _unsupported((str(error).splitlines() or [type(error).__name__])[0]) from error
         if not _equal(reference, truth):
-            raise _unsound("other gradients than autograd's for single rows")
-        if units:
-            return False
+            raise _unsupported("they differ from autograd's gradients of single rows")
+        if several_rows_a_unit:
+            return by_hooks
         try:
-            found = _norms_and_sum(by_book, net, rows, losses, clip)
-        except (RuntimeError, ValueError, NotImplementedError, ghost.Unsupported):
-            return False
-        return _equal(found, reference) and _equal(found, truth)
+            fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip)
+        except (RuntimeError, ValueError, NotImplementedError, bookkeeping.Unsupported):
+            return by_hooks
+        return by_bookkeeping if _equal(fast, reference) and _equal(fast, truth) else by_hooks
 
 
-def _unsound(why: str) -> ConfigError:
-    return ConfigError(f"privacy: this model has no sound per-example gradients (hooks: {why})")
+def _unsupported(why: str) -> ConfigError:
+    return ConfigError(
+        f"privacy: per-example gradients of this model cannot be computed (Opacus hooks: {why}); use another model.name"
+    )
 
 
-def _norms_and_sum(
-    take: Taking, net: nn.Module, rows: Tensor, losses: Losses, clip: float
+def _norms_and_clipped(
+    method: GradientMethod, net: nn.Module, rows: Tensor, losses: Losses, clip: float
 ) -> tuple[Tensor, list[Tensor]]:
-    return take(net, rows, losses, None)[0], clipped(take, net, rows, losses, clip)
+    return method(net, rows, losses, None)[0], clipped(method, net, rows, losses, clip)
 
 
 def _equal(some: tuple[Tensor, list[Tensor]], others: tuple[Tensor, list[Tensor]]) -> bool:
-    """Each record's norm, and each parameter's sum; what is tiny beside the largest (a bias before a norm, whose
-    gradient is 0) is rounding alone."""
+    """Compare each record's norm and each parameter's sum. What is tiny compared with the largest is rounding (for
+    example a bias before a normalisation layer, whose gradient is 0)."""
     pairs = [*zip(some[0].split(1), others[0].split(1), strict=True)]
-    most = others[0].max()
-    norms = all(_near(one, other, most) for one, other in pairs)
-    whole = torch.stack([other.norm() for other in others[1]]).norm()
-    return norms and all(_near(one, other, whole) for one, other in zip(some[1], others[1], strict=True))
+    largest = others[0].max()
+    norms = all(_close(ours, theirs, largest) for ours, theirs in pairs)
+    whole = torch.stack([part.norm() for part in others[1]]).norm()
+    return norms and all(_close(ours, theirs, whole) for ours, theirs in zip(some[1], others[1], strict=True))
 
 
-def _near(one: Tensor, other: Tensor, whole: Tensor) -> bool:
-    return one.shape == other.shape and bool((one - other).norm() <= EQUAL * (other.norm() + 0.01 * whole))
+def _close(ours: Tensor, theirs: Tensor, whole: Tensor) -> bool:
+    return ours.shape == theirs.shape and bool(
+        (ours - theirs).norm() <= TOLERANCE * (theirs.norm() + 0.01 * whole)
+    )
 
 
-def _one_each(values: Tensor, rows: Tensor) -> Tensor:
+def _one_loss_a_row(values: Tensor, rows: Tensor) -> Tensor:
     if values.shape != (len(rows),):
         raise ConfigError(
-            f"privacy: {len(rows)} rows have losses of shape {list(values.shape)}, not one each"
+            f"privacy: {len(rows)} rows need {len(rows)} losses, not losses of shape {list(values.shape)}"
         )
     return values
 
 
-def _sample(weight: nn.Parameter, rows: int) -> Tensor:
-    """The per-example gradients that the hooks left; zeros where the losses did not use the parameter."""
-    found: Tensor | None = weight.grad_sample  # type: ignore[attr-defined]
-    return weight.new_zeros(rows, *weight.shape) if found is None else found.to(weight.dtype)
+def _stored_gradients(weight: nn.Parameter, rows: int) -> Tensor:
+    """Return the per-example gradients that the hooks stored; zeros if the losses did not use the parameter."""
+    stored: Tensor | None = weight.grad_sample  # type: ignore[attr-defined]
+    return weight.new_zeros(rows, *weight.shape) if stored is None else stored.to(weight.dtype)
 
 
-def _of_each(each: list[Tensor], units: Tensor | None) -> Gradients:
+def _norms_and_sums(each: list[Tensor], units: Tensor | None) -> Gradients:
     if units is not None:
         number, which = units.unique(return_inverse=True)
         which = which.to(each[0].device)
@@ -147,6 +160,6 @@ def _of_each(each: list[Tensor], units: Tensor | None) -> Gradients:
     return norms, lambda factors: [torch.einsum("n,n...->...", factors, part) for part in each]
 
 
-def moving(net: nn.Module) -> list[nn.Parameter]:
-    """The parameters that train, in the net's order."""
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require gradients, in the net's order."""
     return [weight for weight in net.parameters() if weight.requires_grad]

@@ -1,8 +1,9 @@
 """
-What of Opacus trains here (Yousefpour et al., 2021): its hooks for per-example gradients, with two samplers of ours, and
-its optimizer for sums that are clipped, with our noise.
+The parts of Opacus that train here (Yousefpour et al., 2021): its hooks for per-example gradients, with two samplers of
+our own, and its optimizer for clipped sums, with our own noise.
 
-To be imported late, inside ``opacus_for``: it takes seconds.
+Our samplers stay with our hooks: Opacus' registry, which other code of the process may use, is not changed. To be
+imported late, inside ``opacus_for``, because it takes seconds.
 """
 
 import copy
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from opacus.grad_sample import GradSampleHooks, register_grad_sampler  # type: ignore[import-untyped]
+from opacus.grad_sample import GradSampleHooks  # type: ignore[import-untyped]
 from opacus.grad_sample.conv import compute_conv_grad_sample  # type: ignore[import-untyped]
 from opacus.grad_sample.functorch import prepare_layer  # type: ignore[import-untyped]
 from opacus.optimizers import DPOptimizerFastGradientClipping  # type: ignore[import-untyped]
@@ -26,11 +27,11 @@ Samples = dict[nn.Parameter, Tensor]
 
 class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
     """
-    Takes clipped sums over examples as ``.grad``; a step adds noise, divides by the expected batch, calls the step
-    hook and lets ``optimizer`` move. After ``signal_skip_step`` a step adds up alone: a batch in parts, one noise.
+    Takes clipped sums over examples as ``.grad``. A step adds noise, divides by the expected batch, calls the step hook
+    and runs ``optimizer``. After ``signal_skip_step`` a step only accumulates, so that a batch in parts gets one noise.
 
-    Opacus would draw from torch's generator, for each parameter, in floating point. Here it is one draw over all
-    ``weights``, one after the other, of ``noise``.
+    Opacus would draw from torch's generator, for each parameter, in floating point. Here ``noise`` is drawn once, over
+    all ``weights`` in order.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
         self.forget()
 
     def accumulate(self) -> None:
-        """Opacus would copy each sum."""
+        """Add the gradients to the sums in place; Opacus would copy each sum."""
         for weight in self._weights:
             so_far = vars(weight).get("summed_grad")
             weight.summed_grad = weight.grad if so_far is None else so_far.add_(weight.grad)  # type: ignore[attr-defined]
@@ -66,7 +67,7 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
             weight.grad = torch.empty_like(weight).copy_(part.view_as(weight))  # in the weight's layout
 
     def forget(self) -> None:
-        """What a batch left, also one that broke off: Opacus would add the next one to it, under one noise."""
+        """Clear what a batch left, also an interrupted one: Opacus would add the next batch to it, under one noise."""
         self._step_skip_queue.clear()
         self._is_last_step_skipped = False
         for weight in self._weights:
@@ -76,14 +77,15 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
 
 class Hooks(GradSampleHooks):  # type: ignore[misc]
     """
-    Per-example gradients as ``.grad_sample``, of the sum of the examples' losses, until ``close``.
+    Sets ``.grad_sample`` to the per-example gradients of the sum of the examples' losses, until ``close``.
 
-    Opacus hooks modules, whose outputs then are views that nobody may change in place, as the libraries' blocks do
-    with ``out += identity``. Here the outputs themselves are hooked.
+    Opacus hooks modules, which turns their outputs into views that must not be changed in place, but blocks of the
+    model libraries do that (``out += identity``). Here the outputs themselves are hooked.
     """
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
+        self.GRAD_SAMPLERS = GradSampleHooks.GRAD_SAMPLERS | OWN_SAMPLERS  # of this instance only
         try:
             super().__init__(net, loss_reduction="sum", strict=True)
         except BaseException:
@@ -109,13 +111,13 @@ class Hooks(GradSampleHooks):  # type: ignore[misc]
             self.capture_backprops_hook(module, None, (g,), loss_reduction="sum", batch_first=True)
 
         if output.requires_grad:
-            if output._is_view():  # a hook on a view is lost when it is changed in place
+            if output._is_view():  # a hook on a view is lost when the view is changed in place
                 output = output.clone()
             output.register_hook(backward)
         return output
 
     def close(self) -> None:
-        """All that Opacus leaves in a net, also where it gave up half-way: its own cleanup keeps activations."""
+        """Remove all that Opacus stores in a net, also after a failure: its own cleanup keeps activations."""
         for handle in vars(self).get("_handles", ()):
             handle.remove()
         for module in self._net.modules():
@@ -127,8 +129,7 @@ class Hooks(GradSampleHooks):  # type: ignore[misc]
                 weight.__dict__.pop(name, None)
 
 
-@register_grad_sampler(ChannelAffine)  # type: ignore[untyped-decorator]
-def _affine(layer: ChannelAffine, activations: list[Tensor], backprops: Tensor) -> Samples:
+def _channel_affine(layer: ChannelAffine, activations: list[Tensor], backprops: Tensor) -> Samples:
     x = activations[0].to(backprops.dtype)
     samples = {layer.weight: x * backprops, layer.bias: backprops}
     return {
@@ -138,11 +139,10 @@ def _affine(layer: ChannelAffine, activations: list[Tensor], backprops: Tensor) 
     }
 
 
-@register_grad_sampler(nn.Conv2d)  # type: ignore[untyped-decorator]
 def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> Samples:
     """
-    Opacus 1.6 reads the memory of a channels-last input as if it were contiguous (norms were 30 to 90 % off), and takes
-    every padding for zeros.
+    Replaces Opacus 1.6's sampler, which reads the memory of a channels-last input as if it were contiguous (norms were 30
+    to 90 % wrong), and treats every padding as zeros.
     """
     x = activations[0].contiguous()
     if layer.padding_mode != "zeros":
@@ -151,3 +151,6 @@ def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> S
         layer.padding, layer.padding_mode = (0, 0), "zeros"
     samples: Samples = compute_conv_grad_sample(layer, [x], backprops.contiguous())
     return samples
+
+
+OWN_SAMPLERS = {ChannelAffine: _channel_affine, nn.Conv2d: _conv2d}

@@ -1,4 +1,4 @@
-"""How opacus is loaded: late, for it takes seconds, and without its writing everybody's log to stderr."""
+"""Imports opacus late, because it takes seconds, and without the log handler that it adds to the root logger."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from fedtl.errors import ConfigError
 
 @contextmanager
 def opacus_for(what: str) -> Iterator[None]:
-    """Import it in here. Raises ConfigError where it is not installed, with what needs it."""
+    """Import opacus inside this context. Raises ConfigError if it is not installed, which says that ``what`` needs it."""
     handlers = list(logging.root.handlers)
     try:
         yield

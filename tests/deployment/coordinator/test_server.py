@@ -249,7 +249,7 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     said("init", folder, "--host", "fl.example.org", "--port", free_port())
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
     keys.make_node_key(key, "clinic")
-    assert "told when it runs" in said("admit", folder, f"{key}.pub").err
+    assert "when the server starts" in said("admit", folder, f"{key}.pub").err
     assert "'clinic' is admitted already" in said("admit", folder, f"{key}.pub", code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
@@ -260,4 +260,4 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
     assert "there is no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
-    assert "is a yardstick" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
+    assert "method 'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

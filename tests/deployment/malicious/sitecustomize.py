@@ -19,7 +19,7 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
 
     def script(task):
         """(name, task, and the records where they are not just the task's)"""
-        shared, honest = task.shared, flower.task_records(task)
+        shared, honest = task.shared, flower.task_to_records(task)
         first = next(name for name, its in shared.items() if its.dim() > 1)
         wide = torch.cat([shared[first]] * 2)
         moved = {name: its + 1 for name, its in shared.items()}
@@ -40,16 +40,16 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
         yield "more than the budget", replace(task, study="second"), None
 
     def host(study, federation, progress=None):
-        about, records = study.about, flower.task_records
+        about, records = study.about, flower.task_to_records
         over = federation(1, 240.0)
         task = Task(about["study"], 1, about["rounds"], about["seed"], study.standing().shared)
         for name, asked, content in script(task):
-            flower.task_records = records if content is None else lambda _, content=content: content
+            flower.task_to_records = records if content is None else lambda _, content=content: content
             for silo in over.silos():
                 (reply,) = over.ask(asked, [silo])
                 told = getattr(reply, "reason", sorted(getattr(reply, "delta", ())))
                 study.append({"round": 0, "asked": name, "silo": silo, "told": told})
-            flower.task_records = records
+            flower.task_to_records = records
         write_bytes(study.path / "result.json", json.dumps({}).encode(), private=True)
 
     hosting.host = host

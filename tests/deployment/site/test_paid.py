@@ -96,8 +96,8 @@ def test_a_deleted_ledger(site):
         "was never charged",
     )
     said = fedtl_command("silo", "verify", site.home.path, code=3).stderr
-    assert "UNPAID: line" in said
-    assert "FORGOTTEN" in fedtl_command("silo", "status", site.home.path).stdout
+    assert "NOT CHARGED: line" in said
+    assert "MISSING" in fedtl_command("silo", "status", site.home.path).stdout
     export(site.home, site.home.path.parent / "papers.jsonl")
     assert "was never charged" in verify_export(site.home.path.parent / "papers.jsonl")["unpaid"][0]
 
@@ -112,7 +112,7 @@ def test_a_deleted_ledger_whose_tip_is_left(site):
 
 def test_an_older_ledger_put_back_with_its_tip(site, used):
     put_back(site, used[1] / "after 1", LEDGER)
-    lost(site, "round 2 of 's' left as private, and was never charged")
+    lost(site, "round 2 of 's' left as private, but was never charged")
 
 
 def test_a_ledger_of_other_rows(site, used, tmp_path):
@@ -122,7 +122,7 @@ def test_a_ledger_of_other_rows(site, used, tmp_path):
     for number in (1, 2):
         assert isinstance(other.ask(other.task(number, shared=shared)), Update)
     put_back(site, other.home.path, LEDGER)
-    lost(site, "round 1 of 's' left as private, and was charged for another task")
+    lost(site, "round 1 of 's' left as private, but was charged for another task")
 
 
 def test_a_deleted_record_beside_a_deleted_ledger(site):

@@ -18,7 +18,7 @@ from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
 from fedtl.privacy import accounting
 from fedtl.privacy import dp_sgd as mechanism
-from fedtl.privacy.guarantee import divided
+from fedtl.privacy.guarantee import divide_steps
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
@@ -77,7 +77,7 @@ def test_what_is_taken_from_the_plan_is_named():
     [(7, [1], (7,)), (7, [1, 1], (3, 4)), (9, [2, 1], (6, 3)), (1, [1, 1], (0, 1)), (5, [0], (0,))],
 )
 def test_the_steps_of_a_round_are_shared_out_over_its_phases(total, epochs, steps):
-    assert divided(total, epochs) == steps
+    assert divide_steps(total, epochs) == steps
 
 
 @pytest.mark.parametrize("given", [{"sample_rate": 0}, {"sample_rate": 1.1}, {"steps": 0}, {"rounds": 0}])
@@ -103,7 +103,14 @@ def test_all_five_numbers_are_the_silos_where_it_sets_them(tmp_path, monkeypatch
     site = Site(tmp_path, PLAN, policy__privacy=OWN, **SHUT)
     study = site.place.study(site.place.prepared().data.classes)
     its = site.place.guarantee(study, site.place.prepared().data)
-    assert (its.clip, its.delta, its.sample_rate, its.steps, its.rounds) == (1.0, 1e-6, 0.25, (3,), 2)
+    training, delta = its.training, its.delta
+    assert (training.clip, delta, training.sample_rate, training.steps, training.rounds) == (
+        1.0,
+        1e-6,
+        0.25,
+        (3,),
+        2,
+    )
     seen, poisson = [], mechanism.poisson
 
     def spy(count, rate, draw):
@@ -114,13 +121,13 @@ def test_all_five_numbers_are_the_silos_where_it_sets_them(tmp_path, monkeypatch
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update), site.lines()[-1]
     assert seen == [0.25] * 6
-    assert charged(site.home) == [[SpendEvent(its.noise_multiplier, 0.25, 3)]] * 2
+    assert charged(site.home) == [[SpendEvent(training.noise_multiplier, 0.25, 3)]] * 2
     (planned,) = (line for line in ledger(site.home) if line["what"] == "planned")
     assert planned["delta"] == 1e-6
-    whole = [SpendEvent(its.noise_multiplier, 0.25, 6)]
+    whole = [SpendEvent(training.noise_multiplier, 0.25, 6)]
     assert planned["epsilon"] == pytest.approx(accounting.epsilon(whole, 1e-6))
     assert 7.9 < planned["epsilon"] <= 8.0
-    site.refused(site.task(3), Code.DECLINED, "would come to 9 steps")
+    site.refused(site.task(3), Code.DECLINED, "9 steps")
     assert len(charged(site.home)) == 2
 
 
@@ -144,7 +151,7 @@ def test_what_was_taken_from_the_plan_stays_what_was_approved(tmp_path, old, new
     site.refused(site.task(rounds=40), Code.PLAN, "agreed are 4 rounds")
     assert isinstance(site.ask(site.task()), Update)
     Federation.change(site.home.path / "silo.toml", policy__privacy={**PRIVATE, "steps": 2})
-    site.refused(site.task(2), Code.DECLINED, "is bound to its plan")  # nor does its own steward, half way
+    site.refused(site.task(2), Code.DECLINED, "another plan")  # nor does its own steward, half way
 
 
 @pytest.fixture(scope="module")

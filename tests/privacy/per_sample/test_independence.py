@@ -132,7 +132,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_in_which_records_meet(name):
-    with pytest.raises(ConfigError, match="loss depends on the"):
+    with pytest.raises(ConfigError, match="loss depends on"):
         check_examples_independent(net(nn.Identity()), batch(), LOSSES[name])
 
 
@@ -145,7 +145,7 @@ class Gate(nn.Module):
 
 
 def test_a_backward_pass_in_which_records_meet():
-    with pytest.raises(ConfigError, match="gradient depends on the others"):
+    with pytest.raises(ConfigError, match="gradient depends"):
         check_examples_independent(net(Gate()), batch(), task)
 
 
@@ -177,7 +177,7 @@ def test_a_loss_for_the_whole_batch():
     def losses(model, rows):
         return mean_loss(TaskLoss(), Forward(rows, rows.x.flatten(1), model(rows.x), nn.ModuleDict(), 0))
 
-    with pytest.raises(ConfigError, match=r"8 records have shape \[\]"):
+    with pytest.raises(ConfigError, match="8 losses"):
         check_examples_independent(net(nn.Identity()), batch(), losses)
 
 

@@ -1,0 +1,1 @@
+"""Realistic attacks on a run: membership inference, planted rows, and reconstruction of inputs."""

@@ -1,0 +1,46 @@
+"""
+The arguments and options that several commands have.
+
+typer 0.20 with click 8.5 does not show the help of arguments, so the text of each command explains its arguments.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedtl.errors import ConfigError
+
+Exp = Annotated[str, typer.Argument(metavar="EXP")]
+OptionalExp = Annotated[str | None, typer.Argument(metavar="EXP")]
+Run = Annotated[Path, typer.Argument(metavar="RUN")]
+SiloName = Annotated[str, typer.Option(help="the silo whose model is used")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="change one setting, such as train.lr=0.01; can be repeated"
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="folder for the results, new or empty; default: under runs/")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="continue the interrupted run in this folder with its own settings"),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="number of processes; default: one per CPU core, or one per GPU"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print only the path of the results")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
+
+
+def device_for(name: str) -> str:
+    """Return "cuda" or "cpu" for the value of --device. Raises ConfigError."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no CUDA device; use --device auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,123 @@
+"""What makes a silo's rows unusable. Every error names the silo, and the row or the number."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Part, Raw, parts_of
+from fedtl.errors import DataError
+
+MIN_TRAINING_ROWS = 4
+MAX_FLOAT32 = np.float64(np.finfo(np.float32).max)
+
+
+def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool) -> Raw:
+    """
+    Return ``raw`` if it can be used. ``missing_values``: whether a NaN in a table stands for a missing value.
+
+    With ``settings.by_record`` values and labels are not checked: a row that cannot be used must not stop the others, or
+    a refusal would tell what it holds. Raises DataError.
+    """
+    if not len(raw.train.y):
+        raise DataError(f"silo {silo} is empty: it has no rows; remove it from data.silos")
+    for name, part in parts_of(raw).items():
+        if not len(part.y):
+            raise DataError(f"silo {silo} has no {name} rows")
+        _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
+        if not settings.by_record:
+            _check_labels_by_task(part.y, settings, silo)
+    if raw.target is not None:
+        if not len(raw.target):
+            raise DataError(f"silo {silo} has no rows of the second domain")
+        _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
+    if len(raw.train.y) < MIN_TRAINING_ROWS:
+        raise DataError(
+            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}"
+        )
+    return raw
+
+
+def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozenset[str]) -> None:
+    """
+    Check the labels of a silo after the split. ``trained``: the labels in the training rows of the silos that share the
+    head; a model cannot learn any other. Raises DataError.
+    """
+    own = set(label_texts(raw.train.y))
+    if undeclared := sorted(own - set(classes)):
+        raise DataError(
+            f"silo {silo}: label {undeclared[0]!r} is not in the declared classes; add it to data.classes"
+        )
+    if len(own) < 2:
+        raise DataError(
+            f"silo {silo}: all {len(raw.train.y)} training rows have the same label {own.pop()!r}; "
+            "remove the silo from data.silos"
+        )
+    for part in (raw.val, raw.test, raw.target_test):
+        if part is not None and (unknown := set(label_texts(part.y)) - trained):
+            known = ", ".join(map(repr, merge_labels([sorted(trained)])[:12]))
+            raise DataError(
+                f"silo {silo}: label {sorted(unknown)[0]!r} is out of range: the training rows have only {known}"
+            )
+
+
+def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, missing_values: bool) -> None:
+    """Check the inputs of one part of a silo; ``train``: the inputs of its training rows."""
+    if x.dtype.kind not in "uif":
+        raise DataError(f"{where} inputs are of type {x.dtype}; fedtl reads uint8 pixels and numbers")
+    if (shape := _common_shape(x, settings)) != (expected := _common_shape(train, settings)):
+        raise DataError(f"{where} inputs have shape {shape}, training inputs have shape {expected}")
+    if (x.dtype == np.uint8) != (train.dtype == np.uint8) and x.ndim > 2:
+        raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
+    if settings.by_record or x.dtype.kind != "f":
+        return
+    invalid = ~(np.abs(x) <= MAX_FLOAT32)
+    if missing_values and x.ndim == 2:
+        invalid &= ~np.isnan(x)
+    if not invalid.any():
+        return
+    if x.ndim > 2:
+        raise DataError(f"{where} images hold {int(invalid.sum())} values that are not finite")
+    row, column = np.argwhere(invalid)[0]
+    raise DataError(
+        f"{where} row {row}, column {column} is {x[row, column]}, not a finite number; "
+        'missing values are possible with data.source = "table"'
+    )
+
+
+def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
+    """Return the part of a row's shape in which all rows of a silo must agree: what the settings do not change anyway."""
+    if x.ndim == 2:
+        return x.shape[1:]
+    height_width = x.shape[1:3] if settings.size == "native" else ()
+    return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
+
+
+def _check_labels_by_task(y: Array, settings: DataSettings, silo: str) -> None:
+    if settings.task == "regression":
+        if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
+            raise DataError(
+                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}"
+            )
+    elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
+        raise DataError(
+            f'silo {silo}: label {_first_odd_label(y)} is not a class; for values set data.task = "regression"'
+        )
+    elif y.dtype.kind in "if" and (y < 0).any():
+        raise DataError(f"silo {silo}: label {y.min()} is out of range; class numbers start at 0")
+    elif y.dtype.kind not in "if" and (missing := int((y.astype(str) == "").sum())):
+        raise DataError(f"silo {silo}: {missing} of {len(y)} rows have no label; remove them")
+
+
+def _first_odd_label(y: Array) -> str:
+    """Return the first label that is not finite, or else the first one that is not a whole number."""
+    if y.dtype.kind != "f":
+        return repr(y.tolist()[0])
+    odd = y[~np.isfinite(y)] if not np.isfinite(y).all() else y[y != y.round()]
+    return str(odd[0])
+
+
+def count_unlabelled(part: Part) -> int:
+    """Return how many rows have no label at all: an empty text, or a number that is not finite."""
+    return int((~np.isfinite(part.y) if part.y.dtype.kind == "f" else part.y.astype(str) == "").sum())

@@ -1,0 +1,57 @@
+"""The labels of a silo: as text, as a list that the silos agree on, and as the class numbers that a model is trained on."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.dataset import Dataset
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Raw, parts_of
+
+WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+
+
+def label_texts(y: Array) -> list[str]:
+    """Return each label as text. 3.0 and 3 are the same label; a float that is not a whole number keeps its digits."""
+    if y.dtype.kind == "f":
+        return [str(int(value)) if value.is_integer() else str(value) for value in y.astype(float).tolist()]
+    texts: list[str] = y.astype(str).tolist()
+    return texts
+
+
+def labels_in(raw: Raw) -> frozenset[str]:
+    """Return every label that at least one row of the silo has."""
+    return frozenset().union(*(label_texts(part.y) for part in parts_of(raw).values()))
+
+
+def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return every label of several sets once, sorted: by value if all are whole numbers, otherwise as text."""
+    union = {label for labels in label_sets for label in labels}
+    if all(WHOLE_NUMBER.fullmatch(label) for label in union):
+        return tuple(sorted(union, key=lambda label: (int(label), label)))
+    return tuple(sorted(union))
+
+
+def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:
+    """
+    Return what a model is trained to give, [N]: class numbers (int64), or in regression the values (float32).
+
+    With ``settings.by_record`` a label that is not in ``classes``, or not a finite number, becomes NO_LABEL or NaN.
+    """
+    if settings.task == "regression":
+        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, and so NaN
+            values = y.astype(np.float32) if y.dtype.kind in "uifb" else np.full(len(y), np.nan, np.float32)
+        return torch.from_numpy(np.where(np.isfinite(values), values, np.float32(np.nan)))
+    number = {label: index for index, label in enumerate(classes)}
+    if settings.by_record:
+        return torch.tensor([number.get(label, NO_LABEL) for label in label_texts(y)], dtype=torch.int64)
+    return torch.tensor([number[label] for label in label_texts(y)], dtype=torch.int64)
+
+
+def has_label(rows: Dataset) -> Tensor:
+    """Return for each row whether it has a label, [N] of bool."""
+    return rows.y.isfinite() if rows.y.is_floating_point() else rows.y != NO_LABEL

@@ -1,0 +1,96 @@
+"""
+Rows that a Python program has in memory: arrays, tensors or DataFrames, one entry for each silo.
+
+``rows_in_memory`` turns them into what a file would have given, through the code that reads files, so preparation,
+splits, origins and checks are the same. The settings that it returns have ``source = "memory"``: the experiment names
+its silos, but nobody can read their rows from it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedtl.data import frame, npz
+from fedtl.data.checks import check_rows
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Raw
+from fedtl.errors import ConfigError, DataError
+
+SOURCE = "memory"
+ABOUT = "rows in memory, for Python programs: fedtl.run(experiment, data = ...) passes them"
+
+
+def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[DataSettings, dict[str, Raw]]:
+    """
+    Return the ``[data]`` settings for these rows, and each silo's stored rows by name, checked.
+
+    ``silos``: by the silo's name one of
+
+    - ``(x, y)``: arrays, tensors, lists, or a DataFrame and a Series. x: images [N, H, W] or [N, H, W, C], or a table
+      [N, columns]; y: N labels. Validation and test rows are split off.
+    - a mapping with the names of the arrays of an .npz file: train_x, train_y, and val_*, test_*, target_*, columns.
+    - a DataFrame, which is read as a CSV file is: ``settings.label`` names the label's column, empty cells are missing
+      values, columns of text need ``settings.categories``.
+
+    Under ``[privacy]`` the types of arrays and of a DataFrame's columns count as declared, as those of files do.
+
+    To run on them, put each silo's rows into the store of stored rows before the study is built:
+    ``store.get_or_make(f"{name}.raw", lambda: raw)``, and pass the store as ``raws``. Raises ConfigError or DataError.
+    """
+    if not silos:
+        raise ConfigError("data: there is no silo; pass a mapping from names to rows")
+    settings = settings.model_copy(
+        update={"source": SOURCE, "path": "", "silos": settings.silos or sorted(silos)}
+    )
+    raws = {}
+    for name in sorted({*settings.silos, *settings.late}):
+        if name not in silos:
+            raise ConfigError(f"data.silos: there are no rows of silo {name!r}; there are {', '.join(silos)}")
+        raws[name] = _stored(silos[name], settings, name)
+    return settings, raws
+
+
+def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
+    where = f"silo {name}"
+    if frame.is_frame(rows):
+        rows = frame.rows_of_frame(rows.rename(columns=str), settings, where)
+        return check_rows(rows, settings, name, missing_values=True)
+    if isinstance(rows, tuple) and len(rows) == 2:
+        rows = {"train_x": rows[0], "train_y": rows[1]}
+    if not isinstance(rows, Mapping):
+        raise DataError(
+            f"{where}: {type(rows).__name__}; pass (x, y), a mapping with train_x and train_y, or a DataFrame"
+        )
+    arrays = {key: _array(value) for key, value in rows.items()}
+    if "columns" not in arrays and frame.is_frame(rows.get("train_x")):
+        arrays["columns"] = np.array(list(map(str, rows["train_x"].columns)))
+    return check_rows(npz.rows_of_arrays(arrays, settings, where), settings, name, missing_values=False)
+
+
+def _array(value: Any) -> Array:
+    """Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind != "O":
+        return array
+    if frame.is_frame(value) and all(dtype.kind in "uifb" for dtype in value.dtypes):
+        return array.astype(np.float64)  # columns of truth values and of numbers
+    return frame.texts_of(array)
+
+
+def learns(settings: DataSettings) -> frozenset[str]:
+    """A column of a DataFrame can decide which rows are trained on; the second domain of arrays is given as such."""
+    return frozenset({"split"}) if settings.domain_column else frozenset()
+
+
+def silos(settings: DataSettings) -> Sequence[str]:
+    return sorted({*settings.silos, *settings.late})
+
+
+def read(settings: DataSettings, name: str) -> Raw:
+    """Raises DataError: rows in memory are passed to a run, and cannot be read from settings."""
+    raise DataError(
+        f'silo {name}: data.source = "memory" is for Python programs that pass the rows: '
+        "fedtl.run(experiment, data = ...); rows in files need another data.source"
+    )

@@ -1,0 +1,59 @@
+"""``[data]`` of silo.toml as the settings by which a site reads its rows: under a plan, and before there is one."""
+
+from collections.abc import Sequence
+
+from fedtl.data.checks import check_rows
+from fedtl.data.registry import DATA
+from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings, data_settings
+from fedtl.data.source import Raw
+from fedtl.deployment.site.home import Home
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.checks import of_data
+
+ANY_SIZE = (
+    32  # px; a plan may resize images, so that files of several sizes are no mistake before there is a plan
+)
+
+
+def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) -> DataSettings:
+    """
+    Return the settings for a plan: the site's rows, the plan's inputs, and ``classes``.
+
+    Only a table selects its columns by name; the columns of other sources are put in the plan's order once they are read.
+    """
+    here, inputs = home.settings.data, agreed
+    if here.source != "table":
+        inputs = agreed.model_copy(update={"columns": [], "categories": {}})
+    bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
+    rows = _with_absolute_paths(home).model_copy(update={"classes": list(classes), "bounds": bounds})
+    return data_settings(rows, inputs)
+
+
+def read_without_plan(home: Home) -> Raw:
+    """
+    Return the site's rows, checked for everything that no plan accepts. What a plan decides is not checked: the task, the
+    columns and their categories, the size of images. Raises ConfigError or DataError.
+    """
+    private = home.settings.policy.privacy
+    inputs = InputSettings(size=ANY_SIZE) if home.settings.data.source == "images" else InputSettings()
+    settings = data_settings(_with_absolute_paths(home), inputs)
+    if private is not None and private.unit != "record":
+        settings = settings.model_copy(update={"unit_column": private.unit})
+    for mistake in of_data(settings):
+        raise ConfigError(mistake)
+    name = home.settings.data.silo or home.settings.name
+    source = DATA[settings.source]
+    by_record = settings.model_copy(update={"by_record": True})  # a table's cells as they are, text included
+    raw = source.read(by_record, name)
+    if private is not None:
+        return check_rows(raw, by_record, name, source.missing_values)
+    # Any finite number can be a label of a regression, and any text one of a classification.
+    task = "regression" if raw.train.y.dtype.kind in "uif" else "classification"
+    return check_rows(raw, settings.model_copy(update={"task": task}), name, source.missing_values)
+
+
+def _with_absolute_paths(home: Home) -> RowSettings:
+    here = home.settings.data
+    path = str(home.at(here.path)) if here.path else ""
+    scale = here.scale if here.scale in SCALES else str(home.at(here.scale))
+    return here.model_copy(update={"path": path, "scale": scale})

@@ -1,0 +1,33 @@
+"""What an experiment would do, from a dry run: ``fedtl show``."""
+
+from dataclasses import replace
+
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.lint.dry_run import Examined
+from fedtl.experiment.privacy_plan import privacy_report, terms
+from fedtl.experiment.study import parts_of, tensor_table
+from fedtl.results.plan import ExperimentPlan
+from fedtl.results.privacy import PrivacyReport
+
+
+def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPlan:
+    """Return settings, tensors, bytes, the silos that train, their privacy guarantees, and what would be refused."""
+    tensors = tensor_table(examined.study)
+    leaving = sum(tensor.bytes for tensor in tensors if tensor.leaves)
+    return ExperimentPlan(
+        experiment=experiment.model_dump(exclude_none=True),
+        tensors=tensors,
+        parts=parts_of(tensors),
+        bytes_up=leaving,
+        bytes_down=leaving,
+        training=tuple(examined.study.training),
+        privacy=_privacy(experiment, examined),
+        refused=examined.refused,
+    )
+
+
+def _privacy(experiment: Experiment, examined: Examined) -> PrivacyReport | None:
+    if experiment.privacy is None:
+        return None
+    silos = {name: terms(guarantee) for name, guarantee in examined.guarantees.items()}
+    return replace(privacy_report(experiment.privacy), silos=silos)

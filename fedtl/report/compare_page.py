@@ -1,0 +1,208 @@
+"""The HTML page of a comparison, from its comparison.json, validation curves and experiment.toml. Computes no figure."""
+
+from collections.abc import Mapping
+
+from fedtl.report import plots
+from fedtl.report.figures import (
+    LATE_ROWS,
+    TITLES,
+    Curve,
+    all_silos,
+    format_average,
+    format_difference,
+    format_short_difference,
+    format_value,
+    format_with_interval,
+    missing_in_comparison,
+    silo_count_note,
+)
+from fedtl.report.html import Cell, Grid, Plot, plot, render, row
+from fedtl.report.page_notes import STATISTICS, comparison_guarantee
+from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.results.comparison import Benefit, ChosenOn, Comparison, Estimate, Gain, Verdict
+from fedtl.results.metrics import WorstSilo
+
+MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
+PLURAL = {Verdict.UNCLEAR: "unclear", Verdict.LOSES: "lose"}
+_MAY_DIFFER = "so another method may score higher on its test rows. The baselines local, probe and pooled are never chosen."
+CHOICE = {  # by ``chosen_on`` of comparison.json
+    ChosenOn.VALIDATION: "The best method of a silo was chosen on its validation rows (by the loss where they do not give the "
+    f"metric), {_MAY_DIFFER}",
+    ChosenOn.RELEASED: "The best method of a silo was chosen by the noisy accuracy that the silo released in its last round "
+    f"and charged to its privacy budget, {_MAY_DIFFER}",
+    None: "No best method and no verdict: exact results on private validation rows would reveal information about these "
+    'rows without a charge to the privacy budget. With privacy.metrics = ["accuracy"] silos release a noisy accuracy '
+    "by which the best method is chosen.",
+}
+
+
+def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment_toml: str) -> str:
+    """Return the page. ``comparison``: comparison.json. ``curves``: the mean validation result by method."""
+    metric, seeds = comparison.metric, comparison.seeds
+    listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return render(
+        "page.html.j2",
+        title=f"Does joining help? {comparison.model}, {comparison.rounds} rounds",
+        answer=_answer(comparison),
+        warnings=comparison.warnings,
+        main=_main_grid(comparison),
+        details=_over_local_grid(comparison),
+        refitted=_refitted_grid(comparison),
+        plots=_plots(comparison, curves),
+        target=_target_grid(comparison),
+        late=_late_grid(comparison),
+        notes=[
+            *missing_in_comparison(comparison),
+            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read the test rows once, at "
+            "the end.",
+            STATISTICS,
+            CHOICE[comparison.chosen_on],
+            "Intervals: paired bootstrap over seeds and test rows. Each is for one silo, without correction for comparing "
+            "several silos.",
+            "gains: the interval of the difference lies above zero; loses: below zero; unclear: it contains zero, or there "
+            "is none.",
+            f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
+            comparison_guarantee(comparison.privacy),
+        ],
+        experiment=experiment_toml,
+        version=comparison.fedtl,
+    )
+
+
+def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
+    drawn = []
+    if comparison.benefit:
+        drawn.append(plot("Gain over training alone, by silo", plots.benefit_forest(comparison)))
+    drawn.append(plot("Test result of each method at each silo", plots.method_dots(comparison)))
+    if curves:
+        metric = "rmse" if comparison.task == "regression" else "accuracy"
+        private = bool(comparison.privacy)
+        svg = plots.convergence(curves, len(all_silos(comparison)), metric, private)
+        drawn.append(plot("Validation by round and method", svg))
+    return drawn
+
+
+def _answer(comparison: Comparison) -> str:
+    """How many silos gain; the names of the others while they are few; and how many cannot be compared."""
+    benefit = comparison.benefit
+    if comparison.chosen_on is None:
+        return "No best method is named: it would be chosen on private rows."
+    if not benefit:
+        return (
+            "No comparison: it needs local and at least one federated method, both measured at the same silo."
+        )
+    by_verdict = {
+        verdict: [name for name, silo in benefit.items() if silo.verdict is verdict]
+        for verdict in plots.VERDICTS
+    }
+    gaining = len(by_verdict[Verdict.GAINS])
+    parts = [
+        f"{gaining} of {len(benefit)} silo{'s' * (len(benefit) > 1)} gain{'s' * (gaining == 1)} by joining"
+    ]
+    for verdict, plural in PLURAL.items():
+        names = by_verdict[verdict]
+        if 0 < len(names) <= MAX_NAMED_SILOS:
+            parts.append(f"{', '.join(names)}: {plural if len(names) > 1 else verdict}")
+        elif names:
+            parts.append(f"{len(names)} {plural}")
+    if missing := len(all_silos(comparison)) - len(benefit):
+        parts.append(f"{missing} more cannot be compared")
+    return "; ".join(parts) + "."
+
+
+def _main_grid(comparison: Comparison) -> Grid:
+    metric, methods, benefit = comparison.metric, comparison.methods, comparison.benefit
+    silos = all_silos(comparison)
+    blank = row("", "", "") if benefit else []
+    rows = []
+    for name in silos:
+        verdict = benefit.get(name)
+        figures = (
+            Cell(
+                format_with_interval(metric, by_silo.get(name, {}).get(metric)),
+                "best" if verdict and verdict.best == method else "",
+            )
+            for method, by_silo in methods.items()
+        )
+        rows.append([Cell(name), *figures, *(_benefit_cells(metric, verdict) if verdict else blank)])
+    means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
+    worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
+    rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
+    head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
+    return Grid(
+        f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
+        head,
+        rows,
+        summary_rows=2,
+    )
+
+
+def _benefit_cells(metric: str, benefit: Benefit) -> list[Cell]:
+    gain = format_short_difference(metric, benefit.over_local, benefit.ci95)
+    return [Cell(benefit.best), Cell(gain), Cell(benefit.verdict, benefit.verdict)]
+
+
+def _over_local_grid(comparison: Comparison) -> Grid:
+    """The difference to training alone of every method, not only of the best."""
+    metric, over = comparison.metric, comparison.over_local
+    rows = [
+        row(name, *(_over_local(metric, by_silo.get(name)) for by_silo in over.values()))
+        for name in all_silos(comparison)
+        if any(name in by_silo for by_silo in over.values())
+    ]
+    return Grid(f"Each method minus local, {TITLES[metric]}, with its 95 % interval", ["silo", *over], rows)
+
+
+def _over_local(metric: str, gain: Gain | None) -> str:
+    return format_difference(metric, gain.mean, gain.ci95) if gain else "-"
+
+
+def _refitted_grid(comparison: Comparison) -> Grid:
+    metric, methods = comparison.metric, comparison.methods
+    rows = [
+        row(name, method, _mean(metric, methods[method].get(name, {})), format_average(metric, figures))
+        for method, by_silo in comparison.refitted.items()
+        for name, figures in by_silo.items()
+    ]
+    return refitted_grid(metric, ["silo", "method"], rows)
+
+
+def _target_grid(comparison: Comparison) -> Grid:
+    metric = comparison.metric
+    rows = [
+        row(
+            name,
+            method,
+            *(format_average(metric, variants.get(variant)) for variant in ("target", "target_adabn")),
+        )
+        for method, by_silo in comparison.target.items()
+        for name, variants in by_silo.items()
+    ]
+    return target_grid(metric, ["silo", "method"], rows)
+
+
+def _late_grid(comparison: Comparison) -> Grid:
+    metric = comparison.metric
+    rows = [
+        row(name, method, LATE_ROWS[variant], format_average(metric, figures))
+        for method, by_silo in comparison.late.items()
+        for name, variants in by_silo.items()
+        for variant, figures in variants.items()
+    ]
+    return late_grid(metric, ["silo", "method"], rows)
+
+
+def _mean(metric: str, figures: Mapping[str, Estimate]) -> str:
+    return format_value(metric, figures[metric].mean if metric in figures else None)
+
+
+def _mean_of_silos(metric: str, mean: Estimate | None, silos: int) -> str:
+    return format_with_interval(metric, mean) + (silo_count_note(mean.silos, silos) if mean else "")
+
+
+def _worst_silo(metric: str, worst: WorstSilo, silos: int) -> str:
+    if metric not in worst.figures:
+        return "-"
+    return (
+        f"{format_value(metric, worst.figures[metric])} ({worst.silo}){silo_count_note(worst.silos, silos)}"
+    )

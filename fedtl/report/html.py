@@ -1,0 +1,72 @@
+"""
+Render an HTML page: one file without scripts and without requests to other servers.
+
+The pages of a run, a comparison, an audit and a rehearsal are made here from values that the other modules prepare. All
+text is escaped; only plots are inserted as markup.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+
+class Cell(NamedTuple):
+    """The text of a table's cell, and its CSS class."""
+
+    text: object
+    look: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. The last ``summary_rows`` rows summarise the others."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    summary_rows: int = 0
+
+
+class Plot(NamedTuple):
+    """A plot as SVG, and its name for readers who cannot see it."""
+
+    name: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: paragraphs, tables, plots and subsections, in this order."""
+
+    title: str
+    lines: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    plots: Sequence[Plot] = field(default_factory=list)
+    parts: Sequence["Section"] = ()
+
+
+def row(*texts: object) -> list[Cell]:
+    """A table row of cells without a CSS class."""
+    return [Cell(text) for text in texts]
+
+
+def plot(name: str, svg: str) -> Plot:
+    """A plot for a page. ``svg`` is inserted without escaping, so it must come from ``fedtl.report``."""
+    return Plot(name, Markup(svg))
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("fedtl.report", "."),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def render(template: str, **content: Any) -> str:
+    """The page that a template of this package makes of its content."""
+    return _ENVIRONMENT.get_template(template).render(**content)

@@ -1,0 +1,50 @@
+"""Sentences that the page of a run and the page of a comparison share, most of them on the privacy guarantee."""
+
+from fedtl.report.wording import not_covered
+from fedtl.results.privacy import PrivacyReport
+
+NO_PRIVACY = "No differential privacy: the shared tensors can reveal information about a silo's rows."
+NOT_PRIVATE = 'Not private: with privacy.noise = "reproducible" the noise can be computed again'
+TEST_FIGURES = (
+    "The test results on this page come from a simulation. The guarantee does not cover them: published, they would reveal "
+    "information about the test rows."
+)
+STATISTICS = (
+    "Normalisation statistics: a silo whose method keeps them local is scored with the exact statistics of its own training "
+    "inputs. A method that shares them is scored with the shared statistics; a separate table shows the score with the "
+    "silo's own. A private run computes exact statistics only after its last release, and only with "
+    'privacy.statistics = "local-after".'
+)
+
+
+def run_guarantee(privacy: PrivacyReport | None) -> str:
+    """State the privacy guarantee of one run; the numbers of each silo are in result.json."""
+    if privacy is None:
+        return NO_PRIVACY
+    if not privacy.private:
+        return f"{NOT_PRIVATE}; {_tuning(privacy)}."
+    weakest = max((privacy.silos or {}).values(), key=lambda silo: silo.epsilon)
+    return (
+        f"Differential privacy for each {privacy.unit} ({privacy.adjacency}): at most epsilon = "
+        f"{weakest.epsilon:.3f} at delta = {weakest.delta:.0e} in any silo ({weakest.epsilon_replace_one:.3f} for "
+        f"replace-one adjacency), as its ledger records; {_tuning(privacy)}. {not_covered(privacy.unit)} {TEST_FIGURES}"
+    )
+
+
+def comparison_guarantee(privacy: PrivacyReport | None) -> str:
+    """State the privacy guarantee of the runs of a comparison, each by itself."""
+    if privacy is None:
+        return NO_PRIVACY
+    if not privacy.private:
+        return f"{NOT_PRIVATE}; {_tuning(privacy)}."
+    return (
+        f"Each run of a method that shares tensors guarantees epsilon = {privacy.epsilon:g} for each {privacy.unit} "
+        f"({privacy.adjacency}); its result.json records what was spent. If several runs are released, their epsilons add "
+        f"up. {not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, probe, pooled) are never private; "
+        f"{_tuning(privacy)}."
+    )
+
+
+def _tuning(privacy: PrivacyReport) -> str:
+    """Where the settings come from. Every page states it."""
+    return f"tuning on private data: {privacy.tuning}"

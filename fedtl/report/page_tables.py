@@ -1,0 +1,24 @@
+"""Captions and columns of the tables that the page of a run and the page of a comparison share."""
+
+from collections.abc import Sequence
+
+from fedtl.report.figures import TITLES
+from fedtl.report.html import Cell, Grid
+
+
+def refitted_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    """Scores with shared normalisation statistics, and with each silo's own instead."""
+    caption = f"Test {TITLES[metric]} with the shared normalisation statistics and with the silo's own"
+    return Grid(caption, [*head, "shared statistics", "exact statistics of the silo's training inputs"], rows)
+
+
+def target_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    """Scores on the second domain of each silo, which has no labels in training."""
+    caption = f"Test {TITLES[metric]} on the domain without training labels"
+    return Grid(caption, [*head, "as trained", "with AdaBN on that domain"], rows)
+
+
+def late_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
+    """Scores of silos that took no part in training."""
+    caption = f"Test {TITLES[metric]} of silos that took no part in training"
+    return Grid(caption, [*head, "model", TITLES[metric]], rows)

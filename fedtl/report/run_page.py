@@ -1,0 +1,120 @@
+"""The HTML page of one run, from its result.json, history.jsonl and experiment.toml. Computes no figure."""
+
+from collections.abc import Sequence
+
+from fedtl.report import plots
+from fedtl.report.figures import (
+    LATE_ROWS,
+    TITLES,
+    format_value,
+    measured_metrics,
+    missing_in_run,
+    silo_count_note,
+)
+from fedtl.report.html import Grid, plot, render, row
+from fedtl.report.page_notes import STATISTICS, run_guarantee
+from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.results.metrics import Measured
+from fedtl.results.run import HistoryLine, RunResult
+
+
+def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml: str) -> str:
+    """Return the page. ``result``: result.json. ``history``: the lines of history.jsonl."""
+    drawn = []
+    if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
+        drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
+    drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
+    return render(
+        "page.html.j2",
+        title=f"{result.method} on {result.model}, {result.rounds} rounds, seed {result.seed}",
+        answer=_answer(result),
+        warnings=[*_left_out(result), *result.notes],
+        main=_main_grid(result),
+        details=None,
+        refitted=_refitted_grid(result),
+        plots=drawn,
+        target=_target_grid(result),
+        late=_late_grid(result),
+        notes=[
+            *missing_in_run(result),
+            "Test rows were read once, after the last round. In the mean over silos each silo has the same weight.",
+            STATISTICS,
+            "Validation rows are taken from each silo's training rows and are never trained on.",
+            f"The silos sent {result.bytes_up:,} bytes and received {result.bytes_down:,}. The run took "
+            f"{result.seconds:.1f} s on {result.device} with {result.workers} "
+            f"worker{'s' * (result.workers != 1)}.",
+            run_guarantee(result.privacy),
+        ],
+        experiment=experiment_toml,
+        version=result.fedtl,
+    )
+
+
+def _answer(result: RunResult) -> str:
+    metric, worst = result.metric, result.worst
+    count = silo_count_note(result.mean_silos.get(metric), len(result.silos))
+    mean = f"Mean test {TITLES[metric]}: {format_value(metric, result.mean.get(metric))}{count}"
+    if not worst.silo:
+        return f"{mean}."
+    return f"{mean}; worst: {format_value(metric, worst.figures.get(metric))}{count} at {worst.silo}."
+
+
+def _left_out(result: RunResult) -> list[str]:
+    return [
+        f"{name} was left out {len(reasons)} time{'s' * (len(reasons) > 1)}, most recently in {reasons[-1]}"
+        for name, reasons in result.left_out.items()
+    ]
+
+
+def _main_grid(result: RunResult) -> Grid:
+    silos, metrics = result.silos, measured_metrics(result)
+    head = ["silo", "training rows", "validation rows", "test rows", *(TITLES[metric] for metric in metrics)]
+    rows = [
+        row(
+            name,
+            *(silo.train, silo.val, silo.test),
+            *(_value(metric, silo.measured) for metric in metrics),
+        )
+        for name, silo in silos.items()
+    ]
+    means = (
+        format_value(metric, result.mean.get(metric))
+        + silo_count_note(result.mean_silos.get(metric), len(silos))
+        for metric in metrics
+    )
+    rows.append(row("mean", "", "", "", *means))
+    return Grid("Test results of each silo's own model", head, rows, summary_rows=1)
+
+
+def _refitted_grid(result: RunResult) -> Grid:
+    metric = result.metric
+    rows = [
+        row(name, _value(metric, silo.measured), _value(metric, silo.refitted))
+        for name, silo in result.silos.items()
+        if silo.refitted
+    ]
+    return refitted_grid(metric, ["silo"], rows)
+
+
+def _target_grid(result: RunResult) -> Grid:
+    metric = result.metric
+    rows = [
+        row(name, _value(metric, silo.target), _value(metric, silo.target_adabn))
+        for name, silo in result.silos.items()
+        if silo.target or silo.target_adabn
+    ]
+    return target_grid(metric, ["silo"], rows)
+
+
+def _late_grid(result: RunResult) -> Grid:
+    metric = result.metric
+    rows = [
+        row(silo, LATE_ROWS[variant], _value(metric, measured))
+        for silo, variants in result.late.items()
+        for variant, measured in variants.items()
+    ]
+    return late_grid(metric, ["silo"], rows)
+
+
+def _value(metric: str, measured: Measured | None) -> str:
+    return format_value(metric, measured.figures.get(metric) if measured else None)

@@ -1,0 +1,48 @@
+"""What an experiment would do, known before anything is trained: ``fedtl show --json``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedtl.results.privacy import PrivacyReport
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """
+    One tensor of the model. ``leaves``: whether it is sent to the server. ``label``: under privacy, its provenance after
+    the last round.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    bytes: int
+    leaves: bool
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class StatePart:
+    """What a method keeps beside the model: a slot, or the summaries. ``leaves``: whether it is sent to the server."""
+
+    name: str
+    bytes: int
+    leaves: bool
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """
+    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps beside the model. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
+    ``refused``: why it would not be trained, a line each.
+    """
+
+    experiment: Mapping[str, Any]
+    tensors: tuple[TensorRow, ...]
+    parts: tuple[StatePart, ...]
+    bytes_up: int
+    bytes_down: int
+    training: tuple[str, ...]
+    privacy: PrivacyReport | None
+    refused: tuple[str, ...]

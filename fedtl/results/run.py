@@ -1,0 +1,72 @@
+"""The result of one run: ``result.json``, and the lines of ``history.jsonl``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedtl._util.records import FLAT
+from fedtl.results.metrics import Measured, WorstSilo
+from fedtl.results.privacy import PrivacyReport
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """
+    One round: the metrics of each silo that replied, why others were left out, and how many bytes crossed. ``seconds``: of
+    the round.
+    """
+
+    round: int
+    seconds: float
+    silos: Mapping[str, Mapping[str, float]]
+    left_out: Mapping[str, str]
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True)
+class SiloResult:
+    """
+    One silo: how many rows it has, and what its own model scores on its test rows. ``target``: on the test rows of the
+    second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
+    inputs in place of shared ones. ``statistics_distance``: of the statistics that training left from these exact ones,
+    in standard deviations.
+    """
+
+    train: int
+    val: int
+    test: int
+    measured: Measured = field(metadata=FLAT)
+    target: Measured | None = None
+    target_adabn: Measured | None = None
+    refitted: Measured | None = None
+    statistics_distance: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """
+    ``result.json``. ``metric`` is the main one. ``mean`` is over the ``mean_silos`` silos that have a metric. ``late``: by
+    silo, what each way to use the model gives a silo that joined after training. ``left_out``: by silo, the rounds in which
+    it did not count, and why. ``bytes_*``: of all silos and rounds. ``workers``: processes at once.
+    """
+
+    fedtl: str
+    method: str
+    model: str
+    task: str
+    metric: str
+    seed: int
+    rounds: int
+    silos: Mapping[str, SiloResult]
+    mean: Mapping[str, float]
+    mean_silos: Mapping[str, int]
+    worst: WorstSilo
+    late: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    privacy: PrivacyReport | None = None
+    notes: tuple[str, ...]
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    device: str
+    workers: int

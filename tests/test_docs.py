@@ -1,0 +1,46 @@
+"""The documentation is true: the paths and links that it names exist, and the commands that it shows are accepted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from fedtl.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+COMMANDS = typer.main.get_command(app)
+
+
+def ids(value):
+    return value.name if isinstance(value, Path) else str(value)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=ids)
+def test_every_path_and_link_exists(page):
+    text = page.read_text()
+    paths = {ROOT / path for path in re.findall(r"`((?:fedtl|tests|docs|simulations)/[\w/.]*)`", text)}
+    links = {page.parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)}
+    missing = [str(path.relative_to(ROOT)) for path in paths | links if not path.exists()]
+    assert not missing, missing
+
+
+def commands():
+    """Each ``fedtl`` command line of the code blocks, without what follows two or more spaces."""
+    for page in PAGES:
+        for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(), re.M | re.S):
+            for line in [] if language else block.splitlines():
+                if line.startswith("fedtl ") and "|" not in line:
+                    yield re.split(r"\s{2,}", line.partition("#")[0].strip())[0]
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_every_command_that_is_shown_is_accepted(line):
+    _, *words = shlex.split(re.sub(r"\[.*?\]", "", line))
+    command, path = COMMANDS, []
+    while hasattr(command, "commands"):
+        path.append(words.pop(0))
+        command = command.commands[path[-1]]
+    command.make_context(" ".join(path), words)  # raises for an unknown option or a missing argument
