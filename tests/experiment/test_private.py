@@ -189,9 +189,7 @@ def test_a_net_in_which_records_meet_costs_nothing(meeting, tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path, statistics="dp")
     for number in (1, 2):
-        with pytest.raises(
-            ConfigError, match=r"^here: a record's scores .* from head \(Linear\) on; .*SiloNorm"
-        ):
+        with pytest.raises(ConfigError, match=r"^here: .* head \(Linear\)"):
             trainer.fit(silo, task_of(trainer, number))
     assert not silo.guarantee.account.path.exists()
 
@@ -225,9 +223,7 @@ def test_a_net_that_diverged_costs_nothing(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     huge = {name: tensor * 1e30 for name, tensor in task_of(trainer).shared.items()}
-    with pytest.raises(
-        SiloFailed, match=r"^here: the gradient of random rows is not finite; a lower train.lr"
-    ):
+    with pytest.raises(SiloFailed, match=r"^here: .* train.lr"):
         trainer.fit(silo, task_of(trainer, shared=huge))
     assert not silo.guarantee.account.path.exists()
 
