@@ -16,7 +16,7 @@ from fedtl.federation.recorder import RecordingFederation, read_transcript
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
-from fedtl.methods.sets import set_of
+from fedtl.methods.sets import model_part, set_of
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.privacy import charge
@@ -155,6 +155,18 @@ def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
         assert parts[slot.name] == StatePart(slot.name, size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
         assert sent == (size_in_bytes(its) if slot.crosses else 0)
+
+
+def test_the_shared_file_of_a_method_with_slots_is_a_start_for_another(tmp_path):
+    sets = ["rounds=1", "data.limit=40", "engine.name=serial"]
+    folder = RunFolder.create(tmp_path / "run", load("digits", [*sets, "method.name=scaffold"]))
+    run(folder.experiment(), folder)
+    file = folder.path / "shared.safetensors"
+    with temporary_store() as shelf:
+        study = build(load("digits", [*sets, f"model.weights={file}"]), shelf, shelf)
+        initial = study.trainer.initial(len(study.schema.union))
+    shared = model_part(folder.tensors("shared.safetensors"))
+    assert same(initial, shared)
 
 
 @pytest.mark.slow
