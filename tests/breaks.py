@@ -1,8 +1,8 @@
 """
-Privacy mechanisms with one fault each, put into the running code, to see which test and which check of the audit notices.
+Faults of privacy mechanisms, each patched into the running code to see which test and which check of the audit detects it.
 
-``FEDTL_BREAK=name pytest -p tests.breaks tests/test_x.py`` runs any test file under one of them; ``test_audit_breaks.py`` runs the
-audit under all of them.
+``FEDTL_BREAK=name pytest -p tests.breaks tests/test_x.py`` runs a test file with one fault; ``tests/audit/test_breaks.py``
+runs the audit with each of them.
 """
 
 import os
@@ -33,7 +33,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def _noise(change: Callable[..., list[torch.Tensor]]) -> Patch:
-    """``change(noises, weights)``: what is added to each weight's sum in place of ``noises``."""
+    """``change(noises, optimizer)`` returns what is added to each weight's sum in place of ``noises``."""
 
     def patch(monkeypatch):
         sound = engine.NoisyOptimizer.add_noise
@@ -50,13 +50,13 @@ def _noise(change: Callable[..., list[torch.Tensor]]) -> Patch:
     return patch
 
 
-def _beside(optimizer):
-    """Whether each weight is the canaries' own."""
+def _is_canaries(optimizer):
+    """Whether each weight is the parameter of the canaries."""
     return [weight.dim() == 2 and weight.shape[0] == 1 for weight in optimizer._weights]
 
 
 def halved(noises, optimizer):
-    return [noise if side else noise / 2 for noise, side in zip(noises, _beside(optimizer), strict=True)]
+    return [noise if side else noise / 2 for noise, side in zip(noises, _is_canaries(optimizer), strict=True)]
 
 
 def none_on_vectors(noises, optimizer):
@@ -68,16 +68,16 @@ def none_on_the_last(noises, optimizer):
 
 
 def repeated_between_layers(noises, optimizer):
-    model = [noise for noise, side in zip(noises, _beside(optimizer), strict=True) if not side]
+    model = [noise for noise, side in zip(noises, _is_canaries(optimizer), strict=True) if not side]
     longest = max(model, key=lambda noise: noise.numel()).flatten()
     return [
         noise if side else longest[: noise.numel()].view_as(noise)
-        for noise, side in zip(noises, _beside(optimizer), strict=True)
+        for noise, side in zip(noises, _is_canaries(optimizer), strict=True)
     ]
 
 
 def one_stream_for_each_layer(noises, optimizer):
-    """Every layer has a generator of its own, seeded alike: other values, as layers differ in size, and the same radii."""
+    """Each layer has its own generator with the same seed: values differ, because sizes do, and magnitudes are the same."""
     seed, std = secrets.randbits(48), optimizer.noise_multiplier * optimizer.max_grad_norm
     return [Noise.reproducible(seed).normal(noise.shape, std).to(noise) for noise in noises]
 
@@ -93,22 +93,22 @@ def uniform_law(noises, optimizer):
     std = optimizer.noise_multiplier * optimizer.max_grad_norm
     return [
         noise if side else (torch.rand_like(noise) - 0.5) * (12**0.5 * std)
-        for noise, side in zip(noises, _beside(optimizer), strict=True)
+        for noise, side in zip(noises, _is_canaries(optimizer), strict=True)
     ]
 
 
 def only_when_somebody_is_sampled(noises, optimizer):
-    """Half of it where there are records to protect, all of it where there are none."""
+    """Half of the noise if a record was sampled, all of it if none was."""
     some = any(weight.summed_grad.any() for weight in optimizer._weights if weight.shape[0] != 1)
     return halved(noises, optimizer) if some else noises
 
 
 def _antithetic(monkeypatch):
-    """Each second step takes back the noise of the step before, on the model."""
+    """Every second step subtracts the noise of the step before, on the model."""
     kept = {}
 
     def change(noises, optimizer):
-        sides = _beside(optimizer)
+        sides = _is_canaries(optimizer)
         last = kept.pop(id(optimizer), None)
         if last is None:
             kept[id(optimizer)] = noises
@@ -119,11 +119,11 @@ def _antithetic(monkeypatch):
 
 
 def _kept_over_rounds(monkeypatch):
-    """The noise of the first step of the process again and again, on the model."""
+    """Every step has the noise of the first step of the process, on the model."""
     kept = {}
 
     def change(noises, optimizer):
-        sides = _beside(optimizer)
+        sides = _is_canaries(optimizer)
         key = tuple(noise.shape for noise, side in zip(noises, sides, strict=True) if not side)
         model = iter(kept.setdefault(key, [n for n, side in zip(noises, sides, strict=True) if not side]))
         return [noise if side else next(model) for noise, side in zip(noises, sides, strict=True)]
@@ -143,7 +143,7 @@ def _clipped(change: Callable[..., list[torch.Tensor]]) -> Patch:
 
 
 def per_parameter(sound, take, net, rows, losses, clip, units=None):
-    """Each parameter's gradient is clipped by itself."""
+    """Each parameter's gradient is clipped separately."""
     norms, _ = gradients.by_hooks(net, rows, losses, units)
     each = []
     for weight in gradients.trainable(net):
@@ -159,7 +159,7 @@ def per_parameter(sound, take, net, rows, losses, clip, units=None):
 
 
 def by_the_mean_norm(sound, take, net, rows, losses, clip, units=None):
-    """One factor for all, from the mean of the norms."""
+    """All records have one factor, computed from the mean norm."""
     norms, weighted = take(net, rows, losses, units)
     return (
         weighted(torch.full_like(norms, float(clip / norms.nan_to_num(0).mean().clamp_min(1e-6))))
@@ -169,7 +169,7 @@ def by_the_mean_norm(sound, take, net, rows, losses, clip, units=None):
 
 
 def rows_instead_of_units(sound, take, net, rows, losses, clip, units=None):
-    """A unit's rows are clipped one by one."""
+    """Each row of a unit is clipped separately."""
     return sound(take, net, rows, losses, clip, None)
 
 
@@ -179,7 +179,7 @@ def what_is_not_finite_stays(sound, take, net, rows, losses, clip, units=None):
 
 
 def _batch_in_place_of_expectation(monkeypatch):
-    """The sum is divided by how many were drawn."""
+    """The sum is divided by the number of sampled records."""
     sound = mechanism.Mechanism.step
 
     def step(self, rows, *rest, **more):
@@ -190,7 +190,7 @@ def _batch_in_place_of_expectation(monkeypatch):
 
 
 def _head_beside_the_noise(monkeypatch):
-    """After the noise the head is moved by the exact gradient of the first rows, too."""
+    """After the noise, the head is also changed by a function of the first rows."""
     sound = private.train_phase
 
     def train_phase(loop, weights, silo, *rest):
@@ -230,7 +230,7 @@ def _same_sample_every_step(monkeypatch):
 
 
 def _from_the_tasks_seed(monkeypatch):
-    """The generator of a phase is seeded with a number that the server knows."""
+    """The server knows the seed of each phase's samples."""
     kept = {}
 
     def seeded(count, rate, noise):
@@ -241,7 +241,7 @@ def _from_the_tasks_seed(monkeypatch):
 
 
 def of_a_fixed_size(sound, count, rate, noise):
-    """As many records in each step as expected, without replacement."""
+    """Each step has exactly the expected number of records."""
     return noise.uniform(count).argsort()[: max(1, round(count * rate))].sort()[0]
 
 
@@ -249,7 +249,7 @@ def of_a_fixed_size(sound, count, rate, noise):
 
 
 class _Changed:
-    """Noise whose ``add(number, total, std)`` is another."""
+    """Noise whose ``add`` is replaced."""
 
     def __init__(self, noise, add):
         self.noise, self.add_, self.count = noise, add, 0
@@ -276,12 +276,12 @@ def no_noise_on_scales(noise, number, total, std):
 
 
 def noise_by_the_rows(noise, number, total, std):
-    """As much noise as the sum of the rows asks for."""
+    """The standard deviation depends on the sum of the rows."""
     return noise.add(total, std * (1 + float(total.norm()) / (1 + float(total.norm()))))
 
 
 def _radii_from_the_data(monkeypatch):
-    """A row may be as long as the median row is."""
+    """Rows are clipped to the median norm."""
 
     def clipped(values, limit):
         values = values.nan_to_num(0.0, 0.0, 0.0)
@@ -292,7 +292,7 @@ def _radii_from_the_data(monkeypatch):
 
 
 def _counted_records(monkeypatch):
-    """The mean is over the rows that have finite values, as the data have them, and not over the promised number."""
+    """The mean is over the rows with finite values instead of the declared number."""
     sound = statistics.release_statistics
 
     def refresh(body, rows, release, noise, *rest):
@@ -338,7 +338,7 @@ class _Centred(Inputs):
 
 
 def _split_by_label(monkeypatch):
-    """One record's label decides which other records are trained on (kind of A.1)."""
+    """One record's label decides which other records are trained on."""
 
     def by_label(part, count, settings, rng):
         return stratified(part.y, count, rng)
@@ -347,7 +347,7 @@ def _split_by_label(monkeypatch):
 
 
 def _mean_of_the_rows(monkeypatch):
-    """Inputs are centred by the mean of the silo's own training rows, as ``data.scale = "silo"`` does for numbers."""
+    """Inputs are centred by the exact mean of the training rows, as ``data.scale = "silo"`` does for numbers."""
 
     def learn(x, y, columns, settings, where, *rest):
         return _Centred(settings.size, settings.channels, columns, centre=float(x.astype(float).mean()) / 255)
@@ -356,7 +356,7 @@ def _mean_of_the_rows(monkeypatch):
 
 
 def _steps_from_the_rows(monkeypatch):
-    """As many steps as the brightness of the rows asks for."""
+    """The number of steps depends on the brightness of the rows."""
     sound = private.train_phase
 
     def train_phase(loop, weights, silo, *rest):
@@ -369,7 +369,7 @@ def _steps_from_the_rows(monkeypatch):
 
 @dataclass(frozen=True)
 class Break:
-    """``checks``: of the audit, each of which refutes it; ``settings``: of the experiment that shows it."""
+    """``checks`` of the audit that must fail; ``settings`` of the experiment in which they do."""
 
     patch: Patch
     checks: tuple[str, ...]

@@ -2,7 +2,7 @@
 Frozen dataclasses to the plain values of a JSON file and back.
 
 A field that has its default value is left out of the file. A field marked ``FLAT`` is written without a key of its own:
-its entries stand beside those of the record that holds it.
+its entries stand beside those of the record that holds it. A field with ``key(...)`` has that key in the file.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,11 @@ FLAT = {"flat": True}
 Record = TypeVar("Record")
 
 
+def key(name: str) -> dict[str, str]:
+    """Metadata of a field whose key in the file is not its name."""
+    return {"key": name}
+
+
 def to_plain(value: Any) -> Any:
     """Return dicts, lists, strings and numbers that ``json`` can write."""
     if is_dataclass(value):
@@ -25,7 +30,7 @@ def to_plain(value: Any) -> Any:
             if field.metadata.get("flat"):
                 content |= to_plain(part)
             elif not _is_default(field, part):
-                content[field.name] = to_plain(part)
+                content[_key(field)] = to_plain(part)
         return content
     if isinstance(value, Mapping):
         return {str(key): to_plain(part) for key, part in value.items()}
@@ -37,6 +42,10 @@ def to_plain(value: Any) -> Any:
 def from_plain(kind: type[Record], content: Any) -> Record:
     """Return the record that ``to_plain`` wrote. Raises ValueError, with the path of the value that does not fit."""
     return _read(kind, content, kind.__name__)
+
+
+def _key(field: "Field[Any]") -> str:
+    return str(field.metadata.get("key", field.name))
 
 
 def _is_default(field: "Field[Any]", value: Any) -> bool:
@@ -64,16 +73,17 @@ def _read(kind: Any, content: Any, path: str) -> Any:
 
 def _read_record(kind: Any, content: Mapping[str, Any], path: str) -> Any:
     types, values = _types(kind), dict[str, Any]()
-    rest = {key: part for key, part in content.items() if key not in types}
+    known = {_key(field) for field in fields(kind)}
+    rest = {name: part for name, part in content.items() if name not in known}
     for field in fields(kind):
         if field.metadata.get("flat"):
             values[field.name] = _read(types[field.name], rest, path)
-        elif field.name in content:
-            values[field.name] = _read(types[field.name], content[field.name], f"{path}.{field.name}")
+        elif (name := _key(field)) in content:
+            values[field.name] = _read(types[field.name], content[name], f"{path}.{name}")
         elif NoneType in get_args(types[field.name]):
             values[field.name] = None
         elif field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{path} has no {field.name}")
+            raise ValueError(f"{path} has no {name}")
     return kind(**values)
 
 

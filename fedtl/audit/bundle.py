@@ -1,169 +1,201 @@
 """
-One folder that an auditor hands on: results, page, the experiment, and ``bundle.json`` with a hash of each, versions and the
-last hash of each ledger; ``bundle.sig`` signs it (Ed25519).
+The folder that an auditor hands on: results, page, the experiment, ``bundle.json`` with a hash of each file, versions and
+the last hash of each ledger, and ``bundle.sig``, an Ed25519 signature of bundle.json.
 
-Whoever verifies needs the folder, this file and the auditor's public key, and nothing of the run. No fingerprint of rows
-stands in it: in a simulation its key follows from the experiment's seed, so that guesses of the rows could be tried out.
+To verify it, a reader needs the folder, fedtl and the auditor's public key, and nothing of the run. It holds no
+fingerprint of rows: in a simulation the key of a fingerprint follows from the experiment's seed, so that whoever guesses
+rows could test the guesses.
 """
 
 import json
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+import torch
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedtl._util.files import write_file
+import fedtl
+from fedtl._util.files import write_bytes, write_file
 from fedtl.errors import ConfigError, Refuted
 
+SigningKey = Ed25519PrivateKey
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
-MOST = 8  # faults that a message names
+SHOWN_FAULTS = 8  # in one message
 NOTICE = (
-    "This audit was made from private rows. It is outside of the privacy claim and is not a release: whoever may not see the "
-    "rows should not get it."
+    "This audit was made from private rows. The privacy guarantee does not cover it, and it is not a release: do not give it "
+    "to anyone who may not see the rows."
 )
 
 
 @dataclass(frozen=True)
-class Verified:
+class BundleContent:
     """
-    A bundle that is as it was signed. ``content``: what bundle.json says; ``key``: the public key that signed, in hex;
-    ``known``: the reader named this key, so that the signature says who signed.
+    What bundle.json holds: the run's name, its violations, the last hash of each silo's ledger, the sha256 of each signed
+    file, versions, and the public ``key`` in hex.
     """
 
-    content: Mapping[str, Any]
+    run: str
+    ledgers: Mapping[str, str]
+    violations: Sequence[str]
+    files: Mapping[str, str]
     key: str
-    known: bool
+    notice: str = NOTICE
+    fedtl: str = field(default_factory=lambda: fedtl.__version__)
+    torch: str = str(torch.__version__)
+    python: str = field(default_factory=platform.python_version)
 
 
-def key(path: Path) -> Ed25519PrivateKey:
-    """The site's key, in PEM; made, and readable by its owner alone, where there is none. Raises ConfigError."""
+@dataclass(frozen=True)
+class Verified:
+    """A bundle that is as it was signed. ``known_signer``: the reader named the key, so the signer is known."""
+
+    content: BundleContent
+    known_signer: bool
+
+
+def load_signing_key(path: Path) -> SigningKey:
+    """The private key in a PEM file; if there is no file, a new key readable by its owner only. Raises ConfigError."""
     if path.is_file():
         try:
-            found = s.load_pem_private_key(path.read_bytes(), password=None)
+            key = s.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path} is no private key in PEM without a password: {error}") from error
-        if not isinstance(found, Ed25519PrivateKey):
-            raise ConfigError(f"{path} is no Ed25519 key; name another file, and one is made there")
-        return found
-    made = Ed25519PrivateKey.generate()
+            raise ConfigError(
+                f"{path} is not a private key in PEM format without a password: {error}"
+            ) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ConfigError(
+                f"{path} is not an Ed25519 key; name a file that does not exist, to create a key there"
+            )
+        return key
+    key = Ed25519PrivateKey.generate()
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = made.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    content = key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
         file.write(content)
-    return made
+    return key
 
 
-def sign(folder: Path, names: list[str], facts: Mapping[str, Any], its: Ed25519PrivateKey) -> None:
-    """Write bundle.json, about these files of the folder, and its signature."""
-    content = {
-        "notice": NOTICE,
-        **facts,
-        "python": platform.python_version(),
-        "files": {name: sha256((folder / name).read_bytes()).hexdigest() for name in names},
-        "key": public(its),
-    }
-    text = (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    write_file(folder / BUNDLE, lambda file: file.write_bytes(text))
-    write_file(folder / SIGNATURE, lambda file: file.write_text(its.sign(text).hex() + "\n"))
+def sign_bundle(
+    folder: Path,
+    names: Sequence[str],
+    run: str,
+    ledgers: Mapping[str, str],
+    violations: Sequence[str],
+    key: SigningKey,
+) -> None:
+    """Write bundle.json, about the named files of the folder, and its signature."""
+    files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    content = BundleContent(run, ledgers, violations, files, public_key(key))
+    text = (json.dumps(asdict(content), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    write_bytes(folder / BUNDLE, text)
+    write_file(folder / SIGNATURE, lambda file: file.write_text(key.sign(text).hex() + "\n"))
 
 
-def verify(folder: Path, wanted: str = "") -> Verified:
+def verify_bundle(folder: Path, wanted: str = "") -> Verified:
     """
-    Check the signature, that every signed file is as it was signed, and that nothing else is in the folder. ``wanted``: the
-    public key, in hex, that must have signed; without it only some key's signature is checked, the one that the bundle
-    names itself. Raises ConfigError where there is no bundle or ``wanted`` is no key, and Refuted.
+    Check that a bundle is as it was signed, and that no file was added. ``wanted``: the auditor's public key in hex;
+    without it the signature is checked with the key that the bundle itself names, so the signer stays unknown.
+
+    Raises ConfigError if there is no bundle or ``wanted`` is not a key, and Refuted if anything differs.
     """
-    expected = _asked(wanted)
+    expected = _parse_public_key(wanted)
     if not (folder / BUNDLE).is_file() or not (folder / SIGNATURE).is_file():
-        raise ConfigError(f"{folder} is no bundle: it has no {BUNDLE} with {SIGNATURE}")
-    text = _content(folder / BUNDLE)
+        raise ConfigError(f"{folder} is not a bundle: {BUNDLE} or {SIGNATURE} is missing")
+    text = _read_plain_file(folder / BUNDLE)
+    signature = _read_plain_file(folder / SIGNATURE)
     try:
-        content: dict[str, Any] = json.loads(text)
-        signer = content["key"]
-        named = Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer))
-        named.verify(bytes.fromhex(_content(folder / SIGNATURE).decode().strip()), text)
-        files = dict(content["files"])
+        content = _read_content(text)
+        signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(content.key))
+        signer.verify(bytes.fromhex(signature.decode().strip()), text)
     except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature) as error:
         raise Refuted(
-            f"{folder / BUNDLE} is not what was signed; ask the auditor for the bundle again"
+            f"{folder / BUNDLE} does not match its signature; ask the auditor for the bundle again"
         ) from error
-    if expected and expected != signer:
+    if expected and expected != content.key:
         raise Refuted(
-            f"{folder} was signed by the key {fingerprint(signer)}, not by yours, {fingerprint(expected)}"
+            f"{folder} was signed with the key {fingerprint(content.key)}, not with yours, {fingerprint(expected)}"
         )
-    signed = {*files, BUNDLE, SIGNATURE}
-    odd = [fault for name, digest in files.items() if (fault := _fault(folder, name, digest))]
-    odd += [f"{name} is not part of the bundle, for nobody signed it" for name in surplus(folder, signed)]
-    if odd:
-        more = f"; and {len(odd) - MOST} more" if len(odd) > MOST else ""
+    faults = [fault for name, digest in content.files.items() if (fault := _fault(folder, name, digest))]
+    unexpected = unexpected_files(folder, {*content.files, BUNDLE, SIGNATURE})
+    faults += [f"{name} is not part of the bundle: it was not signed" for name in unexpected]
+    if faults:
+        more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         raise Refuted(
-            f"{folder}: {'; '.join(odd[:MOST])}{more}; take out what is not part of it, or ask the auditor for the bundle again"
+            f"{folder}: {'; '.join(faults[:SHOWN_FAULTS])}{more}; remove files that are not part of it, or ask the auditor "
+            "for the bundle again"
         )
-    return Verified(content, signer, bool(expected))
+    return Verified(content, bool(expected))
+
+
+def _read_content(text: bytes) -> BundleContent:
+    """Raises KeyError, TypeError or ValueError if anything is missing or has another form."""
+    values = json.loads(text)
+    content = BundleContent(**{name: values[name] for name in BundleContent.__dataclass_fields__})
+    return BundleContent(**{**vars(content), "files": dict(content.files), "key": str(content.key)})
 
 
 def _fault(folder: Path, name: str, digest: str) -> str:
-    """What is wrong with a file that was signed, "" for nothing."""
+    """What is wrong with a signed file; "" if nothing is."""
     path = folder / name
     if Path(name).name != name:
-        return f"{name} lies outside of the bundle"
+        return f"{name} is outside of the bundle"
     if path.is_symlink():
-        return f"{name} is a link, and no file of the bundle"
+        return f"{name} is a link, not a file of the bundle"
     if not path.is_file():
-        return f"{name} is missing, and was signed"
-    return (
-        "" if sha256(path.read_bytes()).hexdigest() == digest else f"{name} was altered after it was signed"
-    )
+        return f"{name} is missing"
+    return "" if sha256(path.read_bytes()).hexdigest() == digest else f"{name} was altered after signing"
 
 
-def surplus(folder: Path, names: set[str]) -> list[str]:
-    """What a folder holds, at any depth, beside the files of these names; links are named, not followed."""
+def unexpected_files(folder: Path, names: set[str]) -> list[str]:
+    """Paths in a folder, at any depth, other than these names; links are listed, not followed."""
     found = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place).relative_to(folder)
+    for parent, folders, files in os.walk(folder):
+        here = Path(parent).relative_to(folder)
         links = [name for name in folders if (folder / here / name).is_symlink()]
         empty = [name for name in folders if not any((folder / here / name).iterdir())]
         found += [str(here / name) for name in {*files, *links, *empty}]
     return sorted(set(found) - names)
 
 
-def public(its: Ed25519PrivateKey) -> str:
-    """The public key that goes with it, in hex: what a reader of the bundle needs."""
-    return its.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw).hex()
+def public_key(key: SigningKey) -> str:
+    """The public key in hex, which a reader of the bundle needs."""
+    return key.public_key().public_bytes(s.Encoding.Raw, s.PublicFormat.Raw).hex()
 
 
-def signed_by(path: Path) -> str:
-    """What an auditor has to tell the readers of a bundle that this private key signed."""
-    spelled = public(key(path))
-    return f"signed with {path}; tell your readers its public key, {spelled} ({fingerprint(spelled)}), by another way"
+def describe_signer(path: Path) -> str:
+    """What an auditor must tell the readers of a bundle that was signed with this private key."""
+    key = public_key(load_signing_key(path))
+    return (
+        f"signed with {path}; send your readers its public key by another channel than the bundle: {key} "
+        f"({fingerprint(key)})"
+    )
 
 
 def fingerprint(key: str) -> str:
-    """Of a public key in hex: short enough to be compared by telephone."""
+    """Of a public key in hex: short enough to compare by telephone."""
     digest = sha256(bytes.fromhex(key)).hexdigest()[:24]
     return " ".join(digest[at : at + 4] for at in range(0, 24, 4))
 
 
-def _asked(wanted: str) -> str:
-    """A public key as somebody typed it. Raises ConfigError."""
-    typed = wanted.strip().lower()
-    if typed and (len(typed) != 64 or set(typed) - set("0123456789abcdef")):
+def _parse_public_key(typed: str) -> str:
+    """Raises ConfigError unless this is empty or a public key in hex."""
+    key = typed.strip().lower()
+    if key and (len(key) != 64 or set(key) - set("0123456789abcdef")):
         raise ConfigError(
-            f"--key {wanted[:70]!r} is no Ed25519 public key: with verify it is 64 hexadecimal digits, which fedtl audit "
-            "prints where it signs"
+            f"--key {typed[:70]!r} is not an Ed25519 public key: verify needs the 64 hexadecimal digits that fedtl audit "
+            "prints when it signs"
         )
-    return typed
+    return key
 
 
-def _content(path: Path) -> bytes:
-    """Of a plain file: what a link points to may change after it was looked at. Raises Refuted."""
+def _read_plain_file(path: Path) -> bytes:
+    """Refuse links: the file that a link points to may change after it was checked. Raises Refuted."""
     if path.is_symlink():
-        raise Refuted(f"{path} is a link, and no file of the bundle; ask the auditor for the bundle again")
+        raise Refuted(f"{path} is a link, not a file of the bundle; ask the auditor for the bundle again")
     return path.read_bytes()

@@ -1,205 +1,170 @@
-"""Everything that can refute what a private run claims: all checks of all silos, and the bounds beside the claim."""
+"""Everything that can refute the claim of a private run: all checks of all silos, and lower bounds on epsilon."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
-
-import numpy as np
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.audit.attacks.reference_models import StudyOf
+from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.canaries import one_run
-from fedtl.audit.canaries.conformance import Claim, between, conformance, final, likelihood
-from fedtl.audit.canaries.log import CanaryPhase, released, stretches
-from fedtl.audit.claim import SiloClaim
-from fedtl.audit.jobs import Piece
-from fedtl.audit.power import resolution
-from fedtl.audit.retraining.audited_silo import stage_of
-from fedtl.audit.retraining.run import REHEARSALS, rehearse
-from fedtl.audit.transcript import RunDocuments, manifest, transcript
-from fedtl.audit.verdict import FAMILY, Check, failed
-from fedtl.experiment.run_folder import RunFolder
+from fedtl.audit.canaries.conformance import final_scores, likelihood_scores, noise_conformance, shared_noise
+from fedtl.audit.canaries.log import CanaryPhase, read_released_statistics
+from fedtl.audit.claim import ClaimedPlan, claimed_plan
+from fedtl.audit.jobs import AuditJob, study_job
+from fedtl.audit.power import detectable_epsilon, power
+from fedtl.audit.retraining.audited_silo import silo_of_study
+from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
+from fedtl.audit.transcript import RunDocuments, check_documents, check_manifest
+from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.experiment.study import Study
-from fedtl.federation.recorder import RecordedRound
-from fedtl.privacy.guarantee import PrivacyGuarantee
-from fedtl.results.privacy import SiloPrivacy
-from fedtl.training.trainer import Trainer
+from fedtl.results.audit import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
 
-Adversary = Literal["server", "silo", "model"]
-SIGNIFICANCE = 0.05  # of the bounds that are shown; what refutes is held to the family's share
+SIGNIFICANCE = 0.05  # of the bounds that are reported; a claim is refuted at the family's level
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All checks, those that failed at the family's level, and what audit.json says of each silo."""
+    """All checks, those that failed at the family's level, and the result of each silo."""
 
     checks: Sequence[Check]
     violations: Sequence[Check]
-    silos: Mapping[str, Any]
+    silos: Mapping[str, SiloAudit]
 
 
-def rehearsals(study: Study, folder: RunFolder) -> dict[str, Piece]:
-    """Each private silo's rehearsals, as a piece of work."""
+@dataclass(frozen=True)
+class SiloFindings:
+    """The checks of one silo's conformance and of its bounds, and what its canaries show."""
+
+    conformance: Sequence[Check] = ()
+    bound_checks: Sequence[Check] = ()
+    plan: ClaimedPlan | None = None
+    bounds: BoundsResult | None = None
+    power: PowerResult | None = None
+
+
+def retraining_jobs(run: AuditedRun) -> dict[str, AuditJob]:
+    """The retraining checks of each private silo, as jobs."""
     return {
-        name: partial(_rehearsed, study.source.study, study.guarantees, name, _canaries(folder, name))
-        for name in study.guarantees
+        name: study_job(run.study, partial(_retraining_checks, name=name, canaries=run.canaries(name)))
+        for name in run.study.guarantees
     }
 
 
-def _rehearsed(
-    of: StudyOf,
-    guarantees: Mapping[str, PrivacyGuarantee],
-    name: str,
-    run: list[CanaryPhase],
-    trainer: Trainer,
-) -> list[Check]:
-    return rehearse(stage_of(replace(of(trainer), guarantees=guarantees), name), run)
+def _retraining_checks(study: Study, name: str, canaries: list[CanaryPhase]) -> list[Check]:
+    return retraining_checks(silo_of_study(study, name), canaries)
 
 
-def _canaries(folder: RunFolder, name: str) -> list[CanaryPhase]:
-    return stretches(folder.silo(name) / "canaries")
-
-
-def examine(
-    study: Study,
-    folder: RunFolder,
-    seen: Sequence[RecordedRound],
-    vantage: Adversary,
-    rehearsed: Mapping[str, Sequence[Check]],
-) -> Findings:
+def check_run(run: AuditedRun, retrained: Mapping[str, Sequence[Check]]) -> Findings:
     """
-    Audit a finished run at its site: ``study`` is built from the run's own experiment, with its promises, and
-    ``rehearsed`` is what its ``rehearsals`` gave. Raises ConfigError where a paper is missing.
+    Check a finished run. ``retrained``: what the ``retraining_jobs`` returned, by silo. Raises ConfigError if a document
+    of the run is missing.
     """
-    result = folder.result()
-    claimed = (result.privacy.silos if result.privacy else None) or {}
-    runs = {name: run for name in claimed if (run := _canaries(folder, name))}
-    checks, silos = list[Check](), dict[str, Any]()
-    claims = {name: SiloClaim.of(said, study.guarantees[name]) for name, said in claimed.items()}
-    for name in sorted(result.silos):
-        own = list[Check]()
-        if name in claimed:
-            own += _of(study, folder, name, claimed[name], runs.get(name, []), seen)
-            own += rehearsed[name]
-        checks += own
-        silos[name] = _shown(claims.get(name), own)
-        if name in runs:
-            scores = (
-                final(runs[name]) if vantage == "model" else likelihood(runs[name], Claim.of(claimed[name]))
-            )
-            bounds, tests = _bounds(study, name, claims[name], scores, runs[name][0].member)
-            checks += tests
-            silos[name]["bounds"] = bounds
-            silos[name]["power"] = _power(study, claims[name], runs[name])
-    checks += between(runs)
-    width = study.data(study.training[0]).width
-    checks += manifest(seen, study.trainer.partition, study.trainer.initial(width))
+    names = sorted(run.folder.result().silos)
+    silos = {
+        name: _silo_findings(run, name, retrained) if name in run.claims else SiloFindings() for name in names
+    }
+    checks = [check for silo in silos.values() for check in (*silo.conformance, *silo.bound_checks)]
+    checks += shared_noise({name: phases for name in run.claims if (phases := run.canaries(name))})
+    trainer = run.study.trainer
+    width = run.study.data(run.study.training[0]).width
+    checks += check_manifest(run.messages, trainer.partition, trainer.initial(width))
     violations = failed(checks)
-    for name, its in silos.items():
-        if its["conformance"]:
-            its["conformance"]["passed"] = not any(check.silo == name for check in violations)
-    return Findings(checks, violations, silos)
-
-
-def _of(
-    study: Study,
-    folder: RunFolder,
-    name: str,
-    claim: SiloPrivacy,
-    run: list[CanaryPhase],
-    seen: Sequence[RecordedRound],
-) -> list[Check]:
-    experiment = study.experiment
-    replied = [line.round for line in folder.history() if name in line.silos]
-    papers = RunDocuments(
-        *(name, folder.path.name, folder.silo(name) / "ledger.sqlite", claim, replied, seen, run),
-        *(experiment.seed, experiment.rounds),
+    return Findings(
+        checks, violations, {name: _silo_result(name, silo, violations) for name, silo in silos.items()}
     )
-    statistics = released(folder.silo(name) / "canaries")
-    own = (
-        conformance(name, run, statistics, Claim.of(claim), study.trainer.training, study.experiment.rounds)
-        if run
-        else []
+
+
+def _silo_findings(run: AuditedRun, name: str, retrained: Mapping[str, Sequence[Check]]) -> SiloFindings:
+    claim, canaries = run.claims[name], run.canaries(name)
+    plan = claimed_plan(claim, run.study.guarantees[name])
+    checks = [*_record_checks(run, name, canaries), *retrained[name]]
+    if not canaries:
+        return SiloFindings(checks, plan=plan)
+    seen_by_model = run.adversary is Adversary.MODEL
+    scores = final_scores(canaries) if seen_by_model else likelihood_scores(canaries, claim)
+    bounds, tests = _bounds(run.study, name, plan, scores, canaries[0].member)
+    return SiloFindings(checks, tests, plan, bounds, _power(run.study, plan, canaries))
+
+
+def _record_checks(run: AuditedRun, name: str, canaries: Sequence[CanaryPhase]) -> list[Check]:
+    """The checks of what one silo recorded: its canaries, and its ledger against messages and claim."""
+    experiment, claim, folder = run.study.experiment, run.claims[name], run.folder.silo(name)
+    documents = RunDocuments(
+        silo=name,
+        study=run.folder.path.name,
+        ledger=folder / "ledger.sqlite",
+        claim=claim,
+        answered=[line.round for line in run.folder.history() if name in line.silos],
+        messages=run.messages,
+        canaries=canaries,
+        seed=experiment.seed,
+        rounds=experiment.rounds,
     )
-    return own + transcript(papers)
+    statistics = read_released_statistics(folder / "canaries")
+    training = run.study.trainer.training
+    own = noise_conformance(name, canaries, statistics, claim, training) if canaries else []
+    return own + check_documents(documents)
 
 
-def _shown(claim: SiloClaim | None, checks: Sequence[Check]) -> dict[str, Any]:
-    """What audit.json holds of one silo: claimed, measured, and what could have been seen; None: not measured."""
-    found = {check.name: check for check in checks}
-    noise, clip = found.get("noise"), found.get("sensitivity")
-    return {
-        "claimed": None if claim is None else claim.shown(),
-        "conformance": {
-            "noise_std_ratio": noise.value if noise else None,
-            "sensitivity_over_clip": clip.value if clip else None,
-            "p_values": {check.name: check.p for check in checks},
-            "passed": None,
-        }
-        if checks
-        else None,
-        "bounds": None,
-        "power": None,
-    }
+def _silo_result(name: str, silo: SiloFindings, violations: Sequence[Check]) -> SiloAudit:
+    values = {check.name: check.value for check in silo.conformance}
+    conformance = ConformanceResult(
+        noise_std_ratio=values.get("noise"),
+        sensitivity_over_clip=values.get("sensitivity"),
+        p_values={check.name: check.p for check in silo.conformance},
+        passed=not any(check.silo == name for check in violations),
+    )
+    claimed = silo.plan.result if silo.plan else None
+    return SiloAudit(claimed, conformance if silo.conformance else None, silo.bounds, silo.power)
 
 
 def _bounds(
-    study: Study, name: str, claim: SiloClaim, scores: one_run.Floats, member: one_run.Coins
-) -> tuple[dict[str, Any], list[Check]]:
-    """The bounds that are shown, and the two that may refute. Ties are broken by the audit's own generator."""
+    study: Study, name: str, plan: ClaimedPlan, scores: one_run.Floats, member: one_run.Coins
+) -> tuple[BoundsResult, list[Check]]:
+    """The bounds that are reported, and the two checks that may refute the claim."""
     ties = numpy_generator("audit", "ties", study.experiment.seed, name)
-    shown = one_run.bounds(scores, member, claim.delta, SIGNIFICANCE, ties)
-    tests = against("bound", name, scores, member, claim, shown, ties)
-    return {**asdict(shown), "canaries": len(member)}, tests
+    reported = one_run.bounds(scores, member, plan.claim.delta, SIGNIFICANCE, ties)
+    guesses = one_run.guess(scores, member, ties)
+    return reported, bound_checks("bound", name, guesses, plan, reported)
 
 
-def against(
-    what: str,
-    name: str,
-    scores: one_run.Floats,
-    member: one_run.Coins,
-    claim: SiloClaim,
-    shown: one_run.Bounds,
-    ties: np.random.Generator,
+def bound_checks(
+    prefix: str,
+    silo: str,
+    guesses: Sequence[one_run.Guesses],
+    plan: ClaimedPlan,
+    reported: BoundsResult,
 ) -> list[Check]:
     """
-    Whether scores contradict a claim: its epsilon and delta by one bound, its plan's trade-off curve by the other. All
-    looks are paid for in p.
+    Whether guesses about canaries contradict a claim: its epsilon and delta by the bound of Steinke et al., the
+    trade-off curve of its plan by the f-DP bound. P-values are multiplied by the number of guesses (Bonferroni).
     """
-    looks = one_run.looks(scores, member, ties)
-    steinke = min(one_run.steinke_p(look, claim.epsilon, claim.delta) for look in looks) * len(looks)
-    fdp = min(one_run.fdp_p(look, claim.curve.min_fpr) for look in looks) * len(looks)
-    said = f"the canaries were guessed better than epsilon {claim.epsilon:.3g} allows"
+    claim = plan.claim
+    steinke = min(one_run.steinke_p(each, claim.epsilon, claim.delta) for each in guesses) * len(guesses)
+    fdp = min(one_run.fdp_p(each, plan.curve.min_fpr) for each in guesses) * len(guesses)
+    reason = f"more canaries were guessed correctly than epsilon {claim.epsilon:.3g} allows"
     return [
         Check(
-            f"{what} steinke",
-            name,
-            min(1.0, steinke),
-            shown.steinke,
-            f"{said}; it is at least {shown.steinke:.3g}",
+            *(f"{prefix} steinke", silo, min(1.0, steinke), reported.steinke),
+            f"{reason}; epsilon is at least {reported.steinke:.3g} (95 % confidence)",
         ),
         Check(
-            f"{what} fdp",
-            name,
-            min(1.0, fdp),
-            shown.fdp,
-            f"{said} by the plan's own trade-off curve; if Gaussian, it is at least {shown.fdp:.3g}",
+            *(f"{prefix} fdp", silo, min(1.0, fdp), reported.fdp),
+            f"{reason}, by the trade-off curve of the plan; if the mechanism is Gaussian, epsilon is at least "
+            f"{reported.fdp:.3g} (95 % confidence)",
         ),
     ]
 
 
-def _power(study: Study, claim: SiloClaim, run: Sequence[CanaryPhase]) -> dict[str, Any]:
-    """What this audit would have seen in one silo, with a chance of ``one_run.SURE``."""
-    level = FAMILY / _family(study)
-    count = len(run[0].member)
-    return {
-        "epsilon": one_run.power(count, claim.epsilon, claim.delta, claim.curve.min_fpr, level),
-        **resolution(run, claim.noise_multiplier, level),
-    }
+def _power(study: Study, plan: ClaimedPlan, canaries: Sequence[CanaryPhase]) -> PowerResult:
+    claim, level = plan.claim, FAMILY_LEVEL / _checks_in_audit(study)
+    epsilon = detectable_epsilon(
+        len(canaries[0].member), claim.epsilon, claim.delta, plan.curve.min_fpr, level
+    )
+    return power(canaries, claim.noise_multiplier, epsilon, level)
 
 
-def _family(study: Study) -> int:
-    """How many checks a whole audit has, near enough for a statement of power."""
+def _checks_in_audit(study: Study) -> int:
+    """About how many checks a whole audit has: precise enough for a statement of power."""
     silos = len(study.training)
-    return silos * (21 + len(REHEARSALS)) + silos * (silos - 1) // 2
+    return silos * (21 + len(RETRAINING_CHECKS)) + silos * (silos - 1) // 2

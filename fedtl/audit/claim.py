@@ -1,60 +1,51 @@
 """
-What one silo of a run claims, and what follows from the claim alone.
+What a silo claims about its privacy, and what follows from the claim alone.
 
-A number that follows from the claim is no finding: it stands here, and not among what was measured.
+A number that follows from the claim is not a measurement, so it is computed and reported apart from what was measured.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.tradeoff import TradeOff, gdp_mu, trade_off
+from fedtl.results.audit import ClaimResult
 from fedtl.results.privacy import SiloPrivacy
-
-RATES = (0.01, 0.001)  # of false alarms
 
 
 @dataclass(frozen=True)
-class SiloClaim:
+class ClaimedPlan:
     """
-    ``epsilon`` and ``delta`` are what the run says was spent, for ``adjacency`` of one ``unit``, of which the silo has
-    ``units``; ``curve`` is the trade-off curve of the whole plan, and ``mu`` its Gaussian differential privacy (see
-    ``tradeoff.gdp_mu``; None: there is no finite one).
+    A claim with the trade-off curve of the whole plan, and the ``mu`` of its Gaussian differential privacy (see
+    ``tradeoff.gdp_mu``; None: not finite).
     """
 
-    unit: str
-    adjacency: str
-    units: int
-    noise_multiplier: float
-    sample_rate: float
-    rounds: int
-    steps: int
-    epsilon: float
-    delta: float
-    mu: float | None
+    claim: SiloPrivacy
     curve: TradeOff
+    mu: float | None
 
-    @classmethod
-    def of(cls, said: SiloPrivacy, guarantee: PrivacyGuarantee) -> "SiloClaim":
-        """From result.json's ``privacy.silos.<name>``, and the plan of which that run is a part."""
-        plan = guarantee.schedule()
-        mu = gdp_mu(plan, guarantee.delta)
-        return cls(
-            unit=said.unit,
-            adjacency=said.adjacency,
-            units=said.units,
-            noise_multiplier=said.noise_multiplier,
-            sample_rate=said.sample_rate,
-            rounds=said.rounds,
-            steps=said.rounds * said.steps_a_round,
-            epsilon=said.epsilon,
-            delta=said.delta,
-            mu=mu if math.isfinite(mu) else None,
-            curve=trade_off(plan),
+    @property
+    def result(self) -> ClaimResult:
+        """The claim as audit.json holds it."""
+        claim = self.claim
+        return ClaimResult(
+            unit=claim.unit,
+            adjacency=claim.adjacency,
+            units=claim.units,
+            noise_multiplier=claim.noise_multiplier,
+            sample_rate=claim.sample_rate,
+            rounds=claim.rounds,
+            steps=claim.rounds * claim.steps_a_round,
+            epsilon=claim.epsilon,
+            delta=claim.delta,
+            mu=self.mu,
+            tpr_at_fpr_1_percent=self.curve.max_tpr(0.01),
+            tpr_at_fpr_01_percent=self.curve.max_tpr(0.001),
         )
 
-    def shown(self) -> dict[str, Any]:
-        """As audit.json holds it."""
-        plain = {name: value for name, value in vars(self).items() if name != "curve"}
-        return plain | {f"tpr_at_fpr_{rate:g}": self.curve.max_tpr(rate) for rate in RATES}
+
+def claimed_plan(claim: SiloPrivacy, guarantee: PrivacyGuarantee) -> ClaimedPlan:
+    """``guarantee``: the plan of which the claimed run is a part."""
+    events = guarantee.schedule()
+    mu = gdp_mu(events, guarantee.delta)
+    return ClaimedPlan(claim, trade_off(events), mu if math.isfinite(mu) else None)

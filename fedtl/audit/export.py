@@ -1,54 +1,81 @@
 """
-A site's papers in the auditor's hands: the egress record and the ledger as ``fedtl silo ledger --export`` writes them. What
-they say of themselves, recomputed from this one file; of the run itself nothing is seen, so nothing is measured.
+Audits a site's egress log and ledger as ``fedtl silo ledger --export`` writes them.
+
+Recomputes what can be recomputed from this file. The run itself is not seen, so nothing is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fedtl.audit.transcript import SECOND, second
-from fedtl.audit.verdict import Check, failed, violation
-from fedtl.deployment.site import covered
-from fedtl.deployment.site import egress_log as record
+from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
+from fedtl.audit.verdict import Check, describe_violation, failed
+from fedtl.deployment.site import covered, egress_log
 from fedtl.errors import LedgerDamaged
-from fedtl.privacy import prv as opinion
+from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
 
+SHOWN_FAULTS = 3  # of one check, in its reason
 
-def examine(path: Path) -> dict[str, Any]:
-    """Every study that was planned, each check, and what is refuted. Raises ConfigError for a file that is no export."""
+
+@dataclass(frozen=True)
+class StudyCharge:
+    """The epsilon and delta of a study's whole plan, and the epsilon ``charged`` up to ``round``."""
+
+    epsilon: float
+    delta: float
+    charged: float
+    round: int
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    name: str
+    p: float | None
+    value: float | None
+
+
+@dataclass(frozen=True)
+class ExportAudit:
+    """``updates``: how many left the site; None if the file's hash chain does not hold, so that nothing was read."""
+
+    silo: str | None
+    studies: Mapping[str, StudyCharge]
+    updates: int | None
+    checks: tuple[ExportCheck, ...]
+    violations: tuple[str, ...]
+
+
+def audit_export(path: Path) -> ExportAudit:
+    """Raises ConfigError for a file that is not an export."""
     try:
-        lines, ledgers = record.read_export(path)
+        lines, ledgers = egress_log.read_export(path)
     except LedgerDamaged as error:
-        checks = [Check("chain", path.name, 0.0, None, str(error))]
-        return {"silo": None, "studies": {}, **_told(checks)}
+        return _audit(None, {}, None, [Check("chain", path.name, 0.0, None, str(error))])
     silo = str(lines[0]["chain"]) if lines else path.name
     sent = [line for line in lines if line["what"] == "sent"]
     faults = {
         "chain": [],
-        "approval": [f"{odd}, and it left" for odd in covered.uncovered(lines)],
+        "approval": [f"{fault}, but it left the site" for fault in covered.uncovered(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
         "link to messages": find_uncharged(sent, ledgers),
     }
-    checks = [Check(name, silo, float(not its), None, "; ".join(its[:3])) for name, its in faults.items()]
-    studies: dict[str, dict[str, Any]] = {}
+    checks = [
+        Check(name, silo, float(not found), None, "; ".join(found[:SHOWN_FAULTS]))
+        for name, found in faults.items()
+    ]
+    studies: dict[str, StudyCharge] = {}
     for ledger in ledgers.values():
-        for name, its in study_costs(ledger).items():
-            studies[name] = {
-                "epsilon": its.epsilon,
-                "delta": its.delta,
-                "charged": its.charged,
-                "round": its.round,
-            }
-            theirs = opinion.prv_epsilon(its.planned, its.delta)
-            fault = second(its.epsilon, theirs)
-            checks.append(Check(f"{SECOND}: {name}", silo, float(not fault), theirs, fault))
-    return {"silo": silo, "studies": studies, "updates": len(sent), **_told(checks)}
+        for name, cost in study_costs(ledger).items():
+            studies[name] = StudyCharge(cost.epsilon, cost.delta, cost.charged, cost.round)
+            second = prv_epsilon(cost.planned, cost.delta)
+            fault = composition_fault(cost.epsilon, second)
+            checks.append(Check(f"{SECOND_COMPOSITION}: {name}", silo, float(not fault), second, fault))
+    return _audit(silo, studies, len(sent), checks)
 
 
-def _told(checks: Sequence[Check]) -> dict[str, Any]:
-    return {
-        "checks": [{"name": its.name, "p": its.p, "value": its.value} for its in checks],
-        "violations": [violation(its) for its in failed(checks)],
-    }
+def _audit(
+    silo: str | None, studies: Mapping[str, StudyCharge], updates: int | None, checks: Sequence[Check]
+) -> ExportAudit:
+    results = tuple(ExportCheck(check.name, check.p, check.value) for check in checks)
+    return ExportAudit(silo, studies, updates, results, tuple(map(describe_violation, failed(checks))))

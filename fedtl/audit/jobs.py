@@ -1,13 +1,13 @@
 """
-What an audit has to do, in pieces that do not wait for each other, by the experiment's own engine: a whole reference
-federation is one piece, so that no worker waits for another one at the end of a round.
+Runs the work of an audit as independent jobs, on the experiment's own engine.
 
-A piece is a job at a silo of nobody's; its name is the piece's.
+A whole reference federation is one job, so that no worker waits for others at the end of a round. The engine runs jobs at
+silos, so each job is run at an empty silo that has the job's name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,54 +15,63 @@ import torch
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
-from fedtl.experiment.study import Study, make_worker_context
+from fedtl.experiment.study import Study, StudySource, make_worker_context
 from fedtl.models.state import State
+from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, WorkerContext
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
-NOBODY = SiloDataset(Dataset(torch.empty(0), torch.empty(0)), Dataset(torch.empty(0), torch.empty(0)), ())
-Piece = Callable[[Trainer], Any]  # a value that can be sent to another process, as its result can
+NO_DATA = SiloDataset(Dataset(torch.empty(0), torch.empty(0)), Dataset(torch.empty(0), torch.empty(0)), ())
+AuditJob = Callable[[Trainer], Any]  # can be pickled, and so can its result
+
+
+def study_job(study: Study, work: Callable[[Study], Any]) -> AuditJob:
+    """``work`` on the study as the worker rebuilds it, which must be a function that can be pickled."""
+    return partial(_work_on_study, study.source, study.guarantees, work)
+
+
+def _work_on_study(
+    source: StudySource,
+    guarantees: Mapping[str, PrivacyGuarantee],
+    work: Callable[[Study], Any],
+    trainer: Trainer,
+) -> Any:
+    return work(replace(source.study(trainer), guarantees=guarantees))
 
 
 @dataclass(frozen=True)
-class _Pieces:
-    """The job of all pieces at once: each silo's name says which is its."""
+class _JobBySilo:
+    """Runs the job that the silo's name stands for."""
 
-    pieces: Mapping[str, Piece]
+    jobs: Mapping[str, AuditJob]
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Any:
-        return self.pieces[silo.name](trainer)
+        return self.jobs[silo.name](trainer)
 
 
-def _place(source: Callable[[], WorkerContext]) -> WorkerContext:
-    return WorkerContext(source().trainer, _nobody)
+def _worker_context(make: Callable[[], WorkerContext]) -> WorkerContext:
+    return WorkerContext(make().trainer, _no_data)
 
 
-def _nobody(name: str) -> SiloDataset:
-    return NOBODY
+def _no_data(name: str) -> SiloDataset:
+    return NO_DATA
 
 
 @contextmanager
-def engine_for(study: Study, start: State | None) -> Iterator[Engine]:
-    """The experiment's own engine, for as long as the audit lasts: a worker takes seconds to begin."""
-    made = partial(_place, partial(make_worker_context, study.source, str(study.trainer.device), start))
-    with choose.make_engine(study.experiment.engine, study.trainer, made, len(study.training)) as engine:
+def audit_engine(study: Study, start: State | None) -> Iterator[Engine]:
+    """The experiment's own engine; it is kept for the whole audit, because a worker takes seconds to start."""
+    make = partial(make_worker_context, study.source, str(study.trainer.device), start)
+    context = partial(_worker_context, make)
+    with choose.make_engine(study.experiment.engine, study.trainer, context, len(study.training)) as engine:
         yield engine
 
 
-def done(engine: Engine, pieces: Mapping[str, Piece]) -> Iterator[tuple[str, Any]]:
-    """Each piece's result, in order. Raises SiloFailed for one that cannot be had."""
-    for name, result in engine.each(_Pieces(pieces), [Silo(name, NOBODY, {}, b"") for name in pieces]):
+def run_jobs(engine: Engine, jobs: Mapping[str, AuditJob]) -> Iterator[tuple[str, Any]]:
+    """Each job's name and result, in order. Raises SiloFailed if a job failed."""
+    silos = [Silo(name, NO_DATA, {}, b"") for name in jobs]
+    for name, result in engine.each(_JobBySilo(jobs), silos):
         if isinstance(result, SiloFailed):
             raise result
         yield name, result
-
-
-def by_kind(engine: Engine, wanted: Mapping[str, Mapping[Any, Piece]]) -> Iterator[tuple[str, Any, Any]]:
-    """Pieces of several kinds, all at once: kind, key and result of each, in order."""
-    places = [(kind, key) for kind, pieces in wanted.items() for key in pieces]
-    results = done(engine, {f"{kind}: {key}": wanted[kind][key] for kind, key in places})
-    for (kind, key), (_, result) in zip(places, results, strict=True):
-        yield kind, key, result

@@ -1,169 +1,181 @@
 """
-An audit in sentences, in one order wherever it is told: what was claimed, what was measured, how much this audit could have
-seen, what it cannot see.
+An audit in sentences, always in one order: what was claimed, what was measured, how much this audit could have detected,
+and what it cannot detect.
 
-Reads what audit.json holds, and decides nothing. What follows from the claim alone stands under the claim.
+Reads the result and decides nothing. What follows from the claim alone is reported under the claim.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from fedtl.audit.verdict import NOT_EXERCISED, PASSED
+from fedtl.results.audit import (
+    AuditResult,
+    ClaimResult,
+    ConformanceResult,
+    DetectableEpsilon,
+    Part,
+    Status,
+)
 
-CLAIMED, MEASURED = "What was claimed", "What was measured"
-POWER, BLIND = "How much this audit could have seen", "What this audit cannot see"
-ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
-
-
-@dataclass(frozen=True)
-class Part:
-    title: str
-    lines: Sequence[str]
+ATTACK_NAMES = {"rmia": "RMIA", "lira": "LiRA"}
 
 
-def statement(audit: Mapping[str, Any]) -> list[Part]:
+def statement(audit: AuditResult) -> tuple[Part, ...]:
     """All four parts, in order."""
-    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
-    return [
-        Part(CLAIMED, _claimed(claims, audit["private"])),
-        Part(MEASURED, _measured(audit)),
-        Part(POWER, _power(audit)),
-        Part(BLIND, _blind(audit, bool(claims))),
-    ]
+    return (
+        Part("What was claimed", tuple(_claimed(audit.claims, audit.private))),
+        Part("What was measured", tuple(_measured(audit))),
+        Part("How much this audit could have detected", tuple(_power(audit))),
+        Part("What this audit cannot detect", tuple(_limits(audit))),
+    )
 
 
-def verdict(audit: Mapping[str, Any]) -> str:
-    """One line: the claim, and what came of it."""
-    claims = {name: its["claimed"] for name, its in audit["silos"].items() if its["claimed"]}
-    units = sorted({its["unit"] for its in claims.values()})
-    worst = max((its["epsilon"] for its in claims.values()), default=None)
-    said = "no privacy" if worst is None else f"epsilon {worst:.3f} or less for each {' or '.join(units)}"
-    count = len(audit["violations"])
-    checks = sum(its["status"] != NOT_EXERCISED for its in audit["checks"])
-    if count:
-        return f"claimed: {said}; measured: {count} of {checks} checks refute{'s' * (count == 1)} it"
-    if not claims:
-        return f"claimed: {said}; measured: {f'no violation in {checks} checks' if checks else 'the attacks alone'}"
-    return f"claimed: {said}; measured: no violation found in {checks} checks, which does not prove the claim"
+def verdict(audit: AuditResult) -> str:
+    """The claim and the outcome in one line."""
+    claims = audit.claims.values()
+    units = " or ".join(sorted({claim.unit for claim in claims}))
+    claimed = (
+        f"epsilon {max(claim.epsilon for claim in claims):.3f} or less for each {units}"
+        if claims
+        else "no privacy"
+    )
+    checks, failures = _exercised(audit), len(audit.violations)
+    if failures:
+        measured = f"{failures} of {checks} checks refute{'s' * (failures == 1)} it"
+    elif claims:
+        measured = f"no violation found in {checks} checks, which does not prove the claim"
+    else:
+        measured = f"no violation in {checks} checks" if checks else "only attacks"
+    return f"claimed: {claimed}; measured: {measured}"
 
 
-def _claimed(claims: Mapping[str, Mapping[str, Any]], private: bool) -> list[str]:
+def _exercised(audit: AuditResult) -> int:
+    return sum(check.status is not Status.NOT_EXERCISED for check in audit.checks)
+
+
+def _claimed(claims: Mapping[str, ClaimResult], private: bool) -> list[str]:
     if not claims:
         return ["Nothing: the run was not private, so there is no claim to refute."]
-    name, its = max(claims.items(), key=lambda item: item[1]["epsilon"])
-    weakest = (
-        f"the weakest of {len(claims)} claims, that of silo {name}" if len(claims) > 1 else f"silo {name}"
+    name, claim = max(claims.items(), key=lambda item: item[1].epsilon)
+    which = (
+        f"The weakest of {len(claims)} claims is that of silo {name}" if len(claims) > 1 else f"Silo {name}"
     )
-    mu = "no finite GDP mu" if its["mu"] is None else f"GDP mu = {its['mu']:.3f}"
+    mu = "no finite GDP mu" if claim.mu is None else f"GDP mu = {claim.mu:.3f}"
     lines = [
-        f"Differential privacy of each {its['unit']} ({its['adjacency']}). Here is {weakest}: n = {its['units']} "
-        f"{its['unit']}s, noise multiplier sigma = {its['noise_multiplier']:.3f}, sample rate q = {its['sample_rate']:.3f}, "
-        f"{its['rounds']} rounds with {its['steps']} steps in all; epsilon = {its['epsilon']:.3f} at delta = "
-        f"{its['delta']:.0e}, {mu}.",
-        f"If this is true, no attacker, whatever else they know, recognises a {its['unit']} that was trained on with a chance "
-        f"above {percent(its['tpr_at_fpr_0.01'])} while wrongly accusing 1 % of the others (guessing: 1.0 %), or above "
-        f"{percent(its['tpr_at_fpr_0.001'])} while wrongly accusing 0.1 %. This follows from the plan's own trade-off curve, that is, from "
-        "the claim; it was not measured.",
+        f"Differential privacy of each {claim.unit} ({claim.adjacency}). {which}: n = {claim.units} {claim.unit}s, noise "
+        f"multiplier sigma = {claim.noise_multiplier:.3f}, sample rate q = {claim.sample_rate:.3f}, {claim.rounds} rounds with "
+        f"{claim.steps} steps in all; epsilon = {claim.epsilon:.3f} at delta = {claim.delta:.0e}, {mu}.",
+        f"If this is true, then no attacker, whatever else they know, recognises a training {claim.unit} with a true positive "
+        f"rate above {percent(claim.tpr_at_fpr_1_percent)} at a false positive rate of 1 % (guessing: 1.0 %), or above "
+        f"{percent(claim.tpr_at_fpr_01_percent)} at 0.1 %. This follows from the trade-off curve of the plan, that is, from the "
+        "claim; it was not measured.",
     ]
     if not private:
-        lines.insert(0, "Not private: the run's noise can be drawn again (privacy.noise = reproducible).")
+        lines.insert(0, "Not private: the run's noise can be reproduced (privacy.noise = reproducible).")
     return lines
 
 
-def _measured(audit: Mapping[str, Any]) -> list[str]:
-    statuses = [its["status"] for its in audit["checks"]]
-    idle, passed = statuses.count(NOT_EXERCISED), statuses.count(PASSED)
-    lines = list(audit["violations"])
-    lines += [f"{passed} of {len(statuses) - idle} checks passed{_idle(idle)}."] if statuses else []
-    silos = audit["silos"].values()
-    found = [its["conformance"] for its in silos if its["conformance"]]
-    if noise := [its["noise_std_ratio"] for its in found if its["noise_std_ratio"] is not None]:
-        lines.append(f"Noise had {_span(noise)} times the standard deviation that was claimed (sound: 1).")
-    if moved := [its["sensitivity_over_clip"] for its in found if its["sensitivity_over_clip"] is not None]:
-        lines.append(f"One record moved a step by {_span(moved)} clips (sound: 1, within the noise).")
-    if bounds := [its["bounds"] for its in silos if its["bounds"]]:
-        steinke, fdp = (max(its[key] for its in bounds) for key in ("steinke", "fdp"))
+def _measured(audit: AuditResult) -> list[str]:
+    lines = list(audit.violations)
+    if audit.checks:
+        passed = sum(check.status is Status.PASSED for check in audit.checks)
+        lines.append(f"{passed} of {_exercised(audit)} checks passed{_not_exercised(audit)}.")
+    lines += _conformance([silo.conformance for silo in audit.silos.values() if silo.conformance])
+    if bounds := [silo.bounds for silo in audit.silos.values() if silo.bounds]:
         lines.append(
-            f"Epsilon is at least {steinke:.2f} (Steinke et al.) or {fdp:.2f} (f-DP, if Gaussian) in the silo that shows most; "
-            "each holds with 95 %. A bound below the claim neither confirms nor refutes it."
+            f"Lower bounds on epsilon (95 % confidence), largest over the silos: {max(each.steinke for each in bounds):.2f} "
+            f"(Steinke et al.), {max(each.fdp for each in bounds):.2f} (f-DP, for a Gaussian mechanism). A bound below the "
+            "claim neither confirms nor refutes it."
         )
-    for attack, its in audit["membership"].items():
-        if its["auc"] is not None:
+    for name, attack in audit.membership.items():
+        if attack.auc is not None and attack.ci95 is not None:
             lines.append(
-                f"Membership attack {ATTACKS[attack]}: AUC {its['auc']:.3f}, 95 % from {its['ci95'][0]:.3f} to "
-                f"{its['ci95'][1]:.3f}; guessing is 0.5."
+                f"Membership attack {ATTACK_NAMES[name]}: AUC {attack.auc:.3f} (95 % confidence interval "
+                f"{attack.ci95[0]:.3f} to {attack.ci95[1]:.3f}); guessing has 0.5."
             )
-    if cases := audit["inversion"].get("cases"):
-        best = max(cases, key=lambda case: case["psnr"] - case["psnr_of_mean"])
-        helped = "better" if best["psnr"] > best["psnr_of_mean"] else "no better"
+    if audit.inversion.cases:
+        best = max(audit.inversion.cases, key=lambda case: case.psnr - case.psnr_of_mean)
+        comparison = "better" if best.psnr > best.psnr_of_mean else "not better"
         lines.append(
-            f"Reconstruction of inputs: at best {helped} than guessing the mean image (PSNR {best['psnr']:.1f} dB, the mean "
-            f"image {best['psnr_of_mean']:.1f} dB)."
+            f"Reconstruction of inputs: the best case is {comparison} than guessing the mean image (PSNR {best.psnr:.1f} dB, mean "
+            f"image {best.psnr_of_mean:.1f} dB)."
         )
-    return lines or ["Nothing: the run kept nothing that an audit could look at."]
+    return lines or ["Nothing: the run recorded nothing that an audit could use."]
 
 
-def _idle(count: int) -> str:
-    return f"; {count} more had nothing to look at in this run and were not exercised" if count else ""
+def _not_exercised(audit: AuditResult) -> str:
+    count = len(audit.checks) - _exercised(audit)
+    return (
+        f"; {count} more were not exercised, because this run has nothing that they measure" if count else ""
+    )
 
 
-def _power(audit: Mapping[str, Any]) -> list[str]:
-    powers = [its["power"] for its in audit["silos"].values() if its["power"]]
+def _conformance(results: Sequence[ConformanceResult]) -> list[str]:
+    ratios = [each.noise_std_ratio for each in results if each.noise_std_ratio is not None]
+    clips = [each.sensitivity_over_clip for each in results if each.sensitivity_over_clip is not None]
+    lines = []
+    if ratios:
+        lines.append(f"The noise had {_range(ratios)} times the claimed standard deviation (expected: 1).")
+    if clips:
+        lines.append(f"One record changed a step by {_range(clips)} clips (expected: 1, up to noise).")
+    return lines
+
+
+def _power(audit: AuditResult) -> list[str]:
+    powers = [silo.power for silo in audit.silos.values() if silo.power]
     if not powers:
         return [
-            "No canaries were in the run ([audit] canaries), so noise, clip, sampling and bounds were not looked at."
+            "The run had no canaries ([audit] canaries), so noise, clipping, sampling and bounds were not measured."
         ]
-    canaries = min(its["bounds"]["canaries"] for its in audit["silos"].values() if its["bounds"])
     lines = [
-        "A noise whose standard deviation is off by more than "
-        f"{percent(max(its['noise'] for its in powers))} would have refuted the claim, with a chance of 95 % or more."
+        f"If the noise's standard deviation differed from the claim by more than {percent(max(each.noise for each in powers))}, "
+        "the claim would have been refuted with a probability of 95 % or more."
     ]
-    if held := [its["sensitivity"] for its in powers if its["sensitivity"] is not None]:
-        lines.append(f"So would a record that moves a step by {max(held):.2f} clips more or less than one.")
-    bounds = [_least(its["epsilon"]) for its in powers]
-    if None in bounds:
+    if clips := [each.sensitivity for each in powers if each.sensitivity is not None]:
         lines.append(
-            f"The bounds on epsilon would have refuted nothing: {canaries} canaries are too few for that."
+            f"So would it if one record changed a step by {max(clips):.2f} clips more or less than one."
+        )
+    canaries = min(silo.bounds.canaries for silo in audit.silos.values() if silo.bounds)
+    detectable = [_smallest(each.epsilon) for each in powers]
+    if None in detectable:
+        lines.append(
+            f"The bounds on epsilon could not have refuted the claim: {canaries} canaries are too few."
         )
     else:
-        seen = max(value for value in bounds if value is not None)
+        largest = max(value for value in detectable if value is not None)
         lines.append(
             f"The bounds on epsilon, from {canaries} canaries of one run, would have refuted the claim only if the true epsilon "
-            f"were {seen:.1f} or more: they are blunt, and the checks of noise and clip are sharp."
+            f"were {largest:.1f} or more. The checks of noise and clipping detect much smaller faults."
         )
     return lines
 
 
-def _least(power: Mapping[str, float | None]) -> float | None:
-    """The smallest epsilon that one of the bounds refutes."""
-    seen = [value for value in power.values() if value is not None]
-    return min(seen) if seen else None
+def _smallest(epsilon: DetectableEpsilon) -> float | None:
+    return min((value for value in (epsilon.steinke, epsilon.fdp) if value is not None), default=None)
 
 
-def _blind(audit: Mapping[str, Any], claimed: bool) -> list[str]:
+def _limits(audit: AuditResult) -> list[str]:
     lines = [
         "Attacks that are better than those that were tried: an attack that fails proves nothing.",
-        "What leaves a silo by another way than its messages: files, logs, the time that a reply takes, whether it takes part.",
-        "Runs other than this one, and settings that were chosen by looking at private results.",
+        "What leaves a silo by another way than its messages: files, logs, the time that an answer takes, whether the silo "
+        "takes part.",
+        "Other runs, and settings that were chosen by looking at private results.",
     ]
-    if claimed:
+    if audit.claims:
         lines.append(
             "A silo that forges its record of canaries and its ledger together: both are read as the run left them."
         )
-    missing = {
-        "membership": "Who was trained on, as far as an attacker sees it: no messages were kept ([audit] transcript).",
-        "roles": "What it would cost to share more or less (left out by --quick).",
-    }
-    lines += [text for key, text in missing.items() if not audit[key]]
-    idle = sorted({its["name"] for its in audit["checks"] if its["status"] == NOT_EXERCISED})
-    return [*lines, *([f"What was not exercised: {', '.join(idle)}."] if idle else [])]
+    if not audit.membership:
+        lines.append("Membership inference: the run recorded no messages ([audit] transcript).")
+    if not audit.roles:
+        lines.append("What it would cost to share more or fewer roles (--quick leaves this out).")
+    names = sorted({check.name for check in audit.checks if check.status is Status.NOT_EXERCISED})
+    return [*lines, f"Checks that were not exercised: {', '.join(names)}."] if names else lines
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _span(values: Sequence[float]) -> str:
+def _range(values: Sequence[float]) -> str:
     low, high = f"{min(values):.3f}", f"{max(values):.3f}"
     return low if low == high else f"{low} to {high}"

@@ -1,7 +1,7 @@
 """
-Whose rows are attacked: single records, or all rows of each unit, such as a patient, where units are what is protected.
+Whether single records are attacked or, where units such as patients are protected, all rows of a unit together.
 
-Then units are in or out together, and a unit's score is the mean over its rows.
+In the second case a unit's rows are in or out together, and its score is the mean over its rows.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,24 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.report.wording import not_covered
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 def unit_of(experiment: Experiment) -> str:
-    """What is protected, and so attacked: "record", or what the experiment names."""
+    """What is protected: "record", or the unit that the experiment names."""
     return experiment.privacy.unit if experiment.privacy else "record"
 
 
 def numbered(parts: Sequence[Dataset], unit: str) -> Tensor | None:
-    """Whose each row of all parts is, numbered from 0; nobody has rows in two parts. None: a unit each."""
+    """The unit of each row of all parts, numbered from 0; no unit is in two parts. None: each row is a unit."""
     if unit == "record" or any(part.units is None for part in parts):
         return None
-    found, first = [], 0
+    numbers, first = [], 0
     for part in parts:
         assert part.units is not None
-        found.append(renumbered(part.units) + first)
-        first = int(found[-1].max()) + 1 if len(part) else first
-    return torch.cat(found)
+        numbers.append(renumbered(part.units) + first)
+        first = int(numbers[-1].max()) + 1 if len(part) else first
+    return torch.cat(numbers)
 
 
 def renumbered(units: Tensor) -> Tensor:
@@ -40,24 +41,23 @@ def renumbered(units: Tensor) -> Tensor:
     return units.unique(return_inverse=True)[1]
 
 
-def coins(units: Tensor | None, rows: int, toss: Sequence[bool] | NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[rows]: each unit's coin for all of its rows."""
-    tossed = np.asarray(toss, bool)
-    return tossed[:rows] if units is None else tossed[units.numpy()]
-
-
 def count(units: Tensor | None, rows: int) -> int:
     return rows if units is None else int(units.max()) + 1
 
 
-def by_unit(values: Floats | NDArray[np.bool_], units: Tensor | None) -> Floats:
+def by_row(values: Bools, units: Tensor | None) -> Bools:
+    """[rows]: for each row the value of its unit. ``values``: at least one for each unit."""
+    return values if units is None else values[units.numpy()]
+
+
+def by_unit(values: Floats | Bools, units: Tensor | None) -> Floats:
     """[..., rows] as [..., units]: means over each unit's rows."""
     if units is None:
         return values.astype(np.float64)
-    which = units.numpy()
-    sums = np.zeros((*values.shape[:-1], count(units, len(which))))
-    np.add.at(np.moveaxis(sums, -1, 0), which, np.moveaxis(values, -1, 0))
-    return np.asarray(sums / np.bincount(which))
+    numbers = units.numpy()
+    sums = np.zeros((*values.shape[:-1], count(units, len(numbers))))
+    np.add.at(np.moveaxis(sums, -1, 0), numbers, np.moveaxis(values, -1, 0))
+    return np.asarray(sums / np.bincount(numbers))
 
 
 def notes(experiment: Experiment) -> list[str]:
@@ -66,7 +66,7 @@ def notes(experiment: Experiment) -> list[str]:
     if unit == "record":
         return []
     return [
-        f"Each {unit} is attacked with all of its rows: canaries stand for one {unit} each, a {unit} is in or out as a whole, and "
-        f'its membership score is the mean over its rows. "members" and "others" count {unit}s.',
+        f"Each {unit} is attacked with all rows: a canary stands for one {unit}, a {unit} is in or out as a whole, and its "
+        f'membership score is the mean over its rows. "members" and "others" count {unit}s.',
         not_covered(unit),
     ]

@@ -1,11 +1,12 @@
 """``fedtl audit``: attack a run and compare the results with its claim; check an exported record; verify a signed bundle."""
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedtl._util.records import to_plain
 from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
 from fedtl.cli.run_folder import begin, write_run_page
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
@@ -13,6 +14,7 @@ from fedtl.errors import ConfigError, Refuted
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
+    from fedtl.results.audit import AuditResult
 
 # ``fedtl audit EXP`` sets these if the experiment does not
 DEFAULT_CANARIES, DEFAULT_KEPT_MESSAGES = 1000, 8
@@ -56,9 +58,11 @@ def audit(
     """
     Attack a run and compare measured lower bounds on epsilon with the epsilon that the run claims.
 
-    EXP (a TOML file or digits) is run with canaries and then audited. RUN, the folder of a run, is audited as it is.
+    EXP (a TOML file or digits) is run with canaries and then audited.
+    RUN, the folder of a run, is audited as it is.
     EXPORT is a record written by fedtl silo ledger --export: its claims are computed again, nothing is measured.
-    "verify BUNDLE" checks the files and the signature of an audit's folder. Exit code 5: a claim is refuted.
+    "verify BUNDLE" checks the files and the signature of an audit's folder.
+    Exit code 5: a claim is refuted.
 
     Example: fedtl audit digits --set privacy.epsilon=3 --quick
     """
@@ -72,35 +76,37 @@ def audit(
         return
     if vantage not in VANTAGES:
         raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
-    from fedtl.audit.audit import QUICK, Effort
-    from fedtl.audit.audit import audit as audit_run
-    from fedtl.audit.bundle import signed_by
+    from fedtl.audit.audit import AuditOptions, audit_run
+    from fedtl.audit.bundle import describe_signer
+    from fedtl.audit.workload import FULL, QUICK
+    from fedtl.results.audit import Adversary
 
-    device, effort, silent = device_for(device), QUICK if quick else Effort(), quiet or as_json
+    device, effort, silent = device_for(device), QUICK if quick else FULL, quiet or as_json
     folder = _run_folder(target, set_, workers, device, silent)
     results = out or folder.path / "audit"
     pem = Path(key) if key else folder.path / "audit-key.pem"
     with progress_bar("audit", silent) as show:
-        found = audit_run(folder, results, vantage, effort, pem, device, show, pictures)  # type: ignore[arg-type]
+        options = AuditOptions(Adversary(vantage), effort, device, pictures)
+        audited = audit_run(folder, results, options, pem, show)
     if as_json:
-        print_json(found)
+        print_json(to_plain(audited))
     elif not quiet:
-        _print_audit(found)
-        say(signed_by(pem))
+        _print_audit(audited)
+        say(describe_signer(pem))
     say(str(results) if silent else f"report: {results / 'audit.html'}")
-    if found["violations"]:
-        raise Refuted(f"{folder.path}: {found['verdict']}; the results are in {results}")
+    if audited.violations:
+        raise Refuted(f"{folder.path}: {audited.verdict}; the results are in {results}")
 
 
-def _print_audit(audit: Mapping[str, Any]) -> None:
+def _print_audit(audit: "AuditResult") -> None:
     """Print the parts of the statement; the numbers of each silo follow what is claimed and what was measured."""
     from fedtl.report.tables import claims_table, measured_table
 
     tables = [claims_table(audit), measured_table(audit), None, None]
-    for part, table in zip(audit["statement"], tables, strict=True):
-        print_line(part["title"], style="bold")
-        for line in part["lines"]:
-            prefix = "refuted: " if line in audit["violations"] else ""
+    for part, table in zip(audit.statement, tables, strict=True):
+        print_line(part.title, style="bold")
+        for line in part.lines:
+            prefix = "refuted: " if line in audit.violations else ""
             out_console.print(f"{prefix}{line}", highlight=False, markup=False)
         if table is not None:
             out_console.print(table)
@@ -111,7 +117,7 @@ def _run_folder(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
-    from fedtl.audit.audit import refuse
+    from fedtl.audit.audit import refuse_pooled
     from fedtl.experiment.config.load import load
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
@@ -121,7 +127,7 @@ def _run_folder(
             raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
         return RunFolder.open(Path(target).resolve())
     asked, changes = load(target, overrides or []), list(overrides or [])
-    refuse(asked)
+    refuse_pooled(asked)
     if asked.privacy is not None and not asked.audit.canaries:
         changes.append(f"audit.canaries={DEFAULT_CANARIES}")
     if not asked.audit.transcript:
@@ -135,38 +141,38 @@ def _run_folder(
 
 def _audit_export(path: Path, as_json: bool) -> None:
     """Compute the claims of a site's exported record again. Raises Refuted."""
-    from fedtl.audit.export import examine
+    from fedtl.audit.export import audit_export
 
-    found = examine(path)
+    audited = audit_export(path)
     if as_json:
-        print_json(found)
+        print_json(asdict(audited))
     else:
-        for name, study in found["studies"].items():
+        for name, study in audited.studies.items():
             print_line(
-                f"{found['silo']}: {name}: epsilon {study['epsilon']:.4g} at delta {study['delta']:.0e} for the whole plan; "
-                f"{study['charged']:.4g} up to round {study['round']}"
+                f"{audited.silo}: {name}: epsilon {study.epsilon:.4g} at delta {study.delta:.0e} for the whole plan; "
+                f"{study.charged:.4g} up to round {study.round}"
             )
-    for line in found["violations"]:
+    for line in audited.violations:
         say(f"refuted: {line}")
-    if found["violations"]:
-        raise Refuted(f"{len(found['violations'])} claims of {path} are refuted")
-    say(f"{path}: {len(found['checks'])} checks of the record, no violation; nothing was measured")
+    if audited.violations:
+        raise Refuted(f"{len(audited.violations)} claims of {path} are refuted")
+    say(f"{path}: {len(audited.checks)} checks of the record, no violation; nothing was measured")
 
 
 def _verify(folder: Path | None, key: str, as_json: bool) -> None:
     """Check the files and the signature of an audit's folder."""
     if folder is None:
         raise ConfigError("fedtl audit verify needs the folder of the audit: fedtl audit verify BUNDLE")
-    from fedtl.audit.bundle import NOTICE, fingerprint, verify
+    from fedtl.audit.bundle import NOTICE, fingerprint, verify_bundle
 
-    verified = verify(folder, key)
+    verified = verify_bundle(folder, key)
     if as_json:
-        print_json({**verified.content, "signer_known": verified.known})
+        print_json({**asdict(verified.content), "signer_known": verified.known_signer})
         return
-    count, signer = len(verified.content["violations"]), fingerprint(verified.key)
+    count, signer = len(verified.content.violations), fingerprint(verified.content.key)
     verdict = f"{count} checks refute its claim" if count else "no violation found"
     print_line(f"{folder}: every file is as it was signed, and there is no other file; {verdict}")
-    if verified.known:
+    if verified.known_signer:
         print_line(f"signed by the key that you named, {signer}")
     else:
         print_line(

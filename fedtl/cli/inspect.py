@@ -17,8 +17,10 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     r"""
     Print what an experiment would do, without training: its settings, tensors, privacy guarantee and refusals.
 
-    EXP is a TOML file, or the name of an included experiment (digits). For each tensor: its role, its size and whether it
-    leaves a silo. With \[privacy], for each silo: noise, steps and epsilon. Exit code 2: fedtl run would refuse it.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    For each tensor: its role, its size and whether it leaves a silo.
+    With \[privacy], for each silo: noise, steps and epsilon.
+    Exit code 2: fedtl run would refuse it.
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
@@ -83,8 +85,10 @@ def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """
     Check the privacy settings of an experiment and list everything that was found, without training.
 
-    EXP is a TOML file, or the name of an included experiment (digits). "unsound": would make the privacy guarantee untrue
-    (exit code 2). "ask": a person has to decide. "holds": was checked, with the numbers of each silo.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    "unsound": would make the privacy guarantee untrue (exit code 2).
+    "ask": a person has to decide.
+    "holds": was checked, with the numbers of each silo.
 
     Example: fedtl lint hospitals.toml --set privacy.epsilon=3
     """

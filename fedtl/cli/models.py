@@ -21,7 +21,8 @@ def predict(
     """
     Predict new inputs with the model of one silo.
 
-    RUN is the folder of a run or of fedtl silo adopt. The inputs are prepared as the silo's training inputs were.
+    RUN is the folder of a run or of fedtl silo adopt.
+    The inputs are prepared as the silo's training inputs were.
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
@@ -47,8 +48,8 @@ def export(
     """
     Export the model of one silo as an ordinary PyTorch model.
 
-    RUN is the folder of a run. The new folder holds the weights (safetensors), the names of the labels, how inputs are
-    prepared, and an ONNX file if the model can be exported to ONNX.
+    RUN is the folder of a run.
+    The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, and an ONNX file if the model can be exported to ONNX.
 
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """

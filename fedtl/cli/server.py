@@ -111,7 +111,8 @@ def bundle(
     """
     Build the bundle that institutions rehearse and approve, and print its hash.
 
-    EXP is a TOML file. The bundle, a .fab file, holds the settings of the experiment and the two small Flower apps.
+    EXP is a TOML file.
+    The bundle, a .fab file, holds the settings of the experiment and the two small Flower apps.
 
     Example: fedtl server bundle srv hospitals.toml
     """

@@ -73,8 +73,8 @@ def rehearse(
     """
     Try a plan without data and print the page to sign: who asks, what would leave, what could be learnt.
 
-    BUNDLE is the coordinator's .fab file, or an experiment (which can be rehearsed but not approved). Exit code 3: silo.toml
-    does not allow the plan.
+    BUNDLE is the coordinator's .fab file, or an experiment (which can be rehearsed but not approved).
+    Exit code 3: silo.toml does not allow the plan.
 
     Example: fedtl silo rehearse clinic hospitals.fab
     """
@@ -107,25 +107,26 @@ def audit(
     """
     Test the privacy of a rehearsed plan on the institution's own rows, offline and without cost to the privacy budget.
 
-    BUNDLE is a .fab file or the hash of a rehearsed bundle; without it, the bundle that was rehearsed last. Exit code 5: a
-    check failed.
+    BUNDLE is a .fab file or the hash of a rehearsed bundle; without it, the bundle that was rehearsed last.
+    Exit code 5: a check failed.
 
     Example: fedtl silo audit clinic hospitals.fab
     """
-    from fedtl.audit.at_site import audit as audit_plan
+    from fedtl._util.records import to_plain
+    from fedtl.audit.at_site import audit_site_plan
     from fedtl.deployment.site.home import Home
     from fedtl.errors import Refuted
 
     with progress_bar("audit", as_json) as show:
-        facts, path = audit_plan(Home.open(folder), what, show)
+        audited, path = audit_site_plan(Home.open(folder), what, show)
     if as_json:
-        print_json(facts)
-    for line in [] if as_json else facts["text"]:
+        print_json(to_plain(audited))
+    for line in [] if as_json else audited.text:
         print_line(line)
     say(f"saved to {path}; fedtl silo rehearse shows it on the page to sign")
-    if facts["violations"]:
+    if audited.violations:
         raise Refuted(
-            f"{len(facts['violations'])} checks of bundle {facts['bundle'][:12]} failed; do not approve it, and report the "
+            f"{len(audited.violations)} checks of bundle {audited.bundle[:12]} failed; do not approve it, and report the "
             "failed checks to the maintainers of fedtl"
         )
 
@@ -275,8 +276,9 @@ def verify(
     """
     Verify the record: the hash chains are intact, an approval covered every message, every private update was charged.
 
-    DIR is the institution's folder. EXPORT is a record written by fedtl silo ledger --export. Exit code 3: a message was not
-    covered or not charged.
+    DIR is the institution's folder.
+    EXPORT is a record written by fedtl silo ledger --export.
+    Exit code 3: a message was not covered or not charged.
 
     Example: fedtl silo verify record.jsonl
     """
@@ -357,8 +359,8 @@ def adopt(
     """
     Build this institution's own model from the shared model of a finished study.
 
-    BUNDLE is the .fab file of the study, SHARED its shared.safetensors. A site that took part adds the tensors that it kept; a
-    site that did not trains a head on its own rows.
+    BUNDLE is the .fab file of the study, SHARED its shared.safetensors.
+    A site that took part adds the tensors that it kept; a site that did not trains a head on its own rows.
 
     Example: fedtl silo adopt clinic hospitals.fab shared.safetensors --out clinic-model
     """

@@ -29,8 +29,9 @@ def run(
     """
     Train one method on the silos of an experiment and print the test result of each silo.
 
-    EXP is a TOML file, or the name of an included experiment (digits). method.name selects the method; fedtl methods lists
-    them. The results go to a new folder, RUN, which fedtl predict, export, report and audit take.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    The setting method.name selects the method; fedtl methods lists them.
+    The results go to a new folder, RUN, which fedtl predict, export, report and audit take.
 
     Example: fedtl run digits --set method.name=fedbn --out runs/fedbn
     """
@@ -80,8 +81,9 @@ def compare(
     """
     Train several methods on the same silos and print for each silo whether joining helped.
 
-    EXP is a TOML file, or the name of an included experiment (digits). Every method is trained once per seed. The best
-    federated method of a silo is compared with "local", which is training alone.
+    EXP is a TOML file, or the name of an included experiment (digits).
+    Every method is trained once per seed.
+    The best federated method of a silo is compared with "local", which is training alone.
 
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """

@@ -1,1 +1,1 @@
-"""Where do rows come from, and how are they prepared? One file a source; registry.py is the table."""
+"""Where do rows come from, and how are they prepared? One file per source; registry.py is the table."""

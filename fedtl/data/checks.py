@@ -24,7 +24,9 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
         raise DataError(f"silo {silo} is empty: it has no rows; remove it from data.silos")
     for name, part in parts_of(raw).items():
         if not len(part.y):
-            raise DataError(f"silo {silo} has no {name} rows")
+            raise DataError(
+                f"silo {silo} has no {name} rows; leave this part out to have it split off, or add rows"
+            )
         _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
         if not settings.by_record:
             _check_labels_by_task(part.y, settings, silo)
@@ -67,7 +69,9 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
     if x.dtype.kind not in "uif":
         raise DataError(f"{where} inputs are of type {x.dtype}; fedtl reads uint8 pixels and numbers")
     if (shape := _common_shape(x, settings)) != (expected := _common_shape(train, settings)):
-        raise DataError(f"{where} inputs have shape {shape}, training inputs have shape {expected}")
+        raise DataError(
+            f"{where} inputs have shape {shape}, but training inputs {expected}; all rows of a silo need one shape"
+        )
     if (x.dtype == np.uint8) != (train.dtype == np.uint8) and x.ndim > 2:
         raise DataError(f"{where} images are {x.dtype}, training images are {train.dtype}; use one type")
     if settings.by_record or x.dtype.kind != "f":
@@ -78,7 +82,9 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
     if not invalid.any():
         return
     if x.ndim > 2:
-        raise DataError(f"{where} images hold {int(invalid.sum())} values that are not finite")
+        raise DataError(
+            f"{where} images hold {int(invalid.sum())} values that are not finite; correct or remove them"
+        )
     row, column = np.argwhere(invalid)[0]
     raise DataError(
         f"{where} row {row}, column {column} is {x[row, column]}, not a finite number; "

@@ -103,10 +103,3 @@ def _difference(columns: Sequence[str], expected: Sequence[str]) -> str:
     parts = [f"missing {', '.join(map(repr, missing[:MAX_NAMES]))}"] if missing else []
     parts += [f"not in the plan {', '.join(map(repr, extra[:MAX_NAMES]))}"] if extra else []
     return f"the columns differ from the plan's: {'; '.join(parts) or 'a name occurs twice'}"
-
-
-# Old names, until all callers are merged.
-declared = declared_columns
-parsed = parse_columns
-named = with_declared_columns
-arranged = order_columns

@@ -81,7 +81,3 @@ def parse_bounds(name: str, entry: Sequence[float]) -> Bounds:
             f"data.bounds.{name} = {list(entry)}: the fill value {fill[0]:g} is outside the bounds"
         )
     return Bounds(low, high, fill[0] if fill else (low + high) / 2)
-
-
-# Old names, until all callers are merged.
-checked_bounds = parse_bounds

@@ -28,8 +28,6 @@ class Dataset:
         """The number of units that privacy protects: rows, where each row is a unit of its own."""
         return len(self) if self.units is None else int(self.units.max()) + 1
 
-    members = unit_count  # old name, until all callers are merged
-
     def take(self, rows: Tensor) -> "Dataset":
         """Return the rows at these indices, or where a [N] of bool is true."""
         return Dataset(self.x[rows], self.y[rows], None if self.units is None else self.units[rows])

@@ -127,7 +127,7 @@ def _numbers(column: "pd.Series", where: str) -> Array:
         raise DataError(f"{where}: {_text_problem(present)}")
     values = np.asarray(column.to_numpy(np.float64, na_value=np.nan))
     if count := int((np.abs(values) > MAX_FLOAT32).sum()):
-        raise DataError(f"{where}: {column.name} holds {count} infinite values")
+        raise DataError(f"{where}: {column.name} holds {count} infinite values; leave such cells empty")
     return values.astype(np.float32)
 
 

@@ -109,7 +109,3 @@ def learns(settings: DataSettings) -> frozenset[str]:
 
 
 ABOUT = "<path>/<silo>/<class>/* image files, or <path>/<silo>/{train,val,test}/<class>/*"
-
-
-# Old names, until all callers are merged.
-load = load_images

@@ -88,7 +88,7 @@ def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part
     if x is None and y is None:
         return None
     if x is None or y is None:
-        raise DataError(f"{where} has only one of {name}_x and {name}_y")
+        raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
     if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
         raise DataError(
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"

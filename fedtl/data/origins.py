@@ -69,7 +69,3 @@ def check_origins(origins: Origins, silo: str) -> None:
     """Raise ConfigError, with the first reason, if a value was learned from rows without noise."""
     for reason in refusals(origins):
         raise ConfigError(f"{silo}: {REFUSED}{reason}")
-
-
-# Old names, until all callers are merged.
-check = check_origins

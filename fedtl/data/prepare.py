@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.data import labels
 from fedtl.data.checks import check_classes, check_rows
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
@@ -98,7 +97,9 @@ def prepare_silo(
     assert raw.val is not None
     assert raw.test is not None
     if len(raw.train.y) < 2:
-        raise DataError(f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows")
+        raise DataError(
+            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
+        )
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)
     inputs = fit_inputs(raw.train.x, raw.train.y, raw.columns, settings, name)
@@ -144,16 +145,3 @@ def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
         scale=inputs.origin,
         label_scale=inputs.label_origin,
     )
-
-
-# Old names, until all callers are merged.
-names = silo_names
-read = read_silo
-classes = silo_classes
-prepare = prepare_silo
-shape_after = input_shape
-NAME = SILO_NAME
-spelled = labels.label_texts
-vocabulary = labels.merge_labels
-occurring = labels.labels_in
-labelled = labels.has_label

@@ -96,7 +96,9 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
     """Scale by declared constants."""
     names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
     if not names and not regression:
-        raise DataError(f"silo {silo}: pixels of 0..255 are not scaled by constants; remove data.scale")
+        raise DataError(
+            f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
+        )
     constants = read_constants(settings.scale, names)
     inputs = replace(
         inputs,

@@ -195,8 +195,3 @@ def _is_batch_norm(module: nn.Module, path: str) -> TypeGuard[_BatchNorm]:
             "with track_running_stats=True"
         )
     return True
-
-
-# Old names, until all callers are merged.
-convert_norms = convert_norms
-restore_norms = restore_norms

@@ -181,7 +181,3 @@ def _seeded(*parts: str | int) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-# Old names, until all callers are merged.
-cut = split_at_classifier

@@ -120,7 +120,3 @@ def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[
             module.training = mode
         for buffer, value in before:
             buffer.copy_(value)
-
-
-# Old names, until all callers are merged.
-adabn_statistics = adabn_statistics

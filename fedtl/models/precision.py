@@ -37,9 +37,3 @@ def autocast_for(dtype: str, device: torch.device) -> AbstractContextManager[obj
 def to_float32(x: Tensor) -> Tensor:
     """Return the output of a forward pass in the precision of losses and metrics."""
     return x.float() if x.dtype == torch.bfloat16 else x
-
-
-# Old names, until all callers are merged.
-to_float32 = to_float32
-autocast_for = autocast_for
-set_precision = set_precision

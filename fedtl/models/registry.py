@@ -65,8 +65,3 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
     except ModelError as error:
         text = str(error)
         raise ModelError(text if text.startswith("model.") else f"model.name = {name!r}: {text}") from error
-
-
-# Old names, until all callers are merged.
-check_model_name = check_model_name
-with_private_norms = with_private_norms

@@ -68,10 +68,3 @@ def first_not_finite(state: State) -> str | None:
         if not torch.stack(tensor.aminmax()).isfinite().all():
             return name
     return None
-
-
-# Old names, until all callers are merged.
-copy_state = copy_state
-add_scaled = add_scaled
-first_not_finite = first_not_finite
-check_same_names = check_same_names

@@ -69,7 +69,7 @@ def fit_weights(
             )
         else:
             raise ModelError(
-                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}, but in the model {tuple(net[name].shape)}"
+                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs {tuple(net[name].shape)}"
             )
     needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
     missing = sorted(name for name in net.keys() - fitting.keys() if roles[name] in needed)
@@ -81,8 +81,3 @@ def fit_weights(
     if absent:
         notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
     return fitting, notes
-
-
-# Old names, until all callers are merged.
-read_weights = read_weights
-fit_weights = fit_weights

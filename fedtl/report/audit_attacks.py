@@ -1,6 +1,6 @@
 """Sections of an audit's page on attacks: membership inference, reconstruction of inputs, and what each shared role reveals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from fedtl.report import audit_plots
 from fedtl.report.audit_plots import ATTACKS
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Section, plot
+from fedtl.results.audit import AuditResult
 
 NO_PICTURES = "This page shows figures only and no image of a row."
 PICTURES = "The images are training rows. The owners of these silos allow to show them ([audit] show_rows)."
@@ -22,9 +23,9 @@ class Pictures:
     titles: Sequence[str] = ()
 
 
-def membership_section(audit: Mapping[str, Any]) -> Section:
+def membership_section(audit: AuditResult) -> Section:
     """Whether an attacker can tell who was trained on."""
-    attacks = audit["membership"]
+    attacks = audit.membership
     if not attacks:
         return Section("Membership", [f"Membership inference: {NOT_MEASURED}."])
     head = [
@@ -40,23 +41,19 @@ def membership_section(audit: Mapping[str, Any]) -> Section:
         "95 %",
     ]
     rows, lines = [], dict[str, None]()
-    for attack, attacked in attacks.items():
-        for name, figures in [*attacked["silos"].items(), ("all silos", attacked)]:
+    for attack, result in attacks.items():
+        for name, figures in [*result.silos.items(), ("all silos", result)]:
             rows.append(
                 [
-                    *(Cell(name), Cell(ATTACKS[attack]), Cell(figures["members"]), Cell(figures["others"])),
-                    *(Cell(format_measured(figures["auc"])), Cell(_span(figures["ci95"]))),
-                    *(
-                        Cell(format_measured(figures["tpr_at_fpr_0.01"])),
-                        Cell(_span(figures.get("tpr_at_fpr_0.01_ci95"))),
-                    ),
-                    *(
-                        Cell(format_measured(figures["tpr_at_fpr_0.001"])),
-                        Cell(_span(figures.get("tpr_at_fpr_0.001_ci95"))),
-                    ),
+                    *(Cell(name), Cell(ATTACKS[attack]), Cell(figures.members), Cell(figures.others)),
+                    *(Cell(format_measured(figures.auc)), Cell(_span(figures.ci95))),
+                    Cell(format_measured(figures.tpr_at_fpr_1_percent)),
+                    Cell(_span(figures.tpr_at_fpr_1_percent_ci95)),
+                    Cell(format_measured(figures.tpr_at_fpr_01_percent)),
+                    Cell(_span(figures.tpr_at_fpr_01_percent_ci95)),
                 ]
             )
-        lines |= dict.fromkeys(attacked["notes"])
+        lines |= dict.fromkeys(result.notes)
     grid = Grid("Was a row trained on? AUC 0.5 is a random guess", head, rows)
     return Section("Membership", list(lines), [grid], [plot("ROC curves", audit_plots.roc(attacks))])
 
@@ -65,10 +62,9 @@ def _span(bounds: Sequence[float] | None) -> str:
     return "-" if not bounds else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
-def inversion_section(audit: Mapping[str, Any], pictures: Pictures) -> Section:
+def inversion_section(audit: AuditResult, pictures: Pictures) -> Section:
     """Whether an attacker can reconstruct inputs from updates."""
-    inversion = audit["inversion"]
-    if not inversion:
+    if not audit.inversion.cases:
         return Section("Reconstruction of inputs", [f"Gradient inversion: {NOT_MEASURED}."])
     head = [
         "what the attacker saw",
@@ -82,33 +78,29 @@ def inversion_section(audit: Mapping[str, Any], pictures: Pictures) -> Section:
     ]
     rows = [
         [
+            *(Cell(case.case), Cell(case.statistics), Cell(case.rows)),
+            Cell(format_measured(case.labels, 2)),
             *(
-                Cell(case["case"]),
-                Cell(case["statistics"]),
-                Cell(case["rows"]),
-                Cell(format_measured(case["labels"], 2)),
-            ),
-            *(
-                Cell(format_measured(case[key], 2))
-                for key in ("psnr", "psnr_of_mean", "ssim", "ssim_of_mean")
+                Cell(format_measured(value, 2))
+                for value in (case.psnr, case.psnr_of_mean, case.ssim, case.ssim_of_mean)
             ),
         ]
-        for case in inversion["cases"]
+        for case in audit.inversion.cases
     ]
     plots = (
         [plot("Reconstructions", audit_plots.pairs(pictures.originals, pictures.guesses, pictures.titles))]
         if pictures.originals
         else []
     )
-    lines = [*inversion["notes"], PICTURES if pictures.originals else NO_PICTURES]
+    lines = [*audit.inversion.notes, PICTURES if pictures.originals else NO_PICTURES]
     return Section(
         "Reconstruction of inputs", lines, [Grid("Inputs reconstructed from updates", head, rows)], plots
     )
 
 
-def roles_section(audit: Mapping[str, Any]) -> Section:
+def roles_section(audit: AuditResult) -> Section:
     """What the same attacks find when more and more roles are shared."""
-    if not audit["roles"]:
+    if not audit.roles:
         return Section("What sharing each role reveals", [f"The comparison of roles: {NOT_MEASURED}."])
     head = [
         "shared roles",
@@ -122,17 +114,13 @@ def roles_section(audit: Mapping[str, Any]) -> Section:
     ]
     rows = [
         [
+            *(Cell(" ".join(cost.shared)), Cell(format_measured(cost.auc)), Cell(_span(cost.ci95))),
             *(
-                Cell(" ".join(shared["shared"])),
-                Cell(format_measured(shared["auc"])),
-                Cell(_span(shared["ci95"])),
-            ),
-            *(
-                Cell(format_measured(shared[key], 3))
-                for key in ("tpr_at_fpr_0.01", "psnr", "ssim", "labels", "accuracy")
+                Cell(format_measured(value))
+                for value in (cost.tpr_at_fpr_1_percent, cost.psnr, cost.ssim, cost.labels, cost.accuracy)
             ),
         ]
-        for shared in audit["roles"]
+        for cost in audit.roles
     ]
     return Section(
         "What sharing each role reveals",

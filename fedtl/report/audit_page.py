@@ -1,6 +1,5 @@
 """The HTML page of an audit, from audit.json and the reconstructed images. Computes nothing."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +7,10 @@ from fedtl.report import audit_plots
 from fedtl.report.audit_attacks import Pictures, inversion_section, membership_section, roles_section
 from fedtl.report.figures import NOT_MEASURED, format_measured
 from fedtl.report.html import Cell, Grid, Section, plot, render
+from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
 
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
-LOOKS = {"passed": "", "failed": "loses", "not exercised": ""}  # of a check, by its status
+LOOKS = {Status.PASSED: "", Status.FAILED: "loses", Status.NOT_EXERCISED: ""}  # of a check, by its status
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
     "can be learnt about a record; with 1 an attacker's odds change by a factor of at most 2.7, with 3 of at most 20. delta "
@@ -30,17 +30,17 @@ WORDS = {
 }
 
 
-def audit_page(audit: Mapping[str, Any], pictures: Pictures, experiment_toml: str) -> str:
+def audit_page(audit: AuditResult, pictures: Pictures, experiment_toml: str) -> str:
     """Return the page of ``audit.json``, in the order of its statement."""
-    claimed, measured, power, blind = (Section(part["title"], part["lines"]) for part in audit["statement"])
+    claimed, measured, power, blind = (Section(part.title, part.lines) for part in audit.statement)
     details = [membership_section(audit), inversion_section(audit, pictures), roles_section(audit)]
     canaries = replace(measured, **_canaries(audit), parts=details)
     return render(
         "audit.html.j2",
-        title=f"Privacy audit of {audit['method']} on {audit['model']}; the attacker is at the {audit['vantage']}",
-        notice=audit["notice"],
+        title=f"Privacy audit of {audit.method} on {audit.model}; the attacker is at the {audit.vantage}",
+        notice=audit.notice,
         answer=_answer(audit),
-        warnings=audit["violations"],
+        warnings=audit.violations,
         sections=[
             replace(claimed, grids=_claims(audit)),
             canaries,
@@ -49,19 +49,18 @@ def audit_page(audit: Mapping[str, Any], pictures: Pictures, experiment_toml: st
         ],
         details=_checks(audit),
         words=WORDS,
-        notes=audit["notes"],
+        notes=audit.notes,
         experiment=experiment_toml,
-        version=audit["fedtl"],
+        version=audit.fedtl,
     )
 
 
-def _answer(audit: Mapping[str, Any]) -> str:
-    verdict = audit["verdict"]
+def _answer(audit: AuditResult) -> str:
+    verdict = audit.verdict
     return f"{verdict[:1].upper()}{verdict[1:]}."
 
 
-def _claims(audit: Mapping[str, Any]) -> list[Grid]:
-    claims = {name: claim["claimed"] for name, claim in audit["silos"].items() if claim["claimed"]}
+def _claims(audit: AuditResult) -> list[Grid]:
     head = [
         *("silo", "protected unit", "number of units n", "noise multiplier sigma", "sample rate q"),
         *("rounds", "steps"),
@@ -69,76 +68,68 @@ def _claims(audit: Mapping[str, Any]) -> list[Grid]:
     ]
     rows = [
         [
-            *(Cell(text) for text in (name, claim["unit"], claim["units"])),
-            *(Cell(format_measured(claim[key])) for key in ("noise_multiplier", "sample_rate")),
-            *(Cell(claim[key]) for key in ("rounds", "steps")),
+            *(Cell(text) for text in (name, claim.unit, claim.units)),
+            *(Cell(format_measured(value)) for value in (claim.noise_multiplier, claim.sample_rate)),
+            *(Cell(count) for count in (claim.rounds, claim.steps)),
+            *(Cell(format_measured(claim.epsilon)), Cell(f"{claim.delta:.0e}")),
+            Cell(format_measured(claim.mu)),
             *(
-                Cell(format_measured(claim["epsilon"])),
-                Cell(f"{claim['delta']:.0e}"),
-                Cell(format_measured(claim["mu"])),
+                Cell(f"{100 * rate:.1f} %")
+                for rate in (claim.tpr_at_fpr_1_percent, claim.tpr_at_fpr_01_percent)
             ),
-            *(Cell(f"{100 * claim[key]:.1f} %") for key in ("tpr_at_fpr_0.01", "tpr_at_fpr_0.001")),
         ]
-        for name, claim in claims.items()
+        for name, claim in audit.claims.items()
     ]
     return [Grid("The claim of each silo, and what follows from it", head, rows)] if rows else []
 
 
-def _canaries(audit: Mapping[str, Any]) -> dict[str, Any]:
+def _canaries(audit: AuditResult) -> dict[str, Any]:
     """The tables and plots of what was measured with canaries."""
     head = [
         *("silo", "noise / claimed noise", "effect of one record / clip", "bound: Steinke et al."),
         *("bound: f-DP", "bound: Gaussian", "checks"),
     ]
     rows = []
-    for name, silo in audit["silos"].items():
-        bounds, checks = silo["bounds"] or {}, silo["conformance"] or {}
-        passed = checks.get("passed")
-        look = "" if passed is None else "gains" if passed else "loses"
+    for name, silo in audit.silos.items():
+        conformance, outcome, look = silo.conformance, NOT_MEASURED, ""
+        if conformance:
+            outcome, look = ("passed", "gains") if conformance.passed else ("failed", "loses")
         rows.append(
             [
                 Cell(name),
-                *(
-                    Cell(format_measured(checks.get(key)))
-                    for key in ("noise_std_ratio", "sensitivity_over_clip")
-                ),
-                *(Cell(format_measured(bounds.get(key))) for key in ("steinke", "fdp", "gaussian")),
-                Cell(NOT_MEASURED if passed is None else "passed" if passed else "failed", look),
+                Cell(format_measured(conformance.noise_std_ratio if conformance else None)),
+                Cell(format_measured(conformance.sensitivity_over_clip if conformance else None)),
+                *_bound_cells(silo.bounds),
+                Cell(outcome, look),
             ]
         )
-    measured = any(silo["bounds"] for silo in audit["silos"].values())
-    plots = (
-        [plot("Claimed epsilon and measured bounds", audit_plots.claims(audit["silos"]))] if measured else []
-    )
+    measured = any(silo.bounds for silo in audit.silos.values())
+    plots = [plot("Claimed epsilon and measured bounds", audit_plots.claims(audit))] if measured else []
     grids = [
         Grid(CANARIES, head, rows),
-        *_planted(audit["input_canaries"]),
+        *_planted(audit.input_canaries),
     ]
     return {"grids": grids, "plots": plots}
 
 
-def _power(audit: Mapping[str, Any]) -> list[Grid]:
+def _power(audit: AuditResult) -> list[Grid]:
     head = [
         *("silo", "error of the noise", "error of one record's effect (clips)", "epsilon: Steinke et al."),
         "epsilon: f-DP",
     ]
-    rows = []
-    for name, silo in audit["silos"].items():
-        if power := silo["power"]:
-            bounds = power["epsilon"]
-            rows.append(
-                [
-                    *(
-                        Cell(name),
-                        Cell(f"{100 * power['noise']:.1f} %"),
-                        Cell(format_measured(power["sensitivity"], 2)),
-                    ),
-                    *(
-                        Cell("never" if bounds[key] is None else f"{bounds[key]:.1f} or more")
-                        for key in ("steinke", "fdp")
-                    ),
-                ]
-            )
+    rows = [
+        [
+            Cell(name),
+            Cell(f"{100 * silo.power.noise:.1f} %"),
+            Cell(format_measured(silo.power.sensitivity, 2)),
+            *(
+                Cell("never" if value is None else f"{value:.1f} or more")
+                for value in (silo.power.epsilon.steinke, silo.power.epsilon.fdp)
+            ),
+        ]
+        for name, silo in audit.silos.items()
+        if silo.power
+    ]
     return (
         [Grid("Errors that this audit would have detected with a probability of 95 %", head, rows)]
         if rows
@@ -146,34 +137,32 @@ def _power(audit: Mapping[str, Any]) -> list[Grid]:
     )
 
 
-def _planted(planted: Mapping[str, Any] | None) -> list[Grid]:
+def _bound_cells(bounds: BoundsResult | None) -> list[Cell]:
+    values = (bounds.steinke, bounds.fdp, bounds.gaussian) if bounds else (None, None, None)
+    return [Cell(format_measured(value)) for value in values]
+
+
+def _planted(planted: PlantedResult | None) -> list[Grid]:
     """Bounds from mislabelled rows. The last row is for whole silos, about which nothing is claimed."""
-    if not planted:
+    if planted is None:
         return []
-    lines = [*planted["records"].items(), ("whole silos", planted["silos"])]
-    rows = [
-        [
-            Cell(name),
-            Cell(bounds["canaries"]),
-            *(Cell(format_measured(bounds[key])) for key in ("steinke", "fdp", "gaussian")),
-        ]
-        for name, bounds in lines
-    ]
+    lines = [*planted.records.items(), ("whole silos", planted.silos)]
+    rows = [[Cell(name), Cell(bounds.canaries), *_bound_cells(bounds)] for name, bounds in lines]
     caption = "The same bounds from mislabelled rows, planted in a separate run"
     return [Grid(caption, ["silo", "canaries", "Steinke et al.", "f-DP", "Gaussian"], rows, summary_rows=1)]
 
 
-def _checks(audit: Mapping[str, Any]) -> Grid:
+def _checks(audit: AuditResult) -> Grid:
     """Every check with its status. A check that had nothing to measure shows what was missing instead of a number."""
     rows = [
         [
-            *(Cell(check["silo"]), Cell(check["name"]), Cell(check["status"], LOOKS[check["status"]])),
-            Cell("-" if check["p"] is None else f"{check['p']:.2g}"),
-            Cell(check["reason"] if check["p"] is None else format_measured(check["value"])),
+            *(Cell(check.silo), Cell(check.name), Cell(check.status, LOOKS[check.status])),
+            Cell("-" if check.p is None else f"{check.p:.2g}"),
+            Cell(check.reason or NOT_MEASURED if check.p is None else format_measured(check.value)),
         ]
-        for check in audit["checks"]
+        for check in audit.checks
     ]
-    idle = sum(check["p"] is None for check in audit["checks"])
+    idle = sum(check.status is Status.NOT_EXERCISED for check in audit.checks)
     return Grid(
         f"{len(rows)} checks, of which {idle} were not exercised; all together they refute 1 in 10,000 sound runs",
         ["silo", "check", "status", "p", "value"],

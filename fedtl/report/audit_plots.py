@@ -8,25 +8,27 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from fedtl.report.plots import INK, MARKERS, PALETTE, draw_legend, label_axes, label_rows, new_figure, to_svg
+from fedtl.results.audit import AttackResult, AuditResult
 
 BOUNDS = {"steinke": "Steinke et al.", "fdp": "f-DP", "gaussian": "Gaussian (assumes normal scores)"}
 ATTACKS = {"rmia": "RMIA", "lira": "LiRA"}
 MIN_RATE = 1e-3  # rates below are drawn here
 
 
-def claims(silos: Mapping[str, Any]) -> str:
+def claims(audit: AuditResult) -> str:
     """The claimed epsilon of each silo, and the measured lower bounds on it."""
-    names = [name for name, silo in silos.items() if silo["bounds"] and silo["claimed"]]
-    figure, axes = new_figure(0.32 * len(names) + 1.4)
+    claims = audit.claims
+    bounds = {name: silo.bounds for name, silo in audit.silos.items() if silo.bounds and name in claims}
+    figure, axes = new_figure(0.32 * len(bounds) + 1.4)
     keys: dict[str, Any] = {}
-    for row, name in enumerate(names):
-        epsilon = silos[name]["claimed"]["epsilon"]
+    for row, (name, measured) in enumerate(bounds.items()):
+        epsilon = claims[name].epsilon
         (keys["claimed"],) = axes.plot([epsilon] * 2, [row - 0.35, row + 0.35], color=INK, lw=2.5)
         for at, (bound, title) in enumerate(BOUNDS.items()):
-            value = silos[name]["bounds"][bound]
+            value = getattr(measured, bound)
             (keys[title],) = axes.plot(value, row, MARKERS[at], color=PALETTE[at], ms=6)
     axes.set_xlim(left=0)
-    label_rows(axes, names)
+    label_rows(axes, list(bounds))
     label_axes(
         axes, "Claimed epsilon and measured lower bounds", "epsilon (lower bounds at 95 % confidence)", ""
     )
@@ -34,12 +36,12 @@ def claims(silos: Mapping[str, Any]) -> str:
     return to_svg(figure, "claims")
 
 
-def roc(membership: Mapping[str, Any]) -> str:
+def roc(membership: Mapping[str, AttackResult]) -> str:
     """ROC curves of the membership attacks on logarithmic axes, with that of a random guess."""
     figure, axes = new_figure(4.2)
     keys: dict[str, Any] = {}
-    for at, (attack, attacked) in enumerate(membership.items()):
-        points = np.maximum(np.array(attacked["roc"] or [[1.0, 1.0]]), MIN_RATE)
+    for at, (attack, result) in enumerate(membership.items()):
+        points = np.maximum(np.array(result.roc or [[1.0, 1.0]]), MIN_RATE)
         (keys[ATTACKS[attack]],) = axes.plot(
             points[:, 0], points[:, 1], color=PALETTE[at], lw=1.8, drawstyle="steps-post"
         )

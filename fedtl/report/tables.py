@@ -21,6 +21,7 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.wording import not_covered
+from fedtl.results.audit import AuditResult
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Verdict
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import RunResult
@@ -112,34 +113,35 @@ def privacy_table(privacy: PrivacyReport) -> Table:
     return table
 
 
-def claims_table(audit: Mapping[str, Any]) -> Table | None:
+def claims_table(audit: AuditResult) -> Table | None:
     """The claim of each silo, one row per silo; None if no silo has one."""
-    claims = {name: claim["claimed"] for name, claim in audit["silos"].items() if claim["claimed"]}
-    if not claims:
+    if not (claims := audit.claims):
         return None
     table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
     for name, claim in claims.items():
         table.add_row(
-            *(Text(name), str(claim["units"]), _cell(claim["noise_multiplier"]), _cell(claim["sample_rate"])),
-            *(str(claim["rounds"]), str(claim["steps"])),
-            *(_cell(claim["epsilon"]), f"{claim['delta']:.0e}", _cell(claim["mu"])),
+            *(Text(name), str(claim.units), _cell(claim.noise_multiplier), _cell(claim.sample_rate)),
+            *(str(claim.rounds), str(claim.steps)),
+            *(_cell(claim.epsilon), f"{claim.delta:.0e}", _cell(claim.mu)),
         )
     return table
 
 
-def measured_table(audit: Mapping[str, Any]) -> Table:
+def measured_table(audit: AuditResult) -> Table:
     """What an audit measured, one row per silo; a dash means not measured. Bounds on epsilon are at 95 % confidence."""
     headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
-    table = _by_silo(audit["silos"], headings)
-    attacks = audit["membership"]
-    for name, silo in audit["silos"].items():
-        bounds, conformance = silo["bounds"] or {}, silo["conformance"] or {}
-        cells = [conformance.get("noise_std_ratio"), conformance.get("sensitivity_over_clip")]
-        cells += [bounds.get(key) for key in ("steinke", "fdp", "gaussian")]
-        cells += [
-            attacks[key]["silos"].get(name, {}).get("auc") if attacks else None for key in ("rmia", "lira")
-        ]
-        passed = {None: "-", True: "passed", False: "failed"}[conformance.get("passed")]
+    table = _by_silo(audit.silos, headings)
+    for name, silo in audit.silos.items():
+        conformance, bounds = silo.conformance, silo.bounds
+        cells: list[float | None] = [None] * 7
+        if conformance:
+            cells[:2] = conformance.noise_std_ratio, conformance.sensitivity_over_clip
+        if bounds:
+            cells[2:5] = bounds.steinke, bounds.fdp, bounds.gaussian
+        for at, attack in enumerate(("rmia", "lira"), 5):
+            figures = audit.membership[attack].silos.get(name) if attack in audit.membership else None
+            cells[at] = figures.auc if figures else None
+        passed = "-" if conformance is None else "passed" if conformance.passed else "failed"
         table.add_row(Text(name), *map(_cell, cells), passed)
     return table
 

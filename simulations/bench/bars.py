@@ -1,4 +1,4 @@
-"""The bars that fedtl sets itself, each a ratio of two contenders' times on one load."""
+"""The performance targets (bars) of fedtl: each is a ratio of the times of two contenders on one load."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ def fedtl(workers: int) -> str:
     return f"fedtl, {workers} worker{'s' if workers > 1 else ''}"
 
 
-STACK = 64  # silos at once, at most, where they are trained in one stack
+STACK = 64  # largest number of silos in one stack
 STACKED = "fedtl, stacked"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """``who`` takes at most, or at least, ``bound`` times as long as ``over``."""
+    """``who`` takes at least (or at most) ``bound`` times as long as ``over``."""
 
     load: str
     who: str
@@ -41,13 +41,13 @@ class Bar:
 
 
 def bars(workers: int) -> list[Bar]:
-    """``workers``: as many as there are cores, or 2."""
+    """The targets. ``workers``: the number of cores, at least 2."""
     several = fedtl(workers)
     return [
         Bar("mlp", fedtl(1), FLOOR, 1.5, at_most=True),
         Bar("convnet", fedtl(1), FLOOR, 1.05, at_most=True),
         Bar("convnet", fedtl(1), fedtl(2), 1.85),
-        # Each of the floors at once does the whole round, so a perfect share of it is 1 / workers.
+        # Each of the simultaneous floors does a whole round, so perfect scaling is 1 / workers.
         Bar("convnet", several, CEILING, round(1.1 / workers, 3), at_most=True),
         Bar("convnet", FLOWER, several, 5),
         Bar("convnet", PFL, several, 4),
@@ -56,7 +56,7 @@ def bars(workers: int) -> list[Bar]:
 
 
 def verdicts(load: str, times: Mapping[str, Times], workers: int) -> list[dict[str, object]]:
-    """The bars of this load whose contenders ran."""
+    """Whether the targets of this load are met, for contenders that ran."""
     found = []
     for bar in bars(workers):
         if bar.load == load and bar.who in times and bar.over in times:
@@ -70,7 +70,7 @@ def verdicts(load: str, times: Mapping[str, Times], workers: int) -> list[dict[s
 def steps(
     load: str, bound: float, times: Mapping[str, Times], private: str, plain: str
 ) -> list[dict[str, object]]:
-    """What privacy may cost a step."""
+    """Whether a private step is fast enough."""
     bar = Bar(load, private, plain, bound, at_most=True)
     value = times[private].over(times[plain])
     return [{"load": load, "who": private, "claim": bar.claim, "value": value, "met": bar.met(value)}]
@@ -88,7 +88,7 @@ def startup(seconds: list[float]) -> dict[str, object]:
 
 
 def crowd(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
-    """A silo among the most that there were costs the time of one among the fewest, and its own local state."""
+    """Whether time and memory per silo are the same with the largest and the smallest number of silos."""
     found: list[dict[str, object]] = []
     for who in dict.fromkeys(row["who"] for row in rows):
         its = sorted((row for row in rows if row["who"] == who and "failed" not in row), key=_silos)

@@ -1,11 +1,11 @@
 """
-How fast fedtl is: one table of ratios, taken side by side in one run, and a JSON file with everything behind it.
+Measure how fast fedtl is: a table of ratios between contenders in one run, and a JSON file with all measurements.
 
     .venv/bin/python simulations/bench/bench.py
     .venv/bin/python simulations/bench/bench.py --only convnet --pfl-python ../pfl-venv/bin/python
 
-Every contender has the same generated data, model, steps and evaluation, and one torch thread in each process. It
-is made once and kept between rounds; one round warms it up. The floor, too, keeps freed memory, as fedtl does.
+Every contender has the same generated data, model, steps and evaluation, and one torch thread in each process. It is created
+once and kept between rounds; its first round is not counted. The floor keeps freed memory, as fedtl does.
 """
 
 import argparse
@@ -36,14 +36,14 @@ SILOS, STEPS = "silos", "steps"
 TURNS = 3
 NOTES = (
     "A round: each silo evaluates the received model on its validation rows and trains one epoch; then the plain mean.",
-    "Everybody but Flower and pfl takes rounds in turn; a ratio of two of these is the median over the turns.",
-    "Flower and pfl each run as a block, half-way, first round dropped, with a round of the floor between two rounds.",
-    "Their ratio to the floor is taken within the block; their ratio to fedtl by way of the floor.",
-    "floor, as many at once as workers: each does the whole round; over the floor it says how the cores share.",
+    "All contenders except Flower and pfl take rounds in turn; a ratio of two of them is the median over the turns.",
+    "Flower and pfl each run as one block, in the middle, without their first round, with a round of the floor between rounds.",
+    "Their ratio to the floor is measured within the block; their ratio to fedtl is computed from both ratios to the floor.",
+    "floor, as many at once as workers: each does a whole round; its ratio to the floor shows how much the cores share.",
     "floor: a plain PyTorch loop, channels_last. Flower and pfl 'as documented' use the usual memory format.",
     "Flower, best case: channels_last, and evaluation inside the train message, so one message a round, not two.",
     "pfl as documented: one process. Best case: channels_last and as many processes as fedtl's workers.",
-    "pfl shares parameters only, BatchNorm's statistics stay in its one model: a little less work than the rest.",
+    "pfl shares only parameters; BatchNorm statistics stay in its one model, which is a little less work than for the others.",
     "mib: anonymous and shared resident memory of the parent (RssAnon + RssShmem), which holds all silos' rows.",
 )
 
@@ -54,7 +54,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Contender]]:
-    """Those that take rounds in turn."""
+    """Create the contenders that take rounds in turn."""
     made: dict[str, Contender] = {
         bars.FLOOR: floor.Floor(load, floor.FAST),
         bars.NAIVE: floor.Floor(load, floor.NAIVE),
@@ -73,7 +73,7 @@ def insiders(load: loads.Load, workers: Sequence[int]) -> Iterator[dict[str, Con
 
 
 def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[str, str]]:
-    """Flower and pfl, and which of them is skipped, and why."""
+    """Return the blocks of Flower and pfl, and why one of them is skipped."""
     blocks: list[Block] = []
     skipped: dict[str, str] = {}
     common = [load, "--rounds", str(given.repeats), *(["--quick"] if given.quick else [])]
@@ -95,7 +95,7 @@ def outsiders(given: argparse.Namespace, load: str) -> tuple[list[Block], dict[s
 
 
 def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One load, all contenders."""
+    """Measure all contenders on one load."""
     load = loads.by_name(name, given.quick)
     blocks, skipped = outsiders(given, name)
     workers = sorted({1, 2, given.workers})
@@ -115,7 +115,7 @@ def measure_load(given: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def measure_silos(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Many silos of the tiny MLP, each count in a process of its own; the counts in turn, as often as TURNS."""
+    """Measure many silos of the tiny MLP, each number of silos in its own process, all numbers in turn, TURNS times."""
     rows = []
     counts, turns = ((4,), 1) if given.quick else ((10, 100, 1000), TURNS)
     for workers, stack in ((1, 1), (given.workers, 1), (1, bars.STACK)):
@@ -134,7 +134,7 @@ def measure_silos(given: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _crowd_row(silos: int, who: str, turns: Sequence[Times]) -> dict[str, Any]:
-    """Over the turns: the median time, and of each figure beside it the largest."""
+    """The median time over the turns, and the largest value of each other figure."""
     each = [1000 * times.median / silos for times in turns]
     return {
         "silos": silos,
@@ -148,14 +148,14 @@ def _crowd_row(silos: int, who: str, turns: Sequence[Times]) -> dict[str, Any]:
 
 
 def measure_step(given: argparse.Namespace, load: private_step.StepLoad) -> dict[str, Any]:
-    """What a private step costs."""
+    """Measure the time of a private step."""
     small = replace(load, rows=8) if given.quick else load
     made = private_step.contenders(small)
     repeats = given.repeats if given.quick else 3 * given.repeats  # a turn is short
     times, _ = side_by_side(made, [], repeats, private_step.PLAIN, lambda text: None)
     bound = private_step.BOUNDS[load.model]
     return {
-        "about": f"{small.steps} steps of {small.rows} rows; noise and clip included",
+        "about": f"{small.steps} steps of {small.rows} rows, including noise and clipping",
         "load": asdict(small),
         "contenders": {who: _figures(its) for who, its in times.items()},
         "skipped": {},
@@ -177,11 +177,11 @@ def _figures(times: Times) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The ratios, and beside them the bars."""
+    """The table of ratios and bars."""
     shown = Table(title=f"{result['machine']['cpu']}, {result['machine']['cores']} cores, {result['date']}")
     shown.add_column("load")
     shown.add_column("who")
-    for column in ("s a round", "min - max", "x floor"):
+    for column in ("s per round", "min - max", "x floor"):
         shown.add_column(column, justify="right")
     shown.add_column("bar")
     for name, its in result["loads"].items():
@@ -208,14 +208,14 @@ def _judged(bar: dict[str, Any]) -> str:
 
 
 def silo_table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(title="tiny MLP, 45 training rows a silo, a whole run with its checkpoints")
+    shown = Table(title="tiny MLP, 45 training rows per silo, a complete run with checkpoints")
     for column in (
         "silos",
         "who",
-        "rounds a second",
-        "ms a silo and round",
-        "parent's MiB in rounds",
-        "peak",
+        "rounds per second",
+        "ms per silo and round",
+        "MiB of the parent in rounds",
+        "peak MiB",
     ):
         shown.add_column(column, justify="right")
     for row in rows:
@@ -238,17 +238,24 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = ",".join([*loads.LOADS, STEPS, SILOS])
-    parser.add_argument("--only", default=parts, help=f"some of {parts}")
-    parser.add_argument("--repeats", type=int, help="rounds of each contender (9)")
-    parser.add_argument("--workers", type=int, default=max(2, machine.cores()), help="as many as cores")
-    parser.add_argument("--quick", action="store_true", help="tiny loads, 2 repeats: times that mean nothing")
-    parser.add_argument("--pfl-python", metavar="PATH", help="an interpreter that has pfl and torch")
-    parser.add_argument("--no-flower", action="store_true", help="leave Flower out")
+    parser.add_argument("--only", default=parts, help=f"parts to measure, with commas between them: {parts}")
+    parser.add_argument("--repeats", type=int, help="number of rounds of each contender; default: 9")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=max(2, machine.cores()),
+        help="number of workers; default: number of cores, at least 2",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny loads and 2 repeats, for tests; the times mean nothing"
+    )
+    parser.add_argument("--pfl-python", metavar="PATH", help="Python interpreter with pfl and torch")
+    parser.add_argument("--no-flower", action="store_true", help="do not measure Flower")
     parser.add_argument("--out", type=Path, metavar="JSON")
     given = parser.parse_args()
     given.only = given.only.split(",")
     if unknown := set(given.only) - {*loads.LOADS, STEPS, SILOS}:
-        parser.error(f"--only {sorted(unknown)[0]}: it takes some of {parts}")
+        parser.error(f"--only {sorted(unknown)[0]}: unknown part; the parts are {parts}")
     given.repeats = given.repeats or (2 if given.quick else 9)
     if min(given.repeats, given.workers - 1) < 1:
         parser.error("--repeats must be 1 or more, --workers 2 or more")
@@ -284,7 +291,7 @@ def main() -> None:
     path = given.out or HERE / f"{machine.slug()}-{now:%Y-%m-%d}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     report(result)
-    say(f"written: {path}")
+    say(f"wrote {path}")
 
 
 def report(result: dict[str, Any]) -> None:

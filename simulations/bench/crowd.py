@@ -1,8 +1,8 @@
 """
-Rounds and memory with many silos: a script that prints, as its last line, the seconds of each round.
+Measure rounds and memory with many silos. The last line that this script prints holds the seconds of each round as JSON.
 
-It writes the silos as files and does a whole ``fedtl run`` over them, checkpoints and all. A process of its own for
-each count, so that one count's memory is not the next one's.
+It writes the silos as files and does a complete ``fedtl run`` with checkpoints. Each number of silos has its own process, so
+that memory is not shared between measurements.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from fedtl.training.threads import set_threads
 
 
 def write(folder: Path, silos: int) -> None:
-    its = loads.crowd(silos)
-    for name in its.names():
-        data = its.data(name)
+    load = loads.crowd(silos)
+    for name in load.names():
+        data = load.data(name)
         parts = {}
         for part, rows in (("train", data.train), ("test", data.val)):
             parts[f"{part}_x"] = rows.x.numpy()[:, 0]

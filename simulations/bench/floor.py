@@ -1,7 +1,7 @@
 """
-The floor: federated averaging as one would write it in an afternoon, with no framework around it.
+The floor: federated averaging as a plain PyTorch loop without a framework.
 
-``train`` and ``validate`` are also what Flower's clients run, so that a difference is the framework's.
+The Flower clients run the same ``train`` and ``validate``, so that a difference in time comes from the framework.
 """
 
 import time
@@ -23,7 +23,7 @@ FAST, NAIVE = torch.channels_last, torch.contiguous_format
 def plain_round(
     net: nn.Module, shared: State, silos: Sequence[SiloDataset], load: Load, layout: torch.memory_format
 ) -> State:
-    """One round: the weighted mean of what every silo made of ``shared``."""
+    """One round: return the weighted mean of the models that the silos trained from ``shared``."""
     total = sum(len(data.train) for data in silos)
     mean = {name: torch.zeros_like(t) if t.is_floating_point() else t for name, t in shared.items()}
     for data in silos:
@@ -56,7 +56,7 @@ def validate(net: nn.Module, rows: Dataset, layout: torch.memory_format) -> dict
 
 
 class Floor:
-    """The plain loop as a contender. Its model, like everybody's, is made once and kept between rounds."""
+    """The plain loop as a contender. Its model is created once and kept between rounds, as for all contenders."""
 
     def __init__(self, load: Load, layout: torch.memory_format) -> None:
         self.load, self.layout = load, layout
@@ -74,10 +74,10 @@ class Floor:
 
 class Floors:
     """
-    As many floors at once as there are workers, a process each, and each with the whole round.
+    One floor per worker, all at the same time, each in its own process and with a whole round.
 
-    No framework is between them, so their time over the floor's says how well the machine itself runs as many
-    processes at once: exactly 1 where its cores share nothing.
+    They do not communicate, so the ratio of their time to that of one floor shows how well the machine runs this many
+    processes at once. It is 1 if the cores share nothing.
     """
 
     def __init__(self, load: Load, layout: torch.memory_format, count: int) -> None:
@@ -113,9 +113,9 @@ def _beside(pipe: Connection, load: Load, layout: torch.memory_format) -> None:
 
 class Yardstick:
     """
-    The floor's seconds, taken beside somebody who cannot take turns with us: between its rounds, in its process.
+    Measures the floor between the rounds of a contender that cannot take turns with others, in the same process.
 
-    What the machine does meanwhile for others changes both, and so leaves their ratio alone.
+    Other load on the machine then changes both times, and not their ratio.
     """
 
     def __init__(self, load: Load) -> None:

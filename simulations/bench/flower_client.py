@@ -1,8 +1,8 @@
 """
-What runs in Flower's client actors: the floor's own ``train`` and ``validate`` between two messages.
+The code of the Flower clients: ``train`` and ``validate`` of the floor between two messages.
 
-A module of its own, so that actors import it: model and rows stay in an actor between rounds, which is more than
-Flower's examples do.
+This is a separate module so that Flower's actors can import it. An actor keeps model and rows between rounds, which is more than
+the examples of Flower do.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from fedtl.data.dataset import SiloDataset
 
 
 def train(message: Message, context: Context, load: Load, best: bool) -> Message:
-    """``best``: evaluate what came before training on it, in the same message."""
+    """``best``: also evaluate the received model, in the same message."""
     layout, data = _layout(best), _data(load, int(context.node_config["partition-id"]))
     net = _received(message, load, layout)
     metrics = floor.validate(net, data.val, layout) if best else {}
@@ -34,7 +34,7 @@ def evaluate(message: Message, context: Context, load: Load, best: bool) -> Mess
 
 
 def floats(net: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """All that can be averaged."""
+    """The tensors that can be averaged."""
     return {name: tensor for name, tensor in net.state_dict().items() if tensor.is_floating_point()}
 
 

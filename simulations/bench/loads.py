@@ -1,7 +1,7 @@
 """
-What every contender trains: three loads as values, and the generated data that belongs to them.
+The loads that every contender trains, with generated data.
 
-The rows are noise with labels by chance: what is measured is time, and noise costs as much as pictures.
+Rows and labels are random: only time is measured, and it does not depend on the values.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ CLASSES = tuple("0123456789")
 
 @dataclass(frozen=True)
 class Load:
-    """A round of it: each of ``silos`` evaluates what it received on ``val_rows``, then trains one epoch of SGD."""
+    """In a round, each of ``silos`` evaluates the received model on ``val_rows`` rows and trains one epoch of SGD."""
 
     name: str
     model: str
@@ -33,12 +33,12 @@ class Load:
         return [f"silo-{number:04d}" for number in range(self.silos)]
 
     def data(self, silo: str) -> SiloDataset:
-        """A silo's rows: the same ones in every process."""
+        """The rows of a silo, the same in every process."""
         generator = torch.Generator().manual_seed(int(silo.removeprefix("silo-")))
         return SiloDataset(self._rows(self.rows, generator), self._rows(self.val_rows, generator), CLASSES)
 
     def model_spec(self) -> ModelSpec:
-        """The model, with the same first weights in every process."""
+        """The model, with the same initial weights in every process."""
         return model_spec(self.model, self.shape, seed=0)
 
     def _rows(self, count: int, generator: torch.Generator) -> Dataset:
@@ -55,7 +55,7 @@ LOADS: dict[str, Load] = {
     )
 }
 ABOUT = {
-    "mlp": "the tiny MLP on digits: what a framework costs",
+    "mlp": "the tiny MLP on digits, for the overhead of a framework",
     "convnet": "three convolutions with BatchNorm, 8 silos x 256 images of 28 px",
     "resnet18": "ResNet-18 at 64 px, 4 silos x 64 images",
 }
@@ -67,6 +67,6 @@ def crowd(silos: int) -> Load:
 
 
 def by_name(name: str, quick: bool) -> Load:
-    """``quick``: small enough for a test; its times mean nothing."""
+    """The load of this name. ``quick``: small enough for a test; its times mean nothing."""
     load = LOADS[name]
     return Load(**{**vars(load), "silos": 2, "rows": 64, "val_rows": 32}) if quick else load

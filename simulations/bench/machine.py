@@ -1,4 +1,4 @@
-"""What the numbers were taken on: never a host name, never a path."""
+"""Describe the machine of a measurement, without host name and paths; measure memory."""
 
 import os
 import platform
@@ -37,12 +37,12 @@ def cpu() -> str:
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slug() -> str:
-    """``amd-epyc-2-cores``: what a recorded result is called after."""
+    """The name of a file of results, such as ``amd-epyc-2-cores``."""
     return re.sub(r"[^a-z0-9]+", "-", f"{cpu()} {cores()} cores".lower()).strip("-")
 
 
@@ -60,7 +60,7 @@ def _version_there(package: str, python: str) -> str | None:
 
 
 def resident_mib() -> float:
-    """This process's own memory and what it shares with its workers; not the libraries' files. 0 where unknown."""
+    """Anonymous and shared resident memory of this process, without files of libraries; 0 if unknown."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -69,7 +69,7 @@ def resident_mib() -> float:
 
 
 class PeakMemory:
-    """The most that ``resident_mib`` said within the ``with``, asked twenty times a second."""
+    """The largest value of ``resident_mib`` within the ``with`` block, measured twenty times per second."""
 
     def __init__(self) -> None:
         self.mib = 0.0

@@ -1,8 +1,8 @@
 """
-How times are taken: contenders in turn, round by round, so that a machine that slows down slows them all.
+Measure times: contenders take rounds in turn, so that a machine that slows down slows all of them.
 
-What cannot take turns (Flower, pfl) runs as a block in a process of its own, half-way, and takes the floor's time
-there between its own rounds. So every time has a time of the floor from the same moment beside it.
+Flower and pfl cannot take turns. Each runs as a block in its own process, in the middle, and measures the floor between its own
+rounds. So every time has a time of the floor from the same moment to compare with.
 """
 
 import json
@@ -17,7 +17,7 @@ from statistics import median
 from typing import Protocol
 
 HERE = Path(__file__).resolve().parent
-PATIENCE = 1800  # seconds for one block
+TIMEOUT = 1800  # seconds for one block
 
 
 class Contender(Protocol):
@@ -29,8 +29,8 @@ class Contender(Protocol):
 @dataclass(frozen=True)
 class Times:
     """
-    Seconds of each round, and ``beside`` it the floor's at about the same moment. ``in_turn``: taken in turn with
-    the others, so that the n-th of each belong together.
+    Seconds of each round. ``beside``: those of the floor at about the same moment. ``in_turn``: measured in turn with the others,
+    so that the n-th times belong together.
     """
 
     seconds: Sequence[float]
@@ -47,7 +47,7 @@ class Times:
         return _ratio(self.seconds, self.beside)
 
     def over(self, other: "Times") -> float:
-        """How many times as long as ``other``; by way of the floor where they did not take turns."""
+        """The ratio to ``other``; computed from the ratios to the floor if they did not take turns."""
         both = self.in_turn and other.in_turn
         return _ratio(self.seconds, other.seconds) if both else self.to_floor / other.to_floor
 
@@ -65,7 +65,7 @@ class Block:
 
 
 class BlockFailed(Exception):
-    """A block ended without its times."""
+    """A block ended without times."""
 
 
 def side_by_side(
@@ -76,8 +76,8 @@ def side_by_side(
     say: Callable[[str], None],
 ) -> tuple[dict[str, Times], dict[str, str]]:
     """
-    (times by name, why a block has none). One round each to warm up, then ``repeats`` in turn; ``floor`` is the
-    name of what all are measured by.
+    Return the times by name, and why a block has none. Each contender does one round that is not counted, then ``repeats`` rounds in
+    turn. ``floor``: the name of the contender that all are compared with.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():
@@ -87,7 +87,7 @@ def side_by_side(
     found: dict[str, Times] = {}
     failed: dict[str, str] = {}
     for block in blocks:
-        say(f"{block.name}, a block of its own")
+        say(f"{block.name}, as one block")
         try:
             found[block.name] = run_block(block.command)
         except BlockFailed as error:
@@ -98,15 +98,15 @@ def side_by_side(
 
 
 def run_block(command: Sequence[str]) -> Times:
-    """Raises BlockFailed; what the command said goes to stderr then, and nowhere else."""
+    """Run a block and return its times. Raises BlockFailed, after printing the end of the output of the command to stderr."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]),
     }
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT)
     except subprocess.TimeoutExpired as error:
-        raise BlockFailed(f"not done after {PATIENCE} s") from error
+        raise BlockFailed(f"not done after {TIMEOUT} s") from error
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         sys.stderr.write(done.stdout[-2000:] + done.stderr[-4000:])

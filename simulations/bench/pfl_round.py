@@ -1,12 +1,12 @@
 """
-pfl as a contender: a script that prints, as its last line, the seconds of each round.
+pfl as a contender. The last line that this script prints holds the seconds of each round as JSON.
 
-pfl 0.6.0 wants an older dp-accounting than fedtl does, so it has an interpreter of its own, with fedtl on its
-path. Two ways: as documented (one process, the tensors' usual memory format), and best case (channels_last; and
-several processes, when started by ``python -m torch.distributed.run --nproc-per-node N``).
+pfl 0.6.0 needs an older dp-accounting than fedtl, so it has its own interpreter, with fedtl on its path. Two modes: as
+documented (one process, default memory format), and best case (channels_last, and several processes if started with
+``python -m torch.distributed.run --nproc-per-node N``).
 
-Every training user would also be evaluated before and after training: that is switched off, and each silo's
-validation rows are evaluated once a round, as everybody else does.
+pfl would also evaluate every training user before and after training. That is switched off; the validation rows of each silo
+are evaluated once per round, as for all contenders.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from fedtl.data.dataset import Dataset as SiloRows
 
 
 class Model(nn.Module):
-    """The net with the two methods that pfl asks for."""
+    """The net with the two methods that pfl requires."""
 
     def __init__(self, load: loads.Load, layout: torch.memory_format) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class Clock(TrainingProcessCallback):
 
 
 def users(load: loads.Load, part: str) -> FederatedDataset:
-    """The silos as pfl's users, in turn; their rows are made before the clock starts."""
+    """The silos as users of pfl, in turn. Their rows are created before the measurement."""
     rows: dict[str, SiloRows] = {name: getattr(load.data(name), part) for name in load.names()}
     turn = iter(range(10**9))
     names = load.names()
@@ -106,7 +106,7 @@ def users(load: loads.Load, part: str) -> FederatedDataset:
 
 
 def run(load: loads.Load, best: bool, rounds: int) -> dict[str, object]:
-    """The seconds of each round but the first."""
+    """Return the seconds of each round except the first."""
     inner = Model(load, floor.FAST if best else floor.NAIVE)
     model = PyTorchModel(
         inner,

@@ -1,4 +1,4 @@
-"""One private step against one plain step: the same rows, model and optimizer, with and without DP-SGD."""
+"""Compare a private step with a plain step: the same rows, model and optimizer, with and without DP-SGD."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fedtl.models.libraries import torchvision_model
 from fedtl.models.net import ModelSpec, split_at_classifier
 from fedtl.models.registry import model_spec, with_private_norms
-from fedtl.privacy.dp_sgd import Mechanism
+from fedtl.privacy.dp_sgd import Mechanism, NoisySum
 from fedtl.privacy.noise import Noise
-from fedtl.privacy.per_sample.clipping import proven
+from fedtl.privacy.per_sample.clipping import GradientMethod, by_bookkeeping, by_hooks, choose_gradient_method
 
 PLAIN, FAST, HOOKS = "plain step, BatchNorm", "private step, book-keeping", "private step, Opacus' hooks"
 RESNET = "resnet18 for small images"
@@ -21,7 +21,7 @@ RESNET = "resnet18 for small images"
 
 @dataclass(frozen=True)
 class StepLoad:
-    """A model, the shape of an input, how many rows a step has, and how many steps in a row are a turn: some 0.3 s plain."""
+    """A model, the shape of an input, the rows per step, and the steps per turn (about 0.3 s without privacy)."""
 
     name: str
     model: str
@@ -41,7 +41,7 @@ BOUNDS = {"convnet": 1.6, RESNET: 2.0}
 
 
 class Steps:
-    """A contender: steps of SGD with momentum, on noise with labels by chance."""
+    """A contender: steps of SGD with momentum on random rows and labels."""
 
     def __init__(
         self, load: StepLoad, make: Callable[[nn.Module, Tensor, Tensor], Callable[[], None]], private: bool
@@ -68,7 +68,7 @@ class Steps:
 
 
 def _resnet18(shape: tuple[int, ...]) -> ModelSpec:
-    """With the stem that is usual for 32 px: a 3 x 3 convolution of stride 1, and no pooling (He et al., 2016, for CIFAR)."""
+    """ResNet-18 with the stem for 32 px: a 3 x 3 convolution of stride 1 and no pooling (He et al., 2016, for CIFAR)."""
     module, classifier = torchvision_model("resnet18", shape, pretrained=False)
     module.conv1, module.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     return split_at_classifier(module, classifier, shape, 0)
@@ -89,17 +89,20 @@ def plain(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     return step
 
 
-def private(fast: bool) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], None]]:
-    """The whole step: sampled rows are given, clip, sum, noise from the operating system, optimizer."""
+def private(method: GradientMethod) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], None]]:
+    """A whole step on given rows: clip, sum, noise from the operating system, optimizer."""
 
     def make(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
         def losses(model: nn.Module, rows: Tensor) -> Tensor:
             return F.cross_entropy(model(x[rows]), y[rows], reduction="none")
 
-        if fast and not proven(net, torch.arange(4), losses, 1.0):
-            raise RuntimeError("book-keeping was not proven for this model")
+        if (
+            method is by_bookkeeping
+            and choose_gradient_method(net, torch.arange(4), losses, 1.0) is not method
+        ):
+            raise RuntimeError("book-keeping does not give the gradients of autograd for this model")
         rows = torch.arange(len(x))
-        mechanism = Mechanism(net, _optimizer(net), 1.0, 1.0, float(len(x)), Noise(), fast)
+        mechanism = Mechanism(net, _optimizer(net), NoisySum(1.0, 1.0, float(len(x))), Noise(), method)
         return lambda: mechanism.step(rows, losses)
 
     return make
@@ -108,6 +111,6 @@ def private(fast: bool) -> Callable[[nn.Module, Tensor, Tensor], Callable[[], No
 def contenders(load: StepLoad) -> dict[str, Steps]:
     return {
         PLAIN: Steps(load, plain, private=False),
-        FAST: Steps(load, private(fast=True), private=True),
-        HOOKS: Steps(load, private(fast=False), private=True),
+        FAST: Steps(load, private(by_bookkeeping), private=True),
+        HOOKS: Steps(load, private(by_hooks), private=True),
     }

@@ -1,4 +1,4 @@
-"""fedtl as a contender, put together from its own public pieces: a bench, an engine, a simulation, its rounds."""
+"""fedtl as a contender: a trainer, an engine, a simulation and its rounds."""
 
 import time
 from contextlib import ExitStack
@@ -8,14 +8,15 @@ from typing import Any
 
 from loads import CLASSES, Load
 
-from fedtl.federation.rounds import FederationConfig, ServerState, rounds
+from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sharing import fedavg
 from fedtl.models.state import State
 from fedtl.simulation.engine import Engine, Simulation, WorkerContext
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
-from fedtl.simulation.stacked import Stacked, refuse
+from fedtl.simulation.stackable import why_not_stackable
+from fedtl.simulation.stacked import Stacked
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -23,39 +24,39 @@ from fedtl.training.trainer import Trainer
 ENDLESS = 10**6
 
 
-def bench_of(load: Load) -> Trainer:
+def make_trainer(load: Load) -> Trainer:
     settings = TrainingConfig(lr=load.lr, momentum=load.momentum, batch_size=load.batch)
     return Trainer(load.model_spec(), fedavg(), settings)
 
 
-def furnish(load: Load) -> WorkerContext:
-    """A worker's workplace, made in the worker."""
-    return WorkerContext(bench_of(load), load.data)
+def make_worker_context(load: Load) -> WorkerContext:
+    """The context of a worker process, created in that process."""
+    return WorkerContext(make_trainer(load), load.data)
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """The job that says when the workers are ready."""
+class EmptyJob:
+    """A job without work, to find out when the workers are ready."""
 
     def __call__(self, trainer: Trainer, silo: Silo) -> None:
         return None
 
 
 class Fedtl:
-    """``startup``: seconds from asking for the engine to the first answer of every silo to an empty job."""
+    """``startup``: seconds from creating the engine to the answers of all silos to an empty job."""
 
     def __init__(self, load: Load, workers: int, stack: int = 1) -> None:
-        trainer = bench_of(load)
+        trainer = make_trainer(load)
         shared, local = trainer.partition.split(trainer.initial(len(CLASSES)))
         members = {name: Silo(name, load.data(name), dict(local), b"bench") for name in load.names()}
         self._open = ExitStack()
         clock = time.perf_counter()
         self.engine: Engine = self._open.enter_context(_engine(load, trainer, workers, stack))
-        for _ in self.engine.each(Nothing(), list(members.values())):
+        for _ in self.engine.each(EmptyJob(), list(members.values())):
             pass
         self.startup = time.perf_counter() - clock
         plan = FederationConfig("bench", seed=0, rounds=ENDLESS, server=ServerStep())
-        self._rounds = rounds(
+        self._rounds = run_rounds(
             Simulation(self.engine, members), plan, ServerState(0, shared), trainer.partition.roles
         )
 
@@ -68,11 +69,13 @@ class Fedtl:
 
 
 def unstackable(load: Load) -> str | None:
-    """Why this load's silos cannot be trained in one stack; None if they can."""
-    return refuse(bench_of(load))
+    """Return why the silos of this load cannot be trained in one stack; None if they can."""
+    return why_not_stackable(make_trainer(load))
 
 
 def _engine(load: Load, trainer: Trainer, workers: int, stack: int) -> Any:
     if stack > 1:
         return Stacked(trainer, stack)
-    return Serial(trainer) if workers == 1 else Processes(partial(furnish, load), workers, threads=1)
+    return (
+        Serial(trainer) if workers == 1 else Processes(partial(make_worker_context, load), workers, threads=1)
+    )

@@ -1,12 +1,12 @@
 """
-Flower's own simulation as a contender: a script that prints, as its last line, the seconds of each round.
+The simulation of Flower as a contender. The last line that this script prints holds the seconds of each round as JSON.
 
-Its strategy notes the time at which each round begins and ends, and takes the floor's time in between. Two ways:
+Its strategy records the start and end of each round and measures the floor between rounds. Two modes:
 
-- as documented: a train and an evaluate message a round, the tensors' usual memory format;
-- best case: the client evaluates before it trains, so one message a round, and channels_last.
+- as documented: a train and an evaluate message per round, default memory format;
+- best case: the client evaluates before it trains, so one message per round, and channels_last.
 
-A reply that is an error would make a fast round: it ends the script.
+An error reply would make a round look fast, so it ends the script.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from flwr.simulation import run_simulation
 
 
 class Timed(FedAvg):
-    """Takes the time of each round, and of a round of the floor between two of them, while the actors idle."""
+    """FedAvg that measures each round, and a round of the floor between rounds while the actors are idle."""
 
     def __init__(self, best: bool, silos: int, yardstick: floor.Yardstick) -> None:
         super().__init__(
@@ -78,7 +78,7 @@ class Timed(FedAvg):
 
 
 def run(load: loads.Load, best: bool, rounds: int, at_once: int) -> dict[str, object]:
-    """The seconds of each round but the first, in which Ray and its actors start."""
+    """Return the seconds of each round except the first, in which Ray and its actors start."""
     yardstick = floor.Yardstick(load)
     strategy = Timed(best, load.silos, yardstick)
     client, server = ClientApp(), ServerApp()

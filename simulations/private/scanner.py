@@ -1,8 +1,8 @@
 """
-The one-silo case in which frozen public statistics fail: 500 public digits, and 1,000 of another scanner's.
+Write the rows of an experiment with one silo in which frozen public statistics fail.
 
-Gain, offset, gamma, blur and sensor noise; 297 more of the scanner's digits to test on. Writes ``public.npz`` and
-``scanner.npz``. Run: python scanner.py FOLDER [SEED]
+500 public digits, 1,000 training digits of another scanner (gain, offset, gamma, blur and sensor noise) and 297 test digits
+of that scanner, as ``public.npz`` and ``scanner.npz``. Run: python scanner.py FOLDER [SEED]
 """
 
 import sys
@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter
 from sklearn.datasets import load_digits
 
 PUBLIC, TRAIN = 500, 1000
-BRIGHTEST = 5.1  # what the scanner can give; public digits are 0 to 1 of it
+BRIGHTEST = 5.1  # the largest value of the scanner; public digits have values from 0 to 1
 
 
 def write(folder: Path, seed: int) -> None:

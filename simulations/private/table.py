@@ -1,12 +1,12 @@
 """
-What record-level privacy costs in accuracy: one table a set of silos, over epsilons, seeds and two learning rates.
+Measure the accuracy that record-level privacy costs: one table per data set, over epsilons, seeds and two learning rates.
 
-Rows: what is not private; the backbones and statistics that private training may have; exact statistics, which fedtl
-refuses and which are put in here by force, to show what their unsoundness would buy; and the baseline that costs
-nothing: public backbone, exact local statistics, local head, no federation. As in the work that DP-AdaBN is compared
-with, a row shows the better of two learning rates by its mean on test rows, a choice that is not charged.
+Rows of the table: runs without privacy; the backbones and statistics that private training allows; exact statistics, which
+fedtl refuses and which are forced here to show what they would gain; and a baseline without any cost (public backbone, exact
+local statistics, local head, no federation). As in the work that DP-AdaBN is compared with, a row shows the better of two
+learning rates by its mean on test rows; this choice is not charged.
 
-Run: python table.py [scanner] [digits] [digits6] [--workers 2]; writes <name>.json beside it and prints the table.
+Run: python table.py [scanner] [digits] [digits6] [--workers 2]. Writes <name>.json to its folder and prints the table.
 """
 
 import argparse
@@ -37,13 +37,13 @@ PRIVATE = {
     "DP-AdaBN": ["privacy.statistics=dp"],
     "exact statistics (UNSOUND)": ["privacy.statistics=dp"],
 }
-# Larger samples and fewer steps than train.batch_size means: less noise for as many passes over the rows.
+# Larger samples and fewer steps than with train.batch_size: less noise for the same number of passes over the rows.
 SAMPLES = {"scanner": ["privacy.sample_rate=0.25", "privacy.steps=4"]}
 
 
 @dataclass(frozen=True)
 class One:
-    """One run of the table. ``epsilon`` None: not private."""
+    """One run of the table. ``epsilon``: None if not private."""
 
     name: str
     row: str
@@ -64,13 +64,13 @@ def runs(name: str) -> list[One]:
 
 
 def accuracy(one: One) -> dict[str, Any]:
-    """Mean over silos, and each silo's, on test rows."""
+    """Run one experiment and return its test accuracy: the mean over silos, and that of each silo."""
 
     from fedtl.experiment import privacy_plan as planning
     from fedtl.experiment.config.load import load
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
-    from fedtl.privacy import dp_adabn as released
+    from fedtl.privacy import dp_adabn
     from fedtl.training.threads import set_threads
 
     set_threads(1)
@@ -78,9 +78,12 @@ def accuracy(one: One) -> dict[str, Any]:
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
         sets += [f"privacy.epsilon={one.epsilon}", f"train.lr={one.rate}", *SAMPLES.get(one.name, [])]
-    honest = released.refresh, planning.SHARE
+    originals = dp_adabn.release_statistics, planning.SHARE
     if "UNSOUND" in one.row:
-        released.refresh, planning.SHARE = _exact, 1e-3  # nothing is released, so next to nothing is paid for
+        dp_adabn.release_statistics, planning.SHARE = (
+            _exact,
+            1e-3,
+        )  # nothing is released: its share of epsilon is almost 0
     try:
         with tempfile.TemporaryDirectory() as folder:
             if one.name == "scanner":
@@ -91,8 +94,8 @@ def accuracy(one: One) -> dict[str, Any]:
             experiment = load(str(HERE / f"{one.name}.toml"), sets)
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
-        released.refresh, planning.SHARE = honest
-    silos = {name: its.measured.figures["accuracy"] for name, its in result.silos.items()}
+        dp_adabn.release_statistics, planning.SHARE = originals
+    silos = {name: silo.measured.figures["accuracy"] for name, silo in result.silos.items()}
     return {
         **asdict(one),
         "accuracy": result.mean["accuracy"],
@@ -108,7 +111,7 @@ def _exact(body: Any, rows: Any, *rest: Any) -> None:
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per row and epsilon: mean and 95 % interval (t) over seeds, of the better learning rate."""
+    """For each row and epsilon, the mean and the 95 % t interval over seeds, with the better learning rate."""
     table: dict[str, dict[str, Any]] = {}
     for row in (*OPEN, *PRIVATE):
         for epsilon in (None, *EPSILONS):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedtl.audit import audit as whole
+from fedtl.audit.audit import AuditOptions, audit_run
+from fedtl.audit.workload import Effort
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import dump, load
 from fedtl.experiment.run import run
@@ -24,8 +25,8 @@ SMALL = [
     *("privacy.epsilon=8", "audit.canaries=100", "audit.transcript=1", 'audit.show_rows=["plain"]'),
 ]
 OTHER = 'audit.show_rows=["moon"]'
-EFFORT = whole.Effort(references=1, iterations=3, roles=False, planted=False)
-ALIKE = 0.97  # correlation: two digits of one class, the most alike of these silos, stay below
+EFFORT = Effort(references=1, iterations=3, roles=False, planted=False)
+ALIKE = 0.97  # correlation: that of the two most similar digits of these silos is lower
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,8 @@ def out(ran, tmp_path_factory):
 
 
 def audited(folder, out, pictures=False):
-    progress = lambda *done: None  # noqa: E731
-    whole.audit(folder, out, "server", EFFORT, out.parent / "key.pem", "cpu", progress, pictures)
+    options = AuditOptions(effort=EFFORT, pictures=pictures)
+    audit_run(folder, out, options, out.parent / "key.pem", lambda *_: None)
     return out
 
 
@@ -109,24 +110,24 @@ def worst(out, rows) -> tuple[float, float]:
     drawn = [likeness(picture, rows) for picture in pictures(page, size)]
     texts = [json.loads(path.read_text()) for path in out.glob("*.json")]
     found = [*written(page), *(values for text in texts for values in lists(text))]
-    told = [likeness(part, rows) for values in found for part in windows(values, size**2)]
-    return max(drawn, default=0.0), max(told, default=0.0)
+    listed = [likeness(part, rows) for values in found for part in windows(values, size**2)]
+    return max(drawn, default=0.0), max(listed, default=0.0)
 
 
 def test_no_row_is_in_the_bundle_whatever_the_experiment_declares(out, rows):
     for name in rows:
-        drawn, told = worst(out, rows[name])
+        drawn, listed = worst(out, rows[name])
         assert drawn == 0.0, name
-        assert told < ALIKE, name
+        assert listed < ALIKE, name
     page = (out / "audit.html").read_text()
     assert "data:image" not in page
     for text in (page, (out / "bundle.json").read_text(), (out / "audit.json").read_text()):
-        assert "made from private rows" in text
+        assert "private rows" in text
         assert "not a release" in text
 
 
-def test_what_could_give_rows_away_is_not_in_the_bundle(ran, out):
-    """No fingerprint of rows, whose key follows from the seed in a simulation; no figure of one row."""
+def test_no_fingerprint_and_no_figure_of_one_row_is_in_the_bundle(ran, out):
+    """In a simulation the key of a fingerprint follows from the seed."""
     with temporary_store() as shelf:
         study = build(ran.experiment(), shelf, shelf).promised(ran)
         marks = [guarantee.account.rows.fingerprint for guarantee in study.guarantees.values()]
@@ -146,11 +147,11 @@ def test_pictures_are_of_showable_rows_alone(ran, rows, tmp_path):
     for picture in pictures(page, rows["plain"].shape[1]):
         # Rows of both silos are digits alike; an exact one is nearer to its own row than to any other.
         assert likeness(picture, rows["faint"]) < max(ALIKE, likeness(picture, rows["plain"]))
-    assert "declared showable" in page
+    assert "training rows" in page
 
 
-def test_the_comparison_finds_a_row_wherever_it_is_hidden(ran, rows, tmp_path):
-    """What the tests above rest on: a row as a list, as a path, and as a picture."""
+def test_the_comparison_finds_a_hidden_row(ran, rows, tmp_path):
+    """The tests above rely on this: a row as a list, as a path, and as text."""
     row = rows["faint"][7]
     for hidden in ("json", "path", "text"):
         out = tmp_path / hidden
@@ -162,17 +163,17 @@ def test_the_comparison_finds_a_row_wherever_it_is_hidden(ran, rows, tmp_path):
         assert worst(out, rows["faint"])[1] > 0.999, hidden
 
 
-def test_pictures_need_the_owners_word(ran, tmp_path):
-    for declared, said in ((SMALL[:-1], "allows that for no silo"), ([*SMALL[:-1], OTHER], "moon")):
-        shutil.copytree(ran.path, tmp_path / said)
-        folder = RunFolder(tmp_path / said)
+def test_pictures_need_the_consent_of_a_silos_owner(ran, tmp_path):
+    for declared, part in ((SMALL[:-1], "show_rows"), ([*SMALL[:-1], OTHER], "moon")):
+        shutil.copytree(ran.path, tmp_path / part)
+        folder = RunFolder(tmp_path / part)
         (folder.path / "experiment.toml").write_text(dump(load("digits", declared)))
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=part):
             audited(folder, tmp_path / "out", pictures=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bundle_gets_a_folder_of_its_own(ran, tmp_path):
+def test_a_bundle_is_not_written_into_a_folder_with_other_files(ran, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"thesis\.txt"):

@@ -1,11 +1,11 @@
-"""The audit against one fault at a time, put where a run's canaries do not look; each is refuted by the check named for it."""
+"""The audit against one fault at a time, where a run's canaries cannot show it; each is refuted by the named check."""
 
 import pytest
 from torch import nn
 
-from fedtl.audit.retraining.audited_silo import stage_of
-from fedtl.audit.retraining.run import REHEARSALS, rehearse
-from fedtl.audit.verdict import FAMILY, failed
+from fedtl.audit.retraining.audited_silo import silo_of_study
+from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
+from fedtl.audit.verdict import FAMILY_LEVEL, failed
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -17,38 +17,38 @@ SMALL = [
     *("rounds=4", "data.limit=60", "engine.name=serial", 'data.silos=["plain", "faint"]', "train.epochs=2"),
     *("privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=100", "train.batch_size=16"),
 ]
-OTHERS = 400  # checks of a whole audit, among which the family's level is shared
+CHECKS = 400  # of a whole audit, which share the family's level
 
 
-def rehearsed(folder, *settings):
-    """All rehearsals of one silo, and those that fail at the level they have in a whole audit."""
+def retrained(folder, *settings):
+    """All retraining checks of one silo, and those that fail at the level that they have in a whole audit."""
     experiment = load("digits", [*SMALL, *settings])
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(folder / "run", experiment))
-        checks = rehearse(stage_of(study, "plain"), [])
-    return checks, {check.name: check.reason for check in failed(checks, FAMILY * len(checks) / OTHERS)}
+        checks = retraining_checks(silo_of_study(study, "plain"), [])
+    return checks, {check.name: check.reason for check in failed(checks, FAMILY_LEVEL * len(checks) / CHECKS)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_fault_is_refuted_by_the_check_that_is_there_for_it(name, monkeypatch, tmp_path):
-    its = BREAKS[name]
-    its.patch(monkeypatch)
-    _, found = rehearsed(tmp_path, *its.settings)
-    print(f"\n| {name} | {'; '.join(sorted(found))} |")
-    assert set(its.checks) <= set(found), found
+    fault = BREAKS[name]
+    fault.patch(monkeypatch)
+    _, violations = retrained(tmp_path, *fault.settings)
+    print(f"\n| {name} | {'; '.join(sorted(violations))} |")
+    assert set(fault.checks) <= set(violations), violations
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedrep", "fedprox", "fedbabu", "fedavg"])
 def test_a_sound_mechanism_is_not_refuted(method, tmp_path):
-    checks, found = rehearsed(tmp_path, DP, FIGURE, f"method.name={method}")
-    assert not found
-    assert tuple(check.name for check in checks) == REHEARSALS
+    checks, violations = retrained(tmp_path, DP, FIGURE, f"method.name={method}")
+    assert not violations
+    assert tuple(check.name for check in checks) == RETRAINING_CHECKS
     assert [check.name for check in checks if check.p is None] == ["fresh noise"]
 
 
 def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):
-    """Its masks go by place in the batch, so that a record's share could not be told from theirs."""
+    """Its masks depend on the position in the batch, which would hide a record's contribution."""
     sound = builtin._convnet
 
     def with_dropout(shape, norm):
@@ -57,6 +57,6 @@ def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):
         return net, path
 
     monkeypatch.setattr(builtin, "_convnet", with_dropout)
-    checks, found = rehearsed(tmp_path)
-    assert not found
+    checks, violations = retrained(tmp_path)
+    assert not violations
     assert next(check.value for check in checks if check.name == "one record") == pytest.approx(1, abs=0.01)

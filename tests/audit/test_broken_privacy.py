@@ -1,6 +1,6 @@
 """
-The audit against privacy that is broken: the real pipeline, run with one line of it changed, is refuted by the check that
-is there for it and for the right reason; and the sound pipeline, twenty times, by nothing.
+The audit against broken privacy: the real pipeline with one line changed is refuted by the check for this fault, for the
+right reason; and the sound pipeline, twenty times, by no check.
 """
 
 import math
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedtl.audit.checks import examine, rehearsals
-from fedtl.audit.retraining.run import REHEARSALS
+from fedtl.audit.audited_run import AuditedRun
+from fedtl.audit.checks import check_run, retraining_jobs
+from fedtl.audit.retraining.checks import RETRAINING_CHECKS
 from fedtl.experiment import privacy_plan as planning
 from fedtl.experiment.config.load import load
 from fedtl.experiment.run import run
-from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
-from fedtl.federation.recorder import read_transcript
 from fedtl.messages import SpendEvent
 from fedtl.methods.base import Phase
 from fedtl.models.roles import Role
@@ -27,6 +27,7 @@ from fedtl.privacy import guarantee as guarantee
 from fedtl.privacy.dp_adabn import adaptable_layers
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
+from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
@@ -38,15 +39,15 @@ SMALL = [
 
 
 def audited(folder, *changes):
-    """Run the real pipeline and audit it at once; what is broken is broken in both."""
+    """Run the real pipeline and audit it; a fault is in both."""
     settings = dict(change.split("=", 1) for change in (*SMALL, *changes))
     experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        rehearsed = {name: piece(study.trainer) for name, piece in rehearsals(study, out).items()}
-        return examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
+        audit = AuditedRun(out, study, Adversary.SERVER)
+        return check_run(audit, {name: job(study.trainer) for name, job in retraining_jobs(audit).items()})
 
 
 def reasons(findings):
@@ -54,7 +55,7 @@ def reasons(findings):
 
 
 def caught(findings, name, words, silos=("faint", "plain")):
-    """Each silo is refuted by this check, in these words."""
+    """Each silo is refuted by this check, with these words in the reason."""
     found = reasons(findings)
     for silo in silos:
         assert (name, silo) in found, (name, sorted(found))
@@ -74,16 +75,16 @@ def test_the_sound_pipeline_passes(seed, tmp_path):
         f"privacy.epsilon={epsilon}",
     )
     assert not reasons(findings)
-    assert len(findings.checks) == 2 * (10 + len(REHEARSALS) + 5 + 2) + 1 + 2
-    for its in findings.silos.values():
-        assert its["conformance"]["passed"] is True
-        assert its["bounds"]["steinke"] < its["claimed"]["epsilon"]
+    assert len(findings.checks) == 2 * (10 + len(RETRAINING_CHECKS) + 5 + 2) + 1 + 2
+    for silo in findings.silos.values():
+        assert silo.conformance.passed
+        assert silo.bounds.steinke < silo.claimed.epsilon
 
 
 def test_noise_that_is_silently_zero(monkeypatch, tmp_path):
     monkeypatch.setattr(Noise, "_grains", lambda self, count, std: torch.zeros(count, dtype=torch.float64))
     findings = audited(tmp_path, "privacy.epsilon=1")
-    caught(findings, "noise", "there is none")
+    caught(findings, "noise", "no noise")
     caught(findings, "bound fdp", "is at least")
 
 
@@ -96,7 +97,7 @@ def test_noise_that_is_halved(monkeypatch, tmp_path):
 
 
 def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
-    """The mean gradient is clipped, and so many records of ten clips each hide in it."""
+    """The mean gradient is clipped; records that are ten clips long are hidden in it."""
 
     def of_batch(take, net, rows, losses, clip, units=None):
         total = losses(net, rows).sum()
@@ -106,7 +107,7 @@ def test_a_clip_of_the_batch_instead_of_each_record(monkeypatch, tmp_path):
 
     monkeypatch.setattr(mechanism, "clipped", of_batch)
     findings = audited(tmp_path)
-    caught(findings, "sensitivity", "one record moves a sum by")
+    caught(findings, "sensitivity", "one record")
 
 
 def test_no_clipping(monkeypatch, tmp_path):
@@ -115,23 +116,23 @@ def test_no_clipping(monkeypatch, tmp_path):
         lambda take, net, rows, losses, clip, units=None: take(net, rows, losses, units)[1](torch.ones(len(rows))),
     )  # fmt: skip
     findings = audited(tmp_path)
-    caught(findings, "sensitivity", "more than the clip allows")
+    caught(findings, "sensitivity", "more than")
     assert all(check.value > 9 for check in findings.checks if check.name == "sensitivity")
 
 
 def test_noise_drawn_from_the_experiments_seed(monkeypatch, tmp_path):
-    """An address like that of a shuffle: another for each silo and round, and anybody's to draw again."""
+    """A seed like that of a shuffle: another one for each silo and round, and reproducible by everybody."""
 
     def random(self, *purpose):
         return Noise.reproducible(guarantee.address("noise", 0, *purpose))
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
     findings = audited(tmp_path)
-    caught(findings, "fresh noise", "it comes from a seed")
+    caught(findings, "fresh noise", "a seed")
 
 
 def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
-    """Fresh each time the process starts, and shared."""
+    """A new seed for each process, which both silos use."""
     secret = int.from_bytes(np.random.default_rng().bytes(6), "big")
     turn = {}
 
@@ -141,23 +142,23 @@ def test_the_same_seed_at_two_silos(monkeypatch, tmp_path):
 
     monkeypatch.setattr(guarantee.PrivacyGuarantee, "random", random)
     findings = audited(tmp_path)
-    assert "seeds are shared" in reasons(findings)["noise between silos", "faint and plain"]
+    assert "same seed" in reasons(findings)["noise between silos", "faint and plain"]
     assert ("fresh noise", "plain") not in reasons(findings)
 
 
 def test_the_same_noise_in_every_round(monkeypatch, tmp_path):
-    """A generator seeded anew each round from the system's randomness, once a run."""
+    """Every round starts the generator with the same seed."""
     monkeypatch.setattr(
         guarantee.PrivacyGuarantee,
         "random",
         lambda self, *purpose: Noise.reproducible(7 if purpose[0] == "noise" else hash(purpose)),
     )
-    caught(audited(tmp_path), "repeats", "a seed was used twice")
+    caught(audited(tmp_path), "repeats", "used twice")
 
 
-@pytest.mark.parametrize("where", ["drawn", "meant"])
+@pytest.mark.parametrize("where", ["drawn", "intended"])
 def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
-    """Half of what was meant is drawn, or half of what was charged is meant; gradients have all of theirs."""
+    """Half of the intended noise is drawn, or half of the charged noise is intended; gradients have all of their noise."""
     if where == "drawn":
         sound = statistics.release_statistics
 
@@ -187,12 +188,12 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
 def test_statistics_that_are_not_clipped(monkeypatch, tmp_path):
     monkeypatch.setattr(statistics, "_clipped", lambda values, limit: values)
     findings = audited(tmp_path, "privacy.statistics=dp")
-    caught(findings, "sensitivity of statistics", "one record moves a sum of statistics by")
+    caught(findings, "sensitivity of statistics", "sum of statistics")
 
 
 @pytest.mark.parametrize("kind", ["public", "dp"])
 def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
-    """The silo's own mean and variance, used where public ones or noisy ones were promised."""
+    """The silo's own exact mean and variance in place of public or noisy ones."""
 
     @torch.no_grad()
     def exact(loop, weights, silo, *rest):
@@ -210,8 +211,8 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     if kind == "dp":
         monkeypatch.setattr(private, "release_statistics", exact)
         findings = audited(tmp_path, "privacy.statistics=dp")
-        caught(findings, "statistics", "they carry no noise")
-        caught(findings, "noise on statistics", "no canaries went with them")
+        caught(findings, "statistics", "no noise")
+        caught(findings, "noise on statistics", "without canaries")
     else:
         sound = private.train_phase
 
@@ -223,7 +224,7 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
         caught(
             audited(tmp_path, "privacy.statistics=public"),
             "around the mechanism",
-            "depend on the rows all the same",
+            "tensors depend",
         )
 
 
@@ -241,7 +242,7 @@ def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
 
 
 def test_shuffled_batches_instead_of_poisson_samples(monkeypatch, tmp_path):
-    """Epochs of a shuffle, cut into batches of the expected size."""
+    """Batches of the expected size from a shuffle in each epoch."""
     left = {}
 
     def shuffled(count, rate, noise):
@@ -251,11 +252,11 @@ def test_shuffled_batches_instead_of_poisson_samples(monkeypatch, tmp_path):
         return left[noise].pop().sort()[0]
 
     monkeypatch.setattr(mechanism, "poisson", shuffled)
-    caught(audited(tmp_path, "train.batch_size=15"), "sampling", "batches are not Poisson")
+    caught(audited(tmp_path, "train.batch_size=15"), "sampling", "not Poisson")
 
 
 def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
-    """The norm that the fast path clips to lives in a place of its own, and is ten times the one that noise is for."""
+    """The fast gradient method clips to ten times the norm that the noise is for."""
     sound = mechanism.clipped
 
     def clipped(take, net, rows, losses, clip, units=None):
@@ -265,7 +266,7 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
     # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
     monkeypatch.setattr(gradients, "choose_gradient_method", lambda *its, **more: gradients.by_bookkeeping)
     findings = audited(tmp_path)
-    caught(findings, "sensitivity", "more than the clip allows")
+    caught(findings, "sensitivity", "more than")
 
 
 def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
@@ -281,12 +282,12 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
             return sound(events[-1:]) if events and isinstance(events[0], SpendEvent) else sound(events)
 
     monkeypatch.setattr(ledger, "accounting", Forgetful())
-    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "events so far cost")
+    caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "so far cost")
 
 
 @pytest.fixture
 def forgotten():
-    """What the sound library said is not remembered in the test, nor afterwards what the broken one said."""
+    """Clear the caches of epsilons before and after the test."""
     remembered = planning._calibrated, planning._spent
     for cached in remembered:
         cached.cache_clear()
@@ -296,11 +297,11 @@ def forgotten():
 
 
 def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
-    """The ledger and the audit's own arithmetic ask the same one, and agree; the second library does not."""
+    """The ledger and the audit's arithmetic use the same library and agree; the second library does not."""
     sound = accounting._composed
     monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
     findings = audited(tmp_path, "privacy.statistics=dp")
-    caught(findings, "composition by Opacus PRV", "by Opacus' PRV accountant it is")
+    caught(findings, "composition by Opacus PRV", "PRV accountant")
     assert ("ledger arithmetic", "plain") not in reasons(findings)
 
 
@@ -314,6 +315,6 @@ def test_a_ledger_that_was_edited_afterwards(tmp_path):
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(out)
-        rehearsed = {"plain": [], "faint": []}
-        findings = examine(study, out, read_transcript(out.path / TRANSCRIPT), "server", rehearsed)
+        audit = AuditedRun(out, study, Adversary.SERVER)
+        findings = check_run(audit, {"plain": [], "faint": []})
     caught(findings, "chain", "was altered", silos=["plain"])

@@ -1,4 +1,4 @@
-"""Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM by other roads."""
+"""Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM computed another way."""
 
 from dataclasses import replace
 
@@ -7,7 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedtl.audit.attacks.inversion import Crossed, coefficient, gradients, invert, labels, matched, psnr, ssim
+from fedtl.audit.attacks.inversion import (
+    ObservedUpdate,
+    gradient_multiplicity,
+    infer_labels,
+    invert,
+    matched,
+    mean_gradient,
+    psnr,
+    ssim,
+)
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.registry import METHODS
@@ -21,7 +30,7 @@ SHAPE = (1, 8, 8)
 
 
 def crossed(training, rows, method="fedavg"):
-    """What leaves a silo of so many rows after one round, without privacy, on a net whose statistics are constants."""
+    """The update of a silo with this many rows after one round without privacy, on a net whose statistics are constants."""
     trainer = Trainer(
         with_private_norms(model_spec("mlp", SHAPE, 0)),
         replace(METHODS[method](), exact_statistics="never"),
@@ -34,7 +43,7 @@ def crossed(training, rows, method="fedavg"):
     shared, local = trainer.partition.split(trainer.initial(10))
     update = trainer.fit(Silo("a", data, dict(local), b""), Task("s", 1, 1, 0, shared))
     steps = training.epochs * -(-rows // training.batch_size)
-    return trainer, Crossed(shared, update.delta, local, rows, steps, 10, SHAPE), data
+    return trainer, ObservedUpdate(shared, update.delta, local, rows, steps, 10, SHAPE), data
 
 
 def true_gradient(trainer, its, data):
@@ -50,14 +59,14 @@ def true_gradient(trainer, its, data):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_several_local_steps_are_scaled_to_one_gradient(momentum, epochs):
-    """At a small rate every step has the same gradient, so what comes out must be it: direction and length."""
+    """With a small learning rate every step has the same gradient, which must be recovered: direction and length."""
     trainer, its, data = crossed(TrainingConfig(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8)
     truth = true_gradient(trainer, its, data)
-    found = gradients(trainer, its, list(truth))
+    found = mean_gradient(trainer, its, list(truth))
     assert found.keys() == truth.keys()
     a, b = (torch.cat([its[name].flatten() for name in sorted(its)]) for its in (found, truth))
     assert float((a - b).norm() / b.norm()) < 0.03
-    assert coefficient(trainer.training, epochs) == pytest.approx(
+    assert gradient_multiplicity(trainer.training, epochs) == pytest.approx(
         sum(momentum ** (t - s) for t in range(epochs) for s in range(t + 1))
     )
 
@@ -75,10 +84,10 @@ def test_one_image_is_found_and_its_label_too():
 def test_labels_of_a_batch_are_counted_where_the_head_is_shared_and_not_where_it_stays():
     trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, epochs=3, batch_size=12), 12)
     names = [name for name, _ in trainer.net(10).named_parameters()]
-    found = labels(its, gradients(trainer, its, names), trainer.net(10))
+    found = infer_labels(its, mean_gradient(trainer, its, names), trainer.net(10))
     assert torch.minimum(found.bincount(minlength=10), data.train.y.bincount(minlength=10)).sum() >= 10
     trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, batch_size=12), 12, "fedtl")
-    assert labels(its, gradients(trainer, its, names), trainer.net(10)) is None
+    assert infer_labels(its, mean_gradient(trainer, its, names), trainer.net(10)) is None
 
 
 def test_ssim_is_its_formula_window_by_window_and_psnr_is_too():

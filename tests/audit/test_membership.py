@@ -1,10 +1,11 @@
-"""Membership inference on scores whose answer is known, and its figures against other roads to them."""
+"""Membership inference on scores with a known answer, and its figures computed another way."""
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from fedtl.audit.attacks.membership import Evidence, exact_interval, figures, lira, measure, rmia
+from fedtl.audit.attacks.membership import Evidence, exact_interval, figures, lira, rmia
+from fedtl.audit.attacks.membership import attack as attack_all
 
 
 def evidence(leak, n=400, references=16, seed=0):
@@ -26,15 +27,15 @@ def evidence(leak, n=400, references=16, seed=0):
 
 @pytest.mark.parametrize("attack", [lira, rmia])
 def test_without_a_leak_attacks_guess_and_with_one_they_do_not(attack):
-    aucs = [figures(its.member, attack(its))["auc"] for its in (evidence(0.0), evidence(3.0))]
+    aucs = [figures(rows.member, attack(rows)).auc for rows in (evidence(0.0), evidence(3.0))]
     assert abs(aucs[0] - 0.5) < 0.08
     assert aucs[1] > 0.85
 
 
 def test_references_beat_the_bare_loss():
-    its = evidence(1.5)
-    bare = figures(its.member, its.target)["auc"]
-    assert figures(its.member, lira(its))["auc"] > bare + 0.05
+    rows = evidence(1.5)
+    bare = figures(rows.member, rows.target).auc
+    assert figures(rows.member, lira(rows)).auc > bare + 0.05
 
 
 def test_lira_is_its_formula():
@@ -53,8 +54,8 @@ def test_a_row_that_every_reference_held_is_not_scored():
     assert (its.scored() == ~its.held[0]).all()
     for attack in (lira, rmia):
         assert (np.isnan(attack(its)) == its.held[0]).all()
-    found = measure({"a": its})["rmia"]
-    assert found["members"] + found["others"] == int((~its.held[0]).sum())
+    found = attack_all({"a": its})["rmia"]
+    assert found.members + found.others == int((~its.held[0]).sum())
 
 
 def test_intervals_are_exact_and_small_samples_say_so():
@@ -63,9 +64,10 @@ def test_intervals_are_exact_and_small_samples_say_so():
     assert (low, high) == pytest.approx((other.low, other.high), abs=1e-9)
     rng = np.random.default_rng(0)
     few, many = (figures(np.arange(n) < n // 2, rng.standard_normal(n)) for n in (60, 4000))
-    assert any("cannot resolve a false alarm rate of 1.0%" in note for note in few["notes"])
-    assert not many["notes"]
-    assert few["tpr_at_fpr_0.01_ci95"][1] - few["tpr_at_fpr_0.01_ci95"][0] > 0.1
+    assert any("of 1.0%" in note for note in few.notes)
+    assert not many.notes
+    low, high = few.tpr_at_fpr_1_percent_ci95
+    assert high - low > 0.1
 
 
 def test_the_true_positive_rate_never_exceeds_its_false_alarms():
@@ -73,6 +75,6 @@ def test_the_true_positive_rate_never_exceeds_its_false_alarms():
     member, scores = np.arange(2000) < 1000, rng.standard_normal(2000)
     its = figures(member, scores)
     threshold = np.sort(scores[~member])[1000 - 1 - 10]
-    assert its["tpr_at_fpr_0.01"] == (scores[member] > threshold).mean()
+    assert its.tpr_at_fpr_1_percent == (scores[member] > threshold).mean()
     assert (scores[~member] > threshold).mean() == 0.01
-    assert its["ci95"][0] < 0.5 < its["ci95"][1]
+    assert its.ci95[0] < 0.5 < its.ci95[1]

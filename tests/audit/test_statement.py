@@ -1,45 +1,89 @@
-"""The sentences of an audit: their order, what stands under which title, and that a claim's consequence is no finding."""
+"""The sentences of an audit: their order and titles, and that what follows from a claim is not reported as measured."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from fedtl.audit.audit import read_audit
 from fedtl.audit.canaries.log import CanaryPhase
-from fedtl.audit.canaries.one_run import bounds, fdp_p, looks, of_gaussian
-from fedtl.audit.checks import against
-from fedtl.audit.claim import SiloClaim
-from fedtl.audit.power import resolution
+from fedtl.audit.canaries.one_run import bounds, fdp_p, gaussian_curve, guess
+from fedtl.audit.checks import bound_checks
+from fedtl.audit.claim import ClaimedPlan
+from fedtl.audit.power import power
 from fedtl.audit.statement import statement, verdict
-from fedtl.audit.verdict import NOT_EXERCISED
+from fedtl.errors import ConfigError
+from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
 from fedtl.report.tables import claims_table, measured_table
+from fedtl.results.audit import (
+    Adversary,
+    AttackFigures,
+    AttackResult,
+    AuditResult,
+    BoundsResult,
+    CheckResult,
+    ConformanceResult,
+    DetectableEpsilon,
+    InversionResult,
+    PowerResult,
+    SiloAudit,
+    Status,
+)
+from fedtl.results.privacy import SiloPrivacy
 
 PLAN = [SpendEvent(0.7, 0.01, 20)]
 TITLES = [
-    *("What was claimed", "What was measured", "How much this audit could have seen"),
-    "What this audit cannot see",
+    *("What was claimed", "What was measured", "How much this audit could have detected"),
+    "What this audit cannot detect",
 ]
 
 
-def claim_of(unit="record"):
-    return SiloClaim(
-        unit, f"zero-out of one {unit}, their number is public", 100, 0.7, 0.01, 5, 20,
-        epsilon(PLAN, 1e-5), 1e-5, gdp_mu(PLAN, 1e-5), trade_off(PLAN),
-    )  # fmt: skip
+def plan_of(unit="record"):
+    claim = SiloPrivacy(
+        epsilon=epsilon(PLAN, 1e-5),
+        delta=1e-5,
+        epsilon_replace_one=2 * epsilon(PLAN, 1e-5),
+        unit=unit,
+        adjacency=f"zero-out of one {unit}, their number is public",
+        units=100,
+        clip=1.0,
+        noise_multiplier=0.7,
+        sample_rate=0.01,
+        steps_a_round=4,
+        rounds=5,
+        **dict.fromkeys(["metric_noise", "metric_expected_noise"]),
+        **dict.fromkeys(["statistics_noise", "statistics_expected_noise"]),
+    )
+    return ClaimedPlan(claim, trade_off(PLAN), gdp_mu(PLAN, 1e-5))
 
 
-def audit_of(**changes):
-    silo = {
-        "claimed": claim_of().shown(),
-        "conformance": {"noise_std_ratio": 0.99, "sensitivity_over_clip": 1.02, "passed": True},
-        "bounds": {"steinke": 0.1, "fdp": 0.2, "gaussian": 0.3, "canaries": 100},
-        "power": {"epsilon": {"steinke": None, "fdp": 20.0}, "noise": 0.03, "sensitivity": 0.2},
-    }
-    checks = [{"silo": "a", "name": "noise", "status": "passed", "p": 0.5, "value": 1.0}]
-    its = {"silos": {"a": silo}, "private": True, "violations": [], "checks": checks}
-    return {**its, "membership": {}, "inversion": {}, "roles": [], **changes}
+def audit_of(silo=None, **changes):
+    own = SiloAudit(
+        claimed=plan_of().result,
+        conformance=ConformanceResult(0.99, 1.02, {}, True),
+        bounds=BoundsResult(0.1, 0.2, 0.3, 100),
+        power=PowerResult(DetectableEpsilon(None, 20.0), 0.03, 0.2),
+    )
+    result = AuditResult(
+        **{"notice": "", "verdict": "", "statement": (), "fedtl": "", "run": "", "vantage": Adversary.SERVER},
+        **{"method": "fedtl", "model": "mlp", "seed": 0, "silos": {"a": replace(own, **(silo or {}))}},
+        **{"membership": {}, "inversion": InversionResult(), "roles": (), "input_canaries": None},
+        **{
+            "private": True,
+            "violations": (),
+            "unit": "record",
+            "notes": (),
+            "seconds": 0,
+            "peak_memory_mib": 0,
+        },
+        checks=(CheckResult("a", "noise", Status.PASSED, 0.5, 1.0),),
+    )
+    return replace(result, **changes)
 
 
 def test_the_order_is_claimed_measured_power_and_what_is_not_seen():
@@ -52,10 +96,10 @@ def test_the_order_is_claimed_measured_power_and_what_is_not_seen():
 
 
 def test_all_terms_of_the_claim_are_said():
-    claim, said = claim_of(), " ".join(statement(audit_of())[0].lines)
+    plan, said = plan_of(), " ".join(statement(audit_of())[0].lines)
     for words in (
         *("each record", "zero-out", "n = 100", "sigma = 0.700", "q = 0.010", "5 rounds", "20 steps"),
-        *(f"epsilon = {claim.epsilon:.3f}", "delta = 1e-05", f"GDP mu = {claim.mu:.3f}"),
+        *(f"epsilon = {plan.claim.epsilon:.3f}", "delta = 1e-05", f"GDP mu = {plan.mu:.3f}"),
     ):
         assert words in said
 
@@ -68,26 +112,22 @@ def test_what_follows_from_the_claim_is_no_finding():
 
 
 def test_violations_come_first_among_what_was_measured_and_in_the_exit_message():
-    audit = audit_of(violations=["a: noise: there is none"])
+    audit = audit_of(violations=("a: noise: there is none",))
     assert statement(audit)[1].lines[0] == "a: noise: there is none"
     assert verdict(audit).endswith("measured: 1 of 1 checks refutes it")
 
 
 def test_what_was_not_exercised_has_not_passed():
-    idle = {"silo": "a", "name": "noise on statistics", "status": NOT_EXERCISED, "p": 1.0, "value": None}
-    audit = audit_of()
-    audit["checks"].append(idle)
-    _, measured, _, blind = statement(audit)
-    assert any("1 of 1 checks passed; 1 more had nothing" in line for line in measured.lines)
-    assert any("noise on statistics" in line for line in blind.lines)
+    idle = CheckResult("a", "noise on statistics", Status.NOT_EXERCISED, None, None, "none are released")
+    _, measured, _, limits = statement(audit_of(checks=(*audit_of().checks, idle)))
+    assert any("1 of 1 checks passed; 1 more" in line for line in measured.lines)
+    assert any("noise on statistics" in line for line in limits.lines)
 
 
 def test_bounds_that_can_refute_nothing_say_so():
-    audit = audit_of()
-    audit["silos"]["a"]["power"]["epsilon"] = {"steinke": None, "fdp": None}
-    assert any("would have refuted nothing" in line for line in statement(audit)[2].lines)
-    audit["silos"]["a"]["power"] = None
-    assert any("No canaries" in line for line in statement(audit)[2].lines)
+    nothing = PowerResult(DetectableEpsilon(None, None), 0.03, 0.2)
+    assert any("100 canaries" in line for line in statement(audit_of({"power": nothing}))[2].lines)
+    assert any("no canaries" in line for line in statement(audit_of({"power": None}))[2].lines)
 
 
 def test_noise_that_can_be_drawn_again_is_no_privacy():
@@ -99,7 +139,7 @@ def test_the_tables_hold_the_same_numbers():
     for table in (claims_table(audit_of()), measured_table(audit_of())):
         console.print(table)
     text = console.export_text()
-    for number in ("0.700", f"{claim_of().epsilon:.3f}", f"{claim_of().mu:.3f}", "0.990", "1.020"):
+    for number in ("0.700", f"{plan_of().claim.epsilon:.3f}", f"{plan_of().mu:.3f}", "0.990", "1.020"):
         assert number in text
 
 
@@ -108,13 +148,14 @@ def test_a_claim_is_held_to_its_plans_own_curve_with_all_looks_paid_for():
     rng = np.random.default_rng(0)
     member = rng.random(1000) < 0.5
     scores = 3 * member + rng.standard_normal(1000)
-    claim, ties = claim_of(), np.random.default_rng(1)
-    shown = bounds(scores, member, 1e-5, 0.05, ties)
-    steinke, fdp = against("bound", "a", scores, member, claim, shown, ties)
-    seen = looks(scores, member, ties)
-    assert fdp.p == pytest.approx(min(fdp_p(look, claim.curve.min_fpr) for look in seen) * len(seen))
-    gaussian = of_gaussian(gaussian_mu(claim.epsilon, 1e-5))
-    assert fdp.p > 3 * min(fdp_p(look, gaussian) for look in seen) * len(seen)
+    plan, ties = plan_of(), np.random.default_rng(1)
+    reported = bounds(scores, member, 1e-5, 0.05, ties)
+    results = guess(scores, member, ties)
+    steinke, fdp = bound_checks("bound", "a", results, plan, reported)
+    p = [fdp_p(guesses, plan.curve.min_fpr) for guesses in results]
+    assert fdp.p == pytest.approx(min(p) * len(p))
+    gaussian = gaussian_curve(gaussian_mu(plan.claim.epsilon, 1e-5))
+    assert fdp.p > 3 * min(fdp_p(guesses, gaussian) for guesses in results) * len(results)
     assert 0 < fdp.p < 1e-3
     assert 0 < steinke.p < 0.01
 
@@ -130,9 +171,26 @@ def test_what_a_passed_check_of_noise_is_worth():
             1, 0, np.zeros((steps, canaries)), np.zeros((steps, canaries), bool), member, np.zeros(canaries)
         )
     ]
-    its = resolution(run, 2.0, level)
-    assert its["sensitivity"] is None
+    result = power(run, 2.0, DetectableEpsilon(None, None), level)
+    assert result.sensitivity is None
     count, rng = canaries * steps, np.random.default_rng(0)
-    squares = (1 + its["noise"]) ** 2 * rng.chisquare(count, 4000)
+    squares = (1 + result.noise) ** 2 * rng.chisquare(count, 4000)
     refuted = float((2 * chi2.sf(squares, count) < level).mean())
     assert 0.9 < refuted < 0.99
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    few = AttackFigures(3, 0, (), None, None, None, None)
+    attack = AttackResult(3, 4, ("few rows",), 0.6, (0.4, 0.8), 0.1, None, (0.0, 0.2), silos={"a": few})
+    result = audit_of(membership={"rmia": attack}, statement=statement(audit_of()))
+    RunFolder(tmp_path).write_json("audit.json", result)
+    assert read_audit(tmp_path) == result
+    values = json.loads((tmp_path / "audit.json").read_text())
+    assert values["inversion"] == {}
+    values = values["membership"]["rmia"]
+    assert (values["tpr_at_fpr_0.01"], values["tpr_at_fpr_0.01_ci95"]) == (0.1, [0.0, 0.2])
+    assert "tpr_at_fpr_0.001_ci95" not in values
+    assert values["silos"]["a"]["auc"] is None
+    (tmp_path / "audit.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"audit\.json"):
+        read_audit(tmp_path)

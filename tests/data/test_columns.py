@@ -1,4 +1,4 @@
-"""Columns by name: what a bundle lists is what the page lists, and what every site trains on, in that order."""
+"""Columns by name: a bundle and the rehearsal page list them, and every site trains on them in that order."""
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ def place(home, made):
     return SitePlan(home, agreement_in(made.file.read_bytes(), "x")[1])
 
 
-def test_a_bundle_takes_the_columns_from_the_coordinators_rows_and_writes_them_in(rows, tmp_path):
+def test_a_bundle_lists_the_columns_of_the_coordinators_rows(rows, tmp_path):
     made = bundle(tmp_path / "bundles", "heart", experiment(rows))
     _, its = agreement_in(made.file.read_bytes(), "x")
     assert its.experiment.data.columns == ["age", "chol", "sex"]
@@ -74,8 +74,8 @@ def test_a_bundle_takes_the_columns_from_the_coordinators_rows_and_writes_them_i
     assert facts["terms"]["columns"] == facts["columns"]
 
 
-def test_a_site_whose_columns_stand_in_another_order_trains_on_the_same_inputs(rows, tmp_path):
-    """Today ``age`` and ``chol`` swapped gave other inputs, and nobody was told."""
+def test_a_site_with_columns_in_another_order_trains_on_the_same_inputs(rows, tmp_path):
+    """Otherwise a site whose file has ``age`` and ``chol`` swapped would train on wrong inputs without an error."""
     made = bundle(tmp_path / "bundles", "heart", experiment(rows))
     (tmp_path / "other").mkdir()
     swapped = pd.DataFrame(table())[["sex", "label", "chol", "age"]]
@@ -94,14 +94,12 @@ def test_a_site_whose_columns_stand_in_another_order_trains_on_the_same_inputs(r
     ("change", "reason"),
     [
         ({"chol": "cholesterol"}, "column 'chol'"),
-        ({"age": lambda frame: frame.age.map("{} years".format)}, "('69 years')"),
+        ({"age": lambda frame: frame.age.map("{} years".format)}, "age holds"),
         ({"sex": lambda frame: (frame.sex == "f").astype(int)}, "data.categories.sex"),
     ],
     ids=["name", "number", "category"],
 )
-def test_a_site_whose_columns_differ_in_name_or_kind_is_refused_with_the_difference(
-    rows, tmp_path, change, reason
-):
+def test_a_site_with_columns_of_another_name_or_kind_is_refused(rows, tmp_path, change, reason):
     made = bundle(tmp_path / "bundles", "heart", experiment(rows))
     frame = pd.DataFrame(table())
     for name, other in change.items():
@@ -115,21 +113,18 @@ def test_a_site_whose_columns_differ_in_name_or_kind_is_refused_with_the_differe
     home = site(tmp_path / "home", tmp_path / "other")
     with pytest.raises(DataError) as refused:
         place(home, made).prepared()
-    if "years" not in reason:
-        assert reason in str(refused.value)
-    else:
-        assert "age holds" in str(refused.value)
+    assert reason in str(refused.value)
     facts, page = rehearse(home, made.file)
     assert facts["terms"] is None
     assert page.read_text().splitlines()[3].startswith("INCOMPLETE: ")
     assert "signature" not in page.read_text()
-    with pytest.raises(ConfigError, match="the page is not complete"):
+    with pytest.raises(ConfigError, match="not complete"):
         sign(home, made.hash)
     assert not home.approved.exists()
 
 
-def test_a_table_does_not_take_part_in_a_plan_that_names_no_columns(rows, tmp_path):
-    """A bundle for numbers by position, as an npz without names gives it."""
+def test_a_table_is_refused_by_a_plan_without_column_names(rows, tmp_path):
+    """The bundle is made from an npz whose columns have no names."""
     (tmp_path / "npz").mkdir()
     x, y = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32), np.arange(ROWS) % 2
     np.savez(tmp_path / "npz" / "clinic.npz", train_x=x, train_y=y)
@@ -143,7 +138,7 @@ def test_a_table_does_not_take_part_in_a_plan_that_names_no_columns(rows, tmp_pa
     assert facts["columns"] == []
 
 
-def test_an_npz_that_names_its_columns_is_held_to_them_and_put_in_order(rows, tmp_path):
+def test_the_named_columns_of_an_npz_are_checked_and_put_in_order(rows, tmp_path):
     made = bundle(tmp_path / "bundles", "heart", experiment(rows))
     names = ["sex=m", "chol", "sex=f", "age"]
     x, y = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32), np.arange(ROWS) % 2
@@ -165,7 +160,7 @@ def test_an_npz_that_names_its_columns_is_held_to_them_and_put_in_order(rows, tm
             _ = place(site(tmp_path / f"home-{name}", tmp_path / name, "npz"), made).raw
 
 
-def test_what_is_arranged_is_arranged_in_every_part():
+def test_columns_are_put_in_order_in_every_part():
     x = np.arange(12.0).reshape(4, 3)
     part, target = Part(x, np.arange(4)), x + 100
     raw = Raw(part, part, part, target, Part(target, np.arange(4)), ("c", "a", "b"))
@@ -173,13 +168,13 @@ def test_what_is_arranged_is_arranged_in_every_part():
     for one in (made.train, made.val, made.test):
         assert np.array_equal(one.x, x[:, [1, 2, 0]])
     assert np.array_equal(made.target, target[:, [1, 2, 0]])
-    assert made.target is made.target_test.x  # as it was: the split asks
+    assert made.target is made.target_test.x  # still the same rows, which the split depends on
     twice = Raw(part, columns=("a", "b", "b"))
     with pytest.raises(DataError, match="missing 'c'"):
         order_columns(twice, DataSettings(columns=["a", "b", "c"]), "here")
 
 
-def test_a_coordinator_without_rows_names_the_columns(tmp_path):
+def test_a_coordinator_without_rows_gives_the_columns_on_the_command_line(tmp_path):
     assert parse_columns("age,chol,sex=f|m") == [Column("age"), Column("chol"), Column("sex", ("f", "m"))]
     for text in ("age,,chol", "sex=", "=f", "sex=f||m"):
         with pytest.raises(ConfigError, match="--columns"):
@@ -187,9 +182,7 @@ def test_a_coordinator_without_rows_names_the_columns(tmp_path):
     server.init(tmp_path / "srv", "localhost", "127.0.0.1:1", 1)
     words = ("server", "bundle", tmp_path / "srv", "digits", "--set", "model.name=mlp")
     said = fedtl_command(*words, "--shape", "4", code=2).stderr
-    assert "--shape 4 is a table of 4 inputs, and its columns are not named; say --columns" in " ".join(
-        said.split()
-    )
+    assert "--columns" in said
     fedtl_command(*words, "--columns", "age,chol,sex=f|m")
     _, its = agreement_in((tmp_path / "srv" / "bundles" / "digits" / "digits.fab").read_bytes(), "x")
     assert its.shape == [4]
@@ -199,7 +192,7 @@ def test_a_coordinator_without_rows_names_the_columns(tmp_path):
     )
 
 
-def test_other_columns_are_another_signature(rows, tmp_path):
+def test_other_columns_need_another_signature(rows, tmp_path):
     made = bundle(tmp_path / "bundles", "heart", experiment(rows))
     its = place(site(tmp_path / "home", rows), made)
     now = signing.terms(its, its.prepared().data, None, 1, "2999-12-31")

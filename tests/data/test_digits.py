@@ -1,4 +1,4 @@
-"""The default source: all of scikit-learn's digits, each dealt once, through six scanners."""
+"""The default source: all of scikit-learn's digits, each in one silo, through six scanners."""
 
 import numpy as np
 import pytest
@@ -31,8 +31,8 @@ def test_six_silos_hold_every_digit_once():
     assert np.array_equal(np.bincount(labels), np.bincount(load_digits().target))
 
 
-def test_the_deal_is_disjoint():
-    """Seen through the plain scanner, each silo's rows are other rows of the collection."""
+def test_no_digit_is_in_two_silos():
+    """With the plain scanner for all silos, no image of the collection occurs in two of them."""
     names = list(SCANNERS)
     dealt = []
     for name in names:
@@ -64,7 +64,7 @@ def test_scanners_differ():
 
 
 @pytest.mark.parametrize("name", SCANNERS)
-def test_a_second_domain_has_rows_of_its_own(name):
+def test_the_rows_of_the_second_domain_are_other_rows(name):
     raw, whole = read(NEW, name), read(PLAIN, name)
     assert len(raw.train.y) + len(raw.target) + len(raw.target_test.y) == len(whole.train.y)
     assert np.array_equal(raw.train.y, whole.train.y[: len(raw.train.y)])

@@ -56,7 +56,7 @@ def test_parts_without_training_files_are_refused(tmp_path):
         read(settings(tmp_path), "a")
 
 
-def test_a_silo_with_one_colour_file_is_in_colours_throughout(tmp_path):
+def test_a_silo_with_one_colour_file_has_only_colour_images(tmp_path):
     two_classes(tmp_path / "a" / "train")
     two_classes(tmp_path / "a" / "test", RED)
     raw = read(settings(tmp_path), "a")
@@ -66,7 +66,7 @@ def test_a_silo_with_one_colour_file_is_in_colours_throughout(tmp_path):
 
 
 @pytest.mark.parametrize("late", ["train/dog/9.png", "test/cat/9.png"])
-def test_sizes_that_differ_are_refused_with_the_file_and_the_way_out(tmp_path, late):
+def test_sizes_that_differ_are_refused_with_the_file_and_the_setting(tmp_path, late):
     two_classes(tmp_path / "a" / "train")
     two_classes(tmp_path / "a" / "test")
     odd = save(np.zeros((5, 7), np.uint8), tmp_path, "a", late)
@@ -78,7 +78,7 @@ def test_sizes_that_differ_are_refused_with_the_file_and_the_way_out(tmp_path, l
     assert raw.train.x.shape[1:] == raw.test.x.shape[1:] == (4, 4)
 
 
-def test_resizing_keeps_what_is_constant(tmp_path):
+def test_resizing_keeps_a_constant_image(tmp_path):
     path = save(GREY, tmp_path, "a.png")
     assert (load_images([path], 3, "native") == 200).all()
     assert (load_images([path], 16, "native") == 200).all()
@@ -103,7 +103,7 @@ def test_grey_with_alpha_and_one_bit_are_grey(tmp_path):
     assert load_images([alpha, bit], "native", "native")[:, 0, 0].tolist() == [90, 255]
 
 
-def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path):
     path = save(np.array([[0, 256, 30000, 65535]], np.uint16), tmp_path, "deep.png")
     assert load_images([path], "native", "native").tolist() == [[[0, 1, 117, 255]]]
 

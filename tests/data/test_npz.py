@@ -1,4 +1,4 @@
-"""One archive a silo: what is read, and what is refused with the file's name."""
+"""One archive per silo: what is read, and what is refused with the file's name."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_a_folder_without_archives_is_refused(tmp_path):
         silos(settings(tmp_path))
 
 
-def test_parts_are_read_as_they_stand(tmp_path):
+def test_parts_are_read_without_changes(tmp_path):
     raw = read(
         write(tmp_path, train_x=X, train_y=Y, test_x=X[:2], test_y=Y[:2], val_x=X[:3], val_y=Y[:3]), "a"
     )
@@ -53,7 +53,7 @@ def test_columns_of_a_table_are_numbered(tmp_path):
     assert raw.test is raw.val is None
 
 
-def test_the_second_domain_is_read_only_where_it_is_asked_for(tmp_path):
+def test_the_second_domain_is_read_only_if_the_settings_name_it(tmp_path):
     write(tmp_path, train_x=X, train_y=Y, target_x=X[:4], target_test_x=X[:2], target_test_y=Y[:2])
     raw = read(settings(tmp_path, target_domain="new"), "a")
     assert (len(raw.target), len(raw.target_test.y)) == (4, 2)
@@ -75,7 +75,7 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, x, y):
     refused(tmp_path, r"train_x is \(")
 
 
-def test_channels_first_is_named_as_such(tmp_path):
+def test_channels_first_is_refused(tmp_path):
     write(tmp_path, train_x=np.zeros((6, 3, 8, 8), np.uint8), train_y=Y)
     refused(tmp_path, "N, C, H, W")
     write(

@@ -1,4 +1,4 @@
-"""What was learned from private rows is refused, whatever the source is called: by value, in promise and before."""
+"""Private training refuses values that were learned from private rows, by their origin, whatever the source is."""
 
 from dataclasses import fields, replace
 
@@ -113,8 +113,8 @@ def test_a_learned_value_is_refused_before_anything_trains(make, more, says, tmp
     assert found.holds == ()
 
 
-def test_public_rows_are_not_trained_on_in_vain(tmp_path, monkeypatch):
-    """The refusal comes before the pretraining, which may take long."""
+def test_a_learned_value_is_refused_before_pretraining(tmp_path, monkeypatch):
+    """Pretraining on public rows may take long."""
     monkeypatch.setattr(study_of_runs, "pretrained", lambda *_: pytest.fail("it was pretrained"))
     experiment = load("digits", [*columns(tmp_path), "model.pretrain_on=['b']"])
     with pytest.raises(ConfigError, match=SCALED):
@@ -158,7 +158,7 @@ def test_a_declared_or_released_value_is_not_refused(make, more, tmp_path):
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(Origins)])
-def test_promise_itself_refuses_each_kind(key, tmp_path):
+def test_the_privacy_guarantee_refuses_each_learned_value(key, tmp_path):
     learned = replace(data_of(), origins=replace(DECLARED, **{key: Origin.LEARNED}))
     with pytest.raises(ConfigError, match="is refused: "):
         silo_of(bench_of(), tmp_path, data=learned)
@@ -166,17 +166,17 @@ def test_promise_itself_refuses_each_kind(key, tmp_path):
     assert silo_of(bench_of(), tmp_path, data=released).guarantee.epsilon > 0
 
 
-def test_who_says_nothing_has_learned_everything(tmp_path):
+def test_a_value_without_an_origin_counts_as_learned(tmp_path):
     assert len(list(refusals(LEARNED))) == len(REASONS) == len(fields(Origins))
     with pytest.raises(ConfigError, match="data.target_domain"):
         silo_of(bench_of(), tmp_path, data=replace(data_of(), origins=LEARNED))
 
 
-def test_a_source_of_somebody_elses_is_taken_to_learn(monkeypatch, tmp_path):
+def test_a_source_that_does_not_say_what_it_learns_counts_as_learning(monkeypatch, tmp_path):
     part = Part(np.zeros((40, 3)), np.arange(40) % 2)
-    theirs = Source(lambda settings: ["a"], lambda settings, name: Raw(part), "", needs_path=False)
-    monkeypatch.setitem(DATA.own, "theirs", theirs)
-    sets = [*PRIVATE, "data.source=theirs", "data.scale=none", "model.name=mlp", CLASSES]
+    plugin = Source(lambda settings: ["a"], lambda settings, name: Raw(part), "", needs_path=False)
+    monkeypatch.setitem(DATA.own, "plugin", plugin)
+    sets = [*PRIVATE, "data.source=plugin", "data.scale=none", "model.name=mlp", CLASSES]
     with temporary_store() as shelf:
         origins = build(load("digits", sets), shelf, shelf).data("a").origins
     assert (origins.split, origins.shape, origins.columns) == (Origin.LEARNED,) * 3
@@ -192,7 +192,7 @@ def test_without_privacy_rows_are_prepared_as_before(tmp_path):
     assert data.train.x.mean(0).abs().max() < 1e-5
 
 
-def test_rows_that_train_nothing_are_told_at_home(tmp_path):
+def test_lint_reports_rows_and_columns_that_train_nothing(tmp_path):
     y = np.arange(60) % 2
     y[:6] = 7
     sets = arrays(tmp_path, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8), y)

@@ -1,4 +1,4 @@
-"""One silo's rows split, limited and numbered; every mistake in them said; and the real data sets all the way."""
+"""Splitting, limiting and numbering one silo's rows; errors in them; and real data sets from file to tensors."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ BINARY = frozenset("01")
 
 
 def rows(count, start=0):
-    """Each row is its own number, so that it can be found again."""
+    """Rows whose only value is their number."""
     x = np.arange(start, start + count, dtype=np.float32)[:, None]
     return Part(x, np.arange(count) % 2)
 
@@ -40,7 +40,7 @@ def test_parts_are_a_partition_of_the_rows():
     assert one.exam.ids.tolist() == found(one.exam.test)  # a row keeps its number in the source
 
 
-def test_the_seed_decides_and_the_silo_too():
+def test_the_split_depends_on_the_seed_and_the_silo():
     raw = Raw(rows(100), columns=("x",))
     assert found(do(raw).exam.test) == found(do(raw).exam.test)
     assert found(do(raw).exam.test) != found(do(raw, seed=1).exam.test)
@@ -48,7 +48,7 @@ def test_the_seed_decides_and_the_silo_too():
     assert other.exam.ids.tolist() != do(raw).exam.ids.tolist()
 
 
-def test_ids_do_not_move_with_other_settings():
+def test_ids_do_not_depend_on_other_settings():
     raw = Raw(rows(100), columns=("x",))
     few = do(raw, DataSettings(limit=10, val=0.3))
     assert few.exam.ids.tolist() == do(raw).exam.ids.tolist()
@@ -63,7 +63,7 @@ def test_parts_of_the_source_are_kept():
 
 
 @pytest.mark.parametrize(("limit", "train", "val"), [(10, 10, 1), (27, 27, 3), (1000, 72, 8), (0, 72, 8)])
-def test_a_limit_is_of_training_rows(limit, train, val):
+def test_a_limit_counts_training_rows(limit, train, val):
     one = do(Raw(rows(100), columns=("x",)), DataSettings(limit=limit))
     assert (len(one.data.train), len(one.data.val), len(one.exam.test)) == (train, val, 20)
     assert not set(found(one.data.train)) & {*found(one.data.val), *found(one.exam.test)}
@@ -76,7 +76,7 @@ def test_no_validation_rows_where_none_are_asked_for():
     assert len(one.data.train) == 32
 
 
-def test_rows_of_the_second_domain_are_trained_on_or_examined():
+def test_rows_of_the_second_domain_are_for_training_or_for_testing():
     target = rows(50, 1000)
     one = do(Raw(rows(50), target=target.x, target_test=target, columns=("x",)))
     trained, examined = one.data.target[:, 0].int().tolist(), found(one.exam.target)
@@ -84,7 +84,7 @@ def test_rows_of_the_second_domain_are_trained_on_or_examined():
     assert len(examined) == 10
 
 
-def test_a_second_domain_that_is_split_already_is_left_as_it_is():
+def test_a_second_domain_with_test_rows_is_not_split_again():
     one = do(Raw(rows(50), target=rows(30, 1000).x, target_test=rows(30, 2000), columns=("x",)))
     assert (len(one.data.target), len(one.exam.target)) == (30, 30)
     assert do(Raw(rows(50), target=rows(30, 1000).x, columns=("x",))).exam.target is None
@@ -98,7 +98,7 @@ def test_labels_are_numbered_by_value():
 
 
 @given(st.lists(st.lists(st.one_of(st.text(max_size=3), st.integers().map(str)))))
-def test_a_vocabulary_has_every_label_once_in_any_order(sets):
+def test_merged_labels_have_every_label_once_whatever_the_order(sets):
     made = merge_labels(sets)
     assert sorted(made) == sorted({label for labels in sets for label in labels})
     assert made == merge_labels([labels[::-1] for labels in sets[::-1]])
@@ -118,7 +118,7 @@ def test_own_classes_and_the_union_of_all():
     assert own.data.width == 2
 
 
-def test_values_to_regress_stay_values():
+def test_labels_of_a_regression_stay_values():
     y = np.linspace(1, 5, 40)
     settings = DataSettings(task="regression")
     one = prepare_silo(Raw(Part(rows(40).x, y), columns=("x",)), settings, "s", 0, (), frozenset())
@@ -302,8 +302,8 @@ def test_spoken_digits(shared_data):
 
 
 @given(st.integers(0, 30))
-def test_the_task_decides_how_rows_are_split_and_not_the_type_of_the_labels(seed):
-    """Nine events among 200 rows: stored as floats they are classes all the same, two of them in the test part."""
+def test_the_split_depends_on_the_task_and_not_on_the_type_of_the_labels(seed):
+    """Nine of 200 rows are positive, and two of these are in the test part even if labels are stored as floats."""
     plain = rows(200)
     y = (np.arange(200) % 22 == 3).astype(np.int64)
     assert y.sum() == 9
@@ -319,7 +319,7 @@ def test_the_task_decides_how_rows_are_split_and_not_the_type_of_the_labels(seed
         assert torch.equal(one.data.val.x, first.data.val.x)
 
 
-def test_whole_numbers_to_regress_are_not_classes():
+def test_whole_numbers_in_a_regression_are_not_classes():
     y = np.arange(100) // 10  # as classes, every value would be in every part
     settings = DataSettings(task="regression")
     whole, floats = (

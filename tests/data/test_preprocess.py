@@ -1,4 +1,4 @@
-"""From stored rows to what a model sees: learned from a silo's own training rows, and from nothing else."""
+"""From stored rows to what a model sees: constants come from a silo's training rows only."""
 
 from dataclasses import replace
 
@@ -40,7 +40,7 @@ def test_only_training_rows_are_learned_from():
     assert prepare_silo(moved, TABLE, "s", 0, ("0", "1"), frozenset("01")).inputs != first.inputs
 
 
-def test_missing_values_and_scale_as_numpy_has_them():
+def test_missing_values_and_scale_against_numpy():
     x, new = gappy(50), gappy(20)
     inputs = fit_inputs(x, np.arange(50) % 2, ("a", "b", "c"), TABLE, "s")
     fill = np.nanmedian(x.astype(np.float64), axis=0)
@@ -113,7 +113,7 @@ def test_declared_constants(tmp_path):
         ("mean = = 1", "readable TOML file"),
     ],
 )
-def test_declared_constants_that_are_none(tmp_path, text, message):
+def test_declared_constants_with_mistakes(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         fit_inputs(gappy(4, 1), np.zeros(4, int), ("a",), declared(tmp_path, text), "s")
 
@@ -134,7 +134,7 @@ def test_declared_constants_of_the_channels_of_images_of_floats(tmp_path):
     assert inputs.origin == "declared"
 
 
-def test_what_was_learned_says_so(tmp_path):
+def test_constants_carry_their_origin(tmp_path):
     x, y = gappy(30), np.linspace(0, 1, 30)
     regression = DataSettings(source="npz", task="regression")
     learned = fit_inputs(x, y, ("a", "b", "c"), regression, "s")
@@ -145,7 +145,7 @@ def test_what_was_learned_says_so(tmp_path):
     assert (none.origin, none.label_origin) == ("declared", "declared")
 
 
-def test_bounds_become_minus_one_and_one_and_what_is_missing_the_fill_value():
+def test_bounds_become_minus_one_and_one_and_missing_values_the_fill_value():
     chosen = DataSettings(scale="dp", bounds={"a": [0, 10], "*": [-100, 300, 0]})
     inputs = fit_inputs(np.zeros((4, 2)), np.zeros(4, int), ("a", "b"), chosen, "s")
     x = np.array([[0, -100], [10, 300], [5, 100], [1e9, -1e9], [np.nan, np.nan], [np.inf, -np.inf]])
@@ -266,8 +266,8 @@ def test_categories_are_encoded_as_scikit_learn_encodes_them():
 
 
 @pytest.mark.parametrize("y", [np.full(20, np.nan), np.array(["a", "b"] * 10), np.array([1e300, 2.0] * 10)])
-def test_labels_that_are_no_numbers_do_not_stop_a_silo_record_by_record(y):
-    """The origin of the scale is what private training refuses; no content of a row is refused before that."""
+def test_with_by_record_labels_that_are_not_numbers_do_not_stop_a_silo(y):
+    """Private training refuses the origin of the scale; before that no row is refused for its content."""
     chosen = DataSettings(source="npz", task="regression", by_record=True)
     made = prepare_silo(Raw(Part(gappy(20), y), columns=("a", "b", "c")), chosen, "s", 0, (), frozenset())
     assert (made.inputs.label_origin, made.data.origins.label_scale) == ("learned", "learned")

@@ -1,4 +1,4 @@
-"""Drawing rows class by class: a partition, of the asked size, in proportion, the same for the same generator."""
+"""Stratified draws are a partition of the right size, in proportion, and depend on the generator alone."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ LABELS = st.lists(st.integers(0, 5), max_size=60).map(lambda y: np.array(y, np.i
 
 
 @given(LABELS, st.integers(0, 70), st.integers(0, 9))
-def test_drawn_and_rest_are_a_partition_of_the_asked_size(y, count, seed):
+def test_drawn_and_rest_are_a_partition_of_the_right_size(y, count, seed):
     drawn, rest = stratified(y, count, np.random.default_rng(seed))
     assert sorted([*drawn, *rest]) == list(range(len(y)))
     assert len(drawn) == min(count, len(y))
@@ -27,11 +27,11 @@ def test_each_class_is_within_one_row_of_its_proportion(y, count, seed):
 
 
 @given(LABELS, st.integers(0, 70), st.integers(0, 9))
-def test_the_generator_decides(y, count, seed):
+def test_equal_generators_draw_equal_rows(y, count, seed):
     first, second = (stratified(y, count, np.random.default_rng(seed)) for _ in range(2))
     assert np.array_equal(first[0], second[0])
     named = stratified(y.astype(str), count, np.random.default_rng(seed))
-    assert np.array_equal(first[0], named[0])  # what the labels are called changes nothing
+    assert np.array_equal(first[0], named[0])  # the names of the labels do not matter
 
 
 def test_another_generator_draws_other_rows():
@@ -40,7 +40,7 @@ def test_another_generator_draws_other_rows():
 
 
 @given(LABELS, st.integers(0, 70), st.integers(0, 9))
-def test_the_type_that_stores_a_class_changes_nothing(y, count, seed):
+def test_the_type_of_the_labels_does_not_matter(y, count, seed):
     drawn, _ = stratified(y, count, np.random.default_rng(seed))
     for stored in (np.float32, np.float64, np.uint8, str, object):
         again, _ = stratified(y.astype(stored), count, np.random.default_rng(seed))

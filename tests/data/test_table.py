@@ -31,7 +31,7 @@ def refused(settings, *parts, act=read, name=("a",)):
         assert part in str(error.value)
 
 
-def test_a_folder_has_a_file_a_silo(tmp_path):
+def test_a_folder_with_one_file_per_silo(tmp_path):
     chosen = folder(tmp_path, categories=SEX)
     pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "b.parquet")
     (tmp_path / "README.md").touch()
@@ -45,7 +45,7 @@ def test_a_folder_has_a_file_a_silo(tmp_path):
         assert raw.train.y.tolist() == [0, 1, 0, 1]
 
 
-def test_a_silo_twice_is_refused(tmp_path):
+def test_two_files_of_one_silo_are_refused(tmp_path):
     chosen = folder(tmp_path)
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "a.parquet")
     refused(chosen, "silo a", ".parquet", act=silos, name=())
@@ -65,7 +65,7 @@ def test_one_file_with_a_silo_column(tmp_path, site, suffix):
     assert raw.train.y.tolist() == [1, 0]
 
 
-def test_file_and_folder_need_what_belongs_to_them(tmp_path):
+def test_a_file_needs_a_silo_column_and_a_folder_none(tmp_path):
     chosen = folder(tmp_path)
     refused(settings(tmp_path, silo_column="s"), "data.silo_column", act=silos, name=())
     refused(settings(tmp_path / "a.csv"), "set data.silo_column", act=silos, name=())
@@ -78,7 +78,7 @@ def test_file_and_folder_need_what_belongs_to_them(tmp_path):
     refused(chosen, "no .csv or .parquet", act=silos, name=())
 
 
-def test_text_needs_categories_and_the_message_has_them(tmp_path):
+def test_text_needs_categories_which_the_message_proposes(tmp_path):
     refused(folder(tmp_path), "('f')", "data.categories.sex = ['f', 'm']", "data.columns")
     assert read(folder(tmp_path, columns=["age", "bp"]), "a").columns == ("age", "bp")
 
@@ -149,7 +149,7 @@ def test_the_second_domain_gives_its_rows_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n1,2,3,4\n", b"\xff\xfe\xfa,b\n\xff,1\n"])
-def test_files_that_are_no_table_are_named(tmp_path, content):
+def test_files_that_cannot_be_parsed_are_named(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
     refused(settings(tmp_path), "a.csv")
 

@@ -1,4 +1,4 @@
-"""BatchNorm with constant statistics against numpy, the libraries' own models, and one example at a time."""
+"""BatchNorm with constant statistics against numpy, against the libraries' models, and per example."""
 
 import copy
 
@@ -30,7 +30,7 @@ ZOO = BUILT_IN + [pytest.param(name, marks=pytest.mark.slow) for name in LIBRARI
 
 
 def shaken(model, seed=0):
-    """Tensors of norms as training leaves them: at their first values many a mistake does not show."""
+    """Give normalisation layers values as after training: with their initial values many mistakes have no effect."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -45,7 +45,7 @@ def shaken(model, seed=0):
 
 
 def net_of(name):
-    """With the statistics of torch's own training pass, so that scores tell one input from another."""
+    """A model with statistics from one pass in training mode, so that its scores depend on the input."""
     with torch.random.fork_rng(devices=[]):
         net = shaken(model_spec(name, (3, 32, 32), 0).net(3)).double()
         torch.manual_seed(0)
@@ -99,7 +99,7 @@ def test_one_norm_against_numpy(kind, shape, training):
     np.testing.assert_allclose(new(x).detach().numpy(), fixed * weight + bias, atol=1e-12)
 
 
-def test_training_moves_nothing_and_neighbours_do_not_matter():
+def test_training_mode_changes_no_buffer_and_ignores_other_examples():
     x, other = torch.randn(2, 6, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     other = torch.cat([x[:1], 10 * other[1:]])
 
@@ -116,7 +116,7 @@ def test_training_moves_nothing_and_neighbours_do_not_matter():
     assert len(buffers) == 9
 
 
-def test_what_stands_where():
+def test_the_layers_of_a_converted_model():
     body = small()
     new = convert_norms(body)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in body.modules()) == 2, (
@@ -138,7 +138,7 @@ def test_what_stands_where():
     }
 
 
-def test_a_norm_without_shift_or_of_no_rows():
+def test_a_norm_without_shift_and_an_empty_batch():
     old = nn.BatchNorm2d(3)
     old.bias = None
     old = shaken(old)
@@ -148,7 +148,7 @@ def test_a_norm_without_shift_or_of_no_rows():
     assert new(x[:0]).shape == (0, 3, 2, 2)
 
 
-def test_a_norm_that_stands_in_two_places_goes_on_doing_so():
+def test_a_norm_that_is_used_twice_is_converted_once():
     norm = nn.BatchNorm1d(4)
     frozen = nn.BatchNorm1d(4).requires_grad_(False).eval()
     model = nn.Sequential(norm, nn.Linear(4, 4), nn.Sequential(norm), frozen)
@@ -159,7 +159,7 @@ def test_a_norm_that_stands_in_two_places_goes_on_doing_so():
         assert [module.training for module in (new[0], new[3])] == [True, False]
 
 
-def test_timms_norm_keeps_what_it_does_next():
+def test_timms_norm_keeps_its_activation_and_dropout():
     import_timm()
     from timm.layers import BatchNormAct2d
 
@@ -179,7 +179,7 @@ def test_timms_norm_keeps_what_it_does_next():
 
 
 class MyNorm(nn.BatchNorm2d):
-    """Its forward may do anything."""
+    """A subclass, whose forward may do anything."""
 
 
 REFUSED = [
@@ -198,19 +198,19 @@ def test_refused_by_path_and_type(norm):
         convert_norms(norm)
 
 
-def test_norms_that_keep_to_their_example_stay():
+def test_norms_within_one_example_are_not_converted():
     model = nn.Sequential(nn.GroupNorm(1, 2), nn.LayerNorm(2), nn.InstanceNorm1d(2), nn.RMSNorm(2))
     assert [type(module) for module in convert_norms(model)] == [type(module) for module in model]
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_model_there_and_back(name):
+def test_a_model_converted_and_restored(name):
     net, x = net_of(name), images(3)
     new = convert_norms(net)
     back = restore_norms(new)
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in new.modules())
     wanted = scores(net, x)
-    assert wanted.std(0).min() > 0.01, "these scores would not tell a mistake"
+    assert wanted.std(0).min() > 0.01, "these scores would not show a mistake"
     size = wanted.abs().max()
     for model, kind, error in ((new, x.dtype, 1e-12), (back, x.dtype, 1e-12), (new, torch.float32, 1e-4)):
         assert (scores(model.to(kind), x.to(kind)) - wanted).abs().max() < error * size
@@ -221,7 +221,7 @@ def test_a_model_there_and_back(name):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_names_there_and_back(name):
+def test_names_converted_and_restored(name):
     net = net_of(name)
     state, new = net.state_dict(), convert_norms(net)
     converted = convert_state(net, state)
@@ -246,8 +246,8 @@ def test_names_there_and_back(name):
     ]
 
 
-def test_names_one_by_one():
-    """The table of DESIGN.md, typed by hand."""
+def test_converted_names():
+    """Against a table written by hand."""
     net = nn.ModuleDict({"body": nn.ModuleDict({"bn1": nn.BatchNorm2d(2), "ln": nn.LayerNorm(2)})})
     wanted = {
         "body.bn1.weight": "body.bn1.affine.weight",
@@ -282,7 +282,7 @@ def test_roles_and_norms():
 
 
 @pytest.mark.parametrize("name", ["small", "resnet20", pytest.param("densenet121", marks=pytest.mark.slow)])
-def test_adabn_is_that_of_the_ordinary_body(name):
+def test_adabn_equals_that_of_the_ordinary_body(name):
     body = small().double() if name == "small" else net_of(name).body
     sizes = [9, 4, 6] if name == "small" else [5, 4]
     batches = [
@@ -295,14 +295,16 @@ def test_adabn_is_that_of_the_ordinary_body(name):
     assert found.keys() == wanted.keys()
     for key, tensor in wanted.items():
         assert torch.allclose(found[key], tensor, rtol=1e-5, atol=1e-6), key
-        assert not torch.allclose(tensor.double(), before[key], rtol=1e-2), "would not tell a mistake"
+        assert not torch.allclose(tensor.double(), before[key], rtol=1e-2), (
+            "this test would not notice a mistake"
+        )
     assert all(torch.equal(before[key], tensor) for key, tensor in new.state_dict().items())
     assert [module.training for module in new.modules()] == flags
     assert not any(module._forward_pre_hooks for module in new.modules())
 
 
 def steady(model):
-    """Training mode without chance: what drops does not."""
+    """Return the model in training mode with all dropout off."""
     for module in model.train().modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -313,8 +315,8 @@ def steady(model):
 
 @pytest.mark.parametrize("way", [by_bookkeeping, by_hooks])
 @pytest.mark.parametrize("name", [*ZOO, pytest.param("torchvision/googlenet", marks=pytest.mark.slow)])
-def test_gradients_example_by_example(name, way):
-    """Of the converted net in train(), against autograd's of the library's own net in eval()."""
+def test_per_example_gradients(name, way):
+    """Of the converted model in training mode, against autograd on the library's model in eval()."""
     net, x, y = net_of(name), images(3), images(3)[:, :, 0, 0]
     new = steady(convert_norms(net))
     names = [key for key, _ in new.named_parameters()]

@@ -1,4 +1,4 @@
-"""Which modules are norms, and AdaBN against ten lines of numpy and against torch's own running statistics."""
+"""Which modules are normalisation layers; AdaBN against numpy and against torch's running statistics."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_one_norm_against_numpy(norm, shape, sizes):
     np.testing.assert_allclose(found["0.running_var"], variance, rtol=1e-5)
 
 
-def test_far_from_zero_the_variance_keeps_its_digits():
+def test_the_variance_is_precise_for_values_far_from_zero():
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) + 1000
     found = adabn_statistics(nn.Sequential(nn.BatchNorm1d(2)), [x[:40], x[40:]])
     np.testing.assert_allclose(found["0.running_var"], numpy_statistics([x])[1], rtol=1e-3)
@@ -52,7 +52,7 @@ def deep():
     )
 
 
-def test_a_deep_net_on_one_batch_is_torchs_own_pass_with_momentum_one():
+def test_on_one_batch_it_equals_torchs_statistics_with_momentum_one():
     x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 + 1
     found = adabn_statistics(deep(), [x])
     reference = deep().train()
@@ -68,7 +68,7 @@ def test_a_deep_net_on_one_batch_is_torchs_own_pass_with_momentum_one():
         assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-6), name
 
 
-def test_each_layer_sees_what_the_batch_at_hand_gives_it():
+def test_each_layer_normalises_with_the_statistics_of_the_current_batch():
     """Two batches: layer by layer in numpy, each layer normalising with the statistics of its batch."""
     model = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU(), nn.BatchNorm1d(2))
     generator = torch.Generator().manual_seed(5)
@@ -85,7 +85,7 @@ def test_each_layer_sees_what_the_batch_at_hand_gives_it():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_it_was(training):
+def test_the_model_is_not_changed(training):
     model = deep().train(training)
     model[4].train(not training)  # one flag that is not like the others
     model(torch.randn(4, 3, 8, 8)) if training else None
@@ -98,7 +98,7 @@ def test_the_model_is_left_as_it_was(training):
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_the_model_is_left_as_it_was_even_when_a_batch_fails():
+def test_the_model_is_not_changed_if_a_batch_fails():
     model = deep().train()
     before, flags = bits(model), [module.training for module in model.modules()]
 
@@ -113,7 +113,7 @@ def test_the_model_is_left_as_it_was_even_when_a_batch_fails():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_dropout_does_not_draw():
+def test_dropout_is_off():
     torch.manual_seed(3)
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4)).train()
     x = torch.randn(30, 4)
@@ -140,11 +140,11 @@ def test_the_statistics_fit_into_the_model():
 
 
 class MyNorm(nn.BatchNorm2d):
-    """A subclass is what it subclasses."""
+    """A subclass of a torch norm."""
 
 
 class Frozen(nn.Module):
-    """Owns running statistics and is no torch norm: FrozenBatchNorm2d of torchvision is such a one."""
+    """Owns running statistics and is not a torch norm, like FrozenBatchNorm2d of torchvision."""
 
     def __init__(self):
         super().__init__()
@@ -166,11 +166,11 @@ def test_is_a_norm(module):
 
 
 @pytest.mark.parametrize("module", NOT_NORMS, ids=lambda module: type(module).__name__)
-def test_is_no_norm(module):
+def test_is_not_a_norm(module):
     assert not is_norm(module)
 
 
-def test_norms_of_the_zoo_that_subclass_nothing():
+def test_timms_norms_that_are_not_subclasses_of_torchs():
     from fedtl.models.libraries import import_timm
 
     import_timm()

@@ -1,4 +1,4 @@
-"""Arithmetic: bfloat16 where it was asked for, and float32 in everything that stays."""
+"""Precision: bfloat16 in forward passes if set, and float32 in all weights and statistics."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def silo_of(trainer, name):
 
 @pytest.mark.parametrize("engine", [Serial, lambda trainer: Stacked(trainer, 2)], ids=["serial", "stacked"])
 def test_bf16_computes_in_bfloat16_and_keeps_float32(engine):
-    """With 8 bits of mantissa training goes nearly the same way, and not quite."""
+    """With an 8-bit mantissa the result of training is close to float32, but not equal."""
     found = {}
     for dtype in ("float32", "bf16"):
         its = trainer(dtype)
@@ -47,7 +47,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32(engine):
         assert (one - other).norm() < 0.2 * one.norm()
 
 
-def test_scores_are_those_of_autocast():
+def test_scores_equal_those_of_autocast():
     its = trainer("bf16")
     silo = silo_of(its, "a")
     net, x = its.net(3), silo.data.val.x

@@ -1,4 +1,4 @@
-"""What each tensor of a zoo of models is, recounted by type; and that what leaves and what stays make the whole."""
+"""The role of each tensor of many models, counted by type; and that the shared and the local part make the whole."""
 
 from functools import lru_cache
 
@@ -48,7 +48,7 @@ def test_every_name_has_a_role_in_the_states_order(model):
     assert set(found.values()) <= set(Role)
 
 
-def test_the_norms_are_those_that_a_walk_by_type_finds(model):
+def test_norm_roles_equal_those_found_by_module_type(model):
     name, net = model
     walked = {path: module for path, module in net.named_modules() if isinstance(module, TORCH_NORMS)}
     assert len(walked) == ZOO[name]
@@ -63,7 +63,7 @@ def test_the_norms_are_those_that_a_walk_by_type_finds(model):
         assert {tensor for tensor, its in found.items() if its is role} == wanted
 
 
-def test_the_head_is_the_classifiers_weights_and_only_these(model):
+def test_the_head_is_exactly_the_classifier(model):
     _, net = model
     found = roles(net)
     assert {name for name, role in found.items() if role is Role.HEAD} == {"head.weight", "head.bias"}
@@ -77,7 +77,7 @@ def test_every_other_tensor_is_body(model):
         assert role is not Role.BODY or name.startswith("body.")
 
 
-def test_vgg_has_norms_that_no_name_gives_away():
+def test_vgg_has_norms_without_norm_in_their_names():
     found = roles(net_of("torchvision/vgg16_bn"))
     assert found["body.features.1.weight"] is Role.NORM
     assert found["body.features.1.running_mean"] is Role.STATS
@@ -136,7 +136,7 @@ SHARED = {
 }
 
 
-def test_what_each_method_shares_is_what_its_paper_says():
+def test_each_method_shares_the_roles_of_its_paper():
     assert {name: set(METHODS[name]().shared) for name in METHODS.own} == SHARED
 
 
@@ -163,7 +163,7 @@ def test_sharing_a_counter_is_refused():
         Partition({"n": Role.COUNT}, frozenset({Role.COUNT}))
 
 
-def test_names_that_are_not_the_models_are_refused():
+def test_states_with_other_names_are_refused():
     net = small_net("fedper")
     partition = Partition(roles(net), METHODS["fedper"]().shared)
     state = net.state_dict()
@@ -178,8 +178,8 @@ def test_names_that_are_not_the_models_are_refused():
         partition.join({**shared, "head.bias": local["head.bias"]}, local)
 
 
-class Odd(nn.Module):
-    """Buffers and parameters where one does not expect them."""
+class Unusual(nn.Module):
+    """Parameters and buffers of unusual kinds."""
 
     def __init__(self):
         super().__init__()
@@ -193,9 +193,9 @@ class Odd(nn.Module):
         return self.norm_but_by_name_only(x)
 
 
-def test_odd_tensors():
+def test_unusual_tensors():
     head = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3))
-    net = Net(Odd(), head, nn.ModuleDict({"domain": nn.Sequential(nn.Linear(2, 1), nn.LayerNorm(1))}))
+    net = Net(Unusual(), head, nn.ModuleDict({"domain": nn.Sequential(nn.Linear(2, 1), nn.LayerNorm(1))}))
     assert roles(net) == {
         "body.scale": Role.BODY,
         "body.anchor": Role.BODY,

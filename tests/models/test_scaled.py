@@ -1,4 +1,4 @@
-"""data.scale = "dp": mean and spread of each column, released with noise, charged, and what they are worth."""
+"""data.scale = "dp": mean and spread of each column are released with noise, charged, and precise enough to train."""
 
 import json
 import math
@@ -61,7 +61,7 @@ class Silent(Noise):
 
 
 def columns(rows, seed):
-    """Columns of very different units; the label is about all of them alike."""
+    """Columns with very different units; the label depends on each of them equally."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(rows, 4))
     return z * UNITS + CENTRES, (z.sum(1) + 0.3 * rng.normal(size=rows) > 0).astype(int)
@@ -87,7 +87,7 @@ def scaled(folder, tmp_path_factory):
     return trained(folder, out, *DP), RunFolder(out)
 
 
-def test_columns_of_very_different_units_can_be_learned_from(folder, scaled, tmp_path):
+def test_training_works_with_columns_of_very_different_units(folder, scaled, tmp_path):
     none = trained(folder, tmp_path / "none", "data.scale=none")
     dp, _ = scaled
     assert dp["mean"]["accuracy"] > 0.85
@@ -95,8 +95,8 @@ def test_columns_of_very_different_units_can_be_learned_from(folder, scaled, tmp
     assert all(its["epsilon"] <= 4 for its in dp["privacy"]["silos"].values())
 
 
-def test_mean_and_spread_are_those_of_numpy_within_the_noise(folder, scaled):
-    """From the tensors that the silo keeps, in the columns' own units."""
+def test_mean_and_spread_equal_numpys_within_the_noise(folder, scaled):
+    """In the columns' own units, from the tensors that the silo keeps."""
     _, run_folder = scaled
     for name in ("a", "b"):
         inputs, _, _ = run_folder.inputs(name)
@@ -170,7 +170,7 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
     assert np.allclose(sums[2][0], z.sum(0), atol=1e-4)
 
 
-def test_without_noise_it_is_the_mean_and_the_spread():
+def test_without_noise_it_gives_mean_and_spread():
     plan = with_input_scale(with_private_norms(model_spec("mlp", (2,), 0)), (2,))
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal([0.3, -0.1], [0.2, 0.5], (4000, 2)).clip(-1, 1), dtype=torch.float32)
@@ -200,7 +200,7 @@ def test_a_model_scales_its_inputs_once_and_keeps_its_names(name):
         )
 
 
-def test_a_model_that_would_scale_twice_is_refused():
+def test_a_model_that_would_scale_its_inputs_twice_is_refused():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -216,8 +216,8 @@ def test_a_model_that_would_scale_twice_is_refused():
         with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0), (3,))
 
 
-def test_a_killed_run_goes_on_with_the_scale_that_was_released(folder, tmp_path):
-    """With reproducible noise a run in two parts ends where one in a single part does; the event is charged once."""
+def test_a_resumed_run_uses_the_released_scale(folder, tmp_path):
+    """With reproducible noise an interrupted and resumed run gives the numbers of an uninterrupted one."""
     sets = [*SETS, *DP, f"data.path={folder}", "privacy.noise=reproducible"]
     experiment = load("digits", sets)
     whole = RunFolder.create(tmp_path / "w" / "s", experiment)

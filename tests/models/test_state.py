@@ -23,7 +23,7 @@ def random_state(seed, names=("b", "a", "c.weight")):
     return {name: torch.randn(2, 3, generator=generator) for name in names}
 
 
-def test_same_names_says_what_is_missing_and_what_is_too_much():
+def test_missing_and_unexpected_names_are_listed():
     check_same_names({"a": torch.zeros(1), "b": torch.zeros(1)}, {"b": torch.ones(1), "a": torch.ones(1)})
     with pytest.raises(PartitionError, match=r"\['b'\], unexpected \['c'\]"):
         check_same_names(
@@ -31,7 +31,7 @@ def test_same_names_says_what_is_missing_and_what_is_too_much():
         )
 
 
-def test_copy_has_left_the_model():
+def test_a_copy_is_detached_and_contiguous():
     weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)  # not contiguous
     copied = copy_state({"z": weight, "a": torch.ones(2)})
     assert list(copied) == ["a", "z"]
@@ -79,7 +79,7 @@ def test_weighted_mean_is_numpys_average(weights):
         np.testing.assert_allclose(mean[name], np.average(stacked, axis=0, weights=weights), atol=1e-5)
 
 
-def test_weighted_mean_leaves_its_parts_as_they_were_and_takes_an_iterator():
+def test_weighted_mean_does_not_change_its_parts_and_takes_an_iterator():
     states = [random_state(0), random_state(1)]
     before = [copy_state(state) for state in states]
     mean = weighted_mean((1.0, state) for state in states)
@@ -93,7 +93,7 @@ def test_weighted_mean_of_different_names_is_refused():
         weighted_mean([(1.0, random_state(0)), (1.0, random_state(1, ("a", "b")))])
 
 
-def test_weighted_mean_of_nothing_shared_is_nothing():
+def test_weighted_mean_of_empty_states_is_empty():
     assert weighted_mean([(3.0, {}), (1.0, {})]) == {}
 
 

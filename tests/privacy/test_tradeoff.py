@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 
-from fedtl.audit.canaries.one_run import Look, fdp_p, fdp_refutes, looks, of_gaussian
+from fedtl.audit.canaries.one_run import Guesses, fdp_p, fdp_refutes, gaussian_curve, guess
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import deltas, epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
@@ -136,8 +136,8 @@ def test_a_sampled_plan_is_not_refuted_for_not_being_gaussian():
     between = [
         correct
         for correct in range(101)
-        if fdp_refutes(Look(1000, 100, correct), of_gaussian(mu), level)
-        and not fdp_refutes(Look(1000, 100, correct), curve.min_fpr, level)
+        if fdp_refutes(Guesses(1000, 100, correct), gaussian_curve(mu), level)
+        and not fdp_refutes(Guesses(1000, 100, correct), curve.min_fpr, level)
     ]
     assert between
 
@@ -156,7 +156,7 @@ def test_sound_audits_are_refuted_no_more_often_than_they_claim(noise, rate, ste
             rng = np.random.default_rng(seed)
             member = rng.random(canaries) < 0.5
             found = scores(noise / less, rate, steps, member, rng)
-            seen = looks(found, member, rng)
+            seen = guess(found, member, rng)
             refuted[less] += min(fdp_p(look, curve.min_fpr) for look in seen) * len(seen) <= level
     assert refuted[1.0] <= binom.ppf(0.999, runs, level)
     assert refuted[3.0] >= 10

@@ -1,6 +1,7 @@
 """Whose row it is: read, kept together, and protected as one, not as so many records."""
 
 import html
+import json
 import re
 from dataclasses import replace
 
@@ -12,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedtl._util.records import to_plain
-from fedtl.audit import audit as whole
-from fedtl.audit.attacks.reference_models import RECORDS, half, planted, pool_of
-from fedtl.audit.retraining.audited_silo import stage_of
-from fedtl.audit.retraining.run import rehearse
+from fedtl.audit.attacks.reference_models import RECORDS, half, mislabelled_rows, pool_of
+from fedtl.audit.audit import AuditOptions, audit_run
+from fedtl.audit.retraining.audited_silo import silo_of_study
+from fedtl.audit.retraining.checks import retraining_checks
 from fedtl.audit.units import by_unit
-from fedtl.audit.verdict import FAMILY, failed
+from fedtl.audit.verdict import FAMILY_LEVEL, failed
+from fedtl.audit.workload import Effort
 from fedtl.data.dataset import Dataset
 from fedtl.data.prepare import prepare_silo
 from fedtl.data.settings import DataSettings
@@ -275,9 +277,9 @@ def patients(tmp_path_factory):
     experiment = load("digits", sets)
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
-    effort = whole.Effort(references=2, for_roles=1, iterations=2, roles=False)
-    found = whole.audit(out, folder / "audit", "server", effort, folder / "key.pem", "cpu", lambda *_: None)
-    return out, found, folder / "audit"
+    effort = Effort(references=2, role_references=1, iterations=2, roles=False)
+    audit_run(out, folder / "audit", AuditOptions(effort=effort), folder / "key.pem", lambda *_: None)
+    return out, json.loads((folder / "audit" / "audit.json").read_text()), folder / "audit"
 
 
 def test_an_audit_of_patients_attacks_patients(patients):
@@ -291,7 +293,7 @@ def test_an_audit_of_patients_attacks_patients(patients):
         tested = exam.test.unit_count
         coins = half(study, "north", 0)
         whose = pool_of(study, "north").rows.units
-        rows, planted_coins = planted(study, "north", RECORDS)
+        rows, planted_coins = mislabelled_rows(study, "north", RECORDS)
     assert result["units"] == data.train.unit_count < len(data.train)
     assert len(whose.unique()) == data.train.unit_count + tested
     for unit in range(int(whose.max()) + 1):
@@ -309,7 +311,7 @@ def test_an_audit_of_patients_attacks_patients(patients):
     assert checks["one record in the metric"]["value"] <= 1.01
     page = (folder / "audit.html").read_text()
     assert not_covered("patient") in html.unescape(page)
-    assert "its membership score is the mean over its rows" in page
+    assert "the mean over its rows" in page
 
 
 def test_what_was_not_exercised_is_neither_passed_nor_failed(patients):
@@ -352,7 +354,10 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
         )
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
-        found = {one.name for one in failed(rehearse(stage_of(study, "north"), []), FAMILY / 10)}
+        found = {
+            one.name
+            for one in failed(retraining_checks(silo_of_study(study, "north"), []), FAMILY_LEVEL / 10)
+        }
     assert check in found
 
 

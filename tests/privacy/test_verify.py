@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 
-from fedtl.audit.export import examine
+from fedtl.audit.export import StudyCharge, audit_export
 from fedtl.deployment.site.status import export, verify_export, verify_home
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.hash_chain import GENESIS
@@ -134,19 +134,18 @@ def test_a_ledger_that_was_touched_is_no_paper(papers, tmp_path):
 
 def test_an_auditor_reads_the_export_alone(papers, tmp_path):
     _, ledger, path = papers
-    found = examine(path)
-    assert found["violations"] == []
-    assert found["updates"] == 2
-    (name,) = found["studies"]
+    found = audit_export(path)
+    assert found.violations == ()
+    assert found.updates == 2
+    (name,) = found.studies
     last = [line for line in ledger if line["what"] == "charged"][-1]
     delta = next(line["delta"] for line in ledger if line["what"] == "planned")
     plan = next(line for line in ledger if line["what"] == "planned")
     assert plan["epsilon"] > 1.2 * last["epsilon"]  # two of four rounds
-    said = {"epsilon": plan["epsilon"], "delta": delta, "charged": last["epsilon"], "round": 2}
-    assert found["studies"][name] == said
-    second = next(its for its in found["checks"] if "Opacus" in its["name"])
-    assert second["value"] == pytest.approx(plan["epsilon"], abs=0.02)
-    assert {its["name"] for its in found["checks"]} >= {
+    assert found.studies[name] == StudyCharge(plan["epsilon"], delta, last["epsilon"], 2)
+    second = next(check for check in found.checks if "Opacus" in check.name)
+    assert second.value == pytest.approx(plan["epsilon"], abs=0.02)
+    assert {check.name for check in found.checks} >= {
         "chain",
         "approval",
         "ledger arithmetic",
@@ -161,7 +160,7 @@ def test_an_auditor_reads_the_export_alone(papers, tmp_path):
     }.items():  # fmt: skip
         odd = tmp_path / "odd.jsonl"
         odd.write_text(text)
-        assert any(f": {name}: " in line for line in examine(odd)["violations"]), name
+        assert any(f": {name}: " in line for line in audit_export(odd).violations), name
 
 
 def rechained(text, change):

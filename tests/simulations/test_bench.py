@@ -30,7 +30,7 @@ def parts(monkeypatch):
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_the_floor_does_what_fedtl_does(parts, model):
+def test_the_floor_and_fedtl_compute_the_same_model(parts, model):
     """One batch holds all rows, so the order in which they were drawn is the same for both."""
     load = parts["loads"].Load("same", model, (1, 8, 8), silos=3, rows=16, val_rows=4, batch=16, lr=0.1)
     plain = parts["floor"].Floor(load, parts["floor"].FAST)
@@ -49,11 +49,11 @@ def test_every_process_has_the_same_rows_and_first_weights(parts):
     first, again = load.data("silo-0003"), load.data("silo-0003")
     assert torch.equal(first.train.x, again.train.x)
     assert not torch.equal(first.train.x, load.data("silo-0002").train.x)
-    one, other = load.blueprint().net(10).state_dict(), load.blueprint().net(10).state_dict()
+    one, other = load.model_spec().net(10).state_dict(), load.model_spec().net(10).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_ratio_of_contenders_in_turn_is_taken_turn_by_turn(parts):
+def test_a_ratio_of_contenders_in_turn_is_computed_turn_by_turn(parts):
     times = parts["measure"].Times
     floor = [1.0, 5.0, 1.0]
     slow, fast = times([2.0, 20.0, 4.0], floor, in_turn=True), times([1.0, 10.0, 1.0], floor, in_turn=True)
@@ -61,7 +61,7 @@ def test_a_ratio_of_contenders_in_turn_is_taken_turn_by_turn(parts):
     assert fast.to_floor == 1
 
 
-def test_a_block_is_measured_by_the_floor_of_its_own_moment(parts):
+def test_a_block_is_compared_with_the_floor_of_the_same_moment(parts):
     times = parts["measure"].Times
     fast = times([2.0, 4.0], [1.0, 2.0], in_turn=True)
     block = times([60.0, 80.0], [10.0, 10.0], in_turn=False)  # while the machine was ten times as slow
@@ -99,7 +99,7 @@ def test_a_block_that_fails_is_named_and_does_not_end_the_run(parts):
     assert len(times["one"].seconds) == 3
 
 
-def test_a_crowd_is_judged_by_time_and_memory_a_silo(parts):
+def test_many_silos_are_judged_by_time_and_memory_per_silo(parts):
     def row(silos, ms, mib):
         return {
             "silos": silos,

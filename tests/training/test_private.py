@@ -69,7 +69,7 @@ def test_a_scheduled_loss_acts_in_private_training(tmp_path):
 def test_a_term_whose_examples_meet_later_is_refused_before_it_is_charged(tmp_path):
     trainer = trainer_with(MeetsLater())
     silo = silo_of(trainer, tmp_path)
-    with pytest.raises(ConfigError, match="depends on the"):
+    with pytest.raises(ConfigError, match="depends on other records"):
         trainer.fit(silo, task_of(trainer))
     assert not silo.guarantee.account.path.exists()
 

@@ -1,15 +1,14 @@
 """
-Gradient inversion: inputs from an update as it crossed the wall (Geiping et al., 2020: cosine distance and total
-variation, by Adam), with labels from the last layer where that is shared, and layer statistics where those are.
+Gradient inversion: inputs are reconstructed from an update as it crossed (Geiping et al., 2020: cosine distance and total
+variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they are.
 
-Knows what the server knows: what it sent, what came back, the settings, and the initial local tensors, which follow from
-the experiment's seed. A realistic attack and no bound.
+The attack knows what the server knows: what it sent, what came back, the settings, and the initial local tensors, which
+follow from the experiment's seed. It is a realistic attack, not a bound.
 """
 
-import copy as copies
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +25,16 @@ from fedtl.models.state import State
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 
-SMOOTH = 1e-2  # weight of total variation
-LIKE = 1e-2  # weight of the layers' statistics
-RATE = 0.1  # Adam's, halved at three quarters
-WINDOW = 7  # SSIM's, uniform
+VARIATION_WEIGHT = 1e-2
+STATISTICS_WEIGHT = 1e-2
+LEARNING_RATE = 0.1  # of Adam; halved at a half and at three quarters of the iterations
+SSIM_WINDOW = 7  # pixels, uniform
+Images = NDArray[np.float64]  # [N, C, H, W] in 0..1
 
 
 @dataclass(frozen=True)
-class Crossed:
-    """One update: what was sent, what came back, the initial local tensors, how many rows and steps it is of."""
+class ObservedUpdate:
+    """What was sent, what came back, the initial local tensors, the number of rows and steps, and the net's shapes."""
 
     shared: State
     delta: State
@@ -45,91 +45,96 @@ class Crossed:
     shape: tuple[int, ...]
 
 
-def coefficient(training: TrainingConfig, steps: int) -> float:
+def gradient_multiplicity(training: TrainingConfig, steps: int) -> float:
     """
-    How often the mean gradient is in minus delta / lr: with momentum m, sum over t = 1..steps of (1 - m^t) / (1 - m).
-    Without it an update of several steps would be read as one huge gradient.
+    How many times -delta / lr contains the mean gradient: with momentum m, the sum over t = 1..steps of
+    (1 - m^t) / (1 - m).
     """
     m = training.momentum if training.optimizer == "sgd" else 0.0
     return sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
 
 
-def gradients(trainer: Trainer, its: Crossed, moving: Sequence[str]) -> State:
-    """The mean gradient over the silo's steps, of each tensor that moves and crossed; for SGD in the right scale."""
-    training, found = trainer.training, State()
-    often = coefficient(training, its.steps)
-    for name in moving:
-        if name in its.delta:
+def mean_gradient(trainer: Trainer, update: ObservedUpdate, trained: Sequence[str]) -> State:
+    """The mean gradient over the silo's steps, for each trained tensor that crossed. The scale is right for SGD only."""
+    training, gradient = trainer.training, State()
+    multiplicity = gradient_multiplicity(training, update.steps)
+    for name in trained:
+        if name in update.delta:
             rate = training.lr * (training.body_lr if name.startswith("body.") else 1.0)
             if rate:
-                found[name] = -its.delta[name] / (rate * often) - training.weight_decay * its.shared[name]
-    return found
+                decay = training.weight_decay * update.shared[name]
+                gradient[name] = -update.delta[name] / (rate * multiplicity) - decay
+    return gradient
 
 
-def labels(its: Crossed, gradient: State, net: nn.Module) -> Tensor | None:
+def infer_labels(update: ObservedUpdate, gradient: State, net: nn.Module) -> Tensor | None:
     """
-    Which labels the rows had, from the last layer's bias: its gradient is mean_c p - n_c / n (Zhao et al., 2020; counts
-    as in Wainakh et al., 2022, with p of the received model on noise). None where no such bias crossed.
+    The labels of the rows, from the last layer's bias: its gradient is mean_c p - n_c / n (Zhao et al., 2020; counts as in
+    Wainakh et al., 2022, with p of the received model on noise). None if no such bias crossed.
     """
-    name = next((n for n in reversed(its.delta) if n.startswith("head.") and n.endswith("bias")), None)
-    if name is None or name not in gradient or gradient[name].shape != (its.width,) or its.width < 2:
+    name = next((n for n in reversed(update.delta) if n.startswith("head.") and n.endswith("bias")), None)
+    if name is None or name not in gradient or update.width < 2:
+        return None
+    if gradient[name].shape != (update.width,):
         return None
     with torch.no_grad():
-        noise = 2 * torch.rand(64, *its.shape, generator=torch.Generator().manual_seed(0)) - 1
-        chances = net(noise).softmax(1).mean(0)
-    left = its.rows * (chances - gradient[name])
-    found = []
-    for _ in range(its.rows):
-        found.append(int(left.argmax()))
-        left[found[-1]] -= 1
-    return torch.tensor(sorted(found))
+        noise = 2 * torch.rand(64, *update.shape, generator=torch.Generator().manual_seed(0)) - 1
+        probabilities = net(noise).softmax(1).mean(0)
+    remaining = update.rows * (probabilities - gradient[name])
+    labels = []
+    for _ in range(update.rows):
+        labels.append(int(remaining.argmax()))
+        remaining[labels[-1]] -= 1
+    return torch.tensor(sorted(labels))
 
 
 def invert(
-    trainer: Trainer, its: Crossed, most: int, iterations: int, seed: int
+    trainer: Trainer, update: ObservedUpdate, count: int, iterations: int, seed: int
 ) -> tuple[Tensor, Tensor | None]:
-    """At most ``most`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the labels that were found."""
-    net = copies.deepcopy(trainer.net(its.width)).cpu()
-    net.load_state_dict(model_part(trainer.partition.join(its.shared, its.local)))
+    """Return at most ``count`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the inferred labels."""
+    net = copy.deepcopy(trainer.net(update.width)).cpu()
+    net.load_state_dict(model_part(trainer.partition.join(update.shared, update.local)))
     trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
-    wanted = gradients(trainer, its, list(weights))
-    known = labels(its, wanted, net)
-    count = min(its.rows, most)
+    wanted = mean_gradient(trainer, update, list(weights))
+    labels = infer_labels(update, wanted, net)
+    count = min(update.rows, count)
     generator = torch.Generator().manual_seed(seed)
-    x = (0.2 * torch.randn(count, *its.shape, generator=generator)).requires_grad_()
-    soft = torch.zeros(count, its.width).requires_grad_()
-    picked = None if known is None else known[torch.linspace(0, len(known) - 1, count).round().long()]
-    optimizer = torch.optim.Adam([x, soft] if picked is None else [x], lr=RATE)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [iterations // 2, 3 * iterations // 4], 0.5)
-    layers = _statistics(net, its)
+    x = (0.2 * torch.randn(count, *update.shape, generator=generator)).requires_grad_()
+    soft = torch.zeros(count, update.width).requires_grad_()
+    hard = None if labels is None else labels[torch.linspace(0, len(labels) - 1, count).round().long()]
+    optimizer = torch.optim.Adam([x, soft] if hard is None else [x], lr=LEARNING_RATE)
+    milestones = [iterations // 2, 3 * iterations // 4]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, 0.5)
+    layers = _layer_statistics(net, update)
     for _ in range(iterations):
         optimizer.zero_grad()
-        seen: list[Tensor] = []
-        hooks = [module.register_forward_pre_hook(_watch(seen)) for module, _, _ in layers]
-        made = _loss(net(x), picked, soft, its.width)
+        activations: list[Tensor] = []
+        hooks = [module.register_forward_pre_hook(_recorder(activations)) for module, _, _ in layers]
+        loss = _loss(net(x), hard, soft, update.width)
         for hook in hooks:
             hook.remove()
-        found = torch.autograd.grad(made, [weights[name] for name in wanted], create_graph=True)
-        loss = _distance(found, list(wanted.values())) + SMOOTH * _variation(x) + LIKE * _unlike(seen, layers)
-        loss.backward()
+        gradient = torch.autograd.grad(loss, [weights[name] for name in wanted], create_graph=True)
+        distance = _cosine_distance(gradient, list(wanted.values())) + VARIATION_WEIGHT * _variation(x)
+        distance = distance + STATISTICS_WEIGHT * _statistics_distance(activations, layers)
+        distance.backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
             x.clamp_(-1, 1)
-    return x.detach(), known
+    return x.detach(), labels
 
 
-def _loss(scores: Tensor, picked: Tensor | None, soft: Tensor, width: int) -> Tensor:
+def _loss(scores: Tensor, hard: Tensor | None, soft: Tensor, width: int) -> Tensor:
     if width < 2:
         return F.mse_loss(scores[:, 0], soft[:, 0])
-    return F.cross_entropy(scores, soft.softmax(1) if picked is None else picked)
+    return F.cross_entropy(scores, soft.softmax(1) if hard is None else hard)
 
 
-def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def _cosine_distance(gradient: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     """1 - cosine over all tensors together."""
-    dot = torch.stack([(a * b).sum() for a, b in zip(found, wanted, strict=True)]).sum()
-    lengths = [torch.stack([a.square().sum() for a in part]).sum().sqrt() for part in (found, wanted)]
+    dot = torch.stack([(a * b).sum() for a, b in zip(gradient, wanted, strict=True)]).sum()
+    lengths = [torch.stack([a.square().sum() for a in part]).sum().sqrt() for part in (gradient, wanted)]
     return 1 - dot / (lengths[0] * lengths[1] + 1e-12)
 
 
@@ -139,48 +144,41 @@ def _variation(x: Tensor) -> Tensor:
     return (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
 
 
-Layer = tuple[nn.Module, Tensor, Tensor]
+Layer = tuple[nn.Module, Tensor, Tensor]  # with the mean and variance of its inputs
 
 
-def _statistics(net: nn.Module, its: Crossed) -> list[Layer]:
-    """Each BatchNorm whose running statistics crossed, with the batch's mean and variance that moved them."""
-    found = []
+def _layer_statistics(net: nn.Module, update: ObservedUpdate) -> list[Layer]:
+    """Each BatchNorm whose running statistics crossed, with the batch mean and variance that changed them."""
+    layers = []
     for path, module in batch_norms(net):
         mean, var = f"{path}.running_mean", f"{path}.running_var"
-        if mean not in its.delta or isinstance(module, FixedNorm):
+        if mean not in update.delta or isinstance(module, FixedNorm):
             continue
         momentum = getattr(module, "momentum", None) or 0.1
-        share = 1 - (1 - momentum) ** its.steps
-        seen = (its.shared[mean] + its.delta[mean] / share, its.shared[var] + its.delta[var] / share)
-        found.append((module, seen[0], seen[1].clamp_min(0)))
-    return found
+        share = 1 - (1 - momentum) ** update.steps
+        batch_mean, batch_var = (update.shared[name] + update.delta[name] / share for name in (mean, var))
+        layers.append((module, batch_mean, batch_var.clamp_min(0)))
+    return layers
 
 
-def _watch(seen: list[Tensor]) -> Any:
-    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0])
-
-    return hook
+def _recorder(activations: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    return lambda module, inputs: activations.append(inputs[0])
 
 
-def _unlike(seen: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    """How far the guess's layer statistics are from those that crossed, in standard deviations (Yin et al., 2021)."""
+def _statistics_distance(activations: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
+    """The distance of the guess's layer statistics from those that crossed, in standard deviations (Yin et al., 2021)."""
     gaps = []
-    for activation, (_, mean, var) in zip(seen, layers, strict=True):
+    for activation, (_, mean, var) in zip(activations, layers, strict=True):
         flat = activation.transpose(0, 1).flatten(1)
         scale = var.mean().sqrt() + 1e-6
+        deviation = flat.var(1, unbiased=False).clamp_min(1e-12).sqrt()
         gaps.append(((flat.mean(1) - mean) / scale).square().mean())
-        gaps.append(
-            ((flat.var(1, unbiased=False).clamp_min(1e-12).sqrt() - var.sqrt()) / scale).square().mean()
-        )
+        gaps.append(((deviation - var.sqrt()) / scale).square().mean())
     return torch.stack(gaps).mean() if gaps else torch.zeros(())
 
 
-Images = NDArray[np.float64]  # [N, C, H, W] of 0..1
-
-
 def matched(guesses: Images, originals: Images) -> tuple[list[int], Images]:
-    """For each guess the original that it is of, one each, so that the squared error is least; and those originals."""
+    """Assign each guess an original of its own, with the least squared error; return the indices and the originals."""
     errors = ((guesses[:, None] - originals[None]) ** 2).reshape(len(guesses), len(originals), -1).mean(2)
     rows, columns = linear_sum_assignment(errors)
     order = [int(columns[list(rows).index(at)]) for at in range(len(guesses))]
@@ -188,21 +186,21 @@ def matched(guesses: Images, originals: Images) -> tuple[list[int], Images]:
 
 
 def psnr(one: Images, other: Images) -> float:
-    """10 log10(1 / mean squared error), in dB, of values in 0..1; at most 100."""
+    """Peak signal-to-noise ratio 10 log10(1 / mean squared error) in dB, for values in 0..1; at most 100."""
     return float(-10 * np.log10(max(((one - other) ** 2).mean(), 1e-10)))
 
 
 def ssim(one: Images, other: Images) -> float:
-    """Wang et al., 2004, with a uniform window, of images [C, H, W] of 0..1; windows that stand wholly inside."""
-    size = min(WINDOW, *one.shape[1:])
+    """Structural similarity (Wang et al., 2004) of images [C, H, W] in 0..1, over uniform windows that lie inside."""
+    size = min(SSIM_WINDOW, *one.shape[1:])
     size -= 1 - size % 2
     values = []
     for a, b in zip(one, other, strict=True):
-        scale = size**2 / max(size**2 - 1, 1)  # the unbiased covariance
+        unbiased = size**2 / max(size**2 - 1, 1)
         ma, mb, aa, bb, ab = (uniform_filter(part, size) for part in (a, b, a * a, b * b, a * b))
-        va, vb, cov = (scale * part for part in (aa - ma * ma, bb - mb * mb, ab - ma * mb))
+        va, vb, cov = (unbiased * part for part in (aa - ma * ma, bb - mb * mb, ab - ma * mb))
         c1, c2 = 0.01**2, 0.03**2
-        every = ((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
+        windows = ((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
         edge = size // 2
-        values.append(float(every[edge : every.shape[0] - edge, edge : every.shape[1] - edge].mean()))
+        values.append(float(windows[edge : windows.shape[0] - edge, edge : windows.shape[1] - edge].mean()))
     return float(np.mean(values))

@@ -1,34 +1,35 @@
 """
-Membership inference: from what a vantage knows, was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA
-(Zarifzadeh et al., 2024), with reference models that saw other rows.
+Membership inference: was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA (Zarifzadeh et al., 2024), with
+reference models that were trained on other rows.
 
-Knows confidences and coins; how they come about is ``shadows``'s. A realistic risk, and no bound: an attack that fails
-proves nothing, an attack that succeeds proves what it took.
+Works on confidences and coins; ``reference_models`` computes them. These attacks are realistic, and no bound: an attack
+that fails proves nothing.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from fedtl.results.audit import AttackFigures, AttackResult, Interval
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-RATES = (0.01, 0.001)
-OFFLINE = 0.3  # RMIA's a: how much lower the confidence is in models without a row
-LEVEL = 0.05  # of intervals
-POINTS = 60  # of a drawn ROC curve
+OFFLINE = 0.3  # RMIA's parameter a: how much lower the confidence is in models without a row
+SIGNIFICANCE = 0.05  # of the confidence intervals
+ROC_POINTS = 60  # of a plotted curve
 
 
 @dataclass(frozen=True)
 class Evidence:
     """
-    Of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], and each reference's [k, n] with
-    the rows ``held`` [k, n] that it trained on. ``population`` and ``others`` [k, p]: log-odds of rows of nobody's.
+    Of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], those of the references [k, n], and
+    the rows that each reference was trained on, ``held`` [k, n]. ``population`` [p] and ``population_references``
+    [k, p]: log-odds of rows that no model was trained on.
     """
 
     member: Bools
@@ -36,36 +37,39 @@ class Evidence:
     references: Floats
     held: Bools
     population: Floats
-    others: Floats
+    population_references: Floats
 
     def scored(self) -> Bools:
-        """Rows that some reference did not train on; with one reference that is half of them."""
+        """Rows that some reference was not trained on; with one reference that is half of them."""
         return np.asarray(~self.held.all(0))
 
 
-def lira(of: Evidence) -> Floats:
-    """log Phi((target - mean_out) / sd), one sd for all rows, for there are few references; NaN where there is none."""
-    out = np.where(of.held, np.nan, of.references)
-    means = _mean_out(out)
-    enough = (~of.held).sum(0) > 1
-    spread = float(np.sqrt(np.nanmean(np.nanvar(out[:, enough], axis=0, ddof=1)))) if enough.any() else 0.0
-    return np.asarray(norm.logcdf((of.target - means) / (spread or float(np.nanstd(out)) or 1.0)))
-
-
-def rmia(of: Evidence) -> Floats:
+def lira(evidence: Evidence) -> Floats:
     """
-    The share of the population that the row's ratio reaches, ratio p(x) / p_ref(x) with
-    p_ref = ((1 + a) mean_out + 1 - a) / 2; NaN where there is no reference.
+    log Phi((target - mean_out) / sd), with one sd for all rows, because there are few references; NaN for a row that every
+    reference was trained on.
+    """
+    out = np.where(evidence.held, np.nan, evidence.references)
+    means = _mean_out(out)
+    enough = (~evidence.held).sum(0) > 1
+    spread = float(np.sqrt(np.nanmean(np.nanvar(out[:, enough], axis=0, ddof=1)))) if enough.any() else 0.0
+    return np.asarray(norm.logcdf((evidence.target - means) / (spread or float(np.nanstd(out)) or 1.0)))
+
+
+def rmia(evidence: Evidence) -> Floats:
+    """
+    The share of the population whose ratio is at most the row's, ratio p(x) / p_ref(x) with
+    p_ref = ((1 + a) mean_out + 1 - a) / 2; NaN for a row that every reference was trained on.
     """
 
     def ratio(target: Floats, out: Floats) -> Floats:
         mean = _mean_out(out)
-        return np.asarray(_share(target) / (((1 + OFFLINE) * mean + 1 - OFFLINE) / 2))
+        return np.asarray(_probability(target) / (((1 + OFFLINE) * mean + 1 - OFFLINE) / 2))
 
-    rows = ratio(of.target, np.where(of.held, np.nan, _share(of.references)))
-    people = np.sort(ratio(of.population, _share(of.others)))
-    reached = np.searchsorted(people, rows, side="right") / len(people)
-    # The population is small and its shares are few; rows of one share are told apart by their ratio.
+    rows = ratio(evidence.target, np.where(evidence.held, np.nan, _probability(evidence.references)))
+    population = np.sort(ratio(evidence.population, _probability(evidence.population_references)))
+    reached = np.searchsorted(population, rows, side="right") / len(population)
+    # The population is small, so many rows have the same share; the ratio orders these.
     return np.where(np.isnan(rows), np.nan, reached + 1e-6 * np.tanh(rows))
 
 
@@ -74,76 +78,84 @@ def _mean_out(out: Floats) -> Floats:
     return np.where(count, np.nansum(out, axis=0) / np.maximum(count, 1), np.nan)
 
 
-def _share(odds: Floats) -> Floats:
-    return 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
+def _probability(log_odds: Floats) -> Floats:
+    return 1 / (1 + np.exp(-np.clip(log_odds, -30, 30)))
 
 
 ATTACKS = {"rmia": rmia, "lira": lira}
 
 
-def measure(evidence: Mapping[str, Evidence]) -> dict[str, Any]:
-    """By attack: its figures over all silos' rows, and each silo's own."""
-    found: dict[str, Any] = {}
-    for attack, score in ATTACKS.items():
-        scores = {silo: score(its) for silo, its in evidence.items()}
-        kept = {silo: ~np.isnan(its) for silo, its in scores.items()}
-        silos = {
-            silo: figures(evidence[silo].member[kept[silo]], scores[silo][kept[silo]]) for silo in evidence
-        }
-        member = np.concatenate([evidence[silo].member[kept[silo]] for silo in evidence])
-        everyone = np.concatenate([scores[silo][kept[silo]] for silo in evidence])
-        found[attack] = {**figures(member, everyone), "roc": _roc(member, everyone), "silos": silos}
-    return found
+def attack(evidence: Mapping[str, Evidence]) -> dict[str, AttackResult]:
+    """Each attack's figures over the rows of all silos, and for each silo; empty without evidence."""
+    results = {}
+    for name, score in ATTACKS.items() if evidence else ():
+        scores = {silo: score(own) for silo, own in evidence.items()}
+        kept = {silo: ~np.isnan(own) for silo, own in scores.items()}
+        members = {silo: evidence[silo].member[kept[silo]] for silo in evidence}
+        scores = {silo: scores[silo][kept[silo]] for silo in evidence}
+        member = np.concatenate(list(members.values()))
+        pooled = np.concatenate(list(scores.values()))
+        silos = {silo: figures(members[silo], scores[silo]) for silo in evidence}
+        results[name] = AttackResult(**vars(figures(member, pooled)), roc=_roc(member, pooled), silos=silos)
+    return results
 
 
-def figures(member: Bools, scores: Floats) -> dict[str, Any]:
+def figures(member: Bools, scores: Floats) -> AttackFigures:
     """
-    AUC with Hanley and McNeil's interval (1982), TPR at each rate with Clopper and Pearson's (1934), and how many rows
-    there were. None where there are no members or no others.
+    AUC with the interval of Hanley and McNeil (1982), true positive rates with that of Clopper and Pearson (1934). None if
+    there are no members or no others.
     """
-    inside, outside = int(member.sum()), int((~member).sum())
-    its: dict[str, Any] = {"members": inside, "others": outside, "notes": []}
-    if not inside or not outside:
-        return {**its, "auc": None, "ci95": None, **{f"tpr_at_fpr_{rate:g}": None for rate in RATES}}
+    members, others = int(member.sum()), int((~member).sum())
+    if not members or not others:
+        return AttackFigures(members, others, (), None, None, None, None)
     auc = float(roc_auc_score(member, scores))
-    half = float(norm.ppf(1 - LEVEL / 2)) * _auc_error(auc, inside, outside)
-    its |= {"auc": auc, "ci95": [max(0.0, auc - half), min(1.0, auc + half)]}
-    for rate in RATES:
-        allowed = math.floor(rate * outside + 1e-9)
-        threshold = np.sort(scores[~member])[outside - 1 - allowed]
-        hits = int((scores[member] > threshold).sum())
-        its[f"tpr_at_fpr_{rate:g}"] = hits / inside
-        its[f"tpr_at_fpr_{rate:g}_ci95"] = exact_interval(hits, inside)
-        if not allowed:
-            its["notes"].append(
-                f"{outside} rows that were not trained on cannot resolve a false alarm rate of {rate:.1%} (1 in {outside} is "
-                f"{1 / outside:.2%}): the true positive rate is that without any false alarm among them"
-            )
-    return its
+    half = float(norm.ppf(1 - SIGNIFICANCE / 2)) * _auc_error(auc, members, others)
+    tpr, tpr_interval, note = _tpr(member, scores, 0.01)
+    tpr_small, tpr_small_interval, note_small = _tpr(member, scores, 0.001)
+    return AttackFigures(
+        members=members,
+        others=others,
+        notes=tuple(text for text in (note, note_small) if text),
+        auc=auc,
+        ci95=(max(0.0, auc - half), min(1.0, auc + half)),
+        tpr_at_fpr_1_percent=tpr,
+        tpr_at_fpr_1_percent_ci95=tpr_interval,
+        tpr_at_fpr_01_percent=tpr_small,
+        tpr_at_fpr_01_percent_ci95=tpr_small_interval,
+    )
 
 
-def exact_interval(hits: int, tries: int) -> list[float]:
-    """Clopper and Pearson, 1934."""
-    low = 0.0 if hits == 0 else float(beta.ppf(LEVEL / 2, hits, tries - hits + 1))
-    high = 1.0 if hits == tries else float(beta.ppf(1 - LEVEL / 2, hits + 1, tries - hits))
-    return [low, high]
+def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval, str]:
+    """The true positive rate at a false positive rate, its interval, and a note if there are too few rows for it."""
+    members, others = int(member.sum()), int((~member).sum())
+    allowed = int(rate * others + 1e-9)
+    threshold = np.sort(scores[~member])[others - 1 - allowed]
+    hits = int((scores[member] > threshold).sum())
+    note = (
+        f"{others} rows that were not trained on are too few for a false positive rate of {rate:.1%} (1 in {others} is "
+        f"{1 / others:.2%}): the true positive rate is given without any false positive"
+    )
+    return hits / members, exact_interval(hits, members), "" if allowed else note
 
 
-def _auc_error(auc: float, inside: int, outside: int) -> float:
-    one, two = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    square = auc * (1 - auc) + (inside - 1) * (one - auc**2) + (outside - 1) * (two - auc**2)
-    return math.sqrt(max(square, 0.0) / (inside * outside))
+def exact_interval(hits: int, tries: int) -> Interval:
+    """The 95 % confidence interval of Clopper and Pearson (1934)."""
+    low = 0.0 if hits == 0 else float(beta.ppf(SIGNIFICANCE / 2, hits, tries - hits + 1))
+    high = 1.0 if hits == tries else float(beta.ppf(1 - SIGNIFICANCE / 2, hits + 1, tries - hits))
+    return low, high
 
 
-def _roc(member: Bools, scores: Floats) -> list[list[float]]:
-    """Some points of the curve, false alarms first, for a drawing."""
+def _auc_error(auc: float, members: int, others: int) -> float:
+    """The standard error of an AUC (Hanley and McNeil, 1982)."""
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    square = auc * (1 - auc) + (members - 1) * (q1 - auc**2) + (others - 1) * (q2 - auc**2)
+    return math.sqrt(max(square, 0.0) / (members * others))
+
+
+def _roc(member: Bools, scores: Floats) -> tuple[tuple[float, float], ...]:
+    """Some points (false positive rate, true positive rate) of the curve."""
     if member.all() or not member.any():
-        return []
+        return ()
     false, true, _ = roc_curve(member, scores)
-    at = np.unique(np.linspace(0, len(false) - 1, min(POINTS, len(false))).round().astype(int))
-    return [[float(false[i]), float(true[i])] for i in at]
-
-
-def sums(values: Sequence[Floats]) -> Floats:
-    """The mean over several looks at the same rows: what a vantage that sees several rounds knows."""
-    return np.asarray(np.mean(values, axis=0))
+    at = np.unique(np.linspace(0, len(false) - 1, min(ROC_POINTS, len(false))).round().astype(int))
+    return tuple((float(false[i]), float(true[i])) for i in at)

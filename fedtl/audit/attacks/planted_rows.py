@@ -1,99 +1,99 @@
 """
-Canaries in input space: mislabelled rows that look real, through head, statistics and all rounds, in a run of their own.
+Canaries in input space: mislabelled rows that look real, planted in a federation of their own.
 
-They bound epsilon end to end, where canaries beside the model see the mechanism alone; what they see is weaker, for other
-rows teach the model otherwise. At record level each row has a coin, at silo level each silo has one for all of its rows.
+They bound epsilon end to end, through head, statistics and all rounds, while canaries beside the model test the mechanism
+alone. They are weaker, because other rows teach the model the right labels. At record level each row has a coin; at silo
+level each silo has one coin for all of its rows.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
+from fedtl.audit.attacks.membership import Bools, Floats
 from fedtl.audit.attacks.reference_models import (
     RECORDS,
     SILOS,
-    Bools,
-    Floats,
-    StudyOf,
-    Watched,
-    odds,
-    planted,
-    reference,
-    states,
+    ObservedFederation,
+    log_odds,
+    mislabelled_rows,
+    observed_states,
+    train_reference,
 )
 from fedtl.audit.canaries import one_run
-from fedtl.audit.checks import SIGNIFICANCE, Findings, against
-from fedtl.audit.claim import SiloClaim
-from fedtl.audit.verdict import Check, failed
+from fedtl.audit.checks import SIGNIFICANCE, bound_checks
+from fedtl.audit.claim import claimed_plan
+from fedtl.audit.verdict import Check
 from fedtl.experiment.privacy_plan import terms
 from fedtl.experiment.study import Study
+from fedtl.models.state import State
 from fedtl.privacy.accounting import default_delta
-from fedtl.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Ends:
-    """What audit.json says, and the checks where something was claimed."""
-
-    shown: Mapping[str, Any]
-    checks: list[Check]
-
+from fedtl.results.audit import Adversary, BoundsResult, PlantedResult
 
 LEVELS = RECORDS, SILOS
 
 
-def scored(
-    of: StudyOf, level: int, transcript: int, vantage: str, guess: Watched, trainer: Trainer
+@dataclass(frozen=True)
+class PlantedFindings:
+    """The result (None if the adversary saw nothing of it), and checks of the silos that claim something."""
+
+    result: PlantedResult | None = None
+    checks: Sequence[Check] = ()
+
+
+def planted_scores(
+    study: Study, level: int, transcript: int, adversary: Adversary, reference: ObservedFederation
 ) -> dict[str, Floats]:
-    """A federation with canaries planted at this level, as a piece of work: their scores, of what the vantage saw."""
-    study = of(trainer)
-    watched = reference(study, level, transcript)
-    return {
-        name: _scored(study, watched, guess, name, vantage, level)
-        for name in study.training
-        if states(study, watched, name, vantage, guess.whole[name])
-    }
+    """Train a federation with canaries planted at this level; return each silo's scores, if the adversary saw it."""
+    observed = train_reference(study, level, transcript)
+    scores = {}
+    for name in study.training:
+        substitute = reference.whole[name]
+        if states := observed_states(observed, name, adversary, substitute):
+            before = observed_states(reference, name, adversary, substitute)
+            scores[name] = _scores(study, name, level, states, before)
+    return scores
 
 
-def measured(study: Study, scores: Mapping[int, Mapping[str, Floats]]) -> Ends | None:
-    """From both levels' scores. None where the vantage saw nothing of it."""
-    if not scores[RECORDS]:
-        return None
-    checks, records = list[Check](), dict[str, Any]()
-    for name, found in scores[RECORDS].items():
-        rows, coins = planted(study, name, RECORDS)
-        records[name], tests = _bounded(study, name, found, units.by_unit(coins, rows.units) > 0)
+def _scores(study: Study, name: str, level: int, states: Sequence[State], before: Sequence[State]) -> Floats:
+    """Log-odds of the wrong label, minus those in models that were not trained on the row."""
+    rows, _ = mislabelled_rows(study, name, level)
+    data = study.data(name)
+    difference = log_odds(study, states, rows, data) - log_odds(study, before, rows, data)
+    return units.by_unit(difference, rows.units)
+
+
+def planted_findings(study: Study, scores: Mapping[int, Mapping[str, Floats]]) -> PlantedFindings:
+    """From the scores of both levels; empty if there are none."""
+    if not scores or not scores[RECORDS]:
+        return PlantedFindings()
+    checks, records = list[Check](), dict[str, BoundsResult]()
+    for name, silo_scores in scores[RECORDS].items():
+        rows, coins = mislabelled_rows(study, name, RECORDS)
+        member = units.by_unit(coins, rows.units) > 0
+        records[name], tests = _record_bounds(study, name, silo_scores, member)
         checks += tests
-    means = np.array([float(found.mean()) for found in scores[SILOS].values()])
-    tossed = np.array([bool(planted(study, name, SILOS)[1][0]) for name in scores[SILOS]])
-    # A silo's worth of rows is no record: no epsilon was claimed for it, so nothing is refuted by it.
-    whole = one_run.bounds(means, tossed, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
-    return Ends({"records": records, "silos": {**asdict(whole), "canaries": len(tossed)}}, checks)
+    means = np.array([float(silo_scores.mean()) for silo_scores in scores[SILOS].values()])
+    coins = np.array([bool(mislabelled_rows(study, name, SILOS)[1][0]) for name in scores[SILOS]])
+    # No epsilon is claimed for all rows of a silo together, so these bounds refute nothing.
+    silos = one_run.bounds(means, coins, _delta(study), SIGNIFICANCE, _ties(study, "silos"))
+    return PlantedFindings(PlantedResult(records, silos), checks)
 
 
-def _scored(study: Study, watched: Watched, guess: Watched, name: str, vantage: str, level: int) -> Floats:
-    """The odds of the wrong label, beyond those that a model that never saw the row gives it."""
-    rows, _ = planted(study, name, level)
-    data, other = study.data(name), guess.whole[name]
-    seen = odds(study, states(study, watched, name, vantage, other), rows, data)
-    beyond = seen - odds(study, states(study, guess, name, vantage, other), rows, data)
-    return units.by_unit(beyond, rows.units)
-
-
-def _bounded(study: Study, name: str, scores: Floats, coins: Bools) -> tuple[dict[str, Any], list[Check]]:
-    its = study.guarantees.get(name)
-    delta, ties = its.delta if its else _delta(study), _ties(study, name)
-    shown = one_run.bounds(scores, coins, delta, SIGNIFICANCE, ties)
-    claimed = its is not None and its.seed is None
-    tests = []
-    if its and claimed:
-        claim = SiloClaim.of(terms(its), its)
-        tests = against("planted", name, scores, coins, claim, shown, ties)
-    return {**asdict(shown), "canaries": len(coins)}, tests
+def _record_bounds(
+    study: Study, name: str, scores: Floats, member: Bools
+) -> tuple[BoundsResult, list[Check]]:
+    guarantee, ties = study.guarantees.get(name), _ties(study, name)
+    delta = guarantee.delta if guarantee else _delta(study)
+    reported = one_run.bounds(scores, member, delta, SIGNIFICANCE, ties)
+    if guarantee is None or guarantee.seed is not None:  # nothing is claimed
+        return reported, []
+    plan = claimed_plan(terms(guarantee), guarantee)
+    guesses = one_run.guess(scores, member, ties)
+    return reported, bound_checks("planted", name, guesses, plan, reported)
 
 
 def _delta(study: Study) -> float:
@@ -102,11 +102,3 @@ def _delta(study: Study) -> float:
 
 def _ties(study: Study, name: str) -> np.random.Generator:
     return numpy_generator("audit", "planted ties", study.experiment.seed, name)
-
-
-def joined(findings: Findings, ends: Ends | None) -> Findings:
-    """All checks together, each with its share of the family."""
-    if ends is None:
-        return findings
-    checks = [*findings.checks, *ends.checks]
-    return replace(findings, checks=checks, violations=failed(checks))

@@ -1,21 +1,21 @@
 """
-Which updates are inverted, and how well: one row's, a few rows' over several steps, and the run's own first round. All come
-out of ``Trainer.fit`` or of the run's transcript, as they crossed.
+Which updates are inverted, and how well: those of one row, those of a few rows over several steps, and the run's own first
+round. All updates come from ``Trainer.fit`` or from the run's recorded messages, as they crossed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.audit.attacks.inversion import Crossed, Images, invert, matched, psnr, ssim
-from fedtl.audit.attacks.reference_models import StudyOf, sharing
-from fedtl.audit.jobs import Piece
+from fedtl.audit.attacks.inversion import Images, ObservedUpdate, invert, matched, psnr, ssim
+from fedtl.audit.attacks.reference_models import with_shared_roles
+from fedtl.audit.audited_run import AuditedRun
+from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound
@@ -24,23 +24,50 @@ from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.report.audit_attacks import Pictures
+from fedtl.results.audit import InversionResult, ReconstructionCase, ReconstructionFigures
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
-MOST = 8  # rows that are reconstructed of one update
-FEW, CUT = 8, 4  # rows of the second case, and of its batches: two steps an epoch
-SHOWN = 8
-ENOUGH = 4  # single rows that are tried in all, at least: a mean over them is no figure of one row
-ONE, SOME, REAL = "one row", f"{FEW} rows, several steps", "the run's first round"
-KEPT, SHARED = "kept", "shared"  # statistics
-Promises = Mapping[str, PrivacyGuarantee]
+UNLIMITED_EPSILON = 1e9  # of a scratch ledger
+MAX_INPUTS = 8  # that are reconstructed from one update
+SEVERAL_ROWS, SEVERAL_BATCH = 8, 4  # rows and batch size of the second case: two steps an epoch
+SHOWN_PICTURES = 8
+MIN_SINGLE_ROWS = 4  # reconstructed one by one in all silos; a mean over them is not a figure of one row
+SILOS_TRIED = 2  # in the cases of more than one row
+ONE_ROW, SEVERAL, FIRST_ROUND = "one row", f"{SEVERAL_ROWS} rows, several steps", "the run's first round"
+KEPT, SHARED = "kept", "shared"  # whether BatchNorm statistics stay at the silo
+
+
+@dataclass(frozen=True)
+class SmallUpdate:
+    """The update of ``count`` training rows of a silo, from row ``first`` on, in batches of ``batch_size``."""
+
+    silo: str
+    first: int
+    count: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class AttemptKey:
+    case: str
+    statistics: str
+    silo: str
+    row: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.case}, {self.statistics}, {self.silo}, {self.row}"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Guesses beside their originals [N, C, H, W] of 0..1, and the share of labels that was right (None: not tried)."""
+    """
+    Reconstructed inputs beside the originals [N, C, H, W] in 0..1, the share of labels that was recovered (None: not
+    attempted), and the mean validation image, repeated.
+    """
 
     silo: str
     guesses: Images
@@ -49,173 +76,189 @@ class Attempt:
     mean: Images
 
 
-def small(
-    study: Study, trainer: Trainer, name: str, count: int, cut: int, iterations: int, at: int
+def invert_small_update(
+    study: Study, small: SmallUpdate, iterations: int, shared: frozenset[Role] | None = None
 ) -> Attempt:
-    """A silo of ``count`` rows, from row ``at`` on, through the run's own first round, private where the run is."""
-    data = study.data(name)
-    units = None if data.train.units is None else torch.arange(count)  # each of them a unit's only row
-    rows = Dataset(data.train.x[at : at + count], data.train.y[at : at + count], units)
-    its = replace(data, train=rows, target=None)
-    trainer = replace(trainer, training=replace(trainer.training, batch_size=cut))
-    shared, local = trainer.partition.split(trainer.initial(data.width))
-    task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, shared)
+    """
+    Train the rows through the run's own first round, privately if the run was private, and invert the update. ``shared``:
+    the roles that leave the silo, if not those of the method.
+    """
+    data, rows = study.data(small.silo), slice(small.first, small.first + small.count)
+    units = (
+        None if data.train.units is None else torch.arange(small.count)
+    )  # each row is the only row of a unit
+    own = replace(data, train=Dataset(data.train.x[rows], data.train.y[rows], units), target=None)
+    trainer = study.trainer if shared is None else with_shared_roles(study.trainer, shared)
+    trainer = replace(trainer, training=replace(trainer.training, batch_size=small.batch_size))
+    sent, local = trainer.partition.split(trainer.initial(data.width))
+    task = Task("inversion", 1, study.experiment.rounds, study.experiment.seed, sent)
     with temporary_folder(memory_folder()) as folder:
-        guarantee = _scaled(study.guarantees.get(name), count, cut, folder)
-        silo = Silo(name, its, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles))
+        guarantee = study.guarantees.get(small.silo)
+        guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
+        silo = Silo(
+            small.silo, own, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles)
+        )
         update = trainer.fit(silo, task)
-    steps = guarantee.training.steps_a_round if guarantee else trainer.training.epochs * -(-count // cut)
-    shape = tuple(data.train.x.shape[1:])
-    crossed = Crossed(shared, update.delta, local, count, steps, data.width, shape)
-    return _tried(study, trainer, name, crossed, its, iterations)
-
-
-def first_round(study: Study, seen: RecordedRound, name: str, iterations: int) -> Attempt:
-    """What really crossed: all rows, all steps; compared with whichever training rows come nearest."""
-    data, trainer = study.data(name), study.trainer
-    _, local = trainer.partition.split(trainer.initial(data.width))
-    guarantee, training = study.guarantees.get(name), trainer.training
     steps = (
         guarantee.training.steps_a_round
         if guarantee
-        else training.epochs * -(-len(data.train) // training.batch_size)
+        else trainer.training.epochs * -(-small.count // small.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
-    crossed = Crossed(seen.shared, seen.deltas[name], local, len(data.train), steps, data.width, shape)
-    return _tried(study, trainer, name, crossed, data, iterations)
+    observed = ObservedUpdate(sent, update.delta, local, small.count, steps, data.width, shape)
+    return _attempt(study, trainer, small.silo, observed, own, iterations)
 
 
-def _scaled(
-    guarantee: PrivacyGuarantee | None, count: int, cut: int, folder: Path
-) -> PrivacyGuarantee | None:
-    """The same noise and clip on fewer rows, each sampled as often as a batch of ``cut`` holds it."""
-    if guarantee is None:
-        return None
-    steps = tuple(-(-count // cut) if steps else 0 for steps in guarantee.training.steps)
+def invert_first_round(study: Study, messages: RecordedRound, name: str, iterations: int) -> Attempt:
+    """Invert what really crossed, of all rows and steps; each guess is compared with the nearest training row."""
+    data, trainer = study.data(name), study.trainer
+    _, local = trainer.partition.split(trainer.initial(data.width))
+    guarantee, training, count = study.guarantees.get(name), trainer.training, len(data.train)
+    steps = (
+        guarantee.training.steps_a_round if guarantee else training.epochs * -(-count // training.batch_size)
+    )
+    shape = tuple(data.train.x.shape[1:])
+    observed = ObservedUpdate(messages.shared, messages.deltas[name], local, count, steps, data.width, shape)
+    return _attempt(study, trainer, name, observed, data, iterations)
+
+
+def _for_few_rows(guarantee: PrivacyGuarantee, small: SmallUpdate, folder: Path) -> PrivacyGuarantee:
+    """The same noise and clip, with the sample rate of the small update's batches and a ledger in ``folder``."""
+    count, training = -(-small.count // small.batch_size), guarantee.training
+    steps = tuple(count if planned else 0 for planned in training.steps)
+    rate = min(1.0, small.batch_size / small.count)
+    budget = Budget(UNLIMITED_EPSILON, guarantee.delta)
     return replace(
         guarantee,
-        account=replace(
-            guarantee.account, path=folder / "ledger.sqlite", budget=Budget(1e9, guarantee.delta)
-        ),
-        protected=replace(guarantee.protected, count=count),
-        training=replace(guarantee.training, sample_rate=min(1.0, cut / count), steps=steps),
+        account=replace(guarantee.account, path=folder / "ledger.sqlite", budget=budget),
+        protected=replace(guarantee.protected, count=small.count),
+        training=replace(training, sample_rate=rate, steps=steps),
         releases=replace(guarantee.releases, statistics=None),
-        epsilon=1e9,
+        epsilon=UNLIMITED_EPSILON,
         canaries=None,
     )
 
 
-def _tried(
-    study: Study, trainer: Trainer, name: str, crossed: Crossed, data: SiloDataset, iterations: int
+def _attempt(
+    study: Study, trainer: Trainer, name: str, update: ObservedUpdate, data: SiloDataset, iterations: int
 ) -> Attempt:
-    x, known = invert(trainer, crossed, MOST, iterations, study.experiment.seed)
-    originals = _pictures(to_inputs(data.train.x, trainer.device))
-    _, ones = matched(_pictures(x), originals)
-    population = study.data(name).val.x
-    mean = (
-        _pictures(to_inputs(population, trainer.device)).mean(0, keepdims=True)
-        if len(population)
-        else 0 * ones[:1] + 0.5
-    )
-    found = None if known is None else _right(known, data.train.y)
-    return Attempt(name, _pictures(x), ones, found, np.repeat(mean, len(ones), 0))
+    x, known = invert(trainer, update, MAX_INPUTS, iterations, study.experiment.seed)
+    _, originals = matched(_images(x), _images(to_inputs(data.train.x, trainer.device)))
+    validation = study.data(name).val.x
+    if len(validation):
+        mean = _images(to_inputs(validation, trainer.device)).mean(0, keepdims=True)
+    else:
+        mean = 0 * originals[:1] + 0.5
+    recovered = None if known is None else _recovered_share(known, data.train.y)
+    return Attempt(name, _images(x), originals, recovered, np.repeat(mean, len(originals), 0))
 
 
-def _pictures(x: Tensor) -> Images:
+def _images(x: Tensor) -> Images:
     return ((x.detach().cpu().double() + 1) / 2).clamp(0, 1).numpy()
 
 
-def _right(found: Tensor, truth: Tensor) -> float:
-    """The share of labels, counted with their number, that was found."""
-    size = int(max(found.max(), truth.max())) + 1
-    both = torch.minimum(found.bincount(minlength=size), truth.bincount(minlength=size))
+def _recovered_share(inferred: Tensor, truth: Tensor) -> float:
+    """The share of labels, counted with their multiplicity, that was inferred."""
+    size = int(max(inferred.max(), truth.max())) + 1
+    both = torch.minimum(inferred.bincount(minlength=size), truth.bincount(minlength=size))
     return float(both.sum()) / len(truth)
 
 
-def scored(attempts: Sequence[Attempt]) -> dict[str, Any]:
+def figures_of(attempts: Sequence[Attempt]) -> ReconstructionFigures:
     """
-    Means over all reconstructions, beside what the mean of the validation images scores. Rounded, and never of one silo:
-    that would often be a figure of a single private row.
+    Means over all reconstructions. They are rounded, and never given for one silo, because that would often be a figure of
+    a single private row.
     """
-    pairs = [
-        (g, o, m) for one in attempts for g, o, m in zip(one.guesses, one.originals, one.mean, strict=True)
+    triples = [
+        (guess, original, mean)
+        for attempt in attempts
+        for guess, original, mean in zip(attempt.guesses, attempt.originals, attempt.mean, strict=True)
     ]
-    found = [one.labels for one in attempts if one.labels is not None]
+    recovered = [attempt.labels for attempt in attempts if attempt.labels is not None]
 
     def mean(measure: Callable[[Images, Images], float], which: int) -> float:
-        return round(float(np.mean([measure(pair[which], pair[1]) for pair in pairs])), 2)
+        return round(float(np.mean([measure(triple[which], triple[1]) for triple in triples])), 2)
 
-    return {
-        "labels": round(float(np.mean(found)), 2) if found else None,
-        **{"psnr": mean(psnr, 0), "psnr_of_mean": mean(psnr, 2)},
-        **{"ssim": mean(ssim, 0), "ssim_of_mean": mean(ssim, 2)},
-    }
+    return ReconstructionFigures(
+        labels=round(float(np.mean(recovered)), 2) if recovered else None,
+        psnr=mean(psnr, 0),
+        psnr_of_mean=mean(psnr, 2),
+        ssim=mean(ssim, 0),
+        ssim_of_mean=mean(ssim, 2),
+    )
 
 
-def single_rows(study: Study, names: Sequence[str]) -> list[tuple[str, int]]:
-    """Silo and number of each row that is reconstructed alone: another row in each silo, and ENOUGH in all."""
-    each = -(-ENOUGH // len(names))
-    wanted = [
-        (name, (at + turn * len(names)) % len(study.data(name).train))
+def single_rows(study: Study) -> list[SmallUpdate]:
+    """The rows that are reconstructed one by one: another row in each silo, at least MIN_SINGLE_ROWS in all."""
+    names = study.training
+    each = -(-MIN_SINGLE_ROWS // len(names))
+    rows = [
+        SmallUpdate(name, (at + turn * len(names)) % len(study.data(name).train), 1, 1)
         for at, name in enumerate(names)
         for turn in range(each)
     ]
-    return list(dict.fromkeys(wanted))
+    return list(dict.fromkeys(rows))
 
 
-def attempts(
-    study: Study, seen: Sequence[RecordedRound], names: Sequence[str], iterations: int
-) -> dict[str, Piece]:
-    """All attempts, a piece of work each; ``cases`` takes what they give."""
-    shared, its = study.trainer.method.shared, (study.source.study, study.guarantees)
-    found: dict[str, Piece] = {}
-    for word, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
-        for name, row in single_rows(study, names):
-            found[f"{ONE}/{word}/{name}/{row}"] = partial(_small, *its, roles, name, 1, 1, iterations, row)
-        for name in names[:2]:
-            found[f"{SOME}/{word}/{name}"] = partial(_small, *its, roles, name, FEW, CUT, iterations, 0)
-    if seen and seen[0].round == 1:
-        word = SHARED if Role.STATS in shared else KEPT
-        for name in (name for name in names[:2] if name in seen[0].deltas):
-            found[f"{REAL}/{word}/{name}"] = partial(_first_round, *its, seen[0], name, iterations)
-    return found
+def inversion_jobs(run: AuditedRun, iterations: int) -> dict[AttemptKey, AuditJob]:
+    """All attempts as jobs; none if inputs are not images or the method shares nothing."""
+    study, messages = run.study, run.messages
+    shared, names = study.trainer.method.shared, study.training[:SILOS_TRIED]
+    if study.data(study.training[0]).train.x.dim() != 4 or not shared:
+        return {}
+    several = [SmallUpdate(name, 0, SEVERAL_ROWS, SEVERAL_BATCH) for name in names]
+    jobs: dict[AttemptKey, AuditJob] = {}
+    for statistics, roles in ((KEPT, shared - {Role.STATS}), (SHARED, shared | {Role.STATS})):
+        for case, updates in ((ONE_ROW, single_rows(study)), (SEVERAL, several)):
+            for small in updates:
+                invert = partial(invert_small_update, small=small, iterations=iterations, shared=roles)
+                jobs[AttemptKey(case, statistics, small.silo, small.first)] = study_job(study, invert)
+    if messages and messages[0].round == 1:
+        for name in (name for name in names if name in messages[0].deltas):
+            invert = partial(invert_first_round, messages=messages[0], name=name, iterations=iterations)
+            jobs[AttemptKey(FIRST_ROUND, _own_statistics(study), name)] = study_job(study, invert)
+    return jobs
 
 
-def _small(
-    of: StudyOf,
-    guarantees: Promises,
-    shared: frozenset[Role],
-    name: str,
-    count: int,
-    cut: int,
-    iterations: int,
-    at: int,
-    trainer: Trainer,
-) -> Attempt:
-    study = replace(of(trainer), guarantees=guarantees)
-    return small(study, sharing(trainer, shared), name, count, cut, iterations, at)
+def _own_statistics(study: Study) -> str:
+    """Whether the run's own method shares BatchNorm statistics."""
+    return SHARED if Role.STATS in study.trainer.method.shared else KEPT
 
 
-def _first_round(
-    of: StudyOf, guarantees: Promises, seen: RecordedRound, name: str, iterations: int, trainer: Trainer
-) -> Attempt:
-    return first_round(replace(of(trainer), guarantees=guarantees), seen, name, iterations)
-
-
-def cases(study: Study, tried: Mapping[str, Attempt]) -> tuple[list[dict[str, Any]], list[Attempt]]:
-    """All cases, as audit.json holds them, and the attempts on single rows with the roles that the method shares."""
+def inversion_result(study: Study, attempts: Mapping[AttemptKey, Attempt]) -> InversionResult:
+    """The figures of each case; empty without attempts."""
+    if not attempts:
+        return InversionResult()
     grouped: dict[tuple[str, str], list[Attempt]] = {}
-    for name, one in tried.items():
-        case, word, _ = name.split("/", 2)
-        grouped.setdefault((case, word), []).append(one)
-    rows = {ONE: 1, SOME: FEW}
-    found = [
-        _case(case, word, rows.get(case) or len(study.data(its[0].silo).train), its)
-        for (case, word), its in grouped.items()
+    for key, attempt in attempts.items():
+        grouped.setdefault((key.case, key.statistics), []).append(attempt)
+    counts = {ONE_ROW: 1, SEVERAL: SEVERAL_ROWS}
+    cases = tuple(
+        ReconstructionCase(
+            **vars(figures_of(group)),
+            case=case,
+            statistics=statistics,
+            rows=counts.get(case) or len(study.data(group[0].silo).train),
+        )
+        for (case, statistics), group in grouped.items()
+    )
+    note = (
+        "An attack gains something only if it is better than guessing the mean validation image, for which no update is "
+        f"needed. At most {MAX_INPUTS} inputs of an update are reconstructed; each is compared with the nearest row."
+    )
+    return InversionResult(cases, (note,))
+
+
+def best_pictures(study: Study, attempts: Mapping[AttemptKey, Attempt], showable: frozenset[str]) -> Pictures:
+    """Pictures of the best single-row attempts on the run's own method, of the silos in ``showable`` only."""
+    own = [
+        attempt
+        for key, attempt in attempts.items()
+        if (key.case, key.statistics) == (ONE_ROW, _own_statistics(study)) and attempt.silo in showable
     ]
-    own = SHARED if Role.STATS in study.trainer.method.shared else KEPT
-    return found, grouped[ONE, own]
-
-
-def _case(case: str, statistics: str, rows: int, attempts: Sequence[Attempt]) -> dict[str, Any]:
-    return {"case": case, "statistics": statistics, "rows": rows, **scored(attempts)}
+    best = sorted(own, key=lambda attempt: -psnr(attempt.guesses, attempt.originals))[:SHOWN_PICTURES]
+    return Pictures(
+        [attempt.originals[0] for attempt in best],
+        [attempt.guesses[0] for attempt in best],
+        [f"{attempt.silo}, {psnr(attempt.guesses, attempt.originals):.1f} dB" for attempt in best],
+    )

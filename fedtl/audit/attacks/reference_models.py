@@ -1,8 +1,8 @@
 """
-Reference models for membership inference: the whole federation again, on random halves of each silo's rows and of rows
-that it never trained on; and what a vantage sees of a federation, target or reference.
+Reference models for membership inference: the whole federation is trained again, on random halves of each silo's training
+and test rows.
 
-References k and k + 1 have complementary halves, so that a row is out of as many as it is in.
+References k and k + 1 have complementary halves, so that each row is out of as many references as it is in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
-from fedtl.audit.attacks.membership import Evidence, sums
+from fedtl.audit.attacks.membership import Bools, Evidence, Floats
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
 from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
@@ -26,31 +25,34 @@ from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled
 from fedtl.privacy import taint as labels
+from fedtl.results.audit import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-LEAST = 1e-12
-TARGET = -1  # no reference: the silo's own training rows
-RECORDS, SILOS = -2, -3  # the same with mislabelled rows among them, by a coin for each row or for each silo
+MIN_PROBABILITY = 1e-12
+TARGET = -1  # not a reference: a silo trains on its own training rows
+RECORDS, SILOS = -2, -3  # as TARGET, with mislabelled rows planted by a coin for each record or for each silo
+StatesBySilo = Mapping[str, State]  # each silo's whole model
 
 
 @dataclass(frozen=True)
-class Watched:
-    """One federation as it can be looked at: some rounds' messages, what it ended with, and each silo's own whole state."""
+class ObservedFederation:
+    """What can be observed of a federation: recorded messages, the final shared tensors, and each silo's whole model."""
 
-    seen: Sequence[RecordedRound]
+    messages: Sequence[RecordedRound]
     shared: State
-    whole: Mapping[str, State]
+    whole: StatesBySilo
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All rows of a silo that the attack is about, the trained ones first, and rows of nobody's: its validation rows."""
+    """
+    The rows of a silo that are attacked, of which the first ``trained`` are training rows and the rest test rows, and
+    a ``population`` of rows that were never trained on: its validation rows, if it has any.
+    """
 
     rows: Dataset
     trained: int
@@ -62,80 +64,78 @@ class Pool:
 
 
 def pool_of(study: Study, name: str) -> Pool:
-    """Its rows have units where units are what is protected, and none where records are."""
-    data, exam = study.data(name), study.exam(name)
+    """The rows have units if units are protected."""
+    data, test = study.data(name), study.exam(name).test
     unit = units.unit_of(study.experiment)
     rows = Dataset(
-        torch.cat([data.train.x, exam.test.x]),
-        torch.cat([data.train.y, exam.test.y]),
-        units.numbered([data.train, exam.test], unit),
+        torch.cat([data.train.x, test.x]),
+        torch.cat([data.train.y, test.y]),
+        units.numbered([data.train, test], unit),
     )
-    return Pool(rows, len(data.train), replace(data.val, units=units.numbered([data.val], unit)))
+    population = replace(data.val, units=units.numbered([data.val], unit)) if len(data.val) else rows
+    return Pool(rows, len(data.train), population)
 
 
 def half(study: Study, name: str, number: int) -> Bools:
-    """
-    Which rows of the silo's pool reference ``number`` trains on, those of half of the units; at least one in two is out of
-    each pair.
-    """
+    """Which rows of the silo's pool reference ``number`` trains on: those of half of the units."""
     rows = pool_of(study, name).rows
     count = units.count(rows.units, len(rows))
-    drawn = numpy_generator("audit", "half", study.experiment.seed, number // 2, name).permutation(count)
+    order = numpy_generator("audit", "half", study.experiment.seed, number // 2, name).permutation(count)
     inside = np.zeros(count, bool)
-    inside[drawn[: count // 2]] = True
-    chosen = units.coins(rows.units, len(rows), inside)
+    inside[order[: count // 2]] = True
+    chosen = units.by_row(inside, rows.units)
     return chosen if number % 2 == 0 else ~chosen
 
 
-def planted(study: Study, name: str, level: int) -> tuple[Dataset, Bools]:
+def mislabelled_rows(study: Study, name: str, level: int) -> tuple[Dataset, Bools]:
     """
-    Canaries of a silo that look real, and which of them are in: rows that it never trained on, with another label than
-    theirs. A model that gives such a row such a label has seen it.
+    Canaries in input space, and which of them are planted: test rows with another label than theirs. A model that assigns
+    such a label to such a row was trained on it.
     """
     data, rows = study.data(name), study.exam(name).test
     rng = numpy_generator("audit", "planted", study.experiment.seed, level, name)
     if data.classes:
-        moved = torch.from_numpy(rng.integers(1, max(data.width, 2), len(rows)))
-        labels = (rows.y + moved) % data.width
+        shift = torch.from_numpy(rng.integers(1, max(data.width, 2), len(rows)))
+        wrong = (rows.y + shift) % data.width
     else:
-        labels = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
-    whose = units.numbered([rows], units.unit_of(study.experiment))
-    coins = units.coins(whose, len(rows), rng.random(len(rows)) < 0.5)
-    return Dataset(rows.x, labels, whose), coins if level == RECORDS else np.full(len(rows), coins[0])
+        wrong = rows.y + 3 * data.y_std * torch.from_numpy(rng.choice([-1.0, 1.0], len(rows))).to(rows.y)
+    row_units = units.numbered([rows], units.unit_of(study.experiment))
+    coins = units.by_row(rng.random(len(rows)) < 0.5, row_units)
+    return Dataset(rows.x, wrong, row_units), coins if level == RECORDS else np.full(len(rows), coins[0])
 
 
-def half_data(study: Study, name: str, number: int) -> SiloDataset:
-    """What reference ``number`` trains on; TARGET, RECORDS and SILOS: what the silo itself does, with what was planted."""
+def reference_data(study: Study, name: str, number: int) -> SiloDataset:
+    """What a silo trains on in reference ``number``, or in TARGET, RECORDS or SILOS."""
+    data = study.data(name)
     if number == TARGET:
-        return study.data(name)
+        return data
     if number in (RECORDS, SILOS):
-        rows, coins = planted(study, name, number)
-        data, inside = study.data(name), torch.from_numpy(coins)
-        added = taken(rows, inside)
+        rows, coins = mislabelled_rows(study, name, number)
+        planted = _select(rows, torch.from_numpy(coins))
         both = Dataset(
-            torch.cat([data.train.x, added.x]),
-            torch.cat([data.train.y, added.y]),
-            units.numbered([data.train, added], units.unit_of(study.experiment)),
+            torch.cat([data.train.x, planted.x]),
+            torch.cat([data.train.y, planted.y]),
+            units.numbered([data.train, planted], units.unit_of(study.experiment)),
         )
         return replace(data, train=both, target=None)
     inside = torch.from_numpy(half(study, name, number))
-    return replace(study.data(name), train=taken(pool_of(study, name).rows, inside), target=None)
+    return replace(data, train=_select(pool_of(study, name).rows, inside), target=None)
 
 
-def taken(rows: Dataset, inside: torch.Tensor) -> Dataset:
-    """Some of the rows, whose units are numbered anew."""
-    whose = None if rows.units is None else units.renumbered(rows.units[inside])
-    return Dataset(rows.x[inside], rows.y[inside], whose)
+def _select(rows: Dataset, inside: torch.Tensor) -> Dataset:
+    """Some of the rows, with units numbered again."""
+    row_units = None if rows.units is None else units.renumbered(rows.units[inside])
+    return Dataset(rows.x[inside], rows.y[inside], row_units)
 
 
-def sharing(trainer: Trainer, shared: frozenset[Role]) -> Trainer:
-    """The same bench, where other roles leave a silo."""
+def with_shared_roles(trainer: Trainer, shared: frozenset[Role]) -> Trainer:
+    """The same trainer with other roles that leave the silo."""
     return replace(trainer, method=replace(trainer.method, shared=shared))
 
 
 @dataclass(frozen=True)
-class Imitate:
-    """The job of a round in a private reference."""
+class FitUnaccounted:
+    """The job of one round in a private reference."""
 
     task: Task
 
@@ -143,137 +143,143 @@ class Imitate:
         return trainer.fit_unaccounted(silo, self.task)
 
 
-StudyOf = Callable[
-    [Trainer], Study
-]  # ``study.source.study``: a study in whichever process, of the bench that is there
-
-
-def reference(study: Study, number: int, transcript: int) -> Watched:
-    """Train reference ``number`` as the target was trained, private where it was private; all of it here."""
-    experiment = study.experiment
-    alone = experiment.engine.model_copy(update={"name": "serial"})
+def train_reference(study: Study, number: int, transcript: int) -> ObservedFederation:
+    """
+    Train reference ``number`` as the target was trained, privately if it was private, within this process. Messages of
+    ``transcript`` rounds are recorded.
+    """
+    experiment, trainer = study.experiment, study.trainer
+    serial = experiment.engine.model_copy(update={"name": "serial"})
     with temporary_folder(memory_folder()) as folder:
-        members = {name: _silo(study, name, number, folder) for name in study.training}
-        with choose.make_engine(alone, study.trainer, _elsewhere, len(members)) as engine:
-            job: Callable[[Task], Job] = Fit if experiment.privacy is None else Imitate
-            federation: Federation = Simulation(engine, members, job)
+        silos = {name: _reference_silo(study, name, number, folder) for name in study.training}
+        with choose.make_engine(serial, trainer, _no_worker, len(silos)) as engine:
+            job: Callable[[Task], Job] = Fit if experiment.privacy is None else FitUnaccounted
+            federation: Federation = Simulation(engine, silos, job)
             federation = RecordingFederation(
                 federation, folder / "seen", rounds_to_record(experiment.rounds, transcript)
             )
             per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
-            server = server_of(experiment.method)
             plan = FederationConfig(
-                f"reference {number}", experiment.seed, experiment.rounds, server, per_round
+                *(f"reference {number}", experiment.seed, experiment.rounds),
+                *(server_of(experiment.method), per_round),
             )
-            width = next(iter(members.values())).data.width
-            shared, _ = study.trainer.partition.split(study.trainer.initial(width))
-            standing = ServerState(0, shared)
-            for one in run_rounds(federation, plan, standing, study.trainer.partition.roles):
-                standing = one.after
-        seen = read_transcript(folder / "seen")
-    task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, standing.shared)
-    whole = {name: study.trainer.finish(silo, task) for name, silo in members.items()}
-    return Watched(seen, standing.shared, whole)
+            width = next(iter(silos.values())).data.width
+            state = ServerState(0, trainer.partition.split(trainer.initial(width))[0])
+            for finished in run_rounds(federation, plan, state, trainer.partition.roles):
+                state = finished.after
+        messages = read_transcript(folder / "seen")
+    task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, state.shared)
+    whole = {name: trainer.finish(silo, task) for name, silo in silos.items()}
+    return ObservedFederation(messages, state.shared, whole)
 
 
-def _elsewhere() -> WorkerContext:
-    raise AssertionError("a reference is trained where it was begun")
+def _no_worker() -> WorkerContext:
+    raise AssertionError("a reference is trained within one process")
 
 
-def _silo(study: Study, name: str, number: int, folder: Path) -> Silo:
-    data = half_data(study, name, number)
+def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
+    data, experiment = reference_data(study, name, number), study.experiment
     _, local = study.trainer.partition.split(study.trainer.initial(data.width))
-    its, secret = None, study.secret(f"{number}.{name}")
-    if study.experiment.privacy is not None:
-        settings = privacy_of(study.experiment, name)
+    secret, promised = study.secret(f"{number}.{name}"), None
+    if experiment.privacy is not None:
+        settings = privacy_of(experiment, name)
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
-        place = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
-        its = guarantee(settings, study.trainer, data, study.experiment.rounds, study.experiment.seed, place)
-    return Silo(name, data, local, secret, its, labels.public(study.trainer.partition.roles))
+        location = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
+        promised = guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
+    return Silo(name, data, local, secret, promised, labels.public(study.trainer.partition.roles))
 
 
-def states(study: Study, watched: Watched, name: str, vantage: str, guess: State) -> list[State]:
+def observed_states(
+    observed: ObservedFederation, name: str, adversary: Adversary, substitute: State
+) -> list[State]:
     """
-    What a vantage knows of a silo's model. The server: every kept round's update of it. Another silo: every kept
-    round's shared tensors. The public: the final model. What does not cross is filled in from ``guess``, a state of
-    the attacker's own.
+    The models of a silo that an adversary knows; empty if it saw none. The server: one after each recorded update of the
+    silo. Another silo: one for each recorded round's shared tensors. The public: the final model. Tensors that do not
+    cross are taken from ``substitute``, a model of the adversary's own.
     """
-    if vantage == "model":
-        return [dict(watched.whole[name])]
-    if vantage == "silo":
-        received = [one.shared for one in watched.seen[1:]] + [watched.shared]
-        return [guess | shared for shared in received]
-    return [guess | add_scaled(one.shared, one.deltas[name]) for one in watched.seen if name in one.deltas]
+    if adversary is Adversary.MODEL:
+        return [dict(observed.whole[name])]
+    if adversary is Adversary.SILO:
+        received = [message.shared for message in observed.messages[1:]] + [observed.shared]
+        return [substitute | shared for shared in received]
+    return [
+        substitute | add_scaled(message.shared, message.deltas[name])
+        for message in observed.messages
+        if name in message.deltas
+    ]
 
 
-def odds(study: Study, its: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
-    """[N]: the log-odds of the right label, a mean over the states; in regression of exp(-squared error / 2)."""
-    found = []
-    for state in its:
+def log_odds(study: Study, states: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
+    """[N]: log-odds of the right label, a mean over states; in regression those of exp(-squared error / 2)."""
+    values = []
+    for state in states:
         scores = study.trainer.scores(state, rows.x, data).double()
         if data.classes:
             log = scores.log_softmax(1)[torch.arange(len(rows)), rows.y]
         else:
             log = -(((scores[:, 0] - rows.y) / data.y_std) ** 2) / 2
-        rest = (-torch.expm1(log)).clamp_min(LEAST).log()
-        found.append((log.clamp_min(np.log(LEAST)) - rest).numpy())
-    return sums(found)
+        rest = (-torch.expm1(log)).clamp_min(MIN_PROBABILITY).log()
+        values.append((log.clamp_min(np.log(MIN_PROBABILITY)) - rest).numpy())
+    return np.asarray(np.mean(values, axis=0))
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a vantage makes of one silo's pool in one federation: log-odds of all rows, and of rows of nobody's."""
+class SiloLogOdds:
+    """Log-odds of the right label for the rows of one silo's pool, and for its population."""
 
     rows: Floats
     population: Floats
 
 
-Guess = Mapping[str, State]  # each silo's whole state in a federation of the attacker's own
-
-
-def looks(study: Study, watched: Watched, vantage: str, guess: Guess) -> dict[str, Look]:
-    """By silo; without those of which the vantage saw nothing."""
-    found = {}
+def pool_log_odds(
+    study: Study, observed: ObservedFederation, adversary: Adversary, substitutes: StatesBySilo
+) -> dict[str, SiloLogOdds]:
+    """By silo, for those of which the adversary saw anything."""
+    results = {}
     for name in study.training:
-        if its := states(study, watched, name, vantage, guess[name]):
+        if states := observed_states(observed, name, adversary, substitutes[name]):
             pool = pool_of(study, name)
-            people = pool.population if len(pool.population) else pool.rows
-            both = Dataset(torch.cat([pool.rows.x, people.x]), torch.cat([pool.rows.y, people.y]))
-            values = odds(study, its, both, study.data(name))
-            found[name] = Look(values[: len(pool.rows)], values[len(pool.rows) :])
-    return found
+            both = Dataset(
+                torch.cat([pool.rows.x, pool.population.x]), torch.cat([pool.rows.y, pool.population.y])
+            )
+            values = log_odds(study, states, both, study.data(name))
+            results[name] = SiloLogOdds(values[: len(pool.rows)], values[len(pool.rows) :])
+    return results
 
 
 def evidence(
-    study: Study, name: str, target: Mapping[str, Look], references: Mapping[int, Mapping[str, Look]]
-) -> Evidence | None:
-    """Everything that an attack on one silo needs; None where the vantage saw nothing of it."""
-    if name not in target:
-        return None
-    kept = {number: its[name] for number, its in references.items() if name in its}
+    study: Study,
+    target: Mapping[str, SiloLogOdds],
+    references: Mapping[int, Mapping[str, SiloLogOdds]],
+) -> dict[str, Evidence]:
+    """By silo, all that a membership attack needs; without silos of which the adversary saw nothing."""
+    return {
+        name: _evidence(study, name, target[name], references) for name in study.training if name in target
+    }
+
+
+def _evidence(
+    study: Study, name: str, target: SiloLogOdds, references: Mapping[int, Mapping[str, SiloLogOdds]]
+) -> Evidence:
+    own = {number: silos[name] for number, silos in references.items() if name in silos}
     pool = pool_of(study, name)
-    people = pool.population if len(pool.population) else pool.rows
-    whose, theirs = pool.rows.units, people.units
-    held = np.stack([half(study, name, number) for number in kept])
+    row_units, population_units = pool.rows.units, pool.population.units
+    held = np.stack([half(study, name, number) for number in own])
     return Evidence(
-        member=units.by_unit(pool.member, whose) > 0,
-        target=units.by_unit(target[name].rows, whose),
-        references=units.by_unit(np.stack([its.rows for its in kept.values()]), whose),
-        held=units.by_unit(held, whose) > 0,
-        population=units.by_unit(target[name].population, theirs),
-        others=units.by_unit(np.stack([its.population for its in kept.values()]), theirs),
+        member=units.by_unit(pool.member, row_units) > 0,
+        target=units.by_unit(target.rows, row_units),
+        references=units.by_unit(np.stack([odds.rows for odds in own.values()]), row_units),
+        held=units.by_unit(held, row_units) > 0,
+        population=units.by_unit(target.population, population_units),
+        population_references=units.by_unit(
+            np.stack([odds.population for odds in own.values()]), population_units
+        ),
     )
 
 
-def watched(of: StudyOf, number: int, transcript: int, trainer: Trainer) -> Watched:
-    """``reference`` as a piece of work."""
-    return reference(of(trainer), number, transcript)
-
-
-def looked(
-    of: StudyOf, number: int, transcript: int, vantage: str, guess: Guess, trainer: Trainer
-) -> dict[str, Look]:
-    """``reference`` as a piece of work, and of it only what the attack looks at."""
-    study = of(trainer)
-    return looks(study, reference(study, number, transcript), vantage, guess)
+def reference_log_odds(
+    study: Study, number: int, transcript: int, adversary: Adversary, substitutes: StatesBySilo
+) -> dict[str, SiloLogOdds]:
+    """Train a reference, and return only what the attack needs of it."""
+    return pool_log_odds(study, train_reference(study, number, transcript), adversary, substitutes)

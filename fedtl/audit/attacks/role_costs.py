@@ -1,25 +1,29 @@
-"""What sharing each role costs: the same federation and the same attacks, where more and more leaves a silo."""
+"""What sharing each role costs: the same federation and the same attacks, with more and more roles that leave a silo."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from fedtl.audit.attacks import membership
-from fedtl.audit.attacks import reconstruction as reconstruct
-from fedtl.audit.attacks.reference_models import TARGET, StudyOf, Watched, evidence, looks, reference, sharing
-from fedtl.audit.jobs import Piece
+from fedtl.audit.attacks.reconstruction import figures_of, invert_small_update, single_rows
+from fedtl.audit.attacks.reference_models import (
+    TARGET,
+    ObservedFederation,
+    evidence,
+    pool_log_odds,
+    train_reference,
+    with_shared_roles,
+)
+from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.experiment.config.load import but
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.results.audit import Adversary, RoleCost
 from fedtl.training.metrics import correct
-from fedtl.training.trainer import Trainer
 
-ROUNDS = 10  # of each variant, at most: risks are compared, and the run's own figures stand elsewhere
-KEPT = 3  # rounds of them that the server's attack looks at
+MAX_ROUNDS = 10  # of each federation: risks are compared here; the run's own figures are elsewhere
+RECORDED_ROUNDS = 3
 SHARED: tuple[frozenset[Role], ...] = (
     frozenset({Role.BODY}),
     frozenset({Role.BODY, Role.NORM}),
@@ -29,66 +33,66 @@ SHARED: tuple[frozenset[Role], ...] = (
 )
 
 
-def variants(study: Study) -> list[frozenset[Role]]:
-    """The sets of roles that this study can be run with; aux crosses where it does in the method."""
+def role_sets(study: Study) -> list[frozenset[Role]]:
+    """The sets of roles that this study can share; aux is shared if the method shares it."""
     present = set(study.trainer.partition.roles.values())
     aux = study.trainer.method.shared & present & {Role.AUX}
-    alike = len({study.data(name).classes for name in study.training}) == 1
-    found: list[frozenset[Role]] = []
+    same_labels = len({study.data(name).classes for name in study.training}) == 1
+    sets: list[frozenset[Role]] = []
     for shared in SHARED:
-        its = (shared & present) | aux
-        if its not in found and (alike or Role.HEAD not in its):
-            found.append(frozenset(its))
-    return found
+        roles = frozenset((shared & present) | aux)
+        if roles not in sets and (same_labels or Role.HEAD not in roles):
+            sets.append(roles)
+    return sets
 
 
-def rows(study: Study, references: int, iterations: int) -> dict[str, Piece]:
-    """One piece of work a variant; each gives its row as audit.json holds it."""
-    short = replace(study, experiment=but(study.experiment, rounds=min(ROUNDS, study.experiment.rounds)))
+def role_cost_jobs(study: Study, references: int, iterations: int) -> dict[str, AuditJob]:
+    """One job for each set of roles."""
+    rounds = min(MAX_ROUNDS, study.experiment.rounds)
+    short = replace(study, experiment=but(study.experiment, rounds=rounds))
     return {
-        f"shared {' '.join(sorted(shared))}": partial(
-            _row, short.source.study, study.guarantees, shared, references, iterations
+        f"shared {' '.join(sorted(shared))}": study_job(
+            short, partial(role_cost, shared=shared, references=references, iterations=iterations)
         )
-        for shared in variants(study)
+        for shared in role_sets(study)
     }
 
 
-def _row(
-    of: StudyOf,
-    guarantees: Mapping[str, PrivacyGuarantee],
-    shared: frozenset[Role],
-    references: int,
-    iterations: int,
-    trainer: Trainer,
-) -> dict[str, Any]:
-    trainer = sharing(trainer, shared)
-    study = replace(of(trainer), method=trainer.method, guarantees=guarantees)
-    shadows = {number: reference(study, number, KEPT) for number in range(references)}
-    guess, target = shadows[0].whole, reference(study, TARGET, KEPT)
-    seen = {number: looks(study, its, "server", guess) for number, its in shadows.items()}
-    found = looks(study, target, "server", guess)
-    looked = {name: evidence(study, name, found, seen) for name in study.training}
-    risk = membership.measure({name: its for name, its in looked.items() if its is not None})["rmia"]
-    row = {
-        "shared": sorted(str(role) for role in shared),
-        **{key: risk[key] for key in ("auc", "ci95", "tpr_at_fpr_0.01")},
-        **{"psnr": None, "ssim": None, "labels": None, "accuracy": _accuracy(study, target)},
+def role_cost(study: Study, shared: frozenset[Role], references: int, iterations: int) -> RoleCost:
+    """Train the federation and its references with these roles shared, and attack it."""
+    trainer = with_shared_roles(study.trainer, shared)
+    study = replace(study, trainer=trainer, method=trainer.method)
+    trained = {number: train_reference(study, number, RECORDED_ROUNDS) for number in range(references)}
+    substitutes, target = trained[0].whole, train_reference(study, TARGET, RECORDED_ROUNDS)
+    observed = {
+        number: pool_log_odds(study, reference, Adversary.SERVER, substitutes)
+        for number, reference in trained.items()
     }
+    target_odds = pool_log_odds(study, target, Adversary.SERVER, substitutes)
+    risk = membership.attack(evidence(study, target_odds, observed))["rmia"]
+    inverted = None
     if study.data(study.training[0]).train.x.dim() == 4:
-        tried = [
-            reconstruct.small(study, trainer, name, 1, 1, iterations, at)
-            for name, at in reconstruct.single_rows(study, study.training)
-        ]
-        row |= {key: value for key, value in reconstruct.scored(tried).items() if key in row}
-    return row
+        attempts = [invert_small_update(study, row, iterations) for row in single_rows(study)]
+        inverted = figures_of(attempts)
+    return RoleCost(
+        shared=tuple(sorted(str(role) for role in shared)),
+        auc=risk.auc,
+        ci95=risk.ci95,
+        tpr_at_fpr_1_percent=risk.tpr_at_fpr_1_percent,
+        psnr=inverted.psnr if inverted else None,
+        ssim=inverted.ssim if inverted else None,
+        labels=inverted.labels if inverted else None,
+        accuracy=_mean_accuracy(study, target),
+    )
 
 
-def _accuracy(study: Study, target: Watched) -> float | None:
-    found = []
+def _mean_accuracy(study: Study, target: ObservedFederation) -> float | None:
+    """Over the silos' test rows; None in regression."""
+    accuracies = []
     for name in study.training:
         data, test = study.data(name), study.exam(name).test
         if not data.classes:
             return None
         scores = study.trainer.scores(target.whole[name], test.x, data)
-        found.append(float(correct(scores, test.y).double().mean()))
-    return float(np.mean(found))
+        accuracies.append(float(correct(scores, test.y).double().mean()))
+    return float(np.mean(accuracies))

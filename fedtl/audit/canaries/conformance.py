@@ -1,14 +1,12 @@
 """
-Whether the noise, the clip and the sampling of a private run were those that it claims, read off its canaries.
+Whether noise, clipping and sampling of a private run are as claimed, read from its canaries.
 
-A coordinate whose canary is out holds noise and nothing else; one whose canary was in a step holds one clip more. Every
-check has a p-value under a sound run; what becomes of many of them is ``verdict``'s to say. What the canaries cannot
-see (what goes around the mechanism) is ``rehearsal``'s.
+The coordinate of a canary that is not in the run holds noise only; if its canary was sampled in a step, a coordinate holds
+one clip more. The canaries cannot show what bypasses the mechanism; ``audit.retraining`` checks that.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -17,42 +15,26 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, chi2, gamma, kstest, norm, t
 
 from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, steps
-from fedtl.audit.verdict import Check, Measured
+from fedtl.audit.verdict import Check, Measurement, exact, not_exercised
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.results.privacy import SiloPrivacy
 from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
-MOST = 5000  # values that normality is tested on
-ROUNDING = 1e-3  # clips: float32's share in a sum, at most
+NORMALITY_VALUES = 5000  # the number of values that are tested for normality
+ROUNDING = 1e-3  # clips: the largest error of float32 in a sum
 
 
-@dataclass(frozen=True)
-class Claim:
-    """What a silo says of its training: result.json's ``privacy.silos.<name>``."""
-
-    noise_multiplier: float
-    sample_rate: float
-    clip: float
-    records: int
-    statistics_noise: float | None = None
-
-    @classmethod
-    def of(cls, its: SiloPrivacy) -> "Claim":
-        return cls(its.noise_multiplier, its.sample_rate, its.clip, its.units, its.statistics_noise)
-
-
-def conformance(
+def noise_conformance(
     silo: str,
     run: Sequence[CanaryPhase],
     statistics: ReleasedStatistics | None,
-    claim: Claim,
+    claim: SiloPrivacy,
     training: TrainingConfig,
-    rounds: int,
 ) -> list[Check]:
-    """All checks on one silo's own record, in a fixed order and number."""
+    """All checks of one silo's canaries, always the same ones in the same order."""
     noise = steps(run)[:, ~run[0].member]
-    makers: list[tuple[str, Callable[[], Measured]]] = [
+    checks: list[tuple[str, Callable[[], Measurement]]] = [
         ("noise", lambda: _noise(noise, claim.noise_multiplier)),
         ("normality", lambda: _normality(noise)),
         ("whiteness", lambda: _whiteness(noise)),
@@ -60,71 +42,73 @@ def conformance(
         ("sensitivity", lambda: _sensitivity(run, noise)),
         ("absence", lambda: _absence(run, noise)),
         ("sampling", lambda: _sampling(run, claim.sample_rate)),
-        ("optimiser", lambda: _optimiser(run, claim, training, rounds)),
+        ("optimiser", lambda: _optimiser(run, claim, training)),
         ("noise on statistics", lambda: _statistics_noise(statistics, claim)),
         ("sensitivity of statistics", lambda: _statistics_sensitivity(statistics)),
     ]
-    return [Check(name, silo, *make()) for name, make in makers]
+    return [Check(name, silo, *measure()) for name, measure in checks]
 
 
-def between(runs: Mapping[str, Sequence[CanaryPhase]]) -> list[Check]:
-    """Whether two silos have noise in common: one check a pair, on the canaries that neither has."""
-    found = []
+def shared_noise(runs: Mapping[str, Sequence[CanaryPhase]]) -> list[Check]:
+    """Whether two silos have noise in common: one check for each pair, on the canaries that neither has."""
+    checks = []
     for one, other in combinations(sorted(runs), 2):
-        both = ~runs[one][0].member & ~runs[other][0].member
-        p, largest = largest_cosine(steps(runs[one])[:, both], steps(runs[other])[:, both])
+        neither = ~runs[one][0].member & ~runs[other][0].member
+        p, largest = largest_cosine(steps(runs[one])[:, neither], steps(runs[other])[:, neither])
         reason = (
-            f"a step of each has the same noise (correlation {largest:.3f}; sound is 0): seeds are shared"
+            f"a step of one silo has the same noise as a step of the other (correlation {largest:.3f}, expected 0): "
+            "they use the same seed"
         )
-        found.append(Check("noise between silos", f"{one} and {other}", p, largest, reason))
-    return found
+        checks.append(Check("noise between silos", f"{one} and {other}", p, largest, reason))
+    return checks
 
 
-def _noise(noise: Floats, sigma: float) -> tuple[float, float, str]:
+def _noise(noise: Floats, sigma: float) -> Measurement:
     squares, count = float((noise**2).sum()) / sigma**2, noise.size
     p = 2 * min(chi2.cdf(squares, count), chi2.sf(squares, count))
     ratio = math.sqrt(squares / count)
     if ratio == 0:
-        return 0.0, 0.0, f"there is none; {sigma:.3g} clips were claimed"
-    return p, ratio, f"its standard deviation is {ratio:.3f} times the claimed {sigma:.3g} clips"
-
-
-def _normality(noise: Floats) -> Measured:
-    values = noise.ravel()[:MOST]
-    if not (spread := values.std()):
-        return None, None, "no noise to look at"
-    its = kstest(values / spread, "norm")
-    return (
-        float(its.pvalue),
-        float(its.statistic),
-        f"the noise is not normal (KS distance {its.statistic:.3f})",
+        return Measurement(
+            0.0, 0.0, f"there is no noise; a standard deviation of {sigma:.3g} clips was claimed"
+        )
+    return Measurement(
+        p, ratio, f"the noise's standard deviation is {ratio:.3f} times the claimed {sigma:.3g} clips"
     )
 
 
-def _whiteness(noise: Floats) -> Measured:
+def _normality(noise: Floats) -> Measurement:
+    values = noise.ravel()[:NORMALITY_VALUES]
+    if not (deviation := values.std()):
+        return not_exercised("there is no noise")
+    test = kstest(values / deviation, "norm")
+    reason = f"the noise is not normally distributed (Kolmogorov-Smirnov distance {test.statistic:.3f})"
+    return Measurement(float(test.pvalue), float(test.statistic), reason)
+
+
+def _whiteness(noise: Floats) -> Measurement:
     if len(noise) < 2 or not noise.std():
-        return None, None, "fewer than two steps"
+        return not_exercised("fewer than two steps")
     pairs = noise[1:] * noise[:-1]
     lag = float(pairs.mean() / noise.var())
     p = float(2 * norm.sf(abs(lag) * math.sqrt(pairs.size)))
-    return p, lag, f"noise of one step goes on in the next (correlation {lag:.3f}; sound is 0)"
-
-
-def _repeats(noise: Floats) -> Measured:
-    if len(noise) < 2:
-        return None, None, "fewer than two steps"
-    p, largest = largest_cosine(noise, None)
-    return (
-        p,
-        largest,
-        f"two steps have the same noise (correlation {largest:.3f}; sound is 0): a seed was used twice",
+    return Measurement(
+        p, lag, f"the noise of consecutive steps is correlated (correlation {lag:.3f}, expected 0)"
     )
+
+
+def _repeats(noise: Floats) -> Measurement:
+    if len(noise) < 2:
+        return not_exercised("fewer than two steps")
+    p, largest = largest_cosine(noise, None)
+    reason = f"two steps have the same noise (correlation {largest:.3f}, expected 0): a seed was used twice"
+    return Measurement(p, largest, reason)
 
 
 def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
     """
-    The largest |cosine| between a row of ``a`` and one of ``b`` (or another of ``a``), and its p over all pairs. For
-    independent normal rows r sqrt((n - 1) / (1 - r^2)) has Student's t with n - 1 degrees of freedom.
+    The largest |cosine| between a row of ``a`` and a row of ``b`` (or another row of ``a``), and its p-value over all
+    pairs. For independent normal rows r sqrt((n - 1) / (1 - r^2)) has Student's t distribution with n - 1 degrees of
+    freedom.
     """
 
     def unit(rows: Floats) -> Floats:
@@ -142,140 +126,124 @@ def largest_cosine(a: Floats, b: Floats | None) -> tuple[float, float]:
     return min(1.0, float(p) * pairs), largest
 
 
-def _sensitivity(run: Sequence[CanaryPhase], noise: Floats) -> Measured:
-    """The mean of coordinates whose canary was in the step: one clip, with the noise that there is."""
-    held = steps(run)[sampled(run)]
-    if not len(held):
-        return None, None, "no canary was ever sampled"
-    mean, error = float(held.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(held))
+def _sensitivity(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
+    """The mean of coordinates whose canary was sampled in the step is one clip."""
+    values = steps(run)[sampled(run)]
+    if not len(values):
+        return not_exercised("no canary was sampled")
+    mean, error = float(values.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(values))
     p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
-    way = (
+    cause = (
         "more than the clip allows" if mean > 1 else "less than one clip: records are not clipped one by one"
     )
-    return p, mean, f"one record moves a sum by {mean:.3f} clips, {way}"
+    return Measurement(p, mean, f"one record changes a sum by {mean:.3f} clips, {cause}")
 
 
-def _absence(run: Sequence[CanaryPhase], noise: Floats) -> Measured:
-    """Canaries that are in, in steps that did not sample them."""
-    out = steps(run)[~sampled(run) & run[0].member]
-    if not len(out):
-        return None, None, "every canary was in every step"
-    mean, error = float(out.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(out))
+def _absence(run: Sequence[CanaryPhase], noise: Floats) -> Measurement:
+    """The mean of coordinates whose canary is in the run and was not sampled in the step is zero."""
+    values = steps(run)[~sampled(run) & run[0].member]
+    if not len(values):
+        return not_exercised("every canary was in every step")
+    mean, error = float(values.mean()), max(float(noise.std()), ROUNDING) / math.sqrt(len(values))
     p = float(2 * norm.sf(max(0.0, abs(mean) - ROUNDING) / error))
-    return p, mean, f"records move steps that did not sample them, by {mean:.3f} clips each"
+    return Measurement(p, mean, f"records change steps that did not sample them, by {mean:.3f} clips each")
 
 
-def _sampling(run: Sequence[CanaryPhase], rate: float) -> tuple[float, float, str]:
-    """Poisson: how many in all, how evenly over canaries, and how evenly over steps; the worst of three counts."""
-    held = sampled(run)[:, run[0].member]
-    total, cells = int(held.sum()), held.size
-    if rate >= 1:
-        return (
-            float(total == cells),
-            total / cells,
-            f"{cells - total} of {cells} records were not sampled at rate 1",
-        )
+def _sampling(run: Sequence[CanaryPhase], rate: float) -> Measurement:
+    """Poisson sampling: the number of samples in all, its variation over canaries, and its variation over steps."""
+    samples = sampled(run)[:, run[0].member]
+    total, cells = int(samples.sum()), samples.size
     share = total / cells
-    found = [
+    if rate >= 1:
+        return exact(total == cells, share, f"{cells - total} of {cells} records were not sampled at rate 1")
+    p, value, reason = min(
         (
-            float(binomtest(total, cells, rate).pvalue),
-            share,
-            f"each step holds {share:.4f} of the records, not {rate:.4f}",
+            (float(binomtest(total, cells, rate).pvalue), share, ""),
+            (*_dispersion(samples.sum(0), len(samples), rate), "from record to record"),
+            (*_dispersion(samples.sum(1), samples.shape[1], rate), "from step to step"),
         ),
-        (*_spread(held.sum(0), len(held), rate), "from record to record"),
-        (*_spread(held.sum(1), held.shape[1], rate), "from step to step"),
-    ]
-    p, value, where = min(found, key=lambda its: its[0])
-    reason = (
-        where
-        if value == share
-        else f"counts vary {value:.2f} times as much as Poisson's {where}: batches are not Poisson"
+        key=lambda test: test[0],
     )
-    return min(1.0, 3 * p), value, reason
+    if reason:
+        reason = f"counts vary {value:.2f} times as much {reason} as with Poisson sampling: batches are not Poisson"
+    else:
+        reason = f"each step samples {share:.4f} of the records, not {rate:.4f}"
+    return Measurement(min(1.0, 3 * p), value, reason)
 
 
-def _spread(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[float, float]:
+def _dispersion(counts: NDArray[np.int64], tries: int, rate: float) -> tuple[float, float]:
     """
-    p and ratio of the counts' variance about the binomial's mean. A squared standard binomial has the mean 1 and the
-    variance 2 + (1 - 6 r (1 - r)) / (n r (1 - r)); their sum is near a gamma distribution of those.
+    The p-value of the counts' variance, and its ratio to the binomial variance. A squared standardised binomial has mean 1
+    and variance 2 + (1 - 6 r (1 - r)) / (n r (1 - r)); the sum is approximated by a gamma distribution with these moments.
     """
-    one = tries * rate * (1 - rate)
-    total = float(((counts - tries * rate) ** 2).sum()) / one
-    variance = len(counts) * max(2 + (1 - 6 * rate * (1 - rate)) / one, 0.1)
+    binomial = tries * rate * (1 - rate)
+    total = float(((counts - tries * rate) ** 2).sum()) / binomial
+    variance = len(counts) * max(2 + (1 - 6 * rate * (1 - rate)) / binomial, 0.1)
     scale = variance / len(counts)
     law = gamma(len(counts) / scale, scale=scale)
     return min(1.0, 2 * min(float(law.cdf(total)), float(law.sf(total)))), total / len(counts)
 
 
-def _optimiser(
-    run: Sequence[CanaryPhase], claim: Claim, training: TrainingConfig, rounds: int
-) -> tuple[float, float, str]:
-    """Feed the noisy sums to an optimiser of ours: it must end where the run's did."""
+def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: TrainingConfig) -> Measurement:
+    """An optimiser that is given the noisy sums must end where the run's optimiser ended."""
     worst = max(
         float(
-            np.abs(_replayed(one, claim, training, rounds) - one.after).max()
-            / max(np.abs(one.after).max(), 1e-12)
+            np.abs(_optimised(phase, claim, training) - phase.after).max()
+            / max(np.abs(phase.after).max(), 1e-12)
         )
-        for one in run
+        for phase in run
     )
-    return (
-        float(worst < ROUNDING),
-        worst,
-        f"the optimiser was given something else than the noisy sums ({worst:.2g} off)",
-    )
+    reason = f"the optimiser was not given the noisy sums (relative difference {worst:.2g})"
+    return exact(worst < ROUNDING, worst, reason)
 
 
-def _statistics_noise(its: ReleasedStatistics | None, claim: Claim) -> Measured:
+def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy) -> Measurement:
     """
-    One Gaussian mechanism of the claimed multiplier: the squares of clip over noise of all sub-releases add up to no
-    more than 1 / sigma^2, and each had the noise that was meant for it.
+    One Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
+    1 / sigma^2, and each sub-release has the noise that was intended for it.
     """
     if (sigma := claim.statistics_noise) is None:
-        return None, None, "none are released"
-    if its is None:
-        return 0.0, None, "they were released, and no canaries went with them"
-    meant = float((its.deviations**-2.0).sum() ** -0.5) / sigma
-    if meant < 1 - ROUNDING**2:
-        return (
-            0.0,
-            meant,
-            f"all releases together were meant to have {meant:.3f} times the claimed {sigma:.3g} clips",
-        )
-    p, ratio, reason = _noise(its.sums[:, ~its.member] * (sigma / its.deviations[:, None]), sigma)
-    return p, ratio, reason
+        return not_exercised("no statistics are released")
+    if statistics is None:
+        return exact(False, None, "statistics were released without canaries")
+    intended = float((statistics.deviations**-2.0).sum() ** -0.5) / sigma
+    if intended < 1 - ROUNDING**2:
+        reason = f"the intended noise of all releases together is {intended:.3f} times the claimed {sigma:.3g} clips"
+        return exact(False, intended, reason)
+    return _noise(statistics.sums[:, ~statistics.member] * (sigma / statistics.deviations[:, None]), sigma)
 
 
-def _statistics_sensitivity(its: ReleasedStatistics | None) -> Measured:
-    """The mean of coordinates whose canary is in, which is in every sub-release: one clip."""
-    if its is None or not its.member.any():
-        return None, None, "none are released"
-    weights = its.deviations**-2.0
-    mean = float(weights @ its.sums[:, its.member].mean(1) / weights.sum())
-    error = 1 / math.sqrt(its.member.sum() * weights.sum())
+def _statistics_sensitivity(statistics: ReleasedStatistics | None) -> Measurement:
+    """The mean of coordinates whose canary is in the run is one clip: it is in every sub-release."""
+    if statistics is None or not statistics.member.any():
+        return not_exercised("no statistics are released")
+    weights = statistics.deviations**-2.0
+    mean = float(weights @ statistics.sums[:, statistics.member].mean(1) / weights.sum())
+    error = 1 / math.sqrt(statistics.member.sum() * weights.sum())
     p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
-    return p, mean, f"one record moves a sum of statistics by {mean:.3f} clips"
+    return Measurement(p, mean, f"one record changes a sum of statistics by {mean:.3f} clips")
 
 
-def _replayed(one: CanaryPhase, claim: Claim, training: TrainingConfig, rounds: int) -> Floats:
-    weight = torch.zeros(1, len(one.member), requires_grad=True)
+def _optimised(phase: CanaryPhase, claim: SiloPrivacy, training: TrainingConfig) -> Floats:
+    weight = torch.zeros(1, len(phase.member), requires_grad=True)
     extra = {"momentum": training.momentum} if training.optimizer == "sgd" else {}
-    lr = training.lr * rate(training.schedule, one.round, rounds)
+    lr = training.lr * rate(training.schedule, phase.round, claim.rounds)
     optimizer = OPTIMIZERS[training.optimizer]([weight], lr=lr, weight_decay=training.weight_decay, **extra)
-    for row in _rows(one, claim):
-        weight.grad = row[None]
+    for gradient in _gradients(phase, claim):
+        weight.grad = gradient[None]
         optimizer.step()
     return weight.detach().numpy()[0].astype(float)
 
 
-def _rows(one: CanaryPhase, claim: Claim) -> Iterator[torch.Tensor]:
-    expected = claim.sample_rate * claim.records
-    return iter(torch.from_numpy(one.sums * claim.clip / expected).float())
+def _gradients(phase: CanaryPhase, claim: SiloPrivacy) -> Iterator[torch.Tensor]:
+    expected_batch = claim.sample_rate * claim.units
+    return iter(torch.from_numpy(phase.sums * claim.clip / expected_batch).float())
 
 
-def likelihood(run: Sequence[CanaryPhase], claim: Claim) -> Floats:
+def likelihood_scores(run: Sequence[CanaryPhase], claim: SiloPrivacy) -> Floats:
     """
-    Scores for whoever sees every step, as the accountant assumes: of each canary the log of how much likelier its
-    sums are with it than without, sum_t log(1 - q + q exp((s_t - 1/2) / sigma^2)).
+    Scores for an attacker who sees every step, as the accountant assumes: for each canary the log-likelihood ratio of its
+    sums with and without it, sum_t log(1 - q + q exp((s_t - 1/2) / sigma^2)).
     """
     q = claim.sample_rate
     with np.errstate(divide="ignore"):
@@ -284,6 +252,6 @@ def likelihood(run: Sequence[CanaryPhase], claim: Claim) -> Floats:
     return scores.sum(0)
 
 
-def final(run: Sequence[CanaryPhase]) -> Floats:
-    """Scores for whoever sees only what training came to: minus the sum of the parameter's moves."""
-    return -np.sum([one.after for one in run], axis=0)
+def final_scores(run: Sequence[CanaryPhase]) -> Floats:
+    """Scores for an attacker who sees only the final model: minus the sum of the parameter's changes."""
+    return -np.sum([phase.after for phase in run], axis=0)

@@ -1,4 +1,4 @@
-"""What a run wrote down about its canaries, read back: one silo's phases in the order in which they were trained."""
+"""Reads what a run recorded about its canaries: the phases of one silo in the order of training."""
 
 import re
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 from fedtl.errors import ConfigError
 from fedtl.privacy.canaries import STATISTICS_FILE
 
-NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
+FILE_NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
 class CanaryPhase:
-    """One phase of one round, as ``privacy.canaries.CanaryLayer.save`` wrote it; sums in clips, steps first."""
+    """One phase of one round, as ``privacy.canaries.CanaryLayer.save`` writes it: sums [steps, canaries] in clips."""
 
     round: int
     phase: int
@@ -31,58 +31,47 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """The statistics' release, as ``privacy.canaries.CanaryStatistics.save`` wrote it; sub-releases first, in clips."""
+    """As ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]
     member: NDArray[np.bool_]
 
 
-def released(folder: Path) -> ReleasedStatistics | None:
-    """None where no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
-    if not (path := folder / STATISTICS_FILE).is_file():
-        return None
-    its = _read(path)
-    return ReleasedStatistics(
-        its["sums"].astype(float), its["deviations"].astype(float), its["member"].astype(bool)
-    )
+def read_released_statistics(folder: Path) -> ReleasedStatistics | None:
+    """Return None if no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
+    path = folder / STATISTICS_FILE
+    return ReleasedStatistics(*_arrays(path, "sums", "deviations", "member")) if path.is_file() else None
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _odd(path, error) from error
-
-
-def _odd(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(f"{path}: not a record of canaries ({error}); take it out, or audit another run")
-
-
-def stretches(folder: Path) -> list[CanaryPhase]:
-    """Empty where the run had no canaries. Raises ConfigError for a file that cannot be read."""
-    found = []
+def read_canary_phases(folder: Path) -> list[CanaryPhase]:
+    """Return an empty list if the run had no canaries. Raises ConfigError for a file that cannot be read."""
+    phases = []
     for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        if not (name := NAME.fullmatch(path.name)):
-            continue
-        its = _read(path)
-        try:
-            found.append(
-                CanaryPhase(
-                    *(int(name[1]), int(name[2]), its["sums"].astype(float), its["sampled"].astype(bool)),
-                    *(its["member"].astype(bool), its["after"].astype(float)),
-                )
-            )
-        except KeyError as error:
-            raise _odd(path, error) from error
-    return found
+        if name := FILE_NAME.fullmatch(path.name):
+            arrays = _arrays(path, "sums", "sampled", "member", "after")
+            phases.append(CanaryPhase(int(name[1]), int(name[2]), *arrays))
+    return phases
 
 
-def steps(of: Sequence[CanaryPhase]) -> NDArray[np.float64]:
+def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
+    """Numbers as float64, truth values as they are."""
+    try:
+        content = load_file(path)
+        return [
+            content[name] if content[name].dtype == bool else content[name].astype(float) for name in names
+        ]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: not a record of canaries ({error}); remove the file, or audit another run"
+        ) from error
+
+
+def steps(run: Sequence[CanaryPhase]) -> NDArray[np.float64]:
     """[steps, canaries]: the noisy sums of all phases, one after another."""
-    return np.concatenate([one.sums for one in of])
+    return np.concatenate([phase.sums for phase in run])
 
 
-def sampled(of: Sequence[CanaryPhase]) -> NDArray[np.bool_]:
-    """[steps, canaries]: which canaries each of these steps held."""
-    return np.concatenate([one.sampled for one in of])
+def sampled(run: Sequence[CanaryPhase]) -> NDArray[np.bool_]:
+    """[steps, canaries]: which canaries each step sampled."""
+    return np.concatenate([phase.sampled for phase in run])

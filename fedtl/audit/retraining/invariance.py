@@ -1,5 +1,5 @@
 """
-What must not change a bit of what leaves: the rows, where no record is sampled, and everything that stays at the silo.
+What must not change what leaves the silo: rows, if no record is sampled, and everything that stays at the silo.
 
 And what must change: statistics that are released twice, and noise under one seed.
 """
@@ -9,89 +9,94 @@ from dataclasses import replace
 import torch
 
 from fedtl.audit.canaries.conformance import largest_cosine
-from fedtl.audit.canaries.log import CanaryPhase, steps, stretches
-from fedtl.audit.retraining.audited_silo import Stage, as_kind, scratched, strangers
-from fedtl.audit.retraining.tensor_noise import RARE, Unsampled
-from fedtl.audit.verdict import Measured
+from fedtl.audit.canaries.log import CanaryPhase, read_canary_phases, steps
+from fedtl.audit.retraining.altered_data import synthetic_rows
+from fedtl.audit.retraining.audited_silo import AuditedSilo, as_kind, scratch_guarantee
+from fedtl.audit.retraining.recorded_sums import NO_SAMPLING_RATE, UnsampledGuarantee
+from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.roles import Role
 from fedtl.privacy.canaries import Canaries
 from fedtl.training.silo import Silo
 
 
-def around(stage: Stage) -> Measured:
-    """Where no record is drawn, other records must not change a bit of what leaves or of what the next round begins with."""
-    found = []
-    for data in (stage.data, strangers(stage.data)):
-        nobody = as_kind(stage.guarantee, Unsampled, divisor=stage.guarantee.expected_batch)
-        changed = replace(
-            nobody,
-            training=replace(nobody.training, sample_rate=RARE),
-            releases=replace(nobody.releases, statistics=None),
+def around_the_mechanism(audited: AuditedSilo) -> Measurement:
+    """If no record is sampled, other rows must not change a bit of what leaves or of the silo's local state."""
+    states = []
+    for data in (audited.data, synthetic_rows(audited.data)):
+        unsampled = replace(
+            audited.guarantee,
+            training=replace(audited.guarantee.training, sample_rate=NO_SAMPLING_RATE),
+            releases=replace(audited.guarantee.releases, statistics=None),
             seed=1,
             canaries=None,
         )
-        with scratched(changed) as guarantee:
-            update, local = stage.fit(guarantee, data)
-        found.append(update.delta | local)
-    moved = [name for name in found[0] if not torch.equal(found[0][name], found[1][name])]
-    reason = f"no record was sampled, and {len(moved)} tensors depend on the rows all the same, such as {moved[:1]}"
-    return float(not moved), float(len(moved)), reason
+        divisor = audited.guarantee.expected_batch
+        with scratch_guarantee(as_kind(unsampled, UnsampledGuarantee, divisor=divisor)) as guarantee:
+            update, local = audited.fit(guarantee, data)
+        states.append(update.delta | local)
+    first, second = states
+    changed = [name for name in first if not torch.equal(first[name], second[name])]
+    reason = f"no record was sampled, but {len(changed)} tensors depend on the rows, such as {changed[:1]}"
+    return exact(not changed, float(len(changed)), reason)
 
 
-def local_only(stage: Stage) -> Measured:
-    """Other validation rows, and a model personalised and adapted in between: the bytes that leave stay."""
-    found, data = [], stage.data
+def local_only_state(audited: AuditedSilo) -> Measurement:
+    """Other validation rows, and a model that is personalised in between, must not change what leaves."""
+    data, updates = audited.data, []
     for other in (False, True):
         if other:
-            _, local = stage.trainer.partition.split(stage.trainer.initial(data.width))
-            stage.trainer.finish(Silo(stage.name, data, local, b"elsewhere"), stage.task())
-        swapped = (
-            other and stage.guarantee.releases.accuracy is None
-        )  # an accuracy that was promised is of these rows
-        rows = replace(data, val=strangers(data).train) if swapped else data
-        with scratched(replace(stage.guarantee, seed=1)) as guarantee:
-            update, _ = stage.fit(guarantee, rows)
-        found.append((update.delta, update.weight, dict(update.metrics)))
-    moved = [name for name, tensor in found[0][0].items() if not torch.equal(tensor, found[1][0][name])]
-    moved += ["weight"] * (found[0][1] != found[1][1]) + ["metrics"] * (found[0][2] != found[1][2])
-    reason = f"local-only state was replaced, and {len(moved)} of what leaves changed, such as {moved[:1]}"
-    return float(not moved), float(len(moved)), reason
+            _, local = audited.trainer.partition.split(audited.trainer.initial(data.width))
+            audited.trainer.finish(Silo(audited.name, data, local, b"elsewhere"), audited.task())
+        # A released accuracy is a function of the validation rows.
+        swapped = other and audited.guarantee.releases.accuracy is None
+        rows = replace(data, val=synthetic_rows(data).train) if swapped else data
+        with scratch_guarantee(replace(audited.guarantee, seed=1)) as guarantee:
+            updates.append(audited.fit(guarantee, rows)[0])
+    first, second = updates
+    changed = [name for name, tensor in first.delta.items() if not torch.equal(tensor, second.delta[name])]
+    changed += ["weight"] * (first.weight != second.weight)
+    changed += ["metrics"] * (dict(first.metrics) != dict(second.metrics))
+    reason = f"state that stays at the silo was replaced, and {len(changed)} values that leave it changed, such as {changed[:1]}"
+    return exact(not changed, float(len(changed)), reason)
 
 
-def statistics_twice(stage: Stage) -> Measured:
-    """Released twice, statistics with fresh noise differ, wherever they are not shrunk to what they were."""
-    if stage.guarantee.releases.statistics is None:
-        return None, None, "no statistics are released"
-    names = list(stage.trainer.partition.names(Role.STATS))
-    begun, shared, found = stage.trainer.initial(stage.data.width), stage.task().shared, []
+def statistics_differ(audited: AuditedSilo) -> Measurement:
+    """Statistics that are released twice differ in their noise, unless they were set back to their initial values."""
+    if audited.guarantee.releases.statistics is None:
+        return not_exercised("no statistics are released")
+    names = list(audited.trainer.partition.names(Role.STATS))
+    initial, shared, releases = audited.trainer.initial(audited.data.width), audited.task().shared, []
     for _ in range(2):
-        with scratched(stage.guarantee) as guarantee:
-            update, local = stage.fit(guarantee)
-        found.append(
+        with scratch_guarantee(audited.guarantee) as guarantee:
+            update, local = audited.fit(guarantee)
+        releases.append(
             {name: local[name] if name in local else shared[name] + update.delta[name] for name in names}
         )
+    first, second = releases
     same = [
         name
         for name in names
-        if torch.equal(found[0][name], found[1][name]) and not torch.equal(found[0][name], begun[name])
+        if torch.equal(first[name], second[name]) and not torch.equal(first[name], initial[name])
     ]
-    reason = f"two releases of {len(same)} statistics are the same to the bit, such as {same[:1]}: they carry no noise"
-    return float(not same), float(len(same)), reason
+    reason = f"{len(same)} statistics are the same in two releases, such as {same[:1]}: they carry no noise"
+    return exact(not same, float(len(same)), reason)
 
 
-def fresh(stage: Stage, run: list[CanaryPhase]) -> Measured:
-    """The first recorded round, trained again from the same seed: its noise must be another."""
-    its = stage.guarantee.canaries
-    if its is None or not run:
-        return None, None, "the run has no canaries"
+def fresh_noise(audited: AuditedSilo, run: list[CanaryPhase]) -> Measurement:
+    """If the first recorded round is trained again from the same seed, its noise must be another."""
+    if audited.guarantee.canaries is None or not run:
+        return not_exercised("the run has no canaries")
+    absent = ~run[0].member
     again = []
     for _ in range(2):
-        with scratched(stage.guarantee) as guarantee:
-            stage.fit(guarantee)
-            canaries = guarantee.canaries
-            assert isinstance(canaries, Canaries)
-            again.append(steps(stretches(canaries.folder))[:, ~run[0].member])
-    first = steps([one for one in run if one.round == run[0].round])[:, ~run[0].member]
+        with scratch_guarantee(audited.guarantee) as guarantee:
+            audited.fit(guarantee)
+            assert isinstance(guarantee.canaries, Canaries)
+            again.append(steps(read_canary_phases(guarantee.canaries.folder))[:, absent])
+    first = steps([phase for phase in run if phase.round == run[0].round])[:, absent]
     p, largest = min(largest_cosine(*pair) for pair in ((first, again[0]), (again[0], again[1])))
-    reason = f"the same round again has the same noise (correlation {largest:.3f}; sound is 0): it comes from a seed"
-    return min(1.0, 2 * p), largest, reason
+    reason = (
+        f"the same round has the same noise when it is trained again (correlation {largest:.3f}, expected 0): the noise "
+        "comes from a seed"
+    )
+    return Measurement(min(1.0, 2 * p), largest, reason)

@@ -1,8 +1,8 @@
 """
-Which records are really sampled: seen at the model's input, step by step, in two rounds of the same task.
+Which records are sampled, as seen at the model's input, step by step, in two rounds of the same task.
 
-Sound samples are Poisson, and the two rounds have nothing to do with each other: they come from the operating system and not
-from a number that the server knows.
+Sound samples are Poisson, and the two rounds are independent: samples come from the operating system, not from a number
+that the server knows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,18 +16,10 @@ from scipy.stats import binom, binomtest
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fedtl.audit.retraining.audited_silo import (
-    Stage,
-    as_floats,
-    few,
-    scratched,
-    strangers,
-    units_of,
-    unlimited,
-)
-from fedtl.audit.verdict import Measured
+from fedtl.audit.retraining.altered_data import as_floats, first_units, synthetic_rows, units_of
+from fedtl.audit.retraining.audited_silo import AuditedSilo, noise_only, scratch_guarantee
+from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.net import Net
-from fedtl.privacy.guarantee import Releases
 
 Bools = NDArray[np.bool_]
 UNITS = 128
@@ -35,59 +27,68 @@ STEPS = 24
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Of two rounds: [steps, units], which units were in a step; ``torn``: how often a unit was there with some of its rows."""
+class Samples:
+    """
+    Of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with some of its
+    rows only.
+    """
 
     one: Bools
     other: Bools
-    torn: int
+    partial: int
     rate: float
 
 
-def sampled(stage: Stage) -> Sampled:
-    """Two rounds of one task, on rows that nobody has, which can be told apart."""
-    data, changed = few(as_floats(strangers(stage.data), stage.trainer), stage.guarantee, UNITS)
-    phase = stage.phases()[0]
-    steps = tuple(STEPS if number == phase else 0 for number in range(len(stage.guarantee.training.steps)))
-    changed = unlimited(replace(changed, releases=Releases(), canaries=None), steps=steps)
-    trainer, units = stage.unmoved(), units_of(data, stage.guarantee)
-    rows = {row.numpy().tobytes(): at for at, row in enumerate(data.train.x.flatten(1))}
-    found, torn = [], 0
+def record_samples(audited: AuditedSilo) -> Samples:
+    """Train two rounds of one task, on synthetic rows, which are all different."""
+    synthetic = as_floats(synthetic_rows(audited.data), audited.trainer)
+    phase = audited.private_phases()[0]
+    steps = tuple(STEPS if number == phase else 0 for number in range(len(audited.guarantee.training.steps)))
+    changed = replace(noise_only(audited.guarantee, steps=steps), canaries=None)
+    data, few = first_units(synthetic, changed, UNITS)
+    trainer, units = audited.frozen_trainer(), units_of(data, audited.guarantee)
+    rows = {row.numpy().tobytes(): number for number, row in enumerate(data.train.x.flatten(1))}
+    rounds, partial = [], 0
     for _ in range(2):
-        with scratched(changed) as guarantee, _fed(trainer.net(data.width), rows) as seen:
-            stage.fit(guarantee, data, trainer)
-        held = np.zeros((len(seen), len(rows)), bool)
+        net = trainer.net(data.width)
+        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as seen:
+            audited.fit(guarantee, data, trainer)
+        sampled = np.zeros((len(seen), len(rows)), bool)
         for step, inside in enumerate(seen):
-            held[step, sorted(inside)] = True
-        by_unit = _by_unit(held, units)
-        found.append(by_unit > 0)
-        torn += int(((by_unit > 0) & (by_unit < 1)).sum())
-    return Sampled(found[0], found[1], torn, stage.guarantee.training.sample_rate)
+            sampled[step, sorted(inside)] = True
+        shares = _by_unit(sampled, units)
+        rounds.append(shares > 0)
+        partial += int(((shares > 0) & (shares < 1)).sum())
+    return Samples(rounds[0], rounds[1], partial, audited.guarantee.training.sample_rate)
 
 
-def _by_unit(held: Bools, units: Tensor) -> NDArray[np.float64]:
-    """[steps, units]: the share of each unit's rows."""
+def _by_unit(sampled: Bools, units: Tensor) -> NDArray[np.float64]:
+    """[steps, units]: the share of each unit's rows that was sampled."""
     counts = np.bincount(units.numpy())
-    sums = np.zeros((len(held), len(counts)))
-    np.add.at(sums.T, units.numpy(), held.T.astype(float))
+    sums = np.zeros((len(sampled), len(counts)))
+    np.add.at(sums.T, units.numpy(), sampled.T.astype(float))
     return np.asarray(sums / counts)
 
 
 @contextmanager
-def _fed(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]]:
-    """The rows that the body was fed before each step of the optimiser, while the block lasts."""
+def _record_rows(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]]:
+    """Record the rows that the body receives before each step of the optimiser within the block."""
     steps: list[set[int]] = []
-    now: set[int] = set()
+    current: set[int] = set()
 
-    def look(_: nn.Module, given: tuple[Any, ...]) -> None:
-        x = given[0].detach().cpu().contiguous().flatten(1)
-        now.update(at for row in x if (at := rows.get(row.numpy().tobytes())) is not None)
+    def record(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0].detach().cpu().contiguous().flatten(1)
+        numbers = (rows.get(row.numpy().tobytes()) for row in x)
+        current.update(number for number in numbers if number is not None)
 
-    def end(*_: Any) -> None:
-        steps.append(set(now))
-        now.clear()
+    def end_step(*_: Any) -> None:
+        steps.append(set(current))
+        current.clear()
 
-    handles = [net.body.register_forward_pre_hook(look), register_optimizer_step_pre_hook(end)]
+    handles = [
+        net.body.register_forward_pre_hook(record),
+        register_optimizer_step_pre_hook(end_step),
+    ]
     try:
         yield steps
     finally:
@@ -95,69 +96,73 @@ def _fed(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]]:
             handle.remove()
 
 
-def like_poisson(its: Sampled) -> Measured:
-    """How many units are sampled, how evenly over units and over steps, and whether a later step has them again."""
-    held = np.concatenate([its.one, its.other])
-    total, cells, rate = int(held.sum()), held.size, its.rate
+def poisson_samples(samples: Samples) -> Measurement:
+    """The number of sampled units, its variation over units and over steps, and repeated samples in later steps."""
+    sampled = np.concatenate([samples.one, samples.other])
+    total, cells, rate = int(sampled.sum()), sampled.size, samples.rate
     share = total / cells
-    if its.torn:
-        return 0.0, float(its.torn), f"{its.torn} units were sampled with some of their rows only"
+    if samples.partial:
+        reason = f"{samples.partial} units were sampled with some of their rows only"
+        return exact(False, float(samples.partial), reason)
     if rate >= 1:
-        return float(total == cells), share, f"{cells - total} of {cells} records were not sampled at rate 1"
-    lag, later = _overlap(its.one, its.one, rate)
-    found = [
+        return exact(total == cells, share, f"{cells - total} of {cells} records were not sampled at rate 1")
+    repeated, lag = _repeats(samples.one, samples.one, rate)
+    tests = [
         (
             float(binomtest(total, cells, rate).pvalue),
-            f"each step holds {share:.4f} of the records, not {rate:.4f}",
+            f"each step samples {share:.4f} of the records, not {rate:.4f}",
         ),
         (
-            _counts(held.sum(0), len(held), rate),
-            "records are not sampled equally often, or too equally, for Poisson",
+            _count_p(sampled.sum(0), len(sampled), rate),
+            "the number of samples varies too much or too little from record to record for Poisson sampling",
         ),
-        (_counts(held.sum(1), held.shape[1], rate), "steps are not as unequal in size as Poisson samples"),
-        (lag, f"the records of a step come again {later} steps later"),
+        (
+            _count_p(sampled.sum(1), sampled.shape[1], rate),
+            "the size of steps varies too much or too little for Poisson sampling",
+        ),
+        (repeated, f"the records of a step are sampled again {lag} steps later"),
     ]
-    p, reason = min(found)
-    return min(1.0, len(found) * p), share, reason
+    p, reason = min(tests)
+    return Measurement(min(1.0, len(tests) * p), share, reason)
 
 
-def _counts(counts: NDArray[np.int64], tries: int, rate: float) -> float:
+def _count_p(counts: NDArray[np.int64], tries: int, rate: float) -> float:
     """
-    A bound on the chance of binomial counts as far from the mean, or as near to each other, as the farthest: n P(X >= max),
-    n P(X <= min), and sum_k P(k <= X <= k + range)^n.
+    An upper bound on the probability that binomial counts are as far from the mean, or as close to each other, as these:
+    n P(X >= max), n P(X <= min), and sum_k P(k <= X <= k + range)^n.
     """
     law, number = binom(tries, rate), len(counts)
     low, high = int(counts.min()), int(counts.max())
-    far = number * min(float(law.sf(high - 1)), float(law.cdf(low)))
+    extremes = number * min(float(law.sf(high - 1)), float(law.cdf(low)))
     first = np.arange(tries - (high - low) + 1)
-    near = float(((law.cdf(first + high - low) - law.cdf(first - 1)) ** number).sum())
-    return min(1.0, 3 * min(far, near))
+    range_p = float(((law.cdf(first + high - low) - law.cdf(first - 1)) ** number).sum())
+    return min(1.0, 3 * min(extremes, range_p))
 
 
-def between_fits(its: Sampled) -> Measured:
+def samples_differ(samples: Samples) -> Measurement:
     """Two rounds of one task and one seed sample other records."""
-    if its.rate >= 1:
-        return None, None, "every record is in every step"
-    p, _ = _overlap(its.one, its.other, its.rate)
-    share = float((its.one & its.other).sum() / max(1, its.one.sum()))
+    if samples.rate >= 1:
+        return not_exercised("every record is in every step")
+    p, _ = _repeats(samples.one, samples.other, samples.rate)
+    share = float((samples.one & samples.other).sum() / max(1, samples.one.sum()))
     reason = f"the same task samples the same records again ({share:.0%} of them): samples come from a seed"
-    return p, share, reason
+    return Measurement(p, share, reason)
 
 
-def _overlap(one: Bools, other: Bools, rate: float) -> tuple[float, int]:
+def _repeats(one: Bools, other: Bools, rate: float) -> tuple[float, int]:
     """
-    Whether steps of ``one`` hold the records of steps of ``other`` that stand so many later: cells of independent Poisson
-    samples agree like a binomial of rate squared. p over all distances, and the least likely distance.
+    Whether steps of ``one`` have the records of later steps of ``other``: both of two independent Poisson samples have a
+    record with probability rate^2. Returns the p-value over all lags, and the lag with the smallest one.
     """
     same = one is other
-    worst, where, tries = 1.0, 0, 0
+    worst, worst_lag, tests = 1.0, 0, 0
     for lag in range(1 if same else 0, len(one)):
         first = np.arange(min(len(one), len(other) - lag))
-        if same:  # each cell in one pair at most, or the pairs would not be independent
+        if same:  # each step is in one pair at most, so that the pairs are independent
             first = first[(first // lag) % 2 == 0]
         both = one[first] & other[first + lag]
-        tries += 1
+        tests += 1
         p = float(binom.sf(int(both.sum()) - 1, both.size, rate**2))
         if p < worst:
-            worst, where = p, lag
-    return min(1.0, worst * max(1, tries)), where
+            worst, worst_lag = p, lag
+    return min(1.0, worst * max(1, tests)), worst_lag

@@ -1,13 +1,13 @@
 """
-Does every tensor get the noise that was claimed, and is all of it independent?
+Whether every tensor gets the claimed noise, and whether all of it is independent.
 
-Read where the optimiser takes its gradients, tensor by tensor: in a world where no record is sampled, so that noise is all
-there is, and once more with records, whose sum is the same in every step while the weights do not move.
+Gradients are read when the optimiser receives them, tensor by tensor: first when no record is sampled, so that they are
+noise only; then with records, whose sum is the same in every step because the weights do not change.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,39 +17,30 @@ from scipy.stats import chi2, kstest
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from fedtl.audit.retraining import independence as products
-from fedtl.audit.retraining.audited_silo import Stage, as_kind, few, scratched, unlimited
-from fedtl.audit.verdict import Measured
+from fedtl.audit.retraining import independence
+from fedtl.audit.retraining.altered_data import first_units
+from fedtl.audit.retraining.audited_silo import AuditedSilo, as_kind, noise_only, scratch_guarantee
+from fedtl.audit.retraining.recorded_sums import NO_SAMPLING_RATE, UnsampledGuarantee
+from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.net import Net
-from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
-from fedtl.training.trainer import Trainer
 
 Floats = NDArray[np.float64]
-RARE = 1e-12  # a sampling rate at which no record is ever drawn
-VALUES = 1_500_000  # that are looked at in one rehearsal, over all steps and tensors
-MOST, LEAST = 24, 4  # steps of one rehearsal
-TESTED = 5000  # values whose law is compared with the normal one
-KEPT = 4096  # values of a tensor that are compared with others
-FITS = 3  # the first round, the same again, and the second
-FILLED = 5  # steps with records
-UNITS = 32  # units whose records are in every one of these
-CANARIES = 32  # that are beside them, at most
+TOTAL_VALUES = 1_500_000  # about how many are read, over all rounds, steps and tensors
+MIN_STEPS, MAX_STEPS = 4, 24  # of one round
+NORMALITY_VALUES = 5000
+KEPT_VALUES = 4096  # of a tensor, for comparison with others
+ROUNDS = (1, 1, 2)  # the first round, the same again, and the second
+RECORD_STEPS = 5  # steps with records
+RECORD_UNITS = 32  # units whose records are in each of these steps
+RECORD_CANARIES = 32  # canaries beside them, at most
 
 
 @dataclass(frozen=True)
-class Unsampled(PrivacyGuarantee):
-    """A promise that draws nobody, and divides as the real one does."""
-
-    divisor: float = field(default=1.0, kw_only=True)
-
-    @property
-    def expected_batch(self) -> float:
-        return self.divisor
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Of one tensor, in standard deviations of the claim: values [steps, at most KEPT], the sum of all squares, and of how many."""
+class TensorNoise:
+    """
+    The noise of one tensor, in claimed standard deviations: the first values [steps, at most KEPT_VALUES], the sum of all
+    squares, and how many values there are.
+    """
 
     values: Floats
     squares: float
@@ -57,8 +48,8 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Given:
-    """What the optimiser was given for one tensor in one step: its first values, and the squares and number of all."""
+class Gradient:
+    """What the optimiser received for one tensor in one step: the first values, the sum of all squares, and their number."""
 
     values: torch.Tensor
     squares: float
@@ -66,157 +57,185 @@ class Given:
 
 
 @contextmanager
-def watched(net: Net) -> Iterator[list[dict[str, Given]]]:
-    """What the optimiser is given for each of the net's tensors, a dict a step, while the block lasts."""
+def record_gradients(net: Net) -> Iterator[list[dict[str, Gradient]]]:
+    """Record, for each step within the block, what the optimiser receives for each of the net's tensors."""
     names = {id(weight): name for name, weight in net.named_parameters()}
-    steps: list[dict[str, Given]] = []
+    steps: list[dict[str, Gradient]] = []
 
-    def look(optimizer: Optimizer, *_: Any) -> None:
+    def record(optimizer: Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        given = {
-            names[id(weight)]: _given(weight.grad.detach())
+        gradients = {
+            names[id(weight)]: _summary(weight.grad.detach())
             for weight in weights
             if id(weight) in names and weight.grad is not None
         }
-        if given:
-            steps.append(given)
+        if gradients:
+            steps.append(gradients)
 
-    handle = register_optimizer_step_pre_hook(look)
+    handle = register_optimizer_step_pre_hook(record)
     try:
         yield steps
     finally:
         handle.remove()
 
 
-def _given(gradient: torch.Tensor) -> Given:
+def _summary(gradient: torch.Tensor) -> Gradient:
     flat = gradient.flatten()
     squares = float(torch.linalg.vector_norm(flat, dtype=torch.float64) ** 2)
-    return Given(flat[:KEPT].cpu().double(), squares, len(flat))
+    return Gradient(flat[:KEPT_VALUES].cpu().double(), squares, len(flat))
 
 
-def empty(stage: Stage) -> dict[str, Noise]:
-    """The noise of FITS rounds in which no record is sampled, one round after another."""
-    trainer, its = stage.unmoved(), stage.guarantee
-    net = trainer.net(stage.data.width)
+def record_noise(audited: AuditedSilo) -> dict[str, TensorNoise]:
+    """The noise of each tensor in ROUNDS, in which no record is sampled."""
+    trainer, guarantee = audited.frozen_trainer(), audited.guarantee
+    net = trainer.net(audited.data.width)
     size = sum(weight.numel() for weight in net.parameters())
-    each = int(np.clip(VALUES // (size * FITS), LEAST, MOST))
-    nobody = as_kind(its, Unsampled, divisor=its.expected_batch)
-    found = []
-    for number in (1, 1, 2)[:FITS]:
-        changed = unlimited(replace(nobody, releases=Releases()), sample_rate=RARE, steps=stage.steps(each))
-        with scratched(changed) as guarantee, watched(net) as steps:
-            stage.fit(guarantee, None, trainer, min(number, stage.rounds))
-        found.append(_by_tensor(steps))
-    unit = its.expected_batch / (its.training.noise_multiplier * its.training.clip)
-    return {name: _noise([given for one in found for given in one[name]], unit) for name in found[0]}
+    steps = int(np.clip(TOTAL_VALUES // (size * len(ROUNDS)), MIN_STEPS, MAX_STEPS))
+    unsampled = as_kind(
+        noise_only(guarantee, sample_rate=NO_SAMPLING_RATE, steps=audited.steps(steps)),
+        UnsampledGuarantee,
+        divisor=guarantee.expected_batch,
+    )
+    recorded = dict[str, list[Gradient]]()
+    for number in ROUNDS:
+        with scratch_guarantee(unsampled) as scratch, record_gradients(net) as gradients:
+            audited.fit(scratch, None, trainer, min(number, audited.rounds))
+        for name, own in _by_tensor(gradients).items():
+            recorded.setdefault(name, []).extend(own)
+    unit = guarantee.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
+    return {name: _tensor_noise(own, unit) for name, own in recorded.items()}
 
 
-def _by_tensor(steps: Sequence[Mapping[str, Given]]) -> dict[str, list[Given]]:
+def _by_tensor(steps: Sequence[Mapping[str, Gradient]]) -> dict[str, list[Gradient]]:
     names = dict.fromkeys(name for step in steps for name in step)
     return {name: [step[name] for step in steps if name in step] for name in names}
 
 
-def _noise(steps: Sequence[Given], unit: float) -> Noise:
-    values = np.stack([step.values.numpy() for step in steps]) * unit
-    return Noise(values, sum(step.squares for step in steps) * unit**2, sum(step.count for step in steps))
+def _tensor_noise(steps: Sequence[Gradient], unit: float) -> TensorNoise:
+    return TensorNoise(
+        np.stack([step.values.numpy() for step in steps]) * unit,
+        sum(step.squares for step in steps) * unit**2,
+        sum(step.count for step in steps),
+    )
 
 
-def spread(noise: Mapping[str, Noise]) -> Measured:
-    """Each tensor's variance against the claim's: squares of standard normal numbers are chi-square."""
-    law = {name: chi2(its.count) for name, its in noise.items()}
-    p = {name: 2 * min(law[name].cdf(its.squares), law[name].sf(its.squares)) for name, its in noise.items()}
-    return _worst(p, {name: (its.squares / its.count) ** 0.5 for name, its in noise.items()})
+def deviation(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Each tensor has the claimed variance: sums of squares of standard normal numbers are chi-square distributed."""
+    p = {}
+    for name, own in noise.items():
+        law = chi2(own.count)
+        p[name] = 2 * min(law.cdf(own.squares), law.sf(own.squares))
+    return _worst_tensor(p, {name: (own.squares / own.count) ** 0.5 for name, own in noise.items()})
 
 
-def _worst(p: Mapping[str, float], ratios: Mapping[str, float]) -> Measured:
-    name = min(p, key=lambda one: p[one])
-    reason = f"the noise on {name} has {ratios[name]:.3f} times the claimed standard deviation, at worst of {len(p)} tensors"
-    return min(1.0, float(p[name]) * len(p)), ratios[name], reason
+def _worst_tensor(p: Mapping[str, float], ratios: Mapping[str, float]) -> Measurement:
+    name = min(p, key=lambda tensor: p[tensor])
+    reason = f"the noise of {name}, the worst of {len(p)} tensors, has {ratios[name]:.3f} times the claimed standard deviation"
+    return Measurement(min(1.0, float(p[name]) * len(p)), ratios[name], reason)
 
 
-def law(noise: Mapping[str, Noise]) -> Measured:
-    """Values of all tensors together, in turn, against the standard normal law."""
-    each = max(1, TESTED // len(noise))
-    values = np.concatenate([its.values.ravel()[:each] for its in noise.values()])
-    found = kstest(values, "norm")
-    reason = f"the noise is not normal (KS distance {found.statistic:.3f} over {len(values)} values)"
-    return float(found.pvalue), float(found.statistic), reason
+def normality(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Values of all tensors together have the standard normal distribution."""
+    each = max(1, NORMALITY_VALUES // len(noise))
+    values = np.concatenate([own.values.ravel()[:each] for own in noise.values()])
+    test = kstest(values, "norm")
+    reason = f"the noise is not normally distributed (Kolmogorov-Smirnov distance {test.statistic:.3f} over {len(values)} values)"
+    return Measurement(float(test.pvalue), float(test.statistic), reason)
 
 
-def missing(stage: Stage, noise: Mapping[str, Noise]) -> Measured:
-    """Every tensor that a private phase trains is given to the optimiser with noise."""
-    trainer = stage.trainer
-    phases = [trainer.method.phases[number] for number in stage.phases()]
-    weights = dict(trainer.net(stage.data.width).named_parameters())
-    wanted = {name for phase in phases for name in trainer.loop.movable(phase.train) if name in weights}
-    odd = sorted(wanted - {name for name, its in noise.items() if its.squares})
-    reason = f"{len(odd)} tensors are trained and got no noise, such as {odd[:1]}"
-    return float(not odd), float(len(odd)), reason
+def tensors_without_noise(audited: AuditedSilo, noise: Mapping[str, TensorNoise]) -> Measurement:
+    """The optimiser receives noise for every tensor that a private phase trains."""
+    trainer = audited.trainer
+    phases = [trainer.method.phases[number] for number in audited.private_phases()]
+    weights = dict(trainer.net(audited.data.width).named_parameters())
+    trained = {name for phase in phases for name in trainer.loop.movable(phase.train) if name in weights}
+    missing = sorted(trained - {name for name, own in noise.items() if own.squares})
+    reason = f"{len(missing)} tensors are trained without noise, such as {missing[:1]}"
+    return exact(not missing, float(len(missing)), reason)
 
 
-def filled(stage: Stage, trainer: Trainer | None = None) -> Measured:
-    """
-    With records in every step: what varies from step to step is noise. One-sided, for a model with dropout varies more.
-    """
-    trainer, its = trainer or stage.unmoved(), stage.guarantee
-    data, changed = few(stage.data, its, UNITS)
-    if its.canaries is not None:
-        changed = replace(changed, canaries=replace(its.canaries, count=min(CANARIES, its.canaries.count)))
-    changed = unlimited(replace(changed, releases=Releases()), sample_rate=1.0, steps=stage.steps(FILLED))
-    with scratched(changed) as guarantee, watched(trainer.net(data.width)) as steps:
-        stage.fit(guarantee, data, trainer)
-        unit = guarantee.expected_batch / (its.training.noise_multiplier * its.training.clip)
+def deviation_with_records(audited: AuditedSilo) -> Measurement:
+    """With the same records in every step, what varies between steps is noise. One-sided, because dropout varies, too."""
+    trainer, guarantee = audited.frozen_trainer(), audited.guarantee
+    changed = noise_only(guarantee, sample_rate=1.0, steps=audited.steps(RECORD_STEPS))
+    data, few = first_units(audited.data, changed, RECORD_UNITS)
+    if few.canaries is not None:
+        count = min(RECORD_CANARIES, few.canaries.count)
+        few = replace(few, canaries=replace(few.canaries, count=count))
+    net = trainer.net(data.width)
+    with scratch_guarantee(few) as scratch, record_gradients(net) as steps:
+        audited.fit(scratch, data, trainer)
+        unit = scratch.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
     p, ratios = {}, {}
-    for name, given in _by_tensor(steps).items():
-        values = torch.stack([step.values for step in given])
+    for name, own in _by_tensor(steps).items():
+        values = torch.stack([step.values for step in own])
         free = (len(values) - 1) * values.shape[1]
         squares = float(((values - values.mean(0)) ** 2).sum()) * unit**2
         p[name], ratios[name] = float(chi2.cdf(squares, free)), (squares / free) ** 0.5
-    return _worst(p, ratios)
+    return _worst_tensor(p, ratios)
 
 
-def along(noise: Mapping[str, Noise]) -> Measured:
-    """Within a step, over all tensors of one phase one after another."""
+def repeats_within_step(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Over all tensors of one phase, one after another."""
+
+    def test(parts: Mapping[str, Floats]) -> tuple[float, str]:
+        p, lag = independence.within_step(np.concatenate(list(parts.values()), 1))
+        return p, f"the noise of a step repeats itself after {lag} values"
+
+    return _worst_group(noise, test)
+
+
+def repeats_between_tensors(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Between tensors that are trained in the same step."""
+    if all(len(parts) == 1 for parts in _groups(noise)):
+        return not_exercised("only one tensor is trained")
+
+    def test(parts: Mapping[str, Floats]) -> tuple[float, str]:
+        p, pair = independence.between_tensors(parts)
+        return p, f"{pair} have noise in common"
+
+    return _worst_group(noise, test)
+
+
+def repeats_between_steps(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Between the steps of one round."""
+    return _worst_group(noise, lambda parts: _repeats(parts, 1, _steps_a_round(parts) - 1))
+
+
+def repeats_between_rounds(noise: Mapping[str, TensorNoise]) -> Measurement:
+    """Between two rounds, and between a round and the same round again."""
+    return _worst_group(noise, lambda parts: _repeats(parts, _steps_a_round(parts), _steps(parts) - 1))
+
+
+def _repeats(parts: Mapping[str, Floats], first: int, last: int) -> tuple[float, str]:
+    p, place = independence.between_steps(parts, first, last)
+    return p, f"noise is repeated: {place}"
+
+
+def _steps(parts: Mapping[str, Floats]) -> int:
+    return len(next(iter(parts.values())))
+
+
+def _steps_a_round(parts: Mapping[str, Floats]) -> int:
+    return _steps(parts) // len(ROUNDS)
+
+
+def _worst_group(
+    noise: Mapping[str, TensorNoise], test: Callable[[Mapping[str, Floats]], tuple[float, str]]
+) -> Measurement:
+    """The smallest p-value of the test over all groups, multiplied by their number."""
     worst, reason = 1.0, ""
-    groups = _together(noise)
-    for names in groups:
-        p, lag = products.along(np.concatenate([noise[name].values for name in names], 1))
+    groups = _groups(noise)
+    for parts in groups:
+        p, text = test(parts)
         if p < worst:
-            worst, reason = p, f"the noise of a step repeats itself after {lag} values"
-    return min(1.0, worst * len(groups)), None, reason
+            worst, reason = p, text
+    return Measurement(min(1.0, worst * len(groups)), None, reason)
 
 
-def _together(noise: Mapping[str, Noise]) -> list[list[str]]:
-    """Names of tensors that have equally many steps."""
-    groups: dict[int, list[str]] = {}
-    for name, its in noise.items():
-        groups.setdefault(len(its.values), []).append(name)
+def _groups(noise: Mapping[str, TensorNoise]) -> list[dict[str, Floats]]:
+    """The values of tensors that have equally many steps, together."""
+    groups: dict[int, dict[str, Floats]] = {}
+    for name, own in noise.items():
+        groups.setdefault(len(own.values), {})[name] = own.values
     return list(groups.values())
-
-
-def across(noise: Mapping[str, Noise]) -> Measured:
-    """Between tensors that are moved in the same step."""
-    worst, reason, several = 1.0, "", False
-    groups = _together(noise)
-    for names in groups:
-        several |= len(names) > 1
-        p, where = products.between({name: noise[name].values for name in names})
-        if p < worst:
-            worst, reason = p, f"{where} have noise in common"
-    if not several:
-        return None, None, "only one tensor moves"
-    return min(1.0, worst * len(groups)), None, reason
-
-
-def again(noise: Mapping[str, Noise], fits: bool) -> Measured:
-    """Between steps of one round; with ``fits`` between rounds, and between a round and the same round again."""
-    worst, reason = 1.0, ""
-    groups = _together(noise)
-    for names in groups:
-        parts = {name: noise[name].values for name in names}
-        total = len(next(iter(parts.values())))
-        first, last = (total // FITS, total - 1) if fits else (1, total // FITS - 1)
-        p, where = products.over_steps(parts, first, last)
-        if p < worst:
-            worst, reason = p, f"noise comes again: {where}"
-    return min(1.0, worst * len(groups)), None, reason

@@ -7,9 +7,10 @@ from PIL import Image
 
 from fedtl.deployment.plan import agree
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.status import check
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import dump, load
 from tests.real_processes import Federation
 
 RNG = np.random.default_rng(0)
@@ -187,3 +188,15 @@ def test_rows_that_no_plan_accepts_fail_the_check(kind, tmp_path):
     assert not passed
     assert says in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("kind", ["regression", "second domain of a table", "second domain of arrays"])
+def test_an_experiment_file_can_be_rehearsed_on_such_rows(kind, tmp_path):
+    write, changes, sets = TRAINS[kind]
+    home = site(tmp_path, write, **changes)
+    path = tmp_path / "plan.toml"
+    path.write_text(dump(load("digits", ["data.silos=[]", "model.name=mlp", "data.source=memory", *sets])))
+    facts, _ = rehearse(home, path)
+    assert facts["refused"] == ""
+    assert facts["terms"] is not None, facts["rows_error"]
+    assert facts["shape"] == [2]

@@ -51,7 +51,7 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
     site.approve()
     site.refused(site.task(2), Code.DECLINED, "as 'plain'")
-    assert "and have a budget there; set data.name = 'plain'" in site.lines()[-1]["reason"]
+    assert "data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
     assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
@@ -136,5 +136,5 @@ def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made)
     Ledger(LedgerAccount(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4)))
     Federation.change(home.path / "silo.toml", data__name="fresh")
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
-    assert "fresh: its rows" in said
-    assert "are 'plain' in this ledger" in said
+    assert "fresh: " in said
+    assert "as 'plain'" in said

@@ -165,7 +165,7 @@ class Together(PerExample):
 
 
 def test_records_that_meet_are_found_by_trying_whatever_a_loss_says_it_is(monkeypatch):
-    monkeypatch.setitem(TERMS, "together", Together)
+    monkeypatch.setitem(TERMS.own, "together", Together)
     its = found("method.terms=[{name='together'}]", "privacy.delta=0.5", "silo.plain.privacy.delta=auto")
     assert [line for line in its.unsound if "a record's loss" in line]
     assert [line for line in its.unsound if "faint: privacy.delta" in line]
