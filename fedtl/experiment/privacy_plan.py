@@ -35,7 +35,7 @@ from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.privacy.taint import Label
 from fedtl.privacy.verify import study_costs
 from fedtl.results.privacy import PrivacyReport, SiloPrivacy
-from fedtl.training.beside import changed_beside
+from fedtl.training.extra import changed_extra
 from fedtl.training.trainer import Trainer
 
 SHARE = 0.15  # of the budget that the statistics take
@@ -235,11 +235,11 @@ def trained(
     After a silo's last round, by the tensors' names. ``first``: of the first weights. ``settings``: of that
     silo, None: not private. With noise that can be drawn again it is as if there were none.
     """
-    beside = changed_beside(trainer.method, trainer.partition)
+    extra = changed_extra(trainer.method, trainer.partition)
     if settings is None:
-        moved = [*trainer.loop.movable(trained_roles(trainer.method)), *beside]
+        moved = [*trainer.loop.movable(trained_roles(trainer.method)), *extra]
         return labels.after(first, moved, private=False)
-    moved = [*trainer.loop.movable(trained_roles(trainer.method) - labels.STILL), *beside]
+    moved = [*trainer.loop.movable(trained_roles(trainer.method) - labels.STILL), *extra]
     fresh = refreshed(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *fresh], private=False)

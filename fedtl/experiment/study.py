@@ -232,7 +232,7 @@ def _blueprint(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
 
 
 def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
-    """Return what the method keeps or sends beside the model, with the bytes of each part."""
+    """Return what the method keeps or sends in addition to the model, with the bytes of each part."""
     parts: dict[str, StatePart] = {}
     for tensor in tensors:
         if (name := set_of(tensor.name)) != MODEL:
@@ -242,7 +242,7 @@ def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
 
 
 def tensor_table(study: Study) -> tuple[TensorRow, ...]:
-    """Return a row for every tensor of the model, and of what the method keeps beside it."""
+    """Return a row for every tensor of the model, and of what the method keeps in addition."""
     width = len(study.schema.union) or 1
     partition = study.trainer.partition
     planned = trained(study.trainer, study.first, study.experiment.privacy)

@@ -1,6 +1,6 @@
 """
-A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, what it keeps
-beside the model, how the server moves, and what happens at home afterwards. A method's settings are its function's
+A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, what further state it
+keeps, how the server moves, and what each silo does after the last round. A method's settings are its function's
 parameters.
 """
 
@@ -153,7 +153,7 @@ ExactStatistics = Literal["own", "always", "never"]
 @dataclass(frozen=True)
 class Method:
     """
-    ``slots`` and ``summaries``: what a silo keeps or sends beside the model. ``finish``: steps after the last round.
+    ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``: steps after the last round.
     ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or momentum.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before

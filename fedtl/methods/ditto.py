@@ -1,5 +1,5 @@
 """
-Ditto: beside the shared model, each silo trains one of its own that is pulled to the shared one.
+Ditto: each silo also trains a model of its own, which is pulled to the shared one.
 
 Law: with mu = 0 the silo's own model is that of a silo which trains alone.
 """

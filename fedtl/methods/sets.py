@@ -1,5 +1,5 @@
 """
-Sets of tensors by name: a silo's model, the model as it was received, and what a method keeps beside them.
+Sets of tensors by name: a silo's model, the model as it was received, and what a method keeps in addition.
 
 In a state that crosses or is kept, the model's tensors have their own names, a slot's are "slot/name", and a summary is
 "summary/name". The library's names have no slash.

@@ -25,8 +25,8 @@ class Role(StrEnum):
     NORM = "norm"  # scale and shift of a normalisation layer, in the body, the head or elsewhere
     STATS = "stats"  # running mean and variance of a normalisation layer
     COUNT = "count"  # integers: they count the silo's batches, cannot be averaged and are never shared
-    EXTRA = "extra"  # beside the model: a tensor of a slot that the method keeps
-    SUMMARY = "summary"  # beside the model: a mean over a silo's rows
+    EXTRA = "extra"  # in addition to the model: a tensor of a slot that the method keeps
+    SUMMARY = "summary"  # in addition to the model: a mean over a silo's rows
 
 
 EVERYTHING = frozenset(Role) - {
@@ -68,7 +68,7 @@ def _part(path: str) -> Role:
 class Partition:
     """
     A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
-    names of tensors beside the model that leave; their roles do not say it.
+    names of tensors in addition to the model that leave; their roles do not say it.
     """
 
     roles: Mapping[str, Role]

@@ -23,7 +23,7 @@ class Label(StrEnum):
     LOCAL = "local-only"  # trained on rows without noise: for use at the silo, never for a release
 
 
-Labels = Mapping[str, Label]  # by the names of tensors, of the model and of what is kept beside it
+Labels = Mapping[str, Label]  # by the names of tensors, of the model and of what is kept in addition
 Key = TypeVar("Key", bound=str)
 STILL = frozenset({Role.STATS, Role.COUNT})  # roles that no private step changes
 WHY = "it was trained on private rows without noise, so starting from it would break the privacy guarantee"

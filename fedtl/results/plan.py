@@ -24,7 +24,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class StatePart:
-    """What a method keeps beside the model: a slot, or the summaries. ``leaves``: whether it is sent to the server."""
+    """What a method keeps in addition to the model: a slot, or the summaries. ``leaves``: whether it is sent to the server."""
 
     name: str
     bytes: int
@@ -34,7 +34,7 @@ class StatePart:
 @dataclass(frozen=True)
 class ExperimentPlan:
     """
-    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps beside the model. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
+    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
     ``refused``: why it would not be trained, a line each.
     """
 

@@ -83,14 +83,14 @@ class NetModel:
 @contextmanager
 def _outputs(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of these modules while the block lasts."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(path: str, _: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
-        found[path] = precision.to_float32(output)
+        outputs[path] = precision.to_float32(output)
 
     hooks = [net.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

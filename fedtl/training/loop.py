@@ -77,7 +77,7 @@ class Loop:
         if phase.through is None:
             weights.hold(phase.on[0])
         self.prepare(weights.net, phase)
-        moving = moving_in(weights.net) if phase.through is None else self._moving_beside(weights, phase)
+        moving = moving_in(weights.net) if phase.through is None else self._moving_outside_net(weights, phase)
         optimizer = self.optimizer(moving, task)
         steps = list(self.batches(silo, phase, generator))
         for step, (rows, target_rows) in enumerate(steps):
@@ -167,7 +167,7 @@ class Loop:
                 result = weights.sets[phase.on[0]] if phase.through is None else phase.through(weights.sets)
                 weights.put(phase.into, copied(result))
 
-    def _moving_beside(self, weights: Weights, phase: Phase) -> Moving:
+    def _moving_outside_net(self, weights: Weights, phase: Phase) -> Moving:
         """Make parameters of the sets of ``phase.on``, in the sets themselves, and return them."""
         model = dict(weights.net.named_parameters())
         moving: list[tuple[str, nn.Parameter]] = []

@@ -21,16 +21,16 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint as labels
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.beside import (
+from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.extra import (
     before_round,
-    changed_beside,
+    changed_extra,
     end_slots,
-    first_beside,
+    first_extra,
     partition_of,
     summaries_of,
     whole_state,
 )
-from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.loop import Loop, TrainingConfig
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, Use, new_net
@@ -69,9 +69,9 @@ class Trainer:
             f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
         )
         loop = Loop(self.method, self.training, roles(net), frozen, self.device)
-        beside = first_beside(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
+        extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
         object.__setattr__(self, "loop", loop)
-        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, beside))
+        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are whatever it held last."""
@@ -89,9 +89,7 @@ class Trainer:
             if name in fresh and fresh[name].shape == tensor.shape
         }
         model = copy_state(fresh | given)
-        return copy_state(
-            model | first_beside(self.method, model, self.loop.roles, self.spec.features, width)
-        )
+        return copy_state(model | first_extra(self.method, model, self.loop.roles, self.spec.features, width))
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -154,8 +152,8 @@ class Trainer:
         ``number``: batches and layers draw from it. Slots that the state does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
-        beside = first_beside(self.method, model, self.loop.roles, self.spec.features, width)
-        weights = self._weights(beside | state, width)
+        extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
+        weights = self._weights(extra | state, width)
         number = len(self.method.phases) + 1 if number is None else number
         self.loop.run(weights, phase, silo, task, number)
         return copy_state(weights.sets[MODEL])
@@ -277,12 +275,12 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
 def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
     method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
-    beside = changed_beside(method, trainer.partition)
+    extra = changed_extra(method, trainer.partition)
     moved = trainer.loop.movable(trained_roles(method) - method.shared)
     if silo.guarantee is None:
-        return labels.after(known, [*moved, *beside], private=False)
+        return labels.after(known, [*moved, *extra], private=False)
     moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    return labels.after(known, [*moved, *beside], private=True, released=released)
+    return labels.after(known, [*moved, *extra], private=True, released=released)

@@ -1,4 +1,4 @@
-"""The sets of tensors of a silo in one round: one of them is in the net that is trained, the others lie beside it."""
+"""The sets of tensors of a silo in one round: one of them is in the net that is trained, the others are not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Each method that keeps something beside the model obeys a law: at an end of its settings it is another method, to the bit."""
+"""Each method that keeps something in addition to the model obeys a law: at an end of its settings it is another method, to the bit."""
 
 from dataclasses import replace
 

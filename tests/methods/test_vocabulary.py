@@ -1,4 +1,4 @@
-"""What a term may see of a pass, what a method may send beside the model, and what is refused."""
+"""What a term may see of a pass, what a method may send in addition to the model, and what is refused."""
 
 from dataclasses import dataclass, replace
 

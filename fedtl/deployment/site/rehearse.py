@@ -31,7 +31,7 @@ from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load
 from fedtl.experiment.privacy_plan import terms
-from fedtl.experiment.study import tensor_table
+from fedtl.experiment.study import parts_of, tensor_table
 from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
@@ -196,6 +196,7 @@ def _facts(place: SitePlan, bundle: str, name: str, studies: int, until: str) ->
         "stays": [
             {"name": row.name, "role": row.role, "shape": list(row.shape)} for row in table if not row.leaves
         ],
+        "parts": [asdict(part) for part in parts_of(table)],
         "bytes": manifest.bytes,
         "manifest": manifest.hash,
         **_promised(place, studies, until),

@@ -358,3 +358,29 @@ def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says
     else:
         silo = place.silo(place.study(data.classes), data)
         assert bool(silo.guarantee.releases.statistics) == (given["data__scale"] == "dp")
+
+
+def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(tmp_path):
+    settings = load("digits", ["minimum_silos=3", "rounds=2", "method.name=scaffold"])
+    made = bundle(tmp_path / "bundles", "digits", settings)
+    Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
+    roles = ["body", "head", "norm", "stats", "aux"]
+    allowed = {"policy__roles": roles, "policy__methods": ["scaffold"], "policy__privacy": None}
+    Federation.change(
+        tmp_path / "home" / "silo.toml", data__source="digits", data__path="", policy__rows=True, **allowed
+    )
+    facts, _ = rehearse(Home.open(tmp_path / "home"), made.file)
+    assert "control/" in facts["refused"]
+    Federation.change(tmp_path / "home" / "silo.toml", policy__roles=[*roles, "extra"])
+    facts, page = rehearse(Home.open(tmp_path / "home"), made.file)
+    assert facts["refused"] == ""
+    assert [(part["name"], part["leaves"]) for part in facts["parts"]] == [
+        ("control", True),
+        ("own_control", False),
+    ]
+    size = sum(line["bytes"] for line in facts["tensors"] if line["name"].startswith("control/"))
+    assert {part["bytes"] for part in facts["parts"]} == {size}
+    text = page.read_text()
+    assert "set control" in text
+    assert "set own_control" in text
+    assert f"{size:,} bytes" in text

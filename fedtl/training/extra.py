@@ -1,4 +1,4 @@
-"""What a method keeps or sends beside the model: its first slots and summaries, and what a round makes of them."""
+"""What a method keeps or sends in addition to the model: its first slots and summaries, and what a round makes of them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,30 +17,30 @@ from fedtl.training.loop import Loop
 from fedtl.training.weights import Weights, copied
 
 
-def first_beside(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
+def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
     """Return the first slots of a model with these first tensors, and the first summaries, which are zeros."""
-    beside = State()
+    extra = State()
     for slot in method.slots:
-        beside |= as_part(slot.name, slot.first(model, roles))
+        extra |= as_part(slot.name, slot.first(model, roles))
     for summary in method.summaries:
-        beside[f"{SUMMARY}/{summary.name}"] = torch.zeros(summary.shape(features, width))
-    return beside
+        extra[f"{SUMMARY}/{summary.name}"] = torch.zeros(summary.shape(features, width))
+    return extra
 
 
-def partition_of(method: Method, model: Mapping[str, Role], beside: State) -> Partition:
+def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
     """Return which of the model's tensors, of the slots' and of the summaries leave. Raises ConfigError for a count that would."""
-    roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in beside}
+    roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
-    crossing = frozenset(name for name in beside if set_of(name) in leaving)
+    crossing = frozenset(name for name in extra if set_of(name) in leaving)
     for name in sorted(crossing):
-        if not beside[name].is_floating_point():
+        if not extra[name].is_floating_point():
             raise ConfigError(
                 f"{name} is a count, which cannot be averaged; keep it out of a slot that crosses"
             )
     return Partition({**model, **roles}, method.shared, crossing)
 
 
-def changed_beside(method: Method, partition: Partition) -> list[str]:
+def changed_extra(method: Method, partition: Partition) -> list[str]:
     """Return the names of the slots' tensors that a round may change, and of the summaries."""
     moved = {name for phase in method.phases for name in (*phase.on, phase.into) if name is not None}
     changed = {slot.name for slot in method.slots if slot.after or slot.name in moved} | {SUMMARY}
