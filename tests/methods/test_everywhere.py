@@ -1,6 +1,7 @@
 """Every method, with all that it keeps and sends in addition to the model, holds in every place that its tensors pass through."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from fedtl.federation.flower import task_from_records, task_to_records
 from fedtl.federation.policy import Policy, Terms, check_task, check_update, make_manifest
 from fedtl.federation.recorder import RecordingFederation, read_transcript
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
+from fedtl.messages import Task
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import model_part, set_of
@@ -22,6 +24,9 @@ from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.privacy import charge
 from fedtl.privacy.taint import Label, public
 from fedtl.results.plan import StatePart
+from fedtl.simulation.engine import WorkerContext
+from fedtl.simulation.processes import Processes
+from fedtl.simulation.serial import Serial
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.simulation.stackable import why_not_stackable
 from fedtl.training.loop import TrainingConfig
@@ -168,6 +173,65 @@ def test_the_shared_file_of_a_method_with_slots_is_a_start_for_another(tmp_path)
     shared = model_part(folder.tensors("shared.safetensors"))
     assert shared.keys() <= initial.keys()
     assert same({name: initial[name] for name in shared}, shared)
+
+
+def fresh_data(name):
+    return data_of(list(METHODS).index(name), 20)
+
+
+def make_context():
+    return WorkerContext(Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=8)), fresh_data)
+
+
+@dataclass(frozen=True)
+class FitAs:
+    """The job of two rounds at a silo whose name is that of the method."""
+
+    tasks: Mapping[str, Task]
+
+    def __call__(self, trainer, silo):
+        own = replace(trainer, method=METHODS[silo.name]())
+        task = self.tasks[silo.name]
+        own.fit(silo, task)
+        return own.fit(silo, replace(task, round=2))
+
+
+def silos_and_tasks():
+    silos, tasks = [], {}
+    for name in METHODS:
+        trainer = trainer_of(name)
+        silos.append(silo_at(trainer, name, fresh_data(name)))
+        silos[-1].labels = public(trainer.partition.roles)
+        tasks[name] = task_for(trainer, silos[-1])
+    return silos, tasks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["processes", "ray"])
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of sockets and pipes
+def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    silos, tasks = silos_and_tasks()
+    others, _ = silos_and_tasks()
+    wanted = dict(Serial(make_context().trainer).each(FitAs(tasks), silos))
+    if kind == "ray":
+        ray = pytest.importorskip("ray")
+        from fedtl.simulation.ray import RayCluster
+
+        engine = RayCluster(make_context, 2, 1, "", "cpu")
+    else:
+        engine = Processes(make_context, 2, 1)
+    try:
+        with engine:
+            updates = dict(engine.each(FitAs(tasks), others))
+    finally:
+        if kind == "ray":
+            ray.shutdown()
+    assert updates.keys() == wanted.keys() == set(METHODS)
+    for silo, other in zip(silos, others, strict=True):
+        assert same(updates[silo.name].delta, wanted[silo.name].delta), silo.name
+        assert same(other.local, silo.local), silo.name
+        assert other.labels == silo.labels
 
 
 @pytest.mark.slow

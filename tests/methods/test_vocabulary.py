@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load
+from fedtl.experiment.config.resolve import server_of
 from fedtl.methods.base import FineTune, Method, Phase, Slot, Summary, Use
 from fedtl.methods.losses import PerBatch, PerExample, TaskLoss
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
+from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import MODEL, RECEIVED, as_part, model_part, part, set_of
 from fedtl.methods.slots import first_model, zeros
 from fedtl.models.roles import Role
@@ -183,6 +186,14 @@ def test_finishing_steps_that_choose_come_before_those_that_train():
     used = trainer.finish(silo, replace(task, round=5, shared=shared))
     own = part(silo.local, "personal")
     assert {name for name in used if not torch.equal(used[name], own[name])} == {"head.weight", "head.bias"}
+
+
+def test_a_methods_own_server_step_is_used_and_not_set_twice(monkeypatch):
+    monkeypatch.setitem(METHODS.own, "mine", lambda: Method(server=ServerStep("median")))
+    assert server_of(load("digits", ["method.name=mine"]).method) == ServerStep("median")
+    assert server_of(load("digits", ["method.server.name=adam"]).method) == ServerStep("adam")
+    with pytest.raises(ConfigError, match="method.server"):
+        load("digits", ["method.name=mine", "method.server.name=adam"])
 
 
 # Under privacy

@@ -27,10 +27,11 @@ from fedtl.deployment.flower_commands import environment, tool
 from fedtl.deployment.plan import BARE, EXPERIMENTS, Agreement
 from fedtl.deployment.site.site_plan import FORM, NOWHERE
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
+from fedtl.methods.server import ServerStep
 
 FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
 
@@ -125,8 +126,11 @@ def _base(experiment: Experiment) -> str:
 
 def _about(study: Study, its: Agreement, made: Bundle) -> dict[str, Any]:
     experiment = its.experiment
-    server = dict(experiment.method.server)
-    name, share = server.pop("name", "mean"), server.pop("share", 0.1)
+    server = server_of(experiment.method)
+    if not isinstance(server, ServerStep):
+        raise ConfigError(
+            f"method {experiment.method.name!r}: its own server step cannot be put into a bundle"
+        )
     per_round = experiment.silos_per_round
     return {
         "bundle": made.hash,
@@ -136,7 +140,7 @@ def _about(study: Study, its: Agreement, made: Bundle) -> dict[str, Any]:
         "rounds": experiment.rounds,
         "silos_per_round": None if per_round == "all" else per_round,
         "minimum_silos": experiment.minimum_silos,
-        "server": {"name": name, "share": share, "settings": server},
+        "server": {"name": server.name, "share": server.share, "settings": dict(server.settings)},
         "roles": {key: str(role) for key, role in study.trainer.partition.roles.items()},
     }
 

@@ -13,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import call
 from fedtl.experiment.config.messages import entry, gone, short, unknown
 from fedtl.experiment.config.schema import Experiment, MethodSettings, PrivacySettings
-from fedtl.methods.base import FineTune, Method
+from fedtl.methods.base import FineTune, Method, Server
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
@@ -42,8 +42,14 @@ def method_of(settings: MethodSettings) -> Method:
     return replace(method, finish=(*method.finish, step))
 
 
-def server_of(settings: MethodSettings) -> ServerStep:
-    """Return the server step that ``[method.server]`` describes. Raises ConfigError."""
+def server_of(settings: MethodSettings) -> Server:
+    """Return the method's own server step, or the one that ``[method.server]`` describes. Raises ConfigError."""
+    if (own := _own_server(settings)) is not None:
+        if settings.server:
+            raise ConfigError(
+                f"method.server: {settings.name!r} has a server step of its own; remove [method.server]"
+            )
+        return own
     table = dict(settings.server)
     name, share = table.pop("name", "mean"), table.pop("share", None)
     if share is not None and name != "trimmed":
@@ -54,6 +60,13 @@ def server_of(settings: MethodSettings) -> ServerStep:
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
+
+
+def _own_server(settings: MethodSettings) -> Server | None:
+    try:
+        return method_of(settings).server
+    except ConfigError:
+        return None  # whoever checks the method reports it
 
 
 def without_release(data: DataSettings) -> DataSettings:
