@@ -1,1 +1,1 @@
-"""The institutions' half of the app bundle."""
+"""The sites' part of the app bundle."""

@@ -1,15 +1,17 @@
-"""What runs at an institution: one message in, one message out. Its home says what may happen."""
+"""The ClientApp of a site. It answers one message; the site's folder decides what is allowed."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedtl.deployment.plan import in_bundle
+from fedtl.deployment.plan import agreement_file
 from fedtl.deployment.site.answer_round import answer_round
-from fedtl.deployment.site.home import LOCATION, Home
+from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
 from fedtl.federation.flower import answer_message
+from fedtl.messages import Refusal, Task, Update
 
 app = ClientApp()
 BUNDLE = Path(__file__).parents[1]
@@ -17,9 +19,8 @@ BUNDLE = Path(__file__).parents[1]
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    return answer_message(
-        message,
-        lambda decode: answer_round(
-            Home.open(Path(os.environ[LOCATION])), lambda: in_bundle(BUNDLE, context.run_config), decode
-        ),
-    )
+    def act(decode: Callable[[], Task]) -> Update | Refusal:
+        home = Home.open(Path(os.environ[SILO_FOLDER_VARIABLE]))
+        return answer_round(home, lambda: agreement_file(BUNDLE, context.run_config), decode)
+
+    return answer_message(message, act)

@@ -1,1 +1,1 @@
-"""The coordinator's half of the app bundle."""
+"""The coordinator's part of the app bundle."""

@@ -13,12 +13,14 @@ from pathlib import Path
 import tomli_w
 
 import fedtl
-from fedtl.deployment.coordinator import server as provision
-from fedtl.deployment.coordinator import sites, studies
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.site.egress_log import verify
+from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.coordinator.sites import admit_site
+from fedtl.deployment.coordinator.studies import server_status, start_study
+from fedtl.deployment.site.approve import approve_bundle
+from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.rehearse import rehearse, sign
+from fedtl.deployment.site.rehearse import rehearse
 
 ROOT = Path(fedtl.__file__).parents[1]
 CLI = [sys.executable, "-m", "fedtl"]
@@ -93,7 +95,7 @@ class Federation:
         self.folder, self.server, self.gate = folder, folder / "server", gate
         self.port, self.outside = free_port(), free_port()
         self.processes = {}
-        provision.init(self.server, "localhost", f"127.0.0.1:{self.outside}", self.port)
+        create_server(self.server, "localhost", f"127.0.0.1:{self.outside}", self.port)
 
     @property
     def address(self):
@@ -127,26 +129,26 @@ class Federation:
             "data__source": "digits",
             "data__path": "",
             "policy__privacy": None,
-            "policy__rows": True,
+            "policy__share_row_count": True,
             "policy__metrics": ["accuracy"],
             **settings,
         }
         self.change(folder / "silo.toml", **given)
         if admit:
-            sites.admit(self.server, folder / "node.key.pub", "")
+            admit_site(self.server, folder / "node.key.pub", "")
         return Home.open(folder)
 
     def bundle(self, experiment, name="digits", dp_ready=False):
-        return bundle(self.server / "bundles", name, experiment, dp_ready=dp_ready)
+        return build_bundle(self.server / "bundles", name, experiment, dp_ready=dp_ready)
 
     def approve(self, its, *sites, studies=1):
         for site in sites:
             home = Home.open(self.folder / site)
             rehearse(home, its.file, studies)
-            sign(home, its.hash)
+            approve_bundle(home, its.hash)
 
     def start(self, bundle, study):
-        studies.start(self.server, bundle, study)
+        start_study(self.server, bundle, study)
 
     def run(self, name, **env):
         """Server or site, as its owner would start it."""
@@ -171,8 +173,8 @@ class Federation:
     def up(self, *names, **env):
         """``env``: of the server alone."""
         process = self.run("server", **env)
-        wait("server", lambda: self.status()["running"], alive=[process])
-        wait("registration", lambda: all(v == "registered" for v in self.status()["admitted"].values()))
+        wait("server", lambda: self.status().running, alive=[process])
+        wait("registration", lambda: all(v == "registered" for v in self.status().admitted.values()))
         for name in names:
             self.run(name)
         for name in names:
@@ -182,7 +184,7 @@ class Federation:
         wait(name, lambda: self.log(name).count("SuperNode ID") >= times, alive=[self.processes[name]])
 
     def status(self):
-        return studies.status(self.server)
+        return server_status(self.server)
 
     def history(self, study):
         path = self.server / "studies" / study / "history.jsonl"
@@ -199,7 +201,7 @@ class Federation:
     def record(self, name):
         """The site's egress record, checked as a third party would."""
         home = Home.open(self.folder / name)
-        return verify(list(home.record.export()), name)
+        return verify_lines(list(home.record.export()), name)
 
     def children(self, name):
         return descendants(self.processes[name].pid)

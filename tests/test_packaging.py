@@ -13,7 +13,7 @@ import fedtl
 import fedtl._util.registry
 from fedtl._util.registry import Registry
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.methods.coral import Coral
 from fedtl.methods.registry import METHODS, TERMS
@@ -84,7 +84,7 @@ def test_an_installed_package_adds_a_name_and_cannot_take_one(monkeypatch):
 def test_an_installed_package_adds_a_loss_term(monkeypatch):
     offering(monkeypatch, "fedtl.terms", mine="fedtl.methods.coral:Coral")
     monkeypatch.setattr(TERMS, "_installed", Registry(TERMS.group, TERMS.own)._installed)
-    its = load(
+    its = load_experiment(
         "digits",
         ["method.name=fedavg", 'method.terms=[{name="mine", weight=0.5}]', "data.target_domain=inverted"],
     )
@@ -94,6 +94,6 @@ def test_an_installed_package_adds_a_loss_term(monkeypatch):
 def test_a_name_in_an_experiment_is_never_imported(monkeypatch):
     offering(monkeypatch, "fedtl.methods")
     with pytest.raises(ConfigError, match="is not one of"):
-        load("digits", ["method.name=os:system"])
+        load_experiment("digits", ["method.name=os:system"])
     with pytest.raises(ConfigError, match="is not one of"):
-        load("digits", ["data.source=fedtl.data.npz"])
+        load_experiment("digits", ["data.source=fedtl.data.npz"])

@@ -27,13 +27,15 @@ from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.verdict import FAMILY_LEVEL, Check, describe_violation, failed, status
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
-from fedtl.deployment.coordinator.bundle import agreement_in
+from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.plan import Agreement
 from fedtl.deployment.site.approvals import HASH, code_hash
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, build_study, check_policy
+from fedtl.deployment.site.site_rows import load_rows, prepare_rows
+from fedtl.deployment.site.site_silo import guarantee_on_ledger
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
@@ -93,7 +95,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
     clock = time.perf_counter()
     rehearsed = _rehearsed_plan(home, bundle)
     plan = SitePlan(home, rehearsed.agreement)
-    plan.check()
+    check_policy(plan)
     if plan.privacy is None:
         raise ConfigError(
             f"{home.path / 'silo.toml'}: without [policy.privacy] there is no claim to audit; add [policy.privacy] with "
@@ -111,7 +113,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         bundle=rehearsed.bundle,
         plan=rehearsed.agreement.hash,
         code=code_hash(),
-        claimed=terms(audited.guarantee),
+        claimed=silo_privacy(audited.guarantee),
         refuted=bool(violations),
         violations=[describe_violation(check) for check in violations],
         checks=[SiteCheck(check.name, status(check, violations), check.p, check.value) for check in checks],
@@ -136,20 +138,21 @@ def _rehearsed_plan(home: Home, bundle: str) -> RehearsedPlan:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; name the bundle's .fab file, or rehearse it first")
     content = path.read_bytes()
-    name, agreement = agreement_in(content, str(path))
+    name, agreement = read_agreement(content, str(path))
     return RehearsedPlan(agreement, sha256(content).hexdigest(), name)
 
 
 def _audited_silo(plan: SitePlan, folder: Path) -> AuditedSilo:
     """The site's own rows under the plan, with canaries, and a ledger in ``folder``."""
-    data = plan.prepared().data
-    study = plan.study(data.classes)
+    site_rows = load_rows(plan)
+    data = site_rows.data
+    study = build_study(plan, data.classes)
 
     def guarantee_for(rows: SiloDataset) -> PrivacyGuarantee:
-        return plan.guarantee(study, rows, folder / "ledger.sqlite")
+        return guarantee_on_ledger(plan, study, rows, folder / "ledger.sqlite")
 
     def prepare(raw: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
-        rows = plan.prepared(raw).data
+        rows = prepare_rows(plan, raw).data
         return rows, guarantee_for(rows)
 
     canaries = Canaries(CANARIES, int.from_bytes(os.urandom(6), "big"), folder / "canaries")
@@ -162,7 +165,7 @@ def _audited_silo(plan: SitePlan, folder: Path) -> AuditedSilo:
         secret=plan.home.secret,
         rounds=experiment.rounds,
         seed=experiment.seed,
-        raw=plan.raw,
+        raw=site_rows.raw,
         prepare=prepare,
     )
 
@@ -178,7 +181,7 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
     progress(0, total)
     run, statistics = _train_with_canaries(audited)
     step()
-    claim = terms(audited.guarantee)
+    claim = silo_privacy(audited.guarantee)
     conformance = noise_conformance(audited.name, run, statistics, claim, audited.trainer.training)
     return conformance + retraining_checks(audited, run, step)
 

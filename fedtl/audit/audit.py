@@ -23,7 +23,8 @@ from fedtl.audit.verdict import check_result, describe_violation, failed
 from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workload
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.pretrain import plain, pretrained
+from fedtl.experiment.guarantees import with_guarantees
+from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.report.audit_attacks import Pictures
@@ -107,9 +108,9 @@ def showable_silos(experiment: Experiment) -> frozenset[str]:
 def _audited_run(folder: RunFolder, options: AuditOptions, store: SharedStore) -> AuditedRun:
     experiment, start = folder.experiment(), None
     if experiment.model.pretrain_on:
-        central = build(plain(experiment), store, store, options.device)
-        start = pretrained(experiment, folder, central.trainer, central.schema)
-    study = build(experiment, store, store, options.device, start).promised(folder)
+        central = build(central_experiment(experiment), store, store, options.device)
+        start = pretrain(experiment, folder, central.trainer, central.schema)
+    study = with_guarantees(build(experiment, store, store, options.device, start), folder)
     return AuditedRun(folder, study, options.adversary, start)
 
 

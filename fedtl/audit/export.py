@@ -56,7 +56,7 @@ def audit_export(path: Path) -> ExportAudit:
     sent = [line for line in lines if line["what"] == "sent"]
     faults = {
         "chain": [],
-        "approval": [f"{fault}, but it left the site" for fault in covered.uncovered(lines)],
+        "approval": [f"{fault}, but it left the site" for fault in covered.uncovered_lines(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
         "link to messages": find_uncharged(sent, ledgers),
     }

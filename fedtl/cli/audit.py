@@ -118,7 +118,7 @@ def _run_folder(
 ) -> "RunFolder":
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
     from fedtl.audit.audit import refuse_pooled
-    from fedtl.experiment.config.load import load
+    from fedtl.experiment.config.load import load_experiment
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
 
@@ -126,7 +126,7 @@ def _run_folder(
         if overrides or workers:
             raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
         return RunFolder.open(Path(target).resolve())
-    asked, changes = load(target, overrides or []), list(overrides or [])
+    asked, changes = load_experiment(target, overrides or []), list(overrides or [])
     refuse_pooled(asked)
     if asked.privacy is not None and not asked.audit.canaries:
         changes.append(f"audit.canaries={DEFAULT_CANARIES}")

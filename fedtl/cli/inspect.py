@@ -24,13 +24,13 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
-    from fedtl.experiment.config.load import dump, load
+    from fedtl.experiment.config.load import load_experiment, to_toml
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
-    from fedtl.experiment.privacy_plan import warnings
+    from fedtl.experiment.privacy_report import privacy_warnings
     from fedtl.simulation.shared_store import temporary_store
 
-    settings = load(experiment, set_ or [], sound=False)
+    settings = load_experiment(experiment, set_ or [], sound=False)
     with temporary_store() as store:
         examined = examine(settings, store)
     plan = experiment_plan(settings, examined)
@@ -38,8 +38,8 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        notes = [text for guarantee in examined.guarantees.values() for text in warnings(guarantee)]
-        _print_plan(plan, dump(settings), title, notes)
+        notes = [text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)]
+        _print_plan(plan, to_toml(settings), title, notes)
     if examined.refused:
         raise typer.Exit(2)
 
@@ -94,10 +94,10 @@ def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from fedtl.experiment.config.load import read
+    from fedtl.experiment.config.load import read_experiment
     from fedtl.experiment.lint.findings import lint as lint_experiment
 
-    findings = lint_experiment(read(experiment, set_ or []))
+    findings = lint_experiment(read_experiment(experiment, set_ or []))
     if as_json:
         print_json(asdict(findings))
     else:

@@ -26,12 +26,12 @@ def predict(
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
-    from fedtl.experiment.predict import SiloModel, read_inputs, rows, write_csv
+    from fedtl.experiment.predict import SiloModel, prediction_rows, read_inputs, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
     x, files = read_inputs(input, model.experiment, model.inputs)
-    lines = rows(model, model.scores(x), files)
+    lines = prediction_rows(model, model.scores(x), files)
     if as_json:
         print_json(list(lines))
     elif out is None:
@@ -54,7 +54,7 @@ def export(
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """
     from fedtl.experiment.predict import SiloModel
-    from fedtl.experiment.predict import export as export_model
+    from fedtl.experiment.predict import export_model as export_model
     from fedtl.experiment.run_folder import RunFolder
 
     for line in export_model(SiloModel(RunFolder.open(run), silo), out):

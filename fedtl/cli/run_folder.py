@@ -45,7 +45,7 @@ def begin(
     workers: int | None,
 ) -> tuple["Experiment", "RunFolder"]:
     """Return the settings and the folder of a new run, or with ``resume`` of an interrupted one. Raises ConfigError."""
-    from fedtl.experiment.config.load import but
+    from fedtl.experiment.config.load import with_changes
 
     if resume is None:
         settings, folder = _create(command, name, overrides or [], out)
@@ -55,7 +55,7 @@ def begin(
         settings, folder = _open(resume)
     _state.resume_with = f"fedtl {'compare' if command == 'compare' else 'run'} --resume {folder.path}"
     if workers is not None:
-        settings = but(settings, engine=settings.engine.model_copy(update={"workers": workers}))
+        settings = with_changes(settings, engine=settings.engine.model_copy(update={"workers": workers}))
     return settings, folder
 
 
@@ -69,16 +69,16 @@ def _open(path: Path) -> tuple["Experiment", "RunFolder"]:
 def _create(
     command: Command, name: str | None, overrides: list[str], out: Path | None
 ) -> tuple["Experiment", "RunFolder"]:
-    from fedtl.experiment.config.load import load
+    from fedtl.experiment.config.load import load_experiment
     from fedtl.experiment.run_folder import RunFolder
 
     if name is None:
         raise ConfigError(f"fedtl {command} needs an experiment: a TOML file, or digits")
-    settings = load(name, overrides)
+    settings = load_experiment(name, overrides)
     if command == "compare":
-        from fedtl.experiment.compare import variants
+        from fedtl.experiment.compare import comparison_columns
 
-        variants(settings)  # raises ConfigError for an unknown method
+        comparison_columns(settings)  # raises ConfigError for an unknown method
     label = settings.method.name if command == "run" else command
     path = out or Path("runs") / f"{Path(name).stem}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(path)
@@ -97,12 +97,12 @@ def write_run_page(folder: "RunFolder") -> Path:
 
 def write_compare_page(folder: "RunFolder") -> Path:
     """Write report.html of a comparison and return its path."""
-    from fedtl.experiment.compare import folders
+    from fedtl.experiment.compare import run_folders
     from fedtl.experiment.curves import learning_curves
     from fedtl.report.compare_page import compare_page
 
     settings = folder.experiment()
-    by_method = learning_curves(settings, folders(settings, folder))
+    by_method = learning_curves(settings, run_folders(settings, folder))
     return _write(folder, compare_page(folder.comparison(), by_method, _toml(folder)))
 
 

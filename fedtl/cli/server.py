@@ -1,5 +1,6 @@
 """``fedtl server``: the commands of the coordinator."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +35,9 @@ def init(
 
     Example: fedtl server init srv --host fl.example.org --listen 0.0.0.0:8443
     """
-    from fedtl.deployment.coordinator import server
+    from fedtl.deployment.coordinator.server import create_server
 
-    server.init(folder, host, listen, port)
+    create_server(folder, host, listen, port)
     say(
         f"created {folder}; send {folder / 'tls' / 'ca.crt'} to the institutions, and store tls/ca.key on another machine"
     )
@@ -49,10 +50,10 @@ def renew(folder: Dir) -> None:
 
     Example: fedtl server renew srv
     """
-    from fedtl.deployment import certificates
-    from fedtl.deployment.coordinator import settings
+    from fedtl.deployment.certificates import create_server_certificate
+    from fedtl.deployment.coordinator.settings import load_server_settings
 
-    certificates.make_server(folder / "tls", settings.load(folder).host)
+    create_server_certificate(folder / "tls", load_server_settings(folder).host)
     say(
         f"created {folder / 'tls' / 'server.pem'}; restart: fedtl server stop {folder}, then fedtl server run {folder}"
     )
@@ -69,9 +70,9 @@ def admit(
 
     Example: fedtl server admit srv clinic.pub
     """
-    from fedtl.deployment.coordinator import sites
+    from fedtl.deployment.coordinator.sites import admit_site
 
-    active = sites.admit(folder, key, name)
+    active = admit_site(folder, key, name)
     say("admitted" if active else "admitted; takes effect when the server starts")
 
 
@@ -82,9 +83,9 @@ def expel(folder: Dir, name: Annotated[str, typer.Argument(metavar="NAME")]) -> 
 
     Example: fedtl server expel srv clinic
     """
-    from fedtl.deployment.coordinator import sites
+    from fedtl.deployment.coordinator.sites import expel_site
 
-    sites.expel(folder, name)
+    expel_site(folder, name)
     say(f"{name} may not connect any more")
 
 
@@ -117,11 +118,11 @@ def bundle(
     Example: fedtl server bundle srv hospitals.toml
     """
     from fedtl.data.columns import parse_columns, with_declared_columns
-    from fedtl.deployment.coordinator.bundle import bundle as build
-    from fedtl.deployment.coordinator.settings import load as load_server
-    from fedtl.experiment.config.load import load
+    from fedtl.deployment.coordinator.bundle import build_bundle
+    from fedtl.deployment.coordinator.settings import load_server_settings
+    from fedtl.experiment.config.load import load_experiment
 
-    load_server(folder)
+    load_server_settings(folder)
     try:
         sizes = tuple(int(size) for size in shape.split(",")) if shape else ()
     except ValueError as error:
@@ -129,12 +130,12 @@ def bundle(
             f"--shape {shape!r}: write whole numbers with commas between them, as in 1,28,28"
         ) from error
     labels = tuple(classes.split(",")) if classes else ()
-    settings = load(experiment, set_ or [])
+    settings = load_experiment(experiment, set_ or [])
     if columns:
         declared = parse_columns(columns)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
         sizes = (sum(len(column.inputs) for column in declared),)
-    built = build(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
+    built = build_bundle(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)
     print_line(built.hash)
     say(f"send {built.file} to the institutions; each rehearses it and approves this hash")
 
@@ -152,12 +153,12 @@ def run(
 
     Example: fedtl server run srv
     """
-    from fedtl.deployment.coordinator import server
+    from fedtl.deployment.coordinator.server import PARTS, run_server
 
-    if part and part not in server.PARTS:
-        raise ConfigError(f"--part {part!r} is not one of {', '.join(server.PARTS)}")
-    parts = [part] if part else [process for process in server.PARTS if gate or process != "gate"]
-    raise typer.Exit(server.run(folder, parts))
+    if part and part not in PARTS:
+        raise ConfigError(f"--part {part!r} is not one of {', '.join(PARTS)}")
+    parts = [part] if part else [process for process in PARTS if gate or process != "gate"]
+    raise typer.Exit(run_server(folder, parts))
 
 
 @app.command()
@@ -171,9 +172,9 @@ def start(
 
     Example: fedtl server start srv hospitals
     """
-    from fedtl.deployment.coordinator import studies
+    from fedtl.deployment.coordinator.studies import start_study
 
-    started = studies.start(folder, name, study or name)
+    started = start_study(folder, name, study or name)
     say(f"started; its folder is {started.path}; follow it with: fedtl server status {folder}")
 
 
@@ -187,12 +188,13 @@ def stop(
 
     Example: fedtl server stop srv --study hospitals
     """
-    from fedtl.deployment.coordinator import server, studies
+    from fedtl.deployment.coordinator.server import stop_server
+    from fedtl.deployment.coordinator.studies import stop_study
 
     if study:
-        studies.stop(folder, study)
+        stop_study(folder, study)
     else:
-        server.stop(folder)
+        stop_server(folder)
 
 
 @app.command()
@@ -202,23 +204,21 @@ def status(folder: Dir, as_json: Json = False) -> None:
 
     Example: fedtl server status srv
     """
-    from fedtl.deployment.coordinator import studies
+    from fedtl.deployment.coordinator.studies import server_status
 
-    facts = studies.status(folder)
+    facts = server_status(folder)
     if as_json:
-        print_json(facts)
+        print_json(asdict(facts))
         return
     print_line(
-        f"{'running' if facts['running'] else 'not running'}; listens on {facts['listen']}; "
-        f"the certificate is valid for {facts['certificate_days_left']:.0f} days"
+        f"{'running' if facts.running else 'not running'}; listens on {facts.listen}; "
+        f"the certificate is valid for {facts.certificate_days_left:.0f} days"
     )
-    for name, text in facts["admitted"].items():
+    for name, text in facts.admitted.items():
         print_line(f"site {name}: {text}")
-    for name, study in facts["studies"].items():
-        state = (
-            "done" if study["done"] else "running" if study["at_work"] else "not running: fedtl server start"
-        )
-        state += f" (stopped: {study['stopped']})" if study["stopped"] else ""
-        print_line(f"study {name}: round {study['round']} of {study['rounds']}, {state}")
-        for reason in study["left_out"].values():
+    for name, study in facts.studies.items():
+        state = "done" if study.done else "running" if study.at_work else "not running: fedtl server start"
+        state += f" (stopped: {study.stopped})" if study.stopped else ""
+        print_line(f"study {name}: round {study.round} of {study.rounds}, {state}")
+        for reason in study.left_out.values():
             print_line(f"  left out: {reason}")

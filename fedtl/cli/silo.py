@@ -1,6 +1,7 @@
 """``fedtl silo``: the commands of an institution."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,15 +48,15 @@ def check(folder: Dir, as_json: Json = False) -> None:
     Example: fedtl silo check clinic
     """
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import check as check_home
+    from fedtl.deployment.site.readiness import check_readiness
 
-    lines = check_home(Home.open(folder))
+    checks = check_readiness(Home.open(folder))
     if as_json:
-        print_json([{"what": name, "ok": ok, "says": text} for name, ok, text in lines])
+        print_json([{"what": check.name, "ok": check.ok, "says": check.text} for check in checks])
     else:
-        for name, ok, text in lines:
-            print_line(f"{'ok  ' if ok else 'DO  '} {name}: {text}")
-    if not all(ok for _, ok, _ in lines):
+        for check in checks:
+            print_line(f"{'ok  ' if check.ok else 'DO  '} {check.name}: {check.text}")
+    if not all(check.ok for check in checks):
         raise typer.Exit(2)
 
 
@@ -79,23 +80,23 @@ def rehearse(
     Example: fedtl silo rehearse clinic hospitals.fab
     """
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.privacy_policy import told
+    from fedtl.deployment.site.privacy_policy import describe_values
     from fedtl.deployment.site.rehearse import rehearse as rehearse_plan
 
-    facts, page = rehearse_plan(Home.open(folder), what, studies, until)
+    rehearsal, page = rehearse_plan(Home.open(folder), what, studies, until)
     if as_json:
-        print_json(facts)
+        print_json(rehearsal.to_json())
     else:
         sys.stdout.write(page.read_text())
     say(f"page: {page.with_suffix('.html')}")
-    if facts["refused"]:
+    if rehearsal.refused:
         raise typer.Exit(3)
-    if facts["terms"] is None:
+    if rehearsal.claim.terms is None:
         raise typer.Exit(2)
-    for name, text in told(facts["privacy"] or {}).items():
+    for name, text in describe_values(rehearsal.claim.privacy or {}).items():
         say(f"{name}: {text}")
-    if facts["bundle"]:
-        say(f"to approve: fedtl silo approve {folder} {facts['bundle']}")
+    if rehearsal.request.bundle:
+        say(f"to approve: fedtl silo approve {folder} {rehearsal.request.bundle}")
 
 
 @app.command()
@@ -144,24 +145,22 @@ def approve(
 
     Example: fedtl silo approve clinic 5f3c...
     """
-    from fedtl.deployment.site import approvals
-    from fedtl.deployment.site.covered import standings
+    from fedtl.deployment.site.approve import approve_bundle, withdraw_bundle
+    from fedtl.deployment.site.covered import approval_uses
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.rehearse import sign
-    from fedtl.deployment.site.status import numbers
+    from fedtl.deployment.site.status import approved_values
 
     home = Home.open(folder)
     if withdraw:
-        approvals.withdraw(home.approved, bundle)
-        home.record.note("withdrawn", bundle=bundle)
+        withdraw_bundle(home, bundle)
         say(f"withdrawn: bundle {bundle[:12]} may not run here any more")
         return
-    approval = sign(home, bundle)
+    approval = approve_bundle(home, bundle)
     say(f"approved: bundle {approval.bundle[:12]}, plan {approval.plan[:12]}, fedtl {approval.code[:12]}")
-    for standing in standings(home):
-        if standing.bundle == approval.bundle:
-            say(str(standing))
-    for name, text in numbers(home).items():
+    for use in approval_uses(home):
+        if use.bundle == approval.bundle:
+            say(str(use))
+    for name, text in approved_values(home).items():
         say(f"{name}: {text}")
 
 
@@ -193,9 +192,9 @@ def status(folder: Dir, as_json: Json = False) -> None:
     Example: fedtl silo status clinic
     """
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import status as status_of
+    from fedtl.deployment.site.status import site_status
 
-    facts = status_of(Home.open(folder))
+    facts = asdict(site_status(Home.open(folder)))
     if as_json:
         print_json(facts)
         return
@@ -236,15 +235,15 @@ def ledger(
     Example: fedtl silo ledger clinic --export record.jsonl
     """
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import export as export_record
-    from fedtl.deployment.site.status import history
+    from fedtl.deployment.site.status import record_and_ledger_lines
+    from fedtl.deployment.site.verification import export_lines
 
     home = Home.open(folder)
     if export is not None:
-        count = export_record(home, export)
+        count = export_lines(home, export)
         say(f"wrote {count} lines to {export}; anybody can check them with: fedtl silo verify {export}")
         return
-    lines = history(home)
+    lines = record_and_ledger_lines(home)
     if as_json:
         print_json(lines)
         return
@@ -283,29 +282,29 @@ def verify(
     Example: fedtl silo verify record.jsonl
     """
     from fedtl.deployment.site.home import Home
-    from fedtl.deployment.site.status import verify_export, verify_home
+    from fedtl.deployment.site.verification import verify_export, verify_home
     from fedtl.errors import ConfigError
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist; name an institution's folder or an exported record")
-    facts = verify_export(path) if path.is_file() else verify_home(Home.open(path))
+    found = verify_export(path) if path.is_file() else verify_home(Home.open(path))
     if as_json:
-        print_json(facts)
+        print_json(asdict(found))
     else:
         say(
-            f"the hash chain of {facts['lines']} lines is intact; {facts['updates']} updates with {facts['bytes_out']:,} bytes left"
+            f"the hash chain of {found.lines} lines is intact; {found.updates} updates with {found.bytes_out:,} bytes left"
         )
-        for text in facts["outside"]:
+        for text in found.outside:
             say(f"NOT COVERED by an approval: {text}")
-        for text in facts["unpaid"]:
+        for text in found.unpaid:
             say(f"NOT CHARGED: {text}")
-        if facts["waiting"]:
-            say(f"NOT CONFIRMED: the rows have changed ({facts['waiting'][:12]}); see fedtl silo confirm")
-        if not facts["outside"]:
+        if found.waiting:
+            say(f"NOT CONFIRMED: the rows have changed ({found.waiting[:12]}); see fedtl silo confirm")
+        if not found.outside:
             say("an approval covered every message at the time it left")
-        if not facts["unpaid"]:
+        if not found.unpaid:
             say("every private update was charged to the ledger, and the ledger adds up")
-    if facts["outside"] or facts["unpaid"]:
+    if found.outside or found.unpaid:
         raise typer.Exit(3)
 
 
@@ -325,24 +324,22 @@ def confirm(
 
     Example: fedtl silo confirm clinic hospitals.fab
     """
-    from fedtl.deployment.site.confirm_rows import admit
-    from fedtl.deployment.site.confirm_rows import confirm as confirm_rows
+    from fedtl.deployment.site.confirm_rows import AdmittedDataset, admit_new_dataset, confirm_changed_rows
     from fedtl.deployment.site.home import Home
 
-    facts = (admit if new_dataset else confirm_rows)(Home.open(folder), bundle)
+    decide = admit_new_dataset if new_dataset else confirm_changed_rows
+    done = decide(Home.open(folder), bundle)
     if as_json:
-        print_json(facts)
-    elif new_dataset:
-        shared = ", ".join(f"{count} rows are also in {name!r}" for name, count in facts["beside"].items())
+        print_json(asdict(done))
+    elif isinstance(done, AdmittedDataset):
+        shared = ", ".join(f"{count} rows are also in {name!r}" for name, count in done.beside.items())
         say(
-            f"{facts['dataset']}: {facts['rows']} rows, a new dataset with lifetime epsilon {facts['lifetime_epsilon']:g}"
+            f"{done.dataset}: {done.rows} rows, a new dataset with lifetime epsilon {done.lifetime_epsilon:g}"
         )
         say(f"{shared}; recorded in the ledger: you state that these rows are from other people")
     else:
-        say(
-            f"{facts['rows']} rows confirmed, {facts['before'][:12]} is now {facts['now'][:12]}; {facts['difference']}"
-        )
-        say(f"epsilon spent (unchanged): {facts['epsilon_spent']:.3f}")
+        say(f"{done.rows} rows confirmed, {done.before[:12]} is now {done.now[:12]}; {done.difference}")
+        say(f"epsilon spent (unchanged): {done.epsilon_spent:.3f}")
 
 
 @app.command()
@@ -364,11 +361,11 @@ def adopt(
 
     Example: fedtl silo adopt clinic hospitals.fab shared.safetensors --out clinic-model
     """
-    from fedtl.deployment.site.adopt_model import adopt as adopt_model
+    from fedtl.deployment.site.adopt_model import adopt_model
     from fedtl.deployment.site.home import Home
 
     home = Home.open(folder)
-    result = adopt_model(home, bundle, shared, study or bundle.stem, out)
+    result = adopt_model(home, bundle, shared, study or bundle.stem, out).to_json()
     if as_json:
         print_json(result)
         return

@@ -88,7 +88,7 @@ def compare(
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
     from fedtl.experiment.compare import compare as compare_methods
-    from fedtl.experiment.compare import variants
+    from fedtl.experiment.compare import comparison_columns
     from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])
@@ -100,7 +100,7 @@ def compare(
         overrides.append(f"compare.seeds=[{seeds}]")
     device = device_for(device)
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
-    count, seed_count = len(variants(settings)), len(settings.compare.seeds)
+    count, seed_count = len(comparison_columns(settings)), len(settings.compare.seeds)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}: round"
     rounds = count * seed_count * settings.rounds
     with training_progress(title, rounds, folder, quiet or as_json) as show:

@@ -1,35 +1,39 @@
-"""What an app bundle may hold. A site's SuperNode asks this of every bundle, so nothing heavy is imported here."""
+"""Checks what an app bundle holds. A site's SuperNode calls this for every bundle, so nothing large is imported here."""
 
 import zipfile
 from importlib.metadata import packages_distributions
 from io import BytesIO
 from sys import stdlib_module_names
 
-from fedtl.deployment.plan import EXPERIMENTS
+from fedtl.deployment.plan import EXPERIMENTS_FOLDER
 from fedtl.errors import ConfigError
 
-LARGEST = 10 << 20  # bytes; Flower's own limit
-UNPACKED = 32 << 20
-KNOWN = ("server", "clients", EXPERIMENTS, ".info", "pyproject.toml")
+MAX_BUNDLE_BYTES = 10 << 20  # Flower's own limit
+MAX_UNPACKED_BYTES = 32 << 20
+ALLOWED_NAMES = ("server", "clients", EXPERIMENTS_FOLDER, ".info", "pyproject.toml")
 
 
-def check_contents(content: bytes) -> None:
-    """Whether a bundle holds what a bundle may hold, and shadows nothing that is installed. Raises ConfigError."""
-    if len(content) > LARGEST:
-        raise ConfigError(f"a bundle of {len(content):,} bytes; the most is {LARGEST:,}")
+def check_bundle_contents(content: bytes) -> None:
+    """
+    Raises ConfigError where a bundle is too large, is not a zip file, holds a path outside its folder, holds anything
+    but ``ALLOWED_NAMES``, or would be imported in place of an installed package.
+    """
+    if len(content) > MAX_BUNDLE_BYTES:
+        raise ConfigError(f"the bundle has {len(content):,} bytes; the limit is {MAX_BUNDLE_BYTES:,}")
     try:
-        with zipfile.ZipFile(BytesIO(content)) as packed:
-            infos = packed.infolist()
-            if sum(info.file_size for info in infos) > UNPACKED:
-                raise ConfigError(f"the bundle unpacks to more than {UNPACKED:,} bytes")
+        with zipfile.ZipFile(BytesIO(content)) as bundle:
+            files = bundle.infolist()
     except zipfile.BadZipFile as error:
-        raise ConfigError(f"that is no bundle: {error}") from error
+        raise ConfigError(f"the bundle is not a .fab file: {error}") from error
+    if (size := sum(file.file_size for file in files)) > MAX_UNPACKED_BYTES:
+        raise ConfigError(f"the bundle has {size:,} bytes unpacked; the limit is {MAX_UNPACKED_BYTES:,}")
     installed = {*packages_distributions(), *stdlib_module_names, "fedtl"} - {"server", "clients"}
-    for info in infos:
-        top = info.filename.split("/")[0]
-        if ".." in info.filename.split("/") or info.filename.startswith("/") or "\\" in info.filename:
-            raise ConfigError(f"the bundle holds {info.filename!r}, a path out of its folder")
+    for file in files:
+        path = file.filename
+        top = path.split("/")[0]
+        if ".." in path.split("/") or path.startswith("/") or "\\" in path:
+            raise ConfigError(f"the bundle holds {path!r}, a path outside its folder")
         if top.removesuffix(".py") in installed:
-            raise ConfigError(f"the bundle holds {top!r}, which would shadow the installed package")
-        if top not in KNOWN:
-            raise ConfigError(f"the bundle holds {top!r}; it may hold {', '.join(KNOWN)}")
+            raise ConfigError(f"the bundle holds {top!r}, which would replace the installed package")
+        if top not in ALLOWED_NAMES:
+            raise ConfigError(f"the bundle holds {top!r}; it may hold only {', '.join(ALLOWED_NAMES)}")

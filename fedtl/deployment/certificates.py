@@ -1,6 +1,6 @@
 """
-The coordinator's own certificate authority, and the certificate of its gate. The authority's key is needed only to
-renew the certificate: it can be kept off the machine.
+The coordinator's certificate authority, and the certificate of its gate. The authority's key is needed only to renew the
+certificate, so it can be kept on another machine.
 """
 
 import ipaddress
@@ -24,37 +24,41 @@ from fedtl.errors import ConfigError
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 365
 
 
-def make_authority(folder: Path, host: str) -> None:
-    """``ca.crt`` and ``ca.key``."""
+def create_authority(folder: Path, host: str) -> None:
+    """Write ``ca.crt`` and ``ca.key`` into the folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedtl CA of {host}"[:64])])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     certificate = (
-        _begun(name, name, key.public_key(), AUTHORITY_DAYS)
+        _certificate_builder(name, name, key.public_key(), AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, SHA256())
     )
-    _keep(folder / "ca.key", key)
+    _write_key(folder / "ca.key", key)
     write_bytes(folder / "ca.crt", certificate.public_bytes(Encoding.PEM))
 
 
-def make_server(folder: Path, host: str) -> None:
-    """``server.pem`` and ``server.key``, signed by the authority in the folder; anew each time it is called."""
+def create_server_certificate(folder: Path, host: str) -> None:
+    """Write a new ``server.pem`` and ``server.key``, signed by the authority in the folder. Raises ConfigError."""
     try:
         authority = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
         signer = load_pem_private_key((folder / "ca.key").read_bytes(), None)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{folder / 'ca.key'}: to sign a certificate, the authority's key is needed"
+            f"{folder / 'ca.key'} cannot be read, and the new certificate must be signed with it; put it back"
         ) from error
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:64])])
-    names = [_named(host), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [
+        _general_name(host),
+        x509.DNSName("localhost"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     certificate = (
-        _begun(name, authority.subject, key.public_key(), SERVER_DAYS)
+        _certificate_builder(name, authority.subject, key.public_key(), SERVER_DAYS)
         .add_extension(x509.SubjectAlternativeName(list(dict.fromkeys(names))), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -63,38 +67,38 @@ def make_server(folder: Path, host: str) -> None:
         )
         .sign(signer, SHA256())
     )
-    _keep(folder / "server.key", key)
+    _write_key(folder / "server.key", key)
     write_bytes(folder / "server.pem", certificate.public_bytes(Encoding.PEM))
 
 
 def days_left(path: Path) -> float:
-    """Until a certificate ends. Raises ConfigError for what is none."""
+    """Return the days until a certificate expires. Raises ConfigError where the file is not a certificate."""
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no certificate: {error}") from error
+        raise ConfigError(f"{path} is not a certificate: {error}") from error
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 
-def _begun(
+def _certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     return (
         builder.serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))  # clocks differ
+        .not_valid_before(now - timedelta(hours=1))  # the clocks of sites differ
         .not_valid_after(now + timedelta(days=days))
     )
 
 
-def _named(host: str) -> x509.GeneralName:
+def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
 
 
-def _keep(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_bytes(path, content, private=True)

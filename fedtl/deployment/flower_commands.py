@@ -1,4 +1,4 @@
-"""Flower's own commands, and the surroundings they run in: no telemetry, no update check, no installing, no proxy on the way to this machine itself."""
+"""Flower's commands, and the environment that they run in: no telemetry, no update check, no installing of packages, and no proxy for connections to this machine."""
 
 import os
 import shutil
@@ -7,35 +7,35 @@ from pathlib import Path
 
 from fedtl.errors import ConfigError
 
-QUIET = {
+OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 
 
-def tool(name: str) -> str:
-    """The command that is installed beside this Python. Raises ConfigError."""
-    beside = Path(sys.executable).parent / name
-    if beside.is_file():
-        return str(beside)
-    if found := shutil.which(name):
-        return found
+def find_command(name: str) -> str:
+    """Return the path of a command of Flower's, from the folder of this Python first. Raises ConfigError."""
+    path = Path(sys.executable).parent / name
+    if path.is_file():
+        return str(path)
+    if elsewhere := shutil.which(name):
+        return elsewhere
     raise ConfigError(f'{name} is not installed: pip install "fedtl[flower]"')
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
+def flower_environment(folder: Path, **more: str) -> dict[str, str]:
     """
-    For a process of ours: Flower's files and torch's cache under ``folder`` (the latter's usual place in the shared
-    temporary folder has a name that anybody can take), its commands on the path.
+    Return the environment for a process that fedtl starts. Flower's files and torch's cache are under ``folder``: torch's
+    default is a folder with a predictable name in the shared temporary folder, which another user could create first.
     """
-    here = Path(sys.executable).parent
-    path = os.pathsep.join([str(here), os.environ.get("PATH", os.defpath)])
-    direct = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")]))
+    commands = Path(sys.executable).parent
+    path = os.pathsep.join([str(commands), os.environ.get("PATH", os.defpath)])
+    no_proxy = ",".join(filter(None, ["127.0.0.1,localhost", os.environ.get("NO_PROXY", "")]))
     return {
         **os.environ,
-        **QUIET,
-        "NO_PROXY": direct,
+        **OFFLINE,
+        "NO_PROXY": no_proxy,
         "FLWR_HOME": str(folder / "flwr"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "flwr" / "torch"),
         "PATH": path,

@@ -1,37 +1,36 @@
 """
-What a federation agrees on before anything runs, as a file: the experiment without anybody's data, and the schema
-that the data of all must fit. It travels inside the app bundle; its hash is what a steward signs.
+The agreement: what all sites of a federation agree on before anything runs. It holds the experiment without anybody's
+data, and the schema that the rows of every site must have. It is a file in the app bundle, and its hash is signed.
 """
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from fedtl._util.settings import Settings
 from fedtl.data import table
 from fedtl.data.settings import AGREED, DataSettings, Name
+from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.messages import short
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.policy import Code
 
-LARGEST = 1 << 20  # bytes of a file; a real one has a few thousand
-EXPERIMENTS = "experiments"  # the folder in a bundle
-BARE = re.compile(r"[a-z][a-z0-9-]{0,39}")  # what names an experiment, and Flower an app
+MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
+EXPERIMENTS_FOLDER = "experiments"  # in a bundle
+EXPERIMENT_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # also the name of the Flower app
 
 
 class Agreement(Settings):
     """
-    ``shape``: of one input, after resizing. ``classes``: the labels of a shared head; a head of one's own has its
-    own. ``base``: the hash of the file of first weights, where there is one. ``dp_ready``: the model has norms that
-    private training can take; always so where the experiment has ``[privacy]``.
+    ``shape``: of one input, after resizing. ``classes``: the labels of a shared head; empty where each site has a head of
+    its own. ``base``: the SHA-256 of the file of initial weights, "" without one. ``dp_ready``: every normalisation layer
+    of the model works with differential privacy; always true for an experiment with ``[privacy]``.
     """
 
     experiment: Experiment
@@ -45,32 +44,32 @@ class Agreement(Settings):
         return sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
 
     def dump(self) -> str:
-        """TOML that ``load`` turns into the same agreement."""
+        """Return TOML from which ``load_agreement`` makes the same agreement."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-def with_columns(
-    experiment: Experiment, silo: str, shape: tuple[int, ...], found: tuple[str, ...]
+def with_column_names(
+    experiment: Experiment, silo: str, shape: tuple[int, ...], inputs: tuple[str, ...]
 ) -> Experiment:
     """
-    A table's experiment with its columns by name: where ``data.columns`` does not list them, those of the ``silo`` whose
-    inputs are called ``found``. Columns that have no names stay so.
+    Return the experiment of a table with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
+    whose ``inputs`` have these names. Columns that only have positions as names are not listed.
     """
     data = experiment.data
-    if len(shape) != 1 or data.columns or found == tuple(map(str, range(shape[0]))):
+    if len(shape) != 1 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
-    names = table.input_columns(data, silo) if data.source == "table" else list(found)
+    names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})
 
 
-def agree(
+def make_agreement(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
-    """The agreement on an experiment: its own data, engine and silos are nobody else's concern."""
+    """Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone."""
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
-    kept = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
-    common = Experiment(**{key: getattr(experiment, key) for key in kept}, data=data, model=model)
+    keys = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
+    common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)
     return Agreement(
         experiment=common,
         shape=list(shape),
@@ -80,38 +79,33 @@ def agree(
     )
 
 
-def in_bundle(folder: Path, asked: Mapping[str, Any]) -> Path:
+def agreement_file(folder: Path, run_config: Mapping[str, Any]) -> Path:
     """
-    The agreement's file in an unpacked bundle. ``asked``: what the server sets with each run, which is a study's name
-    and which experiment of the bundle is meant; anything else is refused. Raises Denied.
+    Return the agreement's file in an unpacked bundle. ``run_config``: what the server sets for the run: the names of the
+    study and of the bundle's experiment. Raises Denied for any other key, and for an experiment that is not in the bundle.
     """
-    if odd := sorted(set(asked) - {"experiment", "study"}):
-        raise Denied(Code.PLAN, f"the server sets {odd[0][:40]!r} for the run; there is no such setting")
-    name = asked.get("experiment")
-    path = folder / EXPERIMENTS / f"{name}.toml"
-    if not isinstance(name, str) or not BARE.fullmatch(name) or not path.is_file():
+    if unknown := sorted(set(run_config) - {"experiment", "study"}):
+        raise Denied(
+            Code.PLAN,
+            f"the server sets {unknown[0][:40]!r} for this run; it may set only experiment and study",
+        )
+    name = run_config.get("experiment")
+    path = folder / EXPERIMENTS_FOLDER / f"{name}.toml"
+    if not isinstance(name, str) or not EXPERIMENT_NAME.fullmatch(name) or not path.is_file():
         raise Denied(
             Code.PLAN, f"the server asks for experiment {str(name)[:40]!r}, which is not in the bundle"
         )
     return path
 
 
-def load(path: Path) -> Agreement:
-    """Raises ConfigError, in one line."""
+def load_agreement(path: Path) -> Agreement:
+    """Return the agreement in a file. Raises ConfigError."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{path} has more than {LARGEST:,} bytes; that is no agreement")
-        return parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+        size = path.stat().st_size
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-
-
-def parse(content: dict[str, Any], at: str) -> Agreement:
-    try:
-        return Agreement.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{at}: {place} = {short(first['input'])}: {first['msg']}") from error
+    if size > MAX_AGREEMENT_BYTES:
+        raise ConfigError(
+            f"{path} has {size:,} bytes; an agreement has at most {MAX_AGREEMENT_BYTES:,} bytes"
+        )
+    return validate(Agreement, read_toml(path), str(path))

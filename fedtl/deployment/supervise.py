@@ -1,6 +1,6 @@
 """
-Processes that live and die together: when one ends, or this one is told to or is killed, all end. Whoever started us
-(systemd, a container) starts all again.
+Runs several processes until the first of them ends, and then ends all. They also end when this process is told to end or
+is killed. Whatever started this process (systemd, a container) starts all of them again.
 """
 
 import ctypes
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 
-GRACE = 15.0  # seconds between a request to end and the end
-LOOK = 0.2
+GRACE_SECONDS = 15.0  # between SIGTERM and SIGKILL
+POLL_SECONDS = 0.2
 PARENT_DEATH = 1  # PR_SET_PDEATHSIG of Linux' prctl
 
 
@@ -23,17 +23,17 @@ def supervise(
     ready: Callable[[], None] | None = None,
 ) -> tuple[str, int]:
     """
-    Run them until the first one ends or SIGTERM or SIGINT comes; ``ready`` is called once all are started. Returns
-    which one ended and its exit code; ("", 0) where we were told to end.
+    Run the commands until the first one ends, or until SIGTERM or SIGINT arrives. ``ready`` is called once all are started.
+    Return the name of the command that ended and its exit code; ("", 0) after a signal.
     """
-    told: list[int] = []
+    signals: list[int] = []
 
-    def tell(number: int, frame: FrameType | None) -> None:
-        told.append(number)
+    def note_signal(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     started: dict[str, subprocess.Popen[bytes]] = {}
-    bound = _bound(os.getpid())
+    end_with_parent = _end_with_parent(os.getpid())
     try:
         for name, command in commands.items():
             started[name] = subprocess.Popen(
@@ -41,33 +41,33 @@ def supervise(
                 env=dict(environments[name]),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=bound,
+                preexec_fn=end_with_parent,
             )
         if ready:
             ready()
-        while not told:
+        while not signals:
             for name, process in started.items():
                 if (code := process.poll()) is not None:
                     return name, code
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
         return "", 0
     finally:
         for process in started.values():
             _signal(process, signal.SIGTERM)
-        end = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE_SECONDS
         for process in started.values():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.1, end - time.monotonic()))
-            _signal(process, signal.SIGKILL)  # and those that it started, which may outlive it
+                process.wait(max(0.1, deadline - time.monotonic()))
+            _signal(process, signal.SIGKILL)  # its own children may still run
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _bound(parent: int) -> Callable[[], None] | None:
+def _end_with_parent(parent: int) -> Callable[[], None] | None:
     """
-    For a new process to call before it becomes its command: from then on the kernel tells it to end when its parent
-    does, after kill -9 too. None where there is no such kernel. What it starts itself is its own to end.
+    Return a function for a new process to call before it executes its command. From then on the kernel sends it SIGTERM
+    when its parent ends, also after kill -9. It must end its own children itself. None where the kernel is not Linux.
     """
     try:
         prctl = ctypes.CDLL(None).prctl
@@ -76,14 +76,14 @@ def _bound(parent: int) -> Callable[[], None] | None:
 
     def bind() -> None:
         prctl(PARENT_DEATH, signal.SIGTERM)
-        if os.getppid() != parent:  # it was quicker
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
     return bind
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To the process and what it started: each has a group of its own."""
+    """Signal the process and its children: each command has its own process group."""
     try:
         os.killpg(process.pid, number)
     except (ProcessLookupError, PermissionError):

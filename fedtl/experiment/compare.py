@@ -19,11 +19,11 @@ from torch import multiprocessing
 
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, FedTLError
-from fedtl.experiment.config.load import but
+from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of, without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.experiment.pretrain import plain, pretrained
-from fedtl.experiment.privacy_plan import privacy_report
+from fedtl.experiment.pretrain import central_experiment, pretrain
+from fedtl.experiment.privacy_report import privacy_report
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -50,20 +50,20 @@ EXACT = (
 
 
 @dataclass(frozen=True)
-class Variant:
+class Column:
     """One column of the comparison."""
 
     label: str
     experiment: Experiment
 
     def at(self, seed: int) -> Experiment:
-        return but(self.experiment, seed=seed)
+        return with_changes(self.experiment, seed=seed)
 
     def folder(self, seed: int) -> str:
         return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}"
 
 
-def variants(experiment: Experiment) -> list[Variant]:
+def comparison_columns(experiment: Experiment) -> list[Column]:
     """
     Return a column for each listed method. The one that ``[method]`` configures keeps its settings; with further terms it has
     a second column without them, and with pretrained weights one from scratch. Where training is private and starts from
@@ -74,8 +74,8 @@ def variants(experiment: Experiment) -> list[Variant]:
             "data.val = 0: compare chooses each silo's best method on validation rows; set data.val above 0"
         )
     engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
-    serial = but(experiment, engine=engine)
-    columns: list[Variant] = []
+    serial = with_changes(experiment, engine=engine)
+    columns: list[Column] = []
     public = bool(experiment.model.weights or experiment.model.pretrain_on)
     added = ["probe"] if experiment.privacy and public else []
     for name in dict.fromkeys([*experiment.compare.methods, *added]):
@@ -87,15 +87,21 @@ def variants(experiment: Experiment) -> list[Variant]:
             if experiment.privacy and _is_baseline(plain)
             else {}
         )
-        columns.append(Variant(name, but(serial, **open_) if own else but(serial, method=plain, **open_)))
+        columns.append(
+            Column(
+                name, with_changes(serial, **open_) if own else with_changes(serial, method=plain, **open_)
+            )
+        )
         if own and experiment.method.terms:
             bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
-            columns.append(Variant(f"{name}, no terms", but(serial, method=bare)))
+            columns.append(Column(f"{name}, no terms", with_changes(serial, method=bare)))
         if own and (experiment.model.weights or experiment.model.pretrain_on):
             scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
             model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
-            columns.append(Variant(f"{name}, from scratch", _without(but(serial, model=model), aside)))
+            columns.append(
+                Column(f"{name}, from scratch", _without_silos(with_changes(serial, model=model), aside))
+            )
     return columns
 
 
@@ -116,7 +122,7 @@ def compare(
 
     ``watch`` is called with the number of rounds done so far. Raises what ``run`` raises.
     """
-    columns, seeds = variants(experiment), experiment.compare.seeds
+    columns, seeds = comparison_columns(experiment), experiment.compare.seeds
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
@@ -127,10 +133,10 @@ def compare(
         with ignore_sigint():  # the pool starts processes when work is submitted
             for one, path in tasks:
                 start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
-                started[pool.submit(_one, one, str(path), device, start, raws)] = path
+                started[pool.submit(_do_run, one, str(path), device, start, raws)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
-    comparison = summarize_runs(experiment, folders(experiment, folder))
+    comparison = summarize_runs(experiment, run_folders(experiment, folder))
     previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
     comparison = replace(
         comparison,
@@ -154,33 +160,39 @@ def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | 
     )
 
 
-def folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
+def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
     """Return the run folders of a comparison: for each column one folder a seed."""
     return {
         column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
-        for column in variants(experiment)
+        for column in comparison_columns(experiment)
     }
 
 
-def _without(experiment: Experiment, aside: Sequence[str]) -> Experiment:
+def _without_silos(experiment: Experiment, aside: Sequence[str]) -> Experiment:
     """Return the experiment without these silos, so that the column from scratch trains the same silos as the others."""
     if not aside:
         return experiment
     from fedtl.data import prepare
 
     names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
-    return but(experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names}))
+    return with_changes(
+        experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names})
+    )
 
 
-def _one(experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore) -> None:
+def _do_run(
+    experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore
+) -> None:
     """Do one run, in a worker process."""
     start: State | None = None
     if start_folder is not None:
-        central = build(plain(experiment), raws, raws, device)
-        start = pretrained(experiment, RunFolder(Path(start_folder)), central.trainer, central.schema)
-    place = Path(path)
+        central = build(central_experiment(experiment), raws, raws, device)
+        start = pretrain(experiment, RunFolder(Path(start_folder)), central.trainer, central.schema)
+    location = Path(path)
     folder = (
-        RunFolder.open(place) if (place / "experiment.toml").exists() else RunFolder.create(place, experiment)
+        RunFolder.open(location)
+        if (location / "experiment.toml").exists()
+        else RunFolder.create(location, experiment)
     )
     run(experiment, folder, device, start=start, raws=raws)
 
@@ -199,14 +211,14 @@ def _follow(
                     f"the process of run {started[future].name} died (killed, or out of memory?); continue with --resume"
                 ) from error
         if watch:
-            watch(sum(_lines(path / "history.jsonl") for path in paths))
+            watch(sum(_finished_rounds(path / "history.jsonl") for path in paths))
 
 
-def _lines(path: Path) -> int:
+def _finished_rounds(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _become(threads: int, numbers: "SimpleQueue[int]") -> None:
+def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:
     become_worker(threads, numbers.get())
 
 
@@ -217,7 +229,7 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     numbers = context.SimpleQueue()
     for number in range(workers):
         numbers.put(number)
-    pool = ProcessPoolExecutor(workers, context, initializer=_become, initargs=(threads, numbers))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, numbers))
     try:
         yield pool
         pool.shutdown()

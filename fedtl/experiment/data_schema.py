@@ -36,12 +36,17 @@ class DataSchema:
     @cached_property
     def union(self) -> tuple[str, ...]:
         """Every label that some silo has."""
-        return merge_labels([its.classes for its in self.silos.values()])
+        return merge_labels([silo.classes for silo in self.silos.values()])
+
+    @property
+    def width(self) -> int:
+        """How many outputs a shared head has; 1 in regression."""
+        return len(self.union) or 1
 
     @cached_property
     def trained(self) -> frozenset[str]:
         """Every label that some silo has in its training rows."""
-        return frozenset().union(*(its.trained for its in self.silos.values()))
+        return frozenset().union(*(silo.trained for silo in self.silos.values()))
 
 
 def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> DataSchema:
@@ -50,7 +55,7 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
     """
     settings = experiment.data
     names = prepare.silo_names(settings)
-    _check_numbers(experiment, names)
+    _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
@@ -61,11 +66,11 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
             frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
         )
-        _check_alike(names[0], name, silos)
+        _check_same_inputs(names[0], name, silos)
     return DataSchema(silos)
 
 
-def _check_numbers(experiment: Experiment, names: list[str]) -> None:
+def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
     public = [name for name in experiment.model.pretrain_on if ":" not in name]
     if unknown := set(public) - set(names):
         raise ConfigError(
@@ -82,7 +87,7 @@ def _check_numbers(experiment: Experiment, names: list[str]) -> None:
         raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
 
 
-def _check_alike(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
+def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     one, other = silos[first], silos[name]
     if other.shape != one.shape:
@@ -92,7 +97,7 @@ def _check_alike(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None
             f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {advice}"
         )
     if other.columns != one.columns:
-        odd = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
+        differing = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
         raise DataError(
-            f"silo {name} and silo {first} have different columns: {odd[0]}; list common ones in data.columns"
+            f"silo {name} and silo {first} have different columns: {differing[0]}; list common ones in data.columns"
         )

@@ -18,7 +18,7 @@ from fedtl.privacy.taint import WHY, Label
 
 
 @dataclass(frozen=True)
-class Start:
+class FirstWeights:
     """
     First weights from a ``file``, by the tensor names of the ordinary net. ``labels``: the provenance of each tensor; None
     where the file does not record it.
@@ -29,16 +29,16 @@ class Start:
     labels: Mapping[str, Label] | None
     notes: list[str] = field(default_factory=list)
 
-    def vouched(self) -> list[str]:
+    def privacy_notes(self) -> list[str]:
         """
         Return notes about this start for the reader of a private run's epsilon. Raises ConfigError for a tensor that was
         trained on private rows without noise.
         """
         if self.labels is None:
             return [UNCOVERED]
-        if odd := labels.local_only(self.labels):
+        if private := labels.local_only(self.labels):
             raise ConfigError(
-                f"model.weights: {self.file}: {odd[0]} is {Label.LOCAL}: {WHY}; "
+                f"model.weights: {self.file}: {private[0]} is {Label.LOCAL}: {WHY}; "
                 "start from public weights or from weights of private training, or train without [privacy]"
             )
         if set(self.labels.values()) - {Label.PUBLIC}:
@@ -49,18 +49,23 @@ class Start:
         return []
 
 
-def from_file(path: Path, plan: ModelSpec, width: int) -> Start:
+def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
     """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
     net, file = plan.net(width), model_part(weights.read_weights(path))
     try:
-        said = marks.read(path)
+        provenance = marks.read(path)
     except ModelError as error:
         raise ModelError(f"model.weights: {error}") from error
     if any(name.endswith(".affine.weight") for name in file):  # a private run's
-        file, said = restore_state(net, file), None if said is None else restore_names(net, said)
+        file, provenance = (
+            restore_state(net, file),
+            None if provenance is None else restore_names(net, provenance),
+        )
     state, notes = weights.fit_weights(file, net.state_dict(), roles(net), plan, path.name)
-    if said is None:
-        return Start(path.name, state, None, notes)
-    found = {name: said.get(name) or said.get(plan.library_name(name)) for name in state}
+    if provenance is None:
+        return FirstWeights(path.name, state, None, notes)
+    by_name = {name: provenance.get(name) or provenance.get(plan.library_name(name)) for name in state}
     # num_batches_tracked may have been recreated here; it then depends on no data.
-    return Start(path.name, state, {name: label or Label.PUBLIC for name, label in found.items()}, notes)
+    return FirstWeights(
+        path.name, state, {name: label or Label.PUBLIC for name, label in by_name.items()}, notes
+    )

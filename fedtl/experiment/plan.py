@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.lint.dry_run import Examined
-from fedtl.experiment.privacy_plan import privacy_report, terms
-from fedtl.experiment.study import parts_of, tensor_table
+from fedtl.experiment.privacy_report import privacy_report, silo_privacy
+from fedtl.experiment.tensor_table import parts_of, tensor_table
 from fedtl.results.plan import ExperimentPlan
 from fedtl.results.privacy import PrivacyReport
 
@@ -29,5 +29,5 @@ def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPla
 def _privacy(experiment: Experiment, examined: Examined) -> PrivacyReport | None:
     if experiment.privacy is None:
         return None
-    silos = {name: terms(guarantee) for name, guarantee in examined.guarantees.items()}
+    silos = {name: silo_privacy(guarantee) for name, guarantee in examined.guarantees.items()}
     return replace(privacy_report(experiment.privacy), silos=silos)

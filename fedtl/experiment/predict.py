@@ -55,8 +55,8 @@ class SiloModel:
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
-        said = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
-        self.labels = None if None in said else {**(said[0] or {}), **(said[1] or {})}
+        labels = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
+        self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
 
     def scores(self, x: Array) -> Tensor:
@@ -106,8 +106,8 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
     if path.suffix in table.SUFFIXES:
         columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
         if columns != inputs.columns:
-            odd = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(f"--input: {path} has other columns than the model: {odd[0]}")
+            differing = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
+            raise DataError(f"--input: {path} has other columns than the model: {differing[0]}")
         return x, []
     files = (
         [path]
@@ -120,7 +120,7 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
     return images.load_images(files, inputs.size, inputs.channels), names
 
 
-def rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
@@ -150,7 +150,7 @@ def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
     return written
 
 
-def export(model: SiloModel, out: Path) -> list[str]:
+def export_model(model: SiloModel, out: Path) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.
@@ -162,9 +162,9 @@ def export(model: SiloModel, out: Path) -> list[str]:
     used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
     named, about = model.plan.library_name, None
     if model.labels is not None:
-        said = restore_names(model.trainer.net(model.data.width), model.labels)
+        labels = restore_names(model.trainer.net(model.data.width), model.labels)
         # num_batches_tracked may have been recreated here; it then depends on no data.
-        about = marks.metadata({named(name): said.get(name, Label.PUBLIC) for name in used})
+        about = marks.metadata({named(name): labels.get(name, Label.PUBLIC) for name in used})
     save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
     description = {
         "model": model.experiment.model.name,

@@ -10,7 +10,7 @@ from fedtl.data.labels import label_texts
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import but
+from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import without_release
 from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.experiment.data_schema import DataSchema
@@ -45,10 +45,10 @@ def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) ->
     }
 
 
-def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen: DataSchema) -> State:
+def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, schema: DataSchema) -> State:
     """
     Return the body's tensors after ``model.pretrain_epochs`` over the training rows of ``model.pretrain_on``, and the head's
-    too where the public rows have the same labels as every silo. ``trainer``: of the ``plain`` experiment. The tensors
+    too where the public rows have the same labels as every silo. ``trainer``: of ``central_experiment``. The tensors
     are written to the folder, and read from there the next time. Raises ConfigError or DataError.
     """
     if folder.has(FILE):
@@ -56,7 +56,7 @@ def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen
     epochs = experiment.model.pretrain_epochs
     groups: dict[tuple[str, ...], list[SiloDataset]] = {}
     for entry in experiment.model.pretrain_on:
-        for data in public(experiment, entry):
+        for data in public_datasets(experiment, entry):
             groups.setdefault(data.classes, []).append(data)
     state: State = {}
     for classes, members in groups.items():  # a head for each label set; one body
@@ -64,16 +64,16 @@ def pretrained(experiment: Experiment, folder: RunFolder, trainer: Trainer, seen
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
         trained = trainer.train(silo, trainer.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
-        alike = {classes} == {*groups, *(its.classes for its in seen.silos.values())}
-        kept = ("body.", "head.") if alike else ("body.",)
+        same_labels = {classes} == {*groups, *(silo.classes for silo in schema.silos.values())}
+        kept = ("body.", "head.") if same_labels else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
     folder.save_tensors(FILE, state, labels.public(state))
     return state
 
 
-def plain(experiment: Experiment) -> Experiment:
+def central_experiment(experiment: Experiment) -> Experiment:
     """Return the experiment for central training: the whole body is trained, at the full rate, with the task loss only."""
-    return but(
+    return with_changes(
         experiment,
         privacy=None,
         silo={},
@@ -84,7 +84,7 @@ def plain(experiment: Experiment) -> Experiment:
     )
 
 
-def public(experiment: Experiment, entry: str) -> list[SiloDataset]:
+def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     """Return the rows of one entry of ``model.pretrain_on``: of a silo, or, for ``source:path``, of all its silos."""
     source, colon, path = entry.partition(":")
     if not colon:

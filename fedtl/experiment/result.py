@@ -9,10 +9,11 @@ import torch
 import fedtl
 from fedtl.data.dataset import SiloDataset
 from fedtl.experiment.notes import statistics_notes
-from fedtl.experiment.privacy_plan import privacy_report, settled, spent, warnings
+from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
+from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
-from fedtl.federation.rounds import Round
+from fedtl.federation.round_log import left_out_reasons
 from fedtl.models.state import State
 from fedtl.results.metrics import Measured
 from fedtl.results.privacy import PrivacyReport
@@ -37,13 +38,6 @@ class Totals:
         )
 
 
-def history_line(one: Round, seconds: float) -> HistoryLine:
-    metrics = {name: dict(reply.metrics) for name, reply in one.replies.items()}
-    return HistoryLine(
-        one.after.round, round(seconds, 3), metrics, dict(one.left_out), one.bytes_up, one.bytes_down
-    )
-
-
 def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
     """Write what a silo would use; ``local.safetensors`` holds the tensors that differ from the shared ones."""
     own = {
@@ -51,12 +45,12 @@ def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
         for key, tensor in outcome.state.items()
         if key not in shared or not torch.equal(tensor, shared[key])
     }
-    labelled = settled(study.trainer, study.trained(name))
+    labelled = provenance_after_finish(study.trainer, silo_provenance(study, name))
     folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
-    folder.save_inputs(name, study.inputs(name), study.data(name).classes, study.schema.shape)
+    folder.save_inputs(name, study.silo_data.inputs(name), study.data(name).classes, study.schema.shape)
 
 
 def run_result(
@@ -89,12 +83,12 @@ def run_result(
         mean_silos=counts,
         worst=worst_of(experiment.metric, tests),
         late=dict(sorted(late.items())),
-        left_out=_left_out(folder),
+        left_out=left_out_reasons(folder.history()),
         privacy=_privacy(study, folder),
         notes=(
             *study.notes,
             *statistics_notes(experiment, study.trainer, outcomes),
-            *chain.from_iterable(map(warnings, study.guarantees.values())),
+            *chain.from_iterable(map(privacy_warnings, study.guarantees.values())),
         ),
         bytes_up=totals.bytes_up,
         bytes_down=totals.bytes_down,
@@ -117,17 +111,11 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
     )
 
 
-def _left_out(folder: RunFolder) -> dict[str, tuple[str, ...]]:
-    """Return by silo the rounds in which it did not count, and why."""
-    reasons: dict[str, list[str]] = {}
-    for line in folder.history():
-        for name, reason in line.left_out.items():
-            reasons.setdefault(name, []).append(f"round {line.round}: {reason}")
-    return {name: tuple(own) for name, own in reasons.items()}
-
-
 def _privacy(study: Study, folder: RunFolder) -> PrivacyReport | None:
     if study.experiment.privacy is None:
         return None
-    silos = {name: spent(its, folder.path.name) for name, its in sorted(study.guarantees.items())}
+    silos = {
+        name: spent_privacy(guarantee, folder.path.name)
+        for name, guarantee in sorted(study.guarantees.items())
+    }
     return replace(privacy_report(study.experiment.privacy), not_released=EXACT, silos=silos)

@@ -9,14 +9,11 @@ The files of one run, each written so that a process killed at any moment leaves
 """
 
 import json
-import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -24,12 +21,12 @@ from fedtl._util.files import write_file
 from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import dump, load
+from fedtl.experiment.config.load import load_experiment, to_toml
 from fedtl.experiment.config.schema import Experiment
-from fedtl.federation.rounds import ServerState
+from fedtl.federation.round_log import RoundLog
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
-from fedtl.privacy.taint import Label, Labels
+from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import HistoryLine, RunResult
 
@@ -51,7 +48,7 @@ class RunFolder:
                 f"{path} is not empty; give another --out, or continue the run with --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        write_file(path / "experiment.toml", lambda file: file.write_text(dump(experiment)))
+        write_file(path / "experiment.toml", lambda file: file.write_text(to_toml(experiment)))
         return cls(path)
 
     @classmethod
@@ -77,7 +74,7 @@ class RunFolder:
         return True
 
     def experiment(self) -> Experiment:
-        return load(str(self.path / "experiment.toml"))
+        return load_experiment(str(self.path / "experiment.toml"))
 
     def result(self) -> RunResult:
         """Raises ConfigError where the run did not end, or the file is damaged."""
@@ -122,59 +119,13 @@ class RunFolder:
     def has(self, name: str) -> bool:
         return (self.path / name).is_file()
 
+    @property
+    def log(self) -> RoundLog:
+        """The history and the checkpoint."""
+        return RoundLog(self.path)
+
     def history(self) -> list[HistoryLine]:
-        path = self.path / "history.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [from_plain(HistoryLine, json.loads(line)) for line in lines]
-
-    def append(self, line: HistoryLine) -> None:
-        with (self.path / "history.jsonl").open("a") as file:
-            file.write(json.dumps(to_plain(line), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def save(
-        self, standing: ServerState, own: Mapping[str, tuple[State, Labels]], so_far: Mapping[str, float]
-    ) -> None:
-        """Write the checkpoint of a round: the server's state, every silo's local tensors, the totals so far."""
-        content = {
-            "round": standing.round,
-            "shared": standing.shared,
-            "memory": standing.memory,
-            "locals": {name: local for name, (local, _) in own.items()},
-            "labels": {name: {k: str(v) for k, v in its.items()} for name, (_, its) in own.items()},
-            "so_far": dict(so_far),
-        }
-        write_file(self.path / "checkpoint" / "state.pt", lambda file: torch.save(content, file))
-
-    def saved(self) -> tuple[ServerState, dict[str, tuple[State, Labels]], dict[str, float]] | None:
-        """
-        Return the last checkpoint, or None before the first round. History lines of later rounds are dropped: these rounds
-        are run again.
-        """
-        path = self.path / "checkpoint" / "state.pt"
-        try:
-            content = torch.load(path, weights_only=True) if path.exists() else None
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise _damaged(path, error) from error
-        done = content["round"] if content else 0
-        lines = [json.dumps(line) + "\n" for line in self._whole_lines() if line["round"] <= done]
-        if lines or (self.path / "history.jsonl").exists():
-            write_file(self.path / "history.jsonl", lambda file: file.write_text("".join(lines)))
-        if not content:
-            return None
-        labels: dict[str, Labels] = {
-            name: {k: Label(v) for k, v in its.items()} for name, its in content["labels"].items()
-        }
-        own = {name: (local, labels[name]) for name, local in content["locals"].items()}
-        return ServerState(done, content["shared"], content["memory"]), own, content["so_far"]
-
-    def _whole_lines(self) -> list[dict[str, Any]]:
-        path = self.path / "history.jsonl"
-        whole = (
-            path.read_text().split("\n")[:-1] if path.exists() else []
-        )  # an incomplete last line has no newline
-        return [json.loads(line) for line in whole]
+        return self.log.lines()
 
     def silo(self, name: str) -> Path:
         return self.path / "silos" / name

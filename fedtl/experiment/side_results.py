@@ -16,7 +16,7 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
 }
 DISTANT_OWN = (
     f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
-    "the silo's training inputs; the metrics are those with exact statistics"
+    "the silo's training inputs; the metrics are labels with exact statistics"
 )
 DISTANT_SHARED = (
     f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
@@ -43,11 +43,11 @@ def statistics_warnings(results: Results) -> list[str]:
             warnings.append(f"{', '.join(labels)}: {note}")
     distant = {label: count for label, runs in results.items() if (count := _distant_silos(runs))}
     shared = {label for label in distant if any(silo.refitted for silo in results[label][0].silos.values())}
-    for text, those in ((DISTANT_OWN, distant.keys() - shared), (DISTANT_SHARED, shared)):
+    for text, methods in ((DISTANT_OWN, distant.keys() - shared), (DISTANT_SHARED, shared)):
         counts = [
             f"{label} at {count} of {len(results[label][0].silos)} silos"
             for label, count in distant.items()
-            if label in those
+            if label in methods
         ]
         if counts:
             warnings.append(f"{text}: {', '.join(counts)}")

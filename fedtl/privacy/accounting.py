@@ -70,13 +70,6 @@ def calibrate(
     Return the smallest noise multiplier, rounded up, with which ``steps`` steps of this sample rate and the ``fixed``
     events cost at most the target epsilon. Raises ConfigError if there is none.
     """
-    return _calibrated(target_epsilon, delta, sample_rate, steps, tuple(fixed))
-
-
-@lru_cache(256)
-def _calibrated(
-    target_epsilon: float, delta: float, sample_rate: float, steps: int, fixed: tuple[SpendEvent, ...]
-) -> float:
     if (already := epsilon(fixed, delta)) > target_epsilon:
         raise ConfigError(
             f"epsilon = {target_epsilon:g} leaves nothing for training: the released statistics and metrics cost {already:.3g}; "

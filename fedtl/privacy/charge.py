@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable
 from hashlib import sha256
 
-import torch
 from safetensors.torch import load, save
 
+from fedtl._util.tensors import to_raw
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.models.state import State
@@ -58,9 +58,9 @@ def task_hash(task: Task) -> str:
     """Return the hash of everything in a task: two tasks with the same hash are the same task."""
     digest = sha256(json.dumps([task.study, task.round, task.rounds, task.seed]).encode())
     for name in sorted(task.shared):
-        tensor = task.shared[name].detach().cpu().contiguous()
+        tensor = task.shared[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(to_raw(tensor))
     return digest.hexdigest()
 
 

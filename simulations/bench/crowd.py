@@ -16,7 +16,8 @@ import loads
 import numpy as np
 from machine import PeakMemory, resident_mib
 
-from fedtl.experiment.config.load import load
+from fedtl.experiment.checkpoint import load_run_state
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.rounds import Round
@@ -57,18 +58,19 @@ def main() -> None:
         settings = {"rounds": given.rounds + 1, "data.source": '"npz"', "data.path": json.dumps(str(folder))}
         settings |= {"data.val": 0.1, "model.name": '"mlp"', "data.limit": 0}
         settings |= {"engine.workers": given.workers, "engine.stack": given.stack}
-        experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
+        experiment = load_experiment("digits", [f"{key}={value}" for key, value in settings.items()])
         before, began = resident_mib(), time.perf_counter()
         with PeakMemory() as peak:
             place = RunFolder.create(Path(above) / "run", experiment)
             run(experiment, place, progress=note)
-        _, own, _ = place.saved()
+        state = load_run_state(place.log)
+        assert state is not None
         found = {
             "startup": ends[0] - began,
             "mib_before": round(before, 2),
             "mib_in_rounds": round(max(mib), 2),
             "mib_peak": round(peak.mib, 2),
-            "kib_local": size_in_bytes(next(iter(own.values()))[0]) / 1024,
+            "kib_local": size_in_bytes(next(iter(state.local.values()))) / 1024,
         }
     seconds = [end - start for start, end in pairwise(ends)]
     print(json.dumps({"seconds": seconds, **found}))

@@ -67,7 +67,7 @@ def accuracy(one: One) -> dict[str, Any]:
     """Run one experiment and return its test accuracy: the mean over silos, and that of each silo."""
 
     from fedtl.experiment import privacy_plan as planning
-    from fedtl.experiment.config.load import load
+    from fedtl.experiment.config.load import load_experiment
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
     from fedtl.privacy import dp_adabn
@@ -78,9 +78,9 @@ def accuracy(one: One) -> dict[str, Any]:
     sets = [*private, f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
         sets += [f"privacy.epsilon={one.epsilon}", f"train.lr={one.rate}", *SAMPLES.get(one.name, [])]
-    originals = dp_adabn.release_statistics, planning.SHARE
+    originals = dp_adabn.release_statistics, planning.STATISTICS_SHARE
     if "UNSOUND" in one.row:
-        dp_adabn.release_statistics, planning.SHARE = (
+        dp_adabn.release_statistics, planning.STATISTICS_SHARE = (
             _exact,
             1e-3,
         )  # nothing is released: its share of epsilon is almost 0
@@ -91,10 +91,10 @@ def accuracy(one: One) -> dict[str, Any]:
 
                 write(Path(folder) / "rows", one.seed)
                 sets.append(f"data.path={folder}/rows")
-            experiment = load(str(HERE / f"{one.name}.toml"), sets)
+            experiment = load_experiment(str(HERE / f"{one.name}.toml"), sets)
             result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
     finally:
-        dp_adabn.release_statistics, planning.SHARE = originals
+        dp_adabn.release_statistics, planning.STATISTICS_SHARE = originals
     silos = {name: silo.measured.figures["accuracy"] for name, silo in result.silos.items()}
     return {
         **asdict(one),

@@ -12,12 +12,14 @@ import pytest
 from fedtl._util.records import to_plain
 from fedtl.audit.at_site import audit_site_plan
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
-from fedtl.deployment.coordinator.bundle import agreement_in, bundle
+from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, build_study
+from fedtl.deployment.site.site_rows import load_rows
+from fedtl.deployment.site.site_silo import make_silo
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Task
 from tests.breaks import BREAKS
 from tests.real_processes import CLI, Federation, around, fedtl_command
@@ -28,8 +30,8 @@ PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("server")
-    settings = load("digits", ["minimum_silos=3", "rounds=20"])
-    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=20"])
+    return build_bundle(place / "bundles", "digits", settings, dp_ready=True)
 
 
 @pytest.fixture
@@ -83,11 +85,11 @@ def test_a_sound_plan_passes_and_nothing_of_the_home_changes(home, made):
 def test_an_existing_ledger_and_egress_log_do_not_change(home, made):
     """A round was charged and sent before; the audit of the same rows adds nothing."""
     rehearse(home, made.file)
-    plan = SitePlan(home, agreement_in(made.file.read_bytes(), "")[1])
-    data = plan.prepared().data
-    study = plan.study(data.classes)
-    silo = plan.silo(study, data)
-    shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
+    plan = SitePlan(home, read_agreement(made.file.read_bytes(), "")[1])
+    rows = load_rows(plan)
+    study = build_study(plan, rows.data.classes)
+    silo = make_silo(plan, study, rows)
+    shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
     study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
     home.record.note("approved", bundle=made.hash)
     before = content(home)

@@ -31,7 +31,8 @@ from fedtl.audit.transcript import RunDocuments, check_documents, check_manifest
 from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.audit.workload import Effort
 from fedtl.errors import ConfigError, SiloFailed
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import build
@@ -53,7 +54,7 @@ def same(a, b):
 
 
 def ran(path, *settings):
-    folder = RunFolder.create(path, load("digits", [*SMALL, *settings]))
+    folder = RunFolder.create(path, load_experiment("digits", [*SMALL, *settings]))
     run(folder.experiment(), folder)
     return folder
 
@@ -248,9 +249,9 @@ def test_references_are_halves_and_their_complements(private):
 @pytest.mark.slow
 def test_a_reference_is_the_same_in_whichever_process(tmp_path):
     with temporary_store() as shelf:
-        alone = build(load("digits", SMALL), shelf, shelf)
+        alone = build(load_experiment("digits", SMALL), shelf, shelf)
         several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
-        study = build(load("digits", several), shelf, shelf)
+        study = build(load_experiment("digits", several), shelf, shelf)
         here = {number: train_reference(alone, number, 2) for number in (0, 1)}
         jobs = {
             str(number): study_job(study, partial(train_reference, number=number, transcript=2))
@@ -348,7 +349,7 @@ def test_an_update_with_exact_validation_metrics_is_found(private, monkeypatch):
         return replace(update, metrics=exact_metrics(self, silo))
 
     with temporary_store() as shelf:
-        study = build(private[0].experiment(), shelf, shelf).promised(private[0])
+        study = with_guarantees(build(private[0].experiment(), shelf, shelf), private[0])
         phases = read_canary_phases(private[0].silo("plain") / "canaries")
         assert not failed(retraining_checks(silo_of_study(study, "plain"), phases))
         monkeypatch.setattr(Trainer, "fit", fit)

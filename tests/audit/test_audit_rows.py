@@ -14,7 +14,8 @@ from PIL import Image
 from fedtl.audit.audit import AuditOptions, audit_run
 from fedtl.audit.workload import Effort
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import dump, load
+from fedtl.experiment.config.load import load_experiment, to_toml
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -31,7 +32,7 @@ ALIKE = 0.97  # correlation: that of the two most similar digits of these silos 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    folder = RunFolder.create(tmp_path_factory.mktemp("rows") / "run", load("digits", SMALL))
+    folder = RunFolder.create(tmp_path_factory.mktemp("rows") / "run", load_experiment("digits", SMALL))
     run(folder.experiment(), folder)
     return folder
 
@@ -129,7 +130,7 @@ def test_no_row_is_in_the_bundle_whatever_the_experiment_declares(out, rows):
 def test_no_fingerprint_and_no_figure_of_one_row_is_in_the_bundle(ran, out):
     """In a simulation the key of a fingerprint follows from the seed."""
     with temporary_store() as shelf:
-        study = build(ran.experiment(), shelf, shelf).promised(ran)
+        study = with_guarantees(build(ran.experiment(), shelf, shelf), ran)
         marks = [guarantee.account.rows.fingerprint for guarantee in study.guarantees.values()]
     content = "".join(path.read_text() for path in out.iterdir())
     assert marks
@@ -167,7 +168,7 @@ def test_pictures_need_the_consent_of_a_silos_owner(ran, tmp_path):
     for declared, part in ((SMALL[:-1], "show_rows"), ([*SMALL[:-1], OTHER], "moon")):
         shutil.copytree(ran.path, tmp_path / part)
         folder = RunFolder(tmp_path / part)
-        (folder.path / "experiment.toml").write_text(dump(load("digits", declared)))
+        (folder.path / "experiment.toml").write_text(to_toml(load_experiment("digits", declared)))
         with pytest.raises(ConfigError, match=part):
             audited(folder, tmp_path / "out", pictures=True)
     assert not (tmp_path / "out").exists()

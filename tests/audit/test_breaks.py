@@ -6,7 +6,8 @@ from torch import nn
 from fedtl.audit.retraining.audited_silo import silo_of_study
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
 from fedtl.audit.verdict import FAMILY_LEVEL, failed
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
@@ -22,9 +23,9 @@ CHECKS = 400  # of a whole audit, which share the family's level
 
 def retrained(folder, *settings):
     """All retraining checks of one silo, and those that fail at the level that they have in a whole audit."""
-    experiment = load("digits", [*SMALL, *settings])
+    experiment = load_experiment("digits", [*SMALL, *settings])
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(RunFolder.create(folder / "run", experiment))
+        study = with_guarantees(build(experiment, shelf, shelf), RunFolder.create(folder / "run", experiment))
         checks = retraining_checks(silo_of_study(study, "plain"), [])
     return checks, {check.name: check.reason for check in failed(checks, FAMILY_LEVEL * len(checks) / CHECKS)}
 

@@ -12,8 +12,8 @@ import torch
 from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.checks import check_run, retraining_jobs
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
-from fedtl.experiment import privacy_plan as planning
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -41,11 +41,11 @@ SMALL = [
 def audited(folder, *changes):
     """Run the real pipeline and audit it; a fault is in both."""
     settings = dict(change.split("=", 1) for change in (*SMALL, *changes))
-    experiment = load("digits", [f"{key}={value}" for key, value in settings.items()])
+    experiment = load_experiment("digits", [f"{key}={value}" for key, value in settings.items()])
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(out)
+        study = with_guarantees(build(experiment, shelf, shelf), out)
         audit = AuditedRun(out, study, Adversary.SERVER)
         return check_run(audit, {name: job(study.trainer) for name, job in retraining_jobs(audit).items()})
 
@@ -285,18 +285,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
     caught(audited(tmp_path, "privacy.statistics=public"), "ledger arithmetic", "so far cost")
 
 
-@pytest.fixture
-def forgotten():
-    """Clear the caches of epsilons before and after the test."""
-    remembered = planning._calibrated, planning._spent
-    for cached in remembered:
-        cached.cache_clear()
-    yield
-    for cached in remembered:
-        cached.cache_clear()
-
-
-def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
+def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
     """The ledger and the audit's arithmetic use the same library and agree; the second library does not."""
     sound = accounting._composed
     monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
@@ -308,13 +297,13 @@ def test_a_library_that_composes_too_little(forgotten, monkeypatch, tmp_path):
 def test_a_ledger_that_was_edited_afterwards(tmp_path):
     import sqlite3
 
-    experiment = load("digits", SMALL)
+    experiment = load_experiment("digits", SMALL)
     out = RunFolder.create(tmp_path / "run", experiment)
     run(experiment, out)
     with sqlite3.connect(out.silo("plain") / "ledger.sqlite") as connection:
         connection.execute("UPDATE lines SET line = replace(line, '\"round\":2', '\"round\":3')")
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(out)
+        study = with_guarantees(build(experiment, shelf, shelf), out)
         audit = AuditedRun(out, study, Adversary.SERVER)
         findings = check_run(audit, {"plain": [], "faint": []})
     caught(findings, "chain", "was altered", silos=["plain"])

@@ -11,7 +11,7 @@ from fedtl.data.memory import read, rows_in_memory
 from fedtl.data.prepare import prepare_silo, read_silo, silo_classes, silo_names
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -134,11 +134,11 @@ def test_settings_alone_cannot_read_rows_from_memory():
         read(DataSettings(source="memory", silos=["a"]), "a")
     sets = ["data.source=memory", "data.silos=['a','b']", "data.limit=0"]
     with pytest.raises(DataError, match="silo a"), temporary_store() as store:
-        build(load("digits", sets), store, store)
+        build(load_experiment("digits", sets), store, store)
 
 
 def experiment(*sets):
-    return load(
+    return load_experiment(
         "digits", ["data.silos=[]", "data.limit=0", "model.name=mlp", "rounds=2", "engine.name=serial", *sets]
     )
 

@@ -1,4 +1,4 @@
-"""The two thin apps of a bundle, face to face over Flower's own wire format, in one process."""
+"""The two apps of a bundle exchange messages in Flower's wire format, in one process."""
 
 import importlib.util
 import json
@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
-from fedtl.deployment.coordinator.admitted import Admitted, keep
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.coordinator.study import LOCATION as SERVER
-from fedtl.deployment.coordinator.study import HostedStudy
-from fedtl.deployment.site.home import LOCATION as SILO
-from fedtl.experiment.config.load import load
+from fedtl.deployment.coordinator.admitted import AdmittedSite, write_admitted
+from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
+from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE
 from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
@@ -28,7 +28,7 @@ NODE = 77
 
 @dataclass
 class Grid:
-    """One site, whose ClientApp answers on the spot."""
+    """A grid of one site, whose ClientApp answers at once."""
 
     app: object
     config: dict = field(default_factory=lambda: CONFIG)
@@ -50,7 +50,7 @@ class Grid:
 
 
 def app_of(folder, whose):
-    """As Flower loads it: from the unpacked bundle."""
+    """Import an app as Flower does, from the unpacked bundle."""
     spec = importlib.util.spec_from_file_location(f"{whose}_app", folder / whose / "app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -60,23 +60,21 @@ def app_of(folder, whose):
 @pytest.fixture
 def both(tmp_path, monkeypatch):
     """A site that approved the bundle, its ClientApp, and the coordinator's folder with a study."""
-    made = bundle(
+    made = build_bundle(
         tmp_path / "server" / "bundles",
         "digits",
-        load("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
+        load_experiment("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
     )
     site = Site(tmp_path)
     site.file = made.folder / "app" / "experiments" / "digits.toml"
     site.approve()
-    keep(tmp_path / "server", {"plain": Admitted("key", NODE)})
-    plan = FederationConfig("s", 0, 2, ServerStep(), None, 1)
+    write_admitted(tmp_path / "server", {"plain": AdmittedSite("key", NODE)})
+    config = FederationConfig("s", 0, 2, ServerStep(), None, 1)
     start = load_file(made.folder / "start.safetensors")
-    about = {"deadline": 30.0, "tries": 1}
-    study = HostedStudy.create(
-        tmp_path / "server" / "studies" / "s", plan, site.place.empty.trainer.partition.roles, start, about
-    )
-    monkeypatch.setenv(SILO, str(site.home.path))
-    monkeypatch.setenv(SERVER, str(tmp_path / "server"))
+    plan = StudyPlan(config, site.roles, "digits", deadline=30.0, tries=1, bundle=made.hash, plan="p")
+    study = HostedStudy.create(tmp_path / "server" / "studies" / "s", plan, start)
+    monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(site.home.path))
+    monkeypatch.setenv(SERVER_FOLDER_VARIABLE, str(tmp_path / "server"))
     return site, made.folder / "app", study, start
 
 
@@ -97,12 +95,12 @@ def test_a_study_runs_from_one_app_to_the_other(both):
         ("(tensors)", "'head.weight'", lambda s: {"shared": {**s, "head.weight": torch.zeros(10, 64)}}, CONFIG),
         ("(tensors)", "running_var", lambda s: {"shared": {**s, "body.features.1.running_var": torch.ones(32)}}, CONFIG),
         ("(tensors)", "as [64, 1, 3, 3]", lambda s: {"shared": {**s, "body.features.0.weight": torch.zeros(64, 1, 3, 3)}}, CONFIG),
-        ("(plan)", "agreed are 2 rounds", lambda s: {"round": 3}, CONFIG),
+        ("(plan)", "plan has 2 rounds", lambda s: {"round": 3}, CONFIG),
         ("(plan)", "the server sets 'privacy'", lambda s: {}, {**CONFIG, "privacy": "epsilon=100"}),
         ("(plan)", "'../../etc'", lambda s: {}, {**CONFIG, "experiment": "../../etc"}),
     ],
 )  # fmt: skip
-def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, said, reason, changes, config):
+def test_the_server_gets_a_code_and_the_record_the_reason(both, said, reason, changes, config):
     site, folder, _, start = both
     task = Task(**{"study": "s", "round": 1, "rounds": 2, "seed": 0, "shared": start, **changes(start)})
     grid = Grid(app_of(folder, "clients"), config)
@@ -115,9 +113,9 @@ def test_a_server_that_asks_for_more_gets_a_word_and_the_steward_a_line(both, sa
     assert reason in site.lines()[-1]["reason"]
 
 
-def test_without_a_home_the_server_learns_nothing(both, monkeypatch, tmp_path):
+def test_a_missing_folder_is_not_named_to_the_server(both, monkeypatch, tmp_path):
     _, folder, _, start = both
-    monkeypatch.setenv(SILO, str(tmp_path / "patients-of-2026"))
+    monkeypatch.setenv(SILO_FOLDER_VARIABLE, str(tmp_path / "patients-of-2026"))
     task = Task("s", 1, 2, 0, start)
     grid = Grid(app_of(folder, "clients"))
     grid.push_messages([Message(task_to_records(task), NODE, "train")])

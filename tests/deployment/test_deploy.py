@@ -1,18 +1,21 @@
-"""What stands in deploy/: its commands are run as processes, its manifests checked against Kubernetes' own schema."""
+"""The files in deploy/: their commands run as processes, and the manifests fit Kubernetes' schema."""
 
 import configparser
+import re
 import shlex
 import shutil
 import signal
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from fedtl.deployment.coordinator.nginx import configuration
+from fedtl.deployment.coordinator.nginx import nginx_configuration
 from fedtl.deployment.coordinator.settings import ServerSettings
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import CLI, Federation, around, wait
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -57,7 +60,7 @@ def test_compose_and_kubernetes_run_the_same_commands(whose):
 
 
 @pytest.mark.parametrize("whose", ["server", "site"])
-def test_containers_share_a_loopback_and_may_do_little(whose):
+def test_containers_share_a_network_namespace_and_have_few_rights(whose):
     _, services = composed(whose)
     first, *others = services
     assert all(services[name]["network_mode"] == f"service:{first}" for name in others)
@@ -75,7 +78,7 @@ def test_containers_share_a_loopback_and_may_do_little(whose):
         assert its["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_a_site_has_no_way_out_but_the_gate():
+def test_a_site_can_only_connect_to_the_gate():
     policy = of_kind("site", "NetworkPolicy")["spec"]
     assert policy["podSelector"] == {}
     assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -112,13 +115,24 @@ def test_systemd_reads_the_units(whose, tmp_path):
     assert f"{path.name}:" not in done.stderr
 
 
-def test_the_gate_in_deploy_is_the_one_that_is_made():
+def test_deploys_nginx_conf_is_the_generated_one():
     settings = ServerSettings(host="fl.example.org", listen="0.0.0.0:8443")
-    made = configuration(Path("/var/lib/fedtl/server"), settings).splitlines()
+    made = nginx_configuration(Path("/var/lib/fedtl/server"), settings).splitlines()
     assert (DEPLOY / "nginx.conf").read_text().splitlines() == [x for x in made if not x.startswith("user ")]
 
 
-def test_nothing_is_phoned_home_or_installed_at_run_time():
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_an_image_installs_flower_without_ray(name):
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"-e '\.\[(.*)\]'", (DEPLOY / name).read_text())
+    lines = [line for extra in extras.split(",") for line in project["optional-dependencies"][extra]]
+    needed = [Requirement(line) for line in [*project["dependencies"], *lines]]
+    assert "flwr" in {requirement.name for requirement in needed}
+    assert "ray" not in {requirement.name for requirement in needed}
+    assert not any(requirement.extras for requirement in needed)
+
+
+def test_images_send_no_telemetry_and_install_nothing_at_run_time():
     for name in ("Dockerfile", "Dockerfile.cuda"):
         text = (DEPLOY / name).read_text()
         for setting in (
@@ -132,11 +146,11 @@ def test_nothing_is_phoned_home_or_installed_at_run_time():
 
 @pytest.mark.slow
 def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
-    """Each service as a process of its own; /data is a folder here."""
+    """Each service is a process; /data is a folder here."""
     its = Federation(tmp_path)
     its.patience(120)
     home = its.add("plain", data__limit=20, policy__minimum_silos=1)
-    its.approve(its.bundle(load("digits", ["rounds=1", "data.limit=20"])), "plain")
+    its.approve(its.bundle(load_experiment("digits", ["rounds=1", "data.limit=20"])), "plain")
     folders = {"/data/server": str(its.server), "/data/site": str(home.path)}
     started = {}
     try:
@@ -147,8 +161,8 @@ def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
                     [*CLI, *words],
                     env=around(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 )  # fmt: skip
-        wait("server", lambda: its.status()["running"])
-        wait("registration", lambda: its.status()["admitted"] == {"plain": "registered"})
+        wait("server", lambda: its.status().running)
+        wait("registration", lambda: its.status().admitted == {"plain": "registered"})
         wait(
             "site",
             lambda: (
@@ -169,7 +183,7 @@ def test_the_commands_of_the_compose_files_run_a_study(tmp_path):
 
 
 def restart(started, folder, folders):
-    """A site that came before its server was there has ended, and is started again, as compose would."""
+    """Restart a site that ended because its server was not there yet, as compose would."""
     if started["site", "node"].poll() is not None:
         words = [folders.get(word, word) for word in composed("site")[0]["node"]]
         with (folder / "site-node.log").open("ab") as log:

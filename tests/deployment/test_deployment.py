@@ -9,16 +9,16 @@ import subprocess
 
 import pytest
 import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
-from fedtl.deployment.coordinator import server
-from fedtl.deployment.site.covered import uncovered
+from fedtl.deployment.coordinator.server import create_server
+from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.run import commands
-from fedtl.deployment.site.status import status
-from fedtl.experiment.config.load import load
+from fedtl.deployment.site.run import site_commands
+from fedtl.deployment.site.status import site_status
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata as marks
@@ -40,7 +40,7 @@ def federation(tmp_path_factory):
             home = its.add(name, data__limit=100, policy__minimum_silos=1)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load("digits", SMALL)), *SITES, studies=2)
+        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES, studies=2)
         its.up(*SITES, "faint")
         yield its
     finally:
@@ -49,7 +49,7 @@ def federation(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def simulation(tmp_path_factory):
-    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load("digits", SMALL))
+    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load_experiment("digits", SMALL))
     run(folder.experiment(), folder)
     return folder
 
@@ -67,7 +67,7 @@ def accuracies(lines):
     return [{name: its["accuracy"] for name, its in line["silos"].items()} for line in lines]
 
 
-def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_not_approve(
+def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approval_does_not_run(
     federation, simulation
 ):
     federation.start("digits", "first")
@@ -79,7 +79,7 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
     )
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
-    assert all("is not approved (0 are)" in line["reason"] for line in federation.record("faint"))
+    assert all("is not approved bundles: 0)" in line["reason"] for line in federation.record("faint"))
     for name in SITES:
         lines = federation.record(name)
         assert [line["what"] for line in lines] == [
@@ -90,22 +90,22 @@ def test_three_sites_give_the_simulations_bits_and_a_fourth_runs_nothing_it_did_
             "received",
             "sent",
         ]
-        assert uncovered(lines) == []
+        assert uncovered_lines(lines) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
         assert "chain of 6 lines" in said
         assert "447,232 bytes" in said
 
 
-def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
-    """A key that nobody admitted, another authority, another name; each is one line in the site's own record."""
-    server.init(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
+def test_sites_with_a_wrong_key_or_certificate_cannot_connect(federation, tmp_path):
+    """A key that is not admitted, the CA of another coordinator, and another host name. The site's record says which."""
+    create_server(tmp_path / "other", "localhost", "127.0.0.1:1", 1)
     homes = {name: federation.add(name, admit=False) for name in ("stranger", "deceived", "misnamed")}
     (homes["deceived"].path / "ca.crt").write_bytes((tmp_path / "other" / "tls" / "ca.crt").read_bytes())
     port = federation.address.rpartition(":")[2]
     federation.change(homes["misnamed"].path / "silo.toml", server=f"127.1:{port}")
     started = [
         subprocess.Popen(
-            commands(Home.open(home.path), ["node"])["node"],
+            site_commands(Home.open(home.path), ["node"])["node"],
             env=around(FLWR_HOME=str(home.path / "flwr"), FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1"),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
@@ -122,7 +122,7 @@ def test_who_has_no_business_here_does_not_get_in(federation, tmp_path):
     assert "node.key: No such file" in said
 
 
-def test_a_study_goes_on_after_superlink_and_serverapp_were_killed(federation, simulation):
+def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, simulation):
     federation.start("digits", "second")
     wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
     federation.signal("server", "flwr-serverapp")
@@ -140,12 +140,12 @@ def charged(home):
         return [line["round"] for line in chain.lines() if line["what"] == "charged"]
 
 
-def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(federation):
-    """Of three, one with differential privacy, whose SuperNode is killed in round 2 while another site sleeps."""
+def test_a_slow_and_a_killed_site_rejoin_and_no_round_is_charged_twice(federation):
+    """Three sites. One trains privately and its SuperNode is killed in round 2; another is suspended meanwhile."""
     private = Home.open(federation.folder / "blurred")
-    rules = {"policy__privacy": BUDGET, "policy__rows": False, "policy__metrics": []}
+    rules = {"policy__privacy": BUDGET, "policy__share_row_count": False, "policy__metrics": []}
     federation.change(private.path / "silo.toml", **rules)
-    settings = load("digits", ["rounds=5", "minimum_silos=1"])
+    settings = load_experiment("digits", ["rounds=5", "minimum_silos=1"])
     federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
     pace = max(line["seconds"] for line in federation.history("first"))  # of this machine, today
     deadline = max(30, round(3 * pace))
@@ -177,7 +177,7 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     rounds = charged(private)
     assert rounds == sorted(set(rounds))
     assert {1, 2, 5} <= set(rounds)
-    assert 0 < status(private)["budget"]["spent"] <= 8.0
+    assert 0 < site_status(private).budget.spent <= 8.0
     sent = [
         line for line in federation.record("blurred") if line["what"] == "sent" and line["study"] == "third"
     ]
@@ -185,7 +185,7 @@ def test_a_slow_site_and_a_killed_one_come_back_and_no_round_is_charged_twice(fe
     assert all(line["private"] and line["weight"] == 1.0 and not line["metrics"] for line in sent)
 
 
-def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
+def test_no_secret_is_in_a_log_or_in_a_command_line_of_fedtl(federation):
     files = ["exec.secret", "secret", "node.key"]
     secrets = [(federation.folder / name / file).read_bytes() for name in SITES for file in files]
     secrets += [
@@ -210,7 +210,7 @@ def test_no_secret_and_no_row_is_in_a_log_or_a_command_line_of_ours(federation):
         assert not any(secret in words for words in ours)
 
 
-def test_what_a_site_and_a_server_started_does_not_outlive_a_kill(federation):
+def test_processes_of_a_killed_site_and_server_end(federation):
     """Without systemd or a container around them."""
     names = ["faint", "server"]
     started = [pid for name in names for pid, _ in federation.children(name)]

@@ -6,11 +6,11 @@ machine is not. Everything is read from the files of the two sides.
 from pathlib import Path
 
 import pytest
+from fedtl.experiment.config.load_experiment import load_experiment
 
-from fedtl.deployment.site.covered import uncovered
+from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.status import budget
-from fedtl.experiment.config.load import load
+from fedtl.deployment.site.status import dataset_budget
 from fedtl.federation.policy import MEANING, Code
 from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import ROOT, Federation
@@ -24,24 +24,24 @@ ASKED = {  # what it asks, in order: the code that it is told, and what the stew
     "larger body": (Code.TENSORS, "the manifest has"),
     "less noise, as a setting": (Code.TENSORS, "'noise_multiplier'"),
     "less noise, as a record": (Code.TENSORS, "3 records that are no task's"),
-    "less noise, by fewer rounds": (Code.PLAN, "agreed are 3 rounds"),
+    "less noise, by fewer rounds": (Code.PLAN, "plan has 3 rounds"),
     "round 1": None,
     "round 2": None,
     "round 3": None,
     "round 3 again": None,
-    "another round 3": (Code.ROUND, "another task for round 3"),
-    "an older round": (Code.ROUND, "round 2 is over; the last is 3"),
+    "another round 3": (Code.ROUND, "for another task"),
+    "an older round": (Code.ROUND, "round 2 is over"),
     "more than the budget": (Code.DECLINED, "of 9 and"),
 }
 
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """The federation after the script has run, and what the server was told."""
+    """The federation after the malicious server ran its script."""
     its = Federation(tmp_path_factory.mktemp("malice"))
     try:
-        its.add("plain", data__limit=40, policy__minimum_silos=1, policy__privacy=BUDGET, policy__rows=False, policy__metrics=[])  # fmt: skip
-        settings = load("digits", ["rounds=3", "minimum_silos=1"])
+        its.add("plain", data__limit=40, policy__minimum_silos=1, policy__privacy=BUDGET, policy__share_row_count=False, policy__metrics=[])  # fmt: skip
+        settings = load_experiment("digits", ["rounds=3", "minimum_silos=1"])
         its.approve(its.bundle(settings, dp_ready=True), "plain", studies=2)
         its.up("plain", PYTHONPATH=f"{HERE / 'malicious'}:{ROOT}")
         its.start("digits", "first")
@@ -60,7 +60,7 @@ def answered(federation):
     return [line for line in federation.record("plain") if line["what"] in ("refused", "sent")]
 
 
-def test_each_request_beyond_the_agreement_is_refused_with_a_fixed_word(asked):
+def test_each_request_beyond_the_agreement_is_refused_with_a_code(asked):
     heard = told(asked)
     assert list(heard) == list(ASKED)
     for name, refused in ASKED.items():
@@ -70,7 +70,7 @@ def test_each_request_beyond_the_agreement_is_refused_with_a_fixed_word(asked):
             assert isinstance(heard[name], list), (name, heard[name])
 
 
-def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
+def test_the_sites_record_has_the_reason_of_each_refusal(asked):
     lines = answered(asked)
     assert len(lines) == len(ASKED)
     for line, (name, refused) in zip(lines, ASKED.items(), strict=True):
@@ -81,7 +81,7 @@ def test_each_is_a_line_in_the_sites_record_that_says_why(asked):
         else:
             assert line["what"] == "sent", (name, line)
     assert [line["again"] for line in lines if line["what"] == "sent"] == [False, False, False, True]
-    assert uncovered(asked.record("plain")) == []
+    assert uncovered_lines(asked.record("plain")) == []
 
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):
@@ -89,10 +89,10 @@ def test_nothing_but_the_agreed_rounds_was_charged(asked):
     with HashChainFile(home.ledger).read("plain") as chain:
         charged = [(line["study"], line["round"]) for line in chain.lines() if line["what"] == "charged"]
     assert charged == [("first", 1), ("first", 2), ("first", 3)]
-    assert 0 < budget(home)["spent"] <= 9.0
+    assert 0 < dataset_budget(home).spent <= 9.0
 
 
-def test_why_is_not_known_on_the_servers_side(asked):
+def test_the_server_does_not_learn_the_reasons(asked):
     asked.close()
     reasons = [line["reason"] for line in answered(asked) if line["what"] == "refused"]
     files = [path for path in asked.server.rglob("*") if path.is_file()] + [asked.folder / "server.log"]

@@ -1,4 +1,4 @@
-"""Processes that live and die together, whatever they started themselves."""
+"""Supervised processes end together, with their children."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ PARENT = [
 ]
 
 
-def test_when_one_ends_all_end_and_what_they_started(tmp_path):
+def test_when_one_process_ends_all_end_with_their_children(tmp_path):
     grandchild = tmp_path / "pid"
     short = [
         sys.executable,
@@ -37,7 +37,7 @@ def test_when_one_ends_all_end_and_what_they_started(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_end_is_no_failure(number, tmp_path):
+def test_a_signal_is_no_failure(number, tmp_path):
     code = (
         "import sys; from fedtl.deployment.supervise import supervise\n"
         f"ready = lambda: open({str(tmp_path / 'ready')!r}, 'w').close()\n"
@@ -50,7 +50,7 @@ def test_a_request_to_end_is_no_failure(number, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
-def test_what_it_started_does_not_outlive_a_kill(tmp_path):
+def test_processes_end_with_their_killed_parent(tmp_path):
     code = (
         "import os; from fedtl.deployment.supervise import supervise\n"
         f"supervise({{'one': {[*PARENT, str(tmp_path / 'grandchild')]!r}, 'two': {SLEEP!r}}},"

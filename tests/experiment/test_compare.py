@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import variants
-from fedtl.experiment.config.load import load
+from fedtl.experiment.compare import comparison_columns
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.run_folder import RunFolder
@@ -32,7 +32,7 @@ RESULT = {
 
 
 def of(*overrides):
-    return variants(load("digits", list(overrides)))
+    return comparison_columns(load_experiment("digits", list(overrides)))
 
 
 def test_a_column_a_method_and_each_is_serial_and_its_own():
@@ -123,7 +123,9 @@ def summary(experiment, folders):
 
 
 def two(*overrides):
-    return load("digits", ["compare.seeds=[0,1]", "compare.methods=['local','fedavg','fedtl']", *overrides])
+    return load_experiment(
+        "digits", ["compare.seeds=[0,1]", "compare.methods=['local','fedavg','fedtl']", *overrides]
+    )
 
 
 def test_the_best_is_chosen_on_validation_rows_and_judged_on_test_rows(runs):
@@ -192,8 +194,12 @@ def test_curves_are_means_over_silos_and_seeds(runs):
 
 
 def test_yardsticks_are_never_private():
-    experiment = load("digits", ["privacy.epsilon=3", "silo.faint.privacy.epsilon=1", "method.name=fedbn"])
-    private = {column.label: column.experiment.privacy is not None for column in variants(experiment)}
+    experiment = load_experiment(
+        "digits", ["privacy.epsilon=3", "silo.faint.privacy.epsilon=1", "method.name=fedbn"]
+    )
+    private = {
+        column.label: column.experiment.privacy is not None for column in comparison_columns(experiment)
+    }
     assert private == {
         "local": False,
         "pooled": False,

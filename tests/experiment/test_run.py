@@ -16,9 +16,10 @@ from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment import run as study
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.federation.round_log import RoundLog
 from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
@@ -35,7 +36,7 @@ NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 
 def small(*overrides):
     settings = {override.partition("=")[0]: override for override in (*SMALL, *overrides)}
-    return load("digits", list(settings.values()))
+    return load_experiment("digits", list(settings.values()))
 
 
 def do(path, experiment):
@@ -154,7 +155,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment(tmp_path):
-    experiment = load("digits", ["rounds=8", "data.limit=40"])
+    experiment = load_experiment("digits", ["rounds=8", "data.limit=40"])
     whole = do(tmp_path / "whole", experiment)
     path = tmp_path / "killed"
     command = [
@@ -189,10 +190,12 @@ def test_kill_9_at_any_moment(tmp_path):
 
 def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatch):
     events = []
-    opened, appended = study._exam, RunFolder.append
-    monkeypatch.setattr(study, "_exam", lambda source, name: events.append(name) or opened(source, name))
+    opened, appended = study._evaluation_set, RoundLog.append
     monkeypatch.setattr(
-        RunFolder, "append", lambda self, line: events.append(line.round) or appended(self, line)
+        study, "_evaluation_set", lambda data, name: events.append(name) or opened(data, name)
+    )
+    monkeypatch.setattr(
+        RoundLog, "append", lambda self, line: events.append(line.round) or appended(self, line)
     )
     do(tmp_path, small())
     assert events[:2] == [1, 2]
@@ -232,7 +235,7 @@ def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypat
         kept = raw.train.y < (4 if name == "plain" else 10)
         return replace(raw, train=replace(raw.train, x=raw.train.x[kept], y=raw.train.y[kept]))
 
-    monkeypatch.setattr(prepare, "read", few)
+    monkeypatch.setattr(prepare, "read_silo", few)
     do(tmp_path / "own", small())
     assert load_file(tmp_path / "own/silos/plain/local.safetensors")["head.weight"].shape[0] == 4
     assert load_file(tmp_path / "own/silos/faint/local.safetensors")["head.weight"].shape[0] == 10
@@ -259,7 +262,9 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
     result = do(
         tmp_path,
-        load("digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]),
+        load_experiment(
+            "digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]
+        ),
     )
     late = result["late"]["faint"]
     assert late["adabn"]["accuracy"] > late["as_received"]["accuracy"] + 0.2
@@ -330,14 +335,14 @@ def test_images_of_other_sizes_need_a_size(tmp_path):
     for name, px in (("a", 8), ("b", 10)):
         y = np.arange(40) % 2
         np.savez(tmp_path / f"{name}.npz", train_x=np.zeros((40, px, px), np.uint8), train_y=y)
-    experiment = load(
+    experiment = load_experiment(
         "digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"]
     )
     with pytest.raises(DataError, match=r"silo b has inputs of shape \(1, 10, 10\).*set data.size"):
         do(tmp_path / "out", experiment)
     do(
         tmp_path / "out2",
-        load(
+        load_experiment(
             "digits",
             ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "data.size=8", "engine.name=serial"],
         ),

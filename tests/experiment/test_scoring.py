@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn import metrics
 
 from fedtl.data.prepare import EvaluationSet
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.notes import AS_LEFT, LOCAL_AFTER
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
@@ -240,6 +240,6 @@ def test_a_result_says_how_far_the_statistics_were_and_where_both_are_told(tmp_p
 @pytest.mark.parametrize("statistics", ["public", "local-after"])
 def test_a_private_result_says_which_statistics_its_figures_are_of(tmp_path, statistics):
     settings = ["privacy.epsilon=3", f"privacy.statistics={statistics}", "data.silos=['plain']"]
-    result = do(tmp_path / "private", load("digits", [*SMALL, *settings]))
+    result = do(tmp_path / "private", load_experiment("digits", [*SMALL, *settings]))
     assert (LOCAL_AFTER if statistics == "local-after" else AS_LEFT) in result["notes"]
     assert "refitted" not in result["silos"]["plain"]

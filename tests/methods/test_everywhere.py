@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from fedtl.deployment.site.state_store import SiloStateStore, StoredRound
-from fedtl.experiment.config.load import load
+from fedtl.experiment.checkpoint import load_run_state, save_run_state
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.result import Totals
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build, parts_of, tensor_table
+from fedtl.experiment.study import build
+from fedtl.experiment.tensor_table import parts_of, tensor_table
 from fedtl.federation.flower import task_from_records, task_to_records
 from fedtl.federation.policy import Policy, Terms, check_task, check_update, make_manifest
 from fedtl.federation.recorder import RecordingFederation, read_transcript
@@ -93,12 +96,12 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     assert same(back.local, silo.local)
     assert same(back.update.delta, update.delta)
     assert back.labels == silo.labels
-    folder = RunFolder.create(tmp_path / "run", load("digits"))
-    folder.save(ServerState(1, task.shared), {"here": (silo.local, silo.labels)}, {})
-    state, own, _ = folder.saved()
-    assert same(state.shared, task.shared)
-    assert same(own["here"][0], silo.local)
-    assert own["here"][1] == silo.labels
+    folder = RunFolder.create(tmp_path / "run", load_experiment("digits"))
+    save_run_state(folder.log, ServerState(1, task.shared), {"here": silo}, Totals())
+    state = load_run_state(folder.log)
+    assert same(state.server.shared, task.shared)
+    assert same(state.local["here"], silo.local)
+    assert state.labels["here"] == silo.labels
 
     # Every tensor that stays has a provenance label, and what the rows moved is local-only.
     assert silo.labels.keys() >= silo.local.keys()
@@ -150,7 +153,7 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
     with temporary_store() as shelf:
-        study = build(load("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
+        study = build(load_experiment("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
         parts = {part.name: part for part in parts_of(tensor_table(study))}
         listed = make_manifest(study.trainer.partition, initial)
@@ -164,11 +167,11 @@ def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
 
 def test_the_shared_file_of_a_method_with_slots_is_a_start_for_another(tmp_path):
     sets = ["rounds=1", "data.limit=40", "engine.name=serial"]
-    folder = RunFolder.create(tmp_path / "run", load("digits", [*sets, "method.name=scaffold"]))
+    folder = RunFolder.create(tmp_path / "run", load_experiment("digits", [*sets, "method.name=scaffold"]))
     run(folder.experiment(), folder)
     file = folder.path / "shared.safetensors"
     with temporary_store() as shelf:
-        study = build(load("digits", [*sets, f"model.weights={file}"]), shelf, shelf)
+        study = build(load_experiment("digits", [*sets, f"model.weights={file}"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
     shared = model_part(folder.tensors("shared.safetensors"))
     assert shared.keys() <= initial.keys()
@@ -238,10 +241,10 @@ def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypa
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_processes_and_a_resumed_run_give_the_bits_of_serial(name, tmp_path, monkeypatch):
     sets = [*SMALL, f"method.name={name}"]
-    one = RunFolder.create(tmp_path / "serial", load("digits", [*sets, "engine.name=serial"]))
+    one = RunFolder.create(tmp_path / "serial", load_experiment("digits", [*sets, "engine.name=serial"]))
     wanted = run(one.experiment(), one)
     many = RunFolder.create(
-        tmp_path / "many", load("digits", [*sets, "engine.name=processes", "engine.workers=2"])
+        tmp_path / "many", load_experiment("digits", [*sets, "engine.name=processes", "engine.workers=2"])
     )
     assert numbers(run(many.experiment(), many)) == numbers(wanted)
     assert same_files(tensors(one.path), tensors(many.path))

@@ -11,8 +11,9 @@ from torch import nn
 
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError, ModelError
-from fedtl.experiment.config.load import load
-from fedtl.experiment.predict import SiloModel, export
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import silo_guarantee
+from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -77,7 +78,7 @@ def folder(tmp_path_factory):
 
 
 def trained(folder, out, *sets):
-    experiment = load("digits", [*SETS, f"data.path={folder}", *sets])
+    experiment = load_experiment("digits", [*SETS, f"data.path={folder}", *sets])
     return to_plain(run(experiment, RunFolder.create(out, experiment)))
 
 
@@ -116,7 +117,7 @@ def test_mean_and_spread_equal_numpys_within_the_noise(folder, scaled):
 def test_the_release_is_one_charged_event_before_the_first_step(scaled):
     result, run_folder = scaled
     with temporary_store() as shelf:
-        its = build(run_folder.experiment(), shelf, shelf).guarantee("a", run_folder.silo("a"))
+        its = silo_guarantee(build(run_folder.experiment(), shelf, shelf), "a", run_folder.silo("a"))
     assert its.releases.statistics.layers == (INPUT_SCALE,)
     assert its.releases.statistics.channels == (4,)
     lines = [line.as_json() for line in read_ledger(its.account.path, its.account.dataset)]
@@ -219,7 +220,7 @@ def test_a_model_that_would_scale_its_inputs_twice_is_refused():
 def test_a_resumed_run_uses_the_released_scale(folder, tmp_path):
     """With reproducible noise an interrupted and resumed run gives the numbers of an uninterrupted one."""
     sets = [*SETS, *DP, f"data.path={folder}", "privacy.noise=reproducible"]
-    experiment = load("digits", sets)
+    experiment = load_experiment("digits", sets)
     whole = RunFolder.create(tmp_path / "w" / "s", experiment)
     run(experiment, whole)
     parts = RunFolder.create(tmp_path / "p" / "s", experiment)
@@ -245,7 +246,7 @@ def test_every_engine_gives_the_same_bits(folder, tmp_path):
     found = []
     for engine in (["engine.name=serial"], ["engine.name=processes", "engine.workers=2"]):
         sets = [one for one in SETS if not one.startswith("engine")]
-        experiment = load(
+        experiment = load_experiment(
             "digits", [*sets, *engine, *DP, f"data.path={folder}", "privacy.noise=reproducible"]
         )
         its = RunFolder.create(tmp_path / engine[0] / "s", experiment)
@@ -261,7 +262,7 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
     right = model.scores(archive["test_x"]).argmax(1).numpy() == archive["test_y"]
     result = run_folder.read_json("result.json")
     assert right.mean() == pytest.approx(result["silos"]["a"]["accuracy"])
-    export(model, tmp_path / "out")
+    export_model(model, tmp_path / "out")
     content = json.loads((tmp_path / "out" / "model.json").read_text())
     weights = load_file(tmp_path / "out" / "model.safetensors")
     kept = run_folder.tensors("silos/a/local.safetensors")
@@ -282,19 +283,19 @@ def test_an_export_carries_the_scale(scaled, folder, tmp_path):
 def test_what_cannot_be_scaled_is_refused(folder, sets, says):
     last = {one.partition("=")[0]: one for one in [*SETS, *DP, f"data.path={folder}", *sets]}
     with pytest.raises(ConfigError, match=says), temporary_store() as shelf:
-        build(load("digits", list(last.values())), shelf, shelf).data("a")
+        build(load_experiment("digits", list(last.values())), shelf, shelf).data("a")
 
 
 def test_without_privacy_there_is_no_release(folder):
     sets = [one for one in SETS if not one.startswith("privacy")]
     with pytest.raises(ConfigError, match="data.scale"):
-        load("digits", [*sets, *DP, f"data.path={folder}"])
+        load_experiment("digits", [*sets, *DP, f"data.path={folder}"])
 
 
 def test_the_plan_is_within_the_budget(folder):
-    experiment = load("digits", [*SETS, *DP, f"data.path={folder}"])
+    experiment = load_experiment("digits", [*SETS, *DP, f"data.path={folder}"])
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
-        its = study.guarantee("a", folder)
+        its = silo_guarantee(study, "a", folder)
         assert study.data("a").origins.scale == "released"
     assert its.epsilon <= 4 < its.epsilon * 1.01

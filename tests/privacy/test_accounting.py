@@ -1,4 +1,7 @@
-"""Against Opacus' accountant, which shares no code with ours, the law of the Gaussian mechanism, and numbers written down."""
+"""
+Compared with Opacus' accountant, which shares no code with ours, with the law of the Gaussian mechanism, and with
+recorded numbers.
+"""
 
 import math
 
@@ -46,8 +49,8 @@ def gaussian(mu, delta=DELTA):
         [(1.1, 0.02, 300), (6.0, 1.0, 1)],
     ],
 )
-def test_as_opacus_says(events):
-    """Both are upper ends, ours the nearer one to the truth."""
+def test_epsilon_equals_opacus_prv(events):
+    """Both are upper bounds, and ours is nearer to the true value."""
     ours = [SpendEvent(*event) for event in events]
     found, theirs = epsilon(ours, DELTA), prv_epsilon(ours, DELTA)
     assert found <= theirs + 1e-3
@@ -61,7 +64,7 @@ def test_as_opacus_says(events):
     ("events", "delta"),
     [([], DELTA), ([SpendEvent(0.01, 1.0, 1)], DELTA), ([SpendEvent(0.3, 0.3, 500)], DELTA), ([SpendEvent(1.0, 0.1, 5)], 1e-12)],
 )  # fmt: skip
-def test_opacus_may_have_no_answer(events, delta):
+def test_prv_epsilon_may_be_none(events, delta):
     assert prv_epsilon(events, delta) is None
     assert not understated(0.0, None)
 
@@ -73,8 +76,11 @@ def test_full_batches_are_a_gaussian_mechanism(noise, steps):
     assert exact - 1e-6 <= found <= exact + 1e-3
 
 
-def test_the_numbers_of_the_study():
-    """Measured with another program before this one was written; replace-one of a full batch doubles the sensitivity."""
+def test_recorded_numbers():
+    """
+    Measured with another program before this one was written; replace-one adjacency of a full batch doubles the
+    sensitivity.
+    """
     event = SpendEvent(2.0, 0.125, 96)
     assert epsilon([event], DELTA) == pytest.approx(2.92, abs=0.01)
     assert epsilon([event], DELTA, replace_one=True) == pytest.approx(5.52, abs=0.01)
@@ -83,13 +89,13 @@ def test_the_numbers_of_the_study():
     )
 
 
-def test_rounds_cost_together_what_their_steps_cost():
+def test_rounds_cost_what_their_steps_cost_together():
     rounds = [SpendEvent(2.0, 0.125, 8)] * 12
     assert epsilon(rounds, DELTA) == epsilon([SpendEvent(2.0, 0.125, 96)], DELTA)
     assert merged([SpendEvent(3.0, 1.0, 1), *rounds]) == (SpendEvent(2.0, 0.125, 96), SpendEvent(3.0, 1.0, 1))
 
 
-def test_nothing_costs_nothing():
+def test_no_events_cost_nothing():
     assert epsilon([], DELTA) == 0
     assert added([]) == (0, 0)
 
@@ -101,7 +107,7 @@ def test_nothing_costs_nothing():
     steps=st.integers(1, 100),
     more=st.floats(1.1, 3),
 )
-def test_less_noise_or_more_of_anything_costs_more(noise, rate, steps, more):
+def test_less_noise_or_more_steps_cost_more(noise, rate, steps, more):
     cost = epsilon([SpendEvent(noise, rate, steps)], DELTA)
     slack = cost * (1 + 1e-3) + 1e-3
     assert epsilon([SpendEvent(noise * more, rate, steps)], DELTA) <= slack
@@ -114,7 +120,7 @@ def test_less_noise_or_more_of_anything_costs_more(noise, rate, steps, more):
 @pytest.mark.parametrize("target", [0.05, 1.0, 8.0])
 @pytest.mark.parametrize(("rate", "steps"), [(0.125, 96), (1.0, 4), (0.01, 1000)])
 @pytest.mark.parametrize("statistics", [False, True])
-def test_calibrated_noise_uses_the_target_up_and_no_more(target, rate, steps, statistics):
+def test_calibrated_noise_reaches_the_target_and_not_more(target, rate, steps, statistics):
     fixed = [SpendEvent(statistics_noise(target, DELTA), 1.0, 1)] if statistics else []
     noise = calibrate(target, DELTA, rate, steps, fixed)
     assert 0.99 * target <= epsilon([*fixed, SpendEvent(noise, rate, steps)], DELTA) <= target
@@ -124,32 +130,32 @@ def test_calibrated_noise_of_a_gaussian_mechanism():
     assert calibrate(3.0, DELTA, 1.0, 9) == pytest.approx(3 / gaussian_mu(3.0, DELTA), rel=2e-3)
 
 
-def test_what_no_noise_reaches():
-    with pytest.raises(ConfigError, match="epsilon = 1 .* 4.38"):
+def test_target_that_no_noise_reaches_is_refused():
+    with pytest.raises(ConfigError, match="cost 4.38"):
         calibrate(1.0, DELTA, 0.1, 10, [SpendEvent(1.0, 1.0, 1)])
     with pytest.raises(ConfigError, match="above 1000"):
         calibrate(0.01, DELTA, 1.0, 10_000)
 
 
 @pytest.mark.parametrize("target", [0.1, 1.0, 3.0, 50.0])
-def test_mu_is_what_epsilon_and_delta_allow(target):
+def test_gaussian_mu_is_what_epsilon_and_delta_allow(target):
     assert gaussian(gaussian_mu(target, DELTA)) == pytest.approx(target, rel=1e-6)
     assert statistics_noise(target, DELTA) == pytest.approx(1 / (gaussian_mu(target, DELTA) * 0.15**0.5))
 
 
-def test_the_shares_of_mu_squared_are_the_whole():
+def test_shares_of_mu_squared_add_up():
     """Gaussian releases compose by their mu^2 (Dong, Roth and Su, 2022)."""
     shares = [SpendEvent(statistics_noise(3.0, DELTA, share), 1.0, 1) for share in (0.15, 0.25, 0.6)]
     assert epsilon(shares, DELTA) == pytest.approx(3.0, abs=2e-3)
 
 
-def test_a_delta_for_so_many_records():
+def test_default_delta():
     assert [default_delta(n) for n in (10, 10_000, 1_000_000)] == [1e-5, 1e-5, 1e-7]
     with pytest.raises(ConfigError):
         default_delta(0)
 
 
-def test_studies_add():
+def test_costs_of_studies_are_added():
     assert added([(1.0, 1e-5), (0.5, 1e-6), (0.25, 1e-6)]) == pytest.approx((1.75, 1.2e-5))
 
 
@@ -165,27 +171,27 @@ def test_studies_add():
         (1.0, 0.1, 0),
     ],
 )
-def test_what_is_no_release(event):
+def test_invalid_events_are_refused(event):
     with pytest.raises(ConfigError, match="noise_multiplier must be"):
         epsilon([SpendEvent(*event)], DELTA)
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, math.nan])
-def test_what_is_no_delta(delta):
+def test_invalid_deltas_are_refused(delta):
     with pytest.raises(ConfigError, match="delta"):
         epsilon([SpendEvent(1.0, 0.1, 1)], delta)
     with pytest.raises(ConfigError, match="delta"):
         gaussian_mu(1.0, delta)
 
 
-def test_next_to_no_noise_is_told_and_not_computed_for_ever():
-    """Exact to the grid, which is wide here: mu^2 / 2 is 5e6 already."""
+def test_tiny_noise_is_computed_quickly():
+    """Exact up to the grid, which is wide here: mu^2 / 2 is 5e6 already."""
     found = epsilon([SpendEvent(0.001, 1.0, 10)], DELTA)
     assert found == pytest.approx(10 / 0.001**2 / 2, rel=5e-3)
 
 
-def test_small_losses_are_counted_as_finely_as_large_ones():
-    """Much noise makes of steps on samples a Gaussian mechanism of mu = q sqrt(T) / sigma (Bu et al., 2020)."""
+def test_small_losses_are_as_exact_as_large_ones():
+    """With much noise, sampled steps are a Gaussian mechanism of mu = q sqrt(T) / sigma (Bu et al., 2020)."""
     for noise in (60.0, 100.0):
         found = epsilon([SpendEvent(noise, 0.01, 2000)], DELTA)
         assert found == pytest.approx(gaussian(0.01 * math.sqrt(2000) / noise), rel=0.02)

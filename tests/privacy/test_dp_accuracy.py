@@ -1,4 +1,4 @@
-"""An accuracy that leaves a private silo: what it means, what it costs, and how little one unit moves it."""
+"""The accuracy that a private silo releases: what it is, what it costs, and how much one unit changes it."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import torch
 
 from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import terms, warnings
+from fedtl.experiment.privacy_report import privacy_warnings, silo_privacy
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.dp_accuracy import AccuracyRelease, noisy_mean
@@ -16,7 +16,7 @@ from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of
 from tests.privacy.test_units import of_patients
 
 
-def test_it_is_the_mean_with_the_promised_noise():
+def test_noisy_mean_has_the_noise_of_the_release():
     values = torch.tensor([1.0, 0, 1, 1])
     draws = torch.tensor([noisy_mean(values, None, AccuracyRelease(2.0, 4), Noise()) for _ in range(4000)])
     assert draws.mean() == pytest.approx(0.75, abs=5 * 0.5 / 4000**0.5)
@@ -24,7 +24,7 @@ def test_it_is_the_mean_with_the_promised_noise():
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -7.0, 9.0])
-def test_no_unit_adds_more_than_one(odd):
+def test_one_unit_adds_at_most_one(odd):
     quiet = AccuracyRelease(1e-9, 3)
     values, units = torch.tensor([1.0, 1, 1, odd, odd]), torch.tensor([0, 1, 1, 2, 2])
     assert 2 / 3 - 1e-6 <= noisy_mean(values, units, quiet, Noise()) <= 1 + 1e-6
@@ -32,7 +32,7 @@ def test_no_unit_adds_more_than_one(odd):
     assert many == pytest.approx(1, abs=1e-6)
 
 
-def test_it_leaves_with_the_round_is_charged_and_comes_again_as_it_was(tmp_path):
+def test_accuracy_is_released_charged_and_replayed_with_the_round(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path, metrics=["accuracy"], rounds=3)
     its = silo.guarantee
@@ -44,7 +44,7 @@ def test_it_leaves_with_the_round_is_charged_and_comes_again_as_it_was(tmp_path)
     assert trainer.fit(again, task_of(trainer)).metrics != update.metrics  # noise of its own
 
 
-def test_all_of_it_ends_at_the_epsilon_asked_for(tmp_path):
+def test_accuracy_and_training_together_cost_the_target_epsilon(tmp_path):
     trainer = bench_of()
     its = silo_of(trainer, tmp_path, metrics=["accuracy"], rounds=3, epsilon=2.0).guarantee
     events = [
@@ -57,24 +57,26 @@ def test_all_of_it_ends_at_the_epsilon_asked_for(tmp_path):
     assert its.training.noise_multiplier > without.training.noise_multiplier  # it is paid for
 
 
-def test_few_validation_rows_are_warned_about(tmp_path):
+def test_few_validation_rows_give_a_warning(tmp_path):
     its = silo_of(bench_of(), tmp_path, metrics=["accuracy"], epsilon=1.0).guarantee
-    assert terms(its).metric_expected_noise == pytest.approx(its.releases.accuracy.noise_multiplier / 9)
-    assert "9 validation records are few" in " ".join(warnings(its))
+    assert silo_privacy(its).metric_expected_noise == pytest.approx(
+        its.releases.accuracy.noise_multiplier / 9
+    )
+    assert "9 validation records are few" in " ".join(privacy_warnings(its))
 
 
-def test_each_warning_is_given_beside_the_others(tmp_path):
-    """The accuracy's does not hide the statistics'."""
+def test_all_warnings_are_given(tmp_path):
+    """The warning about the accuracy does not hide the one about the statistics."""
     asked = {"epsilon": 1.0, "metrics": ["accuracy"], "statistics": "dp"}
-    few, noisy = warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
+    few, noisy = privacy_warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
     assert "validation records are few" in few
     assert "are few for the statistics of" in noisy
     for way_out in ("fewer privacy.stages", 'privacy.statistics = "public"', "GroupNorm or LayerNorm"):
         assert way_out in noisy
-    assert warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
+    assert privacy_warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
 
 
-def test_patients_are_counted_once(tmp_path):
+def test_patients_count_once(tmp_path):
     data = of_patients(data_of())
     val = Dataset(data.val.x, data.val.y, torch.arange(9) // 3)
     its = silo_of(
@@ -83,8 +85,8 @@ def test_patients_are_counted_once(tmp_path):
     assert its.releases.accuracy.units == 3
 
 
-def test_without_validation_rows_there_is_nothing_to_release(tmp_path):
+def test_accuracy_without_validation_rows_is_refused(tmp_path):
     data = data_of()
     nothing = replace(data, val=Dataset(data.val.x[:0], data.val.y[:0]))
-    with pytest.raises(ConfigError, match="no validation rows to measure it on"):
+    with pytest.raises(ConfigError, match="no validation rows"):
         silo_of(bench_of(), tmp_path, nothing, metrics=["accuracy"])

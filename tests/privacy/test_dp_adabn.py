@@ -1,4 +1,4 @@
-"""DP-AdaBN: what it finds without noise, what a record can do to it, and that it costs one Gaussian."""
+"""DP-AdaBN: its result without noise, the effect of one record, and its cost of one Gaussian mechanism."""
 
 import math
 
@@ -18,7 +18,7 @@ from fedtl.privacy.noise import Noise
 
 
 class Silent(Noise):
-    """Says what it was asked for, and adds nothing."""
+    """Records what it is asked for, and adds nothing."""
 
     def __init__(self):
         self.asked = []
@@ -44,13 +44,13 @@ def inputs(n=400, gain=3.0, offset=0.7):
 
 
 def rows_of(x, units=None):
-    """In batches, as a silo gives them."""
+    """Return batches, as a silo does."""
     parts = units.split(64) if units is not None else [None] * len(x.split(64))
     return lambda: zip(x.split(64), parts, strict=True)
 
 
 def release_of(net, n, noise=1.0, only=None):
-    """Of all layers, or ``only`` of these."""
+    """A release of all layers, or ``only`` of these."""
     fixed = {path: norm for path, norm in adaptable_layers(net).items() if only is None or path in only}
     channels = tuple(norm.running_mean.numel() for norm in fixed.values())
     return StatisticsRelease(noise, tuple(fixed), channels, n)
@@ -67,8 +67,8 @@ def moments(net, path, x):
     return found["x"].mean((0, 2, 3)), found["x"].var((0, 2, 3))
 
 
-def test_without_noise_it_finds_what_adabn_finds():
-    """Shifted by three standard deviations; the L1 scale is a normal's, and the inputs are normal."""
+def test_without_noise_it_equals_adabn():
+    """Shifted by three standard deviations; the scale is computed for normal inputs, and the inputs are normal."""
     net, x = body(), inputs()
     wanted = adabn_statistics(body(), [x])
     found = release_statistics(net, rows_of(x), release_of(net, len(x)), Silent())
@@ -84,7 +84,7 @@ def test_without_noise_it_finds_what_adabn_finds():
         assert torch.allclose(found[f"{path}.running_mean"], mean, atol=0.1 * float(var.sqrt().max()))
 
 
-def test_every_release_together_costs_one_gaussian_of_the_noise_multiplier():
+def test_all_sub_releases_together_cost_one_gaussian_of_the_noise_multiplier():
     net, x, sigma = body(), inputs(50), 2.5
     silent, limits = Silent(), []
     clipped = statistics._clipped
@@ -102,8 +102,8 @@ def test_every_release_together_costs_one_gaussian_of_the_noise_multiplier():
 
 @settings(max_examples=15, deadline=None)
 @given(scale=st.sampled_from([1.0, 1e3, 1e30, math.inf, math.nan]), place=st.integers(0, 19))
-def test_one_record_moves_no_sum_by_more_than_its_clip(scale, place):
-    """Whatever it holds: the sums before the noise, of the data and of the data without it."""
+def test_one_record_changes_each_sum_by_at_most_the_clip(scale, place):
+    """For any content: compares the sums before the noise, with and without the record."""
     x = inputs(20)
     x[place] *= scale
     sums = []
@@ -117,7 +117,7 @@ def test_one_record_moves_no_sum_by_more_than_its_clip(scale, place):
     assert (sums[0] - sums[1]).norm() <= 2.0 * (1 + 1e-4)
 
 
-def test_a_unit_of_several_rows_counts_as_one():
+def test_unit_of_several_rows_counts_as_one():
     x, units = inputs(64), torch.arange(64) // 4
     with torch.no_grad():
         net = body()
@@ -129,7 +129,7 @@ def test_a_unit_of_several_rows_counts_as_one():
     assert torch.allclose(together, alone.view(16, 4, -1).mean(1), atol=1e-5)
 
 
-def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
+def test_pure_noise_is_added_and_shrunk():
     net, x = body(), inputs(400, gain=1.0, offset=0.0)
     start = adabn_statistics(body(), [x])
     net.load_state_dict(start, strict=False)
@@ -142,7 +142,7 @@ def test_noise_is_added_and_shrunk_away_where_there_is_nothing_but_noise():
     assert loud < 200 * math.sqrt(2 * 2 * 10) * 4 * 4 / 400  # the noise itself, without shrinkage
 
 
-def test_layers_that_were_not_chosen_stay():
+def test_layers_outside_the_release_are_unchanged():
     net, x = body(), inputs(50)
     first, second = adaptable_layers(net)
     before = adaptable_layers(net)[first].running_mean.clone()
@@ -151,7 +151,7 @@ def test_layers_that_were_not_chosen_stay():
     assert {name.rpartition(".")[0] for name in found} == {second}
 
 
-def test_canaries_beside_it_change_nothing_and_see_its_clip_and_its_noise(tmp_path):
+def test_canaries_change_nothing_and_measure_clip_and_noise(tmp_path):
     net, other, x = body(), body(), inputs()
     its, silent = Canaries(300, 5, tmp_path), Silent()
     alone = release_statistics(net, rows_of(x), release_of(net, len(x), 2.0), Silent())

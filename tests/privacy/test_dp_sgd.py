@@ -1,4 +1,4 @@
-"""DP-SGD against its law, and the ways in which Opacus' optimizer was measured to fail, each of which must not be here."""
+"""DP-SGD compared with its law, and the measured failures of Opacus' optimizer, none of which may occur here."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ from tests.problems import Silent, expected_sum, flat, one_at_a_time, problem, s
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
 @pytest.mark.parametrize("microbatch", [0, 1, 4, 100])
-def test_a_step_is_the_sum_over_the_expected_batch_whatever_the_parts(method, microbatch):
+def test_step_is_the_clipped_sum_over_the_expected_batch(method, microbatch):
     net, losses = problem("convnet")
     wanted = vector(net) - 0.5 * expected_sum(one_at_a_time(net, losses, 6), 0.1) / 17.5
     silent = Silent()
@@ -45,7 +45,7 @@ def test_units_are_summed_before_the_clip(microbatch):
     torch.testing.assert_close(vector(net), wanted, rtol=1e-9, atol=1e-12)
 
 
-def test_units_with_book_keeping_are_refused():
+def test_units_with_bookkeeping_are_refused():
     net, losses = problem("mlp")
     with pytest.raises(ConfigError, match="by_hooks"):
         Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 1.0), Silent(), by_bookkeeping).step(
@@ -54,7 +54,7 @@ def test_units_with_book_keeping_are_refused():
 
 
 class Line(nn.Module):
-    """One layer, whose example i has the gradient x_i at every weight."""
+    """One layer, in which example i has the gradient x_i at every weight."""
 
     def __init__(self, width):
         super().__init__()
@@ -65,7 +65,7 @@ class Line(nn.Module):
 
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
-def test_the_law_of_a_release(method):
+def test_law_of_a_release(method):
     """10,000 coordinates in each of 20 releases: their mean is the clipped sum, their variance (sigma clip)^2."""
     width, clip, sigma, batch = 10_000, 2.0, 1.5, 4.0
     net, x = Line(width), torch.full((3, width), 1e-2, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_the_law_of_a_release(method):
 
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
-def test_an_empty_batch_is_a_noisy_step(method):
+def test_empty_batch_is_a_noisy_step(method):
     net, losses = problem("convnet", dtype=torch.float32)
     before = vector(net)
     Mechanism(net, sgd(net), NoisySum(2.0, 1.5, 3.0), Noise.reproducible(0), method).step(
@@ -111,7 +111,7 @@ def test_momentum_and_decay_come_after_the_noise():
         torch.testing.assert_close(vector(net), weights, rtol=1e-8, atol=1e-10)
 
 
-def test_what_sees_weights_alone_acts_between_noise_and_optimizer():
+def test_terms_on_weights_act_between_noise_and_optimizer():
     net, losses = problem("mlp")
     before, seen = vector(net), []
 
@@ -127,7 +127,7 @@ def test_what_sees_weights_alone_acts_between_noise_and_optimizer():
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-def test_a_fused_optimizer_on_channels_last_moves_as_a_plain_one(optimizer):
+def test_fused_optimizer_on_channels_last_equals_a_plain_one(optimizer):
     nets = []
     for fused, layout in ((False, torch.contiguous_format), (True, torch.channels_last)):
         net, losses = problem("convnet", dtype=torch.float32)
@@ -142,7 +142,7 @@ def test_a_fused_optimizer_on_channels_last_moves_as_a_plain_one(optimizer):
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
 @pytest.mark.parametrize("way", ["a step", "an error in the losses", "an error in the backward pass"])
-def test_nothing_is_left_behind(method, way):
+def test_nothing_remains_in_the_net(method, way):
     net, losses = problem("convnet")
     before, size = traces(net), len(pickle.dumps(net))
     mechanism = Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 6.0), Noise(), method, microbatch=4)
@@ -164,7 +164,7 @@ def test_nothing_is_left_behind(method, way):
     assert len(pickle.dumps(net)) == size
 
 
-def test_a_parameter_that_the_losses_do_not_use_gets_noise_alone():
+def test_unused_parameter_gets_only_noise():
     torch.manual_seed(0)
     net, x = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 500)]), torch.randn(4, 3)
     for method in (by_hooks, by_bookkeeping):
@@ -193,16 +193,16 @@ def test_poisson_sampling():
 
 @pytest.mark.parametrize("name", ["clip", "noise_multiplier", "expected_batch"])
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
-def test_numbers_that_protect_nobody(name, value):
-    """Footgun 5: Opacus takes a noise multiplier of 0."""
+def test_numbers_that_give_no_privacy_are_refused(name, value):
+    """Failure 5: Opacus accepts a noise multiplier of 0."""
     numbers = {"clip": 1.0, "noise_multiplier": 1.0, "expected_batch": 4.0} | {name: value}
     with pytest.raises(ConfigError, match=f"{name} is {value}"):
         NoisySum(**numbers)
 
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
-def test_a_batch_broken_off_is_not_finished_by_the_next(method):
-    """Footgun 1: Opacus keeps the sum of a batch that broke off, and adds the next batch to it under one noise."""
+def test_interrupted_batch_is_not_added_to_the_next(method):
+    """Failure 1: Opacus keeps the sum of an interrupted batch, and adds the next batch to it under one noise."""
     net, losses = problem("mlp")
     twin = copy.deepcopy(net)
 
@@ -226,7 +226,7 @@ def test_a_batch_broken_off_is_not_finished_by_the_next(method):
 
 
 def test_seeds_do_not_repeat_the_noise():
-    """Footgun 2: with Opacus, torch.manual_seed before two rounds gives both the same noise and the same batches."""
+    """Failure 2: with Opacus, torch.manual_seed before two rounds gives both the same noise and the same batches."""
     released, drawn = [], []
     for _ in range(2):
         net, losses = problem("mlp", dtype=torch.float32)
@@ -238,8 +238,8 @@ def test_seeds_do_not_repeat_the_noise():
     assert drawn[0].tolist() != drawn[1].tolist()
 
 
-def test_a_parameter_beside_the_optimizer_is_refused():
-    """Footgun 3: with Opacus its raw gradient stays, and another optimizer may use it."""
+def test_parameter_outside_the_optimizer_is_refused():
+    """Failure 3: with Opacus its raw gradient remains, and another optimizer may use it."""
     net, _ = problem("mlp")
     partly = torch.optim.SGD(net.body.parameters(), lr=1.0)
     with pytest.raises(ConfigError, match=r"head\.bias"):
@@ -254,8 +254,11 @@ def test_a_parameter_beside_the_optimizer_is_refused():
 
 
 @pytest.mark.parametrize("method", [by_hooks, by_bookkeeping])
-def test_no_raw_gradient_is_ever_where_the_optimizer_looks(method):
-    """Footgun 4: with Opacus, .grad is the batch's raw mean between backward and step, and .grad_sample stays after."""
+def test_grad_never_holds_a_raw_gradient(method):
+    """
+    Failure 4: with Opacus, .grad is the batch's raw mean between backward and step, and .grad_sample remains
+    afterwards.
+    """
     net, losses = problem("mlp")
     for weight in net.parameters():
         weight.grad = torch.full_like(weight, 1e9)  # somebody else's
@@ -271,7 +274,7 @@ def test_no_raw_gradient_is_ever_where_the_optimizer_looks(method):
     assert all(weight.grad is None and not vars(weight) for weight in net.parameters())
 
 
-def test_opacus_is_loaded_by_the_first_private_step_and_leaves_logging_as_it_is():
+def test_opacus_is_imported_at_the_first_private_step_and_logging_is_unchanged():
     code = (
         "import logging, sys, torch\n"
         "from torch import nn\n"
@@ -285,8 +288,8 @@ def test_opacus_is_loaded_by_the_first_private_step_and_leaves_logging_as_it_is(
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_opacus_stays_as_it_is_for_others():
-    """Its registry of samplers is the process's: somebody else's Conv2d is computed by Opacus' own, also after our steps."""
+def test_opacus_registries_are_unchanged():
+    """They belong to the process: for other code, Opacus computes Conv2d with its own sampler, also after our steps."""
     code = (
         "import torch\n"
         "from torch import nn\n"
@@ -305,7 +308,7 @@ def test_opacus_stays_as_it_is_for_others():
 
 
 class Recorded(NoisyOptimizer):
-    """Opacus' order of a step, written down."""
+    """Records the order of calls in a step of Opacus' optimizer."""
 
     def __init__(self, *given):
         self.seen = []
@@ -324,8 +327,8 @@ class Recorded(NoisyOptimizer):
         super().scale_grad()
 
 
-def test_it_is_opacus_optimizer_that_steps(monkeypatch):
-    """Parts are added up, and then come one noise, one division and what runs beside."""
+def test_opacus_optimizer_takes_the_step(monkeypatch):
+    """Parts are accumulated, followed by one noise, one division and what runs before the optimizer."""
     monkeypatch.setattr(engine, "NoisyOptimizer", Recorded)
     net, losses = problem("mlp")
     mechanism = Mechanism(net, sgd(net), NoisySum(1.0, 1.0, 6.0), Noise(), by_hooks, microbatch=2)

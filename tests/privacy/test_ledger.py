@@ -1,4 +1,4 @@
-"""The rules, one by one and against a model; processes that die at every step; a book that somebody put right."""
+"""The rules of a ledger, one by one and compared with a model; processes killed at every step; tampering; reading."""
 
 import json
 import math
@@ -54,7 +54,7 @@ TAKEN = (PLAN.epsilon, PLAN.delta)  # by a study from its first round on, howeve
 
 
 def rows(fingerprint, count=10):
-    """A row set of its own for each fingerprint, which shares no row with any other."""
+    """Return a row set for each fingerprint, which shares no row with any other."""
     values = np.arange(count, dtype=np.uint64) + np.uint64(1000 * int(fingerprint, 16))
     return RowSet(fingerprint, "key", count, Hashes.of(values, np.ones(count)))
 
@@ -105,7 +105,7 @@ def run(ledger, study, round, reply=b"reply"):
 
 
 def so_far(ledger, study):
-    """What its charged rounds come to, which is no claim."""
+    """The epsilon of the charged rounds, which is not a guarantee."""
     return study_costs(lines(ledger))[study].charged
 
 
@@ -113,7 +113,7 @@ def whats(ledger):
     return [line.entry.what for line in lines(ledger)]
 
 
-def test_a_round_is_charged_and_its_reply_kept(path, ledger):
+def test_round_is_charged_and_its_reply_stored(path, ledger):
     assert state(ledger).taken == (0, 0)
     assert "a" not in state(ledger).studies
     charge = run(ledger, "a", 1)
@@ -128,7 +128,7 @@ def test_a_round_is_charged_and_its_reply_kept(path, ledger):
     }  # fmt: skip
 
 
-def test_the_same_task_again_gives_the_same_bytes_and_costs_nothing(path, ledger):
+def test_same_task_again_returns_the_same_bytes_and_costs_nothing(path, ledger):
     run(ledger, "a", 1, b"\0 the bytes")
     again = opened(path).charge("a", 1, "task 1", ROUND, PLAN)
     assert (again.reply, again.epsilon) == (b"\0 the bytes", PLAN.epsilon)
@@ -136,18 +136,18 @@ def test_the_same_task_again_gives_the_same_bytes_and_costs_nothing(path, ledger
     assert so_far(ledger, "a") == COST[1]
 
 
-def test_an_empty_reply_is_a_reply(ledger):
+def test_empty_reply_is_a_reply(ledger):
     run(ledger, "a", 1, b"")
     assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == b""
 
 
-def test_a_reply_larger_than_a_part(monkeypatch, ledger):
+def test_reply_larger_than_one_blob(monkeypatch, ledger):
     monkeypatch.setattr(books, "BLOB_BYTES", 4)
     run(ledger, "a", 1, bytes(range(23)))
     assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == bytes(range(23))
 
 
-def test_only_the_last_reply_of_a_study_takes_room(path, ledger):
+def test_only_the_last_reply_of_a_study_is_stored(path, ledger):
     for round in range(1, 5):
         run(ledger, "a", round, os.urandom(100_000))
     run(ledger, "b", 1)
@@ -155,9 +155,9 @@ def test_only_the_last_reply_of_a_study_takes_room(path, ledger):
     assert path.stat().st_size < 300_000
 
 
-def test_what_was_charged_and_not_kept_is_lost(path, ledger):
+def test_charged_round_without_a_reply_is_lost(path, ledger):
     ledger.charge("a", 1, "task 1", ROUND, PLAN)
-    with pytest.raises(RoundLost, match="round 1 .* no reply"):
+    with pytest.raises(RoundLost, match="round 1.*reply"):
         opened(path).charge("a", 1, "task 1", ROUND, PLAN)
     assert issubclass(RoundLost, SiloFailed)
     assert so_far(ledger, "a") == COST[1]
@@ -169,26 +169,26 @@ def test_another_task_for_a_round_and_older_rounds_are_refused(ledger):
     run(ledger, "a", 1)
     run(ledger, "a", 3)  # a round that the silo was not asked for costs nothing
     for round, task, words in [
-        (3, "other", "round 3 .* another task"),
-        (2, "task 2", "round 2 .* last is 3"),
-        (1, "task 1", "round 1 .* last is 3"),
+        (3, "other", "round 3.*another task"),
+        (2, "task 2", "round 2.*is 3"),
+        (1, "task 1", "round 1.*is 3"),
     ]:
         with pytest.raises(Refused, match=words):
             ledger.charge("a", round, task, ROUND, PLAN)
     assert so_far(ledger, "a") == COST[2]
 
 
-def test_replies_only_where_one_is_awaited(ledger):
+def test_reply_is_stored_only_for_the_last_charged_round(ledger):
     for study, round in [("a", 1), ("b", 2)]:
         with pytest.raises(FedTLError, match="waits for no reply"):
             ledger.store(study, round, b"")
     run(ledger, "a", 1)
-    with pytest.raises(FedTLError, match="round 1 .* no reply"):
+    with pytest.raises(FedTLError, match="round 1.*reply"):
         ledger.store("a", 1, b"other")
     assert ledger.charge("a", 1, "task 1", ROUND, PLAN).reply == b"reply"
 
 
-def test_a_study_keeps_its_plan(ledger):
+def test_study_keeps_its_plan(ledger):
     run(ledger, "a", 1)
     for other in (
         Plan(3.9, PLAN.delta, PLAN.events),
@@ -205,20 +205,20 @@ def test_a_study_keeps_its_plan(ledger):
 @pytest.mark.parametrize(
     ("events", "words"),
     [
-        ((SpendEvent(4.0, 1.0, 8),), "9 steps .* has 8"),
-        ((SpendEvent(3.0, 1.0, 1),), "noise 3 .* has 0"),
-        ((SpendEvent(4.0, 0.5, 1),), "rate 0.5; .* has 0"),
+        ((SpendEvent(4.0, 1.0, 8),), "9 steps.*has 8"),
+        ((SpendEvent(3.0, 1.0, 1),), "noise 3.*has 0"),
+        ((SpendEvent(4.0, 0.5, 1),), "rate 0.5;.*has 0"),
     ],
 )
-def test_a_study_does_no_more_than_it_planned(ledger, events, words):
+def test_more_steps_than_planned_are_refused(ledger, events, words):
     run(ledger, "a", 1)
     with pytest.raises(Refused, match=words):
         ledger.charge("a", 2, "task 2", events, PLAN)
     assert so_far(ledger, "a") == COST[1]
 
 
-def test_what_is_no_plan_and_no_round(ledger):
-    with pytest.raises(ConfigError, match=r"epsilon 2, .* 2\.\d+"):
+def test_invalid_plans_rounds_and_budgets_are_refused(ledger):
+    with pytest.raises(ConfigError, match=r"epsilon 2, but"):
         ledger.charge("a", 1, "task", ROUND, Plan(2.0, 1e-6, (SpendEvent(4.0, 1.0, 5),)))
     for study, round, events in [
         ("", 1, ROUND),
@@ -241,7 +241,7 @@ def test_what_is_no_plan_and_no_round(ledger):
     assert whats(ledger) == ["opened"]
 
 
-def test_plans_add_up_whole_and_the_budget_ends_them(path):
+def test_whole_plans_add_up_to_the_budget(path):
     ledger = opened(path, budget=Budget(10.0, 1e-5))
     run(ledger, "a", 1)
     run(ledger, "a", 2)
@@ -257,8 +257,8 @@ def test_plans_add_up_whole_and_the_budget_ends_them(path):
     assert run(opened(path, budget=Budget(12.0, 1e-5)), "c", 1).reply is None
 
 
-def test_a_study_that_ends_early_gives_nothing_back(path):
-    """Its end may depend on its results: seven of twenty rounds, and what they did not use is no second study's."""
+def test_study_that_ends_early_returns_nothing(path):
+    """Its end may depend on its results: what seven of twenty rounds did not use is not available to another study."""
     rounds = 20
     plan = Plan(3.0, 1e-5, (SpendEvent(9.0, 1.0, rounds),))
     ledger = opened(path, budget=Budget(3.0, 2e-5))
@@ -276,15 +276,18 @@ def test_a_study_that_ends_early_gives_nothing_back(path):
     assert ledger.charge("a", 8, "task", (SpendEvent(9.0, 1.0, 1),), plan).reply is None  # and goes on itself
 
 
-def test_a_study_that_cannot_be_finished_is_not_begun(path):
+def test_study_that_does_not_fit_is_not_begun(path):
     ledger = opened(path, budget=Budget(COST[7], 1e-5))
     with pytest.raises(BudgetExhausted, match="study 'a'"):
         ledger.charge("a", 1, "task", ROUND, PLAN)  # one round, and seven, would fit
     assert whats(ledger) == ["opened"]
 
 
-def test_a_ledger_from_before_counts_its_plans_whole(path, ledger):
-    """An earlier fedtl wrote plans down as well, and let studies begin that did not fit: never less than then."""
+def test_whole_plans_count_in_ledgers_of_an_earlier_version(path, ledger):
+    """
+    An earlier fedtl wrote plans too, and let studies begin that did not fit. Their cost is never less than it was
+    then.
+    """
     run(ledger, "a", 1)
     with ledger._file.write("scans") as chain:  # as it did when the first study had used little of its plan
         for study, number in (("b", 1), ("c", 1)):
@@ -311,11 +314,11 @@ def test_deltas_add_up_too(path):
         "c",
     ):  # three times 1e-5 are a little more than 3e-5 in binary, and no more to a person
         ledger.charge(study, 1, "task", ROUND, plan)
-    with pytest.raises(BudgetExhausted, match="and 3e-05 of 3e-05, so"):
+    with pytest.raises(BudgetExhausted, match="3e-05 of 3e-05"):
         ledger.charge("one more", 1, "task", ROUND, plan)
 
 
-def test_a_budget_is_used_to_its_end(path):
+def test_budget_can_be_used_completely(path):
     ledger = opened(path, budget=Budget(COST[8], 1e-6))
     plan = Plan(COST[8], PLAN.delta, PLAN.events)
     for round in range(1, 9):
@@ -324,7 +327,7 @@ def test_a_budget_is_used_to_its_end(path):
     assert so_far(ledger, "a") == COST[8]
 
 
-def test_changed_budgets_are_written_down_and_the_last_one_holds(path, ledger):
+def test_changed_budget_is_written_and_the_last_one_applies(path, ledger):
     run(ledger, "a", 1)
     opened(path, budget=BUDGET)
     assert whats(ledger).count("budget") == 0
@@ -334,7 +337,7 @@ def test_changed_budgets_are_written_down_and_the_last_one_holds(path, ledger):
         ledger.charge("a", 2, "task 2", ROUND, PLAN)
 
 
-def test_changed_rows_are_refused_until_confirmed_and_forget_nothing(path, ledger):
+def test_changed_rows_are_refused_until_confirmed_and_costs_remain(path, ledger):
     run(ledger, "a", 1)
     changed = opened(path, fingerprint="bb")
     said = r"aa is now bb: 10 rows .* 10 "
@@ -354,8 +357,8 @@ def test_changed_rows_are_refused_until_confirmed_and_forget_nothing(path, ledge
         ledger.charge("a", 3, "task 3", ROUND, PLAN)
 
 
-def test_changed_rows_are_a_line_once_each_and_before_they_are_refused(path, ledger):
-    """Also by a process that is gone the moment it was refused, and again after a confirmation."""
+def test_changed_rows_are_written_once_before_they_are_refused(path, ledger):
+    """Also by a process that ends right after the refusal, and again after a confirmation."""
     run(ledger, "a", 1)
 
     def meet(fingerprint):
@@ -378,7 +381,7 @@ def test_changed_rows_are_a_line_once_each_and_before_they_are_refused(path, led
     verify(ledger)
 
 
-def test_a_second_dataset_needs_its_owners_word(path, ledger):
+def test_second_dataset_must_be_admitted(path, ledger):
     run(ledger, "a", 1)
     with pytest.raises(Refused, match="'scans', .* --new-dataset") as refused:
         opened(path, "reports", "cc")
@@ -393,11 +396,11 @@ def test_a_second_dataset_needs_its_owners_word(path, ledger):
         admitted(path.with_name("other.sqlite"), "scans", "aa")
 
 
-def test_the_same_rows_have_no_second_budget_by_a_second_name(path, ledger):
-    """Nor have rows that they were once: what was spent on those stays spent, whatever replaced them."""
+def test_same_rows_get_no_second_budget_by_another_name(path, ledger):
+    """Nor rows that a dataset had earlier: what was spent on them stays spent, whatever replaced them."""
     run(ledger, "a", 1)
     for act in (opened, admitted):
-        with pytest.raises(Refused, match=r"^reports: .*'scans' .*100.0%"):
+        with pytest.raises(Refused, match=r"^reports: .*100.0%"):
             act(path, "reports", "aa")
     opened(path, fingerprint="bb").confirm("bb")
     for fingerprint in ("aa", "bb"):
@@ -421,7 +424,7 @@ def test_rows_that_cannot_be_compared_are_refused(path, ledger):
     file.create()
     with file.write("scans") as chain:  # as an earlier fedtl opened it
         chain.append("opened", fingerprint="aa", epsilon=9.0, delta=1e-5)
-    with pytest.raises(Refused, match="'scans' .* earlier fedtl"):
+    with pytest.raises(Refused, match="earlier fedtl, so"):
         admitted(old, "reports", "cc")
     with pytest.raises(Refused, match="order of rows"):
         opened(old, fingerprint="bb").charge("a", 1, "task", ROUND, PLAN)
@@ -429,7 +432,7 @@ def test_rows_that_cannot_be_compared_are_refused(path, ledger):
     assert lines(admitted(old, "reports", "cc"))[0].entry.beside == {"scans": 0}
 
 
-def test_altered_hashes_of_rows_are_found(path, ledger):
+def test_altered_row_hashes_are_detected(path, ledger):
     run(ledger, "a", 1)
     sql(path, "UPDATE kept SET bytes = 'other' WHERE name = '/ever'")
     with pytest.raises(LedgerDamaged, match="'/ever' were altered"):
@@ -438,7 +441,7 @@ def test_altered_hashes_of_rows_are_found(path, ledger):
         admitted(path, "reports", "cc")
 
 
-def test_what_could_not_be_charged_whole_is_foreseen_and_costs_nothing(path):
+def test_study_that_does_not_fit_is_found_before_it_is_charged(path):
     ledger = opened(path, budget=Budget(4.0 + COST[7], 1e-5))
     run(ledger, "a", 1)
     before = lines(ledger)
@@ -456,7 +459,7 @@ def test_what_could_not_be_charged_whole_is_foreseen_and_costs_nothing(path):
         fits(ledger, PLAN)
 
 
-def test_two_datasets_share_a_book_and_no_budget(path, ledger):
+def test_two_datasets_share_a_file_and_no_budget(path, ledger):
     other = admitted(path, "reports", "cc", Budget(4.2, 1e-6))
     run(ledger, "a", 1, b"of the scans")
     run(other, "a", 1, b"of the reports")
@@ -467,14 +470,14 @@ def test_two_datasets_share_a_book_and_no_budget(path, ledger):
     assert verify(ledger).keys() == {"scans", "reports"}
 
 
-def test_for_its_owner_alone(path, ledger):
+def test_files_are_readable_only_by_their_owner(path, ledger):
     run(ledger, "a", 1)
     for file in (path, path.with_name("ledger.sqlite.tip")):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(file.name for file in path.parent.iterdir()) == ["ledger.sqlite", "ledger.sqlite.tip"]
 
 
-def test_the_chain_is_sha256_of_what_is_written(path, ledger):
+def test_chain_is_sha256_of_the_lines(path, ledger):
     """Recomputed from the file alone."""
     run(ledger, "a", 1)
     digest = "0" * 64
@@ -501,14 +504,14 @@ TAMPERING = {
     "hash altered": ("UPDATE lines SET hash = 'x' WHERE number = 5", "line 5 of scans"),
     "middle gone": ("DELETE FROM lines WHERE number = 3", "line 3 of scans"),
     "first gone": ("DELETE FROM lines WHERE number = 1", "line 1 of scans"),
-    "end gone": ("DELETE FROM lines WHERE number >= 5", "4 lines .* 6"),
-    "all gone": ("DELETE FROM lines", "0 lines .* 6"),
-    "moved": ("UPDATE lines SET chain = 'x' WHERE number = 6", "5 lines .* 6"),
+    "end gone": ("DELETE FROM lines WHERE number >= 5", "4 lines.*6"),
+    "all gone": ("DELETE FROM lines", "0 lines.*6"),
+    "moved": ("UPDATE lines SET chain = 'x' WHERE number = 6", "5 lines.*6"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("how", TAMPERING)
-def test_tampering_is_found_and_nothing_goes_on(path, ledger, how):
+def test_tampering_is_detected_and_stops_everything(path, ledger, how):
     run(ledger, "a", 1)
     run(ledger, "a", 2)
     statement, words = TAMPERING[how]
@@ -523,7 +526,7 @@ def test_tampering_is_found_and_nothing_goes_on(path, ledger, how):
             act()
 
 
-def test_an_altered_reply_is_found_and_not_sent(path, ledger):
+def test_altered_reply_is_detected_and_not_sent(path, ledger):
     run(ledger, "a", 1)
     sql(path, "UPDATE kept SET bytes = 'other' WHERE name = 'a'")
     with pytest.raises(LedgerDamaged, match="'a' were altered"):
@@ -535,8 +538,8 @@ def test_an_altered_reply_is_found_and_not_sent(path, ledger):
         verify(ledger)
 
 
-def test_the_end_cut_off_and_rewritten_is_found(path, ledger):
-    """Whoever cuts the last round and lets the ledger write another one: the tip knows what stood there."""
+def test_replaced_last_round_is_detected(path, ledger):
+    """Somebody removes the last round and lets the ledger write another: the tip has the hash of the old line."""
     run(ledger, "a", 1)
     run(ledger, "a", 2)
     tip = path.with_name("ledger.sqlite.tip")
@@ -547,47 +550,47 @@ def test_the_end_cut_off_and_rewritten_is_found(path, ledger):
         verify(ledger)
 
 
-def test_a_file_from_an_older_copy_is_found(path, ledger):
+def test_older_copy_of_the_file_is_detected(path, ledger):
     run(ledger, "a", 1)
     shutil.copy(path, path.with_suffix(".copy"))
     run(ledger, "a", 2)
     shutil.copy(path.with_suffix(".copy"), path)
-    with pytest.raises(LedgerDamaged, match="4 lines .* 6"):
+    with pytest.raises(LedgerDamaged, match="4 lines.*6"):
         opened(path)
 
 
-def test_a_lost_book_is_not_a_new_book(path, ledger):
+def test_deleted_file_is_not_a_new_ledger(path, ledger):
     path.unlink()
     with pytest.raises(SiloFailed, match="cannot be written"):
         run(ledger, "a", 1)
     with pytest.raises(LedgerDamaged, match="had 1"):
         state(ledger)
-    with pytest.raises(LedgerDamaged, match="0 lines .* 1"):
+    with pytest.raises(LedgerDamaged, match="0 lines.*1"):
         opened(path)
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{", '{"scans": 3}'])
-def test_a_lost_or_damaged_tip_is_found(path, ledger, content):
+def test_deleted_or_damaged_tip_is_detected(path, ledger, content):
     tip = path.with_name("ledger.sqlite.tip")
     tip.unlink() if content is None else tip.write_text(content)
     with pytest.raises(LedgerDamaged, match=r"ledger\.sqlite\.tip "):
         opened(path)
 
 
-def test_what_is_no_book(path):
+def test_file_that_is_not_a_database(path):
     path.parent.mkdir()
     path.write_bytes(b"not a database, and long enough to look like one" * 100)
     with pytest.raises(LedgerDamaged, match="not a database"):
         opened(path)
 
 
-def test_where_no_book_can_be(tmp_path):
+def test_path_where_no_file_can_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(SiloFailed, match="cannot be created"):
         opened(tmp_path / "file" / "ledger.sqlite")
 
 
-def test_a_book_that_somebody_holds(path, ledger, monkeypatch):
+def test_file_that_is_locked_for_too_long(path, ledger, monkeypatch):
     monkeypatch.setattr(books, "LOCK_SECONDS", 0.1)
     with ledger._file.write("scans"), pytest.raises(SiloFailed, match="database is locked"):
         ledger.charge("a", 1, "task", ROUND, PLAN)
@@ -617,8 +620,8 @@ Step = st.tuples(
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(Step, max_size=14))
-def test_any_sequence_does_what_a_simple_model_does(tmp_path_factory, steps):
-    """The model: for each study its rounds' number, its last round, that round's task, and the reply."""
+def test_any_sequence_equals_a_simple_model(tmp_path_factory, steps):
+    """The model: for each study the number of its rounds, its last round, that round's task, and the reply."""
     path = tmp_path_factory.mktemp("model") / "ledger.sqlite"
     budget = Budget(PLAN.epsilon * 1.5, 1e-5)
     ledger, model = opened(path, budget=budget), {}
@@ -697,7 +700,7 @@ def killed(path, code):
 NEITHER, CHARGED, STORED = 0, 1, 2
 # Where the process dies in its first round, and what stands in the book afterwards.
 DEATHS = {
-    "new file": ("book.sync = lambda _: die()\nopened()", NEITHER),
+    "new file": ("book.sync_folder = lambda _: die()\nopened()", NEITHER),
     "no lines": ("book.WritableChain.append = lambda *_, **__: die()\nopened()", NEITHER),
     "opened, not sealed": (
         "seal = book.HashChainFile._seal\nbook.HashChainFile._seal = lambda self, chain: die() if chain.entries else seal(self, chain)\nopened()",
@@ -738,7 +741,7 @@ DEATHS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", DEATHS)
-def test_a_process_killed_at_any_step(path, where):
+def test_process_killed_at_any_step(path, where):
     code, left = DEATHS[where]
     killed(path, code)
     ledger = opened(path)
@@ -755,8 +758,8 @@ def test_a_process_killed_at_any_step(path, where):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_every_answer_given_is_in_the_book(path):
-    """What a process said that it had charged or stored, before it was killed from outside, is there."""
+def test_every_answer_of_a_killed_process_is_in_the_ledger(path):
+    """What a process printed as charged or stored, before it was killed from outside, is in the ledger."""
     code = (
         "ledger = opened(9.0)\nknown = max([getattr(line.entry, 'round', 0) for line in read_ledger(ledger._account.path, 'scans')])\n"
         "for round in range(known + 1, 999):\n"
@@ -782,8 +785,8 @@ def test_killed_at_any_moment_every_answer_given_is_in_the_book(path):
 
 
 @pytest.mark.slow
-def test_processes_that_charge_at_once_never_exceed_the_budget(path):
-    """Four processes, a study each, of which the budget has room for two; what they got is what the book says."""
+def test_concurrent_processes_never_exceed_the_budget(path):
+    """Four processes, a study each, of which two fit into the budget; the ledger agrees with what they were told."""
     budget = PLAN.epsilon * 2.5
     code = (
         "ledger, got = opened(), 0\n"
@@ -847,7 +850,7 @@ except OSError:
 """
 
 
-def test_a_reader_without_the_right_to_write_reads():
+def test_reader_without_write_permission():
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         path = Path(folder) / "ledger.sqlite"
         run(opened(path), "a", 1)
@@ -859,7 +862,7 @@ def test_a_reader_without_the_right_to_write_reads():
     assert done.stdout.split(") ") == [str(TAKEN)[:-1], "4\n"], done.stderr
 
 
-def test_a_reader_rolls_back_what_a_killed_writer_left(path, ledger):
+def test_reader_rolls_back_what_a_killed_writer_left(path, ledger):
     run(ledger, "a", 1)
     code = (
         "import sqlite3\n"
@@ -877,8 +880,8 @@ def test_a_reader_rolls_back_what_a_killed_writer_left(path, ledger):
     assert verify(ledger)["scans"][0] == 4
 
 
-def test_readers_and_writers_at_once(path, ledger):
-    """A reader sees the tip of what it read, while another thread charges."""
+def test_concurrent_readers_and_writers(path, ledger):
+    """A reader's tip matches the lines that it read, while another thread charges."""
 
     def read(_):
         return len(read_ledger(path, "scans"))
@@ -910,8 +913,8 @@ HEADER = {"chain": "scans", "number": 3, "at": "2026-11-26T01:00:00+00:00"}
 
 
 @pytest.mark.parametrize("content", LINES, ids=lambda content: content["what"])
-def test_a_line_is_read_and_written_back_as_it_was(content):
-    """Also those that an earlier fedtl wrote with fewer fields."""
+def test_line_is_read_and_written_back_unchanged(content):
+    """Also lines that an earlier fedtl wrote with fewer fields."""
     line = parse_line(HEADER | content)
     assert line.as_json() == HEADER | content
     assert json.dumps(line.as_json(), sort_keys=True) == json.dumps(HEADER | content, sort_keys=True)
@@ -920,7 +923,7 @@ def test_a_line_is_read_and_written_back_as_it_was(content):
 
 
 @pytest.mark.parametrize("content", LINES, ids=lambda content: content["what"])
-def test_a_line_with_other_fields_or_of_another_kind_is_refused(content):
+def test_line_of_another_kind_or_with_other_fields_is_refused(content):
     some, *_ = content.keys() - {"what", "kept", "beside", "rows", "difference"}
     for wrong in (
         content | {"more": 1},
@@ -933,12 +936,12 @@ def test_a_line_with_other_fields_or_of_another_kind_is_refused(content):
 
 
 @pytest.mark.parametrize("line", [{}, {"what": "budget"}, HEADER, HEADER | {"number": "x"} | LINES[2]])
-def test_what_is_no_line_is_refused(line):
+def test_content_that_is_not_a_line_is_refused(line):
     with pytest.raises(LedgerDamaged):
         parse_line(line)
 
 
-def test_numbers_that_are_none_are_refused():
+def test_values_that_are_not_finite_numbers_are_refused():
     for number in (math.nan, math.inf, "x", None):
         with pytest.raises(LedgerDamaged, match="epsilon"):
             parse_line(HEADER | LINES[2] | {"epsilon": number})

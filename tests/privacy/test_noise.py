@@ -1,4 +1,6 @@
-"""The stream against published AES-256 blocks, the numbers against scipy, and that nobody gets them twice."""
+"""
+The stream compared with published AES-256 blocks, the numbers compared with scipy, and that they are never repeated.
+"""
 
 import copy
 import os
@@ -20,14 +22,14 @@ BLOCKS = (
 )
 
 
-def test_the_stream_is_aes_in_counter_mode(monkeypatch):
+def test_stream_is_aes_in_counter_mode(monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
     words = np.frombuffer(bytes.fromhex("".join(BLOCKS)), "<u8")
     expected = [int(word >> np.uint64(11)) / 2**53 for word in words]
     assert Noise().uniform(6).tolist() == expected
 
 
-def test_box_and_muller_written_out(monkeypatch):
+def test_normal_numbers_equal_box_muller_written_out(monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
     words = np.frombuffer(bytes.fromhex("".join(BLOCKS))[: 4 * 8], "<u8")
     w, v = (words[:2] >> np.uint64(1)) / 2**64, (words[2:] >> np.uint64(11)) / 2**53
@@ -36,8 +38,8 @@ def test_box_and_muller_written_out(monkeypatch):
     np.testing.assert_allclose(Noise().normal((3,), 5.0), expected, rtol=1e-9)
 
 
-def test_the_tail_and_the_middle_are_there(monkeypatch):
-    """The smallest numbers of the stream give the farthest radius and radii without steps around 0; none is infinite."""
+def test_tails_and_small_radii_exist(monkeypatch):
+    """The smallest numbers of the stream give the largest radius, and radii without steps near 0; none is infinite."""
 
     monkeypatch.setattr(Noise, "_bits", lambda self, count: np.full(count, 1, "<u8"))
     monkeypatch.setattr(Noise, "uniform", lambda self, count: torch.zeros(count, dtype=torch.float64))
@@ -50,8 +52,8 @@ def test_the_tail_and_the_middle_are_there(monkeypatch):
 
 
 @pytest.mark.parametrize("std", [1.0, 0.3, 5e-4, 7e5])
-def test_a_release_is_the_rounded_total_plus_noise_that_knows_nothing_of_it(std):
-    """To the bit, whatever the total is: what noise was added can be read off, and is the same noise."""
+def test_release_is_the_rounded_total_plus_independent_noise(std):
+    """Exact to the bit for every total: the noise can be recovered, and is always the same."""
     step = grain(std)
     assert np.log2(step) % 1 == 0
     assert std * 2.0**-37 < step <= std * 2.0**-36
@@ -64,7 +66,7 @@ def test_a_release_is_the_rounded_total_plus_noise_that_knows_nothing_of_it(std)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_release_has_the_form_of_its_total(dtype):
+def test_release_has_the_shape_and_type_of_its_total(dtype):
     """
     The noise is far above what float32 resolves of these totals (5e-7 at most), so that it must show, and its 150 numbers
     stay below 9 deviations (a chance of 4e-17 that one does not).
@@ -83,7 +85,7 @@ def test_a_release_has_the_form_of_its_total(dtype):
     assert not torch.equal(parts[0], parts[1])
 
 
-def test_every_instance_has_a_key_of_its_own(monkeypatch):
+def test_every_instance_has_its_own_key(monkeypatch):
     keys = []
 
     def urandom(size):
@@ -99,7 +101,7 @@ def test_every_instance_has_a_key_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize("std", [1.0, 0.25])
-def test_it_is_normal(std):
+def test_numbers_are_normal(std):
     x = Noise.reproducible(0).normal((400, 1000), std)
     assert x.shape == (400, 1000)
     assert x.dtype == torch.float64
@@ -113,7 +115,10 @@ def test_it_is_normal(std):
 
 
 def test_neighbours_are_independent():
-    """Two half a draw apart share a pair, one its cosine and one its sine; also their sizes must not go together."""
+    """
+    Two numbers half a draw apart come from one pair, as its cosine and its sine; their sizes must be independent
+    too.
+    """
     x = Noise.reproducible(1).normal((300_000,), 1.0).numpy()
     bound = 4 / np.sqrt(len(x))
     for lag in (1, 2, 150_000):
@@ -133,7 +138,7 @@ def test_any_shape(shape):
     assert Noise().normal(shape, 1.0).shape == torch.Size(shape)
 
 
-def test_reproducible_repeats_and_says_so():
+def test_reproducible_noise_repeats_and_is_not_private():
     one, same, other = (Noise.reproducible(seed) for seed in (7, 7, 8))
     x = one.normal((5,), 1.0)
     assert torch.equal(x, same.normal((5,), 1.0))
@@ -144,7 +149,7 @@ def test_reproducible_repeats_and_says_so():
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
-def test_no_noise_is_refused(std):
+def test_standard_deviation_of_zero_is_refused(std):
     with pytest.raises(ValueError, match="above 0"):
         Noise().normal((2,), std)
     with pytest.raises(ValueError, match="above 0"):
@@ -152,12 +157,12 @@ def test_no_noise_is_refused(std):
 
 
 @pytest.mark.parametrize("way", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_it_cannot_be_stored(way):
+def test_noise_cannot_be_stored(way):
     with pytest.raises(TypeError, match="be stored"):
         way(Noise())
 
 
-def test_a_fork_does_not_go_on_with_it(monkeypatch):
+def test_forked_process_cannot_continue_the_stream(monkeypatch):
     noise = Noise()
     noise.uniform(1)
     monkeypatch.setattr(os, "getpid", lambda: -1)

@@ -1,6 +1,6 @@
 """
-What leaves a silo must not depend on a record except through its noisy steps: every quantity of the table, and every bit of
-an update in which the record was not sampled, for neighbouring data sets that differ before anything is read.
+An update must depend on a record only through its noisy steps: every quantity of the table, and every bit of an
+update in which the record was not sampled, for neighbouring datasets that differ before anything is read.
 """
 
 import dataclasses
@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import build
 from fedtl.messages import Task
 from fedtl.privacy import dp_sgd as mechanism
@@ -67,7 +68,7 @@ def values():
 
 
 def patients():
-    """20 patients of three rows each; the record is one patient."""
+    """20 patients of three rows each; the protected unit is one patient."""
     return numbers() | {"train_patient": np.arange(ROWS) // 3}
 
 
@@ -88,13 +89,13 @@ def coded():
 
 
 def decimals():
-    """Categories that pandas would write in another way, had it read the column as numbers."""
+    """Categories that pandas would format differently if it read the column as numbers."""
     made = cells()
     return made | {"sex": ["1.10" if sex == "f" else "2.50" for sex in made["sex"]]}
 
 
 def at(key, value, row=ROW):
-    """The record with another ``key``."""
+    """Set ``key`` of the record to another value."""
 
     def changed(content):
         old = content[key]
@@ -113,12 +114,12 @@ def at(key, value, row=ROW):
 
 
 def more_rows(content):
-    """The patient with one row more."""
+    """Add one row to the patient."""
     return {key: np.concatenate([part, part[3 * PATIENT : 3 * PATIENT + 1]]) for key, part in content.items()}
 
 
 def extreme(content):
-    """All rows of the patient far away."""
+    """Make all rows of the patient extreme."""
     x = content["train_x"].copy()
     x[content["train_patient"] == PATIENT] = 1e5
     return content | {"train_x": x}
@@ -212,13 +213,13 @@ CASES = [
 
 def study_of(folder, sets, shelf):
     last = {setting.partition("=")[0]: setting for setting in [*sets, f"data.path={folder}"]}
-    return build(load("digits", list(last.values())), shelf, shelf)
+    return build(load_experiment("digits", list(last.values())), shelf, shelf)
 
 
 def probes(study, home):
-    """Of each quantity of the table, its value at the silo, or what stands for it."""
+    """Return, for each quantity of the table, its value at the silo, or what represents it."""
     data, experiment, trainer = study.data("a"), study.experiment, study.trainer
-    inputs, guarantee = study.inputs("a"), study.guarantee("a", home)
+    inputs, guarantee = study.silo_data.inputs("a"), silo_guarantee(study, "a", home)
     initial = trainer.initial(data.width)
     shared, local = trainer.partition.split(initial)
     update, _ = fit(study, home)
@@ -256,7 +257,7 @@ def probes(study, home):
 
 
 def fit(study, home):
-    """One private round, and the units that were sampled. The noise is reproducible."""
+    """Run one private round; returns also the sampled units. The noise is reproducible."""
     drawn, poisson = set(), mechanism.poisson
     with pytest.MonkeyPatch.context() as patch:
 
@@ -266,7 +267,9 @@ def fit(study, home):
             return found
 
         patch.setattr(mechanism, "poisson", watched)
-        silo = dataclasses.replace(study.silo("a", study.data("a")), guarantee=study.guarantee("a", home))
+        silo = dataclasses.replace(
+            study.silo("a", study.data("a")), guarantee=silo_guarantee(study, "a", home)
+        )
         shared, _ = study.trainer.partition.split(study.trainer.initial(silo.data.width))
         update = study.trainer.fit_unaccounted(
             silo, Task("s", 1, study.experiment.rounds, study.experiment.seed, shared)
@@ -283,7 +286,7 @@ def same(one, other):
 
 
 def changed_units(one, other):
-    """The units whose rows differ, in the training and in the validation part."""
+    """Return the units whose rows differ, in the training and in the validation part."""
 
     def rows(part):
         units = torch.arange(len(part)) if part.units is None else part.units
@@ -306,9 +309,7 @@ def test_every_quantity_of_the_table_is_probed(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "sets", "write", "make", "change"), CASES)
-def test_a_record_that_is_not_sampled_changes_no_bit_of_what_leaves(
-    kind, sets, write, make, change, tmp_path
-):
+def test_record_that_is_not_sampled_changes_no_bit_of_the_update(kind, sets, write, make, change, tmp_path):
     found = []
     for number, content in enumerate((make(), change(make()))):
         folder = tmp_path / str(number)
@@ -330,8 +331,8 @@ def test_a_record_that_is_not_sampled_changes_no_bit_of_what_leaves(
     assert (update.weight, update.metrics) == (other_update.weight, other_update.metrics)
 
 
-def test_a_comma_too_many_in_one_row_moves_no_cell_of_another(tmp_path):
-    """pandas takes the first column for an index where the first row is longer than the header."""
+def test_extra_comma_in_one_row_moves_no_cell_of_another(tmp_path):
+    """pandas uses the first column as an index if the first row is longer than the header."""
     found = []
     for end in ("", ",9"):
         write_table(tmp_path, cells())
@@ -342,8 +343,8 @@ def test_a_comma_too_many_in_one_row_moves_no_cell_of_another(tmp_path):
     assert changed_units(*found) == [[], []]
 
 
-def test_a_record_that_is_sampled_changes_what_leaves(tmp_path):
-    """The comparison is not blind."""
+def test_record_that_is_sampled_changes_the_update(tmp_path):
+    """The comparison can find differences."""
     sets = [*COLUMNS, "privacy.sample_rate=1.0"]
     found = []
     for content in (numbers(), at("train_x", 1e5)(numbers())):
@@ -353,6 +354,6 @@ def test_a_record_that_is_sampled_changes_what_leaves(tmp_path):
     assert not same(*found)
 
 
-def test_the_page_is_the_table():
+def test_page_equals_the_table():
     path = Path(__file__).parents[2] / "docs" / "privacy-quantities.md"
     assert path.read_text() == page(), "python -m fedtl.privacy.quantities > docs/privacy-quantities.md"

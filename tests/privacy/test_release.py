@@ -1,6 +1,6 @@
 """
-What one private round of ``Trainer`` releases, measured from outside: each tensor's noise, one record's share, who is sampled,
-and that nothing but noisy sums is in it.
+What one private round of ``Trainer`` releases, measured from outside: each tensor's noise, one record's effect, the
+samples, and that an update consists only of noisy sums.
 """
 
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ RARELY = 1e-6  # a chance that each test may fail in a sound mechanism, divided 
 
 
 def moved(trainer, silo, number=1):
-    """By tensor, how far one round moved it, [n]; the silo keeps what it had."""
+    """Return how far one round moved each tensor, [n]; the silo is unchanged."""
     task, own = task_of(trainer, number), replace(silo)
     update, before = trainer.fit_unaccounted(own, task), silo.local
     trained = {name for phase in trainer.method.phases for name in trainer.loop.movable(phase.train)}
@@ -47,7 +47,7 @@ def private(trainer, folder, data=None, **changes):
 
 
 def noise_of(trainer, silo, times):
-    """By tensor: noise [times, n] in standard deviations, of rounds that sample nobody."""
+    """Return each tensor's noise [times, n] in standard deviations, in rounds that sample nobody."""
     its = silo.guarantee
     unit = its.expected_batch / (its.training.noise_multiplier * its.training.clip)
     found = [moved(trainer, silo) for _ in range(times)]
@@ -61,7 +61,7 @@ def spread_is_one(noise, free):
 
 
 @pytest.mark.parametrize("canaries", [False, True])
-def test_every_tensor_has_the_promised_noise_where_nobody_is_sampled(canaries, tmp_path):
+def test_every_tensor_has_the_guaranteed_noise_if_nobody_is_sampled(canaries, tmp_path):
     trainer = bench_of(training=STEP)
     its = Canaries(40, 1, tmp_path / "canaries") if canaries else None
     silo = private(trainer, tmp_path, sample_rate=1e-9, canaries=its)
@@ -72,8 +72,8 @@ def test_every_tensor_has_the_promised_noise_where_nobody_is_sampled(canaries, t
     assert abs(float((whole**4).mean()) - 3) < 5 * np.sqrt(96 / whole.size)  # a normal number's fourth moment
 
 
-def test_every_tensor_has_the_promised_noise_beside_records(tmp_path):
-    """Everybody in every round: what differs between rounds is noise."""
+def test_every_tensor_has_the_guaranteed_noise_with_records(tmp_path):
+    """Every record in every round: what differs between rounds is noise."""
     trainer = bench_of(training=STEP)
     silo = private(trainer, tmp_path, sample_rate=1.0)
     noise = noise_of(trainer, silo, 12)
@@ -81,8 +81,8 @@ def test_every_tensor_has_the_promised_noise_beside_records(tmp_path):
     spread_is_one(squares, {name: 11 * v.shape[1] for name, v in noise.items()})
 
 
-def test_noise_is_never_used_twice_within_and_between_tensors_and_rounds(tmp_path):
-    """Pearson's correlation, and that of the sizes: of tensors' beginnings, of neighbouring blocks, of rounds."""
+def test_noise_is_never_repeated_within_or_between_tensors_and_rounds(tmp_path):
+    """Pearson's correlation of values and of sizes, between tensors, neighbouring blocks and rounds."""
     trainer = bench_of(training=STEP)
     silo = private(trainer, tmp_path, sample_rate=1e-9)
     noise = noise_of(trainer, silo, 6)
@@ -99,8 +99,8 @@ def test_noise_is_never_used_twice_within_and_between_tensors_and_rounds(tmp_pat
     assert min(p) * len(p) > RARELY
 
 
-def test_steps_of_a_round_have_noise_of_their_own(tmp_path):
-    """Four steps from noise alone come to twice one step's noise: not more, as if it came again, and not less."""
+def test_each_step_of_a_round_has_new_noise(tmp_path):
+    """Four steps of pure noise have twice the deviation of one step: not more, as if it were repeated, and not less."""
     trainer = bench_of(training=STEP)
     silo = private(trainer, tmp_path, sample_rate=1e-9, steps=(4,))
     noise = noise_of(trainer, silo, 8)
@@ -118,8 +118,8 @@ def without_noise(monkeypatch):
 
 @pytest.mark.parametrize("clip", [0.5, 1e-3])
 @pytest.mark.parametrize("far", [1.0, -40.0])
-def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip, far, monkeypatch, tmp_path):
-    """Beside it, or without it: as one without finite numbers it adds nothing."""
+def test_record_with_large_gradients_everywhere_changes_the_sum_by_one_clip(clip, far, monkeypatch, tmp_path):
+    """Compared with the same round without it: a record whose numbers are not finite adds nothing."""
     without_noise(monkeypatch)
     trainer, data = bench_of(training=STEP), data_of(n=24)
     ends = []
@@ -139,7 +139,7 @@ def test_a_record_with_large_gradients_everywhere_moves_the_sum_by_one_clip(clip
 
 @contextmanager
 def fed(trainer, data):
-    """The rows that the net sees before each step of an optimiser."""
+    """Record the rows that the net gets before each step of an optimizer."""
     rows = {
         to_inputs(row[None], trainer.device).contiguous().numpy().tobytes(): at
         for at, row in enumerate(data.train.x)
@@ -167,7 +167,7 @@ def held(trainer, silo, number=1):
     return np.array([[row in step for row in range(len(silo.data.train))] for step in steps])
 
 
-def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path):
+def test_samples_are_poisson_and_new_in_each_step_and_each_run(tmp_path):
     trainer = bench_of()
     silo = private(trainer, tmp_path, steps=(25,))
     rate = silo.guarantee.training.sample_rate
@@ -183,7 +183,7 @@ def test_who_is_sampled_is_poisson_and_another_each_step_and_each_time(tmp_path)
     assert (one.sum(0) > 0).sum() > 55  # everybody has a turn: 60 (1 - 0.73^25) = 59.97
 
 
-def test_the_batch_is_divided_by_its_expectation_whatever_it_holds(monkeypatch, tmp_path):
+def test_sum_is_divided_by_the_expected_batch(monkeypatch, tmp_path):
     without_noise(monkeypatch)
     trainer, data = bench_of(training=STEP), data_of(n=24)
     x = torch.full_like(data.train.x, torch.nan)
@@ -196,7 +196,7 @@ def test_the_batch_is_divided_by_its_expectation_whatever_it_holds(monkeypatch, 
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0, 50.0])
-def test_how_many_steps_there_are_does_not_depend_on_rows(gain, tmp_path):
+def test_number_of_steps_does_not_depend_on_rows(gain, tmp_path):
     trainer, data = bench_of(), data_of()
     silo = private(
         trainer, tmp_path, replace(data, train=Dataset(data.train.x.abs() * gain, data.train.y)), steps=(3,)
@@ -204,8 +204,8 @@ def test_how_many_steps_there_are_does_not_depend_on_rows(gain, tmp_path):
     assert len(held(trainer, silo)) == 3
 
 
-def test_where_nobody_is_sampled_no_tensor_depends_on_rows(tmp_path):
-    """To the bit, with noise that is the same twice; the head among them."""
+def test_no_tensor_depends_on_rows_if_nobody_is_sampled(tmp_path):
+    """Exact to the bit, with the same noise twice; the head included."""
     trainer, ends = bench_of(), []
     for data in (data_of(0), data_of(1)):
         ends.append(moved(trainer, private(trainer, tmp_path, data, sample_rate=1e-9, seed=3)))
@@ -216,7 +216,7 @@ def test_where_nobody_is_sampled_no_tensor_depends_on_rows(tmp_path):
 
 
 class Answers(Noise):
-    """What is released is given beforehand, whatever the sums are."""
+    """Releases fixed values, whatever the sums are."""
 
     def __init__(self):
         self.rng, self.totals, self.asked = np.random.default_rng(0), [], []
@@ -233,15 +233,15 @@ def answered(x):
     return found, noise
 
 
-def test_statistics_follow_from_noisy_sums_alone():
-    """Other rows, the same answers: the same statistics, to the bit; and as much noise asked for."""
+def test_statistics_depend_only_on_the_noisy_sums():
+    """Other rows, the same released sums: the same statistics, to the bit, and the same requested noise."""
     some, others = answered(inputs(40)), answered(inputs(60, gain=90.0, offset=-20.0))
     assert all(torch.equal(some[0][name], others[0][name]) for name in some[0])
     assert some[1].asked == others[1].asked
 
 
-def test_a_records_share_of_the_statistics_depends_on_no_other_record():
-    """A far row's part in every sum is as long as the radius, whoever is beside it."""
+def test_effect_of_a_record_on_the_statistics_does_not_depend_on_others():
+    """The contribution of an extreme row to every sum has the length of the radius, whatever the other rows are."""
     shares = []
     for x in (inputs(40), inputs(60, gain=0.1)):
         far, gone = x.clone(), x.clone()
@@ -255,7 +255,7 @@ def test_a_records_share_of_the_statistics_depends_on_no_other_record():
     )
 
 
-def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
+def test_each_sum_of_the_statistics_has_the_requested_noise():
     noises = []
 
     class Kept(Answers):
@@ -275,7 +275,7 @@ def test_each_sum_of_the_statistics_has_the_noise_that_was_asked_for():
 # The metric, and the rows before the mechanism
 
 
-def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
+def test_accuracy_has_the_guaranteed_noise(tmp_path):
     trainer, data = bench_of(), data_of()
     silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
     silo.guarantee = with_training(silo.guarantee, steps=(0,))
@@ -287,7 +287,7 @@ def test_an_accuracy_varies_by_the_promised_noise(tmp_path):
     assert RARELY / 2 < chi2.cdf(squares, 80) < 1 - RARELY / 2
 
 
-def test_an_accuracy_with_next_to_no_noise_is_the_share_that_scikit_learn_counts(tmp_path):
+def test_accuracy_with_tiny_noise_equals_scikit_learn(tmp_path):
     trainer, data = bench_of(), data_of()
     silo = silo_of(trainer, tmp_path, data, metrics=["accuracy"])
     quiet = replace(silo.guarantee.releases.accuracy, noise_multiplier=1e-6)

@@ -1,11 +1,14 @@
-"""The same rows under another name: what is recognised of them, in which share, and what is not."""
+"""
+The same rows under another name: which changes are recognised, the share that is estimated, and which are not
+recognised.
+"""
 
 import numpy as np
 import pytest
 
 from fedtl.data.source import Part as Stored
 from fedtl.data.source import Raw
-from fedtl.deployment.site.site_plan import row_hashes
+from fedtl.deployment.site.site_rows import raw_row_hashes
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy import rows as module
 from fedtl.privacy.rows import (
@@ -34,7 +37,7 @@ def of(x, y=None, units=None, columns=()):
 
 def table(**columns):
     names = tuple(columns)
-    return row_hashes(Raw(Stored(np.stack(list(columns.values()), 1), LABELS), columns=names), KEY)
+    return raw_row_hashes(Raw(Stored(np.stack(list(columns.values()), 1), LABELS), columns=names), KEY)
 
 
 def constant(x, value=7.0):
@@ -67,7 +70,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("how", SAME)
-def test_the_same_rows_are_seen(how):
+def test_same_rows_are_recognised(how):
     assert shared_rows(SAME[how], KNOWN).refused
     assert shared_rows(KNOWN, SAME[how]).refused
 
@@ -82,7 +85,7 @@ def test_the_same_rows_are_seen(how):
         PIXELS[:10],
     ],
 )
-def test_the_same_images_are_seen(x):
+def test_same_images_are_recognised(x):
     assert shared_rows(of(x), of(PIXELS)).refused
 
 
@@ -97,19 +100,19 @@ UNSEEN = {
 
 
 @pytest.mark.parametrize("how", UNSEEN)
-def test_what_is_not_seen(how):
+def test_changes_that_are_not_recognised(how):
     assert shared_rows(UNSEEN[how], KNOWN).share == 0.0
 
 
-def test_other_rows_are_other_rows():
+def test_different_rows_share_nothing():
     assert shared_rows(of(NEW, np.zeros(400)), KNOWN).share == 0.0
     flags = [RNG.integers(0, 2, (200, 40)).astype(np.float32) for _ in range(2)]
     # Of 40 answers of yes or no every row differs, and so many yes have half of them.
     assert shared_rows(*(of(its) for its in flags)).share == 0.0
 
 
-def test_a_table_with_names_may_have_its_columns_in_any_order():
-    """Also where the values of a row do not tell it apart once they are sorted."""
+def test_named_columns_may_have_any_order():
+    """Also if a row's values do not distinguish it once they are sorted."""
     flags = {name: RNG.integers(0, 2, 200).astype(np.float32) for name in "abcdefghijklmnop"}
     turned = dict(sorted(flags.items(), reverse=True))
     assert table(**flags).ordered == Hashes()
@@ -118,7 +121,7 @@ def test_a_table_with_names_may_have_its_columns_in_any_order():
 
 
 @pytest.mark.parametrize("common", [0, 3, 10, 11, 100, 200])
-def test_the_share_is_counted_as_python_counts_it(common):
+def test_share_equals_a_count_in_python(common):
     x = np.concatenate([TABLE[:common], NEW[: 200 - common]])
     found = shared_rows(of(x), KNOWN)
     both = len(set(map(bytes, x)) & set(map(bytes, TABLE)))
@@ -126,7 +129,7 @@ def test_the_share_is_counted_as_python_counts_it(common):
     assert found.refused == (both / 200 > MAX_SHARED)
 
 
-def test_the_fingerprint_is_of_everything_but_the_order():
+def test_fingerprint_covers_everything_but_the_order():
     assert SAME["in another order"].fingerprint == KNOWN.fingerprint
     same = ("as float64", "with labels as text", "split into two parts")
     assert {SAME[how].fingerprint for how in same} == {KNOWN.fingerprint}
@@ -143,7 +146,7 @@ def test_new_and_gone_rows_are_counted_with_repeats():
     assert changed_rows(KNOWN, KNOWN) == (0, 0)
 
 
-def test_kept_and_read_again():
+def test_row_set_is_written_and_read_back():
     for its in (KNOWN, of(PIXELS), SAME["every row twice"]):
         assert RowSet.loaded(its.dumped()) == its
     for content in (b"", b"{}\n", b"[]"):
@@ -151,7 +154,7 @@ def test_kept_and_read_again():
             RowSet.loaded(content)
 
 
-def test_a_key_keeps_rows_from_being_tried_out():
+def test_hashes_with_different_keys_share_nothing():
     assert not set(KNOWN.stored.upto(module.MAX_HASH)[0]) & set(
         row_set([Part(TABLE, LABELS)], b"another").stored.upto(module.MAX_HASH)[0]
     )
@@ -159,13 +162,13 @@ def test_a_key_keeps_rows_from_being_tried_out():
 
 @pytest.fixture
 def sample(monkeypatch):
-    """Sets of which a sample of 500 rows is kept."""
+    """Return sets of which a sample of 500 rows is kept."""
     monkeypatch.setattr(module, "MAX_HASHES", 500)
     many = np.random.default_rng(3).normal(size=(20_000, 2)).astype(np.float32)
     return lambda rows: row_set([Part(many[rows], np.zeros(len(many[rows])))], KEY)
 
 
-def test_of_a_large_set_a_sample_tells_the_share(sample):
+def test_share_is_estimated_from_a_sample_of_a_large_set(sample):
     known = sample(slice(0, 10_000))
     assert len(known.stored.values) == 8 * 500
     assert len(known.union(sample(slice(10_000, 20_000))).stored.values) == 8 * 500
@@ -177,8 +180,11 @@ def test_of_a_large_set_a_sample_tells_the_share(sample):
         assert found.refused == (true > MAX_SHARED)
 
 
-def test_of_a_sample_too_small_to_tell_the_rows_are_refused(sample):
-    """1,000 rows beside 10,000, of which every twentieth is kept: 50 are too few for 5 %, 2,000 are not."""
+def test_rows_are_refused_if_the_sample_is_too_small(sample):
+    """
+    1,000 rows and 10,000, of which every twentieth is kept: 50 rows are too few for a share of 5 %, 2,000 are
+    enough.
+    """
     few, more = (
         shared_rows(sample(slice(10_000, 10_000 + count)), sample(slice(0, 10_000)))
         for count in (1_000, 4_000)

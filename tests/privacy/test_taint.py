@@ -1,12 +1,14 @@
-"""Where a silo's tensors come from, and that nothing uncovered goes into a private round."""
+"""Provenance labels of a silo's tensors, and that no private round starts from a tensor without protection."""
 
 import pytest
 
 from fedtl.errors import Refused
-from fedtl.experiment.config.load import load
+from fedtl.experiment.checkpoint import load_run_state
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build, tensor_table
+from fedtl.experiment.study import build
+from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
@@ -15,7 +17,7 @@ from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
 
 def trained_openly(trainer, silo, task):
-    """One round without the promise, as a careless simulation might do."""
+    """One round without the guarantee, as a careless simulation might run it."""
     guarantee, silo.guarantee = silo.guarantee, None
     trainer.fit(silo, task)
     silo.guarantee = guarantee
@@ -24,7 +26,7 @@ def trained_openly(trainer, silo, task):
 @pytest.mark.parametrize(
     ("method", "tensor"), [("fedtl", "head.weight"), ("fedbabu", "head.weight"), ("fedbn", "running_mean")]
 )
-def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tensor, tmp_path):
+def test_tensor_trained_without_noise_never_enters_a_private_round(method, tensor, tmp_path):
     trainer = bench_of(method)
     silo = silo_of(trainer, tmp_path)
     if method == "fedbabu":  # its head never moves, so nothing of it owes anything to the rows
@@ -38,7 +40,7 @@ def test_what_rows_moved_without_noise_never_enters_a_private_round(method, tens
     assert any(name in str(error.value) for name in silo.local)
 
 
-def test_a_tensor_that_nobody_vouches_for_is_refused(tmp_path):
+def test_tensor_without_a_label_is_refused(tmp_path):
     trainer = bench_of()
     silo = silo_of(trainer, tmp_path)
     silo.labels = {}
@@ -58,7 +60,7 @@ def test_labels_follow_the_rounds(statistics, label, tmp_path):
         assert {silo.labels[name] for name in statistics_of} == {label}
 
 
-def test_local_only_stays_so(tmp_path):
+def test_local_only_is_permanent(tmp_path):
     seen = labels.after(labels.public(Role), {Role.HEAD}, private=False)
     assert labels.after(seen, {Role.STATS}, private=False)[Role.HEAD] is Label.LOCAL
     assert seen[Role.STATS] is Label.PUBLIC
@@ -67,16 +69,16 @@ def test_local_only_stays_so(tmp_path):
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
     sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
-    experiment = load("digits", sets)
+    experiment = load_experiment("digits", sets)
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
-    _, own, _ = RunFolder.open(tmp_path / "run").saved()
-    for _, its in own.values():
+    own = load_run_state(RunFolder.open(tmp_path / "run").log).labels
+    for its in own.values():
         assert its["head.weight"] is Label.MECHANISM
         assert {label for name, label in its.items() if "running" in name} == {Label.PUBLIC}
-    open_ = load("digits", sets[:-1])
+    open_ = load_experiment("digits", sets[:-1])
     run(open_, RunFolder.create(tmp_path / "open", open_))
-    _, own, _ = RunFolder.open(tmp_path / "open").saved()
-    for _, its in own.values():
+    own = load_run_state(RunFolder.open(tmp_path / "open").log).labels
+    for its in own.values():
         assert {label for name, label in its.items() if "running" in name or "head" in name} == {Label.LOCAL}
 
 
@@ -87,15 +89,15 @@ def test_labels_that_an_earlier_version_kept_by_role_are_read(tmp_path):
     trainer.fit(silo, task_of(trainer))
     assert silo.labels["head.weight"] is Label.MECHANISM
     silo.labels = {"head": Label.LOCAL, "stats": Label.PUBLIC}
-    with pytest.raises(Refused, match="head.bias"):
+    with pytest.raises(Refused, match=r"head\.bias"):
         trainer.fit(silo, task_of(trainer, 2))
 
 
-def test_show_says_where_each_tensor_comes_from(tmp_path):
+def test_show_prints_the_provenance_of_each_tensor(tmp_path):
     from fedtl.simulation.shared_store import temporary_store
 
     with temporary_store() as shelf:
-        study = build(load("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
+        study = build(load_experiment("digits", ["privacy.epsilon=3", "privacy.statistics=dp"]), shelf, shelf)
         table = {row.name: row.label for row in tensor_table(study)}
     assert table["head.weight"] == "private-mechanism"
     assert {label for name, label in table.items() if "running" in name} == {"released"}
@@ -106,27 +108,27 @@ def labels_shown(*settings):
     from fedtl.simulation.shared_store import temporary_store
 
     with temporary_store() as shelf:
-        study = build(load("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
+        study = build(load_experiment("digits", ["privacy.epsilon=3", *settings]), shelf, shelf)
         return {row.name: row.label for row in tensor_table(study)}
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedavg"])
-def test_show_tells_statistics_that_are_refreshed_from_those_that_are_not(method):
+def test_show_distinguishes_released_statistics(method):
     table = labels_shown("privacy.statistics=dp", "privacy.stages=[1]", f"method.name={method}")
     found = {label: {name for name in table if "running" in name and table[name] == label} for label in Label}
     assert found[Label.RELEASED] == {f"body.features.1.norm.running_{what}" for what in ("mean", "var")}
     assert len(found[Label.PUBLIC]) == 4
 
 
-def test_show_tells_stages_that_never_move():
+def test_show_distinguishes_frozen_stages():
     table = labels_shown("model.freeze=1")
     assert {name for name, label in table.items() if label == "public" and "running" not in name} == {
         *("body.features.0.weight", "body.features.1.affine.weight", "body.features.1.affine.bias")
     }
 
 
-def test_the_personal_model_is_made_on_a_copy(tmp_path):
-    """Exact statistics and a head fitted afterwards are for the silo's own use: nothing of them stays in it."""
+def test_personal_model_is_made_on_a_copy(tmp_path):
+    """Exact statistics and a head fitted afterwards are for the silo's own use, and do not remain in its state."""
     from dataclasses import replace
 
     from fedtl.methods.base import FineTune

@@ -1,4 +1,4 @@
-"""What a file of tensors says about where they come from, and what private training makes of it."""
+"""Provenance labels in a file of tensors, and what private training does with them."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ from fedtl._util.records import to_plain
 from fedtl.cli.main import main
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.compare import compare
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.privacy_checks import UNCOVERED, doubtful
-from fedtl.experiment.predict import SiloModel, export
+from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint as labels
@@ -28,14 +28,14 @@ PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
 
 
 def ran(path, *settings):
-    experiment = load("digits", [*SMALL, *settings])
+    experiment = load_experiment("digits", [*SMALL, *settings])
     folder = RunFolder.create(path, experiment)
     return folder, to_plain(run(experiment, folder))
 
 
 def exported(folder, silo="plain"):
     out = folder.path / "exported"
-    export(SiloModel(folder, silo), out)
+    export_model(SiloModel(folder, silo), out)
     return out / "model.safetensors"
 
 
@@ -58,7 +58,7 @@ def openly(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def privately(tmp_path_factory):
-    """A private run, and what one silo exported."""
+    """A private run, and the model that one silo exported."""
     folder, _ = ran(
         tmp_path_factory.mktemp("private") / "run",
         *PRIVATE[:1],
@@ -68,8 +68,8 @@ def privately(tmp_path_factory):
     return folder, exported(folder)
 
 
-def test_what_was_trained_openly_is_refused_under_privacy(openly, tmp_path, monkeypatch, capsys):
-    """With an epsilon beside it, it would be as if its rows were covered."""
+def test_weights_trained_without_privacy_are_refused_under_privacy(openly, tmp_path, monkeypatch, capsys):
+    """With an epsilon, they would look as if their rows were protected."""
     words = [word for setting in [*SMALL, *from_file(openly[1])] for word in ("--set", setting)]
     monkeypatch.setattr(sys, "argv", ["fedtl", "run", "digits", "--out", str(tmp_path / "run"), *words])
     with pytest.raises(SystemExit) as ended:
@@ -81,15 +81,15 @@ def test_what_was_trained_openly_is_refused_under_privacy(openly, tmp_path, monk
 
 
 @pytest.mark.parametrize("file", ["shared.safetensors", "silos/plain/local.safetensors"])
-def test_every_file_of_a_run_says_it(openly, file):
+def test_every_file_of_a_run_has_labels(openly, file):
     folder, _ = openly
     found = said(folder.path / file)
     assert found.keys() == load_file(folder.path / file).keys()
     assert set(found.values()) == {Label.LOCAL}
 
 
-def test_a_run_without_privacy_may_start_from_anything_and_remembers_it(openly, tmp_path):
-    """A frozen stage owes what it owed before."""
+def test_run_without_privacy_may_start_from_any_file_and_keeps_its_labels(openly, tmp_path):
+    """A frozen stage keeps its label."""
     folder, result = ran(tmp_path / "next", f"model.weights={openly[1]}", "model.freeze=1")
     assert UNCOVERED not in result["notes"]
     assert set(said(folder.path / "shared.safetensors").values()) == {Label.LOCAL}
@@ -100,7 +100,7 @@ def test_a_run_without_privacy_may_start_from_anything_and_remembers_it(openly, 
     }
 
 
-def test_what_a_private_run_let_go_may_be_used_and_what_it_spent_is_said(privately, tmp_path):
+def test_released_weights_may_be_used_and_their_cost_is_noted(privately, tmp_path):
     folder, model = privately
     found = said(model)
     assert found["classifier.weight"] is Label.MECHANISM
@@ -113,7 +113,7 @@ def test_what_a_private_run_let_go_may_be_used_and_what_it_spent_is_said(private
         assert UNCOVERED not in result["notes"]
 
 
-def test_what_a_private_run_kept_at_home_may_not(tmp_path):
+def test_local_weights_of_a_private_run_may_not_be_used(tmp_path):
     folder, _ = ran(tmp_path / "run", *PRIVATE[:1], "privacy.statistics=local-after")
     model = exported(folder)
     assert {name for name, its in said(model).items() if its is Label.LOCAL} == {
@@ -124,13 +124,13 @@ def test_what_a_private_run_kept_at_home_may_not(tmp_path):
     ran(tmp_path / "shared", *from_file(folder.path / "shared.safetensors"))
 
 
-def test_noise_that_can_be_drawn_again_covers_nothing(tmp_path):
+def test_reproducible_noise_does_not_protect(tmp_path):
     folder, _ = ran(tmp_path / "run", *PRIVATE, "privacy.noise=reproducible")
     moved = {label for name, label in said(exported(folder)).items() if name.endswith("weight")}
     assert moved == {Label.LOCAL}
 
 
-def test_rows_that_are_public_leave_a_public_file(tmp_path):
+def test_public_rows_give_a_public_file(tmp_path):
     folder, _ = ran(tmp_path / "run", "model.pretrain_on=['digits:']", "model.pretrain_epochs=1")
     file = folder.path / "pretrained.safetensors"
     assert set(said(file).values()) == {Label.PUBLIC}
@@ -138,8 +138,8 @@ def test_rows_that_are_public_leave_a_public_file(tmp_path):
     assert not any("model.weights" in note for note in result["notes"])
 
 
-def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
-    """As exports were before they were marked, and as any other library's are."""
+def test_file_without_labels_is_used_with_a_note(openly, tmp_path):
+    """Such as exports of earlier versions, and of any other library."""
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(openly[1]), bare)
     torch.save(load_file(openly[1]), tmp_path / "bare.pth")
@@ -149,8 +149,8 @@ def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
         assert UNCOVERED in run_page(folder.result(), folder.history(), "")
         _, without = ran(tmp_path / f"{file.suffix}-open", f"model.weights={file}")
         assert UNCOVERED not in without["notes"]
-    assert UNCOVERED in doubtful(load("digits", [*SMALL, *from_file(bare)]))
-    assert UNCOVERED not in doubtful(load("digits", [*SMALL, *from_file(openly[1])]))
+    assert UNCOVERED in doubtful(load_experiment("digits", [*SMALL, *from_file(bare)]))
+    assert UNCOVERED not in doubtful(load_experiment("digits", [*SMALL, *from_file(openly[1])]))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_file_that_does_not_say_is_used_with_a_note(openly, tmp_path):
         ('{"features.0.weight": "public"}', "'classifier.bias'"),
     ],
 )
-def test_marks_that_are_none(openly, tmp_path, text, says):
+def test_invalid_labels_are_refused(openly, tmp_path, text, says):
     file = tmp_path / "odd.safetensors"
     save_file(load_file(openly[1]), file, {marks.KEY: text})
     with pytest.raises(ModelError, match=says) as caught:
@@ -174,10 +174,10 @@ def test_marks_that_are_none(openly, tmp_path, text, says):
     assert str(caught.value).startswith(f"model.weights: {file}: ")
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
-    list(doubtful(load("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
+    list(doubtful(load_experiment("digits", [*SMALL, *from_file(file)])))  # lint goes on to the finding
 
 
-def test_marks_of_a_tensor_that_is_not_there(openly, tmp_path):
+def test_label_of_a_missing_tensor_is_refused(openly, tmp_path):
     file = tmp_path / "odd.safetensors"
     more = {**dict.fromkeys(load_file(openly[1]), "public"), "zz\nzz": "public"}
     save_file(load_file(openly[1]), file, {marks.KEY: json.dumps(more)})
@@ -185,8 +185,8 @@ def test_marks_of_a_tensor_that_is_not_there(openly, tmp_path):
         marks.read(file)
 
 
-def test_an_old_run_is_exported_without_marks(openly, tmp_path):
-    """Its files do not say where their tensors come from, and nobody guesses."""
+def test_run_without_labels_is_exported_without_labels(openly, tmp_path):
+    """Its files have no labels, and none are guessed."""
     experiment = openly[0].experiment()
     old = RunFolder.create(tmp_path / "old", experiment)
     for path in openly[0].path.rglob("*"):
@@ -201,7 +201,7 @@ def test_an_old_run_is_exported_without_marks(openly, tmp_path):
         assert file.metadata() is None
 
 
-def test_an_average_owes_what_the_worst_of_it_owes():
+def test_average_has_the_least_protected_label():
     some = [
         {"a": Label.PUBLIC, "b": Label.LOCAL},
         {"a": Label.RELEASED, "b": Label.MECHANISM},
@@ -211,15 +211,15 @@ def test_an_average_owes_what_the_worst_of_it_owes():
     assert labels.together([]) == {}
 
 
-def test_noise_that_can_be_drawn_again_makes_the_average_local_only(tmp_path):
+def test_reproducible_noise_makes_the_average_local_only(tmp_path):
     folder, _ = ran(tmp_path / "run", *PRIVATE, "privacy.noise=reproducible")
     assert said(folder.path / "shared.safetensors")["head.weight"] is Label.LOCAL
 
 
-def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
+def test_site_refuses_to_start_privately_from_such_a_file(openly, tmp_path):
     from hashlib import sha256
 
-    from fedtl.deployment.coordinator.bundle import bundle
+    from fedtl.deployment.coordinator.bundle import build_bundle
     from fedtl.federation.policy import Code
     from fedtl.messages import Update
     from tests.deployment.site.test_answer_round import PRIVATE as BUDGET
@@ -231,18 +231,22 @@ def test_a_site_does_not_begin_in_private_from_such_a_file(openly, tmp_path):
     assert isinstance(site.ask(site.task()), Update)
     with pytest.raises(ConfigError, match="is local-only"):
         Site(tmp_path / "private", dp_ready=True, policy__privacy=BUDGET, policy__metrics=[], **its)
-    plan = site.place.agreement.model_copy(update={"dp_ready": True})
+    plan = site.plan.agreement.model_copy(update={"dp_ready": True})
     site.file.write_text(plan.dump())
     site.refused(site.task(2), Code.FAILED, "features.0.weight is local-only")
     with pytest.raises(ConfigError, match="is local-only"):
-        bundle(tmp_path / "bundles", "digits", load("digits", ["minimum_silos=2", *from_file(file)]))
+        build_bundle(
+            tmp_path / "bundles", "digits", load_experiment("digits", ["minimum_silos=2", *from_file(file)])
+        )
 
 
-def test_a_comparison_says_it_too_and_refuses_before_any_run(openly, tmp_path):
+def test_comparison_refuses_such_a_file_before_any_run(openly, tmp_path):
     methods = ["compare.methods=['local','fedavg']", "compare.seeds=[0]"]
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(openly[1]), bare)
-    refused, noted = (load("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare))
+    refused, noted = (
+        load_experiment("digits", [*SMALL, *from_file(file, *methods)]) for file in (openly[1], bare)
+    )
     with pytest.raises(ConfigError, match="is local-only"):
         compare(refused, RunFolder.create(tmp_path / "refused", refused), 1, "cpu")
     assert not (tmp_path / "refused" / "runs").exists()

@@ -1,4 +1,7 @@
-"""A plan's trade-off curve against the law of the Gaussian mechanism, integrals by scipy, and tests that were simulated."""
+"""
+The trade-off curve of a schedule, compared with the law of the Gaussian mechanism, integrals by scipy, and simulated
+tests.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ def gaussian_delta(mu, at):
 
 
 def scores(noise, rate, steps, member, rng):
-    """The log-likelihood ratio of each record's noisy sums over all steps: the strongest test there is."""
+    """The log-likelihood ratio of each record's noisy sums over all steps: the most powerful test."""
     held = (rng.random((steps, len(member))) < rate) & member
     sums = held + noise * rng.standard_normal((steps, len(member)))
     return np.log1p(rate * np.expm1((sums - 0.5) / noise**2)).sum(0)
@@ -44,7 +47,7 @@ def test_full_batches_are_exactly_gaussian(noise, steps):
 
 @pytest.mark.parametrize(("noise", "rate"), [(0.7, 0.3), (2.0, 0.01), (1.0, 0.9)])
 def test_one_sampled_step_is_an_integral(noise, rate):
-    """With a record a step's sum is a mixture of two normal distributions, without it one of them."""
+    """With the record, a step's sum is a mixture of two normal distributions, without it one of them."""
 
     far = 12 * noise + 1
 
@@ -55,7 +58,7 @@ def test_one_sampled_step_is_an_integral(noise, rate):
         return (1 - rate) * norm.pdf(x, 0, noise) + rate * norm.pdf(x, 1, noise)
 
     def crossing(ratio):
-        """Where the one density is so many times the other."""
+        """Where one density is this many times the other."""
         if ratio <= 1 - rate:
             return -far
         return float(np.clip(0.5 + noise**2 * np.log((ratio - 1 + rate) / rate), -far, far))
@@ -85,7 +88,7 @@ def test_one_sampled_step_is_an_integral(noise, rate):
 
 
 @pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED[:2])
-def test_no_simulated_attack_does_better_than_the_curve_and_the_best_comes_near(noise, rate, steps):
+def test_no_simulated_attack_exceeds_the_curve_and_the_best_is_near_it(noise, rate, steps):
     rng, count, alarms = np.random.default_rng(3), 40_000, 0.01
     member = np.arange(count) < count // 2
     found = scores(noise, rate, steps, member, rng)
@@ -100,7 +103,7 @@ def test_no_simulated_attack_does_better_than_the_curve_and_the_best_comes_near(
 
 
 @pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED)
-def test_mu_is_the_smallest_that_covers_the_plan_up_to_its_epsilon(noise, rate, steps):
+def test_gdp_mu_is_the_smallest_that_covers_the_schedule(noise, rate, steps):
     its = plan(noise, rate, steps)
     mu, end, curve = gdp_mu(its, DELTA), epsilon(its, DELTA), trade_off(its)
     epsilons = np.linspace(0, end, 50)
@@ -111,8 +114,8 @@ def test_mu_is_the_smallest_that_covers_the_plan_up_to_its_epsilon(noise, rate, 
         assert curve.max_tpr(alarms) <= ndtr(ndtri(alarms) + mu) + DELTA
 
 
-def test_epsilon_and_delta_alone_allow_more_than_the_plan_does():
-    """Kairouz et al. (2015) for the point alone: what was printed before, and is not what the plan allows."""
+def test_epsilon_and_delta_alone_allow_more_than_the_schedule():
+    """Kairouz et al. (2015) for the one point: printed earlier, and more than the schedule allows."""
     its = plan(5.753, 0.32, 160)
     end, alarms = epsilon(its, DELTA), 0.01
     point = np.exp(end) * alarms + DELTA
@@ -120,15 +123,15 @@ def test_epsilon_and_delta_alone_allow_more_than_the_plan_does():
     assert point > 3 * trade_off(its).max_tpr(alarms)
 
 
-def test_events_that_are_no_plan_are_no_curve():
+def test_invalid_events_are_refused():
     assert gdp_mu([], DELTA) == pytest.approx(0.0, abs=1e-11)
     assert trade_off([]).max_tpr(0.01) == pytest.approx(0.01, abs=1e-11)
 
 
-def test_a_sampled_plan_is_not_refuted_for_not_being_gaussian():
+def test_sampled_schedule_is_not_refuted_for_not_being_gaussian():
     """
-    Far out, at few false alarms, a sampled plan allows more than the Gaussian mechanism of its epsilon and delta does. There
-    are guesses that contradict the one, at an audit's level, and not the other.
+    At few false positives, a sampled schedule allows more than the Gaussian mechanism of its epsilon and delta.
+    There are guesses that contradict the Gaussian, at an audit's level, and not the schedule.
     """
     its, level = plan(0.7, 0.01, 20), 1e-6
     curve, mu = trade_off(its), gaussian_mu(epsilon(its, DELTA), DELTA)
@@ -143,10 +146,10 @@ def test_a_sampled_plan_is_not_refuted_for_not_being_gaussian():
 
 
 @pytest.mark.parametrize(("noise", "rate", "steps"), [(5.753, 0.32, 160), (1.0, 1.0, 1), (1.0, 0.12, 36)])
-def test_sound_audits_are_refuted_no_more_often_than_they_claim(noise, rate, steps):
+def test_sound_mechanisms_are_refuted_no_more_often_than_the_level(noise, rate, steps):
     """
-    One-run audits of sound mechanisms, exact scores, no training: at a nominal 5 %, looks paid for. A mechanism with a third
-    of the noise is refuted most of the time, so the test is not deaf.
+    One-run audits of sound mechanisms with exact scores, no training, at a nominal 5 %, corrected for several
+    looks. A mechanism with a third of the noise is refuted most of the time, so the test has power.
     """
     runs, canaries, level = 200, 400, 0.05
     curve = trade_off(plan(noise, rate, steps))

@@ -1,4 +1,4 @@
-"""Whose row it is: read, kept together, and protected as one, not as so many records."""
+"""Units of several rows, such as patients: read from a column, never divided over the split, and protected as one."""
 
 import html
 import json
@@ -26,8 +26,9 @@ from fedtl.data.settings import DataSettings
 from fedtl.data.source import Part, Raw
 from fedtl.data.splits import whole_units
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
+from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
@@ -42,13 +43,13 @@ from tests.problems import with_training
 
 
 def of_patients(data, each=4):
-    """The same rows, every ``each`` of them one patient's."""
+    """Return the same rows, where every ``each`` of them belong to one patient."""
     train = data.train
     return replace(data, train=replace(train, units=torch.arange(len(train)) // each))
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(0, 90), st.integers(0, 5))
-def test_nobody_is_on_both_sides(units, count, seed):
+def test_no_unit_is_on_both_sides_of_the_split(units, count, seed):
     units = np.array(units)
     drawn, rest = whole_units(units, count, np.random.default_rng(seed))
     assert sorted([*drawn, *rest]) == list(range(len(units)))
@@ -72,9 +73,9 @@ def table(path, rows=120, patients=30, **columns):
     ]
 
 
-def test_a_run_protects_patients_and_says_so(tmp_path):
+def test_run_protects_patients_and_says_so(tmp_path):
     (tmp_path / "data").mkdir()
-    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    experiment = load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     assert experiment.data.unit_column == "patient"
     result = to_plain(run(experiment, RunFolder.create(tmp_path / "run", experiment)))
     its = result["privacy"]
@@ -86,9 +87,9 @@ def test_a_run_protects_patients_and_says_so(tmp_path):
     assert 0 < north["epsilon"] <= 5
 
 
-def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
+def test_unit_column_is_not_an_input_and_no_patient_is_divided(tmp_path):
     (tmp_path / "data").mkdir()
-    load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     from fedtl.data.table import read
 
     settings = DataSettings(source="table", path=str(tmp_path / "data"), unit_column="patient", scale="none")
@@ -108,15 +109,15 @@ def test_a_patients_name_is_no_input_and_nobody_is_split(tmp_path):
 
 
 def sides(raw, settings):
-    """Which patients, by number among the sorted ones, train, validate and test."""
+    """Return which patients, by number among the sorted ones, train, validate and test."""
     made = prepare_silo(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
     parts = (made.data.train, made.data.val, made.exam.test)
     return [sorted({int(x) for x in part.x[:, 0]}) for part in parts]
 
 
 @pytest.mark.parametrize("limit", [0, 10])
-def test_under_privacy_the_rows_of_one_patient_never_move_another(limit):
-    """Whichever it is, and however many rows it has."""
+def test_rows_of_one_patient_never_move_another_under_privacy(limit):
+    """For any patient with any number of rows."""
     settings = DataSettings(source="npz", scale="none", unit_column="patient", by_record=True, limit=limit)
     units = np.repeat(np.arange(30), 2)
 
@@ -129,13 +130,13 @@ def test_under_privacy_the_rows_of_one_patient_never_move_another(limit):
         assert sides(raw(np.concatenate([units, [patient] * 25])), settings) == before
 
 
-def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
-    """Had pandas read them as numbers, 01 and 1 would be one patient until somebody is called x."""
+def test_name_of_one_patient_does_not_change_how_others_are_read(tmp_path):
+    """If pandas read the names as numbers, 01 and 1 would be one patient unless somebody is called x."""
     found = []
     for name in ("99", "x"):
         (tmp_path / name).mkdir()
         names = [f"{i % 15:02}" if i < 60 else str(i % 15) for i in range(119)] + [name]
-        settings = load("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
+        settings = load_experiment("digits", [*table(tmp_path / name, patient=names), "privacy.unit=patient"])
         with temporary_store() as shelf:
             data = build(settings, shelf, shelf).data("north")
         found.append(data.train.unit_count + data.val.unit_count)
@@ -145,12 +146,12 @@ def test_under_privacy_the_name_of_one_patient_does_not_change_how_others_are_re
 def test_rows_without_a_patient_are_refused(tmp_path):
     (tmp_path / "data").mkdir()
     names = [f"p{i % 30}" for i in range(119)] + [None]
-    settings = load("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
+    settings = load_experiment("digits", [*table(tmp_path / "data", patient=names), "privacy.unit=patient"])
     with pytest.raises(DataError, match="have no 'patient'"):
         run(settings, RunFolder.create(tmp_path / "run", settings))
 
 
-def test_archives_name_patients_beside_their_rows(tmp_path):
+def test_archives_have_an_array_of_patients(tmp_path):
     x, y = np.zeros((12, 4, 4), np.uint8), np.arange(12) % 2
     settings = DataSettings(source="npz", path=str(tmp_path), unit_column="patient")
     from fedtl.data.npz import read
@@ -162,7 +163,7 @@ def test_archives_name_patients_beside_their_rows(tmp_path):
         read(settings, "a")
 
 
-def test_one_large_patient_leaves_no_test():
+def test_one_large_patient_leaves_no_test_rows():
     raw = Raw(
         Part(np.zeros((20, 3), np.float32), np.arange(20) % 2, np.zeros(20, int)), columns=("a", "b", "c")
     )
@@ -181,32 +182,37 @@ def test_one_large_patient_leaves_no_test():
         (["data.unit_column=site"], "data.unit_column = .site.: only a table has a column"),
     ],
 )
-def test_a_unit_that_cannot_be_is_refused(settings, says):
+def test_invalid_unit_is_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
-        load("digits", settings)
+        load_experiment("digits", settings)
 
 
-def test_the_unit_is_one_for_all(tmp_path):
+def test_unit_is_the_same_in_all_silos(tmp_path):
     (tmp_path / "data").mkdir()
     sets = table(tmp_path / "data")
     with pytest.raises(ConfigError, match="name one column"):
-        load("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
-    other = load("digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False)
+        load_experiment("digits", [*sets, "privacy.unit=patient", "data.unit_column=other"])
+    other = load_experiment(
+        "digits", [*sets, "privacy.unit=patient", "silo.north.privacy.unit=record"], sound=False
+    )
     assert any("the same in all silos" in line for line in unsound(other))
-    weak = load("digits", [*sets, "data.unit_column=patient"])
+    weak = load_experiment("digits", [*sets, "data.unit_column=patient"])
     assert any("k times the epsilon" in line for line in doubtful(weak))
 
 
-def test_data_without_names_cannot_promise_them(tmp_path):
-    with pytest.raises(ConfigError, match="no row says whose it is"):
+def test_unit_without_a_unit_column_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no row says"):
         silo_of(bench_of(), tmp_path, unit="patient")
 
 
 @pytest.mark.parametrize(("unit", "clips"), [("patient", 1), ("record", 4)])
-def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
+def test_all_rows_of_a_patient_together_change_the_sum_by_at_most_the_clip(
     tmp_path, monkeypatch, unit, clips
 ):
-    """Noise off, everybody sampled, one patient's four rows left out: as mere records they move four clips."""
+    """
+    Without noise, every patient sampled, one patient's four rows left out: as separate records they would change
+    it by four clips.
+    """
     monkeypatch.setattr(
         "fedtl.privacy.noise.Noise._grains", lambda self, count, _: torch.zeros(count, dtype=torch.float64)
     )
@@ -230,8 +236,8 @@ def test_all_rows_of_a_patient_together_move_the_sum_by_no_more_than_the_clip(
     assert moved == pytest.approx(clips, rel=0.01)
 
 
-def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
-    """How gradients are taken was found for records, where book-keeping may be; it has no way to sum a patient's."""
+def test_one_trainer_may_have_silos_of_records_and_of_patients(tmp_path):
+    """The gradient method that was chosen for records may be book-keeping, which cannot sum a patient's rows."""
     trainer = bench_of()
     for unit, data in (("record", data_of()), ("patient", of_patients(data_of())), ("record", data_of())):
         silo = silo_of(trainer, tmp_path / unit, data, unit=unit, name=unit)
@@ -240,8 +246,11 @@ def test_one_bench_may_have_silos_of_records_and_of_patients(tmp_path):
         assert any(tensor.any() for tensor in trainer.fit(silo, task_of(trainer)).delta.values())
 
 
-def test_patients_statistics_count_once_each(tmp_path):
-    """A patient with many rows weighs as much as one with few: twice the rows, the same release but for noise."""
+def test_each_patient_counts_once_in_the_statistics(tmp_path):
+    """
+    A patient with many rows has the same weight as one with few: twice the rows give the same release, except for
+    noise.
+    """
     trainer = bench_of()
     once, twice = of_patients(data_of(), 1), of_patients(data_of(), 1)
     train = once.train
@@ -265,7 +274,7 @@ def test_patients_statistics_count_once_each(tmp_path):
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
-    """A run of 30 patients with four rows each at two hospitals, with canaries, and its audit."""
+    """A run with 30 patients of four rows each at two hospitals, with canaries, and its audit."""
     folder = tmp_path_factory.mktemp("patients")
     (folder / "data").mkdir()
     sets = [*table(folder / "data"), "privacy.unit=patient", "data.silos=[]", "audit.canaries=200"]
@@ -274,7 +283,7 @@ def patients(tmp_path_factory):
         "privacy.tuning=public",
         'privacy.metrics=["accuracy"]',
     ]
-    experiment = load("digits", sets)
+    experiment = load_experiment("digits", sets)
     out = RunFolder.create(folder / "run", experiment)
     run(experiment, out)
     effort = Effort(references=2, role_references=1, iterations=2, roles=False)
@@ -282,7 +291,7 @@ def patients(tmp_path_factory):
     return out, json.loads((folder / "audit" / "audit.json").read_text()), folder / "audit"
 
 
-def test_an_audit_of_patients_attacks_patients(patients):
+def test_audit_of_patients_attacks_patients(patients):
     out, found, folder = patients
     assert found["violations"] == []
     assert found["unit"] == "patient"
@@ -314,7 +323,7 @@ def test_an_audit_of_patients_attacks_patients(patients):
     assert "the mean over its rows" in page
 
 
-def test_what_was_not_exercised_is_neither_passed_nor_failed(patients):
+def test_check_that_was_not_exercised_is_neither_passed_nor_failed(patients):
     _, found, folder = patients
     idle = [check for check in found["checks"] if check["status"] == "not exercised"]
     assert {check["name"] for check in idle} >= {
@@ -333,9 +342,9 @@ def test_what_was_not_exercised_is_neither_passed_nor_failed(patients):
     ("name", "check"),
     [("rows clipped one by one", "one record"), ("rows sampled one by one", "samples")],
 )
-def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check, monkeypatch, tmp_path):
+def test_audit_finds_that_rows_are_protected_instead_of_patients(name, check, monkeypatch, tmp_path):
     (tmp_path / "data").mkdir()
-    experiment = load("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
+    experiment = load_experiment("digits", [*table(tmp_path / "data"), "privacy.unit=patient"])
     if name == "rows clipped one by one":
         sound = mechanism.clipped
         monkeypatch.setattr(
@@ -353,7 +362,9 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
             ),
         )
     with temporary_store() as shelf:
-        study = build(experiment, shelf, shelf).promised(RunFolder.create(tmp_path / "run", experiment))
+        study = with_guarantees(
+            build(experiment, shelf, shelf), RunFolder.create(tmp_path / "run", experiment)
+        )
         found = {
             one.name
             for one in failed(retraining_checks(silo_of_study(study, "north"), []), FAMILY_LEVEL / 10)
@@ -362,7 +373,7 @@ def test_an_audit_sees_that_rows_are_protected_in_place_of_patients(name, check,
 
 
 @pytest.mark.parametrize("units", [None, [0, 0, 2, 2, 2, 5]])
-def test_means_over_units_are_those_of_pandas(units):
+def test_means_over_units_equal_pandas(units):
     values = np.random.default_rng(0).normal(size=(3, 6))
     numbers = None if units is None else torch.tensor(units).unique(return_inverse=True)[1]
     wanted = values if units is None else pd.DataFrame(values).T.groupby(units).mean().T.to_numpy()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec
 from fedtl.simulation import choose
@@ -87,4 +87,4 @@ def test_an_impossible_engine_is_refused(monkeypatch):
 )
 def test_settings_that_contradict_each_other(settings, says):
     with pytest.raises(ConfigError, match=says):
-        load("digits", settings)
+        load_experiment("digits", settings)

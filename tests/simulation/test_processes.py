@@ -285,12 +285,12 @@ def test_a_store_makes_a_value_once():
 
 SCRIPT = """
 from pathlib import Path
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 
 def main(workers):
-    experiment = load("digits", ["rounds=1", "data.limit=40", f"engine.workers={workers}"])
+    experiment = load_experiment("digits", ["rounds=1", "data.limit=40", f"engine.workers={workers}"])
     print("result", sorted(run(experiment, RunFolder.create(Path("out"), experiment))["silos"])[0])
 """
 

@@ -17,7 +17,7 @@ import torch
 from fedtl._util.records import to_plain
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, DataError, FedTLError, SiloFailed
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
@@ -194,10 +194,10 @@ def test_errors_that_end_a_run():
 
 def test_a_whole_run_over_two_nodes(tmp_path):
     small = ["rounds=2", "data.limit=40"]
-    alone = load("digits", [*small, "engine.name=serial"])
+    alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
-        spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
+        spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
         other = to_plain(run(spread, RunFolder.create(tmp_path / "other", spread)))
     assert other.pop("workers") == 2
     assert one.pop("workers") == 1
@@ -214,10 +214,10 @@ def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path):
         raise Stop
 
     small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
-    alone = load("digits", [*small, "engine.name=serial"])
+    alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     with two_nodes() as (cluster, _):
-        spread = load("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
+        spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
         folder = RunFolder.create(tmp_path / "other", spread)
         with pytest.raises(Stop):
             run(spread, folder, progress=stop)

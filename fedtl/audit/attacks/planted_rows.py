@@ -27,7 +27,7 @@ from fedtl.audit.canaries import one_run
 from fedtl.audit.checks import SIGNIFICANCE, bound_checks
 from fedtl.audit.claim import claimed_plan
 from fedtl.audit.verdict import Check
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.study import Study
 from fedtl.models.state import State
 from fedtl.privacy.accounting import default_delta
@@ -91,7 +91,7 @@ def _record_bounds(
     reported = one_run.bounds(scores, member, delta, SIGNIFICANCE, ties)
     if guarantee is None or guarantee.seed is not None:  # nothing is claimed
         return reported, []
-    plan = claimed_plan(terms(guarantee), guarantee)
+    plan = claimed_plan(silo_privacy(guarantee), guarantee)
     guesses = one_run.guess(scores, member, ties)
     return reported, bound_checks("planted", name, guesses, plan, reported)
 

@@ -17,7 +17,7 @@ from fedtl.audit import units
 from fedtl.audit.attacks.membership import Bools, Evidence, Floats
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.experiment.config.resolve import privacy_of, server_of
-from fedtl.experiment.privacy_plan import LedgerLocation, guarantee
+from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
@@ -186,7 +186,7 @@ def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
         if settings.statistics == "auto":
             settings = settings.model_copy(update={"statistics": "public"})
         location = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
-        promised = guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
+        promised = plan_guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
     return Silo(name, data, local, secret, promised, labels.public(study.trainer.partition.roles))
 
 

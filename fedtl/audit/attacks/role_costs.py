@@ -16,7 +16,7 @@ from fedtl.audit.attacks.reference_models import (
     with_shared_roles,
 )
 from fedtl.audit.jobs import AuditJob, study_job
-from fedtl.experiment.config.load import but
+from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.study import Study
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.results.audit import Adversary, RoleCost
@@ -49,7 +49,7 @@ def role_sets(study: Study) -> list[frozenset[Role]]:
 def role_cost_jobs(study: Study, references: int, iterations: int) -> dict[str, AuditJob]:
     """One job for each set of roles."""
     rounds = min(MAX_ROUNDS, study.experiment.rounds)
-    short = replace(study, experiment=but(study.experiment, rounds=rounds))
+    short = replace(study, experiment=with_changes(study.experiment, rounds=rounds))
     return {
         f"shared {' '.join(sorted(shared))}": study_job(
             short, partial(role_cost, shared=shared, references=references, iterations=iterations)
@@ -61,7 +61,7 @@ def role_cost_jobs(study: Study, references: int, iterations: int) -> dict[str, 
 def role_cost(study: Study, shared: frozenset[Role], references: int, iterations: int) -> RoleCost:
     """Train the federation and its references with these roles shared, and attack it."""
     trainer = with_shared_roles(study.trainer, shared)
-    study = replace(study, trainer=trainer, method=trainer.method)
+    study = replace(study, trainer=trainer)
     trained = {number: train_reference(study, number, RECORDED_ROUNDS) for number in range(references)}
     substitutes, target = trained[0].whole, train_reference(study, TARGET, RECORDED_ROUNDS)
     observed = {

@@ -13,7 +13,8 @@ from torch import nn
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
 from fedtl.errors import SiloFailed
-from fedtl.experiment.study import Study, reader
+from fedtl.experiment.guarantees import silo_guarantee
+from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
 from fedtl.methods.base import without_weight_terms
 from fedtl.models.state import State
@@ -85,8 +86,8 @@ def silo_of_study(study: Study, name: str) -> AuditedSilo:
     guarantee, experiment = study.guarantees[name], study.experiment
 
     def prepare(stored: Raw) -> tuple[SiloDataset, PrivacyGuarantee]:
-        data = study.prepared(name, stored).data
-        return data, study.guarantee(name, guarantee.account.path.parent, data)
+        data = study.silo_data.prepare(name, stored).data
+        return data, silo_guarantee(study, name, guarantee.account.path.parent, data)
 
     return AuditedSilo(
         trainer=study.trainer,
@@ -96,7 +97,7 @@ def silo_of_study(study: Study, name: str) -> AuditedSilo:
         secret=study.secret(name),
         rounds=experiment.rounds,
         seed=experiment.seed,
-        raw=reader(study.raws, experiment.data)(name),
+        raw=study.silo_data.stored(name),
         prepare=prepare,
     )
 

@@ -26,7 +26,7 @@ from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Array, Raw
 from fedtl.errors import UserError
-from fedtl.experiment.privacy_plan import terms
+from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.guarantee import PrivacyGuarantee
 
 UNITS = 32
@@ -82,7 +82,11 @@ def _statistics(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuara
 
 def _terms_of(guarantee: PrivacyGuarantee) -> Mapping[str, Any]:
     """All that a guarantee says about training, without its ledger's path and the fingerprint of its rows."""
-    return {**vars(terms(guarantee)), "steps": guarantee.training.steps, "schedule": guarantee.schedule()}
+    return {
+        **vars(silo_privacy(guarantee)),
+        "steps": guarantee.training.steps,
+        "schedule": guarantee.schedule(),
+    }
 
 
 def _replace_a_row(audited: AuditedSilo) -> ReplacedRow | Measurement:

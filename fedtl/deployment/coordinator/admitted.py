@@ -1,4 +1,4 @@
-"""Who may connect: names, public keys, and the node that Flower knows each of them by."""
+"""``admitted.json``: the sites that may connect, with their public keys and the node that Flower knows each of them by."""
 
 import json
 from collections.abc import Mapping
@@ -10,41 +10,44 @@ from fedtl.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """``node`` 0: Flower has not been told yet."""
+class AdmittedSite:
+    """``node``: Flower's node id; 0 until the key is registered with the SuperLink."""
 
     key: str
     node: int = 0
 
 
-def admitted(folder: Path) -> dict[str, Admitted]:
+def read_admitted(folder: Path) -> dict[str, AdmittedSite]:
+    """Return the admitted sites by name; none where there is no file. Raises ConfigError."""
     path = folder / "admitted.json"
     try:
-        return {name: Admitted(**row) for name, row in json.loads(path.read_text()).items()}
+        return {name: AdmittedSite(**site) for name, site in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def keep(folder: Path, rows: Mapping[str, Admitted]) -> None:
-    text = json.dumps({name: asdict(row) for name, row in sorted(rows.items())}, indent=1) + "\n"
+def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
+    text = json.dumps({name: asdict(site) for name, site in sorted(sites.items())}, indent=1) + "\n"
     write_bytes(folder / "admitted.json", text.encode(), private=True)
 
 
-def add(folder: Path, name: str, key: str) -> None:
-    """Raises ConfigError for a name or a key that is there already."""
-    rows = admitted(folder)
-    if name in rows:
+def add_site(folder: Path, name: str, key: str) -> None:
+    """Raises ConfigError where the name or the key is admitted already."""
+    sites = read_admitted(folder)
+    if name in sites:
         raise ConfigError(
-            f"{name!r} is admitted already; names are unique: fedtl server expel {folder} {name}, or another"
+            f"site {name!r} is admitted already; choose another --name, or first: fedtl server expel {folder} {name}"
         )
-    for other, row in rows.items():
-        if row.key == key:
-            raise ConfigError(f"this key is {other!r}'s already; every site makes its own")
-    keep(folder, {**rows, name: Admitted(key)})
+    for other, site in sites.items():
+        if site.key == key:
+            raise ConfigError(
+                f"this key is admitted already, as {other!r}; every site needs a key of its own"
+            )
+    write_admitted(folder, {**sites, name: AdmittedSite(key)})
 
 
-def nodes(folder: Path) -> dict[str, int]:
-    """Flower's node of each name."""
-    return {name: row.node for name, row in admitted(folder).items() if row.node}
+def node_ids(folder: Path) -> dict[str, int]:
+    """Return Flower's node id of each site whose key is registered."""
+    return {name: site.node for name, site in read_admitted(folder).items() if site.node}

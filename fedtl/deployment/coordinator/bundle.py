@@ -1,6 +1,6 @@
 """
-The app bundle: the two thin apps and one agreement, and nothing else; built twice, it has the same hash. Beside it
-stays what the coordinator needs to begin: the first shared tensors, and what each of them is.
+Builds the app bundle: the two thin apps, one agreement and nothing else. Building it again gives the same hash. Beside it
+stays what the coordinator needs to start a study: the first shared tensors, and the role of each.
 """
 
 import json
@@ -21,24 +21,33 @@ from safetensors.torch import save_file
 import fedtl
 from fedtl._util.files import write_bytes, write_file
 from fedtl.data.columns import declared_columns
-from fedtl.deployment import plan as agreement
-from fedtl.deployment.bundle_contents import check_contents
-from fedtl.deployment.flower_commands import environment, tool
-from fedtl.deployment.plan import BARE, EXPERIMENTS, Agreement
-from fedtl.deployment.site.site_plan import FORM, NOWHERE
+from fedtl.deployment.bundle_contents import check_bundle_contents
+from fedtl.deployment.coordinator.study_files import BundleInfo
+from fedtl.deployment.flower_commands import find_command, flower_environment
+from fedtl.deployment.plan import (
+    EXPERIMENT_NAME,
+    EXPERIMENTS_FOLDER,
+    Agreement,
+    make_agreement,
+    with_column_names,
+)
+from fedtl.deployment.settings_file import validate
+from fedtl.deployment.site.site_experiment import DP_READY
+from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
+from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 
-FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
+APP_FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle at its coordinator: ``folder/app`` is its source, ``folder/<name>.fab`` what is sent."""
+    """A bundle at its coordinator. ``folder/app``: its source. ``folder/<name>.fab``: the file that is sent to sites."""
 
     folder: Path
 
@@ -54,13 +63,12 @@ class Bundle:
     def hash(self) -> str:
         return sha256(self.file.read_bytes()).hexdigest()
 
-    @property
-    def about(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads((self.folder / "server.json").read_text())
-        return content
+    def info(self, study: str) -> BundleInfo:
+        """``study``: the name of the study that is started from the bundle."""
+        return BundleInfo.from_json(json.loads((self.folder / "server.json").read_text()), study)
 
 
-def bundle(
+def build_bundle(
     folder: Path,
     name: str,
     experiment: Experiment,
@@ -69,98 +77,110 @@ def bundle(
     dp_ready: bool = False,
 ) -> Bundle:
     """
-    Build it into ``folder/<name>``. ``shape`` and ``classes``: the schema, where the coordinator has no rows to read it
-    from. Raises ConfigError.
+    Build a bundle into ``folder/<name>``. ``shape`` and ``classes`` declare the schema where the coordinator has no rows
+    from which to read it. ``dp_ready``: the model gets normalisation layers that work with differential privacy. Raises
+    ConfigError.
     """
-    if not BARE.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: small letters, digits and hyphens, 40 at most, a letter first")
+    if not EXPERIMENT_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r}: use small letters, digits and hyphens, at most 40, and a letter first"
+        )
     study = _study(experiment, shape, classes, dp_ready)
-    if not any(map(study.trainer.partition.leaves, study.trainer.partition.roles)) or study.method.pool:
-        raise ConfigError(f"method {experiment.method.name!r} is a yardstick: nobody can take part in it")
+    partition = study.trainer.partition
+    if not any(map(partition.leaves, partition.roles)) or study.method.pool:
+        raise ConfigError(
+            f"method {experiment.method.name!r} shares no tensors between sites; it exists for comparison only"
+        )
     labels = () if study.method.head_is_local else study.schema.union
-    base = _base(experiment)
-    first, sight = next(iter(study.schema.silos.items()))
-    experiment = agreement.with_columns(experiment, first, sight.shape, sight.columns)
-    its = agreement.agree(experiment, study.schema.shape, labels, base, dp_ready)
-    folder = folder.absolute()
-    place = folder / name
-    if place.exists():
-        shutil.rmtree(place)
-    _stage(place / "app", name, its)
-    made = Bundle(place)
-    write_bytes(made.file, _built(place / "app", folder.parent))
+    base = _base_hash(experiment)
+    silo, schema = next(iter(study.schema.silos.items()))
+    experiment = with_column_names(experiment, silo, schema.shape, schema.columns)
+    agreement = make_agreement(experiment, study.schema.shape, labels, base, dp_ready)
+    bundle = Bundle(folder.absolute() / name)
+    if bundle.folder.exists():
+        shutil.rmtree(bundle.folder)
+    _write_app(bundle.folder / "app", name, agreement)
+    write_bytes(bundle.file, pack_app(bundle.folder / "app", folder.absolute().parent))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
-    write_file(place / "start.safetensors", lambda file: save_file(shared, file))
-    write_bytes(place / "server.json", (json.dumps(_about(study, its, made), indent=1) + "\n").encode())
-    return made
+    write_file(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
+    info = json.dumps(_info(study, agreement, bundle).to_json(), indent=1) + "\n"
+    write_bytes(bundle.folder / "server.json", info.encode())
+    return bundle
 
 
 def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
-    head_is_local = method_of(experiment.method).head_is_local
-    if shape:
-        if not (classes or head_is_local or experiment.data.task == "regression"):
-            raise ConfigError(f"method {experiment.method.name!r} shares the head: say --classes, too")
-        labels = classes or ("0", "1")
-        inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
-        if len(shape) == 1 and len(inputs) != shape[0]:
-            raise ConfigError(
-                f"--shape {shape[0]} is a table of {shape[0]} inputs, and its columns are "
-                f"{', '.join(inputs) or 'not named'}; say --columns NAME,NAME,..., and leave --shape out"
-            )
-        sight = SiloSchema(shape, inputs, labels, frozenset(labels), 0)
-        seen = DataSchema({"schema": sight})
-    else:
-        seen = read_data_schema(experiment)
+    schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
-        experiment = experiment.model_copy(update={"privacy": FORM})
-    return build(experiment, NOWHERE, NOWHERE, "cpu", None, seen)
+        experiment = experiment.model_copy(update={"privacy": DP_READY})
+    return build(experiment, NO_SHARED_STORE, NO_SHARED_STORE, "cpu", None, schema)
 
 
-def _base(experiment: Experiment) -> str:
-    if experiment.model.pretrain_on or experiment.model.weights == "pretrained":
+def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
+    head_is_local = method_of(experiment.method).head_is_local
+    if not (classes or head_is_local or experiment.data.task == "regression"):
         raise ConfigError(
-            "a bundle starts from nothing or from a file that every site has: train it first, then set model.weights"
+            f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
         )
-    return sha256(Path(experiment.model.weights).read_bytes()).hexdigest() if experiment.model.weights else ""
+    labels = classes or ("0", "1")
+    inputs = tuple(name for column in declared_columns(experiment.data) for name in column.inputs)
+    if len(shape) == 1 and len(inputs) != shape[0]:
+        raise ConfigError(
+            f"--shape {shape[0]} declares a table of {shape[0]} inputs, and its columns are "
+            f"{', '.join(inputs) or 'not named'}; use --columns NAME,NAME,... instead of --shape"
+        )
+    return DataSchema({"schema": SiloSchema(shape, inputs, labels, frozenset(labels), 0)})
 
 
-def _about(study: Study, its: Agreement, made: Bundle) -> dict[str, Any]:
-    experiment = its.experiment
-    server = server_of(experiment.method)
-    if not isinstance(server, ServerStep):
+def _base_hash(experiment: Experiment) -> str:
+    """Return the hash of the file of initial weights; "" where the experiment starts without one. Raises ConfigError."""
+    model = experiment.model
+    if model.pretrain_on or model.weights == "pretrained":
+        key = "model.pretrain_on" if model.pretrain_on else 'model.weights = "pretrained"'
+        raise ConfigError(
+            f"{key}: the sites of a bundle cannot do that; train the model first and set model.weights to its file"
+        )
+    return sha256(Path(model.weights).read_bytes()).hexdigest() if model.weights else ""
+
+
+def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
+    experiment = agreement.experiment
+    step = server_of(experiment.method)
+    if not isinstance(step, ServerStep):
         raise ConfigError(
             f"method {experiment.method.name!r}: its own server step cannot be put into a bundle"
         )
     per_round = experiment.silos_per_round
-    return {
-        "bundle": made.hash,
-        "plan": its.hash,
-        "private": experiment.privacy is not None,
-        "seed": experiment.seed,
-        "rounds": experiment.rounds,
-        "silos_per_round": None if per_round == "all" else per_round,
-        "minimum_silos": experiment.minimum_silos,
-        "server": {"name": server.name, "share": server.share, "settings": dict(server.settings)},
-        "roles": {key: str(role) for key, role in study.trainer.partition.roles.items()},
-    }
+    return BundleInfo(
+        config=FederationConfig(
+            study="",
+            seed=experiment.seed,
+            rounds=experiment.rounds,
+            server=step,
+            silos_per_round=None if per_round == "all" else per_round,
+            minimum_silos=experiment.minimum_silos,
+        ),
+        roles=study.trainer.partition.roles,
+        bundle=bundle.hash,
+        plan=agreement.hash,
+        private=experiment.privacy is not None,
+    )
 
 
-def _stage(place: Path, name: str, its: Agreement) -> None:
+def _write_app(app: Path, name: str, agreement: Agreement) -> None:
     source = Path(fedtl.__file__).parents[1]
-    if missing := [file for file in FILES if not (source / file).is_file()]:
-        raise ConfigError(f"{source / missing[0]} is not there: bundles are built from a checkout of fedtl")
-    for file in FILES:
-        (place / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, place / file)
-    write_bytes(place / EXPERIMENTS / f"{name}.toml", its.dump().encode())
-    write_bytes(place / "pyproject.toml", tomli_w.dumps(_project(name)).encode())
+    if missing := [file for file in APP_FILES if not (source / file).is_file()]:
+        raise ConfigError(f"{source / missing[0]} is missing; build bundles from a checkout of fedtl")
+    for file in APP_FILES:
+        (app / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / file, app / file)
+    write_bytes(app / EXPERIMENTS_FOLDER / f"{name}.toml", agreement.dump().encode())
+    write_bytes(app / "pyproject.toml", tomli_w.dumps(_project(name)).encode())
 
 
 def _project(name: str) -> Mapping[str, Any]:
-    included = [*FILES, f"{EXPERIMENTS}/*.toml"]
     app = {
         "publisher": "fedtl",
-        "fab-include": included,
+        "fab-include": [*APP_FILES, f"{EXPERIMENTS_FOLDER}/*.toml"],
         "components": {"serverapp": "server.app:app", "clientapp": "clients.app:app"},
         "config": {"experiment": name, "study": name},
     }
@@ -174,37 +194,40 @@ def _project(name: str) -> Mapping[str, Any]:
     return {"project": project, "tool": {"flwr": {"app": app}}}
 
 
-def _built(app: Path, server: Path) -> bytes:
-    """By Flower's own builder. Raises ConfigError."""
+def pack_app(app: Path, server: Path) -> bytes:
+    """Return the content of the .fab file that Flower builds from the folder ``app``. Raises ConfigError."""
     for old in app.parent.glob("*.fab"):
         old.unlink()
-    done = subprocess.run(
-        [tool("flwr"), "build", "--app", str(app)],
+    finished = subprocess.run(
+        [find_command("flwr"), "build", "--app", str(app)],
         cwd=app.parent,
-        env=environment(server),
+        env=flower_environment(server),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    found = list(app.parent.glob("*.fab"))
-    if done.returncode or len(found) != 1:
-        said = " ".join((done.stderr or done.stdout).replace("│", " ").split())
-        raise ConfigError(f"flwr build failed: {said[-300:]}")
-    content = found[0].read_bytes()
-    found[0].unlink()
+    files = list(app.parent.glob("*.fab"))
+    if finished.returncode or len(files) != 1:
+        output = " ".join((finished.stderr or finished.stdout).replace("│", " ").split())
+        raise ConfigError(f"flwr build failed: {output[-300:]}")
+    content = files[0].read_bytes()
+    files[0].unlink()
     return content
 
 
-def agreement_in(content: bytes, at: str) -> tuple[str, Agreement]:
-    """The one experiment in a bundle, by name. Raises ConfigError."""
-    check_contents(content)
-    with zipfile.ZipFile(BytesIO(content)) as packed:
-        names = [name for name in packed.namelist() if name.startswith(f"{EXPERIMENTS}/")]
+def read_agreement(content: bytes, source: str) -> tuple[str, Agreement]:
+    """
+    Return the name and the agreement of the one experiment in a bundle. ``source``: what a message calls the bundle.
+    Raises ConfigError.
+    """
+    check_bundle_contents(content)
+    with zipfile.ZipFile(BytesIO(content)) as bundle:
+        names = [name for name in bundle.namelist() if name.startswith(f"{EXPERIMENTS_FOLDER}/")]
         if len(names) != 1 or not names[0].endswith(".toml"):
-            raise ConfigError(f"{at} holds {len(names)} experiments; a bundle has one")
+            raise ConfigError(f"{source} has {len(names)} experiments; a bundle must have 1")
         try:
-            table = tomllib.loads(packed.read(names[0]).decode())
+            table = tomllib.loads(bundle.read(names[0]).decode())
         except ValueError as error:
-            raise ConfigError(f"{at}: {names[0]} is not TOML: {error}") from error
-    return Path(names[0]).stem, agreement.parse(table, at)
+            raise ConfigError(f"{source}: {names[0]} is not TOML: {error}") from error
+    return Path(names[0]).stem, validate(Agreement, table, source)

@@ -1,6 +1,6 @@
 """
-The gate before a SuperLink: the calls that a SuperNode needs, and nothing else. Whoever reaches the SuperLink itself
-can start runs and register keys, for the open-source Flower asks nobody's name there.
+The gate: nginx in front of the SuperLink. It forwards the calls that a SuperNode needs and no others, because Flower's
+open-source SuperLink does not authenticate its users: whoever can connect to it can start runs and register keys.
 """
 
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedtl.deployment.coordinator.settings import ServerSettings
 
-CALLS = (  # of flwr 1.41.0's SuperNode
+SUPERNODE_CALLS = (  # of flwr 1.41.0
     "activate-node",
     "deactivate-node",
     "send-node-heartbeat",
@@ -21,10 +21,10 @@ CALLS = (  # of flwr 1.41.0's SuperNode
     "pull-object",
     "confirm-message-received",
 )
-BODY = "16m"  # Flower's objects are chunks of at most 5 MiB
+MAX_BODY = "16m"  # Flower sends objects in chunks of at most 5 MiB
 
 TEMPLATE = """\
-# Made by fedtl server init. Only what a SuperNode needs gets through; everything else is 404.
+# Written by fedtl server init and run. Forwards the calls that a SuperNode needs; every other call gets 404.
 {user}daemon off;
 pid {gate}/nginx.pid;
 error_log stderr warn;
@@ -65,24 +65,23 @@ http {{
 """
 
 
-def configuration(folder: Path, settings: ServerSettings) -> str:
-    """nginx's, complete; it runs as whoever made the folder and writes under ``gate/`` alone."""
+def nginx_configuration(folder: Path, settings: ServerSettings) -> str:
+    """Return nginx's whole configuration. It runs as the user who calls this, and writes to ``gate/`` only."""
     gate = folder / "gate"
     temporary = "\n".join(
         f"  {kind}_temp_path {gate}/tmp-{kind};"
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    user = (
-        f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""
-    )  # or workers are "nobody"
+    # Started by root without this line, nginx would run its workers as the user "nobody".
+    user = f"user {pwd.getpwuid(os.getuid()).pw_name};\n" if os.getuid() == 0 else ""
     return TEMPLATE.format(
         user=user,
         gate=gate,
         temporary=temporary,
-        body=BODY,
+        body=MAX_BODY,
         listen=settings.listen,
         host=settings.host,
         port=settings.port,
         tls=folder / "tls",
-        calls="|".join(CALLS),
+        calls="|".join(SUPERNODE_CALLS),
     )

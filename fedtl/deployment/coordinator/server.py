@@ -11,115 +11,114 @@ from pathlib import Path
 import tomli_w
 
 from fedtl._util.files import make_folder, write_bytes
-from fedtl.deployment import certificates
-from fedtl.deployment.coordinator import nginx as gate
-from fedtl.deployment.coordinator import study as hosting
-from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load
-from fedtl.deployment.coordinator.studies import resume
+from fedtl.deployment.certificates import create_authority, create_server_certificate
+from fedtl.deployment.coordinator.nginx import nginx_configuration
+from fedtl.deployment.coordinator.settings import TEMPLATE, ServerSettings, load_server_settings
+from fedtl.deployment.coordinator.studies import resume_studies
+from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE
 from fedtl.deployment.coordinator.superlink import CONNECTION
-from fedtl.deployment.flower_commands import environment, tool
+from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.deployment.supervise import supervise
 from fedtl.errors import ConfigError
 
 PARTS = ("link", "exec", "gate")
-STOPPING = 40.0
+STOP_SECONDS = 40.0
 
 
-def init(folder: Path, host: str, listen: str, port: int) -> ServerSettings:
-    """Raises ConfigError where something stands already."""
+def create_server(folder: Path, host: str, listen: str, port: int) -> ServerSettings:
+    """Create the coordinator's folder. Raises ConfigError where the folder is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty; a new server needs a new folder")
+        raise ConfigError(f"{folder} is not empty; choose a new folder for the server")
     make_folder(folder, private=True)
     folder.chmod(0o700)
     text = TEMPLATE.format(host=json.dumps(host), listen=json.dumps(listen), port=port)
     write_bytes(folder / "server.toml", text.encode(), private=True)
     try:
-        settings = load(folder)
+        settings = load_server_settings(folder)
     except ConfigError:
         (folder / "server.toml").unlink()
         raise
     make_folder(folder / "tls", private=True)
-    certificates.make_authority(folder / "tls", host)
-    certificates.make_server(folder / "tls", host)
+    create_authority(folder / "tls", host)
+    create_server_certificate(folder / "tls", host)
     write_bytes(folder / "exec.secret", os.urandom(32), private=True)
-    configure(folder, settings)
+    write_configuration(folder, settings)
     return settings
 
 
-def configure(folder: Path, settings: ServerSettings) -> None:
-    """What follows from server.toml: the gate's configuration, and where Flower's command line finds the SuperLink."""
+def write_configuration(folder: Path, settings: ServerSettings) -> None:
+    """Write what follows from server.toml: nginx's configuration, and the SuperLink's address for Flower's command line."""
     folder = folder.absolute()
     make_folder(folder / "gate", private=True)
-    write_bytes(folder / "gate" / "nginx.conf", gate.configuration(folder, settings).encode())
-    its = {"address": f"127.0.0.1:{settings.port}", "root-certificates": str(folder / "tls" / "ca.crt")}
-    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: its}})
+    write_bytes(folder / "gate" / "nginx.conf", nginx_configuration(folder, settings).encode())
+    connection = {
+        "address": f"127.0.0.1:{settings.port}",
+        "root-certificates": str(folder / "tls" / "ca.crt"),
+    }
+    text = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
     write_bytes(folder / "flwr" / "config.toml", text.encode(), private=True)
 
 
-def commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
-    """The command of each part. Raises ConfigError."""
+def server_commands(folder: Path, parts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the command of each part. Raises ConfigError where one is not installed."""
     folder = folder.absolute()
-    settings, tls = load(folder), folder / "tls"
+    settings, tls = load_server_settings(folder), folder / "tls"
     secret = ["--superexec-auth-secret-file", str(folder / "exec.secret")]
-    made = {
+    commands = {
         "link": [
-            *(tool("flower-superlink"), "--host", "127.0.0.1", "--port", str(settings.port)),
+            *(find_command("flower-superlink"), "--host", "127.0.0.1", "--port", str(settings.port)),
             *("--ssl-certfile", str(tls / "server.pem"), "--ssl-keyfile", str(tls / "server.key")),
             *("--ssl-ca-certfile", str(tls / "ca.crt"), "--enable-supernode-auth"),
             *("--isolation", "process", *secret, "--disable-runtime-dependency-installation"),
             *("--database", str(folder / "state.db")),
         ],
         "exec": [
-            *(tool("flower-superexec"), "--root-certificates", str(tls / "ca.crt")),
+            *(find_command("flower-superexec"), "--root-certificates", str(tls / "ca.crt")),
             *("--runtime-api-address", f"127.0.0.1:{settings.port}", *secret),
         ],
     }
     if "gate" in parts:
-        made["gate"] = [
-            _nginx(),
-            "-p",
-            str(folder / "gate"),
-            "-e",
-            "stderr",
-            "-c",
-            str(folder / "gate" / "nginx.conf"),
-        ]
-    return {part: made[part] for part in parts}
+        gate = folder / "gate"
+        commands["gate"] = [_nginx(), "-p", str(gate), "-e", "stderr", "-c", str(gate / "nginx.conf")]
+    return {part: commands[part] for part in parts}
 
 
 def _nginx() -> str:
-    for place in (shutil.which("nginx"), "/usr/sbin/nginx"):
-        if place and Path(place).is_file():
-            return place
+    for path in (shutil.which("nginx"), "/usr/sbin/nginx"):
+        if path and Path(path).is_file():
+            return path
     raise ConfigError(
-        "the gate needs nginx, which is not installed: apt-get install nginx-light; or run --no-gate"
+        "nginx is not installed, and the gate needs it: apt-get install nginx-light; or run without it: --no-gate"
     )
 
 
-def run(folder: Path, parts: Sequence[str]) -> int:
-    """Until one of them ends; the exit code. Studies that had been started and are not done go on."""
+def run_server(folder: Path, parts: Sequence[str]) -> int:
+    """
+    Run the parts until one of them ends, and return its exit code. Studies that were started and are not done are
+    resumed.
+    """
     folder = folder.absolute()
-    configure(folder, load(folder))
-    os.umask(0o077)  # Flower would make its database readable to all
-    made = commands(folder, parts)
-    around = environment(folder, **{hosting.LOCATION: str(folder)})
+    write_configuration(folder, load_server_settings(folder))
+    os.umask(0o077)  # otherwise everybody could read Flower's database
+    commands = server_commands(folder, parts)
+    environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
     write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)
     try:
-        ready = (lambda: resume(folder)) if "link" in parts else None
-        ended, code = supervise(made, dict.fromkeys(made, around), ready)
+        ready = (lambda: resume_studies(folder)) if "link" in parts else None
+        ended, code = supervise(commands, dict.fromkeys(commands, environment), ready)
     finally:
         (folder / "run.pid").unlink(missing_ok=True)
     return 0 if not ended else code or 1
 
 
-def stop(folder: Path) -> None:
-    """Ends when it has ended. Raises ConfigError."""
+def stop_server(folder: Path) -> None:
+    """Tell the server to stop and wait until it has. Raises ConfigError where none runs."""
     path = folder / "run.pid"
     try:
         pid = int(path.read_text())
         os.kill(pid, signal.SIGTERM)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no server runs for {folder}") from error
-    end = time.monotonic() + STOPPING
-    while path.exists() and time.monotonic() < end:
+    deadline = time.monotonic() + STOP_SECONDS
+    while path.exists() and time.monotonic() < deadline:
         time.sleep(0.2)

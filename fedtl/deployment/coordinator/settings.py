@@ -1,26 +1,27 @@
-"""``server.toml``: where the coordinator listens, and how patient it is."""
+"""``server.toml``: where the coordinator listens, and how long it waits for a round."""
 
-import tomllib
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from fedtl._util.settings import Settings
+from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import short
 
 TEMPLATE = """\
-# The coordinator's own settings. Everything else is in the experiment.
+# The coordinator's own settings. Everything about a study is in its experiment.
 
-host = {host}            # the name that institutions reach the gate by; the certificate bears it
-listen = {listen}        # where the gate listens; "0.0.0.0:8443" opens it to other machines
-port = {port}                    # of the SuperLink, on 127.0.0.1: never to be opened
-deadline = 3600.0              # seconds that a round may take; later replies are dead
-tries = 3                      # how often a round is asked that has too few valid replies
+host = {host}            # the host name that sites use to reach the gate; it is in the certificate
+listen = {listen}        # the address of the gate; "0.0.0.0:8443" accepts connections from other machines
+port = {port}                    # the SuperLink's, on 127.0.0.1; never make it reachable from other machines
+deadline = 3600.0              # seconds that a round may take; later replies are ignored
+tries = 3                      # attempts at a round that gets fewer valid replies than minimum_silos
 """
 
 
 class ServerSettings(Settings):
+    """``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies."""
+
     host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
     listen: str = Field("127.0.0.1:8443", pattern=r"^[0-9A-Za-z.\[\]:-]+:[0-9]{1,5}$")
     port: int = Field(8000, ge=1, le=65535)
@@ -28,18 +29,9 @@ class ServerSettings(Settings):
     tries: int = Field(3, ge=1, le=100)
 
 
-def load(folder: Path) -> ServerSettings:
-    """Raises ConfigError, in one line."""
+def load_server_settings(folder: Path) -> ServerSettings:
+    """Return the settings in ``server.toml``. Raises ConfigError."""
     path = folder / "server.toml"
-    try:
-        return ServerSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{folder} has no server.toml; make it with: fedtl server init {folder} --host NAME"
-        ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place} = {short(first['input'])}: {first['msg']}") from error
+    if not path.exists():
+        raise ConfigError(f"{folder} has no server.toml; create it: fedtl server init {folder} --host NAME")
+    return validate(ServerSettings, read_toml(path), str(path))

@@ -1,54 +1,64 @@
-"""Letting sites in and out: the list of admitted keys, and what Flower is told of it."""
+"""Admits sites and expels them: the list of admitted keys, and their registration with the SuperLink."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import write_bytes
 from fedtl.data.prepare import SILO_NAME
-from fedtl.deployment.coordinator import admitted
-from fedtl.deployment.coordinator.settings import load
-from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, healthy
-from fedtl.deployment.site.keys import public_key
+from fedtl.deployment.coordinator.admitted import add_site, read_admitted, write_admitted
+from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy
+from fedtl.deployment.site.keys import read_public_key
 from fedtl.errors import ConfigError
 
 
-def admit(folder: Path, key_file: Path, name: str) -> bool:
-    """Whether the SuperLink knows it already; otherwise it is told when it runs. Raises ConfigError."""
-    load(folder)
+def admit_site(folder: Path, key_file: Path, name: str) -> bool:
+    """
+    Admit a site by its public key. ``name`` "": the comment in the key's file. Returns whether the SuperLink runs and
+    has the key; otherwise the key is registered when the server starts. Raises ConfigError.
+    """
+    load_server_settings(folder)
     if not name:
         words = key_file.read_text(errors="replace").split()
         name = words[2] if len(words) > 2 else ""
-    admitted.add(folder, named(name), public_key(key_file))
-    return healthy(folder) and tell(folder)
+    add_site(folder, check_name(name), read_public_key(key_file))
+    running = is_healthy(folder)
+    if running:
+        register_sites(folder)
+    return running
 
 
-def expel(folder: Path, name: str) -> None:
-    """Its key connects no more. Raises ConfigError."""
-    rows = admitted.admitted(folder)
-    if name not in rows:
-        raise ConfigError(f"{name!r} is not admitted; there are {', '.join(rows) or 'none'}")
-    if rows[name].node:
-        if not healthy(folder):
-            raise ConfigError(f"the SuperLink has to run, to be told: fedtl server run {folder}")
-        flwr(folder, "supernode", "unregister", str(rows[name].node), CONNECTION)
-    admitted.keep(folder, {key: row for key, row in rows.items() if key != name})
+def expel_site(folder: Path, name: str) -> None:
+    """Remove a site, whose key can no longer connect. Raises ConfigError."""
+    sites = read_admitted(folder)
+    if name not in sites:
+        raise ConfigError(f"site {name!r} is not admitted; admitted: {', '.join(sites) or 'none'}")
+    if sites[name].node:
+        if not is_healthy(folder):
+            raise ConfigError(
+                f"the SuperLink must run to unregister {name!r}; start it: fedtl server run {folder}"
+            )
+        flwr(folder, "supernode", "unregister", str(sites[name].node), CONNECTION)
+    write_admitted(folder, {other: site for other, site in sites.items() if other != name})
 
 
-def tell(folder: Path) -> bool:
-    """Register the keys that Flower does not know yet."""
-    rows = admitted.admitted(folder)
-    for name, row in rows.items():
-        if not row.node:
+def register_sites(folder: Path) -> None:
+    """Register the key of every admitted site that the SuperLink does not know yet."""
+    sites = read_admitted(folder)
+    for name, site in sites.items():
+        if not site.node:
             file = folder / "flwr" / "admit.pub"
-            write_bytes(file, f"{row.key} {name}\n".encode())
-            told = flwr(folder, "supernode", "register", str(file), CONNECTION, "--name", name)
+            write_bytes(file, f"{site.key} {name}\n".encode())
+            reply = flwr(folder, "supernode", "register", str(file), CONNECTION, "--name", name)
             file.unlink()
-            rows[name] = replace(row, node=int(told["node-id"]))
-            admitted.keep(folder, rows)
-    return True
+            sites[name] = replace(site, node=int(reply["node-id"]))
+            write_admitted(folder, sites)
 
 
-def named(name: str) -> str:
+def check_name(name: str) -> str:
+    """Return the name of a site or a study. Raises ConfigError where it is not one."""
     if not SILO_NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: letters, digits and . _ + -, 64 at most")
+        raise ConfigError(
+            f"{name!r} is not a valid name: use letters, digits and . _ + -, at most 64, a letter or digit first"
+        )
     return name

@@ -1,157 +1,181 @@
-"""The studies of a coordinator: begun, taken up again, stopped, looked at."""
+"""The studies of a coordinator: start, resume, stop, and how far each one is."""
 
 import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
 from fedtl._util.files import write_bytes
-from fedtl.deployment import certificates
-from fedtl.deployment.coordinator import admitted
-from fedtl.deployment.coordinator import study as hosting
+from fedtl.deployment.certificates import days_left
+from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
-from fedtl.deployment.coordinator.settings import load
-from fedtl.deployment.coordinator.sites import named, tell
-from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, healthy, wait_healthy
+from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
+from fedtl.deployment.coordinator.sites import check_name, register_sites
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, append_durably
+from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy, wait_until_healthy
 from fedtl.errors import ConfigError
-from fedtl.federation.rounds import FederationConfig
-from fedtl.methods.server import ServerStep
-from fedtl.models.roles import Role
 
 
-def resume(folder: Path) -> None:
-    """Once the SuperLink is up: tell it who is admitted, and go on with what was interrupted."""
-    wait_healthy(folder)
-    tell(folder)
-    for study in sorted((folder / "studies").glob("*/runs.jsonl")):
-        its = hosting.HostedStudy(study.parent)
-        if its.done or (study.parent / hosting.STOPPED).exists():
+@dataclass(frozen=True)
+class StudyStatus:
+    """``round``: the last one that is finished. ``stopped``: why, or None. ``replied`` and ``left_out``: in that round."""
+
+    round: int
+    rounds: int
+    done: bool
+    at_work: bool
+    stopped: str | None
+    replied: Sequence[str]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """``admitted``: for each site whether the SuperLink knows its key. ``studies``: by name."""
+
+    running: bool
+    listen: str
+    certificate_days_left: float
+    admitted: Mapping[str, str]
+    studies: Mapping[str, StudyStatus]
+
+
+def resume_studies(folder: Path) -> None:
+    """Once the SuperLink runs: register the admitted sites, and resume every study that was interrupted."""
+    wait_until_healthy(folder)
+    register_sites(folder)
+    for runs in sorted((folder / "studies").glob("*/runs.jsonl")):
+        study = HostedStudy(runs.parent)
+        if study.done or (study.path / STOPPED_FILE).exists():
             continue
-        with suppress(ConfigError):  # a site may wait for the rest of a message of the run that died: no more
-            _end(folder, its)
+        with suppress(
+            ConfigError
+        ):  # end the crashed run, so that no site waits for the rest of one of its messages
+            _end_last_run(folder, study)
         try:
-            _submit(folder, Bundle(folder / "bundles" / its.about["bundle_name"]), its)
-        except ConfigError as error:  # the others go on
-            write_bytes(its.path / hosting.STOPPED, f"{error}\n".encode(), private=True)
+            _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
+        except ConfigError as error:  # the other studies can still be resumed
+            write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
 
 
-def start(folder: Path, bundle_name: str, study_name: str) -> hosting.HostedStudy:
-    """Begin a study, or go on with it. Raises ConfigError."""
-    settings, its = load(folder), Bundle(folder / "bundles" / bundle_name)
-    if not its.file.is_file():
-        known = sorted(path.name for path in (folder / "bundles").glob("*"))
+def start_study(folder: Path, bundle_name: str, study_name: str) -> HostedStudy:
+    """Start a study, or resume it after its last finished round. Raises ConfigError."""
+    settings, bundle = load_server_settings(folder), Bundle(folder / "bundles" / bundle_name)
+    if not bundle.file.is_file():
+        names = sorted(path.name for path in (folder / "bundles").glob("*"))
         raise ConfigError(
-            f"there is no bundle {bundle_name!r}; there are {', '.join(known) or 'none: fedtl server bundle'}"
+            f"there is no bundle {bundle_name!r}; there are: {', '.join(names)}"
+            if names
+            else f"there is no bundle {bundle_name!r}; build it: fedtl server bundle {folder} EXP.toml"
         )
-    about = its.about
-    plan = FederationConfig(
-        study_name,
-        about["seed"],
-        about["rounds"],
-        ServerStep(**about["server"]),
-        about["silos_per_round"],
-        about["minimum_silos"],
-    )
-    more: dict[str, Any] = {key: about[key] for key in ("bundle", "plan", "private") if key in about}
-    more |= {"bundle_name": bundle_name, "deadline": settings.deadline, "tries": settings.tries}
-    first = load_file(its.folder / "start.safetensors")
-    roles = {name: Role(role) for name, role in about["roles"].items()}
-    study = hosting.HostedStudy.create(folder / "studies" / named(study_name), plan, roles, first, more)
+    plan = _plan(bundle, check_name(study_name), settings)
+    start = load_file(bundle.folder / "start.safetensors")
+    study = HostedStudy.create(folder / "studies" / study_name, plan, start)
     if study.done:
         raise ConfigError(f"study {study_name!r} is done; its result is in {study.path}")
-    if at_work(study):
+    if is_at_work(study):
         raise ConfigError(
-            f"study {study_name!r} is at work already; to stop it: fedtl server stop {folder} --study {study_name}"
+            f"study {study_name!r} is running; to stop it: fedtl server stop {folder} --study {study_name}"
         )
-    if not healthy(folder):
-        raise ConfigError(f"no SuperLink runs for {folder}: fedtl server run {folder}")
-    tell(folder)
-    _submit(folder, its, study)
+    if not is_healthy(folder):
+        raise ConfigError(f"no SuperLink runs for {folder}; start it: fedtl server run {folder}")
+    register_sites(folder)
+    _submit(folder, bundle, study)
     return study
 
 
-def _submit(folder: Path, its: Bundle, study: hosting.HostedStudy) -> None:
-    """A new Flower run of a study; one that is still at it is waited for by the next."""
-    if its.hash != study.about["bundle"]:
+def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPlan:
+    info = bundle.info(study_name)
+    return StudyPlan(
+        config=info.config,
+        roles=info.roles,
+        bundle_name=bundle.name,
+        deadline=settings.deadline,
+        tries=settings.tries,
+        bundle=info.bundle,
+        plan=info.plan,
+        private=info.private,
+    )
+
+
+def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
+    """Start a new Flower run of a study. Its ServerApp waits until an earlier one has ended. Raises ConfigError."""
+    if bundle.hash != study.plan.bundle:
         raise ConfigError(
-            f"bundle {its.name!r} was built anew since study {study.path.name!r} began: another --study NAME"
+            f"bundle {bundle.name!r} was built again after study {study.path.name!r} began; choose another --study NAME"
         )
-    (study.path / hosting.STOPPED).unlink(missing_ok=True)
-    config = f'study="{study.path.name}" experiment="{its.name}"'
-    told = flwr(folder, "run", str(its.folder / "app"), CONNECTION, "--run-config", config)
-    if told["fab-hash"] != its.hash[: len(told["fab-hash"])]:
-        raise ConfigError(f"{its.folder / 'app'} was changed since it was bundled: build it again")
-    handle = os.open(study.path / "runs.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "a") as file:
-        line = json.dumps({"run": told["run-id"], "at": time.time()})
-        file.write(f"\n{line}\n")  # the one before may be torn
-        file.flush()
-        os.fsync(file.fileno())
+    (study.path / STOPPED_FILE).unlink(missing_ok=True)
+    config = f'study="{study.path.name}" experiment="{bundle.name}"'
+    reply = flwr(folder, "run", str(bundle.folder / "app"), CONNECTION, "--run-config", config)
+    if reply["fab-hash"] != bundle.hash[: len(reply["fab-hash"])]:
+        raise ConfigError(
+            f"{bundle.folder / 'app'} was changed after the bundle was built; build it again: fedtl server bundle"
+        )
+    line = json.dumps({"run": reply["run-id"], "at": time.time()})
+    append_durably(study.path / "runs.jsonl", f"\n{line}\n")  # the line before it may be incomplete
 
 
-def stop(folder: Path, study_name: str) -> None:
-    """It can be started again. Raises ConfigError."""
-    its = hosting.HostedStudy(folder / "studies" / study_name)
-    if its.about:
-        write_bytes(its.path / hosting.STOPPED, b"by its coordinator\n", private=True)
-        _end(folder, its)
+def stop_study(folder: Path, study_name: str) -> None:
+    """Stop a study; ``start_study`` resumes it. Raises ConfigError."""
+    study = HostedStudy(folder / "studies" / study_name)
+    if not (study.path / "plan.json").is_file():
+        raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
+    write_bytes(study.path / STOPPED_FILE, b"by its coordinator\n", private=True)
+    _end_last_run(folder, study)
 
 
-def _end(folder: Path, its: hosting.HostedStudy) -> None:
-    """Of its last Flower run. Raises ConfigError where that has ended, or where none was written down."""
-    last = None
-    for text in (its.path / "runs.jsonl").read_text(errors="replace").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a line that a crash tore
-            last = str(json.loads(text)["run"])
-    if last is None:
-        raise ConfigError(f"no run of study {its.path.name!r} was written down")
-    flwr(folder, "stop", last, CONNECTION)
+def _end_last_run(folder: Path, study: HostedStudy) -> None:
+    """End the study's last Flower run. Raises ConfigError where it has ended already, or where no run is known."""
+    run_id = None
+    for text in (study.path / "runs.jsonl").read_text(errors="replace").splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
+            run_id = str(json.loads(text)["run"])
+    if run_id is None:
+        raise ConfigError(f"{study.path / 'runs.jsonl'} names no run of study {study.path.name!r}")
+    flwr(folder, "stop", run_id, CONNECTION)
 
 
-def status(folder: Path) -> dict[str, Any]:
-    settings, rows = load(folder), admitted.admitted(folder)
-    studies: dict[str, Any] = {}
-    for path in sorted((folder / "studies").glob("*/plan.json")):
-        its = hosting.HostedStudy(path.parent)
-        studies[path.parent.name] = _where(its)
-    return {
-        "running": healthy(folder),
-        "listen": settings.listen,
-        "certificate_days_left": round(certificates.days_left(folder / "tls" / "server.pem"), 1),
-        "admitted": {
-            name: "registered" if row.node else "waits for the server to run" for name, row in rows.items()
+def server_status(folder: Path) -> ServerStatus:
+    """Return whether the server runs, which sites are admitted, and how far each study is. Raises ConfigError."""
+    settings, sites = load_server_settings(folder), read_admitted(folder)
+    return ServerStatus(
+        running=is_healthy(folder),
+        listen=settings.listen,
+        certificate_days_left=round(days_left(folder / "tls" / "server.pem"), 1),
+        admitted={
+            name: "registered" if site.node else "waits for the server to run" for name, site in sites.items()
         },
-        "studies": studies,
-    }
+        studies={
+            path.parent.name: _study_status(HostedStudy(path.parent))
+            for path in sorted((folder / "studies").glob("*/plan.json"))
+        },
+    )
 
 
-def _where(its: hosting.HostedStudy) -> Mapping[str, Any]:
-    lines, about = its.history(), its.about
-    last = lines[-1] if lines else {}
-    return {
-        "round": last.get("round", 0),
-        "rounds": about["rounds"],
-        "done": its.done,
-        "at_work": at_work(its),
-        "stopped": _read(its.path / hosting.STOPPED),
-        "replied": sorted(last.get("silos", {})),
-        "left_out": last.get("left_out", {}),
-    }
+def _study_status(study: HostedStudy) -> StudyStatus:
+    lines, stopped = study.history(), study.path / STOPPED_FILE
+    last = lines[-1] if lines else None
+    return StudyStatus(
+        round=last.round if last else 0,
+        rounds=study.plan.config.rounds,
+        done=study.done,
+        at_work=is_at_work(study),
+        stopped=stopped.read_text().strip() if stopped.is_file() else None,
+        replied=sorted(last.silos) if last else [],
+        left_out=last.left_out if last else {},
+    )
 
 
-def _read(path: Path) -> str | None:
-    return path.read_text().strip() if path.is_file() else None
-
-
-def at_work(its: hosting.HostedStudy) -> bool:
-    """Whether a ServerApp has the study in its hands."""
-    handle = os.open(its.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+def is_at_work(study: HostedStudy) -> bool:
+    """Whether a ServerApp is running this study: it holds the lock of the folder."""
+    handle = os.open(study.path / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False

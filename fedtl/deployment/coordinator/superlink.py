@@ -1,4 +1,4 @@
-"""Talking to the coordinator's own SuperLink: whether it is up, and Flower's own commands."""
+"""Calls the coordinator's own SuperLink: whether it runs, and Flower's commands."""
 
 import json
 import ssl
@@ -9,16 +9,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from fedtl.deployment.coordinator.settings import load
-from fedtl.deployment.flower_commands import environment, tool
+from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.flower_commands import find_command, flower_environment
 from fedtl.errors import ConfigError
 
-CONNECTION = "fedtl"  # what Flower's command line calls our SuperLink
-HEALTHY = 60.0  # seconds for a SuperLink to come up
+CONNECTION = "fedtl"  # the name of our SuperLink in the configuration of Flower's command line
+START_SECONDS = 60.0  # that a SuperLink may take to start
 
 
-def healthy(folder: Path) -> bool:
-    settings = load(folder)
+def is_healthy(folder: Path) -> bool:
+    settings = load_server_settings(folder)
     context = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -30,31 +30,32 @@ def healthy(folder: Path) -> bool:
         return False
 
 
-def wait_healthy(folder: Path) -> None:
-    end = time.monotonic() + HEALTHY
-    while not healthy(folder):
-        if time.monotonic() > end:
+def wait_until_healthy(folder: Path) -> None:
+    """Raises ConfigError after ``START_SECONDS``."""
+    deadline = time.monotonic() + START_SECONDS
+    while not is_healthy(folder):
+        if time.monotonic() > deadline:
             raise ConfigError(
-                f"the SuperLink of {folder} did not come up within {HEALTHY:g} s; its output says why"
+                f"the SuperLink of {folder} did not start within {START_SECONDS:g} s; its output says why"
             )
         time.sleep(0.3)
 
 
 def flwr(folder: Path, *words: str) -> dict[str, Any]:
-    """One of Flower's own commands, and what it says as JSON. Raises ConfigError."""
-    done = subprocess.run(
-        [tool("flwr"), *words, "--format", "json"],
-        env=environment(folder.absolute()),
+    """Run one of Flower's commands and return the JSON that it prints. Raises ConfigError where it fails."""
+    finished = subprocess.run(
+        [find_command("flwr"), *words, "--format", "json"],
+        env=flower_environment(folder.absolute()),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
     )
     try:
-        said: dict[str, Any] = json.loads(done.stdout)
+        reply: dict[str, Any] = json.loads(finished.stdout)
     except ValueError:
-        said = {}
-    if done.returncode or not said.get("success"):
-        reason = said.get("error-message") or (done.stderr or done.stdout).strip()[-300:]
+        reply = {}
+    if finished.returncode or not reply.get("success"):
+        reason = reply.get("error-message") or (finished.stderr or finished.stdout).strip()[-300:]
         raise ConfigError(f"flwr {' '.join(words[:2])}: {' '.join(str(reason).split())}")
-    return said
+    return reply

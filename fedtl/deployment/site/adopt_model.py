@@ -1,9 +1,10 @@
 """
-A site takes the shared model into use: one that trained settles its own model; one that never did adapts statistics to
-its inputs and fits its own head, on a handful of rows. Nothing leaves. Test rows are read once, here.
+Writes the shared model of a study as a model of this site. A site that trained in the study finishes its own model; one
+that did not adapts the statistics and fits a head to its few rows. Nothing leaves. The test rows are read once, here.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from safetensors.torch import load_file
 
 from fedtl._util.records import to_plain
 from fedtl.data.prepare import Prepared
-from fedtl.deployment.coordinator.bundle import agreement_in
+from fedtl.deployment.coordinator.bundle import read_agreement
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, build_study
+from fedtl.deployment.site.site_rows import load_rows
+from fedtl.deployment.site.site_silo import make_silo
+from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import ConfigError
-from fedtl.experiment.privacy_plan import settled, trained
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
@@ -25,89 +30,113 @@ from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
-from fedtl.training import threads as machine
+from fedtl.training import threads
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
-FITTED = HEAD | {Role.STATS}  # what a site that never trained fits to its rows
+FITTED_ROLES = HEAD | {Role.STATS}  # what a site that did not train in the study fits to its rows
 
 
-def adopt(home: Home, bundle: Path, shared: Path, study_name: str, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class AdoptedModel:
     """
-    Write the model to ``out``, a run folder that predict and export read. The figures: of the model in use, and, where
-    the site never trained, of the others that it could have had. Raises ConfigError, DataError, Denied.
+    ``trained``: whether the site trained in the study. ``rows``: used for training. ``test``: the measurements of the
+    adopted model ("in use") and, where the site did not train, of the models that it could have had instead.
     """
-    _, its = agreement_in(bundle.read_bytes(), str(bundle))
-    asked = its.experiment.privacy
-    if home.settings.policy.privacy is None:  # nothing leaves, so a private plan's model needs no budget here
-        its = its.model_copy(update={"experiment": its.experiment.model_copy(update={"privacy": None})})
-    place = SitePlan(home, its)
-    try:
-        received = load_file(shared)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{shared} is no file of shared tensors: {error}") from error
-    rounds = its.experiment.rounds
-    check_task(Task(study_name, rounds, rounds, its.experiment.seed, received), place.terms)
-    task = Task(study_name, rounds + 1, rounds, its.experiment.seed, received)
-    machine.set_threads(home.settings.threads)
-    folder = RunFolder.create(out, place.experiment)
-    prepared = place.prepared()
-    study = place.study(prepared.data.classes)
-    kept = home.memory.load(study_name, place.schema(study, prepared.data.width))
-    silo = place.silo(study, prepared.data)
-    came = trained(study.trainer, study.first, asked)
-    if kept:
-        silo.local = kept.local
-        outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
-        state, figures = outcome.state, {"in use": outcome.test}
-        own = labels.by_tensor(
-            kept.labels, {name: study.trainer.partition.roles[name] for name in kept.local}
-        )
-        said = settled(study.trainer, came | own)
+
+    silo: str
+    trained: bool
+    rows: int
+    test: Mapping[str, Measured]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"silo": self.silo, "trained": self.trained, "rows": self.rows, "test": to_plain(self.test)}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A whole model, the provenance of its tensors, and its measurements on test rows."""
+
+    state: State
+    labels: Mapping[str, Label]
+    test: Mapping[str, Measured]
+
+
+def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, out: Path) -> AdoptedModel:
+    """Write the model to ``out``, a run folder that predict and export read. Raises ConfigError, DataError, Denied."""
+    plan, planned_privacy = _plan(home, bundle)
+    received = _read_shared(shared_file)
+    rounds, seed = plan.agreement.experiment.rounds, plan.agreement.experiment.seed
+    check_task(Task(study_name, rounds, rounds, seed, received), plan.terms)
+    threads.set_threads(home.settings.threads)
+    folder = RunFolder.create(out, plan.experiment)
+    rows = load_rows(plan)
+    study = build_study(plan, rows.data.classes)
+    stored = home.states.load(study_name, schema_of(study.trainer.initial(rows.data.width)))
+    silo = make_silo(plan, study, rows)
+    task = Task(study_name, rounds + 1, rounds, seed, received)
+    labels = provenance_after_rounds(study.trainer, study.first, planned_privacy)
+    if stored:
+        model = _finished(study, silo, stored, task, rows.prepared, labels)
     else:
-        state, figures = _late(study, silo, task, prepared)
-        said = labels.after(came, study.trainer.loop.movable(FITTED), private=False)
-    folder.save_tensors("shared.safetensors", received, came)
-    _keep(folder, place, prepared, received, state, said)
-    result = {
-        "silo": place.name,
-        "trained": kept is not None,
-        "rows": len(prepared.data.train),
-        "test": to_plain(figures),
-    }
-    folder.write_json("result.json", result)
-    return result
+        model = _fitted(study, silo, task, rows.prepared, labels)
+    folder.save_tensors("shared.safetensors", received, labels)
+    own = {name: tensor for name, tensor in model.state.items() if not _is_received(name, tensor, received)}
+    folder.save_tensors(f"silos/{plan.name}/local.safetensors", own, model.labels)
+    folder.save_inputs(plan.name, rows.prepared.inputs, rows.data.classes, tuple(plan.agreement.shape))
+    adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test)
+    folder.write_json("result.json", adopted.to_json())
+    return adopted
 
 
-def _late(study: Study, silo: Silo, task: Task, prepared: Prepared) -> tuple[State, dict[str, Measured]]:
-    """AdaBN, then, where the head is not shared, a head of its own; beside it, what else could be had."""
-    trainer, data, train = study.trainer, silo.data, study.experiment.train
-    alone = study.experiment.rounds * train.epochs
-    figures = Onboard(task, lambda _: prepared.exam, len(data.train), alone)(trainer, silo)
-    came = trainer.partition.join(task.shared, silo.local)
-    state = trainer.adapt(came, data.train.x, data.width)
+def _plan(home: Home, bundle: Path) -> tuple[SitePlan, PrivacySettings | None]:
+    """Return the plan at this site, and the privacy settings under which the model was trained, or None."""
+    _, agreement = read_agreement(bundle.read_bytes(), str(bundle))
+    planned_privacy = agreement.experiment.privacy
+    if (
+        home.settings.policy.privacy is None
+    ):  # nothing leaves here, so using a private plan's model needs no budget
+        experiment = agreement.experiment.model_copy(update={"privacy": None})
+        agreement = agreement.model_copy(update={"experiment": experiment})
+    return SitePlan(home, agreement), planned_privacy
+
+
+def _read_shared(path: Path) -> State:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} is not a shared.safetensors file: {error}") from error
+
+
+def _finished(
+    study: Study, silo: Silo, stored: StoredRound, task: Task, prepared: Prepared, labels: Mapping[str, Label]
+) -> _Model:
+    """The silo's own model after the last round."""
+    silo.local = stored.local
+    outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
+    own = taint.by_tensor(stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local})
+    return _Model(
+        outcome.state, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
+    )
+
+
+def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Mapping[str, Label]) -> _Model:
+    """The shared model with statistics and, where the head is local, a head of this site's own rows."""
+    trainer, data = study.trainer, silo.data
+    alone_epochs = study.experiment.rounds * study.experiment.train.epochs
+    others = Onboard(task, lambda _: prepared.exam, len(data.train), alone_epochs)(trainer, silo)
+    received = trainer.partition.join(task.shared, silo.local)
+    state = trainer.adapt(received, data.train.x, data.width)
     if trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
-    return state, {
-        "in use": measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y),
-        **figures,
-    }
+    in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
+    fitted = taint.after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
+    return _Model(state, fitted, {"in use": in_use, **others})
 
 
-def _keep(
-    folder: RunFolder,
-    place: SitePlan,
-    prepared: Prepared,
-    shared: State,
-    state: State,
-    said: Mapping[str, Label],
-) -> None:
-    own = {
-        name: its for name, its in state.items() if name not in shared or not torch.equal(its, shared[name])
-    }
-    folder.save_tensors(f"silos/{place.name}/local.safetensors", own, said)
-    folder.save_inputs(place.name, prepared.inputs, prepared.data.classes, tuple(place.agreement.shape))
+def _is_received(name: str, tensor: torch.Tensor, received: State) -> bool:
+    return name in received and torch.equal(tensor, received[name])

@@ -1,7 +1,7 @@
 """
-What the steward has signed: bundles by their hash, each with its plan's hash, what may leave under it, the hash of
-the fedtl that would run it, and the hash of the signed terms, which stand whole in the egress record. An empty, missing
-or unreadable list approves nothing.
+``approved.json``: the bundles that the steward approved, by their hash. With each stand the hashes of its plan, of what may
+leave, of the fedtl that was installed, and of the signed terms, which are in the egress record in full. A list that is
+empty, missing or unreadable approves nothing.
 """
 
 import json
@@ -16,12 +16,12 @@ from fedtl._util.files import write_bytes
 from fedtl.errors import ConfigError
 
 HASH = re.compile(r"[0-9a-f]{64}")
-LARGEST = 16 << 20  # bytes of the list
+MAX_LIST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Approval:
-    """Hashes in hex. ``manifest``: of what may leave each round; ``terms``: of the ``SignedTerms``."""
+    """SHA-256 hashes in hex. ``manifest``: of what may leave in each round. ``terms``: of the ``SignedTerms``."""
 
     bundle: str
     plan: str
@@ -31,7 +31,7 @@ class Approval:
 
 
 def code_hash() -> str:
-    """Of every file of the installed fedtl that is code or a template."""
+    """Return a hash of every file of the installed fedtl that is code, a template or settings."""
     root = Path(fedtl.__file__).parent
     digest = sha256()
     for path in sorted(root.rglob("*")):
@@ -41,53 +41,61 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
-def approvals(path: Path) -> list[Approval]:
-    """Those in the file; none where it cannot be read or holds anything else."""
-    found = [_approval(row) for row in _rows(path)]
-    return [] if None in found else [one for one in found if one is not None]
+def read_approvals(path: Path) -> list[Approval]:
+    """Return the approvals in the file; none at all where any entry is malformed."""
+    entries = [_approval(entry) for entry in _entries(path)]
+    return [] if None in entries else [entry for entry in entries if entry is not None]
 
 
-def earlier(path: Path) -> list[str]:
-    """The bundles in the file that were approved with a fedtl that signed no terms."""
+def bundles_approved_without_terms(path: Path) -> list[str]:
+    """Return the bundles that were approved with a fedtl that did not sign terms yet."""
     keys = {field.name for field in fields(Approval)} - {"terms"}
-    return [str(row["bundle"]) for row in _rows(path) if isinstance(row, dict) and row.keys() == keys]
+    return [
+        str(entry["bundle"]) for entry in _entries(path) if isinstance(entry, dict) and entry.keys() == keys
+    ]
 
 
-def _rows(path: Path) -> list[Any]:
+def _entries(path: Path) -> list[Any]:
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_LIST_BYTES:
             return []
-        rows = json.loads(path.read_text())
+        entries = json.loads(path.read_text())
     except (OSError, ValueError):
         return []
-    return rows if isinstance(rows, list) else []
+    return entries if isinstance(entries, list) else []
 
 
-def _approval(row: Any) -> Approval | None:
+def _approval(entry: Any) -> Approval | None:
     try:
-        one = Approval(**row)
-        return one if all(HASH.fullmatch(value) for value in asdict(one).values()) else None
+        approval = Approval(**entry)
+        return approval if all(HASH.fullmatch(value) for value in asdict(approval).values()) else None
     except TypeError:
         return None
 
 
-def approve(path: Path, one: Approval) -> None:
-    """In place of an earlier approval of the same bundle."""
-    rows = [asdict(row) for row in approvals(path) if row.bundle != one.bundle] + [asdict(one)]
-    write_bytes(path, (json.dumps(rows, indent=1) + "\n").encode(), private=True)
+def add_approval(path: Path, approval: Approval) -> None:
+    """Add an approval. It replaces an earlier approval of the same bundle."""
+    _write(path, [*_without(path, approval.bundle), approval])
 
 
-def withdraw(path: Path, bundle: str) -> None:
-    """Raises ConfigError for a bundle that was not approved."""
-    rows = approvals(path)
-    if all(row.bundle != bundle for row in rows):
-        raise ConfigError(
-            f"{bundle[:12]} is not approved; there are {', '.join(r.bundle[:12] for r in rows)}"
-        )
-    kept: list[dict[str, Any]] = [asdict(row) for row in rows if row.bundle != bundle]
-    write_bytes(path, (json.dumps(kept, indent=1) + "\n").encode(), private=True)
+def withdraw_approval(path: Path, bundle: str) -> None:
+    """Raises ConfigError for a bundle that is not approved."""
+    approvals = read_approvals(path)
+    if all(approval.bundle != bundle for approval in approvals):
+        names = ", ".join(approval.bundle[:12] for approval in approvals) or "none"
+        raise ConfigError(f"bundle {bundle[:12]} is not approved; approved: {names}")
+    _write(path, _without(path, bundle))
 
 
-def permitted(path: Path, bundle: str) -> bool:
-    """Whether a bundle may run here at all."""
-    return any(row.bundle == bundle for row in approvals(path))
+def _without(path: Path, bundle: str) -> list[Approval]:
+    return [approval for approval in read_approvals(path) if approval.bundle != bundle]
+
+
+def _write(path: Path, approvals: list[Approval]) -> None:
+    text = json.dumps([asdict(approval) for approval in approvals], indent=1) + "\n"
+    write_bytes(path, text.encode(), private=True)
+
+
+def is_approved(path: Path, bundle: str) -> bool:
+    """Whether a bundle with this hash may run here."""
+    return any(approval.bundle == bundle for approval in read_approvals(path))

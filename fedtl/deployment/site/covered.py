@@ -1,8 +1,8 @@
 """
-Which approval is in force for a plan, what was done under it, and which lines of an egress record it did not cover.
+Which approval is in force for a plan, how it was used, and which lines of an egress record no approval covered.
 
-The record is the authority: an approval counts where its line, with the signed terms, stands in the record. So an edited
-or restored approved.json approves nothing, and a deleted record ends every approval. Must not know rows.
+The record decides: an approval counts only if its line, with the signed terms, is in the record. So an approved.json that
+was edited or restored approves nothing, and deleting the record ends every approval. Reads no rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,23 +12,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedtl.deployment.site import approvals
-from fedtl.deployment.site.approvals import Approval, code_hash
+from fedtl.deployment.site.approvals import (
+    Approval,
+    bundles_approved_without_terms,
+    code_hash,
+    read_approvals,
+)
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.manifest_json import manifest_from_rows
 from fedtl.deployment.site.signed import SignedTerms, looser
 from fedtl.errors import Denied
-from fedtl.federation.policy import Code, Manifest, ManifestTensor
+from fedtl.federation.policy import Code, Manifest
 
 Line = Mapping[str, Any]
-AGAIN = "rehearse and approve again"
-EARLIER = f"approved with an earlier fedtl: {AGAIN}"
+APPROVE_AGAIN = "rehearse and approve again"
+APPROVED_WITHOUT_TERMS = f"approved with an earlier fedtl: {APPROVE_AGAIN}"
 
 
 @dataclass(frozen=True)
 class Grant:
     """
-    An approval as its record line has it, and the line's ``number``. ``terms`` None: the line holds no terms and tensors
-    that fit its hashes, as one of an earlier fedtl.
+    An approval as its line in the record states it. ``number``: of the line. ``terms`` None: the line has no terms and
+    tensors that match its hashes, as a line of an earlier fedtl.
     """
 
     number: int
@@ -40,9 +45,9 @@ class Grant:
 @dataclass
 class History:
     """
-    A record's lines, read: ``grants`` of each plan, the last one only and without those withdrawn; the ``studies`` begun
-    under each, by the grant's line; ``rounds``: the last round that left in each study, and its task; ``latest``: the
-    latest time in any line.
+    What the lines of a record add up to. ``grants``: the last approval of each plan that was not withdrawn. ``studies``:
+    those begun under each approval, by its line's number. ``rounds``: the last round that left in each study, and its
+    task. ``latest``: the latest time in any line.
     """
 
     grants: dict[str, Grant] = field(default_factory=dict)
@@ -50,7 +55,7 @@ class History:
     rounds: dict[str, tuple[int, str]] = field(default_factory=dict)
     latest: str = ""
 
-    def read(self, line: Line) -> None:
+    def add(self, line: Line) -> None:
         self.latest = max(self.latest, line["at"])
         match line["what"]:
             case "approved":
@@ -61,86 +66,87 @@ class History:
                     if grant.approval.bundle == line["bundle"]:
                         del self.grants[plan]
             case "began" | "sent":
-                if (known := self.grants.get(line["plan"])) is not None:
-                    begun = self.studies[known.number]
+                if (in_force := self.grants.get(line["plan"])) is not None:
+                    begun = self.studies[in_force.number]
                     begun += [] if line["study"] in begun else [line["study"]]
                 if line["what"] == "sent":
                     self.rounds[line["study"]] = line["round"], line["task"]
 
+    @property
+    def today(self) -> str:
+        """
+        Today's date (UTC, YYYY-MM-DD), but never before the latest date in the record: setting the clock back must not
+        extend an approval.
+        """
+        return max(datetime.now(UTC).isoformat(), self.latest)[:10]
 
-def history(lines: Sequence[Line]) -> History:
-    read = History()
+
+def record_history(lines: Sequence[Line]) -> History:
+    history = History()
     for line in lines:
-        read.read(line)
-    return read
+        history.add(line)
+    return history
 
 
-def today(read: History) -> str:
-    """
-    YYYY-MM-DD in UTC: the later of the clock and the latest time in the record, because a clock that was set back must not
-    extend an approval.
-    """
-    return max(datetime.now(UTC).isoformat(), read.latest)[:10]
-
-
-def in_force(home: Home, read: History, plan: str, manifest: Manifest) -> Grant:
-    """The grant that a plan runs under. Raises Denied."""
-    rows = [row for row in approvals.approvals(home.approved) if row.plan == plan]
-    grant = read.grants.get(plan)
-    if not rows:
-        way = EARLIER if approvals.earlier(home.approved) else "fedtl silo rehearse, then approve"
-        raise Denied(Code.PLAN, f"plan {plan[:12]} is not approved; {way}")
-    if grant is None or grant.approval not in rows:
+def grant_in_force(home: Home, history: History, plan: str, manifest: Manifest) -> Grant:
+    """Return the approval that a plan runs under. Raises Denied."""
+    listed = [approval for approval in read_approvals(home.approved) if approval.plan == plan]
+    grant = history.grants.get(plan)
+    if not listed:
+        old = bundles_approved_without_terms(home.approved)
+        what_to_do = APPROVED_WITHOUT_TERMS if old else "fedtl silo rehearse, then approve"
+        raise Denied(Code.PLAN, f"plan {plan[:12]} is not approved; {what_to_do}")
+    if grant is None or grant.approval not in listed:
         raise Denied(
             Code.PLAN,
-            f"plan {plan[:12]}: approved.json has an approval that is not the last one in the record; {AGAIN}",
+            f"plan {plan[:12]}: the approval in approved.json is not the last one in the record; {APPROVE_AGAIN}",
         )
     if grant.terms is None:
-        raise Denied(Code.PLAN, f"plan {plan[:12]} was {EARLIER}")
-    here = {"manifest": (grant.approval.manifest, manifest.hash), "fedtl": (grant.approval.code, code_hash())}
-    for what, (signed, now) in here.items():
+        raise Denied(Code.PLAN, f"plan {plan[:12]} was {APPROVED_WITHOUT_TERMS}")
+    for name, signed, now in (
+        ("manifest", grant.approval.manifest, manifest.hash),
+        ("fedtl", grant.approval.code, code_hash()),
+    ):
         if signed != now:
             raise Denied(
-                Code.PLAN, f"plan {plan[:12]} was approved with another {what} than is here now; {AGAIN}"
+                Code.PLAN,
+                f"plan {plan[:12]} was approved with another {name} than the present one; {APPROVE_AGAIN}",
             )
     return grant
 
 
 def check_terms(signed: SignedTerms, now: SignedTerms) -> None:
     """Raises Denied, naming each value that is looser than signed."""
-    if found := looser(signed, now):
-        raise Denied(Code.PLAN, f"{'; '.join(map(str, found))}: looser than approved; {AGAIN}")
+    if differences := looser(signed, now):
+        raise Denied(Code.PLAN, f"{'; '.join(map(str, differences))}: looser than approved; {APPROVE_AGAIN}")
 
 
-def check_use(read: History, grant: Grant, study: str, round: int, task: str) -> None:
+def check_use(history: History, grant: Grant, study: str, round: int, task: str) -> None:
     """
-    Whether a round may begin under a grant: its studies, its last day, and the order of rounds. A round may come after
-    a gap, because a site that was offline or not sampled is not asked; none comes twice, so that there are never more
-    than the plan's. Raises Denied.
+    Raises Denied where an approval does not cover this round: it is for other studies, has expired, or the round comes
+    again or late. Rounds may be missing, because a site that is offline or not sampled is not asked; none is accepted
+    twice, so that there are never more than the plan has.
     """
     assert grant.terms is not None
-    terms, now = grant.terms, today(read)
-    if now > terms.until:
-        raise Denied(Code.PLAN, f"the approval ended on {terms.until}, today is {now}; {AGAIN}")
-    begun = read.studies[grant.number]
+    terms, today = grant.terms, history.today
+    if today > terms.until:
+        raise Denied(Code.PLAN, f"the approval ended on {terms.until}, today is {today}; {APPROVE_AGAIN}")
+    begun = history.studies[grant.number]
     if study not in begun and len(begun) >= terms.studies:
         raise Denied(
             Code.PLAN,
-            f"study {study!r}: the approval is for {_studies(terms)} and was used for {', '.join(begun)}; {AGAIN}",
+            f"study {study!r}: the approval is for {_studies(terms)} and was used for {', '.join(begun)}; {APPROVE_AGAIN}",
         )
-    last, known = read.rounds.get(study, (0, ""))
+    last, last_task = history.rounds.get(study, (0, ""))
     if round < last:
-        raise Denied(Code.ROUND, f"round {round} is over; the last is {last}")
-    if round == last and task != known:
-        raise Denied(Code.ROUND, f"another task for round {round}, which was answered")
+        raise Denied(Code.ROUND, f"round {round} is over; the last answered round is {last}")
+    if round == last and task != last_task:
+        raise Denied(Code.ROUND, f"round {round} was already answered, for another task")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """
-    How far an approval was used: ``begun`` studies and the last round of each; ``over``: why nothing more may leave under
-    it, "" where something may.
-    """
+class ApprovalUse:
+    """How far an approval was used. ``begun``: the last round of each study. ``over``: "expired", "used up", or ""."""
 
     bundle: str
     begun: Mapping[str, int]
@@ -148,69 +154,67 @@ class Standing:
     over: str
 
     def __str__(self) -> str:
-        done = [f"{name}, round {last} of {self.terms.rounds}" for name, last in self.begun.items()]
-        told = f"for {_studies(self.terms)} until {self.terms.until}; begun: {'; '.join(done) or 'none'}"
-        return f"{told}; {self.over}" if self.over else told
+        studies = [f"{name}, round {last} of {self.terms.rounds}" for name, last in self.begun.items()]
+        text = f"for {_studies(self.terms)} until {self.terms.until}; begun: {'; '.join(studies) or 'none'}"
+        return f"{text}; {self.over}" if self.over else text
 
 
-def standings(home: Home) -> list[Standing]:
-    """Of each approval that is in approved.json and in the record."""
-    read, found = history(home.record.lines()), list[Standing]()
-    listed = approvals.approvals(home.approved)
-    for grant in read.grants.values():
+def approval_uses(home: Home) -> list[ApprovalUse]:
+    """Return how far each approval was used that is both in approved.json and in the record."""
+    history = record_history(home.record.lines())
+    listed = read_approvals(home.approved)
+    uses = []
+    for grant in history.grants.values():
         if grant.terms is not None and grant.approval in listed:
-            begun = {name: read.rounds.get(name, (0, ""))[0] for name in read.studies[grant.number]}
-            found.append(_standing(grant.approval.bundle, grant.terms, begun, today(read)))
-    return found
+            begun = {name: history.rounds.get(name, (0, ""))[0] for name in history.studies[grant.number]}
+            over = _over(grant.terms, begun, history.today)
+            uses.append(ApprovalUse(grant.approval.bundle, begun, grant.terms, over))
+    return uses
 
 
-def _standing(bundle: str, terms: SignedTerms, begun: Mapping[str, int], now: str) -> Standing:
-    over = ""
-    if now > terms.until:
-        over = "expired"
-    elif len(begun) >= terms.studies and all(last >= terms.rounds for last in begun.values()):
-        over = "used up"
-    return Standing(bundle, begun, terms, over)
+def _over(terms: SignedTerms, begun: Mapping[str, int], today: str) -> str:
+    if today > terms.until:
+        return "expired"
+    finished = len(begun) >= terms.studies and all(last >= terms.rounds for last in begun.values())
+    return "used up" if finished else ""
 
 
-def uncovered(lines: Sequence[Line]) -> list[str]:
-    """Every sent line that the approval in force at that time did not cover, and why, in words."""
-    read, found = History(), list[str]()
+def uncovered_lines(lines: Sequence[Line]) -> list[str]:
+    """Return, in words, every sent line that the approval in force at that time did not cover, and why."""
+    history, problems = History(), list[str]()
     for line in lines:
         try:
             if line["what"] == "sent":
                 where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
-                found += [f"{where}: {reason}" for reason in _reasons(read, line)]
-            read.read(line)
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:  # whoever wrote the chain may have written anything
-            found.append(f"line {line['number']} is not a line of a record ({type(error).__name__}: {error})")
-    return found
+                problems += [f"{where}: {reason}" for reason in _reasons(history, line)]
+            history.add(line)
+        # The chain shows that lines were not altered; whoever wrote them can have written anything.
+        except (KeyError, TypeError, AttributeError) as error:
+            name = type(error).__name__
+            problems.append(f"line {line['number']} is not a line of a record ({name}: {error})")
+    return problems
 
 
-def _reasons(read: History, line: Line) -> Iterator[str]:
-    grant = read.grants.get(line["plan"])
+def _reasons(history: History, line: Line) -> Iterator[str]:
+    grant = history.grants.get(line["plan"])
     if grant is None:
         yield "no approval of its plan was in force"
         return
-    for name, its in line["tensors"].items():
-        if grant.tensors.get(name) != [its["shape"], its["dtype"]]:
+    for name, tensor in line["tensors"].items():
+        if grant.tensors.get(name) != [tensor["shape"], tensor["dtype"]]:
             yield f"{name} is not on the approved manifest"
     if grant.terms is None:
-        yield "its approval was made with an earlier fedtl and holds no terms"
+        yield "its approval was made with an earlier fedtl and has no terms"
         return
-    if max(line["at"], read.latest)[:10] > grant.terms.until:
+    if max(line["at"], history.latest)[:10] > grant.terms.until:
         yield f"the approval had ended on {grant.terms.until}"
-    yield from _beyond(grant.terms, line)
-    begun = read.studies[grant.number]
+    yield from _looser_than_signed(grant.terms, line)
+    begun = history.studies[grant.number]
     if line["study"] not in begun[: grant.terms.studies] and len(begun) >= grant.terms.studies:
         yield f"the approval was for {_studies(grant.terms)} and was used for {', '.join(begun)}"
-    last, task = read.rounds.get(line["study"], (0, ""))
-    replay = line["round"] == last and line["task"] == task and line["again"]
-    if line["round"] <= last and not replay:
+    last, task = history.rounds.get(line["study"], (0, ""))
+    same_reply_again = line["round"] == last and line["task"] == task and line["again"]
+    if line["round"] <= last and not same_reply_again:
         yield f"round {last} had been answered before"
     if line["round"] > grant.terms.rounds:
         yield f"the approval was for {grant.terms.rounds} rounds"
@@ -220,34 +224,32 @@ def _studies(terms: SignedTerms) -> str:
     return "1 study" if terms.studies == 1 else f"{terms.studies} studies"
 
 
-def _beyond(signed: SignedTerms, line: Line) -> Iterator[str]:
-    """What the line says about itself, and the terms that it says were in force, against what was signed."""
+def _looser_than_signed(signed: SignedTerms, line: Line) -> Iterator[str]:
+    """Compare the message that the line describes, and the terms that it states, with the signed terms."""
     if signed.privacy is not None and not line["private"]:
         yield "it left without the differential privacy that was signed"
     if not signed.rows and line["weight"] != 1.0:
-        yield "it carried a number of rows, which was not signed"
+        yield "it carried the number of rows, which was not signed"
     for name in sorted(set(line["metrics"]) - set(signed.metrics)):
         yield f"it carried the metric {name!r}, which was not signed"
     if line["bytes"] > signed.bytes:
-        yield f"{line['bytes']:,} bytes, and {signed.bytes:,} were signed"
+        yield f"it has {line['bytes']:,} bytes, and {signed.bytes:,} were signed"
     try:
         now = SignedTerms.model_validate(line.get("terms"))
     except ValidationError:
-        yield "it does not say which terms were in force"
+        yield "it does not state the terms in force"
         return
-    yield from (str(its) for its in looser(signed, now))
+    yield from (str(difference) for difference in looser(signed, now))
 
 
 def _grant(line: Line) -> Grant:
     tensors = {row["name"]: [row["shape"], row["dtype"]] for row in line["tensors"]}
-    approval = Approval(**{each.name: str(line.get(each.name, "")) for each in fields(Approval)})
+    approval = Approval(**{key.name: str(line.get(key.name, "")) for key in fields(Approval)})
     try:
         terms = SignedTerms.model_validate(line.get("signed"))
-        listed = Manifest(
-            tuple(ManifestTensor(**{**row, "shape": tuple(row["shape"])}) for row in line["tensors"])
-        )
+        manifest = manifest_from_rows(line["tensors"])
     except (ValidationError, TypeError, KeyError):
         return Grant(line["number"], approval, None, tensors)
-    hashes = (terms.hash, terms.plan, terms.manifest, listed.hash)
-    fits = hashes == (approval.terms, approval.plan, approval.manifest, approval.manifest)
-    return Grant(line["number"], approval, terms if fits else None, tensors)
+    hashes = (terms.hash, terms.plan, terms.manifest, manifest.hash)
+    match = hashes == (approval.terms, approval.plan, approval.manifest, approval.manifest)
+    return Grant(line["number"], approval, terms if match else None, tensors)

@@ -8,7 +8,7 @@ from fedtl.data.settings import SCALES, DataSettings, InputSettings, RowSettings
 from fedtl.data.source import Raw
 from fedtl.deployment.site.home import Home
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import of_data
+from fedtl.experiment.config.checks import data_contradictions
 
 ANY_SIZE = (
     32  # px; a plan may resize images, so that files of several sizes are no mistake before there is a plan
@@ -39,7 +39,7 @@ def read_without_plan(home: Home) -> Raw:
     settings = data_settings(_with_absolute_paths(home), inputs)
     if private is not None and private.unit != "record":
         settings = settings.model_copy(update={"unit_column": private.unit})
-    for mistake in of_data(settings):
+    for mistake in data_contradictions(settings):
         raise ConfigError(mistake)
     name = home.settings.data.silo or home.settings.name
     source = DATA[settings.source]

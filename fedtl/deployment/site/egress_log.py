@@ -1,6 +1,6 @@
 """
-The egress record: a line for every message in and out, with the hash of every tensor, in a chain that shows if a line
-was altered or taken out. It can be exported, and checked by anybody who has this file's few lines.
+The egress record: a line for every message in and out, with the hash of every tensor, in a hash chain that shows whether a
+line was altered or removed. It can be exported, and checked by anybody who has the exported file.
 """
 
 import json
@@ -21,32 +21,33 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does withou
     from fedtl.privacy.ledger_lines import LedgerLine
 
 EgressLine = dict[str, Any]
-NUMBER = (
+NUMBER_OF_UNITS = (
     "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
 )
 
 
 class EgressLog:
-    """One site's; the chain bears its name."""
+    """The record of one site. The name of its chain is the site's name."""
 
     def __init__(self, path: Path, silo: str) -> None:
         self.book, self.silo = HashChainFile(path), silo
 
     def note(self, what: str, **content: Any) -> None:
-        """On the disk when this returns."""
+        """Write a line. It is on disk when this returns."""
         self.book.create()
         with self.book.write(self.silo) as chain:
             chain.append(what, **content)
 
     def received(self, task: "Task", plan: str) -> None:
+        """``plan``: the hash of the agreement."""
         self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
 
     def sent(
         self, task: "Task", update: "Update", terms: "SignedTerms", dataset: str | None, again: bool
     ) -> None:
         """
-        ``terms``: those in force when it left, to be compared with those that were signed. ``dataset``: to which the update
-        was charged; None where it was made without differential privacy.
+        ``terms``: those in force now, for a comparison with the signed ones. ``dataset``: the one that the update was
+        charged to; None for an update without differential privacy. ``again``: the same reply left before.
         """
         self.note(
             "sent",
@@ -55,7 +56,7 @@ class EgressLog:
             manifest=terms.manifest,
             private=dataset is not None,
             again=again,
-            **({"dataset": dataset, "number_of_units": NUMBER} if dataset is not None else {}),
+            **({"dataset": dataset, "number_of_units": NUMBER_OF_UNITS} if dataset is not None else {}),
             terms=terms.model_dump(),
             weight=update.weight,
             metrics=dict(update.metrics),
@@ -71,48 +72,48 @@ class EgressLog:
             return chain.lines()
 
     def export(self) -> Iterator[str]:
-        """Every line and its hash, as one JSON each."""
-        return exported(self.book, self.silo)
+        """Yield each line with its hash, as JSON."""
+        return export_chain(self.book, self.silo)
 
 
-def exported(book: HashChainFile, name: str) -> Iterator[str]:
-    """A chain's lines, each with its hash, as one JSON each."""
+def export_chain(book: HashChainFile, name: str) -> Iterator[str]:
+    """Yield each line of a chain with its hash, as JSON."""
     with book.read(name) as chain:
         entries = list(chain.entries)
     return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
-def verify(lines: Sequence[str], source: str) -> list[EgressLine]:
-    """The lines of an export, whose chain holds. Raises LedgerDamaged at the first that does not."""
+def verify_lines(lines: Sequence[str], source: str) -> list[EgressLine]:
+    """Return the lines of an exported chain. Raises LedgerDamaged at the first line that does not follow from the one before."""
     from fedtl.privacy.verify import walk_chain
 
-    found, _, odd = walk_chain(_entry(text) for text in lines)
-    if odd:
-        raise LedgerDamaged(f"{source}: line {odd} was altered, or one before it is gone")
-    return found
+    verified, _, broken = walk_chain(_entry(text) for text in lines)
+    if broken:
+        raise LedgerDamaged(f"{source}: line {broken} was altered, or a line before it is missing")
+    return verified
 
 
 def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list["LedgerLine"]]]:
     """
-    The record's lines, and after an empty line each those of the ledger's datasets. Raises LedgerDamaged, ConfigError for
-    what is no text.
+    Return the lines of an exported record, and of the ledger of each dataset. An empty line separates them in the file.
+    Raises LedgerDamaged, and ConfigError for a file that is not text.
     """
     try:
-        first, *rest = path.read_text().split("\n\n")
+        record, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no export of a site: {error}") from error
+        raise ConfigError(f"{path} is not an exported record: {error}") from error
     from fedtl.privacy.ledger_lines import parse_lines
 
     ledgers: dict[str, list[LedgerLine]] = {}
     for part in rest:
-        lines = parse_lines(verify(part.splitlines(), f"{path}, the ledger"))
+        lines = parse_lines(verify_lines(part.splitlines(), f"{path}, ledger"))
         if lines and ledgers.setdefault(lines[0].chain, lines) is not lines:
-            raise LedgerDamaged(f"{path}: the ledger of {lines[0].chain!r} stands in it twice")
-    return verify(first.splitlines(), str(path)), ledgers
+            raise LedgerDamaged(f"{path} has two ledgers of dataset {lines[0].chain!r}")
+    return verify_lines(record.splitlines(), str(path)), ledgers
 
 
 def _entry(text: str) -> tuple[str, str]:
-    """A line and its hash; of one that cannot be read, what follows from nothing."""
+    """Return a line and its hash; ("", ""), which no chain accepts, where it cannot be read."""
     try:
         entry = json.loads(text)
         return str(entry["line"]), str(entry["hash"])
@@ -131,19 +132,18 @@ def _tensors(state: "State") -> Mapping[str, Any]:
 
     rows = {
         name: {
-            "sha256": digest(its),
-            "shape": list(its.shape),
-            "dtype": str(its.dtype).removeprefix("torch."),
+            "sha256": tensor_hash(tensor),
+            "shape": list(tensor.shape),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
         }
-        for name, its in sorted(state.items())
+        for name, tensor in sorted(state.items())
     }
     return {"bytes": size_in_bytes(state), "tensors": rows}
 
 
-def digest(tensor: "Tensor") -> str:
-    """Of the tensor's bytes, in its own order."""
+def tensor_hash(tensor: "Tensor") -> str:
+    """Return the SHA-256 of the tensor's bytes, in row-major order."""
     import torch
 
-    return sha256(
-        tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    ).hexdigest()
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return sha256(plain.tobytes()).hexdigest()

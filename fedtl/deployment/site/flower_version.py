@@ -1,4 +1,4 @@
-"""The one version of Flower whose inside some files here rely on, and the check that it is that one."""
+"""The one version of Flower whose internals some files here rely on, and the check that this version is installed."""
 
 import inspect
 import os
@@ -11,19 +11,21 @@ from types import ModuleType
 
 from fedtl.errors import ConfigError, FedTLError
 
-VERSION = "1.41.0"
+FLOWER_VERSION = "1.41.0"
 
 
-def check(module: ModuleType, known: str) -> None:
-    """``known``: SHA-256 of the module's file, in hex. Raises ConfigError for another flwr."""
-    found = sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()
-    if version("flwr") != VERSION or found != known:
+def check_flower(module: ModuleType, known_hash: str) -> None:
+    """``known_hash``: the SHA-256 of the module's file. Raises ConfigError for another version of flwr."""
+    digest = sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest()
+    if version("flwr") != FLOWER_VERSION or digest != known_hash:
         raise ConfigError(
-            f"flwr {version('flwr')} is not the {VERSION} that the launcher knows: pip install flwr=={VERSION}"
+            f"flwr {version('flwr')} is installed, and this fedtl works with flwr {FLOWER_VERSION} only: "
+            f"pip install --force-reinstall flwr=={FLOWER_VERSION}"
         )
 
 
-def begin(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None]) -> None:
+    """Run a process of a site: its files are private to the owner, and an error is one line and an exit code."""
     os.umask(0o077)
     try:
         main()

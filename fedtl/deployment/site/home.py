@@ -1,10 +1,10 @@
 """
-An institution's folder: opened by the processes that work for it, closed to everybody else.
+The folder of a site, which only its owner can read.
 
-    silo.toml      what it has and allows      approved.json    what its steward signed
-    node.key       proves who calls            secret           mixes into every draw; marks the rows in the ledger
-    state/         head, statistics, last reply of each study       ledger.sqlite   privacy spent
-    record.sqlite  what came and left          rehearsed/       the pages shown before signing
+    silo.toml      what the site has and allows          approved.json    what its steward approved
+    node.key       identifies the site to the server     secret           part of every random seed; the key of row hashes
+    state/         head, statistics and last reply of each study          ledger.sqlite    privacy budget spent
+    record.sqlite  every message in and out              rehearsed/       the pages shown before approval
 """
 
 import json
@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING
 
 from fedtl._util.files import lock_folder, make_folder, write_bytes
 from fedtl.deployment.site import keys
-from fedtl.deployment.site.settings import HomeSettings, load
+from fedtl.deployment.site.settings import HomeSettings, load_home_settings
 from fedtl.deployment.site.template import TEMPLATE
 from fedtl.errors import ConfigError
 from fedtl.privacy.hash_chain import HashChainFile
 
-if TYPE_CHECKING:  # they bring torch, and two of the processes that open a home do without
+if TYPE_CHECKING:  # they import torch, which two of the processes that open this folder do without
     from fedtl.deployment.site.egress_log import EgressLog
     from fedtl.deployment.site.state_store import SiloStateStore
 
-PRIVATE = ("node.key", "secret", "exec.secret")
-LOCATION = "FEDTL_SILO"  # the environment variable by which a ClientApp finds its home
+SECRET_FILES = ("node.key", "secret", "exec.secret")
+SILO_FOLDER_VARIABLE = "FEDTL_SILO"  # the environment variable that tells a ClientApp its folder
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,33 @@ class Home:
 
     @classmethod
     def create(cls, path: Path, name: str, server: str) -> "Home":
-        """Raises ConfigError where something stands already."""
+        """Create the folder, its silo.toml and its keys. Raises ConfigError where the folder is not empty."""
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path} is not empty; a new home needs a new folder")
+            raise ConfigError(f"{path} is not empty; choose a new folder for the site")
         text = TEMPLATE.format(name=json.dumps(name), server=json.dumps(server))
         existed = path.exists()
         make_folder(path, private=True)
         path.chmod(0o700)
         write_bytes(path / "silo.toml", text.encode(), private=True)
         try:
-            home = cls(path, load(path))
+            home = cls(path, load_home_settings(path))
         except ConfigError:
             (path / "silo.toml").unlink()
             if not existed:
                 path.rmdir()
             raise
-        keys.make_node_key(path / "node.key", name)
+        keys.create_node_key(path / "node.key", name)
         for file in ("secret", "exec.secret"):
             write_bytes(path / file, os.urandom(32), private=True)
         return home
 
     @classmethod
     def open(cls, path: Path) -> "Home":
-        """Raises ConfigError where there is none, or others could read what is secret."""
+        """Raises ConfigError where the folder has no silo.toml, or where others could read its secrets."""
         path = path.absolute()
-        home = cls(path, load(path))
+        home = cls(path, load_home_settings(path))
         keys.check_private(path)
-        for file in PRIVATE:
+        for file in SECRET_FILES:
             keys.check_private(path / file)
         return home
 
@@ -74,31 +74,34 @@ class Home:
         return EgressLog(self.path / "record.sqlite", self.settings.name)
 
     @cached_property
-    def memory(self) -> "SiloStateStore":
+    def states(self) -> "SiloStateStore":
         from fedtl.deployment.site.state_store import SiloStateStore
 
-        seal = keys.FileEncryption(self.at(self.settings.key_file)) if self.settings.key_file else None
-        return SiloStateStore(self.state, self.settings.name, seal)
+        key_file = self.settings.key_file
+        encryption = keys.FileEncryption(self.at(key_file)) if key_file else None
+        return SiloStateStore(self.state, self.settings.name, encryption)
 
     @property
     def dataset(self) -> str:
         """
-        What the rows' budget hangs on: ``data.name``; without one the name under which this home's rows were charged
-        before, or the site's. Raises ConfigError where that could be several.
+        The name of the dataset, to which the lifetime budget belongs: ``data.name``; where it is not set, the name under
+        which the rows of this folder were charged before, or the site's name. Raises ConfigError where there are several.
         """
-        named = self.settings.data.name
-        known = HashChainFile(self.ledger).names() if self.ledger.exists() and not named else []
-        if named or not known or self.settings.name in known:
-            return named or self.settings.name
-        if len(known) > 1:
+        name = self.settings.data.name
+        if name or not self.ledger.exists():
+            return name or self.settings.name
+        charged = HashChainFile(self.ledger).names()
+        if not charged or self.settings.name in charged:
+            return self.settings.name
+        if len(charged) > 1:
             raise ConfigError(
-                f"silo.toml: data.name must say which the rows are: {', '.join(known)} are in the ledger"
+                f"{self.path / 'silo.toml'}: set data.name to the dataset of these rows; the ledger has {', '.join(charged)}"
             )
-        return known[0]
+        return charged[0]
 
     @property
     def secret(self) -> bytes:
-        return keys.secret(self.path / "secret")
+        return keys.read_secret(self.path / "secret")
 
     @property
     def ledger(self) -> Path:
@@ -106,7 +109,7 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """A folder for each study of which something is kept."""
+        """Has a folder for each study of which state is stored."""
         return self.path / "state"
 
     @property
@@ -114,15 +117,15 @@ class Home:
         return self.path / "approved.json"
 
     def at(self, path: str) -> Path:
-        """A path of silo.toml: relative to the folder."""
+        """Return the absolute path of a path in silo.toml, which is relative to the folder."""
         return self.path / Path(path).expanduser()
 
     def alone(self) -> AbstractContextManager[None]:
-        """One round at a time, whatever became of the process that was at the last one."""
+        """Process one round at a time. The lock is free again when the process that held it has ended."""
         return lock_folder(self.path)
 
     def log(self, text: str) -> None:
-        """For the steward; never sent."""
+        """Append to silo.log, which is for the steward and is never sent."""
         handle = os.open(self.path / "silo.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         with os.fdopen(handle, "a") as file:
             file.write(text + "\n")

@@ -1,6 +1,6 @@
 """
-The keys of an institution: its node's, which proves to the server who calls, and the one that its state is
-encrypted with. Private halves are made here, stay here, and are read by their owner alone.
+The keys of a site: the node key, by which the server recognises it, and the key that its state is encrypted with. They are
+created at the site, never leave it, and only their owner can read the private files.
 """
 
 import os
@@ -22,74 +22,76 @@ from cryptography.hazmat.primitives.serialization import (
 from fedtl._util.files import write_bytes
 from fedtl.errors import ConfigError, LedgerDamaged
 
-LONGEST = 4096  # bytes of a public key's file
+MAX_PUBLIC_KEY_BYTES = 4096
 
 
-def make_node_key(path: Path, name: str) -> None:
-    """A P-384 key pair: ``path`` and ``path.pub``, as OpenSSH writes them."""
+def create_node_key(path: Path, name: str) -> None:
+    """Write a P-384 key pair to ``path`` and ``path.pub``, in OpenSSH's format. ``name``: the comment of the public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     write_bytes(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), private=True)
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
     write_bytes(path.with_name(f"{path.name}.pub"), public + f" {name}\n".encode())
 
 
-def public_key(path: Path) -> str:
-    """The key in the file, without its comment. Raises ConfigError for anything but an elliptic one."""
-    content = path.read_bytes()[: LONGEST + 1]
+def read_public_key(path: Path) -> str:
+    """Return the key in the file without its comment. Raises ConfigError for anything but an elliptic-curve key."""
+    content = path.read_bytes()[: MAX_PUBLIC_KEY_BYTES + 1]
     try:
         key = load_ssh_public_key(content)
-    except Exception as error:  # whatever is in the file: the library raises half a dozen kinds
-        raise ConfigError(f"{path} is no public key: {error}") from error
-    if len(content) > LONGEST or not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError(f"{path}: fedtl silo init makes P-384 keys; this is another kind")
+    except Exception as error:  # the library raises several types for a malformed file
+        raise ConfigError(f"{path} is not a public key: {error}") from error
+    if len(content) > MAX_PUBLIC_KEY_BYTES or not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigError(
+            f"{path} is a key of another type; use the node.key.pub that fedtl silo init creates (P-384)"
+        )
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
-def fits(private: Path, public: Path) -> bool:
-    """Whether two files are halves of one key."""
+def keys_match(private: Path, public: Path) -> bool:
+    """Whether the two files hold one key pair."""
     key = load_ssh_private_key(private.read_bytes(), None)
-    ours = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-    return ours == public_key(public)
+    derived = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    return derived == read_public_key(public)
 
 
-def secret(path: Path) -> bytes:
-    """The bytes of a file that nobody else may read. Raises ConfigError."""
+def read_secret(path: Path) -> bytes:
+    """Return the bytes of a secret file. Raises ConfigError where others could read it."""
     check_private(path)
     return path.read_bytes()
 
 
 def check_private(path: Path) -> None:
-    """Raises ConfigError where others than the owner may read, write or enter."""
+    """Raises ConfigError where anybody but the owner may read, write or enter the path."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     if mode & 0o077:
-        right = "700" if path.is_dir() else "600"
-        raise ConfigError(f"{path} has mode {mode:o}; others can read it: chmod {right} {path}")
+        allowed = "700" if path.is_dir() else "600"
+        raise ConfigError(f"{path} has mode {mode:o}, so other users could read it: chmod {allowed} {path}")
 
 
 class FileEncryption:
-    """Encryption of files at rest: AES-256-GCM under the 32 bytes of a key file, with a fresh nonce each time."""
+    """Encrypts files with AES-256-GCM under the 32 bytes of a key file, with a new nonce each time."""
 
     def __init__(self, key_file: Path) -> None:
-        key = secret(key_file)
+        key = read_secret(key_file)
         if len(key) != 32:
             raise ConfigError(
-                f"{key_file} has {len(key)} bytes; a key has 32: head -c 32 /dev/urandom > {key_file}"
+                f"key_file {key_file} has {len(key)} bytes and needs 32: head -c 32 /dev/urandom > {key_file}"
             )
         self._cipher = AESGCM(key)
 
-    def close(self, content: bytes, about: str) -> bytes:
-        """``about`` is bound to it: a file that was put in another's place does not open."""
+    def encrypt(self, content: bytes, context: str) -> bytes:
+        """``context`` is authenticated too: a file that replaces another one cannot be decrypted."""
         nonce = os.urandom(12)
-        return nonce + self._cipher.encrypt(nonce, content, about.encode())
+        return nonce + self._cipher.encrypt(nonce, content, context.encode())
 
-    def open(self, content: bytes, about: str) -> bytes:
-        """Raises LedgerDamaged for another key and for altered bytes."""
+    def decrypt(self, content: bytes, context: str) -> bytes:
+        """Raises LedgerDamaged for another key, another context and altered bytes."""
         try:
-            return self._cipher.decrypt(content[:12], content[12:], about.encode())
+            return self._cipher.decrypt(content[:12], content[12:], context.encode())
         except (InvalidTag, ValueError) as error:
             raise LedgerDamaged(
-                f"{about}: the state does not open: another key_file, or altered bytes"
+                f"{context}: the stored state cannot be decrypted: key_file is another key, or the file was altered"
             ) from error

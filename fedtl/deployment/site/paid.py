@@ -1,74 +1,66 @@
 """
-Is everything private that left this site in its ledger? Asked before a private round is charged and before its reply leaves.
+Checks that everything private that left this site is in its ledger: before a private round is charged, and before its
+reply leaves.
 
-A ledger that was deleted, or put back from an older copy, has forgotten charges; the egress record and the kept state of
-studies still show them. Not seen: all files of the folder put back from one older copy, or all of them deleted together, and
-what somebody writes anew who can write to the folder. Against these, note the ledger's last hash down elsewhere.
+A ledger that was deleted or replaced by an older copy has lost charges, which the egress record and the stored state of
+studies still show. This cannot detect that all files of the folder were replaced from one older copy or deleted together,
+nor files written by somebody with write access to the folder. Against these, keep the ledger's last hash elsewhere.
 """
 
-from fedtl.deployment.site.approvals import approvals
+from fedtl.deployment.site.approvals import read_approvals
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Refused
-from fedtl.privacy.ledger_lines import LedgerLine
 from fedtl.privacy.ledger_reading import read_ledgers
 from fedtl.privacy.verify import find_uncharged
 
 RESTORE = (
-    "a file was deleted or put back from an older copy; put ledger.sqlite and record.sqlite, each with its .tip, back from one "
-    "copy that is younger than the last private update; without such a copy nobody knows what was spent on these rows, and no "
-    "private round may run on them again"
+    "a file was deleted or replaced by an older copy; restore ledger.sqlite and record.sqlite, each with its .tip, from one copy "
+    "that was made after the last private update; without such a copy it is unknown what was spent on these rows, and no "
+    "private round may use them again"
 )
 
 
-def ledgers(home: Home) -> dict[str, list[LedgerLine]]:
-    """Each dataset's lines; none where nothing was ever charged. Raises LedgerDamaged."""
-    return read_ledgers(home.ledger)
-
-
-def gaps(home: Home) -> list[str]:
-    """What the record or the ledger has forgotten, a line each; none: neither was seen to be deleted or replaced."""
+def missing_entries(home: Home) -> list[str]:
+    """Return what the record or the ledger should hold and does not, a line each."""
     lines = home.record.lines()
     approved = {line["plan"] for line in lines if line["what"] == "approved"}
     received = {line["study"] for line in lines if line["what"] == "received"}
-    found = [
-        f"plan {one.plan[:12]} is approved, and the record does not say so"
-        for one in approvals(home.approved)
-        if one.plan not in approved
+    stored = sorted(path.name for path in home.state.iterdir()) if home.state.is_dir() else []
+    missing = [
+        f"plan {approval.plan[:12]} is approved, and the record does not say so"
+        for approval in read_approvals(home.approved)
+        if approval.plan not in approved
     ]
-    found += [
-        f"state/{study} is kept, and the record knows no such study"
-        for study in (sorted(path.name for path in home.state.iterdir()) if home.state.is_dir() else ())
-        if study not in received
+    missing += [
+        f"state/{study} exists, and the record has no such study" for study in stored if study not in received
     ]
-    books = ledgers(home)
+    ledgers = read_ledgers(home.ledger)
     sent = [line for line in lines if line["what"] == "sent"]
-    found += [f"record {text}" for text in find_uncharged(sent, books)]
-    kept = [{"number": 0, "private": True, **its} for its in home.memory.charged()]
-    return found + [
-        f"state/{its['study']}: round {its['round']} was answered in private, and the ledger has no charge for it"
-        for its in kept
-        if find_uncharged([its], books)
+    missing += [f"record {text}" for text in find_uncharged(sent, ledgers)]
+    return missing + [
+        f"state/{last.study}: round {last.round} was answered privately, and the ledger has no charge for it"
+        for last in home.states.last_private_rounds()
+        if find_uncharged([_private_line(last.study, last.round, last.task)], ledgers)
     ]
 
 
-def check(home: Home) -> None:
-    """Before a private round. Raises Refused, in one line, where a file has forgotten something."""
-    if found := gaps(home):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise Refused(f"{home.path}: {found[0]}{more}: {RESTORE}")
+def check_ledger_complete(home: Home) -> None:
+    """Before a private round. Raises Refused where the record or the ledger has lost an entry."""
+    if missing := missing_entries(home):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise Refused(f"{home.path}: {missing[0]}{more}: {RESTORE}")
 
 
-def check_reply(home: Home, study: str, round: int, task: str) -> None:
-    """Before a private reply leaves: it was charged to the rows that it is about. Raises Refused."""
-    line = {
-        "number": 0,
-        "study": study,
-        "round": round,
-        "task": task,
-        "private": True,
-        "dataset": home.dataset,
-    }
-    if find_uncharged([line], ledgers(home)):
+def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
+    """Before a private reply leaves. Raises Refused where the ledger of its dataset has no charge for it."""
+    line = {**_private_line(study, round, task), "dataset": home.dataset}
+    if find_uncharged([line], read_ledgers(home.ledger)):
         raise Refused(
-            f"{home.dataset}: round {round} of study {study!r} would leave as private, and the ledger has no charge for it: {RESTORE}"
+            f"dataset {home.dataset!r}: the private reply to round {round} of study {study!r} must not leave, because the ledger "
+            f"has no charge for it: {RESTORE}"
         )
+
+
+def _private_line(study: str, round: int, task: str) -> dict[str, str | int | bool]:
+    """A private message as a line of the record names it."""
+    return {"number": 0, "private": True, "study": study, "round": round, "task": task}

@@ -1,30 +1,34 @@
-"""The processes of an institution: the pinned SuperNode, and the SuperExec that starts its ClientApp for each round."""
+"""Runs the processes of a site: the SuperNode, restricted to approved bundles, and the SuperExec, which starts a ClientApp for each round."""
 
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedtl.deployment.flower_commands import environment
-from fedtl.deployment.site.home import LOCATION, Home
+from fedtl.deployment.flower_commands import flower_environment
+from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
 from fedtl.deployment.supervise import supervise
 
 PARTS = ("node", "exec")
 
 
-def commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
-    python = [sys.executable, "-P", "-m"]  # -P: nothing that lies in the working folder is imported
-    made = {
+def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the command of each part."""
+    python = [sys.executable, "-P", "-m"]  # -P: import nothing from the working folder
+    commands = {
         "node": [*python, "fedtl.deployment.site.supernode", str(home.path)],
         "exec": [*python, "fedtl.deployment.site.superexec", str(home.path)],
     }
-    return {part: made[part] for part in parts}
+    return {part: commands[part] for part in parts}
 
 
 def run_site(folder: Path, parts: Sequence[str]) -> int:
-    """Until one of them ends; the exit code. After a crash the same key is refused for two heartbeats: start again then."""
+    """
+    Run the parts until one of them ends, and return its exit code. After a crash the server refuses the key for two
+    heartbeats; run the site again after that.
+    """
     home = Home.open(folder)
     os.umask(0o077)
-    around = environment(home.path, **{LOCATION: str(home.path)})
-    ended, code = supervise(commands(home, parts), dict.fromkeys(PARTS, around))
+    environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
+    ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment))
     return 0 if not ended else code or 1

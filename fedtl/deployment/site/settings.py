@@ -1,44 +1,54 @@
-"""``silo.toml``: what an institution has, and what it allows. Every key with its default; deny by default."""
+"""``silo.toml``: what an institution has, and what it allows to leave. Everything that is not listed is denied."""
 
-import tomllib
+import sys
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
+from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import short
 
 if TYPE_CHECKING:
     from fedtl.federation.policy import Policy
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$"
 
+# By table, the keys of fedtl 0.1.0 and what they are called now. The next version accepts the new names only.
+RENAMED_KEYS = {
+    "data": {"split": "split_seed"},
+    "policy": {"bytes": "max_bytes_per_round", "norm": "max_update_norm", "rows": "share_row_count"},
+}
+
 
 class DataHere(RowSettings):
     """
-    ``[data]``: where the rows are. ``name``: of the dataset, on which the lifetime budget hangs; "": the one that this home
-    began with (see ``Home.dataset``). ``silo``: their name in the source, "" for the site's own. ``split``: a number that
-    fixes which rows are for training, for good; ``val`` and ``test`` are shares, as in an experiment. ``classes``: every
-    label that can occur, for a head of the site's own; that of a shared head is in the plan. ``bounds``: of each column,
-    for ``scale = "dp"``. Where one of these two is not set, the approved plan's holds.
+    ``[data]``: where the rows are.
+
+    ``name``: of the dataset. The lifetime budget belongs to this name; "" means the name that this folder used first
+    (see ``Home.dataset``). ``silo``: the silo's name in the source; "" means the site's name. ``split_seed``: fixes which
+    rows are used for training, and must not change. ``val`` and ``test``: the shares of rows that are held out.
+    ``classes``: every label that can occur, for a local head; the plan lists the labels of a shared head. ``bounds``: the
+    limits of each column, for ``scale = "dp"``. Where ``classes`` or ``bounds`` is not set, the approved plan's holds.
     """
 
     name: str = Field("", pattern=rf"{NAME}|^$")
     source: str = "table"
     silo: str = ""
-    split: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0)
 
 
 class BudgetSettings(Settings):
     """
-    ``[policy.privacy]``: nothing leaves without differential privacy; without the table no private plan runs.
-    ``epsilon``: the most for one study; ``lifetime_epsilon`` and ``lifetime_delta``: the most for the rows, all studies
-    together, for ever. ``unit``: who is protected, a record, or, by a column's name, all rows that agree there.
-    ``sample_rate``: of each in a step; ``steps``: of a round; ``rounds``: the most to take part in, in a study. Where one
-    of these three is not set, the approved plan's holds.
+    ``[policy.privacy]``: every update is sent with noise. Without this table the site refuses private plans.
+
+    ``epsilon``: the maximum of one study. ``lifetime_epsilon`` and ``lifetime_delta``: the maximum over all studies that
+    ever use these rows. ``unit``: what is protected: "record", or the name of a column, and then all rows that agree in
+    it together. ``sample_rate``: the probability of each unit in a step. ``steps``: in a round. ``rounds``: the maximum
+    of one study. Where one of the last three is not set, the approved plan's value holds.
     """
 
     epsilon: float = Field(gt=0, le=100, allow_inf_nan=False)
@@ -54,16 +64,19 @@ class BudgetSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """``[policy]``: what may leave, in which study."""
+    """
+    ``[policy]``: what may leave, and in which studies. ``max_update_norm``: Euclidean, over all tensors of an update.
+    ``share_row_count``: whether the number of training rows may leave, as the weight of the update.
+    """
 
     roles: list[Literal["body", "head", "aux", "norm", "stats", "extra", "summary"]] = []
     methods: list[str] = []
     models: list[str] = []
     metrics: list[str] = []
-    bytes: int = Field(0, ge=0)
-    norm: float = Field(1000.0, ge=0, allow_inf_nan=False)
+    max_bytes_per_round: int = Field(0, ge=0)
+    max_update_norm: float = Field(1000.0, ge=0, allow_inf_nan=False)
     minimum_silos: int = Field(2, ge=1)
-    rows: bool = False
+    share_row_count: bool = False
     privacy: BudgetSettings | None = None
 
     @property
@@ -75,18 +88,18 @@ class PolicySettings(Settings):
             methods=frozenset(self.methods),
             models=frozenset(self.models),
             metrics=frozenset(self.metrics),
-            bytes=self.bytes,
-            norm=self.norm,
+            bytes=self.max_bytes_per_round,
+            norm=self.max_update_norm,
             minimum_silos=self.minimum_silos,
             private=self.privacy is not None,
-            rows=self.rows,
+            rows=self.share_row_count,
         )
 
 
 class HomeSettings(Settings):
     """
-    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two signs of life; after twice as
-    many without one the server takes the site for gone, and lets its key in again. Flower takes 10 to 1800.
+    The whole file. Paths are relative to its folder. ``heartbeat``: seconds between two heartbeats. The server treats a
+    site as disconnected, and accepts its key again, after two missed heartbeats. Flower accepts 10 to 1800.
     """
 
     name: str = Field(pattern=NAME)
@@ -110,22 +123,41 @@ class HomeSettings(Settings):
         return value
 
 
-def load(folder: Path) -> HomeSettings:
-    """Raises ConfigError, in one line."""
+def load_home_settings(folder: Path) -> HomeSettings:
+    """Return the settings in ``silo.toml``. Raises ConfigError."""
     path = folder / "silo.toml"
-    try:
-        return HomeSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise ConfigError(
-            f"{folder} has no silo.toml; make it with: fedtl silo init {folder} --name NAME --server HOST:PORT"
-        ) from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise ConfigError(f"{path}: {place} is not given, and has no default") from error
-        raise ConfigError(f"{path}: {place} = {short(first['input'])}: {first['msg']}") from error
+            f"{folder} has no silo.toml; create it: fedtl silo init {folder} --name NAME --server HOST:PORT"
+        )
+    return validate(HomeSettings, rename_old_keys(read_toml(path), path), str(path))
+
+
+def rename_old_keys(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """
+    Return the table of ``path`` with the new name of every key in ``RENAMED_KEYS``, after a note on stderr.
+    Raises ConfigError where a setting stands under both of its names.
+    """
+    renamed: list[str] = []
+    for section, keys in RENAMED_KEYS.items():
+        values = table.get(section, {})
+        for old, new in keys.items():
+            if not isinstance(values, dict) or old not in values:
+                continue
+            if new in values:
+                raise ConfigError(
+                    f"{path}: {section}.{old} is the old name of {section}.{new}, and both are set; remove {section}.{old}"
+                )
+            values[new] = values.pop(old)
+            renamed.append(f"{section}.{old} is now {section}.{new}")
+    if renamed:
+        _note_on_stderr(
+            f"{path}: {', '.join(renamed)}; write the new names: the next version refuses the old ones"
+        )
+    return table
+
+
+@cache
+def _note_on_stderr(text: str) -> None:
+    """Print a note, once in a process: every command opens the folder more than once."""
+    print(f"note: {text}", file=sys.stderr)

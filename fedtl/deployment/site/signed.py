@@ -1,9 +1,10 @@
 """
-What a steward signs, as plain values, and for each value which change is stricter and which is looser.
+What a steward signs, as plain values, and which change of each value is stricter and which is looser.
 
-``SignedTerms`` holds everything on the page that a later edit of silo.toml, or another plan, could change. It is written
-whole into the egress record when it is signed. At each round the same values are taken anew from silo.toml and the plan,
-and ``looser`` names every one that is looser than signed. Must not know rows, and does without torch.
+``SignedTerms`` holds everything on the page that a later edit of silo.toml, or another plan, could change. All of it is
+written into the egress record when it is signed. In each round the same values are computed again from silo.toml and the
+plan, and ``looser`` returns every value that is looser than signed. Names and order of the fields must not change, because
+the hash of what was signed covers them: they are the names of fedtl 0.1.0, also where silo.toml has new ones. No torch here.
 """
 
 import json
@@ -17,7 +18,7 @@ from pydantic import Field
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
 
-Order = Callable[[Any, Any], bool]  # (signed, now): now is the same or stricter
+Order = Callable[[Any, Any], bool]  # (signed, now): whether now is the same or stricter
 
 
 def same(signed: Any, now: Any) -> bool:
@@ -33,23 +34,22 @@ def at_least(signed: Any, now: Any) -> bool:
 
 
 def within(signed: list[str], now: list[str]) -> bool:
-    """Nothing beyond what was signed."""
     return set(now) <= set(signed)
 
 
 def unit(signed: str, now: str) -> bool:
-    """A column protects all rows that agree in it, which is more than a record; two columns cannot be compared."""
+    """Protecting all rows that agree in a column is stricter than protecting a record; two columns cannot be compared."""
     return signed in ("record", now)
 
 
 def present(signed: Any, now: Any) -> bool:
-    """Privacy is stricter than none. Its numbers are compared one by one."""
+    """Training with differential privacy is stricter than without. Its values are compared one by one."""
     return signed is None or now is not None
 
 
 @dataclass(frozen=True)
 class Bound:
-    """``key``: what a message calls the value, as in silo.toml where it stands there."""
+    """``key``: the name of the value in messages; for a setting of silo.toml, its key."""
 
     key: str
     stricter: Order
@@ -57,9 +57,9 @@ class Bound:
 
 class PrivacyTerms(Settings):
     """
-    ``epsilon``, ``delta``, ``rounds``: of one study. ``sample_rate`` and ``steps`` (of a round): as they come out for the
-    site's own rows. The noise multiplier follows from these and the hashed code, so it has no order of its own: at equal
-    epsilon, fewer steps need less noise.
+    ``epsilon``, ``delta``, ``rounds``: of one study. ``sample_rate`` and ``steps`` (in a round): the values for the site's
+    own rows. The noise multiplier follows from these and from the approved code, and is not compared: at equal epsilon,
+    fewer steps need less noise.
     """
 
     epsilon: Annotated[float, Bound("policy.privacy.epsilon", at_most)]
@@ -76,21 +76,21 @@ class PrivacyTerms(Settings):
 
 class DataTerms(RowSettings):
     """
-    ``[data]`` of silo.toml, where every change is looser: each key without a Bound of its own is compared by ``same``.
-    ``scale_file``: the hash of the file of constants, "" without one.
+    ``[data]`` of silo.toml. Every change is looser: a field without a Bound is compared by ``same``. ``scale_file``: the
+    hash of the file of scaling constants, "" without one.
     """
 
     name: str
     silo: str
-    split: int
+    split: Annotated[int, Bound("data.split_seed", same)]
     scale_file: Annotated[str, Bound("the file of data.scale", same)]
 
 
 class SignedTerms(Settings):
     """
-    ``records``: training rows, or units where the privacy unit is a column. ``metrics`` and ``rows``: the figures that
-    leave and whether the number of rows does, as policy and privacy together allow. ``studies`` and ``until``: how many
-    studies the approval is for, and its last day (UTC, YYYY-MM-DD).
+    ``records``: training rows, or units where the privacy unit is a column. ``metrics`` and ``rows``: which metrics leave,
+    and whether the number of rows does, as the policy and the privacy settings together allow. ``studies`` and ``until``:
+    how many studies the approval is for, and its last day (UTC, YYYY-MM-DD).
     """
 
     privacy: Annotated[PrivacyTerms | None, Bound("[policy.privacy]", present)]
@@ -108,9 +108,9 @@ class SignedTerms(Settings):
     until: Annotated[str, Bound("until", at_most), Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
     roles: Annotated[list[str], Bound("policy.roles", within)]
     metrics: Annotated[list[str], Bound("policy.metrics", within)]
-    bytes: Annotated[int, Bound("policy.bytes", at_most)]
-    norm: Annotated[float, Bound("policy.norm", at_most)]
-    rows: Annotated[bool, Bound("policy.rows", at_most)]
+    bytes: Annotated[int, Bound("policy.max_bytes_per_round", at_most)]
+    norm: Annotated[float, Bound("policy.max_update_norm", at_most)]
+    rows: Annotated[bool, Bound("policy.share_row_count", at_most)]
     minimum_silos: Annotated[int, Bound("policy.minimum_silos", at_least)]
     columns: Annotated[list[str], Bound("columns", same)]
     classes: Annotated[list[str], Bound("classes", same)]
@@ -124,18 +124,18 @@ class SignedTerms(Settings):
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is looser than it was signed."""
+    """A value that is looser than signed."""
 
     key: str
     signed: Any
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: signed {_said(self.signed)}, now {_said(self.now)}"
+        return f"{self.key}: signed {_text(self.signed)}, now {_text(self.now)}"
 
 
 def looser(signed: Settings, now: Settings) -> list[Difference]:
-    """Every value of ``now`` that is looser than in ``signed``, which is of the same class."""
+    """Return every value of ``now`` that is looser than in ``signed``. Both are of the same class."""
     return list(_looser(signed, now))
 
 
@@ -151,7 +151,7 @@ def _looser(signed: Settings, now: Settings) -> Iterator[Difference]:
             yield from _looser(before, after)
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     match value:
         case None:
             return "none"
@@ -162,7 +162,7 @@ def _said(value: Any) -> str:
         case float():
             return f"{value:.6g}"
         case dict():
-            return ", ".join(f"{key} {_said(one)}" for key, one in value.items()) or "none"
+            return ", ".join(f"{key} {_text(entry)}" for key, entry in value.items()) or "none"
         case list():
             return ", ".join(map(str, value)) or "none"
         case _:

@@ -1,6 +1,6 @@
 """
-The terms of a plan at a site, taken from silo.toml, the plan and the site's own rows: for the page that is signed, and at
-each round for the comparison with what was signed.
+Computes the terms of a plan at a site from silo.toml, the plan and the site's rows: once for the page that is signed, and
+in each round to compare them with what was signed.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,14 @@ from hashlib import sha256
 from fedtl.data.columns import declared_columns
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.settings import SCALES
-from fedtl.deployment.site import covered
-from fedtl.deployment.site.covered import Grant
+from fedtl.deployment.site.covered import (
+    Grant,
+    History,
+    check_terms,
+    check_use,
+    grant_in_force,
+    record_history,
+)
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import DataTerms, PrivacyTerms, SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan
@@ -19,17 +25,20 @@ from fedtl.privacy.charge import task_hash
 from fedtl.privacy.guarantee import PrivacyGuarantee
 
 
-def terms(
-    place: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None, studies: int, until: str
+def present_terms(
+    plan: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None, studies: int, until: str
 ) -> SignedTerms:
-    """As they are now. ``guarantee`` None: the site trains without differential privacy."""
-    policy, experiment = place.policy, place.agreement.experiment
-    figures = policy.metrics if place.released is None else place.released
+    """
+    Return the terms as they are now. ``guarantee`` None: the site trains without differential privacy. ``studies`` and
+    ``until``: how many studies an approval is for, and its last day.
+    """
+    policy, experiment = plan.policy, plan.agreement.experiment
+    metrics = policy.metrics if plan.released_metrics is None else plan.released_metrics
     return SignedTerms(
-        site=place.name,
-        server=place.home.settings.server,
-        plan=place.agreement.hash,
-        manifest=place.manifest.hash,
+        site=plan.name,
+        server=plan.home.settings.server,
+        plan=plan.agreement.hash,
+        manifest=plan.manifest.hash,
         asked_by=experiment.request.by,
         purpose=experiment.request.purpose,
         method=experiment.method.name,
@@ -39,35 +48,35 @@ def terms(
         studies=studies,
         until=until,
         roles=sorted(policy.roles),
-        metrics=sorted(figures),
+        metrics=sorted(metrics),
         bytes=policy.bytes,
         norm=policy.norm,
         rows=policy.rows and guarantee is None,
         minimum_silos=policy.minimum_silos,
         columns=[str(column) for column in declared_columns(experiment.data)],
-        classes=place.agreement.classes,
+        classes=plan.agreement.classes,
         records=len(data.train) if guarantee is None else guarantee.protected.count,
-        data=_data(place.home),
-        privacy=None if guarantee is None else _privacy(place, guarantee),
+        data=_data_terms(plan.home),
+        privacy=None if guarantee is None else _privacy_terms(plan, guarantee),
     )
 
 
-def _data(home: Home) -> DataTerms:
-    here = home.settings.data
-    file = home.at(here.scale)
-    constants = here.scale not in SCALES and file.is_file()
-    kept = {
-        name: getattr(here, name) for name in DataTerms.model_fields if name not in ("name", "scale_file")
-    }
+def _data_terms(home: Home) -> DataTerms:
+    settings = home.settings.data
+    file = home.at(settings.scale)
+    has_constants = settings.scale not in SCALES and file.is_file()
+    computed = {"name", "scale_file", "split"}
+    same_name = {name: getattr(settings, name) for name in DataTerms.model_fields.keys() - computed}
     return DataTerms(
         name=home.dataset,
-        scale_file=sha256(file.read_bytes()).hexdigest() if constants else "",
-        **kept,
+        scale_file=sha256(file.read_bytes()).hexdigest() if has_constants else "",
+        split=settings.split_seed,
+        **same_name,
     )
 
 
-def _privacy(place: SitePlan, guarantee: PrivacyGuarantee) -> PrivacyTerms:
-    own, settings = place.home.settings.policy.privacy, place.privacy
+def _privacy_terms(plan: SitePlan, guarantee: PrivacyGuarantee) -> PrivacyTerms:
+    own, settings = plan.home.settings.policy.privacy, plan.privacy
     assert own is not None
     assert settings is not None
     return PrivacyTerms(
@@ -85,37 +94,37 @@ def _privacy(place: SitePlan, guarantee: PrivacyGuarantee) -> PrivacyTerms:
 
 
 @dataclass(frozen=True)
-class Approved:
-    """The approval that a round begins under: its ``grant``, and what the record says of earlier rounds."""
+class ApprovalInForce:
+    """The approval that a round is computed under. ``history``: what the record says of earlier rounds."""
 
     home: Home
     grant: Grant
-    read: covered.History
+    history: History
 
     @classmethod
-    def of(cls, place: SitePlan) -> "Approved":
-        """Raises Denied where the plan, or what leaves, or fedtl itself is not what was approved."""
-        read = covered.history(place.home.record.lines())
-        grant = covered.in_force(place.home, read, place.agreement.hash, place.manifest)
-        return cls(place.home, grant, read)
+    def of(cls, plan: SitePlan) -> "ApprovalInForce":
+        """Raises Denied where the plan, the manifest or the installed fedtl is not the approved one."""
+        history = record_history(plan.home.record.lines())
+        grant = grant_in_force(plan.home, history, plan.agreement.hash, plan.manifest)
+        return cls(plan.home, grant, history)
 
-    def check(self, task: Task) -> None:
-        """Whether this study and round may begin under the approval. Raises Denied."""
-        covered.check_use(self.read, self.grant, task.study, task.round, task_hash(task))
+    def check_use(self, task: Task) -> None:
+        """Raises Denied where the approval does not cover this study and round."""
+        check_use(self.history, self.grant, task.study, task.round, task_hash(task))
 
-    def terms(self, place: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None) -> SignedTerms:
-        """The terms in force, none of which is looser than signed. Raises Denied."""
+    def terms(self, plan: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None) -> SignedTerms:
+        """Return the terms as they are now. Raises Denied where one is looser than signed."""
         signed = self.grant.terms
         assert signed is not None
-        now = terms(place, data, guarantee, signed.studies, signed.until)
-        covered.check_terms(signed, now)
+        now = present_terms(plan, data, guarantee, signed.studies, signed.until)
+        check_terms(signed, now)
         return now
 
-    def begin(self, task: Task) -> None:
-        """Write down that a study uses the approval, before its first round is computed."""
-        if task.study not in self.read.studies[self.grant.number]:
+    def note_begin(self, task: Task) -> None:
+        """Record that the study uses the approval, before its first round is computed."""
+        if task.study not in self.history.studies[self.grant.number]:
             self.home.record.note("began", study=task.study, plan=self.grant.approval.plan)
 
-    def answered(self, task: Task) -> bool:
+    def has_answered(self, task: Task) -> bool:
         """Whether a reply to this round of the study has left already."""
-        return self.read.rounds.get(task.study, (0, ""))[0] >= task.round
+        return self.history.rounds.get(task.study, (0, ""))[0] >= task.round

@@ -1,12 +1,11 @@
 """
-What a silo keeps between rounds, on the disk: head, statistics, and the reply to the last round.
-
-One file a study, model schema and silo; whole after a kill. Must not know how a round is computed.
+What a silo keeps between rounds, on disk: its head, its statistics, and its reply to the last round. There is one file for
+each study and model schema, and it is complete after a kill.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,15 @@ from fedtl.messages import Update
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 
-CHARGED = "charged.json"  # in a study's folder
-STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+PRIVATE_ROUND_FILE = "charged.json"  # in a study's folder
+STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
 @dataclass(frozen=True)
 class StoredRound:
     """
-    The silo after ``round``, which was the task of this hash; ``labels`` say where its own tensors come from, ``update``
-    is what it replied, and ``private`` whether that was made under a promise and charged.
+    The silo after ``round``. ``task``: the hash of the task. ``labels``: the provenance of the local tensors.
+    ``update``: the reply. ``private``: whether it was made with differential privacy and charged.
     """
 
     round: int
@@ -41,86 +40,105 @@ class StoredRound:
 
 
 @dataclass(frozen=True)
+class PrivateRound:
+    """The last round of a study that was answered with differential privacy."""
+
+    study: str
+    round: int
+    task: str
+
+
+@dataclass(frozen=True)
 class SiloStateStore:
-    """``schema``: the hash of the model's manifest and of what stays. ``seal`` None: in the clear."""
+    """``folder``: of all studies. ``encryption`` None: the files are not encrypted."""
 
     folder: Path
     silo: str
-    seal: FileEncryption | None = None
+    encryption: FileEncryption | None = None
 
     def path(self, study: str, schema: str) -> Path:
         return self.folder / study / f"{schema[:32]}.safetensors"
 
-    def save(self, study: str, schema: str, kept: StoredRound) -> None:
-        header = {
-            "silo": self.silo,
-            "study": study,
-            "schema": schema,
-            "round": kept.round,
-            "task": kept.task,
-            "weight": kept.update.weight,
-            "metrics": dict(kept.update.metrics),
-            "labels": {name: str(label) for name, label in kept.labels.items()},
-            "private": kept.private,
-        }
-        tensors = {f"local.{name}": its for name, its in kept.local.items()}
-        tensors |= {f"delta.{name}": its for name, its in kept.update.delta.items()}
-        content = save(tensors, {"header": json.dumps(header)})
-        if self.seal:
-            content = self.seal.close(content, self._about(study, schema))
-        if kept.private:  # first, and in the clear even where the state is sealed, as the record is
-            about = {"study": study, "round": kept.round, "task": kept.task}
-            write_bytes(self.folder / study / CHARGED, json.dumps(about).encode(), private=True)
+    def save(self, study: str, schema: str, stored: StoredRound) -> None:
+        """``schema``: the hash of the model's tensors, as ``schema_of`` returns it."""
+        content = _pack(self.silo, study, schema, stored)
+        if self.encryption:
+            content = self.encryption.encrypt(content, self._context(study, schema))
+        if (
+            stored.private
+        ):  # written first, and never encrypted: the ledger is checked against it without the key
+            last = PrivateRound(study, stored.round, stored.task)
+            path = self.folder / study / PRIVATE_ROUND_FILE
+            write_bytes(path, json.dumps(asdict(last)).encode(), private=True)
         write_bytes(self.path(study, schema), content, private=True)
 
-    def charged(self) -> list[dict[str, Any]]:
-        """Study, round and task of each study's last private round. Raises LedgerDamaged for what cannot be read."""
-        found = []
-        for path in sorted(self.folder.glob(f"*/{CHARGED}")):
+    def last_private_rounds(self) -> list[PrivateRound]:
+        """Return the last private round of each study. Raises LedgerDamaged for a file that cannot be read."""
+        rounds = []
+        for path in sorted(self.folder.glob(f"*/{PRIVATE_ROUND_FILE}")):
             try:
-                its = json.loads(path.read_text())
-                found.append({key: its[key] for key in ("study", "round", "task")})
+                content = json.loads(path.read_text())
+                rounds.append(PrivateRound(content["study"], content["round"], content["task"]))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise LedgerDamaged(f"{path} is damaged; put it back from a copy") from error
-        return found
+                raise LedgerDamaged(f"{path} is damaged; restore it from a backup") from error
+        return rounds
 
     def load(self, study: str, schema: str) -> StoredRound | None:
-        """None before the first round. Raises LedgerDamaged for a file that is not this silo's."""
+        """Return None before the first round. Raises LedgerDamaged for a damaged file and for another silo's or study's."""
         path = self.path(study, schema)
         if not path.exists():
             return None
         content = path.read_bytes()
-        if self.seal:
-            content = self.seal.open(content, self._about(study, schema))
+        if self.encryption:
+            content = self.encryption.decrypt(content, self._context(study, schema))
         try:
             length = int.from_bytes(content[:8], "little")
             header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["header"])
             tensors = load(content)
         except (ValueError, KeyError, SafetensorError) as error:
             raise LedgerDamaged(
-                f"{path} is damaged or encrypted; put it back from a copy, or set key_file"
+                f"{path} is damaged or encrypted; restore it from a backup, or set key_file in silo.toml"
             ) from error
         if (header["silo"], header["study"], header["schema"]) != (self.silo, study, schema):
-            raise LedgerDamaged(f"{path} is the state of {header['silo']} in study {header['study']!r}")
-        parts = {
-            part: {
-                name.removeprefix(f"{part}."): its
-                for name, its in tensors.items()
-                if name.startswith(f"{part}.")
-            }
-            for part in ("local", "delta")
-        }
-        update = Update(self.silo, header["round"], parts["delta"], header["weight"], header["metrics"])
-        labels = {name: Label(label) for name, label in header["labels"].items()}
-        # fedtl 0.1.0 wrote what a round had cost instead.
-        private = header["private"] if "private" in header else bool(header["spend"])
-        return StoredRound(header["round"], header["task"], parts["local"], labels, update, private)
+            raise LedgerDamaged(
+                f"{path} holds the state of silo {header['silo']!r} in study {header['study']!r}; restore the file of {study!r}"
+            )
+        return _unpack(header, tensors)
 
-    def _about(self, study: str, schema: str) -> str:
+    def _context(self, study: str, schema: str) -> str:
         return f"{self.silo}/{study}/{schema}"
 
 
+def _pack(silo: str, study: str, schema: str, stored: StoredRound) -> bytes:
+    header = {
+        "silo": silo,
+        "study": study,
+        "schema": schema,
+        "round": stored.round,
+        "task": stored.task,
+        "weight": stored.update.weight,
+        "metrics": dict(stored.update.metrics),
+        "labels": {name: str(label) for name, label in stored.labels.items()},
+        "private": stored.private,
+    }
+    tensors = {f"local.{name}": tensor for name, tensor in stored.local.items()}
+    tensors |= {f"delta.{name}": tensor for name, tensor in stored.update.delta.items()}
+    return save(tensors, {"header": json.dumps(header)})
+
+
+def _unpack(header: dict[str, Any], tensors: State) -> StoredRound:
+    local, delta = (
+        {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
+        for part in ("local.", "delta.")
+    )
+    update = Update(header["silo"], header["round"], delta, header["weight"], header["metrics"])
+    labels = {name: Label(label) for name, label in header["labels"].items()}
+    # fedtl 0.1.0 wrote what the round had cost instead of "private".
+    private = header["private"] if "private" in header else bool(header["spend"])
+    return StoredRound(header["round"], header["task"], local, labels, update, private)
+
+
 def schema_of(state: State) -> str:
-    """A hash of every tensor's name, shape and kind: another model is another memory."""
-    rows = [[name, list(its.shape), str(its.dtype)] for name, its in sorted(state.items())]
+    """Return a hash of every tensor's name, shape and type. Another model has another file."""
+    rows = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in sorted(state.items())]
     return sha256(json.dumps(rows).encode()).hexdigest()

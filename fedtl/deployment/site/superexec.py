@@ -1,10 +1,10 @@
 """
-The institution's SuperExec: Flower's own, except that the ClientApp of a round is forked from a process that has its
-libraries loaded. Each round is a process of its own all the same; most of what it took was importing torch.
+The site's SuperExec: Flower's own, except that it forks the ClientApp of a round from a process that has imported the
+libraries already. Each round still has its own process, but does not spend most of its time on importing torch.
 
-That process has loaded other people's libraries and nothing else: the fedtl that an approval names is read from the
-disk in each round. It runs no thread of Python's, has touched no GPU and drawn no number. What it forks is told its
-token through a pipe, where Flower would write it into a command line that everybody on the machine can read.
+The process that is forked has imported third-party libraries only. The fedtl that an approval names is read from disk in
+each round. It runs no Python thread, has not used a GPU, and has drawn no random number. The new process receives its token
+through a pipe; Flower would write it into a command line, which every user of the machine can read.
 """
 
 import logging
@@ -18,65 +18,66 @@ from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, subprocess_executor
 
-from fedtl.deployment.site.flower_version import begin, check
+from fedtl.deployment.site.flower_version import check_flower, run_main
 from fedtl.deployment.site.home import Home
 
-KNOWN = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39"  # of subprocess_executor.py
-ALWAYS = (
+KNOWN_HASH = "8fca14d06c1531f0895952719e9194a3f62e9cd0de4148a6d2cdd5cdaf051f39"  # of subprocess_executor.py
+LIBRARIES = (
     *("flwr.supernode.cli", "flwr.clientapp", "flwr.supercore.cli", "pydantic", "safetensors.torch"),
-    *("torch", "torch._dynamo"),  # the second is what torch.optim imports when it is first used
+    *("torch", "torch._dynamo"),  # torch.optim imports the second when it is first used
 )
-PRIVATE = ("opacus", "dp_accounting.pld")
-SOURCES = {"table": ("pandas",)}
+PRIVACY_LIBRARIES = ("opacus", "dp_accounting.pld")
+SOURCE_LIBRARIES = {"table": ("pandas",)}
 CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def libraries(home: Home) -> list[str]:
-    """What a round of this home imports, as far as its settings say; one that is not installed is left out."""
-    its = home.settings
-    return [*ALWAYS, *(PRIVATE if its.policy.privacy else ()), *SOURCES.get(its.data.source, ())]
+    """Return the modules that a round imports under these settings. The fork server ignores those not installed."""
+    settings = home.settings
+    privacy = PRIVACY_LIBRARIES if settings.policy.privacy else ()
+    return [*LIBRARIES, *privacy, *SOURCE_LIBRARIES.get(settings.data.source, ())]
 
 
 def arguments(home: Home) -> list[str]:
-    """Of Flower's command. Between two processes of one machine, under a shared secret: no certificate is needed."""
+    """Return the arguments of Flower's command. It talks to a process of the same machine, with a shared secret, so without TLS."""
     address = f"127.0.0.1:{home.settings.port}"
     secret = ["--superexec-auth-secret-file", str(home.path / "exec.secret")]
     return ["--insecure", "--runtime-api-address", address, *secret]
 
 
-def client_app(words: list[str]) -> None:
-    """In the new process: Flower's own command."""
+def run_client_app(words: list[str]) -> None:
+    """Run Flower's command in the new process."""
     import numpy
     from flwr.supernode.cli import flwr_clientapp
 
-    numpy.random.seed()  # Python seeds its own generator in a fork, and torch's is seeded by whoever draws
-    logging.root.handlers.clear()  # opacus makes one when it is imported: everything would be said twice
+    numpy.random.seed()  # Python does it after a fork for its own generator; torch's is seeded before each use
+    logging.root.handlers.clear()  # opacus adds one when it is imported, and every line would be logged twice
     sys.argv = ["flwr-clientapp", *words]
     flwr_clientapp()
 
 
 def launch(self: Any, spec: ExecutionSpec) -> LaunchResult:
-    """In place of a method of Flower's: ClientApps, and no other kind of task."""
+    """Replaces Flower's method. Starts ClientApps and no other task."""
     if spec.task_type != TaskType.CLIENT_APP:
-        return LaunchResult.failed(f"a task of kind {spec.task_type!r}; a site runs ClientApps only")
+        return LaunchResult.failed(f"task type {spec.task_type!r} is refused; a site runs ClientApps only")
     words = ["--runtime-api-address", spec.runtime_api_address, "--token", spec.token, "--insecure"]
     words += ["--parent-pid", str(spec.parent_pid)]
     try:
-        CONTEXT.Process(target=client_app, args=(words,), daemon=True).start()
-    except (OSError, EOFError) as error:  # the next round tries again
-        return LaunchResult.failed(f"no process could be forked: {error or type(error).__name__}")
+        CONTEXT.Process(target=run_client_app, args=(words,), daemon=True).start()
+    except (OSError, EOFError) as error:  # the next round is tried again
+        return LaunchResult.failed(f"the process could not be forked: {error or type(error).__name__}")
     return LaunchResult.accepted()
 
 
 def main() -> None:
     home = Home.open(Path(sys.argv[1]))
-    check(subprocess_executor, KNOWN)
+    check_flower(subprocess_executor, KNOWN_HASH)
     CONTEXT.set_forkserver_preload(libraries(home))
-    forkserver.ensure_running()  # it loads them while nobody waits yet
+    forkserver.ensure_running()  # so that the imports are done before the first round
     subprocess_executor.SubprocessExecutor.launch = launch  # type: ignore[method-assign]
     sys.argv = ["flower-superexec", *arguments(home)]
     flower_superexec()
 
 
 if __name__ == "__main__":
-    begin(main)
+    run_main(main)

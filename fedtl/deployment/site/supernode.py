@@ -1,8 +1,8 @@
 """
-The institution's SuperNode: Flower's own, held to the site's list of approved bundles.
+The site's SuperNode: Flower's own, restricted to the bundles that the site approved.
 
-Flower 1.41.0 runs whatever app its server names. Here the one place where it could refuse one is taken over; if that
-place is not exactly the one that was read when this was written, nothing starts.
+Flower 1.41.0 runs every app that its server names. This module replaces the one function in which Flower could refuse an
+app. It starts nothing where that function's file is not exactly the one that it was written for.
 """
 
 import logging
@@ -20,63 +20,63 @@ from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.cli import flower_supernode
 
-from fedtl.deployment.bundle_contents import check_contents
-from fedtl.deployment.site.approvals import approvals, earlier, permitted
-from fedtl.deployment.site.covered import EARLIER
-from fedtl.deployment.site.flower_version import begin, check
+from fedtl.deployment.bundle_contents import check_bundle_contents
+from fedtl.deployment.site.approvals import bundles_approved_without_terms, is_approved, read_approvals
+from fedtl.deployment.site.covered import APPROVED_WITHOUT_TERMS
+from fedtl.deployment.site.flower_version import check_flower, run_main
 from fedtl.deployment.site.home import Home
 from fedtl.errors import FedTLError
 from fedtl.federation.policy import Code
 
-LOOK = 1.0  # seconds between two questions whether there is a message; Flower's own are 3 apart
-KNOWN = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
+POLL_SECONDS = 1.0  # between two requests for a message; Flower waits 3
+KNOWN_HASH = "d6342f743fdf768f63305b88414ae2654e9a21bda153739da19c608e8d375067"  # of start_client_internal.py
 
 
-def refusal(home: Home, content: bytes) -> str | None:
-    """Why a bundle may not run here; None for an approved one."""
+def refusal_reason(home: Home, content: bytes) -> str | None:
+    """Return why a bundle may not run here; None for an approved one."""
     digest = sha256(content).hexdigest()
-    if not permitted(home.approved, digest):
-        if digest in earlier(home.approved):
-            return f"bundle {digest} was {EARLIER}"
-        listed = len(approvals(home.approved))
-        return f"bundle {digest} is not approved ({listed} are)"
+    if not is_approved(home.approved, digest):
+        if digest in bundles_approved_without_terms(home.approved):
+            return f"bundle {digest} was {APPROVED_WITHOUT_TERMS}"
+        count = len(read_approvals(home.approved))
+        return f"bundle {digest} is not approved (approved bundles: {count})"
     try:
-        check_contents(content)
+        check_bundle_contents(content)
     except FedTLError as error:
         return f"bundle {digest}: {error}"
     return None
 
 
-def pin(home: Home) -> None:
-    """From here on this process runs approved bundles only."""
-    check(node, KNOWN)
+def restrict_to_approved(home: Home) -> None:
+    """Make Flower in this process run approved bundles only. Raises ConfigError for another version of Flower."""
+    check_flower(node, KNOWN_HASH)
     original: Callable[..., Any] = node._pull_and_store_message
 
     def pull(*, get_run: Any, get_fab: Any, trusted_entities: Any = None, **others: Any) -> Any:
-        kinds: dict[int, str] = {}
+        task_types: dict[int, str] = {}
 
-        def its_run(run_id: int) -> Any:
+        def noting_type(run_id: int) -> Any:
             run = get_run(run_id)
-            kinds[run_id] = run.primary_task_type
+            task_types[run_id] = run.primary_task_type
             return run
 
-        def its_fab(digest: str, run_id: int) -> Fab:
+        def marking_for_check(digest: str, run_id: int) -> Fab:
             fab = get_fab(digest, run_id)
-            if kinds.get(run_id) != TaskType.SERVER_APP:
-                home.record.refused(
-                    None, Code.PLAN, f"a run of kind {kinds.get(run_id)!r}; only server apps may ask"
-                )
-                return Fab(fab.hash_str, fab.content, {})
-            return Fab(fab.hash_str, fab.content, {"valid_license": "site"})
+            return Fab(fab.hash_str, fab.content, _verifications(home, task_types.get(run_id)))
 
         while True:
-            run = original(get_run=its_run, get_fab=its_fab, trusted_entities={"site": "approved"}, **others)
+            run = original(
+                get_run=noting_type,
+                get_fab=marking_for_check,
+                trusted_entities={"site": "approved"},
+                **others,
+            )
             if run is not None:
                 return run
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
     def verified(fab: Fab, trusted_entities: Any) -> bool:
-        if reason := refusal(home, fab.content):
+        if reason := refusal_reason(home, fab.content):
             home.record.refused(None, Code.PLAN, reason)
             return False
         return True
@@ -88,8 +88,17 @@ def pin(home: Home) -> None:
     node._verify_fab = verified
 
 
-class _Last(logging.Handler):
-    """The first line of Flower's last error: why it went away."""
+def _verifications(home: Home, task_type: str | None) -> dict[str, str]:
+    """Return what makes Flower call ``_verify_fab``; nothing, so that Flower refuses it, for all but a ServerApp's run."""
+    if task_type == TaskType.SERVER_APP:
+        return {"valid_license": "site"}
+    reason = f"a run of type {task_type!r} asks for a round; only a ServerApp may"
+    home.record.refused(None, Code.PLAN, reason)
+    return {}
+
+
+class _LastError(logging.Handler):
+    """Keeps Flower's last error, which says why it disconnected."""
 
     text = ""
 
@@ -99,29 +108,29 @@ class _Last(logging.Handler):
 
 
 def arguments(home: Home) -> list[str]:
-    """Of Flower's command. Paths, never what is in them."""
-    its, path = home.settings, home.path
+    """Return the arguments of Flower's command: paths of secrets, never their content."""
+    settings, path = home.settings, home.path
     return [
-        *("--superlink", its.server, "--root-certificates", str(home.at(its.certificate))),
+        *("--superlink", settings.server, "--root-certificates", str(home.at(settings.certificate))),
         *("--auth-supernode-private-key", str(path / "node.key")),
-        *("--host", "127.0.0.1", "--port", str(its.port), "--isolation", "process"),
+        *("--host", "127.0.0.1", "--port", str(settings.port), "--isolation", "process"),
         *("--superexec-auth-secret-file", str(path / "exec.secret")),
     ]
 
 
 def main() -> None:
     home = Home.open(Path(sys.argv[1]))
-    pin(home)
-    last = _Last()
-    logging.getLogger("flwr").addHandler(last)
+    restrict_to_approved(home)
+    last_error = _LastError()
+    logging.getLogger("flwr").addHandler(last_error)
     sys.argv = ["flower-supernode", *arguments(home)]
     try:
         flower_supernode()
     except SystemExit as end:
         if end.code:
-            home.record.note("disconnected", reason=last.text)
+            home.record.note("disconnected", reason=last_error.text)
         raise
 
 
 if __name__ == "__main__":
-    begin(main)
+    run_main(main)

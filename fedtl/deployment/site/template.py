@@ -1,52 +1,54 @@
-"""The ``silo.toml`` that a new home begins with: what is asked for most is on, everything else is refused."""
+"""The ``silo.toml`` that ``fedtl silo init`` writes: it sets what most sites need and allows nothing else."""
 
 TEMPLATE = """\
-# What this institution has, and what it allows. Only fedtl on this machine reads this file; nobody else sees it.
+# What this institution has, and what it allows to leave. Only fedtl on this machine reads this file; it is never sent.
 
-name = {name}                 # as the coordinator admits it
+name = {name}                 # the name under which the coordinator admits this site
 server = {server}             # HOST:PORT of the coordinator's gate
-certificate = "ca.crt"        # the coordinator's, got by a way that you trust
-device = "auto"               # auto | cpu | cuda; cuda without a GPU is an error, auto is not
+certificate = "ca.crt"        # the coordinator's CA certificate; get it by a way that you trust
+device = "auto"               # auto | cpu | cuda; "cuda" is an error where there is no GPU, "auto" then uses the CPU
 threads = 1
-heartbeat = 30                # seconds between two signs of life; after a crash the key is refused for twice as long
-port = 9094                   # on 127.0.0.1, between the processes of this machine
-weights = ""                  # a file of first weights, where a plan names its hash
-key_file = ""                 # 32 bytes: encrypts state/ at rest (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
+heartbeat = 30                # seconds; after a crash the server refuses this site's key for two heartbeats
+port = 9094                   # on 127.0.0.1, between the processes of this site
+weights = ""                  # the file of initial weights, for a plan that starts from one
+key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]
-name = {name}                 # of the dataset: its budget, over all studies and for ever, hangs on it; leave it as it is
-source = "table"              # digits | npz | images | table: fedtl data
+name = {name}                 # of the dataset; the lifetime privacy budget belongs to this name, so do not change it
+source = "table"              # digits | npz | images | table; see: fedtl data
 path = "data"                 # relative to this folder
-silo = ""                     # the rows' name in the source; "" = name
-label = "label"
-split = 0                     # fixes which rows are trained on; leave it as it is
-val = 0.1
-test = 0.2
-# classes = ["no", "yes"]     # every label that can occur; under [policy.privacy] a head of this site's own needs it
-# scale = "constants.toml"    # under [policy.privacy]: [age] mean = 60, std = 12; or "none"; or "dp", with bounds:
-# bounds = {{ age = [0, 110], "*" = [-5, 5] }}
+silo = ""                     # the name of these rows in the source; "" means the site's name
+label = "label"               # the column with the labels
+split_seed = 0                # decides which rows are used for training; do not change it
+val = 0.1                     # share of the rows for validation
+test = 0.2                    # share of the rows for the final test
+# classes = ["no", "yes"]     # every label that can occur; needed for a local head with [policy.privacy]
+# scale = "constants.toml"    # needed with [policy.privacy]: a file such as [age] mean = 60, std = 12; or "none"; or "dp":
+# bounds = {{ age = [0, 110], "*" = [-5, 5] }}   # for scale = "dp"; "*" means every other column
 
-[policy]                      # whatever is not listed is refused; what is looser than the page that was signed, too
-roles = ["body", "aux", "norm"]      # what may leave; head and stats are not in it
+[policy]                      # what is not listed is refused; so is what is looser than the page that was signed
+roles = ["body", "aux", "norm"]      # the tensors that may leave; "head" and "stats" are not among them
 methods = ["fedtl"]
 models = ["convnet", "mlp"]
-metrics = []                  # validation figures that may leave, such as "accuracy"; under [policy.privacy] with noise, charged
-bytes = 50_000_000            # a round
-norm = 1000.0                 # the largest update, in the Euclidean norm
-minimum_silos = 3             # fewer must not be aggregated; that they are not is the server's word
-rows = false                  # may the number of training rows leave, as the weight of the mean? (with [policy.privacy] never,
-                              # but the coordinator can infer it from the size of the noise: the number is public under the claim)
+metrics = []                  # validation metrics that may leave, such as "accuracy"; with [policy.privacy] they are sent
+                              # with noise and use up privacy budget
+max_bytes_per_round = 50_000_000
+max_update_norm = 1000.0      # Euclidean norm of an update; a larger update is refused
+minimum_silos = 3             # the server must combine at least this many sites; fedtl cannot verify that it does
+share_row_count = false       # true: the number of training rows may leave, as the weight of the update; with [policy.privacy]
+                              # it is never sent, but the coordinator can infer it from the amount of noise
 
-[policy.privacy]              # without this table no private plan runs, and updates leave without differential privacy
-epsilon = 3.0                 # the most for one study, for every record
-unit = "record"               # or the column that says whose row it is, such as "patient"
-lifetime_epsilon = 10.0       # the most for these rows, all studies together, for ever; a study takes its whole epsilon at its start
-lifetime_delta = 1e-4
-delta = "auto"                # of one study: min(1e-5, 1/(10 n))
-clip = 1.0
-statistics = "public"         # "dp": the norms' statistics are released with noise; "local-after": exact, at home, afterwards
-# Without these three the plan's own numbers hold, as the rehearsal shows them and as you approve them:
-# sample_rate = 0.05          # of each record (or unit), in every step
-# steps = 20                  # of a round
-# rounds = 20                 # the most to take part in, in one study
+[policy.privacy]              # without this table, private plans are refused and updates leave without differential privacy
+epsilon = 3.0                 # maximum of one study
+unit = "record"               # what is protected: each record, or a column such as "patient": all rows of one patient
+lifetime_epsilon = 10.0       # maximum for these rows over all studies; a study takes its whole epsilon when it starts
+lifetime_delta = 1e-4         # maximum for these rows over all studies
+delta = "auto"                # of one study; "auto": min(1e-5, 1/(10 n)) for n training rows
+clip = 1.0                    # maximum norm of one unit's gradient in a step
+statistics = "public"         # normalisation statistics: "public" constants; "dp": released with noise; "local-after": exact,
+                              # computed at this site after the last round
+# If you leave out the next three, the plan's own values hold, as the rehearsal shows them and as you approve them:
+# sample_rate = 0.05          # probability of each record (or unit) in a step
+# steps = 20                  # in a round
+# rounds = 20                 # maximum of one study
 """

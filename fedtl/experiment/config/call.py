@@ -11,7 +11,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from fedtl._util.settings import Settings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import one_line, unknown
+from fedtl.experiment.config.messages import mistakes_in_one_line, unknown_setting
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def call(make: Callable[..., T], settings: Mapping[str, Any], at: str) -> T:
     parameters = inspect.signature(make).parameters
     for key in settings:
         if key not in parameters:
-            raise ConfigError(unknown(at + key, [at + name for name in parameters]))
+            raise ConfigError(unknown_setting(at + key, [at + name for name in parameters]))
     hints = get_type_hints(make, include_extras=True)  # of a function, or of the fields of a dataclass
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
@@ -41,5 +41,5 @@ def call(make: Callable[..., T], settings: Mapping[str, Any], at: str) -> T:
         # Strict JSON is what a TOML file can say: a number for a float, a list for a tuple, and no coercion besides.
         checked = arguments.model_validate_json(json.dumps(dict(settings), default=str))
     except ValidationError as error:
-        raise ConfigError(one_line(error, settings, at)) from error
+        raise ConfigError(mistakes_in_one_line(error, settings, at)) from error
     return make(**{name: getattr(checked, name) for name in settings})

@@ -8,7 +8,7 @@ from fedtl.data.constants import parse_bounds
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.messages import choice
+from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -21,7 +21,7 @@ UNITS = (*TABLES, "npz")
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
-def checked(experiment: Experiment) -> Experiment:
+def check_experiment(experiment: Experiment) -> Experiment:
     """Return the experiment. Raises ConfigError for the first setting that contradicts another."""
     for text in contradictions(experiment):
         raise ConfigError(text)
@@ -33,10 +33,10 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     train, compare = experiment.train, experiment.compare
     yield from _said(method_of, experiment.method)
     yield from _said(server_of, experiment.method)
-    yield from _said(choice, OPTIMIZERS, train.optimizer, "train.optimizer")
+    yield from _said(check_choice, OPTIMIZERS, train.optimizer, "train.optimizer")
     for name in compare.methods:
-        yield from _said(choice, METHODS, name, "compare.methods")
-    yield from _said(choice, METRICS, compare.metric, "compare.metric")
+        yield from _said(check_choice, METHODS, name, "compare.methods")
+    yield from _said(check_choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
         yield f"compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}"
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
@@ -47,15 +47,15 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
     yield from _twice(experiment)
-    yield from of_data(experiment.data)
+    yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
     yield from _of_start(experiment.model, experiment.data)
     yield from _of_engine(experiment.engine)
 
 
-def of_data(data: DataSettings) -> Iterator[str]:
+def data_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line for each mistake within ``[data]``; with one, no rows can be read."""
-    yield from _said(choice, DATA, data.source, "data.source")
+    yield from _said(check_choice, DATA, data.source, "data.source")
     if data.source in DATA:
         yield from _of_source(data)
     yield from _of_parts(data)
@@ -180,6 +180,6 @@ def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
     for entry in model.pretrain_on:
         source, colon, path = entry.partition(":")
         if colon and source not in DATA:
-            yield from _said(choice, DATA, source, "model.pretrain_on")
+            yield from _said(check_choice, DATA, source, "model.pretrain_on")
         elif colon and DATA[source].needs_path and not os.path.exists(path):
             yield f"model.pretrain_on: {path or '(empty path)'} does not exist; source {source!r} reads from there"

@@ -14,21 +14,21 @@ from pydantic import ValidationError
 
 from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import checked, with_unit
-from fedtl.experiment.config.messages import one_line, short
+from fedtl.experiment.config.checks import check_experiment, with_unit
+from fedtl.experiment.config.messages import mistakes_in_one_line, shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
 
 
-def load(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
+def load_experiment(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
     """
     Read and check an experiment. ``sound``: also refuse settings under which its privacy guarantee would not hold. Raises
     ConfigError.
     """
-    return parse(read(name, overrides), sound)
+    return parse_experiment(read_experiment(name, overrides), sound)
 
 
-def read(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     Return the plain values of the file ``name``, or of the shipped experiment of that name, with the ``a.b=c`` overrides.
 
@@ -61,24 +61,26 @@ def shipped_names() -> list[str]:
     )
 
 
-def parse(table: Mapping[str, Any], sound: bool = True) -> Experiment:
+def parse_experiment(table: Mapping[str, Any], sound: bool = True) -> Experiment:
     """Return an experiment from plain values. Raises ConfigError, in one line."""
     try:
-        experiment = checked(with_unit(Experiment.model_validate(dict(table))))
+        experiment = check_experiment(with_unit(Experiment.model_validate(dict(table))))
     except ValidationError as error:
-        raise ConfigError(one_line(error, table)) from error
+        raise ConfigError(mistakes_in_one_line(error, table)) from error
     for problem in unsound(experiment) if sound else ():
         raise ConfigError(problem)
     return experiment
 
 
-def but(experiment: Experiment, **changes: Any) -> Experiment:
+def with_changes(experiment: Experiment, **changes: Any) -> Experiment:
     """Return the experiment with some values replaced, checked again. Raises ConfigError."""
-    return parse({name: getattr(experiment, name) for name in type(experiment).model_fields} | changes)
+    return parse_experiment(
+        {name: getattr(experiment, name) for name in type(experiment).model_fields} | changes
+    )
 
 
-def dump(experiment: Experiment) -> str:
-    """Return TOML that ``load`` turns into the same experiment."""
+def to_toml(experiment: Experiment) -> str:
+    """Return TOML that ``load_experiment`` turns into the same experiment."""
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
@@ -142,4 +144,4 @@ def _absolute(path: str, base: Path, at: str) -> str:
     try:
         return str((base / Path(path).expanduser()).resolve())
     except (ValueError, OSError, RuntimeError) as error:  # a zero byte, a loop of links, no such user's home
-        raise ConfigError(f"{at} = {short(path)} is not a valid path: {error}") from error
+        raise ConfigError(f"{at} = {shorten(path)} is not a valid path: {error}") from error

@@ -23,27 +23,27 @@ WISHES = {
 }
 
 
-def entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
+def choose_entry(table: Mapping[str, Any], name: Any, at: str) -> Any:
     """Return the entry of that name. ``at``: the setting that names it. Raises ConfigError."""
-    choice(table, name, at)
+    check_choice(table, name, at)
     return table[name]
 
 
-def choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None:
+def check_choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -> None:
     """Raise ConfigError unless the setting ``at`` has one of these names."""
     if not isinstance(name, str) or name not in names:
         near = get_close_matches(str(name), list(names), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{at} = {short(name)} is not one of {', '.join(names)}{hint}")
+        raise ConfigError(f"{at} = {shorten(name)} is not one of {', '.join(names)}{hint}")
 
 
-def unknown(path: str, known: Sequence[str]) -> str:
+def unknown_setting(path: str, known: Sequence[str]) -> str:
     """
     Return the message for a key that is not a setting. ``path``: the key with its tables; ``known``: settings of the same
     table. Similar names are suggested by the last part alone.
     """
     above, dot, key = path.rpartition(".")
-    if (reason := absent(path)) is not None:
+    if (reason := absent_setting(path)) is not None:
         return f'"{path}" is not a setting: {reason}'
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
@@ -52,20 +52,20 @@ def unknown(path: str, known: Sequence[str]) -> str:
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
 
-def one_line(error: ValidationError, table: Mapping[str, Any], at: str = "") -> str:
+def mistakes_in_one_line(error: ValidationError, table: Mapping[str, Any], at: str = "") -> str:
     """Return the first mistake and the number of the others. ``at``: where the table stands, with a dot at its end."""
-    first, *others = lines(error, table, at).values()
+    first, *others = mistake_lines(error, table, at).values()
     return first + (f" (and {len(others)} more)" if others else "")
 
 
-def lines(error: ValidationError, table: Mapping[str, Any], at: str = "") -> dict[SettingPath, str]:
+def mistake_lines(error: ValidationError, table: Mapping[str, Any], at: str = "") -> dict[SettingPath, str]:
     """Return a line for each mistake, by the path of the setting."""
     # A misspelt key is both unknown and, under its right name, missing: report it as unknown.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    found: dict[SettingPath, list[Mapping[str, Any]]] = {}
+    by_place: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
-        found.setdefault(_place(problem, table), []).append(problem)
-    return {place: _line(place, its, at) for place, its in found.items()}
+        by_place.setdefault(_place(problem, table), []).append(problem)
+    return {place: _line(place, own, at) for place, own in by_place.items()}
 
 
 def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
@@ -76,13 +76,13 @@ def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str)
     first, at = problems[0], above + _spelled(place)
     if first["type"] == "missing":
         return f"{at} is missing; it has no default"
-    if (reason := gone(at, first["input"])) is not None:
-        return f"{at} = {short(first['input'])} is no longer a value: {reason}"
+    if (reason := retired_value(at, first["input"])) is not None:
+        return f"{at} = {shorten(first['input'])} is no longer a value: {reason}"
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
-        return f"{at} = {short(first['input'])}: must be {' or '.join(wishes)}"
+        return f"{at} = {shorten(first['input'])}: must be {' or '.join(wishes)}"
     above = _spelled(place[:-1])
-    return unknown(at, [name for name in _settings(tables=True) if name.rpartition(".")[0] == above])
+    return unknown_setting(at, [name for name in _settings(tables=True) if name.rpartition(".")[0] == above])
 
 
 def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> SettingPath:
@@ -108,7 +108,7 @@ def _wish(problem: Mapping[str, Any]) -> str:
     return WISHES.get(problem["type"], text)
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """Return the value's repr, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:76]} ..."
@@ -170,13 +170,13 @@ GONE = {
 }
 
 
-def gone(path: str, value: Any) -> str | None:
+def retired_value(path: str, value: Any) -> str | None:
     """Return why a setting of ``[privacy]`` no longer has this value, and what to do; None for other values."""
     *above, key = path.split(".")
     return GONE.get((key, value)) if above[-1:] == ["privacy"] and isinstance(value, str) else None
 
 
-def absent(path: str) -> str | None:
+def absent_setting(path: str) -> str | None:
     """Return why ``[privacy]`` and ``[silo.<name>.privacy]`` do not have this key; None for other keys."""
     *above, key = path.split(".")
     return REASONS.get(key) if above[-1:] == ["privacy"] else None

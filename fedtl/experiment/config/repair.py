@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.checks import contradictions, of_data, with_unit
-from fedtl.experiment.config.messages import SettingPath, lines
+from fedtl.experiment.config.checks import contradictions, data_contradictions, with_unit
+from fedtl.experiment.config.messages import SettingPath, mistake_lines
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -17,7 +17,7 @@ STAND_INS: Mapping[SettingPath, Any] = {("privacy", "epsilon"): 1.0}  # for sett
 
 
 @dataclass(frozen=True)
-class Mended:
+class Repaired:
     """
     ``experiment``: the experiment, with defaults in place of wrong settings. ``mistakes``: a line each. ``rows``: whether
     the settings that select the rows and their units are right, so that the rows can be checked.
@@ -28,50 +28,50 @@ class Mended:
     rows: bool
 
 
-def mended(table: Mapping[str, Any]) -> Mended:
+def repair(table: Mapping[str, Any]) -> Repaired:
     """Return the experiment with wrong settings replaced by defaults. Raises nothing, whatever the table holds."""
-    experiment, said, wrong = _of_the_right_types(table)
+    experiment, messages, wrong = _valid_experiment(table)
     rows = not any(place[0] == "data" for place in wrong)
     try:
         experiment = with_unit(experiment)
     except ConfigError as error:
-        said, rows = [*said, str(error)], False
-    rows = rows and not any(of_data(experiment.data))
-    said += contradictions(experiment)
-    return Mended(_workable(experiment), tuple(dict.fromkeys(said)), rows)
+        messages, rows = [*messages, str(error)], False
+    rows = rows and not any(data_contradictions(experiment.data))
+    messages += contradictions(experiment)
+    return Repaired(_with_known_names(experiment), tuple(dict.fromkeys(messages)), rows)
 
 
-def _of_the_right_types(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
+def _valid_experiment(table: Mapping[str, Any]) -> tuple[Experiment, list[str], list[SettingPath]]:
     """Return the experiment without what the schema refuses, the messages about that, and the paths of what was removed."""
-    said, wrong, left = list[str](), list[SettingPath](), dict[str, Any](table)
+    messages, wrong, rest = list[str](), list[SettingPath](), dict[str, Any](table)
     while True:
         try:
-            return Experiment.model_validate(left), said, wrong
+            return Experiment.model_validate(rest), messages, wrong
         except ValidationError as error:
-            found = lines(error, left)
-            said += found.values()
-            wrong += found
-            for place in found:
-                left = _mended(left, place)
+            mistakes = mistake_lines(error, rest)
+            messages += mistakes.values()
+            wrong += mistakes
+            for place in mistakes:
+                rest = _without(rest, place)
 
 
-def _mended(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
+def _without(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
     """Return the table without the setting at ``place``, or with its stand-in. A wrong list entry removes the whole list."""
     keys = [str(key) for key in place]
-    left = inner = dict(table)
+    rest = inner = dict(table)
     for number, key in enumerate(keys[:-1]):
         if not isinstance(inner.get(key), Mapping) or isinstance(place[number + 1], int):
             inner.pop(key, None)
-            return left
+            return rest
         inner[key] = dict(inner[key])
         inner = inner[key]
     inner.pop(keys[-1], None)
     if tuple(place) in STAND_INS:
         inner[keys[-1]] = STAND_INS[tuple(place)]
-    return left
+    return rest
 
 
-def _workable(experiment: Experiment) -> Experiment:
+def _with_known_names(experiment: Experiment) -> Experiment:
     """Return the experiment with the default method or optimiser where those it names do not exist."""
     if experiment.train.optimizer not in OPTIMIZERS:
         default = TrainSettings()

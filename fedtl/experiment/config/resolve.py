@@ -11,7 +11,7 @@ import torch
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import call
-from fedtl.experiment.config.messages import entry, gone, short, unknown
+from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
 from fedtl.experiment.config.schema import Experiment, MethodSettings, PrivacySettings
 from fedtl.methods.base import FineTune, Method, Server
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -21,12 +21,12 @@ from fedtl.methods.server import ServerStep
 
 def method_of(settings: MethodSettings) -> Method:
     """Return the method that ``[method]`` describes. Raises ConfigError."""
-    make = entry(METHODS, settings.name, "method.name")
+    make = choose_entry(METHODS, settings.name, "method.name")
     method = call(make, settings.own, "method.")
     for at, term in enumerate(settings.terms):
         table = dict(term)
         name = table.pop("name", None)
-        made = call(entry(TERMS, name, f"method.terms[{at}].name"), table, f"method.terms[{at}].")
+        made = call(choose_entry(TERMS, name, f"method.terms[{at}].name"), table, f"method.terms[{at}].")
         if any(type(other) is type(made) for other in method.objective):
             raise ConfigError(
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
@@ -55,7 +55,7 @@ def server_of(settings: MethodSettings) -> Server:
     if share is not None and name != "trimmed":
         raise ConfigError(f'method.server.share is a setting of "trimmed", not of {name!r}; remove it')
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float)):
-        raise ConfigError(f"method.server.share = {short(share)}: must be a number")
+        raise ConfigError(f"method.server.share = {shorten(share)}: must be a number")
     step = ServerStep(name, 0.1 if share is None else share, table)
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
@@ -82,9 +82,9 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
         at = f"silo.{silo}.privacy.{key}"
         if key not in PrivacySettings.model_fields:
             known = [f"silo.{silo}.privacy.{name}" for name in PrivacySettings.model_fields]
-            raise ConfigError(unknown(at, known))
-        if (reason := gone(at, value)) is not None:
-            raise ConfigError(f"{at} = {short(value)} is no longer a value: {reason}")
+            raise ConfigError(unknown_setting(at, known))
+        if (reason := retired_value(at, value)) is not None:
+            raise ConfigError(f"{at} = {shorten(value)} is no longer a value: {reason}")
     try:
         return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
     except ValueError as error:
@@ -98,7 +98,7 @@ def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:
         OPTIMIZERS[name]([torch.nn.Parameter(torch.zeros(1))], **{"lr": 1.0, **settings})
     except (TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        given = ", ".join(f"{key} = {short(value)}" for key, value in settings.items())
+        given = ", ".join(f"{key} = {shorten(value)}" for key, value in settings.items())
         raise ConfigError(f"method.server: {name!r} does not take {given}: {reason}") from error
 
 

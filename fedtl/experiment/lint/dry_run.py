@@ -1,4 +1,4 @@
-"""A look at an experiment's rows and model, without training: what each silo can promise, and what would be refused."""
+"""Read an experiment's rows and build its model without training: each silo's guarantee, and what would be refused."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,7 @@ from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.guarantees import silo_guarantee, unknown_silos
 from fedtl.experiment.study import Study, build
 from fedtl.messages import Task
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
@@ -18,15 +19,18 @@ from fedtl.simulation import choose
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.shared_store import SharedStore
 
-STRANGERS = 8
-SECONDS = 1.0  # for one pass over them: trying takes some thirty
+SYNTHETIC_ROWS = 8
+MAX_FORWARD_SECONDS = (
+    1.0  # a model with a slower forward pass over them is not tried: the check takes about 30 passes
+)
 
 
 @dataclass(frozen=True)
 class Examined:
     """
-    ``guarantees``: of those silos that can make one. ``refused``: why the experiment would not be trained, a line each.
-    ``tried``: whether model and losses were tried on rows of nobody; large ones are not, before training.
+    ``guarantees``: of the silos that can have one. ``refused``: why the experiment would not be trained, a line each.
+    ``tried``: whether the per-example gradients of model and losses were checked on synthetic rows; those of large models
+    are checked only when training starts.
     """
 
     study: Study
@@ -35,83 +39,91 @@ class Examined:
     tried: bool = False
 
 
-def examine(experiment: Experiment, shelf: SharedStore) -> Examined:
-    """Raises what ``build`` raises: without rows or a model there is nothing to look at."""
+def examine(experiment: Experiment, store: SharedStore) -> Examined:
+    """Raises what ``build`` raises: without rows or a model nothing can be checked."""
     refused = list(unsound(experiment))
-    study = replace(build(_bare(experiment), shelf, shelf), experiment=experiment)
+    study = replace(build(_without_training_settings(experiment), store, store), experiment=experiment)
     try:
         choose.check_engine(experiment.engine, study.trainer)
     except ConfigError as error:
         refused.append(str(error))
     if experiment.privacy is None:
         return Examined(study, {}, tuple(refused))
-    refused += study.unknown()
+    refused += unknown_silos(study)
     guarantees: dict[str, PrivacyGuarantee] = {}
-    for name in study.training if study.method.phases else ():  # what never trains has no steps to promise
-        try:
-            refused += [
-                f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)
-            ]
-            guarantees[name] = study.guarantee(name, Path())
-        except FedTLError as error:
-            text = str(error)
-            named = text in refused or text.startswith((f"{name}:", f"silo {name}:"))
-            refused.append(text if named else f"{name}: {text}")
-    for name, its in guarantees.items():
-        refused += _unbooked(name, its)
+    for name in study.training if study.method.phases else ():  # a method without phases has no steps
+        refused += _plan_silo(study, name, guarantees, refused)
+    for name, guarantee in guarantees.items():
+        refused += _charge_mismatches(name, guarantee)
     tried = False
-    for name, its in list(guarantees.items())[:1]:  # all have the same model and losses
-        strangers = synthetic_like(study.data(name), STRANGERS)
-        if tried := _quick(study, strangers):
-            refused += _meeting(study, strangers, its)
+    for name, guarantee in list(guarantees.items())[:1]:  # all silos have the same model and losses
+        rows = synthetic_like(study.data(name), SYNTHETIC_ROWS)
+        if tried := _is_fast(study, rows):
+            refused += _dependent_examples(study, rows, guarantee)
     return Examined(study, guarantees, tuple(dict.fromkeys(refused)), tried)
 
 
-def _bare(experiment: Experiment) -> Experiment:
-    """Without what only training needs: engine, and arithmetic that is refused where it matters."""
+def _plan_silo(
+    study: Study, name: str, guarantees: dict[str, PrivacyGuarantee], known: list[str]
+) -> list[str]:
+    """Add a silo's guarantee to ``guarantees``, or return why there is none. ``known``: reasons found before."""
+    reasons: list[str] = []
+    try:
+        reasons += [f"{name}: {origins.REFUSED}{text}" for text in origins.refusals(study.data(name).origins)]
+        guarantees[name] = silo_guarantee(study, name, Path())
+    except FedTLError as error:
+        text = str(error)
+        named = text in [*known, *reasons] or text.startswith((f"{name}:", f"silo {name}:"))
+        reasons.append(text if named else f"{name}: {text}")
+    return reasons
+
+
+def _without_training_settings(experiment: Experiment) -> Experiment:
+    """Return the experiment with the default engine and, under privacy, float32: other values are refused elsewhere."""
     if experiment.privacy is None:
         return experiment.model_copy(update={"engine": EngineSettings()})
     model = experiment.model.model_copy(update={"dtype": "float32"})
     return experiment.model_copy(update={"engine": EngineSettings(), "model": model})
 
 
-def _unbooked(name: str, its: PrivacyGuarantee) -> Iterator[str]:
-    """Where what is done is not what is charged: other steps, another sampling rate, less noise, more epsilon."""
-    training, taken = its.training, its.training.all_steps
-    rounds = [its.events(first=number == 0) for number in range(training.rounds)]
-    charged = [event for events in rounds for event in events]
-    booked = sum(
-        e.steps
-        for e in charged
-        if (e.noise_multiplier, e.sample_rate) == (training.noise_multiplier, training.sample_rate)
+def _charge_mismatches(name: str, guarantee: PrivacyGuarantee) -> Iterator[str]:
+    """Yield a line where training and charge differ in steps, noise or sample rate, or exceed the epsilon asked for."""
+    training, taken = guarantee.training, guarantee.training.all_steps
+    rounds = [guarantee.events(first=number == 0) for number in range(training.rounds)]
+    charged = sum(
+        event.steps
+        for events in rounds
+        for event in events
+        if (event.noise_multiplier, event.sample_rate) == (training.noise_multiplier, training.sample_rate)
     )
-    if booked != taken:
-        yield f"{name}: {taken} steps are taken, and {booked} of that noise and sampling rate are charged"
+    budget = guarantee.account.budget.epsilon
+    if charged != taken:
+        yield f"{name}: training takes {taken} steps, but {charged} are charged with its noise multiplier and sample rate"
     if taken and not training.noise_multiplier > 0:
-        yield f"{name}: the noise is {training.noise_multiplier:g} times the clip; without noise nothing is private"
-    if its.epsilon > its.account.budget.epsilon:
-        yield f"{name}: all rounds come to epsilon = {its.epsilon:.4g}, and {its.account.budget.epsilon:g} was asked for"
+        yield f"{name}: the noise multiplier is {training.noise_multiplier:g}; without noise nothing is private"
+    if guarantee.epsilon > budget:
+        yield f"{name}: all rounds together use epsilon = {guarantee.epsilon:.4g}, more than the {budget:g} asked for"
 
 
-def _quick(study: Study, data: SiloDataset) -> bool:
-    """Whether trying the model out on these rows is a matter of seconds."""
+def _is_fast(study: Study, data: SiloDataset) -> bool:
+    """Return whether the model scores these rows fast enough to try a training step on them."""
     clock = time.perf_counter()
     study.trainer.scores(study.trainer.initial(data.width), data.train.x, data)
-    return time.perf_counter() - clock < SECONDS
+    return time.perf_counter() - clock < MAX_FORWARD_SECONDS
 
 
-def _meeting(study: Study, data: SiloDataset, its: PrivacyGuarantee) -> Iterator[str]:
-    """Where records meet in the model or its losses: a step of each phase on rows of nobody, charged to nobody, asks it."""
+def _dependent_examples(study: Study, data: SiloDataset, guarantee: PrivacyGuarantee) -> Iterator[str]:
+    """Yield a line where an example affects another's gradient: one step of each phase on synthetic rows shows it."""
     training = replace(
-        its.training, sample_rate=0.5, steps=tuple(min(1, steps) for steps in its.training.steps)
+        guarantee.training, sample_rate=0.5, steps=tuple(min(1, steps) for steps in guarantee.training.steps)
     )
-    units = replace(its.protected, count=STRANGERS)
-    trial = replace(its, protected=units, training=training, releases=Releases(), canaries=None)
+    units = replace(guarantee.protected, count=SYNTHETIC_ROWS)
+    trial = replace(guarantee, protected=units, training=training, releases=Releases(), canaries=None)
     shared, _ = study.trainer.partition.split(study.trainer.initial(data.width))
     task = Task("trial", 1, training.rounds, study.experiment.seed, shared)
     try:
-        study.trainer.fit_unaccounted(replace(study.silo("nobody", data), guarantee=trial), task)
+        study.trainer.fit_unaccounted(replace(study.silo("synthetic", data), guarantee=trial), task)
     except ConfigError as error:
         yield str(error)
     except SiloFailed:
-        pass  # such rows may well be too much for the learning rate; whether records meet was asked before
+        pass  # training may diverge on synthetic rows; the check of the gradients came before

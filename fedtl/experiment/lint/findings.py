@@ -1,4 +1,4 @@
-"""Everything about an experiment's privacy at once: what is untrue, what to ask about, and what holds, with its numbers."""
+"""Everything about an experiment's privacy at once: what is unsound, what is doubtful, and what holds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from typing import Any
 
 from fedtl.errors import FedTLError
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
-from fedtl.experiment.config.repair import Mended, mended
+from fedtl.experiment.config.repair import Repaired, repair
 from fedtl.experiment.config.schema import Experiment, ModelSettings, SiloSettings
-from fedtl.experiment.lint.claims import holds
+from fedtl.experiment.lint.claims import guarantee_claims
 from fedtl.experiment.lint.dry_run import Examined, examine
-from fedtl.experiment.lint.duplicate_rows import copies
-from fedtl.experiment.lint.unread import unread
-from fedtl.experiment.privacy_plan import warnings
+from fedtl.experiment.lint.duplicate_rows import duplicate_rows
+from fedtl.experiment.lint.unread import unused_rows
+from fedtl.experiment.privacy_report import privacy_warnings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 
 PLAIN_MODELS = (ModelSettings(), ModelSettings(name="mlp"))  # for images, and for rows of a table
@@ -20,7 +20,10 @@ PLAIN_MODELS = (ModelSettings(), ModelSettings(name="mlp"))  # for images, and f
 
 @dataclass(frozen=True)
 class Findings:
-    """One line each. ``unsound``: it will not be trained; ``doubtful``: it may be; ``holds``: what is promised."""
+    """
+    One line each. ``unsound``: why the experiment would not be trained. ``doubtful``: what weakens its guarantee.
+    ``holds``: what is guaranteed.
+    """
 
     unsound: tuple[str, ...]
     doubtful: tuple[str, ...]
@@ -29,42 +32,42 @@ class Findings:
 
 def lint(table: Mapping[str, Any]) -> Findings:
     """
-    ``table``: an experiment's plain values. Reads the data, builds the model, and tries it on a few rows of nobody; trains
-    nothing. Mistakes are findings, whatever they are about; nothing is raised for them.
+    Return the findings on an experiment's plain values. Reads the data, builds the model, and tries it on a few synthetic
+    rows; trains nothing. A mistake of any kind is a finding, never an exception.
     """
-    its = mended(table)
-    wrong, odd = [*its.mistakes, *unsound(its.experiment)], list(doubtful(its.experiment))
-    promised: list[str] = []
-    if its.experiment.privacy is not None and its.rows:
-        with temporary_store() as shelf:
-            found, said = _examined(its, shelf)
-            wrong += said
-            if found is not None:
-                wrong += found.refused
-                odd += [*unread(found.study), *copies(found.study)]
-            if found is not None and not its.mistakes and not said:  # else its numbers are of other settings
-                odd += [text for guarantee in found.guarantees.values() for text in warnings(guarantee)]
-            if found is not None and not wrong:  # what will not be trained promises nothing
-                promised += holds(found)
-    return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(odd)), tuple(promised))
+    repaired = repair(table)
+    wrong, doubts = [*repaired.mistakes, *unsound(repaired.experiment)], list(doubtful(repaired.experiment))
+    claims: list[str] = []
+    if repaired.experiment.privacy is not None and repaired.rows:
+        with temporary_store() as store:
+            examined, errors = _examined(repaired, store)
+            wrong += errors
+            if examined is not None:
+                wrong += examined.refused
+                doubts += [*unused_rows(examined.study), *duplicate_rows(examined.study)]
+                if not repaired.mistakes and not errors:  # otherwise the numbers belong to other settings
+                    doubts += [text for one in examined.guarantees.values() for text in privacy_warnings(one)]
+                if not wrong:  # an experiment that would not be trained has no guarantee
+                    claims += guarantee_claims(examined)
+    return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(doubts)), tuple(claims))
 
 
-def _examined(its: Mended, shelf: SharedStore) -> tuple[Examined | None, list[str]]:
+def _examined(repaired: Repaired, store: SharedStore) -> tuple[Examined | None, list[str]]:
     """
-    What a look at the rows finds, with the experiment's own model or, where that cannot be had, a plain one; and why it
-    could not. None where it is the rows that cannot be had.
+    Examine the rows with the experiment's own model or, where that cannot be built, with a plain one. Returns also the
+    errors of the models that could not be built; None where the rows cannot be read.
     """
-    said: list[str] = []
-    for experiment in (its.experiment, *_with_plain_models(its.experiment)):
+    errors: list[str] = []
+    for experiment in (repaired.experiment, *_with_plain_models(repaired.experiment)):
         try:
-            return examine(experiment, shelf), said
+            return examine(experiment, store), errors
         except FedTLError as error:
-            said.append(str(error))
-    return None, said[:1]
+            errors.append(str(error))
+    return None, errors[:1]
 
 
 def _with_plain_models(experiment: Experiment) -> Iterator[Experiment]:
-    """Without statistics to release: how many there are, and in which stages, is the model's."""
+    """Yield the experiment with plain models, without released statistics: their number depends on the model."""
     assert experiment.privacy is not None
     privacy = experiment.privacy.model_copy(update={"statistics": "public", "stages": []})
     silo = {
@@ -74,5 +77,7 @@ def _with_plain_models(experiment: Experiment) -> Iterator[Experiment]:
         for name, own in experiment.silo.items()
     }
     for model in PLAIN_MODELS:
-        plain = model.model_copy(update={"pretrain_on": experiment.model.pretrain_on})  # they stay apart
+        plain = model.model_copy(
+            update={"pretrain_on": experiment.model.pretrain_on}
+        )  # public silos do not train
         yield experiment.model_copy(update={"model": plain, "privacy": privacy, "silo": silo})

@@ -1,4 +1,4 @@
-"""Rows and columns that add nothing, because what they hold was not declared: under privacy no row is refused for it."""
+"""Rows without a usable label, and columns with one value. Under privacy they are not refused, but train nothing."""
 
 from collections.abc import Iterator
 
@@ -8,25 +8,25 @@ from fedtl.errors import FedTLError
 from fedtl.experiment.study import Study
 
 
-def unread(study: Study) -> Iterator[str]:
-    """A line for each silo with rows without a usable label, and for each with columns of one value."""
+def unused_rows(study: Study) -> Iterator[str]:
+    """Yield a line for each silo with rows without a usable label, and for each with a column of one value."""
     for name in study.training:
         try:
-            yield from _of(name, study.data(name), study.inputs(name).columns)
+            yield from _of(name, study.data(name), study.silo_data.inputs(name).columns)
         except FedTLError:
-            continue  # why it has no rows is among what would be refused
+            continue  # the dry run reports why
 
 
 def _of(name: str, data: SiloDataset, columns: tuple[str, ...]) -> Iterator[str]:
     train = data.train
     if without := int((~has_label(train)).sum()):
-        what = "a label in data.classes" if data.classes else "a number as label"
-        yield f"{name}: {without} of {len(train)} training rows do not have {what}; they train nothing; correct them or data.classes"
+        wanted = "a label in data.classes" if data.classes else "a number as label"
+        yield f"{name}: {without} of {len(train)} training rows do not have {wanted} and are not used; correct them or data.classes"
     if train.x.dim() != 2:
         return
-    still = (train.x == train.x[0]).all(0).tolist()
-    if alike := [column for column, one in zip(columns, still, strict=True) if one]:
+    constant = (train.x == train.x[0]).all(0).tolist()
+    if alike := [column for column, one in zip(columns, constant, strict=True) if one]:
         yield (
-            f"{name}: {alike[0]} has one value in all {len(train)} training rows, as text without data.categories has; "
-            "declare its categories, or leave it out of data.columns"
+            f"{name}: column {alike[0]} has the same value in all {len(train)} training rows, as a text column without "
+            "data.categories has; declare its categories, or remove it from data.columns"
         )

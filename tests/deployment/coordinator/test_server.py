@@ -1,4 +1,4 @@
-"""The coordinator's folder: certificates, keys, bundles, and the gate with the real nginx before a stand-in server."""
+"""The coordinator's folder: certificates, keys, bundles, and the gate: nginx in front of a test server."""
 
 import http.server
 import json
@@ -12,17 +12,26 @@ import urllib.request
 import zipfile
 
 import pytest
+import torch
+from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.cli.main import main
-from fedtl.deployment import certificates
-from fedtl.deployment import plan as agreement
-from fedtl.deployment.coordinator import admitted, server, sites, studies
-from fedtl.deployment.coordinator.bundle import FILES, Bundle, agreement_in, bundle
-from fedtl.deployment.coordinator.nginx import CALLS
-from fedtl.deployment.coordinator.server import _nginx
-from fedtl.deployment.site import keys
+from fedtl.deployment.certificates import create_server_certificate, days_left
+from fedtl.deployment.coordinator import studies
+from fedtl.deployment.coordinator.admitted import node_ids, read_admitted
+from fedtl.deployment.coordinator.bundle import APP_FILES, Bundle, build_bundle, pack_app, read_agreement
+from fedtl.deployment.coordinator.nginx import SUPERNODE_CALLS
+from fedtl.deployment.coordinator.server import create_server, server_commands
+from fedtl.deployment.coordinator.settings import load_server_settings
+from fedtl.deployment.coordinator.sites import admit_site
+from fedtl.deployment.coordinator.study import HostedStudy
+from fedtl.deployment.coordinator.study_files import StudyPlan
+from fedtl.deployment.plan import Agreement
+from fedtl.deployment.settings_file import validate
+from fedtl.deployment.site.keys import create_node_key, keys_match
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -30,11 +39,11 @@ NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 @pytest.fixture
 def folder(tmp_path):
-    server.init(tmp_path / "server", "localhost", f"127.0.0.1:{free_port()}", free_port())
+    create_server(tmp_path / "server", "localhost", f"127.0.0.1:{free_port()}", free_port())
     return tmp_path / "server"
 
 
-def test_what_is_secret_is_its_owners_alone(folder):
+def test_only_the_owner_can_read_secret_files(folder):
     for path in [folder, *folder.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         public = path.name in ("ca.crt", "server.pem", "nginx.conf")
@@ -49,90 +58,93 @@ def test_the_certificate_is_for_the_host_and_signed_by_the_authority(folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     before = (tls / "server.pem").read_bytes()
-    certificates.make_server(tls, "localhost")
+    create_server_certificate(tls, "localhost")
     assert (tls / "server.pem").read_bytes() != before
-    assert 364 < certificates.days_left(tls / "server.pem") < 366
+    assert 364 < days_left(tls / "server.pem") < 366
     (tls / "ca.key").unlink()
-    with pytest.raises(ConfigError, match="the authority's key is needed"):
-        certificates.make_server(tls, "localhost")
+    with pytest.raises(ConfigError, match="ca.key"):
+        create_server_certificate(tls, "localhost")
 
 
 def test_a_name_and_a_key_are_admitted_once(folder, tmp_path):
-    keys.make_node_key(tmp_path / "a", "site-a")
-    keys.make_node_key(tmp_path / "b", "site-b")
-    sites.admit(folder, tmp_path / "a.pub", "")
-    with pytest.raises(ConfigError, match="'site-a' is admitted already"):
-        sites.admit(folder, tmp_path / "b.pub", "site-a")
-    with pytest.raises(ConfigError, match="this key is 'site-a'"):
-        sites.admit(folder, tmp_path / "a.pub", "other")
-    with pytest.raises(ConfigError, match="is no public key"):
-        sites.admit(folder, tmp_path / "a", "private")
+    create_node_key(tmp_path / "a", "site-a")
+    create_node_key(tmp_path / "b", "site-b")
+    admit_site(folder, tmp_path / "a.pub", "")
+    with pytest.raises(ConfigError, match="expel .* site-a"):
+        admit_site(folder, tmp_path / "b.pub", "site-a")
+    with pytest.raises(ConfigError, match="as 'site-a'"):
+        admit_site(folder, tmp_path / "a.pub", "other")
+    with pytest.raises(ConfigError, match="not a public key"):
+        admit_site(folder, tmp_path / "a", "private")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "ed"], check=True)
-    with pytest.raises(ConfigError, match="another kind"):
-        sites.admit(folder, tmp_path / "ed.pub", "ed")
-    assert list(admitted.admitted(folder)) == ["site-a"]
-    assert admitted.nodes(folder) == {}  # until Flower knows it
+    with pytest.raises(ConfigError, match="P-384"):
+        admit_site(folder, tmp_path / "ed.pub", "ed")
+    assert list(read_admitted(folder)) == ["site-a"]
+    assert node_ids(folder) == {}  # until Flower knows it
 
 
-def test_ssh_reads_the_keys_that_are_made(tmp_path):
-    keys.make_node_key(tmp_path / "k", "me")
+def test_openssh_reads_the_node_key(tmp_path):
+    create_node_key(tmp_path / "k", "me")
     public = subprocess.run(
         ["ssh-keygen", "-y", "-f", tmp_path / "k"], capture_output=True, text=True, check=True
     )
     assert public.stdout.split()[:2] == (tmp_path / "k.pub").read_text().split()[:2]
-    assert keys.fits(tmp_path / "k", tmp_path / "k.pub")
+    assert keys_match(tmp_path / "k", tmp_path / "k.pub")
 
 
 def test_a_bundle_holds_two_apps_and_one_agreement_and_is_the_same_when_built_again(folder):
-    made = bundle(folder / "bundles", "digits", load("digits"))
+    made = build_bundle(folder / "bundles", "digits", load_experiment("digits"))
     names = zipfile.ZipFile(made.file).namelist()
-    assert set(names) == {*FILES, "experiments/digits.toml", "pyproject.toml", ".info/CONTENT"}
+    assert set(names) == {*APP_FILES, "experiments/digits.toml", "pyproject.toml", ".info/CONTENT"}
     first = made.hash
-    assert bundle(folder / "bundles", "digits", load("digits")).hash == first
-    assert bundle(folder / "bundles", "digits", load("digits", ["rounds=3"])).hash != first
+    assert build_bundle(folder / "bundles", "digits", load_experiment("digits")).hash == first
+    assert build_bundle(folder / "bundles", "digits", load_experiment("digits", ["rounds=3"])).hash != first
 
 
-def test_what_lies_beside_the_apps_does_not_travel(folder):
-    """Flower packs any .json, .yaml and .md that it is not told to leave."""
-    from fedtl.deployment.coordinator.bundle import _built
-
-    made = bundle(folder / "bundles", "digits", load("digits"))
+def test_a_bundle_holds_no_other_file_of_its_folder(folder):
+    """Flower packs every .json, .yaml and .md file of an app folder unless it is told not to."""
+    made = build_bundle(folder / "bundles", "digits", load_experiment("digits"))
     app = made.folder / "app"
     for name in ("data/patients.json", "secrets.yaml", "notes.md", ".hidden.json", "fedtl/__init__.py"):
         (app / name).parent.mkdir(exist_ok=True)
         (app / name).write_text("{}")
     before = made.hash
-    made.file.write_bytes(_built(app, folder))
+    made.file.write_bytes(pack_app(app, folder))
     assert made.hash == before
 
 
-def test_an_agreement_says_nothing_about_anybodys_files(folder, tmp_path):
-    settings = load("digits", ["privacy.epsilon=3", "data.limit=50"])
-    made = bundle(folder / "bundles", "digits", settings)
-    name, its = agreement_in(made.file.read_bytes(), "digits.fab")
+def test_an_agreement_does_not_hold_paths_or_limits_of_the_coordinator(folder, tmp_path):
+    settings = load_experiment("digits", ["privacy.epsilon=3", "data.limit=50"])
+    made = build_bundle(folder / "bundles", "digits", settings)
+    name, its = read_agreement(made.file.read_bytes(), "digits.fab")
     assert name == "digits"
     assert its.dp_ready
     assert its.shape == [1, 8, 8]
     text = its.dump()
     assert str(tmp_path) not in text
     assert "limit = 50" not in text
-    assert agreement.parse(json.loads(its.model_dump_json()), "x") == its
+    assert validate(Agreement, json.loads(its.model_dump_json()), "x") == its
 
 
-def test_the_schema_is_declared_where_the_coordinator_has_no_rows(folder):
-    settings = load("digits", ["method.name=fedavg"])
-    with pytest.raises(ConfigError, match="say --classes"):
-        bundle(folder / "bundles", "x", settings, (1, 28, 28))
-    made = bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))
-    _, its = agreement_in(made.file.read_bytes(), "x")
+def test_a_coordinator_without_rows_declares_the_schema(folder):
+    settings = load_experiment("digits", ["method.name=fedavg"])
+    with pytest.raises(ConfigError, match="--classes"):
+        build_bundle(folder / "bundles", "x", settings, (1, 28, 28))
+    made = build_bundle(folder / "bundles", "x", settings, (1, 28, 28), ("no", "yes"))
+    _, its = read_agreement(made.file.read_bytes(), "x")
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
 
 
-def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
-    """A site may still wait for the rest of one of its messages. That it has ended by itself is no failure."""
-    path, done = folder / "studies" / "first", []
-    path.mkdir(parents=True)
-    (path / "plan.json").write_text('{"bundle_name": "digits"}')
+def begun(folder):
+    """The folder of a study that was started and is not done."""
+    config = FederationConfig("first", 0, 2, ServerStep())
+    plan = StudyPlan(config, {}, "digits", deadline=5.0, tries=1, bundle="b", plan="p")
+    return HostedStudy.create(folder / "studies" / "first", plan, {"w": torch.zeros(1)}).path
+
+
+def test_a_crashed_run_is_stopped_before_its_study_is_resumed(folder, monkeypatch):
+    """A site may wait for the rest of a message of that run. Stopping a run that has already ended must not fail."""
+    path, done = begun(folder), []
     (path / "runs.jsonl").write_text('{"run": 6, "at": 0}\n{"run": 7, "at": 0}\n')
 
     def flwr(folder, *words):
@@ -140,24 +152,22 @@ def test_a_run_that_died_is_ended_before_its_study_goes_on(folder, monkeypatch):
         raise ConfigError("flwr stop: the run is already finished")
 
     monkeypatch.setattr(studies, "flwr", flwr)
-    monkeypatch.setattr(studies, "wait_healthy", lambda _: None)
+    monkeypatch.setattr(studies, "wait_until_healthy", lambda _: None)
     monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
-    studies.resume(folder)
+    studies.resume_studies(folder)
     assert done == [("stop", "7"), "submitted"]
 
 
 @pytest.mark.parametrize(
     ("text", "ended"), [("", []), ('{"run": 6, "at": 0}\n{"run": 7, "a', [("stop", "6")])]
 )
-def test_a_list_of_runs_that_a_crash_tore_keeps_no_server_down(text, ended, folder, monkeypatch):
-    path, done = folder / "studies" / "first", []
-    path.mkdir(parents=True)
-    (path / "plan.json").write_text('{"bundle_name": "digits"}')
+def test_an_incomplete_line_in_runs_jsonl_does_not_stop_the_server(text, ended, folder, monkeypatch):
+    path, done = begun(folder), []
     (path / "runs.jsonl").write_text(text)
     monkeypatch.setattr(studies, "flwr", lambda folder, *words: done.append(words[:2]))
-    monkeypatch.setattr(studies, "wait_healthy", lambda _: None)
+    monkeypatch.setattr(studies, "wait_until_healthy", lambda _: None)
     monkeypatch.setattr(studies, "_submit", lambda *_: done.append("submitted"))
-    studies.resume(folder)
+    studies.resume_studies(folder)
     assert done == [*ended, "submitted"]
 
 
@@ -176,18 +186,17 @@ class Behind(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def gate(folder):
-    """nginx as ``fedtl server init`` configures it, before something that answers every call."""
+    """nginx as ``fedtl server init`` configures it, in front of a server that answers every call."""
     if NGINX is None:
         pytest.skip("no nginx: apt-get install nginx-light")
-    settings = server.load(folder)
+    settings = load_server_settings(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "tls" / "server.pem", folder / "tls" / "server.key")
     behind = http.server.ThreadingHTTPServer(("127.0.0.1", settings.port), Behind)
     behind.socket = context.wrap_socket(behind.socket, server_side=True)
     thread = threading.Thread(target=behind.serve_forever)
     thread.start()
-    command = server.commands(folder, ["gate"])["gate"]
-    assert command[0] == _nginx()
+    command = server_commands(folder, ["gate"])["gate"]
     nginx = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     client = ssl.create_default_context(cafile=str(folder / "tls" / "ca.crt"))
     opener = urllib.request.build_opener(
@@ -216,8 +225,8 @@ def gate(folder):
         thread.join(10)
 
 
-def test_the_gate_lets_a_supernode_through_and_nothing_else(gate):
-    for name in CALLS:
+def test_the_gate_forwards_only_the_calls_of_a_supernode(gate):
+    for name in SUPERNODE_CALLS:
         assert gate(f"/v1/fleet/{name}", b"x") == (200, f"/v1/fleet/{name} 1")
     for path in (
         *("/v1/fleet/register-node", "/v1/fleet/unregister-node", "/v1/fleet/", "/v1/fleet/push-object/x"),
@@ -230,13 +239,13 @@ def test_the_gate_lets_a_supernode_through_and_nothing_else(gate):
     assert gate("/v1/fleet/push-object", method="GET")[0] == 403
 
 
-def test_the_gate_caps_a_body(gate):
+def test_the_gate_limits_the_size_of_a_body(gate):
     assert gate("/v1/fleet/push-object", b"x" * (6 << 20)) == (200, f"/v1/fleet/push-object {6 << 20}")
     assert gate("/v1/fleet/push-object", b"x" * (17 << 20))[0] in (0, 413)
 
 
 def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
-    """What can be said and done without a server that runs; mistakes are one line and exit code 2."""
+    """The commands that need no running server. A mistake gives one line and exit code 2."""
 
     def said(*words, code=0):
         monkeypatch.setattr("sys.argv", ["fedtl", "server", *map(str, words)])
@@ -248,9 +257,9 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     folder, key = tmp_path / "srv", tmp_path / "clinic"
     said("init", folder, "--host", "fl.example.org", "--port", free_port())
     assert "is not empty" in said("init", folder, "--host", "x", code=2).err
-    keys.make_node_key(key, "clinic")
+    create_node_key(key, "clinic")
     assert "when the server starts" in said("admit", folder, f"{key}.pub").err
-    assert "'clinic' is admitted already" in said("admit", folder, f"{key}.pub", code=2).err
+    assert "server expel" in said("admit", folder, f"{key}.pub", code=2).err
     words = ("digits", "--set", "rounds=2", "--dp-ready")
     printed = said("bundle", folder, *words).out
     assert printed.strip() == Bundle(folder / "bundles" / "digits").hash
@@ -260,4 +269,4 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
     assert "there is no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
-    assert "method 'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
+    assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

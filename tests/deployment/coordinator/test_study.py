@@ -1,11 +1,14 @@
-"""A study at the coordinator: a checkpoint a round, and going on from there to the same bits."""
+"""A study at the coordinator: a checkpoint after each round, from which it resumes to the same bits."""
 
+import json
 import stat
 
 import pytest
 import torch
 
-from fedtl.deployment.coordinator.study import STOPPED, HostedStudy, host
+from fedtl.deployment.coordinator.host import host_study
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
@@ -18,20 +21,15 @@ START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
 ROLES = dict.fromkeys(START, Role.BODY)
 
 
-def plan(**changes):
-    server = ServerStep("adam", settings={"lr": 0.1})  # it remembers, so that a lost memory would show
-    return FederationConfig(
-        **{"study": "s", "seed": 0, "rounds": 4, "server": server, "minimum_silos": 1, **changes}
-    )
-
-
-def study(path, about=(), **changes):
-    more = {"deadline": 1.0, "tries": 2, "bundle": "b", **dict(about)}
-    return HostedStudy.create(path / "s", plan(**changes), ROLES, START, more)
+def study(path, private=None, rounds=4):
+    server = ServerStep("adam", settings={"lr": 0.1})  # it has state, so that a test sees where that is lost
+    config = FederationConfig("s", 0, rounds, server, minimum_silos=1)
+    facts = {"bundle_name": "b", "deadline": 1.0, "tries": 2, "bundle": "h", "plan": "p", "private": private}
+    return HostedStudy.create(path / "s", StudyPlan(config, ROLES, **facts), START)
 
 
 class Silos:
-    """Two that move by a number that depends on the round; ``fails`` are the rounds in which both say no, once each."""
+    """Two silos whose updates depend on the round. In each round of ``fails`` both refuse once; in ``dies`` the server is interrupted."""
 
     def __init__(self, fails=(), dies=0):
         self.fails, self.dies, self.asked = list(fails), dies, []
@@ -52,14 +50,14 @@ class Silos:
 
 
 def go(its, silos):
-    return host(its, lambda minimum, deadline: silos)
+    return host_study(its, lambda minimum, deadline: silos)
 
 
 def shared(its):
-    return its.standing().shared
+    return its.state().shared
 
 
-def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_study_resumes_to_the_same_bits(tmp_path):
     whole, cut = study(tmp_path / "whole"), study(tmp_path / "cut")
     go(whole, Silos())
     with pytest.raises(KeyboardInterrupt):
@@ -69,55 +67,54 @@ def test_a_study_that_was_killed_goes_on_to_the_same_bits(tmp_path):
     again = Silos()
     result = go(study(tmp_path / "cut"), again)
     assert again.asked == [3, 4]
-    assert [line["round"] for line in cut.history()] == [1, 2, 3, 4]
+    assert [line.round for line in cut.history()] == [1, 2, 3, 4]
     assert all(torch.equal(shared(whole)[name], shared(cut)[name]) for name in START)
-    assert result["silos"] == {"a": 4, "b": 4}
+    assert result.silos == {"a": 4, "b": 4}
     for path in [cut.path, *cut.path.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
 
 
-@pytest.mark.parametrize(
-    ("about", "label"), [({}, None), ({"private": False}, Label.LOCAL), ({"private": True}, Label.RELEASED)]
-)
-def test_the_model_says_whether_every_site_trained_privately(about, label, tmp_path):
-    its = study(tmp_path, about)
+@pytest.mark.parametrize(("private", "label"), [(None, None), (False, Label.LOCAL), (True, Label.RELEASED)])
+def test_the_shared_model_has_provenance_labels(private, label, tmp_path):
+    its = study(tmp_path, private)
     go(its, Silos())
     found = marks.read(its.path / "shared.safetensors")
     assert found == (None if label is None else dict.fromkeys(START, label))
 
 
-def test_a_line_without_its_checkpoint_is_dropped_and_the_round_asked_again(tmp_path):
+def test_a_round_without_a_checkpoint_is_repeated(tmp_path):
     its = study(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         go(its, Silos(dies=3))
-    its.append({"round": 3, "silos": {}, "left_out": {}, "bytes_up": 0, "bytes_down": 0, "seconds": 0})
+    its.append(RoundLine(3, 0.0, {}, {}, 0, 0))
     silos = Silos()
     go(its, silos)
     assert silos.asked == [3, 4]
-    assert [line["round"] for line in its.history()] == [1, 2, 3, 4]
+    assert [line.round for line in its.history()] == [1, 2, 3, 4]
 
 
-def test_a_round_with_too_few_replies_is_asked_again_and_then_the_study_says_why_it_stopped(tmp_path):
+def test_a_round_with_too_few_replies_is_tried_again_and_then_stops_the_study(tmp_path):
     its, silos = study(tmp_path), Silos(fails=[2])
     go(its, silos)
     assert silos.asked == [1, 2, 2, 3, 4]
     other = study(tmp_path / "other")
     with pytest.raises(NotEnoughSilos):
         go(other, Silos(fails=[2, 2]))
-    assert "a: declined" in (other.path / STOPPED).read_text()
-    assert other.standing().round == 1
+    assert "a: declined" in (other.path / STOPPED_FILE).read_text()
+    assert other.state().round == 1
     assert not other.done
 
 
 def test_another_study_of_the_same_name_is_refused(tmp_path):
     study(tmp_path)
     study(tmp_path)
-    with pytest.raises(ConfigError, match="holds another study"):
+    with pytest.raises(ConfigError, match="--study NAME"):
         study(tmp_path, rounds=5)
 
 
-def test_the_result_holds_what_updates_carried_and_no_more(tmp_path):
-    assert set(go(study(tmp_path), Silos())) == {
+def test_the_keys_of_a_result(tmp_path):
+    go(study(tmp_path), Silos())
+    assert set(json.loads((tmp_path / "s" / "result.json").read_text())) == {
         *("study", "rounds", "silos", "left_out", "bytes_up", "bytes_down", "seconds")
     }

@@ -1,6 +1,6 @@
 """
 A coordinator who holds the server's machine, and so may run another fedtl there than the sites approved: on the path
-of the server's processes this file comes first, and the honest bundle's ServerApp finds ``host`` replaced. What it asks
+of the server's processes this file comes first, and the honest bundle's ServerApp finds ``host_study`` replaced. What it asks
 for is a script of one line each; what it is told goes into ``replies.jsonl``.
 """
 
@@ -13,7 +13,8 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
     from flwr.app import ConfigRecord, RecordDict
 
     from fedtl._util.files import write_bytes
-    from fedtl.deployment.coordinator import study as hosting
+    from fedtl.deployment.coordinator import host as hosting
+    from fedtl.deployment.coordinator.study import append_durably
     from fedtl.federation import flower
     from fedtl.messages import Task
 
@@ -39,17 +40,18 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
         yield "an older round", replace(task, round=2), None
         yield "more than the budget", replace(task, study="second"), None
 
-    def host(study, federation, progress=None):
-        about, records = study.about, flower.task_to_records
-        over = federation(1, 240.0)
-        task = Task(about["study"], 1, about["rounds"], about["seed"], study.standing().shared)
+    def host_study(study, connect, progress=None):
+        config, records = study.plan.config, flower.task_to_records
+        over = connect(1, 240.0)
+        task = Task(config.study, 1, config.rounds, config.seed, study.state().shared)
         for name, asked, content in script(task):
             flower.task_to_records = records if content is None else lambda _, content=content: content
             for silo in over.silos():
                 (reply,) = over.ask(asked, [silo])
                 told = getattr(reply, "reason", sorted(getattr(reply, "delta", ())))
-                study.append({"round": 0, "asked": name, "silo": silo, "told": told})
+                line = json.dumps({"round": 0, "asked": name, "silo": silo, "told": told})
+                append_durably(study.path / "history.jsonl", f"{line}\n")
             flower.task_to_records = records
         write_bytes(study.path / "result.json", json.dumps({}).encode(), private=True)
 
-    hosting.host = host
+    hosting.host_study = host_study

@@ -1,4 +1,4 @@
-"""A site uses the shared model: one that trained, and one with sixteen records that never did."""
+"""Adopting the shared model: at a site that trained, and at one with sixteen records that did not."""
 
 import subprocess
 import sys
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.site.adopt_model import adopt
+from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.site.adopt_model import adopt_model
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
@@ -23,7 +23,9 @@ OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits", OVERRIDES))
+    return build_bundle(
+        tmp_path_factory.mktemp("server") / "bundles", "digits", load_experiment("digits", OVERRIDES)
+    )
 
 
 def shared_file(site, folder, state=None):
@@ -31,15 +33,15 @@ def shared_file(site, folder, state=None):
     return folder / "shared.safetensors"
 
 
-def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
-    """The same rounds by hand; test figures to the last digit."""
+def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
+    """Compared with the same rounds of a trainer, bit for bit."""
     site = Site(tmp_path)
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update)
-    result = adopt(site.home, made.file, shared_file(site, tmp_path), "s", tmp_path / "model")
-    assert result["trained"]
-    study = site.place.study(site.place.prepared().data.classes)
-    silo = site.place.silo(study, site.place.prepared().data)
+    result = adopt_model(site.home, made.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    assert result.trained
+    study = site.study()
+    silo = site.silo(study)
     for number in (1, 2):
         study.trainer.fit(silo, site.task(number))
     settled = study.trainer.finish(silo, site.task(5))
@@ -47,7 +49,7 @@ def test_a_site_that_trained_settles_as_the_simulation_does(made, tmp_path):
     assert all((settled[name] == its).all() for name, its in model.state.items())
 
 
-def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
+def test_an_adopted_model_has_provenance_labels(made, tmp_path):
     """
     A site that trained openly; one that trained privately as all in its plan did; one that never trained; and one that
     alone was private.
@@ -56,21 +58,35 @@ def test_the_model_in_use_says_where_its_tensors_come_from(made, tmp_path):
     assert isinstance(open_.ask(open_.task()), Update)
     plan = [*OVERRIDES, "privacy.epsilon=8"]
     private = Site(
-        tmp_path / "private", plan[-1:], policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
+        tmp_path / "private",
+        plan[-1:],
+        policy__privacy=PRIVATE,
+        policy__metrics=[],
+        policy__share_row_count=False,
     )
     assert isinstance(private.ask(private.task()), Update)
-    late = Site(tmp_path / "late", plan[-1:], policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False)
+    late = Site(
+        tmp_path / "late",
+        plan[-1:],
+        policy__privacy=PRIVATE,
+        policy__metrics=[],
+        policy__share_row_count=False,
+    )
     alone = Site(
-        tmp_path / "alone", dp_ready=True, policy__privacy=PRIVATE, policy__metrics=[], policy__rows=False
+        tmp_path / "alone",
+        dp_ready=True,
+        policy__privacy=PRIVATE,
+        policy__metrics=[],
+        policy__share_row_count=False,
     )
     assert isinstance(alone.ask(alone.task()), Update)
-    mixed = bundle(tmp_path / "mixed", "digits", load("digits", OVERRIDES), dp_ready=True)
-    noisy = bundle(tmp_path / "bundles", "digits", load("digits", plan))
+    mixed = build_bundle(tmp_path / "mixed", "digits", load_experiment("digits", OVERRIDES), dp_ready=True)
+    noisy = build_bundle(tmp_path / "bundles", "digits", load_experiment("digits", plan))
     found = []
     pairs = [(open_, made), (private, noisy), (late, noisy), (alone, mixed)]
     for number, (site, its) in enumerate(pairs):
         file = shared_file(site, tmp_path)
-        adopt(site.home, its.file, file, "s", tmp_path / str(number))
+        adopt_model(site.home, its.file, file, "s", tmp_path / str(number))
         model = SiloModel(RunFolder.open(tmp_path / str(number)), "plain")
         kinds = {"head": "head.weight", "statistics": "running_mean", "body": "features.0.weight"}
         found.append(
@@ -94,17 +110,18 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     """
     others = 'data.silos=["plain","inverted","blurred","faint","textured"]'
     folder = RunFolder.create(
-        tmp_path / "run", load("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"])
+        tmp_path / "run",
+        load_experiment("digits", ["rounds=12", "data.limit=100", others, "engine.name=serial"]),
     )
     run(folder.experiment(), folder)
     site = Site(tmp_path, data__silo="rotated", data__limit=16)
-    result = adopt(site.home, made.file, folder.path / "shared.safetensors", "s", tmp_path / "model")
-    assert not result["trained"]
-    assert result["rows"] == 16
-    assert result["test"]["in use"] == result["test"]["head_adabn"]
-    assert result["test"]["in use"]["accuracy"] > 0.3  # of ten classes
-    assert result["test"]["in use"]["accuracy"] > result["test"]["head"]["accuracy"]
-    assert result["test"]["alone"]["accuracy"] > 0.3
+    result = adopt_model(site.home, made.file, folder.path / "shared.safetensors", "s", tmp_path / "model")
+    assert not result.trained
+    assert result.rows == 16
+    assert result.test["in use"] == result.test["head_adabn"]
+    assert result.test["in use"].figures["accuracy"] > 0.3  # of ten classes
+    assert result.test["in use"].figures["accuracy"] > result.test["head"].figures["accuracy"]
+    assert result.test["alone"].figures["accuracy"] > 0.3
     np.savez(tmp_path / "new.npz", x=np.zeros((2, 8, 8), np.uint8))
     words = ["predict", tmp_path / "model", "--silo", "plain", "--input", tmp_path / "new.npz"]
     done = subprocess.run(
@@ -114,22 +131,24 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_a_privately_trained_model_is_taken_into_use_without_a_budget(tmp_path):
-    """The site could not have trained it; using it charges nothing and lets nothing out."""
-    private = bundle(tmp_path / "bundles", "digits", load("digits", [*OVERRIDES, "privacy.epsilon=8"]))
+def test_adopting_a_private_model_needs_no_budget(tmp_path):
+    """The site could not train it; using it charges nothing."""
+    private = build_bundle(
+        tmp_path / "bundles", "digits", load_experiment("digits", [*OVERRIDES, "privacy.epsilon=8"])
+    )
     site = Site(tmp_path, dp_ready=True)
-    result = adopt(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
-    assert not result["trained"]
+    result = adopt_model(site.home, private.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    assert not result.trained
     assert not site.home.ledger.exists()
     said = SiloModel(RunFolder.open(tmp_path / "model"), "plain").labels
     assert {its for name, its in said.items() if name.endswith("features.0.weight")} == {"released"}
 
 
-def test_another_models_tensors_are_refused(tmp_path, made):
+def test_tensors_of_another_model_are_refused(tmp_path, made):
     site = Site(tmp_path)
     odd = shared_file(site, tmp_path, {"body.features.0.weight": site.shared["body.features.0.weight"]})
     with pytest.raises(Denied, match="missing"):
-        adopt(site.home, made.file, odd, "s", tmp_path / "model")
+        adopt_model(site.home, made.file, odd, "s", tmp_path / "model")
     (tmp_path / "shared.safetensors").write_bytes(b"x")
-    with pytest.raises(ConfigError, match="no file of shared tensors"):
-        adopt(site.home, made.file, tmp_path / "shared.safetensors", "s", tmp_path / "model")
+    with pytest.raises(ConfigError, match="shared.safetensors file"):
+        adopt_model(site.home, made.file, tmp_path / "shared.safetensors", "s", tmp_path / "model")

@@ -3,14 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fedtl.experiment.config.load_experiment import load_experiment, to_toml
 from PIL import Image
 
-from fedtl.deployment.plan import agree
+from fedtl.deployment.plan import make_agreement
 from fedtl.deployment.site.home import Home
+from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan
-from fedtl.deployment.site.status import check
-from fedtl.experiment.config.load import dump, load
+from fedtl.deployment.site.site_rows import check_origins, load_rows
 from tests.real_processes import Federation
 
 RNG = np.random.default_rng(0)
@@ -118,8 +119,8 @@ def site(folder, write, **changes):
 
 def data_line(home):
     """Whether ``fedtl silo check`` finds the data in order, and what it says about them."""
-    ((passed, text),) = ((passed, text) for name, passed, text in check(home) if name == "data")
-    return passed, text
+    (check,) = (check for check in check_readiness(home) if check.name == "data")
+    return check.ok, check.text
 
 
 def shape_of(sets):
@@ -135,15 +136,14 @@ def test_rows_that_a_plan_trains_on_pass_the_check(kind, tmp_path):
     passed, text = data_line(home)
     assert passed, text
     sets = list({one.partition("=")[0]: one for one in ["model.name=mlp", *sets]}.values())
-    plan = load("digits", ["data.silos=[]", "data.source=memory", *sets])
+    plan = load_experiment("digits", ["data.silos=[]", "data.source=memory", *sets])
     labels = () if "data.task=regression" in sets else ("no", "yes") if kind == "text labels" else ("0", "1")
-    place = SitePlan(home, agree(plan, shape_of(sets), labels, "", False))
-    prepared = place.prepared()
+    site_plan = SitePlan(home, make_agreement(plan, shape_of(sets), labels, "", False))
+    prepared = load_rows(site_plan).prepared
     assert len(prepared.data.train) > 10
     assert (prepared.data.target is not None) == ("second domain" in kind)
     assert prepared.data.classes == labels
-    if place.privacy:
-        place.check_origins()
+    check_origins(site_plan, prepared.data)
 
 
 def test_the_check_counts_rows_of_each_kind(tmp_path):
@@ -195,8 +195,10 @@ def test_an_experiment_file_can_be_rehearsed_on_such_rows(kind, tmp_path):
     write, changes, sets = TRAINS[kind]
     home = site(tmp_path, write, **changes)
     path = tmp_path / "plan.toml"
-    path.write_text(dump(load("digits", ["data.silos=[]", "model.name=mlp", "data.source=memory", *sets])))
-    facts, _ = rehearse(home, path)
-    assert facts["refused"] == ""
-    assert facts["terms"] is not None, facts["rows_error"]
-    assert facts["shape"] == [2]
+    path.write_text(
+        to_toml(load_experiment("digits", ["data.silos=[]", "model.name=mlp", "data.source=memory", *sets]))
+    )
+    rehearsal, _ = rehearse(home, path)
+    assert rehearsal.refused == ""
+    assert rehearsal.claim.terms is not None, rehearsal.claim.rows_error
+    assert rehearsal.plan.shape == [2]

@@ -1,13 +1,14 @@
-"""The lifetime budget hangs on a dataset's name and on its rows: neither a new name nor a new study resets it."""
+"""The lifetime budget belongs to a dataset's name and rows: neither a new name nor a new study resets it."""
 
 import pytest
 
-from fedtl.deployment.coordinator.bundle import bundle
+from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.site_plan import SitePlan, row_hashes
-from fedtl.deployment.site.status import budget, status
+from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_rows import raw_row_hashes, read_raw_rows
+from fedtl.deployment.site.status import dataset_budget, site_status
 from fedtl.errors import BudgetExhausted, ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import Code
 from fedtl.messages import SpendEvent, Update
 from fedtl.privacy.budget import Budget, Plan
@@ -16,7 +17,7 @@ from fedtl.privacy.ledger_reading import read_ledger
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
-SHUT = {"policy__metrics": [], "policy__rows": False}
+SHUT = {"policy__metrics": [], "policy__share_row_count": False}
 
 
 def site_of(folder, **settings):
@@ -28,25 +29,25 @@ def renamed(site, **changes):
     return Home.open(site.home.path)
 
 
-def test_a_new_home_names_its_dataset_and_an_old_one_keeps_what_it_was_called(tmp_path):
+def test_a_dataset_keeps_the_name_under_which_it_was_charged(tmp_path):
     new = Home.create(tmp_path / "new", "clinic", "localhost:1")
     assert (new.settings.data.name, new.dataset) == ("clinic", "clinic")
     site = site_of(tmp_path, data__name=None)  # as homes were before
     assert site.home.dataset == "plain"
     assert isinstance(site.ask(site.task()), Update)
-    spent = budget(site.home)
-    assert spent["spent"] > 0
+    spent = dataset_budget(site.home)
+    assert spent.spent > 0
     other = renamed(site, name="other")
     assert other.dataset == "plain"
-    assert budget(other) == spent
+    assert dataset_budget(other) == spent
     named = renamed(site, data__name="plain")
-    assert budget(named) == spent
+    assert dataset_budget(named) == spent
 
 
-def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_path):
+def test_the_same_rows_under_another_name_are_refused(tmp_path):
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
-    spent = budget(site.home)["spent"]
+    spent = dataset_budget(site.home).spent
     renamed(site, data__name="fresh")
     site.refused(site.task(2), Code.PLAN, "data.name: signed plain, now fresh")
     site.approve()
@@ -54,38 +55,41 @@ def test_the_same_rows_by_another_name_are_refused_and_both_names_are_said(tmp_p
     assert "data.name = 'plain'" in site.lines()[-1]["reason"]
     assert site.lines()[-1]["reason"].startswith("fresh: ")
     assert "\n" not in site.lines()[-1]["reason"]
-    assert status(Home.open(site.home.path))["budget"]["spent"] == 0.0
+    assert site_status(Home.open(site.home.path)).budget.spent == 0.0
     back = renamed(site, data__name="plain")
-    assert budget(back)["spent"] == spent
+    assert dataset_budget(back).spent == spent
     site.approve()
     assert isinstance(site.ask(site.task(2)), Update)
 
 
-def test_another_dataset_has_a_budget_of_its_own_and_the_name_must_say_which(tmp_path):
+def test_each_dataset_has_its_own_budget(tmp_path):
     site = site_of(tmp_path)
     assert isinstance(site.ask(site.task()), Update)
     renamed(site, data__name="faint", data__silo="faint")
     site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "--new-dataset")
     own = PRIVATE["lifetime_epsilon"], 1e-4
-    rows = row_hashes(SitePlan(Home.open(site.home.path), site.place.agreement).raw, site.home.secret)
+    plan = SitePlan(Home.open(site.home.path), site.plan.agreement)
+    rows = raw_row_hashes(read_raw_rows(plan), site.home.secret)
     Ledger.admit(LedgerAccount(site.home.ledger, "faint", rows, Budget(*own)))
     assert isinstance(site.ask(site.task(study="t")), Update)
     assert Home.open(site.home.path).dataset == "faint"
     either = renamed(site, name="other", data__name=None)
-    with pytest.raises(ConfigError, match="data.name must say which the rows are: faint, plain"):
+    with pytest.raises(ConfigError, match="data.name .*faint, plain"):
         _ = either.dataset
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    settings = load("digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"])
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+    settings = load_experiment(
+        "digits", ["minimum_silos=3", "rounds=4", "privacy.epsilon=3", "data.limit=40"]
+    )
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
 
 
 @pytest.fixture
 def home(tmp_path):
-    """May spend 4.0 in all, and 3.0 in this study."""
+    """A site whose lifetime epsilon is 4.0, for a study of epsilon 3.0."""
     Home.create(tmp_path / "home", "plain", "localhost:1")
     given = {"data__source": "digits", "data__path": "", "data__limit": 40, **SHUT}
     own = {**PRIVATE, "lifetime_epsilon": 4.0}
@@ -93,7 +97,7 @@ def home(tmp_path):
     return Home.open(tmp_path / "home")
 
 
-def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, made):
+def test_commands_exit_with_3_when_the_budget_is_spent(home, made):
     fedtl_command("silo", "rehearse", home.path, made.file)
     assert not home.ledger.exists()
     events = (SpendEvent(1.15, 1.0, 1),)
@@ -118,7 +122,7 @@ def test_a_site_whose_budget_is_spent_is_told_by_its_commands_with_exit_3(home, 
     assert [line.entry.what for line in read_ledger(home.ledger, "plain")] == ["opened", "planned", "charged"]
 
 
-def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledger(home, made):
+def test_an_unaffordable_study_is_refused_before_a_ledger_exists(home, made):
     Federation.change(home.path / "silo.toml", policy__privacy={**PRIVATE, "lifetime_epsilon": 2.0})
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())
     assert "plain: a new study" in said
@@ -127,12 +131,11 @@ def test_a_study_that_could_never_be_finished_is_refused_before_there_is_a_ledge
 
 
 def rows_of(home, made):
-    from fedtl.deployment.coordinator.bundle import agreement_in
+    plan = SitePlan(home, read_agreement(made.file.read_bytes(), "x")[1])
+    return raw_row_hashes(read_raw_rows(plan), home.secret)
 
-    return row_hashes(SitePlan(home, agreement_in(made.file.read_bytes(), "x")[1]).raw, home.secret)
 
-
-def test_a_rehearsal_refuses_rows_that_have_a_budget_by_another_name(home, made):
+def test_a_rehearsal_refuses_rows_that_have_a_budget_under_another_name(home, made):
     Ledger(LedgerAccount(home.ledger, "plain", rows_of(home, made), Budget(4.0, 1e-4)))
     Federation.change(home.path / "silo.toml", data__name="fresh")
     said = " ".join(fedtl_command("silo", "rehearse", home.path, made.file, code=3).stdout.split())

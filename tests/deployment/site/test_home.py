@@ -1,16 +1,17 @@
-"""silo.toml and the folder: what is written, what is refused, and what a third party can check."""
+"""silo.toml and the site's folder: the defaults, refused settings, readiness checks, and exported records."""
 
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
-from fedtl.deployment.site.egress_log import verify
+from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.settings import HomeSettings, load
-from fedtl.deployment.site.site_plan import device_of
-from fedtl.deployment.site.status import check
+from fedtl.deployment.site.readiness import check_readiness
+from fedtl.deployment.site.settings import HomeSettings, load_home_settings
+from fedtl.deployment.site.site_plan import choose_device
 from fedtl.errors import ConfigError, LedgerDamaged
 from tests.real_processes import fedtl_command
 
@@ -27,7 +28,7 @@ def test_the_examples_are_settings(path):
     HomeSettings.model_validate(tomllib.loads(path.read_text()))
 
 
-def test_a_new_home_lets_nothing_out_without_privacy_and_never_the_head(home):
+def test_a_new_silo_toml_requires_privacy_and_keeps_the_head(home):
     policy = home.settings.policy.policy
     assert policy.private
     assert policy.roles == {"body", "aux", "norm"}
@@ -38,11 +39,11 @@ def test_a_new_home_lets_nothing_out_without_privacy_and_never_the_head(home):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("bytes = 50_000_000", "byte = 5", "policy.byte"),
+        ("max_bytes_per_round = 50_000_000", "max_byte = 5", "policy.max_byte ="),
         ('device = "auto"', 'device = "tpu"', "device = 'tpu'"),
         ("epsilon = 3.0", "epsilon = 0.0", "policy.privacy.epsilon = 0.0"),
         ('server = "fl.example.org:8443"', 'server = "fl.example.org"', "must be HOST:PORT"),
-        ("rows = false", "rows = 1", "policy.rows = 1"),
+        ("share_row_count = false", "share_row_count = 1", "policy.share_row_count = 1"),
         ("[policy]", "[policy", "is not TOML"),
     ],
 )
@@ -51,10 +52,59 @@ def test_a_mistake_in_silo_toml_is_named(home, old, new, match):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ConfigError, match=match):
-        load(home.path)
+        load_home_settings(home.path)
 
 
-def test_a_home_is_made_once_and_with_a_name(tmp_path, home):
+OLD_KEYS = [
+    ("data", "split", "split_seed", 7),
+    ("policy", "bytes", "max_bytes_per_round", 5),
+    ("policy", "norm", "max_update_norm", 2.0),
+    ("policy", "rows", "share_row_count", True),
+]
+
+
+def with_old_keys(path, keys=OLD_KEYS, keep_new=False):
+    """Write these settings into a silo.toml under the names that fedtl 0.1.0 had for them."""
+    table = tomllib.loads(path.read_text())
+    for section, old, new, value in keys:
+        table[section][old] = value
+        if not keep_new:
+            del table[section][new]
+    path.write_text(tomli_w.dumps(table))
+
+
+def test_old_keys_are_accepted_and_noted_once(home, capsys):
+    with_old_keys(home.path / "silo.toml")
+    settings = load_home_settings(home.path)
+    load_home_settings(home.path)
+    assert settings.data.split_seed == 7
+    assert settings.policy.policy.bytes == 5
+    assert settings.policy.policy.norm == 2.0
+    assert settings.policy.policy.rows is True
+    (note,) = capsys.readouterr().err.splitlines()
+    for section, old, new, _ in OLD_KEYS:
+        assert f"{section}.{old} is now {section}.{new}" in note
+
+
+def test_a_file_with_new_keys_gets_no_note(home, capsys):
+    load_home_settings(home.path)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("key", OLD_KEYS, ids=lambda key: key[1])
+def test_a_setting_under_both_of_its_names_is_refused(home, key):
+    with_old_keys(home.path / "silo.toml", [key], keep_new=True)
+    with pytest.raises(ConfigError, match=f"remove {key[0]}.{key[1]}$"):
+        load_home_settings(home.path)
+
+
+def test_a_wrong_value_under_an_old_key_is_refused(home):
+    with_old_keys(home.path / "silo.toml", [("policy", "bytes", "max_bytes_per_round", -1)])
+    with pytest.raises(ConfigError, match="policy.max_bytes_per_round = -1"):
+        load_home_settings(home.path)
+
+
+def test_init_refuses_a_used_folder_and_a_bad_name(tmp_path, home):
     with pytest.raises(ConfigError, match="is not empty"):
         Home.create(home.path, "clinic", "fl.example.org:8443")
     with pytest.raises(ConfigError, match="name = '../x'"):
@@ -62,15 +112,15 @@ def test_a_home_is_made_once_and_with_a_name(tmp_path, home):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_gpu_that_is_not_there_is_an_error_unless_either_will_do(monkeypatch):
+def test_a_missing_gpu_is_an_error_for_cuda_only(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert device_of("auto") == device_of("cpu") == "cpu"
-    with pytest.raises(ConfigError, match='device = "cuda": this torch sees no CUDA device'):
-        device_of("cuda")
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match='device = "cuda"'):
+        choose_device("cuda")
 
 
-def test_check_says_for_each_line_what_to_do(home):
-    said = {name: (ok, text) for name, ok, text in check(home)}
+def test_check_reports_each_item(home):
+    said = {check.name: (check.ok, check.text) for check in check_readiness(home)}
     assert [name for name, (ok, _) in said.items() if ok] == [
         "file modes",
         "device",
@@ -79,23 +129,23 @@ def test_check_says_for_each_line_what_to_do(home):
         "encryption",
         "ledger",
     ]
-    assert "get ca.crt from the coordinator" in said["certificate"][1]
+    assert "ca.crt is missing" in said["certificate"][1]
     assert "fedtl silo rehearse" in said["approvals"][1]
-    assert said["connection"][1] == said["clock"][1] == "cannot be tried without ca.crt"
+    assert said["connection"][1] == said["clock"][1] == "not checked, because ca.crt is missing"
     (home.path / "node.key.pub").write_bytes(b"x")
-    assert not {name: ok for name, ok, _ in check(home)}["key"]
+    assert not {check.name: check.ok for check in check_readiness(home)}["key"]
 
 
-def test_an_exported_record_shows_what_was_done_to_it(home, tmp_path):
+def test_an_exported_record_shows_alterations(home, tmp_path):
     for number in range(3):
         home.record.note("test", value=number)
     lines = list(home.record.export())
-    assert [line["value"] for line in verify(lines, "x")] == [0, 1, 2]
+    assert [line["value"] for line in verify_lines(lines, "x")] == [0, 1, 2]
     altered = [line.replace('\\"value\\":1', '\\"value\\":7') for line in lines]
     assert altered != lines
     for damaged in (altered, [lines[0], lines[2]], lines[::-1], ["{", *lines]):
-        with pytest.raises(LedgerDamaged, match="was altered, or one before it is gone"):
-            verify(damaged, "x")
+        with pytest.raises(LedgerDamaged, match="was altered"):
+            verify_lines(damaged, "x")
     path = tmp_path / "record.jsonl"
     fedtl_command("silo", "ledger", home.path, "--export", path)
     assert "chain of 3 lines" in fedtl_command("silo", "verify", path).stderr
@@ -103,7 +153,7 @@ def test_an_exported_record_shows_what_was_done_to_it(home, tmp_path):
     assert "line 2 was altered" in fedtl_command("silo", "verify", path, code=3).stderr
 
 
-def test_the_commands_speak_json(home):
+def test_the_commands_print_json(home):
     status = json.loads(fedtl_command("silo", "status", home.path, "--json").stdout)
     assert status["bytes_out"] == 0
     nothing = {

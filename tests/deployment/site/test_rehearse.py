@@ -1,5 +1,6 @@
-"""The page before signing: what it lists is what leaves, and nothing can be approved that was not shown."""
+"""The rehearsal's page lists exactly what leaves, and only a rehearsed bundle can be approved."""
 
+import json
 import math
 import re
 from datetime import UTC, datetime, timedelta
@@ -11,16 +12,19 @@ import torch
 from pydantic import ValidationError
 
 from fedtl.data.settings import DataSettings
-from fedtl.deployment.coordinator.bundle import agreement_in, bundle
-from fedtl.deployment.plan import in_bundle
-from fedtl.deployment.site.approvals import approvals
+from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
+from fedtl.deployment.plan import agreement_file
+from fedtl.deployment.site.approvals import read_approvals
+from fedtl.deployment.site.approve import approve_bundle
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.rehearse import _asked as asked
-from fedtl.deployment.site.rehearse import rehearse, sign
+from fedtl.deployment.site.rehearsal import Rehearsal
+from fedtl.deployment.site.rehearse import read_requested_plan, rehearse
 from fedtl.deployment.site.signed import SignedTerms
-from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.deployment.site.site_plan import SitePlan, build_study
+from fedtl.deployment.site.site_rows import load_rows
+from fedtl.deployment.site.site_silo import make_silo
 from fedtl.errors import ConfigError, Denied
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.schema import RequestSettings
 from fedtl.federation.policy import Code
 from fedtl.report.wording import not_covered
@@ -32,8 +36,8 @@ PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("server")
-    settings = load("digits", ["minimum_silos=3", "rounds=20"])
-    return bundle(place / "bundles", "digits", settings, dp_ready=True)
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=20"])
+    return build_bundle(place / "bundles", "digits", settings, dp_ready=True)
 
 
 @pytest.fixture
@@ -44,65 +48,76 @@ def home(tmp_path):
     return Home.open(tmp_path / "home")
 
 
-def test_the_page_lists_every_tensor_once_with_its_fate(home, made):
+def test_the_page_lists_every_tensor_once_as_leaving_or_staying(home, made):
     facts, page = rehearse(home, made.file)
     text, html = page.read_text(), page.with_suffix(".html").read_text()
     leaves, stays = text.split("STAYS")
-    _, its = agreement_in(made.file.read_bytes(), "x")
-    place = SitePlan(home, its)
-    roles = place.empty.trainer.partition.roles
+    _, its = read_agreement(made.file.read_bytes(), "x")
+    plan = SitePlan(home, its)
+    roles = plan.dry_study.trainer.partition.roles
     for name, role in roles.items():
         part = leaves if role in ("body", "norm", "aux") else stays
         assert len(re.findall(rf"^{re.escape(name)} +{role} ", part, re.M)) == 1, name
         assert html.count(f"<td>{name}</td>") == 1
     said = " ".join(text.split())
-    assert f"{place.manifest.bytes:,} bytes a round" in said
-    assert f"20 rounds of 1 study, {20 * place.manifest.bytes:,} bytes" in said
-    for digest in (made.hash, its.hash, facts["manifest"], facts["code"]):
+    assert f"{plan.manifest.bytes:,} bytes a round" in said
+    assert f"20 rounds of 1 study, {20 * plan.manifest.bytes:,} bytes" in said
+    for digest in (made.hash, its.hash, plan.manifest.hash, facts.request.code):
         assert digest in text
         assert digest in html
     assert "(epsilon 3.00, delta 1.0e-05" in said
     for page_ in (text, html):
         assert "zero-out of one record" in " ".join(page_.split())
         assert re.search(r"tuning on private data\W+(t[hd]\W+)*undeclared", page_)
-    assert facts["privacy"]["lifetime_epsilon"] == 10.0
+    assert facts.claim.privacy["lifetime_epsilon"] == 10.0
     assert len(text.splitlines()) < 130
     assert text.splitlines().index("AUDIT ON YOUR OWN DATA") < 40  # one screen for whoever has to decide
 
 
-def test_a_page_costs_no_privacy_and_leaves_no_state(home, made):
+def test_a_rehearsal_is_read_back_from_its_file_as_it_was_written(home, made):
+    facts, page = rehearse(home, made.file)
+    content = json.loads(page.with_suffix(".json").read_text())
+    assert Rehearsal.from_json(content).to_json() == content == json.loads(json.dumps(facts.to_json()))
+    assert (content["plan"], content["norm"], content["bytes"]) == (
+        facts.request.plan,
+        1000.0,
+        facts.tensors.manifest.bytes,
+    )
+
+
+def test_a_rehearsal_charges_nothing_and_stores_no_state(home, made):
     rehearse(home, made.file)
     assert not home.ledger.exists()
     assert not (home.path / "state").exists()
-    assert approvals(home.approved) == []
+    assert read_approvals(home.approved) == []
 
 
-def test_only_what_was_shown_can_be_signed_and_only_as_it_was_shown(home, made, monkeypatch):
-    with pytest.raises(ConfigError, match="was never rehearsed here"):
-        sign(home, made.hash)
-    with pytest.raises(ConfigError, match="is no hash"):
-        sign(home, "../../etc/passwd")
+def test_only_a_rehearsed_bundle_can_be_approved(home, made, monkeypatch):
+    with pytest.raises(ConfigError, match="fedtl silo rehearse"):
+        approve_bundle(home, made.hash)
+    with pytest.raises(ConfigError, match="64 characters"):
+        approve_bundle(home, "../../etc/passwd")
     rehearse(home, made.file)
     with monkeypatch.context() as changed:
-        changed.setattr("fedtl.deployment.site.rehearse.code_hash", lambda: "f" * 64)
+        changed.setattr("fedtl.deployment.site.approve.code_hash", lambda: "f" * 64)
         with pytest.raises(ConfigError, match="fedtl was changed"):
-            sign(home, made.hash)
-    one = sign(home, made.hash)
-    assert approvals(home.approved) == [one]
+            approve_bundle(home, made.hash)
+    one = approve_bundle(home, made.hash)
+    assert read_approvals(home.approved) == [one]
     assert home.record.lines()[-1]["what"] == "approved"
 
 
-def test_what_the_policy_refuses_says_so_on_the_page_and_cannot_be_signed(home, made):
+def test_a_refused_plan_is_marked_on_the_page_and_cannot_be_approved(home, made):
     Federation.change(home.path / "silo.toml", policy__roles=["body"])
     home = Home.open(home.path)
     _, page = rehearse(home, made.file)
     assert "policy: body.features.1.affine" in page.read_text().replace("\n ", "")
-    with pytest.raises(Denied, match="the policy refuses this plan"):
-        sign(home, made.hash)
+    with pytest.raises(Denied, match="body.features.1.affine"):
+        approve_bundle(home, made.hash)
     fedtl_command("silo", "rehearse", home.path, made.file, code=3)
 
 
-def test_without_privacy_the_page_says_it_in_capitals(home, made):
+def test_the_page_warns_where_there_is_no_privacy(home, made):
     Federation.change(home.path / "silo.toml", policy__privacy=None)
     _, page = rehearse(Home.open(home.path), made.file)
     assert "WITHOUT differential privacy" in page.read_text()
@@ -111,14 +126,14 @@ def test_without_privacy_the_page_says_it_in_capitals(home, made):
 
 
 @pytest.mark.parametrize("figures", [[], ["accuracy"]])
-def test_the_page_lists_a_private_plans_figures_where_the_policy_lets_them_out(home, tmp_path, figures):
+def test_the_page_lists_the_metrics_of_a_private_plan_that_the_policy_allows(home, tmp_path, figures):
     path = tmp_path / "told.toml"
     path.write_text('minimum_silos = 3\n[privacy]\nepsilon = 2.0\nmetrics = ["accuracy"]\n')
     Federation.change(home.path / "silo.toml", policy__metrics=[*figures, "auc"])
     facts, page = rehearse(Home.open(home.path), path)
-    assert facts["metrics"] == figures
+    assert facts.plan.metrics == figures
     assert re.search(rf"^results that leave +{', '.join(figures) or 'none'}$", page.read_text(), re.M)
-    assert (facts["privacy"]["metric_noise"] is not None) == bool(figures)
+    assert (facts.claim.privacy["metric_noise"] is not None) == bool(figures)
 
 
 def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_path):
@@ -126,20 +141,20 @@ def test_a_private_plan_at_a_site_without_a_budget_says_what_to_write(home, tmp_
     path.write_text("minimum_silos = 3\n[privacy]\nepsilon = 2.0\n")
     Federation.change(home.path / "silo.toml", policy__privacy=None)
     said = " ".join(fedtl_command("silo", "rehearse", home.path, path, code=3).stdout.split())
-    assert "write into it the most that its rows may spend, such as: [policy.privacy] epsilon = 3.0" in said
+    assert "[policy.privacy] epsilon = 3.0" in said
 
 
-def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
-    """Its data is somebody else's and not here."""
+def test_an_experiment_is_rehearsed_on_the_sites_rows(home, tmp_path):
+    """The data that the experiment names is not at this site."""
     path = tmp_path / "hospitals.toml"
     path.write_text(
         'minimum_silos = 3\n[data]\nsource = "table"\npath = "not/here"\n[privacy]\nepsilon = 2.0\ntuning = "public"\n'
     )
     facts, page = rehearse(home, path)
-    assert facts["bundle"] == ""
-    assert facts["shape"] == [1, 8, 8]
+    assert facts.request.bundle == ""
+    assert facts.plan.shape == [1, 8, 8]
     assert re.search(r"^epsilon +2\.00$", page.read_text(), re.M)
-    assert facts["tuning"] == "public"
+    assert facts.claim.tuning == "public"
 
 
 @pytest.mark.parametrize(
@@ -152,15 +167,15 @@ def test_an_experiment_alone_is_shown_on_the_sites_own_rows(home, tmp_path):
         {"study": "s"},
     ],
 )
-def test_a_run_may_name_an_experiment_of_the_bundle_and_nothing_else(made, asked):
+def test_a_run_may_only_name_an_experiment_of_the_bundle(made, asked):
     app = made.folder / "app"
-    assert in_bundle(app, {"experiment": "digits", "study": "s"}).is_file()
+    assert agreement_file(app, {"experiment": "digits", "study": "s"}).is_file()
     with pytest.raises(Denied) as caught:
-        in_bundle(app, asked)
+        agreement_file(app, asked)
     assert caught.value.code == Code.PLAN
 
 
-def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypatch):
+def test_a_dry_run_with_another_tensor_is_refused(home, made, monkeypatch):
     from dataclasses import replace
 
     from fedtl.training.trainer import Trainer
@@ -172,10 +187,10 @@ def test_a_dry_run_that_gave_anything_else_would_be_refused(home, made, monkeypa
         lambda *words: replace(u := fit(*words), delta={**u.delta, "head.bias": torch.zeros(2)}),
     )
     facts, _ = rehearse(home, made.file)
-    assert "'head.bias'" in facts["refused"]
+    assert "'head.bias'" in facts.refused
 
 
-def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
+def test_a_site_can_protect_patients_instead_of_records(tmp_path):
     """A table whose rows belong to patients, from silo.toml to the page and to a round."""
     rng = np.random.default_rng(0)
     Home.create(tmp_path / "home", "clinic", "fl.example.org:8443")
@@ -198,15 +213,15 @@ def test_a_site_that_protects_patients_says_so_and_trains_so(tmp_path):
         "[model]\nname = 'mlp'\n[privacy]\nepsilon = 3.0\n"
     )
     facts, page = rehearse(home, plan)
-    assert facts["refused"] == "", facts["refused"]
+    assert facts.refused == "", facts.refused
     said = " ".join(page.read_text().split())
     assert "privacy for every patient" in said
     assert not_covered("patient") in said
     assert not_covered("record") not in said
-    assert facts["privacy"]["units"] < 30
-    assert f"{facts['privacy']['units']} patients with {facts['rows']} records" in said
-    assert f"number of patients ({facts['privacy']['units']})" in said
-    assert "patient" not in {row["name"] for row in facts["tensors"]}
+    assert facts.claim.privacy["units"] < 30
+    assert f"{facts.claim.privacy['units']} patients with {facts.claim.rows} records" in said
+    assert f"number of patients ({facts.claim.privacy['units']})" in said
+    assert "patient" not in {line.name for line in facts.tensors.manifest.lines}
 
 
 # What a lawyer reads
@@ -226,8 +241,8 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
     assert "Who asks Group <b>A</b> (" in text
     assert "For what purpose To predict readmission." in text
     assert "20 rounds of 2 studies" in text
-    assert f"after {facts['until']} (UTC)" in text
-    both = math.exp(2 * facts["privacy"]["epsilon"]) * 0.01 + 2 * facts["privacy"]["delta"]
+    assert f"after {facts.request.until} (UTC)" in text
+    both = math.exp(2 * facts.claim.privacy["epsilon"]) * 0.01 + 2 * facts.claim.privacy["delta"]
     (shown,) = re.findall(r"recognises at most ([0-9.]+) %", text)
     assert 0 <= float(shown) - 100 * both < 0.1
     assert "(All 2 studies together.)" in text
@@ -236,7 +251,7 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
     assert "<b>A</b>" not in html
 
 
-def test_what_the_coordinator_left_out_is_said_to_be_missing(home, made):
+def test_the_page_says_not_stated_where_the_request_is_empty(home, made):
     text = said(rehearse(home, made.file)[1])
     assert "Who asks Not stated (" in text
     assert "For what purpose Not stated." in text
@@ -250,7 +265,7 @@ def test_what_a_coordinator_writes_cannot_look_like_another_line_of_the_page(val
         DataSettings(columns=[value[:20] if len(value) > 400 else value, "\n"])
 
 
-def test_each_term_is_explained_where_it_stands(home, made):
+def test_the_page_explains_its_terms(home, made):
     _, page = rehearse(home, made.file)
     for text in (page.read_text(), page.with_suffix(".html").read_text()):
         text = " ".join(re.sub(r"<[^>]*>|&#39;", " ", text).split())
@@ -265,7 +280,7 @@ def test_each_term_is_explained_where_it_stands(home, made):
             assert meaning in text, meaning
 
 
-def test_what_an_audit_wrote_is_on_the_page(home, made):
+def test_the_page_shows_the_lines_of_an_audit(home, made):
     _, page = rehearse(home, made.file)
     assert f"fedtl silo audit {home.path}" in said(page)
     found = page.with_suffix(".audit.json")
@@ -290,14 +305,15 @@ def test_the_days_and_studies_of_an_approval_are_as_rehearsed(home, made):
             "error" in fedtl_command("silo", "rehearse", home.path, made.file, *words, code=2).stderr.lower()
         )
     assert (
-        rehearse(home, made.file)[0]["until"] == (datetime.now(UTC).date() + timedelta(days=90)).isoformat()
+        rehearse(home, made.file)[0].request.until
+        == (datetime.now(UTC).date() + timedelta(days=90)).isoformat()
     )
 
 
-def test_what_is_signed_is_what_was_shown_also_if_silo_toml_has_changed_since(home, made):
+def test_an_approval_signs_the_page_not_a_later_silo_toml(home, made):
     rehearse(home, made.file)
-    Federation.change(home.path / "silo.toml", policy__privacy=None, policy__rows=True)
-    one = sign(Home.open(home.path), made.hash)
+    Federation.change(home.path / "silo.toml", policy__privacy=None, policy__share_row_count=True)
+    one = approve_bundle(Home.open(home.path), made.hash)
     signed = home.record.lines()[-1]["signed"]
     assert signed["privacy"]["epsilon"] == 3.0
     assert signed["rows"] is False
@@ -342,27 +358,27 @@ SHARED_HEAD = {
         (["0", "1"], {"data__scale": "dp", "data__bounds": BOUNDS}, ""),
     ],
 )
-def test_a_site_refuses_what_was_learned_from_its_rows(plan_classes, given, says, tmp_path):
-    """On the page, and again where the promise is made, whatever a page said."""
+def test_constants_and_classes_computed_from_private_rows_are_refused(plan_classes, given, says, tmp_path):
+    """By the rehearsal, and again when the guarantee is computed."""
     home, plan = clinic(tmp_path, plan_classes, **given)
     facts, _ = rehearse(home, plan)
-    assert says in facts["refused"]
-    assert bool(facts["refused"]) == bool(says)
-    assert (facts["privacy"] is None) == bool(says)
-    its, _, _ = asked(home, plan)
-    place = SitePlan(home, its)
-    data = place.prepared().data
+    assert says in facts.refused
+    assert bool(facts.refused) == bool(says)
+    assert (facts.claim.privacy is None) == bool(says)
+    site_plan = SitePlan(home, read_requested_plan(home, plan).agreement)
+    site_rows = load_rows(site_plan)
+    study = build_study(site_plan, site_rows.data.classes)
     if says:
         with pytest.raises(Denied, match=says):
-            place.silo(place.study(data.classes), data)
+            make_silo(site_plan, study, site_rows)
     else:
-        silo = place.silo(place.study(data.classes), data)
+        silo = make_silo(site_plan, study, site_rows)
         assert bool(silo.guarantee.releases.statistics) == (given["data__scale"] == "dp")
 
 
 def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(tmp_path):
-    settings = load("digits", ["minimum_silos=3", "rounds=2", "method.name=scaffold"])
-    made = bundle(tmp_path / "bundles", "digits", settings)
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=2", "method.name=scaffold"])
+    made = build_bundle(tmp_path / "bundles", "digits", settings)
     Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
     roles = ["body", "head", "norm", "stats", "aux"]
     allowed = {"policy__roles": roles, "policy__methods": ["scaffold"], "policy__privacy": None}
@@ -370,16 +386,16 @@ def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(t
         tmp_path / "home" / "silo.toml", data__source="digits", data__path="", policy__rows=True, **allowed
     )
     facts, _ = rehearse(Home.open(tmp_path / "home"), made.file)
-    assert "control/" in facts["refused"]
+    assert "control/" in facts.refused
     Federation.change(tmp_path / "home" / "silo.toml", policy__roles=[*roles, "extra"])
     facts, page = rehearse(Home.open(tmp_path / "home"), made.file)
-    assert facts["refused"] == ""
-    assert [(part["name"], part["leaves"]) for part in facts["parts"]] == [
+    assert facts.refused == ""
+    assert [(part.name, part.leaves) for part in facts.tensors.parts] == [
         ("control", True),
         ("own_control", False),
     ]
-    size = sum(line["bytes"] for line in facts["tensors"] if line["name"].startswith("control/"))
-    assert {part["bytes"] for part in facts["parts"]} == {size}
+    size = sum(line.bytes for line in facts.tensors.manifest.lines if line.name.startswith("control/"))
+    assert {part.bytes for part in facts.tensors.parts} == {size}
     text = page.read_text()
     assert "set control" in text
     assert "set own_control" in text

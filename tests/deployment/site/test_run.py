@@ -1,4 +1,4 @@
-"""The launcher: what runs at a site is on the site's own list, or nothing runs."""
+"""The SuperNode of a site runs approved bundles only."""
 
 import io
 import subprocess
@@ -13,14 +13,14 @@ from flwr.supercore.fab import Fab
 from flwr.supernode import fleet_http_connection
 
 import fedtl.deployment.site.supernode
-from fedtl.deployment.bundle_contents import check_contents
-from fedtl.deployment.coordinator.bundle import bundle
-from fedtl.deployment.site import approvals
-from fedtl.deployment.site.flower_version import check
+from fedtl.deployment.bundle_contents import check_bundle_contents
+from fedtl.deployment.coordinator.bundle import build_bundle
+from fedtl.deployment.site.approvals import Approval, add_approval
+from fedtl.deployment.site.flower_version import check_flower
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.supernode import KNOWN, arguments, pin, refusal
+from fedtl.deployment.site.supernode import KNOWN_HASH, arguments, refusal_reason, restrict_to_approved
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load
+from fedtl.experiment.config.load import load_experiment
 from tests.real_processes import Federation, around
 
 
@@ -34,7 +34,7 @@ def packed(**files):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load("digits"))
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", load_experiment("digits"))
 
 
 @pytest.fixture
@@ -43,90 +43,90 @@ def home(tmp_path):
 
 
 def list_as_approved(home, digest):
-    approvals.approve(home.approved, approvals.Approval(digest, *["0" * 64] * 4))
+    add_approval(home.approved, Approval(digest, *["0" * 64] * 4))
 
 
 def test_an_approved_bundle_runs_and_any_other_does_not(home, made):
     content = made.file.read_bytes()
-    assert "is not approved (0 are)" in refusal(home, content)
+    assert "is not approved (approved bundles: 0)" in refusal_reason(home, content)
     list_as_approved(home, made.hash)
-    assert refusal(home, content) is None
-    assert "is not approved (1 are)" in refusal(home, content + b"\0")
+    assert refusal_reason(home, content) is None
+    assert "is not approved (approved bundles: 1)" in refusal_reason(home, content + b"\0")
     home.approved.write_text("")
-    assert "is not approved (0 are)" in refusal(home, content)
+    assert "is not approved (approved bundles: 0)" in refusal_reason(home, content)
     home.approved.unlink()
-    assert "is not approved (0 are)" in refusal(home, content)
+    assert "is not approved (approved bundles: 0)" in refusal_reason(home, content)
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("fedtl/__init__.py", "'fedtl', which would shadow"),
-        ("torch/__init__.py", "'torch', which would shadow"),
-        ("numpy.py", "'numpy.py', which would shadow"),
-        ("json/__init__.py", "'json', which would shadow"),
-        ("data/patients.json", "'data'; it may hold"),
-        ("server/../../etc/x.py", "out of its folder"),
-        ("/etc/passwd", "out of its folder"),
+        ("fedtl/__init__.py", "'fedtl', which would replace"),
+        ("torch/__init__.py", "'torch', which would replace"),
+        ("numpy.py", "'numpy.py', which would replace"),
+        ("json/__init__.py", "'json', which would replace"),
+        ("data/patients.json", "'data'; it may"),
+        ("server/../../etc/x.py", "outside its folder"),
+        ("/etc/passwd", "outside its folder"),
     ],
 )
-def test_a_bundle_that_holds_more_is_refused_even_if_it_was_approved(home, name, match):
+def test_a_bundle_with_other_files_is_refused_even_if_approved(home, name, match):
     from hashlib import sha256
 
     content = packed(**{"server/app.py": "", name: ""})
     list_as_approved(home, sha256(content).hexdigest())
     with pytest.raises(ConfigError, match=match):
-        check_contents(content)
-    assert "bundle" in refusal(home, content)
+        check_bundle_contents(content)
+    assert "bundle" in refusal_reason(home, content)
 
 
-def test_a_bundle_is_bounded(monkeypatch):
-    with pytest.raises(ConfigError, match="the most is"):
-        check_contents(b"x" * ((10 << 20) + 1))
-    with pytest.raises(ConfigError, match="no bundle"):
-        check_contents(b"x")
+def test_the_size_of_a_bundle_is_limited(monkeypatch):
+    with pytest.raises(ConfigError, match="10,485,761"):
+        check_bundle_contents(b"x" * ((10 << 20) + 1))
+    with pytest.raises(ConfigError, match="not a .fab"):
+        check_bundle_contents(b"x")
     bomb = packed(**{"server/app.py": "\0" * (40 << 20)})
-    with pytest.raises(ConfigError, match="no bundle|the most|unpacks"):
-        check_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
+    with pytest.raises(ConfigError, match="not a .fab|limit"):
+        check_bundle_contents(bomb[: 20 << 20] if len(bomb) > 10 << 20 else bomb)
 
 
-def test_a_question_that_finds_nothing_is_asked_again(monkeypatch, home):
+def test_the_supernode_polls_until_a_message_arrives(monkeypatch, home):
     found = [7, None, None]
     monkeypatch.setattr(node, "_pull_and_store_message", lambda **_: found.pop())
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
-    monkeypatch.setattr(fedtl.deployment.site.supernode, "LOOK", 0.01)
-    pin(home)
+    monkeypatch.setattr(fedtl.deployment.site.supernode, "POLL_SECONDS", 0.01)
+    restrict_to_approved(home)
     assert node._pull_and_store_message(get_run=None, get_fab=None) == 7
 
 
-def test_a_site_without_a_round_holds_no_torch():
-    """Its supervisor, SuperNode and SuperExec stay small; what a round needs is loaded where it is forked."""
+def test_the_idle_processes_of_a_site_do_not_import_torch():
+    """Supervisor, SuperNode and SuperExec stay small; the process of a round imports what it needs."""
     code = "import sys, fedtl.deployment.site.run, fedtl.deployment.site.supernode, fedtl.deployment.site.superexec; from fedtl.deployment.site import egress_log as record; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=around(), capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_flowers_signs_of_life_come_as_often_as_the_home_says(monkeypatch, home):
+def test_flower_uses_the_heartbeat_of_silo_toml(monkeypatch, home):
     for module in (heartbeat, fleet_http_connection):
         assert module.HEARTBEAT_DEFAULT_INTERVAL == 30
         monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
     for name in ("_pull_and_store_message", "_verify_fab"):
         monkeypatch.setattr(node, name, getattr(node, name))
     Federation.change(home.path / "silo.toml", heartbeat=12)
-    pin(Home.open(home.path))
+    restrict_to_approved(Home.open(home.path))
     assert [its.HEARTBEAT_DEFAULT_INTERVAL for its in (heartbeat, fleet_http_connection)] == [12, 12]
 
 
 def test_it_refuses_to_start_with_another_flower(monkeypatch, home):
-    check(node, KNOWN)
-    monkeypatch.setattr(fedtl.deployment.site.supernode, "KNOWN", "0" * 64)
-    with pytest.raises(ConfigError, match="pip install flwr=="):
-        pin(home)
+    check_flower(node, KNOWN_HASH)
+    monkeypatch.setattr(fedtl.deployment.site.supernode, "KNOWN_HASH", "0" * 64)
+    with pytest.raises(ConfigError, match="flwr=="):
+        restrict_to_approved(home)
 
 
 @pytest.fixture
 def pinned(monkeypatch, home):
-    """``_pull_and_store_message`` as the launcher makes it; returns whether Flower would take the bundle."""
+    """``_pull_and_store_message`` after ``restrict_to_approved``; calling it returns whether Flower accepts the bundle."""
     told = {}
 
     def original(*, get_run, get_fab, trusted_entities, **_):
@@ -142,7 +142,7 @@ def pinned(monkeypatch, home):
     monkeypatch.setattr(node, "_verify_fab", node._verify_fab)
     for module in (heartbeat, fleet_http_connection):
         monkeypatch.setattr(module, "HEARTBEAT_DEFAULT_INTERVAL", 30)
-    pin(home)
+    restrict_to_approved(home)
 
     def pull(content, kind="flwr-serverapp"):
         node._pull_and_store_message(
@@ -155,7 +155,7 @@ def pinned(monkeypatch, home):
     return pull
 
 
-def test_flowers_own_check_asks_the_list(pinned, home, made):
+def test_flowers_own_check_uses_the_approved_list(pinned, home, made):
     content = made.file.read_bytes()
     assert not pinned(content)
     assert "is not approved" in home.record.lines()[-1]["reason"]
@@ -165,7 +165,7 @@ def test_flowers_own_check_asks_the_list(pinned, home, made):
     assert "'flwr-agentapp'" in home.record.lines()[-1]["reason"]
 
 
-def test_no_secret_is_in_our_command_line(home):
+def test_no_secret_is_in_the_supernodes_command_line(home):
     words = " ".join(arguments(home)).encode()
     for file in ("node.key", "secret", "exec.secret"):
         assert (home.path / file).read_bytes() not in words

@@ -1,4 +1,4 @@
-"""The process that a round's ClientApp is forked from: what it has loaded, what it must not have, what it starts."""
+"""The SuperExec and its fork server: what it imports, what it must not import, and what it starts."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import LaunchResultStatus, subprocess_executor
 
 from fedtl.deployment.site import superexec as executor
-from fedtl.deployment.site.flower_version import check
+from fedtl.deployment.site.flower_version import check_flower
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.run import PARTS, commands
+from fedtl.deployment.site.run import PARTS, site_commands
 from fedtl.errors import ConfigError
 from tests.real_processes import Federation, around
 
@@ -22,14 +22,14 @@ def home(tmp_path):
     return Home.create(tmp_path / "home", "here", "localhost:1")
 
 
-def test_it_loads_what_a_round_of_this_home_needs(home):
+def test_it_imports_what_a_round_needs(home):
     assert {"torch", "opacus", "pandas"} <= set(executor.libraries(home))
     Federation.change(home.path / "silo.toml", policy__privacy=None, data__source="digits")
-    assert set(executor.libraries(Home.open(home.path))) == set(executor.ALWAYS)
+    assert set(executor.libraries(Home.open(home.path))) == set(executor.LIBRARIES)
 
 
-def test_what_is_forked_from_holds_no_fedtl_no_thread_and_no_gpu(home):
-    """An approval names the fedtl on the disk; one that was loaded before would not be it."""
+def test_the_fork_server_has_no_fedtl_no_thread_and_no_gpu(home):
+    """An approval covers the fedtl on disk, so none may be imported before a round."""
     code = (
         f"import json, sys, threading\nfor name in {executor.libraries(home)!r}:\n    __import__(name)\n"
         "import torch\n"
@@ -55,7 +55,7 @@ def test_a_client_app_gets_its_token_through_no_command_line(monkeypatch):
     )
     assert executor.launch(None, spec(TaskType.CLIENT_APP)).status == LaunchResultStatus.ACCEPTED
     ((words,),) = [its["args"] for its in started]
-    assert started[0]["target"] is executor.client_app
+    assert started[0]["target"] is executor.run_client_app
     assert words[words.index("--token") + 1] == "ab" * 128
 
 
@@ -76,9 +76,9 @@ def test_a_round_that_cannot_be_forked_fails_alone(error, monkeypatch):
 
 
 def test_it_refuses_to_start_with_another_flower():
-    check(subprocess_executor, executor.KNOWN)
-    with pytest.raises(ConfigError, match="pip install flwr=="):
-        check(subprocess_executor, "0" * 64)
+    check_flower(subprocess_executor, executor.KNOWN_HASH)
+    with pytest.raises(ConfigError, match="flwr=="):
+        check_flower(subprocess_executor, "0" * 64)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -86,7 +86,7 @@ def test_nothing_that_lies_in_the_working_folder_is_imported(part, home, tmp_pat
     for name in ("flwr", "torch", "json"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')")
     (home.path / "silo.toml").unlink()
-    command = commands(home, [part])[part]
+    command = site_commands(home, [part])[part]
     done = subprocess.run(command, env=around(), cwd=tmp_path, capture_output=True, text=True)
     assert "has no silo.toml" in done.stderr
 

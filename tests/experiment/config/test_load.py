@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import but, dump, load, parse, shipped_names
+from fedtl.experiment.config.load import (
+    load_experiment,
+    parse_experiment,
+    shipped_names,
+    to_toml,
+    with_changes,
+)
 from fedtl.experiment.config.resolve import describe, method_of, server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.registry import METHODS
@@ -144,7 +150,7 @@ WRONG = {
 @pytest.mark.parametrize("overrides", WRONG)
 def test_a_mistake_is_one_line_that_names_it(overrides):
     with pytest.raises(ConfigError) as error:
-        load("digits", overrides.split(" "))
+        load_experiment("digits", overrides.split(" "))
     assert WRONG[overrides] in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
@@ -152,16 +158,16 @@ def test_a_mistake_is_one_line_that_names_it(overrides):
 
 def test_further_mistakes_are_counted():
     with pytest.raises(ConfigError, match=r"^seed = 'z': .* \(and 2 more\)$"):
-        parse({"rounds": "x", "data": {"size": "y"}, "seed": "z"})
+        parse_experiment({"rounds": "x", "data": {"size": "y"}, "seed": "z"})
 
 
 def test_a_changed_experiment_is_checked_again():
-    experiment = load("digits")
-    assert but(experiment, seed=3).seed == 3
+    experiment = load_experiment("digits")
+    assert with_changes(experiment, seed=3).seed == 3
     with pytest.raises(ConfigError, match="seed = -3"):
-        but(experiment, seed=-3)
+        with_changes(experiment, seed=-3)
     with pytest.raises(ConfigError, match="minimum_silos = 3"):
-        but(experiment, silos_per_round=2, minimum_silos=3)
+        with_changes(experiment, silos_per_round=2, minimum_silos=3)
     with pytest.raises(ValueError, match="frozen"):
         experiment.seed = 4
 
@@ -171,18 +177,18 @@ def test_files_that_cannot_be_read(tmp_path):
     for content in (b"rounds = = 2", b"\xff\xfe", b"rounds = 1\nrounds = 2"):
         broken.write_bytes(content)
         with pytest.raises(ConfigError, match=r"broken\.toml is not TOML") as error:
-            load(str(broken))
+            load_experiment(str(broken))
         assert "\n" not in str(error.value)
     for name in ("nothing", "nothing.toml", str(tmp_path), "../digits", "x" * 5000, "\0"):
         with pytest.raises(ConfigError, match="these are digits"):
-            load(name)
+            load_experiment(name)
 
 
 def test_a_bare_name_is_the_shipped_one_unless_a_file_has_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load("digits").rounds == 40
+    assert load_experiment("digits").rounds == 40
     (tmp_path / "digits").write_text("rounds = 3\n")
-    assert load("digits").rounds == 3
+    assert load_experiment("digits").rounds == 3
 
 
 def test_paths_are_where_their_file_says(tmp_path, monkeypatch):
@@ -195,35 +201,40 @@ def test_paths_are_where_their_file_says(tmp_path, monkeypatch):
         'data = {source = "npz", path = "rows", scale = "scale.toml"}\nmodel = {weights = "w.pt"}\n'
     )
     monkeypatch.chdir(tmp_path / "here")
-    its = load("../there/e.toml")
+    its = load_experiment("../there/e.toml")
     there, here = tmp_path / "there", tmp_path / "here"
     assert (its.data.path, its.data.scale) == (str(there / "rows"), str(there / "scale.toml"))
     assert its.model.weights == str(there / "w.pt")
-    its = load(
+    its = load_experiment(
         "../there/e.toml", ["data.path=rows", "model.weights=", 'model.pretrain_on=["npz:public", "a"]']
     )
     assert its.data.path == str(here / "rows")
     assert its.data.scale == str(there / "scale.toml")
     assert its.model.pretrain_on == [f"npz:{here / 'public'}", "a"]
-    assert load("digits", ["data.scale=none", "model.weights=pretrained"]).model.weights == "pretrained"
-    assert load("digits", ['model.pretrain_on=["digits:"]']).model.pretrain_on == ["digits:"]
+    assert (
+        load_experiment("digits", ["data.scale=none", "model.weights=pretrained"]).model.weights
+        == "pretrained"
+    )
+    assert load_experiment("digits", ['model.pretrain_on=["digits:"]']).model.pretrain_on == ["digits:"]
 
 
 def test_overrides_are_toml_or_text():
-    its = load(
+    its = load_experiment(
         "digits", ["data.silos=['plain']", "train.lr=1", "compare.metric=auc", " rounds =7", "model.name=a=b"]
     )
     assert (its.data.silos, its.train.lr, its.compare.metric, its.rounds) == (["plain"], 1.0, "auc", 7)
     assert its.model.name == "a=b"
-    its = load("digits", ["method.name=fedprox", "method.mu=0.5", 'method.server={name="adam",lr=0.1}'])
+    its = load_experiment(
+        "digits", ["method.name=fedprox", "method.mu=0.5", 'method.server={name="adam",lr=0.1}']
+    )
     assert method_of(its.method).objective[-1].mu == 0.5
     assert dict(server_of(its.method).settings) == {"lr": 0.1}
 
 
 def test_the_metric_follows_the_task():
     assert Experiment().metric == "accuracy"
-    assert parse({"data": {"task": "regression"}}).metric == "r2"
-    assert parse({"compare": {"metric": "auc"}}).metric == "auc"
+    assert parse_experiment({"data": {"task": "regression"}}).metric == "r2"
+    assert parse_experiment({"compare": {"metric": "auc"}}).metric == "auc"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -231,7 +242,7 @@ def test_every_method_takes_its_own_settings(name):
     for setting in filter(None, describe(METHODS[name]).split(", ")):
         key, _, value = setting.partition(" = ")
         target = ["data.target_domain=plain"] if METHODS[name]().needs_target else []
-        its = load("digits", [f"method.name={name}", f"method.{key}={value}", *target])
+        its = load_experiment("digits", [f"method.name={name}", f"method.{key}={value}", *target])
         assert its.method.own == tomllib.loads(f"{key} = {value}")
 
 
@@ -276,13 +287,13 @@ PARTS = {
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(table=st.fixed_dictionaries({}, optional=PARTS))
 def test_what_is_written_is_read_again(table, tmp_path):
-    first = parse(table)
+    first = parse_experiment(table)
     path = tmp_path / "e.toml"
-    path.write_text(dump(first), encoding="utf-8")
-    assert load(str(path)) == first
-    assert dump(load(str(path))) == dump(first)
+    path.write_text(to_toml(first), encoding="utf-8")
+    assert load_experiment(str(path)) == first
+    assert to_toml(load_experiment(str(path))) == to_toml(first)
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
-    assert load(str(path)) == first
+    assert load_experiment(str(path)) == first
 
 
 def test_a_table_with_all_its_keys_survives(tmp_path):
@@ -293,21 +304,21 @@ def test_a_table_with_all_its_keys_survives(tmp_path):
         "domain_column": "d",
         "target_domain": "n",
     }
-    first = parse({"data": data})
+    first = parse_experiment({"data": data})
     path = tmp_path / "e.toml"
-    path.write_text(dump(first))
-    assert load(str(path)) == first
+    path.write_text(to_toml(first))
+    assert load_experiment(str(path)) == first
 
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_experiments_load(name):
-    assert load(name).data.source in DATA
+    assert load_experiment(name).data.source in DATA
 
 
 @pytest.mark.parametrize("path", sorted(SIMULATIONS.glob("*.toml")), ids=lambda path: path.stem)
 def test_simulations_load_where_their_data_is(path):
     try:
-        load(str(path))
+        load_experiment(str(path))
     except ConfigError as error:
         missing = "does not exist" in str(error) or "there is no file" in str(error)
         if not missing:

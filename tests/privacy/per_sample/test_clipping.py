@@ -1,4 +1,6 @@
-"""Clipped sums of per-example gradients against autograd on one example at a time, and against Opacus' own clipping."""
+"""
+Clipped sums of per-example gradients, compared with autograd on one example at a time and with Opacus' own clipping.
+"""
 
 import copy
 import math
@@ -11,7 +13,7 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.per_sample import bookkeeping as ghost
+from fedtl.privacy.per_sample import bookkeeping, layer_rules
 from fedtl.privacy.per_sample.bookkeeping import Unsupported
 from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, choose_gradient_method, clipped
 from tests.problems import NETS, expected_sum, flat, one_at_a_time, problem, sgd, traces
@@ -22,8 +24,8 @@ WAYS = {"hooks": by_hooks, "book": by_bookkeeping}
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", NETS)
-def test_the_clipped_sum_against_one_example_at_a_time(name, way, layout):
-    """Also for channels-last images, which Opacus' own rule for Conv2d reads wrongly."""
+def test_clipped_sum_equals_autograd_on_one_example_at_a_time(name, way, layout):
+    """Also for channels-last images, which Opacus' own sampler for Conv2d reads wrongly."""
     net, losses = problem(name)
     net = net.to(memory_format=layout)
     each = one_at_a_time(net, losses, 6)
@@ -36,16 +38,16 @@ def test_the_clipped_sum_against_one_example_at_a_time(name, way, layout):
 
 @pytest.mark.parametrize("name", ["convnet", "odd"])
 @pytest.mark.parametrize("memory", [0, 1e9])
-def test_book_keeping_by_gradients_or_by_products_is_the_same(name, memory, monkeypatch):
+def test_both_ways_of_bookkeeping_give_the_same_sum(name, memory, monkeypatch):
     net, losses = problem(name, size=7)
     whole = flat(clipped(by_bookkeeping, net, torch.arange(7), losses, 0.1))
-    monkeypatch.setattr(ghost, "MEMORY", memory)
+    monkeypatch.setattr(layer_rules, "FLOPS_PER_WRITE", memory)
     torch.testing.assert_close(flat(clipped(by_bookkeeping, net, torch.arange(7), losses, 0.1)), whole)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", ["convnet", "resnet20", "odd"])
-def test_book_keeping_equals_hooks_in_float32(name, layout):
+def test_bookkeeping_equals_hooks_in_float32(name, layout):
     net, losses = problem(name, dtype=torch.float32)
     net = net.to(memory_format=layout)
     rows = torch.arange(6)
@@ -55,7 +57,7 @@ def test_book_keeping_equals_hooks_in_float32(name, layout):
     assert (one - other).norm() < 1e-4 * other.norm()
 
 
-def test_the_clipped_sum_against_opacus_own():
+def test_clipped_sum_equals_opacus_own():
     net, losses = problem("convnet")
     reference = GradSampleModule(copy.deepcopy(net), loss_reduction="sum")
     optimizer = DPOptimizer(sgd(reference), noise_multiplier=1.0, max_grad_norm=0.1, expected_batch_size=6)
@@ -69,7 +71,7 @@ def test_the_clipped_sum_against_opacus_own():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_frozen_parameters_take_no_part_in_the_norm(way):
+def test_frozen_parameters_do_not_count_in_the_norm(way):
     net, losses = problem("convnet")
     for weight in list(net.parameters())[:3]:
         weight.requires_grad_(False)
@@ -80,7 +82,7 @@ def test_frozen_parameters_take_no_part_in_the_norm(way):
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_one_record_more_or_less_moves_the_sum_by_the_clip_at_most(fast):
+def test_one_record_changes_the_sum_by_at_most_the_clip(fast):
     net, losses = problem("mlp", size=40)
     generator = torch.Generator().manual_seed(0)
     loud = lambda model, rows: 1000 * losses(model, rows)  # noqa: E731
@@ -100,8 +102,8 @@ def test_one_record_more_or_less_moves_the_sum_by_the_clip_at_most(fast):
     assert max(moves) > 0.99  # the bound is reached, so the test can see it exceeded
 
 
-def test_a_norm_from_products_that_cancel_is_never_too_small():
-    """Two positions whose gradients nearly cancel: in float32 the products' sum is often 0 or below."""
+def test_norm_from_products_that_cancel_is_never_too_small():
+    """Two positions whose gradients nearly cancel: in float32 the sum of the products is often 0 or negative."""
     generator = torch.Generator().manual_seed(6)
     x = torch.randn(500, 1, 64, generator=generator).expand(500, 2, 64)
     g = torch.randn(500, 1, 64, generator=generator) * torch.tensor([[1.0], [-1.0]])
@@ -118,7 +120,7 @@ def test_a_norm_from_products_that_cancel_is_never_too_small():
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
-def test_a_record_that_no_factor_can_bound_adds_nothing(way, bad):
+def test_record_with_a_gradient_that_is_not_finite_adds_nothing(way, bad):
     net, losses = problem("convnet")
     broken = lambda model, rows: torch.where(rows == 2, bad, 1.0) * losses(model, rows)  # noqa: E731
     found = flat(clipped(WAYS[way], net, torch.arange(6), broken, 0.1))
@@ -129,7 +131,7 @@ def test_a_record_that_no_factor_can_bound_adds_nothing(way, bad):
 
 @pytest.mark.parametrize(("positions", "width", "out"), [(2, 4608, 512), (4, 4608, 512), (2, 768, 768)])
 def test_products_that_cancel_let_no_record_exceed_the_clip(positions, width, out):
-    """Nearly the same input everywhere, and gradients of opposite signs: in single precision 1.1 to 1.7 clips left."""
+    """Nearly equal inputs, and gradients of opposite signs: in single precision 1.1 to 1.7 clips remained."""
     sign = torch.ones(positions, 1)
     sign[positions // 2 :] = -1
     for seed in range(40):
@@ -163,8 +165,8 @@ class Residual(nn.Module):
         (nn.Linear(6, 6).requires_grad_(False), Residual(nn.Linear(6, 6))),
     ],
 )
-def test_an_output_that_is_a_view_and_is_changed_in_place(layers, way):
-    """A Linear with a bias on sequences gives one; a hook on it would be lost."""
+def test_output_that_is_a_view_may_be_changed_in_place(layers, way):
+    """A Linear with a bias on sequences returns a view; a hook on it would be lost."""
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(30, 3)).double()
     x, y = torch.randn(4, 5, 6, dtype=torch.float64), torch.arange(4) % 3
     losses = lambda model, rows: F.cross_entropy(model(x[rows]), y[rows], reduction="none")  # noqa: E731
@@ -173,7 +175,7 @@ def test_an_output_that_is_a_view_and_is_changed_in_place(layers, way):
     torch.testing.assert_close(norms, each.norm(dim=1), rtol=1e-6, atol=1e-9)
 
 
-def test_a_layer_that_gets_its_input_by_name_is_left_to_others():
+def test_layer_with_a_keyword_input_is_unsupported():
     class Named(nn.Module):
         def __init__(self):
             super().__init__()
@@ -186,7 +188,7 @@ def test_a_layer_that_gets_its_input_by_name_is_left_to_others():
         by_bookkeeping(Named(), torch.arange(2), lambda model, rows: model(torch.randn(2, 6)).sum(1))
 
 
-def test_an_input_that_is_changed_after_its_use_is_seen():
+def test_input_changed_in_place_after_use_is_unsupported():
     class Changes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -204,14 +206,14 @@ def test_an_input_that_is_changed_after_its_use_is_seen():
     assert all(weight.requires_grad for weight in net.parameters())
 
 
-def test_losses_that_are_not_one_a_row():
+def test_losses_must_be_one_for_each_row():
     net, losses = problem("mlp")
     for way in WAYS.values():
         with pytest.raises(ConfigError, match="6 losses"):
             clipped(way, net, torch.arange(6), lambda model, rows: losses(model, rows).mean(), 1.0)
 
 
-def test_nothing_is_left_behind_where_opacus_refuses():
+def test_nothing_remains_in_the_net_when_opacus_refuses_it():
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     before = traces(net)
     with pytest.raises(NotImplementedError, match="buffers"):
@@ -220,7 +222,7 @@ def test_nothing_is_left_behind_where_opacus_refuses():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_what_is_proven_fast(name):
+def test_bookkeeping_is_chosen_for_these_models(name):
     net, losses = problem(name, dtype=torch.float32)
     before = traces(net)
     assert choose_gradient_method(net, torch.arange(6), losses, 0.1) is by_bookkeeping
@@ -228,8 +230,8 @@ def test_what_is_proven_fast(name):
     assert traces(net) == before
 
 
-def test_a_row_that_rounds_otherwise_alone_is_no_reason_to_refuse():
-    """Beside a ReLU's edge: together with others the row is on it, alone it is a rounding to the other side."""
+def test_row_that_rounds_differently_alone_is_accepted():
+    """At the edge of a ReLU: with others the row is on the edge, alone rounding moves it to the other side."""
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
     nn.init.zeros_(net[0].bias)
     x = torch.randn(6, 2)
@@ -243,7 +245,7 @@ def test_a_row_that_rounds_otherwise_alone_is_no_reason_to_refuse():
 
 
 class Bent(nn.Module):
-    """A layer whose parameters are used in another way."""
+    """A layer whose parameters are used in an unusual way."""
 
     def __init__(self, kind):
         super().__init__()
@@ -267,7 +269,7 @@ class Bent(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["twice", "shared", "own parameter"])
-def test_what_only_hooks_can_do(kind):
+def test_hooks_are_chosen_where_bookkeeping_is_wrong(kind):
     torch.manual_seed(0)
     net, x = Bent(kind), torch.randn(6, 5)
     assert choose_gradient_method(net, torch.arange(6), lambda model, rows: model(x[rows]), 0.1) is by_hooks
@@ -276,8 +278,8 @@ def test_what_only_hooks_can_do(kind):
 
 
 @pytest.mark.parametrize("kind", ["functional", "beside", "places as rows"])
-def test_what_nobody_can_do_is_refused(kind):
-    """Opacus gives such a parameter a gradient that is wrong or none, and often does not say so."""
+def test_model_without_correct_gradients_is_refused(kind):
+    """Opacus gives such a parameter a wrong gradient or none, and often without an error."""
     torch.manual_seed(0)
     net, x = Bent(kind), torch.randn(6, 5)
     if kind == "places as rows":
@@ -287,7 +289,7 @@ def test_what_nobody_can_do_is_refused(kind):
         choose_gradient_method(net, torch.arange(6), lambda model, rows: model(x[rows]), 0.1)
 
 
-def test_padding_that_opacus_takes_for_zeros():
+def test_padding_that_opacus_treats_as_zeros():
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.Flatten(), nn.Linear(75, 1)
@@ -301,8 +303,8 @@ def test_padding_that_opacus_takes_for_zeros():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_works_in_place(way):
-    """As the libraries' blocks do; Opacus' own hooks give views that autograd lets nobody change."""
+def test_blocks_that_work_in_place(way):
+    """As the libraries' blocks do; Opacus' own hooks return views that must not be changed in place."""
     torch.manual_seed(0)
     layers = (
         nn.Conv2d(2, 6, 3),
@@ -348,8 +350,8 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("memory", [0, 40, 1e9])
 @pytest.mark.parametrize("kind", CONVOLUTIONS)
 def test_convolutions_of_every_kind(kind, memory, layout, monkeypatch):
-    """By patches, by products and by convolutions with a group an example."""
-    monkeypatch.setattr(ghost, "MEMORY", memory)
+    """By patches, by products and by convolutions with a group for each example."""
+    monkeypatch.setattr(layer_rules, "FLOPS_PER_WRITE", memory)
     torch.manual_seed(0)
     settings = {"in_channels": 12, "out_channels": 12, "kernel_size": 3, "padding": 1} | CONVOLUTIONS[kind]
     net = nn.Sequential(nn.Conv2d(**settings)).double().to(memory_format=layout)
@@ -363,29 +365,29 @@ def test_convolutions_of_every_kind(kind, memory, layout, monkeypatch):
         torch.testing.assert_close(found, expected_sum(each, clip), rtol=1e-6, atol=1e-9)
 
 
-def test_book_keeping_that_differs_from_the_hooks_is_not_used(monkeypatch):
+def test_bookkeeping_that_differs_from_hooks_is_not_chosen(monkeypatch):
     net, losses = problem("mlp", dtype=torch.float32)
     assert choose_gradient_method(net, torch.arange(6), losses, 0.1) is by_bookkeeping
-    honest = ghost.LAYERS[nn.Linear]
+    honest = layer_rules.LAYERS[nn.Linear]
 
     def too_small(layer, x, g):
         weight, bias = honest(layer, x, 0.99 * g)
         return [weight, bias]
 
-    monkeypatch.setitem(ghost.LAYERS, nn.Linear, too_small)
+    monkeypatch.setitem(layer_rules.LAYERS, nn.Linear, too_small)
     assert choose_gradient_method(net, torch.arange(6), losses, 0.1) is by_hooks
 
 
-def test_one_short_records_norm_counts(monkeypatch):
-    """A record whose gradient is a thousandth of the others' could else be given any norm."""
+def test_norm_of_one_short_record_counts(monkeypatch):
+    """If only large gradients were compared, a record with a thousandth of the others' norm could get any norm."""
     net, losses = problem("mlp", dtype=torch.float32)
 
     def forgets(net, make):
         norms, weighted = honest(net, make)
         return norms.where(norms > norms.min(), 0.5 * norms), weighted
 
-    honest = ghost.gradients
-    monkeypatch.setattr(ghost, "gradients", forgets)
+    honest = bookkeeping.gradients
+    monkeypatch.setattr(bookkeeping, "gradients", forgets)
     assert (
         choose_gradient_method(net, torch.arange(6), losses, 1e9) is by_hooks
     )  # no clip, so that the sum is right
@@ -405,7 +407,7 @@ def test_hooks_that_differ_from_autograd_are_refused(monkeypatch):
         choose_gradient_method(net, torch.arange(6), losses, 0.1)
 
 
-def test_dropout_does_not_hinder_the_proof():
+def test_dropout_does_not_affect_the_choice():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Dropout(0.5), nn.Linear(9, 1)).train()
     x = torch.randn(6, 5)

@@ -1,4 +1,7 @@
-"""Every way of letting records meet that Opacus accepts is refused; what keeps them apart passes, and is left alone."""
+"""
+Every dependence between records that Opacus accepts is refused; independent records are accepted, and the net is
+unchanged.
+"""
 
 import pytest
 import torch
@@ -14,11 +17,11 @@ from fedtl.privacy.per_sample.independence import check_examples_independent
 
 
 class Subclass(nn.BatchNorm2d):
-    """Checks of the exact type miss it."""
+    """A subclass, which checks of the exact type miss."""
 
 
 class ByHand(nn.Module):
-    """Batch statistics with no buffer and no known type; they act in evaluation as well."""
+    """Batch statistics without a buffer and of no known type; active in evaluation mode too."""
 
     def forward(self, x):
         mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
@@ -26,21 +29,21 @@ class ByHand(nn.Module):
 
 
 class LooksBack(nn.Module):
-    """Each record sees the one before it, so the first sees none."""
+    """Each record depends on the one before it, so the first depends on none."""
 
     def forward(self, x):
         return torch.cat([x[:1], x[1:] + 0.1 * x[:-1]])
 
 
 class FirstSeesThird(nn.Module):
-    """Only one record sees only one other."""
+    """Only one record depends on only one other."""
 
     def forward(self, x):
         return torch.cat([x[:1] + 0.1 * x[2:3], x[1:]]) if len(x) > 2 else x
 
 
 class Counts(nn.Module):
-    """Nothing moves but a buffer."""
+    """Changes nothing but a buffer."""
 
     def __init__(self):
         super().__init__()
@@ -97,14 +100,14 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_layers_in_which_records_meet(name):
+def test_layers_in_which_records_depend_on_each_other_are_refused(name):
     middle, where = REFUSED[name]
     with pytest.raises(ConfigError, match=where):
         check_examples_independent(net(middle), batch(), task)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_layers_in_which_they_do_not(name):
+def test_layers_in_which_records_are_independent_are_accepted(name):
     check_examples_independent(net(ACCEPTED[name]), batch(), task)
 
 
@@ -131,7 +134,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_in_which_records_meet(name):
+def test_losses_in_which_records_depend_on_each_other_are_refused(name):
     with pytest.raises(ConfigError, match="loss depends on"):
         check_examples_independent(net(nn.Identity()), batch(), LOSSES[name])
 
@@ -144,17 +147,17 @@ class Gate(nn.Module):
         return factor * x + ((1 - factor) * x).detach()
 
 
-def test_a_backward_pass_in_which_records_meet():
+def test_backward_pass_in_which_records_depend_on_each_other_is_refused():
     with pytest.raises(ConfigError, match="gradient depends"):
         check_examples_independent(net(Gate()), batch(), task)
 
 
-def test_losses_in_which_they_do_not():
+def test_losses_in_which_records_are_independent_are_accepted():
     check_examples_independent(net(nn.Identity()), batch(), with_term(TaskLoss()))
 
 
-def test_a_small_loss_has_the_rounding_of_large_scores():
-    """A record that is nearly right, by scores of 500, which round by 3e-5 each time: it was once said to meet others."""
+def test_small_loss_with_the_rounding_of_large_scores_is_accepted():
+    """A record that is nearly correct, with scores of 500, which round by 3e-5 each time. It used to be refused."""
     given = batch()
     scores = torch.full((8, 3), 493.0)
     scores[torch.arange(8), given.y] = 500.0
@@ -173,7 +176,7 @@ def test_a_small_loss_has_the_rounding_of_large_scores():
     check_examples_independent(same, rows, losses)
 
 
-def test_a_loss_for_the_whole_batch():
+def test_one_loss_for_the_whole_batch_is_refused():
     def losses(model, rows):
         return mean_loss(TaskLoss(), Forward(rows, rows.x.flatten(1), model(rows.x), nn.ModuleDict(), 0))
 
@@ -181,7 +184,7 @@ def test_a_loss_for_the_whole_batch():
         check_examples_independent(net(nn.Identity()), batch(), losses)
 
 
-def test_values_instead_of_classes():
+def test_regression_losses():
     rows = Batch(torch.randn(6, 5), torch.randn(6), torch.zeros(6))
     line = nn.Sequential(nn.Linear(5, 1))
 
@@ -194,7 +197,7 @@ def test_values_instead_of_classes():
 
 
 @pytest.mark.parametrize("middle", [nn.Dropout(0.5), nn.BatchNorm2d(4)])
-def test_the_net_is_left_as_it_was(middle):
+def test_the_net_is_unchanged(middle):
     model = net(middle).train()
     model[2].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,73 @@
+"""Runs the rounds of a study at the coordinator, with a checkpoint after each, from wherever the study was interrupted."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from fedtl._util.files import write_bytes, write_file
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
+from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan, StudyResult
+from fedtl.errors import NotEnoughSilos
+from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
+from fedtl.models.state import State
+from fedtl.privacy import taint_metadata
+from fedtl.privacy.taint import Label
+
+log = logging.getLogger(__name__)
+Connect = Callable[[int, float], Federation]  # from minimum_silos and the deadline in seconds
+Progress = Callable[[Round], None]
+
+
+def host_study(study: HostedStudy, connect: Connect, progress: Progress | None = None) -> StudyResult:
+    """
+    Run the remaining rounds and write the result.
+
+    Raises NotEnoughSilos when a round got too few valid replies in each of ``tries`` attempts.
+    """
+    with study.alone():
+        plan = study.plan
+        federation = connect(plan.config.minimum_silos, plan.deadline)
+        state = _run_rounds(study, plan, federation, progress)
+        _write_shared(study.path / "shared.safetensors", plan, state.shared)
+        result = StudyResult.of(plan.config.study, study.history())
+        text = json.dumps(asdict(result), indent=1) + "\n"
+        write_bytes(study.path / "result.json", text.encode(), private=True)
+        return result
+
+
+def _run_rounds(
+    study: HostedStudy, plan: StudyPlan, federation: Federation, progress: Progress | None
+) -> ServerState:
+    state, tries_left = study.state(), plan.tries
+    while state.round < plan.config.rounds:
+        started = time.monotonic()
+        try:
+            for finished in run_rounds(federation, plan.config, state, plan.roles):
+                study.save(RoundLine.of(finished, time.monotonic() - started), finished.after)
+                state, tries_left, started = finished.after, plan.tries, time.monotonic()
+                if progress:
+                    progress(finished)
+        except NotEnoughSilos as error:
+            tries_left -= 1
+            log.warning("%s%s", error, "; trying the round again" if tries_left else "")
+            if tries_left < 1:
+                write_bytes(study.path / STOPPED_FILE, f"{error}\n".encode(), private=True)
+                raise
+    return state
+
+
+def _write_shared(path: Path, plan: StudyPlan, shared: State) -> None:
+    """
+    Write the shared tensors with their provenance labels: released with noise where the plan makes every site train
+    privately, otherwise computed from private rows. No labels where the plan does not say.
+    """
+    labels = None
+    if plan.private is not None:
+        label = Label.RELEASED if plan.private else Label.LOCAL
+        labels = taint_metadata.metadata(dict.fromkeys(shared, label))
+    write_file(path, lambda file: save_file(shared, file, labels), private=True)

@@ -1,0 +1,151 @@
+"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedtl.federation.rounds import FederationConfig, Round
+from fedtl.methods.server import ServerStep
+from fedtl.models.roles import Role
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """
+    ``plan.json``. ``deadline``: seconds for a round. ``tries``: attempts at a round that gets too few valid replies.
+    ``bundle`` and ``plan``: hashes. ``private``: whether the plan makes every site train with differential privacy; None
+    where fedtl 0.1.0 wrote the file and did not say.
+    """
+
+    config: FederationConfig
+    roles: Mapping[str, Role]
+    bundle_name: str
+    deadline: float
+    tries: int
+    bundle: str
+    plan: str
+    private: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self.config),
+            "roles": _role_names(self.roles),
+            "bundle": self.bundle,
+            "plan": self.plan,
+            **({} if self.private is None else {"private": self.private}),
+            "bundle_name": self.bundle_name,
+            "deadline": self.deadline,
+            "tries": self.tries,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "StudyPlan":
+        """Raises KeyError, TypeError or ValueError for anything but a plan."""
+        return cls(
+            config=_config(content["study"], content),
+            roles=_roles(content),
+            bundle_name=content["bundle_name"],
+            deadline=content["deadline"],
+            tries=content["tries"],
+            bundle=content["bundle"],
+            plan=content["plan"],
+            private=content.get("private"),
+        )
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """``server.json`` beside a bundle: what the coordinator needs to start a study from it. Fields as in ``StudyPlan``."""
+
+    config: FederationConfig
+    roles: Mapping[str, Role]
+    bundle: str
+    plan: str
+    private: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        config = asdict(self.config)
+        del config["study"]  # a bundle has no study yet
+        facts = {"bundle": self.bundle, "plan": self.plan, "private": self.private}
+        return {**facts, **config, "roles": _role_names(self.roles)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], study: str) -> "BundleInfo":
+        """``study``: the name of the study that is started from the bundle."""
+        hashes = content["bundle"], content["plan"]
+        return cls(_config(study, content), _roles(content), *hashes, content.get("private"))
+
+
+@dataclass(frozen=True)
+class RoundLine:
+    """A line of ``history.jsonl``. ``silos``: each one's metrics. ``left_out``: why a silo's reply did not count."""
+
+    round: int
+    seconds: float
+    silos: Mapping[str, Mapping[str, float]]
+    left_out: Mapping[str, str]
+    bytes_up: int
+    bytes_down: int
+
+    @classmethod
+    def of(cls, finished: Round, seconds: float) -> "RoundLine":
+        return cls(
+            round=finished.after.round,
+            seconds=round(seconds, 3),
+            silos={name: dict(reply.metrics) for name, reply in finished.replies.items()},
+            left_out=dict(finished.left_out),
+            bytes_up=finished.bytes_up,
+            bytes_down=finished.bytes_down,
+        )
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """
+    ``result.json``: only what the updates carried; the coordinator measures nothing on anybody's test rows. ``silos``: the
+    number of rounds in which each one's reply counted. ``left_out``: for each other silo the rounds and reasons.
+    """
+
+    study: str
+    rounds: int
+    silos: Mapping[str, int]
+    left_out: Mapping[str, Sequence[str]]
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+    @classmethod
+    def of(cls, study: str, lines: Sequence[RoundLine]) -> "StudyResult":
+        left_out: dict[str, list[str]] = {}
+        for line in lines:
+            for name, reason in line.left_out.items():
+                left_out.setdefault(name, []).append(f"round {line.round}: {reason}")
+        replied = sorted({name for line in lines for name in line.silos})
+        return cls(
+            study=study,
+            rounds=len(lines),
+            silos={name: sum(name in line.silos for line in lines) for name in replied},
+            left_out=left_out,
+            bytes_up=sum(line.bytes_up for line in lines),
+            bytes_down=sum(line.bytes_down for line in lines),
+            seconds=round(sum(line.seconds for line in lines), 3),
+        )
+
+
+def _config(study: str, content: Mapping[str, Any]) -> FederationConfig:
+    return FederationConfig(
+        study,
+        content["seed"],
+        content["rounds"],
+        ServerStep(**content["server"]),
+        content["silos_per_round"],
+        content["minimum_silos"],
+    )
+
+
+def _roles(content: Mapping[str, Any]) -> dict[str, Role]:
+    return {name: Role(role) for name, role in content["roles"].items()}
+
+
+def _role_names(roles: Mapping[str, Role]) -> dict[str, str]:
+    return {name: str(role) for name, role in roles.items()}

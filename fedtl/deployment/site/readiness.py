@@ -1,0 +1,171 @@
+"""Checks whether a site is ready to take part: files, rows, device, keys, connection, clock, disk, approvals, ledger."""
+
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from fedtl.data.checks import count_unlabelled
+from fedtl.deployment.certificates import days_left
+from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
+from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
+from fedtl.deployment.site.data_settings import read_without_plan
+from fedtl.deployment.site.home import SECRET_FILES, Home
+from fedtl.deployment.site.keys import check_private, keys_match
+from fedtl.deployment.site.paid import check_ledger_complete
+from fedtl.deployment.site.site_plan import choose_device
+from fedtl.errors import ConfigError, FedTLError
+from fedtl.privacy.ledger_reading import read_ledgers
+
+MIN_FREE_BYTES = 1 << 30
+MAX_CLOCK_SKEW = 60.0  # seconds; Flower's own limit is 300
+MIN_CERTIFICATE_DAYS = 30.0
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class ReadinessCheck:
+    """``text``: what was checked, or what to do."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def check_readiness(home: Home) -> list[ReadinessCheck]:
+    """Run every check, whatever the others return."""
+    tests: dict[str, Callable[[Home], str]] = {
+        "file modes": _file_modes,
+        "data": _rows,
+        "device": lambda home: f"{choose_device(home.settings.device)}, threads = {home.settings.threads}",
+        "key": _key,
+        "certificate": _certificate,
+        "connection": _connection,
+        "clock": _clock,
+        "disk": _disk,
+        "encryption": _encryption,
+        "approvals": _approvals,
+        "ledger": _ledger,
+    }
+    checks = []
+    for name, test in tests.items():
+        try:
+            checks.append(ReadinessCheck(name, True, test(home)))
+        except (FedTLError, OSError, ValueError) as error:
+            checks.append(ReadinessCheck(name, False, str(error)))
+    return checks
+
+
+def _file_modes(home: Home) -> str:
+    for path in (home.path, *(home.path / file for file in SECRET_FILES), *home.path.glob("*.sqlite*")):
+        check_private(path)
+    return "only the owner can read the folder"
+
+
+def _rows(home: Home) -> str:
+    raw = read_without_plan(home)
+    parts = [f"{len(raw.train.y)} rows"]
+    if raw.target is not None:
+        parts.append(f"{len(raw.target)} rows of the second domain")
+    if missing := count_unlabelled(raw.train):
+        parts.append(f"{missing} rows without a label, which are not used for training")
+    return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
+
+
+def _key(home: Home) -> str:
+    if not keys_match(home.path / "node.key", home.path / "node.key.pub"):
+        raise ConfigError(
+            "node.key.pub does not match node.key; run fedtl silo init in a new folder and ask the coordinator to admit the new key"
+        )
+    return "node.key matches node.key.pub, which the coordinator must admit"
+
+
+def _certificate(home: Home) -> str:
+    path = home.at(home.settings.certificate)
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; get ca.crt from the coordinator by a way that you trust")
+    days = days_left(path)
+    if days < MIN_CERTIFICATE_DAYS:
+        raise ConfigError(f"{path} expires in {days:.0f} days; ask the coordinator for a new one")
+    return f"valid for {days:.0f} days"
+
+
+def _gate_reply(home: Home) -> bytes:
+    """Return the gate's reply to a call that it does not forward. The reply states the server's time."""
+    host, _, port = home.settings.server.rpartition(":")
+    authority = home.at(home.settings.certificate)
+    if not authority.is_file():
+        raise ConfigError(f"not checked, because {authority.name} is missing")
+    context = ssl.create_default_context(cafile=str(authority))
+    try:
+        with (
+            socket.create_connection((host, int(port)), CONNECT_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            connection.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return connection.recv(4096)
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"{home.settings.server}: {error.verify_message}; either {authority.name} is of another coordinator, or server in "
+            "silo.toml has the wrong host name"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot connect to {home.settings.server}: {error}; check server in silo.toml and the firewall"
+        ) from error
+
+
+def _connection(home: Home) -> str:
+    if b" 404 " not in _gate_reply(home).split(b"\r\n", 1)[0]:
+        raise ConfigError(
+            f"{home.settings.server} answers, but is not a coordinator's gate; check server in silo.toml"
+        )
+    return f"{home.settings.server} answers, and its certificate is valid"
+
+
+def _clock(home: Home) -> str:
+    for line in _gate_reply(home).decode("latin-1").split("\r\n"):
+        if line.lower().startswith("date:"):
+            skew = time.time() - parsedate_to_datetime(line[5:].strip()).timestamp()
+            if abs(skew) > MAX_CLOCK_SKEW:
+                raise ConfigError(f"differs from the server's clock by {skew:+.0f} s; synchronise it (NTP)")
+            return f"differs from the server's clock by {skew:+.0f} s"
+    raise ConfigError("the server's reply has no date, so the clocks cannot be compared")
+
+
+def _disk(home: Home) -> str:
+    free = shutil.disk_usage(home.path).free
+    if free < MIN_FREE_BYTES:
+        raise ConfigError(f"{free:,} bytes are free; at least {MIN_FREE_BYTES:,} are needed")
+    return f"{free / 2**30:.0f} GiB are free"
+
+
+def _encryption(home: Home) -> str:
+    if not home.settings.key_file:
+        return "state/ is not encrypted (key_file is not set); use an encrypted disk"
+    assert home.states.encryption
+    return "state/ is encrypted; ledger.sqlite, which holds the last private reply, is not"
+
+
+def _approvals(home: Home) -> str:
+    approvals = read_approvals(home.approved)
+    if old := bundles_approved_without_terms(home.approved):
+        raise ConfigError(f"{', '.join(bundle[:12] for bundle in old)}: {APPROVED_WITHOUT_TERMS}")
+    if not approvals:
+        raise ConfigError("no bundle is approved, so nothing will run: fedtl silo rehearse, then approve")
+    if old := [approval.bundle[:12] for approval in approvals if approval.code != code_hash()]:
+        raise ConfigError(f"{', '.join(old)}: approved with another version of fedtl; {APPROVE_AGAIN}")
+    uses = approval_uses(home)
+    over = [f"{use.bundle[:12]} is {use.over} ({use})" for use in uses if use.over]
+    if over and len(over) == len(uses):
+        raise ConfigError(f"{', '.join(over)}: {APPROVE_AGAIN}")
+    return "; ".join([f"approved bundles: {len(approvals)}", *over])
+
+
+def _ledger(home: Home) -> str:
+    check_ledger_complete(home)
+    datasets = ", ".join(read_ledgers(home.ledger)) or "none yet"
+    return f"it has a charge for every private update of the record; datasets: {datasets}"

@@ -1,0 +1,57 @@
+"""Combines an agreement with a site's own settings into the experiment that the site runs. Reads no rows."""
+
+from hashlib import file_digest
+
+from fedtl.deployment.plan import Agreement
+from fedtl.deployment.site.data_settings import settings_to_train
+from fedtl.deployment.site.home import Home
+from fedtl.errors import Denied
+from fedtl.experiment.config.load import parse_experiment
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.schema import Experiment, PrivacySettings
+from fedtl.federation.policy import Code
+
+# Makes every normalisation layer work with differential privacy. Nothing is trained under these settings.
+DP_READY = PrivacySettings(epsilon=1.0)
+
+
+def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings | None) -> Experiment:
+    """
+    Return the agreed experiment with the site's rows, weights and engine. ``privacy``: what the site trains under; None:
+    without differential privacy. Raises ConfigError, Denied.
+    """
+    table = agreement.experiment.model_dump(exclude_none=True)
+    data = settings_to_train(home, agreement.experiment.data, _classes(home, agreement))
+    table["data"] = data.model_dump(exclude_none=True)
+    table["model"]["weights"] = _weights(home, agreement)
+    table["engine"] = {"name": "serial", "threads": home.settings.threads}
+    if settings := privacy or (DP_READY if agreement.dp_ready else None):
+        table["privacy"] = settings.model_dump(exclude_none=True)
+    return parse_experiment(table)
+
+
+def _classes(home: Home, agreement: Agreement) -> list[str]:
+    """The declared labels: of a shared head those agreed on; of a local head the site's own, or else the plan's."""
+    common = agreement.experiment
+    if not method_of(common.method).head_is_local:
+        return list(agreement.classes)
+    return home.settings.data.classes or common.data.classes
+
+
+def _weights(home: Home, agreement: Agreement) -> str:
+    """Return the path of the agreed file of initial weights, "" without one. Raises Denied for another file."""
+    if not agreement.base:
+        return ""
+    path = home.at(home.settings.weights)
+    if not home.settings.weights or not path.is_file():
+        raise Denied(
+            Code.PLAN,
+            f"the plan starts from a file of weights with hash {agreement.base[:12]}; set weights in silo.toml to that file",
+        )
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    if digest != agreement.base:
+        raise Denied(
+            Code.PLAN, f"weights: {path} has hash {digest[:12]}; the plan starts from {agreement.base[:12]}"
+        )
+    return str(path)

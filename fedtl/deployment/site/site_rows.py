@@ -1,0 +1,80 @@
+"""Reads a site's rows as a plan needs them, checks them against the agreed schema, and prepares them for training."""
+
+from dataclasses import dataclass
+
+from fedtl.data import origins, prepare
+from fedtl.data.columns import order_columns
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.labels import label_texts, labels_in
+from fedtl.data.prepare import Prepared
+from fedtl.data.source import Raw
+from fedtl.deployment.site.site_plan import SitePlan
+from fedtl.errors import DataError, Denied
+from fedtl.federation.policy import Code
+from fedtl.privacy.rows import Part, RowSet, row_set
+
+
+@dataclass(frozen=True)
+class SiteRows:
+    """A site's rows: as they are stored, and as they are used."""
+
+    raw: Raw
+    prepared: Prepared
+
+    @property
+    def data(self) -> SiloDataset:
+        return self.prepared.data
+
+
+def load_rows(plan: SitePlan) -> SiteRows:
+    """Raises DataError where the rows do not have the agreed schema."""
+    raw = read_raw_rows(plan)
+    return SiteRows(raw, prepare_rows(plan, raw))
+
+
+def read_raw_rows(plan: SitePlan) -> Raw:
+    """Return the rows as they are stored, with the columns in the plan's order. Raises DataError."""
+    own, agreed = plan.home.settings.data, plan.agreement.experiment.data
+    if own.source == "table" and not agreed.columns:
+        raise DataError(
+            f"{plan.name}: the plan does not list its columns (data.columns), so a site with a table cannot take part; ask the "
+            "coordinator for a bundle that lists them"
+        )
+    return order_columns(prepare.read_silo(plan.experiment.data, own.silo or plan.name), agreed, plan.name)
+
+
+def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
+    """Split and scale stored rows. Raises DataError where they do not have the agreed schema."""
+    settings = plan.experiment.data
+    agreed, shape = tuple(plan.agreement.shape), tuple(prepare.input_shape(raw, settings))
+    if shape != agreed:
+        raise DataError(f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}")
+    classes = prepare.silo_classes(raw, settings)
+    trained = frozenset(label_texts(raw.train.y))
+    if not plan.dry_study.method.head_is_local and settings.task == "classification":
+        classes = tuple(plan.agreement.classes) or classes
+        trained = frozenset(classes)
+        if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
+            raise DataError(
+                f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}"
+            )
+    seed = plan.home.settings.data.split_seed
+    return prepare.prepare_silo(raw, settings, plan.name, seed, classes, trained)
+
+
+def check_origins(plan: SitePlan, data: SiloDataset) -> None:
+    """
+    Raises Denied where the site trains privately and something that its rows are prepared with, such as the constants of
+    the scaling, was computed from them without noise.
+    """
+    for reason in origins.refusals(data.origins) if plan.privacy else ():
+        raise Denied(Code.PLAN, f"{plan.name}: {origins.REFUSED}{reason}")
+
+
+def raw_row_hashes(raw: Raw, key: bytes) -> RowSet:
+    """
+    Return keyed hashes of the training and validation rows. The lifetime budget belongs to them; hashing the rows as they
+    are stored makes it independent of how a plan scales them.
+    """
+    parts = [Part(part.x, part.y, part.units) for part in (raw.train, raw.val) if part is not None]
+    return row_set(parts, key, raw.columns)

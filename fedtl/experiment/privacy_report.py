@@ -1,0 +1,84 @@
+"""A privacy guarantee as it is published: in results, in ``fedtl show``, and on the pages of a site."""
+
+from dataclasses import replace
+
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.privacy import accounting
+from fedtl.privacy.guarantee import PrivacyGuarantee
+from fedtl.privacy.ledger_reading import read_ledger
+from fedtl.privacy.verify import study_costs
+from fedtl.results.privacy import PrivacyReport, SiloPrivacy
+
+MAX_ACCURACY_NOISE = 0.1  # standard deviation; with more noise a released accuracy says little
+MAX_STATISTICS_NOISE = 0.5  # in standard deviations of the channel; with more noise statistics say little
+
+
+def privacy_warnings(guarantee: PrivacyGuarantee) -> list[str]:
+    """Return a line for each release of the guarantee that is too noisy to be of use."""
+    warnings: list[str] = []
+    name, protected = guarantee.account.dataset, guarantee.protected
+    accuracy, statistics = guarantee.releases.accuracy, guarantee.releases.statistics
+    if accuracy is not None and accuracy.mean_noise_std > MAX_ACCURACY_NOISE:
+        warnings.append(
+            f"{name}: the accuracy released in each round has noise of standard deviation {accuracy.mean_noise_std:.2f}, because "
+            f"there are only {accuracy.units} validation {protected.unit}s; remove privacy.metrics or plan fewer rounds"
+        )
+    if statistics is not None and statistics.mean_noise_std > MAX_STATISTICS_NOISE:
+        warnings.append(
+            f"{name}: the released statistics of {sum(statistics.channels)} channels have noise of "
+            f"{statistics.mean_noise_std:.2f} standard deviations, because there are only {protected.count} {protected.unit}s; "
+            'list fewer privacy.stages, set privacy.statistics = "public", or use a backbone with GroupNorm or LayerNorm'
+        )
+    return warnings
+
+
+def adjacency(unit: str) -> str:
+    """Return which datasets count as neighbours."""
+    return f"zero-out of one {unit}, their number is public"
+
+
+def privacy_report(settings: PrivacySettings) -> PrivacyReport:
+    """Return what is guaranteed, without silos' numbers. With noise that can be drawn again nothing is private."""
+    return PrivacyReport(
+        private=settings.noise == "os",
+        unit=settings.unit,
+        adjacency=adjacency(settings.unit),
+        statistics=settings.statistics,
+        tuning=settings.tuning,
+        metrics=tuple(settings.metrics),
+    )
+
+
+def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
+    """Return a guarantee as it is published, for those who agree to it and those who check it."""
+    training, protected = guarantee.training, guarantee.protected
+    statistics, accuracy = guarantee.releases.statistics, guarantee.releases.accuracy
+    return SiloPrivacy(
+        epsilon=guarantee.epsilon,
+        delta=guarantee.delta,
+        epsilon_replace_one=accounting.epsilon(guarantee.schedule(), guarantee.delta, replace_one=True),
+        unit=protected.unit,
+        adjacency=adjacency(protected.unit),
+        units=protected.count,
+        clip=training.clip,
+        noise_multiplier=training.noise_multiplier,
+        sample_rate=training.sample_rate,
+        steps_a_round=training.steps_a_round,
+        rounds=training.rounds,
+        metric_noise=None if accuracy is None else accuracy.noise_multiplier,
+        metric_expected_noise=None if accuracy is None else accuracy.mean_noise_std,
+        statistics_noise=None if statistics is None else statistics.noise_multiplier,
+        statistics_expected_noise=None if statistics is None else statistics.mean_noise_std,
+    )
+
+
+def spent_privacy(guarantee: PrivacyGuarantee, study: str) -> SiloPrivacy:
+    """
+    Return the guarantee with the epsilon that a study took from the ledger: the whole epsilon of its plan from its first
+    round on, even if it ended early; 0 where no round was charged. Raises LedgerDamaged.
+    """
+    planned = silo_privacy(guarantee)
+    cost = study_costs(read_ledger(guarantee.account.path, guarantee.account.dataset)).get(study)
+    if cost is None:
+        return replace(planned, epsilon=0.0, epsilon_replace_one=0.0, epsilon_charged=0.0)
+    return replace(planned, epsilon=cost.epsilon, epsilon_charged=cost.charged)

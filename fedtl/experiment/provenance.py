@@ -1,0 +1,47 @@
+"""Provenance labels of a silo's tensors: public, released with noise, or trained on private rows without noise."""
+
+from collections.abc import Mapping
+
+from fedtl.experiment.config.resolve import privacy_of
+from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.released_layers import released_statistics
+from fedtl.experiment.study import Study
+from fedtl.methods.base import Use, finished_roles, trained_roles
+from fedtl.privacy import taint as labels
+from fedtl.privacy.taint import Label
+from fedtl.training.extra import changed_extra
+from fedtl.training.trainer import Trainer
+
+
+def provenance_after_rounds(
+    trainer: Trainer, first: Mapping[str, Label], settings: PrivacySettings | None
+) -> dict[str, Label]:
+    """
+    Return the labels after a silo's last round, by tensor name. ``first``: labels of the first weights. ``settings``: of
+    that silo; None: training is not private. Reproducible noise counts as no noise.
+    """
+    method, extra = trainer.method, changed_extra(trainer.method, trainer.partition)
+    if settings is None:
+        return labels.after(first, [*trainer.loop.movable(trained_roles(method)), *extra], private=False)
+    moved = [*trainer.loop.movable(trained_roles(method) - labels.STILL), *extra]
+    statistics = released_statistics(trainer, settings)
+    if settings.noise == "reproducible":
+        return labels.after(first, [*moved, *statistics], private=False)
+    sent = [name for name in moved if trainer.partition.leaves(name)]
+    return labels.after(first, moved, private=True, released=[*sent, *statistics])
+
+
+def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
+    """Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise."""
+    if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
+        worst = labels.together({"all": label} for label in before.values())["all"]
+        before = dict.fromkeys(before, worst)
+    return labels.after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
+
+
+def silo_provenance(study: Study, name: str) -> dict[str, Label]:
+    """Return the labels of a silo of a simulation after its last round."""
+    private = study.experiment.privacy is not None
+    return provenance_after_rounds(
+        study.trainer, study.first, privacy_of(study.experiment, name) if private else None
+    )

@@ -1,0 +1,69 @@
+"""The rows of every silo of a study: read once, prepared once, and then shared by all processes of this machine."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fedtl.data import prepare
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.prepare import EvaluationSet, Prepared
+from fedtl.data.preprocess import Inputs
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Raw
+from fedtl.experiment.data_schema import DataSchema
+from fedtl.simulation.shared_store import SharedStore
+
+
+@dataclass(frozen=True)
+class RowStores:
+    """Files that all processes map: rows as their source has them (``raw``), and ``prepared`` for training."""
+
+    raw: SharedStore
+    prepared: SharedStore
+
+    def stored(self, settings: DataSettings, name: str) -> Raw:
+        """Return a silo's rows as its source has them. Raises DataError."""
+        return self.raw.get_or_make(f"{name}.raw", lambda: prepare.read_silo(settings, name))
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """``own_labels``: whether the model of a silo has the labels of that silo only, or of all silos."""
+
+    settings: DataSettings
+    seed: int
+    own_labels: bool
+    schema: DataSchema
+    stores: RowStores
+
+    def dataset(self, name: str) -> SiloDataset:
+        """Return what a silo learns from. Raises DataError."""
+        dataset: SiloDataset = self._part(name, "data")
+        return dataset
+
+    def evaluation_set(self, name: str) -> EvaluationSet:
+        """Return a silo's test rows. Raises DataError."""
+        rows: EvaluationSet = self._part(name, "exam")
+        return rows
+
+    def inputs(self, name: str) -> Inputs:
+        """Return how a silo's inputs were made from its rows. Raises DataError."""
+        inputs: Inputs = self._part(name, "inputs")
+        return inputs
+
+    def stored(self, name: str) -> Raw:
+        """Return a silo's rows as its source has them. Raises DataError."""
+        return self.stores.stored(self.settings, name)
+
+    def prepare(self, name: str, raw: Raw) -> Prepared:
+        """Prepare stored rows as this silo's, without storing the result. Raises DataError."""
+        own, schema = self.schema.silos[name], self.schema
+        labels, trained = (own.classes, own.trained) if self.own_labels else (schema.union, schema.trained)
+        return prepare.prepare_silo(raw, self.settings, name, self.seed, labels, trained)
+
+    def _part(self, name: str, part: str) -> Any:
+        if not self.stores.prepared.has(f"{name}.{part}"):
+            prepared = self.prepare(name, self.stored(name))
+            for key in ("data", "exam", "inputs"):
+                self.stores.prepared.get_or_make(f"{name}.{key}", partial(getattr, prepared, key))
+        return self.stores.prepared.get(f"{name}.{part}")

@@ -1,0 +1,112 @@
+"""
+What the server writes after every round, in a run folder or in the folder of a study: a line in ``history.jsonl``, and a
+checkpoint to continue from.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedtl._util.files import write_bytes, write_file
+from fedtl._util.records import from_plain, to_plain
+from fedtl.errors import ConfigError
+from fedtl.federation.rounds import Round, ServerState
+from fedtl.results.run import HistoryLine
+
+
+def history_line(finished: Round, seconds: float) -> HistoryLine:
+    """Return the line of a round that took so many seconds."""
+    metrics = {name: dict(reply.metrics) for name, reply in finished.replies.items()}
+    return HistoryLine(
+        round=finished.after.round,
+        seconds=round(seconds, 3),
+        silos=metrics,
+        left_out=dict(finished.left_out),
+        bytes_up=finished.bytes_up,
+        bytes_down=finished.bytes_down,
+    )
+
+
+def left_out_reasons(lines: Sequence[HistoryLine]) -> dict[str, tuple[str, ...]]:
+    """Return by silo the rounds in which its reply did not count, and why."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        for name, reason in line.left_out.items():
+            reasons.setdefault(name, []).append(f"round {line.round}: {reason}")
+    return {name: tuple(own) for name, own in reasons.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The server's state after a round, and what else the writer stored with it."""
+
+    server: ServerState
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """``private``: only the owner may read the files. A process killed at any moment leaves both files usable."""
+
+    folder: Path
+    private: bool = False
+
+    @property
+    def _history(self) -> Path:
+        return self.folder / "history.jsonl"
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint" / "state.pt"
+
+    def lines(self) -> list[HistoryLine]:
+        """Return the lines of all finished rounds. An incomplete last line is ignored."""
+        complete = self._history.read_text().split("\n")[:-1] if self._history.exists() else []
+        return [from_plain(HistoryLine, json.loads(line)) for line in complete]
+
+    def append(self, line: HistoryLine) -> None:
+        """Append a line, durably. To be written before the round's checkpoint."""
+        mode = 0o600 if self.private else 0o666
+        handle = os.open(self._history, os.O_CREAT | os.O_APPEND | os.O_WRONLY, mode)
+        with os.fdopen(handle, "a") as file:
+            file.write(json.dumps(to_plain(line), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def save(self, server: ServerState, **extra: Any) -> None:
+        """Write the checkpoint of a round. ``extra``: further values that ``torch.load`` reads with weights_only."""
+        content = {"round": server.round, "shared": server.shared, "memory": server.memory, **extra}
+        write_file(self._checkpoint, lambda file: torch.save(content, file), self.private)
+
+    def resume(self) -> Checkpoint | None:
+        """
+        Return the last checkpoint, or None before the first round. Lines of later rounds are dropped, because these rounds
+        are done again. Raises ConfigError for a damaged checkpoint.
+        """
+        content = self._read_checkpoint()
+        done = content["round"] if content else 0
+        kept = [json.dumps(to_plain(line)) + "\n" for line in self.lines() if line.round <= done]
+        if kept or self._history.exists():
+            write_bytes(self._history, "".join(kept).encode(), self.private)
+        if content is None:
+            return None
+        server = ServerState(content.pop("round"), content.pop("shared"), content.pop("memory"))
+        return Checkpoint(server, content)
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        if not self._checkpoint.exists():
+            return None
+        try:
+            content: dict[str, Any] = torch.load(self._checkpoint, weights_only=True)
+            return content
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            raise ConfigError(
+                f"{self._checkpoint} is damaged ({reason}); start again in a new folder"
+            ) from error
