@@ -27,6 +27,18 @@ def test_every_path_and_link_exists(page):
     assert not missing, missing
 
 
+def test_every_name_is_defined_in_the_file_that_is_named_for_it():
+    named = re.findall(r"`([\w.]+)` \(`(fedtl/[\w/]+\.py)`\)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) >= 4
+    missing = [
+        f"{name} in {path}"
+        for name, path in named
+        for part in name.split(".")
+        if not re.search(rf"(def|class) {part}\b", (ROOT / path).read_text())
+    ]
+    assert not missing, missing
+
+
 def commands():
     """Each ``fedtl`` command line of the code blocks, without what follows two or more spaces."""
     for page in PAGES:

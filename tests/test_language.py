@@ -11,7 +11,6 @@ LONGEST_MATCH = 4  # words: more is a sentence, and mending its wording would br
 RETIRED = {
     r"rows of nobody|rows that nobody has|nobody's rows": "synthetic rows",
     r"sidecar": "canary layer",
-    r"vantages?": "adversary",
     r"mishaps?": "unexpected failure",
     r"furnish(es|ed)?": "make a worker context",
     r"owes? (its|their) values": "was trained on private rows",
@@ -42,7 +41,7 @@ def test_tests_match_on_short_parts_of_a_message():
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path in sorted((ROOT / "tests").rglob("*.py"))
         for line, text in matches(path)
-        if len(re.split(r"\s+|\.\*", text.strip())) > LONGEST_MATCH
+        if len(re.findall(r"[A-Za-z][\w.\\-]+", text)) > LONGEST_MATCH
     ]
     assert not long, "\n".join(long)
 

@@ -40,6 +40,15 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     write_file(path, lambda file: file.write_bytes(content), private)
 
 
+def append_durably(path: Path, text: str, private: bool = False) -> None:
+    """Append to a file, on disk when this returns. ``private``: only the owner may read a file that is created here."""
+    handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600 if private else 0o666)
+    with os.fdopen(handle, "a") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def make_folder(path: Path, private: bool = False) -> None:
     """Make a folder and its parents where they do not exist; ``private``: only the owner can read those made here."""
     if not path.is_dir():

@@ -12,3 +12,19 @@ An audit compares what a run claims with what can be measured. A newcomer reads 
   records or, for example, whole patients are attacked.
 - ``at_site``: the audit of a plan at an institution before it is approved. ``export``: the audit of an exported ledger.
 """
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _CallablePackage(ModuleType):
+    """``fedtl.audit`` is this package and, in the Python API, a function; so the package can be called."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        from fedtl.api.audits import audit
+
+        return audit(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -24,7 +24,7 @@ from fedtl.audit.canaries.log import (
 from fedtl.audit.power import POWER, detectable_noise_ratio
 from fedtl.audit.retraining.audited_silo import AuditedSilo, scratch_guarantee, unlimited
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS, retraining_checks
-from fedtl.audit.verdict import FAMILY_LEVEL, Check, describe_violation, failed, status
+from fedtl.audit.verdict import FAMILY_LEVEL, Check, check_result, describe_violation, failed, status
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.source import Raw
 from fedtl.deployment.coordinator.bundle import read_agreement
@@ -39,7 +39,7 @@ from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.wording import not_covered
-from fedtl.results.audit import Status
+from fedtl.results.audit import CheckResult, Status
 from fedtl.results.privacy import SiloPrivacy
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.training import threads
@@ -60,14 +60,6 @@ class RehearsedPlan:
 
 
 @dataclass(frozen=True)
-class SiteCheck:
-    name: str
-    status: Status
-    p: float | None
-    value: float | None
-
-
-@dataclass(frozen=True)
 class SiteAudit:
     """
     The result, as ``rehearsed/<bundle>.audit.json`` holds it. ``text``: a summary for the steward, one line each.
@@ -83,7 +75,7 @@ class SiteAudit:
     claimed: SiloPrivacy
     refuted: bool
     violations: Sequence[str]
-    checks: Sequence[SiteCheck]
+    checks: Sequence[CheckResult]
     seconds: float
 
 
@@ -116,7 +108,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         claimed=silo_privacy(audited.guarantee),
         refuted=bool(violations),
         violations=[describe_violation(check) for check in violations],
-        checks=[SiteCheck(check.name, status(check, violations), check.p, check.value) for check in checks],
+        checks=[check_result(check, violations) for check in checks],
         seconds=round(time.perf_counter() - clock, 1),
     )
     path = home.path / "rehearsed" / f"{rehearsed.bundle}.audit.json"

@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -137,7 +137,8 @@ def _read_content(text: bytes) -> BundleContent:
     """Raises KeyError, TypeError or ValueError if anything is missing or has another form."""
     values = json.loads(text)
     content = BundleContent(**{name: values[name] for name in BundleContent.__dataclass_fields__})
-    return BundleContent(**{**vars(content), "files": dict(content.files), "key": str(content.key)})
+    files, violations = dict(content.files), list(content.violations)
+    return replace(content, files=files, violations=violations, key=str(content.key))
 
 
 def _fault(folder: Path, name: str, digest: str) -> str:

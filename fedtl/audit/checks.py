@@ -129,11 +129,7 @@ def _bounds(
 
 
 def bound_checks(
-    prefix: str,
-    silo: str,
-    guesses: Sequence[one_run.Guesses],
-    plan: ClaimedPlan,
-    reported: BoundsResult,
+    prefix: str, silo: str, guesses: Sequence[one_run.Guesses], plan: ClaimedPlan, reported: BoundsResult
 ) -> list[Check]:
     """
     Whether guesses about canaries contradict a claim: its epsilon and delta by the bound of Steinke et al., the

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
-from fedtl.audit.verdict import Check, describe_violation, failed
+from fedtl.audit.verdict import Check, check_result, describe_violation, failed
 from fedtl.deployment.site import covered, egress_log
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
+from fedtl.results.audit import CheckResult
 
 SHOWN_FAULTS = 3  # of one check, in its reason
 
@@ -29,20 +30,13 @@ class StudyCharge:
 
 
 @dataclass(frozen=True)
-class ExportCheck:
-    name: str
-    p: float | None
-    value: float | None
-
-
-@dataclass(frozen=True)
 class ExportAudit:
     """``updates``: how many left the site; None if the file's hash chain does not hold, so that nothing was read."""
 
     silo: str | None
     studies: Mapping[str, StudyCharge]
     updates: int | None
-    checks: tuple[ExportCheck, ...]
+    checks: tuple[CheckResult, ...]
     violations: tuple[str, ...]
 
 
@@ -77,5 +71,6 @@ def audit_export(path: Path) -> ExportAudit:
 def _audit(
     silo: str | None, studies: Mapping[str, StudyCharge], updates: int | None, checks: Sequence[Check]
 ) -> ExportAudit:
-    results = tuple(ExportCheck(check.name, check.p, check.value) for check in checks)
-    return ExportAudit(silo, studies, updates, results, tuple(map(describe_violation, failed(checks))))
+    violations = failed(checks)
+    results = tuple(check_result(check, violations) for check in checks)
+    return ExportAudit(silo, studies, updates, results, tuple(map(describe_violation, violations)))

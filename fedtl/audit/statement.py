@@ -7,14 +7,7 @@ Reads the result and decides nothing. What follows from the claim alone is repor
 
 from collections.abc import Mapping, Sequence
 
-from fedtl.results.audit import (
-    AuditResult,
-    ClaimResult,
-    ConformanceResult,
-    DetectableEpsilon,
-    Part,
-    Status,
-)
+from fedtl.results.audit import AuditResult, ClaimResult, ConformanceResult, DetectableEpsilon, Part, Status
 
 ATTACK_NAMES = {"rmia": "RMIA", "lira": "LiRA"}
 
@@ -132,7 +125,7 @@ def _power(audit: AuditResult) -> list[str]:
     ]
     if clips := [each.sensitivity for each in powers if each.sensitivity is not None]:
         lines.append(
-            f"So would it if one record changed a step by {max(clips):.2f} clips more or less than one."
+            f"The same holds if one record changed a step by {max(clips):.2f} clips more, or less, than one clip."
         )
     canaries = min(silo.bounds.canaries for silo in audit.silos.values() if silo.bounds)
     detectable = [_smallest(each.epsilon) for each in powers]
@@ -156,8 +149,8 @@ def _smallest(epsilon: DetectableEpsilon) -> float | None:
 def _limits(audit: AuditResult) -> list[str]:
     lines = [
         "Attacks that are better than those that were tried: an attack that fails proves nothing.",
-        "What leaves a silo by another way than its messages: files, logs, the time that an answer takes, whether the silo "
-        "takes part.",
+        "Information that leaves a silo in another way than in its messages: files, logs, the time that an answer takes, "
+        "whether the silo takes part.",
         "Other runs, and settings that were chosen by looking at private results.",
     ]
     if audit.claims:

@@ -8,9 +8,10 @@ import typer
 
 from fedtl._util.records import to_plain
 from fedtl.cli.options import Device, Json, Quiet, Set, Workers, device_for
-from fedtl.cli.run_folder import begin, write_run_page
+from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_line, progress_bar, say, training_progress
 from fedtl.errors import ConfigError, Refuted
+from fedtl.results.audit import Adversary
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
@@ -18,18 +19,19 @@ if TYPE_CHECKING:
 
 # ``fedtl audit EXP`` sets these if the experiment does not
 DEFAULT_CANARIES, DEFAULT_KEPT_MESSAGES = 1000, 8
-VANTAGES = ("server", "silo", "model")
 
 
 def audit(
     target: Annotated[str, typer.Argument(metavar="EXP|RUN|EXPORT|verify")],
     bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]")] = None,
-    vantage: Annotated[
-        str,
+    adversary: Annotated[
+        Adversary,
         typer.Option(
-            help="what the attacker sees: server (every update), silo (the model of each round) or model (the final model)"
+            "--adversary",
+            "--vantage",  # its name in earlier versions
+            help="what the attacker sees: server (every update), silo (the model of each round) or model (the final model)",
         ),
-    ] = "server",
+    ] = Adversary.SERVER,
     out: Annotated[
         Path | None, typer.Option(help="folder for the signed results; default: RUN/audit")
     ] = None,
@@ -74,19 +76,16 @@ def audit(
     if Path(target).suffix == ".jsonl" or (Path(target).is_file() and Path(target).suffix != ".toml"):
         _audit_export(Path(target), as_json)
         return
-    if vantage not in VANTAGES:
-        raise ConfigError(f"--vantage {vantage!r} is not one of {', '.join(VANTAGES)}")
     from fedtl.audit.audit import AuditOptions, audit_run
     from fedtl.audit.bundle import describe_signer
     from fedtl.audit.workload import FULL, QUICK
-    from fedtl.results.audit import Adversary
 
     device, effort, silent = device_for(device), QUICK if quick else FULL, quiet or as_json
     folder = _run_folder(target, set_, workers, device, silent)
     results = out or folder.path / "audit"
     pem = Path(key) if key else folder.path / "audit-key.pem"
     with progress_bar("audit", silent) as show:
-        options = AuditOptions(Adversary(vantage), effort, device, pictures)
+        options = AuditOptions(adversary, effort, device, pictures)
         audited = audit_run(folder, results, options, pem, show)
     if as_json:
         print_json(to_plain(audited))
@@ -119,6 +118,7 @@ def _run_folder(
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
     from fedtl.audit.audit import refuse_pooled
     from fedtl.experiment.config.load import load_experiment
+    from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run
     from fedtl.experiment.run_folder import RunFolder
 
@@ -145,7 +145,7 @@ def _audit_export(path: Path, as_json: bool) -> None:
 
     audited = audit_export(path)
     if as_json:
-        print_json(asdict(audited))
+        print_json(to_plain(audited))
     else:
         for name, study in audited.studies.items():
             print_line(

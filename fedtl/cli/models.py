@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from fedtl.cli.options import Json, Run, SiloName
-from fedtl.cli.run_folder import write_compare_page, write_run_page
 from fedtl.cli.screen import print_json, print_line, print_report_path, say
 
 
@@ -67,6 +66,7 @@ def report(run: Run) -> None:
 
     Example: fedtl report runs/first
     """
+    from fedtl.experiment.pages import write_compare_page, write_run_page
     from fedtl.experiment.run_folder import RunFolder
 
     folder = RunFolder.open(run)

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from fedtl.errors import ConfigError
-
 Exp = Annotated[str, typer.Argument(metavar="EXP")]
 OptionalExp = Annotated[str | None, typer.Argument(metavar="EXP")]
 Run = Annotated[Path, typer.Argument(metavar="RUN")]
@@ -37,10 +35,6 @@ Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on 
 
 def device_for(name: str) -> str:
     """Return "cuda" or "cpu" for the value of --device. Raises ConfigError."""
-    import torch
+    from fedtl.simulation.choose import choose_device
 
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {name!r} is not one of auto, cpu, cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: PyTorch finds no CUDA device; use --device auto or cpu")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+    return choose_device(name)

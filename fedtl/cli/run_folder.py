@@ -86,33 +86,3 @@ def _create(
         _state.created = folder  # set before the folder is created, because Ctrl-C may come in between
     RunFolder.create(path, settings)
     return settings, folder
-
-
-def write_run_page(folder: "RunFolder") -> Path:
-    """Write report.html of a run and return its path."""
-    from fedtl.report.run_page import run_page
-
-    return _write(folder, run_page(folder.result(), folder.history(), _toml(folder)))
-
-
-def write_compare_page(folder: "RunFolder") -> Path:
-    """Write report.html of a comparison and return its path."""
-    from fedtl.experiment.compare import run_folders
-    from fedtl.experiment.curves import learning_curves
-    from fedtl.report.compare_page import compare_page
-
-    settings = folder.experiment()
-    by_method = learning_curves(settings, run_folders(settings, folder))
-    return _write(folder, compare_page(folder.comparison(), by_method, _toml(folder)))
-
-
-def _toml(folder: "RunFolder") -> str:
-    return (folder.path / "experiment.toml").read_text()
-
-
-def _write(folder: "RunFolder", page: str) -> Path:
-    from fedtl._util.files import write_file
-
-    path = folder.path / "report.html"
-    write_file(path, lambda file: file.write_text(page))
-    return path

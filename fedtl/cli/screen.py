@@ -42,12 +42,12 @@ def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(title: str, rows: Sequence[Mapping[str, str | Sequence[str]]]) -> None:
     """Print rows that all have the same keys, which are the columns."""
     table = Table(*rows[0], title=escape(title))
     for row in rows:
         table.add_row(
-            *(" ".join(cell) or "nothing" if isinstance(cell, list) else cell for cell in row.values())
+            *(cell if isinstance(cell, str) else " ".join(cell) or "nothing" for cell in row.values())
         )
     out_console.print(table)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedtl.cli.options import Device, Json, OptionalExp, Out, Quiet, Resume, Set, Workers, device_for
-from fedtl.cli.run_folder import begin, write_compare_page, write_run_page
+from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_report_path, say, training_progress, warn
 from fedtl.errors import ConfigError
 
@@ -35,6 +35,7 @@ def run(
 
     Example: fedtl run digits --set method.name=fedbn --out runs/fedbn
     """
+    from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run as run_experiment
 
     device = device_for(device)
@@ -89,6 +90,7 @@ def compare(
     """
     from fedtl.experiment.compare import compare as compare_methods
     from fedtl.experiment.compare import comparison_columns
+    from fedtl.experiment.pages import write_compare_page
     from fedtl.simulation.choose import default_workers
 
     overrides = list(set_ or [])

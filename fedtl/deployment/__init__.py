@@ -1,1 +1,1 @@
-"""What runs at an institution (site) and at the coordinator."""
+"""The processes of a site and of the coordinator, over Flower."""

@@ -34,6 +34,8 @@ def check_bundle_contents(content: bytes) -> None:
         if ".." in path.split("/") or path.startswith("/") or "\\" in path:
             raise ConfigError(f"the bundle holds {path!r}, a path outside its folder")
         if top.removesuffix(".py") in installed:
-            raise ConfigError(f"the bundle holds {top!r}, which would replace the installed package")
+            raise ConfigError(
+                f"the bundle holds {top!r}, which would be imported instead of the installed package"
+            )
         if top not in ALLOWED_NAMES:
             raise ConfigError(f"the bundle holds {top!r}; it may hold only {', '.join(ALLOWED_NAMES)}")

@@ -47,7 +47,7 @@ def create_server_certificate(folder: Path, host: str) -> None:
         signer = load_pem_private_key((folder / "ca.key").read_bytes(), None)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{folder / 'ca.key'} cannot be read, and the new certificate must be signed with it; put it back"
+            f"{folder / 'ca.key'} is needed to sign the new certificate, and cannot be read; copy it to this path"
         ) from error
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())

@@ -16,9 +16,9 @@ from pydantic import Field
 from fedtl._util.settings import Settings
 from fedtl.data import table
 from fedtl.data.settings import AGREED, DataSettings, Name
-from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.settings_file import read_toml, validate
 from fedtl.federation.policy import Code
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand

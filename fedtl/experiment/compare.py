@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -33,7 +33,7 @@ from fedtl.results.comparison import Comparison
 from fedtl.results.privacy import PrivacyReport
 from fedtl.simulation.settings import EngineSettings
 from fedtl.simulation.shared_store import SharedStore, temporary_store
-from fedtl.simulation.worker import become_worker, ignore_sigint
+from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
 
 EXACT = (
     "methods",
@@ -116,24 +116,29 @@ def compare(
     workers: int,
     device: str,
     watch: Callable[[int], None] | None = None,
+    raws: SharedStore | None = None,
 ) -> Comparison:
     """
     Do every run that is not finished, write ``comparison.json``, and return what it holds.
 
-    ``watch`` is called with the number of rounds done so far. Raises what ``run`` raises.
+    ``watch`` is called with the number of rounds done so far. ``raws``: a store that has the silos' stored rows. Raises
+    what ``run`` raises.
     """
     columns, seeds = comparison_columns(experiment), experiment.compare.seeds
     clock = time.perf_counter()
     tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
-    with temporary_store() as raws, _pool(workers, experiment.engine.threads) as pool:
+    with (
+        nullcontext(raws) if raws else temporary_store() as rows,
+        _pool(workers, experiment.engine.threads) as pool,
+    ):
         # Report every mistake before anything is trained.
-        notes = [note for column in columns for note in build(column.at(seeds[0]), raws, raws, device).notes]
+        notes = [note for column in columns for note in build(column.at(seeds[0]), rows, rows, device).notes]
         started: dict[Future[None], Path] = {}
         with ignore_sigint():  # the pool starts processes when work is submitted
             for one, path in tasks:
                 start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
-                started[pool.submit(_do_run, one, str(path), device, start, raws)] = path
+                started[pool.submit(_do_run, one, str(path), device, start, rows)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
@@ -233,8 +238,12 @@ def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
         pool.shutdown()
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
+    except BaseException as error:
+        processes = list((pool._processes or {}).values())
+        for process in processes:
             process.terminate()
         pool.shutdown(cancel_futures=True)
+        scripts = [script for process in processes if (script := failed_script(process.exitcode))]
+        if scripts and isinstance(error.__cause__, BrokenProcessPool):
+            raise ConfigError(scripts[0]) from None
         raise

@@ -70,10 +70,10 @@ class Manifest:
 @dataclass(frozen=True)
 class Policy:
     """
-    What may leave a site. ``bytes``: the most in one round. ``norm``: the largest L2 norm of an update over all its tensors.
+    What may leave a site. ``max_update_norm``: the L2 norm of an update over all its tensors.
     ``minimum_silos``: the server must combine at least this many sites; fedtl at the site cannot verify that it does.
-    ``private``: only updates with differential privacy may leave. ``rows``: the number of training rows may leave as the
-    update's weight. With differential privacy it never leaves, but it is public all the same: the guarantee is for a known
+    ``private``: only updates with differential privacy may leave. ``share_row_count``: the number of training rows may
+    leave as the update's weight. With differential privacy it never leaves, but it is public all the same: the guarantee is for a known
     number of rows, and the noise depends on it.
     """
 
@@ -81,11 +81,11 @@ class Policy:
     methods: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
-    bytes: int = 0
-    norm: float = 0.0
+    max_bytes_per_round: int = 0
+    max_update_norm: float = 0.0
     minimum_silos: int = 2
     private: bool = True
-    rows: bool = False
+    share_row_count: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def check_manifest(manifest: Manifest, policy: Policy) -> None:
         if line.role not in policy.roles:
             allowed = ", ".join(sorted(policy.roles)) or "none"
             raise Denied(Code.PLAN, f"{line.name} has the role {line.role}; policy.roles allows {allowed}")
-    if manifest.bytes > policy.bytes:
+    if manifest.bytes > policy.max_bytes_per_round:
         raise Denied(
             Code.PLAN,
-            f"{manifest.bytes:,} bytes per round; policy.max_bytes_per_round allows {policy.bytes:,}",
+            f"{manifest.bytes:,} bytes per round; policy.max_bytes_per_round allows {policy.max_bytes_per_round:,}",
         )
 
 
@@ -157,9 +157,10 @@ def check_update(
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")
     norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.delta.values()))
-    if norm > policy.norm:
+    if norm > policy.max_update_norm:
         raise Denied(
-            Code.DECLINED, f"the update has norm {norm:.4g}; policy.max_update_norm allows {policy.norm:.4g}"
+            Code.DECLINED,
+            f"the update has norm {norm:.4g}; policy.max_update_norm allows {policy.max_update_norm:.4g}",
         )
     if policy.private and released is None:
         raise Denied(
@@ -176,7 +177,7 @@ def check_update(
         raise Denied(Code.DECLINED, f"policy.metrics does not allow {forbidden[0]!r}")
     if not all(math.isfinite(value) for value in update.metrics.values()):
         raise Denied(Code.DECLINED, "metrics: a value is not finite")
-    if not policy.rows and update.weight != 1.0:
+    if not policy.share_row_count and update.weight != 1.0:
         raise Denied(
             Code.DECLINED, "the update's weight is the number of rows; policy.share_row_count is false"
         )

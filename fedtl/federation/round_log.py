@@ -4,7 +4,6 @@ checkpoint to continue from.
 """
 
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fedtl._util.files import write_bytes, write_file
+from fedtl._util.files import append_durably, write_bytes, write_file
 from fedtl._util.records import from_plain, to_plain
 from fedtl.errors import ConfigError
 from fedtl.federation.rounds import Round, ServerState
@@ -72,12 +71,7 @@ class RoundLog:
 
     def append(self, line: HistoryLine) -> None:
         """Append a line, durably. To be written before the round's checkpoint."""
-        mode = 0o600 if self.private else 0o666
-        handle = os.open(self._history, os.O_CREAT | os.O_APPEND | os.O_WRONLY, mode)
-        with os.fdopen(handle, "a") as file:
-            file.write(json.dumps(to_plain(line), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(self._history, json.dumps(to_plain(line), allow_nan=False) + "\n", self.private)
 
     def save(self, server: ServerState, **extra: Any) -> None:
         """Write the checkpoint of a round. ``extra``: further values that ``torch.load`` reads with weights_only."""

@@ -45,10 +45,10 @@ def epsilon(events: Iterable[SpendEvent], delta: float, replace_one: bool = Fals
     """
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta}; it must lie between 0 and 1")
-    return _composed(merged(events), delta, replace_one)
+    return _composed(merge_events(events), delta, replace_one)
 
 
-def merged(events: Iterable[SpendEvent]) -> tuple[SpendEvent, ...]:
+def merge_events(events: Iterable[SpendEvent]) -> tuple[SpendEvent, ...]:
     """
     Merge the events of equal noise and rate, sorted. The cost is the same, because events commute, and composing hundreds
     of events would take minutes. Raises ConfigError as ``epsilon`` does.
@@ -122,7 +122,7 @@ def gaussian_mu(target_epsilon: float, delta: float) -> float:
     return math.exp(brentq(excess, -30, 30, xtol=1e-12))
 
 
-def added(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
+def add_costs(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """
     Return the (epsilon, delta) of several studies, which are their sums (Dwork and Roth, 2014): a later study's settings may
     depend on an earlier study's results, which tighter composition does not allow.
@@ -131,12 +131,12 @@ def added(spends: Iterable[tuple[float, float]]) -> tuple[float, float]:
     return math.fsum(epsilon for epsilon, _ in pairs), math.fsum(delta for _, delta in pairs)
 
 
-def deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
+def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     """
     Return the smallest delta, rounded up, of all events together at each of these epsilons, which must be ascending.
     Raises ConfigError as ``epsilon`` does.
     """
-    schedule = merged(events)
+    schedule = merge_events(events)
     if not schedule:
         return 0 * epsilons
     return np.asarray(_accountant(schedule, False).get_delta(epsilons), float)

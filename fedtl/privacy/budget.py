@@ -47,7 +47,7 @@ def check_affordable(
     Raise BudgetExhausted if the whole plan does not fit into the budget. ``study`` None: a new study. ``others``: the
     (epsilon, delta) that each other study has taken.
     """
-    taken, total = accounting.added(others), accounting.added([*others, (plan.epsilon, plan.delta)])
+    taken, total = accounting.add_costs(others), accounting.add_costs([*others, (plan.epsilon, plan.delta)])
     if total[0] > budget.epsilon * SLACK or total[1] > budget.delta * SLACK:
         left = max(0.0, budget.epsilon - taken[0]), max(0.0, budget.delta - taken[1])
         raise BudgetExhausted(

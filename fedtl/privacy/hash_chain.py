@@ -24,7 +24,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedtl._util.files import sync_folder
+from fedtl._util.files import sync_folder, write_bytes
 from fedtl.errors import LedgerDamaged, SiloFailed
 
 LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
@@ -69,7 +69,7 @@ class HashChain:
         content = b"".join(part for (part,) in self.connection.execute(query, (self.name, name)))
         if sha256(content).hexdigest() != digest:
             raise LedgerDamaged(
-                f"{self.name}: the bytes stored for {name!r} were altered, so they are not used; restore the ledger from a copy"
+                f"{self.name}: the bytes stored for {name!r} were altered, so they are not used; restore the file from a copy"
             )
         return content
 
@@ -182,14 +182,9 @@ class HashChainFile:
             raise _damaged(self.path, f"{self.tip.name} is damaged") from error
 
     def _seal(self, chain: HashChain) -> None:
-        """Write the chain's tip, under the lock, so that no other process uses the new file's name."""
-        new = self.tip.with_name(f"{self.tip.name}.new")
-        with os.fdopen(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
-            file.write(_canonical({**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.tip)
-        sync_folder(self.tip.parent)
+        """Write the chain's tip, under the lock."""
+        tips = {**self._tips(), chain.name: (len(chain.entries), chain.last_hash)}
+        write_bytes(self.tip, _canonical(tips).encode(), private=True)
 
 
 def _canonical(content: Mapping[str, Any]) -> str:
@@ -244,7 +239,7 @@ def _begin_reading(path: Path) -> sqlite3.Connection:
     try:
         return _begun(path)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+        if getattr(error, "sqlite_errorname", "") != "SQLITE_READONLY_ROLLBACK":
             raise
     with closing(
         _connect(path, "rw")
@@ -274,7 +269,7 @@ def _failures(path: Path, how: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.OperationalError, OSError) as error:  # locked for too long, a full disk, no permission
-        raise SiloFailed(f"{path}: the ledger cannot be {how} ({error}); solve that and try again") from error
+        raise SiloFailed(f"{path} cannot be {how} ({error}); fix the cause and try again") from error
     except sqlite3.DatabaseError as error:
         raise _damaged(path, str(error)) from error
 
@@ -288,4 +283,6 @@ def _create(path: Path) -> None:
                 os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
                 sync_folder(path.parent)
         except OSError as error:
-            raise SiloFailed(f"{path}: the ledger cannot be created ({error.strerror})") from error
+            raise SiloFailed(
+                f"{path} cannot be created ({error.strerror}); fix the cause and try again"
+            ) from error

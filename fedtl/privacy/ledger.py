@@ -120,7 +120,7 @@ class Ledger:
                 return Charge(
                     self._stored_reply(chain, study, known, round, task_hash), plan.epsilon, plan.delta
                 )
-            charged = accounting.merged([*known.events, *events])
+            charged = accounting.merge_events([*known.events, *events])
             self._check_planned(study, charged, known)
             check_affordable(self._account.dataset, study, plan, state.budget, state.taken_by_others(study))
             if study not in state.studies:
@@ -143,7 +143,7 @@ class Ledger:
             known = ledger_state(chain).studies.get(study)
             if known is None or known.round != round or known.reply:
                 raise FedTLError(
-                    f"{self._account.dataset}: round {round} of study {study!r} waits for no reply"
+                    f"{self._account.dataset}: round {round} of study {study!r} is not its last charged round, or already has a reply"
                 )
             digest = chain.store(study, reply)
             append(chain, ReplyStored(study=study, round=round, reply=digest, bytes=len(reply)))
@@ -155,7 +155,9 @@ class Ledger:
         """
         dataset, rows = self._account.dataset, self._account.rows
         if fingerprint != rows.fingerprint:
-            raise ConfigError(f"{dataset}: the rows are {rows.fingerprint[:12]}, not {fingerprint[:12]}")
+            raise ConfigError(
+                f"{dataset}: the fingerprint of the rows is {rows.fingerprint[:12]}, not {fingerprint[:12]}"
+            )
         with self._file.write(dataset) as chain:
             state = ledger_state(chain)
             if state.fingerprint != fingerprint:
@@ -216,7 +218,7 @@ class Ledger:
     def _check_planned(self, study: str, charged: Sequence[SpendEvent], known: StudyState) -> None:
         most = {
             (event.noise_multiplier, event.sample_rate): event.steps
-            for event in accounting.merged(spend_events(known.plan.events))
+            for event in accounting.merge_events(spend_events(known.plan.events))
         }
         for event in charged:
             if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):

@@ -47,7 +47,7 @@ class StudyState:
     @property
     def finished(self) -> bool:
         """Whether its plan has no step left."""
-        return event_rows(accounting.merged(self.events)) == self.plan.events
+        return event_rows(accounting.merge_events(self.events)) == self.plan.events
 
 
 @dataclass
@@ -65,7 +65,7 @@ class LedgerState:
     @property
     def taken(self) -> tuple[float, float]:
         """The (epsilon, delta) that all studies together take from the budget."""
-        return accounting.added(known.taken for known in self.studies.values())
+        return accounting.add_costs(known.taken for known in self.studies.values())
 
     @property
     def charged_studies(self) -> set[str]:
@@ -127,7 +127,7 @@ def _study(state: LedgerState, line: LedgerLine, name: str) -> StudyState:
 
 def planned(study: str, plan: Plan) -> StudyPlanned:
     """The line that writes a plan."""
-    events = event_rows(accounting.merged(plan.events))
+    events = event_rows(accounting.merge_events(plan.events))
     return StudyPlanned(study=study, epsilon=float(plan.epsilon), delta=float(plan.delta), events=events)
 
 

@@ -19,7 +19,7 @@ MAX_MEAN_LOSS = 30.0  # above it, it takes minutes, and no useful guarantee is l
 
 def prv_epsilon(events: Iterable[SpendEvent], delta: float) -> float | None:
     """Return the epsilon of all events together; None if it cannot be computed: no events, too little noise or delta."""
-    schedule = accounting.merged(events)
+    schedule = accounting.merge_events(events)
     computable = schedule and delta >= MIN_DELTA and accounting.mean_loss(schedule) <= MAX_MEAN_LOSS
     return _composed(schedule, delta) if computable else None
 

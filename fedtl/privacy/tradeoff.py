@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from fedtl.messages import SpendEvent
-from fedtl.privacy.accounting import Floats, deltas, epsilon, gaussian_mu, merged
+from fedtl.privacy.accounting import Floats, epsilon, gaussian_mu, merge_events, smallest_deltas
 
 CURVE_POINTS = 2000  # epsilons of a curve
 MIN_DELTA = 1e-10  # the curve ends at the epsilon of this delta
@@ -45,7 +45,7 @@ class TradeOff:
 
 def trade_off(events: Iterable[SpendEvent]) -> TradeOff:
     """Return the curve of all events together, for zero-out adjacency. Raises ConfigError as ``accounting.epsilon`` does."""
-    return _curve(merged(events))
+    return _curve(merge_events(events))
 
 
 @lru_cache(64)
@@ -54,7 +54,7 @@ def _curve(events: tuple[SpendEvent, ...]) -> TradeOff:
     if not math.isfinite(end):
         end = 100.0
     epsilons = np.linspace(0, end, CURVE_POINTS)
-    return TradeOff(epsilons, np.minimum(1.0, deltas(events, epsilons) + DELTA_SLACK))
+    return TradeOff(epsilons, np.minimum(1.0, smallest_deltas(events, epsilons) + DELTA_SLACK))
 
 
 def gdp_mu(events: Iterable[SpendEvent], delta: float) -> float:
@@ -63,7 +63,7 @@ def gdp_mu(events: Iterable[SpendEvent], delta: float) -> float:
     epsilon at ``delta``. The schedule's trade-off curve is then at most ``delta`` below that of mu-GDP. For full-batch
     Gaussian steps it is sqrt(steps) / noise multiplier; a subsampled schedule is not exactly Gaussian.
     """
-    schedule = merged(events)
+    schedule = merge_events(events)
     end = epsilon(schedule, delta)
     if not math.isfinite(end):
         return math.inf

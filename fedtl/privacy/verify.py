@@ -139,7 +139,7 @@ class _Totals:
         return faults + self._over_budget()
 
     def _over_budget(self) -> list[str]:
-        epsilon, delta = accounting.added(self._taken.values())
+        epsilon, delta = accounting.add_costs(self._taken.values())
         if epsilon <= self._limit[0] * (1 + TOLERANCE) and delta <= self._limit[1] * (1 + TOLERANCE):
             return []
         return [
@@ -149,10 +149,12 @@ class _Totals:
 
 
 def _within(events: Sequence[SpendEvent], plan: Sequence[SpendEvent]) -> bool:
-    most = {(event.noise_multiplier, event.sample_rate): event.steps for event in accounting.merged(plan)}
+    most = {
+        (event.noise_multiplier, event.sample_rate): event.steps for event in accounting.merge_events(plan)
+    }
     return all(
         event.steps <= most.get((event.noise_multiplier, event.sample_rate), 0)
-        for event in accounting.merged(events)
+        for event in accounting.merge_events(events)
     )
 
 

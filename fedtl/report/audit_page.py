@@ -1,16 +1,19 @@
 """The HTML page of an audit, from audit.json and the reconstructed images. Computes nothing."""
 
 from dataclasses import replace
-from typing import Any
 
 from fedtl.report import audit_plots
 from fedtl.report.audit_attacks import Pictures, inversion_section, membership_section, roles_section
 from fedtl.report.figures import NOT_MEASURED, format_measured
-from fedtl.report.html import Cell, Grid, Section, plot, render
+from fedtl.report.html import Cell, Grid, Plot, Section, plot, render
 from fedtl.results.audit import AuditResult, BoundsResult, PlantedResult, Status
 
 CANARIES = "Measured with canaries; lower bounds on epsilon at 95 % confidence (the Gaussian one does not refute a claim)"
-LOOKS = {Status.PASSED: "", Status.FAILED: "loses", Status.NOT_EXERCISED: ""}  # of a check, by its status
+CHECK_CLASSES = {
+    Status.PASSED: "",
+    Status.FAILED: "loses",
+    Status.NOT_EXERCISED: "",
+}  # of a check, by its status
 WORDS = {
     "epsilon, delta": "A limit on how much one record can change the probability of anything that leaves. With epsilon = 0 nothing "
     "can be learnt about a record; with 1 an attacker's odds change by a factor of at most 2.7, with 3 of at most 20. delta "
@@ -33,8 +36,7 @@ WORDS = {
 def audit_page(audit: AuditResult, pictures: Pictures, experiment_toml: str) -> str:
     """Return the page of ``audit.json``, in the order of its statement."""
     claimed, measured, power, blind = (Section(part.title, part.lines) for part in audit.statement)
-    details = [membership_section(audit), inversion_section(audit, pictures), roles_section(audit)]
-    canaries = replace(measured, **_canaries(audit), parts=details)
+    attacks = [membership_section(audit), inversion_section(audit, pictures), roles_section(audit)]
     return render(
         "audit.html.j2",
         title=f"Privacy audit of {audit.method} on {audit.model}; the attacker is at the {audit.vantage}",
@@ -43,7 +45,7 @@ def audit_page(audit: AuditResult, pictures: Pictures, experiment_toml: str) -> 
         warnings=audit.violations,
         sections=[
             replace(claimed, grids=_claims(audit)),
-            canaries,
+            replace(measured, grids=_canaries(audit), plots=_bounds_plot(audit), parts=attacks),
             replace(power, grids=_power(audit)),
             blind,
         ],
@@ -83,33 +85,33 @@ def _claims(audit: AuditResult) -> list[Grid]:
     return [Grid("The claim of each silo, and what follows from it", head, rows)] if rows else []
 
 
-def _canaries(audit: AuditResult) -> dict[str, Any]:
-    """The tables and plots of what was measured with canaries."""
+def _canaries(audit: AuditResult) -> list[Grid]:
+    """The tables of what was measured with canaries and with planted rows."""
     head = [
         *("silo", "noise / claimed noise", "effect of one record / clip", "bound: Steinke et al."),
         *("bound: f-DP", "bound: Gaussian", "checks"),
     ]
     rows = []
     for name, silo in audit.silos.items():
-        conformance, outcome, look = silo.conformance, NOT_MEASURED, ""
+        conformance, outcome = silo.conformance, Cell(NOT_MEASURED)
         if conformance:
-            outcome, look = ("passed", "gains") if conformance.passed else ("failed", "loses")
+            outcome = Cell("passed", "gains") if conformance.passed else Cell("failed", "loses")
         rows.append(
             [
                 Cell(name),
                 Cell(format_measured(conformance.noise_std_ratio if conformance else None)),
                 Cell(format_measured(conformance.sensitivity_over_clip if conformance else None)),
                 *_bound_cells(silo.bounds),
-                Cell(outcome, look),
+                outcome,
             ]
         )
-    measured = any(silo.bounds for silo in audit.silos.values())
-    plots = [plot("Claimed epsilon and measured bounds", audit_plots.claims(audit))] if measured else []
-    grids = [
-        Grid(CANARIES, head, rows),
-        *_planted(audit.input_canaries),
-    ]
-    return {"grids": grids, "plots": plots}
+    return [Grid(CANARIES, head, rows), *_planted(audit.input_canaries)]
+
+
+def _bounds_plot(audit: AuditResult) -> list[Plot]:
+    if not any(silo.bounds for silo in audit.silos.values()):
+        return []
+    return [plot("Claimed epsilon and measured bounds", audit_plots.claims(audit))]
 
 
 def _power(audit: AuditResult) -> list[Grid]:
@@ -156,7 +158,7 @@ def _checks(audit: AuditResult) -> Grid:
     """Every check with its status. A check that had nothing to measure shows what was missing instead of a number."""
     rows = [
         [
-            *(Cell(check.silo), Cell(check.name), Cell(check.status, LOOKS[check.status])),
+            *(Cell(check.silo), Cell(check.name), Cell(check.status, CHECK_CLASSES[check.status])),
             Cell("-" if check.p is None else f"{check.p:.2g}"),
             Cell(check.reason or NOT_MEASURED if check.p is None else format_measured(check.value)),
         ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ def claims(audit: AuditResult) -> str:
     claims = audit.claims
     bounds = {name: silo.bounds for name, silo in audit.silos.items() if silo.bounds and name in claims}
     figure, axes = new_figure(0.32 * len(bounds) + 1.4)
-    keys: dict[str, Any] = {}
+    keys: dict[str, Artist] = {}
     for row, (name, measured) in enumerate(bounds.items()):
         epsilon = claims[name].epsilon
         (keys["claimed"],) = axes.plot([epsilon] * 2, [row - 0.35, row + 0.35], color=INK, lw=2.5)
@@ -39,7 +40,7 @@ def claims(audit: AuditResult) -> str:
 def roc(membership: Mapping[str, AttackResult]) -> str:
     """ROC curves of the membership attacks on logarithmic axes, with that of a random guess."""
     figure, axes = new_figure(4.2)
-    keys: dict[str, Any] = {}
+    keys: dict[str, Artist] = {}
     for at, (attack, result) in enumerate(membership.items()):
         points = np.maximum(np.array(result.roc or [[1.0, 1.0]]), MIN_RATE)
         (keys[ATTACKS[attack]],) = axes.plot(

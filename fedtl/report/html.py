@@ -17,7 +17,7 @@ class Cell(NamedTuple):
     """The text of a table's cell, and its CSS class."""
 
     text: object
-    look: str = ""
+    css_class: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,15 @@ MAX_STACKED_WEIGHTS = 8_000_000  # in all silos of a stack, where the experiment
 MAX_STACKED_SILOS = 64
 
 
+def choose_device(name: str) -> str:
+    """Return "cuda" or "cpu"; for "auto", "cuda" where there is a GPU. Raises ConfigError."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"device {name!r} is not one of auto, cpu, cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: PyTorch finds no CUDA device; use auto or cpu")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def default_workers(device: str) -> int:
     """The number of cores that this process may use, or of GPUs."""
     if device == "cuda":

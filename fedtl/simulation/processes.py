@@ -6,7 +6,6 @@ nothing, and results do not depend on which worker did what. What is sent lies i
 for all silos.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,15 +26,16 @@ from fedtl.simulation.temp_folder import memory_folder, temporary_folder
 from fedtl.simulation.worker import (
     READY,
     STARTED,
-    UNGUARDED,
     Order,
     exit_if_unguarded,
+    failed_script,
     ignore_sigint,
     serve,
 )
 from fedtl.training.silo import Silo
 
 CONTEXT = "context"
+DIED = "died"
 END_SECONDS = 10  # for a worker to end when it is told to
 
 
@@ -119,9 +119,10 @@ class Processes:
         pipes = {worker.pipe: worker for worker in self._pool}
         for pipe in wait(list(pipes)):
             worker = pipes[cast(Connection, pipe)]
-            try:
+            answer: Any = DIED
+            with suppress(EOFError, OSError):
                 answer = worker.pipe.recv()
-            except (EOFError, OSError):
+            if answer == DIED:
                 answer = self._replace(worker)
             if answer in (STARTED, READY):
                 worker.started, worker.ready = True, answer == READY
@@ -143,12 +144,8 @@ class Processes:
         worker.process.join(END_SECONDS)
         code = worker.process.exitcode
         how = f"exit code {code}" + ("; killed, or out of memory?" if code and code < 0 else "")
-        script = getattr(sys.modules["__main__"], "__file__", None)
-        if not worker.started and script and code in (1, UNGUARDED):
-            raise ConfigError(
-                f"{script}: each worker process imports this script first, and that failed ({how}); "
-                'put the call under `if __name__ == "__main__":`, or set engine.workers = 1'
-            )
+        if not worker.started and (script := failed_script(code)):
+            raise ConfigError(f"{script}, or set engine.workers = 1")
         if not worker.ready:
             raise FedTLError(f"a worker process died while it started ({how}); try fewer --workers")
         worker.pipe.close()

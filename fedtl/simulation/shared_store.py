@@ -25,10 +25,14 @@ class SharedStore:
         """The value of this key; its tensors and arrays are pages of the file."""
         return read_mapped(self.folder / key)
 
+    def put(self, key: str, value: object) -> None:
+        """Store the value."""
+        write_mapped(self.folder / key, value)
+
     def get_or_make(self, key: str, make: Callable[[], T]) -> T:
         """The value of this key; ``make`` makes it where there is none."""
         if not self.has(key):
-            write_mapped(self.folder / key, make())
+            self.put(key, make())
         value: T = self.get(key)
         return value
 

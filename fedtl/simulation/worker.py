@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,17 @@ def exit_if_unguarded() -> None:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself checks
         raise SystemExit(UNGUARDED)
+
+
+def failed_script(exit_code: int | None) -> str | None:
+    """What to do where a worker ended while it imported its parent's script; None where it ended in another way."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if not script or exit_code not in (1, UNGUARDED):
+        return None
+    return (
+        f"{script}: each worker process imports this script first, and that failed (exit code {exit_code}); "
+        'put the call under `if __name__ == "__main__":`'
+    )
 
 
 def become_worker(threads: int, number: int = 0) -> None:

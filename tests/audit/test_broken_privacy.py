@@ -270,14 +270,14 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
 
 
 def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
-    sound = accounting.merged
+    sound = accounting.merge_events
 
     class Forgetful:
         def __getattr__(self, name):
             return getattr(accounting, name)
 
         @staticmethod
-        def merged(events):
+        def merge_events(events):
             events = list(events)
             return sound(events[-1:]) if events and isinstance(events[0], SpendEvent) else sound(events)
 

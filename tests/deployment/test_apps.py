@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from fedtl.experiment.config.load_experiment import load_experiment
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
@@ -15,6 +14,7 @@ from fedtl.deployment.coordinator.bundle import build_bundle
 from fedtl.deployment.coordinator.study import SERVER_FOLDER_VARIABLE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task

@@ -9,7 +9,6 @@ import subprocess
 
 import pytest
 import torch
-from fedtl.experiment.config.load_experiment import load_experiment
 from safetensors.torch import load_file
 
 from fedtl._util.randomness import address
@@ -19,6 +18,7 @@ from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
 from fedtl.deployment.site.status import site_status
+from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata as marks

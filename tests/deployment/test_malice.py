@@ -6,11 +6,11 @@ machine is not. Everything is read from the files of the two sides.
 from pathlib import Path
 
 import pytest
-from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.deployment.site.covered import uncovered_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
+from fedtl.experiment.config.load import load_experiment
 from fedtl.federation.policy import MEANING, Code
 from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import ROOT, Federation
@@ -22,8 +22,8 @@ ASKED = {  # what it asks, in order: the code that it is told, and what the stew
     "head": (Code.TENSORS, "'head.weight', which is not on the manifest"),
     "statistics": (Code.TENSORS, "running_mean', which is not on the manifest"),
     "larger body": (Code.TENSORS, "the manifest has"),
-    "less noise, as a setting": (Code.TENSORS, "'noise_multiplier'"),
-    "less noise, as a record": (Code.TENSORS, "3 records that are no task's"),
+    "less noise, as a setting": (Code.TENSORS, "fields of Task"),
+    "less noise, as a record": (Code.TENSORS, "3 records"),
     "less noise, by fewer rounds": (Code.PLAN, "plan has 3 rounds"),
     "round 1": None,
     "round 2": None,

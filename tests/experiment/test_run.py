@@ -338,7 +338,7 @@ def test_images_of_other_sizes_need_a_size(tmp_path):
     experiment = load_experiment(
         "digits", ["data.source=npz", f"data.path={tmp_path}", "rounds=1", "engine.name=serial"]
     )
-    with pytest.raises(DataError, match=r"silo b has inputs of shape \(1, 10, 10\).*set data.size"):
+    with pytest.raises(DataError, match=r"silo b .*1, 10, 10.*data\.size"):
         do(tmp_path / "out", experiment)
     do(
         tmp_path / "out2",

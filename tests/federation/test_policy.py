@@ -25,10 +25,10 @@ TERMS = Terms(5, 7, ITS)
 OPEN = Policy(
     roles=frozenset({"body", "norm"}),
     metrics=frozenset({"accuracy"}),
-    bytes=48,
-    norm=10.0,
+    max_bytes_per_round=48,
+    max_update_norm=10.0,
     private=False,
-    rows=True,
+    share_row_count=True,
 )
 SHARED = {"body.w": torch.ones(2, 3), "body.n": torch.ones(2, 3)}
 TASK = Task("study", 2, 5, 7, SHARED)
@@ -80,8 +80,8 @@ def test_an_update_with_one_fault_is_denied(code, match, changes):
     [
         (Code.PLAN, "policy.roles allows body", {"roles": frozenset({"body"})}),
         (Code.PLAN, "allows none", {"roles": frozenset()}),
-        (Code.PLAN, "max_bytes_per_round allows 47", {"bytes": 47}),
-        (Code.DECLINED, "share_row_count", {"rows": False}),
+        (Code.PLAN, "max_bytes_per_round allows 47", {"max_bytes_per_round": 47}),
+        (Code.DECLINED, "share_row_count", {"share_row_count": False}),
         (Code.DECLINED, "policy.privacy", {"private": True}),
     ],
 )
@@ -99,7 +99,7 @@ NONE = frozenset()
 
 
 def test_a_private_update_carries_no_metric_without_noise_and_no_row_count():
-    strict = replace(OPEN, private=True, rows=False)
+    strict = replace(OPEN, private=True, share_row_count=False)
     check_update(NOISY, TASK, TERMS, strict, NONE, "here")
     denied(Code.DECLINED, "policy.privacy", NOISY, strict, None)
     denied(Code.DECLINED, "'accuracy' has no noise", replace(NOISY, metrics={"accuracy": 0.5}), OPEN, NONE)
@@ -108,7 +108,7 @@ def test_a_private_update_carries_no_metric_without_noise_and_no_row_count():
 
 def test_a_metric_with_noise_may_leave_where_the_policy_allows_it():
     told = replace(NOISY, metrics={"accuracy": 0.5})
-    strict, promised = replace(OPEN, private=True, rows=False), frozenset({"accuracy"})
+    strict, promised = replace(OPEN, private=True, share_row_count=False), frozenset({"accuracy"})
     check_update(told, TASK, TERMS, strict, promised, "here")
     denied(Code.DECLINED, "has no noise", told, strict, NONE)
     denied(Code.DECLINED, "policy.metrics", told, replace(strict, metrics=NONE), promised)

@@ -89,7 +89,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     packed = charge._unpacked("here", charge._packed(update, silo.local))
     assert same(packed[0].delta, update.delta)
     assert same(packed[1], silo.local)
-    kept = StoredRound(1, "hash", silo.local, silo.labels, update, False)
+    kept = StoredRound("hash", silo.local, silo.labels, update, False)
     store = SiloStateStore(tmp_path / "state", "here")
     store.save("study", "schema", kept)
     back = store.load("study", "schema")

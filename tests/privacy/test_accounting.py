@@ -14,12 +14,12 @@ from scipy.stats import norm
 from fedtl.errors import ConfigError
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import (
-    added,
+    add_costs,
     calibrate,
     default_delta,
     epsilon,
     gaussian_mu,
-    merged,
+    merge_events,
     statistics_noise,
 )
 from fedtl.privacy.prv import EPSILON_ERROR, prv_epsilon, understated
@@ -92,12 +92,15 @@ def test_recorded_numbers():
 def test_rounds_cost_what_their_steps_cost_together():
     rounds = [SpendEvent(2.0, 0.125, 8)] * 12
     assert epsilon(rounds, DELTA) == epsilon([SpendEvent(2.0, 0.125, 96)], DELTA)
-    assert merged([SpendEvent(3.0, 1.0, 1), *rounds]) == (SpendEvent(2.0, 0.125, 96), SpendEvent(3.0, 1.0, 1))
+    assert merge_events([SpendEvent(3.0, 1.0, 1), *rounds]) == (
+        SpendEvent(2.0, 0.125, 96),
+        SpendEvent(3.0, 1.0, 1),
+    )
 
 
 def test_no_events_cost_nothing():
     assert epsilon([], DELTA) == 0
-    assert added([]) == (0, 0)
+    assert add_costs([]) == (0, 0)
 
 
 @settings(max_examples=8, deadline=None)
@@ -156,7 +159,7 @@ def test_default_delta():
 
 
 def test_costs_of_studies_are_added():
-    assert added([(1.0, 1e-5), (0.5, 1e-6), (0.25, 1e-6)]) == pytest.approx((1.75, 1.2e-5))
+    assert add_costs([(1.0, 1e-5), (0.5, 1e-6), (0.25, 1e-6)]) == pytest.approx((1.75, 1.2e-5))
 
 
 @pytest.mark.parametrize(

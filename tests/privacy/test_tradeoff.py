@@ -11,7 +11,7 @@ from scipy.stats import binom, norm
 
 from fedtl.audit.canaries.one_run import Guesses, fdp_p, fdp_refutes, gaussian_curve, guess
 from fedtl.messages import SpendEvent
-from fedtl.privacy.accounting import deltas, epsilon, gaussian_mu
+from fedtl.privacy.accounting import epsilon, gaussian_mu, smallest_deltas
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
 
 DELTA = 1e-5
@@ -72,7 +72,7 @@ def test_one_sampled_step_is_an_integral(noise, rate):
 
     epsilons = np.linspace(0, epsilon(plan(noise, rate, 1), 1e-6), 40)
     integrals = np.array([exact(at) for at in epsilons])
-    ours = deltas(plan(noise, rate, 1), epsilons)
+    ours = smallest_deltas(plan(noise, rate, 1), epsilons)
     np.testing.assert_allclose(ours, integrals, atol=1e-6)
     assert (ours >= integrals - 1e-9).all()
     curve = trade_off(plan(noise, rate, 1))
@@ -107,7 +107,7 @@ def test_gdp_mu_is_the_smallest_that_covers_the_schedule(noise, rate, steps):
     its = plan(noise, rate, steps)
     mu, end, curve = gdp_mu(its, DELTA), epsilon(its, DELTA), trade_off(its)
     epsilons = np.linspace(0, end, 50)
-    kept = deltas(its, epsilons)
+    kept = smallest_deltas(its, epsilons)
     assert (kept <= gaussian_delta(mu, epsilons) * (1 + 1e-6)).all()
     assert (kept > gaussian_delta(0.99 * mu, epsilons)).any()
     for alarms in (1e-3, 0.01, 0.1, 0.5, 0.9):

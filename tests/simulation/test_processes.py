@@ -291,7 +291,7 @@ from fedtl.experiment.run_folder import RunFolder
 
 def main(workers):
     experiment = load_experiment("digits", ["rounds=1", "data.limit=40", f"engine.workers={workers}"])
-    print("result", sorted(run(experiment, RunFolder.create(Path("out"), experiment))["silos"])[0])
+    print("result", sorted(run(experiment, RunFolder.create(Path("out"), experiment)).silos)[0])
 """
 
 

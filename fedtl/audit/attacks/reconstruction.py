@@ -243,8 +243,8 @@ def inversion_result(study: Study, attempts: Mapping[AttemptKey, Attempt]) -> In
         for (case, statistics), group in grouped.items()
     )
     note = (
-        "An attack gains something only if it is better than guessing the mean validation image, for which no update is "
-        f"needed. At most {MAX_INPUTS} inputs of an update are reconstructed; each is compared with the nearest row."
+        "An attack has succeeded only if it is better than guessing the mean validation image, which needs no update. "
+        f"At most {MAX_INPUTS} inputs of an update are reconstructed; each is compared with the nearest row."
     )
     return InversionResult(cases, (note,))
 

@@ -249,9 +249,7 @@ def pool_log_odds(
 
 
 def evidence(
-    study: Study,
-    target: Mapping[str, SiloLogOdds],
-    references: Mapping[int, Mapping[str, SiloLogOdds]],
+    study: Study, target: Mapping[str, SiloLogOdds], references: Mapping[int, Mapping[str, SiloLogOdds]]
 ) -> dict[str, Evidence]:
     """By silo, all that a membership attack needs; without silos of which the adversary saw nothing."""
     return {

@@ -132,10 +132,7 @@ def _train(
     units, rows = units_of(data, replaced.guarantee), data.train
     order = torch.cat([(units == replaced.unit).nonzero(), (units != replaced.unit).nonzero()]).flatten()
     reordered = replace(
-        rows,
-        x=rows.x[order],
-        y=rows.y[order],
-        units=None if rows.units is None else _renumber(units[order]),
+        rows, x=rows.x[order], y=rows.y[order], units=None if rows.units is None else _renumber(units[order])
     )
     few, guarantee = first_units(replace(data, train=reordered), replaced.guarantee, UNITS)
     recorder = SumRecorder(None if base is None else base.recorder, sample_all_but([0]))

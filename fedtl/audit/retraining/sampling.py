@@ -33,8 +33,8 @@ class Samples:
     rows only.
     """
 
-    one: Bools
-    other: Bools
+    first: Bools
+    second: Bools
     partial: int
     rate: float
 
@@ -85,10 +85,7 @@ def _record_rows(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]
         steps.append(set(current))
         current.clear()
 
-    handles = [
-        net.body.register_forward_pre_hook(record),
-        register_optimizer_step_pre_hook(end_step),
-    ]
+    handles = [net.body.register_forward_pre_hook(record), register_optimizer_step_pre_hook(end_step)]
     try:
         yield steps
     finally:
@@ -98,7 +95,7 @@ def _record_rows(net: Net, rows: Mapping[bytes, int]) -> Iterator[list[set[int]]
 
 def poisson_samples(samples: Samples) -> Measurement:
     """The number of sampled units, its variation over units and over steps, and repeated samples in later steps."""
-    sampled = np.concatenate([samples.one, samples.other])
+    sampled = np.concatenate([samples.first, samples.second])
     total, cells, rate = int(sampled.sum()), sampled.size, samples.rate
     share = total / cells
     if samples.partial:
@@ -106,7 +103,7 @@ def poisson_samples(samples: Samples) -> Measurement:
         return exact(False, float(samples.partial), reason)
     if rate >= 1:
         return exact(total == cells, share, f"{cells - total} of {cells} records were not sampled at rate 1")
-    repeated, lag = _repeats(samples.one, samples.one, rate)
+    repeated, lag = _repeats(samples.first, samples.first, rate)
     tests = [
         (
             float(binomtest(total, cells, rate).pvalue),
@@ -143,8 +140,8 @@ def samples_differ(samples: Samples) -> Measurement:
     """Two rounds of one task and one seed sample other records."""
     if samples.rate >= 1:
         return not_exercised("every record is in every step")
-    p, _ = _repeats(samples.one, samples.other, samples.rate)
-    share = float((samples.one & samples.other).sum() / max(1, samples.one.sum()))
+    p, _ = _repeats(samples.first, samples.second, samples.rate)
+    share = float((samples.first & samples.second).sum() / max(1, samples.first.sum()))
     reason = f"the same task samples the same records again ({share:.0%} of them): samples come from a seed"
     return Measurement(p, share, reason)
 

@@ -1,1 +1,1 @@
-"""The coordinator's folder and processes: certificates, admitted keys, bundles, the gate, studies."""
+"""The coordinator: its folder and processes, admitted sites, bundles and studies."""

@@ -31,12 +31,12 @@ from fedtl.deployment.plan import (
     make_agreement,
     with_column_names,
 )
-from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
@@ -137,7 +137,7 @@ def _base_hash(experiment: Experiment) -> str:
     if model.pretrain_on or model.weights == "pretrained":
         key = "model.pretrain_on" if model.pretrain_on else 'model.weights = "pretrained"'
         raise ConfigError(
-            f"{key}: the sites of a bundle cannot do that; train the model first and set model.weights to its file"
+            f"{key}: every site of a federation must start from the same file; train it first and set model.weights to it"
         )
     return sha256(Path(model.weights).read_bytes()).hexdigest() if model.weights else ""
 

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from fedtl._util.files import write_bytes, write_file
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
-from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan, StudyResult
+from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, Round, ServerState, run_rounds
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
@@ -34,7 +35,7 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
         federation = connect(plan.config.minimum_silos, plan.deadline)
         state = _run_rounds(study, plan, federation, progress)
         _write_shared(study.path / "shared.safetensors", plan, state.shared)
-        result = StudyResult.of(plan.config.study, study.history())
+        result = StudyResult.of(plan.config.study, study.log.lines())
         text = json.dumps(asdict(result), indent=1) + "\n"
         write_bytes(study.path / "result.json", text.encode(), private=True)
         return result
@@ -48,7 +49,8 @@ def _run_rounds(
         started = time.monotonic()
         try:
             for finished in run_rounds(federation, plan.config, state, plan.roles):
-                study.save(RoundLine.of(finished, time.monotonic() - started), finished.after)
+                study.log.append(history_line(finished, time.monotonic() - started))
+                study.log.save(finished.after)
                 state, tries_left, started = finished.after, plan.tries, time.monotonic()
                 if progress:
                     progress(finished)

@@ -5,8 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fedtl._util.settings import Settings
-from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.settings_file import read_toml, validate
 
 TEMPLATE = """\
 # The coordinator's own settings. Everything about a study is in its experiment.

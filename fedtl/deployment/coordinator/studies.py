@@ -11,13 +11,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import append_durably, write_bytes
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.coordinator.admitted import read_admitted
 from fedtl.deployment.coordinator.bundle import Bundle
 from fedtl.deployment.coordinator.settings import ServerSettings, load_server_settings
 from fedtl.deployment.coordinator.sites import check_name, register_sites
-from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy, append_durably
+from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy, wait_until_healthy
 from fedtl.errors import ConfigError
@@ -55,9 +55,8 @@ def resume_studies(folder: Path) -> None:
         study = HostedStudy(runs.parent)
         if study.done or (study.path / STOPPED_FILE).exists():
             continue
-        with suppress(
-            ConfigError
-        ):  # end the crashed run, so that no site waits for the rest of one of its messages
+        # End the crashed run, so that no site waits for the rest of one of its messages.
+        with suppress(ConfigError):
             _end_last_run(folder, study)
         try:
             _submit(folder, Bundle(folder / "bundles" / study.plan.bundle_name), study)
@@ -119,7 +118,9 @@ def _submit(folder: Path, bundle: Bundle, study: HostedStudy) -> None:
             f"{bundle.folder / 'app'} was changed after the bundle was built; build it again: fedtl server bundle"
         )
     line = json.dumps({"run": reply["run-id"], "at": time.time()})
-    append_durably(study.path / "runs.jsonl", f"\n{line}\n")  # the line before it may be incomplete
+    append_durably(
+        study.path / "runs.jsonl", f"\n{line}\n", private=True
+    )  # the line before it may be incomplete
 
 
 def stop_study(folder: Path, study_name: str) -> None:
@@ -127,7 +128,7 @@ def stop_study(folder: Path, study_name: str) -> None:
     study = HostedStudy(folder / "studies" / study_name)
     if not (study.path / "plan.json").is_file():
         raise ConfigError(f"there is no study {study_name!r} in {folder / 'studies'}")
-    write_bytes(study.path / STOPPED_FILE, b"by its coordinator\n", private=True)
+    write_bytes(study.path / STOPPED_FILE, b"by the coordinator\n", private=True)
     _end_last_run(folder, study)
 
 
@@ -138,7 +139,9 @@ def _end_last_run(folder: Path, study: HostedStudy) -> None:
         with suppress(ValueError, KeyError, TypeError):  # a crash can leave an incomplete line
             run_id = str(json.loads(text)["run"])
     if run_id is None:
-        raise ConfigError(f"{study.path / 'runs.jsonl'} names no run of study {study.path.name!r}")
+        raise ConfigError(
+            f"{study.path / 'runs.jsonl'} has no run of study {study.path.name!r}, so there is nothing to stop"
+        )
     flwr(folder, "stop", run_id, CONNECTION)
 
 
@@ -160,7 +163,7 @@ def server_status(folder: Path) -> ServerStatus:
 
 
 def _study_status(study: HostedStudy) -> StudyStatus:
-    lines, stopped = study.history(), study.path / STOPPED_FILE
+    lines, stopped = study.log.lines(), study.path / STOPPED_FILE
     last = lines[-1] if lines else None
     return StudyStatus(
         round=last.round if last else 0,

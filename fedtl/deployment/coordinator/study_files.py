@@ -1,12 +1,14 @@
-"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type a file."""
+"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type for each file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedtl.federation.rounds import FederationConfig, Round
+from fedtl.federation.round_log import left_out_reasons
+from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
+from fedtl.results.run import HistoryLine
 
 
 @dataclass(frozen=True)
@@ -77,29 +79,6 @@ class BundleInfo:
 
 
 @dataclass(frozen=True)
-class RoundLine:
-    """A line of ``history.jsonl``. ``silos``: each one's metrics. ``left_out``: why a silo's reply did not count."""
-
-    round: int
-    seconds: float
-    silos: Mapping[str, Mapping[str, float]]
-    left_out: Mapping[str, str]
-    bytes_up: int
-    bytes_down: int
-
-    @classmethod
-    def of(cls, finished: Round, seconds: float) -> "RoundLine":
-        return cls(
-            round=finished.after.round,
-            seconds=round(seconds, 3),
-            silos={name: dict(reply.metrics) for name, reply in finished.replies.items()},
-            left_out=dict(finished.left_out),
-            bytes_up=finished.bytes_up,
-            bytes_down=finished.bytes_down,
-        )
-
-
-@dataclass(frozen=True)
 class StudyResult:
     """
     ``result.json``: only what the updates carried; the coordinator measures nothing on anybody's test rows. ``silos``: the
@@ -115,17 +94,13 @@ class StudyResult:
     seconds: float
 
     @classmethod
-    def of(cls, study: str, lines: Sequence[RoundLine]) -> "StudyResult":
-        left_out: dict[str, list[str]] = {}
-        for line in lines:
-            for name, reason in line.left_out.items():
-                left_out.setdefault(name, []).append(f"round {line.round}: {reason}")
+    def of(cls, study: str, lines: Sequence[HistoryLine]) -> "StudyResult":
         replied = sorted({name for line in lines for name in line.silos})
         return cls(
             study=study,
             rounds=len(lines),
             silos={name: sum(name in line.silos for line in lines) for name in replied},
-            left_out=left_out,
+            left_out=left_out_reasons(lines),
             bytes_up=sum(line.bytes_up for line in lines),
             bytes_down=sum(line.bytes_down for line in lines),
             seconds=round(sum(line.seconds for line in lines), 3),

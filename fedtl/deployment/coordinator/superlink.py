@@ -36,7 +36,7 @@ def wait_until_healthy(folder: Path) -> None:
     while not is_healthy(folder):
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"the SuperLink of {folder} did not start within {START_SECONDS:g} s; its output says why"
+                f"the SuperLink of {folder} did not start within {START_SECONDS:g} s; see the output of fedtl server run"
             )
         time.sleep(0.3)
 

@@ -1,1 +1,1 @@
-"""An institution's folder and processes: settings, keys, approvals, egress log, and its part in a round."""
+"""A site: its folder and processes, settings, approvals, egress record, and its answer to a round."""

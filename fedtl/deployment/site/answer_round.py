@@ -88,7 +88,7 @@ def _answer(home: Home, agreement_file: Path, task: Task) -> Update:
         update = without_denied_figures(study.trainer.fit(silo, task), plan.policy)
         private = silo.guarantee is not None
         check_update(update, task, plan.terms, plan.policy, _released(plan, private), silo.name)
-        new = StoredRound(task.round, digest, silo.local, silo.labels, update, private)
+        new = StoredRound(digest, silo.local, silo.labels, update, private)
         home.states.save(task.study, schema, new)
     check_update(update, task, plan.terms, plan.policy, _released(plan, private), home.settings.name)
     if private:
@@ -119,4 +119,4 @@ def _stored_answer(stored: StoredRound | None, task: Task, digest: str) -> Store
 def without_denied_figures(update: Update, policy: Policy) -> Update:
     """Return the update without the metrics and the number of rows that the policy does not let out."""
     metrics = {name: value for name, value in update.metrics.items() if name in policy.metrics}
-    return replace(update, metrics=metrics, weight=update.weight if policy.rows else 1.0)
+    return replace(update, metrics=metrics, weight=update.weight if policy.share_row_count else 1.0)

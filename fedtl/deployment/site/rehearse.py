@@ -205,9 +205,9 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         label=own.label,
         rounds=experiment.rounds,
         minimum_silos=experiment.minimum_silos,
-        norm=policy.norm,
+        norm=policy.max_update_norm,
         metrics=sorted(metrics),
-        weight=policy.rows and not (refused or plan.privacy),
+        weight=policy.share_row_count and not (refused or plan.privacy),
     )
 
 

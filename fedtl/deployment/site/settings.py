@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
-from fedtl.deployment.settings_file import read_toml, validate
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.settings_file import read_toml, validate
 
 if TYPE_CHECKING:
     from fedtl.federation.policy import Policy
@@ -24,7 +24,7 @@ RENAMED_KEYS = {
 }
 
 
-class DataHere(RowSettings):
+class SiteDataSettings(RowSettings):
     """
     ``[data]``: where the rows are.
 
@@ -88,11 +88,11 @@ class PolicySettings(Settings):
             methods=frozenset(self.methods),
             models=frozenset(self.models),
             metrics=frozenset(self.metrics),
-            bytes=self.max_bytes_per_round,
-            norm=self.max_update_norm,
+            max_bytes_per_round=self.max_bytes_per_round,
+            max_update_norm=self.max_update_norm,
             minimum_silos=self.minimum_silos,
             private=self.privacy is not None,
-            rows=self.share_row_count,
+            share_row_count=self.share_row_count,
         )
 
 
@@ -111,7 +111,7 @@ class HomeSettings(Settings):
     port: int = Field(9094, ge=1, le=65535)
     weights: str = ""
     key_file: str = ""
-    data: DataHere = DataHere()
+    data: SiteDataSettings = SiteDataSettings()
     policy: PolicySettings = PolicySettings()
 
     @field_validator("server")

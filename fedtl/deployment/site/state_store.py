@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from fedtl._util.files import write_bytes
 from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
+from fedtl.federation.packing import pack, unpack
 from fedtl.messages import Update
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
@@ -27,16 +28,19 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 @dataclass(frozen=True)
 class StoredRound:
     """
-    The silo after ``round``. ``task``: the hash of the task. ``labels``: the provenance of the local tensors.
+    The silo after a round. ``task``: the hash of the task. ``labels``: the provenance of the local tensors.
     ``update``: the reply. ``private``: whether it was made with differential privacy and charged.
     """
 
-    round: int
     task: str
     local: State
     labels: Labels
     update: Update
     private: bool
+
+    @property
+    def round(self) -> int:
+        return self.update.round
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,11 @@ class SiloStateStore:
 
     def save(self, study: str, schema: str, stored: StoredRound) -> None:
         """``schema``: the hash of the model's tensors, as ``schema_of`` returns it."""
-        content = _pack(self.silo, study, schema, stored)
+        content = _pack(study, schema, stored)
         if self.encryption:
             content = self.encryption.encrypt(content, self._context(study, schema))
-        if (
-            stored.private
-        ):  # written first, and never encrypted: the ledger is checked against it without the key
+        if stored.private:
+            # Written first, and never encrypted: the ledger is checked against it also without the key.
             last = PrivateRound(study, stored.round, stored.task)
             path = self.folder / study / PRIVATE_ROUND_FILE
             write_bytes(path, json.dumps(asdict(last)).encode(), private=True)
@@ -94,8 +97,8 @@ class SiloStateStore:
         try:
             length = int.from_bytes(content[:8], "little")
             header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["header"])
-            tensors = load(content)
-        except (ValueError, KeyError, SafetensorError) as error:
+            stored = _unpack(header, load(content))
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise LedgerDamaged(
                 f"{path} is damaged or encrypted; restore it from a backup, or set key_file in silo.toml"
             ) from error
@@ -103,26 +106,24 @@ class SiloStateStore:
             raise LedgerDamaged(
                 f"{path} holds the state of silo {header['silo']!r} in study {header['study']!r}; restore the file of {study!r}"
             )
-        return _unpack(header, tensors)
+        return stored
 
     def _context(self, study: str, schema: str) -> str:
         return f"{self.silo}/{study}/{schema}"
 
 
-def _pack(silo: str, study: str, schema: str, stored: StoredRound) -> bytes:
+def _pack(study: str, schema: str, stored: StoredRound) -> bytes:
+    update, delta = pack(stored.update)
     header = {
-        "silo": silo,
+        **update,
         "study": study,
         "schema": schema,
-        "round": stored.round,
         "task": stored.task,
-        "weight": stored.update.weight,
-        "metrics": dict(stored.update.metrics),
         "labels": {name: str(label) for name, label in stored.labels.items()},
         "private": stored.private,
     }
     tensors = {f"local.{name}": tensor for name, tensor in stored.local.items()}
-    tensors |= {f"delta.{name}": tensor for name, tensor in stored.update.delta.items()}
+    tensors |= {f"delta.{name}": tensor for name, tensor in delta.items()}
     return save(tensors, {"header": json.dumps(header)})
 
 
@@ -131,11 +132,12 @@ def _unpack(header: dict[str, Any], tensors: State) -> StoredRound:
         {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
         for part in ("local.", "delta.")
     )
-    update = Update(header["silo"], header["round"], delta, header["weight"], header["metrics"])
+    fields = {key: header[key] for key in ("silo", "round", "weight", "metrics")}
+    update = unpack(Update, fields, delta)
     labels = {name: Label(label) for name, label in header["labels"].items()}
     # fedtl 0.1.0 wrote what the round had cost instead of "private".
     private = header["private"] if "private" in header else bool(header["spend"])
-    return StoredRound(header["round"], header["task"], local, labels, update, private)
+    return StoredRound(header["task"], local, labels, update, private)
 
 
 def schema_of(state: State) -> str:

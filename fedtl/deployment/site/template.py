@@ -3,8 +3,8 @@
 TEMPLATE = """\
 # What this institution has, and what it allows to leave. Only fedtl on this machine reads this file; it is never sent.
 
-name = {name}                 # the name under which the coordinator admits this site
-server = {server}             # HOST:PORT of the coordinator's gate
+name = {name}               # the name under which the coordinator admits this site
+server = {server}  # HOST:PORT of the coordinator's gate
 certificate = "ca.crt"        # the coordinator's CA certificate; get it by a way that you trust
 device = "auto"               # auto | cpu | cuda; "cuda" is an error where there is no GPU, "auto" then uses the CPU
 threads = 1
@@ -14,7 +14,7 @@ weights = ""                  # the file of initial weights, for a plan that sta
 key_file = ""                 # 32 bytes that encrypt state/ (head -c 32 /dev/urandom > FILE; chmod 600 FILE)
 
 [data]
-name = {name}                 # of the dataset; the lifetime privacy budget belongs to this name, so do not change it
+name = {name}               # of the dataset; the lifetime privacy budget belongs to this name, so do not change it
 source = "table"              # digits | npz | images | table; see: fedtl data
 path = "data"                 # relative to this folder
 silo = ""                     # the name of these rows in the source; "" means the site's name
@@ -45,8 +45,8 @@ lifetime_epsilon = 10.0       # maximum for these rows over all studies; a study
 lifetime_delta = 1e-4         # maximum for these rows over all studies
 delta = "auto"                # of one study; "auto": min(1e-5, 1/(10 n)) for n training rows
 clip = 1.0                    # maximum norm of one unit's gradient in a step
-statistics = "public"         # normalisation statistics: "public" constants; "dp": released with noise; "local-after": exact,
-                              # computed at this site after the last round
+statistics = "public"         # normalisation statistics. "public": those of the initial weights; "dp": released with noise;
+                              # "local-after": exact, computed at this site after the last round
 # If you leave out the next three, the plan's own values hold, as the rehearsal shows them and as you approve them:
 # sample_rate = 0.05          # probability of each record (or unit) in a step
 # steps = 20                  # in a round

@@ -5,19 +5,20 @@ Read an experiment from its TOML file, and check it before anything starts. Open
 import os.path
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
 from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import check_experiment, with_unit
-from fedtl.experiment.config.messages import mistakes_in_one_line, shorten
+from fedtl.experiment.config.messages import shorten
 from fedtl.experiment.config.privacy_checks import unsound
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.settings_file import read_toml, validate
 
 
 def load_experiment(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
@@ -43,12 +44,7 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 f"there is no file {name}, and no shipped experiment of that name; these are {', '.join(shipped_names())}"
             )
         path = Path(str(shipped))
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    table = read_toml(path)
     _make_absolute(table, path.parent.absolute())
     return _merged(table, _overriding(overrides))
 
@@ -63,10 +59,7 @@ def shipped_names() -> list[str]:
 
 def parse_experiment(table: Mapping[str, Any], sound: bool = True) -> Experiment:
     """Return an experiment from plain values. Raises ConfigError, in one line."""
-    try:
-        experiment = check_experiment(with_unit(Experiment.model_validate(dict(table))))
-    except ValidationError as error:
-        raise ConfigError(mistakes_in_one_line(error, table)) from error
+    experiment = check_experiment(with_unit(validate(Experiment, table)))
     for problem in unsound(experiment) if sound else ():
         raise ConfigError(problem)
     return experiment
@@ -110,6 +103,16 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
+
+
+def merge_settings(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the plain values of an experiment with some replaced or added, table by table. Paths among the changes are
+    relative to the working directory. Raises ConfigError.
+    """
+    added = deepcopy(dict(changes))
+    _make_absolute(added, Path.cwd())
+    return _merged(table, added)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

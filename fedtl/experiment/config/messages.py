@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
@@ -37,42 +37,51 @@ def check_choice(names: Mapping[str, Any] | Sequence[str], name: Any, at: str) -
         raise ConfigError(f"{at} = {shorten(name)} is not one of {', '.join(names)}{hint}")
 
 
-def unknown_setting(path: str, known: Sequence[str]) -> str:
+def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Experiment) -> str:
     """
     Return the message for a key that is not a setting. ``path``: the key with its tables; ``known``: settings of the same
-    table. Similar names are suggested by the last part alone.
+    table. Similar names are suggested by the last part alone; a key outside of any table also from all of ``model``.
     """
     above, dot, key = path.rpartition(".")
     if (reason := absent_setting(path)) is not None:
         return f'"{path}" is not a setting: {reason}'
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
-    near += [name for name in _settings() if name.rpartition(".")[2] == key and "." not in above]
+    near += [name for name in _settings(model) if name.rpartition(".")[2] == key and "." not in above]
     hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none'}"
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
 
-def mistakes_in_one_line(error: ValidationError, table: Mapping[str, Any], at: str = "") -> str:
-    """Return the first mistake and the number of the others. ``at``: where the table stands, with a dot at its end."""
-    first, *others = mistake_lines(error, table, at).values()
+def mistakes_in_one_line(
+    error: ValidationError, table: Mapping[str, Any], at: str = "", model: type[BaseModel] = Experiment
+) -> str:
+    """
+    Return the first mistake and the number of the others. ``at``: where the table stands, with a dot at its end; ``model``:
+    the settings of the whole file.
+    """
+    first, *others = mistake_lines(error, table, at, model).values()
     return first + (f" (and {len(others)} more)" if others else "")
 
 
-def mistake_lines(error: ValidationError, table: Mapping[str, Any], at: str = "") -> dict[SettingPath, str]:
+def mistake_lines(
+    error: ValidationError, table: Mapping[str, Any], at: str = "", model: type[BaseModel] = Experiment
+) -> dict[SettingPath, str]:
     """Return a line for each mistake, by the path of the setting."""
     # A misspelt key is both unknown and, under its right name, missing: report it as unknown.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     by_place: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
         by_place.setdefault(_place(problem, table), []).append(problem)
-    return {place: _line(place, own, at) for place, own in by_place.items()}
+    return {place: _line(place, own, at, model) for place, own in by_place.items()}
 
 
 def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
     return tuple(problem["loc"]) if problem["type"] == "missing" else _path(problem["loc"], table)
 
 
-def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str) -> str:
+def _line(
+    place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str, model: type[BaseModel]
+) -> str:
     first, at = problems[0], above + _spelled(place)
     if first["type"] == "missing":
         return f"{at} is missing; it has no default"
@@ -81,8 +90,9 @@ def _line(place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str)
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
         return f"{at} = {shorten(first['input'])}: must be {' or '.join(wishes)}"
-    above = _spelled(place[:-1])
-    return unknown_setting(at, [name for name in _settings(tables=True) if name.rpartition(".")[0] == above])
+    table = _spelled(place[:-1])
+    known = [name for name in _settings(model, tables=True) if name.rpartition(".")[0] == table]
+    return unknown_setting(at, known, model)
 
 
 def _path(loc: Sequence[str | int], table: Mapping[str, Any]) -> SettingPath:
@@ -105,6 +115,7 @@ def _spelled(path: Sequence[str | int]) -> str:
 
 def _wish(problem: Mapping[str, Any]) -> str:
     text = str(problem["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
+    text = text.removeprefix("Value error, ").removeprefix("must be ")
     return WISHES.get(problem["type"], text)
 
 
@@ -114,15 +125,15 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
-def _settings(tables: bool = False) -> Iterator[str]:
+def _settings(model: type[BaseModel], tables: bool = False, above: str = "") -> Iterator[str]:
     """Yield every key, such as "data.limit". ``tables``: also the names of tables."""
-    for name, field in Experiment.model_fields.items():
+    for name, field in model.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))  # a table, or a table that may be left out
-        below = next((kind.model_fields for kind in kinds if hasattr(kind, "model_fields")), None)
-        if below is None or tables:
-            yield name
-        for key in below or ():
-            yield f"{name}.{key}"
+        table = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if table is None or tables:
+            yield above + name
+        if table is not None:
+            yield from _settings(table, tables, f"{above}{name}.")
 
 
 # Why settings that other libraries have do not exist under [privacy], and what to set instead.

@@ -13,7 +13,6 @@ import zipfile
 
 import pytest
 import torch
-from fedtl.experiment.config.load_experiment import load_experiment
 
 from fedtl.cli.main import main
 from fedtl.deployment.certificates import create_server_certificate, days_left
@@ -27,9 +26,10 @@ from fedtl.deployment.coordinator.sites import admit_site
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.plan import Agreement
-from fedtl.deployment.settings_file import validate
 from fedtl.deployment.site.keys import create_node_key, keys_match
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.settings_file import validate
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait
@@ -267,6 +267,6 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert (status["running"], status["listen"], status["studies"]) == (False, "127.0.0.1:8443", {})
     assert status["admitted"] == {"clinic": "waits for the server to run"}
     assert "no SuperLink runs" in said("start", folder, "digits", code=2).err
-    assert "there is no bundle 'other'" in said("start", folder, "other", code=2).err
+    assert "no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
     assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err

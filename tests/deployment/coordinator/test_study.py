@@ -8,7 +8,7 @@ import torch
 
 from fedtl.deployment.coordinator.host import host_study
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
-from fedtl.deployment.coordinator.study_files import RoundLine, StudyPlan
+from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
@@ -16,6 +16,7 @@ from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata as marks
 from fedtl.privacy.taint import Label
+from fedtl.results.run import HistoryLine
 
 START = {"body.w": torch.zeros(3), "body.v": torch.ones(2, 2)}
 ROLES = dict.fromkeys(START, Role.BODY)
@@ -67,7 +68,7 @@ def test_a_killed_study_resumes_to_the_same_bits(tmp_path):
     again = Silos()
     result = go(study(tmp_path / "cut"), again)
     assert again.asked == [3, 4]
-    assert [line.round for line in cut.history()] == [1, 2, 3, 4]
+    assert [line.round for line in cut.log.lines()] == [1, 2, 3, 4]
     assert all(torch.equal(shared(whole)[name], shared(cut)[name]) for name in START)
     assert result.silos == {"a": 4, "b": 4}
     for path in [cut.path, *cut.path.rglob("*")]:
@@ -87,11 +88,11 @@ def test_a_round_without_a_checkpoint_is_repeated(tmp_path):
     its = study(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         go(its, Silos(dies=3))
-    its.append(RoundLine(3, 0.0, {}, {}, 0, 0))
+    its.log.append(HistoryLine(3, 0.0, {}, {}, 0, 0))
     silos = Silos()
     go(its, silos)
     assert silos.asked == [3, 4]
-    assert [line.round for line in its.history()] == [1, 2, 3, 4]
+    assert [line.round for line in its.log.lines()] == [1, 2, 3, 4]
 
 
 def test_a_round_with_too_few_replies_is_tried_again_and_then_stops_the_study(tmp_path):

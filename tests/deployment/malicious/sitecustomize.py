@@ -12,9 +12,8 @@ if sys.orig_argv[-1:] and any(word.endswith("flwr-serverapp") for word in sys.or
     import torch
     from flwr.app import ConfigRecord, RecordDict
 
-    from fedtl._util.files import write_bytes
+    from fedtl._util.files import append_durably, write_bytes
     from fedtl.deployment.coordinator import host as hosting
-    from fedtl.deployment.coordinator.study import append_durably
     from fedtl.federation import flower
     from fedtl.messages import Task
 

@@ -362,7 +362,7 @@ def test_sites_of_one_study_may_send_different_metrics(tmp_path):
     study = HostedStudy.create(tmp_path / "srv", plan, open_.shared)
     result = host_study(study, lambda minimum, deadline: Both())
     assert result.silos == {"open": 4, "shut": 4}
-    for line in study.history():
+    for line in study.log.lines():
         assert {name: list(told) for name, told in line.silos.items()} == {
             "open": ["accuracy"],
             "shut": [],
@@ -379,7 +379,7 @@ def test_an_interrupted_charged_round_is_never_computed_again(tmp_path, monkeypa
             site.ask(site.task())
     spent = dataset_budget(site.home).spent
     assert spent > 0
-    site.refused(site.task(), Code.DECLINED, "was charged and has no reply")
+    site.refused(site.task(), Code.DECLINED, "has no reply")
     assert dataset_budget(site.home).spent == spent
     assert isinstance(site.ask(site.task(2)), Update)
 

@@ -95,7 +95,7 @@ def test_a_new_dataset_is_refused_until_admitted(site, monkeypatch):
     Federation.change(site.home.path / "silo.toml", data__name="wards")
     site.approve()
     site.refused(site.task(study="t"), Code.DECLINED, "--new-dataset")
-    assert "fedtl silo confirm DIR BUNDLE --new-dataset" in site.lines()[-1]["reason"]
+    assert "--new-dataset" in site.lines()[-1]["reason"]
     home = Home.open(site.home.path)
     assert dataset_budget(home).new
     assert "wards is new" in fedtl_command("silo", "status", home.path).stdout

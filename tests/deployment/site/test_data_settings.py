@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from fedtl.experiment.config.load_experiment import load_experiment, to_toml
 from PIL import Image
 
 from fedtl.deployment.plan import make_agreement
@@ -12,6 +11,7 @@ from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import check_origins, load_rows
+from fedtl.experiment.config.load import load_experiment, to_toml
 from tests.real_processes import Federation
 
 RNG = np.random.default_rng(0)

@@ -239,7 +239,7 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
     facts, page = rehearse(home, path, 2)
     text = said(page)
     assert "Who asks Group <b>A</b> (" in text
-    assert "For what purpose To predict readmission." in text
+    assert "purpose To predict readmission." in text
     assert "20 rounds of 2 studies" in text
     assert f"after {facts.request.until} (UTC)" in text
     both = math.exp(2 * facts.claim.privacy["epsilon"]) * 0.01 + 2 * facts.claim.privacy["delta"]
@@ -254,7 +254,7 @@ def test_the_page_says_who_asks_for_what_and_what_one_record_risks(home, tmp_pat
 def test_the_page_says_not_stated_where_the_request_is_empty(home, made):
     text = said(rehearse(home, made.file)[1])
     assert "Who asks Not stated (" in text
-    assert "For what purpose Not stated." in text
+    assert "purpose Not stated." in text
 
 
 @pytest.mark.parametrize("value", ["a\nREFUSED", "a\u202eb", "x" * 401])

@@ -1,0 +1,1 @@
+"""The Python API: what scripts and notebooks import from ``fedtl``. Raises fedtl.errors; prints nothing unless asked."""

@@ -1,0 +1,75 @@
+"""Results as pandas DataFrames. A metric that was not measured is NaN, never 0."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from fedtl.results.comparison import Comparison
+    from fedtl.results.run import HistoryLine, RunResult
+
+
+def run_metrics(result: "RunResult") -> pd.DataFrame:
+    """Test metrics of each silo's own model: a row per silo, a column per metric."""
+    rows = {silo: dict(silo_result.measured.figures) for silo, silo_result in result.silos.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("silo")
+
+
+def run_table(result: "RunResult") -> pd.DataFrame:
+    """``run_metrics`` with the number of rows and, in a private run, the epsilon and delta of each silo."""
+    rows = {
+        silo: {"train": one.train, "val": one.val, "test": one.test} for silo, one in result.silos.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("silo").join(run_metrics(result))
+    guarantees = (result.privacy and result.privacy.silos) or {}
+    for column in ("epsilon", "delta") if guarantees else ():
+        table[column] = pd.Series({silo: getattr(one, column) for silo, one in guarantees.items()})
+    return table
+
+
+def run_history(lines: Sequence["HistoryLine"]) -> pd.DataFrame:
+    """Validation metrics of the received model: a row per round and silo, a column per metric."""
+    rows = [{"round": line.round, "silo": silo, **own} for line in lines for silo, own in line.silos.items()]
+    return pd.DataFrame(rows, columns=None if rows else ["round", "silo"]).set_index(["round", "silo"])
+
+
+def comparison_metrics(comparison: "Comparison") -> pd.DataFrame:
+    """A row per method, silo and metric: the mean over seeds and its 95 % interval, ``low`` to ``high``."""
+    rows = [
+        {"method": method, "silo": silo, "metric": metric, "mean": value.mean, **_interval(value.ci95)}
+        for method, silos in comparison.methods.items()
+        for silo, metrics in silos.items()
+        for metric, value in metrics.items()
+    ]
+    return pd.DataFrame(rows).set_index(["method", "silo", "metric"])
+
+
+def comparison_table(comparison: "Comparison") -> pd.DataFrame:
+    """The main metric: a row per method, a column per silo, and the mean over silos."""
+    metric = comparison.metric
+    rows = {
+        method: {silo: own[metric].mean for silo, own in silos.items() if metric in own}
+        | ({"mean": comparison.mean[method][metric].mean} if metric in comparison.mean[method] else {})
+        for method, silos in comparison.methods.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
+    """Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict."""
+    rows = {
+        silo: {
+            "best": one.best,
+            "over_local": one.over_local,
+            **_interval(one.ci95),
+            "verdict": str(one.verdict),
+        }
+        for silo, one in comparison.benefit.items()
+    }
+    columns = ["best", "over_local", "low", "high", "verdict"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("silo")
+
+
+def _interval(ends: Sequence[float] | None) -> dict[str, Any]:
+    return {"low": ends[0] if ends else float("nan"), "high": ends[1] if ends else float("nan")}

@@ -1,0 +1,147 @@
+"""What runs, comparisons and audits leave in their folders, as objects for notebooks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedtl.api.trained_model import TrainedModel
+from fedtl.errors import ConfigError
+from fedtl.experiment.compare import run_folders
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.pages import write_compare_page, write_run_page
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.results.comparison import Comparison
+from fedtl.results.run import RunResult
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run in its folder. The numbers are those of ``result.json``; test rows were used once, after the last round."""
+
+    path: Path
+
+    def __repr__(self) -> str:
+        return f"FinishedRun({str(self.path)!r}: {self.result.method}, {len(self.result.silos)} silos)"
+
+    def _repr_html_(self) -> str:
+        return html_page(f"{self.result.method}, {self.result.rounds} rounds", [self.table], self.path)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder.open(self.path)
+
+    @cached_property
+    def result(self) -> RunResult:
+        """All numbers. Raises ConfigError where the run did not end."""
+        return self.folder.result()
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment with all its settings."""
+        return self.folder.experiment()
+
+    @property
+    def metrics(self) -> "DataFrame":
+        """Test metrics: a row per silo, a column per metric."""
+        from fedtl.api.frames import run_metrics
+
+        return run_metrics(self.result)
+
+    @property
+    def table(self) -> "DataFrame":
+        """``metrics`` with the numbers of rows, and epsilon and delta in a private run."""
+        from fedtl.api.frames import run_table
+
+        return run_table(self.result)
+
+    @property
+    def history(self) -> "DataFrame":
+        """Validation metrics: a row per round and silo."""
+        from fedtl.api.frames import run_history
+
+        return run_history(self.folder.history())
+
+    def model(self, silo: str) -> TrainedModel:
+        """A silo's own model. Raises ConfigError where the run has no such silo."""
+        return TrainedModel(self.folder, silo)
+
+    def report(self) -> Path:
+        """Write report.html, with its plots inside, and return its path."""
+        return write_run_page(self.folder)
+
+
+@dataclass(frozen=True)
+class FinishedComparison:
+    """Several methods and seeds on the same silos. The numbers are those of ``comparison.json``."""
+
+    path: Path
+
+    def __repr__(self) -> str:
+        methods = ", ".join(self.result.methods)
+        return f"FinishedComparison({str(self.path)!r}: {methods}; {len(self.result.seeds)} seeds)"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.result.metric} by method and silo"
+        return html_page(title, [self.table, self.verdicts], self.path)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder.open(self.path)
+
+    @cached_property
+    def result(self) -> Comparison:
+        """All numbers. Raises ConfigError where the comparison did not end."""
+        return self.folder.comparison()
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment with all its settings."""
+        return self.folder.experiment()
+
+    @property
+    def metrics(self) -> "DataFrame":
+        """A row per method, silo and metric: the mean over seeds and its 95 % interval."""
+        from fedtl.api.frames import comparison_metrics
+
+        return comparison_metrics(self.result)
+
+    @property
+    def table(self) -> "DataFrame":
+        """The main metric: a row per method, a column per silo."""
+        from fedtl.api.frames import comparison_table
+
+        return comparison_table(self.result)
+
+    @property
+    def verdicts(self) -> "DataFrame":
+        """Whether joining helped: a row per silo with the best method, its gain over ``local`` and the verdict."""
+        from fedtl.api.frames import comparison_verdicts
+
+        return comparison_verdicts(self.result)
+
+    def run(self, method: str, seed: int | None = None) -> FinishedRun:
+        """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
+        by_method = run_folders(self.experiment, self.folder)
+        seeds = self.experiment.compare.seeds
+        chosen = seeds[0] if seed is None else seed
+        if method not in by_method or chosen not in seeds:
+            raise ConfigError(
+                f"no run of method {method!r} with seed {chosen}; methods: {', '.join(by_method)}; seeds: {seeds}"
+            )
+        return FinishedRun(by_method[method][seeds.index(chosen)].path)
+
+    def report(self) -> Path:
+        """Write report.html, with its plots inside, and return its path."""
+        return write_compare_page(self.folder)
+
+
+def html_page(title: str, tables: Sequence["DataFrame"], path: Path) -> str:
+    """What a notebook shows of a result. pandas escapes the names in the tables."""
+    content = "".join(table.to_html() for table in tables)
+    return f"<p><b>{escape(title)}</b></p>{content}<p>{escape(str(path))}</p>"

@@ -1,0 +1,99 @@
+"""Run an experiment, compare methods, and open what a run left."""
+
+from datetime import datetime
+from pathlib import Path
+
+from fedtl.api.bars import progress_bar
+from fedtl.api.experiments import Data, Source, load_experiment, stored_rows
+from fedtl.api.results import FinishedComparison, FinishedRun
+from fedtl.errors import ConfigError
+from fedtl.experiment.compare import compare as compare_methods
+from fedtl.experiment.compare import comparison_columns
+from fedtl.experiment.config.load import with_changes
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.run import run as run_experiment
+from fedtl.experiment.run_folder import RUNS, RunFolder
+from fedtl.simulation.choose import choose_device, default_workers
+from fedtl.simulation.worker import exit_if_unguarded
+
+
+def run(
+    experiment: Source,
+    data: Data | None = None,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = False,
+) -> FinishedRun:
+    """
+    Train the experiment's method and return the finished run.
+
+    ``experiment``: an Experiment, or what ``load_experiment`` takes. ``data``: rows in memory by silo, each (x, y), a
+    DataFrame, or a mapping with train_x, train_y and more; they replace ``[data] source``. ``out``: a new folder for
+    the files; default: one in runs/. ``device``: "auto", "cpu" or "cuda". ``workers``: processes at once; with more than 1,
+    a script must make this call under ``if __name__ == "__main__"``. ``progress``: show a bar.
+
+    Raises ConfigError, DataError or ModelError before anything is trained, BudgetExhausted, and NotEnoughSilos.
+    """
+    exit_if_unguarded()
+    chosen = _with_workers(load_experiment(experiment), workers)
+    with stored_rows(chosen, data) as (ready, store):
+        folder = RunFolder.create(_out(out, ready.method.name), ready)
+        with progress_bar(progress, ready.method.name) as show:
+            run_experiment(
+                *(ready, folder, choose_device(device)),
+                progress=lambda one: show(one.after.round, ready.rounds),
+                raws=store,
+            )
+    return FinishedRun(folder.path)
+
+
+def compare(
+    experiment: Source,
+    data: Data | None = None,
+    *,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: bool = False,
+) -> FinishedComparison:
+    """
+    Train several methods on the same silos and seeds, and return for every silo whether joining helped.
+
+    ``methods``, ``seeds``: in place of those in ``[compare]``. The other arguments and errors are those of ``run``.
+    Several runs at once need a process each, so a script must make this call under ``if __name__ == "__main__"``.
+    """
+    exit_if_unguarded()
+    table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
+    chosen = _with_workers(load_experiment(experiment, compare=table), workers)
+    with stored_rows(chosen, data) as (ready, store):
+        total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
+        folder = RunFolder.create(_out(out, "compare"), ready)
+        chosen_device = choose_device(device)
+        processes = ready.engine.workers or default_workers(chosen_device)
+        with progress_bar(progress, "compare") as show:
+            compare_methods(
+                *(ready, folder, processes, chosen_device), lambda done: show(done, total), raws=store
+            )
+    return FinishedComparison(folder.path)
+
+
+def load_run(path: str | Path) -> FinishedRun | FinishedComparison:
+    """A finished run or comparison from its folder. Raises ConfigError."""
+    folder = RunFolder.open(Path(path))
+    return FinishedComparison(folder.path) if folder.has("comparison.json") else FinishedRun(folder.path)
+
+
+def _out(out: str | Path | None, name: str) -> Path:
+    return Path(out) if out is not None else Path(RUNS) / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def _with_workers(experiment: Experiment, workers: int | None) -> Experiment:
+    if workers is None:
+        return experiment
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}: give at least 1")
+    return with_changes(experiment, engine=experiment.engine.model_copy(update={"workers": workers}))

@@ -1,0 +1,63 @@
+"""A silo's own model after a run, for predictions in Python."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from fedtl.data import frame
+from fedtl.errors import DataError
+from fedtl.experiment.predict import SiloModel
+from fedtl.experiment.run_folder import RunFolder
+
+
+class TrainedModel:
+    """
+    The model that a silo uses after the last round. Inputs are rows as the silo stores them: an array or tensor of images
+    [N, H, W] or [N, H, W, C] or of columns [N, columns], or a DataFrame with the columns of training. They are prepared as
+    the silo's own rows were.
+    """
+
+    def __init__(self, folder: RunFolder, silo: str) -> None:
+        """Raises ConfigError where the run did not end or has no such silo."""
+        self.silo, self._model = silo, SiloModel(folder, silo)
+
+    def __repr__(self) -> str:
+        return f"TrainedModel(silo={self.silo!r}, classes={self.classes})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The silo's labels, in the order of the scores; () in regression."""
+        return self._model.classes
+
+    def scores(self, x: Any) -> np.ndarray:
+        """The model's outputs [N, classes], or [N, 1] in the label's own unit in regression. Raises DataError."""
+        return self._model.scores(self._rows(x)).numpy()
+
+    def probabilities(self, x: Any) -> np.ndarray:
+        """The softmax of the scores, [N, classes]. Raises DataError, also in regression."""
+        if not self.classes:
+            raise DataError(f"{self.silo}: a regression model has no probabilities; use predict")
+        return self._model.scores(self._rows(x)).softmax(1).numpy()
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The label of each row [N], as text; in regression the value. Raises DataError."""
+        scores = self.scores(x)
+        return np.array(self.classes)[scores.argmax(1)] if self.classes else scores[:, 0]
+
+    def module(self) -> nn.Module:
+        """
+        The PyTorch module, in evaluation mode. It takes prepared inputs: pixels as -1..1 [N, C, H, W], or scaled columns.
+        In regression its output is in the silo's own scale.
+        """
+        return self._model.net()
+
+    def _rows(self, x: Any) -> np.ndarray:
+        if not frame.is_frame(x):
+            return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        wanted = self._model.inputs.columns
+        columns, rows = frame.frame_inputs(x, self._model.experiment.data, "the DataFrame")
+        if columns != wanted:
+            different = sorted(set(columns) ^ set(wanted)) or ["the same columns in another order"]
+            raise DataError(f"the DataFrame and the model of {self.silo} differ in columns: {different[0]}")
+        return rows

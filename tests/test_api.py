@@ -1,0 +1,289 @@
+"""The Python API: fast to import, complete, and its documented examples run."""
+
+import doctest
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fedtl
+from fedtl import errors
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "python.md"
+MAX_SECONDS = 10.0  # of process time, for one example
+
+
+def examples():
+    """The page's sections in order; a later one may use names of an earlier one."""
+    return [text for text in DOCUMENT.read_text().split("\n## ") if ">>>" in text]
+
+
+def test_there_are_five_examples():
+    assert len(examples()) >= 5
+
+
+def test_the_documented_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for number, text in enumerate(examples()):
+        parsed = doctest.DocTestParser().get_doctest(text, names, f"example {number + 1}", str(DOCUMENT), 0)
+        runner, output = doctest.DocTestRunner(verbose=False), []
+        before = time.process_time()
+        runner.run(parsed, out=output.append, clear_globs=False)
+        names = parsed.globs
+        assert not runner.failures, "".join(output)
+        assert time.process_time() - before < MAX_SECONDS
+
+
+def in_new_python(code):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def test_import_is_fast_and_needs_no_torch():
+    code = (
+        "import sys, time; start = time.process_time(); import fedtl; "
+        "print(time.process_time() - start, any(name.split('.')[0] in ('torch', 'numpy', 'pandas') for name in sys.modules))"
+    )
+    runs = [in_new_python(code).split() for _ in range(3)]
+    assert {loaded for _, loaded in runs} == {"False"}
+    assert min(float(seconds) for seconds, _ in runs) < 0.05
+
+
+def test_every_public_name_exists_and_is_listed():
+    assert set(fedtl.__all__) <= set(dir(fedtl))
+    for name in fedtl.__all__:
+        assert getattr(fedtl, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        fedtl.nonsense  # noqa: B018
+
+
+def test_audit_is_a_function_whatever_was_imported_before():
+    code = "import fedtl, fedtl.audit.audit; print(callable(fedtl.audit))"
+    assert in_new_python(code) == "True"
+    with pytest.raises(errors.ConfigError, match="not a run folder"):
+        fedtl.audit("/nonexistent")
+
+
+@pytest.mark.parametrize(
+    "change", [{"rounds": 7}, {"train": {"lr": 0.3}}, {"method": {"name": "fedprox", "mu": 0.5}}]
+)
+def test_settings_replace_those_of_the_source(change):
+    plain = fedtl.load_experiment("digits")
+    changed = fedtl.load_experiment("digits", **change)
+    again = fedtl.load_experiment(plain, **change)
+    assert changed == again != plain
+    assert changed.data == plain.data
+    if "train" in change:
+        assert (changed.train.lr, changed.train.batch_size) == (0.3, plain.train.batch_size)
+
+
+def test_errors_are_fedtls_own_and_one_line():
+    for call in (
+        lambda: fedtl.load_experiment({"round": 3}),
+        lambda: fedtl.load_experiment("no-such-file.toml"),
+        lambda: fedtl.create_method("fedbm"),
+        lambda: fedtl.create_method("fedprox", nu=1.0),
+        lambda: fedtl.create_model("convnot", (1, 8, 8), 2),
+        lambda: fedtl.run("digits", workers=0),
+        lambda: fedtl.run("digits", device="tpu"),
+        lambda: fedtl.load_run("/nonexistent"),
+    ):
+        with pytest.raises(errors.UserError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_create_method_and_model_are_those_of_an_experiment():
+    assert fedtl.create_method("fedprox", mu=0.5).pulls[0].mu == 0.5
+    assert fedtl.create_method("fedbn").shared == frozenset(fedtl.Role) - {
+        fedtl.Role.NORM,
+        fedtl.Role.STATS,
+        fedtl.Role.COUNT,
+    }
+    first, second = (fedtl.create_model("mlp", (5,), 3, seed=4) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert first(torch.zeros(2, 5)).shape == (2, 3)
+    assert set(fedtl.list_methods()) >= {"local", "fedavg", "fedbn", "fedtl"}
+    assert set(fedtl.list_models()) >= {"convnet", "mlp"}
+
+
+def rows(seed, columns=4):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, columns)) * 3 + seed
+    return x, np.where(x[:, 0] > seed, "b", "a")
+
+
+SETTINGS = {"rounds": 2, "seed": 3, "model": {"name": "mlp"}, "method": {"name": "fedavg"}}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    data = {"one": rows(0), "two": rows(1)}
+    return fedtl.run(SETTINGS, data, out=tmp_path_factory.mktemp("api") / "run", workers=1), data
+
+
+def test_rows_in_memory_give_the_bits_of_the_same_rows_in_files(finished, tmp_path):
+    run, data = finished
+    (tmp_path / "data").mkdir()
+    for name, (x, y) in data.items():
+        np.savez(tmp_path / "data" / f"{name}.npz", train_x=x, train_y=y)
+    files = fedtl.run(
+        {**SETTINGS, "data": {"source": "npz", "path": str(tmp_path / "data")}},
+        out=tmp_path / "run",
+        workers=1,
+    )
+    assert files.metrics.equals(run.metrics)
+    shared = "shared.safetensors"
+    assert (files.path / shared).read_bytes() == (run.path / shared).read_bytes()
+
+
+def test_arrays_tensors_and_frames_are_the_same_rows(finished, tmp_path):
+    run, data = finished
+    tensors = {name: (torch.from_numpy(x), list(y)) for name, (x, y) in data.items()}
+    frames = {name: pd.DataFrame(x, columns=list("pqrs")).assign(label=y) for name, (x, y) in data.items()}
+    same = fedtl.run(SETTINGS, tensors, out=tmp_path / "tensors", workers=1)
+    named = fedtl.run(SETTINGS, frames, out=tmp_path / "frames", workers=1)
+    assert same.metrics.equals(run.metrics)
+    assert np.allclose(named.metrics, run.metrics, atol=1e-6)
+    x = frames["one"].drop(columns="label")
+    assert (named.model("one").predict(x) == run.model("one").predict(x.to_numpy())).all()
+    with pytest.raises(errors.DataError, match="differ in columns"):
+        named.model("one").predict(x.rename(columns={"p": "z"}))
+
+
+def test_tables_hold_the_numbers_of_the_files(finished):
+    run, _ = finished
+    result = run.result
+    for silo, own in result.silos.items():
+        assert run.metrics.loc[silo].to_dict() == dict(own.measured.figures)
+        assert tuple(run.table.loc[silo, ["train", "val", "test"]]) == (own.train, own.val, own.test)
+    assert set(run.history.index) == {(number, silo) for number in (1, 2) for silo in ("one", "two")}
+    opened = fedtl.load_run(run.path)
+    assert opened.result == result
+
+
+def test_predictions_are_those_that_were_tested(finished):
+    """The accuracy of predict on the silo's test rows is the accuracy in the result."""
+    from safetensors.torch import load_file
+
+    run, data = finished
+    x, y = data["one"]
+    kept = load_file(run.path / "silos" / "one" / "test.safetensors")
+    ids = kept["ids"].numpy()
+    model = run.model("one")
+    assert (model.predict(x[ids]) == y[ids]).mean() == pytest.approx(run.metrics.loc["one", "accuracy"])
+    assert np.allclose(model.scores(x[ids]), kept["scores"].numpy(), atol=1e-5)
+    assert np.allclose(model.probabilities(x[ids]).sum(1), 1.0, atol=1e-6)
+    assert model.predict(torch.from_numpy(x[ids])).tolist() == model.predict(x[ids]).tolist()
+
+
+def test_the_module_is_plain_and_gives_the_models_scores(finished):
+    run, data = finished
+    model, x = run.model("two"), data["two"][0]
+    inputs = model._model.inputs
+    scaled = torch.from_numpy(inputs.apply(x))
+    with torch.no_grad():
+        assert np.allclose(model.module()(scaled).numpy(), model.scores(x), atol=1e-5)
+
+
+def test_notebooks_show_the_table_and_escape_names(finished, tmp_path):
+    run, data = finished
+    page = run._repr_html_()
+    assert "<table" in page
+    assert "one" in page
+    other = fedtl.run(SETTINGS, data, out=tmp_path / "<i>run", workers=1)
+    assert "<i>" not in other._repr_html_()
+    assert other.report().read_text().lower().startswith("<!doctype html>")
+
+
+def test_a_run_prints_nothing(tmp_path, capfd):
+    fedtl.run(SETTINGS, {"one": rows(0), "two": rows(1)}, out=tmp_path / "run", workers=1)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_datasets_are_the_prepared_rows(finished):
+    _, data = finished
+    datasets = fedtl.load_datasets(SETTINGS, data)
+    assert isinstance(datasets["one"], fedtl.SiloDataset)
+    assert datasets["one"].classes == ("a", "b")
+    assert len(datasets["one"].train) + len(datasets["one"].val) < 60
+
+
+def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
+    data = {"one": rows(0), "two": rows(1)}
+    compared = fedtl.compare(
+        SETTINGS, data, methods=["local", "fedavg"], seeds=[0, 1], out=tmp_path / "c", workers=2
+    )
+    result = compared.result
+    assert list(compared.table.index) == ["local", "fedavg"]
+    metric = result.metric
+    for method in result.methods:
+        for silo in ("one", "two"):
+            value = result.methods[method][silo][metric]
+            assert compared.table.loc[method, silo] == value.mean
+            assert compared.metrics.loc[(method, silo, metric), "mean"] == value.mean
+    assert set(compared.verdicts["verdict"]) <= {"gains", "loses", "unclear"}
+    single = compared.run("fedavg", seed=1)
+    assert single.result.seed == 1
+    assert single.model("one").predict(data["one"][0][:3]).shape == (3,)
+    assert fedtl.load_run(compared.path).result == result
+    assert "<table" in compared._repr_html_()
+    with pytest.raises(errors.ConfigError, match="fedxyz"):
+        compared.run("fedxyz")
+
+
+SCRIPT = """
+import fedtl
+import numpy as np
+
+rng = np.random.default_rng(0)
+data = {name: (rng.normal(size=(60, 3)), np.arange(60) % 2) for name in "ab"}
+fedtl.FUNCTION({"rounds": 1, "model": {"name": "mlp"}}, data, out="run", workers=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", ["run", "compare"])
+def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path, function):
+    (tmp_path / "script.py").write_text(SCRIPT.replace("FUNCTION", function))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1  # the script's own; its workers are silent
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("fedtl.errors.ConfigError: ")
+    assert "__main__" in last
+
+
+@pytest.mark.slow
+def test_an_audit_and_its_tables(tmp_path):
+    """A private run with canaries and a transcript, as `fedtl audit` needs them."""
+    (tmp_path / "data").mkdir()
+    for seed, name in enumerate(("one", "two")):
+        x, y = rows(seed)
+        np.savez(tmp_path / "data" / f"{name}.npz", train_x=x, train_y=y)
+    private = fedtl.load_experiment(
+        SETTINGS,
+        data={"source": "npz", "path": str(tmp_path / "data"), "classes": ["a", "b"], "scale": "none"},
+        privacy={"epsilon": 8.0},
+        audit={"canaries": 50, "transcript": 2},
+    )
+    run = fedtl.run(private, out=tmp_path / "run", workers=1)
+    audit = fedtl.audit(run, quick=True)
+    assert not audit.refuted, audit.result.violations
+    assert audit.report().is_file()
+    assert audit.table.loc["one", "epsilon"] == run.table.loc["one", "epsilon"]
+    assert set(audit.verdicts["status"]) <= {"passed", "not exercised"}
+    assert len(audit.verdicts) == len(audit.result.checks)
+    assert "<table" in audit._repr_html_()
+    assert "\n" not in repr(audit)
