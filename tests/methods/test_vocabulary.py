@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import server_of
+from fedtl.experiment.config.schema import MethodSettings
 from fedtl.methods.base import FineTune, Method, Phase, Slot, Summary, Use
 from fedtl.methods.losses import PerBatch, PerExample, TaskLoss
 from fedtl.methods.private import private_problems
@@ -190,10 +190,10 @@ def test_finishing_steps_that_choose_come_before_those_that_train():
 
 def test_a_methods_own_server_step_is_used_and_not_set_twice(monkeypatch):
     monkeypatch.setitem(METHODS.own, "mine", lambda: Method(server=ServerStep("median")))
-    assert server_of(load_experiment("digits", ["method.name=mine"]).method) == ServerStep("median")
-    assert server_of(load_experiment("digits", ["method.server.name=adam"]).method) == ServerStep("adam")
+    assert server_of(MethodSettings(name="mine")) == ServerStep("median")
+    assert server_of(MethodSettings(server={"name": "adam"})) == ServerStep("adam")
     with pytest.raises(ConfigError, match="method.server"):
-        load_experiment("digits", ["method.name=mine", "method.server.name=adam"])
+        server_of(MethodSettings(name="mine", server={"name": "adam"}))
 
 
 # Under privacy

@@ -383,7 +383,11 @@ def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(t
     roles = ["body", "head", "norm", "stats", "aux"]
     allowed = {"policy__roles": roles, "policy__methods": ["scaffold"], "policy__privacy": None}
     Federation.change(
-        tmp_path / "home" / "silo.toml", data__source="digits", data__path="", policy__rows=True, **allowed
+        tmp_path / "home" / "silo.toml",
+        data__source="digits",
+        data__path="",
+        policy__share_row_count=True,
+        **allowed,
     )
     facts, _ = rehearse(Home.open(tmp_path / "home"), made.file)
     assert "control/" in facts.refused
