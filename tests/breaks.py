@@ -137,7 +137,7 @@ def _kept_over_rounds(monkeypatch):
 def _clipped(change: Callable[..., list[torch.Tensor]]) -> Patch:
     def patch(monkeypatch):
         sound = mechanism.clipped
-        monkeypatch.setattr(mechanism, "clipped", lambda *its: change(sound, *its))
+        monkeypatch.setattr(mechanism, "clipped", lambda *args: change(sound, *args))
 
     return patch
 
@@ -150,10 +150,10 @@ def per_parameter(sound, take, net, rows, losses, clip, units=None):
         others = [other for other in gradients.trainable(net) if other is not weight]
         for other in others:
             other.requires_grad_(False)
-        its, weighted = gradients.by_hooks(net, rows, losses, units)
+        own_norms, weighted = gradients.by_hooks(net, rows, losses, units)
         for other in others:
             other.requires_grad_(True)
-        factors = (clip / (its + 1e-12)).clamp(max=1).where(norms.isfinite(), 0)
+        factors = (clip / (own_norms + 1e-12)).clamp(max=1).where(norms.isfinite(), 0)
         each.append(weighted(factors)[0].nan_to_num(0.0))
     return each
 
@@ -209,7 +209,7 @@ def _head_beside_the_noise(monkeypatch):
 def _poisson(change) -> Patch:
     def patch(monkeypatch):
         sound = mechanism.poisson
-        monkeypatch.setattr(mechanism, "poisson", lambda *its: change(sound, *its))
+        monkeypatch.setattr(mechanism, "poisson", lambda *args: change(sound, *args))
 
     return patch
 
@@ -308,7 +308,7 @@ def _counted_records(monkeypatch):
 def _metric(change) -> Patch:
     def patch(monkeypatch):
         sound = private.noisy_mean
-        monkeypatch.setattr(private, "noisy_mean", lambda *its: change(sound, *its))
+        monkeypatch.setattr(private, "noisy_mean", lambda *args: change(sound, *args))
 
     return patch
 

@@ -36,7 +36,7 @@ DOORS = {
     },
     "PIL": {"data.images"},
     "pydantic": {
-        *("_util.settings", "data.settings", "simulation.settings", "deployment.plan"),
+        *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.coordinator.settings",

@@ -148,17 +148,19 @@ def models(as_json: Json = False) -> None:
 
     Example: fedtl models
     """
-    from fedtl.experiment.config.resolve import about
+    from fedtl.experiment.config.resolve import about, describe
     from fedtl.models.registry import MODELS
 
-    rows = [{"name": name, "about": about(make)} for name, make in MODELS.items()]
+    rows = [{"name": name, "settings": describe(make), "about": about(make)} for name, make in MODELS.items()]
     rows += [
         {
             "name": "<timm name>",
+            "settings": "",
             "about": "any timm model with one classifier, such as resnet18 or vit_tiny_patch16_224",
         },
         {
             "name": "torchvision/<name>",
+            "settings": "",
             "about": "any torchvision classification model, such as torchvision/mobilenet_v2",
         },
     ]

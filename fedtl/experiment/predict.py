@@ -16,12 +16,12 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import model_spec, with_private_norms
+from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint_metadata as marks
@@ -40,7 +40,10 @@ class SiloModel:
         self.experiment: Experiment = folder.experiment()
         own = folder.tensors(f"silos/{silo}/local.safetensors")
         shared = folder.tensors("shared.safetensors")
-        self.plan: ModelSpec = model_spec(self.experiment.model.name, self.shape, self.experiment.seed)
+        model = self.experiment.model.model_copy(
+            update={"weights": ""}
+        )  # the run's weights replace the first ones
+        self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
         if self.experiment.privacy is not None:
             self.plan = with_private_norms(self.plan)
             if self.experiment.data.scale == "dp":

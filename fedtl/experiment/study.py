@@ -10,7 +10,7 @@ from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
@@ -19,7 +19,7 @@ from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
-from fedtl.models.registry import model_spec, with_private_norms
+from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
@@ -186,7 +186,7 @@ def _private_spec(experiment: Experiment, spec: ModelSpec, shape: tuple[int, ...
 def _model_spec(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
     """Raises ConfigError where ``model.freeze`` is more than the stages of the body."""
     model = experiment.model
-    spec = model_spec(model.name, shape, experiment.seed, pretrained=model.weights == "pretrained")
+    spec = model_of(model, shape, experiment.seed)
     if model.freeze > (count := len(stages(spec.body))):
         raise ConfigError(f"model.freeze = {model.freeze}, but the body of {model.name} has {count} stages")
     return spec

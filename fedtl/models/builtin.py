@@ -1,49 +1,66 @@
 """
 fedtl's own small models, which need neither a GPU nor another library.
 
-Each is a function from the shape of one input to a module and the path of its last layer, a Linear.
+Each is a function from the shape of one input to a module and the path of its last layer, a Linear. Further parameters are
+the keys of ``[model.settings]``.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from fedtl.errors import ModelError
 from fedtl.models.net import Shape
 
+Width = Annotated[int, Field(ge=1, le=4096)]  # channels or units of a layer
+GROUPS = 8  # of a GroupNorm
 
-def convnet(shape: Shape) -> tuple[nn.Module, str]:
+
+def convnet(shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64)) -> tuple[nn.Module, str]:
     """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; images from 4 px."""
-    return _convnet(shape, nn.BatchNorm2d)
+    return _convnet(shape, widths, nn.BatchNorm2d)
 
 
-def convnet_gn(shape: Shape) -> tuple[nn.Module, str]:
+def convnet_gn(shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64)) -> tuple[nn.Module, str]:
     """convnet with GroupNorm (Wu and He, 2018; 8 groups): without running statistics, which need no adaptation or noise."""
-    return _convnet(shape, lambda wide: nn.GroupNorm(8, wide))
+    for width in widths:
+        if width % GROUPS:
+            raise ModelError(
+                f"takes widths that are multiples of {GROUPS}, not {width}; set model.settings.widths"
+            )
+    return _convnet(shape, widths, lambda width: nn.GroupNorm(GROUPS, width))
 
 
-def _convnet(shape: Shape, norm: Callable[[int], nn.Module]) -> tuple[nn.Module, str]:
+def _convnet(
+    shape: Shape, widths: tuple[int, int, int], norm: Callable[[int], nn.Module]
+) -> tuple[nn.Module, str]:
     channels, *_ = _image(shape, at_least=4)
     layers: list[nn.Module] = []
-    for wide, pooled in ((32, True), (64, True), (64, False)):
-        layers += [nn.Conv2d(channels, wide, 3, padding=1, bias=False), norm(wide), nn.ReLU()]
+    for width, pooled in zip(widths, (True, True, False), strict=True):
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if pooled else []
-        channels = wide
+        channels = width
     body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(channels, 1))), "classifier"
 
 
-def mlp(shape: Shape) -> tuple[nn.Module, str]:
+def mlp(
+    shape: Shape, width: Width = 64, layers: Annotated[int, Field(ge=1, le=64)] = 2
+) -> tuple[nn.Module, str]:
     """Two layers of 64 with BatchNorm, for tables or flattened images."""
     inputs = int(torch.Size(shape).numel())
-    body = nn.Sequential(
-        *(nn.Flatten(), nn.Linear(inputs, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
-        *(nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
-    )
-    return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(64, 1))), "classifier"
+    body: list[nn.Module] = [nn.Flatten()]
+    for _ in range(layers):
+        body += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(
+        OrderedDict(features=nn.Sequential(*body), classifier=nn.Linear(width, 1))
+    ), "classifier"
 
 
 def digitmodel(shape: Shape) -> tuple[nn.Module, str]:

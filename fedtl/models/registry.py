@@ -1,8 +1,9 @@
 """The table of models, and a model by its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
-Build = Callable[[Shape], tuple[nn.Module, str]]
+Build = Callable[..., tuple[nn.Module, str]]  # from the shape of one input, and the model's own settings
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",
@@ -22,6 +23,7 @@ MODELS: Registry[Build] = Registry(
     },
 )
 TORCHVISION = "torchvision/"
+NO_SETTINGS: Mapping[str, Any] = {}
 
 
 def check_model_name(name: str) -> None:
@@ -40,10 +42,12 @@ def with_private_norms(spec: ModelSpec) -> ModelSpec:
     return replace(spec, body=convert_norms(spec.body))
 
 
-def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> ModelSpec:
+def model_spec(
+    name: str, shape: Shape, seed: int, pretrained: bool = False, settings: Mapping[str, Any] = NO_SETTINGS
+) -> ModelSpec:
     """
     Return the model of this name for inputs of ``shape``. Its first weights depend only on ``seed``; with ``pretrained``
-    they are the library's. Raises ModelError.
+    they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises ModelError.
     """
     check_model_name(name)
     classifier = ""
@@ -51,7 +55,7 @@ def model_spec(name: str, shape: Shape, seed: int, pretrained: bool = False) -> 
     def build() -> nn.Module:
         nonlocal classifier
         if name in MODELS:
-            module, classifier = MODELS[name](shape)
+            module, classifier = MODELS[name](shape, **settings)
         elif name.startswith(TORCHVISION):
             module, classifier = libraries.torchvision_model(
                 name.removeprefix(TORCHVISION), shape, pretrained

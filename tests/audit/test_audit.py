@@ -83,12 +83,12 @@ def fedtl(*words):
 def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
     _, found, _ = private
     assert found["violations"] == []
-    for its in found["silos"].values():
-        assert its["claimed"]["epsilon"] <= 8
-        assert 0 < its["claimed"]["mu"] < 2
-        assert 0.01 < its["claimed"]["tpr_at_fpr_0.01"] < 0.5
-        assert its["conformance"]["passed"] is True
-        assert set(its["conformance"]["p_values"]) >= {
+    for silo in found["silos"].values():
+        assert silo["claimed"]["epsilon"] <= 8
+        assert 0 < silo["claimed"]["mu"] < 2
+        assert 0.01 < silo["claimed"]["tpr_at_fpr_0.01"] < 0.5
+        assert silo["conformance"]["passed"] is True
+        assert set(silo["conformance"]["p_values"]) >= {
             "noise",
             "sensitivity",
             "sampling",
@@ -96,9 +96,9 @@ def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
             "composition by Opacus PRV",
             "fresh noise",
         }
-        assert its["bounds"]["steinke"] <= its["claimed"]["epsilon"]
-        assert set(its["power"]["epsilon"]) == {"steinke", "fdp"}
-        assert 0 < its["power"]["noise"] < 0.5
+        assert silo["bounds"]["steinke"] <= silo["claimed"]["epsilon"]
+        assert set(silo["power"]["epsilon"]) == {"steinke", "fdp"}
+        assert 0 < silo["power"]["noise"] < 0.5
     for attack in ("rmia", "lira"):
         assert 0 <= found["membership"][attack]["auc"] <= 1
         assert set(found["membership"][attack]["silos"]) == {"plain", "faint"}
@@ -130,8 +130,8 @@ def test_a_run_without_privacy_says_what_was_not_measured(tmp_path):
     found = audited(folder, tmp_path / "server", effort=Effort(1, 1, 2, roles=False))
     assert found["membership"] == {}
     assert found["roles"] == []
-    for its in found["silos"].values():
-        assert its == {"claimed": None, "conformance": None, "bounds": None, "power": None}
+    for silo in found["silos"].values():
+        assert silo == {"claimed": None, "conformance": None, "bounds": None, "power": None}
     assert "Nothing: the run" in (tmp_path / "server" / "audit.html").read_text()
     assert "not measured" in (tmp_path / "server" / "audit.html").read_text()
     seen = audited(folder, tmp_path / "model", Adversary.MODEL, Effort(1, 1, 2, roles=False))

@@ -264,7 +264,7 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
     # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
-    monkeypatch.setattr(gradients, "choose_gradient_method", lambda *its, **more: gradients.by_bookkeeping)
+    monkeypatch.setattr(gradients, "choose_gradient_method", lambda *args, **more: gradients.by_bookkeeping)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "more than")
 
@@ -288,7 +288,7 @@ def test_an_accountant_that_begins_anew_each_round(monkeypatch, tmp_path):
 def test_a_library_that_composes_too_little(monkeypatch, tmp_path):
     """The ledger and the audit's arithmetic use the same library and agree; the second library does not."""
     sound = accounting._composed
-    monkeypatch.setattr(accounting, "_composed", lambda *its: 0.98 * sound(*its))
+    monkeypatch.setattr(accounting, "_composed", lambda *args: 0.98 * sound(*args))
     findings = audited(tmp_path, "privacy.statistics=dp")
     caught(findings, "composition by Opacus PRV", "PRV accountant")
     assert ("ledger arithmetic", "plain") not in reasons(findings)

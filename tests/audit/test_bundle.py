@@ -75,8 +75,9 @@ def test_folders_and_links_that_were_not_signed_are_named(made, tmp_path):
     (made[0] / "empty").mkdir()
     (made[0] / "elsewhere").symlink_to(tmp_path)
     (made[0] / "gone").symlink_to(tmp_path / "nothing")
-    with pytest.raises(Refuted, match=r"elsewhere.*empty.*gone"):
+    with pytest.raises(Refuted, match="elsewhere is") as error:
         bundle.verify_bundle(made[0])
+    assert all(f"{name} is not" in str(error.value) for name in ("elsewhere", "empty", "gone"))
 
 
 @pytest.mark.parametrize("name", [*SIGNED, "bundle.json", "bundle.sig"])
@@ -108,8 +109,9 @@ def test_all_faults_are_named_together(made):
     (folder / "audit.json").unlink()
     (folder / "audit.html").write_text("everything is fine")
     (folder / "more.html").write_text("really")
-    with pytest.raises(Refuted, match=r"audit.html.*audit.json.*more.html"):
+    with pytest.raises(Refuted, match=r"audit\.html was") as error:
         bundle.verify_bundle(folder)
+    assert all(name in str(error.value) for name in ("audit.json is", "more.html is"))
 
 
 def test_only_the_auditors_key_reveals_a_bundle_that_somebody_else_signed(made):

@@ -71,7 +71,7 @@ def test_p_values_of_sound_records_are_uniform():
         assert kstest(values, "uniform", alternative="greater").pvalue > 1e-3, name
 
 
-def test_noise_that_goes_on_in_the_next_step():
+def test_noise_that_is_correlated_with_the_next_step():
     rng = np.random.default_rng(0)
     fresh = rng.standard_normal((21, 400))
     noise = 1.5 * (fresh[1:] + 0.5 * fresh[:-1]) / np.sqrt(1.25)
@@ -83,13 +83,13 @@ def test_noise_of_another_law():
     assert red([phase(1, noise=noise)]) == {"normality"}
 
 
-def test_a_step_whose_noise_was_used_before():
+def test_a_step_with_the_noise_of_another_step():
     noise = 1.5 * np.random.default_rng(0).standard_normal((20, 400))
     noise[17] = noise[3]
     assert red([phase(1, noise=noise)]) == {"repeats"}
 
 
-def test_records_that_move_steps_which_did_not_sample_them():
+def test_records_that_change_steps_which_did_not_sample_them():
     sound = phase(1)
     leaking = replace(sound, sums=sound.sums + 0.3 * sound.member)
     assert red([leaking]) >= {"absence"}
@@ -105,27 +105,27 @@ def test_an_optimiser_whose_rate_falls():
     }
 
 
-def test_an_optimiser_that_is_given_something_else():
+def test_an_optimiser_that_did_not_get_the_noisy_sums():
     sound = phase(1)
     assert red([replace(sound, after=sound.after * 1.01)]) == {"optimiser"}
 
 
 @pytest.mark.parametrize(("gain", "words"), [(1.5, "more than"), (0.5, "less than")])
-def test_a_clip_that_is_another(gain, words):
+def test_another_clip(gain, words):
     violations = failed(noise_conformance("a", [phase(1, gain=gain)], None, CLAIM, PLAIN))
     assert [check.name for check in violations] == ["sensitivity"]
     assert words in violations[0].reason
     assert violations[0].value == pytest.approx(gain, abs=0.15)
 
 
-def test_a_rate_that_is_another():
+def test_another_sample_rate():
     held = np.random.default_rng(0).random((20, 400)) < 0.35
     violations = failed(noise_conformance("a", [phase(1, held=held)], None, CLAIM, PLAIN))
     assert [check.name for check in violations] == ["sampling"]
     assert "not 0.2500" in violations[0].reason
 
 
-def test_two_silos_with_one_noise():
+def test_two_silos_with_the_same_noise():
     noise = 1.5 * np.random.default_rng(0).standard_normal((20, 400))
     runs = {"a": [phase(1, noise=noise)], "b": [phase(2)], "c": [phase(3, noise=noise)]}
     assert [check.silo for check in failed(shared_noise(runs))] == ["a and c"]

@@ -46,9 +46,9 @@ def crossed(training, rows, method="fedavg"):
     return trainer, ObservedUpdate(shared, update.delta, local, rows, steps, 10, SHAPE), data
 
 
-def true_gradient(trainer, its, data):
+def true_gradient(trainer, update, data):
     net = trainer.net(10)
-    net.load_state_dict(trainer.partition.join(its.shared, its.local))
+    net.load_state_dict(trainer.partition.join(update.shared, update.local))
     weights = dict(net.named_parameters())
     found = torch.autograd.grad(
         F.cross_entropy(net(to_inputs(data.train.x, trainer.device)), data.train.y), list(weights.values())
@@ -60,11 +60,13 @@ def true_gradient(trainer, its, data):
 @pytest.mark.parametrize("epochs", [1, 6])
 def test_several_local_steps_are_scaled_to_one_gradient(momentum, epochs):
     """With a small learning rate every step has the same gradient, which must be recovered: direction and length."""
-    trainer, its, data = crossed(TrainingConfig(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8)
-    truth = true_gradient(trainer, its, data)
-    found = mean_gradient(trainer, its, list(truth))
+    trainer, update, data = crossed(
+        TrainingConfig(lr=1e-4, momentum=momentum, epochs=epochs, batch_size=8), 8
+    )
+    truth = true_gradient(trainer, update, data)
+    found = mean_gradient(trainer, update, list(truth))
     assert found.keys() == truth.keys()
-    a, b = (torch.cat([its[name].flatten() for name in sorted(its)]) for its in (found, truth))
+    a, b = (torch.cat([state[name].flatten() for name in sorted(state)]) for state in (found, truth))
     assert float((a - b).norm() / b.norm()) < 0.03
     assert gradient_multiplicity(trainer.training, epochs) == pytest.approx(
         sum(momentum ** (t - s) for t in range(epochs) for s in range(t + 1))
@@ -72,8 +74,8 @@ def test_several_local_steps_are_scaled_to_one_gradient(momentum, epochs):
 
 
 def test_one_image_is_found_and_its_label_too():
-    trainer, its, data = crossed(TrainingConfig(lr=0.01, momentum=0.0, batch_size=2), 1)
-    x, known = invert(trainer, its, 8, 300, 0)
+    trainer, update, data = crossed(TrainingConfig(lr=0.01, momentum=0.0, batch_size=2), 1)
+    x, known = invert(trainer, update, 8, 300, 0)
     assert known.tolist() == data.train.y.tolist()
     original = (to_inputs(data.train.x, trainer.device).double().numpy() + 1) / 2
     guess = (x.double().numpy() + 1) / 2
@@ -82,12 +84,12 @@ def test_one_image_is_found_and_its_label_too():
 
 
 def test_labels_of_a_batch_are_counted_where_the_head_is_shared_and_not_where_it_stays():
-    trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, epochs=3, batch_size=12), 12)
+    trainer, update, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, epochs=3, batch_size=12), 12)
     names = [name for name, _ in trainer.net(10).named_parameters()]
-    found = infer_labels(its, mean_gradient(trainer, its, names), trainer.net(10))
+    found = infer_labels(update, mean_gradient(trainer, update, names), trainer.net(10))
     assert torch.minimum(found.bincount(minlength=10), data.train.y.bincount(minlength=10)).sum() >= 10
-    trainer, its, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, batch_size=12), 12, "fedtl")
-    assert infer_labels(its, mean_gradient(trainer, its, names), trainer.net(10)) is None
+    trainer, update, data = crossed(TrainingConfig(lr=1e-3, momentum=0.0, batch_size=12), 12, "fedtl")
+    assert infer_labels(update, mean_gradient(trainer, update, names), trainer.net(10)) is None
 
 
 def test_ssim_is_its_formula_window_by_window_and_psnr_is_too():

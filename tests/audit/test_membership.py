@@ -39,23 +39,23 @@ def test_references_beat_the_bare_loss():
 
 
 def test_lira_is_its_formula():
-    its = evidence(1.0, n=20, references=6)
-    out = [its.references[~its.held[:, i], i] for i in range(20)]
+    rows = evidence(1.0, n=20, references=6)
+    out = [rows.references[~rows.held[:, i], i] for i in range(20)]
     spread = np.sqrt(np.mean([np.var(one, ddof=1) for one in out if len(one) > 1]))
     wanted = [
-        norm.logcdf((its.target[i] - one.mean()) / spread) if len(one) else np.nan
+        norm.logcdf((rows.target[i] - one.mean()) / spread) if len(one) else np.nan
         for i, one in enumerate(out)
     ]
-    assert np.allclose(lira(its), wanted, equal_nan=True)
+    assert np.allclose(lira(rows), wanted, equal_nan=True)
 
 
 def test_a_row_that_every_reference_held_is_not_scored():
-    its = evidence(1.0, references=1)
-    assert (its.scored() == ~its.held[0]).all()
+    rows = evidence(1.0, references=1)
+    assert (rows.scored() == ~rows.held[0]).all()
     for attack in (lira, rmia):
-        assert (np.isnan(attack(its)) == its.held[0]).all()
-    found = attack_all({"a": its})["rmia"]
-    assert found.members + found.others == int((~its.held[0]).sum())
+        assert (np.isnan(attack(rows)) == rows.held[0]).all()
+    found = attack_all({"a": rows})["rmia"]
+    assert found.members + found.others == int((~rows.held[0]).sum())
 
 
 def test_intervals_are_exact_and_small_samples_say_so():
@@ -73,8 +73,8 @@ def test_intervals_are_exact_and_small_samples_say_so():
 def test_the_true_positive_rate_never_exceeds_its_false_alarms():
     rng = np.random.default_rng(1)
     member, scores = np.arange(2000) < 1000, rng.standard_normal(2000)
-    its = figures(member, scores)
+    result = figures(member, scores)
     threshold = np.sort(scores[~member])[1000 - 1 - 10]
-    assert its.tpr_at_fpr_1_percent == (scores[member] > threshold).mean()
+    assert result.tpr_at_fpr_1_percent == (scores[member] > threshold).mean()
     assert (scores[~member] > threshold).mean() == 0.01
-    assert its.ci95[0] < 0.5 < its.ci95[1]
+    assert result.ci95[0] < 0.5 < result.ci95[1]

@@ -86,7 +86,7 @@ def audit_of(silo=None, **changes):
     return replace(result, **changes)
 
 
-def test_the_order_is_claimed_measured_power_and_what_is_not_seen():
+def test_the_parts_are_in_order():
     parts = statement(audit_of())
     assert [part.title for part in parts] == TITLES
     assert all(part.lines for part in parts)
@@ -95,7 +95,7 @@ def test_the_order_is_claimed_measured_power_and_what_is_not_seen():
     assert "does not prove" in said
 
 
-def test_all_terms_of_the_claim_are_said():
+def test_all_terms_of_the_claim_are_given():
     plan, said = plan_of(), " ".join(statement(audit_of())[0].lines)
     for words in (
         *("each record", "zero-out", "n = 100", "sigma = 0.700", "q = 0.010", "5 rounds", "20 steps"),
@@ -104,7 +104,7 @@ def test_all_terms_of_the_claim_are_said():
         assert words in said
 
 
-def test_what_follows_from_the_claim_is_no_finding():
+def test_what_follows_from_the_claim_is_not_reported_as_measured():
     claimed, measured, *_ = statement(audit_of())
     rate = f"{100 * trade_off(PLAN).max_tpr(0.01):.1f} %"
     assert any(rate in line and "not measured" in line for line in claimed.lines)
@@ -130,7 +130,7 @@ def test_bounds_that_can_refute_nothing_say_so():
     assert any("no canaries" in line for line in statement(audit_of({"power": None}))[2].lines)
 
 
-def test_noise_that_can_be_drawn_again_is_no_privacy():
+def test_reproducible_noise_is_not_private():
     assert statement(audit_of(private=False))[0].lines[0].startswith("Not private")
 
 
@@ -143,8 +143,8 @@ def test_the_tables_hold_the_same_numbers():
         assert number in text
 
 
-def test_a_claim_is_held_to_its_plans_own_curve_with_all_looks_paid_for():
-    """Not to the Gaussian mechanism of its epsilon and delta, which at these scores says something else."""
+def test_a_claim_is_compared_with_the_curve_of_its_own_plan():
+    """Not with the Gaussian curve of its epsilon and delta, which gives another p-value for these scores."""
     rng = np.random.default_rng(0)
     member = rng.random(1000) < 0.5
     scores = 3 * member + rng.standard_normal(1000)
@@ -160,7 +160,7 @@ def test_a_claim_is_held_to_its_plans_own_curve_with_all_looks_paid_for():
     assert 0 < steinke.p < 0.01
 
 
-def test_what_a_passed_check_of_noise_is_worth():
+def test_the_detectable_noise_error_is_detected():
     """Noise that is off by what is named is refuted at the level in 95 % of runs: chi-square, by simulation."""
     from scipy.stats import chi2
 

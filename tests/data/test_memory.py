@@ -155,8 +155,8 @@ def test_a_run_gives_the_numbers_of_the_same_run_on_files(tmp_path):
             store.get_or_make(f"{name}.raw", lambda raw=raw: raw)
         found = run(in_memory, RunFolder.create(tmp_path / "memory", in_memory), raws=store)
     expected = run(on_files, RunFolder.create(tmp_path / "files", on_files))
-    assert found["silos"] == expected["silos"]
-    assert found["mean"] == expected["mean"]
+    assert found.silos == expected.silos
+    assert found.mean == expected.mean
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approv
     )
     refused = [f"round {number}: faint: has not approved this bundle (code 7)" for number in (1, 2)]
     assert result["left_out"] == {"faint": refused}
-    assert all("is not approved bundles: 0)" in line["reason"] for line in federation.record("faint"))
+    assert all("approved bundles: 0" in line["reason"] for line in federation.record("faint"))
     for name in SITES:
         lines = federation.record(name)
         assert [line["what"] for line in lines] == [

@@ -38,7 +38,7 @@ def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:
 
 def synthetic_rows(data: SiloDataset) -> SiloDataset:
     """
-    Synthetic rows in place of all rows, with the same units. Not those of ``silo.nobody``, with which every round starts.
+    Synthetic rows in place of all rows, with the same units. They differ from those that every round tries first.
     """
     generator = torch.Generator().manual_seed(1)
 

@@ -4,7 +4,7 @@ How a function is called with settings from a file: its parameters are the setti
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -23,11 +23,20 @@ class _Arguments(Settings):
 
 
 def call(make: Callable[..., T], settings: Mapping[str, Any], at: str) -> T:
+    """Return ``make(**settings)`` with the settings checked by ``arguments``, which raises ConfigError."""
+    return make(**arguments(make, settings, at))
+
+
+def arguments(
+    make: Callable[..., Any], settings: Mapping[str, Any], at: str, given: Collection[str] = ()
+) -> dict[str, Any]:
     """
-    Return ``make(**settings)``. ``at``: where the settings stand in the file, with a dot at its end. Raises ConfigError
-    for a setting that is no parameter, that is missing, or that is not of the parameter's type.
+    Return ``settings`` as arguments of ``make``. ``at``: where the settings stand in the file, with a dot at its end.
+    ``given``: parameters that are not settings. Raises ConfigError for a setting that is no parameter, that is missing, or
+    that is not of the parameter's type.
     """
-    parameters = inspect.signature(make).parameters
+    signature = inspect.signature(make).parameters
+    parameters = {name: parameter for name, parameter in signature.items() if name not in given}
     for key in settings:
         if key not in parameters:
             raise ConfigError(unknown_setting(at + key, [at + name for name in parameters]))
@@ -36,10 +45,10 @@ def call(make: Callable[..., T], settings: Mapping[str, Any], at: str) -> T:
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in parameters.items()
     }
-    arguments = create_model("Arguments", __base__=_Arguments, **fields)
+    model = create_model("Arguments", __base__=_Arguments, **fields)
     try:
         # Strict JSON is what a TOML file can say: a number for a float, a list for a tuple, and no coercion besides.
-        checked = arguments.model_validate_json(json.dumps(dict(settings), default=str))
+        checked = model.model_validate_json(json.dumps(dict(settings), default=str))
     except ValidationError as error:
         raise ConfigError(mistakes_in_one_line(error, settings, at)) from error
-    return make(**{name: getattr(checked, name) for name in settings})
+    return {name: getattr(checked, name) for name in settings}

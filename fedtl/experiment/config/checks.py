@@ -9,7 +9,7 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice
-from fedtl.experiment.config.resolve import method_of, server_of
+from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS
@@ -49,6 +49,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _twice(experiment)
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
+    yield from _said(model_arguments, experiment.model)
     yield from _of_start(experiment.model, experiment.data)
     yield from _of_engine(experiment.engine)
 

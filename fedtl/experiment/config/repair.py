@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import contradictions, data_contradictions, with_unit
 from fedtl.experiment.config.messages import SettingPath, mistake_lines
-from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.resolve import method_of, model_arguments
 from fedtl.experiment.config.schema import Experiment, MethodSettings, TrainSettings
 from fedtl.methods.optimizers import OPTIMIZERS
 
@@ -72,7 +72,7 @@ def _without(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, 
 
 
 def _with_known_names(experiment: Experiment) -> Experiment:
-    """Return the experiment with the default method or optimiser where those it names do not exist."""
+    """Return the experiment with the default method, optimiser or model settings where its own cannot be used."""
     if experiment.train.optimizer not in OPTIMIZERS:
         default = TrainSettings()
         update = {"optimizer": default.optimizer, "momentum": default.momentum}
@@ -81,4 +81,9 @@ def _with_known_names(experiment: Experiment) -> Experiment:
         method_of(experiment.method)
     except ConfigError:
         experiment = experiment.model_copy(update={"method": MethodSettings()})
+    try:
+        model_arguments(experiment.model)
+    except ConfigError:
+        model = experiment.model.model_copy(update={"settings": {}})
+        experiment = experiment.model_copy(update={"model": model})
     return experiment

@@ -10,13 +10,15 @@ import torch
 
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.call import call
+from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
-from fedtl.experiment.config.schema import Experiment, MethodSettings, PrivacySettings
+from fedtl.experiment.config.schema import Experiment, MethodSettings, ModelSettings, PrivacySettings
 from fedtl.methods.base import FineTune, Method, Server
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
+from fedtl.models.net import ModelSpec, Shape
+from fedtl.models.registry import MODELS, model_spec
 
 
 def method_of(settings: MethodSettings) -> Method:
@@ -42,10 +44,27 @@ def method_of(settings: MethodSettings) -> Method:
     return replace(method, finish=(*method.finish, step))
 
 
+def model_arguments(settings: ModelSettings) -> dict[str, Any]:
+    """Return ``[model.settings]`` as arguments of the model's function. Raises ConfigError."""
+    if not settings.settings:
+        return {}
+    if settings.name not in MODELS:
+        raise ConfigError(
+            f"model.settings: {settings.name!r} takes no settings; models of timm and torchvision have theirs in their names"
+        )
+    return arguments(MODELS[settings.name], settings.settings, "model.settings.", given=("shape",))
+
+
+def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
+    """Return the model that ``[model]`` describes, for inputs of ``shape``. Raises ConfigError or ModelError."""
+    pretrained = settings.weights == "pretrained"
+    return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
+
+
 def server_of(settings: MethodSettings) -> Server:
     """Return the method's own server step, or the one that ``[method.server]`` describes. Raises ConfigError."""
     if (own := _own_server(settings)) is not None:
-        if settings.server:
+        if settings.server != MethodSettings().server:
             raise ConfigError(
                 f"method.server: {settings.name!r} has a server step of its own; remove [method.server]"
             )
@@ -103,12 +122,11 @@ def _try_optimizer(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def about(make: Callable[..., Any]) -> str:
-    """Return the first paragraph of the docstring of a method or a term, in one line."""
+    """Return the first paragraph of the docstring of a method, a term or a model, in one line."""
     return " ".join((inspect.getdoc(make) or "").partition("\n\n")[0].split())
 
 
 def describe(make: Callable[..., Any]) -> str:
-    """Return the settings of a method or a term with their defaults: "mu = 0.01"."""
-    return ", ".join(
-        f"{p.name} = {json.dumps(p.default)}" for p in inspect.signature(make).parameters.values()
-    )
+    """Return the settings of a method, a term or a model with their defaults: "mu = 0.01"."""
+    parameters = inspect.signature(make).parameters.values()
+    return ", ".join(f"{p.name} = {json.dumps(p.default)}" for p in parameters if p.default is not p.empty)

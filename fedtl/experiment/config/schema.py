@@ -10,9 +10,13 @@ from fedtl.simulation.settings import EngineSettings
 
 
 class ModelSettings(Settings):
-    """``[model]``. ``weights`` is a local file (absolute once loaded) or "pretrained"."""
+    """
+    ``[model]``. ``settings``: the parameters of a model of fedtl's own or of an installed package. ``weights``: a local file
+    (absolute once loaded) or "pretrained".
+    """
 
     name: str = "convnet"
+    settings: dict[str, Any] = {}
     weights: str = ""
     pretrain_on: list[str] = []
     pretrain_epochs: int = Field(10, ge=1)
