@@ -1,8 +1,8 @@
 """
 SCAFFOLD: gradients are corrected by how much the silo's differ from all silos'.
 
-Laws: the first round is FedAvg's; after it c_i = -(change of the weights) / (K lr) for K steps of plain SGD, and c is the
-mean of all c_i. With momentum, K lr is how far a constant gradient would have moved the weights.
+Laws: the first round is FedAvg's; after it c_i = -(change of the weights) / (K lr), and c is the mean of all c_i. K lr is
+how far a constant gradient would have moved the weights in K steps, momentum included.
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,7 @@ def scaffold() -> Method:
     """
     Karimireddy et al., 2020 (SCAFFOLD): gradients corrected by control variates, the silo's c_i and the common c.
 
-    Option II: c_i becomes c_i - c + (received - trained) / (K lr), and c moves by the mean change of the c_i of the silos
-    that took part. Every silo sends and receives as much again as the model's weights.
+    Option II: c_i becomes c_i - c + (received - trained) / (K lr); c moves by the mean change of the c_i that took part.
     """
     slots = (Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common))
     return Method(objective=(TaskLoss(), Correction()), slots=slots, sgd_only=True)
