@@ -1,4 +1,4 @@
-"""What crosses the wall of a silo. Nothing else does."""
+"""The only messages between a silo and the server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from fedtl.models.state import State
 
 @dataclass(frozen=True)
 class SpendEvent:
-    """One charged use of a silo's data: ``steps`` noisy gradients, each of a Poisson sample."""
+    """One charged use of a silo's data: ``steps`` noisy sums, each over a Poisson sample."""
 
     noise_multiplier: float
     sample_rate: float
@@ -17,7 +17,7 @@ class SpendEvent:
 
 @dataclass(frozen=True)
 class Task:
-    """Server to silo: the shared tensors, and where in the study we are (round 1 is the first)."""
+    """Server to silo: the shared tensors, and the round of the study (the first is 1)."""
 
     study: str
     round: int
@@ -29,10 +29,10 @@ class Task:
 @dataclass(frozen=True)
 class Update:
     """
-    Silo to server: how the shared tensors moved and with what weight they count.
+    Silo to server: how much the shared tensors changed, and the weight of the update in the mean.
 
-    ``metrics`` are of the received model as the silo would use it, on the silo's validation rows; never of test rows. What a
-    private update cost stays in the silo's ledger: the number of rows would follow from its sampling rate.
+    ``metrics`` are of the received model as the silo would use it, on the silo's validation rows; never of test rows. The
+    privacy cost of an update stays in the silo's ledger, because its sample rate would give away the number of rows.
     """
 
     silo: str
@@ -44,7 +44,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Silo to server: no update this round."""
+    """Silo to server: no update in this round, and why."""
 
     silo: str
     round: int

@@ -193,11 +193,11 @@ def _head_beside_the_noise(monkeypatch):
     """After the noise, the head is also changed by a function of the first rows."""
     sound = private.train_phase
 
-    def train_phase(loop, net, silo, *rest):
-        sound(loop, net, silo, *rest)
+    def train_phase(loop, weights, silo, *rest):
+        sound(loop, weights, silo, *rest)
         with torch.no_grad():
             seen = to_inputs(silo.data.train.x[:8], loop.device).nan_to_num(0.0).mean()
-            for weight in net.head.parameters():
+            for weight in weights.net.head.parameters():
                 weight += 1e-3 * torch.tanh(seen)
 
     monkeypatch.setattr(private, "train_phase", train_phase)
@@ -359,10 +359,10 @@ def _steps_from_the_rows(monkeypatch):
     """The number of steps depends on the brightness of the rows."""
     sound = private.train_phase
 
-    def train_phase(loop, net, silo, *rest):
+    def train_phase(loop, weights, silo, *rest):
         mean = float(silo.data.train.x.double().nan_to_num(0.0).mean())
         more = tuple(count + (count > 0 and mean > 0) for count in silo.guarantee.training.steps)
-        sound(loop, net, replace(silo, guarantee=with_training(silo.guarantee, steps=more)), *rest)
+        sound(loop, weights, replace(silo, guarantee=with_training(silo.guarantee, steps=more)), *rest)
 
     monkeypatch.setattr(private, "train_phase", train_phase)
 

@@ -64,6 +64,9 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
         "as many."
     )
+    for part in plan.parts:
+        place = "crosses in each round" if part.leaves else "stays at the silo"
+        print_line(f"in addition to the model: {part.name}, {part.bytes:,} bytes, {place}")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:

@@ -7,7 +7,6 @@ from fedtl._util.records import from_plain, to_plain
 from fedtl.experiment.result import Totals
 from fedtl.federation.round_log import RoundLog
 from fedtl.federation.rounds import ServerState
-from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 from fedtl.training.silo import Silo
@@ -28,7 +27,7 @@ def save_run_state(log: RoundLog, server: ServerState, silos: Mapping[str, Silo]
     log.save(
         server,
         locals={name: silo.local for name, silo in silos.items()},
-        labels={name: {str(k): str(v) for k, v in silo.labels.items()} for name, silo in silos.items()},
+        labels={name: {k: str(v) for k, v in silo.labels.items()} for name, silo in silos.items()},
         so_far=to_plain(totals),
     )
 
@@ -39,7 +38,7 @@ def load_run_state(log: RoundLog) -> RunState | None:
     if checkpoint is None:
         return None
     labels: dict[str, Labels] = {
-        name: {Role(k): Label(v) for k, v in own.items()} for name, own in checkpoint.extra["labels"].items()
+        name: {k: Label(v) for k, v in own.items()} for name, own in checkpoint.extra["labels"].items()
     }
     totals = from_plain(Totals, checkpoint.extra["so_far"])
     return RunState(checkpoint.server, checkpoint.extra["locals"], labels, totals)

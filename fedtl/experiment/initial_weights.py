@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedtl.errors import ConfigError, ModelError
 from fedtl.experiment.config.privacy_checks import UNCOVERED
+from fedtl.methods.sets import model_part
 from fedtl.models import weights
 from fedtl.models.dp_norm import restore_names, restore_state
 from fedtl.models.net import ModelSpec
@@ -50,7 +51,7 @@ class FirstWeights:
 
 def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
     """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
-    net, file = plan.net(width), weights.read_weights(path)
+    net, file = plan.net(width), model_part(weights.read_weights(path))
     try:
         provenance = marks.read(path)
     except ModelError as error:

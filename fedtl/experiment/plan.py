@@ -5,7 +5,7 @@ from dataclasses import replace
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.lint.dry_run import Examined
 from fedtl.experiment.privacy_report import privacy_report, silo_privacy
-from fedtl.experiment.tensor_table import tensor_table
+from fedtl.experiment.tensor_table import parts_of, tensor_table
 from fedtl.results.plan import ExperimentPlan
 from fedtl.results.privacy import PrivacyReport
 
@@ -17,6 +17,7 @@ def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPla
     return ExperimentPlan(
         experiment=experiment.model_dump(exclude_none=True),
         tensors=tensors,
+        parts=parts_of(tensors),
         bytes_up=leaving,
         bytes_down=leaving,
         training=tuple(examined.study.training),

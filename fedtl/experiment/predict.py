@@ -57,7 +57,7 @@ class SiloModel:
         )
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
-        names = self.trainer.partition.roles
+        names = self.trainer.loop.roles
         labels = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
         self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
         self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}

@@ -6,8 +6,10 @@ from fedtl.experiment.config.resolve import privacy_of
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_statistics
 from fedtl.experiment.study import Study
+from fedtl.methods.base import Use, finished_roles, trained_roles
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
+from fedtl.training.extra import changed_extra
 from fedtl.training.trainer import Trainer
 
 
@@ -18,9 +20,10 @@ def provenance_after_rounds(
     Return the labels after a silo's last round, by tensor name. ``first``: labels of the first weights. ``settings``: of
     that silo; None: training is not private. Reproducible noise counts as no noise.
     """
+    method, extra = trainer.method, changed_extra(trainer.method, trainer.partition)
     if settings is None:
-        return labels.after(first, trainer.loop.movable(trainer.method.trained), private=False)
-    moved = trainer.loop.movable(trainer.method.trained - labels.STILL)
+        return labels.after(first, [*trainer.loop.movable(trained_roles(method)), *extra], private=False)
+    moved = [*trainer.loop.movable(trained_roles(method) - labels.STILL), *extra]
     statistics = released_statistics(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *statistics], private=False)
@@ -30,7 +33,10 @@ def provenance_after_rounds(
 
 def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise."""
-    return labels.after(before, trainer.loop.movable(trainer.method.finished), private=False)
+    if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
+        worst = labels.together({"all": label} for label in before.values())["all"]
+        before = dict.fromkeys(before, worst)
+    return labels.after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
 
 
 def silo_provenance(study: Study, name: str) -> dict[str, Label]:

@@ -20,7 +20,6 @@ from fedtl.methods.base import Method
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
-from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
@@ -77,7 +76,14 @@ class Study:
     def silo(self, name: str, data: SiloDataset) -> Silo:
         """Return a silo as it is before its first round."""
         _, local = self.trainer.partition.split(self.trainer.initial(data.width))
-        return Silo(name, data, local, self.secret(name), self.guarantees.get(name), labels.public(Role))
+        return Silo(
+            name,
+            data,
+            local,
+            self.secret(name),
+            self.guarantees.get(name),
+            labels.public(self.trainer.partition.roles),
+        )
 
     def secret(self, name: str) -> bytes:
         """Return a silo's secret. It follows from the seed: in a simulation there is nobody to protect."""

@@ -1,9 +1,13 @@
 """A row for every tensor of a study's model, for ``fedtl show`` and the pages of a site."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from fedtl.experiment.provenance import provenance_after_rounds
 from fedtl.experiment.study import Study
-from fedtl.models.state import size_in_bytes
-from fedtl.results.plan import TensorRow
+from fedtl.methods.sets import MODEL, set_of
+from fedtl.models.state import State, size_in_bytes
+from fedtl.results.plan import StatePart, TensorRow
 
 
 def tensor_table(study: Study) -> tuple[TensorRow, ...]:
@@ -19,5 +23,21 @@ def tensor_table(study: Study) -> tuple[TensorRow, ...]:
             leaves=partition.leaves(name),
             label=str(labels[name]) if private else None,
         )
-        for name, tensor in study.trainer.net(study.schema.width).state_dict().items()
+        for name, tensor in _all_tensors(study).items()
     )
+
+
+def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
+    """Return what the method keeps or sends in addition to the model, with the bytes of each part."""
+    parts: dict[str, StatePart] = {}
+    for tensor in tensors:
+        if (name := set_of(tensor.name)) != MODEL:
+            so_far = parts.get(name, StatePart(name, 0, tensor.leaves))
+            parts[name] = replace(so_far, bytes=so_far.bytes + tensor.bytes)
+    return tuple(parts.values())
+
+
+def _all_tensors(study: Study) -> State:
+    """Return the model's tensors in the model's order, then what the method keeps in addition."""
+    width = study.schema.width
+    return {**study.trainer.net(width).state_dict(), **study.trainer.initial(width)}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
 from fedtl.messages import Refusal, Task, Update
-from fedtl.methods.server import ServerStep
+from fedtl.methods.base import Server
 from fedtl.models.roles import Role
 from fedtl.models.state import State, first_not_finite, size_in_bytes
 
@@ -34,7 +34,7 @@ class FederationConfig:
     study: str
     seed: int
     rounds: int
-    server: ServerStep
+    server: Server
     silos_per_round: int | None = None
     minimum_silos: int = 1
 

@@ -1,37 +1,150 @@
 """
-A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, how
-the server moves, and what happens at home afterwards. A method's settings are its function's parameters.
+A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, what further state it
+keeps, how the server moves, and what each silo does after the last round. A method's settings are its function's
+parameters.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
 
 from fedtl._util.settings import Count
-from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term
+from fedtl.messages import Update
+from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
+from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.state import State
 
 HEAD = frozenset({Role.HEAD})
 BACKBONE = EVERYTHING - HEAD
+Through = Callable[[Sets], State]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of local training in which only some roles move. ``epochs`` None: as ``[train]`` says."""
+    """
+    A stretch of local training in which only some roles move. ``epochs`` None: as ``[train]`` says; ``objective`` None:
+    the method's.
+
+    ``on``: the sets that move, MODEL or slots. ``through``: from all sets to the weights of the forward pass,
+    differentiable; None: the one set of ``on`` itself. ``into``: the set that takes these weights when the phase ends.
+    """
 
     train: frozenset[Role] = EVERYTHING
     epochs: int | None = None
+    objective: tuple[Term, ...] | None = None
+    on: tuple[str, ...] = (MODEL,)
+    through: Through | None = None
+    into: str | None = None
 
 
 @dataclass(frozen=True)
-class Personalise:
-    """After the last round, at home: fine-tune the head, or everything, on the silo's own training rows."""
+class Ended:
+    """
+    A round of local training as it went. ``reach``: by the model's parameters, how far a constant gradient of 1 would
+    have moved each: the learning rate times the number of steps, and what momentum adds.
+    """
+
+    before: Sets
+    after: Sets
+    reach: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """
+    A further set of tensors that a silo keeps: a second model, a control variate, a mask.
+
+    ``first`` makes it from the model's first tensors and their roles. ``crosses``: its change is part of every update,
+    and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
+    None: what the phases made of it.
+    """
+
+    name: str
+    first: Callable[[State, Mapping[str, Role]], State]
+    crosses: bool = False
+    after: Callable[[Ended], State] | None = None
+
+
+class Summary(ABC):
+    """
+    One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
+    vector longer than ``bound`` is scaled down to it.
+    """
+
+    name: str
+    bound: float
+
+    @abstractmethod
+    def rows(self, out: Forward) -> Tensor:
+        """Return the vectors [B, ...]."""
+
+    @abstractmethod
+    def shape(self, features: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
+
+
+class Site(Protocol):
+    """What a finishing step may use of a silo: training on its rows, and the loss on its validation rows. Never test rows."""
+
+    def train(self, state: State, phase: Phase) -> State:
+        """Return the state after a phase of training."""
+        ...
+
+    def loss(self, state: State) -> float:
+        """Return the model's loss on validation rows."""
+        ...
+
+
+class Finish(ABC):
+    """
+    A step at the silo after the last round, from the model that would be used to a better one. ``trained``: the roles
+    that it fits to the silo's rows; steps that fit none come first.
+    """
+
+    trained: frozenset[Role] = frozenset()
+
+    @abstractmethod
+    def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
+
+
+@dataclass(frozen=True)
+class Use(Finish):
+    """Use another set of weights than the model, or what ``through`` makes of all sets."""
+
+    name: str = MODEL
+    through: Through | None = None
+
+    def __call__(self, site: Site, state: State, sets: Sets) -> State:
+        return sets[self.name] if self.through is None else self.through(sets)
+
+
+@dataclass(frozen=True)
+class FineTune(Finish):
+    """Fine-tune the head, or everything, on the silo's own training rows."""
 
     what: Literal["head", "all"] = "head"
     epochs: Count = 0
 
     @property
-    def phase(self) -> Phase:
-        return Phase(HEAD if self.what == "head" else EVERYTHING, self.epochs)
+    def trained(self) -> frozenset[Role]:  # type: ignore[override]
+        if not self.epochs:
+            return frozenset()
+        return HEAD if self.what == "head" else EVERYTHING
+
+    def __call__(self, site: Site, state: State, sets: Sets) -> State:
+        return site.train(state, Phase(self.trained, self.epochs)) if self.epochs else state
+
+
+class Server(Protocol):
+    """How the server moves: from updates, sorted by silo, to the next shared tensors and what it remembers."""
+
+    def __call__(
+        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
+    ) -> tuple[State, dict[str, Any]]: ...
 
 
 ExactStatistics = Literal["own", "always", "never"]
@@ -40,18 +153,31 @@ ExactStatistics = Literal["own", "always", "never"]
 @dataclass(frozen=True)
 class Method:
     """
+    ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``: steps after the last round.
+    ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or momentum.
+
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
-    it uses, scores or exports its model. "own": wherever the statistics are the silo's own, whatever the method is
-    called. Private runs say "always" (privacy.statistics = "local-after") or "never" (any other).
-    ``pool``: everybody's rows in one place, a yardstick that exists in simulation only.
+    it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs say "always"
+    (privacy.statistics = "local-after") or "never" (any other).
+    ``pool``: all silos' rows in one place, a baseline for simulation only.
+
+    Raises ValueError for two slots or summaries of one name.
     """
 
     shared: frozenset[Role] = EVERYTHING
     objective: tuple[Term, ...] = (TaskLoss(),)
     phases: tuple[Phase, ...] = (Phase(),)
+    slots: tuple[Slot, ...] = ()
+    summaries: tuple[Summary, ...] = ()
+    finish: tuple[Finish, ...] = ()
+    server: Server | None = None
     exact_statistics: ExactStatistics = "own"
-    personalise: Personalise = Personalise()
     pool: bool = False
+    sgd_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_names([slot.name for slot in self.slots], "the slot")
+        check_names([summary.name for summary in self.summaries], "the summary")
 
     @property
     def head_is_local(self) -> bool:
@@ -66,37 +192,55 @@ class Method:
 
     @property
     def fits_statistics_each_round(self) -> bool:
-        """Whether the figures of a round are of exact statistics. Whoever trains in a pooled run has everybody's rows."""
+        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
         return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
 
     @property
     def fits_tuned_statistics(self) -> bool:
-        """Whether personalising moves the statistics at home, so that exact ones are fitted after it."""
-        moves = self.personalise.epochs > 0 and Role.STATS in self.personalise.phase.train
-        return moves and self.exact_statistics != "never"
-
-    @property
-    def trained(self) -> frozenset[Role]:
-        """The roles that a round changes."""
-        return frozenset().union(*(phase.train for phase in self.phases), {Role.COUNT})
-
-    @property
-    def finished(self) -> frozenset[Role]:
-        """The roles that are fitted to the silo's own rows after the last round."""
-        fitted = self.personalise.phase.train if self.personalise.epochs else frozenset[Role]()
-        return fitted | ({Role.STATS} if self.fits_received_statistics else frozenset())
+        """Whether a finishing step moves the statistics, so that exact ones are fitted after it."""
+        return self.exact_statistics != "never" and any(Role.STATS in step.trained for step in self.finish)
 
     @property
     def needs_target(self) -> bool:
         return any(term.needs_target for term in self.losses)
 
     @property
-    def losses(self) -> tuple[PerExample | PerBatch, ...]:
-        return tuple(term for term in self.objective if isinstance(term, PerExample | PerBatch))
+    def every_term(self) -> tuple[Term, ...]:
+        """The terms of the objective and of the phases' own, each once."""
+        others = (term for phase in self.phases for term in phase.objective or ())
+        return tuple(dict.fromkeys((*self.objective, *others)))
 
     @property
-    def pulls(self) -> tuple[OnWeights, ...]:
-        return tuple(term for term in self.objective if isinstance(term, OnWeights))
+    def losses(self) -> tuple[PerExample | PerBatch, ...]:
+        return _losses(self.every_term)
 
     def plus(self, *terms: Term) -> "Method":
         return replace(self, objective=self.objective + terms)
+
+
+def _losses(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
+    return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
+
+
+def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:
+    """Return the terms of a phase: its own, or the method's."""
+    return method.objective if phase.objective is None else phase.objective
+
+
+def without_weight_terms(method: Method) -> Method:
+    """Return the method without its terms on weights."""
+    phases = tuple(replace(phase, objective=_losses(terms_of(method, phase))) for phase in method.phases)
+    return replace(method, objective=_losses(method.objective), phases=phases)
+
+
+def trained_roles(method: Method) -> frozenset[Role]:
+    """Return the roles of the model that a round changes."""
+    replaced = EVERYTHING if any(phase.into == MODEL for phase in method.phases) else frozenset[Role]()
+    trained = (phase.train for phase in method.phases if MODEL in phase.on)
+    return frozenset({Role.COUNT}).union(replaced, *trained)
+
+
+def finished_roles(method: Method) -> frozenset[Role]:
+    """Return the roles that are fitted to the silo's own rows after the last round."""
+    fitted = frozenset[Role]().union(*(step.trained for step in method.finish))
+    return fitted | ({Role.STATS} if method.fits_received_statistics else frozenset())

@@ -3,15 +3,17 @@ What a silo minimises: a sum of terms.
 
 A term is one of three kinds, and the kind decides what may be done with it:
 
-- PerExample: one value an example. Private training clips these, and a membership attack reads these.
-- PerBatch: examples meet inside it (CORAL, MMD). No per-example gradient exists, so it cannot be trained with
+- PerExample: one value an example. Private training clips its gradients; a membership attack reads its values.
+- PerBatch: the value depends on several examples together (CORAL, MMD), so there is no per-example gradient and no
   record-level privacy.
-- OnWeights: it sees no data, so it costs no privacy. It acts on the gradient after it was taken, where
-  per-example clipping cannot drop it.
+- OnWeights: it sees weights only, so it costs no privacy. It is added to the gradient after clipping and noise.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.settings import Weight
+from fedtl.methods.sets import SHARED, Sets
 from fedtl.models.state import State
 
 
@@ -39,20 +42,95 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Pass:
+    """What one pass gave: ``features`` [B, D], ``scores`` [B, classes] or [B, 1], and ``layers``' outputs by path."""
+
+    features: Tensor
+    scores: Tensor
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """A net with one set of weights. ``aux``: the modules that losses added, by name."""
+
+    @property
+    def aux(self) -> Mapping[str, Callable[[Tensor], Tensor]]: ...
+
+    def run(self, x: Tensor) -> Pass: ...
+
+    def by(self, name: str) -> "Model":
+        """Return the same net with another set of weights, in evaluation mode and without gradient."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
 class Forward:
-    """One pass of the model over one batch; ``progress`` runs from 0 to 1 over the whole experiment."""
+    """
+    One pass of a model over one batch, computed when it is first needed. ``progress`` runs from 0 to 1 over the whole
+    training; ``summaries``: the mean of each over all silos, as it came.
+    """
 
     batch: Batch
-    features: Tensor  # [B, D]
-    scores: Tensor  # [B, classes] or, for regression, [B, 1]
-    aux: nn.ModuleDict
-    progress: float
+    model: Model
+    progress: float = 0.0
+    summaries: State = field(default_factory=dict)
+
+    @cached_property
+    def _pass(self) -> Pass:
+        return self.model.run(self.batch.x)
+
+    @property
+    def features(self) -> Tensor:
+        """[B, D]"""
+        return self._pass.features
+
+    @property
+    def scores(self) -> Tensor:
+        """[B, classes] or, for regression, [B, 1]."""
+        return self._pass.scores
+
+    @property
+    def layers(self) -> Mapping[str, Tensor]:
+        """The outputs of the layers that the objective's terms name in ``needs_layers``, by path."""
+        return self._pass.layers
+
+    @property
+    def aux(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """The modules that losses added to the model, by name."""
+        return self.model.aux
+
+    def summary(self, name: str) -> Tensor:
+        """Return the mean of a summary over all silos; zeros in the first round."""
+        return self.summaries[name]
+
+    def of(self, x: Tensor) -> "Forward":
+        """Return the pass over other inputs, with the same labels."""
+        return replace(self, batch=replace(self.batch, x=x))
+
+    def by(self, name: str) -> "Forward":
+        """Return the pass over the same batch by another set of weights, without gradient."""
+        return replace(self, model=self.model.by(name))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A model whose pass is already there."""
+
+    result: Pass
+    aux: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    def run(self, x: Tensor) -> Pass:
+        return self.result
+
+    def by(self, name: str) -> "Computed":
+        return self
 
 
 class Loss:
-    """What every loss on examples may say of itself."""
+    """What any loss on examples may need: a second domain, outputs of layers, modules of its own."""
 
     needs_target = False
+    needs_layers: tuple[str, ...] = ()  # by their paths in the net, such as "body.features.0"
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""
@@ -64,33 +142,33 @@ class PerExample(Loss, ABC):
 
     @abstractmethod
     def losses(self, out: Forward) -> Tensor:
-        """[B]; what ``counts`` leaves out is ignored."""
+        """Return the losses [B]; those that ``counts`` excludes are ignored."""
 
     def counts(self, out: Forward) -> Tensor:
-        """[B] of bool: the examples that this term is about."""
+        """Return which examples the term is about [B]."""
         return out.batch.domain >= 0
 
 
 def mean_loss(term: PerExample, out: Forward) -> Tensor:
-    """A term's mean over the examples that it is about; 0 where there are none."""
+    """Return a term's mean over the examples that it is about; 0 where there are none."""
     counts = term.counts(out)
     return torch.where(counts, term.losses(out), 0.0).sum() / counts.sum().clamp_min(1)
 
 
 class PerBatch(Loss, ABC):
-    """A loss in which examples meet."""
+    """A loss that depends on several examples of a batch together."""
 
     @abstractmethod
     def loss(self, out: Forward) -> Tensor:
-        """A scalar."""
+        """Return the loss, a scalar."""
 
 
 class OnWeights(ABC):
     """A loss on the weights alone."""
 
     @abstractmethod
-    def gradient(self, name: str, weight: Tensor, received: State) -> Tensor | None:
-        """The gradient at ``weight``, or None where the term does not act."""
+    def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
+        """Return the gradient at ``weight``, or None where the term does not act."""
 
 
 Term = PerExample | PerBatch | OnWeights
@@ -112,9 +190,14 @@ class TaskLoss(PerExample):
 
 @dataclass(frozen=True)
 class Proximal(OnWeights):
-    """FedProx (Li et al., 2020): mu/2 ||w - w_received||^2, so the gradient is mu (w - w_received)."""
+    """
+    Li et al., 2020 (FedProx): local weights stay near the received ones.
+
+    The loss is mu/2 ||w - w_to||^2 over the weights that the set ``to`` has, so the gradient is mu (w - w_to).
+    """
 
     mu: Weight = 0.01
+    to: str = SHARED
 
-    def gradient(self, name: str, weight: Tensor, received: State) -> Tensor | None:
-        return self.mu * (weight - received[name]) if name in received else None
+    def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
+        return self.mu * (weight - sets[self.to][name]) if name in sets[self.to] else None

@@ -1,4 +1,4 @@
-"""torch's own optimisers by lower-case name: for silos, and for the server on the averaged difference; and their rates."""
+"""torch's optimisers by lower-case name, for silos and for the server, and schedules of learning rates."""
 
 import math
 from collections.abc import Callable
@@ -21,14 +21,14 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def _cosine(round: int, rounds: int) -> float:
-    """From 1 in the first round towards 0 after the last (Loshchilov and Hutter, 2017, without restarts)."""
+    """Return a factor from 1 in the first round towards 0 after the last (Loshchilov and Hutter, 2017, without restarts)."""
     return (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
-# What the learning rate is multiplied by in round 1, 2, ... of so many.
+# The factor on the learning rate in a round, of so many rounds.
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": lambda round, rounds: 1.0, "cosine": _cosine}
 
 
 def rate(schedule: str, round: int, rounds: int) -> float:
-    """The factor for a round; 1 for what trains after the last one, such as a head at home."""
+    """Return the factor on the learning rate in a round; 1 after the last one, for what a silo fits then."""
     return SCHEDULES[schedule](round, rounds) if round <= rounds else 1.0

@@ -1,9 +1,9 @@
 """
-How the server moves: from the silos' differences to the next shared tensors.
+How the server moves: from the silos' updates to the next shared tensors.
 
-The averaged difference stands for a negative gradient (Reddi et al., 2021), so any torch optimiser can take the
-step: FedAvgM is ``sgd`` with momentum, FedAdam is ``adam``. Normalisation statistics are no weights: they are
-always moved by their plain mean.
+The averaged update is used as a negative gradient (Reddi et al., 2021), so any torch optimiser can take the step: FedAvgM is
+``sgd`` with momentum, FedAdam is ``adam``. Tensors that are no weights of the model (normalisation statistics, slots,
+summaries) always move by their plain mean.
 """
 
 import inspect
@@ -21,13 +21,16 @@ from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled, weighted_mean
 
 MEANS = ("mean", "median", "trimmed")
+AVERAGED = frozenset(
+    {Role.STATS, Role.EXTRA, Role.SUMMARY}
+)  # no weights, so they always move by their plain mean
 
 
 @dataclass(frozen=True)
 class ServerStep:
     """
-    ``name``: "mean" (weighted by examples), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
-    2018; ``share`` is cut at each end), or a torch optimiser, whose own arguments are ``settings``.
+    ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
+    2018; ``share`` is cut at each end), or a torch optimiser with its arguments in ``settings``. Raises ConfigError.
     """
 
     name: str = "mean"
@@ -49,18 +52,18 @@ class ServerStep:
         self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
     ) -> tuple[State, dict[str, Any]]:
         """
-        The next shared tensors, and what the server's optimiser remembers. ``updates`` come sorted by silo:
-        their order fixes the rounding. A mean takes each as it comes and holds none; median and trimmed hold all.
+        Return the next shared tensors and the state of the server's optimiser. ``updates`` are sorted by silo, because
+        their order decides the rounding. A mean holds one update at a time; median and trimmed hold all of them.
         """
         direction = self._combine(updates, roles)
         if self.name in MEANS or not direction:
             return add_scaled(shared, direction), memory
-        plain = {name for name in direction if roles[name] is Role.STATS}
+        plain = {name for name in direction if roles[name] in AVERAGED}
         moved = add_scaled({n: shared[n] for n in plain}, {n: direction[n] for n in plain})
         weights = {n: torch.nn.Parameter(shared[n].clone()) for n in sorted(direction.keys() - plain)}
         optimizer = OPTIMIZERS[self.name](weights.values(), **{"lr": 1.0, **self.settings})
         if memory:
-            optimizer.load_state_dict(deepcopy(memory))  # torch would go on writing into the caller's tensors
+            optimizer.load_state_dict(deepcopy(memory))  # or torch would write into the caller's tensors
         for name, weight in weights.items():
             weight.grad = -direction[name]
         optimizer.step()
@@ -71,7 +74,7 @@ class ServerStep:
         if self.name not in ("median", "trimmed"):
             return weighted_mean((update.weight, update.delta) for update in updates)
         updates = list(updates)
-        statistics = [name for name in updates[0].delta if roles[name] is Role.STATS]
+        statistics = [name for name in updates[0].delta if roles[name] in AVERAGED]
         combined = weighted_mean(
             (update.weight, {name: update.delta[name] for name in statistics}) for update in updates
         )
@@ -82,7 +85,7 @@ class ServerStep:
 
 
 def _median(stack: torch.Tensor) -> torch.Tensor:
-    """The middle value, or the mean of the two middle ones (torch's own median takes the lower)."""
+    """Return the middle value, or the mean of the two middle ones (torch's own median is the lower one)."""
     ordered, n = stack.sort(0).values, len(stack)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 

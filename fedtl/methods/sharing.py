@@ -1,7 +1,7 @@
 """Methods that are a choice of what is shared, of phases, and of what is fitted at home in the end."""
 
 from fedtl._util.settings import Count, Weight
-from fedtl.methods.base import BACKBONE, HEAD, Method, Personalise, Phase
+from fedtl.methods.base import BACKBONE, HEAD, FineTune, Method, Phase
 from fedtl.methods.losses import Proximal
 from fedtl.models.roles import EVERYTHING, Role
 
@@ -13,7 +13,7 @@ def local() -> Method:
 
 def probe(head_epochs: Count = 20) -> Method:
     """No training together: the first body, with exact statistics and a head fitted to the silo. The baseline that joining must beat."""
-    return Method(shared=frozenset(), phases=(), personalise=Personalise("head", head_epochs))
+    return Method(shared=frozenset(), phases=(), finish=(FineTune("head", head_epochs),))
 
 
 def pooled() -> Method:
@@ -53,7 +53,7 @@ def fedrep(head_epochs: Count = 5) -> Method:
 
 def fedbabu(head_epochs: Count = 5) -> Method:
     """Oh et al., 2022: the head keeps its first weights; each silo fits its own after the last round."""
-    return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), personalise=Personalise("head", head_epochs))
+    return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), finish=(FineTune("head", head_epochs),))
 
 
 def lgfedavg() -> Method:

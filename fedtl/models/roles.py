@@ -25,9 +25,15 @@ class Role(StrEnum):
     NORM = "norm"  # scale and shift of a normalisation layer, in the body, the head or elsewhere
     STATS = "stats"  # running mean and variance of a normalisation layer
     COUNT = "count"  # integers: they count the silo's batches, cannot be averaged and are never shared
+    EXTRA = "extra"  # in addition to the model: a tensor of a slot that the method keeps
+    SUMMARY = "summary"  # in addition to the model: a mean over a silo's rows
 
 
-EVERYTHING = frozenset(Role) - {Role.COUNT}
+EVERYTHING = frozenset(Role) - {
+    Role.COUNT,
+    Role.EXTRA,
+    Role.SUMMARY,
+}  # of a model, as far as it can be shared
 
 
 def roles(model: nn.Module) -> dict[str, Role]:
@@ -60,17 +66,21 @@ def _part(path: str) -> Role:
 
 @dataclass(frozen=True)
 class Partition:
-    """A model's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones."""
+    """
+    A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
+    names of tensors in addition to the model that leave; their roles do not say it.
+    """
 
     roles: Mapping[str, Role]
     shared: frozenset[Role]
+    crossing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if Role.COUNT in self.shared:
             raise PartitionError("integer counters cannot be averaged, so they cannot be shared")
 
     def leaves(self, name: str) -> bool:
-        return self.roles[name] in self.shared
+        return self.roles[name] in self.shared or name in self.crossing
 
     def names(self, role: Role) -> Iterable[str]:
         return (name for name, own_role in self.roles.items() if own_role is role)

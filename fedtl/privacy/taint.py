@@ -23,8 +23,8 @@ class Label(StrEnum):
     LOCAL = "local-only"  # trained on rows without noise: for use at the silo, never for a release
 
 
-Labels = Mapping[Role, Label]
-Key = TypeVar("Key", bound=str)  # a role, for local tensors; or a tensor's name, for tensors in a file
+Labels = Mapping[str, Label]  # by the names of tensors, of the model and of what is kept in addition
+Key = TypeVar("Key", bound=str)
 STILL = frozenset({Role.STATS, Role.COUNT})  # roles that no private step changes
 WHY = "it was trained on private rows without noise, so starting from it would break the privacy guarantee"
 
@@ -60,14 +60,20 @@ def local_only(labels: Mapping[Key, Label]) -> list[Key]:
     return sorted(key for key, label in labels.items() if label is Label.LOCAL)
 
 
-def check(labels: Labels, names: Mapping[str, Role], silo: str) -> None:
+def by_tensor(labels: Labels, roles: Mapping[str, Role]) -> dict[str, Label]:
+    """Return the known labels of these tensors; earlier versions kept labels by role."""
+    known = {name: labels.get(name, labels.get(role)) for name, role in roles.items()}
+    return {name: label for name, label in known.items() if label is not None}
+
+
+def check(labels: Labels, names: Iterable[str], silo: str) -> None:
     """Raise Refused if a local tensor is local-only or has no label, because a private round must not start from it."""
-    for name, role in names.items():
-        if role not in labels:
+    for name in names:
+        if name not in labels:
             raise Refused(
                 f"{silo}: {name} has no provenance label, so no private round starts from it; initialise it anew"
             )
-    if unprotected := local_only({name: labels[role] for name, role in names.items()}):
+    if unprotected := local_only({name: labels[name] for name in names}):
         raise Refused(
             f"{silo}: {unprotected[0]} is {Label.LOCAL}: {WHY}; initialise it anew, or train without [privacy]"
         )

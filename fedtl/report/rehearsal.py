@@ -20,6 +20,8 @@ ROLES = {
     "stats": "means and variances that a normalisation layer computed from rows",
     "aux": "a part that is used only in training",
     "count": "the number of batches in training",
+    "extra": "a tensor of a further set, whose name its name begins with, that the method needs in training",
+    "summary": "a mean over vectors of the rows",
 }
 
 
@@ -102,6 +104,11 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
             "Euclidean norm of everything that leaves in a round; a larger update is refused",
         ),
     ]
+    for part in facts.get("parts", ()):
+        place = "leaves in each round" if part["leaves"] else "stays here"
+        rows.append(
+            (f"set {part['name']}", f"{part['bytes']:,} bytes, {place}", "kept in addition to the model")
+        )
     if facts["tuning"]:
         rows.append(
             (

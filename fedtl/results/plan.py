@@ -23,14 +23,24 @@ class TensorRow:
 
 
 @dataclass(frozen=True)
+class StatePart:
+    """What a method keeps in addition to the model: a slot, or the summaries. ``leaves``: whether it is sent to the server."""
+
+    name: str
+    bytes: int
+    leaves: bool
+
+
+@dataclass(frozen=True)
 class ExperimentPlan:
     """
-    ``experiment``: its settings, as in TOML. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
+    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
     ``refused``: why it would not be trained, a line each.
     """
 
     experiment: Mapping[str, Any]
     tensors: tuple[TensorRow, ...]
+    parts: tuple[StatePart, ...]
     bytes_up: int
     bytes_down: int
     training: tuple[str, ...]

@@ -4,6 +4,7 @@ Whether several silos can be trained as one stack: only where no layer, loss or 
 
 from torch import nn, optim
 
+from fedtl.methods.base import Phase
 from fedtl.methods.losses import TaskLoss
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.models.net import Net
@@ -28,8 +29,11 @@ def why_not_stackable(trainer: Trainer) -> str | None:
 
 def _unsuitable_setting(trainer: Trainer) -> str | None:
     """An objective that needs more than rows and labels, or an optimiser whose step mixes the tensors of silos."""
-    if trainer.method.objective != (TaskLoss(),):
-        return f"the objective {' + '.join(type(term).__name__ for term in trainer.method.objective)}"
+    method = trainer.method
+    if method.every_term != (TaskLoss(),):
+        return f"the objective {' + '.join(type(term).__name__ for term in method.every_term)}"
+    if method.slots or method.summaries or any(p != Phase(p.train, p.epochs) for p in method.phases):
+        return "a method that trains or keeps other sets of tensors than the model"
     if OPTIMIZERS[trainer.training.optimizer] not in ELEMENTWISE:
         return f"train.optimizer = {trainer.training.optimizer!r}, whose step is not elementwise,"
     return None

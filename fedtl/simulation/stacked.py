@@ -22,18 +22,18 @@ from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError, FedTLError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Phase
-from fedtl.methods.losses import Batch, Forward, TaskLoss, mean_loss
+from fedtl.methods.losses import Batch, Computed, Forward, Pass, TaskLoss, mean_loss
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.state import State, copy_state, difference, first_not_finite
-from fedtl.privacy import taint as labels
 from fedtl.simulation.engine import Fit, Job
 from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import NORMS, why_not_stackable
 from fedtl.training.batches import to_inputs
+from fedtl.training.loop import moving_in
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, received_metrics
+from fedtl.training.trainer import Trainer, labels_after_round, received_metrics
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
     states, metrics = [], []
     for silo in silos:
         states.append(trainer.partition.join(task.shared, silo.local))
-        metrics.append(received_metrics(trainer, silo, states[-1], task.round))
+        metrics.append(received_metrics(trainer, silo, task, states[-1]))
     net = _stack(trainer.net(silos[0].data.width), states)
     data = _gather(trainer, silos)
     for number, phase in enumerate(trainer.method.phases):
@@ -114,9 +114,8 @@ def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update
         locals_.append((silo, local))
         delta, weight = difference(shared, task.shared), float(len(silo.data.train))
         results[silo.name] = Update(silo.name, task.round, delta, weight, metrics[index])
-    moved = trainer.method.trained - trainer.method.shared
     for silo, local in locals_:  # only now: after an error above, the caller trains them again
-        silo.local, silo.labels = local, labels.after(silo.labels, moved, private=False)
+        silo.local, silo.labels = local, labels_after_round(trainer, silo)
     return results
 
 
@@ -146,7 +145,7 @@ def _phase(
     trainer: Trainer, net: Net, phase: Phase, silos: Sequence[Silo], data: Dataset, task: Task, number: int
 ) -> None:
     trainer.loop.prepare(net, phase)
-    optimizer = trainer.loop.optimizer(net, task)
+    optimizer = trainer.loop.optimizer(moving_in(net), task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
@@ -200,7 +199,7 @@ def _step(
         with precision.autocast_for(trainer.dtype, trainer.device):
             scores = precision.to_float32(functional_call(net, tensors, (x,)))
         # The task's loss uses scores and labels only.
-        out = Forward(Batch(x, y, torch.zeros_like(y)), x.new_empty(0), scores, net.aux, 0.0)
+        out = Forward(Batch(x, y, torch.zeros_like(y)), Computed(Pass(x.new_empty(0), scores)))
         return mean_loss(TaskLoss(), out)
 
     optimizer.zero_grad(set_to_none=True)

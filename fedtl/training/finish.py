@@ -1,7 +1,7 @@
 """
-What happens once, after the last round: each silo settles its own model, and only then are test rows read.
+What happens once, after the last round: each silo finishes its own model, and only then are test rows read.
 
-Late silos are onboarded here too. Both are jobs that an engine runs.
+Silos that did not train get a model here too. Both are jobs that an engine runs.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
-from fedtl.methods.base import HEAD, Phase
+from fedtl.methods.base import HEAD, Phase, trained_roles
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
@@ -25,17 +25,17 @@ from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
-HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head is settled by then
+HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head has converged by then
 
 
 @dataclass(frozen=True)
 class Outcome:
     """
-    A silo's own model in the end, and what it scores. ``scores``, ``y``, ``ids``: every test row.
+    The final model of a silo and its metrics. ``scores``, ``y`` and ``ids`` have one entry for each test row.
 
-    ``refitted``: on test rows, where the silo shares the norms' statistics, what the model scores with the exact
-    ones of the silo's training inputs instead. ``statistics_distance``: how far the statistics that training left
-    are from the exact ones (``norm.statistics_distance``); None in a private run, and where there are none.
+    ``refitted``: where the norms' statistics are shared, the metrics on test rows with the exact statistics of the silo's
+    training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
+    (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
     """
 
     state: State
@@ -52,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Examine:
-    """Settle, measure on validation rows, then on test rows. ``exam`` opens a silo's exam; nobody else can."""
+    """The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these."""
 
     task: Task
     exam: Callable[[str], EvaluationSet]
@@ -60,7 +60,9 @@ class Examine:
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
         state, data = trainer.finish(silo, self.task), silo.data
         if broken := first_not_finite(state):
-            raise SiloFailed(f"{silo.name}: {broken} is not finite in the end")
+            raise SiloFailed(
+                f"{silo.name}: {broken} is not finite after the last round; a lower train.lr may help"
+            )
         exam = self.exam(silo.name)
         scores = trainer.scores(state, exam.test.x, data)
         refitted, distance = self._refitted(trainer, silo, state, exam.test)
@@ -86,7 +88,7 @@ class Examine:
     def _refitted(
         self, trainer: Trainer, silo: Silo, state: State, test: Dataset
     ) -> tuple[Measured | None, float | None]:
-        """The outcome's ``refitted`` and ``statistics_distance``. Exact statistics are no part of a private run."""
+        """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
         method = trainer.method
         if method.exact_statistics != "own":
             return None, None
@@ -94,7 +96,7 @@ class Examine:
         distance = statistics_distance(received, trainer.adapt(received, silo.data.train.x, silo.data.width))
         own = method.fits_received_statistics or method.fits_tuned_statistics
         if distance is None or own:
-            return None, distance if Role.STATS in method.trained else None
+            return None, distance if Role.STATS in trained_roles(method) else None
         return _measured(
             trainer, trainer.adapt(state, silo.data.train.x, silo.data.width), test, silo.data
         ), distance
@@ -103,11 +105,11 @@ class Examine:
 @dataclass(frozen=True)
 class Onboard:
     """
-    A silo that did not train meets the shared model, with ``shots`` labelled rows a class and all its inputs.
+    The job that gives a silo that did not train the shared model, with ``shots`` labelled rows a class and all its inputs.
 
-    Where the head is shared: the model as it came, and after AdaBN. Otherwise: its own head on the received body
-    with the initial statistics, and its own head after AdaBN. Beside both, the silo trained alone on the same
-    labelled rows; its statistics are those of all its inputs too.
+    Where the head is shared: the model as received, and after AdaBN. Otherwise: a head of its own on the received body
+    with the first statistics, and one after AdaBN. For comparison, the silo trained alone on the same labelled rows, with
+    the exact statistics of all its inputs.
     """
 
     task: Task
@@ -120,22 +122,22 @@ class Onboard:
         few = Silo(silo.name, _few(data, self.shots, self.task.seed, silo.name), silo.local, silo.secret)
         initial = trainer.initial(data.width)
         alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
-        # In a private run the norms keep constant statistics while they train, so there are no others to replace.
-        moved = trainer.method.exact_statistics == "own"
-        models = {"alone": trainer.adapt(alone, data.train.x, data.width) if moved else alone}
+        # In a private run the norms' statistics are constant in training, so there is nothing to replace.
+        adapts = trainer.method.exact_statistics == "own"
+        models = {"alone": trainer.adapt(alone, data.train.x, data.width) if adapts else alone}
         if trainer.partition.shared:
-            came = trainer.partition.join(self.task.shared, silo.local)
-            adapted = trainer.adapt(came, data.train.x, data.width)
+            received = trainer.partition.join(self.task.shared, silo.local)
+            adapted = trainer.adapt(received, data.train.x, data.width)
             if trainer.method.head_is_local:
-                models["head"] = trainer.train(few, came, Phase(HEAD, HEAD_EPOCHS), self.task)
+                models["head"] = trainer.train(few, received, Phase(HEAD, HEAD_EPOCHS), self.task)
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
             else:
-                models["as_received"], models["adabn"] = came, adapted
+                models["as_received"], models["adabn"] = received, adapted
         return {row: _measured(trainer, state, exam.test, data) for row, state in models.items()}
 
 
 def _few(data: SiloDataset, shots: int, seed: int, name: str) -> SiloDataset:
-    """The same silo with ``shots`` labelled rows a class (or, in regression, in all)."""
+    """Return the silo with ``shots`` labelled rows of each class, or in regression ``shots`` rows."""
     rng = numpy_generator("shots", seed, name)
     kept: list[int] = []
     groups = torch.unique(data.train.y).tolist() if data.classes else [None]

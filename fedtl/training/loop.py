@@ -1,6 +1,6 @@
 """The training loop: a net, an objective and an optimiser take steps on a silo's batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +9,19 @@ from torch.optim import Optimizer
 
 from fedtl._util.randomness import seed_layers, torch_generator
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Phase
-from fedtl.methods.losses import Batch, Forward, PerExample, mean_loss
+from fedtl.methods.base import Method, Phase, terms_of
+from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
-from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.training.batches import draw_batches, make_batch
 from fedtl.training.silo import Silo
+from fedtl.training.weights import Weights, copied
+
+Moving = Sequence[
+    tuple[str, nn.Parameter]
+]  # the parameters that an optimiser moves, by their names in the model
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,25 @@ class TrainingConfig:
     epochs: int = 1
     freeze: int = 0
 
+    def lr_of(self, name: str, task: Task) -> float:
+        """Return the learning rate of a parameter in this round: the body may have a rate of its own."""
+        lr = self.lr * rate(self.schedule, task.round, task.rounds)
+        return lr if name.startswith(("head.", "aux.")) else lr * self.body_lr
+
+    def reach(self, name: str, task: Task, steps: int) -> float:
+        """
+        Return how far a constant gradient of 1 would move a parameter by SGD: with learning rate l and momentum m,
+        l times the sum over t = 1..steps of (1 - m^t) / (1 - m).
+        """
+        m = self.momentum
+        return self.lr_of(name, task) * sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
+
 
 @dataclass(frozen=True)
 class Loop:
     """
-    How nets are trained: by one method, with these settings, on one device. ``roles``: of every tensor; ``frozen``: the
-    parameters that never move.
+    How nets are trained: by one method, with these settings, on one device. ``roles``: of the model's tensors;
+    ``frozen``: the parameters that never move.
     """
 
     method: Method
@@ -50,21 +67,27 @@ class Loop:
     roles: Mapping[str, Role]
     frozen: frozenset[str]
     device: torch.device
-    dtype: str
 
-    def run(self, net: Net, phase: Phase, silo: Silo, task: Task, number: int, received: State) -> None:
-        """Train the net in one phase. ``number``: of the phase; batches and layers draw from it. ``received``: the shared tensors."""
+    def run(self, weights: Weights, phase: Phase, silo: Silo, task: Task, number: int) -> int:
+        """
+        Train in one phase, and return the number of steps. ``number``: of the phase; batches and layers draw from it.
+        """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
-        self.prepare(net, phase)
-        optimizer = self.optimizer(net, task)
+        if phase.through is None:
+            weights.hold(phase.on[0])
+        self.prepare(weights.net, phase)
+        moving = moving_in(weights.net) if phase.through is None else self._moving_outside_net(weights, phase)
+        optimizer = self.optimizer(moving, task)
         steps = list(self.batches(silo, phase, generator))
         for step, (rows, target_rows) in enumerate(steps):
             batch = make_batch(silo.data, rows, target_rows, self.device)
             optimizer.zero_grad(set_to_none=True)
-            self.loss(net, batch, progress(task, step, len(steps))).backward()
-            self.add_weight_gradients(net, received)
+            self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
+            self.add_weight_gradients(weights, phase, moving)
             optimizer.step()
+        self.end(weights, phase)
+        return len(steps)
 
     def batches(
         self, silo: Silo, phase: Phase, generator: torch.Generator
@@ -74,7 +97,7 @@ class Loop:
         return draw_batches(silo.data, epochs, self.training.batch_size, generator, self.method.needs_target)
 
     def movable(self, roles: frozenset[Role]) -> list[str]:
-        """Return the names of the tensors with these roles, without the frozen parameters."""
+        """Return the names of the model's tensors with these roles, without the frozen parameters."""
         return [name for name, role in self.roles.items() if role in roles and name not in self.frozen]
 
     def prepare(self, net: Net, phase: Phase) -> None:
@@ -87,56 +110,91 @@ class Loop:
             if Role.STATS in buffers and Role.STATS not in phase.train:
                 module.train(False)
 
-    def optimizer(self, net: Net, task: Task) -> Optimizer:
-        """Return a new optimiser of what moves, with this round's learning rate; the body may have a rate of its own."""
-        settings = self.training
-        lr = settings.lr * rate(settings.schedule, task.round, task.rounds)
-        body: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, weight in net.named_parameters():
-            if weight.requires_grad:
-                (others if name.startswith(("head.", "aux.")) else body).append(weight)
-        if settings.body_lr == 1:
-            body, others = [], body + others
-        groups = [{"params": body, "lr": lr * settings.body_lr}, {"params": others, "lr": lr}]
+    def optimizer(self, moving: Moving, task: Task) -> Optimizer:
+        """Return a new optimiser of these parameters, with this round's learning rates."""
+        settings, groups = self.training, dict[float, list[nn.Parameter]]()
+        for name, weight in sorted(moving, key=lambda one: one[0].startswith(("head.", "aux."))):
+            groups.setdefault(settings.lr_of(name, task), []).append(weight)
         extra = {"momentum": settings.momentum} if settings.optimizer == "sgd" else {}
-        make = OPTIMIZERS[settings.optimizer]
-        moved = [group for group in groups if group["params"]]
         # All tensors of a step at once; torch's fused kernels are two and a half times slower on large nets on a CPU.
-        return make(moved, lr=lr, weight_decay=settings.weight_decay, foreach=True, **extra)
+        return OPTIMIZERS[settings.optimizer](
+            [{"params": group, "lr": lr} for lr, group in groups.items()],
+            lr=settings.lr * rate(settings.schedule, task.round, task.rounds),
+            weight_decay=settings.weight_decay,
+            foreach=True,
+            **extra,
+        )
 
-    def forward(self, net: Net, batch: Batch, progress: float) -> Forward:
-        """Return one pass of the net over a batch."""
-        with precision.autocast_for(self.dtype, self.device):
-            features = net.body(batch.x)
-            scores = net.head(features)
-        features, scores = precision.to_float32(features), precision.to_float32(scores)
-        flat = features.flatten(2).mean(2) if features.dim() > 2 else features
-        return Forward(batch, flat, scores, net.aux, progress)
+    def _forward(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Forward:
+        """Return the pass over a batch by the weights of this phase."""
+        layers = tuple(dict.fromkeys(path for term in self.method.losses for path in term.needs_layers))
+        through = None if phase.through is None else self._through(weights, phase)
+        return Forward(batch, weights.model(layers, through), progress, weights.summaries)
 
-    def loss(self, net: Net, batch: Batch, progress: float) -> Tensor:
+    def _loss(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
         """Return the objective on a batch, a scalar; terms on weights are not in it (``add_weight_gradients``)."""
-        out = self.forward(net, batch, progress)
+        out = self._forward(weights, phase, batch, progress)
         values = [
             mean_loss(term, out) if isinstance(term, PerExample) else term.loss(out)
-            for term in self.method.losses
+            for term in terms_of(self.method, phase)
+            if isinstance(term, PerExample | PerBatch)
         ]
         return torch.stack(values).sum()
 
-    def example_losses(self, net: Net, batch: Batch, progress: float) -> Tensor:
+    def example_losses(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
         """Return what each example adds to the loss [B]."""
-        out = self.forward(net, batch, progress)
-        terms = [term for term in self.method.losses if isinstance(term, PerExample)]
+        out = self._forward(weights, phase, batch, progress)
+        terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
         return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
 
-    def add_weight_gradients(self, net: Net, received: State) -> None:
-        """Add to each gradient what the terms on weights give; without ``received`` tensors, nothing."""
-        for name, weight in net.named_parameters() if self.method.pulls and received else ():
+    def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
+        """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
+        pulls = [term for term in terms_of(self.method, phase) if isinstance(term, OnWeights)]
+        for name, weight in moving if pulls and weights.in_round else ():
             if weight.grad is None:
                 continue
-            for term in self.method.pulls:
-                if (gradient := term.gradient(name, weight.detach(), received)) is not None:
+            for term in pulls:
+                if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
                     weight.grad.add_(gradient)
+
+    def end(self, weights: Weights, phase: Phase) -> None:
+        """Take what a phase trained back into its sets, and into ``phase.into``."""
+        if phase.through is not None:
+            for name in phase.on:
+                weights.put(name, {key: tensor.detach() for key, tensor in weights.sets[name].items()})
+        if phase.into is not None:
+            with torch.no_grad():
+                result = weights.sets[phase.on[0]] if phase.through is None else phase.through(weights.sets)
+                weights.put(phase.into, copied(result))
+
+    def _moving_outside_net(self, weights: Weights, phase: Phase) -> Moving:
+        """Make parameters of the sets of ``phase.on``, in the sets themselves, and return them."""
+        model = dict(weights.net.named_parameters())
+        moving: list[tuple[str, nn.Parameter]] = []
+        for name in phase.on:
+            for key, tensor in weights.sets[name].items():
+                of_model = key in model and model[key].requires_grad
+                if of_model or (key not in self.roles and tensor.is_floating_point()):
+                    moving.append((key, nn.Parameter(tensor.detach().clone())))
+                    weights.sets[name][key] = moving[-1][1]
+        return moving
+
+    def _through(self, weights: Weights, phase: Phase) -> State:
+        """
+        Return the weights of the forward pass. ``through`` maps parameters; the buffers are those of the first set that
+        moves, where it has them, and else copies, so that a pass changes no other set's.
+        """
+        assert phase.through is not None
+        own, parameters = weights.sets[phase.on[0]], dict(weights.net.named_parameters())
+        return {
+            name: tensor if name in parameters else own.get(name, tensor.detach().clone())
+            for name, tensor in phase.through(weights.sets).items()
+        }
+
+
+def moving_in(net: Net) -> Moving:
+    """Return the net's parameters that require gradients."""
+    return [(name, weight) for name, weight in net.named_parameters() if weight.requires_grad]
 
 
 def progress(task: Task, step: int, steps: int) -> float:

@@ -1,5 +1,5 @@
 """
-How good a model is on rows that it did not see: the figures of scikit-learn, and which way each is better.
+Metrics of a model on rows that it was not trained on, as scikit-learn defines them, and which direction is better.
 
 ``scores`` are a model's raw outputs: [N, classes], or [N, 1] in the label's own unit for regression.
 """
@@ -20,59 +20,59 @@ REGRESSION = ("r2", "rmse", "loss")
 
 def measure(scores: Tensor, y: Tensor) -> Measured:
     """
-    Every figure that these rows support.
+    Return every metric that is defined for these rows, and why the others are not.
 
-    Classification (y: class numbers): accuracy, balanced accuracy (mean recall over the classes that occur; it takes
-    two), AUC where there are two classes, cross-entropy in nats. Regression (y: values, and the scores have one
-    column): R^2, RMSE in the label's unit, mean squared error / 2.
+    Classification (y: class numbers): accuracy; balanced accuracy, the mean recall over the classes that occur, of which it
+    needs two; AUC for models of two classes; cross-entropy in nats. Regression (y: values, and scores of one column): R^2,
+    RMSE in the label's unit, mean squared error / 2.
     """
     scores, y = _labelled(scores, y)
-    names = REGRESSION if y.is_floating_point() else CLASSIFICATION  # prepare makes y by the task
+    names = REGRESSION if y.is_floating_point() else CLASSIFICATION  # the dtype of y follows from the task
     if not len(y):
         return Measured({}, dict.fromkeys(names, "there are no rows"))
     if broken := int((~torch.isfinite(scores)).any(1).sum()):
         return Measured({}, dict.fromkeys(names, f"the scores of {broken} of {len(y)} rows are not finite"))
-    found = _of_values(scores, y) if names is REGRESSION else _of_classes(scores, y)
-    too_large = {name: "too large for a number" for name, value in found.items() if not np.isfinite(value)}
-    figures = {name: value for name, value in found.items() if name not in too_large}
-    lacking = {name: _lacking(name, scores, y) for name in names if name not in found}
-    return Measured(figures, too_large | lacking)
+    values = _regression_metrics(scores, y) if names is REGRESSION else _class_metrics(scores, y)
+    too_large = {name: "too large for a number" for name, value in values.items() if not np.isfinite(value)}
+    figures = {name: value for name, value in values.items() if name not in too_large}
+    undefined = {name: _why_undefined(name, scores, y) for name in names if name not in values}
+    return Measured(figures, too_large | undefined)
 
 
-def _of_values(scores: Tensor, y: Tensor) -> dict[str, float]:
+def _regression_metrics(scores: Tensor, y: Tensor) -> dict[str, float]:
     from sklearn import metrics
 
-    guess, true = scores[:, 0].double().numpy(), y.double().numpy()
-    error = float(metrics.mean_squared_error(true, guess))
-    found = {"rmse": error**0.5, "loss": error / 2}
-    return {"r2": float(metrics.r2_score(true, guess)), **found} if (true != true[0]).any() else found
+    predicted, true = scores[:, 0].double().numpy(), y.double().numpy()
+    error = float(metrics.mean_squared_error(true, predicted))
+    values = {"rmse": error**0.5, "loss": error / 2}
+    return {"r2": float(metrics.r2_score(true, predicted)), **values} if (true != true[0]).any() else values
 
 
-def _of_classes(scores: Tensor, y: Tensor) -> dict[str, float]:
+def _class_metrics(scores: Tensor, y: Tensor) -> dict[str, float]:
     from sklearn import metrics
 
-    guesses, labels = scores.argmax(1).numpy(), y.numpy()
+    predicted, labels = scores.argmax(1).numpy(), y.numpy()
     present = np.unique(labels)
-    found = {"accuracy": float(metrics.accuracy_score(labels, guesses))}
+    values = {"accuracy": float(correct(scores, y).double().mean())}
     if len(present) > 1:
-        recall = metrics.recall_score(labels, guesses, labels=present, average="macro")
-        found["balanced_accuracy"] = float(recall)
+        recall = metrics.recall_score(labels, predicted, labels=present, average="macro")
+        values["balanced_accuracy"] = float(recall)
         if scores.shape[1] == 2:
-            found["auc"] = float(metrics.roc_auc_score(labels, margin(scores)))
-    return found | {"loss": float(F.cross_entropy(scores.double(), y))}
+            values["auc"] = float(metrics.roc_auc_score(labels, margin(scores)))
+    return values | {"loss": float(F.cross_entropy(scores.double(), y))}
 
 
-def _lacking(name: str, scores: Tensor, y: Tensor) -> str:
-    """Why these rows do not support the figure."""
+def _why_undefined(name: str, scores: Tensor, y: Tensor) -> str:
+    """Return why a metric is not defined for these rows."""
     if name == "auc" and scores.shape[1] != 2:
-        return f"there are {scores.shape[1]} classes, and this AUC takes two"
+        return f"there are {scores.shape[1]} classes, and AUC needs two"
     if len(y) == 1:
         return "there is only one row"
     return f"all {len(y)} rows have the same {'value' if name == 'r2' else 'class'}"
 
 
 def margin(scores: Tensor) -> np.ndarray:
-    """[N]: by how much the second of two classes is preferred; what AUC ranks by."""
+    """Return the score of the second of two classes minus that of the first [N], by which AUC ranks."""
     return (scores[:, 1].double() - scores[:, 0].double()).numpy()
 
 
@@ -82,27 +82,27 @@ def correct(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
-    """The two figures worth having every round, without leaving torch; {} where they are not finite."""
+    """Return the two metrics of each round, computed in torch alone; {} where they are not finite."""
     scores, y = _labelled(scores, y)
     if not len(y) or not torch.isfinite(scores).all():
         return {}
     if y.is_floating_point():
         loss = float((scores[:, 0] - y).pow(2).mean())
-        found = {"loss": loss / 2, "rmse": loss**0.5}
+        values = {"loss": loss / 2, "rmse": loss**0.5}
     else:
         loss = float(F.cross_entropy(scores, y))
-        found = {"loss": loss, "accuracy": float(correct(scores, y).float().mean())}
-    return {name: value for name, value in found.items() if np.isfinite(value)}
+        values = {"loss": loss, "accuracy": float(correct(scores, y).float().mean())}
+    return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
 def _labelled(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Without the rows that have no label: NaN among values, a negative number among classes."""
+    """Return scores and labels of the rows that have a label: values that are not NaN, class numbers from 0."""
     known = y.isfinite() if y.is_floating_point() else y >= 0
     return (scores, y) if bool(known.all()) else (scores[known], y[known])
 
 
 def better(metric: str, a: float, b: float) -> bool:
-    """Whether ``a`` is the better value."""
+    """Return whether ``a`` is the better value of the metric."""
     return a < b if metric in LOWER_IS_BETTER else a > b
 
 

@@ -3,14 +3,18 @@ The nets of a process, made when they are first needed and kept: training and ev
 an evaluation never disturbs a net that is being trained.
 """
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 import torch
+from torch import nn
 
+from fedtl.errors import ConfigError
 from fedtl.methods.base import Phase
-from fedtl.methods.losses import Loss
+from fedtl.methods.losses import Loss, Term
 from fedtl.models.net import ModelSpec, Net
 from fedtl.privacy.per_sample.clipping import GradientMethod
 
@@ -27,7 +31,7 @@ class PrivatePhase:
     """All that decides how the per-example gradients of a private phase can be taken."""
 
     phase: Phase
-    terms: tuple[Loss, ...]
+    terms: tuple[Term, ...]
     freeze: int
     width: int
     unit: str
@@ -67,5 +71,20 @@ class Cache:
 
 
 def new_net(spec: ModelSpec, terms: tuple[Loss, ...], width: int) -> Net:
-    """Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the terms add."""
-    return spec.net(width, (term.modules for term in terms))
+    """
+    Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the losses add.
+    Raises ConfigError where two losses add a module of the same name.
+    """
+    taken: dict[str, str] = {}
+
+    def modules_of(term: Loss, features: int) -> Mapping[str, nn.Module]:
+        modules = term.modules(features)
+        for name in modules:
+            if name in taken:
+                raise ConfigError(
+                    f"the losses {taken[name]} and {type(term).__name__} both add a module {name!r}; use one of them"
+                )
+            taken[name] = type(term).__name__
+        return modules
+
+    return spec.net(width, (partial(modules_of, term) for term in terms))

@@ -15,8 +15,11 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task
+from fedtl.methods.base import terms_of
+from fedtl.methods.losses import Batch
+from fedtl.methods.private import private_problems
+from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
-from fedtl.models.state import State
 from fedtl.privacy import dp_adabn, dp_sgd
 from fedtl.privacy.canaries import CanaryLayer
 from fedtl.privacy.dp_accuracy import noisy_mean
@@ -25,10 +28,11 @@ from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
-from fedtl.training.loop import Loop, progress
+from fedtl.training.loop import Loop, moving_in, progress
 from fedtl.training.metrics import correct
 from fedtl.training.nets import PrivatePhase
 from fedtl.training.silo import Silo
+from fedtl.training.weights import Weights
 
 SYNTHETIC_ROWS = 8  # that the model is tried on before a round is charged
 Losses = Callable[[nn.Module, Tensor], Tensor]
@@ -40,7 +44,11 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
         return {}
     return {
         number: PrivatePhase(
-            phase, loop.method.losses, loop.training.freeze, silo.data.width, silo.guarantee.protected.unit
+            phase,
+            terms_of(loop.method, phase),
+            loop.training.freeze,
+            silo.data.width,
+            silo.guarantee.protected.unit,
         )
         for number, phase in enumerate(loop.method.phases)
         if silo.guarantee.training.steps[number]
@@ -48,7 +56,7 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
 
 
 def verify(
-    loop: Loop, net: Net, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
 ) -> None:
     """
     Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
@@ -57,32 +65,39 @@ def verify(
     The rows are synthetic, so the answer says nothing about the silo's. Terms see the progress at the end of the round,
     because a scheduled one may do nothing at 0. Raises ConfigError and SiloFailed, which name the silo.
     """
-    guarantee = silo.guarantee
+    guarantee, net = silo.guarantee, weights.net
     assert guarantee is not None
+    for problem in private_problems(loop.method):
+        raise ConfigError(f"{silo.name}: [privacy]: {problem}")
     synthetic = synthetic_like(silo.data, SYNTHETIC_ROWS)
     rows, end = torch.arange(len(synthetic.train)), progress(task, 1, 1)
     batch = make_batch(synthetic, rows, None, loop.device)
     try:
-        for number, phase in private_phases(loop, silo).items():
-            loop.prepare(net, loop.method.phases[number])
-            check_examples_independent(net, batch, lambda _, part: loop.example_losses(net, part, end))
-            if phase not in gradient_methods:
-                layer = _canary_layer(net, loop.optimizer(net, task), guarantee)
-                trial, losses = layer.trial_rows(len(rows)), _losses_of(loop, net, layer, synthetic, end)
+        for number, key in private_phases(loop, silo).items():
+            phase = loop.method.phases[number]
+            weights.hold(phase.on[0])
+            loop.prepare(net, phase)
+            losses_of = partial(loop.example_losses, weights, phase, progress=end)
+            check_examples_independent(net, batch, partial(_without_net, losses_of))
+            if key not in gradient_methods:
+                layer = _canary_layer(net, loop.optimizer(moving_in(net), task), guarantee)
+                trial, losses = layer.trial_rows(len(rows)), _losses_of(loop, layer, synthetic, losses_of)
                 several, clip = not guarantee.protected.are_records, guarantee.training.clip
-                gradient_methods[phase] = choose_gradient_method(layer.model, trial, losses, clip, several)
+                gradient_methods[key] = choose_gradient_method(layer.model, trial, losses, clip, several)
     except (ConfigError, SiloFailed) as error:
         raise type(error)(f"{silo.name}: {error}") from error
 
 
 def train_phase(
-    loop: Loop, net: Net, silo: Silo, task: Task, number: int, received: State, gradients: GradientMethod
+    loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
     """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and as many steps as the guarantee says."""
-    guarantee = silo.guarantee
+    guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
-    loop.prepare(net, loop.method.phases[number])
-    optimizer = loop.optimizer(net, task)
+    weights.hold(phase.on[0])
+    loop.prepare(net, phase)
+    moving = moving_in(net)
+    optimizer = loop.optimizer(moving, task)
     layer = _canary_layer(net, optimizer, guarantee)
     units = None if guarantee.protected.are_records else silo.data.train.units
     purpose = (silo.name, task.round, number)
@@ -97,21 +112,24 @@ def train_phase(
     draw = guarantee.random("sample", *purpose)
     layers = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
     seed_layers(layers.initial_seed(), loop.device)
-    add_weight_gradients = partial(loop.add_weight_gradients, net, received)
+    add_weight_gradients = partial(loop.add_weight_gradients, weights, phase, moving)
     steps, count = guarantee.training.steps[number], len(silo.data.train)
     for step in range(steps):
         drawn = dp_sgd.poisson(layer.count, guarantee.training.sample_rate, draw)
         rows, row_units = _rows_of(drawn, units, guarantee.protected.count, count)
-        losses = _losses_of(loop, net, layer, silo.data, progress(task, step, steps))
+        losses_of = partial(loop.example_losses, weights, phase, progress=progress(task, step, steps))
+        losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
     layer.save(task.round, number)
+    loop.end(weights, phase)
 
 
-def release_statistics(loop: Loop, net: Net, silo: Silo, release: StatisticsRelease) -> None:
-    """Give the body's norms the silo's own statistics by DP-AdaBN, as the guarantee says."""
-    guarantee, train = silo.guarantee, silo.data.train
+def release_statistics(loop: Loop, weights: Weights, silo: Silo, release: StatisticsRelease) -> None:
+    """Give the body's norms, in every set that has them, the silo's own statistics by DP-AdaBN."""
+    guarantee, train, net = silo.guarantee, silo.data.train, weights.net
     assert guarantee is not None
+    weights.hold(MODEL)
     net.eval()
     units = None if guarantee.protected.are_records else train.units
 
@@ -120,7 +138,11 @@ def release_statistics(loop: Loop, net: Net, silo: Silo, release: StatisticsRele
             yield to_inputs(train.x[part], loop.device), None if units is None else units[part]
 
     noise = guarantee.random("statistics", silo.name)
-    dp_adabn.release_statistics(net.body, rows, release, noise, guarantee.canaries)
+    released = dp_adabn.release_statistics(net.body, rows, release, noise, guarantee.canaries)
+    for slot in loop.method.slots:
+        for name, tensor in released.items():
+            if f"body.{name}" in weights.sets[slot.name]:
+                weights.sets[slot.name][f"body.{name}"] = tensor.to(loop.device)
 
 
 def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
@@ -133,14 +155,20 @@ def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
     return {"accuracy": noisy_mean(correct(scores, val.y), units, guarantee.releases.accuracy, noise)}
 
 
+def _without_net(losses_of: Callable[[Batch], Tensor], _: nn.Module, batch: Batch) -> Tensor:
+    return losses_of(batch)
+
+
 def _canary_layer(net: Net, optimizer: Optimizer, guarantee: PrivacyGuarantee) -> CanaryLayer:
     return CanaryLayer(net, optimizer, guarantee.protected.count, guarantee.training.clip, guarantee.canaries)
 
 
-def _losses_of(loop: Loop, net: Net, layer: CanaryLayer, data: SiloDataset, progress: float) -> Losses:
+def _losses_of(
+    loop: Loop, layer: CanaryLayer, data: SiloDataset, losses_of: Callable[[Batch], Tensor]
+) -> Losses:
     """Return the losses [B] of rows of ``data`` and of the canaries, which are numbered after them."""
     batch_of = partial(make_batch, data, target_rows=None, device=loop.device)
-    return layer.losses(len(data.train), batch_of, lambda batch: loop.example_losses(net, batch, progress))
+    return layer.losses(len(data.train), batch_of, losses_of)
 
 
 def _rows_of(drawn: Tensor, units: Tensor | None, members: int, rows: int) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,4 @@
-"""One institution: its rows, the local part of its model, its secret, its promise. Values, without behaviour."""
+"""One silo: its rows, its local tensors, its secret and its privacy guarantee."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,11 @@ from fedtl.privacy.taint import Labels
 @dataclass
 class Silo:
     """
-    What an institution has and keeps: its data, the local part of its model, and a secret.
+    What a silo has and keeps: data, local tensors, and a secret.
 
-    The secret is part of every draw, so that somebody who knows the task's seed cannot draw the batches again.
-    It comes from the system's randomness in an institution, and from the experiment's seed in a simulation,
-    where nobody has to be protected from us. With a promise, its training is private, and ``labels`` say of each role
-    of the local tensors what may go into it.
+    The secret is part of every draw, so that the task's seed alone does not give the batches. At an institution it comes
+    from the operating system, in a simulation from the experiment's seed. With a ``guarantee`` the silo trains privately;
+    ``labels``: the provenance of each tensor, which decides whether a private round may start from it.
     """
 
     name: str

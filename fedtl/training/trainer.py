@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.errors import SiloFailed
+from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase
+from fedtl.methods.base import Method, Phase, trained_roles
+from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
@@ -21,10 +22,20 @@ from fedtl.privacy import taint as labels
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.extra import (
+    before_round,
+    changed_extra,
+    end_slots,
+    first_extra,
+    partition_of,
+    summaries_of,
+    whole_state,
+)
 from fedtl.training.loop import Loop, TrainingConfig
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, Use, new_net
 from fedtl.training.silo import Silo
+from fedtl.training.weights import Weights
 
 CPU = torch.device("cpu")
 
@@ -36,7 +47,7 @@ class Trainer:
     makes another trainer with other settings; both use one ``cache``.
 
     ``start`` replaces the model's first weights where a tensor has the same name and shape. ``dtype`` is one of
-    ``precision.DTYPES``; raises ConfigError where the device cannot compute in it.
+    ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
     spec: ModelSpec
@@ -51,23 +62,34 @@ class Trainer:
 
     def __post_init__(self) -> None:
         precision.set_precision(self.dtype, self.device)
-        partition = Partition(roles(self.net(1)), self.method.shared)
+        if self.method.sgd_only and self.training.optimizer != "sgd":
+            raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
+        net = self.net(1)
         frozen = frozenset(
             f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
         )
-        loop = Loop(self.method, self.training, partition.roles, frozen, self.device, self.dtype)
-        object.__setattr__(self, "partition", partition)
+        loop = Loop(self.method, self.training, roles(net), frozen, self.device)
+        extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
         object.__setattr__(self, "loop", loop)
+        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are whatever it held last."""
         return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
 
     def initial(self, width: int) -> State:
-        """Return every tensor before training: the same for each silo with a head of this width, in every process."""
+        """
+        Return every tensor before training, slots and summaries included: the same for each silo with a head of this
+        width, in every process.
+        """
         fresh = new_net(self.spec, self.method.losses, width).state_dict()
-        given = {name: tensor for name, tensor in self.start.items() if fresh[name].shape == tensor.shape}
-        return copy_state(fresh | given)
+        given = {
+            name: tensor
+            for name, tensor in self.start.items()
+            if name in fresh and fresh[name].shape == tensor.shape
+        }
+        model = copy_state(fresh | given)
+        return copy_state(model | first_extra(self.method, model, self.loop.roles, self.spec.features, width))
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -78,16 +100,17 @@ class Trainer:
         guarantee has a metric, a noisy accuracy.
 
         Raises SiloFailed when a tensor is not finite after training or the guarantee has no such round, Refused when a
-        local tensor must not go into a private round, and ConfigError when one example affects another's gradient in
-        this model; that costs nothing.
+        local tensor must not go into a private round, and ConfigError when the method or the model cannot be trained
+        privately; neither costs anything.
         """
         if silo.guarantee is None:
             update, local = self._round(silo, task)
         else:
-            labels.check(silo.labels, {name: self.partition.roles[name] for name in silo.local}, silo.name)
+            known = labels.by_tensor(silo.labels, {name: self.partition.roles[name] for name in silo.local})
+            labels.check(known, silo.local, silo.name)
             self._verify(silo, task)
             update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
-        silo.local, silo.labels = local, self._labels_after(silo)
+        silo.local, silo.labels = local, labels_after_round(self, silo)
         return update
 
     def fit_unaccounted(self, silo: Silo, task: Task) -> Update:
@@ -101,73 +124,98 @@ class Trainer:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
         if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
-        first = silo.labels.get(Role.STATS) is not labels.Label.RELEASED
+        first = labels.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
-        silo.labels = self._labels_after(silo)
+        silo.labels = labels_after_round(self, silo)
         return update
 
     def finish(self, silo: Silo, task: Task) -> State:
         """
-        Return every tensor of the model that the silo uses itself after the last round: the shared and its local ones,
-        with exact statistics and personalised as the method says. Changes nothing in the silo.
+        Return every tensor of the model that the silo uses itself after the last round: with the method's finishing
+        steps and exact statistics. Changes nothing in the silo.
         """
         state, x, width = self.partition.join(task.shared, silo.local), silo.data.train.x, silo.data.width
+        model, sets = used_model(self, silo, task, state), self._sets(state)
         if self.method.fits_received_statistics:
-            state = self.adapt(state, x, width)
-        if self.method.personalise.epochs:
-            state = self._trained(silo, state, self.method.personalise.phase, task, len(self.method.phases))
-            if self.method.fits_tuned_statistics:
-                state = self.adapt(state, x, width)
-        return copy_state(state)
+            model = self.adapt(model, x, width)
+        for number, step in enumerate(step for step in self.method.finish if step.trained):
+            # ``train`` draws from the number after the first one.
+            site = _Site(self, silo, task, state, len(self.method.phases) + 2 * number)
+            model = step(site, model, sets)
+        if self.method.fits_tuned_statistics:
+            model = self.adapt(model, x, width)
+        return copy_state(model)
 
-    def train(self, silo: Silo, state: State, phase: Phase, task: Task) -> State:
-        """Return ``state`` after one more phase of training on the silo's rows, for what is fitted after the last round."""
-        return self._trained(silo, state, phase, task, len(self.method.phases) + 1)
+    def train(self, silo: Silo, state: State, phase: Phase, task: Task, number: int | None = None) -> State:
+        """
+        Return the model of ``state`` after one more phase on the silo's rows, for what is fitted after the last round.
+        ``number``: batches and layers draw from it. Slots that the state does not have are as before training.
+        """
+        model, width = model_part(state), silo.data.width
+        extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
+        weights = self._weights(extra | state, width)
+        number = len(self.method.phases) + 1 if number is None else number
+        self.loop.run(weights, phase, silo, task, number)
+        return copy_state(weights.sets[MODEL])
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
-        """Return the model's outputs [N, width] on the CPU; for regression in the label's own unit."""
+        """Return the outputs [N, width] of the model of ``state`` on the CPU; for regression in the label's own unit."""
         return scores_of(self._evaluated(state, data.width), x, data, self.device, self.dtype)
 
     def adapt(self, state: State, x: Tensor, width: int) -> State:
-        """Return ``state`` with AdaBN's exact statistics of inputs ``x``; unchanged for a model without running statistics."""
-        return state | exact_statistics(self._evaluated(state, width), x, self.device)
+        """Return the model of ``state`` with AdaBN's exact statistics of inputs ``x``, where it has running statistics."""
+        return model_part(state) | exact_statistics(self._evaluated(state, width), x, self.device)
 
     def _evaluated(self, state: State, width: int) -> Net:
         net = self.net(width, Use.EVALUATION)
-        net.load_state_dict(state)
+        net.load_state_dict(model_part(state))
         return net
 
-    def _trained(self, silo: Silo, state: State, phase: Phase, task: Task, number: int) -> State:
-        net = self._loaded(silo, state)
-        self.loop.run(net, phase, silo, task, number, {})
-        return copy_state(net.state_dict())
+    def _sets(self, state: State) -> dict[str, State]:
+        """Return the model, the model as received and copies of the slots, on the device."""
+        received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
+        slots = {
+            slot.name: {key: one.to(self.device, copy=True) for key, one in part(state, slot.name).items()}
+            for slot in self.method.slots
+        }
+        return {MODEL: received, RECEIVED: received, **slots}
 
-    def _loaded(self, silo: Silo, state: State) -> Net:
-        net = self.net(silo.data.width)
-        net.load_state_dict(state)
-        return net
+    def _weights(self, state: State, width: int, shared: State | None = None) -> Weights:
+        """Return the sets of a state, with the model in the net. ``shared``: what was received, in a round."""
+        sets = self._sets(state)
+        if shared is not None:
+            sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
+        summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
+        reference = partial(self.net, width, Use.EVALUATION)
+        weights = Weights(self.net(width), reference, (self.device, self.dtype), sets, summaries)
+        weights.hold(MODEL)
+        return weights
 
     def _verify(self, silo: Silo, task: Task) -> None:
-        net = self._loaded(silo, self.partition.join(task.shared, silo.local))
-        private.verify(self.loop, net, silo, task, self.cache.gradient_methods)
+        state = self.partition.join(task.shared, silo.local)
+        weights = self._weights(state, silo.data.width, task.shared)
+        private.verify(self.loop, weights, silo, task, self.cache.gradient_methods)
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
         state = self.partition.join(task.shared, silo.local)
-        metrics = received_metrics(self, silo, state, task.round)
-        net = self._loaded(silo, state)
-        received = {name: tensor.to(self.device) for name, tensor in task.shared.items()}
+        metrics = received_metrics(self, silo, task, state)
+        weights = self._weights(state, silo.data.width, task.shared)
+        before = before_round(self.method, weights)
         if silo.guarantee is None:
-            for number, phase in enumerate(self.method.phases):
-                self.loop.run(net, phase, silo, task, number, received)
+            counts = {
+                number: self.loop.run(weights, phase, silo, task, number)
+                for number, phase in enumerate(self.method.phases)
+            }
         else:
             if first and silo.guarantee.releases.statistics:
-                private.release_statistics(self.loop, net, silo, silo.guarantee.releases.statistics)
+                private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
+            counts = dict(enumerate(silo.guarantee.training.steps))
             for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(
-                    self.loop, net, silo, task, number, received, self.cache.gradient_methods[key]
-                )
-        state = net.state_dict()
+                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
+        steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
+        end_slots(self.loop, weights, before, task, steps)
+        state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
@@ -178,16 +226,35 @@ class Trainer:
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
-    def _labels_after(self, silo: Silo) -> labels.Labels:
-        """Return the provenance labels of the silo's local tensors after one more round."""
-        moved = self.method.trained - self.method.shared
-        if silo.guarantee is None:
-            return labels.after(silo.labels, moved, private=False)
-        released = {Role.STATS} if silo.guarantee.releases.statistics else frozenset[Role]()
-        return labels.after(silo.labels, moved - labels.STILL, private=True, released=released)
+
+@dataclass(frozen=True)
+class _Site:
+    """What a finishing step may use of a silo (``methods.base.Site``)."""
+
+    trainer: Trainer
+    silo: Silo
+    task: Task
+    state: State
+    number: int
+
+    def train(self, state: State, phase: Phase) -> State:
+        return self.trainer.train(self.silo, self.state | state, phase, self.task, self.number)
+
+    def loss(self, state: State) -> float:
+        val = self.silo.data.val
+        return quick(self.trainer.scores(state, val.x, self.silo.data), val.y).get("loss", float("inf"))
 
 
-def received_metrics(trainer: Trainer, silo: Silo, state: State, round: int) -> Mapping[str, float]:
+def used_model(trainer: Trainer, silo: Silo, task: Task, state: State) -> State:
+    """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
+    model, sets = model_part(state), trainer._sets(state)
+    for step in trainer.method.finish:
+        if not step.trained:
+            model = step(_Site(trainer, silo, task, state, len(trainer.method.phases)), model, sets)
+    return model
+
+
+def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
     """
     Return the metrics, on validation rows, of the model that the silo would use if training had just ended; of a
     private silo what its guarantee releases, with noise.
@@ -196,9 +263,24 @@ def received_metrics(trainer: Trainer, silo: Silo, state: State, round: int) -> 
     if silo.guarantee is not None:
         if silo.guarantee.releases.accuracy is None:
             return {}
-        return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, round)
+        return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, task.round)
     if not len(val):
         return {}
+    model = used_model(trainer, silo, task, state)
     if trainer.method.fits_statistics_each_round:
-        state = trainer.adapt(state, silo.data.train.x, silo.data.width)
-    return quick(trainer.scores(state, val.x, silo.data), val.y)
+        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+    return quick(trainer.scores(model, val.x, silo.data), val.y)
+
+
+def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
+    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
+    method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
+    extra = changed_extra(method, trainer.partition)
+    moved = trainer.loop.movable(trained_roles(method) - method.shared)
+    if silo.guarantee is None:
+        return labels.after(known, [*moved, *extra], private=False)
+    moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]
+    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
+    prefixes = tuple(f"body.{path}." for path in layers)
+    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    return labels.after(known, [*moved, *extra], private=True, released=released)

@@ -196,7 +196,8 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     """The silo's own exact mean and variance in place of public or noisy ones."""
 
     @torch.no_grad()
-    def exact(loop, net, silo, *rest):
+    def exact(loop, weights, silo, *rest):
+        net = weights.net
         net.eval()
         for norm in adaptable_layers(net.body).values():
             seen = []
@@ -215,9 +216,9 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
     else:
         sound = private.train_phase
 
-        def train_phase(loop, net, silo, *rest):
-            exact(loop, net, silo)
-            sound(loop, net, silo, *rest)
+        def train_phase(loop, weights, silo, *rest):
+            exact(loop, weights, silo)
+            sound(loop, weights, silo, *rest)
 
         monkeypatch.setattr(private, "train_phase", train_phase)
         caught(
@@ -230,9 +231,9 @@ def test_exact_statistics_instead_of_released_ones(kind, monkeypatch, tmp_path):
 def test_a_head_trained_outside_the_mechanism(monkeypatch, tmp_path):
     sound = private.train_phase
 
-    def train_phase(loop, net, silo, task, number, received, *rest):
-        sound(loop, net, silo, task, number, received, *rest)
-        loop.run(net, Phase(frozenset({Role.HEAD}), 1), silo, task, 9, received)
+    def train_phase(loop, weights, silo, task, number, *rest):
+        sound(loop, weights, silo, task, number, *rest)
+        loop.run(weights, Phase(frozenset({Role.HEAD}), 1), silo, task, 9)
 
     monkeypatch.setattr(private, "train_phase", train_phase)
     findings = audited(tmp_path)

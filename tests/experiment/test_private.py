@@ -64,7 +64,7 @@ def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
         private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key")
     )
     _, local = trainer.partition.split(trainer.initial(3))
-    return Silo(name, data, local, b"secret", its, labels.public(Role))
+    return Silo(name, data, local, b"secret", its, labels.public(trainer.partition.roles))
 
 
 def task_of(trainer, number=1, **changes):
@@ -344,12 +344,13 @@ def test_other_rows_under_the_same_name_are_noticed(tmp_path):
 
 def released(trainer, state, data, rows):
     """The sum of clipped gradients of the body's tensors."""
-    net = trainer.net(3)
-    net.load_state_dict(state)
-    trainer.loop.prepare(net, trainer.method.phases[0])
+    weights, phase = trainer._weights(state, 3), trainer.method.phases[0]
+    net = weights.net
+    trainer.loop.prepare(net, phase)
 
     def losses(model, which):
-        return trainer.loop.example_losses(net, make_batch(data, which, None, trainer.device), 0.0)
+        batch = make_batch(data, which, None, trainer.device)
+        return trainer.loop.example_losses(weights, phase, batch, 0.0)
 
     parts = gradients.clipped(gradients.by_hooks, net, rows, losses, 1.0)
     names = [name for name, weight in net.named_parameters() if weight.requires_grad]

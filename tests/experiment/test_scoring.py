@@ -15,7 +15,7 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.messages import Task
-from fedtl.methods.base import Personalise
+from fedtl.methods.base import FineTune
 from fedtl.methods.registry import METHODS
 from fedtl.models.norms import statistics_distance
 from fedtl.models.registry import with_private_norms
@@ -86,7 +86,7 @@ def exact_scores(state):
 def test_the_same_weights_get_the_same_figures_under_every_method(name):
     """Headline figures where the statistics are the silo's own; where they are shared, those called refitted."""
     state = trained_weights()
-    trainer, silo, task = at_home(name, state, personalise=Personalise())
+    trainer, silo, task = at_home(name, state, finish=())
     found = outcome(trainer, silo, task)
     scores = exact_scores(state)
     accuracy = metrics.accuracy_score(TEST.y, scores.argmax(1))
@@ -137,12 +137,12 @@ def test_the_distance_is_of_what_training_left():
 def test_what_is_tuned_at_home_has_statistics_of_home():
     """FedAvg's shared statistics move where everything is tuned at home, and stay where only the head is."""
     state = trained_weights()
-    trainer, silo, task = at_home("fedavg", state, personalise=Personalise("all", 2))
+    trainer, silo, task = at_home("fedavg", state, finish=(FineTune("all", 2),))
     found = outcome(trainer, silo, task)
     again = trainer.adapt(found.state, silo.data.train.x, silo.data.width)
     assert all(torch.allclose(found.state[name], again[name], atol=1e-6) for name in again)
     assert found.refitted is None
-    head = outcome(*at_home("fedavg", state, personalise=Personalise("head", 2)))
+    head = outcome(*at_home("fedavg", state, finish=(FineTune("head", 2),)))
     kept = [name for name in state if "running" in name]
     assert all(torch.equal(head.state[name], state[name]) for name in kept)
     assert head.refitted is not None

@@ -10,14 +10,14 @@ from torch import nn
 
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
-from fedtl.methods.losses import Batch, Forward
+from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 
 
 def forward_of(features, domain, aux=None, progress=0.5):
     n = len(features)
     batch = Batch(torch.zeros(n, 1), torch.zeros(n, dtype=torch.int64), domain)
-    return Forward(batch, features, torch.zeros(n, 2), aux or nn.ModuleDict(), progress)
+    return Forward(batch, Computed(Pass(features, torch.zeros(n, 2)), aux or nn.ModuleDict()), progress)
 
 
 def drawn(sources, targets, width=3, seed=0):

@@ -3,17 +3,27 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fedtl._util.labels import NO_LABEL
-from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, Proximal, TaskLoss
+from fedtl.methods.losses import (
+    Batch,
+    Computed,
+    Forward,
+    OnWeights,
+    Pass,
+    PerBatch,
+    PerExample,
+    Proximal,
+    TaskLoss,
+)
 from fedtl.methods.registry import TERMS
+from fedtl.methods.sets import SHARED
 
 
 def forward_of(scores, y, domain=None, progress=0.0):
     n = len(y)
     batch = Batch(torch.zeros(n, 1), y, torch.zeros(n) if domain is None else domain)
-    return Forward(batch, torch.zeros(n, 1), scores, nn.ModuleDict(), progress)
+    return Forward(batch, Computed(Pass(torch.zeros(n, 1), scores)), progress)
 
 
 def test_cross_entropy_of_each_labelled_row():
@@ -60,9 +70,9 @@ def test_proximal_is_the_gradient_of_half_mu_times_the_squared_distance():
     weight = torch.randn(3, 2, generator=generator).double().requires_grad_()
     mu = 0.3
     (mu / 2 * (weight - received["a"]).pow(2).sum()).backward()
-    found = Proximal(mu).gradient("a", weight.detach(), received)
-    assert torch.allclose(found, weight.grad)
-    assert Proximal(mu).gradient("local", weight.detach(), received) is None
+    sets = {SHARED: received}
+    assert torch.allclose(Proximal(mu).gradient("a", weight.detach(), sets), weight.grad)
+    assert Proximal(mu).gradient("local", weight.detach(), sets) is None
 
 
 @pytest.mark.parametrize("name", list(TERMS))

@@ -170,3 +170,12 @@ def test_nothing_shared_is_nothing_moved(name):
 def test_what_cannot_be_is_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         ServerStep(**arguments)
+
+
+@pytest.mark.parametrize("name", ["mean", "median", "trimmed", "adam"])
+@pytest.mark.parametrize("role", [Role.STATS, Role.EXTRA, Role.SUMMARY])
+def test_what_is_no_weight_moves_by_its_plain_mean(name, role):
+    shared, updates = scene()
+    moved, _ = ServerStep(name)(shared, updates, {**ROLES, "head.b": role}, {})
+    wanted = shared["head.b"].numpy() + plain_mean(updates, "head.b")
+    np.testing.assert_allclose(moved["head.b"], wanted, atol=1e-5)

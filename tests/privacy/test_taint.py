@@ -31,7 +31,7 @@ def test_tensor_trained_without_noise_never_enters_a_private_round(method, tenso
     silo = silo_of(trainer, tmp_path)
     if method == "fedbabu":  # its head never moves, so nothing of it owes anything to the rows
         trained_openly(trainer, silo, task_of(trainer))
-        assert silo.labels[Role.HEAD] is Label.PUBLIC
+        assert silo.labels["head.weight"] is Label.PUBLIC
         return
     trained_openly(trainer, silo, task_of(trainer))
     with pytest.raises(Refused, match="is local-only") as error:
@@ -55,8 +55,9 @@ def test_labels_follow_the_rounds(statistics, label, tmp_path):
     assert set(silo.labels.values()) == {Label.PUBLIC}
     for number in (1, 2):
         trainer.fit(silo, task_of(trainer, number))
-        assert silo.labels[Role.HEAD] is Label.MECHANISM
-        assert silo.labels[Role.STATS] is label
+        assert silo.labels["head.weight"] is Label.MECHANISM
+        statistics_of = trainer.partition.names(Role.STATS)
+        assert {silo.labels[name] for name in statistics_of} == {label}
 
 
 def test_local_only_is_permanent(tmp_path):
@@ -72,12 +73,24 @@ def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
     own = load_run_state(RunFolder.open(tmp_path / "run").log).labels
     for its in own.values():
-        assert its[Role.HEAD] is Label.MECHANISM
-        assert its[Role.STATS] is Label.PUBLIC
+        assert its["head.weight"] is Label.MECHANISM
+        assert {label for name, label in its.items() if "running" in name} == {Label.PUBLIC}
     open_ = load_experiment("digits", sets[:-1])
     run(open_, RunFolder.create(tmp_path / "open", open_))
     own = load_run_state(RunFolder.open(tmp_path / "open").log).labels
-    assert all(its[Role.HEAD] is Label.LOCAL and its[Role.STATS] is Label.LOCAL for its in own.values())
+    for its in own.values():
+        assert {label for name, label in its.items() if "running" in name or "head" in name} == {Label.LOCAL}
+
+
+def test_labels_that_an_earlier_version_kept_by_role_are_read(tmp_path):
+    trainer = bench_of()
+    silo = silo_of(trainer, tmp_path)
+    silo.labels = dict.fromkeys(("head", "stats", "count"), Label.PUBLIC)
+    trainer.fit(silo, task_of(trainer))
+    assert silo.labels["head.weight"] is Label.MECHANISM
+    silo.labels = {"head": Label.LOCAL, "stats": Label.PUBLIC}
+    with pytest.raises(Refused, match=r"head\.bias"):
+        trainer.fit(silo, task_of(trainer, 2))
 
 
 def test_show_prints_the_provenance_of_each_tensor(tmp_path):
@@ -118,13 +131,13 @@ def test_personal_model_is_made_on_a_copy(tmp_path):
     """Exact statistics and a head fitted afterwards are for the silo's own use, and do not remain in its state."""
     from dataclasses import replace
 
-    from fedtl.methods.base import Personalise
+    from fedtl.methods.base import FineTune
     from fedtl.methods.registry import METHODS
     from fedtl.models.registry import model_spec, with_private_norms
     from fedtl.training.loop import TrainingConfig
     from fedtl.training.trainer import Trainer
 
-    method = replace(METHODS["fedtl"](), personalise=Personalise("head", 3))
+    method = replace(METHODS["fedtl"](), finish=(FineTune("head", 3),))
     trainer = Trainer(
         with_private_norms(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16)
     )

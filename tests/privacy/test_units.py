@@ -261,11 +261,10 @@ def test_each_patient_counts_once_in_the_statistics(tmp_path):
         silo = silo_of(
             trainer, tmp_path / name, data, unit="patient", statistics="dp", noise="reproducible", name="a"
         )
-        net = trainer.net(3)
-        net.load_state_dict(trainer.initial(3))
+        weights = trainer._weights(trainer.initial(3), 3)
         assert silo.guarantee.protected.count == 60
-        release_statistics(trainer.loop, net, silo, silo.guarantee.releases.statistics)
-        found.append({k: v.clone() for k, v in net.state_dict().items() if "running" in k})
+        release_statistics(trainer.loop, weights, silo, silo.guarantee.releases.statistics)
+        found.append({k: v.clone() for k, v in weights.net.state_dict().items() if "running" in k})
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], atol=1e-5)
 

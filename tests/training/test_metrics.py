@@ -50,14 +50,14 @@ def test_r2_does_not_depend_on_the_unit(scale):
 @pytest.mark.parametrize(
     ("scores", "y", "absent", "reason"),
     [
-        (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc"}, "all 4 rows have the same class"),
-        (TWO[:1], classes(1), {"balanced_accuracy", "auc"}, "there is only one row"),
-        (TWO[:0], classes(), set(CLASSIFICATION), "there are no rows"),
-        (torch.randn(6, 3), classes(0, 1, 2, 0, 1, 2), {"auc"}, "there are 3 classes, and this AUC takes two"),
-        (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION), "the scores of 4 of 4 rows are not finite"),
-        (TWO[:, :1], torch.full((4,), 7.0), {"r2"}, "all 4 rows have the same value"),
-        (TWO[:1, :1], torch.tensor([7.0]), {"r2"}, "there is only one row"),
-        (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION), "the scores of 4 of 4 rows are not finite"),
+        (TWO, classes(1, 1, 1, 1), {"balanced_accuracy", "auc"}, "same class"),
+        (TWO[:1], classes(1), {"balanced_accuracy", "auc"}, "one row"),
+        (TWO[:0], classes(), set(CLASSIFICATION), "no rows"),
+        (torch.randn(6, 3), classes(0, 1, 2, 0, 1, 2), {"auc"}, "3 classes"),
+        (TWO * torch.tensor([1, float("nan")]), classes(0, 1, 0, 1), set(CLASSIFICATION), "4 of 4"),
+        (TWO[:, :1], torch.full((4,), 7.0), {"r2"}, "same value"),
+        (TWO[:1, :1], torch.tensor([7.0]), {"r2"}, "one row"),
+        (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION), "4 of 4"),
     ],
 )  # fmt: skip
 def test_a_figure_that_the_rows_do_not_support_is_absent_with_the_reason(scores, y, absent, reason):
@@ -65,15 +65,14 @@ def test_a_figure_that_the_rows_do_not_support_is_absent_with_the_reason(scores,
     names = set(REGRESSION if y.is_floating_point() else CLASSIFICATION)
     assert set(found.absent) == absent
     assert set(found.figures) == names - absent
-    assert set(found.absent.values()) == {reason}
+    assert all(reason in text for text in found.absent.values())
 
 
 def test_one_score_that_is_not_finite_is_enough():
     scores = TWO.clone()
     scores[2, 0] = float("inf")
-    assert set(measure(scores, classes(0, 1, 1, 0)).absent.values()) == {
-        "the scores of 1 of 4 rows are not finite"
-    }
+    assert all("1 of 4" in text for text in measure(scores, classes(0, 1, 1, 0)).absent.values())
+    assert not measure(scores, classes(0, 1, 1, 0)).figures
     assert quick(scores, classes(0, 1, 1, 0)) == {}
 
 

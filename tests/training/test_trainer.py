@@ -13,9 +13,10 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
-from fedtl.methods.base import BACKBONE, HEAD, Personalise, Phase
+from fedtl.methods.base import BACKBONE, HEAD, FineTune, Phase
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
+from fedtl.methods.sets import model_part, set_of
 from fedtl.models.net import split_at_classifier, stages
 from fedtl.models.norms import adabn_statistics
 from fedtl.models.registry import model_spec
@@ -174,15 +175,19 @@ def test_nothing_local_is_in_an_update(name):
     before = copy_state(silo.local)
     update = trainer.fit(silo, task)
     roles = trainer.partition.roles
-    assert update.delta.keys() == {tensor for tensor in roles if roles[tensor] in method.shared}
+    crossing = {slot.name for slot in method.slots if slot.crosses}
+    assert update.delta.keys() == {
+        tensor for tensor in roles if roles[tensor] in method.shared or set_of(tensor) in crossing
+    }
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
     assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
-    final = copy_state(trainer.net(silo.data.width).state_dict())
-    for tensor, value in update.delta.items():
-        assert torch.equal(value, final[tensor] - task.shared[tensor])
+    if not method.slots:
+        final = copy_state(trainer.net(silo.data.width).state_dict())
+        for tensor, value in update.delta.items():
+            assert torch.equal(value, final[tensor] - task.shared[tensor])
     assert not method.shared or any(value.abs().sum() > 0 for value in update.delta.values())
-    assert bool(Role.AUX in roles.values()) == (name == "dann")
+    assert bool(Role.AUX in roles.values()) == (name in ("dann", "moon"))
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -603,9 +608,9 @@ def test_settling_changes_nothing_in_the_silo(name):
     assert same(task.shared, shared)
     assert same(settled, trainer.finish(silo, task))
     roles = set() if Role.STATS in trainer.method.shared else by_role(trainer, Role.STATS)
-    if trainer.method.personalise.epochs:
+    if any(step.trained for step in trainer.method.finish):
         roles = roles | by_role(trainer, Role.HEAD)
-    assert moved(shared | before, settled) == roles
+    assert moved(model_part(shared | before), settled) == roles
 
 
 def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
@@ -623,7 +628,7 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
     ("what", "stays"), [("head", {Role.BODY, Role.NORM, Role.STATS, Role.COUNT}), ("all", set())]
 )
 def test_personalising_moves_what_it_says(what, stays):
-    method = replace(METHODS["fedavg"](), personalise=Personalise(what, 2))
+    method = replace(METHODS["fedavg"](), finish=(FineTune(what, 2),))
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)

@@ -18,6 +18,7 @@ from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fedtl.methods.sets import model_part
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.state import State
@@ -92,7 +93,7 @@ def invert(
 ) -> tuple[Tensor, Tensor | None]:
     """Return at most ``count`` inputs [n, ...] as the net takes them (-1..1 for pixels), and the inferred labels."""
     net = copy.deepcopy(trainer.net(update.width)).cpu()
-    net.load_state_dict(trainer.partition.join(update.shared, update.local))
+    net.load_state_dict(model_part(trainer.partition.join(update.shared, update.local)))
     trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     wanted = mean_gradient(trainer, update, list(weights))

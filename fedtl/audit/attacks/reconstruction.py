@@ -95,7 +95,9 @@ def invert_small_update(
     with temporary_folder(memory_folder()) as folder:
         guarantee = study.guarantees.get(small.silo)
         guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
-        silo = Silo(small.silo, own, dict(local), b"inversion", guarantee, labels.public(Role))
+        silo = Silo(
+            small.silo, own, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles)
+        )
         update = trainer.fit(silo, task)
     steps = (
         guarantee.training.steps_a_round

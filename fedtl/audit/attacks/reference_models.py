@@ -187,7 +187,7 @@ def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
             settings = settings.model_copy(update={"statistics": "public"})
         location = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
         promised = plan_guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
-    return Silo(name, data, local, secret, promised, labels.public(Role))
+    return Silo(name, data, local, secret, promised, labels.public(study.trainer.partition.roles))
 
 
 def observed_states(

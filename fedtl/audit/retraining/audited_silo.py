@@ -16,7 +16,7 @@ from fedtl.errors import SiloFailed
 from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
-from fedtl.models.roles import Role
+from fedtl.methods.base import without_weight_terms
 from fedtl.models.state import State
 from fedtl.privacy import taint as labels
 from fedtl.privacy.budget import Budget
@@ -62,7 +62,7 @@ class AuditedSilo:
         """Train one round from the initial model; return the update and the silo's local state."""
         trainer, data = trainer or self.trainer, data or self.data
         _, local = trainer.partition.split(trainer.initial(data.width))
-        silo = Silo(self.name, data, local, self.secret, guarantee, labels.public(Role))
+        silo = Silo(self.name, data, local, self.secret, guarantee, labels.public(trainer.partition.roles))
         return trainer.fit(silo, self.task(round)), silo.local
 
     def private_phases(self) -> list[int]:
@@ -77,7 +77,7 @@ class AuditedSilo:
         """The trainer with a learning rate of almost 0 and no terms on weights: every step starts from the same weights."""
         freeze = self.trainer.training.freeze
         training = TrainingConfig(optimizer="sgd", lr=ZERO_LEARNING_RATE, momentum=0.0, freeze=freeze)
-        method = replace(self.trainer.method, objective=self.trainer.method.losses)
+        method = without_weight_terms(self.trainer.method)
         return replace(self.trainer, method=method, training=training)
 
 

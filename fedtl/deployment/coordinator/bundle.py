@@ -34,7 +34,7 @@ from fedtl.deployment.plan import (
 from fedtl.deployment.site.site_experiment import DP_READY
 from fedtl.deployment.site.site_plan import NO_SHARED_STORE
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.config.resolve import method_of, server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
@@ -86,7 +86,8 @@ def build_bundle(
             f"--name {name!r}: use small letters, digits and hyphens, at most 40, and a letter first"
         )
     study = _study(experiment, shape, classes, dp_ready)
-    if not study.trainer.partition.shared or study.method.pool:
+    partition = study.trainer.partition
+    if not any(map(partition.leaves, partition.roles)) or study.method.pool:
         raise ConfigError(
             f"method {experiment.method.name!r} shares no tensors between sites; it exists for comparison only"
         )
@@ -143,8 +144,11 @@ def _base_hash(experiment: Experiment) -> str:
 
 def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
     experiment = agreement.experiment
-    server = dict(experiment.method.server)
-    step = ServerStep(server.pop("name", "mean"), server.pop("share", 0.1), server)
+    step = server_of(experiment.method)
+    if not isinstance(step, ServerStep):
+        raise ConfigError(
+            f"method {experiment.method.name!r}: its own server step cannot be put into a bundle"
+        )
     per_round = experiment.silos_per_round
     return BundleInfo(
         config=FederationConfig(

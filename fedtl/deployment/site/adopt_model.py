@@ -118,7 +118,7 @@ def _finished(
     """The silo's own model after the last round."""
     silo.local = stored.local
     outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
-    own = {name: stored.labels[study.trainer.partition.roles[name]] for name in stored.local}
+    own = taint.by_tensor(stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local})
     return _Model(
         outcome.state, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
     )

@@ -7,6 +7,7 @@ from typing import Any
 from fedtl.deployment.site.manifest_json import manifest_from_rows, manifest_to_rows
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.federation.policy import Manifest
+from fedtl.results.plan import StatePart
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,14 @@ class StayingTensor:
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """Which tensors would leave in each round, and which stay. ``manifest`` None: the plan was refused before that."""
+    """
+    Which tensors would leave in each round, and which stay. ``manifest`` None: the plan was refused before that. ``parts``:
+    what the method keeps in addition to the model.
+    """
 
     manifest: Manifest | None = None
     stays: Sequence[StayingTensor] = ()
+    parts: Sequence[StatePart] = ()
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class Rehearsal:
             "bytes": manifest.bytes if manifest else 0,
             "manifest": manifest.hash if manifest else "",
             "stays": [asdict(tensor) for tensor in self.tensors.stays],
+            "parts": [asdict(part) for part in self.tensors.parts],
             **{field.name: getattr(claim, field.name) for field in fields(ClaimFacts)},
             "terms": claim.terms.model_dump() if claim.terms else None,
             "refused": self.refused,
@@ -122,7 +128,11 @@ class Rehearsal:
         return cls(
             RequestFacts(**{field.name: facts[field.name] for field in fields(RequestFacts)}),
             PlanFacts(**{field.name: facts[field.name] for field in fields(PlanFacts)}),
-            TensorFacts(manifest, [StayingTensor(**tensor) for tensor in facts["stays"]]),
+            TensorFacts(
+                manifest,
+                [StayingTensor(**tensor) for tensor in facts["stays"]],
+                [StatePart(**part) for part in facts["parts"]],
+            ),
             ClaimFacts(**{**claim, "terms": None if terms is None else SignedTerms.model_validate(terms)}),
             facts["refused"],
             facts["audit"],

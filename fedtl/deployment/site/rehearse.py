@@ -42,7 +42,7 @@ from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.privacy_report import silo_privacy
-from fedtl.experiment.tensor_table import tensor_table
+from fedtl.experiment.tensor_table import parts_of, tensor_table
 from fedtl.federation.policy import check_update
 from fedtl.messages import Task, Update
 from fedtl.privacy.ledger_reading import check_study_fits
@@ -217,7 +217,7 @@ def _tensor_facts(plan: SitePlan) -> TensorFacts:
     except Denied:
         return TensorFacts()
     staying = [StayingTensor(row.name, row.role, list(row.shape)) for row in table if not row.leaves]
-    return TensorFacts(manifest, staying)
+    return TensorFacts(manifest, staying, parts_of(table))
 
 
 def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until: str) -> ClaimFacts:

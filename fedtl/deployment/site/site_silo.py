@@ -10,7 +10,6 @@ from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import SiteRows, check_origins, raw_row_hashes
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.study import Study
-from fedtl.models.roles import Role
 from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
@@ -31,7 +30,14 @@ def _silo(
     plan: SitePlan, study: Study, data: SiloDataset, privacy_guarantee: PrivacyGuarantee | None
 ) -> Silo:
     _, local = study.trainer.partition.split(study.trainer.initial(data.width))
-    return Silo(plan.name, data, local, plan.home.secret, privacy_guarantee, taint.public(Role))
+    return Silo(
+        plan.name,
+        data,
+        local,
+        plan.home.secret,
+        privacy_guarantee,
+        taint.public(study.trainer.partition.roles),
+    )
 
 
 def site_guarantee(plan: SitePlan, study: Study, rows: SiteRows) -> PrivacyGuarantee:

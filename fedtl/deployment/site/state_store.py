@@ -18,7 +18,6 @@ from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
 from fedtl.federation.packing import pack, unpack
 from fedtl.messages import Update
-from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 
@@ -120,7 +119,7 @@ def _pack(study: str, schema: str, stored: StoredRound) -> bytes:
         "study": study,
         "schema": schema,
         "task": stored.task,
-        "labels": {str(role): str(label) for role, label in stored.labels.items()},
+        "labels": {name: str(label) for name, label in stored.labels.items()},
         "private": stored.private,
     }
     tensors = {f"local.{name}": tensor for name, tensor in stored.local.items()}
@@ -135,7 +134,7 @@ def _unpack(header: dict[str, Any], tensors: State) -> StoredRound:
     )
     fields = {key: header[key] for key in ("silo", "round", "weight", "metrics")}
     update = unpack(Update, fields, delta)
-    labels = {Role(role): Label(label) for role, label in header["labels"].items()}
+    labels = {name: Label(label) for name, label in header["labels"].items()}
     # fedtl 0.1.0 wrote what the round had cost instead of "private".
     private = header["private"] if "private" in header else bool(header["spend"])
     return StoredRound(header["task"], local, labels, update, private)

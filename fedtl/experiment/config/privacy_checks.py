@@ -7,7 +7,7 @@ from fedtl.data.settings import SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, privacy_of
 from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.methods.losses import PerExample
+from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata as marks
@@ -30,16 +30,9 @@ def unsound(experiment: Experiment) -> Iterator[str]:
             yield 'data.scale = "dp" needs [privacy], and the experiment has none; set data.scale = "silo"'
         return
     method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
-    if method.pool or not method.shared:
+    if method.pool or not (method.shared or any(slot.crosses for slot in method.slots) or method.summaries):
         yield f"method {name!r} is a baseline and never private; remove [privacy]"
-    coupled = [type(term).__name__ for term in method.losses if not isinstance(term, PerExample)]
-    if coupled:
-        yield (
-            f"[privacy] and the loss {coupled[0]}: its gradient of one record depends on other records, so it cannot be clipped "
-            "by record; remove the term"
-        )
-    elif method.needs_target:
-        yield f"[privacy] and method {name!r}: it uses rows of the second domain without noise; choose another method"
+    yield from (f"[privacy] and method {name!r}: {problem}" for problem in private_problems(method))
     if data.scale == "dp" and Role.STATS in method.shared:
         yield (
             f'data.scale = "dp" and method {name!r}: the method shares statistics, so each silo\'s released mean and spread would '

@@ -1,6 +1,7 @@
 """From settings to a method, a server step, and a silo's privacy settings."""
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
 from fedtl.experiment.config.schema import Experiment, MethodSettings, ModelSettings, PrivacySettings
-from fedtl.methods.base import Method, Personalise
+from fedtl.methods.base import FineTune, Method, Server
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
@@ -35,12 +36,12 @@ def method_of(settings: MethodSettings) -> Method:
         method = method.plus(made)
     if not settings.personalise:
         return method
-    if method.personalise.epochs:
+    if any(isinstance(step, FineTune) and step.epochs for step in method.finish):
         raise ConfigError(
             f"method.personalise and method.head_epochs of {settings.name!r} set the same thing; remove one of them"
         )
-    personalise = call(Personalise, settings.personalise, "method.personalise.")
-    return replace(method, personalise=personalise)
+    step = call(FineTune, settings.personalise, "method.personalise.")
+    return replace(method, finish=(*method.finish, step))
 
 
 def model_arguments(settings: ModelSettings) -> dict[str, Any]:
@@ -60,8 +61,14 @@ def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
     return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
 
 
-def server_of(settings: MethodSettings) -> ServerStep:
-    """Return the server step that ``[method.server]`` describes. Raises ConfigError."""
+def server_of(settings: MethodSettings) -> Server:
+    """Return the method's own server step, or the one that ``[method.server]`` describes. Raises ConfigError."""
+    if (own := _own_server(settings)) is not None:
+        if settings.server != MethodSettings().server:
+            raise ConfigError(
+                f"method.server: {settings.name!r} has a server step of its own; remove [method.server]"
+            )
+        return own
     table = dict(settings.server)
     name, share = table.pop("name", "mean"), table.pop("share", None)
     if share is not None and name != "trimmed":
@@ -72,6 +79,13 @@ def server_of(settings: MethodSettings) -> ServerStep:
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
+
+
+def _own_server(settings: MethodSettings) -> Server | None:
+    try:
+        return method_of(settings).server
+    except ConfigError:
+        return None  # whoever checks the method reports it
 
 
 def without_release(data: DataSettings) -> DataSettings:
@@ -115,4 +129,4 @@ def about(make: Callable[..., Any]) -> str:
 def describe(make: Callable[..., Any]) -> str:
     """Return the settings of a method, a term or a model with their defaults: "mu = 0.01"."""
     parameters = inspect.signature(make).parameters.values()
-    return ", ".join(f"{p.name} = {p.default}" for p in parameters if p.default is not p.empty)
+    return ", ".join(f"{p.name} = {json.dumps(p.default)}" for p in parameters if p.default is not p.empty)

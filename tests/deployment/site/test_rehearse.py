@@ -374,3 +374,33 @@ def test_constants_and_classes_computed_from_private_rows_are_refused(plan_class
     else:
         silo = make_silo(site_plan, study, site_rows)
         assert bool(silo.guarantee.releases.statistics) == (given["data__scale"] == "dp")
+
+
+def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(tmp_path):
+    settings = load_experiment("digits", ["minimum_silos=3", "rounds=2", "method.name=scaffold"])
+    made = build_bundle(tmp_path / "bundles", "digits", settings)
+    Home.create(tmp_path / "home", "plain", "fl.example.org:8443")
+    roles = ["body", "head", "norm", "stats", "aux"]
+    allowed = {"policy__roles": roles, "policy__methods": ["scaffold"], "policy__privacy": None}
+    Federation.change(
+        tmp_path / "home" / "silo.toml",
+        data__source="digits",
+        data__path="",
+        policy__share_row_count=True,
+        **allowed,
+    )
+    facts, _ = rehearse(Home.open(tmp_path / "home"), made.file)
+    assert "control/" in facts.refused
+    Federation.change(tmp_path / "home" / "silo.toml", policy__roles=[*roles, "extra"])
+    facts, page = rehearse(Home.open(tmp_path / "home"), made.file)
+    assert facts.refused == ""
+    assert [(part.name, part.leaves) for part in facts.tensors.parts] == [
+        ("control", True),
+        ("own_control", False),
+    ]
+    size = sum(line.bytes for line in facts.tensors.manifest.lines if line.name.startswith("control/"))
+    assert {part.bytes for part in facts.tensors.parts} == {size}
+    text = page.read_text()
+    assert "set control" in text
+    assert "set own_control" in text
+    assert f"{size:,} bytes" in text

@@ -227,7 +227,7 @@ def test_overrides_are_toml_or_text():
     its = load_experiment(
         "digits", ["method.name=fedprox", "method.mu=0.5", 'method.server={name="adam",lr=0.1}']
     )
-    assert method_of(its.method).pulls[0].mu == 0.5
+    assert method_of(its.method).objective[-1].mu == 0.5
     assert dict(server_of(its.method).settings) == {"lr": 0.1}
 
 

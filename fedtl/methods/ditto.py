@@ -1,0 +1,23 @@
+"""
+Ditto: each silo also trains a model of its own, which is pulled to the shared one.
+
+Law: with mu = 0 the silo's own model is that of a silo which trains alone.
+"""
+
+from fedtl._util.settings import Weight
+from fedtl.methods.base import Method, Phase, Slot, Use
+from fedtl.methods.losses import Proximal, TaskLoss
+from fedtl.methods.slots import first_model
+
+
+def ditto(mu: Weight = 0.1) -> Method:
+    """
+    Li et al., 2021 (Ditto): each silo also trains a model of its own, pulled to the received one, and uses that.
+
+    The personal model v minimises loss(v) + mu/2 ||v - w_received||^2; w is trained and averaged as in FedAvg.
+    """
+    return Method(
+        slots=(Slot("personal", first_model),),
+        phases=(Phase(), Phase(on=("personal",), objective=(TaskLoss(), Proximal(mu)))),
+        finish=(Use("personal"),),
+    )

@@ -1,0 +1,47 @@
+"""
+FedALA: each round begins with a learned mixture of the received model and the silo's last own one.
+
+Law: without mask steps it is FedAvg.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from fedtl._util.settings import Count
+from fedtl.methods.base import Method, Phase, Slot, Use
+from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slots import first_model, trained_model
+from fedtl.models.roles import Role
+from fedtl.models.state import State
+
+
+def mixed(sets: Sets) -> State:
+    """Return, where there is a mask, own + mask (received - own), entry by entry; elsewhere the received model."""
+    masks, own = sets["mask"], sets["own"]
+    return {
+        name: torch.lerp(own[name], received, masks[name].clamp(0, 1)) if name in masks else received
+        for name, received in sets[RECEIVED].items()
+    }
+
+
+def fedala(mask_epochs: Count = 1, layers: tuple[str, ...] = ("head.",)) -> Method:
+    """
+    Zhang et al., 2023 (FedALA): a round begins with a mixture of the received model and the silo's own, learned entry by entry.
+
+    The mask of the tensors whose names begin with one of ``layers`` is trained for ``mask_epochs``, with the model through
+    it; then the mixture is trained as in FedAvg.
+    """
+
+    def ones(model: State, roles: Mapping[str, Role]) -> State:
+        return {
+            name: torch.ones_like(tensor)
+            for name, tensor in model.items()
+            if name.startswith(layers) and tensor.is_floating_point()
+        }
+
+    return Method(
+        slots=(Slot("own", first_model, after=trained_model), Slot("mask", ones)),
+        phases=(Phase(on=("mask",), epochs=mask_epochs, through=mixed, into=MODEL), Phase()),
+        finish=(Use(through=mixed),),
+    )

@@ -1,0 +1,48 @@
+"""
+MOON: features stay near those of the received model and away from those of the silo's last own one.
+
+Law: with mu = 0 it is FedAvg.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from fedtl._util.settings import Weight
+from fedtl.methods.base import Method, Slot
+from fedtl.methods.losses import Forward, PerExample, TaskLoss
+from fedtl.methods.sets import RECEIVED
+from fedtl.methods.slots import first_model, trained_model
+
+Temperature = Annotated[float, Gt(0)]
+
+
+@dataclass(frozen=True)
+class ModelContrast(PerExample):
+    """-log(e^(s(z, z_received) / t) / (e^(s(z, z_received) / t) + e^(s(z, z_previous) / t))), s the cosine."""
+
+    mu: Weight = 1.0
+    temperature: Temperature = 0.5
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        return {
+            "moon": nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features))
+        }
+
+    def losses(self, out: Forward) -> Tensor:
+        z, received, previous = (
+            one.aux["moon"](one.features) for one in (out, out.by(RECEIVED), out.by("previous"))
+        )
+        likeness = [F.cosine_similarity(z, other) / self.temperature for other in (received, previous)]
+        first = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        return self.mu * F.cross_entropy(torch.stack(likeness, 1), first, reduction="none")
+
+
+def moon(mu: Weight = 1.0, temperature: Temperature = 0.5) -> Method:
+    """Li et al., 2021 (MOON): features near those of the received model and away from those of the silo's last own one."""
+    previous = Slot("previous", first_model, after=trained_model)
+    return Method(objective=(TaskLoss(), ModelContrast(mu, temperature)), slots=(previous,))

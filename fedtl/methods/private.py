@@ -1,0 +1,23 @@
+"""What a method must not do under differential privacy."""
+
+from collections.abc import Iterator
+
+from fedtl.methods.base import Method
+from fedtl.methods.losses import PerBatch
+
+
+def private_problems(method: Method) -> Iterator[str]:
+    """Yield, one line each, why a method cannot be trained with record-level privacy; nothing where it can."""
+    for term in method.losses:
+        if isinstance(term, PerBatch):
+            yield f"the loss {type(term).__name__} depends on several examples together, so no example's gradient can be clipped"
+        elif term.needs_target:
+            yield f"the loss {type(term).__name__} samples rows of a second domain, which the accounting does not cover"
+    for number, phase in enumerate(method.phases, 1):
+        if phase.through is not None:
+            yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
+    for slot in method.slots:
+        if slot.crosses:
+            yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"
+    for summary in method.summaries:
+        yield f"the summary {summary.name!r} is a mean over rows that leaves the silo without noise"

@@ -1,0 +1,50 @@
+"""
+SCAFFOLD: gradients are corrected by how much the silo's differ from all silos'.
+
+Laws: the first round is FedAvg's; after it c_i = -(change of the weights) / (K lr), and c is the mean of all c_i. K lr is
+how far a constant gradient would have moved the weights in K steps, momentum included.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedtl.methods.base import Ended, Method, Slot
+from fedtl.methods.losses import OnWeights, TaskLoss
+from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slots import zeros
+from fedtl.models.state import State
+
+
+@dataclass(frozen=True)
+class Correction(OnWeights):
+    """c - c_i, added to each gradient."""
+
+    def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
+        return sets["control"][name] - sets["own_control"][name]
+
+
+def _own(ended: Ended) -> State:
+    before, trained = ended.before, ended.after[MODEL]
+    return {
+        name: own
+        - before["control"][name]
+        + (before[RECEIVED][name] - trained[name]) / (ended.reach.get(name) or float("inf"))
+        for name, own in before["own_control"].items()
+    }
+
+
+def _common(ended: Ended) -> State:
+    """Return c with the silo's change, so that what crosses is the change of c_i, and its mean moves c."""
+    before, own = ended.before, ended.after["own_control"]
+    return {name: c + own[name] - before["own_control"][name] for name, c in before["control"].items()}
+
+
+def scaffold() -> Method:
+    """
+    Karimireddy et al., 2020 (SCAFFOLD): gradients corrected by control variates, the silo's c_i and the common c.
+
+    Option II: c_i becomes c_i - c + (received - trained) / (K lr); c moves by the mean change of the c_i that took part.
+    """
+    slots = (Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common))
+    return Method(objective=(TaskLoss(), Correction()), slots=slots, sgd_only=True)

@@ -1,0 +1,27 @@
+"""First values of slots, and what they become, as several methods need them."""
+
+from collections.abc import Mapping
+
+import torch
+
+from fedtl.methods.base import Ended
+from fedtl.methods.sets import MODEL
+from fedtl.models.roles import Role
+from fedtl.models.state import State
+
+WEIGHTS = frozenset({Role.BODY, Role.HEAD, Role.AUX, Role.NORM})
+
+
+def first_model(model: State, roles: Mapping[str, Role]) -> State:
+    """Return a copy of the model's first tensors."""
+    return {name: tensor.clone() for name, tensor in model.items()}
+
+
+def zeros(model: State, roles: Mapping[str, Role]) -> State:
+    """Return a zero for each weight of the model; statistics and counts are no weights."""
+    return {name: torch.zeros_like(tensor) for name, tensor in model.items() if roles[name] in WEIGHTS}
+
+
+def trained_model(ended: Ended) -> State:
+    """Return the model as the round left it."""
+    return dict(ended.after[MODEL])

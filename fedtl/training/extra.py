@@ -1,0 +1,92 @@
+"""What a method keeps or sends in addition to the model: its first slots and summaries, and what a round makes of them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedtl.data.dataset import SiloDataset
+from fedtl.errors import ConfigError
+from fedtl.messages import Task
+from fedtl.methods.base import Ended, Method
+from fedtl.methods.losses import Forward
+from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
+from fedtl.models.roles import Partition, Role
+from fedtl.models.state import State
+from fedtl.training.batches import ROWS_AT_ONCE, make_batch
+from fedtl.training.loop import Loop
+from fedtl.training.weights import Weights, copied
+
+
+def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
+    """Return the first slots of a model with these first tensors, and the first summaries, which are zeros."""
+    extra = State()
+    for slot in method.slots:
+        extra |= as_part(slot.name, slot.first(model, roles))
+    for summary in method.summaries:
+        extra[f"{SUMMARY}/{summary.name}"] = torch.zeros(summary.shape(features, width))
+    return extra
+
+
+def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
+    """Return which of the model's tensors, of the slots' and of the summaries leave. Raises ConfigError for a count that would."""
+    roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
+    leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
+    crossing = frozenset(name for name in extra if set_of(name) in leaving)
+    for name in sorted(crossing):
+        if not extra[name].is_floating_point():
+            raise ConfigError(
+                f"{name} is a count, which cannot be averaged; keep it out of a slot that crosses"
+            )
+    return Partition({**model, **roles}, method.shared, crossing)
+
+
+def changed_extra(method: Method, partition: Partition) -> list[str]:
+    """Return the names of the slots' tensors that a round may change, and of the summaries."""
+    moved = {name for phase in method.phases for name in (*phase.on, phase.into) if name is not None}
+    changed = {slot.name for slot in method.slots if slot.after or slot.name in moved} | {SUMMARY}
+    return [name for name in partition.roles if set_of(name) in changed]
+
+
+def before_round(method: Method, weights: Weights) -> dict[str, State]:
+    """Return copies of all sets, where a slot looks back at them when the round ends."""
+    if not any(slot.after for slot in method.slots):
+        return {}
+    return {name: copied(tensors) for name, tensors in weights.sets.items()}
+
+
+def end_slots(
+    loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
+) -> None:
+    """Give each slot what it becomes when a round ends, in order. ``steps``: of each phase that moved the model."""
+    if not before:
+        return
+    reach = {
+        name: sum(loop.training.reach(name, task, count) for count in steps)
+        for name, _ in weights.net.named_parameters()
+    }
+    for slot in loop.method.slots:
+        if slot.after is not None:
+            weights.put(slot.name, copied(slot.after(Ended(before, weights.sets, reach))))
+
+
+@torch.no_grad()
+def summaries_of(loop: Loop, weights: Weights, data: SiloDataset) -> State:
+    """Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down."""
+    sums = State()
+    for rows in torch.arange(len(data.train)).split(ROWS_AT_ONCE) if loop.method.summaries else ():
+        batch = make_batch(data, rows, None, loop.device)
+        out = Forward(batch, weights.by(MODEL), 1.0, weights.summaries)
+        for summary in loop.method.summaries:
+            vectors = summary.rows(out).float()
+            length = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
+            scale = (summary.bound / length).clamp(max=1).view(-1, *[1] * (vectors.dim() - 1))
+            sums[summary.name] = sums.get(summary.name, torch.zeros(())) + (vectors * scale).sum(0)
+    return {name: total / len(data.train) for name, total in sums.items()}
+
+
+def whole_state(method: Method, weights: Weights, summaries: State) -> State:
+    """Return the model, the slots and the summaries by their names in a state."""
+    state = dict(weights.sets[MODEL])
+    for slot in method.slots:
+        state |= as_part(slot.name, weights.sets[slot.name])
+    return state | as_part(SUMMARY, summaries)

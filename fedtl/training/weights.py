@@ -1,0 +1,60 @@
+"""The sets of tensors of a silo in one round: one of them is in the net that is trained, the others are not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedtl.methods.sets import SHARED
+from fedtl.models.net import Net
+from fedtl.models.state import State
+from fedtl.training.forward import Compute, NetModel
+
+
+@dataclass
+class Weights:
+    """
+    ``sets``: the model, slots, and in a round what was received, all on the device. ``net`` holds the set ``held``,
+    whose entry in ``sets`` are the net's own tensors. ``reference``: gives a net for passes by other sets, in evaluation mode.
+    """
+
+    net: Net
+    reference: Callable[[], Net]
+    compute: Compute
+    sets: dict[str, State]
+    summaries: State = field(default_factory=dict)
+    held: str = ""
+
+    def hold(self, name: str) -> None:
+        """Put a set into the net; the set that was there becomes a copy."""
+        if name == self.held:
+            return
+        if self.held:
+            self.sets[self.held] = copied(self.sets[self.held])
+        self.net.load_state_dict(self.sets[name])
+        self.sets[name], self.held = self.net.state_dict(), name
+
+    def put(self, name: str, state: State) -> None:
+        """Give a set other values."""
+        if name == self.held:
+            self.net.load_state_dict(state)
+            state = self.net.state_dict()
+        self.sets[name] = state
+
+    @property
+    def in_round(self) -> bool:
+        """Whether something was received, which terms on weights need."""
+        return SHARED in self.sets
+
+    def model(self, layers: tuple[str, ...] = (), weights: State | None = None) -> NetModel:
+        """Return the net as it is trained, or with other ``weights`` in its place."""
+        return NetModel(self.net, self.compute, self.by, layers, weights)
+
+    def by(self, name: str) -> NetModel:
+        """Return the model of another set: in evaluation mode, without gradient."""
+        net = self.reference().eval()
+        fixed = {key: tensor.detach() for key, tensor in self.sets[name].items()}
+        return NetModel(net, self.compute, self.by, (), fixed, False)
+
+
+def copied(state: State) -> State:
+    """Return detached copies on the state's own device."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
