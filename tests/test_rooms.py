@@ -70,6 +70,7 @@ LARGE_CLASSES = {
     "experiment.run_folder.RunFolder": "the files of one folder",
 }
 MANY_ARGUMENTS = {
+    "api.runs.compare": "each setting of a comparison is an argument, as on the command line",
     "cli.audit.audit": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",
     "cli.train.run": "each option of a command is an argument",
