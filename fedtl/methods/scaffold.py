@@ -43,8 +43,7 @@ def _common(ended: Ended) -> State:
 def scaffold() -> Method:
     """
     Karimireddy et al., 2020 (SCAFFOLD): gradients corrected by control variates, the silo's c_i and the common c.
-
     Option II: c_i becomes c_i - c + (received - trained) / (K lr); c moves by the mean change of the c_i that took part.
     """
-    slots = (Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common))
-    return Method(objective=(TaskLoss(), Correction()), slots=slots, sgd_only=True)
+    own, common = Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common)
+    return Method(objective=(TaskLoss(), Correction()), slots=(own, common), sgd_only=True)
