@@ -6,7 +6,7 @@ from fedtl.experiment.config.resolve import privacy_of
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_statistics
 from fedtl.experiment.study import Study
-from fedtl.methods.base import Use, finished_roles, trained_roles
+from fedtl.methods.base import FineTune, Use, finished_roles
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
 from fedtl.training.extra import changed_extra
@@ -20,10 +20,11 @@ def provenance_after_rounds(
     Return the labels after a silo's last round, by tensor name. ``first``: labels of the first weights. ``settings``: of
     that silo; None: training is not private. Reproducible noise counts as no noise.
     """
-    method, extra = trainer.method, changed_extra(trainer.method, trainer.partition)
+    extra = changed_extra(trainer.method, trainer.partition)
     if settings is None:
-        return labels.after(first, [*trainer.loop.movable(trained_roles(method)), *extra], private=False)
-    moved = [*trainer.loop.movable(trained_roles(method) - labels.STILL), *extra]
+        return labels.after(first, [*trainer.loop.changed(), *extra], private=False)
+    own = [name for name in trainer.loop.changed() if trainer.partition.roles[name] not in labels.STILL]
+    moved = [*own, *extra]
     statistics = released_statistics(trainer, settings)
     if settings.noise == "reproducible":
         return labels.after(first, [*moved, *statistics], private=False)
@@ -32,7 +33,12 @@ def provenance_after_rounds(
 
 
 def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
-    """Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise."""
+    """
+    Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise. A step
+    of another kind than the two here may train, or choose by the loss on validation rows, whatever it says.
+    """
+    if not all(isinstance(step, Use | FineTune) for step in trainer.method.finish):
+        return dict.fromkeys(before, Label.LOCAL)
     if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
         worst = labels.together({"all": label} for label in before.values())["all"]
         before = dict.fromkeys(before, worst)

@@ -161,7 +161,7 @@ class Method:
     (privacy.statistics = "local-after") or "never" (any other).
     ``pool``: all silos' rows in one place, a baseline for simulation only.
 
-    Raises ValueError for two slots or summaries of one name.
+    Raises ValueError for two slots or summaries of one name, and for a shared role that no tensor of a model has.
     """
 
     shared: frozenset[Role] = EVERYTHING
@@ -176,6 +176,10 @@ class Method:
     sgd_only: bool = False
 
     def __post_init__(self) -> None:
+        if self.shared & {Role.EXTRA, Role.SUMMARY}:
+            raise ValueError(
+                "shared holds roles of the model only; a slot leaves where it says crosses = True"
+            )
         check_names([slot.name for slot in self.slots], "the slot")
         check_names([summary.name for summary in self.summaries], "the summary")
 

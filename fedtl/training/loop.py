@@ -9,9 +9,10 @@ from torch.optim import Optimizer
 
 from fedtl._util.randomness import seed_layers, torch_generator
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Phase, terms_of
+from fedtl.methods.base import Method, Phase, terms_of, trained_roles
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
+from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -99,6 +100,15 @@ class Loop:
     def movable(self, roles: frozenset[Role]) -> list[str]:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""
         return [name for name, role in self.roles.items() if role in roles and name not in self.frozen]
+
+    def changed(self) -> list[str]:
+        """
+        Return the names of the model's tensors that a round changes: the frozen ones too where a phase gives the model
+        all tensors of another set.
+        """
+        if any(phase.into == MODEL for phase in self.method.phases):
+            return list(self.roles)
+        return self.movable(trained_roles(self.method))
 
     def prepare(self, net: Net, phase: Phase) -> None:
         """Set the net to training: the phase's parameters move and nothing else; norms whose statistics do not move use them."""

@@ -114,6 +114,7 @@ def train_phase(
     seed_layers(layers.initial_seed(), loop.device)
     add_weight_gradients = partial(loop.add_weight_gradients, weights, phase, moving)
     steps, count = guarantee.training.steps[number], len(silo.data.train)
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     for step in range(steps):
         drawn = dp_sgd.poisson(layer.count, guarantee.training.sample_rate, draw)
         rows, row_units = _rows_of(drawn, units, guarantee.protected.count, count)
@@ -121,6 +122,9 @@ def train_phase(
         losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
+    for name, buffer in net.named_buffers():
+        if name not in buffers or not torch.equal(buffer, buffers[name]):
+            raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")
     layer.save(task.round, number)
     loop.end(weights, phase)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase, trained_roles
+from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
@@ -105,6 +105,9 @@ class Trainer:
         """
         if silo.guarantee is None:
             update, local = self._round(silo, task)
+            # A layer may write to tensors that no phase trains, such as its own buffers.
+            written = [name for name, one in local.items() if not torch.equal(one, silo.local[name])]
+            silo.labels = labels.after(silo.labels, written, private=False)
         else:
             known = labels.by_tensor(silo.labels, {name: self.partition.roles[name] for name in silo.local})
             labels.check(known, silo.local, silo.name)
@@ -276,7 +279,7 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
     method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
     extra = changed_extra(method, trainer.partition)
-    moved = trainer.loop.movable(trained_roles(method) - method.shared)
+    moved = [name for name in trainer.loop.changed() if not trainer.partition.leaves(name)]
     if silo.guarantee is None:
         return labels.after(known, [*moved, *extra], private=False)
     moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from fedtl.errors import ConfigError
 from fedtl.methods.sets import SHARED
 from fedtl.models.net import Net
 from fedtl.models.state import State
@@ -49,9 +50,19 @@ class Weights:
         return NetModel(self.net, self.compute, self.by, layers, weights)
 
     def by(self, name: str) -> NetModel:
-        """Return the model of another set: in evaluation mode, without gradient."""
-        net = self.reference().eval()
-        fixed = {key: tensor.detach() for key, tensor in self.sets[name].items()}
+        """
+        Return the model of another set: in evaluation mode, without gradient. Raises ConfigError for a set that is not a
+        whole model, because the other tensors would be those of whatever model the reference net held last.
+        """
+        net, own = self.reference().eval(), self.sets.get(name, {})
+        if missing := sorted(net.state_dict(keep_vars=True).keys() - own.keys()):
+            raise ConfigError(
+                f"a loss asks for the model of the set {name!r}, which has no {missing[0]}; use a set that holds a whole model"
+            )
+        buffers = {key for key, _ in net.named_buffers()}  # a pass could write to them
+        fixed = {
+            key: tensor.detach().clone() if key in buffers else tensor.detach() for key, tensor in own.items()
+        }
         return NetModel(net, self.compute, self.by, (), fixed, False)
 
 

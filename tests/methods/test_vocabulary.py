@@ -256,3 +256,9 @@ def test_a_slot_that_saw_rows_without_noise_enters_no_private_round(tmp_path):
     with pytest.raises(Refused, match="personal/"):
         trainer.fit(silo, task_of(trainer, 2))
     assert not silo.guarantee.account.path.exists()
+
+
+@pytest.mark.parametrize("role", [Role.EXTRA, Role.SUMMARY])
+def test_a_slot_leaves_only_where_it_says_that_it_crosses(role):
+    with pytest.raises(ValueError, match="crosses = True"):
+        Method(frozenset({Role.BODY, role}), slots=(Slot("own", first_model),))

@@ -1,18 +1,28 @@
 """Provenance labels of a silo's tensors, and that no private round starts from a tensor without protection."""
 
+from dataclasses import replace
+
 import pytest
+import torch
+from torch import nn
 
 from fedtl.errors import Refused
 from fedtl.experiment.checkpoint import load_run_state
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
+from fedtl.methods.base import Finish, Method, Phase, Slot
+from fedtl.methods.registry import METHODS
+from fedtl.methods.sets import MODEL
+from fedtl.methods.slots import first_model
 from fedtl.models.roles import Role
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
+from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 
 
@@ -148,3 +158,63 @@ def test_personal_model_is_made_on_a_copy(tmp_path):
     own = trainer.finish(silo, Task("study", 4, 3, 0, task.shared))
     assert any((own[name] != before[name]).any() for name in before)
     assert all((silo.local[name] == before[name]).all() for name in before)
+
+
+def test_a_frozen_tensor_that_another_set_replaces_was_trained_on_rows(tmp_path):
+    def shifted(ended):
+        mean = ended.after[MODEL]["head.weight"].mean()
+        return {
+            name: one + mean if one.is_floating_point() else one for name, one in ended.after["own"].items()
+        }
+
+    phases = (Phase(on=("own",), into=MODEL, epochs=0), Phase())
+    method = Method(frozenset(), phases=phases, slots=(Slot("own", first_model, after=shifted),))
+    trainer = bench_of(method, TrainingConfig(batch_size=16, freeze=1))
+    silo = silo_of(trainer, tmp_path)
+    (frozen, *_) = trainer.loop.frozen
+    first = silo.local[frozen]
+    for number in (1, 2):
+        trained_openly(trainer, silo, task_of(trainer, number))
+    assert not torch.equal(silo.local[frozen], first)
+    assert silo.labels[frozen] is Label.LOCAL
+    public = labels.public(trainer.partition.roles)
+    assert provenance_after_rounds(trainer, public, None)[frozen] is Label.LOCAL
+
+
+class RunningMean(nn.Module):
+    """A buffer that is no norm's, so that no phase names its role."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1))
+
+    def forward(self, x):
+        if self.training:
+            self.level.copy_(x.detach().mean())
+        return x - self.level
+
+
+def test_a_buffer_that_follows_the_rows_is_local_only_whatever_the_phase_trains(tmp_path):
+    heads = Phase(train=frozenset({Role.HEAD}))
+    trainer = bench_of(replace(METHODS["lgfedavg"](), phases=(heads,)))
+    body = nn.Sequential(RunningMean(), trainer.spec.body)
+    trainer = replace(trainer, spec=replace(trainer.spec, body=body))
+    silo = silo_of(trainer, tmp_path)
+    trained_openly(trainer, silo, task_of(trainer))
+    assert silo.local["body.0.level"].any()
+    assert silo.labels["body.0.level"] is Label.LOCAL
+    with pytest.raises(Refused, match=r"body.0.level is local-only"):
+        trainer.fit(silo, task_of(trainer))
+
+
+class Sly(Finish):
+    """Trains, and says that it trains nothing."""
+
+    def __call__(self, site, state, sets):
+        return site.train(state, Phase())
+
+
+def test_a_finishing_step_of_another_kind_makes_a_model_for_the_silo_alone():
+    trainer = bench_of(replace(METHODS["fedavg"](), finish=(Sly(),)))
+    private = dict.fromkeys(trainer.partition.roles, Label.MECHANISM)
+    assert set(provenance_after_finish(trainer, private).values()) == {Label.LOCAL}

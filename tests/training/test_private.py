@@ -4,10 +4,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, SiloFailed
+from fedtl.methods.base import Slot
 from fedtl.methods.losses import PerExample, TaskLoss
 from fedtl.methods.registry import METHODS
+from fedtl.methods.slots import zeros
 from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
@@ -97,3 +100,62 @@ def test_evaluation_does_not_disturb_a_net_that_is_trained():
     trainer.adapt(other, data.train.x, 3)
     assert net.training
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@dataclass(frozen=True)
+class Near(PerExample):
+    """Scores stay near those of another set."""
+
+    to: str
+
+    def losses(self, out):
+        return (out.scores - out.by(self.to).scores).pow(2).mean(1)
+
+
+@pytest.mark.parametrize("to", ["shared", "zeros", "nothing"])
+def test_a_loss_by_a_set_that_is_no_whole_model_is_refused_before_it_is_charged(to, tmp_path):
+    method = replace(
+        METHODS["fedper"](), objective=(TaskLoss(), Near(to)), slots=(Slot("zeros", zeros),)
+    )  # the rest would be those of the model that was evaluated last: of another silo, or after exact statistics
+    trainer = bench_of(method, TrainingConfig(batch_size=16))
+    silo = silo_of(trainer, tmp_path)
+    with pytest.raises(ConfigError, match=f"set '{to}'"):
+        trainer.fit(silo, task_of(trainer))
+    assert not silo.guarantee.account.path.exists()
+
+
+class Late(nn.Module):
+    """Keeps a mean of its inputs in batches of more than twelve, which the trial on synthetic rows does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+
+    def forward(self, x):
+        if self.training and len(x) > 12:
+            self.mean.copy_(x.detach().mean())
+        return x
+
+
+def test_a_round_in_which_a_buffer_moves_without_noise_gives_no_update(tmp_path):
+    trainer = bench_of()
+    body = nn.Sequential(Late(), trainer.spec.body)
+    trainer = replace(trainer, spec=replace(trainer.spec, body=body))
+    silo = silo_of(trainer, tmp_path, data_of(n=120))
+    with pytest.raises(SiloFailed, match="no update"):
+        trainer.fit(silo, task_of(trainer))
+    assert set(silo.labels.values()) == {"public"}
+
+
+@dataclass(frozen=True)
+class Rolled(PerExample):
+    """Each example meets the one eight places further, which in a batch of eight is itself."""
+
+    def losses(self, out):
+        return out.of(out.batch.x.roll(8, 0)).scores.sum(1)
+
+
+def test_examples_that_meet_in_batches_of_another_size_are_refused(tmp_path):
+    trainer = trainer_with(Rolled())
+    with pytest.raises(ConfigError, match="size of its batch|other records"):
+        trainer.fit(silo_of(trainer, tmp_path), task_of(trainer))

@@ -65,12 +65,14 @@ def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> 
             if not bool((before - now).norm() <= TOLERANCE * before.norm()):
                 raise ConfigError(f"a record's gradient depends on other records of its batch; {WAY_OUT}")
         with without_dropout(net):
-            together, alone = _pass(net, batch, losses), _pass(net, _only_first(batch), losses)
-            for what, of_many, of_one, size in zip(
-                ("scores", "loss"), together, alone, (score, loss), strict=True
-            ):
-                if _moved(of_many[:1], of_one, size):
-                    raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
+            together = _pass(net, batch, losses)
+            for count in (1, len(batch.y) - 1):
+                fewer = _pass(net, _first(batch, count), losses)
+                for what, of_all, of_fewer, size in zip(
+                    ("scores", "loss"), together, fewer, (score, loss), strict=True
+                ):
+                    if _moved(of_all[:count], of_fewer, size):
+                        raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
 
 
 @contextmanager
@@ -144,8 +146,8 @@ def _others_replaced(batch: Batch, kept: slice, classes: int) -> Batch:
     return replace(batch, x=x, y=y)
 
 
-def _only_first(batch: Batch) -> Batch:
-    return Batch(batch.x[:1], batch.y[:1], batch.domain[:1])
+def _first(batch: Batch, count: int) -> Batch:
+    return Batch(batch.x[:count], batch.y[:count], batch.domain[:count])
 
 
 def _size(values: Tensor) -> float:
