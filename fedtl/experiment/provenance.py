@@ -10,6 +10,7 @@ from fedtl.methods.base import FineTune, Use, finished_roles
 from fedtl.privacy import taint as labels
 from fedtl.privacy.taint import Label
 from fedtl.training.extra import changed_extra
+from fedtl.training.loop import changed_in_round
 from fedtl.training.trainer import Trainer
 
 
@@ -21,9 +22,13 @@ def provenance_after_rounds(
     that silo; None: training is not private. Reproducible noise counts as no noise.
     """
     extra = changed_extra(trainer.method, trainer.partition)
-    if settings is None:
-        return labels.after(first, [*trainer.loop.changed(), *extra], private=False)
-    own = [name for name in trainer.loop.changed() if trainer.partition.roles[name] not in labels.STILL]
+    if settings is None:  # a pass in training mode may write to any buffer
+        buffers = [name for name, _ in trainer.net(1).named_buffers() if name in trainer.loop.roles]
+        written = [name for name in buffers if trainer.loop.roles[name] not in labels.STILL]
+        return labels.after(first, [*changed_in_round(trainer.loop), *written, *extra], private=False)
+    own = [
+        name for name in changed_in_round(trainer.loop) if trainer.partition.roles[name] not in labels.STILL
+    ]
     moved = [*own, *extra]
     statistics = released_statistics(trainer, settings)
     if settings.noise == "reproducible":

@@ -14,7 +14,11 @@ from fedtl.errors import LedgerDamaged
 from fedtl.messages import SpendEvent
 from fedtl.privacy.hash_chain import WritableChain
 
-EventRows = tuple[tuple[float, float, int], ...]  # noise multiplier, sample rate and steps of each event
+Noise = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Steps = Annotated[int, Field(ge=1)]
+Cost = Annotated[float, Field(ge=0)]  # an epsilon or a delta
+EventRows = tuple[tuple[Noise, Rate, Steps], ...]  # noise multiplier, sample rate and steps of each event
 
 
 class _Entry(BaseModel):
@@ -28,8 +32,8 @@ class Opened(_Entry):
     """
 
     what: Literal["opened"] = "opened"
-    epsilon: float
-    delta: float
+    epsilon: Cost
+    delta: Cost
     fingerprint: str
     rows: int | None = None  # an earlier fedtl wrote neither this nor the row sets
     kept: dict[str, str] | None = None
@@ -40,8 +44,8 @@ class BudgetChanged(_Entry):
     """The lifetime budget from here on."""
 
     what: Literal["budget"] = "budget"
-    epsilon: float
-    delta: float
+    epsilon: Cost
+    delta: Cost
 
 
 class RowsChanged(_Entry):
@@ -67,8 +71,8 @@ class StudyPlanned(_Entry):
 
     what: Literal["planned"] = "planned"
     study: str
-    epsilon: float
-    delta: float
+    epsilon: Cost
+    delta: Cost
     events: EventRows
 
 
@@ -77,10 +81,10 @@ class RoundCharged(_Entry):
 
     what: Literal["charged"] = "charged"
     study: str
-    round: int
+    round: int = Field(ge=1)
     task: str
     events: EventRows
-    epsilon: float
+    epsilon: Cost
 
 
 class ReplyStored(_Entry):
@@ -88,7 +92,7 @@ class ReplyStored(_Entry):
 
     what: Literal["stored"] = "stored"
     study: str
-    round: int
+    round: int = Field(ge=1)
     reply: str
     bytes: int
 

@@ -101,15 +101,6 @@ class Loop:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""
         return [name for name, role in self.roles.items() if role in roles and name not in self.frozen]
 
-    def changed(self) -> list[str]:
-        """
-        Return the names of the model's tensors that a round changes: the frozen ones too where a phase gives the model
-        all tensors of another set.
-        """
-        if any(phase.into == MODEL for phase in self.method.phases):
-            return list(self.roles)
-        return self.movable(trained_roles(self.method))
-
     def prepare(self, net: Net, phase: Phase) -> None:
         """Set the net to training: the phase's parameters move and nothing else; norms whose statistics do not move use them."""
         net.train()
@@ -200,6 +191,16 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+def changed_in_round(loop: Loop) -> list[str]:
+    """
+    Return the names of the model's tensors that a round changes: the frozen ones too where a phase gives the model all
+    tensors of another set.
+    """
+    if any(phase.into == MODEL for phase in loop.method.phases):
+        return list(loop.roles)
+    return loop.movable(trained_roles(loop.method))
 
 
 def moving_in(net: Net) -> Moving:

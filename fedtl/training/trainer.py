@@ -31,7 +31,7 @@ from fedtl.training.extra import (
     summaries_of,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig
+from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, Use, new_net
 from fedtl.training.silo import Silo
@@ -279,7 +279,7 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
     method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
     extra = changed_extra(method, trainer.partition)
-    moved = [name for name in trainer.loop.changed() if not trainer.partition.leaves(name)]
+    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
     if silo.guarantee is None:
         return labels.after(known, [*moved, *extra], private=False)
     moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]

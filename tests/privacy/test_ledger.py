@@ -964,6 +964,23 @@ def test_content_that_is_not_a_line_is_refused(line):
         parse_line(line)
 
 
+@pytest.mark.parametrize(
+    ("what", "wrong"),
+    [
+        ("planned", {"events": [[4.0, 0.25, -8]]}),
+        ("planned", {"events": [[0.0, 0.25, 1]]}),
+        ("planned", {"events": [[4.0, 1.5, 1]]}),
+        ("planned", {"epsilon": -1.0}),
+        ("charged", {"events": [[4.0, 0.25, -1]]}),
+        ("charged", {"round": 0}),
+    ],
+)
+def test_a_line_that_would_give_budget_back_is_refused(what, wrong):
+    content = next(line for line in LINES if line["what"] == what)
+    with pytest.raises(LedgerDamaged):
+        parse_line(HEADER | content | wrong)
+
+
 def test_values_that_are_not_finite_numbers_are_refused():
     for number in (math.nan, math.inf, "x", None):
         with pytest.raises(LedgerDamaged, match="epsilon"):

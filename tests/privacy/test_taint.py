@@ -203,6 +203,8 @@ def test_a_buffer_that_follows_the_rows_is_local_only_whatever_the_phase_trains(
     trained_openly(trainer, silo, task_of(trainer))
     assert silo.local["body.0.level"].any()
     assert silo.labels["body.0.level"] is Label.LOCAL
+    public = labels.public(trainer.partition.roles)
+    assert provenance_after_rounds(trainer, public, None)["body.0.level"] is Label.LOCAL
     with pytest.raises(Refused, match=r"body.0.level is local-only"):
         trainer.fit(silo, task_of(trainer))
 
