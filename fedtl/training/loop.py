@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl._util.randomness import seed_layers, torch_generator
+from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, terms_of, trained_roles
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
@@ -143,10 +144,15 @@ class Loop:
         return torch.stack(values).sum()
 
     def example_losses(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Tensor:
-        """Return what each example adds to the loss [B]."""
+        """Return what each example adds to the loss [B]. Raises ConfigError for losses of another shape, and for none."""
         out = self._forward(weights, phase, batch, progress)
         terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
-        return torch.stack([torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]).sum(0)
+        values = [torch.where(term.counts(out), term.losses(out), 0.0) for term in terms]
+        if not values or any(one.shape != batch.y.shape for one in values):
+            raise ConfigError(
+                "with [privacy], each phase needs a loss on examples, and each such loss one value an example"
+            )
+        return torch.stack(values).sum(0)
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
         """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""

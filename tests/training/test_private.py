@@ -159,3 +159,20 @@ def test_examples_that_meet_in_batches_of_another_size_are_refused(tmp_path):
     trainer = trainer_with(Rolled())
     with pytest.raises(ConfigError, match="size of its batch"):
         trainer.fit(silo_of(trainer, tmp_path), task_of(trainer))
+
+
+@dataclass(frozen=True)
+class Wide(PerExample):
+    """One value an example, in a shape that would be broadcast to one for each pair of examples."""
+
+    def losses(self, out):
+        return out.scores.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("objective", [(), (Wide(),), (TaskLoss(), Wide())])
+def test_losses_that_are_not_one_value_an_example_are_refused_before_they_are_charged(objective, tmp_path):
+    trainer = bench_of(replace(METHODS["fedavg"](), objective=objective), TrainingConfig(batch_size=16))
+    silo = silo_of(trainer, tmp_path)
+    with pytest.raises(ConfigError, match="one value an example"):
+        trainer.fit(silo, task_of(trainer))
+    assert not silo.guarantee.account.path.exists()
