@@ -30,10 +30,11 @@ def is_frame(value: Any) -> "TypeGuard[pd.DataFrame]":
 
 
 def texts_of(objects: Array) -> Array:
-    """Return objects as text, "" for None and every other missing value."""
+    """Return objects as text, whole numbers without a point, "" for None and every other missing value."""
     import pandas as pd
 
-    return np.where(pd.isna(objects), "", objects.astype(str))
+    texts = np.array([_spelled(cell) for cell in objects.flat], str).reshape(objects.shape)
+    return np.where(pd.isna(objects), "", texts)
 
 
 def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Raw:

@@ -70,7 +70,18 @@ def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:
 
 
 def _array(value: Any) -> Array:
-    """Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing."""
+    """
+    Return an array as an .npz file would hold it: numbers, or in place of objects texts, "" where one is missing. Raises
+    DataError for a list of arrays of several types, in which one row would change how all others are read.
+    """
+    if isinstance(value, list | tuple):
+        types = sorted({str(one.dtype) for one in value if hasattr(one, "dtype")})
+        if len(types) > 1:
+            raise DataError(
+                f"a list holds arrays of the types {' and '.join(types)}; convert them to one type"
+            )
+        if any(isinstance(one, str) for one in value):  # numpy would write 1.0 as "1.0" beside a text
+            value = np.array([*value, None], object)[:-1]
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind != "O":
         return array

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from fedtl.data.labels import label_texts
 from fedtl.data.memory import read, rows_in_memory
 from fedtl.data.prepare import prepare_silo, read_silo, silo_classes, silo_names
 from fedtl.data.settings import DataSettings
@@ -178,3 +179,21 @@ def test_under_privacy_rows_in_memory_have_the_origins_of_rows_in_files(rows, se
     assert settings.by_record
     origins = prepared(raws["a"], settings).data.origins
     assert {field.name for field in fields(origins) if getattr(origins, field.name) == "learned"} == learned
+
+
+@pytest.mark.parametrize("kind", [list, lambda y: np.array(y, object), lambda y: pd.Series(y, dtype=object)])
+def test_one_odd_label_does_not_change_how_the_others_are_read(kind):
+    settings = DataSettings(silos=["a"], classes=["0", "1"]).model_copy(update={"by_record": True})
+    y = [float(one) for one in Y]
+    labels = [
+        label_texts(rows_in_memory({"a": (X, kind(one))}, settings)[1]["a"].train.y)
+        for one in (y, [*y[:-1], "b"])
+    ]
+    assert labels[0][:-1] == labels[1][:-1] == [str(one) for one in Y[:-1]]
+
+
+def test_a_list_of_images_of_several_types_is_refused():
+    images = list(np.zeros((8, 6, 6), np.uint8))
+    images[3] = images[3].astype(float)
+    with pytest.raises(DataError, match="float64 and uint8"):
+        rows_in_memory({"a": (images, [0, 1] * 4)}, DataSettings(silos=["a"]))
