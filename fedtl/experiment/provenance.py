@@ -7,7 +7,7 @@ from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_statistics
 from fedtl.experiment.study import Study
 from fedtl.methods.base import Use, finished_roles, trained_roles
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.training.extra import changed_extra
 from fedtl.training.trainer import Trainer
@@ -22,21 +22,23 @@ def provenance_after_rounds(
     """
     method, extra = trainer.method, changed_extra(trainer.method, trainer.partition)
     if settings is None:
-        return labels.after(first, [*trainer.loop.movable(trained_roles(method)), *extra], private=False)
-    moved = [*trainer.loop.movable(trained_roles(method) - labels.STILL), *extra]
+        return taint.labels_after(
+            first, [*trainer.loop.movable(trained_roles(method)), *extra], private=False
+        )
+    moved = [*trainer.loop.movable(trained_roles(method) - taint.UNTRAINED_ROLES), *extra]
     statistics = released_statistics(trainer, settings)
     if settings.noise == "reproducible":
-        return labels.after(first, [*moved, *statistics], private=False)
+        return taint.labels_after(first, [*moved, *statistics], private=False)
     sent = [name for name in moved if trainer.partition.leaves(name)]
-    return labels.after(first, moved, private=True, released=[*sent, *statistics])
+    return taint.labels_after(first, moved, private=True, released=[*sent, *statistics])
 
 
 def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise."""
     if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
-        worst = labels.together({"all": label} for label in before.values())["all"]
+        worst = taint.combined_labels({"all": label} for label in before.values())["all"]
         before = dict.fromkeys(before, worst)
-    return labels.after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
+    return taint.labels_after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
 
 
 def silo_provenance(study: Study, name: str) -> dict[str, Label]:

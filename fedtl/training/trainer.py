@@ -18,7 +18,7 @@ from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.evaluate import exact_statistics, scores_of
@@ -106,8 +106,10 @@ class Trainer:
         if silo.guarantee is None:
             update, local = self._round(silo, task)
         else:
-            known = labels.by_tensor(silo.labels, {name: self.partition.roles[name] for name in silo.local})
-            labels.check(known, silo.local, silo.name)
+            known = taint.labels_by_tensor(
+                silo.labels, {name: self.partition.roles[name] for name in silo.local}
+            )
+            taint.check_provenance(known, silo.local, silo.name)
             self._verify(silo, task)
             update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, labels_after_round(self, silo)
@@ -124,7 +126,7 @@ class Trainer:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
         if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
-        first = labels.Label.RELEASED not in silo.labels.values()
+        first = taint.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
         silo.labels = labels_after_round(self, silo)
         return update
@@ -272,15 +274,15 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
 
-def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
+def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
+    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
     extra = changed_extra(method, trainer.partition)
     moved = trainer.loop.movable(trained_roles(method) - method.shared)
     if silo.guarantee is None:
-        return labels.after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]
+        return taint.labels_after(known, [*moved, *extra], private=False)
+    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    return labels.after(known, [*moved, *extra], private=True, released=released)
+    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

@@ -27,9 +27,8 @@ from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state
-from fedtl.privacy import accounting, charge
+from fedtl.privacy import accounting, charge, taint
 from fedtl.privacy import dp_sgd as mechanism
-from fedtl.privacy import taint as labels
 from fedtl.privacy.ledger_reading import check_study_fits, read_state
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.training import private
@@ -64,7 +63,7 @@ def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
         private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key")
     )
     _, local = trainer.partition.split(trainer.initial(3))
-    return Silo(name, data, local, b"secret", its, labels.public(trainer.partition.roles))
+    return Silo(name, data, local, b"secret", its, taint.untrained_labels(trainer.partition.roles))
 
 
 def task_of(trainer, number=1, **changes):

@@ -25,7 +25,7 @@ from fedtl.methods.sets import model_part, set_of
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.privacy import charge
-from fedtl.privacy.taint import Label, public
+from fedtl.privacy.taint import Label, untrained_labels
 from fedtl.results.plan import StatePart
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.processes import Processes
@@ -66,7 +66,7 @@ def same_files(a, b):
 def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     trainer = trainer_of(name)
     silo = silo_at(trainer)
-    silo.labels = public(trainer.partition.roles)
+    silo.labels = untrained_labels(trainer.partition.roles)
     task = task_for(trainer, silo)
     listed = make_manifest(trainer.partition, trainer.initial(3))
     update = trainer.fit(silo, task)
@@ -204,7 +204,7 @@ def silos_and_tasks():
     for name in METHODS:
         trainer = trainer_of(name)
         silos.append(silo_at(trainer, name, fresh_data(name)))
-        silos[-1].labels = public(trainer.partition.roles)
+        silos[-1].labels = untrained_labels(trainer.partition.roles)
         tasks[name] = task_for(trainer, silos[-1])
     return silos, tasks
 

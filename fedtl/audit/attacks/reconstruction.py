@@ -21,7 +21,7 @@ from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound
 from fedtl.messages import Task
 from fedtl.models.roles import Role
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.audit_attacks import Pictures
@@ -96,7 +96,12 @@ def invert_small_update(
         guarantee = study.guarantees.get(small.silo)
         guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
         silo = Silo(
-            small.silo, own, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles)
+            small.silo,
+            own,
+            dict(local),
+            b"inversion",
+            guarantee,
+            taint.untrained_labels(trainer.partition.roles),
         )
         update = trainer.fit(silo, task)
     steps = (

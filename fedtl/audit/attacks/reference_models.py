@@ -24,7 +24,7 @@ from fedtl.federation.rounds import Federation, FederationConfig, ServerState, r
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.results.audit import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
@@ -187,7 +187,7 @@ def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
             settings = settings.model_copy(update={"statistics": "public"})
         location = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
         promised = plan_guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
-    return Silo(name, data, local, secret, promised, labels.public(study.trainer.partition.roles))
+    return Silo(name, data, local, secret, promised, taint.untrained_labels(study.trainer.partition.roles))
 
 
 def observed_states(

@@ -18,7 +18,7 @@ from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
 from fedtl.methods.base import without_weight_terms
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
@@ -62,7 +62,9 @@ class AuditedSilo:
         """Train one round from the initial model; return the update and the silo's local state."""
         trainer, data = trainer or self.trainer, data or self.data
         _, local = trainer.partition.split(trainer.initial(data.width))
-        silo = Silo(self.name, data, local, self.secret, guarantee, labels.public(trainer.partition.roles))
+        silo = Silo(
+            self.name, data, local, self.secret, guarantee, taint.untrained_labels(trainer.partition.roles)
+        )
         return trainer.fit(silo, self.task(round)), silo.local
 
     def private_phases(self) -> list[int]:
