@@ -149,7 +149,7 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
 
 
 def _membership(run: AuditedRun, jobs: JobResults) -> dict[str, AttackResult]:
-    """Empty if the adversary saw nothing that was kept."""
+    """The results of membership inference; empty if the run recorded nothing that the adversary saw."""
     if (first := jobs.first_reference) is None:
         return {}
     study, folder = run.study, run.folder
@@ -178,6 +178,6 @@ def _write_bundle(
 
 
 def _peak_memory() -> float:
-    """Of this process and the largest of its children, in MiB."""
+    """The peak memory of this process and of its largest child process, in MiB."""
     kib = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(kib / 1024, 1)

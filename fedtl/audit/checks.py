@@ -161,6 +161,6 @@ def _power(study: Study, plan: ClaimedPlan, canaries: Sequence[CanaryPhase]) -> 
 
 
 def _checks_in_audit(study: Study) -> int:
-    """About how many checks a whole audit has: precise enough for a statement of power."""
+    """The approximate number of checks of a whole audit, which is precise enough for a statement of power."""
     silos = len(study.training)
     return silos * (21 + len(RETRAINING_CHECKS)) + silos * (silos - 1) // 2

@@ -35,7 +35,7 @@ SECOND_COMPOSITION = "composition by Opacus PRV"
 @dataclass(frozen=True)
 class RunDocuments:
     """
-    Of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its canaries
+    The documents of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its canaries
     recorded. ``seed`` and ``rounds`` are the experiment's.
     """
 

@@ -50,7 +50,7 @@ QUICK = Effort(references=1, role_references=1, iterations=40, roles=False, plan
 
 @dataclass
 class JobResults:
-    """By kind of job; a kind that did not run is empty."""
+    """The results by kind of job; a kind that did not run is empty."""
 
     first_reference: ObservedFederation | None = None
     references: dict[int, Mapping[str, SiloLogOdds]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def run_workload(run: AuditedRun, effort: Effort, progress: Progress) -> JobResu
 
         def work_on(work: Mapping[str, _Work]) -> None:
             nonlocal done
-            for name, result in run_jobs(engine, {name: each.job for name, each in work.items()}):
+            for name, result in run_jobs(engine, {name: job.job for name, job in work.items()}):
                 work[name].store(result)
                 done += 1
                 progress(done, total, work[name].kind)

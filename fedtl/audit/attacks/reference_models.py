@@ -34,7 +34,10 @@ from fedtl.training.trainer import Trainer
 
 MIN_PROBABILITY = 1e-12
 TARGET = -1  # not a reference: a silo trains on its own training rows
-RECORDS, SILOS = -2, -3  # as TARGET, with mislabelled rows planted by a coin for each record or for each silo
+RECORDS, SILOS = (
+    -2,
+    -3,
+)  # as TARGET, with mislabelled rows; a coin flip for each record, or each silo, decides which
 StatesBySilo = Mapping[str, State]  # each silo's whole model
 
 
@@ -64,7 +67,7 @@ class Pool:
 
 
 def pool_of(study: Study, name: str) -> Pool:
-    """The rows have units if units are protected."""
+    """The rows of a silo that are attacked; they have units if units are protected."""
     data, test = study.data(name), study.exam(name).test
     unit = units.unit_of(study.experiment)
     rows = Dataset(
@@ -123,7 +126,7 @@ def reference_data(study: Study, name: str, number: int) -> SiloDataset:
 
 
 def _select(rows: Dataset, inside: torch.Tensor) -> Dataset:
-    """Some of the rows, with units numbered again."""
+    """The rows in ``inside``, with units numbered from 0."""
     row_units = None if rows.units is None else units.renumbered(rows.units[inside])
     return Dataset(rows.x[inside], rows.y[inside], row_units)
 
@@ -211,7 +214,7 @@ def observed_states(
 
 
 def log_odds(study: Study, states: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
-    """[N]: log-odds of the right label, a mean over states; in regression those of exp(-squared error / 2)."""
+    """The log-odds of the right label [N], a mean over states; in regression those of exp(-squared error / 2)."""
     values = []
     for state in states:
         scores = study.trainer.scores(state, rows.x, data).double()
@@ -235,7 +238,7 @@ class SiloLogOdds:
 def pool_log_odds(
     study: Study, observed: ObservedFederation, adversary: Adversary, substitutes: StatesBySilo
 ) -> dict[str, SiloLogOdds]:
-    """By silo, for those of which the adversary saw anything."""
+    """The log-odds by silo, for silos of which the adversary saw anything."""
     results = {}
     for name in study.training:
         if states := observed_states(observed, name, adversary, substitutes[name]):
@@ -251,7 +254,7 @@ def pool_log_odds(
 def evidence(
     study: Study, target: Mapping[str, SiloLogOdds], references: Mapping[int, Mapping[str, SiloLogOdds]]
 ) -> dict[str, Evidence]:
-    """By silo, all that a membership attack needs; without silos of which the adversary saw nothing."""
+    """All that a membership attack needs, by silo; without silos of which the adversary saw nothing."""
     return {
         name: _evidence(study, name, target[name], references) for name in study.training if name in target
     }

@@ -199,7 +199,7 @@ def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: Trainin
 
 def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy) -> Measurement:
     """
-    One Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
+    The releases are one Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
     1 / sigma^2, and each sub-release has the noise that was intended for it.
     """
     if (sigma := claim.statistics_noise) is None:

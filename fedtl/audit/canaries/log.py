@@ -31,7 +31,7 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """As ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
+    """The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]
@@ -55,7 +55,7 @@ def read_canary_phases(folder: Path) -> list[CanaryPhase]:
 
 
 def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Numbers as float64, truth values as they are."""
+    """These arrays of a file, numbers as float64."""
     try:
         content = load_file(path)
         return [

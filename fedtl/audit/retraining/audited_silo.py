@@ -34,7 +34,7 @@ Prepare = Callable[[Raw], tuple[SiloDataset, PrivacyGuarantee]]
 @dataclass(frozen=True)
 class AuditedSilo:
     """
-    ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into data and their
+    A silo to audit. ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into data and their
     guarantee, by the code that made ``data`` and ``guarantee``.
     """
 
@@ -126,18 +126,18 @@ def unlimited(guarantee: PrivacyGuarantee, rounds: int = 2, **training: Any) -> 
 
 
 def noise_only(guarantee: PrivacyGuarantee, **training: Any) -> PrivacyGuarantee:
-    """The same, without releases of statistics or metrics."""
+    """The guarantee of ``unlimited``, without releases of statistics or metrics."""
     return replace(unlimited(guarantee, **training), releases=Releases())
 
 
 def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:
-    """The same guarantee as a subclass, which draws or divides in another way."""
+    """The same guarantee as an instance of ``kind``, which samples or divides in another way."""
     values = {key: getattr(guarantee, key) for key in PrivacyGuarantee.__dataclass_fields__}
     return kind(**{**values, **more})
 
 
 def try_fit(fit: Callable[[], tuple[Update, State]]) -> tuple[Update, State] | None:
-    """Return None if the round fails; the silo's log says why."""
+    """Return what ``fit`` returns, or None if the round fails; the reason is in the silo's log."""
     try:
         return fit()
     except SiloFailed:

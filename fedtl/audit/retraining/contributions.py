@@ -100,7 +100,7 @@ def _with_extreme_unit(synthetic: SiloDataset, base: SiloDataset, which: Tensor)
 
 
 def _with_validation_label_changed(audited: AuditedSilo, data: SiloDataset) -> SiloDataset:
-    """Other labels for one unit of the validation rows, which the initial model classifies correctly if there is such one."""
+    """Other labels for one unit of the validation rows, which the initial model classifies correctly if there is one."""
     val = data.val
     if not len(val):
         return data
@@ -112,7 +112,7 @@ def _with_validation_label_changed(audited: AuditedSilo, data: SiloDataset) -> S
 
 
 def noisy_sums_alone(rounds: NeighbourRounds) -> Measurement:
-    """With the same noisy sums, everything that leaves and all local state is the same to the bit."""
+    """With the same noisy sums, everything that leaves and all local state is the same bit for bit."""
     base = rounds.base.outcome
     if base is None:
         return exact(False, None, "the round failed on the silo's own rows")

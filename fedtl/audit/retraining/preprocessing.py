@@ -60,7 +60,11 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     base = _train(audited, replaced.data, replaced, None)
     other = _train(audited, replaced.other, replaced, base)
     if base.outcome is None or other.outcome is None:
-        return exact(False, None, "one stored row decides whether a round fails that does not sample it")
+        return exact(
+            False,
+            None,
+            "a round fails or not depending on one stored row, although the round does not sample that row",
+        )
     change = distance_over_noise(base, other, "noise") * replaced.guarantee.training.noise_multiplier
     change += distance_over_noise(base, other, "metric")
     if change:

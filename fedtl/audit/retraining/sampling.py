@@ -29,7 +29,7 @@ STEPS = 24
 @dataclass(frozen=True)
 class Samples:
     """
-    Of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with some of its
+    The samples of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with some of its
     rows only.
     """
 

@@ -25,14 +25,14 @@ from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.net import Net
 
 Floats = NDArray[np.float64]
-TOTAL_VALUES = 1_500_000  # about how many are read, over all rounds, steps and tensors
-MIN_STEPS, MAX_STEPS = 4, 24  # of one round
+TOTAL_VALUES = 1_500_000  # the approximate number of values that are read, over all rounds, steps and tensors
+MIN_STEPS, MAX_STEPS = 4, 24  # limits of the number of steps of one round
 NORMALITY_VALUES = 5000
-KEPT_VALUES = 4096  # of a tensor, for comparison with others
+KEPT_VALUES = 4096  # the most values of a tensor that are compared with those of other tensors
 ROUNDS = (1, 1, 2)  # the first round, the same again, and the second
-RECORD_STEPS = 5  # steps with records
-RECORD_UNITS = 32  # units whose records are in each of these steps
-RECORD_CANARIES = 32  # canaries beside them, at most
+RECORD_STEPS = 5  # the number of steps with records
+RECORD_UNITS = 32  # the number of units whose records are in each of these steps
+RECORD_CANARIES = 32  # the most canaries in each of these steps
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def deviation_with_records(audited: AuditedSilo) -> Measurement:
 
 
 def repeats_within_step(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Over all tensors of one phase, one after another."""
+    """The noise of a step does not repeat itself, over all tensors of a phase, one after another."""
 
     def test(parts: Mapping[str, Floats]) -> tuple[float, str]:
         p, lag = independence.within_step(np.concatenate(list(parts.values()), 1))
@@ -186,7 +186,7 @@ def repeats_within_step(noise: Mapping[str, TensorNoise]) -> Measurement:
 
 
 def repeats_between_tensors(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between tensors that are trained in the same step."""
+    """Tensors that are trained in the same step have different noise."""
     if all(len(parts) == 1 for parts in _groups(noise)):
         return not_exercised("only one tensor is trained")
 
@@ -198,12 +198,12 @@ def repeats_between_tensors(noise: Mapping[str, TensorNoise]) -> Measurement:
 
 
 def repeats_between_steps(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between the steps of one round."""
+    """The steps of one round have different noise."""
     return _worst_group(noise, lambda parts: _repeats(parts, 1, _steps_a_round(parts) - 1))
 
 
 def repeats_between_rounds(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between two rounds, and between a round and the same round again."""
+    """Two rounds have different noise, and so has a round that is trained again."""
     return _worst_group(noise, lambda parts: _repeats(parts, _steps_a_round(parts), _steps(parts) - 1))
 
 
@@ -234,7 +234,7 @@ def _worst_group(
 
 
 def _groups(noise: Mapping[str, TensorNoise]) -> list[dict[str, Floats]]:
-    """The values of tensors that have equally many steps, together."""
+    """Groups of tensors that have the same number of steps: their values by name."""
     groups: dict[int, dict[str, Floats]] = {}
     for name, own in noise.items():
         groups.setdefault(len(own.values), {})[name] = own.values
