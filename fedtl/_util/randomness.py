@@ -1,5 +1,5 @@
 """
-Random numbers by address instead of by order.
+Random numbers that depend on what they are for, not on the order in which they are drawn.
 
 A caller names what the numbers are for (seed, round, silo, phase) and gets the same ones in any process, thread and
 order. A silo adds its own secret as a key, so that a party that knows the experiment's seed cannot draw its batches

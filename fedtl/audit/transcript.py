@@ -102,7 +102,7 @@ def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
         return lines, f"line {broken} of the ledger was altered, or a line before it was removed"
     tip = _tips(path).get(name)
     if tip != [len(entries), last]:
-        return lines, f"the ledger ends with line {len(entries)}, but its tip says {tip and tip[0]}"
+        return lines, f"the ledger ends with line {len(entries)}, but its .tip file says {tip and tip[0]}"
     return lines, ""
 
 

@@ -37,10 +37,10 @@ DTYPES = {
 }
 MAX_TASK_BYTES = 1 << 34
 POLL_SECONDS = 1.0
-# Flower's own error codes. The texts that come with them are the peer's and are not repeated.
+# Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",
-    5: "went away during the round (code 5)",
+    5: "disconnected during the round (code 5)",
     7: "has not approved this bundle (code 7)",
     8: "its app stopped responding (code 8)",
 }
@@ -121,7 +121,9 @@ def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refu
         asked = size_in_bytes(task.shared)
         if (size := sum(len(array.data) for array in content["delta"].values())) > asked:
             return Refusal(
-                silo, task.round, f"{silo}: its update has {size:,} bytes, more than the {asked:,} asked for"
+                silo,
+                task.round,
+                f"{silo}: its update has {size:,} bytes, more than the {asked:,} of the task's tensors",
             )
         header = {**content["update"], "metrics": dict(content["metrics"])}
         return unpack(Update, header, read_tensors(content["delta"], asked))

@@ -1,5 +1,5 @@
 """
-What a site may send and what it may be asked for. Deny by default: what no list of the policy names is refused.
+What a site may send and what it may be asked for. Deny by default: anything that the policy does not list is refused.
 
 The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. Must not know
 how an update is made, nor how it travels.
@@ -152,7 +152,7 @@ def check_update(
     if update.silo != silo or update.round != task.round:
         raise Denied(
             Code.FAILED,
-            f"the update is of {update.silo}, round {update.round}; asked for were {silo}, round {task.round}",
+            f"the update is from silo {update.silo}, round {update.round}; the task was for silo {silo}, round {task.round}",
         )
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")

@@ -67,7 +67,7 @@ class Model(Protocol):
 class Forward:
     """
     One pass of a model over one batch, computed when it is first needed. ``progress`` runs from 0 to 1 over the whole
-    training; ``summaries``: the mean of each over all silos, as it came.
+    training; ``summaries``: the mean of each over all silos, as received.
     """
 
     batch: Batch
@@ -114,7 +114,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Computed:
-    """A model whose pass is already there."""
+    """A model whose pass has already been computed."""
 
     result: Pass
     aux: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)

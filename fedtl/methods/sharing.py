@@ -1,4 +1,4 @@
-"""Methods that are a choice of what is shared, of phases, and of what is fitted at home in the end."""
+"""Methods that consist of a choice of shared roles, of phases, and of what each silo fits after the last round."""
 
 from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import BACKBONE, HEAD, FineTune, Method, Phase

@@ -164,7 +164,8 @@ def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
 
         return make, features
     raise ModelError(
-        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only"
+        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only; "
+        "choose another model"
     )
 
 

@@ -205,7 +205,9 @@ class Ledger:
     ) -> bytes:
         where = f"{self._account.dataset}: round {round} of study {study!r}"
         if round < known.round:
-            raise Refused(f"{where} is over; the last is {known.round}")
+            raise Refused(
+                f"{where} is over; the last charged round is {known.round}: continue with the next one"
+            )
         if task_hash != known.task:
             raise Refused(f"{where} was charged for another task; continue with the next round")
         if not known.reply:
@@ -224,12 +226,13 @@ class Ledger:
             if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):
                 raise Refused(
                     f"{self._account.dataset}: with this round, study {study!r} would take {event.steps} steps of noise "
-                    f"{event.noise_multiplier:g} and rate {event.sample_rate:g}; its plan has {allowed}"
+                    f"{event.noise_multiplier:g} and rate {event.sample_rate:g}; its plan has {allowed}; start "
+                    "a new study for more steps"
                 )
 
 
 def check_known_dataset(account: LedgerAccount, chain: HashChain) -> None:
-    """Raise Refused if this dataset is new in a ledger that has others: it needs the steward's word, see ``Ledger.admit``."""
+    """Raise Refused if this dataset is new in a ledger that has others: the steward must admit it (``Ledger.admit``)."""
     if others := chain.others():
         check_other_rows(account.dataset, account.rows, others)
         raise Refused(
@@ -259,9 +262,15 @@ def _numbers(budget: Budget) -> dict[str, float]:
 
 
 def _check_arguments(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
-    """Called before the file is locked, because the accounting library takes seconds to load. Raises ConfigError."""
+    """
+    Raise ConfigError for arguments that describe no private round. To be called before the file is locked, because the
+    accounting library takes seconds to load.
+    """
     if not study or round < 1 or not events:
-        raise ConfigError(f"study {study!r}, round {round}, {len(events)} events: not a private round")
+        raise ConfigError(
+            f"study {study!r}, round {round} with {len(events)} events is not a private round: it needs a study name, a round "
+            "number of at least 1 and at least one event"
+        )
     if (cost := accounting.epsilon(plan.events, plan.delta)) > plan.epsilon * SLACK:
         raise ConfigError(
             f"study {study!r} plans for epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}"

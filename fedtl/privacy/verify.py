@@ -1,5 +1,5 @@
 """
-Recomputes what the lines of a ledger say: the chain, each epsilon from its events, each plan as it was written, all plans
+Recomputes everything that the lines of a ledger state: the chain, each epsilon from its events, each plan as it was written, all plans
 together against the lifetime budget, and whether every private update was charged.
 
 Works on lines alone and not through ``ledger_state``, so that a mistake in how the ledger adds up its lines does not hide a
@@ -44,7 +44,7 @@ def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]]
 
 
 def _line(text: str, number: int) -> dict[str, Any] | None:
-    """None for a text that is no line: whoever writes a chain can write anything with a correct hash."""
+    """Return the line, or None for a text that is no line: whoever writes a chain can give any text a correct hash."""
     try:
         line = json.loads(text)
     except ValueError:

@@ -97,7 +97,7 @@ class RayCluster:
         self._connected_here = False
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each. A silo whose machine is lost is done again by another."""
+        """Run the job as ``Engine.each`` does. A silo whose machine is lost is trained again on another machine."""
         self._jobs += 1
         self._job = ray.put(_pack(job))
         yield from run_in_order(self, silos, self._last_worker)
@@ -155,7 +155,7 @@ class RayCluster:
         chosen.answer = chosen.actor.do.remote(self._jobs, self._job, facts, _pack(silo.local))
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
-        """As WorkerPool.answers. Raises errors that end the run."""
+        """Yield answers as ``WorkerPool.answers`` does. Raises errors that end the run."""
         asked = {worker.answer: worker for worker in self._pool if worker.answer is not None}
         done, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
         if not done and not any(worker.ready for worker in self._pool):
@@ -199,7 +199,7 @@ class RayCluster:
 
 
 def _pack(value: Any) -> Packed:
-    """As arrays, which Ray stores apart from its pickles and maps."""
+    """Return the value as arrays, which Ray stores outside of its pickles and memory-maps."""
     pickled, buffers = to_buffers(value)
     return pickled, [np.frombuffer(buffer, np.uint8) for buffer in buffers]
 

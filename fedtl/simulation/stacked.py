@@ -55,7 +55,7 @@ class Stacked:
         pass
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each, in the order of ``silos``."""
+        """Run the job as ``Engine.each`` does, in the order of ``silos``."""
         if not isinstance(job, Fit):
             yield from Serial(self.trainer).each(job, silos)
             return
@@ -67,7 +67,7 @@ class Stacked:
             yield silo.name, done.pop(silo.name)
 
     def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Update | SiloFailed]:
-        """One silo after another where it is faster, and where the stack fails as a whole, which one silo may have caused."""
+        """Train one silo after another where that is faster, or where the stack fails, which a single silo may have caused."""
         if len(silos) > 1 and not any(silo.guarantee for silo in silos):
             try:
                 return fit(self.trainer, silos, job.task)

@@ -1,4 +1,4 @@
-"""The life of a worker process: it makes its context once, then does one job at one silo after another."""
+"""What a worker process does: it makes its context once, then runs one job at one silo after another."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a method keeps or sends in addition to the model: its first slots and summaries, and what a round makes of them."""
+"""What a method keeps or sends in addition to the model: its initial slots and summaries, and their values after a round."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import Ended, Method
+from fedtl.methods.base import FinishedRound, Method
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
 from fedtl.models.roles import Partition, Role
@@ -48,7 +48,7 @@ def changed_extra(method: Method, partition: Partition) -> list[str]:
 
 
 def before_round(method: Method, weights: Weights) -> dict[str, State]:
-    """Return copies of all sets, where a slot looks back at them when the round ends."""
+    """Return copies of all sets, or {} if no slot's ``after`` needs them when the round ends."""
     if not any(slot.after for slot in method.slots):
         return {}
     return {name: copied(tensors) for name, tensors in weights.sets.items()}
@@ -57,7 +57,7 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Give each slot what it becomes when a round ends, in order. ``steps``: of each phase that moved the model."""
+    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
     if not before:
         return
     reach = {
@@ -66,7 +66,7 @@ def end_slots(
     }
     for slot in loop.method.slots:
         if slot.after is not None:
-            weights.put(slot.name, copied(slot.after(Ended(before, weights.sets, reach))))
+            weights.put(slot.name, copied(slot.after(FinishedRound(before, weights.sets, reach))))
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ class Trainer:
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
-        """Return the net with a head of ``width`` outputs; its weights are whatever it held last."""
+        """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
         return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
 
     def initial(self, width: int) -> State:
@@ -177,7 +177,9 @@ class Trainer:
         """Return the model, the model as received and copies of the slots, on the device."""
         received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
         slots = {
-            slot.name: {key: one.to(self.device, copy=True) for key, one in part(state, slot.name).items()}
+            slot.name: {
+                key: tensor.to(self.device, copy=True) for key, tensor in part(state, slot.name).items()
+            }
             for slot in self.method.slots
         }
         return {MODEL: received, RECEIVED: received, **slots}

@@ -229,7 +229,7 @@ def test_a_shortened_chain_is_found(private, tmp_path):
     assert read_chain(book, "plain")[1] == ""
     with sqlite3.connect(book) as connection:
         connection.execute("DELETE FROM lines WHERE number = (SELECT max(number) FROM lines)")
-    assert "tip says" in read_chain(book, "plain")[1]
+    assert ".tip file says" in read_chain(book, "plain")[1]
 
 
 def test_references_are_halves_and_their_complements(private):

@@ -322,7 +322,7 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
         patch.setattr(mechanism.Mechanism, "step", fails)
         with pytest.raises(SiloFailed) as caught:
             trainer.fit(silo, task_of(trainer))
-    assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
+    assert str(caught.value) == "here: no update for round 1 (the reason is in the silo's own log)"
     assert "Mrs Miller" in caplog.text
     assert spent_privacy(silo.guarantee, "study").epsilon > 0
     with pytest.raises(RoundLost, match="no reply"):

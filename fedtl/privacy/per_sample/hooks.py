@@ -62,8 +62,8 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
     def add_noise(self) -> None:
         total = torch.cat([weight.summed_grad.flatten() for weight in self._weights])  # type: ignore[attr-defined]
         released = self._noise.add(total, self.noise_multiplier * self.max_grad_norm)
-        each = released.split([weight.numel() for weight in self._weights])
-        for weight, part in zip(self._weights, each, strict=True):
+        noisy_sums = released.split([weight.numel() for weight in self._weights])
+        for weight, part in zip(self._weights, noisy_sums, strict=True):
             weight.grad = torch.empty_like(weight).copy_(part.view_as(weight))  # in the weight's layout
 
     def forget(self) -> None:
