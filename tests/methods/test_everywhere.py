@@ -1,4 +1,4 @@
-"""Every method, with all that it keeps and sends in addition to the model, holds in every place that its tensors pass through."""
+"""Every method, with all tensors that it keeps and sends in addition to the model, works with Flower, policy, stores and engines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -112,7 +112,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
-    """A silo that is sent to another process between rounds, and a server that goes on from its state: the same bits."""
+    """A silo that is pickled between rounds and a server that resumes from its state give the same bits."""
     whole = trainer_of(name)
     silos = silos_at(whole)
     shared, _ = whole.partition.split(whole.initial(3))
@@ -151,7 +151,7 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 
 
 @pytest.mark.parametrize("name", OWN_STATE)
-def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
+def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     with temporary_store() as shelf:
         study = build(load_experiment("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
