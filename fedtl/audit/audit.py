@@ -40,7 +40,7 @@ SIGNED = (AUDIT, PAGE, EXPERIMENT)
 @dataclass(frozen=True)
 class AuditOptions:
     """
-    ``pictures``: print training rows beside their reconstructions, of the silos that the run's own experiment declares
+    The options of an audit. ``pictures``: print training rows beside their reconstructions, of the silos that the run's own experiment declares
     showable.
     """
 

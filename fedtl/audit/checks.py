@@ -19,12 +19,12 @@ from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.experiment.study import Study
 from fedtl.results.audit import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
 
-SIGNIFICANCE = 0.05  # of the bounds that are reported; a claim is refuted at the family's level
+SIGNIFICANCE = 0.05  # of reported bounds; a claim is refuted at FAMILY_LEVEL, shared by all checks
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All checks, those that failed at the family's level, and the result of each silo."""
+    """All checks, those that failed at FAMILY_LEVEL, and the result of each silo."""
 
     checks: Sequence[Check]
     violations: Sequence[Check]

@@ -1,8 +1,8 @@
 """
 Tasks and updates as Flower's records, and the silos behind Flower's grid as a Federation.
 
-Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing that comes
-from a peer is unpickled, and nothing in it can ask for more memory than it brought. Must not know rows or silos' state.
+Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing from a peer
+is unpickled, and reading it never takes more memory than the message itself has. Must not depend on rows or silos' state.
 """
 
 import logging
@@ -80,7 +80,7 @@ def task_to_records(task: Task) -> RecordDict:
 
 
 def task_from_records(content: RecordDict) -> Task:
-    """Raises Denied for a message that is not a task."""
+    """The task of a message. Raises Denied for a message that is not a task."""
     try:
         if set(content) != {"task", "shared"}:
             raise ValueError(f"{len(content)} records, which are not those of a task")

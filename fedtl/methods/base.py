@@ -157,7 +157,7 @@ class Method:
     ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or momentum.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
-    it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs say "always"
+    it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
     (privacy.statistics = "local-after") or "never" (any other).
     ``pool``: all silos' rows in one place, a baseline for simulation only.
 

@@ -28,7 +28,7 @@ from fedtl.models.state import State
 @dataclass(frozen=True)
 class Batch:
     """
-    ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without one);
+    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without one);
     ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
     """
 
@@ -81,12 +81,12 @@ class Forward:
 
     @property
     def features(self) -> Tensor:
-        """[B, D]"""
+        """Return the features [B, D]."""
         return self._pass.features
 
     @property
     def scores(self) -> Tensor:
-        """[B, classes] or, for regression, [B, 1]."""
+        """Return the scores [B, classes] or, for regression, [B, 1]."""
         return self._pass.scores
 
     @property

@@ -29,7 +29,7 @@ AVERAGED = frozenset(
 @dataclass(frozen=True)
 class ServerStep:
     """
-    ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
+    The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
     2018; ``share`` is cut at each end), or a torch optimiser with its arguments in ``settings``. Raises ConfigError.
     """
 

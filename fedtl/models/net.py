@@ -1,8 +1,8 @@
 """
 A model in two parts: a body that turns inputs into features, and a head that turns features into scores.
 
-A library's model is split at its classifier, which is replaced by a head of any width. This module does not know which
-library the model came from.
+A library's model is split at its classifier, which is replaced by a head of any width. This module does not depend on
+the library of the model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from fedtl._util.randomness import address
 from fedtl.errors import ModelError
 from fedtl.models.norms import is_norm
 
-Shape = tuple[int, ...]  # of one input: (columns,) or (channels, height, width)
+Shape = tuple[int, ...]  # the shape of one input: (columns,) or (channels, height, width)
 MakeModules = Callable[
     [int], Mapping[str, nn.Module]
 ]  # the modules of a loss term, from the number of features

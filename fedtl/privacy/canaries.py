@@ -4,7 +4,7 @@ Canaries in private training: synthetic records, each of which is a member or no
 The loss of canary i is gain * <canary weight, e_i>. Its gradient is much longer than the clip, has one coordinate of the
 canary weight, and is zero in the model, as the gradient of a real record is zero in the canary weight. So canaries pass
 through the silo's own sampling, clip, noise and optimizer without affecting the model. Their noisy sums
-are recorded at the silo; an update has no field for them. This module must not know how an auditor evaluates the records.
+are recorded at the silo; an update has no field for them. This module must not depend on how an auditor evaluates the records.
 """
 
 from collections.abc import Callable, Iterable, Iterator

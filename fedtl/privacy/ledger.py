@@ -2,8 +2,8 @@
 A silo's record of what was spent on its data: charge a round, make that durable, compute, store the reply, release.
 
 It belongs to the data and outlives processes, experiments and studies. A study's whole plan is charged before its first
-round (see ``budget``), whatever becomes of its rounds, and the plans together never exceed the lifetime budget. Must not
-know what is computed. Reading is in ``ledger_reading``.
+round (see ``budget``), also if it ends early, and the plans together never exceed the lifetime budget. Must not
+depend on what is computed. Reading is in ``ledger_reading``.
 """
 
 import json
@@ -69,7 +69,7 @@ class Ledger:
     Opening writes the first dataset of a file, and a changed budget; the last budget that was written applies to all
     processes. Changed rows are written when they are first met, and wait for ``confirm``; what was spent stays spent,
     because most of the rows will be the same. All methods raise SiloFailed if the file cannot be written, and
-    LedgerDamaged if it was altered; opening also raises Refused for a further dataset that nobody has admitted.
+    LedgerDamaged if it was altered; opening also raises Refused for a further dataset that was not admitted.
     """
 
     def __init__(self, account: LedgerAccount) -> None:
@@ -167,7 +167,7 @@ class Ledger:
                 append(chain, RowsConfirmed(fingerprint=fingerprint, rows=rows.count, kept=kept))
 
     def _note_changed_rows(self) -> None:
-        """In a transaction of its own, because the refusal that follows rolls back what was written with it."""
+        """Record changed rows in a separate transaction, because the refusal that follows rolls its own transaction back."""
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
             if state.fingerprint != self._account.rows.fingerprint:

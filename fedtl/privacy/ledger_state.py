@@ -30,7 +30,7 @@ LAST_ROWS, ALL_ROWS = "/rows", "/ever"  # those last confirmed, and all that eve
 
 @dataclass
 class StudyState:
-    """``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at most the plan's."""
+    """What a ledger records of one study. ``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at most the plan's."""
 
     plan: StudyPlanned
     events: list[SpendEvent] = field(default_factory=list)
@@ -52,7 +52,7 @@ class StudyState:
 
 @dataclass
 class LedgerState:
-    """Of one dataset, after its last line. Raises LedgerDamaged for a line that cannot be read."""
+    """The state of one dataset after its last line. Raises LedgerDamaged for a line that cannot be read."""
 
     budget: Budget
     fingerprint: str  # of the rows that were last confirmed

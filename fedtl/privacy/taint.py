@@ -1,8 +1,8 @@
 """
 Provenance labels: how a silo's tensors depend on its rows, and so whether they may influence a private release.
 
-The clip bounds the direct effect of one record on the sum. Nothing bounds its effect through a head that was trained
-without noise, or through exact statistics: 12.8 to 133 clips were measured. So every tensor has a label, and a private
+The clip bounds the direct effect of one record on the sum. It does not bound its effect through a head
+that was trained without noise, or through exact statistics: effects of 12.8 to 133 clips were measured. So every tensor has a label, and a private
 round starts only from tensors that do not depend on the rows, or whose privacy cost is in the ledger.
 """
 
@@ -23,7 +23,7 @@ class Label(StrEnum):
     LOCAL = "local-only"  # trained on rows without noise: for use at the silo, never for a release
 
 
-Labels = Mapping[str, Label]  # by the names of tensors, of the model and of what is kept in addition
+Labels = Mapping[str, Label]  # by tensor name; tensors of slots and summaries included
 Key = TypeVar("Key", bound=str)
 UNTRAINED_ROLES = frozenset({Role.STATS, Role.COUNT})  # roles that no private step changes
 WHY_REFUSED = (

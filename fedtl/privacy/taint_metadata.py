@@ -1,5 +1,5 @@
 """
-Provenance labels in a file of tensors, so that training from the file knows how each tensor depends on private rows.
+Provenance labels in a file of tensors, so that training from the file can check how each tensor depends on private rows.
 
 They are JSON in the metadata of a safetensors file. They are not signed: they prevent mistakes, not forgery.
 """

@@ -120,7 +120,7 @@ class _Totals:
         cost = accounting.epsilon(events, plan.delta)
         self._taken[study] = max(cost, plan.epsilon), plan.delta
         if cost > plan.epsilon * (1 + TOLERANCE):
-            faults.append(f"the plan says epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}")
+            faults.append(f"the plan states epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}")
         return faults + self._over_budget()
 
     def _charged(self, charged: RoundCharged) -> list[str]:
@@ -159,7 +159,7 @@ def _within(events: Sequence[SpendEvent], plan: Sequence[SpendEvent]) -> bool:
 
 
 def unconfirmed_rows(lines: Iterable[LedgerLine]) -> str:
-    """Return the fingerprint of the changed rows that were met last and that nobody has confirmed; "" for none."""
+    """Return the fingerprint of the last changed rows that are not confirmed; "" for none."""
     last = ""
     for entry in (line.entry for line in lines):
         if isinstance(entry, RowsChanged):

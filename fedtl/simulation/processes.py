@@ -36,7 +36,7 @@ from fedtl.training.silo import Silo
 
 CONTEXT = "context"
 DIED = "died"
-END_SECONDS = 10  # for a worker to end when it is told to
+END_SECONDS = 10  # the time that a worker has to end after it is asked to
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """
 Which worker gets which silo, and what happens to a silo whose worker failed.
 
-Does not know processes or machines: a WorkerPool says which workers are idle, hands out silos and returns answers.
+Does not depend on processes or machines: a WorkerPool lists idle workers, gives silos to them and returns their answers.
 """
 
 from bisect import bisect_left, insort

@@ -1,7 +1,7 @@
 """
 Several silos trained at once: every tensor of the model has a silo dimension in front, and one pass trains them all.
 
-``stackable`` says for which models and methods. The result is that of ``Trainer.fit`` within rounding.
+``stackable`` decides for which models and methods this is possible. The result is that of ``Trainer.fit`` within rounding.
 """
 
 import logging
@@ -91,7 +91,7 @@ def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
 
 
 def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update | SiloFailed]:
-    """``Trainer.fit`` for silos with heads of one width, the largest first. A silo that fails keeps its local tensors."""
+    """Train silos with heads of one width, the largest first, as ``Trainer.fit`` trains each. A silo that fails keeps its local tensors."""
     states, metrics = [], []
     for silo in silos:
         states.append(trainer.partition.join(task.shared, silo.local))

@@ -91,7 +91,7 @@ def verify(
 def train_phase(
     loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
-    """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and as many steps as the guarantee says."""
+    """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps."""
     guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
     weights.hold(phase.on[0])

@@ -2,7 +2,7 @@
 Gradient inversion: inputs are reconstructed from an update as it was sent (Geiping et al., 2020: cosine distance and total
 variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they are.
 
-The attack knows what the server knows: what it sent, what came back, the settings, and the initial local tensors, which
+The attack uses what the server has: what it sent, what came back, the settings, and the initial local tensors, which
 follow from the experiment's seed. It is a realistic attack, not a bound.
 """
 

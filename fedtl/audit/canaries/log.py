@@ -68,10 +68,10 @@ def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
 
 
 def steps(run: Sequence[CanaryPhase]) -> NDArray[np.float64]:
-    """[steps, canaries]: the noisy sums of all phases, one after another."""
+    """The noisy sums of all phases, one after another [steps, canaries]."""
     return np.concatenate([phase.sums for phase in run])
 
 
 def sampled(run: Sequence[CanaryPhase]) -> NDArray[np.bool_]:
-    """[steps, canaries]: which canaries each step sampled."""
+    """The canaries that each step sampled [steps, canaries]."""
     return np.concatenate([phase.sampled for phase in run])

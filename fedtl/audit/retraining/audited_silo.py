@@ -72,7 +72,7 @@ class AuditedSilo:
         return [number for number, count in enumerate(self.guarantee.training.steps) if count]
 
     def steps(self, count: int) -> tuple[int, ...]:
-        """``count`` private steps in each phase that takes any."""
+        """The number of steps of each phase: ``count`` where it takes private steps, otherwise 0."""
         return tuple(count if planned else 0 for planned in self.guarantee.training.steps)
 
     def frozen_trainer(self) -> Trainer:

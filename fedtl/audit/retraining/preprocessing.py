@@ -47,7 +47,7 @@ class ReplacedRow:
 
 def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     """
-    The guarantee is the same, every sum of training is the same to the bit, and the statistics change by what one replaced
+    The guarantee is the same, every sum of training is the same bit for bit, and the statistics change by what one replaced
     record may change them.
     """
     replaced = _replace_a_row(audited)

@@ -63,7 +63,7 @@ def record_samples(audited: AuditedSilo) -> Samples:
 
 
 def _by_unit(sampled: Bools, units: Tensor) -> NDArray[np.float64]:
-    """[steps, units]: the share of each unit's rows that was sampled."""
+    """The share of each unit's rows that was sampled [steps, units]."""
     counts = np.bincount(units.numpy())
     sums = np.zeros((len(sampled), len(counts)))
     np.add.at(sums.T, units.numpy(), sampled.T.astype(float))
