@@ -40,8 +40,8 @@ SIGNED = (AUDIT, PAGE, EXPERIMENT)
 @dataclass(frozen=True)
 class AuditOptions:
     """
-    The options of an audit. ``pictures``: print training rows beside their reconstructions, of the silos that the run's own experiment declares
-    showable.
+    The options of an audit. ``pictures``: print training rows beside their reconstructions, of the silos that the run's
+    own experiment declares showable.
     """
 
     adversary: Adversary = Adversary.SERVER

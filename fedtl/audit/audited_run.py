@@ -16,8 +16,8 @@ from fedtl.results.privacy import SiloPrivacy
 @dataclass(frozen=True)
 class AuditedRun:
     """
-    A run and what is needed to audit it. ``study`` is built from the run's own experiment, with its privacy guarantees. ``start``: the pretrained initial
-    weights, if the experiment pretrains.
+    A run and what is needed to audit it. ``study`` is built from the run's own experiment, with its privacy guarantees.
+    ``start``: the pretrained initial weights, if the experiment pretrains.
     """
 
     folder: RunFolder

@@ -53,7 +53,9 @@ class BundleContent:
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that was not changed since it was signed. ``known_signer``: the reader named the key, so the signer is known."""
+    """
+    A bundle that was not changed since it was signed. ``known_signer``: the reader named the key, so the signer is known.
+    """
 
     content: BundleContent
     known_signer: bool
@@ -196,7 +198,9 @@ def _parse_public_key(typed: str) -> str:
 
 
 def _read_plain_file(path: Path) -> bytes:
-    """The bytes of a file. Raises Refuted for a link, because the file that it points to may change after it was checked."""
+    """
+    The bytes of a file. Raises Refuted for a link, because the file that it points to may change after it was checked.
+    """
     if path.is_symlink():
         raise Refuted(f"{path} is a link, not a file of the bundle; ask the auditor for the bundle again")
     return path.read_bytes()

@@ -31,7 +31,10 @@ class StudyCharge:
 
 @dataclass(frozen=True)
 class ExportAudit:
-    """The result of the audit of an export. ``updates``: how many left the site; None if the file's hash chain does not hold, so that nothing was read."""
+    """
+    The result of the audit of an export. ``updates``: how many left the site; None if the file's hash chain does not
+    hold, so that nothing was read.
+    """
 
     silo: str | None
     studies: Mapping[str, StudyCharge]

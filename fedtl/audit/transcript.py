@@ -35,8 +35,8 @@ SECOND_COMPOSITION = "composition by Opacus PRV"
 @dataclass(frozen=True)
 class RunDocuments:
     """
-    The documents of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its canaries
-    recorded. ``seed`` and ``rounds`` are the experiment's.
+    The documents of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its
+    canaries recorded. ``seed`` and ``rounds`` are the experiment's.
     """
 
     silo: str
@@ -107,7 +107,10 @@ def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
 
 
 def last_hash(path: Path, name: str) -> str:
-    """The last hash of a chain. If it is recorded elsewhere, it shows later whether the ledger was replaced by an older copy."""
+    """
+    The last hash of a chain. If it is recorded elsewhere, it shows later whether the ledger was replaced by an older
+    copy.
+    """
     return str(_tips(path)[name][1])
 
 
@@ -164,7 +167,10 @@ def _messages_fault(charged: Sequence[RoundCharged], stored: set[int], documents
 
 
 def _task_hash(documents: RunDocuments, message: RecordedRound) -> str:
-    """The hash of a recorded task, as in the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
+    """
+    The hash of a recorded task, as in the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared
+    tensor by name.
+    """
     header = [documents.study, message.round, documents.rounds, documents.seed]
     digest = sha256(json.dumps(header).encode())
     for name in sorted(message.shared):

@@ -32,9 +32,9 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Effort:
     """
-    The amount of work of an audit. ``references``: the number of reference models; ``role_references``: the number for each row of the table of role
-    costs; ``iterations`` of each inversion; ``roles``: whether there is that table; ``planted``: whether mislabelled rows
-    are planted, which takes two more federations.
+    The amount of work of an audit. ``references``: the number of reference models; ``role_references``: the number for
+    each row of the table of role costs; ``iterations`` of each inversion; ``roles``: whether there is that table;
+    ``planted``: whether mislabelled rows are planted, which takes two more federations.
     """
 
     references: int = 16

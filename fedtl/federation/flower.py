@@ -101,7 +101,8 @@ def reply_to_records(reply: Update | Refusal) -> RecordDict:
 
 def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refusal:
     """
-    What a silo replied; a Refusal with a reason of our own where it is not an update. Never raises, whatever the peer sends.
+    What a silo replied; a Refusal with a reason of our own where it is not an update. Never raises, whatever the peer
+    sends.
     """
     if message.has_error():
         number = message.error.code

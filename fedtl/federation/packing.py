@@ -2,8 +2,8 @@
 A task or an update as plain values and tensors by name, and back. Flower's records, a site's stored state and a transcript
 all write what ``pack`` returns and read it with ``unpack``.
 
-``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state beside the model needs no
-form of its own; the manifest and the policy decide whether a tensor is allowed.
+``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state beside the
+model needs no form of its own; the manifest and the policy decide whether a tensor is allowed.
 """
 
 import math

@@ -1,7 +1,7 @@
 """
 A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, what further state it
-keeps, how the server updates the shared tensors, and what each silo does after the last round. A method's settings are its function's
-parameters.
+keeps, how the server updates the shared tensors, and what each silo does after the last round. A method's settings are
+its function's parameters.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,12 @@ Through = Callable[[Sets], State]
 @dataclass(frozen=True)
 class Phase:
     """
-    A part of local training in which only the tensors of some roles are trained. ``epochs`` None: as ``[train]`` says; ``objective`` None:
-    the method's.
+    A part of local training in which only the tensors of some roles are trained. ``epochs`` None: as ``[train]`` says;
+    ``objective`` None: the method's.
 
-    ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights of
-    the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase ends.
+    ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
+    of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
+    ends.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -44,8 +45,9 @@ class Phase:
 @dataclass(frozen=True)
 class FinishedRound:
     """
-    A finished round of local training: all sets ``before`` and ``after`` it. ``reach``: for each parameter of the model, how
-    far a constant gradient of 1 would have moved it: the learning rate times the number of steps, and what momentum adds.
+    A finished round of local training: all sets ``before`` and ``after`` it. ``reach``: for each parameter of the model,
+    how far a constant gradient of 1 would have moved it: the learning rate times the number of steps, and what momentum
+    adds.
     """
 
     before: Sets
@@ -140,7 +142,9 @@ class FineTune(Finish):
 
 
 class Server(Protocol):
-    """The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``."""
+    """
+    The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
+    """
 
     def __call__(
         self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
@@ -153,8 +157,9 @@ ExactStatistics = Literal["own", "always", "never"]
 @dataclass(frozen=True)
 class Method:
     """
-    A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``: steps after the last round.
-    ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or momentum.
+    A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
+    steps after the last round. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic
+    assumes plain SGD or momentum.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"

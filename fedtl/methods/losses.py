@@ -28,8 +28,8 @@ from fedtl.models.state import State
 @dataclass(frozen=True)
 class Batch:
     """
-    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without one);
-    ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
+    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without
+    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
     """
 
     x: Tensor

@@ -29,8 +29,9 @@ AVERAGED = frozenset(
 @dataclass(frozen=True)
 class ServerStep:
     """
-    The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
-    2018; ``share`` is cut at each end), or a torch optimiser with its arguments in ``settings``. Raises ConfigError.
+    The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
+    and unweighted, Yin et al., 2018; ``share`` is cut at each end), or a torch optimiser with its arguments in
+    ``settings``. Raises ConfigError.
     """
 
     name: str = "mean"

@@ -28,8 +28,8 @@ def charged_round(
     guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
 ) -> tuple[Update, State]:
     """
-    Return the update and the silo's new local state, which ``compute(first)`` computes. ``first``: no round of this study was
-    charged before, so the statistics are released with it.
+    Return the update and the silo's new local state, which ``compute(first)`` computes. ``first``: no round of this study
+    was charged before, so the statistics are released with it.
 
     Raises SiloFailed, with a message that does not depend on the rows, and Refused.
     """

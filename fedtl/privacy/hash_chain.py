@@ -6,7 +6,8 @@ A process may be killed at any moment, and others may write at the same time. Th
 the line before and of its own canonical JSON, so that altering or removing a line breaks its chain. The tip file holds
 each chain's length and last hash, so that lines cut off at the end are noticed too. Not noticed: both files replaced by an
 older copy, or rewritten by somebody who knows the format; and the last line of a killed process that had not yet
-written the tip, if that line is removed before the file is next written to. Against the first, record the last hash elsewhere.
+written the tip, if that line is removed before the file is next written to. Against the first, record the last hash
+elsewhere.
 
 Reading writes nothing, so that it works on a read-only file system; except that where a process was killed while it
 wrote, SQLite must roll its unfinished transaction back before anything can be read.

@@ -167,7 +167,9 @@ class Ledger:
                 append(chain, RowsConfirmed(fingerprint=fingerprint, rows=rows.count, kept=kept))
 
     def _note_changed_rows(self) -> None:
-        """Record changed rows in a separate transaction, because the refusal that follows rolls its own transaction back."""
+        """
+        Record changed rows in a separate transaction, because the refusal that follows rolls its own transaction back.
+        """
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
             if state.fingerprint != self._account.rows.fingerprint:

@@ -30,7 +30,10 @@ LAST_ROWS, ALL_ROWS = "/rows", "/ever"  # those last confirmed, and all that eve
 
 @dataclass
 class StudyState:
-    """What a ledger records of one study. ``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at most the plan's."""
+    """
+    What a ledger records of one study. ``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at
+    most the plan's.
+    """
 
     plan: StudyPlanned
     events: list[SpendEvent] = field(default_factory=list)

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quantity:
-    """One row of the table. ``origin``: where the value comes from. ``safe``: why it reveals nothing about one record, or what is not covered."""
+    """
+    One row of the table. ``origin``: where the value comes from. ``safe``: why it reveals nothing about one record, or
+    what is not covered.
+    """
 
     name: str
     origin: str

@@ -2,8 +2,9 @@
 Provenance labels: how a silo's tensors depend on its rows, and so whether they may influence a private release.
 
 The clip bounds the direct effect of one record on the sum. It does not bound its effect through a head
-that was trained without noise, or through exact statistics: effects of 12.8 to 133 clips were measured. So every tensor has a label, and a private
-round starts only from tensors that do not depend on the rows, or whose privacy cost is in the ledger.
+that was trained without noise, or through exact statistics: effects of 12.8 to 133 clips were measured. So every tensor
+has a label, and a private round starts only from tensors that do not depend on the rows, or whose privacy cost is in the
+ledger.
 """
 
 from collections.abc import Iterable, Mapping

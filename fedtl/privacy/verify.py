@@ -1,6 +1,6 @@
 """
-Recomputes everything that the lines of a ledger state: the chain, each epsilon from its events, each plan as it was written, all plans
-together against the lifetime budget, and whether every private update was charged.
+Recomputes everything that the lines of a ledger state: the chain, each epsilon from its events, each plan as it was
+written, all plans together against the lifetime budget, and whether every private update was charged.
 
 Works on lines alone and not through ``ledger_state``, so that a mistake in how the ledger adds up its lines does not hide a
 mistake in what it wrote.

@@ -40,8 +40,8 @@ def run_in_order(
     pool: WorkerPool, silos: Sequence[Silo], last_worker: MutableMapping[str, int]
 ) -> Iterator[tuple[str, Any]]:
     """
-    Run the job as ``Engine.each`` does. ``last_worker``: the worker that last had each silo; the silo goes to it again if it is idle, because
-    it has the silo's data mapped.
+    Run the job as ``Engine.each`` does. ``last_worker``: the worker that last had each silo; the silo goes to it again if
+    it is idle, because it has the silo's data mapped.
     """
     waiting, turn = list(range(len(silos))), 0
     done: dict[int, Any] = {}

@@ -1,4 +1,6 @@
-"""What a method keeps or sends in addition to the model: its initial slots and summaries, and their values after a round."""
+"""
+What a method keeps or sends in addition to the model: its initial slots and summaries, and their values after a round.
+"""
 
 from collections.abc import Mapping, Sequence
 

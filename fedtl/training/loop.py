@@ -101,7 +101,9 @@ class Loop:
         return [name for name, role in self.roles.items() if role in roles and name not in self.frozen]
 
     def prepare(self, net: Net, phase: Phase) -> None:
-        """Set the net to training mode: only the phase's parameters are trained, and norms with fixed statistics use these."""
+        """
+        Set the net to training mode: only the phase's parameters are trained, and norms with fixed statistics use these.
+        """
         net.train()
         for name, weight in net.named_parameters():
             weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen)

@@ -63,7 +63,8 @@ def verify(
     where ``gradient_methods`` has none yet, the fastest per-example gradient method that agrees with autograd.
 
     The rows are synthetic, so the result does not depend on the silo's rows. Terms get the progress at the end of the
-    round, because a term with a schedule may have no effect at progress 0. Raises ConfigError and SiloFailed, which name the silo.
+    round, because a term with a schedule may have no effect at progress 0. Raises ConfigError and SiloFailed, which name
+    the silo.
     """
     guarantee, net = silo.guarantee, weights.net
     assert guarantee is not None
@@ -91,7 +92,9 @@ def verify(
 def train_phase(
     loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
-    """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps."""
+    """
+    Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps.
+    """
     guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
     weights.hold(phase.on[0])

@@ -9,7 +9,10 @@ from fedtl.audit.attacks.membership import attack as attack_all
 
 
 def evidence(leak, n=400, references=16, seed=0):
-    """Log-odds of rows of unequal difficulty; the target gains ``leak`` on its members, references on the rows that they were trained on."""
+    """
+    Log-odds of rows of unequal difficulty; the target gains ``leak`` on its members, references on the rows that they
+    were trained on.
+    """
     rng = np.random.default_rng(seed)
     member = np.arange(n) < n // 2
     hard, other = 2 * rng.standard_normal(n), 2 * rng.standard_normal(200)

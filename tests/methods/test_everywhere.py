@@ -1,4 +1,7 @@
-"""Every method, with all tensors that it keeps and sends in addition to the model, works with Flower, policy, stores and engines."""
+"""
+Every method, with all tensors that it keeps and sends in addition to the model, works with Flower, policy, stores and
+engines.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

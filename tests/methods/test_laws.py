@@ -1,4 +1,7 @@
-"""Each method that keeps something in addition to the model obeys a law: at an extreme value of a setting it equals another method bit for bit."""
+"""
+Each method that keeps something in addition to the model obeys a law: at an extreme value of a setting it equals another
+method bit for bit.
+"""
 
 from dataclasses import replace
 

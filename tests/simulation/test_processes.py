@@ -304,7 +304,9 @@ def run_script(folder, text):
 
 @pytest.mark.slow
 def test_a_script_without_a_main_guard_gets_an_error_that_names_it(tmp_path):
-    """Its workers import the script and reach the same call; or they fail before it, at the folder that the parent made."""
+    """
+    Its workers import the script and reach the same call; or they fail before it, at the folder that the parent made.
+    """
     done = run_script(tmp_path, "main(2)\n")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

@@ -1,4 +1,6 @@
-"""Metrics equal those of scikit-learn; a metric that is not defined for these rows or scores is absent, with the reason."""
+"""
+Metrics equal those of scikit-learn; a metric that is not defined for these rows or scores is absent, with the reason.
+"""
 
 import json
 

@@ -1,6 +1,7 @@
 """
-Gradient inversion: inputs are reconstructed from an update as it was sent (Geiping et al., 2020: cosine distance and total
-variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they are.
+Gradient inversion: inputs are reconstructed from an update as it was sent (Geiping et al., 2020: cosine distance and
+total variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they
+are.
 
 The attack uses what the server has: what it sent, what came back, the settings, and the initial local tensors, which
 follow from the experiment's seed. It is a realistic attack, not a bound.
@@ -166,7 +167,9 @@ def _recorder(activations: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, .
 
 
 def _statistics_distance(activations: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    """The distance of the guess's layer statistics from those that were sent, in standard deviations (Yin et al., 2021)."""
+    """
+    The distance of the guess's layer statistics from those that were sent, in standard deviations (Yin et al., 2021).
+    """
     gaps = []
     for activation, (_, mean, var) in zip(activations, layers, strict=True):
         flat = activation.transpose(0, 1).flatten(1)

@@ -2,8 +2,8 @@
 Membership inference: was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA (Zarifzadeh et al., 2024), with
 reference models that were trained on other rows.
 
-Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are no bound: an attack
-that fails proves nothing.
+Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are no bound: an
+attack that fails proves nothing.
 """
 
 import math
@@ -27,9 +27,9 @@ ROC_POINTS = 60  # the number of points of a plotted curve
 @dataclass(frozen=True)
 class Evidence:
     """
-    What an attack knows of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], those of the references [k, n], and
-    the rows that each reference was trained on, ``held`` [k, n]. ``population`` [p] and ``population_references``
-    [k, p]: log-odds of rows that no model was trained on.
+    What an attack knows of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], those of the
+    references [k, n], and the rows that each reference was trained on, ``held`` [k, n]. ``population`` [p] and
+    ``population_references`` [k, p]: log-odds of rows that no model was trained on.
     """
 
     member: Bools

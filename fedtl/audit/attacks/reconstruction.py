@@ -115,7 +115,10 @@ def invert_small_update(
 
 
 def invert_first_round(study: Study, messages: RecordedRound, name: str, iterations: int) -> Attempt:
-    """Invert the recorded update of the first round, made from all rows and steps; each guess is compared with the nearest training row."""
+    """
+    Invert the recorded update of the first round, made from all rows and steps; each guess is compared with the nearest
+    training row.
+    """
     data, trainer = study.data(name), study.trainer
     _, local = trainer.partition.split(trainer.initial(data.width))
     guarantee, training, count = study.guarantees.get(name), trainer.training, len(data.train)
@@ -128,7 +131,9 @@ def invert_first_round(study: Study, messages: RecordedRound, name: str, iterati
 
 
 def _for_few_rows(guarantee: PrivacyGuarantee, small: SmallUpdate, folder: Path) -> PrivacyGuarantee:
-    """The guarantee with the same noise and clip, the sample rate of the small update's batches and a ledger in ``folder``."""
+    """
+    The guarantee with the same noise and clip, the sample rate of the small update's batches and a ledger in ``folder``.
+    """
     count, training = -(-small.count // small.batch_size), guarantee.training
     steps = tuple(count if planned else 0 for planned in training.steps)
     rate = min(1.0, small.batch_size / small.count)

@@ -34,10 +34,8 @@ from fedtl.training.trainer import Trainer
 
 MIN_PROBABILITY = 1e-12
 TARGET = -1  # not a reference: a silo trains on its own training rows
-RECORDS, SILOS = (
-    -2,
-    -3,
-)  # as TARGET, with mislabelled rows; a coin flip for each record, or each silo, decides which
+# As TARGET, with mislabelled rows: a coin flip for each record, or for each silo, decides which rows are planted.
+RECORDS, SILOS = -2, -3
 StatesBySilo = Mapping[str, State]  # each silo's whole model
 
 

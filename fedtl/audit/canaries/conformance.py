@@ -199,8 +199,8 @@ def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: Trainin
 
 def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy) -> Measurement:
     """
-    The releases are one Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
-    1 / sigma^2, and each sub-release has the noise that was intended for it.
+    The releases are one Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2
+    is at most 1 / sigma^2, and each sub-release has the noise that was intended for it.
     """
     if (sigma := claim.statistics_noise) is None:
         return not_exercised("no statistics are released")

@@ -31,7 +31,10 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
+    """
+    The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums
+    [releases, canaries] in clips.
+    """
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]

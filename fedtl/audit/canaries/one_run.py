@@ -29,7 +29,10 @@ MIN_SIGNIFICANCE = 1e-30  # the smallest p-value that ``fdp_p`` computes
 
 @dataclass(frozen=True)
 class Guesses:
-    """The outcome of guessing: of ``canaries``, ``guesses`` were guessed (highest scores in, lowest out), and ``correct`` of these were right."""
+    """
+    The outcome of guessing: of ``canaries``, ``guesses`` were guessed (highest scores in, lowest out), and ``correct`` of
+    these were right.
+    """
 
     canaries: int
     guesses: int

@@ -34,8 +34,8 @@ Prepare = Callable[[Raw], tuple[SiloDataset, PrivacyGuarantee]]
 @dataclass(frozen=True)
 class AuditedSilo:
     """
-    A silo to audit. ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into data and their
-    guarantee, by the code that made ``data`` and ``guarantee``.
+    A silo to audit. ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into
+    data and their guarantee, by the code that made ``data`` and ``guarantee``.
     """
 
     trainer: Trainer

@@ -45,9 +45,10 @@ MAX_DIFFERENCE = 0.02  # of one record's contributions to a sum with other recor
 @dataclass(frozen=True)
 class NeighbourRounds:
     """
-    A round, and the same round on neighbouring data. ``base``: a round on a few of the silo's rows, of which unit 1 is extreme. ``without_record``, ``without_extreme``: the
-    same without unit 0, and without unit 1. ``others``: with synthetic rows except for the extreme unit, and with other
-    units sampled; ``others_without_extreme``: the same without the extreme unit.
+    A round, and the same round on neighbouring data. ``base``: a round on a few of the silo's rows, of which unit 1 is
+    extreme. ``without_record``, ``without_extreme``: the same without unit 0, and without unit 1. ``others``: with
+    synthetic rows except for the extreme unit, and with other units sampled; ``others_without_extreme``: the same without
+    the extreme unit.
     """
 
     audited: AuditedSilo

@@ -47,8 +47,8 @@ class ReplacedRow:
 
 def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     """
-    The guarantee is the same, every sum of training is the same bit for bit, and the statistics change by what one replaced
-    record may change them.
+    The guarantee is the same, every sum of training is the same bit for bit, and the statistics change by what one
+    replaced record may change them.
     """
     replaced = _replace_a_row(audited)
     if isinstance(replaced, Measurement):

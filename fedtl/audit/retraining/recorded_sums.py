@@ -31,9 +31,7 @@ from fedtl.privacy.noise import Noise
 Purpose = tuple[str | int, ...]
 NO_SAMPLING_RATE = 1e-12  # a sample rate at which no record is ever sampled
 STEPS = 2  # of each phase: the second step starts from weights that the first one's noise changed
-CLIP_FACTOR = (
-    1e-3  # the factor on the clip: almost every record's gradient is then clipped in every single tensor
-)
+CLIP_FACTOR = 1e-3  # so small that almost every record's gradient is clipped in every single tensor
 STATISTICS_NOISE_FACTOR = 1e-3  # the factor on the noise of statistics
 
 
@@ -48,8 +46,9 @@ class NoisySum(NamedTuple):
 @dataclass
 class SumRecorder:
     """
-    Records noisy sums. ``sums``: the recorded sums by purpose, in order. ``replayed``: an earlier recording, whose noisy sums are released
-    in place of new ones. ``draw``: the uniform numbers that decide which units are sampled; None: the guarantee's own.
+    Records noisy sums. ``sums``: the recorded sums by purpose, in order. ``replayed``: an earlier recording, whose noisy
+    sums are released in place of new ones. ``draw``: the uniform numbers that decide which units are sampled; None: the
+    guarantee's own.
     """
 
     replayed: "SumRecorder | None" = None
@@ -61,7 +60,9 @@ class SumRecorder:
         return [each for purpose, sums in self.sums.items() if purpose[0] == kind for each in sums]
 
     def replay(self, purpose: Purpose, number: int) -> Tensor | None:
-        """The noisy sum of the earlier round; None without one. Raises LookupError if it released fewer sums than this one."""
+        """
+        The noisy sum of the earlier round; None without one. Raises LookupError if it released fewer sums than this one.
+        """
         return None if self.replayed is None else self.replayed.sums[purpose][number].released
 
 

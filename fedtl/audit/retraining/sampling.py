@@ -29,8 +29,8 @@ STEPS = 24
 @dataclass(frozen=True)
 class Samples:
     """
-    The samples of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with some of its
-    rows only.
+    The samples of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with
+    some of its rows only.
     """
 
     first: Bools

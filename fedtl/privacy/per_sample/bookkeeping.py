@@ -3,7 +3,8 @@ Clipped sums of per-example gradients without the gradients: book-keeping with m
 Bu et al., 2022 and 2023).
 
 One forward pass, and one backward pass that computes only the gradients at the layers' outputs. From a layer's input and
-its output's gradient follows first each example's norm, and then one weighted sum. Must not depend on noise or optimizers.
+its output's gradient follows first each example's norm, and then one weighted sum. Must not depend on noise or
+optimizers.
 """
 
 from collections.abc import Callable

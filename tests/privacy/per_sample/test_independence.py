@@ -10,7 +10,7 @@ from torch import nn
 
 from fedtl.errors import ConfigError
 from fedtl.methods.coral import Coral
-from fedtl.methods.losses import Batch, Forward, PerExample, TaskLoss, mean_loss
+from fedtl.methods.losses import Batch, Computed, Forward, Pass, PerExample, TaskLoss, mean_loss
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.models.dp_norm import SiloNorm
 from fedtl.privacy.per_sample.independence import check_examples_independent
@@ -114,7 +114,7 @@ def test_layers_in_which_records_are_independent_are_accepted(name):
 def with_term(term):
     def losses(model, rows):
         features = model[:-1](rows.x)
-        out = Forward(rows, features, model[-1](features), nn.ModuleDict(), 0.5)
+        out = Forward(rows, Computed(Pass(features, model[-1](features)), nn.ModuleDict()), 0.5)
         extra = term.losses(out) if isinstance(term, PerExample) else term.loss(out)
         return task(model, rows) + extra
 
@@ -178,7 +178,7 @@ def test_small_loss_with_the_rounding_of_large_scores_is_accepted():
 
 def test_one_loss_for_the_whole_batch_is_refused():
     def losses(model, rows):
-        return mean_loss(TaskLoss(), Forward(rows, rows.x.flatten(1), model(rows.x), nn.ModuleDict(), 0))
+        return mean_loss(TaskLoss(), Forward(rows, Computed(Pass(rows.x.flatten(1), model(rows.x)))))
 
     with pytest.raises(ConfigError, match="8 losses"):
         check_examples_independent(net(nn.Identity()), batch(), losses)
