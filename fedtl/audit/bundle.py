@@ -26,7 +26,7 @@ from fedtl.errors import ConfigError, Refuted
 
 SigningKey = Ed25519PrivateKey
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
-SHOWN_FAULTS = 8  # in one message
+SHOWN_FAULTS = 8  # the most faults that one message names
 NOTICE = (
     "This audit was made from private rows. The privacy guarantee does not cover it, and it is not a release: do not give it "
     "to anyone who may not see the rows."

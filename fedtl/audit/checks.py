@@ -19,7 +19,7 @@ from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.experiment.study import Study
 from fedtl.results.audit import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
 
-SIGNIFICANCE = 0.05  # of reported bounds; a claim is refuted at FAMILY_LEVEL, shared by all checks
+SIGNIFICANCE = 0.05  # the significance of reported bounds; claims are refuted at FAMILY_LEVEL
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from fedtl.models.state import State
 
 MAX_TENSORS = 100_000
 MAX_METRICS = 100
-MAX_NAME_LENGTH = 1000  # of a tensor, in characters
-MAX_TEXT_LENGTH = 200  # of a study's, a silo's or a metric's name, in characters
+MAX_NAME_LENGTH = 1000  # the longest name of a tensor, in characters
+MAX_TEXT_LENGTH = 200  # the longest name of a study, silo or metric, in characters
 TENSORS = {Task: "shared", Update: "delta"}
 TYPES: dict[str, type] = {
     "study": str,

@@ -130,7 +130,7 @@ class Loss:
     """What any loss on examples may need: a second domain, outputs of layers, modules of its own."""
 
     needs_target = False
-    needs_layers: tuple[str, ...] = ()  # by their paths in the net, such as "body.features.0"
+    needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""

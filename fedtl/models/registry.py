@@ -13,7 +13,9 @@ from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
-Build = Callable[..., tuple[nn.Module, str]]  # from the shape of one input, and the model's own settings
+Build = Callable[
+    ..., tuple[nn.Module, str]
+]  # a function of the shape of one input and the model's own settings
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",

@@ -28,9 +28,9 @@ from typing import Any, TypeVar
 from fedtl._util.files import sync_folder, write_bytes
 from fedtl.errors import LedgerDamaged, SiloFailed
 
-LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
+LOCK_SECONDS = 60.0  # the longest wait for another process that writes
 GENESIS = "0" * 64  # the hash before the first line of a chain
-BLOB_BYTES = 1 << 26  # stored in one row at most; SQLite holds no blob above 1e9
+BLOB_BYTES = 1 << 26  # the most bytes of one table row; SQLite holds no blob above 1e9
 TABLES = (
     "CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY, chain TEXT, line TEXT, hash TEXT)",
     "CREATE INDEX IF NOT EXISTS of_chain ON lines (chain, number)",

@@ -93,8 +93,8 @@ class Ledger:
         with file.write(dataset) as chain:
             others = chain.others()
             if chain.entries or not others:
-                known = "it is in this ledger already" if chain.entries else "it is the first of this ledger"
-                raise ConfigError(f"{dataset}: {known}; remove --new-dataset")
+                reason = "it is in this ledger already" if chain.entries else "it is the first of this ledger"
+                raise ConfigError(f"{dataset}: {reason}; remove --new-dataset")
             _open(chain, account, check_other_rows(dataset, account.rows, others))
         return cls(account)
 
@@ -114,17 +114,17 @@ class Ledger:
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
             self._check_rows(chain, state)
-            known = state.studies.get(study, StudyState(planned(study, plan)))
-            self._check_plan(study, known, plan)
-            if round <= known.round:
+            study_state = state.studies.get(study, StudyState(planned(study, plan)))
+            self._check_plan(study, study_state, plan)
+            if round <= study_state.round:
                 return Charge(
-                    self._stored_reply(chain, study, known, round, task_hash), plan.epsilon, plan.delta
+                    self._stored_reply(chain, study, study_state, round, task_hash), plan.epsilon, plan.delta
                 )
-            charged = accounting.merge_events([*known.events, *events])
-            self._check_planned(study, charged, known)
+            charged = accounting.merge_events([*study_state.events, *events])
+            self._check_planned(study, charged, study_state)
             check_affordable(self._account.dataset, study, plan, state.budget, state.taken_by_others(study))
             if study not in state.studies:
-                append(chain, known.plan)
+                append(chain, study_state.plan)
             append(
                 chain,
                 RoundCharged(
@@ -140,8 +140,8 @@ class Ledger:
     def store(self, study: str, round: int, reply: bytes) -> None:
         """Store the reply to the study's last charged round, durably, in place of the reply to the round before."""
         with self._file.write(self._account.dataset) as chain:
-            known = ledger_state(chain).studies.get(study)
-            if known is None or known.round != round or known.reply:
+            study_state = ledger_state(chain).studies.get(study)
+            if study_state is None or study_state.round != round or study_state.reply:
                 raise FedTLError(
                     f"{self._account.dataset}: round {round} of study {study!r} is not its last charged round, or already has a reply"
                 )
@@ -194,35 +194,35 @@ class Ledger:
                 "confirm them (fedtl silo confirm); what was spent stays spent"
             )
 
-    def _check_plan(self, study: str, known: StudyState, plan: Plan) -> None:
-        if known.plan != planned(study, plan):
-            written = known.plan.model_dump(mode="json", include={"epsilon", "delta", "events"})
+    def _check_plan(self, study: str, study_state: StudyState, plan: Plan) -> None:
+        if study_state.plan != planned(study, plan):
+            written = study_state.plan.model_dump(mode="json", include={"epsilon", "delta", "events"})
             raise Refused(
                 f"{self._account.dataset}: study {study!r} was charged for another plan ({json.dumps(written)}); use another "
                 "study name for another plan"
             )
 
     def _stored_reply(
-        self, chain: HashChain, study: str, known: StudyState, round: int, task_hash: str
+        self, chain: HashChain, study: str, study_state: StudyState, round: int, task_hash: str
     ) -> bytes:
         where = f"{self._account.dataset}: round {round} of study {study!r}"
-        if round < known.round:
+        if round < study_state.round:
             raise Refused(
-                f"{where} is over; the last charged round is {known.round}: continue with the next one"
+                f"{where} is over; the last charged round is {study_state.round}: continue with the next one"
             )
-        if task_hash != known.task:
+        if task_hash != study_state.task:
             raise Refused(f"{where} was charged for another task; continue with the next round")
-        if not known.reply:
+        if not study_state.reply:
             raise RoundLost(
                 f"{where} was charged and has no reply: it is lost, unless another process is computing it; continue with the "
                 "next round"
             )
-        return chain.stored(study, known.reply)
+        return chain.stored(study, study_state.reply)
 
-    def _check_planned(self, study: str, charged: Sequence[SpendEvent], known: StudyState) -> None:
+    def _check_planned(self, study: str, charged: Sequence[SpendEvent], study_state: StudyState) -> None:
         most = {
             (event.noise_multiplier, event.sample_rate): event.steps
-            for event in accounting.merge_events(spend_events(known.plan.events))
+            for event in accounting.merge_events(spend_events(study_state.plan.events))
         }
         for event in charged:
             if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):

@@ -29,9 +29,9 @@ from fedtl.simulation.worker import READY
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
-WAIT_SECONDS = 120.0  # without any worker, after which the run ends
+WAIT_SECONDS = 120.0  # the run ends after this time without any worker
 CONNECT_SECONDS = 10.0
-MAX_STARTS = 3  # of a worker that dies each time before it is ready
+MAX_STARTS = 3  # the most starts of a worker that dies before it is ready
 Packed = tuple[bytes, list[Any]]
 _SiloFacts = tuple[str, bytes, PrivacyGuarantee | None, Labels]  # all of a silo but its data and local state
 

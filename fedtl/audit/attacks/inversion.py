@@ -28,7 +28,7 @@ from fedtl.training.trainer import Trainer
 
 VARIATION_WEIGHT = 1e-2
 STATISTICS_WEIGHT = 1e-2
-LEARNING_RATE = 0.1  # of Adam; halved after a half and after three quarters of the iterations
+LEARNING_RATE = 0.1  # that of Adam; halved after a half and after three quarters of the iterations
 SSIM_WINDOW = 7  # side of the uniform window, in pixels
 Images = NDArray[np.float64]  # [N, C, H, W] in 0..1
 

@@ -20,7 +20,7 @@ from fedtl.results.audit import AttackFigures, AttackResult, Interval
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 OFFLINE = 0.3  # RMIA's parameter a: how much lower the confidence is in models without a row
-SIGNIFICANCE = 0.05  # of the confidence intervals
+SIGNIFICANCE = 0.05  # the significance of the confidence intervals
 ROC_POINTS = 60  # the number of points of a plotted curve
 
 

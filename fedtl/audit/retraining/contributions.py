@@ -37,9 +37,9 @@ from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
 from fedtl.training.metrics import correct
 
-UNITS = 32  # units that are trained on
+UNITS = 32  # the number of units that are trained on
 ROUNDING = 2e-3  # relative: the error of float32 in sums over records
-MAX_DIFFERENCE = 0.02  # of one record's contributions to a sum with other records, relative
+MAX_DIFFERENCE = 0.02  # the largest relative difference of a record's contributions with other records
 
 
 @dataclass(frozen=True)

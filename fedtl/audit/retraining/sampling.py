@@ -51,10 +51,10 @@ def record_samples(audited: AuditedSilo) -> Samples:
     rounds, partial = [], 0
     for _ in range(2):
         net = trainer.net(data.width)
-        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as seen:
+        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as sampled_rows:
             audited.fit(guarantee, data, trainer)
-        sampled = np.zeros((len(seen), len(rows)), bool)
-        for step, inside in enumerate(seen):
+        sampled = np.zeros((len(sampled_rows), len(rows)), bool)
+        for step, inside in enumerate(sampled_rows):
             sampled[step, sorted(inside)] = True
         shares = _by_unit(sampled, units)
         rounds.append(shares > 0)
