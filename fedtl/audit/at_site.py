@@ -213,8 +213,8 @@ def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence
         f"Noise below {_detectable_noise(audited, len(checks)):.2f} times the claimed noise would have failed the check of the "
         f"canaries with a probability of {POWER:.0%}.",
         f"Not exercised: {idle}.",
-        "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows: the privacy "
-        "guarantee does not cover it, and it is not a release.",
+        "The audit released nothing, so it costs no privacy budget. Its result was computed from private rows, and the privacy "
+        "guarantee does not cover it: do not publish it.",
         not_covered(unit),
     ]
 

@@ -86,13 +86,15 @@ def read_audit(out: Path) -> AuditResult:
     try:
         return from_plain(AuditResult, json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not the result of an audit: {error}") from error
+        raise ConfigError(f"{path} is missing or damaged ({error}); audit the run again") from error
 
 
 def refuse_pooled(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack."""
     if experiment.method.name == "pooled":
-        raise ConfigError("method.name = 'pooled' trains without silos, so there is nothing to audit")
+        raise ConfigError(
+            "method.name = 'pooled' trains without silos, so there is nothing to audit; audit a run of another method"
+        )
 
 
 def showable_silos(experiment: Experiment) -> frozenset[str]:

@@ -68,7 +68,8 @@ def load_signing_key(path: Path) -> SigningKey:
             key = s.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"{path} is not a private key in PEM format without a password: {error}"
+                f"{path} is not a private key in PEM format without a password ({error}); "
+                "name a file that does not exist, to create a key there"
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(
@@ -108,7 +109,9 @@ def verify_bundle(folder: Path, wanted: str = "") -> Verified:
     """
     expected = _parse_public_key(wanted)
     if not (folder / BUNDLE).is_file() or not (folder / SIGNATURE).is_file():
-        raise ConfigError(f"{folder} is not a bundle: {BUNDLE} or {SIGNATURE} is missing")
+        raise ConfigError(
+            f"{folder} is not a bundle: {BUNDLE} or {SIGNATURE} is missing; name the folder of an audit"
+        )
     text = _read_plain_file(folder / BUNDLE)
     signature = _read_plain_file(folder / SIGNATURE)
     try:
@@ -121,7 +124,8 @@ def verify_bundle(folder: Path, wanted: str = "") -> Verified:
         ) from error
     if expected and expected != content.key:
         raise Refuted(
-            f"{folder} was signed with the key {fingerprint(content.key)}, not with yours, {fingerprint(expected)}"
+            f"{folder} was signed with the key {fingerprint(content.key)}, not with that of --key, {fingerprint(expected)}; "
+            "ask the auditor which key is right"
         )
     faults = [fault for name, digest in content.files.items() if (fault := _fault(folder, name, digest))]
     unexpected = unexpected_files(folder, {*content.files, BUNDLE, SIGNATURE})

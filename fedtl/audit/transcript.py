@@ -89,7 +89,9 @@ def composition_fault(claimed: float, second: float | None) -> str:
 def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
     """The lines of one hash chain, and what is wrong with it ("" if nothing is). Raises ConfigError if it is missing."""
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: a private silo cannot be audited without its ledger")
+        raise ConfigError(
+            f"{path} is missing: a private silo cannot be audited without its ledger; restore the file"
+        )
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))

@@ -49,7 +49,9 @@ class FirstWeights:
 
 
 def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
-    """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
+    """
+    Read initial weights. Raises ModelError where the file does not fit the model, or its provenance labels the file.
+    """
     net, file = plan.net(width), model_part(weights.read_weights(path))
     try:
         provenance = taint_metadata.read_labels(path)

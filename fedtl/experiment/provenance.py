@@ -17,8 +17,8 @@ def provenance_after_rounds(
     trainer: Trainer, first: Mapping[str, Label], settings: PrivacySettings | None
 ) -> dict[str, Label]:
     """
-    Return the labels after a silo's last round, by tensor name. ``first``: labels of the first weights. ``settings``: of
-    that silo; None: training is not private. Reproducible noise counts as no noise.
+    Return the labels after a silo's last round, by tensor name. ``first``: labels of the initial weights. ``settings``:
+    of that silo; None: training is not private. Reproducible noise counts as no noise.
     """
     method, extra = trainer.method, changed_extra(trainer.method, trainer.partition)
     if settings is None:

@@ -46,7 +46,7 @@ Progress = Callable[[Round], None]
 
 @dataclass(frozen=True)
 class _Machine:
-    """Where a run is done: on which device, and with which first weights, if some were pretrained."""
+    """Where a run is done: on which device, and with which initial weights, if some were pretrained."""
 
     device: str
     start: State | None

@@ -37,8 +37,8 @@ from fedtl.training.trainer import Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the first weights. ``guarantees``: by silo, once
-    ``with_guarantees`` has made them. ``first``: the provenance labels of the first weights, by tensor.
+    ``notes``: what a reader of the result should know about the initial weights. ``guarantees``: by silo, once
+    ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
     experiment: Experiment
@@ -169,7 +169,7 @@ def _method(experiment: Experiment) -> Method:
 def _first_weights(
     experiment: Experiment, spec: ModelSpec, schema: DataSchema, start: State | None
 ) -> FirstWeights:
-    """Return the first weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
+    """Return the initial weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
     if experiment.model.weights in ("", "pretrained"):
         return FirstWeights("", start or {}, {})
     first = read_first_weights(Path(experiment.model.weights), spec, schema.width)

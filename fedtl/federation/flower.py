@@ -168,7 +168,8 @@ class FlowerFederation:
             if time.monotonic() > end:
                 away = ", ".join(sorted(admitted.keys() - set(connected))) or "no other silo is admitted"
                 raise NotEnoughSilos(
-                    f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; away: {away}"
+                    f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; not connected: "
+                    f"{away}; start these silos, or wait longer"
                 )
             if not logged:
                 log.info("waiting for %d silos; connected: %s", self.minimum, ", ".join(connected) or "none")

@@ -60,7 +60,7 @@ class Slot:
     """
     A further set of tensors that a silo keeps: a second model, a control variate, a mask.
 
-    ``first`` makes it from the model's first tensors and their roles. ``crosses``: its change is part of every update,
+    ``first`` makes it from the model's initial tensors and their roles. ``crosses``: its change is part of every update,
     and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
     None: what the phases made of it.
     """

@@ -13,7 +13,7 @@ WEIGHTS = frozenset({Role.BODY, Role.HEAD, Role.AUX, Role.NORM})
 
 
 def first_model(model: State, roles: Mapping[str, Role]) -> State:
-    """Return a copy of the model's first tensors."""
+    """Return a copy of the model's initial tensors."""
     return {name: tensor.clone() for name, tensor in model.items()}
 
 

@@ -52,8 +52,8 @@ class ModelSpec:
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
-        Return a net on this body (not on a copy) with a head of ``width`` outputs, whose first weights depend only on the
-        seed and the width. ``parts`` make the modules that loss terms add.
+        Return a net on this body (not on a copy) with a head of ``width`` outputs, whose initial weights depend only on
+        the seed and the width. ``parts`` make the modules that loss terms add.
         """
         with _seeded(self.seed, "head", width):
             head = self.make_head(width)
@@ -75,7 +75,7 @@ class ModelSpec:
 
 
 def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Return ``build()`` with first weights that depend only on the seed; torch's global generator is not changed."""
+    """Return ``build()`` with initial weights that depend only on the seed; torch's global generator is not changed."""
     with _seeded(seed, "body"):
         return build()
 

@@ -48,8 +48,9 @@ def model_spec(
     name: str, shape: Shape, seed: int, pretrained: bool = False, settings: Mapping[str, Any] = NO_SETTINGS
 ) -> ModelSpec:
     """
-    Return the model of this name for inputs of ``shape``. Its first weights depend only on ``seed``; with ``pretrained``
-    they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises ModelError.
+    Return the model of this name for inputs of ``shape``. Its initial weights depend only on ``seed``; with
+    ``pretrained`` they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises
+    ModelError.
     """
     check_model_name(name)
     classifier = ""

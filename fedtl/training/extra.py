@@ -20,7 +20,7 @@ from fedtl.training.weights import Weights, copied
 
 
 def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
-    """Return the first slots of a model with these first tensors, and the first summaries, which are zeros."""
+    """Return the initial slots of a model with these initial tensors, and the initial summaries, which are zeros."""
     extra = State()
     for slot in method.slots:
         extra |= as_part(slot.name, slot.first(model, roles))
@@ -37,7 +37,7 @@ def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Par
     for name in sorted(crossing):
         if not extra[name].is_floating_point():
             raise ConfigError(
-                f"{name} is a count, which cannot be averaged; keep it out of a slot that crosses"
+                f"{name} is a count, which cannot be averaged; keep it out of a slot that leaves the silo"
             )
     return Partition({**model, **roles}, method.shared, crossing)
 

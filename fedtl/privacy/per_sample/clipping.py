@@ -141,7 +141,8 @@ def _close(values: Tensor, expected: Tensor, largest_norm: Tensor) -> bool:
 def _one_loss_a_row(values: Tensor, rows: Tensor) -> Tensor:
     if values.shape != (len(rows),):
         raise ConfigError(
-            f"privacy: {len(rows)} rows need {len(rows)} losses, not losses of shape {list(values.shape)}"
+            f"privacy: {len(rows)} rows need {len(rows)} losses, not losses of shape {list(values.shape)}; "
+            "return one loss for each row"
         )
     return values
 
