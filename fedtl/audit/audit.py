@@ -121,7 +121,7 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
     ran = run.folder.result()
     findings = check_run(run, jobs.retraining)
     planted = planted_findings(run.study, jobs.planted)
-    if planted.checks:  # all checks together share the family's level
+    if planted.checks:  # all checks together share FAMILY_LEVEL
         checks = [*findings.checks, *planted.checks]
         findings = replace(findings, checks=checks, violations=failed(checks))
     result = AuditResult(

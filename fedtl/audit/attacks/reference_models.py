@@ -197,7 +197,7 @@ def observed_states(
     """
     The models of a silo that an adversary knows; empty if it saw none. The server: one after each recorded update of the
     silo. Another silo: one for each recorded round's shared tensors. The public: the final model. Tensors that do not
-    cross are taken from ``substitute``, a model of the adversary's own.
+    leave a silo are taken from ``substitute``, a model of the adversary's own.
     """
     if adversary is Adversary.MODEL:
         return [dict(observed.whole[name])]

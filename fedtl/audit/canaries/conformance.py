@@ -22,7 +22,7 @@ from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
 NORMALITY_VALUES = 5000  # the number of values that are tested for normality
-ROUNDING = 1e-3  # clips: the largest error of float32 in a sum
+ROUNDING = 1e-3  # the largest error of float32 in a sum, in clips
 
 
 def noise_conformance(

@@ -137,7 +137,7 @@ def _count_p(counts: NDArray[np.int64], tries: int, rate: float) -> float:
 
 
 def samples_differ(samples: Samples) -> Measurement:
-    """Two rounds of one task and one seed sample other records."""
+    """Two rounds of one task and one seed sample different records."""
     if samples.rate >= 1:
         return not_exercised("every record is in every step")
     p, _ = _repeats(samples.first, samples.second, samples.rate)
