@@ -23,7 +23,7 @@ Temperature = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class ModelContrast(PerExample):
-    """Li et al., 2021: log(1 + e^((s(z, z_previous) - s(z, z_received)) / t)), with s the cosine similarity."""
+    """Li et al., 2021: mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t)), with s the cosine similarity."""
 
     mu: Weight = 1.0
     temperature: Temperature = 0.5

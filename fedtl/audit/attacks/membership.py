@@ -133,7 +133,7 @@ def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval, s
     hits = int((scores[member] > threshold).sum())
     note = (
         f"{others} rows that were not trained on are too few for a false positive rate of {rate:.1%} (1 in {others} is "
-        f"{1 / others:.2%}): the true positive rate is given without any false positive"
+        f"{1 / others:.2%}): the true positive rate is that at a false positive rate of 0"
     )
     return hits / members, exact_interval(hits, members), "" if allowed else note
 
