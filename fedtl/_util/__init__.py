@@ -1,1 +1,1 @@
-"""Helpers without knowledge of silos: files, tensors, randomness, registries, settings."""
+"""Helpers that do not depend on silos: files, tensors, randomness, registries, settings."""

@@ -1,8 +1,8 @@
 """
-Random numbers by address instead of by order.
+Random numbers that depend on what they are for, not on the order in which they are drawn.
 
 A caller names what the numbers are for (seed, round, silo, phase) and gets the same ones in any process, thread and
-order. A silo adds its own secret as a key, so that a party that knows the experiment's seed cannot draw its batches
+order. A silo adds its own secret as a key, so that a party that has the experiment's seed cannot draw its batches
 again. These generators are for sampling and initialisation only; differential privacy never takes its noise from here.
 """
 

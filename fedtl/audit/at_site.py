@@ -135,7 +135,7 @@ def _rehearsed_plan(home: Home, bundle: str) -> RehearsedPlan:
 
 
 def _audited_silo(plan: SitePlan, folder: Path) -> AuditedSilo:
-    """The site's own rows under the plan, with canaries, and a ledger in ``folder``."""
+    """The silo that is audited: the site's own rows under the plan, with canaries, and a ledger in ``folder``."""
     site_rows = load_rows(plan)
     data = site_rows.data
     study = build_study(plan, data.classes)
@@ -195,7 +195,7 @@ def _train_with_canaries(audited: AuditedSilo) -> tuple[list[CanaryPhase], Relea
 
 
 def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:
-    """One line each: claimed, measured, what would have been detected, what was not exercised."""
+    """The lines of ``text``: what was claimed and measured, what would have been detected, what was not exercised."""
     guarantee, training = audited.guarantee, audited.guarantee.training
     unit = guarantee.protected.unit
     statuses = [status(check, violations) for check in checks]
@@ -210,11 +210,11 @@ def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence
         f"noise of {training.noise_multiplier:.3g} clips, sample rate {training.sample_rate:.3g}, {training.rounds} rounds.",
         f"Measured: the noise has {_number(values['noise'])} times the claimed standard deviation; one {unit} changes a sum by "
         f"{_number(values['one record'])} clips.",
-        f"Noise below {_detectable_noise(audited, len(checks)):.2f} times the claimed one would have failed the check of the "
+        f"Noise below {_detectable_noise(audited, len(checks)):.2f} times the claimed noise would have failed the check of the "
         f"canaries with a probability of {POWER:.0%}.",
         f"Not exercised: {idle}.",
-        "The audit drew noise and released nothing; it costs no privacy budget. It was made from private rows: the privacy "
-        "guarantee does not cover it, and it is not a release.",
+        "The audit released nothing, so it costs no privacy budget. Its result was computed from private rows, and the privacy "
+        "guarantee does not cover it: do not publish it.",
         not_covered(unit),
     ]
 

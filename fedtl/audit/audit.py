@@ -40,8 +40,8 @@ SIGNED = (AUDIT, PAGE, EXPERIMENT)
 @dataclass(frozen=True)
 class AuditOptions:
     """
-    ``pictures``: print training rows beside their reconstructions, of the silos that the run's own experiment declares
-    showable.
+    The options of an audit. ``pictures``: print training rows beside their reconstructions, of the silos that the run's
+    own experiment declares showable.
     """
 
     adversary: Adversary = Adversary.SERVER
@@ -86,13 +86,15 @@ def read_audit(out: Path) -> AuditResult:
     try:
         return from_plain(AuditResult, json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not the result of an audit: {error}") from error
+        raise ConfigError(f"{path} is missing or damaged ({error}); audit the run again") from error
 
 
 def refuse_pooled(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack."""
     if experiment.method.name == "pooled":
-        raise ConfigError("method.name = 'pooled' trains without silos, so there is nothing to audit")
+        raise ConfigError(
+            "method.name = 'pooled' trains without silos, so there is nothing to audit; audit a run of another method"
+        )
 
 
 def showable_silos(experiment: Experiment) -> frozenset[str]:
@@ -119,7 +121,7 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
     ran = run.folder.result()
     findings = check_run(run, jobs.retraining)
     planted = planted_findings(run.study, jobs.planted)
-    if planted.checks:  # all checks together share the family's level
+    if planted.checks:  # all checks together share FAMILY_LEVEL
         checks = [*findings.checks, *planted.checks]
         findings = replace(findings, checks=checks, violations=failed(checks))
     result = AuditResult(
@@ -149,7 +151,7 @@ def _result(run: AuditedRun, jobs: JobResults, effort: Effort) -> AuditResult:
 
 
 def _membership(run: AuditedRun, jobs: JobResults) -> dict[str, AttackResult]:
-    """Empty if the adversary saw nothing that was kept."""
+    """The results of membership inference; empty if the run recorded nothing that the adversary saw."""
     if (first := jobs.first_reference) is None:
         return {}
     study, folder = run.study, run.folder
@@ -178,6 +180,6 @@ def _write_bundle(
 
 
 def _peak_memory() -> float:
-    """Of this process and the largest of its children, in MiB."""
+    """The peak memory of this process and of its largest child process, in MiB."""
     kib = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(kib / 1024, 1)

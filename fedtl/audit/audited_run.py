@@ -1,4 +1,4 @@
-"""What an audit of a run works on: the run folder, the study rebuilt from it, recorded messages, and who attacks."""
+"""What an audit of a run works on: the run folder, the study rebuilt from it, recorded messages, and the adversary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from fedtl.results.privacy import SiloPrivacy
 @dataclass(frozen=True)
 class AuditedRun:
     """
-    ``study`` is built from the run's own experiment, with its privacy guarantees. ``start``: the pretrained initial
-    weights, if the experiment pretrains.
+    A run and what is needed to audit it. ``study`` is built from the run's own experiment, with its privacy guarantees.
+    ``start``: the pretrained initial weights, if the experiment pretrains.
     """
 
     folder: RunFolder
@@ -38,7 +38,7 @@ class AuditedRun:
 
     @property
     def attackable(self) -> bool:
-        """Whether the adversary saw anything that was kept."""
+        """Whether the run recorded anything that the adversary saw."""
         return bool(self.messages) or self.adversary is Adversary.MODEL
 
     def canaries(self, name: str) -> list[CanaryPhase]:

@@ -26,7 +26,7 @@ from fedtl.errors import ConfigError, Refuted
 
 SigningKey = Ed25519PrivateKey
 BUNDLE, SIGNATURE = "bundle.json", "bundle.sig"
-SHOWN_FAULTS = 8  # in one message
+SHOWN_FAULTS = 8  # the most faults that one message names
 NOTICE = (
     "This audit was made from private rows. The privacy guarantee does not cover it, and it is not a release: do not give it "
     "to anyone who may not see the rows."
@@ -53,7 +53,9 @@ class BundleContent:
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that is as it was signed. ``known_signer``: the reader named the key, so the signer is known."""
+    """
+    A bundle that was not changed since it was signed. ``known_signer``: the reader named the key, so the signer is known.
+    """
 
     content: BundleContent
     known_signer: bool
@@ -66,7 +68,8 @@ def load_signing_key(path: Path) -> SigningKey:
             key = s.load_pem_private_key(path.read_bytes(), password=None)
         except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"{path} is not a private key in PEM format without a password: {error}"
+                f"{path} is not a private key in PEM format without a password ({error}); "
+                "name a file that does not exist, to create a key there"
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ConfigError(
@@ -106,7 +109,9 @@ def verify_bundle(folder: Path, wanted: str = "") -> Verified:
     """
     expected = _parse_public_key(wanted)
     if not (folder / BUNDLE).is_file() or not (folder / SIGNATURE).is_file():
-        raise ConfigError(f"{folder} is not a bundle: {BUNDLE} or {SIGNATURE} is missing")
+        raise ConfigError(
+            f"{folder} is not a bundle: {BUNDLE} or {SIGNATURE} is missing; name the folder of an audit"
+        )
     text = _read_plain_file(folder / BUNDLE)
     signature = _read_plain_file(folder / SIGNATURE)
     try:
@@ -119,7 +124,8 @@ def verify_bundle(folder: Path, wanted: str = "") -> Verified:
         ) from error
     if expected and expected != content.key:
         raise Refuted(
-            f"{folder} was signed with the key {fingerprint(content.key)}, not with yours, {fingerprint(expected)}"
+            f"{folder} was signed with the key {fingerprint(content.key)}, not with that of --key, {fingerprint(expected)}; "
+            "ask the auditor which key is right"
         )
     faults = [fault for name, digest in content.files.items() if (fault := _fault(folder, name, digest))]
     unexpected = unexpected_files(folder, {*content.files, BUNDLE, SIGNATURE})
@@ -134,7 +140,7 @@ def verify_bundle(folder: Path, wanted: str = "") -> Verified:
 
 
 def _read_content(text: bytes) -> BundleContent:
-    """Raises KeyError, TypeError or ValueError if anything is missing or has another form."""
+    """The content of bundle.json. Raises KeyError, TypeError or ValueError if anything is missing or has another form."""
     values = json.loads(text)
     content = BundleContent(**{name: values[name] for name in BundleContent.__dataclass_fields__})
     files, violations = dict(content.files), list(content.violations)
@@ -155,13 +161,13 @@ def _fault(folder: Path, name: str, digest: str) -> str:
 
 def unexpected_files(folder: Path, names: set[str]) -> list[str]:
     """Paths in a folder, at any depth, other than these names; links are listed, not followed."""
-    found = []
+    paths: list[str] = []
     for parent, folders, files in os.walk(folder):
         here = Path(parent).relative_to(folder)
         links = [name for name in folders if (folder / here / name).is_symlink()]
         empty = [name for name in folders if not any((folder / here / name).iterdir())]
-        found += [str(here / name) for name in {*files, *links, *empty}]
-    return sorted(set(found) - names)
+        paths += [str(here / name) for name in {*files, *links, *empty}]
+    return sorted(set(paths) - names)
 
 
 def public_key(key: SigningKey) -> str:
@@ -179,13 +185,13 @@ def describe_signer(path: Path) -> str:
 
 
 def fingerprint(key: str) -> str:
-    """Of a public key in hex: short enough to compare by telephone."""
+    """The fingerprint of a public key in hex, short enough to compare by telephone."""
     digest = sha256(bytes.fromhex(key)).hexdigest()[:24]
     return " ".join(digest[at : at + 4] for at in range(0, 24, 4))
 
 
 def _parse_public_key(typed: str) -> str:
-    """Raises ConfigError unless this is empty or a public key in hex."""
+    """The typed key in lower case, or "". Raises ConfigError if it is neither empty nor a public key in hex."""
     key = typed.strip().lower()
     if key and (len(key) != 64 or set(key) - set("0123456789abcdef")):
         raise ConfigError(
@@ -196,7 +202,9 @@ def _parse_public_key(typed: str) -> str:
 
 
 def _read_plain_file(path: Path) -> bytes:
-    """Refuse links: the file that a link points to may change after it was checked. Raises Refuted."""
+    """
+    The bytes of a file. Raises Refuted for a link, because the file that it points to may change after it was checked.
+    """
     if path.is_symlink():
         raise Refuted(f"{path} is a link, not a file of the bundle; ask the auditor for the bundle again")
     return path.read_bytes()

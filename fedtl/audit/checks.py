@@ -19,12 +19,12 @@ from fedtl.audit.verdict import FAMILY_LEVEL, Check, failed
 from fedtl.experiment.study import Study
 from fedtl.results.audit import Adversary, BoundsResult, ConformanceResult, PowerResult, SiloAudit
 
-SIGNIFICANCE = 0.05  # of the bounds that are reported; a claim is refuted at the family's level
+SIGNIFICANCE = 0.05  # the significance of reported bounds; claims are refuted at FAMILY_LEVEL
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All checks, those that failed at the family's level, and the result of each silo."""
+    """All checks, those that failed at FAMILY_LEVEL, and the result of each silo."""
 
     checks: Sequence[Check]
     violations: Sequence[Check]
@@ -161,6 +161,6 @@ def _power(study: Study, plan: ClaimedPlan, canaries: Sequence[CanaryPhase]) -> 
 
 
 def _checks_in_audit(study: Study) -> int:
-    """About how many checks a whole audit has: precise enough for a statement of power."""
+    """The approximate number of checks of a whole audit, which is precise enough for a statement of power."""
     silos = len(study.training)
     return silos * (21 + len(RETRAINING_CHECKS)) + silos * (silos - 1) // 2

@@ -45,7 +45,7 @@ class ClaimedPlan:
 
 
 def claimed_plan(claim: SiloPrivacy, guarantee: PrivacyGuarantee) -> ClaimedPlan:
-    """``guarantee``: the plan of which the claimed run is a part."""
+    """The claim with the trade-off curve of ``guarantee``, the plan of which the claimed run is a part."""
     events = guarantee.schedule()
     mu = gdp_mu(events, guarantee.delta)
     return ClaimedPlan(claim, trade_off(events), mu if math.isfinite(mu) else None)

@@ -16,7 +16,7 @@ from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
 from fedtl.results.audit import CheckResult
 
-SHOWN_FAULTS = 3  # of one check, in its reason
+SHOWN_FAULTS = 3  # the most faults of one check that its reason lists
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class StudyCharge:
 
 @dataclass(frozen=True)
 class ExportAudit:
-    """``updates``: how many left the site; None if the file's hash chain does not hold, so that nothing was read."""
+    """
+    The result of the audit of an export. ``updates``: how many left the site; None if the file's hash chain does not
+    hold, so that nothing was read.
+    """
 
     silo: str | None
     studies: Mapping[str, StudyCharge]
@@ -41,7 +44,7 @@ class ExportAudit:
 
 
 def audit_export(path: Path) -> ExportAudit:
-    """Raises ConfigError for a file that is not an export."""
+    """Audit an exported egress log and its ledgers. Raises ConfigError for a file that is not an export."""
     try:
         lines, ledgers = egress_log.read_export(path)
     except LedgerDamaged as error:
@@ -55,8 +58,8 @@ def audit_export(path: Path) -> ExportAudit:
         "link to messages": find_uncharged(sent, ledgers),
     }
     checks = [
-        Check(name, silo, float(not found), None, "; ".join(found[:SHOWN_FAULTS]))
-        for name, found in faults.items()
+        Check(name, silo, float(not messages), None, "; ".join(messages[:SHOWN_FAULTS]))
+        for name, messages in faults.items()
     ]
     studies: dict[str, StudyCharge] = {}
     for ledger in ledgers.values():

@@ -28,7 +28,7 @@ AuditJob = Callable[[Trainer], Any]  # can be pickled, and so can its result
 
 
 def study_job(study: Study, work: Callable[[Study], Any]) -> AuditJob:
-    """``work`` on the study as the worker rebuilds it, which must be a function that can be pickled."""
+    """The job that calls ``work``, a function that can be pickled, with the study as the worker rebuilds it."""
     return partial(_work_on_study, study.source, study.guarantees, work)
 
 

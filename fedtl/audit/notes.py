@@ -11,7 +11,7 @@ from fedtl.results.privacy import PrivacyReport
 
 
 def notes(run: AuditedRun, findings: Findings, effort: Effort) -> list[str]:
-    """In the order of the page."""
+    """The notes, in the order of the page."""
     experiment = run.study.experiment
     return [
         *_method_notes(findings, effort),
@@ -46,7 +46,7 @@ def _method_notes(findings: Findings, effort: Effort) -> list[str]:
 
 
 def _claim_notes(privacy: PrivacyReport | None, canaries: bool) -> list[str]:
-    """``privacy``: what result.json says about it."""
+    """The notes on the claim of the run. ``privacy``: the section of result.json."""
     if privacy is None:
         return ["The run was not private, so it claims nothing: conformance and bounds were not measured."]
     tuning = f"Tuning on private data, as the experiment declares it: {privacy.tuning}."

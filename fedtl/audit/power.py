@@ -18,7 +18,7 @@ from fedtl.audit.canaries.one_run import (
 from fedtl.results.audit import DetectableEpsilon, PowerResult
 
 POWER = 0.95  # the probability with which a detectable fault is detected
-MAX_MU = 40.0  # of the mechanisms that are tried
+MAX_MU = 40.0  # the largest mu of the Gaussian mechanisms that are tried
 
 
 def power(

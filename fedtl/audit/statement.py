@@ -13,7 +13,7 @@ ATTACK_NAMES = {"rmia": "RMIA", "lira": "LiRA"}
 
 
 def statement(audit: AuditResult) -> tuple[Part, ...]:
-    """All four parts, in order."""
+    """The four parts of the statement, in order."""
     return (
         Part("What was claimed", tuple(_claimed(audit.claims, audit.private))),
         Part("What was measured", tuple(_measured(audit))),

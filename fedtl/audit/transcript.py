@@ -35,8 +35,8 @@ SECOND_COMPOSITION = "composition by Opacus PRV"
 @dataclass(frozen=True)
 class RunDocuments:
     """
-    Of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its canaries
-    recorded. ``seed`` and ``rounds`` are the experiment's.
+    The documents of one silo: its ledger, its claim, the rounds that it ``answered``, the recorded messages, and what its
+    canaries recorded. ``seed`` and ``rounds`` are the experiment's.
     """
 
     silo: str
@@ -89,7 +89,9 @@ def composition_fault(claimed: float, second: float | None) -> str:
 def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
     """The lines of one hash chain, and what is wrong with it ("" if nothing is). Raises ConfigError if it is missing."""
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: a private silo cannot be audited without its ledger")
+        raise ConfigError(
+            f"{path} is missing: a private silo cannot be audited without its ledger; restore the file"
+        )
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         query = "SELECT line, hash FROM lines WHERE chain = ? ORDER BY number"
         entries = list(connection.execute(query, (name,)))
@@ -102,12 +104,15 @@ def read_chain(path: Path, name: str) -> tuple[list[LedgerLine], str]:
         return lines, f"line {broken} of the ledger was altered, or a line before it was removed"
     tip = _tips(path).get(name)
     if tip != [len(entries), last]:
-        return lines, f"the ledger ends with line {len(entries)}, but its tip says {tip and tip[0]}"
+        return lines, f"the ledger ends with line {len(entries)}, but its .tip file says {tip and tip[0]}"
     return lines, ""
 
 
 def last_hash(path: Path, name: str) -> str:
-    """The last hash of a chain. Whoever notes it down can tell later whether the ledger was set back to an older one."""
+    """
+    The last hash of a chain. If it is recorded elsewhere, it shows later whether the ledger was replaced by an older
+    copy.
+    """
     return str(_tips(path)[name][1])
 
 
@@ -164,7 +169,10 @@ def _messages_fault(charged: Sequence[RoundCharged], stored: set[int], documents
 
 
 def _task_hash(documents: RunDocuments, message: RecordedRound) -> str:
-    """As the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared tensor by name."""
+    """
+    The hash of a recorded task, as in the ledger's ``task``: sha256 over study, round, rounds, seed, and each shared
+    tensor by name.
+    """
     header = [documents.study, message.round, documents.rounds, documents.seed]
     digest = sha256(json.dumps(header).encode())
     for name in sorted(message.shared):

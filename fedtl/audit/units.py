@@ -46,12 +46,12 @@ def count(units: Tensor | None, rows: int) -> int:
 
 
 def by_row(values: Bools, units: Tensor | None) -> Bools:
-    """[rows]: for each row the value of its unit. ``values``: at least one for each unit."""
+    """The value of each row's unit [rows]. ``values``: at least one for each unit."""
     return values if units is None else values[units.numpy()]
 
 
 def by_unit(values: Floats | Bools, units: Tensor | None) -> Floats:
-    """[..., rows] as [..., units]: means over each unit's rows."""
+    """The means over each unit's rows [..., units] of ``values`` [..., rows]."""
     if units is None:
         return values.astype(np.float64)
     numbers = units.numpy()

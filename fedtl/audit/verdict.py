@@ -26,7 +26,7 @@ def not_exercised(reason: str) -> Measurement:
 
 
 def exact(passed: bool, value: float | None, reason: str) -> Measurement:
-    """A check that a sound run passes with certainty."""
+    """The measurement of a check that every sound run passes."""
     return Measurement(float(passed), value, reason)
 
 
@@ -51,7 +51,7 @@ def failed(checks: Sequence[Check], family_level: float = FAMILY_LEVEL) -> list[
 
 
 def status(check: Check, violations: Collection[Check]) -> Status:
-    """``violations``: the checks that failed in the whole audit."""
+    """Whether a check passed, failed or was not exercised. ``violations``: the checks that failed in the whole audit."""
     if check.p is None:
         return Status.NOT_EXERCISED
     return Status.FAILED if check in violations else Status.PASSED

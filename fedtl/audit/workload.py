@@ -32,9 +32,9 @@ Progress = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Effort:
     """
-    ``references``: the number of reference models; ``role_references``: the number for each row of the table of role
-    costs; ``iterations`` of each inversion; ``roles``: whether there is that table; ``planted``: whether mislabelled rows
-    are planted, which takes two more federations.
+    The amount of work of an audit. ``references``: the number of reference models; ``role_references``: the number for
+    each row of the table of role costs; ``iterations`` of each inversion; ``roles``: whether there is that table;
+    ``planted``: whether mislabelled rows are planted, which takes two more federations.
     """
 
     references: int = 16
@@ -50,7 +50,7 @@ QUICK = Effort(references=1, role_references=1, iterations=40, roles=False, plan
 
 @dataclass
 class JobResults:
-    """By kind of job; a kind that did not run is empty."""
+    """The results by kind of job; a kind that did not run is empty."""
 
     first_reference: ObservedFederation | None = None
     references: dict[int, Mapping[str, SiloLogOdds]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def run_workload(run: AuditedRun, effort: Effort, progress: Progress) -> JobResu
 
         def work_on(work: Mapping[str, _Work]) -> None:
             nonlocal done
-            for name, result in run_jobs(engine, {name: each.job for name, each in work.items()}):
+            for name, result in run_jobs(engine, {name: job.job for name, job in work.items()}):
                 work[name].store(result)
                 done += 1
                 progress(done, total, work[name].kind)

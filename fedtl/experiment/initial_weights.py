@@ -12,9 +12,8 @@ from fedtl.models.dp_norm import restore_names, restore_state
 from fedtl.models.net import ModelSpec
 from fedtl.models.roles import roles
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
-from fedtl.privacy import taint_metadata as marks
-from fedtl.privacy.taint import WHY, Label
+from fedtl.privacy import taint, taint_metadata
+from fedtl.privacy.taint import WHY_REFUSED, Label
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class FirstWeights:
         """
         if self.labels is None:
             return [UNCOVERED]
-        if private := labels.local_only(self.labels):
+        if private := taint.local_only_names(self.labels):
             raise ConfigError(
-                f"model.weights: {self.file}: {private[0]} is {Label.LOCAL}: {WHY}; "
+                f"model.weights: {self.file}: {private[0]} is {Label.LOCAL}: {WHY_REFUSED}; "
                 "start from public weights or from weights of private training, or train without [privacy]"
             )
         if set(self.labels.values()) - {Label.PUBLIC}:
@@ -50,10 +49,12 @@ class FirstWeights:
 
 
 def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
-    """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
+    """
+    Read initial weights. Raises ModelError where the file does not fit the model, or its provenance labels the file.
+    """
     net, file = plan.net(width), model_part(weights.read_weights(path))
     try:
-        provenance = marks.read(path)
+        provenance = taint_metadata.read_labels(path)
     except ModelError as error:
         raise ModelError(f"model.weights: {error}") from error
     if any(name.endswith(".affine.weight") for name in file):  # a private run's

@@ -24,7 +24,7 @@ from fedtl.models.net import ModelSpec
 from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
@@ -167,7 +167,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
     if model.labels is not None:
         labels = restore_names(model.trainer.net(model.data.width), model.labels)
         # num_batches_tracked may have been recreated here; it then depends on no data.
-        about = marks.metadata({named(name): labels.get(name, Label.PUBLIC) for name in used})
+        about = taint_metadata.label_metadata({named(name): labels.get(name, Label.PUBLIC) for name in used})
     save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
     description = {
         "model": model.experiment.model.name,

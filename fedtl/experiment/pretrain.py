@@ -20,7 +20,7 @@ from fedtl.methods.base import Phase
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.scaled import INPUT_SCALE
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, schema
         same_labels = {classes} == {*groups, *(silo.classes for silo in schema.silos.values())}
         kept = ("body.", "head.") if same_labels else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
-    folder.save_tensors(FILE, state, labels.public(state))
+    folder.save_tensors(FILE, state, taint.untrained_labels(state))
     return state
 
 

@@ -28,7 +28,7 @@ from fedtl.federation.round_log import history_line
 from fedtl.federation.rounds import Federation, FederationConfig, Round, ServerState, run_rounds
 from fedtl.messages import Task
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.ledger_reading import check_study_fits
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult
@@ -46,7 +46,7 @@ Progress = Callable[[Round], None]
 
 @dataclass(frozen=True)
 class _Machine:
-    """Where a run is done: on which device, and with which first weights, if some were pretrained."""
+    """Where a run is done: on which device, and with which initial weights, if some were pretrained."""
 
     device: str
     start: State | None
@@ -109,7 +109,7 @@ def _run(study: Study, folder: RunFolder, on: _Machine, progress: Progress | Non
     with choose.make_engine(experiment.engine, study.trainer, context, len(members)) as engine:
         server, totals, training_seconds = _train(study, folder, members, (server, totals), engine, progress)
         shared = _final_shared(study, members, server.shared)
-        provenance = labels.together(silo_provenance(study, name) for name in study.training)
+        provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)
         outcomes, late = _evaluate(study, folder, engine, shared, members, data)
         workers = engine.workers

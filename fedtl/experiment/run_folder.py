@@ -25,7 +25,7 @@ from fedtl.experiment.config.load import load_experiment, to_toml
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.round_log import RoundLog
 from fedtl.models.state import State
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import HistoryLine, RunResult
@@ -132,7 +132,7 @@ class RunFolder:
 
     def save_tensors(self, name: str, state: State, labels: Mapping[str, Label] | None = None) -> None:
         """Write tensors. ``labels``: the provenance of these tensors, and perhaps of others; written into the file."""
-        about = None if labels is None else marks.metadata({key: labels[key] for key in state})
+        about = None if labels is None else taint_metadata.label_metadata({key: labels[key] for key in state})
         write_file(self.path / name, lambda file: save_file(state, file, about))
 
     def tensors(self, name: str) -> State:
@@ -144,7 +144,7 @@ class RunFolder:
 
     def labels(self, name: str) -> dict[str, Label] | None:
         """Return the provenance of a file's tensors; None where it does not record it. Raises ModelError."""
-        return marks.read(self.path / name)
+        return taint_metadata.read_labels(self.path / name)
 
     def _runs(self) -> str:
         runs = sorted(str(path) for path in (self.path / "runs").iterdir())

@@ -22,7 +22,7 @@ from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.taint import Label
 from fedtl.simulation import choose
@@ -37,8 +37,8 @@ from fedtl.training.trainer import Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the first weights. ``guarantees``: by silo, once
-    ``with_guarantees`` has made them. ``first``: the provenance labels of the first weights, by tensor.
+    ``notes``: what a reader of the result should know about the initial weights. ``guarantees``: by silo, once
+    ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
     experiment: Experiment
@@ -82,7 +82,7 @@ class Study:
             local,
             self.secret(name),
             self.guarantees.get(name),
-            labels.public(self.trainer.partition.roles),
+            taint.untrained_labels(self.trainer.partition.roles),
         )
 
     def secret(self, name: str) -> bytes:
@@ -143,7 +143,7 @@ def build(
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
     choose.check_engine(experiment.engine, trainer)
-    provenance = {**labels.public(trainer.partition.roles), **(first.labels or {})}
+    provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
     return Study(experiment, trainer, data, tuple(first.notes), first=provenance)
 
@@ -169,7 +169,7 @@ def _method(experiment: Experiment) -> Method:
 def _first_weights(
     experiment: Experiment, spec: ModelSpec, schema: DataSchema, start: State | None
 ) -> FirstWeights:
-    """Return the first weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
+    """Return the initial weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
     if experiment.model.weights in ("", "pretrained"):
         return FirstWeights("", start or {}, {})
     first = read_first_weights(Path(experiment.model.weights), spec, schema.width)

@@ -1,1 +1,1 @@
-"""Who is asked, and how are the answers combined? Never sees data or training."""
+"""The server's side: which silos get a task, and how their updates are combined. Never sees data or training."""

@@ -1,8 +1,8 @@
 """
 Tasks and updates as Flower's records, and the silos behind Flower's grid as a Federation.
 
-Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing that comes
-from a peer is unpickled, and nothing in it can ask for more memory than it brought. Must not know rows or silos' state.
+Tensors travel as plain bytes with their shape and type, and are read only where the three agree: nothing from a peer
+is unpickled, and reading it never takes more memory than the message itself has. Must not depend on rows or silos' state.
 """
 
 import logging
@@ -37,10 +37,10 @@ DTYPES = {
 }
 MAX_TASK_BYTES = 1 << 34
 POLL_SECONDS = 1.0
-# Flower's own error codes. The texts that come with them are the peer's and are not repeated.
+# Flower's own error codes. The texts that a peer sends with them are not repeated.
 FLOWER_ERRORS = {
     2: "its app failed (code 2)",
-    5: "went away during the round (code 5)",
+    5: "disconnected during the round (code 5)",
     7: "has not approved this bundle (code 7)",
     8: "its app stopped responding (code 8)",
 }
@@ -80,7 +80,7 @@ def task_to_records(task: Task) -> RecordDict:
 
 
 def task_from_records(content: RecordDict) -> Task:
-    """Raises Denied for a message that is not a task."""
+    """The task of a message. Raises Denied for a message that is not a task."""
     try:
         if set(content) != {"task", "shared"}:
             raise ValueError(f"{len(content)} records, which are not those of a task")
@@ -101,7 +101,8 @@ def reply_to_records(reply: Update | Refusal) -> RecordDict:
 
 def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refusal:
     """
-    What a silo replied; a Refusal with a reason of our own where it is not an update. Never raises for what a peer can send.
+    What a silo replied; a Refusal with a reason of our own where it is not an update. Never raises, whatever the peer
+    sends.
     """
     if message.has_error():
         number = message.error.code
@@ -121,7 +122,9 @@ def reply_from_message(message: Message, silo: str, task: Task) -> Update | Refu
         asked = size_in_bytes(task.shared)
         if (size := sum(len(array.data) for array in content["delta"].values())) > asked:
             return Refusal(
-                silo, task.round, f"{silo}: its update has {size:,} bytes, more than the {asked:,} asked for"
+                silo,
+                task.round,
+                f"{silo}: its update has {size:,} bytes, more than the {asked:,} of the task's tensors",
             )
         header = {**content["update"], "metrics": dict(content["metrics"])}
         return unpack(Update, header, read_tensors(content["delta"], asked))
@@ -165,7 +168,8 @@ class FlowerFederation:
             if time.monotonic() > end:
                 away = ", ".join(sorted(admitted.keys() - set(connected))) or "no other silo is admitted"
                 raise NotEnoughSilos(
-                    f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; away: {away}"
+                    f"{len(connected)} of {self.minimum} silos are connected after {self.deadline:g} s; not connected: "
+                    f"{away}; start these silos, or wait longer"
                 )
             if not logged:
                 log.info("waiting for %d silos; connected: %s", self.minimum, ", ".join(connected) or "none")

@@ -2,8 +2,8 @@
 A task or an update as plain values and tensors by name, and back. Flower's records, a site's stored state and a transcript
 all write what ``pack`` returns and read it with ``unpack``.
 
-``unpack`` trusts nothing: it is used on what a peer sent. Tensors may have any names, so state beside the model needs no
-form of its own; whether a tensor is allowed is for the manifest and the policy to say.
+``unpack`` checks everything, because it is used on what a peer sent. Tensors may have any names, so state beside the
+model needs no form of its own; the manifest and the policy decide whether a tensor is allowed.
 """
 
 import math
@@ -16,8 +16,8 @@ from fedtl.models.state import State
 
 MAX_TENSORS = 100_000
 MAX_METRICS = 100
-MAX_NAME_LENGTH = 1000  # of a tensor, in characters
-MAX_TEXT_LENGTH = 200  # of a study's, a silo's or a metric's name, in characters
+MAX_NAME_LENGTH = 1000  # the longest name of a tensor, in characters
+MAX_TEXT_LENGTH = 200  # the longest name of a study, silo or metric, in characters
 TENSORS = {Task: "shared", Update: "delta"}
 TYPES: dict[str, type] = {
     "study": str,

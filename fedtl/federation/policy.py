@@ -1,8 +1,8 @@
 """
-What a site may send and what it may be asked for. Deny by default: what no list of the policy names is refused.
+What a site may send and what it may be asked for. Deny by default: anything that the policy does not list is refused.
 
-The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. Must not know
-how an update is made, nor how it travels.
+The server learns one of the fixed codes below and nothing else; the reason is written to the site's own log. Must not
+depend on how an update is computed or sent.
 """
 
 import json
@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # the SuperNode needs codes and hashes only, and does not imp
 
 
 class Code(StrEnum):
-    """Why a site refused: all that the server is told."""
+    """The reason of a refusal, and all that the server learns about it."""
 
-    DECLINED = "declined"  # budget, policy or anything about data; the server is not told which
+    DECLINED = "declined"  # budget, policy or anything about data; the server does not learn which
     PLAN = "plan"  # the bundle, plan or code is not the approved one
     ROUND = "round"  # an earlier round, or a second, different task for the same round
     TENSORS = "tensors"  # tensors that are not on the manifest
@@ -152,7 +152,7 @@ def check_update(
     if update.silo != silo or update.round != task.round:
         raise Denied(
             Code.FAILED,
-            f"the update is of {update.silo}, round {update.round}; asked for were {silo}, round {task.round}",
+            f"the update is from silo {update.silo}, round {update.round}; the task was for silo {silo}, round {task.round}",
         )
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")

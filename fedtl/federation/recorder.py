@@ -1,7 +1,7 @@
 """
 A transcript: what the server sent and received in chosen rounds, recorded for attacks on the run afterwards.
 
-It holds what crosses between server and silos and nothing else: the tensors sent, and each update as it came.
+It holds what crosses between server and silos and nothing else: the tensors sent, and each update as received.
 """
 
 import json
@@ -31,7 +31,7 @@ def rounds_to_record(rounds: int, count: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class RecordingFederation:
-    """Another federation whose ``rounds`` are written to ``folder``."""
+    """A federation that passes everything to another one and writes its ``rounds`` to ``folder``."""
 
     federation: Federation
     folder: Path

@@ -51,7 +51,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class RoundLog:
-    """``private``: only the owner may read the files. A process killed at any moment leaves both files usable."""
+    """
+    Writes history and checkpoints. ``private``: only the owner may read the files. A process killed at any moment leaves
+    both files usable.
+    """
 
     folder: Path
     private: bool = False

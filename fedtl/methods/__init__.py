@@ -1,1 +1,1 @@
-"""What does a method share, minimise, keep and do at the end? One file a method or loss."""
+"""Methods and losses, one file each: what a silo shares, minimises and keeps, and what it does after the last round."""

@@ -1,7 +1,7 @@
 """
 A federated method is a value: what a silo shares, what it minimises, in which order its parts are trained, what further state it
-keeps, how the server moves, and what each silo does after the last round. A method's settings are its function's
-parameters.
+keeps, how the server updates the shared tensors, and what each silo does after the last round. A method's settings are
+its function's parameters.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,12 @@ Through = Callable[[Sets], State]
 @dataclass(frozen=True)
 class Phase:
     """
-    A stretch of local training in which only some roles move. ``epochs`` None: as ``[train]`` says; ``objective`` None:
-    the method's.
+    A part of local training in which only the tensors of some roles are trained. ``epochs`` None: as ``[train]`` says;
+    ``objective`` None: the method's.
 
-    ``on``: the sets that move, MODEL or slots. ``through``: from all sets to the weights of the forward pass,
-    differentiable; None: the one set of ``on`` itself. ``into``: the set that takes these weights when the phase ends.
+    ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
+    of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
+    ends.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -42,10 +43,11 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedRound:
     """
-    A round of local training as it went. ``reach``: by the model's parameters, how far a constant gradient of 1 would
-    have moved each: the learning rate times the number of steps, and what momentum adds.
+    A finished round of local training: all sets ``before`` and ``after`` it. ``reach``: for each parameter of the model,
+    how far a constant gradient of 1 would have moved it: the learning rate times the number of steps, and what momentum
+    adds.
     """
 
     before: Sets
@@ -58,7 +60,7 @@ class Slot:
     """
     A further set of tensors that a silo keeps: a second model, a control variate, a mask.
 
-    ``first`` makes it from the model's first tensors and their roles. ``crosses``: its change is part of every update,
+    ``first`` makes it from the model's initial tensors and their roles. ``crosses``: its change is part of every update,
     and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
     None: what the phases made of it.
     """
@@ -66,7 +68,7 @@ class Slot:
     name: str
     first: Callable[[State, Mapping[str, Role]], State]
     crosses: bool = False
-    after: Callable[[Ended], State] | None = None
+    after: Callable[[FinishedRound], State] | None = None
 
 
 class Summary(ABC):
@@ -101,7 +103,7 @@ class Site(Protocol):
 
 class Finish(ABC):
     """
-    A step at the silo after the last round, from the model that would be used to a better one. ``trained``: the roles
+    A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
     that it fits to the silo's rows; steps that fit none come first.
     """
 
@@ -140,7 +142,9 @@ class FineTune(Finish):
 
 
 class Server(Protocol):
-    """How the server moves: from updates, sorted by silo, to the next shared tensors and what it remembers."""
+    """
+    The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
+    """
 
     def __call__(
         self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
@@ -153,11 +157,12 @@ ExactStatistics = Literal["own", "always", "never"]
 @dataclass(frozen=True)
 class Method:
     """
-    ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``: steps after the last round.
-    ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or momentum.
+    A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
+    steps after the last round. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic
+    assumes plain SGD or momentum.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
-    it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs say "always"
+    it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
     (privacy.statistics = "local-after") or "never" (any other).
     ``pool``: all silos' rows in one place, a baseline for simulation only.
 

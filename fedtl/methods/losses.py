@@ -28,8 +28,8 @@ from fedtl.models.state import State
 @dataclass(frozen=True)
 class Batch:
     """
-    ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without one);
-    ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
+    A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without
+    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
     """
 
     x: Tensor
@@ -67,7 +67,7 @@ class Model(Protocol):
 class Forward:
     """
     One pass of a model over one batch, computed when it is first needed. ``progress`` runs from 0 to 1 over the whole
-    training; ``summaries``: the mean of each over all silos, as it came.
+    training; ``summaries``: the mean of each over all silos, as received.
     """
 
     batch: Batch
@@ -81,12 +81,12 @@ class Forward:
 
     @property
     def features(self) -> Tensor:
-        """[B, D]"""
+        """Return the features [B, D]."""
         return self._pass.features
 
     @property
     def scores(self) -> Tensor:
-        """[B, classes] or, for regression, [B, 1]."""
+        """Return the scores [B, classes] or, for regression, [B, 1]."""
         return self._pass.scores
 
     @property
@@ -114,7 +114,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Computed:
-    """A model whose pass is already there."""
+    """A model whose pass has already been computed."""
 
     result: Pass
     aux: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class Loss:
     """What any loss on examples may need: a second domain, outputs of layers, modules of its own."""
 
     needs_target = False
-    needs_layers: tuple[str, ...] = ()  # by their paths in the net, such as "body.features.0"
+    needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedtl._util.settings import Weight
 from fedtl.methods.losses import Forward, PerBatch
 
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth, as in DAN (Long et al., 2015)
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # factors on the bandwidth, as in DAN (Long et al., 2015)
 
 
 @dataclass(frozen=True)

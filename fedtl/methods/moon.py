@@ -23,7 +23,7 @@ Temperature = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class ModelContrast(PerExample):
-    """-log(e^(s(z, z_received) / t) / (e^(s(z, z_received) / t) + e^(s(z, z_previous) / t))), s the cosine."""
+    """Li et al., 2021: mu log(1 + e^((s(z, z_previous) - s(z, z_received)) / t)), with s the cosine similarity."""
 
     mu: Weight = 1.0
     temperature: Temperature = 0.5
@@ -35,7 +35,7 @@ class ModelContrast(PerExample):
 
     def losses(self, out: Forward) -> Tensor:
         z, received, previous = (
-            one.aux["moon"](one.features) for one in (out, out.by(RECEIVED), out.by("previous"))
+            model.aux["moon"](model.features) for model in (out, out.by(RECEIVED), out.by("previous"))
         )
         likeness = [F.cosine_similarity(z, other) / self.temperature for other in (received, previous)]
         first = torch.zeros(len(z), dtype=torch.int64, device=z.device)

@@ -25,7 +25,7 @@ def _cosine(round: int, rounds: int) -> float:
     return (1 + math.cos(math.pi * (round - 1) / rounds)) / 2
 
 
-# The factor on the learning rate in a round, of so many rounds.
+# Functions of the round and the number of rounds; each gives the factor on the learning rate in that round.
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": lambda round, rounds: 1.0, "cosine": _cosine}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedtl.methods.base import Ended, Method, Slot
+from fedtl.methods.base import FinishedRound, Method, Slot
 from fedtl.methods.losses import OnWeights, TaskLoss
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
 from fedtl.methods.slots import zeros
@@ -24,7 +24,7 @@ class Correction(OnWeights):
         return sets["control"][name] - sets["own_control"][name]
 
 
-def _own(ended: Ended) -> State:
+def _own(ended: FinishedRound) -> State:
     before, trained = ended.before, ended.after[MODEL]
     return {
         name: own
@@ -34,7 +34,7 @@ def _own(ended: Ended) -> State:
     }
 
 
-def _common(ended: Ended) -> State:
+def _common(ended: FinishedRound) -> State:
     """Return c with the silo's change, so that what crosses is the change of c_i, and its mean moves c."""
     before, own = ended.before, ended.after["own_control"]
     return {name: c + own[name] - before["own_control"][name] for name, c in before["control"].items()}

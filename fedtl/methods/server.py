@@ -1,5 +1,5 @@
 """
-How the server moves: from the silos' updates to the next shared tensors.
+The server's step: from the silos' updates to the next shared tensors.
 
 The averaged update is used as a negative gradient (Reddi et al., 2021), so any torch optimiser can take the step: FedAvgM is
 ``sgd`` with momentum, FedAdam is ``adam``. Tensors that are no weights of the model (normalisation statistics, slots,
@@ -29,8 +29,9 @@ AVERAGED = frozenset(
 @dataclass(frozen=True)
 class ServerStep:
     """
-    ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise and unweighted, Yin et al.,
-    2018; ``share`` is cut at each end), or a torch optimiser with its arguments in ``settings``. Raises ConfigError.
+    The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
+    and unweighted, Yin et al., 2018; ``share`` is cut at each end), or a torch optimiser with its arguments in
+    ``settings``. Raises ConfigError.
     """
 
     name: str = "mean"

@@ -11,9 +11,9 @@ from fedtl.models.state import State
 
 MODEL = "model"  # what a silo trains
 RECEIVED = (
-    "received"  # the model as the round began: shared tensors as they came, local ones as they were kept
+    "received"  # the model at the start of the round: received shared tensors, and the silo's local ones
 )
-SHARED = "shared"  # the shared tensors of the model alone, as they came
+SHARED = "shared"  # the received shared tensors of the model only
 SUMMARY = "summary"
 RESERVED = frozenset({MODEL, RECEIVED, SHARED, SUMMARY})
 

@@ -1,4 +1,4 @@
-"""Methods that are a choice of what is shared, of phases, and of what is fitted at home in the end."""
+"""Methods that consist of a choice of shared roles, of phases, and of what each silo fits after the last round."""
 
 from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import BACKBONE, HEAD, FineTune, Method, Phase
@@ -12,12 +12,15 @@ def local() -> Method:
 
 
 def probe(head_epochs: Count = 20) -> Method:
-    """No training together: the first body, with exact statistics and a head fitted to the silo. The baseline that joining must beat."""
+    """
+    A baseline without federated training: the initial body, with exact statistics and a head fitted to the silo. Joining
+    a federation should be better than this.
+    """
     return Method(shared=frozenset(), phases=(), finish=(FineTune("head", head_epochs),))
 
 
 def pooled() -> Method:
-    """All rows trained on in one place: an upper baseline, in simulation only."""
+    """One model is trained on the rows of all silos in one place: an upper baseline, in simulation only."""
     return Method(pool=True)
 
 
@@ -52,7 +55,7 @@ def fedrep(head_epochs: Count = 5) -> Method:
 
 
 def fedbabu(head_epochs: Count = 5) -> Method:
-    """Oh et al., 2022: the head keeps its first weights; each silo fits its own after the last round."""
+    """Oh et al., 2022: the head keeps its initial weights; each silo fits its own after the last round."""
     return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), finish=(FineTune("head", head_epochs),))
 
 

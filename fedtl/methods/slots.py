@@ -1,10 +1,10 @@
-"""First values of slots, and what they become, as several methods need them."""
+"""Initial values of slots and their values after a round, as several methods need them."""
 
 from collections.abc import Mapping
 
 import torch
 
-from fedtl.methods.base import Ended
+from fedtl.methods.base import FinishedRound
 from fedtl.methods.sets import MODEL
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -13,7 +13,7 @@ WEIGHTS = frozenset({Role.BODY, Role.HEAD, Role.AUX, Role.NORM})
 
 
 def first_model(model: State, roles: Mapping[str, Role]) -> State:
-    """Return a copy of the model's first tensors."""
+    """Return a copy of the model's initial tensors."""
     return {name: tensor.clone() for name, tensor in model.items()}
 
 
@@ -22,6 +22,6 @@ def zeros(model: State, roles: Mapping[str, Role]) -> State:
     return {name: torch.zeros_like(tensor) for name, tensor in model.items() if roles[name] in WEIGHTS}
 
 
-def trained_model(ended: Ended) -> State:
+def trained_model(ended: FinishedRound) -> State:
     """Return the model as the round left it."""
     return dict(ended.after[MODEL])

@@ -1,1 +1,1 @@
-"""What is each tensor of a model, and how is a model built?"""
+"""Models: how they are built and split, and the role of each of their tensors."""

@@ -18,7 +18,7 @@ from fedtl.errors import ModelError
 from fedtl.models.net import Shape
 
 Width = Annotated[int, Field(ge=1, le=4096)]  # channels or units of a layer
-GROUPS = 8  # of a GroupNorm
+GROUPS = 8  # the number of groups of a GroupNorm
 
 
 def convnet(shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64)) -> tuple[nn.Module, str]:

@@ -78,7 +78,7 @@ class SiloNorm(nn.Sequential):
     norm: FixedNorm
 
     def __init__(self, old: _BatchNorm) -> None:
-        """``old``: a BatchNorm of a supported type; its tensors and children move here."""
+        """Take the tensors and children of ``old``, a BatchNorm of a supported type."""
         super().__init__()
         self.kind, self.momentum = type(old), old.momentum
         self.norm = FixedNorm(old.num_features, old.eps)

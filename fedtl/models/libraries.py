@@ -30,7 +30,9 @@ def timm_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Module, st
     classifier = model.get_classifier()
     paths = [path for path, module in model.named_modules() if module is classifier]
     if not isinstance(classifier, nn.Module) or not paths:
-        raise ModelError(f"model.name = {name!r} has no single classifier, so fedtl cannot give it a head")
+        raise ModelError(
+            f"model.name = {name!r} has no single classifier to replace by a head; choose another model"
+        )
     return model, paths[0]
 
 
@@ -81,7 +83,9 @@ def torchvision_model(name: str, shape: Shape, pretrained: bool) -> tuple[nn.Mod
         )
     owners = {path.rpartition(".")[0] for path in two if two[path] != three[path]}
     if len(owners) != 1:
-        raise ModelError(f'model.name = "torchvision/{name}" has {len(owners)} classifiers; fedtl needs one')
+        raise ModelError(
+            f'model.name = "torchvision/{name}" has {len(owners)} classifiers; choose a model with one'
+        )
     if pretrained:
         model: Any = _download(partial(models.get_model, name, weights="DEFAULT"), name)
     else:

@@ -1,8 +1,8 @@
 """
 A model in two parts: a body that turns inputs into features, and a head that turns features into scores.
 
-A library's model is split at its classifier, which is replaced by a head of any width. This module does not know which
-library the model came from.
+A library's model is split at its classifier, which is replaced by a head of any width. This module does not depend on
+the library of the model.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ from fedtl._util.randomness import address
 from fedtl.errors import ModelError
 from fedtl.models.norms import is_norm
 
-Shape = tuple[int, ...]  # of one input: (columns,) or (channels, height, width)
+Shape = tuple[int, ...]  # the shape of one input: (columns,) or (channels, height, width)
 MakeModules = Callable[
     [int], Mapping[str, nn.Module]
 ]  # the modules of a loss term, from the number of features
@@ -52,8 +52,8 @@ class ModelSpec:
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
-        Return a net on this body (not on a copy) with a head of ``width`` outputs, whose first weights depend only on the
-        seed and the width. ``parts`` make the modules that loss terms add.
+        Return a net on this body (not on a copy) with a head of ``width`` outputs, whose initial weights depend only on
+        the seed and the width. ``parts`` make the modules that loss terms add.
         """
         with _seeded(self.seed, "head", width):
             head = self.make_head(width)
@@ -75,7 +75,7 @@ class ModelSpec:
 
 
 def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """Return ``build()`` with first weights that depend only on the seed; torch's global generator is not changed."""
+    """Return ``build()`` with initial weights that depend only on the seed; torch's global generator is not changed."""
     with _seeded(seed, "body"):
         return build()
 
@@ -164,7 +164,8 @@ def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
 
         return make, features
     raise ModelError(
-        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only"
+        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only; "
+        "choose another model"
     )
 
 

@@ -107,7 +107,9 @@ def statistics_distance(used: State, exact: State) -> float | None:
 
 @contextmanager
 def _normalising_by_batch(model: nn.Module, norms: list[nn.Module]) -> Iterator[None]:
-    """Within: evaluation mode, but ``norms`` use the statistics of the batch. Modes and buffers are restored at the end."""
+    """
+    Evaluation mode inside the block, except that ``norms`` use batch statistics. Restores modes and buffers at the end.
+    """
     modes = {module: module.training for module in model.modules()}
     before = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers(recurse=False)]
     model.eval()

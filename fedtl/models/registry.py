@@ -13,7 +13,9 @@ from fedtl.models import builtin, libraries
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
 
-Build = Callable[..., tuple[nn.Module, str]]  # from the shape of one input, and the model's own settings
+Build = Callable[
+    ..., tuple[nn.Module, str]
+]  # a function of the shape of one input and the model's own settings
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",
@@ -46,8 +48,9 @@ def model_spec(
     name: str, shape: Shape, seed: int, pretrained: bool = False, settings: Mapping[str, Any] = NO_SETTINGS
 ) -> ModelSpec:
     """
-    Return the model of this name for inputs of ``shape``. Its first weights depend only on ``seed``; with ``pretrained``
-    they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises ModelError.
+    Return the model of this name for inputs of ``shape``. Its initial weights depend only on ``seed``; with
+    ``pretrained`` they are the library's. ``settings``: parameters of the model's function in the table, checked. Raises
+    ModelError.
     """
     check_model_name(name)
     classifier = ""

@@ -33,7 +33,7 @@ EVERYTHING = frozenset(Role) - {
     Role.COUNT,
     Role.EXTRA,
     Role.SUMMARY,
-}  # of a model, as far as it can be shared
+}  # all roles that can be shared
 
 
 def roles(model: nn.Module) -> dict[str, Role]:
@@ -68,7 +68,7 @@ def _part(path: str) -> Role:
 class Partition:
     """
     A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
-    names of tensors in addition to the model that leave; their roles do not say it.
+    names of tensors in addition to the model that leave, which does not follow from their roles.
     """
 
     roles: Mapping[str, Role]

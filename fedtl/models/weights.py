@@ -25,7 +25,9 @@ def read_weights(path: Path) -> State:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ModelError(f"model.weights: {path} is not a safetensors file ({error})") from error
+            raise ModelError(
+                f"model.weights: {path} is not a safetensors file ({error}); set model.weights to another file"
+            ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, UnpicklingError among them
@@ -37,7 +39,9 @@ def read_weights(path: Path) -> State:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"model.weights: {path} does not hold a state_dict of tensors")
+        raise ModelError(
+            f"model.weights: {path} does not hold a state_dict of tensors; save the model's state_dict()"
+        )
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
@@ -69,13 +73,15 @@ def fit_weights(
             )
         else:
             raise ModelError(
-                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs {tuple(net[name].shape)}"
+                f"model.weights: {where}: {name} has shape {tuple(tensor.shape)}; the model needs "
+                f"{tuple(net[name].shape)}; check that model.name and model.settings are those of this file"
             )
     needed = {Role.BODY} if by_fedtl else {Role.BODY, Role.NORM, Role.STATS}
     missing = sorted(name for name in net.keys() - fitting.keys() if roles[name] in needed)
     if missing:
         raise ModelError(
-            f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing"
+            f"model.weights: {where} has no tensor {missing[0]!r}, and {len(missing) - 1} more of the body are missing; "
+            "check that model.name is the model of this file"
         )
     absent = sorted({str(roles[name]) for name in net.keys() - fitting.keys()} - {Role.COUNT})
     if absent:

@@ -1,1 +1,1 @@
-"""What may a row cost, and where is it written down?"""
+"""Differential privacy: noise, clipping and accounting, and the ledger of what was spent on each dataset."""

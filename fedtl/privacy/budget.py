@@ -16,7 +16,7 @@ from fedtl.errors import BudgetExhausted, ConfigError
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 
-SLACK = 1 + 1e-9  # three times a third may be a little more than one
+SLACK = 1 + 1e-9  # relative, for rounding: three times a third may be slightly more than one
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@ Canaries in private training: synthetic records, each of which is a member or no
 
 The loss of canary i is gain * <canary weight, e_i>. Its gradient is much longer than the clip, has one coordinate of the
 canary weight, and is zero in the model, as the gradient of a real record is zero in the canary weight. So canaries pass
-through the silo's own sampling, clip, noise and optimizer without affecting the model. What became of them is recorded at
-the silo; an update has no field for it. This module must not know how an auditor evaluates the records.
+through the silo's own sampling, clip, noise and optimizer without affecting the model. Their noisy sums
+are recorded at the silo; an update has no field for them. This module must not depend on how an auditor evaluates the
+records.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from fedtl.methods.losses import Batch
 
 GAIN = 10.0  # the norm of a canary's gradient before clipping, in clips
 STATISTICS_FILE = "statistics.safetensors"
-MAX_TRIAL_CANARIES = 4  # that are tried together with synthetic rows
+MAX_TRIAL_CANARIES = 4  # the most canaries in a trial step with synthetic rows
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ class CanaryLayer:
     def before_optimizer(
         self, rows: Tensor, records: int, expected: float, then: Callable[[], None]
     ) -> Callable[[], None]:
-        """Return what runs between the noise and the optimizer: record the canaries' noisy sums, and ``then`` call that."""
+        """
+        Return a function to run between the noise and the optimizer: it records the canaries' noisy sums, then calls
+        ``then``.
+        """
         if self._canaries is None:
             return then
 

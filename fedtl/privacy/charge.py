@@ -28,8 +28,8 @@ def charged_round(
     guarantee: PrivacyGuarantee, silo: str, task: Task, compute: Callable[[bool], tuple[Update, State]]
 ) -> tuple[Update, State]:
     """
-    Return the update and the silo's new local state, which ``compute(first)`` makes. ``first``: no round of this study was
-    charged before, so the statistics are released with it.
+    Return the update and the silo's new local state, which ``compute(first)`` computes. ``first``: no round of this study
+    was charged before, so the statistics are released with it.
 
     Raises SiloFailed, with a message that does not depend on the rows, and Refused.
     """
@@ -47,7 +47,7 @@ def charged_round(
                 "%s: a charged round failed: %s", silo, error, exc_info=not isinstance(error, FedTLError)
             )
             raise SiloFailed(
-                f"{silo}: no update for round {task.round}; the silo's own log says why"
+                f"{silo}: no update for round {task.round} (the reason is in the silo's own log)"
             ) from None
         reply = _packed(update, local)
         ledger.store(task.study, task.round, reply)

@@ -70,7 +70,8 @@ class Releases:
 @dataclass(frozen=True)
 class PrivacyGuarantee:
     """
-    ``epsilon`` and ``delta`` bound all rounds together, ``releases`` included, for zero-out adjacency.
+    The guarantee of one silo. ``epsilon`` and ``delta`` bound all rounds together, ``releases`` included, for zero-out
+    adjacency.
 
     ``seed`` None: the noise comes from the operating system; a number makes it reproducible, for debugging only.
     ``canaries``: synthetic records that train with the others, for an audit.

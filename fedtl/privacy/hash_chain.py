@@ -1,12 +1,13 @@
 """
-Durable lines in hash chains, and bytes stored beside them: one SQLite file, and its ``<path>.tip``. Must not know what
-the lines mean.
+Durable lines in hash chains, and bytes stored beside them: one SQLite file, and its ``<path>.tip``. Must not depend
+on what the lines mean.
 
 A process may be killed at any moment, and others may write at the same time. The hash of a line is sha256 of the hash of
 the line before and of its own canonical JSON, so that altering or removing a line breaks its chain. The tip file holds
 each chain's length and last hash, so that lines cut off at the end are noticed too. Not noticed: both files replaced by an
-older copy, or rewritten by somebody who knows the format; and the last line that a killed process had written and not yet
-sealed, if it is cut off before the file is next written to. Against the first, record the last hash elsewhere.
+older copy, or rewritten by somebody who knows the format; and the last line of a killed process that had not yet
+written the tip, if that line is removed before the file is next written to. Against the first, record the last hash
+elsewhere.
 
 Reading writes nothing, so that it works on a read-only file system; except that where a process was killed while it
 wrote, SQLite must roll its unfinished transaction back before anything can be read.
@@ -27,9 +28,9 @@ from typing import Any, TypeVar
 from fedtl._util.files import sync_folder, write_bytes
 from fedtl.errors import LedgerDamaged, SiloFailed
 
-LOCK_SECONDS = 60.0  # to wait for other processes to finish their lines
+LOCK_SECONDS = 60.0  # the longest wait for another process that writes
 GENESIS = "0" * 64  # the hash before the first line of a chain
-BLOB_BYTES = 1 << 26  # stored in one row at most; SQLite holds no blob above 1e9
+BLOB_BYTES = 1 << 26  # the most bytes of one table row; SQLite holds no blob above 1e9
 TABLES = (
     "CREATE TABLE IF NOT EXISTS lines (number INTEGER PRIMARY KEY, chain TEXT, line TEXT, hash TEXT)",
     "CREATE INDEX IF NOT EXISTS of_chain ON lines (chain, number)",

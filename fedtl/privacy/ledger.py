@@ -2,8 +2,8 @@
 A silo's record of what was spent on its data: charge a round, make that durable, compute, store the reply, release.
 
 It belongs to the data and outlives processes, experiments and studies. A study's whole plan is charged before its first
-round (see ``budget``), whatever becomes of its rounds, and the plans together never exceed the lifetime budget. Must not
-know what is computed. Reading is in ``ledger_reading``.
+round (see ``budget``), also if it ends early, and the plans together never exceed the lifetime budget. Must not
+depend on what is computed. Reading is in ``ledger_reading``.
 """
 
 import json
@@ -69,7 +69,7 @@ class Ledger:
     Opening writes the first dataset of a file, and a changed budget; the last budget that was written applies to all
     processes. Changed rows are written when they are first met, and wait for ``confirm``; what was spent stays spent,
     because most of the rows will be the same. All methods raise SiloFailed if the file cannot be written, and
-    LedgerDamaged if it was altered; opening also raises Refused for a further dataset that nobody has admitted.
+    LedgerDamaged if it was altered; opening also raises Refused for a further dataset that was not admitted.
     """
 
     def __init__(self, account: LedgerAccount) -> None:
@@ -93,8 +93,8 @@ class Ledger:
         with file.write(dataset) as chain:
             others = chain.others()
             if chain.entries or not others:
-                known = "it is in this ledger already" if chain.entries else "it is the first of this ledger"
-                raise ConfigError(f"{dataset}: {known}; remove --new-dataset")
+                reason = "it is in this ledger already" if chain.entries else "it is the first of this ledger"
+                raise ConfigError(f"{dataset}: {reason}; remove --new-dataset")
             _open(chain, account, check_other_rows(dataset, account.rows, others))
         return cls(account)
 
@@ -114,17 +114,17 @@ class Ledger:
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
             self._check_rows(chain, state)
-            known = state.studies.get(study, StudyState(planned(study, plan)))
-            self._check_plan(study, known, plan)
-            if round <= known.round:
+            study_state = state.studies.get(study, StudyState(planned(study, plan)))
+            self._check_plan(study, study_state, plan)
+            if round <= study_state.round:
                 return Charge(
-                    self._stored_reply(chain, study, known, round, task_hash), plan.epsilon, plan.delta
+                    self._stored_reply(chain, study, study_state, round, task_hash), plan.epsilon, plan.delta
                 )
-            charged = accounting.merge_events([*known.events, *events])
-            self._check_planned(study, charged, known)
+            charged = accounting.merge_events([*study_state.events, *events])
+            self._check_planned(study, charged, study_state)
             check_affordable(self._account.dataset, study, plan, state.budget, state.taken_by_others(study))
             if study not in state.studies:
-                append(chain, known.plan)
+                append(chain, study_state.plan)
             append(
                 chain,
                 RoundCharged(
@@ -140,8 +140,8 @@ class Ledger:
     def store(self, study: str, round: int, reply: bytes) -> None:
         """Store the reply to the study's last charged round, durably, in place of the reply to the round before."""
         with self._file.write(self._account.dataset) as chain:
-            known = ledger_state(chain).studies.get(study)
-            if known is None or known.round != round or known.reply:
+            study_state = ledger_state(chain).studies.get(study)
+            if study_state is None or study_state.round != round or study_state.reply:
                 raise FedTLError(
                     f"{self._account.dataset}: round {round} of study {study!r} is not its last charged round, or already has a reply"
                 )
@@ -167,7 +167,9 @@ class Ledger:
                 append(chain, RowsConfirmed(fingerprint=fingerprint, rows=rows.count, kept=kept))
 
     def _note_changed_rows(self) -> None:
-        """In a transaction of its own, because the refusal that follows rolls back what was written with it."""
+        """
+        Record changed rows in a separate transaction, because the refusal that follows rolls its own transaction back.
+        """
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
             if state.fingerprint != self._account.rows.fingerprint:
@@ -192,44 +194,47 @@ class Ledger:
                 "confirm them (fedtl silo confirm); what was spent stays spent"
             )
 
-    def _check_plan(self, study: str, known: StudyState, plan: Plan) -> None:
-        if known.plan != planned(study, plan):
-            written = known.plan.model_dump(mode="json", include={"epsilon", "delta", "events"})
+    def _check_plan(self, study: str, study_state: StudyState, plan: Plan) -> None:
+        if study_state.plan != planned(study, plan):
+            written = study_state.plan.model_dump(mode="json", include={"epsilon", "delta", "events"})
             raise Refused(
                 f"{self._account.dataset}: study {study!r} was charged for another plan ({json.dumps(written)}); use another "
                 "study name for another plan"
             )
 
     def _stored_reply(
-        self, chain: HashChain, study: str, known: StudyState, round: int, task_hash: str
+        self, chain: HashChain, study: str, study_state: StudyState, round: int, task_hash: str
     ) -> bytes:
         where = f"{self._account.dataset}: round {round} of study {study!r}"
-        if round < known.round:
-            raise Refused(f"{where} is over; the last is {known.round}")
-        if task_hash != known.task:
+        if round < study_state.round:
+            raise Refused(
+                f"{where} is over; the last charged round is {study_state.round}: continue with the next one"
+            )
+        if task_hash != study_state.task:
             raise Refused(f"{where} was charged for another task; continue with the next round")
-        if not known.reply:
+        if not study_state.reply:
             raise RoundLost(
                 f"{where} was charged and has no reply: it is lost, unless another process is computing it; continue with the "
                 "next round"
             )
-        return chain.stored(study, known.reply)
+        return chain.stored(study, study_state.reply)
 
-    def _check_planned(self, study: str, charged: Sequence[SpendEvent], known: StudyState) -> None:
+    def _check_planned(self, study: str, charged: Sequence[SpendEvent], study_state: StudyState) -> None:
         most = {
             (event.noise_multiplier, event.sample_rate): event.steps
-            for event in accounting.merge_events(spend_events(known.plan.events))
+            for event in accounting.merge_events(spend_events(study_state.plan.events))
         }
         for event in charged:
             if event.steps > (allowed := most.get((event.noise_multiplier, event.sample_rate), 0)):
                 raise Refused(
                     f"{self._account.dataset}: with this round, study {study!r} would take {event.steps} steps of noise "
-                    f"{event.noise_multiplier:g} and rate {event.sample_rate:g}; its plan has {allowed}"
+                    f"{event.noise_multiplier:g} and rate {event.sample_rate:g}; its plan has {allowed}; start "
+                    "a new study for more steps"
                 )
 
 
 def check_known_dataset(account: LedgerAccount, chain: HashChain) -> None:
-    """Raise Refused if this dataset is new in a ledger that has others: it needs the steward's word, see ``Ledger.admit``."""
+    """Raise Refused if this dataset is new in a ledger that has others: the steward must admit it (``Ledger.admit``)."""
     if others := chain.others():
         check_other_rows(account.dataset, account.rows, others)
         raise Refused(
@@ -259,9 +264,15 @@ def _numbers(budget: Budget) -> dict[str, float]:
 
 
 def _check_arguments(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
-    """Called before the file is locked, because the accounting library takes seconds to load. Raises ConfigError."""
+    """
+    Raise ConfigError for arguments that describe no private round. To be called before the file is locked, because the
+    accounting library takes seconds to load.
+    """
     if not study or round < 1 or not events:
-        raise ConfigError(f"study {study!r}, round {round}, {len(events)} events: not a private round")
+        raise ConfigError(
+            f"study {study!r}, round {round} with {len(events)} events is not a private round: it needs a study name, a round "
+            "number of at least 1 and at least one event"
+        )
     if (cost := accounting.epsilon(plan.events, plan.delta)) > plan.epsilon * SLACK:
         raise ConfigError(
             f"study {study!r} plans for epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}"

@@ -103,7 +103,7 @@ _ENTRIES: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator=
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """``number``: from 1, in its chain; ``at``: when it was written, in UTC."""
+    """A parsed line of a ledger. ``number``: from 1, in its chain; ``at``: when it was written, in UTC."""
 
     chain: str
     number: int

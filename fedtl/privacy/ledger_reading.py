@@ -1,4 +1,4 @@
-"""What does a ledger say, and would a study fit into its budget? Nothing here writes, or creates a file."""
+"""Reads a ledger, and checks whether a study fits into its budget. Nothing here writes, or creates a file."""
 
 from pathlib import Path
 

@@ -25,18 +25,21 @@ from fedtl.privacy.ledger_lines import (
 from fedtl.privacy.rows import RowSet
 
 # Names of the row sets that are stored beside the lines; the name of a study contains no slash.
-LAST_ROWS, ALL_ROWS = "/rows", "/ever"  # those last confirmed, and all that ever were
+LAST_ROWS, ALL_ROWS = "/rows", "/ever"  # the rows last confirmed; all rows that were ever confirmed
 
 
 @dataclass
 class StudyState:
-    """``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at most the plan's."""
+    """
+    What a ledger records of one study. ``plan``: as it was written. ``charged``: the epsilon of its rounds so far, at
+    most the plan's.
+    """
 
     plan: StudyPlanned
     events: list[SpendEvent] = field(default_factory=list)
-    round: int = 0  # the last that was charged
+    round: int = 0  # the last charged round
     task: str = ""
-    reply: str = ""  # the hash of what was stored for it
+    reply: str = ""  # the hash of the reply that was stored for this round
     charged: float = 0.0
 
     @property
@@ -52,20 +55,20 @@ class StudyState:
 
 @dataclass
 class LedgerState:
-    """Of one dataset, after its last line. Raises LedgerDamaged for a line that cannot be read."""
+    """The state of one dataset after its last line. Raises LedgerDamaged for a line that cannot be read."""
 
     budget: Budget
-    fingerprint: str  # of the rows that were last confirmed
+    fingerprint: str  # the fingerprint of the last confirmed rows
     kept: dict[
         str, str
     ]  # the hashes of the stored row sets; none where an earlier fedtl wrote the last confirmation
-    unconfirmed: set[str]  # fingerprints of changed rows that were met since then
+    unconfirmed: set[str]  # fingerprints of changed rows since then
     studies: dict[str, StudyState]
 
     @property
     def taken(self) -> tuple[float, float]:
         """The (epsilon, delta) that all studies together take from the budget."""
-        return accounting.add_costs(known.taken for known in self.studies.values())
+        return accounting.add_costs(state.taken for state in self.studies.values())
 
     @property
     def charged_studies(self) -> set[str]:
@@ -74,11 +77,11 @@ class LedgerState:
 
     def taken_by_others(self, study: str | None) -> list[tuple[float, float]]:
         """The (epsilon, delta) of every study but this one."""
-        return [known.taken for name, known in self.studies.items() if name != study]
+        return [state.taken for name, state in self.studies.items() if name != study]
 
     def unfinished_study(self, plan: Plan) -> str | None:
         """The first study under this plan that has steps left; None if there is none."""
-        same = (name for name, known in self.studies.items() if known.plan == planned(name, plan))
+        same = (name for name, state in self.studies.items() if state.plan == planned(name, plan))
         return next((name for name in same if not self.studies[name].finished), None)
 
 

@@ -12,9 +12,9 @@ from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
 from fedtl.privacy.per_sample.opacus import opacus_for
 
-EPSILON_ERROR = 0.02  # its epsilon is an upper bound, and at most this much above the true one
-MIN_DELTA = 1e-9  # below it, its sums are rounding errors
-MAX_MEAN_LOSS = 30.0  # above it, it takes minutes, and no useful guarantee is left
+EPSILON_ERROR = 0.02  # the error bound: the PRV epsilon is at most this much above the true one
+MIN_DELTA = 1e-9  # for a smaller value, the PRV accountant's sums are rounding errors
+MAX_MEAN_LOSS = 30.0  # for a larger value it takes minutes, and no useful guarantee is left
 
 
 def prv_epsilon(events: Iterable[SpendEvent], delta: float) -> float | None:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quantity:
-    """``origin``: where the value comes from. ``safe``: why it reveals nothing about one record, or what is not covered."""
+    """
+    One row of the table. ``origin``: where the value comes from. ``safe``: why it reveals nothing about one record, or
+    what is not covered.
+    """
 
     name: str
     origin: str
@@ -95,14 +98,14 @@ QUANTITIES = (
         f"{NO_ROW}; noise and samples come from the operating system",
     ),
     Quantity(
-        "first weights",
+        "initial weights",
         "the model's name and seed, model.weights, or model.pretrain_on",
         "public: a file with a tensor labelled local-only is refused; the user declares that a file without labels, or the rows "
         "of pretrain_on, are public",
     ),
     Quantity(
-        "first statistics of norms",
-        "computed from synthetic rows with the first weights, or read from the first weights' file",
+        "initial statistics of norms",
+        "computed from synthetic rows with the initial weights, or read from the initial weights' file",
         NO_ROW,
     ),
     Quantity(

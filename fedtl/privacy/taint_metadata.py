@@ -1,5 +1,5 @@
 """
-Provenance labels in a file of tensors, so that training from the file knows how each tensor depends on private rows.
+Provenance labels in a file of tensors, so that training from the file can check how each tensor depends on private rows.
 
 They are JSON in the metadata of a safetensors file. They are not signed: they prevent mistakes, not forgery.
 """
@@ -16,17 +16,17 @@ from fedtl.privacy.taint import Label
 KEY = "fedtl.labels"
 
 
-def metadata(labels: Mapping[str, Label]) -> dict[str, str]:
+def label_metadata(labels: Mapping[str, Label]) -> dict[str, str]:
     """Return the metadata that is written with tensors of these names."""
     return {KEY: json.dumps({name: str(label) for name, label in sorted(labels.items())})}
 
 
-def marked(path: Path) -> bool:
+def has_labels(path: Path) -> bool:
     """Whether a file has provenance labels, valid or not."""
     return _metadata(path)[0] is not None
 
 
-def read(path: Path) -> dict[str, Label] | None:
+def read_labels(path: Path) -> dict[str, Label] | None:
     """
     Return the label of every tensor in the file; None if it has none, because another program wrote it. Raises ModelError
     unless there is exactly one label for each tensor.

@@ -1,6 +1,6 @@
 """
-Recomputes what the lines of a ledger say: the chain, each epsilon from its events, each plan as it was written, all plans
-together against the lifetime budget, and whether every private update was charged.
+Recomputes everything that the lines of a ledger state: the chain, each epsilon from its events, each plan as it was
+written, all plans together against the lifetime budget, and whether every private update was charged.
 
 Works on lines alone and not through ``ledger_state``, so that a mistake in how the ledger adds up its lines does not hide a
 mistake in what it wrote.
@@ -44,7 +44,7 @@ def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]]
 
 
 def _line(text: str, number: int) -> dict[str, Any] | None:
-    """None for a text that is no line: whoever writes a chain can write anything with a correct hash."""
+    """Return the line, or None for a text that is no line: whoever writes a chain can give any text a correct hash."""
     try:
         line = json.loads(text)
     except ValueError:
@@ -120,7 +120,7 @@ class _Totals:
         cost = accounting.epsilon(events, plan.delta)
         self._taken[study] = max(cost, plan.epsilon), plan.delta
         if cost > plan.epsilon * (1 + TOLERANCE):
-            faults.append(f"the plan says epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}")
+            faults.append(f"the plan states epsilon {plan.epsilon:.4g}, but its events cost {cost:.4g}")
         return faults + self._over_budget()
 
     def _charged(self, charged: RoundCharged) -> list[str]:
@@ -159,7 +159,7 @@ def _within(events: Sequence[SpendEvent], plan: Sequence[SpendEvent]) -> bool:
 
 
 def unconfirmed_rows(lines: Iterable[LedgerLine]) -> str:
-    """Return the fingerprint of the changed rows that were met last and that nobody has confirmed; "" for none."""
+    """Return the fingerprint of the last changed rows that are not confirmed; "" for none."""
     last = ""
     for entry in (line.entry for line in lines):
         if isinstance(entry, RowsChanged):

@@ -1,1 +1,1 @@
-"""How do many silos run on one machine or cluster?"""
+"""Simulation: many silos on one machine or cluster."""

@@ -15,7 +15,7 @@ from fedtl.simulation.stackable import why_not_stackable
 from fedtl.simulation.stacked import Stacked
 from fedtl.training.trainer import Trainer
 
-MAX_STACKED_WEIGHTS = 8_000_000  # in all silos of a stack, where the experiment does not set its size
+MAX_STACKED_WEIGHTS = 8_000_000  # the most weights of a stack whose size the experiment does not set
 MAX_STACKED_SILOS = 64
 
 

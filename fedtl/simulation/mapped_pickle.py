@@ -18,7 +18,7 @@ from fedtl._util.files import write_file
 from fedtl._util.tensors import from_raw, to_raw
 
 LENGTH = struct.Struct("<Q")
-ALIGNMENT = 64  # bytes, as vector instructions prefer
+ALIGNMENT = 64  # bytes: the alignment that vector instructions need to be fast
 Pickled = tuple[bytes, Sequence[Any]]
 
 

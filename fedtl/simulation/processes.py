@@ -36,7 +36,7 @@ from fedtl.training.silo import Silo
 
 CONTEXT = "context"
 DIED = "died"
-END_SECONDS = 10  # for a worker to end when it is told to
+END_SECONDS = 10  # the time that a worker has to end after it is asked to
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Processes:
         self._pool: list[_Worker] = []
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each. A silo whose worker died is done again by another."""
+        """Run the job as ``Engine.each`` does. A silo whose worker died is trained again by another worker."""
         self._jobs += 1
         self._job = self._folder / f"job-{self._jobs}"
         write_mapped(self._job, job)
@@ -115,7 +115,7 @@ class Processes:
             worker.pipe.send(message)
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
-        """As WorkerPool.answers. Raises errors that end the run."""
+        """Yield answers as ``WorkerPool.answers`` does. Raises errors that end the run."""
         pipes = {worker.pipe: worker for worker in self._pool}
         for pipe in wait(list(pipes)):
             worker = pipes[cast(Connection, pipe)]
@@ -147,7 +147,7 @@ class Processes:
         if not worker.started and (script := failed_script(code)):
             raise ConfigError(f"{script}, or set engine.workers = 1")
         if not worker.ready:
-            raise FedTLError(f"a worker process died while it started ({how}); try fewer --workers")
+            raise FedTLError(f"a worker process died while it started ({how}); set a smaller --workers")
         worker.pipe.close()
         new = self._start(worker.number)
         worker.process, worker.pipe, worker.started, worker.ready = new.process, new.pipe, False, False

@@ -29,9 +29,9 @@ from fedtl.simulation.worker import READY
 from fedtl.training import threads as machine
 from fedtl.training.silo import Silo
 
-WAIT_SECONDS = 120.0  # without any worker, after which the run ends
+WAIT_SECONDS = 120.0  # the run ends after this time without any worker
 CONNECT_SECONDS = 10.0
-MAX_STARTS = 3  # of a worker that dies each time before it is ready
+MAX_STARTS = 3  # the most starts of a worker that dies before it is ready
 Packed = tuple[bytes, list[Any]]
 _SiloFacts = tuple[str, bytes, PrivacyGuarantee | None, Labels]  # all of a silo but its data and local state
 
@@ -97,7 +97,7 @@ class RayCluster:
         self._connected_here = False
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each. A silo whose machine is lost is done again by another."""
+        """Run the job as ``Engine.each`` does. A silo whose machine is lost is trained again on another machine."""
         self._jobs += 1
         self._job = ray.put(_pack(job))
         yield from run_in_order(self, silos, self._last_worker)
@@ -155,7 +155,7 @@ class RayCluster:
         chosen.answer = chosen.actor.do.remote(self._jobs, self._job, facts, _pack(silo.local))
 
     def answers(self) -> Iterator[tuple[int, Any, tuple[State, Labels]]]:
-        """As WorkerPool.answers. Raises errors that end the run."""
+        """Yield answers as ``WorkerPool.answers`` does. Raises errors that end the run."""
         asked = {worker.answer: worker for worker in self._pool if worker.answer is not None}
         done, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
         if not done and not any(worker.ready for worker in self._pool):
@@ -199,7 +199,7 @@ class RayCluster:
 
 
 def _pack(value: Any) -> Packed:
-    """As arrays, which Ray stores apart from its pickles and maps."""
+    """Return the value as arrays, which Ray stores outside of its pickles and memory-maps."""
     pickled, buffers = to_buffers(value)
     return pickled, [np.frombuffer(buffer, np.uint8) for buffer in buffers]
 

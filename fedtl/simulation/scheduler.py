@@ -1,7 +1,7 @@
 """
 Which worker gets which silo, and what happens to a silo whose worker failed.
 
-Does not know processes or machines: a WorkerPool says which workers are idle, hands out silos and returns answers.
+Does not depend on processes or machines: a WorkerPool lists idle workers, gives silos to them and returns their answers.
 """
 
 from bisect import bisect_left, insort
@@ -40,8 +40,8 @@ def run_in_order(
     pool: WorkerPool, silos: Sequence[Silo], last_worker: MutableMapping[str, int]
 ) -> Iterator[tuple[str, Any]]:
     """
-    As Engine.each. ``last_worker``: the worker that last had each silo; the silo goes to it again if it is idle, because
-    it has the silo's data mapped.
+    Run the job as ``Engine.each`` does. ``last_worker``: the worker that last had each silo; the silo goes to it again if
+    it is idle, because it has the silo's data mapped.
     """
     waiting, turn = list(range(len(silos))), 0
     done: dict[int, Any] = {}

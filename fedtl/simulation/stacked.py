@@ -1,7 +1,8 @@
 """
 Several silos trained at once: every tensor of the model has a silo dimension in front, and one pass trains them all.
 
-``stackable`` says for which models and methods. The result is that of ``Trainer.fit`` within rounding.
+``stackable`` decides for which models and methods this is possible. The result is that of ``Trainer.fit`` within
+rounding.
 """
 
 import logging
@@ -55,7 +56,7 @@ class Stacked:
         pass
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-        """As Engine.each, in the order of ``silos``."""
+        """Run the job as ``Engine.each`` does, in the order of ``silos``."""
         if not isinstance(job, Fit):
             yield from Serial(self.trainer).each(job, silos)
             return
@@ -67,7 +68,9 @@ class Stacked:
             yield silo.name, done.pop(silo.name)
 
     def _fit(self, job: Fit, silos: Sequence[Silo]) -> dict[str, Update | SiloFailed]:
-        """One silo after another where it is faster, and where the stack fails as a whole, which one silo may have caused."""
+        """
+        Train one silo after another where that is faster, or where the stack fails, which a single silo may have caused.
+        """
         if len(silos) > 1 and not any(silo.guarantee for silo in silos):
             try:
                 return fit(self.trainer, silos, job.task)
@@ -91,7 +94,10 @@ def _chunks(silos: Sequence[Silo], size: int) -> Iterator[list[Silo]]:
 
 
 def fit(trainer: Trainer, silos: Sequence[Silo], task: Task) -> dict[str, Update | SiloFailed]:
-    """``Trainer.fit`` for silos with heads of one width, the largest first. A silo that fails keeps its local tensors."""
+    """
+    Train silos with heads of one width, the largest first, as ``Trainer.fit`` trains each. A silo that fails keeps its
+    local tensors.
+    """
     states, metrics = [], []
     for silo in silos:
         states.append(trainer.partition.join(task.shared, silo.local))

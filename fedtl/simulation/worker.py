@@ -1,4 +1,4 @@
-"""The life of a worker process: it makes its context once, then does one job at one silo after another."""
+"""What a worker process does: it makes its context once, then runs one job at one silo after another."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def ignore_sigint() -> Iterator[None]:
 def exit_if_unguarded() -> None:
     """
     End a worker process that still imports its parent's script. It has reached the call that starts workers, so the script
-    does not protect that call with ``if __name__ == "__main__"``; the parent says so when it sees the exit code.
+    does not protect that call with ``if __name__ == "__main__"``; the parent reports this when it reads the exit code.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself checks
         raise SystemExit(UNGUARDED)

@@ -1,1 +1,1 @@
-"""How does one silo do one round?"""
+"""Local training: one silo's side of a round, and what each silo does after the last round."""

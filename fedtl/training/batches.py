@@ -9,7 +9,7 @@ from fedtl._util.labels import NO_LABEL
 from fedtl.data.dataset import SiloDataset
 from fedtl.methods.losses import Batch
 
-ROWS_AT_ONCE = 256  # in evaluation and adaptation; fixed, so that results do not depend on a setting
+ROWS_AT_ONCE = 256  # batch size of evaluation; fixed, so that results do not depend on a setting
 
 
 def to_inputs(x: Tensor, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model gives on a silo's rows, and the exact statistics of its norms. Trains nothing."""
+"""The outputs of a model on a silo's rows, and the exact statistics of its normalisation layers. Trains nothing."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,6 @@
-"""What a method keeps or sends in addition to the model: its first slots and summaries, and what a round makes of them."""
+"""
+What a method keeps or sends in addition to the model: its initial slots and summaries, and their values after a round.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +9,7 @@ import torch
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import Ended, Method
+from fedtl.methods.base import FinishedRound, Method
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
 from fedtl.models.roles import Partition, Role
@@ -18,7 +20,7 @@ from fedtl.training.weights import Weights, copied
 
 
 def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
-    """Return the first slots of a model with these first tensors, and the first summaries, which are zeros."""
+    """Return the initial slots of a model with these initial tensors, and the initial summaries, which are zeros."""
     extra = State()
     for slot in method.slots:
         extra |= as_part(slot.name, slot.first(model, roles))
@@ -35,7 +37,7 @@ def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Par
     for name in sorted(crossing):
         if not extra[name].is_floating_point():
             raise ConfigError(
-                f"{name} is a count, which cannot be averaged; keep it out of a slot that crosses"
+                f"{name} is a count, which cannot be averaged; keep it out of a slot that leaves the silo"
             )
     return Partition({**model, **roles}, method.shared, crossing)
 
@@ -48,7 +50,7 @@ def changed_extra(method: Method, partition: Partition) -> list[str]:
 
 
 def before_round(method: Method, weights: Weights) -> dict[str, State]:
-    """Return copies of all sets, where a slot looks back at them when the round ends."""
+    """Return copies of all sets, or {} if no slot's ``after`` needs them when the round ends."""
     if not any(slot.after for slot in method.slots):
         return {}
     return {name: copied(tensors) for name, tensors in weights.sets.items()}
@@ -57,7 +59,7 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Give each slot what it becomes when a round ends, in order. ``steps``: of each phase that moved the model."""
+    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
     if not before:
         return
     reach = {
@@ -66,7 +68,7 @@ def end_slots(
     }
     for slot in loop.method.slots:
         if slot.after is not None:
-            weights.put(slot.name, copied(slot.after(Ended(before, weights.sets, reach))))
+            weights.put(slot.name, copied(slot.after(FinishedRound(before, weights.sets, reach))))
 
 
 @torch.no_grad()

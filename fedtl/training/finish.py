@@ -108,8 +108,8 @@ class Onboard:
     The job that gives a silo that did not train the shared model, with ``shots`` labelled rows a class and all its inputs.
 
     Where the head is shared: the model as received, and after AdaBN. Otherwise: a head of its own on the received body
-    with the first statistics, and one after AdaBN. For comparison, the silo trained alone on the same labelled rows, with
-    the exact statistics of all its inputs.
+    with the initial statistics, and one after AdaBN. For comparison, the silo trained alone on the same labelled rows,
+    with the exact statistics of all its inputs.
     """
 
     task: Task

@@ -103,7 +103,9 @@ class Loop:
         return [name for name, role in self.roles.items() if role in roles and name not in self.frozen]
 
     def prepare(self, net: Net, phase: Phase) -> None:
-        """Set the net to training: the phase's parameters move and nothing else; norms whose statistics do not move use them."""
+        """
+        Set the net to training mode: only the phase's parameters are trained, and norms with fixed statistics use these.
+        """
         net.train()
         for name, weight in net.named_parameters():
             weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen)
@@ -165,7 +167,7 @@ class Loop:
                     weight.grad.add_(gradient)
 
     def end(self, weights: Weights, phase: Phase) -> None:
-        """Take what a phase trained back into its sets, and into ``phase.into``."""
+        """Copy what a phase trained back into its sets, and into ``phase.into``."""
         if phase.through is not None:
             for name in phase.on:
                 weights.put(name, {key: tensor.detach() for key, tensor in weights.sets[name].items()})

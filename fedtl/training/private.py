@@ -34,7 +34,7 @@ from fedtl.training.nets import PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
-SYNTHETIC_ROWS = 8  # that the model is tried on before a round is charged
+SYNTHETIC_ROWS = 8  # the number of rows on which the model is tested before a round is charged
 Losses = Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -60,10 +60,11 @@ def verify(
 ) -> None:
     """
     Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
-    where ``gradient_methods`` has none yet, the fastest per-example gradients that are the ones that autograd gives.
+    where ``gradient_methods`` has none yet, the fastest per-example gradient method that agrees with autograd.
 
-    The rows are synthetic, so the answer says nothing about the silo's. Terms see the progress at the end of the round,
-    because a scheduled one may do nothing at 0. Raises ConfigError and SiloFailed, which name the silo.
+    The rows are synthetic, so the result does not depend on the silo's rows. Terms get the progress at the end of the
+    round, because a term with a schedule may have no effect at progress 0. Raises ConfigError and SiloFailed, which name
+    the silo.
     """
     guarantee, net = silo.guarantee, weights.net
     assert guarantee is not None
@@ -91,7 +92,9 @@ def verify(
 def train_phase(
     loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
-    """Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and as many steps as the guarantee says."""
+    """
+    Train the net in phase ``number``, as ``Loop.run``, by DP-SGD: Poisson samples, and the guarantee's number of steps.
+    """
     guarantee, net, phase = silo.guarantee, weights.net, loop.method.phases[number]
     assert guarantee is not None
     weights.hold(phase.on[0])

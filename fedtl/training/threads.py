@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 MAX_MMAP_THRESHOLD = 1 << 25  # bytes: the largest that glibc accepts
 
 

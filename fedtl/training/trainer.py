@@ -18,7 +18,7 @@ from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.evaluate import exact_statistics, scores_of
@@ -46,7 +46,7 @@ class Trainer:
     What a process needs to train any silo: model, method and settings, which do not change. ``dataclasses.replace``
     makes another trainer with other settings; both use one ``cache``.
 
-    ``start`` replaces the model's first weights where a tensor has the same name and shape. ``dtype`` is one of
+    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``dtype`` is one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -74,7 +74,7 @@ class Trainer:
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
-        """Return the net with a head of ``width`` outputs; its weights are whatever it held last."""
+        """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
         return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
 
     def initial(self, width: int) -> State:
@@ -109,8 +109,10 @@ class Trainer:
             written = [name for name, one in local.items() if not torch.equal(one, silo.local[name])]
             silo.labels = labels.after(silo.labels, written, private=False)
         else:
-            known = labels.by_tensor(silo.labels, {name: self.partition.roles[name] for name in silo.local})
-            labels.check(known, silo.local, silo.name)
+            known = taint.labels_by_tensor(
+                silo.labels, {name: self.partition.roles[name] for name in silo.local}
+            )
+            taint.check_provenance(known, silo.local, silo.name)
             self._verify(silo, task)
             update, local = charged_round(silo.guarantee, silo.name, task, partial(self._round, silo, task))
         silo.local, silo.labels = local, labels_after_round(self, silo)
@@ -127,7 +129,7 @@ class Trainer:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
         if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
-        first = labels.Label.RELEASED not in silo.labels.values()
+        first = taint.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
         silo.labels = labels_after_round(self, silo)
         return update
@@ -178,7 +180,9 @@ class Trainer:
         """Return the model, the model as received and copies of the slots, on the device."""
         received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
         slots = {
-            slot.name: {key: one.to(self.device, copy=True) for key, one in part(state, slot.name).items()}
+            slot.name: {
+                key: tensor.to(self.device, copy=True) for key, tensor in part(state, slot.name).items()
+            }
             for slot in self.method.slots
         }
         return {MODEL: received, RECEIVED: received, **slots}
@@ -275,15 +279,15 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
 
-def labels_after_round(trainer: Trainer, silo: Silo) -> labels.Labels:
+def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, labels.by_tensor(silo.labels, trainer.partition.roles)
+    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
     extra = changed_extra(method, trainer.partition)
     moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
     if silo.guarantee is None:
-        return labels.after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in labels.STILL]
+        return taint.labels_after(known, [*moved, *extra], private=False)
+    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    return labels.after(known, [*moved, *extra], private=True, released=released)
+    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

@@ -13,8 +13,9 @@ from fedtl.training.forward import Compute, NetModel
 @dataclass
 class Weights:
     """
-    ``sets``: the model, slots, and in a round what was received, all on the device. ``net`` holds the set ``held``,
-    whose entry in ``sets`` are the net's own tensors. ``reference``: gives a net for passes by other sets, in evaluation mode.
+    The sets of tensors of one round. ``sets``: the model, slots, and in a round what was received, all on the device.
+    ``net`` holds the set ``held``, whose entry in ``sets`` are the net's own tensors. ``reference``: gives a net for
+    passes by other sets, in evaluation mode.
     """
 
     net: Net

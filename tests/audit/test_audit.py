@@ -200,7 +200,7 @@ def test_the_first_and_the_last_round_are_recorded(private):
     folder = private[0]
     seen = read_transcript(folder.path / TRANSCRIPT)
     assert [one.round for one in seen] == [1, 2]
-    # The mean of the updates is where the server went.
+    # The server moved the shared tensors by the mean of the updates.
     moved = torch.stack([seen[0].deltas[name]["body.features.0.weight"] for name in ("faint", "plain")]).mean(
         0
     )
@@ -229,7 +229,7 @@ def test_a_shortened_chain_is_found(private, tmp_path):
     assert read_chain(book, "plain")[1] == ""
     with sqlite3.connect(book) as connection:
         connection.execute("DELETE FROM lines WHERE number = (SELECT max(number) FROM lines)")
-    assert "tip says" in read_chain(book, "plain")[1]
+    assert ".tip file says" in read_chain(book, "plain")[1]
 
 
 def test_references_are_halves_and_their_complements(private):

@@ -47,7 +47,7 @@ def rows(ran):
 
 @pytest.fixture(scope="module")
 def out(ran, tmp_path_factory):
-    """A bundle as it is made by default."""
+    """A bundle that was made with default options."""
     return audited(ran, tmp_path_factory.mktemp("audit") / "out")
 
 
@@ -146,7 +146,7 @@ def test_pictures_are_of_showable_rows_alone(ran, rows, tmp_path):
     page = (out / "audit.html").read_text()
     assert "faint, " not in page
     for picture in pictures(page, rows["plain"].shape[1]):
-        # Rows of both silos are digits alike; an exact one is nearer to its own row than to any other.
+        # Rows of both silos are similar digits; a picture of a row is nearer to this row than to any other.
         assert likeness(picture, rows["faint"]) < max(ALIKE, likeness(picture, rows["plain"]))
     assert "training rows" in page
 

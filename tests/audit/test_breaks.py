@@ -1,4 +1,4 @@
-"""The audit against one fault at a time, where a run's canaries cannot show it; each is refuted by the named check."""
+"""The audit with one fault at a time that a run's canaries cannot show; the named check refutes each fault."""
 
 import pytest
 from torch import nn
@@ -32,7 +32,7 @@ def retrained(folder, *settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_fault_is_refuted_by_the_check_that_is_there_for_it(name, monkeypatch, tmp_path):
+def test_a_fault_is_refuted_by_the_named_check(name, monkeypatch, tmp_path):
     fault = BREAKS[name]
     fault.patch(monkeypatch)
     _, violations = retrained(tmp_path, *fault.settings)
@@ -49,7 +49,7 @@ def test_a_sound_mechanism_is_not_refuted(method, tmp_path):
 
 
 def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):
-    """Its masks depend on the position in the batch, which would hide a record's contribution."""
+    """Dropout masks depend on the position in the batch, which would hide a record's contribution."""
     sound = builtin._convnet
 
     def with_dropout(shape, norm):

@@ -255,7 +255,7 @@ def test_shuffled_batches_instead_of_poisson_samples(monkeypatch, tmp_path):
     caught(audited(tmp_path, "train.batch_size=15"), "sampling", "not Poisson")
 
 
-def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
+def test_a_clip_that_book_keeping_does_not_apply(monkeypatch, tmp_path):
     """The fast gradient method clips to ten times the norm that the noise is for."""
     sound = mechanism.clipped
 
@@ -263,7 +263,7 @@ def test_a_clip_that_book_keeping_was_not_told_of(monkeypatch, tmp_path):
         return sound(take, net, rows, losses, clip * (10 if take is mechanism.by_bookkeeping else 1), units)
 
     monkeypatch.setattr(mechanism, "clipped", clipped)
-    # Where both ways are compared beforehand the difference is found at once; here that comparison is off.
+    # fedtl compares both gradient methods before training and would detect this fault; here the comparison is switched off.
     monkeypatch.setattr(gradients, "choose_gradient_method", lambda *args, **more: gradients.by_bookkeeping)
     findings = audited(tmp_path)
     caught(findings, "sensitivity", "more than")

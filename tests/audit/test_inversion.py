@@ -1,4 +1,7 @@
-"""Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM computed another way."""
+"""
+Gradient inversion where it must succeed, the scale of updates of several steps, and PSNR and SSIM against a second
+computation.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Membership inference on scores with a known answer, and its figures computed another way."""
+"""Membership inference on scores with a known result, and its figures against a second computation."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,10 @@ from fedtl.audit.attacks.membership import attack as attack_all
 
 
 def evidence(leak, n=400, references=16, seed=0):
-    """Log-odds of rows of unequal difficulty; the target gains ``leak`` on its members, references on what they held."""
+    """
+    Log-odds of rows of unequal difficulty; the target gains ``leak`` on its members, references on the rows that they
+    were trained on.
+    """
     rng = np.random.default_rng(seed)
     member = np.arange(n) < n // 2
     hard, other = 2 * rng.standard_normal(n), 2 * rng.standard_normal(200)

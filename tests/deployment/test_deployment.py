@@ -21,7 +21,7 @@ from fedtl.deployment.site.status import site_status
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint_metadata
 from fedtl.privacy.hash_chain import HashChainFile
 from tests.real_processes import Federation, alive, around, fedtl_command, wait
 
@@ -57,7 +57,9 @@ def simulation(tmp_path_factory):
 def same_bits(federation, study, simulation):
     file = federation.server / "studies" / study / "shared.safetensors"
     theirs, ours = load_file(file), simulation.tensors("shared.safetensors")
-    assert marks.read(file) == simulation.labels("shared.safetensors")  # somebody's rows, as they are
+    assert taint_metadata.read_labels(file) == simulation.labels(
+        "shared.safetensors"
+    )  # somebody's rows, as they are
     assert theirs.keys() == ours.keys()
     for name in ours:
         assert torch.equal(theirs[name], ours[name]), name

@@ -27,9 +27,8 @@ from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state
-from fedtl.privacy import accounting, charge
+from fedtl.privacy import accounting, charge, taint
 from fedtl.privacy import dp_sgd as mechanism
-from fedtl.privacy import taint as labels
 from fedtl.privacy.ledger_reading import check_study_fits, read_state
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.training import private
@@ -64,7 +63,7 @@ def silo_of(trainer, folder, data=None, rounds=3, name="here", **settings):
         private, trainer, data, rounds, 0, LedgerLocation(folder / "ledger.sqlite", name, b"key")
     )
     _, local = trainer.partition.split(trainer.initial(3))
-    return Silo(name, data, local, b"secret", its, labels.public(trainer.partition.roles))
+    return Silo(name, data, local, b"secret", its, taint.untrained_labels(trainer.partition.roles))
 
 
 def task_of(trainer, number=1, **changes):
@@ -323,7 +322,7 @@ def test_a_round_that_failed_after_its_charge_is_lost_and_says_nothing(tmp_path,
         patch.setattr(mechanism.Mechanism, "step", fails)
         with pytest.raises(SiloFailed) as caught:
             trainer.fit(silo, task_of(trainer))
-    assert str(caught.value) == "here: no update for round 1; the silo's own log says why"
+    assert str(caught.value) == "here: no update for round 1 (the reason is in the silo's own log)"
     assert "Mrs Miller" in caplog.text
     assert spent_privacy(silo.guarantee, "study").epsilon > 0
     with pytest.raises(RoundLost, match="no reply"):

@@ -27,7 +27,7 @@ def start():
 
 @dataclass
 class Toys:
-    """Silos that reply with numbers of their own, in the order of ``order``; a function in ``lies`` replaces a silo's reply."""
+    """Silos that reply with constants, in the order ``order``; a function in ``lies`` replaces a silo's reply."""
 
     order: object = sorted
     lies: dict = field(default_factory=dict)

@@ -30,7 +30,7 @@ def drawn(sources, targets, width=3, seed=0):
 
 
 def numpy_mmd(f, domain, weight, bandwidth=None):
-    """The double sums as they stand in the paper; ``bandwidth`` given where the gradient holds it constant."""
+    """The double sums of the paper; ``bandwidth`` given where the gradient holds it constant."""
     n = len(f)
     square = np.array([[((a - b) ** 2).sum() for b in f] for a in f])
     h = square.sum() / (n * (n - 1)) if bandwidth is None else bandwidth
@@ -84,7 +84,7 @@ def finite_differences(function, at, size=1e-5):
 
 
 @pytest.mark.parametrize("term", [MaximumMeanDiscrepancy(), Coral()])
-def test_the_same_rows_in_both_domains_are_no_distance(term):
+def test_the_same_rows_in_both_domains_have_distance_zero(term):
     rows = drawn(6, 0)[0]
     features = torch.cat([rows, rows])
     domain = torch.cat([torch.zeros(6), torch.ones(6)])
@@ -94,7 +94,7 @@ def test_the_same_rows_in_both_domains_are_no_distance(term):
 
 @pytest.mark.parametrize("term", [MaximumMeanDiscrepancy(), Coral()])
 @pytest.mark.parametrize(("sources", "targets"), [(4, 0), (4, 1), (1, 4), (0, 4), (1, 1)])
-def test_too_few_rows_give_nothing(term, sources, targets):
+def test_too_few_rows_give_a_loss_of_zero(term, sources, targets):
     features, domain = drawn(sources, targets)
     features.requires_grad_()
     loss = term.loss(forward_of(features, domain))

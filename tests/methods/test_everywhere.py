@@ -1,4 +1,7 @@
-"""Every method, with all that it keeps and sends in addition to the model, holds in every place that its tensors pass through."""
+"""
+Every method, with all tensors that it keeps and sends in addition to the model, works with Flower, policy, stores and
+engines.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +28,7 @@ from fedtl.methods.sets import model_part, set_of
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state, size_in_bytes
 from fedtl.privacy import charge
-from fedtl.privacy.taint import Label, public
+from fedtl.privacy.taint import Label, untrained_labels
 from fedtl.results.plan import StatePart
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.processes import Processes
@@ -66,7 +69,7 @@ def same_files(a, b):
 def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     trainer = trainer_of(name)
     silo = silo_at(trainer)
-    silo.labels = public(trainer.partition.roles)
+    silo.labels = untrained_labels(trainer.partition.roles)
     task = task_for(trainer, silo)
     listed = make_manifest(trainer.partition, trainer.initial(3))
     update = trainer.fit(silo, task)
@@ -112,7 +115,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
-    """A silo that is sent to another process between rounds, and a server that goes on from its state: the same bits."""
+    """A silo that is pickled between rounds and a server that resumes from its state give the same bits."""
     whole = trainer_of(name)
     silos = silos_at(whole)
     shared, _ = whole.partition.split(whole.initial(3))
@@ -151,7 +154,7 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 
 
 @pytest.mark.parametrize("name", OWN_STATE)
-def test_show_says_what_is_kept_and_sent_and_its_bytes(name):
+def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     with temporary_store() as shelf:
         study = build(load_experiment("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
@@ -204,7 +207,7 @@ def silos_and_tasks():
     for name in METHODS:
         trainer = trainer_of(name)
         silos.append(silo_at(trainer, name, fresh_data(name)))
-        silos[-1].labels = public(trainer.partition.roles)
+        silos[-1].labels = untrained_labels(trainer.partition.roles)
         tasks[name] = task_for(trainer, silos[-1])
     return silos, tasks
 

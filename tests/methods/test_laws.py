@@ -1,4 +1,7 @@
-"""Each method that keeps something in addition to the model obeys a law: at an end of its settings it is another method, to the bit."""
+"""
+Each method that keeps something in addition to the model obeys a law: at an extreme value of a setting it equals another
+method bit for bit.
+"""
 
 from dataclasses import replace
 
@@ -52,7 +55,9 @@ def test_without_a_pull_the_own_model_is_that_of_a_silo_alone(name, alone, train
     _, others, _ = trained(alone, training=training)
     for silo, single in zip(silos, others, strict=True):
         own = part(silo.local, "personal")
-        if name == "apfl":  # through a mixture, so other kernels: equal but for rounding
+        if (
+            name == "apfl"
+        ):  # training through a mixture uses other kernels, so results are equal within rounding
             assert all(torch.allclose(own[key], single.local[key], atol=1e-5) for key in own)
         else:
             assert same(own, single.local)
@@ -84,7 +89,7 @@ def test_mrmtl_sends_its_own_model():
 
 @pytest.mark.parametrize("name", ["ditto", "apfl", "moon", "fedala"])
 def test_the_shared_model_is_fedavgs(name):
-    """What these keep at home moves nothing that crosses, at the settings where it must not."""
+    """At these settings the local tensors of a method do not change what it shares."""
     settings = {"moon": {"mu": 0.0}, "fedala": {"mask_epochs": 0}}.get(name, {})
     _, _, history = trained(METHODS[name](**settings))
     _, _, wanted = trained(LATER if name == "fedala" else Method())
@@ -183,7 +188,7 @@ def test_fedala_begins_with_a_mixture_of_the_received_and_its_own_model():
 
 
 def test_moon_pulls_features_towards_the_received_model():
-    """After the first round the silo's last model and the received one differ, and the contrast acts."""
+    """After the first round the silo's last model and the received one differ, so the contrast has an effect."""
     _, _, history = trained(METHODS["moon"](mu=5.0), 1)
     _, _, plain = trained(Method(), 1)
     first, second = (trained(METHODS["moon"](mu=mu), 2)[2] for mu in (0.0, 5.0))

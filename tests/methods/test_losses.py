@@ -1,4 +1,4 @@
-"""The task's loss and the pull of FedProx, against numpy."""
+"""The task's loss and the proximal term of FedProx, against numpy."""
 
 import numpy as np
 import pytest

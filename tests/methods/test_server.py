@@ -66,7 +66,7 @@ def test_trimmed_is_scipys(silos, share):
 
 
 @pytest.mark.parametrize("step", [ServerStep("median"), ServerStep("trimmed", share=0.2)])
-def test_one_liar_moves_a_robust_mean_no_further_than_the_honest_are_apart(step):
+def test_one_false_update_changes_a_robust_mean_by_no_more_than_the_others_differ(step):
     shared, updates = scene()
     liar = Update("s5", 1, {name: torch.full_like(value, 1e20) for name, value in shared.items()}, 1e6)
     moved, _ = step(shared, [*updates, liar], ROLES, {})
@@ -133,7 +133,7 @@ def test_statistics_are_always_moved_by_their_plain_mean(name):
 
 @pytest.mark.parametrize("name", ["mean", "median", "trimmed", *OPTIMIZERS])
 def test_nothing_that_came_in_is_changed(name):
-    """A standing that somebody kept can be gone on from later: what the server remembers is not written over."""
+    """A server state that was kept can be resumed later, because the step does not overwrite the server's memory."""
     shared, updates = scene()
     step = ServerStep(name)
     once, memory = step(shared, updates, ROLES, {})
@@ -149,7 +149,7 @@ def test_nothing_that_came_in_is_changed(name):
 
 
 @pytest.mark.parametrize("name", ["mean", "median", "trimmed", "adam"])
-def test_nothing_shared_is_nothing_moved(name):
+def test_without_shared_tensors_nothing_changes(name):
     assert ServerStep(name)({}, [Update("a", 1, {}, 1.0), Update("b", 1, {}, 2.0)], {}, {}) == ({}, {})
 
 
@@ -167,14 +167,14 @@ def test_nothing_shared_is_nothing_moved(name):
         ({"name": "sgd", "settings": {"params": []}}, "method.server.params"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message):
+def test_impossible_settings_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         ServerStep(**arguments)
 
 
 @pytest.mark.parametrize("name", ["mean", "median", "trimmed", "adam"])
 @pytest.mark.parametrize("role", [Role.STATS, Role.EXTRA, Role.SUMMARY])
-def test_what_is_no_weight_moves_by_its_plain_mean(name, role):
+def test_tensors_that_are_no_weights_change_by_their_plain_mean(name, role):
     shared, updates = scene()
     moved, _ = ServerStep(name)(shared, updates, {**ROLES, "head.b": role}, {})
     wanted = shared["head.b"].numpy() + plain_mean(updates, "head.b")

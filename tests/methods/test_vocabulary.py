@@ -28,7 +28,7 @@ SEEN = {}
 
 @dataclass(frozen=True)
 class Looks(PerExample):
-    """Notes everything that a term may see."""
+    """Records everything that a term may use."""
 
     needs_layers = ("body.features.1", "head")
 

@@ -87,7 +87,7 @@ def test_each_layer_normalises_with_the_statistics_of_the_current_batch():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_not_changed(training):
     model = deep().train(training)
-    model[4].train(not training)  # one flag that is not like the others
+    model[4].train(not training)  # one module in another mode than the others
     model(torch.randn(4, 3, 8, 8)) if training else None
     before, flags = bits(model), [module.training for module in model.modules()]
     adabn_statistics(model, [torch.randn(5, 3, 8, 8), torch.randn(3, 3, 8, 8)])

@@ -163,7 +163,7 @@ def test_one_record_moves_every_sub_release_by_no_more_than_the_clip(monkeypatch
         moved = [np.linalg.norm(a - b) for a, b in zip(sums[which], without, strict=True)]
         assert all(length <= limit * (1 + 1e-6) for length, limit in zip(moved, limits, strict=True))
         farthest = np.maximum(farthest, [length / limit for length, limit in zip(moved, limits, strict=True)])
-    assert farthest.max() > 0.99  # the clip is what holds it: records at the bounds reach it
+    assert farthest.max() > 0.99  # records at the bounds reach the clip, which limits their effect
     # The first sub-release by hand: z of the declared start, clamped, each record clipped.
     z = np.concatenate([x.numpy(), [[1.0, 1.0, 1.0]]]) / math.sqrt(1 + 1e-5)
     z = z.clip(-MAX_ACTIVATION, MAX_ACTIVATION)

@@ -20,7 +20,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import MODEL
 from fedtl.methods.slots import first_model
 from fedtl.models.roles import Role
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
@@ -71,8 +71,8 @@ def test_labels_follow_the_rounds(statistics, label, tmp_path):
 
 
 def test_local_only_is_permanent(tmp_path):
-    seen = labels.after(labels.public(Role), {Role.HEAD}, private=False)
-    assert labels.after(seen, {Role.STATS}, private=False)[Role.HEAD] is Label.LOCAL
+    seen = taint.labels_after(taint.untrained_labels(Role), {Role.HEAD}, private=False)
+    assert taint.labels_after(seen, {Role.STATS}, private=False)[Role.HEAD] is Label.LOCAL
     assert seen[Role.STATS] is Label.PUBLIC
 
 

@@ -18,8 +18,7 @@ from fedtl.experiment.config.privacy_checks import UNCOVERED, doubtful
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.privacy import taint as labels
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint, taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.report.run_page import run_page
 
@@ -40,7 +39,7 @@ def exported(folder, silo="plain"):
 
 
 def said(path):
-    found = marks.read(path)
+    found = taint_metadata.read_labels(path)
     assert found is not None
     return found
 
@@ -168,7 +167,7 @@ def test_file_without_labels_is_used_with_a_note(openly, tmp_path):
 )
 def test_invalid_labels_are_refused(openly, tmp_path, text, says):
     file = tmp_path / "odd.safetensors"
-    save_file(load_file(openly[1]), file, {marks.KEY: text})
+    save_file(load_file(openly[1]), file, {taint_metadata.KEY: text})
     with pytest.raises(ModelError, match=says) as caught:
         ran(tmp_path / "run", *from_file(file))
     assert str(caught.value).startswith(f"model.weights: {file}: ")
@@ -180,9 +179,9 @@ def test_invalid_labels_are_refused(openly, tmp_path, text, says):
 def test_label_of_a_missing_tensor_is_refused(openly, tmp_path):
     file = tmp_path / "odd.safetensors"
     more = {**dict.fromkeys(load_file(openly[1]), "public"), "zz\nzz": "public"}
-    save_file(load_file(openly[1]), file, {marks.KEY: json.dumps(more)})
+    save_file(load_file(openly[1]), file, {taint_metadata.KEY: json.dumps(more)})
     with pytest.raises(ModelError, match=r"'zz\\nzz'"):
-        marks.read(file)
+        taint_metadata.read_labels(file)
 
 
 def test_run_without_labels_is_exported_without_labels(openly, tmp_path):
@@ -207,8 +206,8 @@ def test_average_has_the_least_protected_label():
         {"a": Label.RELEASED, "b": Label.MECHANISM},
         {"a": Label.PUBLIC},
     ]
-    assert labels.together(some) == {"a": Label.RELEASED, "b": Label.LOCAL}
-    assert labels.together([]) == {}
+    assert taint.combined_labels(some) == {"a": Label.RELEASED, "b": Label.LOCAL}
+    assert taint.combined_labels([]) == {}
 
 
 def test_reproducible_noise_makes_the_average_local_only(tmp_path):

@@ -303,8 +303,10 @@ def run_script(folder, text):
 
 
 @pytest.mark.slow
-def test_a_script_without_a_main_guard_is_told_so(tmp_path):
-    """Its workers import it again and come to the same call; in the folder that the parent made, they fail before it."""
+def test_a_script_without_a_main_guard_gets_an_error_that_names_it(tmp_path):
+    """
+    Its workers import the script and reach the same call; or they fail before it, at the folder that the parent made.
+    """
     done = run_script(tmp_path, "main(2)\n")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -318,7 +320,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path):
 @pytest.mark.parametrize(
     "call", ['if __name__ == "__main__":\n    main(2)\n', "main(1)\n"], ids=["guard", "one worker"]
 )
-def test_the_two_ways_out_work(tmp_path, call):
+def test_a_main_guard_or_one_worker_solves_it(tmp_path, call):
     done = run_script(tmp_path, call)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["result blurred"]
@@ -326,7 +328,7 @@ def test_the_two_ways_out_work(tmp_path, call):
 
 @pytest.mark.slow
 def test_a_context_that_cannot_be_unpickled_ends_the_run_with_the_reason(tmp_path):
-    """As of a function that is defined in a notebook."""
+    """One such context is a function that is defined in a notebook."""
     with pytest.raises(FedTLError, match="cannot be set up"):
         do(Processes(Unpicklable(), 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
 

@@ -98,7 +98,7 @@ def task():
 
 @dataclass(frozen=True)
 class Noted:
-    """Another job, slowed down, with a file for each silo and node that did it. It fails at the silo ``fails``."""
+    """Another job, slowed down, that writes a file for each silo and node. It fails at the silo ``fails``."""
 
     job: Job
     notes: Path

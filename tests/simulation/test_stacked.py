@@ -136,12 +136,12 @@ def test_a_stack_learns_what_each_silo_learns_alone(model, method):
 
 
 @pytest.mark.parametrize("method", [name for name in COMPARED if name != "pooled"])
-def test_a_stack_of_resnets_does_too(method):
+def test_a_stack_of_resnets_learns_what_each_silo_learns_alone(method):
     data = five("resnet20", sizes=(5, 7, 4, 8, 6))
     compare("resnet20", method, data, size=5)
 
 
-def test_and_one_of_the_digits_model():
+def test_a_stack_of_the_digits_model_learns_what_each_silo_learns_alone():
     """Some of its 512 channels hardly vary over few rows, where their norm would enlarge rounding errors; so more rows."""
     data = {name: data_of(n, n, SHAPES["digitmodel"]) for name, n in (("a", 20), ("b", 24))}
     compare("digitmodel", "fedtl", data, replace(FEW, batch_size=12))
@@ -191,12 +191,12 @@ def test_regression_with_a_scale_of_each_silos_own(method):
     ],
 )
 @pytest.mark.parametrize("method", ["fedtl", "fedrep"])
-def test_settings_mean_the_same(method, training):
+def test_settings_have_the_same_effect_in_a_stack(method, training):
     compare("mlp", method, five("mlp"), training)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
-def test_whatever_the_size_of_a_stack(size):
+def test_the_size_of_a_stack_does_not_change_the_result(size):
     compare("mlp", "fedavg", five("mlp"), size=size)
 
 
@@ -259,7 +259,7 @@ def test_every_other_job_is_done_as_in_serial():
 
 
 def test_a_stack_that_fails_is_trained_one_after_another(monkeypatch, caplog):
-    """Also where it fails at the end: no silo has changed by then."""
+    """This holds also for a failure at the end, because no silo has changed until then."""
     trainer, split, calls = trainer_of("mlp"), Partition.split, []
     silos, others = silos_of(trainer, five("mlp")), silos_of(trainer, five("mlp"))
     task = task_of(trainer, silos[0])

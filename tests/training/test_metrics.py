@@ -1,4 +1,6 @@
-"""Figures are those of scikit-learn, and what rows or scores cannot support is absent, with the reason."""
+"""
+Metrics equal those of scikit-learn; a metric that is not defined for these rows or scores is absent, with the reason.
+"""
 
 import json
 
@@ -60,7 +62,7 @@ def test_r2_does_not_depend_on_the_unit(scale):
         (TWO[:, :1] / 0, torch.rand(4), set(REGRESSION), "4 of 4"),
     ],
 )  # fmt: skip
-def test_a_figure_that_the_rows_do_not_support_is_absent_with_the_reason(scores, y, absent, reason):
+def test_a_metric_that_is_undefined_for_the_rows_is_absent_with_the_reason(scores, y, absent, reason):
     found = measure(scores, y)
     names = set(REGRESSION if y.is_floating_point() else CLASSIFICATION)
     assert set(found.absent) == absent
@@ -80,7 +82,7 @@ def test_one_score_that_is_not_finite_is_enough():
     st.lists(st.tuples(st.floats(width=32), st.floats(width=32)), min_size=1, max_size=6),
     st.booleans(),
 )
-def test_whatever_the_scores_are_every_figure_can_be_written_down(pairs, values):
+def test_every_metric_can_be_written_as_json_for_any_scores(pairs, values):
     scores = torch.tensor(pairs)
     y = scores[:, 1].nan_to_num(0, 0, 0) if values else torch.arange(len(pairs)) % 2
     with np.errstate(all="ignore"):
@@ -98,7 +100,7 @@ def test_plain_values_hold_the_reasons_too():
     assert to_plain(Measured({"loss": 1.0})) == {"loss": 1.0}
 
 
-def test_a_mean_and_a_worst_say_over_how_many_silos_they_are():
+def test_a_mean_and_a_worst_value_name_their_number_of_silos():
     silos = {"a": {"auc": 0.5, "loss": 1.0}, "b": {"loss": 3.0}, "c": {"auc": 0.9, "loss": 5.0}}
     mean, counts = means(silos)
     assert mean == {"auc": pytest.approx(0.7), "loss": pytest.approx(3.0)}

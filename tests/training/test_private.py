@@ -1,4 +1,4 @@
-"""What a private phase gives the objective, and what is verified before it."""
+"""The progress that a private phase passes to its loss terms, and what is verified before the phase."""
 
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ SEEN = []
 
 @dataclass(frozen=True)
 class Watched(PerExample):
-    """Notes the progress that it is given."""
+    """Records the progress with which it is called."""
 
     def losses(self, out):
         SEEN.append(out.progress)
@@ -29,7 +29,7 @@ class Watched(PerExample):
 
 @dataclass(frozen=True)
 class Scheduled(PerExample):
-    """A pull on the scores that grows with the progress: loss p * mean of the scores."""
+    """A loss that grows with the progress p: p times the mean of the scores."""
 
     def losses(self, out):
         return 50 * out.progress * out.scores.mean(1)
@@ -37,7 +37,7 @@ class Scheduled(PerExample):
 
 @dataclass(frozen=True)
 class MeetsLater(PerExample):
-    """Examples do not meet at progress 0, and do afterwards."""
+    """Examples are independent at progress 0, and depend on each other afterwards."""
 
     def losses(self, out):
         return out.scores.sum(1) + out.progress * out.scores.sum()
@@ -69,7 +69,7 @@ def test_a_scheduled_loss_acts_in_private_training(tmp_path):
     assert not torch.allclose(*deltas, atol=1e-3)
 
 
-def test_a_term_whose_examples_meet_later_is_refused_before_it_is_charged(tmp_path):
+def test_a_term_whose_examples_become_dependent_later_is_refused_before_it_is_charged(tmp_path):
     trainer = trainer_with(MeetsLater())
     silo = silo_of(trainer, tmp_path)
     with pytest.raises(ConfigError, match="depends on other records"):

@@ -1,4 +1,4 @@
-"""What a process that trains does to the memory it frees."""
+"""A process that trains uses the memory again that it frees."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, torch.get_num
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library of C")
 def test_freed_memory_is_used_again():
-    """A page fault is the system handing out a page of zeros: without the setting, hundreds a step."""
+    """With each page fault the system provides a page of zeros; without the setting there are hundreds in each step."""
 
     def faults(settled):
         code = FAULTS.format(settled=settled)

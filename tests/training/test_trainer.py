@@ -36,7 +36,7 @@ def mlp():
 
 
 def smooth(dropout=0.0):
-    """A model without BatchNorm, cut by fedtl."""
+    """A model without BatchNorm, split into body and head by fedtl."""
 
     def build():
         features = nn.Sequential(nn.Linear(COLUMNS, 6), nn.Tanh(), nn.Dropout(dropout))
@@ -104,7 +104,7 @@ def by_role(trainer, *wanted):
     return {name for name, role in trainer.partition.roles.items() if role in wanted}
 
 
-# FedAvg is FedAvg
+# FedAvg equals training on all rows
 
 
 def numpy_step(state, x, y, lr):
@@ -127,7 +127,7 @@ def numpy_step(state, x, y, lr):
     }
 
 
-def test_one_full_batch_step_at_three_silos_is_the_same_step_on_everybodys_rows():
+def test_one_full_batch_step_at_three_silos_equals_one_step_on_all_rows():
     trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
     silos = [
         silo_at(trainer, name, data_of(seed, n))
@@ -196,7 +196,7 @@ def test_the_same_task_gives_the_same_bits(name):
     for noise in (0, 1):
         torch.manual_seed(noise)
         trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
-        if noise:  # another silo at the same bench beforehand
+        if noise:  # the same trainer trains another silo first
             other = silo_at(trainer, "there", data_of(5, 9))
             trainer.fit(other, task_for(trainer, other))
         silo = silo_at(trainer)
@@ -245,7 +245,7 @@ def test_the_metrics_are_of_the_model_as_it_was_received():
     assert metrics["accuracy"] == pytest.approx((z.argmax(1) == val.y).float().mean().item())
 
 
-def test_no_validation_rows_no_metrics():
+def test_without_validation_rows_there_are_no_metrics():
     trainer = Trainer(smooth(), METHODS["fedavg"](), FULL_BATCH)
     silo = silo_at(trainer, data=replace(data_of(1, 9), val=rows_of(0, 0)))
     assert trainer.fit(silo, task_for(trainer, silo)).metrics == {}
@@ -255,7 +255,7 @@ def test_no_validation_rows_no_metrics():
 
 
 def plain_training(state, data, steps, lr, momentum, pull):
-    """Full batches, torch's own SGD, the whole loss differentiated."""
+    """Training in full batches by torch's own SGD, with autograd of the whole loss."""
     weights = {name: value.clone().requires_grad_() for name, value in state.items()}
     optimizer = torch.optim.SGD(weights.values(), lr=lr, momentum=momentum)
     for _ in range(steps):
@@ -284,7 +284,7 @@ def test_fedprox_is_the_squared_distance_in_the_loss(mu):
         assert torch.allclose(task.shared[name] + delta[name], wanted[name], atol=1e-5), name
 
 
-def test_fedprox_pulls():
+def test_fedprox_keeps_weights_nearer_to_the_received_ones():
     def distance(mu):
         trainer = Trainer(smooth(), METHODS["fedprox"](mu=mu), TrainingConfig(lr=0.1, batch_size=8, epochs=5))
         silo = silo_at(trainer)
@@ -309,7 +309,7 @@ def test_fedreps_head_phase_leaves_the_bodys_bits_and_its_body_phase_the_heads()
 
 
 def test_fedreps_head_phase_sees_the_body_as_in_evaluation():
-    """With the running statistics, so that head and body fit each other when the model is used."""
+    """The head is trained with the running statistics, which the model uses later, too."""
     method = replace(METHODS["fedrep"](), phases=(Phase(HEAD, 1),))
     trainer = Trainer(mlp(), method, FULL_BATCH)
     silo = silo_at(trainer)
@@ -369,7 +369,7 @@ def test_frozen_stages_do_not_move_under_fedprox_and_adam():
     assert delta["body.features.4.weight"].any()
 
 
-def test_a_body_that_learns_at_no_rate_does_not_move():
+def test_a_body_with_a_learning_rate_of_zero_does_not_change():
     trainer = Trainer(mlp(), METHODS["dann"](), TrainingConfig(batch_size=8, body_lr=0.0, weight_decay=0.1))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
@@ -393,7 +393,7 @@ def test_body_lr_is_a_factor_on_the_bodys_step():
 
 
 def test_a_schedule_is_a_factor_on_the_rounds_step():
-    """torch's own cosine, and 1 for what trains after the last round."""
+    """The schedule is torch's own cosine, and 1 for training after the last round."""
     plain = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(plain, T_max=4)
     trainer = Trainer(smooth(), METHODS["fedavg"](), replace(FULL_BATCH, schedule="cosine"))
@@ -456,7 +456,7 @@ def test_training_that_diverges_fails_and_leaves_the_silo_as_it_was(name):
     assert same(silo.local, before)
 
 
-def test_one_silos_failure_does_not_reach_the_next_at_the_same_bench():
+def test_a_failed_silo_does_not_affect_the_next_one_of_the_same_trainer():
     trainer = Trainer(mlp(), METHODS["fedbn"](), TrainingConfig(batch_size=8))
     sick = silo_at(
         trainer,
@@ -594,11 +594,11 @@ def test_regression_with_a_second_domain_ignores_its_absent_labels():
     )
 
 
-# Afterwards, at home
+# After the last round
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_settling_changes_nothing_in_the_silo(name):
+def test_finishing_changes_nothing_in_the_silo(name):
     trainer = Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
@@ -613,7 +613,7 @@ def test_settling_changes_nothing_in_the_silo(name):
     assert moved(model_part(shared | before), settled) == roles
 
 
-def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
+def test_fedtl_ends_with_the_statistics_of_the_silos_own_inputs():
     trainer = Trainer(mlp(), METHODS["fedtl"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
@@ -627,7 +627,7 @@ def test_fedtl_settles_on_the_statistics_of_its_own_inputs():
 @pytest.mark.parametrize(
     ("what", "stays"), [("head", {Role.BODY, Role.NORM, Role.STATS, Role.COUNT}), ("all", set())]
 )
-def test_personalising_moves_what_it_says(what, stays):
+def test_personalising_changes_only_the_declared_roles(what, stays):
     method = replace(METHODS["fedavg"](), finish=(FineTune(what, 2),))
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
@@ -636,7 +636,7 @@ def test_personalising_moves_what_it_says(what, stays):
     assert moved(task.shared | silo.local, settled) == by_role(trainer, *(set(Role) - stays))
 
 
-def test_another_stretch_of_training_starts_anywhere_and_changes_nothing_in_the_silo():
+def test_another_phase_starts_from_any_state_and_changes_nothing_in_the_silo():
     trainer = Trainer(mlp(), METHODS["fedavg"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     before, state = copy_state(silo.local), {name: value * 1 for name, value in trainer.initial(3).items()}

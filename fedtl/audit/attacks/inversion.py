@@ -1,8 +1,9 @@
 """
-Gradient inversion: inputs are reconstructed from an update as it crossed (Geiping et al., 2020: cosine distance and total
-variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they are.
+Gradient inversion: inputs are reconstructed from an update as it was sent (Geiping et al., 2020: cosine distance and
+total variation, minimised by Adam), with labels from the last layer if it is shared, and BatchNorm statistics if they
+are.
 
-The attack knows what the server knows: what it sent, what came back, the settings, and the initial local tensors, which
+The attack uses what the server has: what it sent, what came back, the settings, and the initial local tensors, which
 follow from the experiment's seed. It is a realistic attack, not a bound.
 """
 
@@ -27,8 +28,8 @@ from fedtl.training.trainer import Trainer
 
 VARIATION_WEIGHT = 1e-2
 STATISTICS_WEIGHT = 1e-2
-LEARNING_RATE = 0.1  # of Adam; halved at a half and at three quarters of the iterations
-SSIM_WINDOW = 7  # pixels, uniform
+LEARNING_RATE = 0.1  # that of Adam; halved after a half and after three quarters of the iterations
+SSIM_WINDOW = 7  # side of the uniform window, in pixels
 Images = NDArray[np.float64]  # [N, C, H, W] in 0..1
 
 
@@ -47,7 +48,7 @@ class ObservedUpdate:
 
 def gradient_multiplicity(training: TrainingConfig, steps: int) -> float:
     """
-    How many times -delta / lr contains the mean gradient: with momentum m, the sum over t = 1..steps of
+    The number of times that -delta / lr contains the mean gradient: with momentum m, the sum over t = 1..steps of
     (1 - m^t) / (1 - m).
     """
     m = training.momentum if training.optimizer == "sgd" else 0.0
@@ -55,7 +56,7 @@ def gradient_multiplicity(training: TrainingConfig, steps: int) -> float:
 
 
 def mean_gradient(trainer: Trainer, update: ObservedUpdate, trained: Sequence[str]) -> State:
-    """The mean gradient over the silo's steps, for each trained tensor that crossed. The scale is right for SGD only."""
+    """The mean gradient over the silo's steps, for each trained tensor that was sent. The scale is right for SGD only."""
     training, gradient = trainer.training, State()
     multiplicity = gradient_multiplicity(training, update.steps)
     for name in trained:
@@ -70,7 +71,7 @@ def mean_gradient(trainer: Trainer, update: ObservedUpdate, trained: Sequence[st
 def infer_labels(update: ObservedUpdate, gradient: State, net: nn.Module) -> Tensor | None:
     """
     The labels of the rows, from the last layer's bias: its gradient is mean_c p - n_c / n (Zhao et al., 2020; counts as in
-    Wainakh et al., 2022, with p of the received model on noise). None if no such bias crossed.
+    Wainakh et al., 2022, with p the received model's outputs on random inputs). None if no such bias was sent.
     """
     name = next((n for n in reversed(update.delta) if n.startswith("head.") and n.endswith("bias")), None)
     if name is None or name not in gradient or update.width < 2:
@@ -148,7 +149,7 @@ Layer = tuple[nn.Module, Tensor, Tensor]  # with the mean and variance of its in
 
 
 def _layer_statistics(net: nn.Module, update: ObservedUpdate) -> list[Layer]:
-    """Each BatchNorm whose running statistics crossed, with the batch mean and variance that changed them."""
+    """Each BatchNorm whose running statistics were sent, with the batch mean and variance that changed them."""
     layers = []
     for path, module in batch_norms(net):
         mean, var = f"{path}.running_mean", f"{path}.running_var"
@@ -166,7 +167,9 @@ def _recorder(activations: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, .
 
 
 def _statistics_distance(activations: Sequence[Tensor], layers: Sequence[Layer]) -> Tensor:
-    """The distance of the guess's layer statistics from those that crossed, in standard deviations (Yin et al., 2021)."""
+    """
+    The distance of the guess's layer statistics from those that were sent, in standard deviations (Yin et al., 2021).
+    """
     gaps = []
     for activation, (_, mean, var) in zip(activations, layers, strict=True):
         flat = activation.transpose(0, 1).flatten(1)

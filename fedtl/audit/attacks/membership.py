@@ -2,8 +2,8 @@
 Membership inference: was a row trained on? Offline LiRA (Carlini et al., 2022) and RMIA (Zarifzadeh et al., 2024), with
 reference models that were trained on other rows.
 
-Works on confidences and coins; ``reference_models`` computes them. These attacks are realistic, and no bound: an attack
-that fails proves nothing.
+Needs only confidences and who is a member; ``reference_models`` computes the former. These attacks are no bound: an
+attack that fails proves nothing.
 """
 
 import math
@@ -20,16 +20,16 @@ from fedtl.results.audit import AttackFigures, AttackResult, Interval
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 OFFLINE = 0.3  # RMIA's parameter a: how much lower the confidence is in models without a row
-SIGNIFICANCE = 0.05  # of the confidence intervals
-ROC_POINTS = 60  # of a plotted curve
+SIGNIFICANCE = 0.05  # the significance of the confidence intervals
+ROC_POINTS = 60  # the number of points of a plotted curve
 
 
 @dataclass(frozen=True)
 class Evidence:
     """
-    Of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], those of the references [k, n], and
-    the rows that each reference was trained on, ``held`` [k, n]. ``population`` [p] and ``population_references``
-    [k, p]: log-odds of rows that no model was trained on.
+    What an attack knows of one silo's rows: ``member`` [n], the target's log-odds of the right label [n], those of the
+    references [k, n], and the rows that each reference was trained on, ``held`` [k, n]. ``population`` [p] and
+    ``population_references`` [k, p]: log-odds of rows that no model was trained on.
     """
 
     member: Bools
@@ -133,7 +133,7 @@ def _tpr(member: Bools, scores: Floats, rate: float) -> tuple[float, Interval, s
     hits = int((scores[member] > threshold).sum())
     note = (
         f"{others} rows that were not trained on are too few for a false positive rate of {rate:.1%} (1 in {others} is "
-        f"{1 / others:.2%}): the true positive rate is given without any false positive"
+        f"{1 / others:.2%}): the true positive rate is that at a false positive rate of 0"
     )
     return hits / members, exact_interval(hits, members), "" if allowed else note
 

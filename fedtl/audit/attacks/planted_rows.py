@@ -1,9 +1,9 @@
 """
-Canaries in input space: mislabelled rows that look real, planted in a federation of their own.
+Canaries in input space: mislabelled rows that look real, planted in a federation that is trained for this test.
 
 They bound epsilon end to end, through head, statistics and all rounds, while canaries beside the model test the mechanism
-alone. They are weaker, because other rows teach the model the right labels. At record level each row has a coin; at silo
-level each silo has one coin for all of its rows.
+alone. They are weaker, because other rows teach the model the right labels. At record level a coin flip for each row
+decides whether it is planted; at silo level one coin flip decides for all rows of a silo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ LEVELS = RECORDS, SILOS
 
 @dataclass(frozen=True)
 class PlantedFindings:
-    """The result (None if the adversary saw nothing of it), and checks of the silos that claim something."""
+    """The result (None if the adversary saw no model), and the checks of the silos that claim a privacy guarantee."""
 
     result: PlantedResult | None = None
     checks: Sequence[Check] = ()
@@ -67,7 +67,7 @@ def _scores(study: Study, name: str, level: int, states: Sequence[State], before
 
 
 def planted_findings(study: Study, scores: Mapping[int, Mapping[str, Floats]]) -> PlantedFindings:
-    """From the scores of both levels; empty if there are none."""
+    """What follows from the scores of both levels; empty if there are none."""
     if not scores or not scores[RECORDS]:
         return PlantedFindings()
     checks, records = list[Check](), dict[str, BoundsResult]()

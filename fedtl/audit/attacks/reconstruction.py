@@ -1,6 +1,6 @@
 """
 Which updates are inverted, and how well: those of one row, those of a few rows over several steps, and the run's own first
-round. All updates come from ``Trainer.fit`` or from the run's recorded messages, as they crossed.
+round. All updates come from ``Trainer.fit`` or from the run's recorded messages, as they were sent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound
 from fedtl.messages import Task
 from fedtl.models.roles import Role
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.report.audit_attacks import Pictures
@@ -31,12 +31,12 @@ from fedtl.training.batches import to_inputs
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
-UNLIMITED_EPSILON = 1e9  # of a scratch ledger
-MAX_INPUTS = 8  # that are reconstructed from one update
+UNLIMITED_EPSILON = 1e9  # the budget of a scratch ledger
+MAX_INPUTS = 8  # the most inputs that are reconstructed from one update
 SEVERAL_ROWS, SEVERAL_BATCH = 8, 4  # rows and batch size of the second case: two steps an epoch
 SHOWN_PICTURES = 8
 MIN_SINGLE_ROWS = 4  # reconstructed one by one in all silos; a mean over them is not a figure of one row
-SILOS_TRIED = 2  # in the cases of more than one row
+SILOS_TRIED = 2  # the number of silos in the cases of more than one row
 ONE_ROW, SEVERAL, FIRST_ROUND = "one row", f"{SEVERAL_ROWS} rows, several steps", "the run's first round"
 KEPT, SHARED = "kept", "shared"  # whether BatchNorm statistics stay at the silo
 
@@ -96,7 +96,12 @@ def invert_small_update(
         guarantee = study.guarantees.get(small.silo)
         guarantee = None if guarantee is None else _for_few_rows(guarantee, small, folder)
         silo = Silo(
-            small.silo, own, dict(local), b"inversion", guarantee, labels.public(trainer.partition.roles)
+            small.silo,
+            own,
+            dict(local),
+            b"inversion",
+            guarantee,
+            taint.untrained_labels(trainer.partition.roles),
         )
         update = trainer.fit(silo, task)
     steps = (
@@ -110,7 +115,10 @@ def invert_small_update(
 
 
 def invert_first_round(study: Study, messages: RecordedRound, name: str, iterations: int) -> Attempt:
-    """Invert what really crossed, of all rows and steps; each guess is compared with the nearest training row."""
+    """
+    Invert the recorded update of the first round, made from all rows and steps; each guess is compared with the nearest
+    training row.
+    """
     data, trainer = study.data(name), study.trainer
     _, local = trainer.partition.split(trainer.initial(data.width))
     guarantee, training, count = study.guarantees.get(name), trainer.training, len(data.train)
@@ -123,7 +131,9 @@ def invert_first_round(study: Study, messages: RecordedRound, name: str, iterati
 
 
 def _for_few_rows(guarantee: PrivacyGuarantee, small: SmallUpdate, folder: Path) -> PrivacyGuarantee:
-    """The same noise and clip, with the sample rate of the small update's batches and a ledger in ``folder``."""
+    """
+    The guarantee with the same noise and clip, the sample rate of the small update's batches and a ledger in ``folder``.
+    """
     count, training = -(-small.count // small.batch_size), guarantee.training
     steps = tuple(count if planned else 0 for planned in training.steps)
     rate = min(1.0, small.batch_size / small.count)

@@ -24,7 +24,7 @@ from fedtl.federation.rounds import Federation, FederationConfig, ServerState, r
 from fedtl.messages import Task, Update
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.results.audit import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
@@ -34,7 +34,8 @@ from fedtl.training.trainer import Trainer
 
 MIN_PROBABILITY = 1e-12
 TARGET = -1  # not a reference: a silo trains on its own training rows
-RECORDS, SILOS = -2, -3  # as TARGET, with mislabelled rows planted by a coin for each record or for each silo
+# As TARGET, with mislabelled rows: a coin flip for each record, or for each silo, decides which rows are planted.
+RECORDS, SILOS = -2, -3
 StatesBySilo = Mapping[str, State]  # each silo's whole model
 
 
@@ -64,7 +65,7 @@ class Pool:
 
 
 def pool_of(study: Study, name: str) -> Pool:
-    """The rows have units if units are protected."""
+    """The rows of a silo that are attacked; they have units if units are protected."""
     data, test = study.data(name), study.exam(name).test
     unit = units.unit_of(study.experiment)
     rows = Dataset(
@@ -123,7 +124,7 @@ def reference_data(study: Study, name: str, number: int) -> SiloDataset:
 
 
 def _select(rows: Dataset, inside: torch.Tensor) -> Dataset:
-    """Some of the rows, with units numbered again."""
+    """The rows in ``inside``, with units numbered from 0."""
     row_units = None if rows.units is None else units.renumbered(rows.units[inside])
     return Dataset(rows.x[inside], rows.y[inside], row_units)
 
@@ -187,7 +188,7 @@ def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
             settings = settings.model_copy(update={"statistics": "public"})
         location = LedgerLocation(folder / name / "ledger.sqlite", name, secret)
         promised = plan_guarantee(settings, study.trainer, data, experiment.rounds, experiment.seed, location)
-    return Silo(name, data, local, secret, promised, labels.public(study.trainer.partition.roles))
+    return Silo(name, data, local, secret, promised, taint.untrained_labels(study.trainer.partition.roles))
 
 
 def observed_states(
@@ -196,7 +197,7 @@ def observed_states(
     """
     The models of a silo that an adversary knows; empty if it saw none. The server: one after each recorded update of the
     silo. Another silo: one for each recorded round's shared tensors. The public: the final model. Tensors that do not
-    cross are taken from ``substitute``, a model of the adversary's own.
+    leave a silo are taken from ``substitute``, a model of the adversary's own.
     """
     if adversary is Adversary.MODEL:
         return [dict(observed.whole[name])]
@@ -211,7 +212,7 @@ def observed_states(
 
 
 def log_odds(study: Study, states: Sequence[State], rows: Dataset, data: SiloDataset) -> Floats:
-    """[N]: log-odds of the right label, a mean over states; in regression those of exp(-squared error / 2)."""
+    """The log-odds of the right label [N], a mean over states; in regression those of exp(-squared error / 2)."""
     values = []
     for state in states:
         scores = study.trainer.scores(state, rows.x, data).double()
@@ -235,7 +236,7 @@ class SiloLogOdds:
 def pool_log_odds(
     study: Study, observed: ObservedFederation, adversary: Adversary, substitutes: StatesBySilo
 ) -> dict[str, SiloLogOdds]:
-    """By silo, for those of which the adversary saw anything."""
+    """The log-odds by silo, for silos of which the adversary saw anything."""
     results = {}
     for name in study.training:
         if states := observed_states(observed, name, adversary, substitutes[name]):
@@ -251,7 +252,7 @@ def pool_log_odds(
 def evidence(
     study: Study, target: Mapping[str, SiloLogOdds], references: Mapping[int, Mapping[str, SiloLogOdds]]
 ) -> dict[str, Evidence]:
-    """By silo, all that a membership attack needs; without silos of which the adversary saw nothing."""
+    """All that a membership attack needs, by silo; without silos of which the adversary saw nothing."""
     return {
         name: _evidence(study, name, target[name], references) for name in study.training if name in target
     }

@@ -22,7 +22,7 @@ from fedtl.models.roles import EVERYTHING, Role
 from fedtl.results.audit import Adversary, RoleCost
 from fedtl.training.metrics import correct
 
-MAX_ROUNDS = 10  # of each federation: risks are compared here; the run's own figures are elsewhere
+MAX_ROUNDS = 10  # of each federation: fewer than in the run, because risks are only compared with each other
 RECORDED_ROUNDS = 3
 SHARED: tuple[frozenset[Role], ...] = (
     frozenset({Role.BODY}),
@@ -87,7 +87,7 @@ def role_cost(study: Study, shared: frozenset[Role], references: int, iterations
 
 
 def _mean_accuracy(study: Study, target: ObservedFederation) -> float | None:
-    """Over the silos' test rows; None in regression."""
+    """The mean accuracy over the silos' test rows; None in regression."""
     accuracies = []
     for name in study.training:
         data, test = study.data(name), study.exam(name).test

@@ -22,7 +22,7 @@ from fedtl.training.loop import TrainingConfig
 
 Floats = NDArray[np.float64]
 NORMALITY_VALUES = 5000  # the number of values that are tested for normality
-ROUNDING = 1e-3  # clips: the largest error of float32 in a sum
+ROUNDING = 1e-3  # the largest error of float32 in a sum, in clips
 
 
 def noise_conformance(
@@ -199,8 +199,8 @@ def _optimiser(run: Sequence[CanaryPhase], claim: SiloPrivacy, training: Trainin
 
 def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy) -> Measurement:
     """
-    One Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2 is at most
-    1 / sigma^2, and each sub-release has the noise that was intended for it.
+    The releases are one Gaussian mechanism of the claimed multiplier: over all sub-releases, the sum of (clip / noise)^2
+    is at most 1 / sigma^2, and each sub-release has the noise that was intended for it.
     """
     if (sigma := claim.statistics_noise) is None:
         return not_exercised("no statistics are released")

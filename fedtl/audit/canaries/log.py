@@ -31,7 +31,10 @@ class CanaryPhase:
 
 @dataclass(frozen=True)
 class ReleasedStatistics:
-    """As ``privacy.canaries.CanaryStatistics.save`` writes it: sums [releases, canaries] in clips."""
+    """
+    The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums
+    [releases, canaries] in clips.
+    """
 
     sums: NDArray[np.float64]
     deviations: NDArray[np.float64]
@@ -55,7 +58,7 @@ def read_canary_phases(folder: Path) -> list[CanaryPhase]:
 
 
 def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """Numbers as float64, truth values as they are."""
+    """These arrays of a file, numbers as float64."""
     try:
         content = load_file(path)
         return [
@@ -68,10 +71,10 @@ def _arrays(path: Path, *names: str) -> list[NDArray[Any]]:
 
 
 def steps(run: Sequence[CanaryPhase]) -> NDArray[np.float64]:
-    """[steps, canaries]: the noisy sums of all phases, one after another."""
+    """The noisy sums of all phases, one after another [steps, canaries]."""
     return np.concatenate([phase.sums for phase in run])
 
 
 def sampled(run: Sequence[CanaryPhase]) -> NDArray[np.bool_]:
-    """[steps, canaries]: which canaries each step sampled."""
+    """The canaries that each step sampled [steps, canaries]."""
     return np.concatenate([phase.sampled for phase in run])

@@ -1,7 +1,7 @@
 """
 Lower bounds on epsilon from the canaries of one training run, each included in the run or not by a fair coin.
 
-Works on scores and coins; knows nothing about models. A bound below the claim neither confirms nor refutes it; see
+Needs only scores and coin flips, and no model. A bound below the claim neither confirms nor refutes it; see
 ``audit.power`` for the true epsilon that such an audit would have detected.
 """
 
@@ -29,7 +29,10 @@ MIN_SIGNIFICANCE = 1e-30  # the smallest p-value that ``fdp_p`` computes
 
 @dataclass(frozen=True)
 class Guesses:
-    """Of ``canaries``, ``guesses`` were guessed (highest scores in, lowest out), and ``correct`` of these were right."""
+    """
+    The outcome of guessing: of ``canaries``, ``guesses`` were guessed (highest scores in, lowest out), and ``correct`` of
+    these were right.
+    """
 
     canaries: int
     guesses: int

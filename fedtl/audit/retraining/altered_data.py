@@ -30,7 +30,7 @@ def first_units(
 
 
 def units_of(data: SiloDataset, guarantee: PrivacyGuarantee) -> Tensor:
-    """[N]: the number of each training row's unit; if records are protected, the row's own number."""
+    """The number of each training row's unit [N]; if records are protected, the row's own number."""
     if guarantee.protected.are_records or data.train.units is None:
         return torch.arange(len(data.train))
     return data.train.units

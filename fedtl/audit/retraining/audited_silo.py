@@ -18,7 +18,7 @@ from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
 from fedtl.methods.base import without_weight_terms
 from fedtl.models.state import State
-from fedtl.privacy import taint as labels
+from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
@@ -34,8 +34,8 @@ Prepare = Callable[[Raw], tuple[SiloDataset, PrivacyGuarantee]]
 @dataclass(frozen=True)
 class AuditedSilo:
     """
-    ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into data and their
-    guarantee, by the code that made ``data`` and ``guarantee``.
+    A silo to audit. ``secret``: the silo's own. ``raw``: its rows as they are stored; ``prepare`` turns stored rows into
+    data and their guarantee, by the code that made ``data`` and ``guarantee``.
     """
 
     trainer: Trainer
@@ -62,7 +62,9 @@ class AuditedSilo:
         """Train one round from the initial model; return the update and the silo's local state."""
         trainer, data = trainer or self.trainer, data or self.data
         _, local = trainer.partition.split(trainer.initial(data.width))
-        silo = Silo(self.name, data, local, self.secret, guarantee, labels.public(trainer.partition.roles))
+        silo = Silo(
+            self.name, data, local, self.secret, guarantee, taint.untrained_labels(trainer.partition.roles)
+        )
         return trainer.fit(silo, self.task(round)), silo.local
 
     def private_phases(self) -> list[int]:
@@ -70,7 +72,7 @@ class AuditedSilo:
         return [number for number, count in enumerate(self.guarantee.training.steps) if count]
 
     def steps(self, count: int) -> tuple[int, ...]:
-        """``count`` private steps in each phase that takes any."""
+        """The number of steps of each phase: ``count`` where it takes private steps, otherwise 0."""
         return tuple(count if planned else 0 for planned in self.guarantee.training.steps)
 
     def frozen_trainer(self) -> Trainer:
@@ -124,18 +126,18 @@ def unlimited(guarantee: PrivacyGuarantee, rounds: int = 2, **training: Any) -> 
 
 
 def noise_only(guarantee: PrivacyGuarantee, **training: Any) -> PrivacyGuarantee:
-    """The same, without releases of statistics or metrics."""
+    """The guarantee of ``unlimited``, without releases of statistics or metrics."""
     return replace(unlimited(guarantee, **training), releases=Releases())
 
 
 def as_kind(guarantee: PrivacyGuarantee, kind: type[PrivacyGuarantee], **more: Any) -> PrivacyGuarantee:
-    """The same guarantee as a subclass, which draws or divides in another way."""
+    """The same guarantee as an instance of ``kind``, which samples or divides in another way."""
     values = {key: getattr(guarantee, key) for key in PrivacyGuarantee.__dataclass_fields__}
     return kind(**{**values, **more})
 
 
 def try_fit(fit: Callable[[], tuple[Update, State]]) -> tuple[Update, State] | None:
-    """Return None if the round fails; the silo's log says why."""
+    """Return what ``fit`` returns, or None if the round fails; the reason is in the silo's log."""
     try:
         return fit()
     except SiloFailed:

@@ -25,7 +25,7 @@ PRIVATE_STEP_CHECKS = (  # these need a phase that takes private steps
     "samples",
     "samples between rounds",
 )
-RETRAINING_CHECKS = (  # in order
+RETRAINING_CHECKS = (  # all checks, in the order of the report
     "around the mechanism",
     "local-only state",
     "statistics",

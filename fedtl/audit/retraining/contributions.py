@@ -37,17 +37,18 @@ from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.data.dataset import SiloDataset
 from fedtl.training.metrics import correct
 
-UNITS = 32  # units that are trained on
+UNITS = 32  # the number of units that are trained on
 ROUNDING = 2e-3  # relative: the error of float32 in sums over records
-MAX_DIFFERENCE = 0.02  # of one record's contributions to a sum with other records, relative
+MAX_DIFFERENCE = 0.02  # the largest relative difference of a record's contributions with other records
 
 
 @dataclass(frozen=True)
 class NeighbourRounds:
     """
-    ``base``: a round on a few of the silo's rows, of which unit 1 is extreme. ``without_record``, ``without_extreme``: the
-    same without unit 0, and without unit 1. ``others``: with synthetic rows except for the extreme unit, and with other
-    units sampled; ``others_without_extreme``: the same without the extreme unit.
+    A round, and the same round on neighbouring data. ``base``: a round on a few of the silo's rows, of which unit 1 is
+    extreme. ``without_record``, ``without_extreme``: the same without unit 0, and without unit 1. ``others``: with
+    synthetic rows except for the extreme unit, and with other units sampled; ``others_without_extreme``: the same without
+    the extreme unit.
     """
 
     audited: AuditedSilo
@@ -100,7 +101,7 @@ def _with_extreme_unit(synthetic: SiloDataset, base: SiloDataset, which: Tensor)
 
 
 def _with_validation_label_changed(audited: AuditedSilo, data: SiloDataset) -> SiloDataset:
-    """Other labels for one unit of the validation rows, which the initial model classifies correctly if there is such one."""
+    """Other labels for one unit of the validation rows, which the initial model classifies correctly if there is one."""
     val = data.val
     if not len(val):
         return data
@@ -112,7 +113,7 @@ def _with_validation_label_changed(audited: AuditedSilo, data: SiloDataset) -> S
 
 
 def noisy_sums_alone(rounds: NeighbourRounds) -> Measurement:
-    """With the same noisy sums, everything that leaves and all local state is the same to the bit."""
+    """With the same noisy sums, everything that leaves and all local state is the same bit for bit."""
     base = rounds.base.outcome
     if base is None:
         return exact(False, None, "the round failed on the silo's own rows")

@@ -1,7 +1,8 @@
 """
-What must not change what leaves the silo: rows, if no record is sampled, and everything that stays at the silo.
+Whether what leaves the silo depends on something that it must not depend on: on rows if no record is sampled, or on state
+that stays at the silo.
 
-And what must change: statistics that are released twice, and noise under one seed.
+And whether two releases of the same statistics, and the noise of two rounds from one seed, differ as they must.
 """
 
 from dataclasses import replace
@@ -83,7 +84,7 @@ def statistics_differ(audited: AuditedSilo) -> Measurement:
 
 
 def fresh_noise(audited: AuditedSilo, run: list[CanaryPhase]) -> Measurement:
-    """If the first recorded round is trained again from the same seed, its noise must be another."""
+    """If the first recorded round is trained again from the same seed, its noise must differ."""
     if audited.guarantee.canaries is None or not run:
         return not_exercised("the run has no canaries")
     absent = ~run[0].member

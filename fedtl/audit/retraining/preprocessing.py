@@ -47,8 +47,8 @@ class ReplacedRow:
 
 def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     """
-    The guarantee is the same, every sum of training is the same to the bit, and the statistics change by what one replaced
-    record may change them.
+    The guarantee is the same, every sum of training is the same bit for bit, and the statistics change by what one
+    replaced record may change them.
     """
     replaced = _replace_a_row(audited)
     if isinstance(replaced, Measurement):
@@ -60,7 +60,11 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
     base = _train(audited, replaced.data, replaced, None)
     other = _train(audited, replaced.other, replaced, base)
     if base.outcome is None or other.outcome is None:
-        return exact(False, None, "one stored row decides whether a round fails that does not sample it")
+        return exact(
+            False,
+            None,
+            "a round fails or not depending on one stored row, although the round does not sample that row",
+        )
     change = distance_over_noise(base, other, "noise") * replaced.guarantee.training.noise_multiplier
     change += distance_over_noise(base, other, "metric")
     if change:

@@ -30,9 +30,9 @@ from fedtl.privacy.noise import Noise
 
 Purpose = tuple[str | int, ...]
 NO_SAMPLING_RATE = 1e-12  # a sample rate at which no record is ever sampled
-STEPS = 2  # of each phase: the second step starts from weights that the first one's noise changed
-CLIP_FACTOR = 1e-3  # of the clip: almost every record's gradient is then clipped in every single tensor
-STATISTICS_NOISE_FACTOR = 1e-3  # of the noise on statistics
+STEPS = 2  # the number of steps of each phase: the second one starts from weights that the first one's noise changed
+CLIP_FACTOR = 1e-3  # so small that almost every record's gradient is clipped in every single tensor
+STATISTICS_NOISE_FACTOR = 1e-3  # the factor on the noise of statistics
 
 
 class NoisySum(NamedTuple):
@@ -46,8 +46,9 @@ class NoisySum(NamedTuple):
 @dataclass
 class SumRecorder:
     """
-    ``sums``: the recorded sums by purpose, in order. ``replayed``: an earlier recording, whose noisy sums are released
-    in place of new ones. ``draw``: the uniform numbers that decide who is sampled; None: those of the noise.
+    Records noisy sums. ``sums``: the recorded sums by purpose, in order. ``replayed``: an earlier recording, whose noisy
+    sums are released in place of new ones. ``draw``: the uniform numbers that decide which units are sampled; None: the
+    guarantee's own.
     """
 
     replayed: "SumRecorder | None" = None
@@ -59,12 +60,14 @@ class SumRecorder:
         return [each for purpose, sums in self.sums.items() if purpose[0] == kind for each in sums]
 
     def replay(self, purpose: Purpose, number: int) -> Tensor | None:
-        """Raises LookupError if the earlier round released fewer sums than this one."""
+        """
+        The noisy sum of the earlier round; None without one. Raises LookupError if it released fewer sums than this one.
+        """
         return None if self.replayed is None else self.replayed.sums[purpose][number].released
 
 
 class _RecordedNoise(Noise):
-    """Records the sums that it is added to."""
+    """Noise that records the sums to which it is added."""
 
     def __init__(self, source: Noise, purpose: Purpose, recorder: SumRecorder) -> None:
         self._source, self._purpose, self._recorder = source, purpose, recorder
@@ -95,7 +98,7 @@ class RecordingGuarantee(PrivacyGuarantee):
 
 @dataclass(frozen=True)
 class UnsampledGuarantee(PrivacyGuarantee):
-    """For a sample rate of NO_SAMPLING_RATE: divides sums by the batch size that the real guarantee expects."""
+    """A guarantee of sample rate NO_SAMPLING_RATE that divides sums by the batch size that the real guarantee expects."""
 
     divisor: float = field(default=1.0, kw_only=True)
 

@@ -29,8 +29,8 @@ STEPS = 24
 @dataclass(frozen=True)
 class Samples:
     """
-    Of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with some of its
-    rows only.
+    The samples of two rounds: which units were in a step [steps, units]. ``partial``: how often a unit was in a step with
+    some of its rows only.
     """
 
     first: Bools
@@ -51,10 +51,10 @@ def record_samples(audited: AuditedSilo) -> Samples:
     rounds, partial = [], 0
     for _ in range(2):
         net = trainer.net(data.width)
-        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as seen:
+        with scratch_guarantee(few) as guarantee, _record_rows(net, rows) as sampled_rows:
             audited.fit(guarantee, data, trainer)
-        sampled = np.zeros((len(seen), len(rows)), bool)
-        for step, inside in enumerate(seen):
+        sampled = np.zeros((len(sampled_rows), len(rows)), bool)
+        for step, inside in enumerate(sampled_rows):
             sampled[step, sorted(inside)] = True
         shares = _by_unit(sampled, units)
         rounds.append(shares > 0)
@@ -63,7 +63,7 @@ def record_samples(audited: AuditedSilo) -> Samples:
 
 
 def _by_unit(sampled: Bools, units: Tensor) -> NDArray[np.float64]:
-    """[steps, units]: the share of each unit's rows that was sampled."""
+    """The share of each unit's rows that was sampled [steps, units]."""
     counts = np.bincount(units.numpy())
     sums = np.zeros((len(sampled), len(counts)))
     np.add.at(sums.T, units.numpy(), sampled.T.astype(float))
@@ -137,7 +137,7 @@ def _count_p(counts: NDArray[np.int64], tries: int, rate: float) -> float:
 
 
 def samples_differ(samples: Samples) -> Measurement:
-    """Two rounds of one task and one seed sample other records."""
+    """Two rounds of one task and one seed sample different records."""
     if samples.rate >= 1:
         return not_exercised("every record is in every step")
     p, _ = _repeats(samples.first, samples.second, samples.rate)

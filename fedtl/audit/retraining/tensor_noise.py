@@ -25,14 +25,14 @@ from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.net import Net
 
 Floats = NDArray[np.float64]
-TOTAL_VALUES = 1_500_000  # about how many are read, over all rounds, steps and tensors
-MIN_STEPS, MAX_STEPS = 4, 24  # of one round
+TOTAL_VALUES = 1_500_000  # the approximate number of values that are read, over all rounds, steps and tensors
+MIN_STEPS, MAX_STEPS = 4, 24  # limits of the number of steps of one round
 NORMALITY_VALUES = 5000
-KEPT_VALUES = 4096  # of a tensor, for comparison with others
+KEPT_VALUES = 4096  # the most values of a tensor that are compared with those of other tensors
 ROUNDS = (1, 1, 2)  # the first round, the same again, and the second
-RECORD_STEPS = 5  # steps with records
-RECORD_UNITS = 32  # units whose records are in each of these steps
-RECORD_CANARIES = 32  # canaries beside them, at most
+RECORD_STEPS = 5  # the number of steps with records
+RECORD_UNITS = 32  # the number of units whose records are in each of these steps
+RECORD_CANARIES = 32  # the most canaries in each of these steps
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ def record_noise(audited: AuditedSilo) -> dict[str, TensorNoise]:
     for number in ROUNDS:
         with scratch_guarantee(unsampled) as scratch, record_gradients(net) as gradients:
             audited.fit(scratch, None, trainer, min(number, audited.rounds))
-        for name, own in _by_tensor(gradients).items():
-            recorded.setdefault(name, []).extend(own)
+        for name, of_tensor in _by_tensor(gradients).items():
+            recorded.setdefault(name, []).extend(of_tensor)
     unit = guarantee.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
-    return {name: _tensor_noise(own, unit) for name, own in recorded.items()}
+    return {name: _tensor_noise(steps, unit) for name, steps in recorded.items()}
 
 
 def _by_tensor(steps: Sequence[Mapping[str, Gradient]]) -> dict[str, list[Gradient]]:
@@ -122,14 +122,14 @@ def _tensor_noise(steps: Sequence[Gradient], unit: float) -> TensorNoise:
 def deviation(noise: Mapping[str, TensorNoise]) -> Measurement:
     """Each tensor has the claimed variance: sums of squares of standard normal numbers are chi-square distributed."""
     p = {}
-    for name, own in noise.items():
-        law = chi2(own.count)
-        p[name] = 2 * min(law.cdf(own.squares), law.sf(own.squares))
-    return _worst_tensor(p, {name: (own.squares / own.count) ** 0.5 for name, own in noise.items()})
+    for name, tensor in noise.items():
+        law = chi2(tensor.count)
+        p[name] = 2 * min(law.cdf(tensor.squares), law.sf(tensor.squares))
+    return _worst_tensor(p, {name: (tensor.squares / tensor.count) ** 0.5 for name, tensor in noise.items()})
 
 
 def _worst_tensor(p: Mapping[str, float], ratios: Mapping[str, float]) -> Measurement:
-    name = min(p, key=lambda tensor: p[tensor])
+    name = min(p, key=lambda name: p[name])
     reason = f"the noise of {name}, the worst of {len(p)} tensors, has {ratios[name]:.3f} times the claimed standard deviation"
     return Measurement(min(1.0, float(p[name]) * len(p)), ratios[name], reason)
 
@@ -137,7 +137,7 @@ def _worst_tensor(p: Mapping[str, float], ratios: Mapping[str, float]) -> Measur
 def normality(noise: Mapping[str, TensorNoise]) -> Measurement:
     """Values of all tensors together have the standard normal distribution."""
     each = max(1, NORMALITY_VALUES // len(noise))
-    values = np.concatenate([own.values.ravel()[:each] for own in noise.values()])
+    values = np.concatenate([tensor.values.ravel()[:each] for tensor in noise.values()])
     test = kstest(values, "norm")
     reason = f"the noise is not normally distributed (Kolmogorov-Smirnov distance {test.statistic:.3f} over {len(values)} values)"
     return Measurement(float(test.pvalue), float(test.statistic), reason)
@@ -149,7 +149,7 @@ def tensors_without_noise(audited: AuditedSilo, noise: Mapping[str, TensorNoise]
     phases = [trainer.method.phases[number] for number in audited.private_phases()]
     weights = dict(trainer.net(audited.data.width).named_parameters())
     trained = {name for phase in phases for name in trainer.loop.movable(phase.train) if name in weights}
-    missing = sorted(trained - {name for name, own in noise.items() if own.squares})
+    missing = sorted(trained - {name for name, tensor in noise.items() if tensor.squares})
     reason = f"{len(missing)} tensors are trained without noise, such as {missing[:1]}"
     return exact(not missing, float(len(missing)), reason)
 
@@ -167,8 +167,8 @@ def deviation_with_records(audited: AuditedSilo) -> Measurement:
         audited.fit(scratch, data, trainer)
         unit = scratch.expected_batch / (guarantee.training.noise_multiplier * guarantee.training.clip)
     p, ratios = {}, {}
-    for name, own in _by_tensor(steps).items():
-        values = torch.stack([step.values for step in own])
+    for name, of_tensor in _by_tensor(steps).items():
+        values = torch.stack([step.values for step in of_tensor])
         free = (len(values) - 1) * values.shape[1]
         squares = float(((values - values.mean(0)) ** 2).sum()) * unit**2
         p[name], ratios[name] = float(chi2.cdf(squares, free)), (squares / free) ** 0.5
@@ -176,7 +176,7 @@ def deviation_with_records(audited: AuditedSilo) -> Measurement:
 
 
 def repeats_within_step(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Over all tensors of one phase, one after another."""
+    """The noise of a step does not repeat itself, over all tensors of a phase, one after another."""
 
     def test(parts: Mapping[str, Floats]) -> tuple[float, str]:
         p, lag = independence.within_step(np.concatenate(list(parts.values()), 1))
@@ -186,7 +186,7 @@ def repeats_within_step(noise: Mapping[str, TensorNoise]) -> Measurement:
 
 
 def repeats_between_tensors(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between tensors that are trained in the same step."""
+    """Tensors that are trained in the same step have different noise."""
     if all(len(parts) == 1 for parts in _groups(noise)):
         return not_exercised("only one tensor is trained")
 
@@ -198,12 +198,12 @@ def repeats_between_tensors(noise: Mapping[str, TensorNoise]) -> Measurement:
 
 
 def repeats_between_steps(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between the steps of one round."""
+    """The steps of one round have different noise."""
     return _worst_group(noise, lambda parts: _repeats(parts, 1, _steps_a_round(parts) - 1))
 
 
 def repeats_between_rounds(noise: Mapping[str, TensorNoise]) -> Measurement:
-    """Between two rounds, and between a round and the same round again."""
+    """Two rounds have different noise, and so has a round that is trained again."""
     return _worst_group(noise, lambda parts: _repeats(parts, _steps_a_round(parts), _steps(parts) - 1))
 
 
@@ -234,8 +234,8 @@ def _worst_group(
 
 
 def _groups(noise: Mapping[str, TensorNoise]) -> list[dict[str, Floats]]:
-    """The values of tensors that have equally many steps, together."""
+    """Groups of tensors that have the same number of steps: their values by name."""
     groups: dict[int, dict[str, Floats]] = {}
-    for name, own in noise.items():
-        groups.setdefault(len(own.values), {})[name] = own.values
+    for name, tensor in noise.items():
+        groups.setdefault(len(tensor.values), {})[name] = tensor.values
     return list(groups.values())

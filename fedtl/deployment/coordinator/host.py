@@ -71,5 +71,5 @@ def _write_shared(path: Path, plan: StudyPlan, shared: State) -> None:
     labels = None
     if plan.private is not None:
         label = Label.RELEASED if plan.private else Label.LOCAL
-        labels = taint_metadata.metadata(dict.fromkeys(shared, label))
+        labels = taint_metadata.label_metadata(dict.fromkeys(shared, label))
     write_file(path, lambda file: save_file(shared, file, labels), private=True)

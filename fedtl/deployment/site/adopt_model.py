@@ -118,7 +118,9 @@ def _finished(
     """The silo's own model after the last round."""
     silo.local = stored.local
     outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
-    own = taint.by_tensor(stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local})
+    own = taint.labels_by_tensor(
+        stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
+    )
     return _Model(
         outcome.state, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
     )
@@ -134,7 +136,7 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     if trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
-    fitted = taint.after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
+    fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
     return _Model(state, fitted, {"in use": in_use, **others})
 
 

@@ -36,7 +36,7 @@ def _silo(
         local,
         plan.home.secret,
         privacy_guarantee,
-        taint.public(study.trainer.partition.roles),
+        taint.untrained_labels(study.trainer.partition.roles),
     )
 
 

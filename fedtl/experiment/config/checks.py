@@ -171,11 +171,11 @@ def _of_engine(engine: EngineSettings) -> Iterator[str]:
 
 
 def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
-    """Yield a line where the first weights come from two places, or from one that does not exist."""
+    """Yield a line where the initial weights come from two places, or from one that does not exist."""
     if overlap := sorted(set(data.late) & set(model.pretrain_on)):
         yield f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; remove it from one of them"
     if model.weights and model.pretrain_on:
-        yield "model.weights and model.pretrain_on both set the first weights; remove one of them"
+        yield "model.weights and model.pretrain_on both set the initial weights; remove one of them"
     if model.weights not in ("", "pretrained") and not os.path.isfile(model.weights):
         yield f"model.weights: there is no file {model.weights}"
     for entry in model.pretrain_on:

@@ -10,7 +10,7 @@ from fedtl.experiment.config.schema import Experiment, MethodSettings
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint_metadata
 from fedtl.report.wording import not_covered
 
 WEAK_EPSILON = 10.0  # from here on the guarantee is weak
@@ -84,7 +84,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
     private = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
     if (runs := len(compare.seeds) * sum(bool(method.shared) and not method.pool for method in private)) > 1:
         yield f"compare makes {runs} private runs on the same rows; if more than one is released, their epsilons add"
-    if experiment.model.weights not in ("", "pretrained") and not marks.marked(
+    if experiment.model.weights not in ("", "pretrained") and not taint_metadata.has_labels(
         Path(experiment.model.weights)
     ):
         yield UNCOVERED

@@ -3,7 +3,8 @@ Clipped sums of per-example gradients without the gradients: book-keeping with m
 Bu et al., 2022 and 2023).
 
 One forward pass, and one backward pass that computes only the gradients at the layers' outputs. From a layer's input and
-its output's gradient follows first each example's norm, and then one weighted sum. Must not know about noise or optimizers.
+its output's gradient follows first each example's norm, and then one weighted sum. Must not depend on noise or
+optimizers.
 """
 
 from collections.abc import Callable
@@ -35,23 +36,25 @@ def gradients(net: nn.Module, losses: Callable[[], Tensor]) -> Gradients:
     if not trainable:
         raise Unsupported("no parameter is trainable")
     wanted: set[Tensor | None] = set(trainable)
-    found: dict[Tensor | None, LayerContribution] = {}
+    contributions: dict[Tensor | None, LayerContribution] = {}
 
     def record(layer: nn.Module, x: Tensor, g: Tensor) -> None:
         exact = trainable[0].dtype  # under autocast, inputs and gradients are rounded to fewer bits
         for weight, contribution in LAYERS[type(layer)](layer, x.to(exact), g.to(exact)):
             if weight in wanted:
-                found[weight] = contribution()
+                contributions[weight] = contribution()
 
     values = _pass(net, losses, trainable, record)
-    if any(len(contribution.squares) != len(values) for contribution in found.values()):
+    if any(len(contribution.squares) != len(values) for contribution in contributions.values()):
         raise Unsupported("a layer's input does not have one row for each example")
     none = trainable[0].new_zeros(len(values))  # in case the losses reach no layer
-    squares = torch.stack([none, *(contribution.squares for contribution in found.values())]).sum(0)
+    squares = torch.stack([none, *(contribution.squares for contribution in contributions.values())]).sum(0)
 
     def weighted(factors: Tensor) -> list[Tensor]:
         return [
-            found[weight].total(factors).view_as(weight) if weight in found else torch.zeros_like(weight)
+            contributions[weight].total(factors).view_as(weight)
+            if weight in contributions
+            else torch.zeros_like(weight)
             for weight in trainable
         ]
 

@@ -2,7 +2,7 @@
 Clipped sums of per-example gradients, by any of three methods, and the choice of the fastest method that is correct.
 
 The methods are book-keeping (fast), Opacus' hooks (the reference, and the only one for units of several rows), and
-autograd for one row at a time (the definition of a per-example gradient). Must not know about noise or optimizers.
+autograd for one row at a time (the definition of a per-example gradient). Must not depend on noise or optimizers.
 """
 
 from collections.abc import Callable
@@ -63,10 +63,10 @@ def by_hooks(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None 
     hooks = Hooks(net)
     try:
         _one_loss_a_row(losses(net, rows), rows).sum().backward()
-        each = [_stored_gradients(weight, len(rows)) for weight in trainable(net)]
+        gradients = [_stored_gradients(weight, len(rows)) for weight in trainable(net)]
     finally:
         hooks.close()
-    return _norms_and_sums(each, units)
+    return _norms_and_sums(gradients, units)
 
 
 def by_row(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = None) -> Gradients:
@@ -75,11 +75,11 @@ def by_row(net: nn.Module, rows: Tensor, losses: Losses, units: Tensor | None = 
     together: alone, a row is rounded differently, and a ReLU that changes sides changes a deep net's gradient by 1e-2.
     """
     weights = trainable(net)
-    each = [
+    of_rows = [
         torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True, materialize_grads=True)
         for value in _one_loss_a_row(losses(net, rows), rows)
     ]
-    return _norms_and_sums([torch.stack(grads) for grads in zip(*each, strict=True)], units)
+    return _norms_and_sums([torch.stack(grads) for grads in zip(*of_rows, strict=True)], units)
 
 
 def choose_gradient_method(
@@ -121,26 +121,28 @@ def _norms_and_clipped(
     return method(net, rows, losses, None)[0], clipped(method, net, rows, losses, clip)
 
 
-def _equal(some: tuple[Tensor, list[Tensor]], others: tuple[Tensor, list[Tensor]]) -> bool:
+def _equal(result: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> bool:
     """Compare each record's norm and each parameter's sum. What is tiny compared with the largest is rounding (for
     example a bias before a normalisation layer, whose gradient is 0)."""
-    pairs = [*zip(some[0].split(1), others[0].split(1), strict=True)]
-    largest = others[0].max()
-    norms = all(_close(ours, theirs, largest) for ours, theirs in pairs)
-    whole = torch.stack([part.norm() for part in others[1]]).norm()
-    return norms and all(_close(ours, theirs, whole) for ours, theirs in zip(some[1], others[1], strict=True))
+    norms = [*zip(result[0].split(1), expected[0].split(1), strict=True)]
+    largest = expected[0].max()
+    total = torch.stack([part.norm() for part in expected[1]]).norm()
+    return all(_close(a, b, largest) for a, b in norms) and all(
+        _close(a, b, total) for a, b in zip(result[1], expected[1], strict=True)
+    )
 
 
-def _close(ours: Tensor, theirs: Tensor, whole: Tensor) -> bool:
-    return ours.shape == theirs.shape and bool(
-        (ours - theirs).norm() <= TOLERANCE * (theirs.norm() + 0.01 * whole)
+def _close(values: Tensor, expected: Tensor, largest_norm: Tensor) -> bool:
+    return values.shape == expected.shape and bool(
+        (values - expected).norm() <= TOLERANCE * (expected.norm() + 0.01 * largest_norm)
     )
 
 
 def _one_loss_a_row(values: Tensor, rows: Tensor) -> Tensor:
     if values.shape != (len(rows),):
         raise ConfigError(
-            f"privacy: {len(rows)} rows need {len(rows)} losses, not losses of shape {list(values.shape)}"
+            f"privacy: {len(rows)} rows need {len(rows)} losses, not losses of shape {list(values.shape)}; "
+            "return one loss for each row"
         )
     return values
 
@@ -151,13 +153,15 @@ def _stored_gradients(weight: nn.Parameter, rows: int) -> Tensor:
     return weight.new_zeros(rows, *weight.shape) if stored is None else stored.to(weight.dtype)
 
 
-def _norms_and_sums(each: list[Tensor], units: Tensor | None) -> Gradients:
+def _norms_and_sums(gradients: list[Tensor], units: Tensor | None) -> Gradients:
     if units is not None:
         number, which = units.unique(return_inverse=True)
-        which = which.to(each[0].device)
-        each = [part.new_zeros(len(number), *part.shape[1:]).index_add_(0, which, part) for part in each]
-    norms = torch.stack([part.flatten(1).norm(dim=1) for part in each]).norm(dim=0)
-    return norms, lambda factors: [torch.einsum("n,n...->...", factors, part) for part in each]
+        which = which.to(gradients[0].device)
+        gradients = [
+            part.new_zeros(len(number), *part.shape[1:]).index_add_(0, which, part) for part in gradients
+        ]
+    norms = torch.stack([part.flatten(1).norm(dim=1) for part in gradients]).norm(dim=0)
+    return norms, lambda factors: [torch.einsum("n,n...->...", factors, part) for part in gradients]
 
 
 def trainable(net: nn.Module) -> list[nn.Parameter]:

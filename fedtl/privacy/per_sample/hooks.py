@@ -62,8 +62,8 @@ class NoisyOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
     def add_noise(self) -> None:
         total = torch.cat([weight.summed_grad.flatten() for weight in self._weights])  # type: ignore[attr-defined]
         released = self._noise.add(total, self.noise_multiplier * self.max_grad_norm)
-        each = released.split([weight.numel() for weight in self._weights])
-        for weight, part in zip(self._weights, each, strict=True):
+        noisy_sums = released.split([weight.numel() for weight in self._weights])
+        for weight, part in zip(self._weights, noisy_sums, strict=True):
             weight.grad = torch.empty_like(weight).copy_(part.view_as(weight))  # in the weight's layout
 
     def forget(self) -> None:
@@ -85,7 +85,7 @@ class Hooks(GradSampleHooks):  # type: ignore[misc]
 
     def __init__(self, net: nn.Module) -> None:
         self._net = net
-        self.GRAD_SAMPLERS = GradSampleHooks.GRAD_SAMPLERS | OWN_SAMPLERS  # of this instance only
+        self.GRAD_SAMPLERS = GradSampleHooks.GRAD_SAMPLERS | OWN_SAMPLERS  # in this instance only
         try:
             super().__init__(net, loss_reduction="sum", strict=True)
         except BaseException:
@@ -147,7 +147,7 @@ def _conv2d(layer: nn.Conv2d, activations: list[Tensor], backprops: Tensor) -> S
     x = activations[0].contiguous()
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, layer.padding_mode)
-        layer = copy.copy(layer)  # of the same parameters
+        layer = copy.copy(layer)  # shares the parameters
         layer.padding, layer.padding_mode = (0, 0), "zeros"
     samples: Samples = compute_conv_grad_sample(layer, [x], backprops.contiguous())
     return samples

@@ -19,7 +19,7 @@ from fedtl.methods.losses import Batch
 
 # The records that are kept while all others are replaced.
 KEPT_RECORDS = (slice(0, 1), slice(1, None), slice(0, None, 2), slice(1, None, 2))
-TOLERANCE = 1e-4  # of the batch's largest value; summing in another order changes less
+TOLERANCE = 1e-4  # relative to the batch's largest value; summing in another order changes values by less
 WAY_OUT = (
     "with [privacy], use layers and losses that treat each record separately (GroupNorm, LayerNorm, SiloNorm)"
 )

@@ -19,7 +19,7 @@ FLOPS_PER_WRITE = (
 MIN_CONV_CHANNELS = (
     8  # with fewer, a convolution leaves most of a vector unit idle, but a product of patches does not
 )
-ROUNDING_MARGIN = 4  # roundings: the most by which a norm computed from products may be below the true norm
+ROUNDING_MARGIN = 4  # in roundings: a norm computed from products may be this much below the true norm
 
 
 class LayerContribution(NamedTuple):
@@ -29,7 +29,9 @@ class LayerContribution(NamedTuple):
     total: Callable[[Tensor], Tensor]
 
 
-LayerContributions = list[tuple[Tensor | None, Callable[[], LayerContribution]]]  # of a layer, by parameter
+LayerContributions = list[
+    tuple[Tensor | None, Callable[[], LayerContribution]]
+]  # the contributions of a layer, by parameter
 
 
 def _product(

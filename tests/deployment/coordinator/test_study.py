@@ -14,7 +14,7 @@ from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
 from fedtl.methods.server import ServerStep
 from fedtl.models.roles import Role
-from fedtl.privacy import taint_metadata as marks
+from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.run import HistoryLine
 
@@ -80,7 +80,7 @@ def test_a_killed_study_resumes_to_the_same_bits(tmp_path):
 def test_the_shared_model_has_provenance_labels(private, label, tmp_path):
     its = study(tmp_path, private)
     go(its, Silos())
-    found = marks.read(its.path / "shared.safetensors")
+    found = taint_metadata.read_labels(its.path / "shared.safetensors")
     assert found == (None if label is None else dict.fromkeys(START, label))
 
 
