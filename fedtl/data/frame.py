@@ -187,7 +187,7 @@ def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
 
 
 def _units(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array | None:
-    """Return whose row each is, as text [N]. Raises DataError for a row that does not say."""
+    """Return whose row each is, as text [N]. Raises DataError for a row without a unit."""
     if not settings.unit_column:
         return None
     column = column_of(frame, settings.unit_column, where, "data.unit_column")

@@ -30,7 +30,9 @@ def silos(settings: DataSettings) -> Sequence[str]:
     if settings.silo_column:
         column = column_of(_load(path, settings), settings.silo_column, str(path), "data.silo_column")
         if missing := int(column.isna().sum()):
-            raise DataError(f"{path}: {missing} rows have no value in {settings.silo_column!r}")
+            raise DataError(
+                f"{path}: {missing} rows have no value in {settings.silo_column!r}; name their silo or remove them"
+            )
         return sorted(map(str, column.unique()))
     names = sorted(entry.stem for entry in path.iterdir() if entry.suffix in SUFFIXES)
     if not names:

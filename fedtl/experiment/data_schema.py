@@ -89,15 +89,15 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
 
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
-    one, other = silos[first], silos[name]
-    if other.shape != one.shape:
+    reference, other = silos[first], silos[name]
+    if other.shape != reference.shape:
         images = len(other.shape) == 3
         advice = "set data.size and data.channels" if images else "list common columns in data.columns"
         raise DataError(
-            f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {advice}"
+            f"silo {name} has inputs of shape {other.shape}, silo {first} of {reference.shape}; {advice}"
         )
-    if other.columns != one.columns:
-        differing = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
+    if other.columns != reference.columns:
+        differing = sorted(set(other.columns) ^ set(reference.columns)) or ["the same in another order"]
         raise DataError(
             f"silo {name} and silo {first} have different columns: {differing[0]}; list common ones in data.columns"
         )

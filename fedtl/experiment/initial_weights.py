@@ -50,7 +50,7 @@ class FirstWeights:
 
 
 def read_first_weights(path: Path, plan: ModelSpec, width: int) -> FirstWeights:
-    """Read first weights. Raises ModelError where the file does not fit the model, or its provenance labels the file."""
+    """Read first weights. Raises ModelError where the file does not fit the model, or the provenance labels do not fit the file."""
     net, file = plan.net(width), model_part(weights.read_weights(path))
     try:
         provenance = marks.read(path)

@@ -70,8 +70,10 @@ class SiloModel:
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
-            raise DataError(f"--input: it is {shape}, but the model was trained on {what}")
+            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            raise DataError(
+                f"--input: it is {shape}, but the model was trained on {expected}; pass inputs of this kind"
+            )
         if not len(x):
             raise DataError("--input: the file has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))

@@ -1,5 +1,5 @@
 """
-The files of one run, each written so that a process killed at any moment leaves it whole.
+The files of one run, each written atomically, so that a killed process never leaves an incomplete file.
 
     experiment.toml  settings, with overrides         history.jsonl  one line a round
     result.json      written when the run is done     report.html    self-contained

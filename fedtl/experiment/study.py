@@ -86,7 +86,7 @@ class Study:
         )
 
     def secret(self, name: str) -> bytes:
-        """Return a silo's secret. It follows from the seed: in a simulation there is nobody to protect."""
+        """Return a silo's secret. It follows from the seed, because a simulation has no attacker to hide it from."""
         return address("secret", self.experiment.seed, name).to_bytes(8, "big")
 
 

@@ -1,5 +1,5 @@
 """
-Format figures and name metrics. Knows metrics by name, and not where the numbers come from.
+Format figures and name metrics. The module knows the names of metrics, and nothing else about the numbers.
 
 An interval is always shown by its two ends: half a width would suggest that it is symmetric, and that a figure could
 exceed its largest possible value.

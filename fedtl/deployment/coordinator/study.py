@@ -30,7 +30,7 @@ class HostedStudy:
 
     @classmethod
     def create(cls, path: Path, plan: StudyPlan, start: State) -> "HostedStudy":
-        """Create the folder, or open it where the very same study is in it. Raises ConfigError where another one is."""
+        """Create the folder, or open it if it already holds this study. Raises ConfigError if it holds another study."""
         study = cls(path)
         content = plan.to_json()
         if (path / "plan.json").is_file():
@@ -49,7 +49,9 @@ class HostedStudy:
         try:
             return StudyPlan.from_json(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is not the plan of a study: {error!r}") from error
+            raise ConfigError(
+                f"{path} is not the plan of a study: {error!r}; restore it, or start a new study with --study NAME"
+            ) from error
 
     @property
     def done(self) -> bool:

@@ -22,7 +22,7 @@ from fedtl.deployment.site.template import TEMPLATE
 from fedtl.errors import ConfigError
 from fedtl.privacy.hash_chain import HashChainFile
 
-if TYPE_CHECKING:  # they import torch, which two of the processes that open this folder do without
+if TYPE_CHECKING:  # they import torch, which two of the processes that open this folder do not need
     from fedtl.deployment.site.egress_log import EgressLog
     from fedtl.deployment.site.state_store import SiloStateStore
 
@@ -109,7 +109,7 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """Has a folder for each study of which state is stored."""
+        """The folder of stored state; it has a folder for each study."""
         return self.path / "state"
 
     @property

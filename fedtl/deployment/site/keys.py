@@ -39,7 +39,9 @@ def read_public_key(path: Path) -> str:
     try:
         key = load_ssh_public_key(content)
     except Exception as error:  # the library raises several types for a malformed file
-        raise ConfigError(f"{path} is not a public key: {error}") from error
+        raise ConfigError(
+            f"{path} is not a public key: {error}; use the node.key.pub that fedtl silo init creates"
+        ) from error
     if len(content) > MAX_PUBLIC_KEY_BYTES or not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(
             f"{path} is a key of another type; use the node.key.pub that fedtl silo init creates (P-384)"

@@ -45,14 +45,14 @@ def missing_entries(home: Home) -> list[str]:
 
 
 def check_ledger_complete(home: Home) -> None:
-    """Before a private round. Raises Refused where the record or the ledger has lost an entry."""
+    """Check the record and the ledger before a private round. Raises Refused if one of them has lost an entry."""
     if missing := missing_entries(home):
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise Refused(f"{home.path}: {missing[0]}{more}: {RESTORE}")
 
 
 def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
-    """Before a private reply leaves. Raises Refused where the ledger of its dataset has no charge for it."""
+    """Check a private reply before it leaves. Raises Refused if the ledger of its dataset has no charge for it."""
     line = {**_private_line(study, round, task), "dataset": home.dataset}
     if find_uncharged([line], read_ledgers(home.ledger)):
         raise Refused(
@@ -62,5 +62,5 @@ def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
 
 
 def _private_line(study: str, round: int, task: str) -> dict[str, str | int | bool]:
-    """A private message as a line of the record names it."""
+    """Return the keys by which a line of the record identifies a private message."""
     return {"number": 0, "private": True, "study": study, "round": round, "task": task}

@@ -1,4 +1,4 @@
-"""What a rehearsal found, as values: the page that is signed shows them, and ``rehearsed/<hash>.json`` stores them."""
+"""The facts of a rehearsal as plain values. The signed page shows them; ``rehearsed/<hash>.json`` stores them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields

@@ -106,7 +106,10 @@ def check_policy(plan: SitePlan) -> None:
             names = ", ".join(sorted(allowed)) or "none"
             raise Denied(Code.PLAN, f"the plan's {key[:-1]} is {name!r}; policy.{key} allows {names}")
     if method_of(experiment.method).pool:
-        raise Denied(Code.PLAN, f"method {experiment.method.name!r} would send the rows themselves")
+        raise Denied(
+            Code.PLAN,
+            f"method {experiment.method.name!r} would send the rows themselves; it is for simulations only",
+        )
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(
             Code.PLAN,

@@ -48,7 +48,10 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
     settings = plan.experiment.data
     agreed, shape = tuple(plan.agreement.shape), tuple(prepare.input_shape(raw, settings))
     if shape != agreed:
-        raise DataError(f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}")
+        raise DataError(
+            f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}; correct [data] in silo.toml, or do not "
+            "approve this plan"
+        )
     classes = prepare.silo_classes(raw, settings)
     trained = frozenset(label_texts(raw.train.y))
     if not plan.dry_study.method.head_is_local and settings.task == "classification":
@@ -56,7 +59,8 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
         trained = frozenset(classes)
         if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
             raise DataError(
-                f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}"
+                f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}; "
+                "correct these rows, or ask the coordinator for a bundle with this label"
             )
     seed = plan.home.settings.data.split_seed
     return prepare.prepare_silo(raw, settings, plan.name, seed, classes, trained)
