@@ -1,5 +1,5 @@
 """
-From a DataFrame to the stored rows of one silo. Empty cells are missing values.
+Reads the stored rows of one silo from a DataFrame. Empty cells are missing values.
 
 Columns of text need their categories declared (``categories = { sex = ["f", "m"] }``), because the silos must agree on
 them without looking at each other's rows; each becomes one column of 0 and 1 per category.

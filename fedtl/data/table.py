@@ -72,7 +72,7 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
 
 
 def _load(path: Path, settings: DataSettings) -> "pd.DataFrame":
-    """With ``by_record``, cells of a CSV stay text: otherwise one cell would decide how its whole column is read."""
+    """Return the file. With ``by_record``, cells of a CSV stay text; otherwise one cell decides how its column is read."""
     return load_frame(str(path), settings.by_record)
 
 

@@ -16,8 +16,8 @@ ADVICE = "ask the coordinator for one that fedtl server bundle built"
 
 def check_bundle_contents(content: bytes) -> None:
     """
-    Check the content of a bundle. Raises ConfigError if it is too large, is not a zip file, holds a path outside its folder, holds anything
-    but ``ALLOWED_NAMES``, or would be imported in place of an installed package.
+    Check the content of a bundle. Raises ConfigError if it is too large, is not a zip file, holds a path outside its
+    folder, holds anything but ``ALLOWED_NAMES``, or would be imported in place of an installed package.
     """
     if len(content) > MAX_BUNDLE_BYTES:
         raise ConfigError(

@@ -30,7 +30,7 @@ class DataSchema:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one input; the same everywhere."""
+        """The shape of one input, the same in all silos."""
         return next(iter(self.silos.values())).shape
 
     @cached_property
@@ -78,13 +78,15 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
         )
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
-        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on")
+        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
-            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
+            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"
         )
     if experiment.minimum_silos > len(training):
-        raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
+        raise ConfigError(
+            f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train; lower it"
+        )
 
 
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:

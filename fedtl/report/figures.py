@@ -155,7 +155,7 @@ def missing_in_comparison(comparison: Comparison) -> list[str]:
 
 
 def _reasons(metric: str, figures: Mapping[str, Measured] | Mapping[str, Averages]) -> dict[str, str]:
-    """By name, the reason of each entry that lacks the metric."""
+    """The reason of each entry that lacks the metric, by the name of the entry."""
     return {name: entry.absent[metric] for name, entry in figures.items() if metric in entry.absent}
 
 

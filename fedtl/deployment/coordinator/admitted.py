@@ -34,7 +34,7 @@ def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
 
 
 def add_site(folder: Path, name: str, key: str) -> None:
-    """Raises ConfigError where the name or the key is admitted already."""
+    """Admit a site. Raises ConfigError where the name or the key is admitted already."""
     sites = read_admitted(folder)
     if name in sites:
         raise ConfigError(

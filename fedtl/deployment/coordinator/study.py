@@ -44,7 +44,7 @@ class HostedStudy:
 
     @property
     def plan(self) -> StudyPlan:
-        """Raises ConfigError where the file is missing or damaged."""
+        """The plan of the study. Raises ConfigError where the file is missing or damaged."""
         path = self.path / "plan.json"
         try:
             return StudyPlan.from_json(json.loads(path.read_text()))
@@ -68,5 +68,5 @@ class HostedStudy:
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
 
     def alone(self) -> AbstractContextManager[None]:
-        """One process at a time. Waits until a process of a crashed server has ended."""
+        """Return a lock that one process holds at a time. Waits until a process of a crashed server has ended."""
         return lock_folder(self.path)

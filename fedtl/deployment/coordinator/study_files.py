@@ -42,7 +42,7 @@ class StudyPlan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "StudyPlan":
-        """Raises KeyError, TypeError or ValueError for anything but a plan."""
+        """Return the plan in ``content``. Raises KeyError, TypeError or ValueError for anything but a plan."""
         return cls(
             config=_config(content["study"], content),
             roles=_roles(content),

@@ -79,7 +79,7 @@ def add_approval(path: Path, approval: Approval) -> None:
 
 
 def withdraw_approval(path: Path, bundle: str) -> None:
-    """Raises ConfigError for a bundle that is not approved."""
+    """Remove an approval. Raises ConfigError for a bundle that is not approved."""
     approvals = read_approvals(path)
     if all(approval.bundle != bundle for approval in approvals):
         names = ", ".join(approval.bundle[:12] for approval in approvals) or "none"

@@ -45,9 +45,9 @@ class Grant:
 @dataclass
 class History:
     """
-    The state that the lines of a record lead to. ``grants``: the last approval of each plan that was not withdrawn. ``studies``:
-    those begun under each approval, by its line's number. ``rounds``: the last round that left in each study, and its
-    task. ``latest``: the latest time in any line.
+    The state that the lines of a record lead to. ``grants``: the last approval of each plan that was not withdrawn.
+    ``studies``: those begun under each approval, by its line's number. ``rounds``: the last round that left in each
+    study, and its task. ``latest``: the latest time in any line.
     """
 
     grants: dict[str, Grant] = field(default_factory=dict)
@@ -116,16 +116,16 @@ def grant_in_force(home: Home, history: History, plan: str, manifest: Manifest) 
 
 
 def check_terms(signed: SignedTerms, now: SignedTerms) -> None:
-    """Raises Denied, naming each value that is looser than signed."""
+    """Compare the present terms with the signed ones. Raises Denied, with each value that is looser than signed."""
     if differences := looser(signed, now):
         raise Denied(Code.PLAN, f"{'; '.join(map(str, differences))}: looser than approved; {APPROVE_AGAIN}")
 
 
 def check_use(history: History, grant: Grant, study: str, round: int, task: str) -> None:
     """
-    Raises Denied where an approval does not cover this round: it is for other studies, it has expired, or this round or
-    a later one was already answered. Rounds may be missing, because a site that is offline or not sampled is not asked. No
-    round is accepted for a second task, so a study never has more rounds than its plan.
+    Check that an approval covers a round. Raises Denied where it does not: it is for other studies, it has expired, or this
+    round or a later one was already answered. Rounds may be missing, because a site that is offline or not sampled is not
+    asked. No round is accepted for a second task, so a study never has more rounds than its plan.
     """
     assert grant.terms is not None
     terms, today = grant.terms, history.today

@@ -67,7 +67,7 @@ class EgressLog:
         self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
 
     def lines(self) -> list[EgressLine]:
-        """Raises LedgerDamaged where the chain is broken."""
+        """Return the lines of the record. Raises LedgerDamaged where the chain is broken."""
         with self.book.read(self.silo) as chain:
             return chain.lines()
 

@@ -59,7 +59,7 @@ class Home:
 
     @classmethod
     def open(cls, path: Path) -> "Home":
-        """Raises ConfigError where the folder has no silo.toml, or where others could read its secrets."""
+        """Open a folder. Raises ConfigError where it has no silo.toml, or where others could read its secrets."""
         path = path.absolute()
         home = cls(path, load_home_settings(path))
         keys.check_private(path)
@@ -121,7 +121,7 @@ class Home:
         return self.path / Path(path).expanduser()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Process one round at a time. The lock is free again when the process that held it has ended."""
+        """Return a lock, so that one round is processed at a time. It is free again when the process that held it has ended."""
         return lock_folder(self.path)
 
     def log(self, text: str) -> None:

@@ -63,7 +63,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def check_private(path: Path) -> None:
-    """Raises ConfigError where anybody but the owner may read, write or enter the path."""
+    """Check a path's mode. Raises ConfigError where anybody but the owner may read, write or enter it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
@@ -90,7 +90,7 @@ class FileEncryption:
         return nonce + self._cipher.encrypt(nonce, content, context.encode())
 
     def decrypt(self, content: bytes, context: str) -> bytes:
-        """Raises LedgerDamaged for another key, another context and altered bytes."""
+        """Return the plain content. Raises LedgerDamaged for another key, another context and altered bytes."""
         try:
             return self._cipher.decrypt(content[:12], content[12:], context.encode())
         except (InvalidTag, ValueError) as error:

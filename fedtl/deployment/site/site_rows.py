@@ -27,7 +27,7 @@ class SiteRows:
 
 
 def load_rows(plan: SitePlan) -> SiteRows:
-    """Raises DataError where the rows do not have the agreed schema."""
+    """Return the rows. Raises DataError where they do not have the agreed schema."""
     raw = read_raw_rows(plan)
     return SiteRows(raw, prepare_rows(plan, raw))
 
@@ -68,8 +68,8 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
 
 def check_origins(plan: SitePlan, data: SiloDataset) -> None:
     """
-    Raises Denied where the site trains privately and something that its rows are prepared with, such as the constants of
-    the scaling, was computed from them without noise.
+    Check the origins of prepared rows. Raises Denied where the site trains privately and something that its rows are
+    prepared with, such as the constants of the scaling, was computed from them without noise.
     """
     for reason in origins.refusals(data.origins) if plan.privacy else ():
         raise Denied(Code.PLAN, f"{plan.name}: {origins.REFUSED}{reason}")

@@ -22,8 +22,9 @@ from fedtl.privacy.verify import find_faults, find_uncharged, unconfirmed_rows
 @dataclass(frozen=True)
 class Verification:
     """
-    Of lines whose chains are intact. ``outside``: messages that no approval covered. ``unpaid``: private messages without a
-    charge, and errors of the ledger. ``waiting``: the fingerprint of changed rows that are not confirmed, or "".
+    The result for lines whose chains are intact. ``outside``: messages that no approval covered. ``unpaid``: private
+    messages without a charge, and errors of the ledger. ``waiting``: the fingerprint of changed rows that are not
+    confirmed, or "".
     """
 
     lines: int

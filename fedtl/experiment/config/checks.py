@@ -38,7 +38,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield from _messages_of(check_choice, METHODS, name, "compare.methods")
     yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
-        yield f"compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}"
+        yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
         yield (

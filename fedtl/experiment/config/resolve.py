@@ -1,4 +1,4 @@
-"""From settings to a method, a server step, and a silo's privacy settings."""
+"""Turns settings into a method, a server step, and the privacy settings of a silo."""
 
 import inspect
 import json
