@@ -27,12 +27,14 @@ def missing_entries(home: Home) -> list[str]:
     received = {line["study"] for line in lines if line["what"] == "received"}
     stored = sorted(path.name for path in home.state.iterdir()) if home.state.is_dir() else []
     missing = [
-        f"plan {approval.plan[:12]} is approved, and the record does not say so"
+        f"plan {approval.plan[:12]} is in approved.json, but the record does not hold its approval"
         for approval in read_approvals(home.approved)
         if approval.plan not in approved
     ]
     missing += [
-        f"state/{study} exists, and the record has no such study" for study in stored if study not in received
+        f"state/{study} exists, but the record has no study of this name"
+        for study in stored
+        if study not in received
     ]
     ledgers = read_ledgers(home.ledger)
     sent = [line for line in lines if line["what"] == "sent"]

@@ -171,7 +171,7 @@ def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:
 
 
 def _start_contradictions(model: ModelSettings, data: DataSettings) -> Iterator[str]:
-    """Yield a line where the first weights come from two places, or from one that does not exist."""
+    """Yield a line where two settings give the first weights, or where their file does not exist."""
     if overlap := sorted(set(data.late) & set(model.pretrain_on)):
         yield f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; remove it from one of them"
     if model.weights and model.pretrain_on:

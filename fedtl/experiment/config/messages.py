@@ -159,7 +159,7 @@ SOURCE = (
     'privacy.noise = "reproducible" takes both from seed, for debugging, and then nothing is private'
 )
 LEDGER = "each silo has one ledger for all rounds; it is charged before each round and never reset"
-ADJACENCY = "epsilon is for zero-out adjacency of one unit, with a public number of units; results show replace-one beside it"
+ADJACENCY = "epsilon is for zero-out adjacency of one unit, with a public number of units; results also show the epsilon for replace-one adjacency"
 METRIC = "set privacy.metrics to release a metric with noise, charged to the ledger; losses and exact metrics never leave"
 
 REASONS = {

@@ -1,4 +1,4 @@
-"""Rows without a usable label, and columns with one value. Under privacy they are not refused, but train nothing."""
+"""Rows without a usable label, and columns with one value. Under privacy neither is refused; they add nothing to training."""
 
 from collections.abc import Iterator
 
