@@ -1,8 +1,8 @@
 """
 A registry of named entries: fedtl's own, and those of other packages installed on this machine.
 
-A package adds an entry with an entry point (group ``fedtl.models``, ``fedtl.methods`` or ``fedtl.data``). An experiment
-can only choose a name from a registry: it never names code.
+A package adds an entry with an entry point (group ``fedtl.models``, ``fedtl.methods``, ``fedtl.terms`` or
+``fedtl.data``). An experiment can only choose a name from a registry: it never names code.
 """
 
 from collections.abc import Iterator, Mapping

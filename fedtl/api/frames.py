@@ -19,12 +19,14 @@ def run_metrics(result: "RunResult") -> pd.DataFrame:
 def run_table(result: "RunResult") -> pd.DataFrame:
     """``run_metrics`` with the number of rows and, in a private run, the epsilon and delta of each silo."""
     rows = {
-        silo: {"train": one.train, "val": one.val, "test": one.test} for silo, one in result.silos.items()
+        silo: {"train": rows.train, "val": rows.val, "test": rows.test} for silo, rows in result.silos.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("silo").join(run_metrics(result))
     guarantees = (result.privacy and result.privacy.silos) or {}
     for column in ("epsilon", "delta") if guarantees else ():
-        table[column] = pd.Series({silo: getattr(one, column) for silo, one in guarantees.items()})
+        table[column] = pd.Series(
+            {silo: getattr(guarantee, column) for silo, guarantee in guarantees.items()}
+        )
     return table
 
 
@@ -60,12 +62,12 @@ def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
     """Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict."""
     rows = {
         silo: {
-            "best": one.best,
-            "over_local": one.over_local,
-            **_interval(one.ci95),
-            "verdict": str(one.verdict),
+            "best": benefit.best,
+            "over_local": benefit.over_local,
+            **_interval(benefit.ci95),
+            "verdict": str(benefit.verdict),
         }
-        for silo, one in comparison.benefit.items()
+        for silo, benefit in comparison.benefit.items()
     }
     columns = ["best", "over_local", "low", "high", "verdict"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("silo")

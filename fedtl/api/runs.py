@@ -43,7 +43,7 @@ def run(
         with progress_bar(progress, ready.method.name) as show:
             run_experiment(
                 *(ready, folder, choose_device(device)),
-                progress=lambda one: show(one.after.round, ready.rounds),
+                progress=lambda finished: show(finished.after.round, ready.rounds),
                 raws=store,
             )
     return FinishedRun(folder.path)

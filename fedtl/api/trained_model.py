@@ -19,7 +19,7 @@ class TrainedModel:
     """
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
-        """Raises ConfigError where the run did not end or has no such silo."""
+        """Load the model. Raises ConfigError where the run did not end or has no such silo."""
         self.silo, self._model = silo, SiloModel(folder, silo)
 
     def __repr__(self) -> str:

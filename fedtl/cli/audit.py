@@ -28,7 +28,7 @@ def audit(
         Adversary,
         typer.Option(
             "--adversary",
-            "--vantage",  # its name in earlier versions
+            "--vantage",  # the name of this option in fedtl 0.1.0
             help="what the attacker sees: server (every update), silo (the model of each round) or model (the final model)",
         ),
     ] = Adversary.SERVER,

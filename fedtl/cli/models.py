@@ -42,7 +42,7 @@ def predict(
 
 
 def export(
-    run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="folder for the model, new")]
+    run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="new folder for the model")]
 ) -> None:
     """
     Export the model of one silo as an ordinary PyTorch model.

@@ -287,24 +287,24 @@ def verify(
 
     if not path.exists():
         raise ConfigError(f"{path} does not exist; name an institution's folder or an exported record")
-    found = verify_export(path) if path.is_file() else verify_home(Home.open(path))
+    verification = verify_export(path) if path.is_file() else verify_home(Home.open(path))
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(verification))
     else:
         say(
-            f"the hash chain of {found.lines} lines is intact; {found.updates} updates with {found.bytes_out:,} bytes left"
+            f"the hash chain of {verification.lines} lines is intact; {verification.updates} updates with {verification.bytes_out:,} bytes left"
         )
-        for text in found.outside:
+        for text in verification.outside:
             say(f"NOT COVERED by an approval: {text}")
-        for text in found.unpaid:
+        for text in verification.unpaid:
             say(f"NOT CHARGED: {text}")
-        if found.waiting:
-            say(f"NOT CONFIRMED: the rows have changed ({found.waiting[:12]}); see fedtl silo confirm")
-        if not found.outside:
+        if verification.waiting:
+            say(f"NOT CONFIRMED: the rows have changed ({verification.waiting[:12]}); see fedtl silo confirm")
+        if not verification.outside:
             say("an approval covered every message at the time it left")
-        if not found.unpaid:
+        if not verification.unpaid:
             say("every private update was charged to the ledger, and the ledger adds up")
-    if found.outside or found.unpaid:
+    if verification.outside or verification.unpaid:
         raise typer.Exit(3)
 
 

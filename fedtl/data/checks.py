@@ -1,4 +1,4 @@
-"""What makes a silo's rows unusable. Every error names the silo, and the row or the number."""
+"""Checks whether a silo's rows can be used. Every error names the silo, and the row or the number."""
 
 from collections.abc import Sequence
 
@@ -32,11 +32,14 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
             _check_labels_by_task(part.y, settings, silo)
     if raw.target is not None:
         if not len(raw.target):
-            raise DataError(f"silo {silo} has no rows of the second domain")
+            raise DataError(
+                f"silo {silo} has no rows of the second domain; add some, or remove the silo from data.silos"
+            )
         _check_inputs(raw.target, raw.train.x, settings, f"silo {silo}: target", missing_values)
     if len(raw.train.y) < MIN_TRAINING_ROWS:
         raise DataError(
-            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}"
+            f"silo {silo}: {len(raw.train.y)} training rows; a silo needs at least {MIN_TRAINING_ROWS}; remove it "
+            "from data.silos"
         )
     return raw
 
@@ -60,7 +63,8 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
         if part is not None and (unknown := set(label_texts(part.y)) - trained):
             known = ", ".join(map(repr, merge_labels([sorted(trained)])[:12]))
             raise DataError(
-                f"silo {silo}: label {sorted(unknown)[0]!r} is out of range: the training rows have only {known}"
+                f"silo {silo}: label {sorted(unknown)[0]!r} is out of range: the training rows have only {known}; "
+                "correct the label, or remove its rows"
             )
 
 
@@ -104,7 +108,8 @@ def _check_labels_by_task(y: Array, settings: DataSettings, silo: str) -> None:
     if settings.task == "regression":
         if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
             raise DataError(
-                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}"
+                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}; correct or "
+                "remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(

@@ -1,5 +1,5 @@
 """
-From a DataFrame to the stored rows of one silo. Empty cells are missing values.
+Reads the stored rows of one silo from a DataFrame. Empty cells are missing values.
 
 Columns of text need their categories declared (``categories = { sex = ["f", "m"] }``), because the silos must agree on
 them without looking at each other's rows; each becomes one column of 0 and 1 per category.
@@ -188,7 +188,7 @@ def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
 
 
 def _units(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array | None:
-    """Return whose row each is, as text [N]. Raises DataError for a row that does not say."""
+    """Return whose row each is, as text [N]. Raises DataError for a row without a unit."""
     if not settings.unit_column:
         return None
     column = column_of(frame, settings.unit_column, where, "data.unit_column")

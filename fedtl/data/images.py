@@ -31,7 +31,7 @@ def read(settings: DataSettings, name: str) -> Raw:
     home = Path(settings.path) / name
     splits = [split for split in SPLITS if (home / split).is_dir()]
     if splits and "train" not in splits:
-        raise DataError(f"{home} has a folder {splits[0]} but none named train")
+        raise DataError(f"{home} has a folder {splits[0]} but none named train; add one")
     files = {split: _files(home / split, settings) for split in splits} or {"train": _files(home, settings)}
     paths = [path for labelled in files.values() for path, _ in labelled]
     images = load_images(

@@ -100,7 +100,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
 
 
 def read(settings: DataSettings, name: str) -> Raw:
-    """Raises DataError: rows in memory are passed to a run, and cannot be read from settings."""
+    """Refuse to read: rows in memory are passed to a run, and settings do not lead to them. Raises DataError."""
     raise DataError(
         f'silo {name}: data.source = "memory" is for Python programs that pass the rows: '
         "fedtl.run(experiment, data = ...); rows in files need another data.source"

@@ -26,7 +26,7 @@ class Origin(StrEnum):
 @dataclass(frozen=True)
 class Origins:
     """
-    The origins of everything that one silo's rows are prepared with. A value that does not say is taken to be learned.
+    The origins of everything that one silo's rows are prepared with. A value without a stated origin counts as learned.
 
     ``split``: which rows are trained on, and so n. ``shape``: of one input. ``columns``: names and kinds. ``classes``: the
     list of labels. ``scale``: fill value, mean and spread of the inputs. ``label_scale``: mean and spread of the labels of a

@@ -1,4 +1,4 @@
-"""From the stored rows of one silo to its training data and, kept apart from it, its test set."""
+"""Prepares the stored rows of one silo: its training data and, separate from it, its test set."""
 
 import re
 from dataclasses import dataclass

@@ -1,5 +1,5 @@
 """
-From stored rows to what a model sees: size, channels, missing values, scale.
+Turns stored rows into the inputs of a model: size, channels, missing values, scale.
 
 The constants are declared, or learned from a silo's own training rows, never from validation or test rows. They are kept
 as plain numbers in the run folder, so that new rows are prepared in the same way.

@@ -55,7 +55,7 @@ def parts_of(raw: Raw) -> dict[str, Part]:
 
 
 def learns_everything(settings: DataSettings) -> frozenset[str]:
-    """Return all that a source can learn from rows: what is assumed of a source that does not say."""
+    """Return all that a source can learn from rows: the default for a source that does not declare it."""
     return frozenset({"split", "shape", "columns"})
 
 

@@ -30,7 +30,9 @@ def silos(settings: DataSettings) -> Sequence[str]:
     if settings.silo_column:
         column = column_of(_load(path, settings), settings.silo_column, str(path), "data.silo_column")
         if missing := int(column.isna().sum()):
-            raise DataError(f"{path}: {missing} rows have no value in {settings.silo_column!r}")
+            raise DataError(
+                f"{path}: {missing} rows have no value in {settings.silo_column!r}; name their silo or remove them"
+            )
         return sorted(map(str, column.unique()))
     names = sorted(entry.stem for entry in path.iterdir() if entry.suffix in SUFFIXES)
     if not names:
@@ -70,7 +72,7 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
 
 
 def _load(path: Path, settings: DataSettings) -> "pd.DataFrame":
-    """With ``by_record``, cells of a CSV stay text: otherwise one cell would decide how its whole column is read."""
+    """Return the file. With ``by_record``, cells of a CSV stay text; otherwise one cell decides how its column is read."""
     return load_frame(str(path), settings.by_record)
 
 

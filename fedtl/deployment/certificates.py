@@ -76,7 +76,7 @@ def days_left(path: Path) -> float:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a certificate: {error}") from error
+        raise ConfigError(f"{path} is not a PEM certificate: {error}; replace the file") from error
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 

@@ -1,1 +1,1 @@
-"""What was asked for, what came of it, did joining help?"""
+"""Settings, runs and results: what was asked for, what was measured, and did joining help?"""

@@ -26,7 +26,7 @@ def chosen_on(experiment: Experiment) -> ChosenOn | None:
 def best_method(experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], silo: str) -> str | None:
     """
     Return the method with the best mean over its runs; of several, the one listed first. Where validation rows cannot give
-    the main metric (AUC needs both classes), their loss decides. None where nothing may be chosen on.
+    the main metric (AUC needs both classes), their loss decides. None where no choice is allowed.
     """
     basis = chosen_on(experiment)
     if basis is None:

@@ -106,7 +106,9 @@ def _auc(run: Answers, weights: Floats) -> Floats:
 
 
 def _loss(run: Answers, weights: Floats) -> Floats:
-    if run.y.dtype.kind == "f":  # values: prepare numbers classes, whatever stores them
+    if (
+        run.y.dtype.kind == "f"
+    ):  # regression: labels of a classification are integers, however they are stored
         return _half_square(run, weights)
     shifted = run.scores - run.scores.max(1, keepdims=True)
     nats = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(run.y)), run.y.astype(int)]

@@ -136,9 +136,13 @@ def compare(
         notes = [note for column in columns for note in build(column.at(seeds[0]), rows, rows, device).notes]
         started: dict[Future[None], Path] = {}
         with ignore_sigint():  # the pool starts processes when work is submitted
-            for one, path in tasks:
-                start = str(folder.path / "pretrained" / f"seed{one.seed}") if one.model.pretrain_on else None
-                started[pool.submit(_do_run, one, str(path), device, start, rows)] = path
+            for run_settings, path in tasks:
+                start = (
+                    str(folder.path / "pretrained" / f"seed{run_settings.seed}")
+                    if run_settings.model.pretrain_on
+                    else None
+                )
+                started[pool.submit(_do_run, run_settings, str(path), device, start, rows)] = path
         _follow(started, [path for _, path in tasks], watch)
     seconds = time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))

@@ -30,7 +30,7 @@ class DataSchema:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one input; the same everywhere."""
+        """The shape of one input, the same in all silos."""
         return next(iter(self.silos.values())).shape
 
     @cached_property
@@ -78,26 +78,28 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
         )
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
-        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on")
+        raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
-            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train"
+            f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"
         )
     if experiment.minimum_silos > len(training):
-        raise ConfigError(f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train")
+        raise ConfigError(
+            f"minimum_silos = {experiment.minimum_silos}, but only {len(training)} silos train; lower it"
+        )
 
 
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
-    one, other = silos[first], silos[name]
-    if other.shape != one.shape:
+    reference, other = silos[first], silos[name]
+    if other.shape != reference.shape:
         images = len(other.shape) == 3
         advice = "set data.size and data.channels" if images else "list common columns in data.columns"
         raise DataError(
-            f"silo {name} has inputs of shape {other.shape}, silo {first} of {one.shape}; {advice}"
+            f"silo {name} has inputs of shape {other.shape}, silo {first} of {reference.shape}; {advice}"
         )
-    if other.columns != one.columns:
-        differing = sorted(set(other.columns) ^ set(one.columns)) or ["the same in another order"]
+    if other.columns != reference.columns:
+        differing = sorted(set(other.columns) ^ set(reference.columns)) or ["the same in another order"]
         raise DataError(
             f"silo {name} and silo {first} have different columns: {differing[0]}; list common ones in data.columns"
         )

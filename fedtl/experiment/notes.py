@@ -27,7 +27,7 @@ def statistics_notes(
         return
     if method.exact_statistics != "own":
         yield LOCAL_AFTER if method.exact_statistics == "always" else AS_LEFT
-    distances = {name: one.statistics_distance for name, one in outcomes.items()}
+    distances = {name: outcome.statistics_distance for name, outcome in outcomes.items()}
     far = {
         name: distance
         for name, distance in distances.items()

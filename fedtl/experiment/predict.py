@@ -34,7 +34,7 @@ class SiloModel:
     """A silo's final model: the one that was scored on its test rows."""
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
-        """Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
+        """Load the model. Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
@@ -70,8 +70,10 @@ class SiloModel:
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
-            raise DataError(f"--input: it is {shape}, but the model was trained on {what}")
+            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            raise DataError(
+                f"--input: it is {shape}, but the model was trained on {expected}; pass inputs of this kind"
+            )
         if not len(x):
             raise DataError("--input: the file has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
@@ -110,7 +112,9 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
         columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
         if columns != inputs.columns:
             differing = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(f"--input: {path} has other columns than the model: {differing[0]}")
+            raise DataError(
+                f"--input: {path} has other columns than the model: {differing[0]}; the model needs {', '.join(inputs.columns)}"
+            )
         return x, []
     files = (
         [path]
@@ -159,7 +163,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
     (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ConfigError(f"--out: {out} is not empty")
+        raise ConfigError(f"--out: {out} is not empty; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     state = model.net().state_dict()
     used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}

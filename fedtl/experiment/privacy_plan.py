@@ -1,6 +1,6 @@
 """
-From ``[privacy]`` to the privacy guarantee of one silo: units and delta, what else is released, the number of steps, and the
-noise that keeps all of it within ``epsilon``. Nothing is trained or charged here.
+Plans the privacy guarantee of one silo from ``[privacy]``: units and delta, what else is released, the number of steps,
+and the noise that keeps all of it within ``epsilon``. Nothing is trained or charged here.
 """
 
 import math
@@ -91,7 +91,9 @@ def _protected_units(settings: PrivacySettings, data: SiloDataset, name: str) ->
     if settings.unit == "record":
         return ProtectedUnits(len(data.train))
     if data.train.units is None:
-        raise ConfigError(f"{name}: privacy.unit = {settings.unit!r}, but the rows have no units")
+        raise ConfigError(
+            f'{name}: privacy.unit = {settings.unit!r}, but the rows have no units; set privacy.unit to "record" or to a column'
+        )
     return ProtectedUnits(data.train.unit_count, settings.unit)
 
 
@@ -100,7 +102,7 @@ def _delta(settings: PrivacySettings, units: ProtectedUnits) -> float:
     if delta > 1 / units.count:
         raise ConfigError(
             f"privacy.delta = {delta:g} is above 1/n = {1 / units.count:g}: with a delta this large the guarantee permits "
-            f"publishing a whole {settings.unit}"
+            f'publishing a whole {settings.unit}; lower delta, or set privacy.delta = "auto"'
         )
     return delta
 

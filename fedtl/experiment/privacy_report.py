@@ -50,7 +50,7 @@ def privacy_report(settings: PrivacySettings) -> PrivacyReport:
 
 
 def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
-    """Return a guarantee as it is published, for those who agree to it and those who check it."""
+    """Return a guarantee as it is published, for the stewards who sign it and the auditors who check it."""
     training, protected = guarantee.training, guarantee.protected
     statistics, accuracy = guarantee.releases.statistics, guarantee.releases.accuracy
     return SiloPrivacy(

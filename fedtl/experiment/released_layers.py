@@ -25,7 +25,9 @@ def layers_of_stages(body: nn.Module, wanted: Iterable[int]) -> list[str]:
         return paths
     parts = stages(body)
     if max(numbers) > len(parts):
-        raise ConfigError(f"privacy.stages lists {max(numbers)}, but the body has {len(parts)} stages")
+        raise ConfigError(
+            f"privacy.stages lists {max(numbers)}, but the body has {len(parts)} stages; list only 1 to {len(parts)}"
+        )
     names = [name for number in numbers for name in parts[number - 1]]
     return [path for path in paths if any(name.startswith(f"{path.rpartition('.')[0]}.") for name in names)]
 

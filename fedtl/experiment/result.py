@@ -1,4 +1,4 @@
-"""What a run leaves: a line of history each round, the files of each silo, and ``result.json``."""
+"""What a run writes: a line of history each round, the files of each silo, and ``result.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,5 +1,5 @@
 """
-The files of one run, each written so that a process killed at any moment leaves it whole.
+The files of one run, each written atomically, so that a killed process never leaves an incomplete file.
 
     experiment.toml  settings, with overrides         history.jsonl  one line a round
     result.json      written when the run is done     report.html    self-contained
@@ -42,7 +42,7 @@ class RunFolder:
     def create(cls, path: Path, experiment: Experiment) -> "RunFolder":
         """Make the folder and write ``experiment.toml``. Raises ConfigError where the folder is not empty."""
         if path.is_file():
-            raise ConfigError(f"--out: {path} is a file, not a folder")
+            raise ConfigError(f"--out: {path} is a file; name a new folder")
         if path.exists() and any(path.iterdir()):
             raise ConfigError(
                 f"{path} is not empty; give another --out, or continue the run with --resume {path}"
@@ -77,11 +77,11 @@ class RunFolder:
         return load_experiment(str(self.path / "experiment.toml"))
 
     def result(self) -> RunResult:
-        """Raises ConfigError where the run did not end, or the file is damaged."""
+        """The result of the run. Raises ConfigError where the run did not end, or the file is damaged."""
         return self._record("result.json", RunResult)
 
     def comparison(self) -> Comparison:
-        """Raises ConfigError where the comparison did not end, or the file is damaged."""
+        """The result of the comparison. Raises ConfigError where it did not end, or the file is damaged."""
         return self._record("comparison.json", Comparison)
 
     def validation(self, silo: str) -> dict[str, float] | None:

@@ -15,7 +15,7 @@ Results = Mapping[str, Sequence[RunResult]]  # by method, one run a seed
 
 @dataclass(frozen=True)
 class Scores:
-    """By method, silo and metric: the estimates, and the bootstrap replicates [R] behind them."""
+    """The estimates by method, silo and metric, and the bootstrap replicates [R] that they come from."""
 
     estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     replicates: Mapping[str, Mapping[str, Mapping[str, Floats]]]

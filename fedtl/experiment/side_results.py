@@ -16,7 +16,7 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
 }
 DISTANT_OWN = (
     f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
-    "the silo's training inputs; the metrics are labels with exact statistics"
+    "the silo's training inputs; the metrics are those with exact statistics"
 )
 DISTANT_SHARED = (
     f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
@@ -107,14 +107,14 @@ def _by_silo(
     """Return averages over runs, by silo; only of silos that every run measured."""
     averages = {}
     for silo in runs[0].silos:
-        measured = [one for run in runs if (one := select(run.silos[silo])) is not None]
+        measured = [metrics for run in runs if (metrics := select(run.silos[silo])) is not None]
         if len(measured) == len(runs):
             averages[silo] = _average(measured)
     return averages
 
 
 def _average(measured: Sequence[Measured]) -> Averages:
-    names = [name for name in measured[0].figures if all(name in one.figures for one in measured)]
-    values = {name: [one.figures[name] for one in measured] for name in names}
+    names = [name for name in measured[0].figures if all(name in run.figures for run in measured)]
+    values = {name: [run.figures[name] for run in measured] for name in names}
     means = {name: Average(float(np.mean(seeds)), tuple(seeds)) for name, seeds in values.items()}
-    return Averages(means, {name: reason for one in measured for name, reason in one.absent.items()})
+    return Averages(means, {name: reason for run in measured for name, reason in run.absent.items()})

@@ -86,7 +86,7 @@ class Study:
         )
 
     def secret(self, name: str) -> bytes:
-        """Return a silo's secret. It follows from the seed: in a simulation there is nobody to protect."""
+        """Return a silo's secret. It follows from the seed, because a simulation has no attacker to hide it from."""
         return address("secret", self.experiment.seed, name).to_bytes(8, "big")
 
 
@@ -184,9 +184,11 @@ def _private_spec(experiment: Experiment, spec: ModelSpec, shape: tuple[int, ...
 
 
 def _model_spec(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
-    """Raises ConfigError where ``model.freeze`` is more than the stages of the body."""
+    """Return the model. Raises ConfigError where ``model.freeze`` is more than the stages of the body."""
     model = experiment.model
     spec = model_of(model, shape, experiment.seed)
     if model.freeze > (count := len(stages(spec.body))):
-        raise ConfigError(f"model.freeze = {model.freeze}, but the body of {model.name} has {count} stages")
+        raise ConfigError(
+            f"model.freeze = {model.freeze}, but the body of {model.name} has {count} stages; set at most {count}"
+        )
     return spec

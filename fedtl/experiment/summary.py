@@ -26,7 +26,7 @@ Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
 def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFolder]]) -> Comparison:
     """
-    Return the comparison of finished runs, without the time they took, so that it repeats to the byte.
+    Return the comparison of finished runs, without the time they took, so that a repetition gives the same bytes.
 
     ``folders``: per column of the comparison, one run a seed, in the order of ``compare.seeds``.
     """

@@ -11,7 +11,7 @@ from fedtl.report.html import Cell, Grid, Section, plot
 from fedtl.results.audit import AuditResult
 
 NO_PICTURES = "This page shows figures only and no image of a row."
-PICTURES = "The images are training rows. The owners of these silos allow to show them ([audit] show_rows)."
+PICTURES = "The images are training rows. The owners of these silos permitted this ([audit] show_rows)."
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pictures:
 
 
 def membership_section(audit: AuditResult) -> Section:
-    """Whether an attacker can tell who was trained on."""
+    """Whether an attacker can tell which rows were trained on."""
     attacks = audit.membership
     if not attacks:
         return Section("Membership", [f"Membership inference: {NOT_MEASURED}."])

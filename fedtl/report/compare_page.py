@@ -83,7 +83,7 @@ def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
 
 
 def _answer(comparison: Comparison) -> str:
-    """How many silos gain; the names of the others while they are few; and how many cannot be compared."""
+    """How many silos gain, the names of the others if they are few, and how many cannot be compared."""
     benefit = comparison.benefit
     if comparison.chosen_on is None:
         return "No best method is named: it would be chosen on private rows."

@@ -1,5 +1,5 @@
 """
-Format figures and name metrics. Knows metrics by name, and not where the numbers come from.
+Format figures and name metrics. The module knows the names of metrics, and nothing else about the numbers.
 
 An interval is always shown by its two ends: half a width would suggest that it is symmetric, and that a figure could
 exceed its largest possible value.
@@ -155,7 +155,7 @@ def missing_in_comparison(comparison: Comparison) -> list[str]:
 
 
 def _reasons(metric: str, figures: Mapping[str, Measured] | Mapping[str, Averages]) -> dict[str, str]:
-    """By name, the reason of each entry that lacks the metric."""
+    """The reason of each entry that lacks the metric, by the name of the entry."""
     return {name: entry.absent[metric] for name, entry in figures.items() if metric in entry.absent}
 
 

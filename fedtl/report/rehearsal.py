@@ -20,7 +20,7 @@ ROLES = {
     "stats": "means and variances that a normalisation layer computed from rows",
     "aux": "a part that is used only in training",
     "count": "the number of batches in training",
-    "extra": "a tensor of a further set, whose name its name begins with, that the method needs in training",
+    "extra": "a tensor that the method keeps in addition to the model; its name begins with the name of its set",
     "summary": "a mean over vectors of the rows",
 }
 
@@ -105,9 +105,13 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
         ),
     ]
     for part in facts.get("parts", ()):
-        place = "leaves in each round" if part["leaves"] else "stays here"
+        leaves_or_stays = "leaves in each round" if part["leaves"] else "stays here"
         rows.append(
-            (f"set {part['name']}", f"{part['bytes']:,} bytes, {place}", "kept in addition to the model")
+            (
+                f"set {part['name']}",
+                f"{part['bytes']:,} bytes, {leaves_or_stays}",
+                "kept in addition to the model",
+            )
         )
     if facts["tuning"]:
         rows.append(

@@ -1,1 +1,1 @@
-"""What came of a run or a comparison, and what an experiment would do: one type for each JSON file. Imports no torch."""
+"""The results of runs, comparisons and audits, and the plan of an experiment: one type for each JSON file. Imports no torch."""

@@ -131,7 +131,7 @@ class AttackFigures:
 
 @dataclass(frozen=True)
 class AttackResult(AttackFigures):
-    """Over all silos, with points (FPR, TPR) of the ROC curve, and for each silo."""
+    """The figures of an attack over all silos, with points (FPR, TPR) of the ROC curve, and those of each silo."""
 
     roc: tuple[tuple[float, float], ...] = ()
     silos: Mapping[str, AttackFigures] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class ReconstructionCase(ReconstructionFigures):
 
 @dataclass(frozen=True)
 class InversionResult:
-    """Empty where no input was reconstructed."""
+    """The reconstructions; empty where no input was reconstructed."""
 
     cases: tuple[ReconstructionCase, ...] = ()
     notes: tuple[str, ...] = ()

@@ -82,7 +82,7 @@ class Comparison:
     """
     ``comparison.json``. By method: ``methods`` (then by silo and metric), ``mean`` (by metric), ``worst``, ``over_local``
     (by silo), ``absent`` (by silo and metric: why there is no value), ``refitted``, ``target`` and ``late`` (see
-    ``SiloResult`` and ``RunResult``). By silo: ``benefit``. ``chosen_on`` is None where nothing may be chosen on.
+    ``SiloResult`` and ``RunResult``). By silo: ``benefit``. ``chosen_on`` is None where no choice is allowed.
     """
 
     fedtl: str

@@ -34,8 +34,8 @@ class StatePart:
 @dataclass(frozen=True)
 class ExperimentPlan:
     """
-    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: a silo, in one round. ``training``: the silos that train.
-    ``refused``: why it would not be trained, a line each.
+    ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: of one
+    silo in one round. ``training``: the silos that train. ``refused``: why it would not be trained, a line each.
     """
 
     experiment: Mapping[str, Any]

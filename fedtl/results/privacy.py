@@ -10,8 +10,8 @@ class SiloPrivacy:
     The guarantee of one silo. ``units``: how many records (or patients, ...) it covers. ``steps_a_round``: of all phases
     together. ``*_noise``: noise multipliers of the released metric and statistics, None where there are none, and
     ``*_expected_noise``: the standard deviation of the noise on one released value. In a result, ``epsilon`` is what the
-    run took from the ledger, and ``epsilon_charged`` what its rounds so far compose to: no claim, for when a run ends may
-    depend on its results.
+    run took from the ledger. ``epsilon_charged`` is the epsilon of the rounds that were done. It is not a guarantee, because
+    the round in which a run ends may depend on its results.
     """
 
     epsilon: float

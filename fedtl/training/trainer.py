@@ -107,7 +107,7 @@ class Trainer:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
             written = [name for name, one in local.items() if not torch.equal(one, silo.local[name])]
-            silo.labels = labels.after(silo.labels, written, private=False)
+            silo.labels = taint.labels_after(silo.labels, written, private=False)
         else:
             known = taint.labels_by_tensor(
                 silo.labels, {name: self.partition.roles[name] for name in silo.local}

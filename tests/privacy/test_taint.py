@@ -177,7 +177,7 @@ def test_a_frozen_tensor_that_another_set_replaces_was_trained_on_rows(tmp_path)
         trained_openly(trainer, silo, task_of(trainer, number))
     assert not torch.equal(silo.local[frozen], first)
     assert silo.labels[frozen] is Label.LOCAL
-    public = labels.public(trainer.partition.roles)
+    public = taint.untrained_labels(trainer.partition.roles)
     assert provenance_after_rounds(trainer, public, None)[frozen] is Label.LOCAL
 
 
@@ -203,7 +203,7 @@ def test_a_buffer_that_follows_the_rows_is_local_only_whatever_the_phase_trains(
     trained_openly(trainer, silo, task_of(trainer))
     assert silo.local["body.0.level"].any()
     assert silo.labels["body.0.level"] is Label.LOCAL
-    public = labels.public(trainer.partition.roles)
+    public = taint.untrained_labels(trainer.partition.roles)
     assert provenance_after_rounds(trainer, public, None)["body.0.level"] is Label.LOCAL
     with pytest.raises(Refused, match=r"body.0.level is local-only"):
         trainer.fit(silo, task_of(trainer))

@@ -1,4 +1,4 @@
-"""``admitted.json``: the sites that may connect, with their public keys and the node that Flower knows each of them by."""
+"""``admitted.json``: the sites that may connect, each with its public key and the id of its Flower node."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def read_admitted(folder: Path) -> dict[str, AdmittedSite]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {error}; restore it from a backup") from error
 
 
 def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
@@ -34,7 +34,7 @@ def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
 
 
 def add_site(folder: Path, name: str, key: str) -> None:
-    """Raises ConfigError where the name or the key is admitted already."""
+    """Admit a site. Raises ConfigError where the name or the key is admitted already."""
     sites = read_admitted(folder)
     if name in sites:
         raise ConfigError(

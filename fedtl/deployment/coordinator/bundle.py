@@ -147,7 +147,7 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
     step = server_of(experiment.method)
     if not isinstance(step, ServerStep):
         raise ConfigError(
-            f"method {experiment.method.name!r}: its own server step cannot be put into a bundle"
+            f"method {experiment.method.name!r} has a server step of its own, which a bundle cannot hold; use another method"
         )
     per_round = experiment.silos_per_round
     return BundleInfo(

@@ -66,7 +66,7 @@ def _run_rounds(
 def _write_shared(path: Path, plan: StudyPlan, shared: State) -> None:
     """
     Write the shared tensors with their provenance labels: released with noise where the plan makes every site train
-    privately, otherwise computed from private rows. No labels where the plan does not say.
+    privately, otherwise computed from private rows. No labels where the plan does not state it.
     """
     labels = None
     if plan.private is not None:

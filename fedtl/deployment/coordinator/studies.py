@@ -1,4 +1,4 @@
-"""The studies of a coordinator: start, resume, stop, and how far each one is."""
+"""The studies of a coordinator: start, resume, stop, and the progress of each."""
 
 import fcntl
 import json

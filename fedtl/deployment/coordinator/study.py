@@ -30,7 +30,7 @@ class HostedStudy:
 
     @classmethod
     def create(cls, path: Path, plan: StudyPlan, start: State) -> "HostedStudy":
-        """Create the folder, or open it where the very same study is in it. Raises ConfigError where another one is."""
+        """Create the folder, or open it if it already holds this study. Raises ConfigError if it holds another study."""
         study = cls(path)
         content = plan.to_json()
         if (path / "plan.json").is_file():
@@ -44,12 +44,14 @@ class HostedStudy:
 
     @property
     def plan(self) -> StudyPlan:
-        """Raises ConfigError where the file is missing or damaged."""
+        """The plan of the study. Raises ConfigError where the file is missing or damaged."""
         path = self.path / "plan.json"
         try:
             return StudyPlan.from_json(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is not the plan of a study: {error!r}") from error
+            raise ConfigError(
+                f"{path} is not the plan of a study: {error!r}; restore it, or start a new study with --study NAME"
+            ) from error
 
     @property
     def done(self) -> bool:
@@ -66,5 +68,5 @@ class HostedStudy:
         return checkpoint.server if checkpoint else ServerState(0, load_file(self.path / "start.safetensors"))
 
     def alone(self) -> AbstractContextManager[None]:
-        """One process at a time. Waits until a process of a crashed server has ended."""
+        """Return a lock that one process holds at a time. Waits until a process of a crashed server has ended."""
         return lock_folder(self.path)

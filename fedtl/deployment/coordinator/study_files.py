@@ -1,4 +1,4 @@
-"""What a coordinator's files say about a study: its plan, a round of its history, its result. One type for each file."""
+"""The files of a study at the coordinator, one type for each: its plan, a round of its history, its result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ class StudyPlan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "StudyPlan":
-        """Raises KeyError, TypeError or ValueError for anything but a plan."""
+        """Return the plan in ``content``. Raises KeyError, TypeError or ValueError for anything but a plan."""
         return cls(
             config=_config(content["study"], content),
             roles=_roles(content),
@@ -81,8 +81,8 @@ class BundleInfo:
 @dataclass(frozen=True)
 class StudyResult:
     """
-    ``result.json``: only what the updates carried; the coordinator measures nothing on anybody's test rows. ``silos``: the
-    number of rounds in which each one's reply counted. ``left_out``: for each other silo the rounds and reasons.
+    ``result.json``: only what the updates carried; the coordinator has no test rows. ``silos``: the number of
+    rounds in which the reply of each silo counted. ``left_out``: for each other silo the rounds and reasons.
     """
 
     study: str

@@ -31,7 +31,7 @@ def is_healthy(folder: Path) -> bool:
 
 
 def wait_until_healthy(folder: Path) -> None:
-    """Raises ConfigError after ``START_SECONDS``."""
+    """Wait until the SuperLink answers. Raises ConfigError after ``START_SECONDS``."""
     deadline = time.monotonic() + START_SECONDS
     while not is_healthy(folder):
         if time.monotonic() > deadline:

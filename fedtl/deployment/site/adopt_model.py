@@ -127,7 +127,7 @@ def _finished(
 
 
 def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Mapping[str, Label]) -> _Model:
-    """The shared model with statistics and, where the head is local, a head of this site's own rows."""
+    """The shared model with statistics and, if the head is local, a head that are fitted to this site's own rows."""
     trainer, data = study.trainer, silo.data
     alone_epochs = study.experiment.rounds * study.experiment.train.epochs
     others = Onboard(task, lambda _: prepared.exam, len(data.train), alone_epochs)(trainer, silo)

@@ -117,6 +117,6 @@ def _stored_answer(stored: StoredRound | None, task: Task, digest: str) -> Store
 
 
 def without_denied_figures(update: Update, policy: Policy) -> Update:
-    """Return the update without the metrics and the number of rows that the policy does not let out."""
+    """Return the update without the metrics and the number of rows that the policy does not allow to leave."""
     metrics = {name: value for name, value in update.metrics.items() if name in policy.metrics}
     return replace(update, metrics=metrics, weight=update.weight if policy.share_row_count else 1.0)

@@ -1,7 +1,7 @@
 """
-``approved.json``: the bundles that the steward approved, by their hash. With each stand the hashes of its plan, of what may
-leave, of the fedtl that was installed, and of the signed terms, which are in the egress record in full. A list that is
-empty, missing or unreadable approves nothing.
+``approved.json``: the bundles that the steward approved, by their hash. Each entry has the hashes of the plan,
+of what may leave, of the fedtl that was installed, and of the signed terms; the egress record holds these terms in full. A
+list that is empty, missing or unreadable approves nothing.
 """
 
 import json
@@ -79,7 +79,7 @@ def add_approval(path: Path, approval: Approval) -> None:
 
 
 def withdraw_approval(path: Path, bundle: str) -> None:
-    """Raises ConfigError for a bundle that is not approved."""
+    """Remove an approval. Raises ConfigError for a bundle that is not approved."""
     approvals = read_approvals(path)
     if all(approval.bundle != bundle for approval in approvals):
         names = ", ".join(approval.bundle[:12] for approval in approvals) or "none"

@@ -26,7 +26,9 @@ def approve_bundle(home: Home, bundle: str) -> Approval:
             f"the page is not complete: {claim.rows_error}; rehearse again when the rows can be read"
         )
     if record_history(home.record.lines()).today > claim.terms.until:
-        raise ConfigError(f"the page was for an approval until {claim.terms.until}; rehearse again")
+        raise ConfigError(
+            f"the page asks for an approval until {claim.terms.until}, which has passed; rehearse again"
+        )
     return record_approval(home, bundle, claim.terms, manifest, claim.privacy)
 
 

@@ -32,8 +32,8 @@ APPROVED_WITHOUT_TERMS = f"approved with an earlier fedtl: {APPROVE_AGAIN}"
 @dataclass(frozen=True)
 class Grant:
     """
-    An approval as its line in the record states it. ``number``: of the line. ``terms`` None: the line has no terms and
-    tensors that match its hashes, as a line of an earlier fedtl.
+    An approval as its line in the record states it. ``number``: of the line. ``terms`` None: the line has no terms
+    and tensors that match its hashes; fedtl 0.1.0 wrote such lines.
     """
 
     number: int
@@ -45,9 +45,9 @@ class Grant:
 @dataclass
 class History:
     """
-    What the lines of a record add up to. ``grants``: the last approval of each plan that was not withdrawn. ``studies``:
-    those begun under each approval, by its line's number. ``rounds``: the last round that left in each study, and its
-    task. ``latest``: the latest time in any line.
+    The state that the lines of a record lead to. ``grants``: the last approval of each plan that was not withdrawn.
+    ``studies``: those begun under each approval, by its line's number. ``rounds``: the last round that left in each
+    study, and its task. ``latest``: the latest time in any line.
     """
 
     grants: dict[str, Grant] = field(default_factory=dict)
@@ -116,16 +116,16 @@ def grant_in_force(home: Home, history: History, plan: str, manifest: Manifest) 
 
 
 def check_terms(signed: SignedTerms, now: SignedTerms) -> None:
-    """Raises Denied, naming each value that is looser than signed."""
+    """Compare the present terms with the signed ones. Raises Denied, with each value that is looser than signed."""
     if differences := looser(signed, now):
         raise Denied(Code.PLAN, f"{'; '.join(map(str, differences))}: looser than approved; {APPROVE_AGAIN}")
 
 
 def check_use(history: History, grant: Grant, study: str, round: int, task: str) -> None:
     """
-    Raises Denied where an approval does not cover this round: it is for other studies, has expired, or the round comes
-    again or late. Rounds may be missing, because a site that is offline or not sampled is not asked; none is accepted
-    twice, so that there are never more than the plan has.
+    Check that an approval covers a round. Raises Denied where it does not: it is for other studies, it has expired, or this
+    round or a later one was already answered. Rounds may be missing, because a site that is offline or not sampled is not
+    asked. No round is accepted for a second task, so a study never has more rounds than its plan.
     """
     assert grant.terms is not None
     terms, today = grant.terms, history.today
@@ -188,7 +188,7 @@ def uncovered_lines(lines: Sequence[Line]) -> list[str]:
                 where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
                 problems += [f"{where}: {reason}" for reason in _reasons(history, line)]
             history.add(line)
-        # The chain shows that lines were not altered; whoever wrote them can have written anything.
+        # An intact chain shows only that lines were not altered later; they can be malformed from the start.
         except (KeyError, TypeError, AttributeError) as error:
             name = type(error).__name__
             problems.append(f"line {line['number']} is not a line of a record ({name}: {error})")

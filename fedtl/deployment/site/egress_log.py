@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.privacy.hash_chain import HashChainFile
 
-if TYPE_CHECKING:  # the SuperNode writes lines without tensors, and does without torch
+if TYPE_CHECKING:  # the SuperNode writes lines without tensors and must not import torch
     from torch import Tensor
 
     from fedtl.deployment.site.signed import SignedTerms
@@ -67,7 +67,7 @@ class EgressLog:
         self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
 
     def lines(self) -> list[EgressLine]:
-        """Raises LedgerDamaged where the chain is broken."""
+        """Return the lines of the record. Raises LedgerDamaged where the chain is broken."""
         with self.book.read(self.silo) as chain:
             return chain.lines()
 

@@ -22,7 +22,7 @@ from fedtl.deployment.site.template import TEMPLATE
 from fedtl.errors import ConfigError
 from fedtl.privacy.hash_chain import HashChainFile
 
-if TYPE_CHECKING:  # they import torch, which two of the processes that open this folder do without
+if TYPE_CHECKING:  # they import torch, which two of the processes that open this folder do not need
     from fedtl.deployment.site.egress_log import EgressLog
     from fedtl.deployment.site.state_store import SiloStateStore
 
@@ -59,7 +59,7 @@ class Home:
 
     @classmethod
     def open(cls, path: Path) -> "Home":
-        """Raises ConfigError where the folder has no silo.toml, or where others could read its secrets."""
+        """Open a folder. Raises ConfigError where it has no silo.toml, or where others could read its secrets."""
         path = path.absolute()
         home = cls(path, load_home_settings(path))
         keys.check_private(path)
@@ -109,7 +109,7 @@ class Home:
 
     @property
     def state(self) -> Path:
-        """Has a folder for each study of which state is stored."""
+        """The folder of stored state; it has a folder for each study."""
         return self.path / "state"
 
     @property
@@ -121,7 +121,7 @@ class Home:
         return self.path / Path(path).expanduser()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Process one round at a time. The lock is free again when the process that held it has ended."""
+        """Return a lock, so that one round is processed at a time. It is free again when the process that held it has ended."""
         return lock_folder(self.path)
 
     def log(self, text: str) -> None:

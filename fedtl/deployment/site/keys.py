@@ -39,7 +39,9 @@ def read_public_key(path: Path) -> str:
     try:
         key = load_ssh_public_key(content)
     except Exception as error:  # the library raises several types for a malformed file
-        raise ConfigError(f"{path} is not a public key: {error}") from error
+        raise ConfigError(
+            f"{path} is not a public key: {error}; use the node.key.pub that fedtl silo init creates"
+        ) from error
     if len(content) > MAX_PUBLIC_KEY_BYTES or not isinstance(key, ec.EllipticCurvePublicKey):
         raise ConfigError(
             f"{path} is a key of another type; use the node.key.pub that fedtl silo init creates (P-384)"
@@ -61,7 +63,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def check_private(path: Path) -> None:
-    """Raises ConfigError where anybody but the owner may read, write or enter the path."""
+    """Check a path's mode. Raises ConfigError where anybody but the owner may read, write or enter it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
@@ -88,7 +90,7 @@ class FileEncryption:
         return nonce + self._cipher.encrypt(nonce, content, context.encode())
 
     def decrypt(self, content: bytes, context: str) -> bytes:
-        """Raises LedgerDamaged for another key, another context and altered bytes."""
+        """Return the plain content. Raises LedgerDamaged for another key, another context and altered bytes."""
         try:
             return self._cipher.decrypt(content[:12], content[12:], context.encode())
         except (InvalidTag, ValueError) as error:

@@ -12,5 +12,5 @@ def manifest_to_rows(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def manifest_from_rows(rows: Iterable[Mapping[str, Any]]) -> Manifest:
-    """Raises KeyError or TypeError for anything but the rows of a manifest."""
+    """Return the manifest. Raises KeyError or TypeError for anything but the rows of a manifest."""
     return Manifest(tuple(ManifestTensor(**{**row, "shape": tuple(row["shape"])}) for row in rows))

@@ -27,12 +27,14 @@ def missing_entries(home: Home) -> list[str]:
     received = {line["study"] for line in lines if line["what"] == "received"}
     stored = sorted(path.name for path in home.state.iterdir()) if home.state.is_dir() else []
     missing = [
-        f"plan {approval.plan[:12]} is approved, and the record does not say so"
+        f"plan {approval.plan[:12]} is in approved.json, but the record does not hold its approval"
         for approval in read_approvals(home.approved)
         if approval.plan not in approved
     ]
     missing += [
-        f"state/{study} exists, and the record has no such study" for study in stored if study not in received
+        f"state/{study} exists, but the record has no study of this name"
+        for study in stored
+        if study not in received
     ]
     ledgers = read_ledgers(home.ledger)
     sent = [line for line in lines if line["what"] == "sent"]
@@ -45,14 +47,14 @@ def missing_entries(home: Home) -> list[str]:
 
 
 def check_ledger_complete(home: Home) -> None:
-    """Before a private round. Raises Refused where the record or the ledger has lost an entry."""
+    """Check the record and the ledger before a private round. Raises Refused if one of them has lost an entry."""
     if missing := missing_entries(home):
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise Refused(f"{home.path}: {missing[0]}{more}: {RESTORE}")
 
 
 def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
-    """Before a private reply leaves. Raises Refused where the ledger of its dataset has no charge for it."""
+    """Check a private reply before it leaves. Raises Refused if the ledger of its dataset has no charge for it."""
     line = {**_private_line(study, round, task), "dataset": home.dataset}
     if find_uncharged([line], read_ledgers(home.ledger)):
         raise Refused(
@@ -62,5 +64,5 @@ def check_reply_paid(home: Home, study: str, round: int, task: str) -> None:
 
 
 def _private_line(study: str, round: int, task: str) -> dict[str, str | int | bool]:
-    """A private message as a line of the record names it."""
+    """Return the keys by which a line of the record identifies a private message."""
     return {"number": 0, "private": True, "study": study, "round": round, "task": task}

@@ -19,8 +19,8 @@ def effective_privacy(
     planned: PrivacySettings | None, own: BudgetSettings | None, metrics: frozenset[str]
 ) -> PrivacySettings | None:
     """
-    Return the settings that the site trains under; None where neither side wants privacy. ``metrics``: those that the
-    site's policy lets out; others that the plan wants are neither measured nor charged. Raises Denied.
+    Return the settings that the site trains under; None where neither the site nor the plan asks for privacy. ``metrics``:
+    those that the site's policy allows; others that the plan lists are neither measured nor charged. Raises Denied.
     """
     if own is None and planned is not None:
         raise Denied(

@@ -1,4 +1,4 @@
-"""What a rehearsal found, as values: the page that is signed shows them, and ``rehearsed/<hash>.json`` stores them."""
+"""The facts of a rehearsal as plain values. The signed page shows them; ``rehearsed/<hash>.json`` stores them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -121,7 +121,7 @@ class Rehearsal:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "Rehearsal":
-        """Raises KeyError, TypeError or ValueError for the file of an earlier fedtl."""
+        """Return the facts in the file. Raises KeyError, TypeError or ValueError for the file of an earlier fedtl."""
         terms = facts["terms"]
         claim = {field.name: facts[field.name] for field in fields(ClaimFacts)}
         manifest = manifest_from_rows(facts["tensors"]) if facts["manifest"] else None

@@ -1,6 +1,7 @@
 """
-Before anything is approved: a dry run of one round on synthetic rows of the agreed schema, and one page that says who asks,
-what would leave, what stays, and under which privacy guarantee. Of the site's own rows only the number is on the page.
+Rehearses a plan before it is approved: a dry run of one round on synthetic rows of the agreed schema, and one page that
+says who asks, what would leave, what stays, and under which privacy guarantee. Of the site's own rows only the number is
+on the page.
 """
 
 import json
@@ -87,7 +88,7 @@ def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") 
 
 
 def _last_day(home: Home, until: str) -> str:
-    """Raises ConfigError where ``until`` is not a date, has passed, or is too far away."""
+    """Return the last day of the approval. Raises ConfigError where ``until`` is not a date, has passed, or is too far away."""
     today = date.fromisoformat(record_history(home.record.lines()).today)
     if not until:
         return (today + timedelta(days=DEFAULT_DAYS)).isoformat()

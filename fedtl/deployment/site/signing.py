@@ -103,13 +103,13 @@ class ApprovalInForce:
 
     @classmethod
     def of(cls, plan: SitePlan) -> "ApprovalInForce":
-        """Raises Denied where the plan, the manifest or the installed fedtl is not the approved one."""
+        """Return the approval for this plan. Raises Denied where plan, manifest or installed fedtl is not the approved one."""
         history = record_history(plan.home.record.lines())
         grant = grant_in_force(plan.home, history, plan.agreement.hash, plan.manifest)
         return cls(plan.home, grant, history)
 
     def check_use(self, task: Task) -> None:
-        """Raises Denied where the approval does not cover this study and round."""
+        """Check that the approval covers a task. Raises Denied where it does not cover this study and round."""
         check_use(self.history, self.grant, task.study, task.round, task_hash(task))
 
     def terms(self, plan: SitePlan, data: SiloDataset, guarantee: PrivacyGuarantee | None) -> SignedTerms:

@@ -52,6 +52,8 @@ def _weights(home: Home, agreement: Agreement) -> str:
         digest = file_digest(file, "sha256").hexdigest()
     if digest != agreement.base:
         raise Denied(
-            Code.PLAN, f"weights: {path} has hash {digest[:12]}; the plan starts from {agreement.base[:12]}"
+            Code.PLAN,
+            f"weights: {path} has hash {digest[:12]}; the plan starts from {agreement.base[:12]}; set weights in silo.toml to "
+            "that file",
         )
     return str(path)

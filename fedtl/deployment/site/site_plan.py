@@ -61,7 +61,7 @@ class SitePlan:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Raises ConfigError, Denied."""
+        """The experiment that would run. Raises ConfigError, Denied."""
         return site_experiment(self.home, self.agreement, self.privacy)
 
     @cached_property
@@ -96,7 +96,7 @@ def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
 
 
 def check_policy(plan: SitePlan) -> None:
-    """Raises Denied where the site's policy does not allow the plan, and ConfigError. Reads no rows."""
+    """Check the plan, without its rows. Raises Denied where the site's policy does not allow it, and ConfigError."""
     policy, experiment = plan.policy, plan.agreement.experiment
     for key, name, allowed in (
         ("methods", experiment.method.name, policy.methods),
@@ -106,7 +106,10 @@ def check_policy(plan: SitePlan) -> None:
             names = ", ".join(sorted(allowed)) or "none"
             raise Denied(Code.PLAN, f"the plan's {key[:-1]} is {name!r}; policy.{key} allows {names}")
     if method_of(experiment.method).pool:
-        raise Denied(Code.PLAN, f"method {experiment.method.name!r} would send the rows themselves")
+        raise Denied(
+            Code.PLAN,
+            f"method {experiment.method.name!r} would send the rows themselves; it is for simulations only",
+        )
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(
             Code.PLAN,

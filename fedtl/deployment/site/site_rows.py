@@ -27,7 +27,7 @@ class SiteRows:
 
 
 def load_rows(plan: SitePlan) -> SiteRows:
-    """Raises DataError where the rows do not have the agreed schema."""
+    """Return the rows. Raises DataError where they do not have the agreed schema."""
     raw = read_raw_rows(plan)
     return SiteRows(raw, prepare_rows(plan, raw))
 
@@ -48,7 +48,10 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
     settings = plan.experiment.data
     agreed, shape = tuple(plan.agreement.shape), tuple(prepare.input_shape(raw, settings))
     if shape != agreed:
-        raise DataError(f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}")
+        raise DataError(
+            f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}; correct [data] in silo.toml, or do not "
+            "approve this plan"
+        )
     classes = prepare.silo_classes(raw, settings)
     trained = frozenset(label_texts(raw.train.y))
     if not plan.dry_study.method.head_is_local and settings.task == "classification":
@@ -56,7 +59,8 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
         trained = frozenset(classes)
         if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
             raise DataError(
-                f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}"
+                f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}; "
+                "correct these rows, or ask the coordinator for a bundle with this label"
             )
     seed = plan.home.settings.data.split_seed
     return prepare.prepare_silo(raw, settings, plan.name, seed, classes, trained)
@@ -64,8 +68,8 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
 
 def check_origins(plan: SitePlan, data: SiloDataset) -> None:
     """
-    Raises Denied where the site trains privately and something that its rows are prepared with, such as the constants of
-    the scaling, was computed from them without noise.
+    Check the origins of prepared rows. Raises Denied where the site trains privately and something that its rows are
+    prepared with, such as the constants of the scaling, was computed from them without noise.
     """
     for reason in origins.refusals(data.origins) if plan.privacy else ():
         raise Denied(Code.PLAN, f"{plan.name}: {origins.REFUSED}{reason}")

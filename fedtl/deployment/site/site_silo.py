@@ -22,7 +22,7 @@ def make_silo(plan: SitePlan, study: Study, rows: SiteRows) -> Silo:
 
 
 def make_dry_silo(plan: SitePlan, study: Study, data: SiloDataset, ledger: Path) -> Silo:
-    """The same for synthetic rows, with a ledger of their own."""
+    """Return the silo for synthetic rows, with a ledger of their own."""
     return _silo(plan, study, data, guarantee_on_ledger(plan, study, data, ledger) if plan.privacy else None)
 
 

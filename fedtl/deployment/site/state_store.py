@@ -1,6 +1,6 @@
 """
 What a silo keeps between rounds, on disk: its head, its statistics, and its reply to the last round. There is one file for
-each study and model schema, and it is complete after a kill.
+each study and model schema; it is written atomically, so a killed process leaves it complete.
 """
 
 import json

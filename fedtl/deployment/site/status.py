@@ -53,7 +53,7 @@ class SiteStatus:
 
 
 def site_status(home: Home) -> SiteStatus:
-    """Raises LedgerDamaged where the record or the ledger was altered."""
+    """Return the status. Raises LedgerDamaged where the record or the ledger was altered."""
     lines = home.record.lines()
     messages = [line for line in lines if line["what"] in ("received", "sent", "refused")]
     sent = [line for line in messages if line["what"] == "sent"]

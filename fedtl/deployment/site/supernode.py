@@ -39,7 +39,7 @@ def refusal_reason(home: Home, content: bytes) -> str | None:
         if digest in bundles_approved_without_terms(home.approved):
             return f"bundle {digest} was {APPROVED_WITHOUT_TERMS}"
         count = len(read_approvals(home.approved))
-        return f"bundle {digest} is not approved (approved bundles: {count})"
+        return f"bundle {digest} is not approved (approved bundles: {count}); to allow it, rehearse and approve it"
     try:
         check_bundle_contents(content)
     except FedTLError as error:

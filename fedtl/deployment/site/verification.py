@@ -22,8 +22,9 @@ from fedtl.privacy.verify import find_faults, find_uncharged, unconfirmed_rows
 @dataclass(frozen=True)
 class Verification:
     """
-    Of lines whose chains are intact. ``outside``: messages that no approval covered. ``unpaid``: private messages without a
-    charge, and errors of the ledger. ``waiting``: the fingerprint of changed rows that are not confirmed, or "".
+    The result for lines whose chains are intact. ``outside``: messages that no approval covered. ``unpaid``: private
+    messages without a charge, and errors of the ledger. ``waiting``: the fingerprint of changed rows that are not
+    confirmed, or "".
     """
 
     lines: int
@@ -48,10 +49,10 @@ def verify_home(home: Home) -> Verification:
     Verify the record and the ledger of a site, also against the other files of its folder, which show where one of the
     two has lost an entry. Raises LedgerDamaged where a chain is broken.
     """
-    found = _verify(home.record.lines(), read_ledgers(home.ledger))
-    reported = {f"record {text}" for text in found.unpaid}
+    verification = _verify(home.record.lines(), read_ledgers(home.ledger))
+    reported = {f"record {text}" for text in verification.unpaid}
     lost = [entry for entry in missing_entries(home) if entry not in reported]
-    return replace(found, unpaid=[*found.unpaid, *lost])
+    return replace(verification, unpaid=[*verification.unpaid, *lost])
 
 
 def verify_export(path: Path) -> Verification:

@@ -47,7 +47,7 @@ def arguments(
     }
     model = create_model("Arguments", __base__=_Arguments, **fields)
     try:
-        # Strict JSON is what a TOML file can say: a number for a float, a list for a tuple, and no coercion besides.
+        # Strict JSON mode accepts what TOML can express (an integer for a float, a list for a tuple) and coerces nothing else.
         checked = model.model_validate_json(json.dumps(dict(settings), default=str))
     except ValidationError as error:
         raise ConfigError(mistakes_in_one_line(error, settings, at)) from error

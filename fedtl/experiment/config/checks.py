@@ -31,14 +31,14 @@ def check_experiment(experiment: Experiment) -> Experiment:
 def contradictions(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting that contradicts another, and for each file that does not exist."""
     train, compare = experiment.train, experiment.compare
-    yield from _said(method_of, experiment.method)
-    yield from _said(server_of, experiment.method)
-    yield from _said(check_choice, OPTIMIZERS, train.optimizer, "train.optimizer")
+    yield from _messages_of(method_of, experiment.method)
+    yield from _messages_of(server_of, experiment.method)
+    yield from _messages_of(check_choice, OPTIMIZERS, train.optimizer, "train.optimizer")
     for name in compare.methods:
-        yield from _said(check_choice, METHODS, name, "compare.methods")
-    yield from _said(check_choice, METRICS, compare.metric, "compare.metric")
+        yield from _messages_of(check_choice, METHODS, name, "compare.methods")
+    yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
-        yield f"compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}"
+        yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
         yield (
@@ -46,23 +46,23 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         )
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
-    yield from _twice(experiment)
+    yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
-    yield from _said(model_arguments, experiment.model)
-    yield from _of_start(experiment.model, experiment.data)
-    yield from _of_engine(experiment.engine)
+    yield from _messages_of(model_arguments, experiment.model)
+    yield from _start_contradictions(experiment.model, experiment.data)
+    yield from _engine_contradictions(experiment.engine)
 
 
 def data_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line for each mistake within ``[data]``; with one, no rows can be read."""
-    yield from _said(check_choice, DATA, data.source, "data.source")
+    yield from _messages_of(check_choice, DATA, data.source, "data.source")
     if data.source in DATA:
-        yield from _of_source(data)
+        yield from _source_contradictions(data)
     yield from _of_parts(data)
 
 
-def _said(check: Callable[..., Any], *words: Any) -> Iterator[str]:
+def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
     """Yield the message of the ConfigError that a check raises."""
     try:
         check(*words)
@@ -103,7 +103,7 @@ def with_unit(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"data": data.model_copy(update={"unit_column": privacy.unit})})
 
 
-def _twice(experiment: Experiment) -> Iterator[str]:
+def _repeated_values(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each value that a list holds twice; it would count twice."""
     data, compare = experiment.data, experiment.compare
     lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
@@ -119,7 +119,7 @@ def _twice(experiment: Experiment) -> Iterator[str]:
                 yield f"{key} lists {value!r} {values.count(value)} times; list it once"
 
 
-def _of_source(data: DataSettings) -> Iterator[str]:
+def _source_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line where the path does not exist, and for each setting that the source does not have."""
     source = DATA[data.source]
     if source.needs_path and not (data.path and os.path.exists(data.path)):
@@ -154,14 +154,14 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
-        yield from _said(parse_bounds, name, entry)
+        yield from _messages_of(parse_bounds, name, entry)
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:
         yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
 
 
-def _of_engine(engine: EngineSettings) -> Iterator[str]:
+def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:
     """Yield a line for each setting that the engine does not have."""
     if engine.address and engine.name != "ray":
         yield f'engine.address is a setting of engine "ray", not of {engine.name!r}'
@@ -170,8 +170,8 @@ def _of_engine(engine: EngineSettings) -> Iterator[str]:
         yield f"engine.stack = {engine.stack} trains in one process, but {other} in several; remove one of them"
 
 
-def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
-    """Yield a line where the initial weights come from two places, or from one that does not exist."""
+def _start_contradictions(model: ModelSettings, data: DataSettings) -> Iterator[str]:
+    """Yield a line where two settings give the first weights, or where their file does not exist."""
     if overlap := sorted(set(data.late) & set(model.pretrain_on)):
         yield f"silo {overlap[0]!r} is in data.late and in model.pretrain_on; remove it from one of them"
     if model.weights and model.pretrain_on:
@@ -181,6 +181,6 @@ def _of_start(model: ModelSettings, data: DataSettings) -> Iterator[str]:
     for entry in model.pretrain_on:
         source, colon, path = entry.partition(":")
         if colon and source not in DATA:
-            yield from _said(check_choice, DATA, source, "model.pretrain_on")
+            yield from _messages_of(check_choice, DATA, source, "model.pretrain_on")
         elif colon and DATA[source].needs_path and not os.path.exists(path):
             yield f"model.pretrain_on: {path or '(empty path)'} does not exist; source {source!r} reads from there"

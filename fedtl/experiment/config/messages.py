@@ -46,7 +46,7 @@ def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Ex
     if (reason := absent_setting(path)) is not None:
         return f'"{path}" is not a setting: {reason}'
     siblings = {name.rpartition(".")[2]: name for name in known}
-    near = [siblings[one] for one in get_close_matches(key, list(siblings), 1)]
+    near = [siblings[name] for name in get_close_matches(key, list(siblings), 1)]
     near += [name for name in _settings(model) if name.rpartition(".")[2] == key and "." not in above]
     hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none'}"
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
@@ -69,28 +69,28 @@ def mistake_lines(
     """Return a line for each mistake, by the path of the setting."""
     # A misspelt key is both unknown and, under its right name, missing: report it as unknown.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    by_place: dict[SettingPath, list[Mapping[str, Any]]] = {}
+    by_path: dict[SettingPath, list[Mapping[str, Any]]] = {}
     for problem in problems:
-        by_place.setdefault(_place(problem, table), []).append(problem)
-    return {place: _line(place, own, at, model) for place, own in by_place.items()}
+        by_path.setdefault(_setting_path(problem, table), []).append(problem)
+    return {path: _line(path, own, at, model) for path, own in by_path.items()}
 
 
-def _place(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
+def _setting_path(problem: Mapping[str, Any], table: Mapping[str, Any]) -> SettingPath:
     return tuple(problem["loc"]) if problem["type"] == "missing" else _path(problem["loc"], table)
 
 
 def _line(
-    place: SettingPath, problems: Sequence[Mapping[str, Any]], above: str, model: type[BaseModel]
+    path: SettingPath, problems: Sequence[Mapping[str, Any]], above: str, model: type[BaseModel]
 ) -> str:
-    first, at = problems[0], above + _spelled(place)
+    first, at = problems[0], above + _spelled(path)
     if first["type"] == "missing":
         return f"{at} is missing; it has no default"
     if (reason := retired_value(at, first["input"])) is not None:
-        return f"{at} = {shorten(first['input'])} is no longer a value: {reason}"
+        return f"{at} = {shorten(first['input'])} is no longer accepted: {reason}"
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
         return f"{at} = {shorten(first['input'])}: must be {' or '.join(wishes)}"
-    table = _spelled(place[:-1])
+    table = _spelled(path[:-1])
     known = [name for name in _settings(model, tables=True) if name.rpartition(".")[0] == table]
     return unknown_setting(at, known, model)
 
@@ -159,7 +159,7 @@ SOURCE = (
     'privacy.noise = "reproducible" takes both from seed, for debugging, and then nothing is private'
 )
 LEDGER = "each silo has one ledger for all rounds; it is charged before each round and never reset"
-ADJACENCY = "epsilon is for zero-out adjacency of one unit, with a public number of units; results show replace-one beside it"
+ADJACENCY = "epsilon is for zero-out adjacency of one unit, with a public number of units; results also show the epsilon for replace-one adjacency"
 METRIC = "set privacy.metrics to release a metric with noise, charged to the ledger; losses and exact metrics never leave"
 
 REASONS = {

@@ -18,11 +18,11 @@ DECLARED = "{}: if these values were taken from the private rows, the guarantee 
 UNCOVERED = (
     "model.weights: if the file was trained on these rows without noise, the guarantee does not cover that"
 )
-SAME_IN_ALL_SILOS = ("unit", "noise", "tuning")  # a result states them once
+SAME_IN_ALL_SILOS = ("unit", "noise", "tuning")  # a result states one value for all silos
 
 
 def unsound(experiment: Experiment) -> Iterator[str]:
-    """Yield a line for each reason why the guarantee of ``[privacy]`` would not hold. Without any it may be trained."""
+    """Yield a line for each reason why the guarantee of ``[privacy]`` would not hold. Without such a line it may be trained."""
     if experiment.privacy is None:
         if experiment.silo:
             yield f"silo.{next(iter(experiment.silo))} overrides [privacy], but the experiment has no [privacy]"
@@ -94,7 +94,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         "data.bounds": data.bounds,
         "data.scale": data.scale not in SCALES,
     }
-    if keys := [key for key, given in declared.items() if given]:
+    if keys := [key for key, is_set in declared.items() if is_set]:
         yield DECLARED.format(", ".join(keys))
     if not (experiment.model.weights or experiment.model.pretrain_on):
         yield "the backbone starts from random weights; with noise, public weights (model.weights) usually improve accuracy most"

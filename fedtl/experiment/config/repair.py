@@ -31,7 +31,7 @@ class Repaired:
 def repair(table: Mapping[str, Any]) -> Repaired:
     """Return the experiment with wrong settings replaced by defaults. Raises nothing, whatever the table holds."""
     experiment, messages, wrong = _valid_experiment(table)
-    rows = not any(place[0] == "data" for place in wrong)
+    rows = not any(path[0] == "data" for path in wrong)
     try:
         experiment = with_unit(experiment)
     except ConfigError as error:
@@ -51,23 +51,23 @@ def _valid_experiment(table: Mapping[str, Any]) -> tuple[Experiment, list[str], 
             mistakes = mistake_lines(error, rest)
             messages += mistakes.values()
             wrong += mistakes
-            for place in mistakes:
-                rest = _without(rest, place)
+            for path in mistakes:
+                rest = _without(rest, path)
 
 
-def _without(table: Mapping[str, Any], place: Sequence[str | int]) -> dict[str, Any]:
-    """Return the table without the setting at ``place``, or with its stand-in. A wrong list entry removes the whole list."""
-    keys = [str(key) for key in place]
+def _without(table: Mapping[str, Any], path: Sequence[str | int]) -> dict[str, Any]:
+    """Return the table without the setting at ``path``, or with its stand-in. A wrong list entry removes the whole list."""
+    keys = [str(key) for key in path]
     rest = inner = dict(table)
     for number, key in enumerate(keys[:-1]):
-        if not isinstance(inner.get(key), Mapping) or isinstance(place[number + 1], int):
+        if not isinstance(inner.get(key), Mapping) or isinstance(path[number + 1], int):
             inner.pop(key, None)
             return rest
         inner[key] = dict(inner[key])
         inner = inner[key]
     inner.pop(keys[-1], None)
-    if tuple(place) in STAND_INS:
-        inner[keys[-1]] = STAND_INS[tuple(place)]
+    if tuple(path) in STAND_INS:
+        inner[keys[-1]] = STAND_INS[tuple(path)]
     return rest
 
 

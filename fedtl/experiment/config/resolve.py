@@ -1,4 +1,4 @@
-"""From settings to a method, a server step, and a silo's privacy settings."""
+"""Turns settings into a method, a server step, and the privacy settings of a silo."""
 
 import inspect
 import json
@@ -85,7 +85,7 @@ def _own_server(settings: MethodSettings) -> Server | None:
     try:
         return method_of(settings).server
     except ConfigError:
-        return None  # whoever checks the method reports it
+        return None  # the check of the method reports it
 
 
 def without_release(data: DataSettings) -> DataSettings:
@@ -103,7 +103,7 @@ def privacy_of(experiment: Experiment, silo: str) -> PrivacySettings:
             known = [f"silo.{silo}.privacy.{name}" for name in PrivacySettings.model_fields]
             raise ConfigError(unknown_setting(at, known))
         if (reason := retired_value(at, value)) is not None:
-            raise ConfigError(f"{at} = {shorten(value)} is no longer a value: {reason}")
+            raise ConfigError(f"{at} = {shorten(value)} is no longer accepted: {reason}")
     try:
         return PrivacySettings.model_validate({**experiment.privacy.model_dump(), **own})
     except ValueError as error:

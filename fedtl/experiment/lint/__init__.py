@@ -1,1 +1,1 @@
-"""What is untrue of an experiment's privacy, what to ask about it, and what holds."""
+"""Checks the privacy of an experiment: what is unsound, what a person has to decide, and what holds."""

@@ -1,6 +1,7 @@
 """What holds for an experiment that would be trained, with the numbers of each silo. Every line here must be true."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from fedtl.experiment.lint.dry_run import Examined
 from fedtl.privacy.guarantee import PrivacyGuarantee, PrivateTraining
@@ -13,28 +14,29 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
     guarantees = examined.guarantees
     if not guarantees or any(guarantee.seed is not None for guarantee in guarantees.values()):
         return
+    by_silo = partial(_by_silo, guarantees)
     unit = next(iter(guarantees.values())).protected.unit
     yield (
         "noise: added in every step, drawn from the operating system and never from a seed; multiplier and clipping norm: "
-        + _by_silo(guarantees, lambda one: f"{one.training.noise_multiplier:.3g}, {one.training.clip:g}")
+        + by_silo(lambda guarantee: f"{guarantee.training.noise_multiplier:.3g}, {guarantee.training.clip:g}")
     )
     yield (
         f"sampling: Poisson, each {unit} with the same probability in every step, as the accountant assumes; probability and "
         f"number of {unit}s: "
-        + _by_silo(guarantees, lambda one: f"{one.training.sample_rate:.3g}, {one.protected.count}")
+        + by_silo(lambda guarantee: f"{guarantee.training.sample_rate:.3g}, {guarantee.protected.count}")
     )
     yield (
         "steps: fixed before training, and all of them charged: "
-        + _by_silo(guarantees, lambda one: _steps(one.training))
+        + by_silo(lambda guarantee: _steps(guarantee.training))
     )
     yield (
         "accounting: one ledger for each silo, which reserves the whole run before its first round: "
-        + _by_silo(guarantees, lambda one: f"at most epsilon {one.epsilon:.3f} at delta {one.delta:.1e}")
+        + by_silo(lambda guarantee: f"at most epsilon {guarantee.epsilon:.3f} at delta {guarantee.delta:.1e}")
     )
     yield f"what leaves: {_leaves(examined)}"
     yield (
         "preparation: each row independently of the others; the split follows row positions; constants are declared, or "
-        f"released with noise and charged: {_by_silo(guarantees, lambda one: _preparation(examined, one))}"
+        f"released with noise and charged: {by_silo(lambda guarantee: _preparation(examined, guarantee))}"
     )
     model = examined.study.experiment.model.name
     if examined.tried:
@@ -54,13 +56,13 @@ def _leaves(examined: Examined) -> str:
     study, guarantees = examined.study, examined.guarantees
     roles = study.trainer.partition.roles.values()
     count = sum(role in study.method.shared for role in roles)
-    statistics = any(one.releases.statistics for one in guarantees.values())
+    statistics = any(guarantee.releases.statistics for guarantee in guarantees.values())
     noisy = "noisy steps and noisy statistics" if statistics else "noisy steps"
     text = (
         f"{count} tensors, which depend on the rows only through {noisy}; no loss, no error message and no number of rows (which "
         "is public under the guarantee, and follows from the noise)"
     )
-    if not any(one.releases.accuracy for one in guarantees.values()):
+    if not any(guarantee.releases.accuracy for guarantee in guarantees.values()):
         return f"{text}, and no accuracy"
     unit = next(iter(guarantees.values())).protected.unit
     released = _by_silo(guarantees, _accuracy)

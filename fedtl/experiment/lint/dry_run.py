@@ -40,7 +40,7 @@ class Examined:
 
 
 def examine(experiment: Experiment, store: SharedStore) -> Examined:
-    """Raises what ``build`` raises: without rows or a model nothing can be checked."""
+    """Examine the experiment. Raises what ``build`` raises, because without rows or a model nothing can be checked."""
     refused = list(unsound(experiment))
     study = replace(build(_without_training_settings(experiment), store, store), experiment=experiment)
     try:

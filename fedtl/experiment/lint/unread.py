@@ -1,4 +1,4 @@
-"""Rows without a usable label, and columns with one value. Under privacy they are not refused, but train nothing."""
+"""Rows without a usable label, and columns with one value. Under privacy neither is refused; they add nothing to training."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def _of(name: str, data: SiloDataset, columns: tuple[str, ...]) -> Iterator[str]
     if train.x.dim() != 2:
         return
     constant = (train.x == train.x[0]).all(0).tolist()
-    if alike := [column for column, one in zip(columns, constant, strict=True) if one]:
+    if alike := [column for column, is_constant in zip(columns, constant, strict=True) if is_constant]:
         yield (
             f"{name}: column {alike[0]} has the same value in all {len(train)} training rows, as a text column without "
             "data.categories has; declare its categories, or remove it from data.columns"
