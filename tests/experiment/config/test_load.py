@@ -124,6 +124,7 @@ WRONG = {
     "train.optimizer=adam train.momentum=0.5": "train.momentum",
     "method.name=fedbabu method.personalise.epochs=2": "method.head_epochs of 'fedbabu'",
     'method.name=fedprox method.terms=[{name="proximal"}]': "part of 'fedprox'",
+    'method.name=ditto method.terms=[{name="proximal"}]': "part of 'ditto'",
     'method.terms=[{name="proximal"},{name="proximal"}]': "method.terms[1] = 'proximal'",
     "method.server.share=0.2": "method.server.share ",
     "rounds=1 rounds=2": "--set rounds: ",
