@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedtl.api.bars import progress_bar
-from fedtl.api.experiments import Data, Source, load_experiment, stored_rows
+from fedtl.api.experiments import Data, Source, load_experiment_for, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
@@ -37,7 +37,7 @@ def run(
     Raises ConfigError, DataError or ModelError before anything is trained, BudgetExhausted, and NotEnoughSilos.
     """
     exit_if_unguarded()
-    chosen = _with_workers(load_experiment(experiment), workers)
+    chosen = _with_workers(load_experiment_for(data, experiment), workers)
     with stored_rows(chosen, data) as (ready, store):
         folder = RunFolder.create(_out(out, ready.method.name), ready)
         with progress_bar(progress, ready.method.name) as show:
@@ -68,7 +68,7 @@ def compare(
     """
     exit_if_unguarded()
     table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
-    chosen = _with_workers(load_experiment(experiment, compare=table), workers)
+    chosen = _with_workers(load_experiment_for(data, experiment, compare=table), workers)
     with stored_rows(chosen, data) as (ready, store):
         total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
         folder = RunFolder.create(_out(out, "compare"), ready)

@@ -65,8 +65,8 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         "as many."
     )
     for part in plan.parts:
-        place = "crosses in each round" if part.leaves else "stays at the silo"
-        print_line(f"in addition to the model: {part.name}, {part.bytes:,} bytes, {place}")
+        place = "leaves in each round" if part.leaves else "stays at the silo"
+        print_line(f"In addition to the model: {part.name}, {part.bytes:,} bytes, {place}")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:

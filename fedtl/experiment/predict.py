@@ -71,9 +71,9 @@ class SiloModel:
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
             what = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
-            raise DataError(f"--input: it is {shape}, but the model was trained on {what}")
+            raise DataError(f"the input is {shape}, but the model was trained on {what}")
         if not len(x):
-            raise DataError("--input: the file has no rows")
+            raise DataError("the input has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
         if tuple(inputs.shape[1:]) != self.shape:
             raise DataError(

@@ -98,6 +98,7 @@ WRONG = {
     "data.scale=foo": "data.scale = ",
     'model.pretrain_on=["npz:nowhere"]': "model.pretrain_on: ",
     'model.pretrain_on=["mnist:x"]': "model.pretrain_on = 'mnist'",
+    "method=fedbn": "did you mean method.name = 'fedbn'?",
     # a method's own settings
     "method.mu=3": '"method.mu"',
     "method.name=fedprox method.muu=1": 'mean "method.mu"?',
@@ -181,7 +182,7 @@ def test_files_that_cannot_be_read(tmp_path):
             load_experiment(str(broken))
         assert "\n" not in str(error.value)
     for name in ("nothing", "nothing.toml", str(tmp_path), "../digits", "x" * 5000, "\0"):
-        with pytest.raises(ConfigError, match="these are digits"):
+        with pytest.raises(ConfigError, match="shipped: digits"):
             load_experiment(name)
 
 
