@@ -121,6 +121,14 @@ def test_mistakes_with_rows_in_memory_are_named(settings, data, said):
     assert said in str(caught.value)
 
 
+def test_a_mistake_leaves_no_folder(tmp_path):
+    with pytest.raises(errors.DataError):
+        fedtl.run(
+            BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, out=tmp_path / "run", workers=1
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_errors_are_fedtls_own_and_one_line():
     for call in (
         lambda: fedtl.load_experiment({"round": 3}),
