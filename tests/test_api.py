@@ -85,6 +85,50 @@ def test_settings_replace_those_of_the_source(change):
         assert (changed.train.lr, changed.train.batch_size) == (0.3, plain.train.batch_size)
 
 
+def banks(names="ab"):
+    rng = np.random.default_rng(3)
+    table = {"income": rng.normal(size=60), "job": ["clerk", "nurse"] * 30, "late": np.arange(60) // 3 % 2}
+    return {name: pd.DataFrame(table) for name in names}
+
+
+BANKS = {
+    "rounds": 1,
+    "model": {"name": "mlp"},
+    "data": {"label": "late", "categories": {"job": ["clerk", "nurse"]}},
+}
+
+
+def test_frames_may_have_columns_of_text_and_need_no_source():
+    """One input for each value of a category, and no source to name: the rows are there."""
+    loaded = fedtl.load_datasets(BANKS, banks())
+    assert {name: data.train.x.shape[1] for name, data in loaded.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "said"),
+    [
+        (BANKS, list(banks().values()), "data is of type list"),
+        (BANKS, banks()["a"], "data is of type DataFrame"),
+        (BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, "silo b has no column 'income'"),
+        (BANKS, {**banks(), "b": banks()["b"].assign(age=1.0)}, "silo a has no column 'age'"),
+        (BANKS, {**banks(), "b": banks()["b"][["job", "income", "late"]]}, "in another order"),
+        ({**BANKS, "train.lr": 0.1}, banks(), 'write {"train": {"lr": ...}}'),
+    ],
+)
+def test_mistakes_with_rows_in_memory_are_named(settings, data, said):
+    with pytest.raises(errors.UserError) as caught:
+        fedtl.load_datasets(settings, data)
+    assert said in str(caught.value)
+
+
+def test_a_mistake_leaves_no_folder(tmp_path):
+    with pytest.raises(errors.DataError):
+        fedtl.run(
+            BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, out=tmp_path / "run", workers=1
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_errors_are_fedtls_own_and_one_line():
     for call in (
         lambda: fedtl.load_experiment({"round": 3}),

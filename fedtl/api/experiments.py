@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.data.memory import rows_in_memory
+from fedtl.data.memory import SOURCE, rows_in_memory
 from fedtl.experiment.config.load import merge_settings, parse_experiment, read_experiment, with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.study import build
@@ -33,12 +33,22 @@ def load_experiment(source: Source, **settings: Any) -> Experiment:
     return parse_experiment(merge_settings(table, settings))
 
 
+def load_experiment_for(data: Data | None, source: Source, **settings: Any) -> Experiment:
+    """As ``load_experiment``; with rows in memory ``data.source`` is "memory", so that every setting of a table may be set."""
+    if data is not None:
+        settings = merge_settings(settings, {"data": {"source": SOURCE, "path": ""}})
+    return load_experiment(source, **settings)
+
+
 def load_datasets(experiment: Source, data: Data | None = None) -> dict[str, SiloDataset]:
     """
     The rows that each silo trains on and validates with, prepared as a run prepares them. Test rows are not included.
     ``data``: rows in memory, as for ``run``. Raises ConfigError or DataError.
     """
-    with stored_rows(load_experiment(experiment), data) as (checked, stored), temporary_store() as store:
+    with (
+        stored_rows(load_experiment_for(data, experiment), data) as (checked, stored),
+        temporary_store() as store,
+    ):
         study = build(checked, stored or store, store)
         return {name: study.data(name) for name in study.training}
 

@@ -84,7 +84,7 @@ class FinishedComparison:
 
     def __repr__(self) -> str:
         methods = ", ".join(self.result.methods)
-        return f"FinishedComparison({str(self.path)!r}: {methods}; {len(self.result.seeds)} seeds)"
+        return f"FinishedComparison({str(self.path)!r}: {methods}; seeds {', '.join(map(str, self.result.seeds))})"
 
     def _repr_html_(self) -> str:
         title = f"{self.result.metric} by method and silo"

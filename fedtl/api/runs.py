@@ -1,10 +1,12 @@
 """Run an experiment, compare methods, and open what a run left."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from fedtl.api.bars import progress_bar
-from fedtl.api.experiments import Data, Source, load_experiment, stored_rows
+from fedtl.api.experiments import Data, Source, load_experiment_for, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
@@ -37,15 +39,17 @@ def run(
     Raises ConfigError, DataError or ModelError before anything is trained, BudgetExhausted, and NotEnoughSilos.
     """
     exit_if_unguarded()
-    chosen = _with_workers(load_experiment(experiment), workers)
-    with stored_rows(chosen, data) as (ready, store):
-        folder = RunFolder.create(_out(out, ready.method.name), ready)
-        with progress_bar(progress, ready.method.name) as show:
-            run_experiment(
-                *(ready, folder, choose_device(device)),
-                progress=lambda finished: show(finished.after.round, ready.rounds),
-                raws=store,
-            )
+    chosen = _with_workers(load_experiment_for(data, experiment), workers)
+    with (
+        stored_rows(chosen, data) as (ready, store),
+        _new_folder(out, ready.method.name, ready) as folder,
+        progress_bar(progress, ready.method.name) as show,
+    ):
+        run_experiment(
+            *(ready, folder, choose_device(device)),
+            progress=lambda finished: show(finished.after.round, ready.rounds),
+            raws=store,
+        )
     return FinishedRun(folder.path)
 
 
@@ -68,10 +72,9 @@ def compare(
     """
     exit_if_unguarded()
     table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
-    chosen = _with_workers(load_experiment(experiment, compare=table), workers)
-    with stored_rows(chosen, data) as (ready, store):
+    chosen = _with_workers(load_experiment_for(data, experiment, compare=table), workers)
+    with stored_rows(chosen, data) as (ready, store), _new_folder(out, "compare", ready) as folder:
         total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
-        folder = RunFolder.create(_out(out, "compare"), ready)
         chosen_device = choose_device(device)
         processes = ready.engine.workers or default_workers(chosen_device)
         with progress_bar(progress, "compare") as show:
@@ -85,6 +88,17 @@ def load_run(path: str | Path) -> FinishedRun | FinishedComparison:
     """A finished run or comparison from its folder. Raises ConfigError."""
     folder = RunFolder.open(Path(path))
     return FinishedComparison(folder.path) if folder.has("comparison.json") else FinishedRun(folder.path)
+
+
+@contextmanager
+def _new_folder(out: str | Path | None, name: str, experiment: Experiment) -> Iterator[RunFolder]:
+    """A new run folder. It is removed where an error comes before anything was trained, so that the next try can use it."""
+    folder = RunFolder.create(_out(out, name), experiment)
+    try:
+        yield folder
+    except BaseException:
+        folder.discard_untouched()
+        raise
 
 
 def _out(out: str | Path | None, name: str) -> Path:

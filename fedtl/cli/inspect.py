@@ -66,7 +66,7 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
     )
     for part in plan.parts:
         leaves_or_stays = "leaves in each round" if part.leaves else "stays at the silo"
-        print_line(f"in addition to the model: {part.name}, {part.bytes:,} bytes, {leaves_or_stays}")
+        print_line(f"In addition to the model: {part.name}, {part.bytes:,} bytes, {leaves_or_stays}")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:

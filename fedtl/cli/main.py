@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -64,11 +64,20 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), 2)  # an error of click, such as an unknown option
+        _fail(error.format_message() + _hint(error), 2)  # an error of click, such as an unknown option
     if code == INTERRUPTED:  # click returns it for Ctrl-C, too
         kept = "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
         say(f"interrupted; {kept}")
     sys.exit(code or 0)
+
+
+def _hint(error: Any) -> str:
+    """Return how settings are changed, for an unknown option of a command that has ``--set``: it may be meant as a setting."""
+    context = getattr(error, "ctx", None)
+    if not hasattr(error, "option_name") or context is None:
+        return ""
+    takes_settings = any("--set" in parameter.opts for parameter in context.command.params)
+    return " Settings are changed with --set, such as --set rounds=20" if takes_settings else ""
 
 
 def _fail(text: str, code: int) -> NoReturn:

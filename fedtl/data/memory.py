@@ -39,6 +39,10 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
     To run on them, put each silo's rows into the store of stored rows before the study is built:
     ``store.get_or_make(f"{name}.raw", lambda: raw)``, and pass the store as ``raws``. Raises ConfigError or DataError.
     """
+    if not isinstance(silos, Mapping) or frame.is_frame(silos):
+        raise ConfigError(
+            f'data is of type {type(silos).__name__}; pass a mapping from each silo\'s name to its rows: {{"north": ..., "south": ...}}'
+        )
     if not silos:
         raise ConfigError("data: there is no silo; pass a mapping from names to rows")
     settings = settings.model_copy(

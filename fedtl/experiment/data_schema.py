@@ -92,6 +92,12 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
 def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -> None:
     """Raise DataError where two silos have inputs of different shape, after resizing, or different columns."""
     reference, other = silos[first], silos[name]
+    if reference.columns and other.columns and set(reference.columns) != set(other.columns):
+        key = sorted(set(other.columns) ^ set(reference.columns))[0]
+        has, lacks = (name, first) if key in other.columns else (first, name)
+        raise DataError(
+            f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
+        )
     if other.shape != reference.shape:
         images = len(other.shape) == 3
         advice = "set data.size and data.channels" if images else "list common columns in data.columns"
@@ -99,7 +105,6 @@ def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -
             f"silo {name} has inputs of shape {other.shape}, silo {first} of {reference.shape}; {advice}"
         )
     if other.columns != reference.columns:
-        differing = sorted(set(other.columns) ^ set(reference.columns)) or ["the same in another order"]
         raise DataError(
-            f"silo {name} and silo {first} have different columns: {differing[0]}; list common ones in data.columns"
+            f"silo {name} and silo {first} have the same columns in another order; list them in data.columns"
         )

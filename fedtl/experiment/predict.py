@@ -72,10 +72,10 @@ class SiloModel:
             shape = f"{x.dtype} of shape {list(x.shape)}"
             expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
             raise DataError(
-                f"--input: it is {shape}, but the model was trained on {expected}; pass inputs of this kind"
+                f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
         if not len(x):
-            raise DataError("--input: the file has no rows")
+            raise DataError("the input has no rows")
         inputs = torch.from_numpy(self.inputs.apply(x))
         if tuple(inputs.shape[1:]) != self.shape:
             raise DataError(

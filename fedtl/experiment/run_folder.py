@@ -45,7 +45,7 @@ class RunFolder:
             raise ConfigError(f"--out: {path} is a file; name a new folder")
         if path.exists() and any(path.iterdir()):
             raise ConfigError(
-                f"{path} is not empty; give another --out, or continue the run with --resume {path}"
+                f"{path} is not empty; choose another folder (--out), or continue the run: fedtl run --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
         write_file(path / "experiment.toml", lambda file: file.write_text(to_toml(experiment)))
@@ -160,7 +160,7 @@ class RunFolder:
         if not (self.silo(silo) / "inputs.json").is_file():
             known = sorted(path.name for path in (self.path / "silos").glob("*"))
             raise ConfigError(
-                f"--silo {silo!r} is not in the run; it has {', '.join(known) or 'no finished silo'}"
+                f"silo {silo!r} is not in the run; it has {', '.join(known) or 'no finished silo'}"
             )
         content = self.read_json(f"silos/{silo}/inputs.json")
         classes, shape = tuple(content.pop("classes")), tuple(content.pop("shape"))

@@ -224,7 +224,12 @@ class Method:
         return _losses(self.every_term)
 
     def plus(self, *terms: Term) -> "Method":
-        return replace(self, objective=self.objective + terms)
+        """Return the method with further terms in its objective and in the phases' own ones."""
+        phases = tuple(
+            phase if phase.objective is None else replace(phase, objective=phase.objective + terms)
+            for phase in self.phases
+        )
+        return replace(self, objective=self.objective + terms, phases=phases)
 
 
 def _losses(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:

@@ -117,6 +117,7 @@ def test_show_lists_every_tensor_with_its_role_and_whether_it_leaves():
         (["compare", "digits", "--seeds", "a,b"], "--seeds 'a,b'"),
         (["compare", "digits", "--methods", ""], "''"),
         (["run", "digits", "--wrokers", "2"], "No such option"),
+        (["run", "digits", "--rounds", "2"], "--set rounds=20"),
         (["run", "--resume", "nowhere"], "nowhere is not"),
         (["compare", "digits", "--methods", "local,nothing"], "'nothing'"),
         (["show", "digits", "--set", "model.name=resnet181"], "resnet181"),

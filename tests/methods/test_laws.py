@@ -11,6 +11,7 @@ import torch
 
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Method, Phase
+from fedtl.methods.losses import TaskLoss
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import model_part, part
 from fedtl.training.loop import TrainingConfig
@@ -63,6 +64,17 @@ def test_without_a_pull_the_own_model_is_that_of_a_silo_alone(name, alone, train
             assert same(own, single.local)
             found = used(trainer, silo, history)
             assert same(found, own)
+
+
+@pytest.mark.parametrize("name", ["ditto", "mrmtl"])
+def test_a_further_term_acts_on_the_own_model(name):
+    """Twice the task's loss in all: without a pull the own model is that of a silo alone at twice the learning rate."""
+    _, silos, _ = trained(METHODS[name](mu=0.0).plus(TaskLoss()))
+    alone = LATER_ALONE if name == "ditto" else METHODS["local"]()
+    _, others, _ = trained(alone, training=replace(PLAIN, lr=0.2))
+    for silo, single in zip(silos, others, strict=True):
+        own = part(silo.local, "personal")
+        assert all(torch.allclose(own[key], single.local[key], atol=1e-5) for key in own)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("ditto", {"mu": 3.0}), ("mrmtl", {"mu": 3.0})])

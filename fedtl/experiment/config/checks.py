@@ -129,7 +129,7 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     for key in ("silo_column", "domain_column", "positive_above", "categories"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
-            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
+            yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
     if data.columns and data.source not in UNITS:
         yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):

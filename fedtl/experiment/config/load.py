@@ -41,7 +41,7 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         shipped = files("fedtl") / "experiments" / f"{name}.toml"
         if path.suffix or "/" in name or name not in shipped_names():
             raise ConfigError(
-                f"there is no file {name}, and no shipped experiment of that name; these are {', '.join(shipped_names())}"
+                f"there is no file {name}, and no shipped experiment of that name; shipped: {', '.join(shipped_names())}"
             )
         path = Path(str(shipped))
     table = read_toml(path)

@@ -48,6 +48,8 @@ def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Ex
     siblings = {name.rpartition(".")[2]: name for name in known}
     near = [siblings[name] for name in get_close_matches(key, list(siblings), 1)]
     near += [name for name in _settings(model) if name.rpartition(".")[2] == key and "." not in above]
+    if path in near:
+        return f'"{path}" is a key with a dot; write {{"{above}": {{"{key}": ...}}}}, or in TOML {key} = ... under [{above}]'
     hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none'}"
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
@@ -89,7 +91,9 @@ def _line(
         return f"{at} = {shorten(first['input'])} is no longer accepted: {reason}"
     if first["type"] != "extra_forbidden":
         wishes = dict.fromkeys(map(_wish, problems))
-        return f"{at} = {shorten(first['input'])}: must be {' or '.join(wishes)}"
+        named = isinstance(first["input"], str) and f"{at}.name" in _settings(model)
+        hint = f"; did you mean {at}.name = {shorten(first['input'])}?" if named else ""
+        return f"{at} = {shorten(first['input'])}: must be {' or '.join(wishes)}{hint}"
     table = _spelled(path[:-1])
     known = [name for name in _settings(model, tables=True) if name.rpartition(".")[0] == table]
     return unknown_setting(at, known, model)

@@ -29,7 +29,7 @@ def method_of(settings: MethodSettings) -> Method:
         table = dict(term)
         name = table.pop("name", None)
         made = call(choose_entry(TERMS, name, f"method.terms[{at}].name"), table, f"method.terms[{at}].")
-        if any(type(other) is type(made) for other in method.objective):
+        if any(type(other) is type(made) for other in method.every_term):
             raise ConfigError(
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
             )

@@ -98,6 +98,7 @@ WRONG = {
     "data.scale=foo": "data.scale = ",
     'model.pretrain_on=["npz:nowhere"]': "model.pretrain_on: ",
     'model.pretrain_on=["mnist:x"]': "model.pretrain_on = 'mnist'",
+    "method=fedbn": "did you mean method.name = 'fedbn'?",
     # a method's own settings
     "method.mu=3": '"method.mu"',
     "method.name=fedprox method.muu=1": 'mean "method.mu"?',
@@ -124,6 +125,7 @@ WRONG = {
     "train.optimizer=adam train.momentum=0.5": "train.momentum",
     "method.name=fedbabu method.personalise.epochs=2": "method.head_epochs of 'fedbabu'",
     'method.name=fedprox method.terms=[{name="proximal"}]': "part of 'fedprox'",
+    'method.name=ditto method.terms=[{name="proximal"}]': "part of 'ditto'",
     'method.terms=[{name="proximal"},{name="proximal"}]': "method.terms[1] = 'proximal'",
     "method.server.share=0.2": "method.server.share ",
     "rounds=1 rounds=2": "--set rounds: ",
@@ -180,7 +182,7 @@ def test_files_that_cannot_be_read(tmp_path):
             load_experiment(str(broken))
         assert "\n" not in str(error.value)
     for name in ("nothing", "nothing.toml", str(tmp_path), "../digits", "x" * 5000, "\0"):
-        with pytest.raises(ConfigError, match="these are digits"):
+        with pytest.raises(ConfigError, match="shipped: digits"):
             load_experiment(name)
 
 
