@@ -147,11 +147,13 @@ def test_errors_are_fedtls_own_and_one_line():
 
 
 def test_create_method_and_model_are_those_of_an_experiment():
-    assert fedtl.create_method("fedprox", mu=0.5).pulls[0].mu == 0.5
+    assert fedtl.create_method("fedprox", mu=0.5).objective[1].mu == 0.5
     assert fedtl.create_method("fedbn").shared == frozenset(fedtl.Role) - {
         fedtl.Role.NORM,
         fedtl.Role.STATS,
         fedtl.Role.COUNT,
+        fedtl.Role.EXTRA,
+        fedtl.Role.SUMMARY,
     }
     first, second = (fedtl.create_model("mlp", (5,), 3, seed=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

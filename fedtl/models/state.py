@@ -18,8 +18,12 @@ def check_same_names(state: State, expected: State) -> None:
 
 
 def copy_state(state: State) -> State:
-    """Return detached, contiguous copies on the CPU, sorted by name."""
-    return {name: state[name].detach().to("cpu", copy=True).contiguous() for name in sorted(state)}
+    """
+    Return detached copies on the CPU, sorted by name, in the default layout: a weight of one input channel also counts as
+    contiguous in channels_last, and its layout decides by which kernel, and so to which bits, a convolution computes.
+    """
+    default = torch.contiguous_format
+    return {name: state[name].detach().cpu().clone(memory_format=default) for name in sorted(state)}
 
 
 def difference(a: State, b: State) -> State:

@@ -52,8 +52,8 @@ def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):
     """Dropout masks depend on the position in the batch, which would hide a record's contribution."""
     sound = builtin._convnet
 
-    def with_dropout(shape, norm):
-        net, path = sound(shape, norm)
+    def with_dropout(*settings):
+        net, path = sound(*settings)
         net.features.append(nn.Dropout(0.5))
         return net, path
 
