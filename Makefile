@@ -1,17 +1,24 @@
-# make demo · make test · make check · make bench: each sets up what it needs, in .venv
+# make demo · make test · make quick · make check · make bench: each sets up what it needs, in .venv
 
 PYTHON ?= python3
 BIN := .venv/bin
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test check bench
+.PHONY: demo test quick nightly check bench
 
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# The inner loop: without what starts processes, trains privately, audits, or repeats a test for every method or model.
+quick: .venv/.ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not (slow or nightly or process or private or zoo or audit)"
+
+nightly: .venv/.ready
+	$(BIN)/python -m pytest -n 2 -q -m nightly
 
 check: .venv/.ready
 	$(BIN)/ruff format --check .

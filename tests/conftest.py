@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+# Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
+MARKS = {
+    "audit": ("audit/",),
+    "private": ("privacy/", "experiment/test_private.py", "training/test_private.py"),
+    "process": (
+        *("cli/", "deployment/", "simulations/", "simulation/test_processes.py", "simulation/test_ray.py"),
+        *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
+    ),
+    "zoo": (
+        *("experiment/test_run.py", "methods/test_everywhere.py", "simulation/test_stacked.py"),
+        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "roles", "scaled")),
+    ),
+}
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
@@ -30,3 +43,11 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        for mark, starts in MARKS.items():
+            if path.startswith(starts):
+                item.add_marker(mark)

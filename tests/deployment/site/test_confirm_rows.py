@@ -99,7 +99,7 @@ def test_a_new_dataset_is_refused_until_admitted(site, monkeypatch):
     home = Home.open(site.home.path)
     assert dataset_budget(home).new
     assert "wards is new" in fedtl_command("silo", "status", home.path).stdout
-    with pytest.raises(ConfigError, match="^wards: .*--new-dataset"):
+    with pytest.raises(ConfigError, match="'wards' .*--new-dataset"):
         confirm_changed_rows(home, site.file)
     facts = admit_new_dataset(home, site.file)
     assert (facts.dataset, facts.beside) == ("wards", {"plain": 0})
