@@ -27,6 +27,16 @@ def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
         )
 
 
+def partition_notes(experiment: Experiment) -> Iterator[str]:
+    """Yield a note if the silos are simulated ones."""
+    if (partition := experiment.data.partition) is not None:
+        differ = "labels" if partition.by == "label" else "sizes"
+        yield (
+            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
+            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
+        )
+
+
 def statistics_notes(
     experiment: Experiment, trainer: Trainer, outcomes: Mapping[str, Outcome]
 ) -> Iterator[str]:
