@@ -16,10 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = (
-    *("torch", "torch._dynamo", "torch.multiprocessing", "opacus", "dp_accounting.pld", "pandas"),
+    *("torch._dynamo", "torch.multiprocessing", "opacus", "dp_accounting.pld", "pandas", "pydantic"),
     *("sklearn.datasets", "sklearn.impute", "sklearn.preprocessing", "matplotlib.figure", "scipy.optimize"),
-    *("fedtl.cli.main", "fedtl.experiment.compare", "fedtl.audit.audit", "fedtl.report.run_page"),
-    *("tests.commands",),
+    *("fedtl.cli.main", "fedtl.experiment.compare", "fedtl.report.run_page", "fedtl.audit.audit"),
+    *("fedtl.audit.at_site", "fedtl.deployment.site.status", "fedtl.deployment.coordinator.bundle"),
+    *("fedtl.simulation.worker", "tests.commands"),
 )
 
 
@@ -28,6 +29,17 @@ def start_fork_server():
     CONTEXT.set_forkserver_preload(list(PRELOADED))
     with contextlib.chdir(ROOT):
         forkserver.ensure_running()
+
+
+def fork_instead_of_spawn(patch):
+    """Fork the workers of engines and comparisons from the same process, where fedtl would start a new Python for each."""
+
+    def get_context(method):
+        assert method == "spawn"
+        start_fork_server()
+        return CONTEXT
+
+    patch.setattr("torch.multiprocessing.get_context", get_context)
 
 
 def _command(words, folder, environment, files):
