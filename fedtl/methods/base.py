@@ -200,11 +200,6 @@ class Method:
         )
 
     @property
-    def fits_statistics_each_round(self) -> bool:
-        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
-        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
-
-    @property
     def fits_tuned_statistics(self) -> bool:
         """Whether a finishing step moves the statistics, so that exact ones are fitted after it."""
         return self.exact_statistics != "never" and any(Role.STATS in step.trained for step in self.finish)

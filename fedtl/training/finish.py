@@ -21,9 +21,10 @@ from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
+from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import Trainer, used_model
 
 HEAD_EPOCHS = 50  # over a late silo's few labelled rows; a linear head has converged by then
 
@@ -89,17 +90,15 @@ class Examine:
         self, trainer: Trainer, silo: Silo, state: State, test: Dataset
     ) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
-        method = trainer.method
+        method, (x, width) = trainer.method, (silo.data.train.x, silo.data.width)
         if method.exact_statistics != "own":
             return None, None
-        received = trainer.partition.join(self.task.shared, silo.local)
-        distance = statistics_distance(received, trainer.adapt(received, silo.data.train.x, silo.data.width))
-        own = method.fits_received_statistics or method.fits_tuned_statistics
-        if distance is None or own:
+        used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
+        distance = statistics_distance(used, trainer.adapt(used, x, width))
+        own = fits_statistics(method, trainer.partition, used, self.task.shared)
+        if distance is None or own or method.fits_tuned_statistics:
             return None, distance if Role.STATS in trained_roles(method) else None
-        return _measured(
-            trainer, trainer.adapt(state, silo.data.train.x, silo.data.width), test, silo.data
-        ), distance
+        return _measured(trainer, trainer.adapt(state, x, width), test, silo.data), distance
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     changed_extra,
@@ -141,7 +141,7 @@ class Trainer:
         """
         state, x, width = self.partition.join(task.shared, silo.local), silo.data.train.x, silo.data.width
         model, sets = used_model(self, silo, task, state), self._sets(state)
-        if self.method.fits_received_statistics:
+        if fits_statistics(self.method, self.partition, model, task.shared):
             model = self.adapt(model, x, width)
         for number, step in enumerate(step for step in self.method.finish if step.trained):
             # ``train`` draws from the number after the first one.
@@ -274,7 +274,8 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if not len(val):
         return {}
     model = used_model(trainer, silo, task, state)
-    if trainer.method.fits_statistics_each_round:
+    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
+    if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
