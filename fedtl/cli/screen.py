@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,6 +68,12 @@ class ShowProgress(Protocol):
     def __call__(self, done: int, total: int, detail: str = "") -> None: ...
 
 
+class ShowRounds(Protocol):
+    """Show how many rounds are done; ``total``: of how many, where that was not known before."""
+
+    def __call__(self, done: int, total: int = ...) -> None: ...
+
+
 @contextmanager
 def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
     """Show a progress bar on a terminal. Yields the function that updates it."""
@@ -91,21 +97,19 @@ def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
 
 
 @contextmanager
-def training_progress(
-    title: str, rounds: int, folder: "RunFolder", silent: bool
-) -> Iterator[Callable[[int], None]]:
+def training_progress(title: str, rounds: int, folder: "RunFolder", silent: bool) -> Iterator[ShowRounds]:
     """
     Show the progress of a training, and at its first round where the results go.
 
-    Yields a function of how many rounds are done. The folder is not printed earlier, because a command that fails before
-    the first round removes it.
+    Yields a function of how many rounds are done, and of how many there are, if these are not ``rounds``. The folder is
+    not printed earlier, because a command that fails before the first round removes it.
     """
     with progress_bar(title, silent) as bar:
         announced = silent
 
-        def show(done: int) -> None:
+        def show(done: int, total: int = rounds) -> None:
             nonlocal announced
-            bar(done, rounds)
+            bar(done, total)
             if done and not announced:
                 announced = True
                 say(f"results go to {folder.path}")
