@@ -204,11 +204,6 @@ class Method:
         )
 
     @property
-    def fits_statistics_each_round(self) -> bool:
-        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
-        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
-
-    @property
     def needs_target(self) -> bool:
         return any(term.needs_target for term in self.losses)
 

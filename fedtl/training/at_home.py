@@ -17,6 +17,7 @@ from fedtl.methods.sets import model_part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state
+from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import row_losses
 from fedtl.training.silo import Silo
 
@@ -103,7 +104,7 @@ def received_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     statistics where they are the silo's own.
     """
     model = used_model(trainer, silo, task, trainer.partition.join(task.shared, silo.local))
-    if trainer.method.fits_received_statistics:
+    if fits_statistics(trainer.method, trainer.partition, model, task.shared):
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return copy_state(model)
 

@@ -22,7 +22,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.at_home import used_model
-from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     changed_extra,
@@ -243,7 +243,8 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if not len(val):
         return {}
     model = used_model(trainer, silo, task, state)
-    if trainer.method.fits_statistics_each_round:
+    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
+    if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
