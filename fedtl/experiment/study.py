@@ -108,7 +108,7 @@ def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
 
 
 def study_data(experiment: Experiment, stores: RowStores, schema: DataSchema) -> StudyData:
-    own_labels = method_of(experiment.method).head_is_local
+    own_labels = method_of(experiment.method).own_labels
     return StudyData(experiment.data, experiment.seed, own_labels, schema, stores)
 
 

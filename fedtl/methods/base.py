@@ -75,10 +75,18 @@ class Summary(ABC):
     """
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
     vector longer than ``bound`` is scaled down to it.
+
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
+    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
+    trains without privacy; otherwise of the model as trained.
     """
 
     name: str
     bound: float
+    by_label: bool = False
+    every_round: bool = True
+    exact_statistics: bool = False
 
     @abstractmethod
     def rows(self, out: Forward) -> Tensor:
@@ -89,8 +97,25 @@ class Summary(ABC):
         """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """
+    The features [N, D] of rows that have a label, and the labels [N] as the model is trained on them: class numbers, or
+    values in the silo's own scale. On the CPU.
+    """
+
+    features: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 class Site(Protocol):
-    """What a finishing step may use of a silo: training on its rows, and the loss on its validation rows. Never test rows."""
+    """
+    What a finishing step may use of a silo: training on its rows, features of its training and validation rows, and the loss
+    on its validation rows. Never test rows.
+    """
 
     def train(self, state: State, phase: Phase) -> State:
         """Return the state after a phase of training."""
@@ -98,6 +123,10 @@ class Site(Protocol):
 
     def loss(self, state: State) -> float:
         """Return the model's loss on validation rows."""
+        ...
+
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
 
@@ -191,6 +220,11 @@ class Method:
     @property
     def head_is_local(self) -> bool:
         return Role.HEAD not in self.shared
+
+    @property
+    def own_labels(self) -> bool:
+        """Whether the head of a silo has outputs for that silo's labels only, not for those of all silos."""
+        return self.head_is_local and not any(summary.by_label for summary in self.summaries)
 
     @property
     def fits_received_statistics(self) -> bool:

@@ -5,35 +5,37 @@ One silo's side of a round. Simulation, deployment and audit all call ``Trainer.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedtl.data.dataset import SiloDataset
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase
+from fedtl.methods.base import LabelledFeatures, Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
-from fedtl.models.roles import Partition, Role, roles
+from fedtl.models.roles import Partition, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, labelled_features, scores_of
 from fedtl.training.extra import (
     before_round,
-    changed_extra,
     end_slots,
     first_extra,
     partition_of,
     summaries_of,
+    uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
+from fedtl.training.loop import Loop, TrainingConfig
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, Use, new_net
+from fedtl.training.provenance import labels_after_round
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -141,6 +143,7 @@ class Trainer:
         """
         state, x, width = self.partition.join(task.shared, silo.local), silo.data.train.x, silo.data.width
         model, sets = used_model(self, silo, task, state), self._sets(state)
+        sets[SUMMARY] = part(state, SUMMARY)
         if self.method.fits_received_statistics:
             model = self.adapt(model, x, width)
         for number, step in enumerate(step for step in self.method.finish if step.trained):
@@ -166,6 +169,10 @@ class Trainer:
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
         """Return the outputs [N, width] of the model of ``state`` on the CPU; for regression in the label's own unit."""
         return scores_of(self._evaluated(state, data.width), x, data, self.device, self.dtype)
+
+    def features(self, state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
+        """Return the features of those of the rows that have a label, by the model of ``state``."""
+        return labelled_features(self._evaluated(state, data.width), rows, data, self.device, self.dtype)
 
     def adapt(self, state: State, x: Tensor, width: int) -> State:
         """Return the model of ``state`` with AdaBN's exact statistics of inputs ``x``, where it has running statistics."""
@@ -222,7 +229,12 @@ class Trainer:
                 private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
         steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
         end_slots(self.loop, weights, before, task, steps)
-        state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
+        exact = None
+        if uses_exact_statistics(self.method) and silo.guarantee is None:
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
@@ -251,6 +263,10 @@ class _Site:
         val = self.silo.data.val
         return quick(self.trainer.scores(state, val.x, self.silo.data), val.y).get("loss", float("inf"))
 
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        data = self.silo.data
+        return self.trainer.features(state, data.train if rows == "train" else data.val, data)
+
 
 def used_model(trainer: Trainer, silo: Silo, task: Task, state: State) -> State:
     """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
@@ -277,17 +293,3 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if trainer.method.fits_statistics_each_round:
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
-
-
-def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
-    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
-    extra = changed_extra(method, trainer.partition)
-    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
-    if silo.guarantee is None:
-        return taint.labels_after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
-    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
-    prefixes = tuple(f"body.{path}." for path in layers)
-    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

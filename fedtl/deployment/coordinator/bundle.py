@@ -91,7 +91,7 @@ def build_bundle(
         raise ConfigError(
             f"method {experiment.method.name!r} shares no tensors between sites; it exists for comparison only"
         )
-    labels = () if study.method.head_is_local else study.schema.union
+    labels = () if study.method.own_labels else study.schema.union
     base = _base_hash(experiment)
     silo, schema = next(iter(study.schema.silos.items()))
     experiment = with_column_names(experiment, silo, schema.shape, schema.columns)
@@ -116,8 +116,8 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
 
 
 def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
-    head_is_local = method_of(experiment.method).head_is_local
-    if not (classes or head_is_local or experiment.data.task == "regression"):
+    own_labels = method_of(experiment.method).own_labels
+    if not (classes or own_labels or experiment.data.task == "regression"):
         raise ConfigError(
             f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
         )

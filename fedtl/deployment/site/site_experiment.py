@@ -33,7 +33,7 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
 def _classes(home: Home, agreement: Agreement) -> list[str]:
     """The declared labels: of a shared head those agreed on; of a local head the site's own, or else the plan's."""
     common = agreement.experiment
-    if not method_of(common.method).head_is_local:
+    if not method_of(common.method).own_labels:
         return list(agreement.classes)
     return home.settings.data.classes or common.data.classes
 

@@ -85,7 +85,7 @@ class SitePlan:
 def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
     """Return the model and the method. ``classes``: the labels of the site's rows, for a local head."""
     agreement = plan.agreement
-    local = method_of(agreement.experiment.method).head_is_local
+    local = method_of(agreement.experiment.method).own_labels
     labels = classes if local else tuple(agreement.classes)
     columns = tuple(agreement.experiment.data.columns)
     schema = SiloSchema(tuple(agreement.shape), columns, labels, frozenset(labels), 0)

@@ -54,7 +54,7 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
         )
     classes = prepare.silo_classes(raw, settings)
     trained = frozenset(label_texts(raw.train.y))
-    if not plan.dry_study.method.head_is_local and settings.task == "classification":
+    if not plan.dry_study.method.own_labels and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)
         if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
