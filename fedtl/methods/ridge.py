@@ -12,6 +12,7 @@ from torch import Tensor
 from fedtl._util.settings import Count, Weight
 from fedtl.errors import ConfigError
 from fedtl.methods.base import HEAD, Finish, LabelledFeatures, Method, Site
+from fedtl.methods.choose import choose_mix
 from fedtl.methods.ridge_sums import Moments, Projection, Ridge, RidgeSums, Rows
 from fedtl.methods.sets import SUMMARY, Sets
 from fedtl.models.state import State
@@ -52,8 +53,8 @@ class RidgeHead(Finish):
     Fit the head in closed form to the features of the body as it is.
 
     ``sums``: of the silo's own training rows, those of all silos as received (from the method's summary), or a mix
-    A = a shared + (1 - a) own, with a = 1/2 unless another of SHARES is better on validation rows by more than one standard
-    error of the mean of the paired differences. The penalty is the one of STRENGTHS with the lowest validation loss.
+    A = a shared + (1 - a) own, with a = 1/2 unless validation rows clearly say that another of SHARES is better
+    (``choose_mix``). The penalty is the one of STRENGTHS with the lowest validation loss.
 
     ``keep_better``: the head of the state stays where its validation loss is not higher.
 
@@ -101,8 +102,7 @@ class RidgeHead(Finish):
         if not chosen:
             return best_head(moments[0], projected, (DEFAULT_STRENGTH,))
         heads = [best_head(one, projected) for one in moments]
-        best = min(heads, key=lambda head: head.loss)
-        return best if clearly_better(best.losses, heads[0].losses) else heads[0]
+        return heads[choose_mix([head.losses for head in heads])]
 
 
 def best_head(moments: Moments, rows: LabelledFeatures, strengths: Sequence[float] = STRENGTHS) -> FittedHead:
@@ -135,12 +135,6 @@ def row_losses(scores: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
         return (scores[:, 0] - y).pow(2) / 2
     return F.cross_entropy(scores, y, reduction="none")
-
-
-def clearly_better(losses: Tensor, others: Tensor) -> bool:
-    """Return whether the mean of the losses is lower by more than one standard error of the paired differences."""
-    gain, rows = (others - losses).double(), len(losses)
-    return rows > 1 and float(gain.mean()) > float(gain.std()) / rows**0.5
 
 
 def head_names(state: State) -> tuple[str, str]:

@@ -3,28 +3,29 @@ One silo's side of a round. Simulation, deployment and audit all call ``Trainer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import LabelledFeatures, Method, Phase
+from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net, stages
-from fedtl.models.roles import Partition, roles
+from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.evaluate import exact_statistics, labelled_features, scores_of
+from fedtl.training.at_home import used_model
+from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
+    changed_extra,
     end_slots,
     first_extra,
     partition_of,
@@ -32,10 +33,9 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig
+from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, Use, new_net
-from fedtl.training.provenance import labels_after_round
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -136,43 +136,33 @@ class Trainer:
         silo.labels = labels_after_round(self, silo)
         return update
 
-    def finish(self, silo: Silo, task: Task) -> State:
-        """
-        Return every tensor of the model that the silo uses itself after the last round: with the method's finishing
-        steps and exact statistics. Changes nothing in the silo.
-        """
-        state, x, width = self.partition.join(task.shared, silo.local), silo.data.train.x, silo.data.width
-        model, sets = used_model(self, silo, task, state), self._sets(state)
-        sets[SUMMARY] = part(state, SUMMARY)
-        if self.method.fits_received_statistics:
-            model = self.adapt(model, x, width)
-        for number, step in enumerate(step for step in self.method.finish if step.trained):
-            # ``train`` draws from the number after the first one.
-            site = _Site(self, silo, task, state, len(self.method.phases) + 2 * number)
-            model = step(site, model, sets)
-        if self.method.fits_tuned_statistics:
-            model = self.adapt(model, x, width)
-        return copy_state(model)
-
-    def train(self, silo: Silo, state: State, phase: Phase, task: Task, number: int | None = None) -> State:
+    def train(
+        self,
+        silo: Silo,
+        state: State,
+        phase: Phase,
+        task: Task,
+        number: int | None = None,
+        lr: float | None = None,
+    ) -> State:
         """
         Return the model of ``state`` after one more phase on the silo's rows, for what is fitted after the last round.
-        ``number``: batches and layers draw from it. Slots that the state does not have are as before training.
+        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. Slots that the state
+        does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
         extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
         weights = self._weights(extra | state, width)
         number = len(self.method.phases) + 1 if number is None else number
-        self.loop.run(weights, phase, silo, task, number)
+        loop = self.loop
+        if lr is not None:
+            loop = replace(loop, training=replace(self.training, lr=lr, schedule="constant"))
+        loop.run(weights, phase, silo, task, number)
         return copy_state(weights.sets[MODEL])
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
         """Return the outputs [N, width] of the model of ``state`` on the CPU; for regression in the label's own unit."""
         return scores_of(self._evaluated(state, data.width), x, data, self.device, self.dtype)
-
-    def features(self, state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
-        """Return the features of those of the rows that have a label, by the model of ``state``."""
-        return labelled_features(self._evaluated(state, data.width), rows, data, self.device, self.dtype)
 
     def adapt(self, state: State, x: Tensor, width: int) -> State:
         """Return the model of ``state`` with AdaBN's exact statistics of inputs ``x``, where it has running statistics."""
@@ -183,7 +173,7 @@ class Trainer:
         net.load_state_dict(model_part(state))
         return net
 
-    def _sets(self, state: State) -> dict[str, State]:
+    def sets(self, state: State) -> dict[str, State]:
         """Return the model, the model as received and copies of the slots, on the device."""
         received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
         slots = {
@@ -196,7 +186,7 @@ class Trainer:
 
     def _weights(self, state: State, width: int, shared: State | None = None) -> Weights:
         """Return the sets of a state, with the model in the net. ``shared``: what was received, in a round."""
-        sets = self._sets(state)
+        sets = self.sets(state)
         if shared is not None:
             sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
         summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
@@ -246,37 +236,6 @@ class Trainer:
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
 
-@dataclass(frozen=True)
-class _Site:
-    """What a finishing step may use of a silo (``methods.base.Site``)."""
-
-    trainer: Trainer
-    silo: Silo
-    task: Task
-    state: State
-    number: int
-
-    def train(self, state: State, phase: Phase) -> State:
-        return self.trainer.train(self.silo, self.state | state, phase, self.task, self.number)
-
-    def loss(self, state: State) -> float:
-        val = self.silo.data.val
-        return quick(self.trainer.scores(state, val.x, self.silo.data), val.y).get("loss", float("inf"))
-
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
-        data = self.silo.data
-        return self.trainer.features(state, data.train if rows == "train" else data.val, data)
-
-
-def used_model(trainer: Trainer, silo: Silo, task: Task, state: State) -> State:
-    """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
-    model, sets = model_part(state), trainer._sets(state)
-    for step in trainer.method.finish:
-        if not step.trained:
-            model = step(_Site(trainer, silo, task, state, len(trainer.method.phases)), model, sets)
-    return model
-
-
 def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
     """
     Return the metrics, on validation rows, of the model that the silo would use if training had just ended; of a
@@ -293,3 +252,17 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if trainer.method.fits_statistics_each_round:
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
+
+
+def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
+    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
+    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
+    extra = changed_extra(method, trainer.partition)
+    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
+    if silo.guarantee is None:
+        return taint.labels_after(known, [*moved, *extra], private=False)
+    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
+    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
+    prefixes = tuple(f"body.{path}." for path in layers)
+    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

@@ -12,12 +12,13 @@ from torch import nn
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import ConfigError
-from fedtl.methods.base import LabelledFeatures, Method
+from fedtl.methods.base import LabelledFeatures, Method, own_labels
 from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.registry import METHODS
-from fedtl.methods.ridge import STRENGTHS, RidgeHead, best_scale, clearly_better
+from fedtl.methods.ridge import STRENGTHS, RidgeHead, best_scale
 from fedtl.methods.ridge_sums import MAX_NUMBERS, Projection, Ridge, RidgeSums, Rows, targets
 from fedtl.models.net import split_at_classifier
+from fedtl.training.at_home import features_by, finish
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.training.test_trainer import (
@@ -175,17 +176,17 @@ def test_sums_are_of_the_model_with_the_silos_own_statistics():
     task, train = task_for(trainer, silo), silo.data.train
     delta = trainer.fit(silo, task).delta["summary/ridge"]
     finished = trainer.adapt(trainer.partition.join(task.shared, silo.local), train.x, WIDTH)
-    rows = trainer.features(finished, train, silo.data)
+    rows = features_by(trainer, finished, train, silo.data)
     found = RidgeSums().moments(delta, train.y, WIDTH)
     assert torch.allclose(found.second, Rows().moments(rows, WIDTH).second, atol=1e-5)
-    as_received = trainer.features(trainer.initial(WIDTH), train, silo.data)
+    as_received = features_by(trainer, trainer.initial(WIDTH), train, silo.data)
     assert not torch.allclose(found.second, Rows().moments(as_received, WIDTH).second, atol=0.1)
 
 
 @pytest.mark.parametrize(("sums", "own"), [("own", True), ("shared", False), ("mix", False)])
 def test_silos_number_their_labels_alike_where_sums_cross(sums, own):
     method = METHODS["ridge"](sums)
-    assert method.own_labels is own
+    assert own_labels(method) is own
     assert method.head_is_local
 
 
@@ -196,7 +197,7 @@ def finished(trainer, silo, shared=None):
     task = task_for(trainer, silo)
     if shared is None:
         shared = trainer.fit(silo, task).delta
-    return trainer.finish(silo, replace(task, shared=shared))
+    return finish(trainer, silo, replace(task, shared=shared)).main.state
 
 
 def brute_force(train, val):
@@ -220,7 +221,7 @@ def test_the_penalty_and_the_scale_are_those_of_the_lowest_validation_loss():
     data = SiloDataset(Dataset(rows.x[:50], y[:50]), Dataset(rows.x[50:], y[50:]), CLASSES)
     silo = silo_at(trainer, data=data)
     state = finished(trainer, silo)
-    train, val = (trainer.features(state, part, data) for part in (data.train, data.val))
+    train, val = (features_by(trainer, state, part, data) for part in (data.train, data.val))
     losses = brute_force(train, val)
     found = _cross_entropy((val.features @ state["head.weight"].T + state["head.bias"]).numpy(), val.y)
     assert found == pytest.approx(min(losses), rel=0.01)
@@ -244,7 +245,7 @@ def test_a_regression_is_fitted_in_the_silos_own_scale_and_scored_in_the_labels(
     state = finished(trainer, silo)
     scores = trainer.scores(state, data.train.x, data)[:, 0]
     assert float((scores - data.train.y).std()) < 0.7 * data.y_std
-    train = trainer.features(state, data.train, data)
+    train = features_by(trainer, state, data.train, data)
     assert float(train.y.mean()) == pytest.approx(0, abs=1e-5)
 
 
@@ -267,24 +268,14 @@ def test_a_mix_is_half_shared_half_own_unless_another_is_clearly_better():
     silo = silo_at(trainer, data=learnable(1, 40, 4))
     others = [silo_at(trainer, "b", learnable(2, 900, 4)), silo_at(trainer, "c", learnable(3, 900, 4))]
     (one,) = federate(trainer, [silo, *others])
-    for val, share in ((silo.data.val, 0.5), (learnable(4, 1, 900).val, 1.0)):
+    for val, share in ((silo.data.val.take(torch.tensor([0])), 0.5), (learnable(4, 1, 900).val, 1.0)):
         silo.data = replace(silo.data, val=val)
         state = finished(trainer, silo, one.after.shared)
-        train = trainer.features(state, silo.data.train, silo.data)
+        train = features_by(trainer, state, silo.data.train, silo.data)
         shared = RidgeSums().moments(one.after.shared["summary/ridge"], train.y, WIDTH)
         own = Rows().moments(train, WIDTH)
         assert head_of_moments(shared.mixed_with(own, share), state)
         assert not head_of_moments(shared.mixed_with(own, 0.25), state)
-
-
-def test_clearly_better_is_one_standard_error():
-    rng = np.random.default_rng(0)
-    losses = torch.tensor(rng.exponential(size=200))
-    noise = torch.tensor(rng.normal(size=200))
-    error = float(noise.std()) / 200**0.5
-    assert clearly_better(losses, losses + noise - noise.mean() + 1.01 * error)
-    assert not clearly_better(losses, losses + noise - noise.mean() + 0.99 * error)
-    assert not clearly_better(losses[:1], losses[:1] + 9)
 
 
 def test_the_better_head_stays():
@@ -295,11 +286,11 @@ def test_the_better_head_stays():
         silo = silo_at(trainer, data=data)
         state = trainer.initial(WIDTH)
         if val_of_good_head:  # a head that knows the validation rows
-            rows = trainer.features(state, data.val, data)
+            rows = features_by(trainer, state, data.val, data)
             weight, bias = Ridge.of(Rows().moments(rows, WIDTH)).head(1e-6)
             state |= {"head.weight": 20 * weight.T.float(), "head.bias": 20 * bias.float()}
         silo.local = trainer.partition.split(state)[1]
-        kept = trainer.finish(silo, task_for(trainer, silo))
+        kept = finished(trainer, silo, {})
         assert torch.equal(kept["head.weight"], state["head.weight"]) is val_of_good_head
 
 
@@ -308,7 +299,7 @@ def test_without_validation_rows_the_penalty_is_the_default_one():
     data = data_of(1, 40)
     data = replace(data, val=Dataset(data.val.x[:0], data.val.y[:0]))
     state = finished(trainer, silo_at(trainer, data=data))
-    train = trainer.features(state, data.train, data)
+    train = features_by(trainer, state, data.train, data)
     ridge = Ridge.of(Rows().moments(train, WIDTH))
     weight, _ = ridge.head(0.1 * ridge.unit)
     cosine = nn.functional.cosine_similarity(state["head.weight"].T.double().flatten(), weight.flatten(), 0)
