@@ -5,6 +5,7 @@ Runs are independent: each has its own run folder, and one process does it from 
 done one after another, each on the whole cluster. This process only watches the folders.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -60,7 +61,7 @@ class Column:
         return with_changes(self.experiment, seed=seed)
 
     def folder(self, seed: int) -> str:
-        return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+        return f"runs/{re.sub('[ ,:]+', '-', self.label)}-seed{seed}"
 
 
 def comparison_columns(experiment: Experiment) -> list[Column]:
@@ -81,6 +82,7 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
     for name in dict.fromkeys([*experiment.compare.methods, *added]):
         own = name == experiment.method.name
         plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
+        plain = experiment.compare.with_value_of(plain)
         # Baselines release nothing, so they are never private.
         open_: dict[str, Any] = (
             {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
@@ -97,7 +99,7 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
             columns.append(Column(f"{name}, no terms", with_changes(serial, method=bare)))
         if own and (experiment.model.weights or experiment.model.pretrain_on):
             scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
-            model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
+            model = experiment.model.model_copy(update=scratch)
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
             columns.append(
                 Column(f"{name}, from scratch", _without_silos(with_changes(serial, model=model), aside))
@@ -106,6 +108,8 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
 
 
 def _is_baseline(settings: MethodSettings) -> bool:
+    if settings.is_absent:
+        return False
     method = method_of(settings)
     return method.pool or not method.shared
 

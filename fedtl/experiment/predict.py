@@ -19,6 +19,7 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.base import Method
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import with_private_norms
@@ -51,7 +52,7 @@ class SiloModel:
         dtype = self.experiment.model.dtype
         self.trainer = Trainer(
             self.plan,
-            method_of(self.experiment.method),
+            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
             TrainingConfig(),
             dtype="float32" if dtype == "tf32" else dtype,
         )
