@@ -81,7 +81,12 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
     added = ["probe"] if experiment.privacy and public else []
     for name in dict.fromkeys([*experiment.compare.methods, *added]):
         own = name == experiment.method.name
-        plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
+        plain = MethodSettings(
+            name=name,
+            server=experiment.method.server if own else {"name": "mean"},
+            tune=experiment.method.tune,
+            choose=experiment.method.choose,
+        )
         plain = experiment.compare.with_value_of(plain)
         # Baselines release nothing, so they are never private.
         open_: dict[str, Any] = (

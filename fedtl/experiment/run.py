@@ -36,6 +36,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
+from fedtl.training.at_home import tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
@@ -133,10 +134,15 @@ def _evaluate(
     outcomes: dict[str, Outcome] = {}
     for name, outcome in _all(engine, Examine(task, test_rows), silos):
         save_outcome(study, folder, shared, name, outcome)
-        outcomes[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
+        outcomes[name] = _without_tensors(outcome)  # the folder has them
     onboard = Onboard(task, test_rows, experiment.data.shots, experiment.rounds * experiment.train.epochs)
     late = [study.silo(name, data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(_all(engine, onboard, late))
+
+
+def _without_tensors(outcome: Outcome) -> Outcome:
+    members = tuple(replace(member, state={}) for member in outcome.model.members)
+    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _all(engine: Engine, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
@@ -176,12 +182,12 @@ def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tup
 
 
 def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> State:
-    """Return the shared tensors; of a pooled run, with the exact statistics of the pooled training rows."""
+    """Return the shared tensors; of a pooled run, tuned on the pooled rows, with their exact statistics."""
     if not study.method.pool:
         return shared
-    pooled, trainer = members[POOLED], study.trainer
-    joined = trainer.partition.join(shared, pooled.local)
-    state = trainer.adapt(joined, pooled.data.train.x, pooled.data.width)
+    experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
+    task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.train.x, pooled.data.width)
     return trainer.partition.split(state)[0]
 
 
