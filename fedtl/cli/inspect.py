@@ -24,13 +24,13 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
-    from fedtl.experiment.config.load import load_experiment, to_toml
+    from fedtl.experiment.config.load import parse_settings, read_experiment, to_toml
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
     from fedtl.experiment.privacy_report import privacy_warnings
     from fedtl.simulation.shared_store import temporary_store
 
-    settings = load_experiment(experiment, set_ or [], sound=False)
+    settings = parse_settings(read_experiment(experiment, set_ or []))
     with temporary_store() as store:
         examined = examine(settings, store)
     plan = experiment_plan(settings, examined)

