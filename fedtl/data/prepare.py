@@ -114,7 +114,7 @@ def prepare_silo(
     Split the rows of one silo, scale the inputs and number the labels.
 
     ``classes``: the labels that class numbers stand for. ``trained``: the labels in the training rows of the silos that
-    share the head. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
+    train together. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
     is kept without a label and does not train. Raises DataError.
     """
     raw, ids = split_rows(raw, settings, name, seed)
