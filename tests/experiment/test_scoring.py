@@ -93,7 +93,7 @@ PERSONAL = (
 
 def used_weights(trainer, silo, task):
     """The weights that a silo uses, as each method's paper says, from what it holds and received; statistics as trained."""
-    model, sets = dict(task.shared) | silo.local, trainer._sets(dict(task.shared) | silo.local)
+    model, sets = dict(task.shared) | silo.local, trainer.sets(dict(task.shared) | silo.local)
     for step in trainer.method.finish:
         if isinstance(step, Use):
             model = sets[step.name] if step.through is None else step.through(sets)
