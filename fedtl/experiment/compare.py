@@ -53,11 +53,11 @@ class _Plan:
     seeds: Sequence[int]
     trial_seeds: Sequence[int]
 
-    def jobs(self) -> int:
-        """Return how many jobs train."""
-        trained = sum(column.kind is not Kind.CONSTANT for column in self.columns)
-        trials = sum(len(column.trials) for column in self.columns)
-        return trained * len(self.seeds) + trials * len(self.trial_seeds)
+    def steps(self, rounds: int, silos: int) -> int:
+        """Return how many rounds all jobs do, and how many models the silos finish in all runs."""
+        runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.seeds)
+        trials = sum(len(column.trials) for column in self.columns) * len(self.trial_seeds)
+        return (runs + trials) * rounds + runs * silos
 
     def epochs(self, tunings: Tunings) -> dict[str, int]:
         """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
@@ -107,7 +107,8 @@ def compare(
             if column.kind is Kind.TRAINED
         ]
         plan = _Plan(columns, seeds, _trial_seeds(experiment, studies[0]))
-        workshop = Workshop(folder.path, device, rows, pool, watch, plan.jobs() * experiment.rounds)
+        steps = plan.steps(experiment.rounds, len(studies[0].training))
+        workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
     epochs = plan.epochs(tunings)

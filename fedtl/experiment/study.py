@@ -32,7 +32,7 @@ from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ def build(
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
     spec = _model_spec(experiment, schema.shape)
     first = _first_weights(experiment, spec, schema, start)
+    alone: OwnStart | None = None
     if experiment.privacy is not None:
-        ordinary = spec.net(schema.width)
+        ordinary, alone = spec.net(schema.width), OwnStart(spec, first.state)
         spec = _private_spec(experiment, spec, schema.shape)
         first = replace(
             first,
@@ -139,7 +140,7 @@ def build(
         )
     training = TrainingConfig(**{**experiment.train.model_dump(), "freeze": experiment.model.freeze})
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
-    trainer = Trainer(spec, method, training, on, first.state, dtype)
+    trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})

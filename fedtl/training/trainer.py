@@ -43,12 +43,21 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
+class OwnStart:
+    """How a silo's own model begins where training together is private: the ordinary model, which needs no private norms."""
+
+    spec: ModelSpec
+    start: State = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Trainer:
     """
     What a process needs to train any silo: model, method and settings, which do not change. ``dataclasses.replace``
     makes another trainer with other settings; both use one ``cache``.
 
-    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``dtype`` is one of
+    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
+    silo trains alone begins; None: as this one. ``dtype`` is one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -58,6 +67,7 @@ class Trainer:
     device: torch.device = CPU
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
+    alone: OwnStart | None = None
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
