@@ -42,6 +42,38 @@ def fork_instead_of_spawn(patch):
     patch.setattr("torch.multiprocessing.get_context", get_context)
 
 
+def _python(source, out):
+    os.dup2(os.open(out, os.O_WRONLY), 1)
+    exec(source, {"__name__": "forked"})
+
+
+class ForkedPython:
+    """A process that runs this source. What it prints is read from ``stdout`` while it runs, or by ``communicate``."""
+
+    def __init__(self, source):
+        start_fork_server()
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "pipe"
+            os.mkfifo(pipe)
+            self._process = CONTEXT.Process(target=_python, args=(source, str(pipe)))
+            self._process.start()
+            self.stdout, self.pid = pipe.open(), self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def wait(self, timeout=100):
+        self._process.join(timeout)
+        assert self.returncode is not None, f"no end within {timeout} s"
+
+    def communicate(self, timeout=100):
+        said = self.stdout.read()
+        self.stdout.close()
+        self.wait(timeout)
+        return said
+
+
 def _command(words, folder, environment, files):
     import numpy
 
