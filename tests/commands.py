@@ -13,6 +13,7 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+COSTS = "FEDTL_TEST_COSTS"  # the environment variable with the folder of ``tests.costs``
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = (
@@ -85,6 +86,11 @@ def _command(words, folder, environment, files):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if COSTS in environment:
+        from fedtl.privacy import accounting
+        from tests.costs import shared_costs
+
+        accounting._composed = shared_costs(environment[COSTS])
     sys.argv = ["fedtl", *words]
     from fedtl.cli.main import main
 
