@@ -32,10 +32,12 @@ from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training import private
 from fedtl.training.batches import to_inputs
+from tests.experiments import ROUNDS_ONLY
 
 SMALL = [
     *("rounds=4", "data.limit=60", "engine.name=serial", 'data.silos=["plain", "faint"]', "train.epochs=2"),
     *("privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=500", "audit.transcript=2"),
+    *ROUNDS_ONLY,
 ]
 
 

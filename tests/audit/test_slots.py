@@ -18,8 +18,9 @@ from fedtl.methods.registry import METHODS
 from fedtl.results.audit import Adversary
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.trainer import Trainer
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
+SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public"]
 SLOTS = [name for name, make in METHODS.items() if make().slots]
 ALLOWED = [name for name in SLOTS if not list(private_problems(METHODS[name]()))]

@@ -23,11 +23,13 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.hash_chain import HashChainFile
+from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation, alive, around, fedtl_command, wait
 
 pytestmark = pytest.mark.slow
 SITES = ["plain", "inverted", "blurred"]
 SMALL = ["rounds=2", "minimum_silos=3", 'data.silos=["plain","inverted","blurred"]', "engine.name=serial"]
+SMALL += ROUNDS_ONLY
 SLOTS = {  # what a method asks for whose own tensors cross
     "policy__roles": ["body", "aux", "norm", "head", "stats", "extra"],
     "policy__methods": ["fedtl", "scaffold"],

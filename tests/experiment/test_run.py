@@ -25,8 +25,9 @@ from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=2", "data.limit=40", "engine.name=serial"]
+SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", *ROUNDS_ONLY]
 ENGINES = {
     "serial": ["engine.name=serial"],
     "processes": ["engine.name=processes", "engine.workers=3"],

@@ -28,6 +28,7 @@ from fedtl.simulation.serial import Serial
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
+from tests.experiments import ROUNDS_ONLY
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -206,7 +207,7 @@ def test_errors_that_end_a_run(address):
 
 
 def test_a_whole_run_over_two_nodes(tmp_path, address):
-    small = ["rounds=2", "data.limit=40"]
+    small = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]
     alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={address}"])
@@ -225,7 +226,7 @@ def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path, ad
     def stop(one):
         raise Stop
 
-    small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
+    small = ["rounds=2", "data.limit=40", "method.name=fedrep", *ROUNDS_ONLY]
     alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
     spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={address}"])
