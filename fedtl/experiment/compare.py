@@ -80,7 +80,12 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
     added = ["probe"] if experiment.privacy and public else []
     for name in dict.fromkeys([*experiment.compare.methods, *added]):
         own = name == experiment.method.name
-        plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
+        plain = MethodSettings(
+            name=name,
+            server=experiment.method.server if own else {"name": "mean"},
+            tune=experiment.method.tune,
+            choose=experiment.method.choose,
+        )
         # Baselines release nothing, so they are never private.
         open_: dict[str, Any] = (
             {"privacy": None, "silo": {}, "data": without_release(experiment.data)}

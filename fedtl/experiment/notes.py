@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment
+from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
@@ -45,6 +46,6 @@ def _what(trainer: Trainer) -> str:
 
 
 def _scored(trainer: Trainer) -> str:
-    if trainer.method.fits_received_statistics or trainer.method.fits_tuned_statistics:
+    if trainer.method.fits_received_statistics or fits_tuned_statistics(trainer.method):
         return "the metrics are those with exact statistics"
     return 'the metrics are those with shared statistics; "refitted" has those with exact ones'

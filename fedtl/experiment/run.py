@@ -36,12 +36,14 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
+from fedtl.training.at_home import tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
+Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ def run(
     progress: Progress | None = None,
     start: State | None = None,
     raws: SharedStore | None = None,
+    finishing: Finishing | None = None,
 ) -> RunResult:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds. Test rows are read once, after the
     last round.
 
-    ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
+    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
     ledger has no room for the whole run, and NotEnoughSilos.
     """
     if folder.has("result.json"):
@@ -79,7 +82,7 @@ def run(
             central = build(central_experiment(experiment), stores.raw, prepared, device, None, schema)
             start = pretrain(experiment, folder, central.trainer, schema)
         study = _study(experiment, folder, stores, _Machine(device, start), schema)
-        result = _run(study, folder, _Machine(device, start), progress)
+        result = _run(study, folder, _Machine(device, start), progress, finishing)
     folder.write_json("result.json", result)
     return result
 
@@ -99,7 +102,9 @@ def _study(
     return study
 
 
-def _run(study: Study, folder: RunFolder, on: _Machine, progress: Progress | None) -> RunResult:
+def _run(
+    study: Study, folder: RunFolder, on: _Machine, progress: Progress | None, finishing: Finishing | None
+) -> RunResult:
     experiment = study.experiment
     data = {name: study.data(name) for name in (*study.training, *experiment.data.late)}
     members = _members(study, {name: data[name] for name in study.training})
@@ -111,7 +116,7 @@ def _run(study: Study, folder: RunFolder, on: _Machine, progress: Progress | Non
         shared = _final_shared(study, members, server.shared)
         provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)
-        outcomes, late = _evaluate(study, folder, engine, shared, members, data)
+        outcomes, late = _evaluate(study, folder, engine, shared, members, data, finishing)
         workers = engine.workers
     totals = replace(totals, seconds=totals.seconds + time.perf_counter() - clock - training_seconds)
     return run_result(study, folder, outcomes, late, data, totals, (on.device, workers))
@@ -124,6 +129,7 @@ def _evaluate(
     shared: State,
     members: Mapping[str, Silo],
     data: Mapping[str, SiloDataset],
+    finishing: Finishing | None,
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     experiment = study.experiment
@@ -131,12 +137,21 @@ def _evaluate(
     test_rows = partial(_evaluation_set, study.silo_data)
     silos = [members.get(name) or study.silo(name, data[name]) for name in sorted(study.training)]
     outcomes: dict[str, Outcome] = {}
+    if finishing:
+        finishing(0, len(silos))
     for name, outcome in _all(engine, Examine(task, test_rows), silos):
         save_outcome(study, folder, shared, name, outcome)
-        outcomes[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
+        outcomes[name] = _without_tensors(outcome)  # the folder has them
+        if finishing:
+            finishing(len(outcomes), len(silos))
     onboard = Onboard(task, test_rows, experiment.data.shots, experiment.rounds * experiment.train.epochs)
     late = [study.silo(name, data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(_all(engine, onboard, late))
+
+
+def _without_tensors(outcome: Outcome) -> Outcome:
+    members = tuple(replace(member, state={}) for member in outcome.model.members)
+    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _all(engine: Engine, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
@@ -176,12 +191,12 @@ def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tup
 
 
 def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> State:
-    """Return the shared tensors; of a pooled run, with the exact statistics of the pooled training rows."""
+    """Return the shared tensors; of a pooled run, tuned on the pooled rows, with their exact statistics."""
     if not study.method.pool:
         return shared
-    pooled, trainer = members[POOLED], study.trainer
-    joined = trainer.partition.join(shared, pooled.local)
-    state = trainer.adapt(joined, pooled.data.train.x, pooled.data.width)
+    experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
+    task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.train.x, pooled.data.width)
     return trainer.partition.split(state)[0]
 
 
