@@ -38,7 +38,11 @@ def data_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
             f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
         )
     for name, silo in schema.silos.items():
-        if experiment.data.task == "classification" and not experiment.data.by_record and len(silo.trained) == 1:
+        if (
+            experiment.data.task == "classification"
+            and not experiment.data.by_record
+            and len(silo.trained) == 1
+        ):
             yield (
                 f"{name}: all {silo.rows} training rows have the label {next(iter(silo.trained))!r}; trained on them alone, a "
                 "model gives this label to every row"

@@ -89,6 +89,18 @@ def verify(
         raise type(error)(f"{silo.name}: {error}") from error
 
 
+def train(
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+) -> None:
+    """Train in each phase by DP-SGD. A phase without steps computes from the sets alone, which are private already."""
+    private = private_phases(loop, silo)
+    for number, phase in enumerate(loop.method.phases):
+        if number in private:
+            train_phase(loop, weights, silo, task, number, gradient_methods[private[number]])
+        else:
+            loop.end(weights, phase)
+
+
 def train_phase(
     loop: Loop, weights: Weights, silo: Silo, task: Task, number: int, gradients: GradientMethod
 ) -> None:
@@ -125,6 +137,7 @@ def train_phase(
         losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
+        loop.take_proximal_steps(weights, phase, moving, task)
     for name, buffer in net.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")

@@ -225,9 +225,8 @@ class Trainer:
             if first and silo.guarantee.releases.statistics:
                 private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
-            for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
-        steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
+            private.train(self.loop, weights, silo, task, self.cache.gradient_methods)
+        steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
         exact = None
         if uses_exact_statistics(self.method) and silo.guarantee is None:
