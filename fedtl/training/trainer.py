@@ -228,11 +228,7 @@ class Trainer:
             private.train(self.loop, weights, silo, task, self.cache.gradient_methods)
         steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
-        exact = None
-        if uses_exact_statistics(self.method) and silo.guarantee is None:
-            net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
-        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        summaries = self._summaries(silo, task, weights, first)
         state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
@@ -243,6 +239,16 @@ class Trainer:
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
+
+    def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
+        """Return the method's summaries by the model as trained, of a private silo with noise."""
+        if silo.guarantee is not None:
+            return private.noisy_summaries(self.loop, weights, silo, task.round, first)
+        exact = None
+        if uses_exact_statistics(self.method):
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        return summaries_of(self.loop, weights, silo.data, exact)
 
 
 def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
@@ -275,4 +281,5 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    released += trainer.partition.names(Role.SUMMARY)
     return taint.labels_after(known, [*moved, *extra], private=True, released=released)
