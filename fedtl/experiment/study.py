@@ -12,6 +12,7 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.pretrain import statistics_of_noise
@@ -37,7 +38,7 @@ from fedtl.training.trainer import Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the initial weights. ``guarantees``: by silo, once
+    ``notes``: what a reader of the result should know about the initial weights and the rows. ``guarantees``: by silo, once
     ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
@@ -145,7 +146,8 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    return Study(experiment, trainer, data, tuple(first.notes), first=provenance)
+    notes = (*first.notes, *data_notes(experiment, method, schema))
+    return Study(experiment, trainer, data, notes, first=provenance)
 
 
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:

@@ -528,7 +528,7 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     trainer = bench_of()
-    (text,) = privacy_warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
+    (text,) = privacy_warnings([silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee])
     assert "privacy.stages" in text
     first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
     every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee
