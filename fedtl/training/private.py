@@ -3,7 +3,7 @@ Private training by DP-SGD: what is verified before a round is charged, the priv
 accuracy that are released with noise.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ from fedtl.privacy.per_sample.independence import check_examples_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.loop import Loop, moving_in, progress
 from fedtl.training.metrics import correct
-from fedtl.training.nets import PrivatePhase
+from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -38,8 +38,8 @@ SYNTHETIC_ROWS = 8  # the number of rows on which the model is tested before a r
 Losses = Callable[[nn.Module, Tensor], Tensor]
 
 
-def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
-    """Return, by their numbers, the phases in which the silo takes private steps."""
+def private_phases(loop: Loop, silo: Silo, net: NetKey, dtype: str) -> dict[int, PrivatePhase]:
+    """Return, by their numbers, the phases in which the silo takes private steps, with this net in this precision."""
     if silo.guarantee is None:
         return {}
     return {
@@ -47,8 +47,9 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
             phase,
             terms_of(loop.method, phase),
             loop.training.freeze,
-            silo.data.width,
             silo.guarantee.protected.unit,
+            net,
+            dtype,
         )
         for number, phase in enumerate(loop.method.phases)
         if silo.guarantee.training.steps[number]
@@ -56,10 +57,15 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
 
 
 def verify(
-    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+    loop: Loop,
+    weights: Weights,
+    silo: Silo,
+    task: Task,
+    phases: Mapping[int, PrivatePhase],
+    gradient_methods: dict[PrivatePhase, GradientMethod],
 ) -> None:
     """
-    Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
+    Check, before a round is charged, that no example affects another's gradient in any of the private ``phases``; and choose,
     where ``gradient_methods`` has none yet, the fastest per-example gradient method that agrees with autograd.
 
     The rows are synthetic, so the result does not depend on the silo's rows. Terms get the progress at the end of the
@@ -74,7 +80,7 @@ def verify(
     rows, end = torch.arange(len(synthetic.train)), progress(task, 1, 1)
     batch = make_batch(synthetic, rows, None, loop.device)
     try:
-        for number, key in private_phases(loop, silo).items():
+        for number, key in phases.items():
             phase = loop.method.phases[number]
             weights.hold(phase.on[0])
             loop.prepare(net, phase)
