@@ -93,7 +93,9 @@ def test_trainers_made_from_one_share_its_nets_and_what_was_verified(tmp_path):
     other.fit(silo_of(other, tmp_path / "other"), task_of(other))
     assert len(trainer.cache.gradient_methods) == 3  # another model
     rounded = replace(trainer, dtype="bf16")
-    with pytest.raises(ConfigError, match="per-example gradients"):  # other arithmetic, in which they are not exact
+    with pytest.raises(
+        ConfigError, match="per-example gradients"
+    ):  # other arithmetic, in which they are not exact
         rounded.fit_unaccounted(silo_of(rounded, tmp_path / "rounded"), task_of(rounded))
 
 
