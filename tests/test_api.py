@@ -273,7 +273,7 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
         SETTINGS, data, methods=["local", "fedavg"], seeds=[0, 1], out=tmp_path / "c", workers=2
     )
     result = compared.result
-    assert list(compared.table.index) == ["local", "fedavg"]
+    assert list(compared.table.index) == ["local", "constant", "fedavg"]
     metric = result.metric
     for method in result.methods:
         for silo in ("one", "two"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import run_folders
+from fedtl.experiment.columns import run_folders
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page

@@ -13,7 +13,6 @@ from fedtl.api.experiments import Data, Source, load_experiment_for, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
-from fedtl.experiment.compare import comparison_columns
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run import run as run_experiment
@@ -64,6 +63,7 @@ def run(
             *(ready, folder, choose_device(device)),
             progress=lambda finished: show(finished.after.round, ready.rounds),
             raws=store,
+            finishing=show,
         )
     return FinishedRun(folder.path, values)
 
@@ -95,13 +95,10 @@ def compare(
     check_sendable(values)
     chosen = _with_workers(values.put_into(load_experiment_for(data, experiment, compare=table)), workers)
     with stored_rows(chosen, data) as (ready, store), _new_folder(out, "compare", ready) as folder:
-        total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
         chosen_device = choose_device(device)
         processes = ready.engine.workers or default_workers(chosen_device)
         with progress_bar(progress, "compare") as show:
-            compare_methods(
-                *(ready, folder, processes, chosen_device), lambda done: show(done, total), raws=store
-            )
+            compare_methods(ready, folder, processes, chosen_device, show, raws=store)
     return FinishedComparison(folder.path, values)
 
 

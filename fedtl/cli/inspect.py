@@ -43,7 +43,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
-def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
     from fedtl.experiment.tensor_table import model_rows
     from fedtl.report.tables import privacy_table
 
@@ -69,6 +69,8 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         print_line(
             f"{part.name}: {part.tensors} tensors in addition to the model, {part.bytes:,} bytes, {where}"
         )
+    for text in plan.notes:
+        print_line(f"Note: {text}", "yellow")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:
@@ -79,7 +81,7 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         return
     if plan.privacy.silos:
         out_console.print(privacy_table(plan.privacy))
-    for text in notes:
+    for text in warnings:
         warn(text)
 
 

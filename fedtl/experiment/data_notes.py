@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fedtl.data.labels import merge_labels
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, own_labels
 
 
 def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> Iterator[str]:
@@ -13,7 +13,7 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
     if experiment.privacy is not None:
         return
     silos = {name: silo for name, silo in schema.silos.items() if name not in experiment.model.pretrain_on}
-    if method.head_is_local and experiment.data.task == "classification":
+    if own_labels(method) and experiment.data.task == "classification":
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}
         if told := _by_silo(lacking):

@@ -30,6 +30,7 @@ from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import HistoryLine, Mix, RunResult
+from fedtl.results.tuning import TrialResult
 
 TRANSCRIPT = "transcript"  # folder of the messages that the server saw
 RUNS = "runs"  # default folder for runs
@@ -91,6 +92,10 @@ class RunFolder:
     def comparison(self) -> Comparison:
         """The result of the comparison. Raises ConfigError where it did not end, or the file is damaged."""
         return self._record("comparison.json", Comparison)
+
+    def trial(self) -> TrialResult:
+        """The result of a trial. Raises ConfigError where it did not end, or the file is damaged."""
+        return self._record("trial.json", TrialResult)
 
     def validation(self, silo: str) -> dict[str, float] | None:
         """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""

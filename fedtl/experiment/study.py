@@ -15,9 +15,10 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
+from fedtl.experiment.notes import sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, own_labels
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
@@ -38,8 +39,8 @@ from fedtl.training.trainer import Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the initial weights and the rows. ``guarantees``: by silo, once
-    ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
+    ``notes``: what a reader of the result should know about the model, its initial weights and the rows. ``guarantees``: by
+    silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
     experiment: Experiment
@@ -109,8 +110,8 @@ def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
 
 
 def study_data(experiment: Experiment, stores: RowStores, schema: DataSchema) -> StudyData:
-    own_labels = method_of(experiment.method).head_is_local
-    return StudyData(experiment.data, experiment.seed, own_labels, schema, stores)
+    own = own_labels(method_of(experiment.method))
+    return StudyData(experiment.data, experiment.split_seed, own, schema, stores)
 
 
 def build(
@@ -146,7 +147,7 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    notes = (*first.notes, *data_notes(experiment, method, schema))
+    notes = (*first.notes, *sharing_notes(experiment, trainer), *data_notes(experiment, method, schema))
     return Study(experiment, trainer, data, notes, first=provenance)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import fedtl
 from fedtl.experiment.best_method import best_method, chosen_on
 from fedtl.experiment.bootstrap import verdict
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.scores import Scores, gain_over_local, mean_over_silos, read_scores
 from fedtl.experiment.side_results import (
@@ -19,8 +19,8 @@ from fedtl.results.comparison import Benefit, Comparison, Gain, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, worst_of
 
-LOCAL, POOLED, PROBE = "local", "pooled", "probe"
-YARDSTICKS = (LOCAL, PROBE, POOLED)  # not methods of joining: never "best"
+LOCAL, POOLED, PROBE, CONSTANT = "local", "pooled", "probe", "constant"
+YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
 

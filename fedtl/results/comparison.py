@@ -7,6 +7,7 @@ from enum import StrEnum
 from fedtl._util.records import FLAT
 from fedtl.results.metrics import WorstSilo
 from fedtl.results.privacy import PrivacyReport
+from fedtl.results.tuning import Tuning
 
 Interval = tuple[float, ...]  # the low and the high end
 
@@ -82,7 +83,8 @@ class Comparison:
     """
     ``comparison.json``. By method: ``methods`` (then by silo and metric), ``mean`` (by metric), ``worst``, ``over_local``
     (by silo), ``absent`` (by silo and metric: why there is no value), ``refitted``, ``target`` and ``late`` (see
-    ``SiloResult`` and ``RunResult``). By silo: ``benefit``. ``chosen_on`` is None where no choice is allowed.
+    ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
+    ``benefit``. ``chosen_on`` is None where no choice is allowed.
     """
 
     fedtl: str
@@ -102,5 +104,7 @@ class Comparison:
     refitted: Mapping[str, BySilo] = field(default_factory=dict)
     target: Mapping[str, WaysBySilo] = field(default_factory=dict)
     late: Mapping[str, WaysBySilo] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    tuning: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     privacy: PrivacyReport | None = None

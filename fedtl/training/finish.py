@@ -21,7 +21,8 @@ from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
-from fedtl.training.at_home import FinalModel, finish, received_model
+from fedtl.training.at_home import FinalModel, finish, received_model, used_model
+from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -94,16 +95,14 @@ class Examine:
         self, trainer: Trainer, silo: Silo, received: State, test: Dataset
     ) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
-        method = trainer.method
+        method, (x, width) = trainer.method, (silo.data.train.x, silo.data.width)
         if method.exact_statistics != "own":
             return None, None
-        joined = trainer.partition.join(self.task.shared, silo.local)
-        exact = trainer.adapt(joined, silo.data.train.x, silo.data.width)
-        distance = statistics_distance(joined, exact)
-        if distance is None or method.fits_received_statistics:
+        used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
+        distance = statistics_distance(used, trainer.adapt(used, x, width))
+        if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
-        refitted = trainer.adapt(received, silo.data.train.x, silo.data.width)
-        return _measured(trainer, refitted, test, silo.data), distance
+        return _measured(trainer, trainer.adapt(received, x, width), test, silo.data), distance
 
 
 @dataclass(frozen=True)

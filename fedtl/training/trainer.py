@@ -22,7 +22,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.at_home import used_model
-from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     changed_extra,
@@ -30,6 +30,7 @@ from fedtl.training.extra import (
     first_extra,
     partition_of,
     summaries_of,
+    uses_exact_statistics,
     whole_state,
 )
 from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
@@ -227,7 +228,12 @@ class Trainer:
                 private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
         steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
         end_slots(self.loop, weights, before, task, steps)
-        state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
+        exact = None
+        if uses_exact_statistics(self.method) and silo.guarantee is None:
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
@@ -252,7 +258,8 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if not len(val):
         return {}
     model = used_model(trainer, silo, task, state)
-    if trainer.method.fits_statistics_each_round:
+    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
+    if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import comparison_columns
+from fedtl.experiment.columns import comparison_columns
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.curves import learning_curves
@@ -37,20 +37,22 @@ def of(*overrides):
 
 def test_a_column_a_method_and_each_is_serial_and_its_own():
     columns = of("compare.methods=['local','fedavg','fedtl']", "method.tune={what='head', epochs=2}")
-    assert [column.label for column in columns] == ["local", "fedavg", "fedtl"]
+    assert [column.label for column in columns] == ["local", "constant", "fedavg", "fedtl"]
     assert {column.experiment.engine.name for column in columns} == {"serial"}
-    assert [method_of(column.experiment.method).tune for column in columns] == [Tune("head", 2)] * 3
+    assert [method_of(column.experiment.method).tune for column in columns] == [Tune("head", 2)] * 4
     assert columns[1].at(7).seed == 7
-    assert len({column.folder(seed) for column in columns for seed in (0, 1)}) == 6
+    assert len({column.folder(seed) for column in columns for seed in (0, 1)}) == 8
 
 
 def test_further_terms_stand_beside_the_method_without_them():
     columns = of(
         "compare.methods=['local','fedtl']", "method.terms=[{name='coral'}]", "data.target_domain=inverted"
     )
-    assert [column.label for column in columns] == ["local", "fedtl", "fedtl, no terms"]
+    assert [column.label for column in columns] == ["local", "constant", "fedtl", "fedtl, no terms"]
     terms = [
-        {type(term).__name__ for term in method_of(column.experiment.method).losses} for column in columns
+        {type(term).__name__ for term in method_of(column.experiment.method).losses}
+        for column in columns
+        if column.label != "constant"
     ]
     assert terms == [{"TaskLoss"}, {"TaskLoss", "Coral"}, {"TaskLoss"}]
 
@@ -198,6 +200,7 @@ def test_yardsticks_are_never_private():
     }
     assert private == {
         "local": False,
+        "constant": False,
         "pooled": False,
         "fedavg": True,
         "fedbn": True,

@@ -187,12 +187,39 @@ class AuditSettings(Settings):
     show_rows: list[str] = []
 
 
+class TrialSettings(Settings):
+    """
+    ``[compare.tune]``: lists of values that every method tries on validation rows, by the path of their setting:
+    ``train.lr = [0.01, 0.1]``. Further keys are names of methods, each with a table of lists for that method alone:
+    ``ditto.method.mu = [0.1, 1.0]``. ``trials``: how many combinations each method tries; 0: all, and then every method
+    must have equally many.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    trials: int = Field(0, ge=0)
+    train: dict[str, Any] = {}
+    method: dict[str, Any] = {}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The tables of single methods."""
+        return dict(self.model_extra or {})
+
+
+ENSEMBLE = "local ensemble"  # an entry of compare.methods that is no method: two local models, averaged
+
+
 class CompareSettings(Settings):
-    """``[compare]``. ``metric`` decides which method is best; "auto" is accuracy, or R^2 in regression."""
+    """
+    ``[compare]``. ``methods``: also "local ensemble", two local models a silo whose outputs are averaged. ``metric``
+    decides which method is best; "auto" is accuracy, or R^2 in regression.
+    """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     metric: str = "auto"
+    tune: TrialSettings = TrialSettings()
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:
@@ -231,3 +258,8 @@ class Experiment(Settings):
         if self.compare.metric != "auto":
             return self.compare.metric
         return "r2" if self.data.task == "regression" else "accuracy"
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the draw of training, validation and test rows."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
