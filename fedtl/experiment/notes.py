@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema
 from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
@@ -27,26 +26,6 @@ def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
             f"{experiment.method.name} shares {shared}, but {experiment.model.name} has only "
             f"{', '.join(sorted(set(partition.roles.values())))}: nothing leaves a silo, and each trains alone"
         )
-
-
-def data_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
-    """Yield a note if the silos are simulated ones, and for each whose training rows all have one label."""
-    if (partition := experiment.data.partition) is not None:
-        differ = "labels" if partition.by == "label" else "sizes"
-        yield (
-            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
-            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
-        )
-    for name, silo in schema.silos.items():
-        if (
-            experiment.data.task == "classification"
-            and not experiment.data.by_record
-            and len(silo.trained) == 1
-        ):
-            yield (
-                f"{name}: all {silo.rows} training rows have the label {next(iter(silo.trained))!r}; trained on them alone, a "
-                "model gives this label to every row"
-            )
 
 
 def statistics_notes(

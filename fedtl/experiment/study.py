@@ -12,9 +12,10 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
-from fedtl.experiment.notes import data_notes, sharing_notes
+from fedtl.experiment.notes import sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
@@ -38,8 +39,8 @@ from fedtl.training.trainer import OwnStart, Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the model and its initial weights. ``guarantees``: by silo, once
-    ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
+    ``notes``: what a reader of the result should know about the model, its initial weights and the rows. ``guarantees``: by
+    silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
     experiment: Experiment
@@ -147,7 +148,7 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    notes = (*first.notes, *data_notes(experiment, schema), *sharing_notes(experiment, trainer))
+    notes = (*first.notes, *data_notes(experiment, method, schema), *sharing_notes(experiment, trainer))
     return Study(experiment, trainer, data, notes, first=provenance)
 
 

@@ -3,7 +3,7 @@ Private training by DP-SGD: what is verified before a round is charged, the priv
 accuracy that are released with noise.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -32,7 +32,7 @@ from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.extra import vectors_of
 from fedtl.training.loop import Loop, moving_in, progress
 from fedtl.training.metrics import correct
-from fedtl.training.nets import PrivatePhase
+from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -40,8 +40,8 @@ SYNTHETIC_ROWS = 8  # the number of rows on which the model is tested before a r
 Losses = Callable[[nn.Module, Tensor], Tensor]
 
 
-def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
-    """Return, by their numbers, the phases in which the silo takes private steps."""
+def private_phases(loop: Loop, silo: Silo, net: NetKey, dtype: str) -> dict[int, PrivatePhase]:
+    """Return, by their numbers, the phases in which the silo takes private steps, with this net in this precision."""
     if silo.guarantee is None:
         return {}
     return {
@@ -49,8 +49,9 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
             phase,
             terms_of(loop.method, phase),
             loop.training.freeze,
-            silo.data.width,
             silo.guarantee.protected.unit,
+            net,
+            dtype,
         )
         for number, phase in enumerate(loop.method.phases)
         if silo.guarantee.training.steps[number]
@@ -58,10 +59,15 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
 
 
 def verify(
-    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+    loop: Loop,
+    weights: Weights,
+    silo: Silo,
+    task: Task,
+    phases: Mapping[int, PrivatePhase],
+    gradient_methods: dict[PrivatePhase, GradientMethod],
 ) -> None:
     """
-    Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
+    Check, before a round is charged, that no example affects another's gradient in any of the private ``phases``; and choose,
     where ``gradient_methods`` has none yet, the fastest per-example gradient method that agrees with autograd.
 
     The rows are synthetic, so the result does not depend on the silo's rows. Terms get the progress at the end of the
@@ -76,7 +82,7 @@ def verify(
     rows, end = torch.arange(len(synthetic.train)), progress(task, 1, 1)
     batch = make_batch(synthetic, rows, None, loop.device)
     try:
-        for number, key in private_phases(loop, silo).items():
+        for number, key in phases.items():
             phase = loop.method.phases[number]
             weights.hold(phase.on[0])
             loop.prepare(net, phase)
@@ -95,13 +101,15 @@ def verify(
 
 
 def train(
-    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradients: Mapping[int, GradientMethod]
 ) -> None:
-    """Train in each phase by DP-SGD. A phase without steps computes from the sets alone, which are private already."""
-    private = private_phases(loop, silo)
+    """
+    Train in each phase by DP-SGD. ``gradients``: of the phases that take steps, by their numbers; a phase without steps
+    computes from the sets alone, which are private already.
+    """
     for number, phase in enumerate(loop.method.phases):
-        if number in private:
-            train_phase(loop, weights, silo, task, number, gradient_methods[private[number]])
+        if number in gradients:
+            train_phase(loop, weights, silo, task, number, gradients[number])
         else:
             loop.end(weights, phase)
 

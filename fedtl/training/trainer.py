@@ -35,7 +35,7 @@ from fedtl.training.extra import (
 )
 from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
-from fedtl.training.nets import Cache, NetKey, Use, new_net
+from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -87,7 +87,14 @@ class Trainer:
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
-        return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
+        return self.cache.net(self._net_key(width, use))
+
+    def _net_key(self, width: int, use: Use) -> NetKey:
+        return NetKey(self.spec, self.method.losses, width, self.device, use)
+
+    def _private_phases(self, silo: Silo) -> dict[int, PrivatePhase]:
+        net = self._net_key(silo.data.width, Use.TRAINING)
+        return private.private_phases(self.loop, silo, net, self.dtype)
 
     def initial(self, width: int) -> State:
         """
@@ -139,7 +146,7 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
-        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
+        if not set(self._private_phases(silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = taint.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
@@ -208,7 +215,9 @@ class Trainer:
     def _verify(self, silo: Silo, task: Task) -> None:
         state = self.partition.join(task.shared, silo.local)
         weights = self._weights(state, silo.data.width, task.shared)
-        private.verify(self.loop, weights, silo, task, self.cache.gradient_methods)
+        private.verify(
+            self.loop, weights, silo, task, self._private_phases(silo), self.cache.gradient_methods
+        )
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
@@ -225,7 +234,9 @@ class Trainer:
             if first and silo.guarantee.releases.statistics:
                 private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
-            private.train(self.loop, weights, silo, task, self.cache.gradient_methods)
+            phases = self._private_phases(silo)
+            gradients = {number: self.cache.gradient_methods[key] for number, key in phases.items()}
+            private.train(self.loop, weights, silo, task, gradients)
         steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
         summaries = self._summaries(silo, task, weights, first)

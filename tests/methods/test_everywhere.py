@@ -164,7 +164,7 @@ def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     assert parts.keys() == {slot.name for slot in study.method.slots}
     for slot in study.method.slots:
         its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
-        assert parts[slot.name] == StatePart(slot.name, size_in_bytes(its), slot.crosses)
+        assert parts[slot.name] == StatePart(slot.name, len(its), size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
         assert sent == (size_in_bytes(its) if slot.crosses else 0)
 
