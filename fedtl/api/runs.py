@@ -48,6 +48,7 @@ def run(
             *(ready, folder, choose_device(device)),
             progress=lambda finished: show(finished.after.round, ready.rounds),
             raws=store,
+            finishing=show,
         )
     return FinishedRun(folder.path)
 

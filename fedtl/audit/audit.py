@@ -154,10 +154,8 @@ def _membership(run: AuditedRun, jobs: JobResults) -> dict[str, AttackResult]:
     """The results of membership inference; empty if the run recorded nothing that the adversary saw."""
     if (first := jobs.first_reference) is None:
         return {}
-    study, folder = run.study, run.folder
-    shared = folder.tensors("shared.safetensors")
-    whole = {name: shared | folder.tensors(f"silos/{name}/local.safetensors") for name in study.training}
-    observed = ObservedFederation(run.messages, shared, whole)
+    study = run.study
+    observed = ObservedFederation(run.messages, run.folder.tensors("shared.safetensors"), run.received_models)
     target = pool_log_odds(study, observed, run.adversary, first.whole)
     references = {0: pool_log_odds(study, first, run.adversary, first.whole), **jobs.references}
     return membership.attack(evidence(study, target, references))

@@ -42,7 +42,9 @@ def run(
     settings, folder = begin("run", experiment, set_, out, resume, workers)
     title = f"{settings.method.name}: round"
     with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
-        result = run_experiment(settings, folder, device, lambda end: show(end.after.round))
+        result = run_experiment(
+            settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing
+        )
     page = write_run_page(folder)
     if as_json:
         print_json(result)
@@ -108,7 +110,7 @@ def compare(
     title += f", {trials} trials: round" if trials else ": round"
     with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
         comparison = compare_methods(
-            settings, folder, settings.engine.workers or default_workers(device), device, show
+            settings, folder, settings.engine.workers or default_workers(device), device, show.rounds
         )
     page = write_compare_page(folder)
     if as_json:

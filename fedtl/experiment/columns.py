@@ -87,7 +87,8 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         return
     own = name == experiment.method.name
     server = experiment.method.server if own else {"name": "mean"}
-    plain = MethodSettings(name=name, server=server)
+    method = experiment.method  # every method finishes its models in the same way
+    plain = MethodSettings(name=name, server=server, tune=method.tune, choose=method.choose)
     changes = _open(experiment, plain) if own else {"method": plain, **_open(experiment, plain)}
     chosen = with_changes(experiment, **changes)
     trials = tuple(trial_values(experiment.compare.tune, name))

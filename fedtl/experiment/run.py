@@ -37,12 +37,14 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
+from fedtl.training.at_home import tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
+Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,23 @@ def run(
     progress: Progress | None = None,
     start: State | None = None,
     raws: SharedStore | None = None,
+    finishing: Finishing | None = None,
 ) -> RunResult:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds. Test rows are read once, after the
     last round.
 
-    ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
+    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
     ledger has no room for the whole run, and NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.result()
     with ready_study(experiment, folder, Machine(device, start), raws) as (study, on):
         with trained(study, folder, on, progress) as done:
-            finishing = time.perf_counter()
-            outcomes, late = _evaluate(done, folder)
+            clock = time.perf_counter()
+            outcomes, late = _evaluate(done, folder, finishing)
             workers = done.engine.workers
-        totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - finishing)
+        totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
         result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
     folder.write_json("result.json", result)
     return result
@@ -166,19 +169,29 @@ def trained(
 
 
 def _evaluate(
-    done: Trained, folder: RunFolder
+    done: Trained, folder: RunFolder, finishing: Finishing | None
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
     test_rows = partial(_evaluation_set, study.silo_data)
     outcomes: dict[str, Outcome] = {}
-    for name, outcome in done.each(Examine(done.task, test_rows), done.silos):
+    silos = done.silos
+    if finishing:
+        finishing(0, len(silos))
+    for name, outcome in done.each(Examine(done.task, test_rows), silos):
         save_outcome(study, folder, done.shared, name, outcome)
-        outcomes[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
+        outcomes[name] = _without_tensors(outcome)  # the folder has them
+        if finishing:
+            finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
     onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
     late = [study.silo(name, done.data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
+
+
+def _without_tensors(outcome: Outcome) -> Outcome:
+    members = tuple(replace(member, state={}) for member in outcome.model.members)
+    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -210,12 +223,12 @@ def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tup
 
 
 def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> State:
-    """Return the shared tensors; of a pooled run, with the exact statistics of the pooled training rows."""
+    """Return the shared tensors; of a pooled run, tuned on the pooled rows, with their exact statistics."""
     if not study.method.pool:
         return shared
-    pooled, trainer = members[POOLED], study.trainer
-    joined = trainer.partition.join(shared, pooled.local)
-    state = trainer.adapt(joined, pooled.data.train.x, pooled.data.width)
+    experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
+    task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.train.x, pooled.data.width)
     return trainer.partition.split(state)[0]
 
 

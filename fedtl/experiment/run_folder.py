@@ -4,7 +4,7 @@ The files of one run, each written atomically, so that a killed process never le
     experiment.toml  settings, with overrides         history.jsonl  one line a round
     result.json      written when the run is done     report.html    self-contained
     shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors,
-                                                                    validation.json: metrics on validation rows
+                                                                    mix.json, validation.json: metrics on validation rows
     checkpoint/state.pt   for --resume                transcript/   messages the server saw, where [audit] asks for it
 """
 
@@ -28,7 +28,7 @@ from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
-from fedtl.results.run import HistoryLine, RunResult
+from fedtl.results.run import HistoryLine, Mix, RunResult
 from fedtl.results.tuning import TrialResult
 
 TRANSCRIPT = "transcript"  # folder of the messages that the server saw
@@ -93,6 +93,11 @@ class RunFolder:
         """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""
         name = f"silos/{silo}/validation.json"
         return self.read_json(name) if self.has(name) else None
+
+    def mix(self, silo: str) -> Mix | None:
+        """The models that the silo averages; None where it uses one. Raises ConfigError where the file is damaged."""
+        name = f"silos/{silo}/mix.json"
+        return self._record(name, Mix) if self.has(name) else None
 
     def write_json(self, name: str, content: object) -> None:
         """Write a record (see ``records``) or plain values."""

@@ -12,6 +12,7 @@ from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.results.tuning import TrialResult
 from fedtl.simulation.shared_store import SharedStore
+from fedtl.training.at_home import finish
 from fedtl.training.metrics import quick
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -32,7 +33,7 @@ class Validate:
         data = silo.data
         if not len(data.val):
             return None
-        scores = trainer.scores(trainer.finish(silo, self.task), data.val.x, data)
+        scores = finish(trainer, silo, self.task).scores(trainer, data.val.x, data)
         loss = quick(scores, data.val.y).get("loss", float("inf")) / data.y_std**2
         if not isfinite(loss):
             raise SiloFailed(f"{silo.name}: the loss on validation rows is not finite")

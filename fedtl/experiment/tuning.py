@@ -15,14 +15,14 @@ import numpy as np
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
-from fedtl.experiment.config.schema import Experiment, TuneSettings
+from fedtl.experiment.config.schema import Experiment, TrialSettings
 from fedtl.results.tuning import Trial, Tuning
 
 Grid = Mapping[str, Sequence[Any]]  # the values to try by the path of their setting, such as "train.lr"
 Values = Mapping[str, Any]  # one value by the path of its setting
 
 
-def grid_of(tune: TuneSettings, method: str) -> dict[str, list[Any]]:
+def grid_of(tune: TrialSettings, method: str) -> dict[str, list[Any]]:
     """Return the values that a method tries: the common ones, and its own, which replace common ones of the same path."""
     common = {"train": tune.train, "method": tune.method}
     return {**dict(_lists(common)), **dict(_lists(tune.own.get(method, {})))}
@@ -36,7 +36,7 @@ def _lists(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, lis
             yield above + key, value
 
 
-def trial_values(tune: TuneSettings, method: str) -> list[Values]:
+def trial_values(tune: TrialSettings, method: str) -> list[Values]:
     """Return what the trials of a method set: one mapping a trial; none without a grid. Raises ConfigError for too small a grid."""
     grid = grid_of(tune, method)
     if not grid:
@@ -65,7 +65,7 @@ def _hypercube(grid: Grid, count: int, method: str) -> list[Values]:
     return drawn
 
 
-def check_budgets(tune: TuneSettings, methods: Sequence[str]) -> None:
+def check_budgets(tune: TrialSettings, methods: Sequence[str]) -> None:
     """Raise ConfigError unless all methods make equally many trials: whoever may try more has more chances."""
     counts = {name: len(trial_values(tune, name)) for name in methods}
     if len(set(counts.values())) > 1:

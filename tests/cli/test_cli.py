@@ -113,7 +113,7 @@ def test_show_lists_every_tensor_with_its_role_and_whether_it_leaves():
         (["run"], "fedtl run needs"),
         (["run", "digits", "--device", "tpu"], "device 'tpu'"),
         (["run", "digits", "--out", "/proc/x/y"], "/proc/x: "),
-        (["run", "digits", "--set", "method.personalise.name=x"], "method.personalise"),
+        (["run", "digits", "--set", "method.tune.name=x"], "method.tune"),
         (["compare", "digits", "--seeds", "a,b"], "--seeds 'a,b'"),
         (["compare", "digits", "--methods", ""], "''"),
         (["run", "digits", "--wrokers", "2"], "No such option"),

@@ -15,7 +15,7 @@ from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.summary import summarize_runs
-from fedtl.methods.base import FineTune
+from fedtl.methods.tune import Tune
 
 ROWS = 200
 RESULT = {
@@ -36,11 +36,10 @@ def of(*overrides):
 
 
 def test_a_column_a_method_and_each_is_serial_and_its_own():
-    columns = of("compare.methods=['local','fedavg','fedtl']", "method.personalise={what='head', epochs=2}")
+    columns = of("compare.methods=['local','fedavg','fedtl']", "method.tune={what='head', epochs=2}")
     assert [column.label for column in columns] == ["local", "constant", "fedavg", "fedtl"]
     assert {column.experiment.engine.name for column in columns} == {"serial"}
-    finish = {column.label: method_of(column.experiment.method).finish for column in columns}
-    assert finish == {"local": (), "constant": (), "fedavg": (), "fedtl": (FineTune("head", 2),)}
+    assert [method_of(column.experiment.method).tune for column in columns] == [Tune("head", 2)] * 4
     assert columns[1].at(7).seed == 7
     assert len({column.folder(seed) for column in columns for seed in (0, 1)}) == 8
 

@@ -15,9 +15,10 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.messages import Task
-from fedtl.methods.base import FineTune, Use
+from fedtl.methods.base import Use
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import set_of
+from fedtl.methods.tune import Tune
 from fedtl.models.norms import statistics_distance
 from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
@@ -92,7 +93,7 @@ PERSONAL = (
 
 def used_weights(trainer, silo, task):
     """The weights that a silo uses, as each method's paper says, from what it holds and received; statistics as trained."""
-    model, sets = dict(task.shared) | silo.local, trainer._sets(dict(task.shared) | silo.local)
+    model, sets = dict(task.shared) | silo.local, trainer.sets(dict(task.shared) | silo.local)
     for step in trainer.method.finish:
         if isinstance(step, Use):
             model = sets[step.name] if step.through is None else step.through(sets)
@@ -177,10 +178,10 @@ def test_the_statistics_of_the_scored_model_are_those_of_the_training_inputs():
     found = outcome(*at_home("local", state))
     _, seen = forward(state, data_of(1, 40).train.x)
     for norm, mean, variance in seen:
-        np.testing.assert_allclose(found.state[f"{norm}.running_mean"].numpy(), mean, atol=1e-4)
-        np.testing.assert_allclose(found.state[f"{norm}.running_var"].numpy(), variance, rtol=1e-4)
+        np.testing.assert_allclose(found.model.main.state[f"{norm}.running_mean"].numpy(), mean, atol=1e-4)
+        np.testing.assert_allclose(found.model.main.state[f"{norm}.running_var"].numpy(), variance, rtol=1e-4)
     others = [name for name in state if "running" not in name]
-    assert all(torch.equal(found.state[name], state[name]) for name in others)
+    assert all(torch.equal(found.model.main.state[name], state[name]) for name in others)
 
 
 def test_the_distance_of_statistics_is_that_of_the_normals_they_stand_for():
@@ -200,22 +201,28 @@ def test_the_distance_is_of_what_training_left():
     state = trained_weights()
     exact, received = outcome(*at_home("local", state)), outcome(*at_home("fedavg", state))
     assert exact.statistics_distance == received.statistics_distance
-    assert exact.statistics_distance == pytest.approx(statistics_distance(state, exact.state), rel=1e-6)
+    assert exact.statistics_distance == pytest.approx(
+        statistics_distance(state, exact.model.main.state), rel=1e-6
+    )
     assert exact.statistics_distance > 0.5
-    assert outcome(*at_home("local", exact.state)).statistics_distance == pytest.approx(0, abs=1e-5)
+    assert outcome(*at_home("local", exact.model.main.state)).statistics_distance == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_what_is_tuned_at_home_has_statistics_of_home():
     """FedAvg's shared statistics move where everything is tuned at home, and stay where only the head is."""
     state = trained_weights()
-    trainer, silo, task = at_home("fedavg", state, finish=(FineTune("all", 2),))
+    trainer, silo, task = at_home("fedavg", state, finish=(Tune("all", 2),))
     found = outcome(trainer, silo, task)
-    again = trainer.adapt(found.state, silo.data.train.x, silo.data.width)
-    assert all(torch.allclose(found.state[name], again[name], atol=1e-6) for name in again)
-    assert found.refitted is None
-    head = outcome(*at_home("fedavg", state, finish=(FineTune("head", 2),)))
+    again = trainer.adapt(found.model.main.state, silo.data.train.x, silo.data.width)
+    assert all(torch.allclose(found.model.main.state[name], again[name], atol=1e-6) for name in again)
+    received = outcome(*at_home("fedavg", state))
+    assert found.received == received.test
+    assert found.refitted == received.refitted
+    head = outcome(*at_home("fedavg", state, finish=(Tune("head", 2),)))
     kept = [name for name in state if "running" in name]
-    assert all(torch.equal(head.state[name], state[name]) for name in kept)
+    assert all(torch.equal(head.model.main.state[name], state[name]) for name in kept)
     assert head.refitted is not None
 
 
@@ -225,7 +232,7 @@ def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name
     plan = with_private_norms(mlp())
     state = Trainer(plan, METHODS[name](), TrainingConfig()).initial(3)
     found = outcome(*at_home(name, state, with_private_norms(mlp()), exact_statistics=when))
-    moved = {name for name in state if not torch.equal(found.state[name], state[name])}
+    moved = {name for name in state if not torch.equal(found.model.main.state[name], state[name])}
     assert bool(moved) == fits
     assert found.refitted is None
     assert found.statistics_distance is None
@@ -279,7 +286,7 @@ def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
         study = build(experiment, shelf, shelf)
         everybody = torch.cat([study.data(name).train.x for name in study.training])
     model = SiloModel(RunFolder(path), "plain")
-    again = model.trainer.adapt(model.state, everybody, model.data.width)
+    again = model.trainer.adapt(model.final.main.state, everybody, model.data.width)
     shared = RunFolder(path).tensors("shared.safetensors")
     assert all(torch.allclose(shared[name], again[name], atol=1e-5) for name in again if "running" in name)
     assert all("refitted" in its for its in result["silos"].values())
@@ -297,8 +304,8 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
         exam, data = study.exam("faint"), study.data("faint")
     model = SiloModel(folder, "faint")
     kept = folder.tensors("silos/faint/test.safetensors")
-    assert torch.equal(model.trainer.scores(model.state, exam.test.x, data), kept["scores"])
-    val = quick(model.trainer.scores(model.state, data.val.x, data), data.val.y)
+    assert torch.equal(model.final.scores(model.trainer, exam.test.x, data), kept["scores"])
+    val = quick(model.final.scores(model.trainer, data.val.x, data), data.val.y)
     assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
 
 

@@ -13,10 +13,12 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
 from fedtl.experiment.config.schema import Experiment, MethodSettings, ModelSettings, PrivacySettings
-from fedtl.methods.base import FineTune, Method, Server
+from fedtl.methods.base import Method, Server
+from fedtl.methods.choose import Candidate, Choose
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
+from fedtl.methods.tune import Tune
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, model_spec
 
@@ -34,14 +36,19 @@ def method_of(settings: MethodSettings) -> Method:
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
             )
         method = method.plus(made)
-    if not settings.personalise:
+    return finished_at_home(method, settings)
+
+
+def finished_at_home(method: Method, settings: MethodSettings) -> Method:
+    """
+    Return the method with ``[method.tune]`` and ``[method.choose]``. A method that trains nothing in its rounds is not
+    tuned, so that it remains what it is compared for.
+    """
+    if not method.phases:
         return method
-    if any(isinstance(step, FineTune) and step.epochs for step in method.finish):
-        raise ConfigError(
-            f"method.personalise and method.head_epochs of {settings.name!r} set the same thing; remove one of them"
-        )
-    step = call(FineTune, settings.personalise, "method.personalise.")
-    return replace(method, finish=(*method.finish, step))
+    tune = Tune(**settings.tune.model_dump()) if settings.tune.epochs else None
+    candidates = tuple(settings.choose.candidates)
+    return replace(method, tune=tune, choose=None if candidates == (Candidate.TUNED,) else Choose(candidates))
 
 
 def model_arguments(settings: ModelSettings) -> dict[str, Any]:

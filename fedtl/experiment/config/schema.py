@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
+from fedtl.methods.choose import Candidate
 from fedtl.simulation.settings import EngineSettings
 
 
@@ -37,6 +38,38 @@ class TrainSettings(Settings):
     epochs: int = Field(1, ge=1)
 
 
+def each_once(values: list[Candidate]) -> list[Candidate]:
+    """Return the values if each stands in the list once."""
+    if len(set(values)) < len(values):
+        raise ValueError("a list in which each name stands once")
+    return values
+
+
+class TuneSettings(Settings):
+    """
+    ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
+    "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
+    "auto": half of train.lr. The silo's validation rows decide how many epochs it keeps.
+    """
+
+    what: Literal["all", "head", "norm"] = "all"
+    epochs: int = Field(10, ge=0)
+    lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class ChooseSettings(Settings):
+    """
+    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
+    "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
+    validation rows clearly say otherwise. ["tuned"]: no mix.
+    """
+
+    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
+        [Candidate.OWN, Candidate.TUNED], min_length=1
+    )
+
+
 class MethodSettings(Settings):
     """``[method]``. Further keys are the method's own settings: the parameters of its function."""
 
@@ -45,7 +78,8 @@ class MethodSettings(Settings):
     name: str = "fedtl"
     terms: list[dict[str, Any]] = []
     server: dict[str, Any] = {"name": "mean"}
-    personalise: dict[str, Any] = {}
+    tune: TuneSettings = TuneSettings()
+    choose: ChooseSettings = ChooseSettings()
 
     @property
     def own(self) -> dict[str, Any]:
@@ -107,7 +141,7 @@ class AuditSettings(Settings):
     show_rows: list[str] = []
 
 
-class TuneSettings(Settings):
+class TrialSettings(Settings):
     """
     ``[compare.tune]``: lists of values that every method tries on validation rows, by the path of their setting:
     ``train.lr = [0.01, 0.1]``. Further keys are names of methods, each with a table of lists for that method alone:
@@ -139,7 +173,7 @@ class CompareSettings(Settings):
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     metric: str = "auto"
-    tune: TuneSettings = TuneSettings()
+    tune: TrialSettings = TrialSettings()
 
 
 class Experiment(Settings):

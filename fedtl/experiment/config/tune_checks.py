@@ -5,7 +5,7 @@ from typing import Any
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice, shorten, unknown_setting
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings, TuneSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings, TrialSettings
 from fedtl.methods.registry import METHODS
 
 TABLES = ("train", "method")
@@ -25,7 +25,7 @@ def tune_contradictions(experiment: Experiment) -> Iterator[str]:
     tune, compare = experiment.compare.tune, experiment.compare
     if ENSEMBLE in compare.methods and "local" not in compare.methods:
         yield f'compare.methods lists "{ENSEMBLE}" without "local", whose models it averages; add "local"'
-    if tune == TuneSettings():
+    if tune == TrialSettings():
         return
     if experiment.privacy is not None:
         yield PRIVATE

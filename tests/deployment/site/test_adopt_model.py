@@ -15,6 +15,7 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
+from fedtl.training.at_home import tuned_model
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.real_processes import around
 
@@ -44,7 +45,7 @@ def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
     silo = site.silo(study)
     for number in (1, 2):
         study.trainer.fit(silo, site.task(number))
-    settled = study.trainer.finish(silo, site.task(5))
+    settled = tuned_model(study.trainer, silo, site.task(5))
     model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
     assert all((settled[name] == its).all() for name, its in model.state.items())
 
