@@ -9,7 +9,9 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.scores import Scores, gain_over_local, mean_over_silos, read_scores
 from fedtl.experiment.side_results import (
+    CONSTANT,
     absent_reasons,
+    below_constant,
     late_averages,
     refitted_averages,
     statistics_warnings,
@@ -19,7 +21,7 @@ from fedtl.results.comparison import Benefit, Comparison, Gain, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, worst_of
 
-LOCAL, POOLED, PROBE, CONSTANT = "local", "pooled", "probe", "constant"
+LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
@@ -35,7 +37,9 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     results = {label: [run.result() for run in runs] for label, runs in folders.items()}
     joining = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
     scores = read_scores(folders, results, metrics)
-    gains = {label: _gains(scores, label, metric) for label in joining}
+    gains = {
+        label: _gains(scores, label, metric) for label in folders if label in joining or label == ENSEMBLE
+    }
     return Comparison(
         fedtl=fedtl.__version__,
         task=experiment.data.task,
@@ -49,7 +53,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         chosen_on=chosen_on(experiment),
         benefit=_benefit(experiment, joining, scores.silos, gains),
         over_local=gains,
-        warnings=(*_losses(gains, metric), *statistics_warnings(results)),
+        warnings=(*_losses(gains, metric), *below_constant(scores, metric), *statistics_warnings(results)),
         absent=absent_reasons(results, metrics),
         refitted=refitted_averages(results),
         target=target_averages(results),
