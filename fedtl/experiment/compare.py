@@ -46,6 +46,8 @@ EXACT = (
     "refitted",
     "target",
     "late",
+    "overall",
+    "joining",
 )  # keys of comparison.json that hold metrics on test rows
 
 
