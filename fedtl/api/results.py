@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import run_folders
+from fedtl.experiment.compare import run_folders, runs_of_column
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
 from fedtl.experiment.run_folder import RunFolder
@@ -125,16 +125,17 @@ class FinishedComparison:
 
         return comparison_verdicts(self.result)
 
-    def run(self, method: str, seed: int | None = None) -> FinishedRun:
+    def run(self, method: str, seed: int | None = None, fold: int = 0) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
         by_method = run_folders(self.experiment, self.folder)
-        seeds = self.experiment.compare.seeds
-        chosen = seeds[0] if seed is None else seed
-        if method not in by_method or chosen not in seeds:
+        seeds, runs = self.experiment.compare.seeds, runs_of_column(self.experiment)
+        chosen = (seeds[0] if seed is None else seed, fold)
+        if method not in by_method or chosen not in runs:
             raise ConfigError(
-                f"no run of method {method!r} with seed {chosen}; methods: {', '.join(by_method)}; seeds: {seeds}"
+                f"no run of method {method!r} with seed {chosen[0]} and fold {fold}; methods: {', '.join(by_method)}; "
+                f"seeds: {seeds}; folds: {self.experiment.compare.folds}"
             )
-        return FinishedRun(by_method[method][seeds.index(chosen)].path)
+        return FinishedRun(by_method[method][runs.index(chosen)].path)
 
     def report(self) -> Path:
         """Write report.html, with its plots inside, and return its path."""

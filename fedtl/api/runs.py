@@ -10,7 +10,7 @@ from fedtl.api.experiments import Data, Source, load_experiment_for, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
-from fedtl.experiment.compare import comparison_columns
+from fedtl.experiment.compare import comparison_columns, runs_of_column
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run import run as run_experiment
@@ -74,7 +74,7 @@ def compare(
     table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
     chosen = _with_workers(load_experiment_for(data, experiment, compare=table), workers)
     with stored_rows(chosen, data) as (ready, store), _new_folder(out, "compare", ready) as folder:
-        total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
+        total = len(comparison_columns(ready)) * len(runs_of_column(ready)) * ready.rounds
         chosen_device = choose_device(device)
         processes = ready.engine.workers or default_workers(chosen_device)
         with progress_bar(progress, "compare") as show:

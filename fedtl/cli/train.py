@@ -89,7 +89,7 @@ def compare(
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
     from fedtl.experiment.compare import compare as compare_methods
-    from fedtl.experiment.compare import comparison_columns
+    from fedtl.experiment.compare import comparison_columns, runs_of_column
     from fedtl.experiment.pages import write_compare_page
     from fedtl.simulation.choose import default_workers
 
@@ -102,9 +102,9 @@ def compare(
         overrides.append(f"compare.seeds=[{seeds}]")
     device = device_for(device)
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
-    count, seed_count = len(comparison_columns(settings)), len(settings.compare.seeds)
-    title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}: round"
-    rounds = count * seed_count * settings.rounds
+    count, runs = len(comparison_columns(settings)), len(runs_of_column(settings))
+    title = f"{count} method{'s' * (count > 1)}, {runs} run{'s' * (runs > 1)} each: round"
+    rounds = count * runs * settings.rounds
     with training_progress(title, rounds, folder, quiet or as_json) as show:
         comparison = compare_methods(
             settings, folder, settings.engine.workers or default_workers(device), device, show

@@ -58,11 +58,24 @@ class Column:
     label: str
     experiment: Experiment
 
-    def at(self, seed: int) -> Experiment:
-        return with_changes(self.experiment, seed=seed)
+    def at(self, seed: int, fold: int) -> Experiment:
+        """Return the experiment of one run."""
+        folds = self.experiment.compare.folds
+        if folds == 1:
+            return with_changes(self.experiment, seed=seed)
+        data = self.experiment.data.model_copy(update={"folds": folds, "fold": fold})
+        compare = self.experiment.compare.model_copy(update={"folds": 1})
+        return with_changes(self.experiment, seed=seed, data=data, compare=compare)
 
-    def folder(self, seed: int) -> str:
-        return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    def folder(self, seed: int, fold: int) -> str:
+        folds = f"-fold{fold}" if self.experiment.compare.folds > 1 else ""
+        return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}{folds}"
+
+
+def runs_of_column(experiment: Experiment) -> list[tuple[int, int]]:
+    """Return seed and fold of each run of a column; the folds of a seed stand together."""
+    compare = experiment.compare
+    return [(seed, fold) for seed in compare.seeds for fold in range(compare.folds)]
 
 
 def comparison_columns(experiment: Experiment) -> list[Column]:
@@ -126,16 +139,16 @@ def compare(
     ``watch`` is called with the number of rounds done so far. ``raws``: a store that has the silos' stored rows. Raises
     what ``run`` raises.
     """
-    columns, seeds = comparison_columns(experiment), experiment.compare.seeds
+    columns, runs = comparison_columns(experiment), runs_of_column(experiment)
     clock = time.perf_counter()
-    tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
+    tasks = [(column.at(*run), folder.path / column.folder(*run)) for run in runs for column in columns]
     workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
     with (
         nullcontext(raws) if raws else temporary_store() as rows,
         _pool(workers, experiment.engine.threads) as pool,
     ):
         # Report every mistake before anything is trained.
-        notes = [note for column in columns for note in build(column.at(seeds[0]), rows, rows, device).notes]
+        notes = [note for column in columns for note in build(column.at(*runs[0]), rows, rows, device).notes]
         started: dict[Future[None], Path] = {}
         with ignore_sigint():  # the pool starts processes when work is submitted
             for run_settings, path in tasks:
@@ -172,9 +185,9 @@ def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | 
 
 
 def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
-    """Return the run folders of a comparison: for each column one folder a seed."""
+    """Return the run folders of a comparison: for each column one folder for each seed and fold."""
     return {
-        column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
+        column.label: [RunFolder(folder.path / column.folder(*run)) for run in runs_of_column(experiment)]
         for column in comparison_columns(experiment)
     }
 

@@ -19,7 +19,7 @@ from fedtl.results.metrics import Measured
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import HistoryLine, RunResult, SiloResult
 from fedtl.training.finish import Outcome
-from fedtl.training.metrics import means, worst_of
+from fedtl.training.metrics import constant_scores, means, measure, worst_of
 
 EXACT = ("silos", "mean", "worst", "late")  # keys of result.json that hold metrics on test rows
 
@@ -48,7 +48,10 @@ def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
     labelled = provenance_after_finish(study.trainer, silo_provenance(study, name))
     folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
-    test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
+    constant = constant_scores(study.data(name))
+    test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids, "constant": constant}
+    if (units := study.exam(name).units) is not None:
+        test["units"] = units
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.silo_data.inputs(name), study.data(name).classes, study.schema.shape)
 
@@ -108,6 +111,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         target_adabn=outcome.target_adabn,
         refitted=outcome.refitted,
         statistics_distance=outcome.statistics_distance,
+        constant=measure(constant_scores(data).expand(len(outcome.y), -1), outcome.y),
     )
 
 

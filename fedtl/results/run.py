@@ -29,7 +29,8 @@ class SiloResult:
     One silo: how many rows it has, and what its own model scores on its test rows. ``target``: on the test rows of the
     second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
     inputs in place of shared ones. ``statistics_distance``: of the statistics that training left from these exact ones,
-    in standard deviations.
+    in standard deviations. ``constant``: of the predictor that gives every row the same scores, from the frequencies of the
+    classes in the silo's training rows, or the mean of their values.
     """
 
     train: int
@@ -40,6 +41,7 @@ class SiloResult:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
+    constant: Measured | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

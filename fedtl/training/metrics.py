@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedtl.data.dataset import SiloDataset
 from fedtl.results.metrics import Measured, WorstSilo
 
 LOWER_IS_BETTER = frozenset({"loss", "rmse"})
@@ -69,6 +70,18 @@ def _why_undefined(name: str, scores: Tensor, y: Tensor) -> str:
     if len(y) == 1:
         return "there is only one row"
     return f"all {len(y)} rows have the same {'value' if name == 'r2' else 'class'}"
+
+
+def constant_scores(data: SiloDataset) -> Tensor:
+    """
+    Return the scores [classes] or [1] of the predictor that gives every row the same: the logarithms of the frequencies of the
+    silo's training labels, one row more of each class (Laplace), or the mean of its training values.
+    """
+    y = data.train.y
+    if y.is_floating_point():
+        return y[y.isfinite()].double().mean().reshape(1)
+    counts = torch.bincount(y[y >= 0], minlength=data.width).double() + 1
+    return (counts / counts.sum()).log()
 
 
 def margin(scores: Tensor) -> np.ndarray:
