@@ -68,7 +68,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``by_record``: each row is read, split and prepared without
-    looking at any other row; always so under ``[privacy]``.
+    looking at any other row; always so under ``[privacy]``. ``split_seed``: decides which rows are for training,
+    validation and testing; not set: the experiment's seed.
     """
 
     silos: list[str] = []
@@ -78,6 +79,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     fold: int = Field(0, ge=0)
     by_record: bool = False
     unit_column: str = ""
+    split_seed: int | None = Field(None, ge=0)
 
 
 # What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.

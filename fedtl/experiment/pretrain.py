@@ -105,6 +105,6 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
         raw = prepare.read_silo(settings, name)
         own = prepare.silo_classes(raw, settings)
         trained = frozenset(label_texts(raw.train.y))
-        data = prepare.prepare_silo(raw, settings, name, experiment.seed, own, trained).data
+        data = prepare.prepare_silo(raw, settings, name, experiment.split_seed, own, trained).data
         datasets.append(replace(data, target=None))
     return datasets

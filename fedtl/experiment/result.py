@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
-import torch
-
 import fedtl
 from fedtl.data.dataset import SiloDataset
+from fedtl.experiment.final_models import mix_of, save_final_model
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
 from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
@@ -19,7 +18,7 @@ from fedtl.results.metrics import Measured
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import HistoryLine, RunResult, SiloResult
 from fedtl.training.finish import Outcome
-from fedtl.training.metrics import constant_scores, means, measure, worst_of
+from fedtl.training.metrics import means, worst_of
 
 EXACT = ("silos", "mean", "worst", "late")  # keys of result.json that hold metrics on test rows
 
@@ -39,17 +38,11 @@ class Totals:
 
 
 def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
-    """Write what a silo would use; ``local.safetensors`` holds the tensors that differ from the shared ones."""
-    own = {
-        key: tensor
-        for key, tensor in outcome.state.items()
-        if key not in shared or not torch.equal(tensor, shared[key])
-    }
-    labelled = provenance_after_finish(study.trainer, silo_provenance(study, name))
-    folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
+    """Write what a silo would use."""
+    labels = provenance_after_finish(study.trainer, silo_provenance(study, name))
+    save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
-    constant = constant_scores(study.data(name))
-    test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids, "constant": constant}
+    test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     if (units := study.exam(name).units) is not None:
         test["units"] = units
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
@@ -107,11 +100,12 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         val=len(data.val),
         test=len(outcome.y),
         measured=outcome.test,
+        mix=mix_of(outcome.model),
+        received=outcome.received,
         target=outcome.target,
         target_adabn=outcome.target_adabn,
         refitted=outcome.refitted,
         statistics_distance=outcome.statistics_distance,
-        constant=measure(constant_scores(data).expand(len(outcome.y), -1), outcome.y),
     )
 
 

@@ -1,7 +1,7 @@
 """What each method scores on each silo's test rows: over seeds, against training alone, and as the silo would choose."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Scores:
 @dataclass(frozen=True)
 class Reading:
     """
-    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods of ``joining``, the column
-    of training alone, and what the predictor is called that gives every row the same answer (``constant``).
+    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods of ``joining``, and the
+    column of training alone (``local``).
     """
 
     folds: int
@@ -45,30 +45,21 @@ class Reading:
     main: str
     joining: Sequence[str]
     local: str
-    constant: str
     choose: Callable[[str], Sequence[str] | None]  # by silo: the method that it takes in each run
 
 
 def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, how: Reading) -> Scores:
     """Read every run's scores on test rows. A metric that a run could not measure at a silo is left out there."""
     silos = sorted({silo for runs in results.values() for run in runs for silo in run.silos})
-    first = [label for label in folders if label == how.local]
-    labels = [*first, how.constant, *(label for label in folders if label not in first)]
-    scores = Scores(silos, {label: {} for label in labels}, {label: {} for label in how.joining})
+    scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.joining})
     for silo in silos:
-        present = [label for label in labels if label in folders and silo in results[label][0].silos]
+        present = [label for label in folders if silo in results[label][0].silos]
         runs = {label: [_read_answers(run, silo) for run in folders[label]] for label in present}
         seeds = {label: _by_seed(own, how.folds) for label, own in runs.items()}
         for label in present:
             names = _common_metrics(results[label], seeds[label], silo, how)
             scores.measured[label][silo] = {name: measure(name, seeds[label], silo) for name in names}
-        if constant := _constant_answers(folders[present[0]], silo, runs[present[0]]):
-            own = _by_seed(constant, how.folds)
-            names = _common_metrics(results[present[0]], own, silo, how)
-            scores.measured[how.constant][silo] = {name: measure(name, own, silo) for name in names}
         _compare(scores, silo, runs, seeds, how)
-    if not scores.measured[how.constant]:
-        del scores.measured[how.constant]
     return scores
 
 
@@ -165,17 +156,3 @@ def _read_answers(folder: RunFolder, silo: str) -> Answers:
     if "units" in tensors:
         return Answers(scores, y, ids, tensors["units"].numpy())
     return Answers(scores, y, ids)
-
-
-def _constant_answers(
-    folders: Sequence[RunFolder], silo: str, runs: Sequence[Answers]
-) -> list[Answers] | None:
-    """Return the answers of the predictor that gives every row the same scores; None where a run has not stored it."""
-    answers = []
-    for folder, own in zip(folders, runs, strict=True):
-        stored = folder.tensors(f"silos/{silo}/test.safetensors").get("constant")
-        if stored is None:
-            return None
-        scores = np.broadcast_to(stored.double().numpy(), (len(own.y), len(stored)))
-        answers.append(replace(own, scores=scores))
-    return answers

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import fedtl
 from fedtl.experiment.best_method import choices, chosen_on
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.scores import Reading, Results, Scores, estimates, mean_over_silos, read_scores
 from fedtl.experiment.side_results import (
@@ -20,9 +20,9 @@ from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, Overal
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
 
-LOCAL, POOLED, PROBE = "local", "pooled", "probe"
-YARDSTICKS = (LOCAL, PROBE, POOLED)  # not methods of joining: never "best"
-CONSTANT = {"classification": "majority", "regression": "mean label"}  # what gives every row the same answer
+LOCAL, POOLED, PROBE, CONSTANT = "local", "pooled", "probe", "constant"
+YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
+WHAT = ("the majority class", "the mean")  # of the training labels
 MAX_NAMED = 6  # a warning names at most so many silos
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
@@ -59,7 +59,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         warnings=(
             *_losses(gains, metric),
-            *_below_constant(methods, how.constant, metric),
+            *_below_constant(methods, metric),
             *statistics_warnings(results),
         ),
         absent=_absent(absent_reasons(results, how.metrics), methods),
@@ -84,8 +84,7 @@ def _taken(
 def _reading(experiment: Experiment, joining: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
     task = experiment.data.task
     metrics = REGRESSION if task == "regression" else CLASSIFICATION
-    folds, main = experiment.compare.folds, experiment.metric
-    return Reading(folds, metrics, main, joining, LOCAL, CONSTANT[task], taken.get)
+    return Reading(experiment.compare.folds, metrics, experiment.metric, joining, LOCAL, taken.get)
 
 
 def _overall(scores: Scores, gains: Gains) -> dict[str, Overall]:
@@ -128,11 +127,9 @@ def _losses(gains: Gains, metric: str) -> list[str]:
     ]
 
 
-def _below_constant(
-    methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], constant: str, metric: str
-) -> list[str]:
+def _below_constant(methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], metric: str) -> list[str]:
     """Return a warning for each method that is below the constant predictor, with the silos where it is."""
-    floor = {silo: own[metric].mean for silo, own in methods.get(constant, {}).items() if metric in own}
+    floor = {silo: own[metric].mean for silo, own in methods.get(CONSTANT, {}).items() if metric in own}
     warnings = []
     for label, by_silo in methods.items():
         below = [
@@ -140,10 +137,10 @@ def _below_constant(
             for silo, value in floor.items()
             if metric in by_silo.get(silo, {}) and better(metric, value, by_silo[silo][metric].mean)
         ]
-        if below and label != constant:
+        if below:
             more = f" and {len(below) - MAX_NAMED} more" if len(below) > MAX_NAMED else ""
             warnings.append(
-                f"{label} has a worse {metric} than {constant}, which gives every row the same answer, at "
+                f"{label} has a worse {metric} than the constant answer ({WHAT[metric in REGRESSION]}) at "
                 f"{', '.join(below[:MAX_NAMED])}{more}"
             )
     return warnings

@@ -7,6 +7,7 @@ from enum import StrEnum
 from fedtl._util.records import FLAT
 from fedtl.results.metrics import WorstSilo
 from fedtl.results.privacy import PrivacyReport
+from fedtl.results.tuning import Tuning
 
 Interval = tuple[float, ...]  # the low and the high end
 
@@ -125,9 +126,10 @@ class Comparison:
     """
     ``comparison.json``. By method: ``methods`` (then by silo and metric), ``mean`` (by metric), ``worst``, ``over_local``
     (by silo), ``absent`` (by silo and metric: why there is no value), ``refitted``, ``target`` and ``late`` (see
-    ``SiloResult`` and ``RunResult``). By silo: ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each
-    method over all silos; ``joining``: the methods that silos choose. ``folds``: how many runs share the rows of a seed.
-    ``margin``: a smaller difference does not matter; of RMSE in standard deviations of the label.
+    ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
+    ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
+    methods that silos choose. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
+    matter; of RMSE in standard deviations of the label.
     """
 
     fedtl: str
@@ -151,5 +153,7 @@ class Comparison:
     joining: Overall | None = None
     folds: int = 1
     margin: float = 0.0
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    tuning: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     privacy: PrivacyReport | None = None

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedtl.data.dataset import SiloDataset
 from fedtl.results.metrics import Measured, WorstSilo
 
 LOWER_IS_BETTER = frozenset({"loss", "rmse"})
@@ -72,18 +71,6 @@ def _why_undefined(name: str, scores: Tensor, y: Tensor) -> str:
     return f"all {len(y)} rows have the same {'value' if name == 'r2' else 'class'}"
 
 
-def constant_scores(data: SiloDataset) -> Tensor:
-    """
-    Return the scores [classes] or [1] of the predictor that gives every row the same: the logarithms of the frequencies of the
-    silo's training labels, one row more of each class (Laplace), or the mean of its training values.
-    """
-    y = data.train.y
-    if y.is_floating_point():
-        return y[y.isfinite()].double().mean().reshape(1)
-    counts = torch.bincount(y[y >= 0], minlength=data.width).double() + 1
-    return (counts / counts.sum()).log()
-
-
 def margin(scores: Tensor) -> np.ndarray:
     """Return the score of the second of two classes minus that of the first [N], by which AUC ranks."""
     return (scores[:, 1].double() - scores[:, 0].double()).numpy()
@@ -106,6 +93,14 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
         loss = float(F.cross_entropy(scores, y))
         values = {"loss": loss, "accuracy": float(correct(scores, y).float().mean())}
     return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def row_losses(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the loss of each row that has a label [N]: cross-entropy in nats, or squared error / 2."""
+    scores, y = _labelled(scores, y)
+    if y.is_floating_point():
+        return (scores[:, 0] - y).pow(2) / 2
+    return F.cross_entropy(scores, y, reduction="none")
 
 
 def _labelled(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from fedtl.methods.base import Method, Phase
 from fedtl.methods.losses import TaskLoss
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import model_part, part
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.training.test_trainer import data_of, federate, mlp, same, silo_at, task_for
@@ -39,7 +40,9 @@ def shared(history):
 
 
 def used(trainer, silo, history):
-    return trainer.finish(silo, replace(task_for(trainer, silo), round=3, rounds=2, shared=shared(history)))
+    return tuned_model(
+        trainer, silo, replace(task_for(trainer, silo), round=3, rounds=2, shared=shared(history))
+    )
 
 
 def model_of(silo, history):
