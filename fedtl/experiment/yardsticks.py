@@ -74,6 +74,7 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
             data, exam = rows.dataset(name), rows.evaluation_set(name)
             scores = constant_scores(data).expand(len(exam.test), -1).contiguous()
             test = {"scores": scores, "y": exam.test.y, "ids": exam.ids}
+            test |= {} if exam.units is None else {"units": exam.units}
             silos[name] = _tested(folder, name, len(data.train), len(data.val), test)
     empty = RunResult(
         fedtl=fedtl.__version__,
