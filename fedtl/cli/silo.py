@@ -3,12 +3,15 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedtl.cli.options import Json
 from fedtl.cli.screen import print_json, print_line, progress_bar, say
+
+if TYPE_CHECKING:
+    from fedtl.privacy.hash_chain import ChainLine
 
 app = typer.Typer(
     help="For an institution: decide what may leave, take part in studies, and see what left and what was spent. DIR is the "
@@ -255,7 +258,7 @@ def ledger(
         print_line(columns.rstrip())
 
 
-def _describe(line: dict[str, Any]) -> str:
+def _describe(line: "ChainLine") -> str:
     """Describe a line of the record or of the privacy ledger in a few words."""
     match line["what"]:
         case "changed":
@@ -365,13 +368,12 @@ def adopt(
     from fedtl.deployment.site.home import Home
 
     home = Home.open(folder)
-    result = adopt_model(home, bundle, shared, study or bundle.stem, out).to_json()
+    adopted = adopt_model(home, bundle, shared, study or bundle.stem, out)
     if as_json:
-        print_json(result)
+        print_json(adopted)
         return
-    for row, figures in result["test"].items():
-        lacking = figures.pop("absent", {})
-        text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-        text += "".join(f"; no {key}: {reason}" for key, reason in lacking.items())
+    for row, measured in adopted.test.items():
+        text = ", ".join(f"{key} {value:.3f}" for key, value in measured.figures.items())
+        text += "".join(f"; no {key}: {reason}" for key, reason in measured.absent.items())
         print_line(f"{row:>12}  {text}")
     say(f"use it: fedtl predict {out} --silo {home.settings.name} --input FILE")
