@@ -11,11 +11,11 @@ demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # The inner loop: without what starts processes, trains privately, audits, or repeats a test for every method or model.
 quick: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not (slow or nightly or process or private or zoo or audit)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "not (slow or nightly or process or private or zoo or audit)"
 
 nightly: .venv/.ready
 	$(BIN)/python -m pytest -n 2 -q -m nightly

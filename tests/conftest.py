@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import fork_instead_of_spawn
+
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
     "audit": ("audit/",),
@@ -20,6 +22,13 @@ MARKS = {
         *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "roles", "scaled")),
     ),
 }
+# Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
+SPAWNED = ("simulation/test_processes.py",)
+# What takes longest starts first, so that at the end no worker waits for the other.
+FIRST = (
+    *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
+    *("experiment/", "simulation/", "audit/", "methods/", "deployment/", "privacy/", "models/", "cli/"),
+)
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
 
 
@@ -45,9 +54,27 @@ def shared_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Worker processes of engines and comparisons start fast; see SPAWNED."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not _place(request.path).startswith(SPAWNED):
+            fork_instead_of_spawn(patch)
+        yield
+
+
+def _place(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).as_posix()
+
+
+def _turn(item: pytest.Item) -> int:
+    place = _place(item.path)
+    return next((number for number, start in enumerate(FIRST) if place.startswith(start)), len(FIRST))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
         for mark, starts in MARKS.items():
-            if path.startswith(starts):
+            if _place(item.path).startswith(starts):
                 item.add_marker(mark)
+    items.sort(key=_turn)

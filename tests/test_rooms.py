@@ -70,6 +70,8 @@ LARGE_CLASSES = {
     "experiment.run_folder.RunFolder": "the files of one folder",
 }
 MANY_ARGUMENTS = {
+    "api.audits.audit": "as on the command line, and the rows",
+    "api.runs.run": "as on the command line, and the values that Python alone can pass",
     "api.runs.compare": "each setting of a comparison is an argument, as on the command line",
     "cli.audit.audit": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",

@@ -24,13 +24,13 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
-    from fedtl.experiment.config.load import load_experiment, to_toml
+    from fedtl.experiment.config.load import parse_settings, read_experiment, to_toml
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
     from fedtl.experiment.privacy_report import privacy_warnings
     from fedtl.simulation.shared_store import temporary_store
 
-    settings = load_experiment(experiment, set_ or [], sound=False)
+    settings = parse_settings(read_experiment(experiment, set_ or []))
     with temporary_store() as store:
         examined = examine(settings, store)
     plan = experiment_plan(settings, examined)
@@ -38,13 +38,15 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        notes = [text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)]
-        _print_plan(plan, to_toml(settings), title, notes)
+        warnings = [
+            text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)
+        ]
+        _print_plan(plan, to_toml(settings), title, warnings)
     if examined.refused:
         raise typer.Exit(2)
 
 
-def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
     from fedtl.report.tables import privacy_table
 
     out_console.print(toml, highlight=False, markup=False)
@@ -67,6 +69,8 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
     for part in plan.parts:
         leaves_or_stays = "leaves in each round" if part.leaves else "stays at the silo"
         print_line(f"In addition to the model: {part.name}, {part.bytes:,} bytes, {leaves_or_stays}")
+    for text in plan.notes:
+        print_line(f"Note: {text}", "yellow")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:
@@ -77,7 +81,7 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         return
     if plan.privacy.silos:
         out_console.print(privacy_table(plan.privacy))
-    for text in notes:
+    for text in warnings:
         warn(text)
 
 

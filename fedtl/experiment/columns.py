@@ -5,6 +5,7 @@ Beside the methods stand yardsticks, which are no ways to join: training alone, 
 in one place ("pooled"), without training together ("probe"), and without inputs ("constant").
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -53,7 +54,7 @@ class Column:
 
     @property
     def _name(self) -> str:
-        return self.label.replace(", ", "-").replace(" ", "-")
+        return re.sub("[ ,:]+", "-", self.label)
 
 
 def comparison_columns(experiment: Experiment) -> list[Column]:
@@ -90,6 +91,7 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
     server = experiment.method.server if own else {"name": "mean"}
     method = experiment.method  # every method finishes its models in the same way
     plain = MethodSettings(name=name, server=server, tune=method.tune, choose=method.choose)
+    plain = experiment.compare.with_value_of(plain)
     changes = _open(experiment, plain) if own else {"method": plain, **_open(experiment, plain)}
     chosen = with_changes(experiment, **changes)
     trials = tuple(trial_values(experiment.compare.tune, name))
@@ -101,7 +103,7 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         yield Column(f"{name}, no terms", with_changes(experiment, method=bare), trials=trials)
     if own and (experiment.model.weights or experiment.model.pretrain_on):
         scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
-        model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
+        model = experiment.model.model_copy(update=scratch)
         aside = [name for name in experiment.model.pretrain_on if ":" not in name]
         from_scratch = _without_silos(with_changes(experiment, model=model), aside)
         yield Column(f"{name}, from scratch", from_scratch, trials=trials)
@@ -115,6 +117,8 @@ def _open(experiment: Experiment, settings: MethodSettings) -> dict[str, Any]:
 
 
 def _is_baseline(settings: MethodSettings) -> bool:
+    if settings.is_absent:
+        return False
     method = method_of(settings)
     return method.pool or not method.shared
 

@@ -1,4 +1,4 @@
-"""Notes in a result about the normalisation statistics of the models that were scored."""
+"""Notes in a result: a method that shares nothing of the model, and the normalisation statistics that were scored."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,6 +15,17 @@ AS_LEFT = (
     "normalisation statistics are those of private training; they are not refitted to the silo's own rows"
 )
 LOCAL_AFTER = "normalisation statistics are the exact ones of each silo's training inputs, computed after the last release"
+
+
+def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    """Yield a note if the method shares roles, but the model has no tensor of any of them."""
+    partition = trainer.partition
+    if partition.shared and not any(map(partition.leaves, partition.roles)):
+        shared = ", ".join(sorted(partition.shared))
+        yield (
+            f"{experiment.method.name} shares {shared}, but {experiment.model.name} has only "
+            f"{', '.join(sorted(set(partition.roles.values())))}: nothing leaves a silo, and each trains alone"
+        )
 
 
 def statistics_notes(

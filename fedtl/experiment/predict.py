@@ -20,6 +20,7 @@ from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.base import Method
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
@@ -51,7 +52,7 @@ class SiloModel:
         dtype = self.experiment.model.dtype
         self.trainer = Trainer(
             self.plan,
-            method_of(self.experiment.method),
+            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
             TrainingConfig(),
             dtype="float32" if dtype == "tf32" else dtype,
         )

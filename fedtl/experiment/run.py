@@ -105,8 +105,9 @@ def run(
     Run the experiment, or what is left of it, and return what ``result.json`` then holds. Test rows are read once, after the
     last round.
 
-    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
-    ledger has no room for the whole run, and NotEnoughSilos.
+    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``raws``: where
+    several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's ledger has no room for
+    the whole run, and NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.result()

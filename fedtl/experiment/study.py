@@ -14,9 +14,10 @@ from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
+from fedtl.experiment.notes import sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, own_labels
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
@@ -37,7 +38,7 @@ from fedtl.training.trainer import Trainer
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the initial weights. ``guarantees``: by silo, once
+    ``notes``: what a reader of the result should know about the model and its initial weights. ``guarantees``: by silo, once
     ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
@@ -108,8 +109,8 @@ def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
 
 
 def study_data(experiment: Experiment, stores: RowStores, schema: DataSchema) -> StudyData:
-    own_labels = method_of(experiment.method).head_is_local
-    return StudyData(experiment.data, experiment.split_seed, own_labels, schema, stores)
+    own = own_labels(method_of(experiment.method))
+    return StudyData(experiment.data, experiment.split_seed, own, schema, stores)
 
 
 def build(
@@ -145,7 +146,8 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    return Study(experiment, trainer, data, tuple(first.notes), first=provenance)
+    notes = (*first.notes, *sharing_notes(experiment, trainer))
+    return Study(experiment, trainer, data, notes, first=provenance)
 
 
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:

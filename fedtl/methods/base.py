@@ -75,10 +75,18 @@ class Summary(ABC):
     """
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
     vector longer than ``bound`` is scaled down to it.
+
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
+    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
+    trains without privacy; otherwise of the model as trained.
     """
 
     name: str
     bound: float
+    by_label: bool = False
+    every_round: bool = True
+    exact_statistics: bool = False
 
     @abstractmethod
     def rows(self, out: Forward) -> Tensor:
@@ -89,10 +97,24 @@ class Summary(ABC):
         """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """
+    The features [N, D] of rows that have a label, and the labels [N] as the model is trained on them: class numbers, or
+    values in the silo's own scale. On the CPU.
+    """
+
+    features: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 class Site(Protocol):
     """
-    What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, and losses
-    on its validation rows. Never test rows. ``lr``: the learning rate of [train].
+    What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, features of
+    training and validation rows, and losses on validation rows. Never test rows. ``lr``: the learning rate of [train].
     """
 
     @property
@@ -111,6 +133,10 @@ class Site(Protocol):
 
     def losses(self, state: State) -> Tensor:
         """Return the model's loss on each validation row [N]."""
+        ...
+
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
 
@@ -246,6 +272,11 @@ def trained_roles(method: Method) -> frozenset[Role]:
     replaced = EVERYTHING if any(phase.into == MODEL for phase in method.phases) else frozenset[Role]()
     trained = (phase.train for phase in method.phases if MODEL in phase.on)
     return frozenset({Role.COUNT}).union(replaced, *trained)
+
+
+def own_labels(method: Method) -> bool:
+    """Return whether a silo's head has outputs for that silo's labels only, not for those of all silos."""
+    return method.head_is_local and not any(summary.by_label for summary in method.summaries)
 
 
 def finished_roles(method: Method) -> frozenset[Role]:

@@ -35,7 +35,8 @@ class StatePart:
 class ExperimentPlan:
     """
     ``experiment``: its settings, as in TOML. ``parts``: what the method keeps in addition to the model. ``bytes_*``: of one
-    silo in one round. ``training``: the silos that train. ``refused``: why it would not be trained, a line each.
+    silo in one round. ``training``: the silos that train. ``notes``: on the model and its initial weights, a line each. ``refused``: why
+    it would not be trained, a line each.
     """
 
     experiment: Mapping[str, Any]
@@ -45,4 +46,5 @@ class ExperimentPlan:
     bytes_down: int
     training: tuple[str, ...]
     privacy: PrivacyReport | None
+    notes: tuple[str, ...]
     refused: tuple[str, ...]

@@ -5,20 +5,21 @@ of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from fedtl.data.dataset import SiloDataset
+from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
 from fedtl.methods.choose import Candidate, choose_mix, mixed_scores, mixes
-from fedtl.methods.sets import model_part
+from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state
-from fedtl.training.evaluate import fits_statistics
+from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
+from fedtl.training.nets import Use
 from fedtl.training.silo import Silo
 
 if TYPE_CHECKING:
@@ -88,6 +89,17 @@ class HomeSite:
         data = self.silo.data
         return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
 
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        data = self.silo.data
+        return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
+    """Return the features of those of the rows that have a label, by the model of ``state``."""
+    net = trainer.net(data.width, Use.EVALUATION)
+    net.load_state_dict(model_part(state))
+    return labelled_features(net, rows, data, trainer.device, trainer.dtype)
+
 
 def used_model(trainer: "Trainer", silo: Silo, task: Task, state: State) -> State:
     """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
@@ -112,7 +124,7 @@ def received_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """Return every tensor of the model after the method's finishing steps and tuning, with exact statistics."""
     state, model = trainer.partition.join(task.shared, silo.local), received_model(trainer, silo, task)
-    sets = trainer.sets(state)
+    sets = trainer.sets(state) | {SUMMARY: part(state, SUMMARY)}
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)

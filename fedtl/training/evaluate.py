@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from fedtl.data.dataset import SiloDataset
-from fedtl.methods.base import Method
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.methods.base import LabelledFeatures, Method
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.norms import adabn_statistics
@@ -21,6 +22,21 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
         chunks = [net(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
     scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
     return scores if data.classes else scores * data.y_std + data.y_mean
+
+
+@torch.no_grad()
+def labelled_features(
+    net: Net, rows: Dataset, data: SiloDataset, device: torch.device, dtype: str
+) -> LabelledFeatures:
+    """Return the features of the net's body for the rows that have a label, averaged over positions if it leaves any."""
+    y = rows.y if data.classes else (rows.y - data.y_mean) / data.y_std
+    known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
+    x, y = rows.x[known], y[known]
+    net.eval()
+    with precision.autocast_for(dtype, device):
+        chunks = [net.body(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE)]
+    features = torch.cat(chunks)
+    return LabelledFeatures(features.flatten(2).mean(2) if features.dim() > 2 else features, y)
 
 
 def exact_statistics(net: Net, x: Tensor, device: torch.device) -> State:

@@ -72,7 +72,8 @@ class Loop:
 
     def run(self, weights: Weights, phase: Phase, silo: Silo, task: Task, number: int) -> int:
         """
-        Train in one phase, and return the number of steps. ``number``: of the phase; batches and layers draw from it.
+        Train in one phase, and return the number of steps: none where the model has no parameter that the phase moves.
+        ``number``: of the phase; batches and layers draw from it.
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
@@ -80,6 +81,8 @@ class Loop:
             weights.hold(phase.on[0])
         self.prepare(weights.net, phase)
         moving = moving_in(weights.net) if phase.through is None else self._moving_outside_net(weights, phase)
+        if not moving:
+            return 0
         optimizer = self.optimizer(moving, task)
         steps = list(self.batches(silo, phase, generator))
         for step, (rows, target_rows) in enumerate(steps):

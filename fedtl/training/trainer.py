@@ -30,6 +30,7 @@ from fedtl.training.extra import (
     first_extra,
     partition_of,
     summaries_of,
+    uses_exact_statistics,
     whole_state,
 )
 from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
@@ -218,7 +219,12 @@ class Trainer:
                 private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
         steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
         end_slots(self.loop, weights, before, task, steps)
-        state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
+        exact = None
+        if uses_exact_statistics(self.method) and silo.guarantee is None:
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"

@@ -3,8 +3,6 @@
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -43,6 +41,7 @@ from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import quick
 from fedtl.training.trainer import Trainer
+from tests.commands import fedtl
 
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
@@ -72,12 +71,6 @@ def private(tmp_path_factory):
     path = tmp_path_factory.mktemp("audit")
     folder = ran(path / "run", *PRIVATE)
     return folder, audited(folder, path / "bundle"), path / "bundle"
-
-
-def fedtl(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "fedtl", *map(str, words)], capture_output=True, text=True, timeout=300
-    )
 
 
 def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -36,6 +35,7 @@ from fedtl.training.batches import make_batch
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
+from tests.commands import fedtl
 from tests.problems import with_training
 
 CLASSES = ("a", "b", "c")
@@ -458,16 +458,15 @@ def test_one_silo_may_promise_more(tmp_path):
 
 @pytest.mark.slow
 def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
-    command = [sys.executable, "-m", "fedtl", "run", "digits", "--out", str(tmp_path / "run")]
     words = [word for setting in SMALL for word in ("--set", setting)]
-    assert subprocess.run([*command, *words], capture_output=True).returncode == 0
+    assert fedtl("run", "digits", "--out", tmp_path / "run", *words).returncode == 0
     (tmp_path / "run" / "result.json").unlink()
     (tmp_path / "run" / "checkpoint" / "state.pt").unlink()
     history = tmp_path / "run" / "history.jsonl"
     history.unlink()
     text = (tmp_path / "run" / "experiment.toml").read_text().replace("rounds = 2", "rounds = 3")
     (tmp_path / "run" / "experiment.toml").write_text(text)
-    done = subprocess.run([*command[:4], "--resume", str(tmp_path / "run")], capture_output=True, text=True)
+    done = fedtl("run", "--resume", tmp_path / "run")
     assert done.returncode == 3, done.stderr
     assert "plan" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -477,14 +476,13 @@ def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
 @pytest.mark.slow
 def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_left(tmp_path):
     """The run's folder by another name is another study on the same rows, whose ledgers came with them."""
-    command = [sys.executable, "-m", "fedtl", "run"]
     words = [word for setting in SMALL for word in ("--set", setting)]
-    done = subprocess.run([*command, "digits", "--out", str(tmp_path / "one"), *words], capture_output=True)
+    done = fedtl("run", "digits", "--out", tmp_path / "one", *words)
     assert done.returncode == 0, done.stderr
     other = (tmp_path / "one").rename(tmp_path / "two")
     for path in ("result.json", "history.jsonl", "checkpoint/state.pt"):
         (other / path).unlink()
-    done = subprocess.run([*command, "--resume", str(other)], capture_output=True, text=True)
+    done = fedtl("run", "--resume", other)
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert "study 'two'" in line

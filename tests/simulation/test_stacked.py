@@ -33,7 +33,7 @@ from fedtl.training.trainer import Trainer
 
 COMPARED = [*CompareSettings().methods, "fedrep", "fedbabu", "silobn", "lgfedavg"]
 OWN_HEAD = ["local", "fedper", "fedtl", "fedrep", "fedbabu"]
-SHAPES = {"mlp": (5,), "convnet": (1, 8, 8), "resnet20": (1, 8, 8), "digitmodel": (1, 8, 8)}
+SHAPES = {"mlp": (5,), "linear": (5,), "convnet": (1, 8, 8), "resnet20": (1, 8, 8), "digitmodel": (1, 8, 8)}
 CLASSES = ("a", "b", "c")
 SIZES = (6, 13, 9, 4, 17)  # in batches of 4: 9, 13 and 17 have a last one of a single row, 6 one of two
 FEW = TrainingConfig(lr=0.05, batch_size=4, weight_decay=0.01)
@@ -133,6 +133,11 @@ def compare(model, method, data, training=FEW, size=3):
 def test_a_stack_learns_what_each_silo_learns_alone(model, method):
     data = five(model)
     compare(model, method, {"all": pool(list(data.values()))} if METHODS[method]().pool else data)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedtl", "fedrep"])
+def test_a_stack_of_models_without_a_body_learns_what_each_silo_learns_alone(method):
+    compare("linear", method, five("linear"))
 
 
 @pytest.mark.parametrize("method", [name for name in COMPARED if name != "pooled"])

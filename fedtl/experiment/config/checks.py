@@ -10,7 +10,7 @@ from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings, is_custom
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS
@@ -32,11 +32,13 @@ def check_experiment(experiment: Experiment) -> Experiment:
 def contradictions(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting that contradicts another, and for each file that does not exist."""
     train, compare = experiment.train, experiment.compare
-    yield from _messages_of(method_of, experiment.method)
+    if not experiment.method.is_absent:  # a run folder does not hold it, and can be read all the same
+        yield from _messages_of(method_of, experiment.method)
     yield from _messages_of(server_of, experiment.method)
     yield from _messages_of(check_choice, OPTIMIZERS, train.optimizer, "train.optimizer")
     for name in compare.methods:
-        yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
+        if not is_custom(name):
+            yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
     yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):

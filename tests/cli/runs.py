@@ -1,0 +1,3 @@
+"""Settings of a small run."""
+
+SMALL = ["--set", "rounds=2", "--set", "data.limit=40", "--set", "engine.name=serial"]
