@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from fedtl.messages import Update
-from fedtl.methods.choose import Choose
+from fedtl.methods.choose import Choose, choose_mix
 from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.models.roles import EVERYTHING, Role
@@ -24,6 +24,17 @@ Through = Callable[[Sets], State]
 
 
 @dataclass(frozen=True)
+class Pick:
+    """
+    A silo trains that one of several sets whose loss on its training rows is the lowest; in the first share ``at_random`` of
+    the rounds one that is drawn for it. The tensor "of" [sets] of the ``slot`` is 1 at the set's number, and 0 elsewhere.
+    """
+
+    slot: str
+    at_random: float = 0.0
+
+
+@dataclass(frozen=True)
 class Phase:
     """
     A part of local training in which only the tensors of some roles are trained. ``epochs`` None: as ``[train]`` says;
@@ -31,7 +42,7 @@ class Phase:
 
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
-    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone.
+    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -40,6 +51,7 @@ class Phase:
     on: tuple[str, ...] = (MODEL,)
     through: Through | None = None
     into: str | None = None
+    pick: Pick | None = None
 
     @property
     def trains_model(self) -> bool:
@@ -133,13 +145,21 @@ class Finish(ABC):
 
 @dataclass(frozen=True)
 class Use(Finish):
-    """Use another set of weights than the model, or what ``through`` makes of all sets."""
+    """
+    Use another set of weights than the model, or what ``through`` makes of all sets. ``others`` make further models: the
+    silo uses one of them if its validation rows clearly say that it is better (``choose_mix``).
+    """
 
     name: str = MODEL
     through: Through | None = None
+    others: tuple[Through, ...] = ()
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:
-        return sets[self.name] if self.through is None else self.through(sets)
+        first = sets[self.name] if self.through is None else self.through(sets)
+        if not self.others:
+            return first
+        states = [first, *(other(sets) for other in self.others)]
+        return states[choose_mix([site.losses(site.adapted(one, EVERYTHING)) for one in states])]
 
 
 class Server(Protocol):

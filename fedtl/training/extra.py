@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import FinishedRound, Method
 from fedtl.methods.losses import Forward
@@ -30,15 +29,12 @@ def first_extra(method: Method, model: State, roles: Mapping[str, Role], feature
 
 
 def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
-    """Return which of the model's tensors, of the slots' and of the summaries leave. Raises ConfigError for a count that would."""
+    """Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay."""
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
-    crossing = frozenset(name for name in extra if set_of(name) in leaving)
-    for name in sorted(crossing):
-        if not extra[name].is_floating_point():
-            raise ConfigError(
-                f"{name} is a count, which cannot be averaged; keep it out of a slot that leaves the silo"
-            )
+    crossing = frozenset(
+        name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
+    )
     return Partition({**model, **roles}, method.shared, crossing)
 
 
