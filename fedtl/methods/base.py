@@ -225,11 +225,11 @@ class Method:
     def fits_received_statistics(self) -> bool:
         """Whether the model as received gets exact statistics at the silo."""
         return self.exact_statistics == "always" or (
-            self.exact_statistics == "own" and (Role.STATS not in self.shared or self.uses_own_model)
+            self.exact_statistics == "own" and (Role.STATS not in self.shared or self._uses_own_model)
         )
 
     @property
-    def uses_own_model(self) -> bool:
+    def _uses_own_model(self) -> bool:
         """Whether a silo uses another model than the one that it trains and shares, so that the statistics are its own."""
         return any(isinstance(step, Use) for step in self.finish)
 

@@ -43,7 +43,7 @@ def regression(method, rounds, training, sizes=(20, 20, 20)):
         for k, (name, n, slope) in enumerate(zip("abc", sizes, SLOPES, strict=True))
     ]
     first, _ = trainer.partition.split(trainer.initial(1))
-    plan = FederationConfig("test", 0, rounds, ServerStep())
+    plan = FederationConfig("test", 0, rounds, method.server or ServerStep())
     state = ServerState(0, first)
     return trainer, silos, list(run_rounds(InProcess(trainer, silos), plan, state, trainer.partition.roles))
 
