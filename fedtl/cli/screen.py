@@ -113,9 +113,9 @@ class TrainingProgress:
     folder: "RunFolder"
     announced: bool
 
-    def rounds(self, done: int) -> None:
-        """Show how many rounds are done."""
-        self.bar(done, self.total)
+    def rounds(self, done: int, total: int | None = None) -> None:
+        """Show how many rounds are done; ``total``: of how many, if that is known only now."""
+        self.bar(done, self.total if total is None else total)
         if done and not self.announced:
             self.announced = True
             say(f"results go to {self.folder.path}")

@@ -15,6 +15,7 @@ from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
 from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
+from fedtl.methods.slot import Slot
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -59,43 +60,22 @@ class Phase:
         return MODEL in self.on or (self.into == MODEL and self.through is None)
 
 
-@dataclass(frozen=True)
-class FinishedRound:
-    """
-    A finished round of local training: all sets ``before`` and ``after`` it. ``reach``: for each parameter of the model,
-    how far a constant gradient of 1 would have moved it: the learning rate times the number of steps, and what momentum
-    adds.
-    """
-
-    before: Sets
-    after: Sets
-    reach: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """
-    A further set of tensors that a silo keeps: a second model, a control variate, a mask.
-
-    ``first`` makes it from the model's initial tensors and their roles. ``crosses``: its change is part of every update,
-    and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
-    None: what the phases made of it.
-    """
-
-    name: str
-    first: Callable[[State, Mapping[str, Role]], State]
-    crosses: bool = False
-    after: Callable[[FinishedRound], State] | None = None
-
-
 class Summary(ABC):
     """
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
     vector longer than ``bound`` is scaled down to it.
+
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
+    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
+    trains without privacy; otherwise of the model as trained.
     """
 
     name: str
     bound: float
+    by_label: bool = False
+    every_round: bool = True
+    exact_statistics: bool = False
 
     @abstractmethod
     def rows(self, out: Forward) -> Tensor:
@@ -106,10 +86,24 @@ class Summary(ABC):
         """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """
+    The features [N, D] of rows that have a label, and the labels [N] as the model is trained on them: class numbers, or
+    values in the silo's own scale. On the CPU.
+    """
+
+    features: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 class Site(Protocol):
     """
-    What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, and losses
-    on its validation rows. Never test rows. ``lr``: the learning rate of [train].
+    What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, features of
+    training and validation rows, and losses on validation rows. Never test rows. ``lr``: the learning rate of [train].
     """
 
     @property
@@ -128,6 +122,10 @@ class Site(Protocol):
 
     def losses(self, state: State) -> Tensor:
         """Return the model's loss on each validation row [N]."""
+        ...
+
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
 
@@ -225,18 +223,8 @@ class Method:
     def fits_received_statistics(self) -> bool:
         """Whether the model as received gets exact statistics at the silo."""
         return self.exact_statistics == "always" or (
-            self.exact_statistics == "own" and (Role.STATS not in self.shared or self._uses_own_model)
+            self.exact_statistics == "own" and Role.STATS not in self.shared
         )
-
-    @property
-    def _uses_own_model(self) -> bool:
-        """Whether a silo uses another model than the one that it trains and shares, so that the statistics are its own."""
-        return any(isinstance(step, Use) for step in self.finish)
-
-    @property
-    def fits_statistics_each_round(self) -> bool:
-        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
-        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
 
     @property
     def needs_target(self) -> bool:
@@ -281,6 +269,11 @@ def trained_roles(method: Method) -> frozenset[Role]:
     replaced = EVERYTHING if any(phase.into == MODEL for phase in method.phases) else frozenset[Role]()
     trained = (phase.train for phase in method.phases if MODEL in phase.on)
     return frozenset({Role.COUNT}).union(replaced, *trained)
+
+
+def own_labels(method: Method) -> bool:
+    """Return whether a silo's head has outputs for that silo's labels only, not for those of all silos."""
+    return method.head_is_local and not any(summary.by_label for summary in method.summaries)
 
 
 def finished_roles(method: Method) -> frozenset[Role]:

@@ -13,8 +13,9 @@ from annotated_types import Ge, Le
 from fedtl._util.randomness import address
 from fedtl._util.settings import Fraction
 from fedtl.messages import Update
-from fedtl.methods.base import Method, Phase, Pick, Slot, Use
+from fedtl.methods.base import Method, Phase, Pick, Use
 from fedtl.methods.sets import MODEL, Sets, set_of
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import WEIGHTS
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled, weighted_mean

@@ -9,8 +9,9 @@ import torch
 
 from fedtl._util.settings import Strength
 from fedtl.methods import pull
-from fedtl.methods.base import Method, Phase, Slot, Through, Use
+from fedtl.methods.base import Method, Phase, Through, Use
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, first_reach, last_reach
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State

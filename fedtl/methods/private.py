@@ -1,5 +1,6 @@
 """What a method must not do under differential privacy."""
 
+import math
 from collections.abc import Iterator
 
 from fedtl.methods.base import Method, Use
@@ -25,4 +26,5 @@ def private_problems(method: Method) -> Iterator[str]:
         if slot.crosses:
             yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"
     for summary in method.summaries:
-        yield f"the summary {summary.name!r} is a mean over rows that leaves the silo without noise"
+        if not 0 < summary.bound < math.inf:
+            yield f"the vectors of the summary {summary.name!r} have no bound, so no noise hides one; set method.clip, for example to 1"

@@ -17,6 +17,7 @@ from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
+from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
 
 # Each is a term, and a method of the same name: fedtl with that term, for silos that have a second domain.
@@ -42,7 +43,7 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",

@@ -204,7 +204,7 @@ class Loop:
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
         """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
-        terms = terms_on_weights(self, weights, phase)
+        terms = terms_on_weights(self.method, weights, phase)
         for name, weight in moving if terms else ():
             if weight.grad is None:
                 continue
@@ -247,6 +247,22 @@ class Loop:
         }
 
 
+@torch.no_grad()
+def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
+    """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
+    terms = terms_on_weights(loop.method, weights, phase)
+    for name, weight in moving if terms else ():
+        for term in terms:
+            reach = loop.training.reach_of_step(name, task)
+            if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
+                weight.copy_(moved)
+
+
+def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
+    """Return the phase's terms on weights; none after the last round."""
+    return [term for term in terms_of(method, phase) if isinstance(term, OnWeights) and weights.in_round]
+
+
 def changed_in_round(loop: Loop) -> list[str]:
     """
     Return the names of the model's tensors that a round changes: the frozen ones too where a phase gives the model all
@@ -255,23 +271,6 @@ def changed_in_round(loop: Loop) -> list[str]:
     if any(phase.into == MODEL for phase in loop.method.phases):
         return list(loop.roles)
     return loop.movable(trained_roles(loop.method))
-
-
-def terms_on_weights(loop: Loop, weights: Weights, phase: Phase) -> list[OnWeights]:
-    """Return the phase's terms on weights; none after the last round."""
-    terms = terms_of(loop.method, phase) if weights.in_round else ()
-    return [term for term in terms if isinstance(term, OnWeights)]
-
-
-@torch.no_grad()
-def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
-    """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
-    terms = terms_on_weights(loop, weights, phase)
-    for name, weight in moving if terms else ():
-        for term in terms:
-            reach = loop.training.reach_of_step(name, task)
-            if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
-                weight.copy_(moved)
 
 
 def moving_in(net: Net) -> Moving:

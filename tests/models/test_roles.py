@@ -24,6 +24,7 @@ ZOO = {
     "torchvision/vgg16_bn": 13,
     "convnet": 3,
     "mlp": 2,
+    "linear": 0,
     "digitmodel": 5,
     "resnet20": 19,
 }
