@@ -54,8 +54,13 @@ def plan_guarantee(
 ) -> PrivacyGuarantee:
     """
     Return the guarantee of a silo with these rows. Training and releases of all ``rounds`` together stay within
-    ``settings.epsilon``. ``seed``: for reproducible noise. Raises ConfigError.
+    ``settings.epsilon``. ``seed``: for reproducible noise. Raises ConfigError, also where nothing would leave the silo.
     """
+    if trainer.partition.shared and not any(map(trainer.partition.leaves, trainer.partition.roles)):
+        raise ConfigError(
+            "[privacy]: the model has no tensor that the method shares, so nothing would leave a silo; "
+            "use a method that shares heads, or another model"
+        )
     origins.check_origins(data.origins, ledger.dataset)
     units = _protected_units(settings, data, ledger.dataset)
     delta = _delta(settings, units)

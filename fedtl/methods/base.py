@@ -31,7 +31,7 @@ class Phase:
 
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
-    ends.
+    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -40,6 +40,11 @@ class Phase:
     on: tuple[str, ...] = (MODEL,)
     through: Through | None = None
     into: str | None = None
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the weights that this phase trains become the model's."""
+        return MODEL in self.on or (self.into == MODEL and self.through is None)
 
 
 @dataclass(frozen=True)
@@ -228,11 +233,6 @@ class Method:
         return self.exact_statistics == "always" or (
             self.exact_statistics == "own" and Role.STATS not in self.shared
         )
-
-    @property
-    def fits_statistics_each_round(self) -> bool:
-        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
-        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
 
     @property
     def needs_target(self) -> bool:

@@ -15,7 +15,7 @@ def private_problems(method: Method) -> Iterator[str]:
         elif term.needs_target:
             yield f"the loss {type(term).__name__} samples rows of a second domain, which the accounting does not cover"
     for number, phase in enumerate(method.phases, 1):
-        if phase.through is not None:
+        if phase.through is not None and phase.epochs != 0:
             yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
     for slot in method.slots:
         if slot.crosses:

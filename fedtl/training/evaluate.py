@@ -5,10 +5,11 @@ from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.methods.base import LabelledFeatures
+from fedtl.methods.base import LabelledFeatures, Method
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.norms import adabn_statistics
+from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State, copy_state
 from fedtl.training.batches import ROWS_AT_ONCE, in_batches, to_inputs
 
@@ -44,3 +45,14 @@ def exact_statistics(net: Net, x: Tensor, device: torch.device) -> State:
     return copy_state(
         {f"body.{name}": tensor for name, tensor in adabn_statistics(net.body, batches).items()}
     )
+
+
+def fits_statistics(method: Method, partition: Partition, model: State, shared: State) -> bool:
+    """
+    Return whether a silo scores the ``model`` that it uses with exact statistics: where its statistics are the silo's own.
+    They are not where all equal the ``shared`` ones that it received; those of a personal model or of a mixture are.
+    """
+    if method.exact_statistics != "own":
+        return method.exact_statistics == "always"
+    names = [name for name in model if partition.roles[name] is Role.STATS]
+    return any(name not in shared or not torch.equal(model[name].cpu(), shared[name].cpu()) for name in names)

@@ -63,12 +63,12 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
+    """Set each slot to its value after the round, in order. ``steps``: of each phase that trained what the model is."""
     if not before:
         return
     reach = {
         name: sum(loop.training.reach(name, task, count) for count in steps)
-        for name, _ in weights.net.named_parameters()
+        for name, _ in weights.net.named_parameters(remove_duplicate=False)
     }
     for slot in loop.method.slots:
         if slot.after is not None:

@@ -3,7 +3,7 @@ Private training by DP-SGD: what is verified before a round is charged, the priv
 accuracy that are released with noise.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -30,9 +30,9 @@ from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_me
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.extra import vectors_of
-from fedtl.training.loop import Loop, moving_in, progress
+from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
 from fedtl.training.metrics import correct
-from fedtl.training.nets import PrivatePhase
+from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
@@ -40,8 +40,8 @@ SYNTHETIC_ROWS = 8  # the number of rows on which the model is tested before a r
 Losses = Callable[[nn.Module, Tensor], Tensor]
 
 
-def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
-    """Return, by their numbers, the phases in which the silo takes private steps."""
+def private_phases(loop: Loop, silo: Silo, net: NetKey, dtype: str) -> dict[int, PrivatePhase]:
+    """Return, by their numbers, the phases in which the silo takes private steps, with this net in this precision."""
     if silo.guarantee is None:
         return {}
     return {
@@ -49,8 +49,9 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
             phase,
             terms_of(loop.method, phase),
             loop.training.freeze,
-            silo.data.width,
             silo.guarantee.protected.unit,
+            net,
+            dtype,
         )
         for number, phase in enumerate(loop.method.phases)
         if silo.guarantee.training.steps[number]
@@ -58,10 +59,15 @@ def private_phases(loop: Loop, silo: Silo) -> dict[int, PrivatePhase]:
 
 
 def verify(
-    loop: Loop, weights: Weights, silo: Silo, task: Task, gradient_methods: dict[PrivatePhase, GradientMethod]
+    loop: Loop,
+    weights: Weights,
+    silo: Silo,
+    task: Task,
+    phases: Mapping[int, PrivatePhase],
+    gradient_methods: dict[PrivatePhase, GradientMethod],
 ) -> None:
     """
-    Check, before a round is charged, that no example affects another's gradient in any private phase; and choose,
+    Check, before a round is charged, that no example affects another's gradient in any of the private ``phases``; and choose,
     where ``gradient_methods`` has none yet, the fastest per-example gradient method that agrees with autograd.
 
     The rows are synthetic, so the result does not depend on the silo's rows. Terms get the progress at the end of the
@@ -76,7 +82,7 @@ def verify(
     rows, end = torch.arange(len(synthetic.train)), progress(task, 1, 1)
     batch = make_batch(synthetic, rows, None, loop.device)
     try:
-        for number, key in private_phases(loop, silo).items():
+        for number, key in phases.items():
             phase = loop.method.phases[number]
             weights.hold(phase.on[0])
             loop.prepare(net, phase)
@@ -92,6 +98,20 @@ def verify(
             check_vectors_independent(batch, vectors_by, silo.data.width, f"the summary {summary.name!r}")
     except (ConfigError, SiloFailed) as error:
         raise type(error)(f"{silo.name}: {error}") from error
+
+
+def train(
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradients: Mapping[int, GradientMethod]
+) -> None:
+    """
+    Train in each phase by DP-SGD. ``gradients``: of the phases that take steps, by their numbers; a phase without steps
+    computes from the sets alone, which are private already.
+    """
+    for number, phase in enumerate(loop.method.phases):
+        if number in gradients:
+            train_phase(loop, weights, silo, task, number, gradients[number])
+        else:
+            loop.end(weights, phase)
 
 
 def train_phase(
@@ -130,6 +150,7 @@ def train_phase(
         losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
+        take_proximal_steps(loop, weights, phase, moving, task)
     for name, buffer in net.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")
