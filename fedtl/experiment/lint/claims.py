@@ -71,7 +71,9 @@ def _leaves(examined: Examined) -> str:
         return f"{text}, and no accuracy"
     unit = next(iter(guarantees.values())).protected.unit
     accuracies = _by_silo(guarantees, _accuracy)
-    return f"{text}; and in each round an accuracy on validation {unit}s, with noise and charged: {accuracies}"
+    return (
+        f"{text}; and in each round an accuracy on validation {unit}s, with noise and charged: {accuracies}"
+    )
 
 
 def _summaries(guarantee: PrivacyGuarantee) -> str:

@@ -51,7 +51,9 @@ def examine(experiment: Experiment, store: SharedStore) -> Examined:
         return Examined(study, {}, tuple(refused))
     refused += unknown_silos(study)
     guarantees: dict[str, PrivacyGuarantee] = {}
-    for name in study.training if study.method.phases or study.method.summaries else ():  # or nothing is released
+    for name in (
+        study.training if study.method.phases or study.method.summaries else ()
+    ):  # or nothing is released
         refused += _plan_silo(study, name, guarantees, refused)
     for name, guarantee in guarantees.items():
         refused += _charge_mismatches(name, guarantee)
