@@ -96,6 +96,7 @@ def privacy_table(privacy: PrivacyReport) -> Table:
         "rate",
         "steps",
         "statistics",
+        *(("summary",) if any(one.summary_noise for one in silos.values()) else ()),
     ):
         table.add_column(heading, justify="right")
     for name, guarantee in silos.items():
@@ -110,6 +111,7 @@ def privacy_table(privacy: PrivacyReport) -> Table:
             f"{guarantee.sample_rate:.3f}",
             str(guarantee.steps_a_round * guarantee.rounds),
             "" if deviation is None else f"± {deviation:.2f}",
+            *(() if (summary := guarantee.summary_expected_noise) is None else (f"± {summary:.2g}",)),
         )
     return table
 

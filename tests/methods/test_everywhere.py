@@ -78,7 +78,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     # The manifest lists what leaves, and nothing else; the site's policy has to allow its roles.
     assert {line.name for line in listed.lines} == update.delta.keys()
     extra = {line.name: line.role for line in listed.lines if set_of(line.name) != "model"}
-    assert set(extra.values()) <= {Role.EXTRA}
+    assert set(extra.values()) <= {Role.EXTRA, Role.SUMMARY}
     if listed.lines:
         terms = Terms(task.rounds, task.seed, listed)
         policy = Policy(

@@ -125,6 +125,7 @@ def test_split_and_join_make_the_whole(name):
 SHARED = {
     "local": set(),
     "probe": set(),
+    "ridge": set(),
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
