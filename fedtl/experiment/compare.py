@@ -98,9 +98,13 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
         if own and (experiment.model.weights or experiment.model.pretrain_on):
             scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
             model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
+            train = experiment.train.model_copy(update={"roles": []})
             aside = [name for name in experiment.model.pretrain_on if ":" not in name]
             columns.append(
-                Column(f"{name}, from scratch", _without_silos(with_changes(serial, model=model), aside))
+                Column(
+                    f"{name}, from scratch",
+                    _without_silos(with_changes(serial, model=model, train=train), aside),
+                )
             )
     return columns
 

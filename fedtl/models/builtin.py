@@ -63,6 +63,12 @@ def mlp(
     ), "classifier"
 
 
+def linear(shape: Shape) -> tuple[nn.Module, str]:
+    """One linear layer on the inputs: linear or logistic regression. Only a head, so a method that keeps heads shares nothing."""
+    inputs = int(torch.Size(shape).numel())
+    return nn.Sequential(OrderedDict(features=nn.Flatten(), classifier=nn.Linear(inputs, 1))), "classifier"
+
+
 def digitmodel(shape: Shape) -> tuple[nn.Module, str]:
     """The digits model of FedBN (Li et al., 2021): 5x5 convolutions 64, 64, 128; then 2048, 512; all with BatchNorm."""
     channels, height, width = _image(shape, at_least=4)

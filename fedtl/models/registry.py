@@ -21,7 +21,10 @@ MODELS: Registry[Build] = Registry(
     "fedtl.models",
     {
         f.__name__: f
-        for f in (builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.digitmodel, builtin.resnet20)
+        for f in (
+            *(builtin.convnet, builtin.convnet_gn, builtin.mlp, builtin.linear),
+            *(builtin.digitmodel, builtin.resnet20),
+        )
     },
 )
 TORCHVISION = "torchvision/"
