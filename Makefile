@@ -11,11 +11,11 @@ demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 # The inner loop: without what starts processes, trains privately, audits, or repeats a test for every method or model.
 quick: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not (slow or nightly or process or private or zoo or audit)"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "not (slow or nightly or process or private or zoo or audit)"
 
 nightly: .venv/.ready
 	$(BIN)/python -m pytest -n 2 -q -m nightly
@@ -34,7 +34,7 @@ bench: .venv/.ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 1) and "fedtl needs Python 3.11.1 or newer; say which: make PYTHON=python3.11")'
 	@echo "Setting up .venv: a few minutes the first time"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0
 	@echo "torch is here; now the rest"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[all,dev]'
 	@touch $@

@@ -21,6 +21,7 @@ from fedtl.deployment.site.approve import approve_bundle
 from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse
+from tests.commands import fedtl as fedtl_forked
 
 ROOT = Path(fedtl.__file__).parents[1]
 CLI = [sys.executable, "-m", "fedtl"]
@@ -51,14 +52,7 @@ def wait(what, condition, seconds=240.0, alive=()):
 
 
 def fedtl_command(*words, code=0):
-    done = subprocess.run(
-        [*CLI, *map(str, words)],
-        env=around(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
+    done = fedtl_forked(*words, env=around(), timeout=120)
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

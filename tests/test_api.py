@@ -273,7 +273,7 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
         SETTINGS, data, methods=["local", "fedavg"], seeds=[0, 1], out=tmp_path / "c", workers=2
     )
     result = compared.result
-    assert list(compared.table.index) == ["local", "fedavg"]
+    assert list(compared.table.index) == ["local", "constant", "fedavg"]
     metric = result.metric
     for method in result.methods:
         for silo in ("one", "two"):
@@ -288,6 +288,144 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
     assert "<table" in compared._repr_html_()
     with pytest.raises(errors.ConfigError, match="fedxyz"):
         compared.run("fedxyz")
+
+
+def plain_net(columns=4):
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(columns, 8), torch.nn.ReLU(), torch.nn.Linear(8, 5))
+
+
+def same_result(run, other):
+    return run.metrics.equals(other.metrics) and run.history.equals(other.history)
+
+
+def test_values_train_as_their_names_do(finished, tmp_path):
+    """create_method and create_model give the values that the settings name."""
+    run, data = finished
+    by_value = fedtl.run(
+        {**SETTINGS, "method": {"name": "fedbn"}},  # replaced
+        data,
+        method=fedtl.create_method("fedavg"),
+        model=fedtl.create_model("mlp", (4,), 7, seed=3),
+        out=tmp_path / "run",
+        workers=1,
+    )
+    assert same_result(by_value, run)
+    assert (by_value.result.method, by_value.result.model) == ("custom", "custom:Sequential")
+    x = data["one"][0]
+    assert np.array_equal(by_value.model("one").scores(x), run.model("one").scores(x))
+
+
+def test_a_users_method_and_module_are_what_is_trained(finished, tmp_path):
+    """With nothing shared and no phases the body that was passed is the body that is used."""
+    _, data = finished
+    net = plain_net()
+    idle = fedtl.Method(shared=frozenset({fedtl.Role.BODY}), phases=())
+    run = fedtl.run(SETTINGS, data, method=idle, model=net, out=tmp_path / "run", workers=1)
+    used = run.model("one").module()
+    assert torch.equal(used.body[0].weight, net[0].weight)
+    assert used.head.out_features == 2
+    built = fedtl.run(
+        *(SETTINGS, data),
+        method=idle,
+        model=lambda shape: (plain_net(*shape), "2"),
+        out=tmp_path / "b",
+        workers=1,
+    )
+    assert same_result(built, run)
+    assert built.result.model == "custom:model"
+
+
+def test_a_folder_says_that_it_cannot_repeat_a_run_of_values(finished, tmp_path):
+    _, data = finished
+    path, method = tmp_path / "run", fedtl.Method(shared=frozenset({fedtl.Role.BODY}))
+    fedtl.run(SETTINGS, data, method=method, out=path, workers=1)
+    assert (
+        (path / "experiment.toml")
+        .read_text()
+        .startswith("# A Python program passed the rows, the method 'custom'")
+    )
+    opened = fedtl.load_run(path)  # the model is of the table, so predictions need no value
+    assert opened.model("one").predict(data["one"][0]).shape == (60,)
+    assert opened.report().is_file()
+    with pytest.raises(errors.ConfigError, match="method.name"):
+        fedtl.run(opened.experiment, data, out=tmp_path / "again", workers=1)
+    assert not (tmp_path / "again").exists()
+    again = fedtl.run(opened.experiment, data, method=method, out=tmp_path / "again", workers=1)
+    assert same_result(again, opened)
+    with pytest.raises(errors.ConfigError, match="model was passed"):
+        fedtl.load_run(path, model=plain_net())
+    from fedtl.experiment.lint.findings import lint
+
+    findings = lint(
+        {**SETTINGS, "data": {"source": "digits"}, "method": {"name": "custom"}, "privacy": {"epsilon": 3.0}}
+    )
+    assert any("cannot be checked" in text for text in findings.unsound)
+    assert not findings.holds
+
+
+def test_a_folder_with_a_custom_model_predicts_with_that_model_only(finished, tmp_path):
+    _, data = finished
+    path = tmp_path / "run"
+    run = fedtl.run(SETTINGS, data, model=plain_net(), out=path, workers=1)
+    opened = fedtl.load_run(path)
+    assert opened.metrics.equals(run.metrics)
+    assert opened.report().is_file()
+    with pytest.raises(errors.ConfigError, match="model.name"):
+        opened.model("one")
+    x = data["one"][0]
+    assert np.array_equal(
+        fedtl.load_run(path, model=plain_net()).model("one").scores(x), run.model("one").scores(x)
+    )
+    with pytest.raises(errors.ConfigError, match="do not fit"):
+        fedtl.load_run(path, model=torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.Linear(9, 2))).model(
+            "one"
+        )
+
+
+def test_a_comparison_has_columns_of_values(finished, tmp_path):
+    run, data = finished
+    mine = fedtl.create_method("fedavg")
+    compared = fedtl.compare(
+        *(SETTINGS, data), methods=["local"], custom={"mine": mine}, seeds=[3], out=tmp_path / "c", workers=1
+    )
+    assert list(compared.table.index) == ["local", "custom:mine"]
+    column = compared.run("custom:mine")
+    assert column.metrics.equals(run.metrics)
+    assert column.values.method is mine
+    opened = fedtl.load_run(compared.path)
+    assert opened.report().is_file()
+    assert opened.run("custom:mine").model("two").predict(data["two"][0][:3]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda out: fedtl.run({"rounds": 1}, out=out), "data.source"),
+        (lambda out: fedtl.compare(fedtl.load_experiment({"rounds": 1}, seed=2), out=out), "data.source"),
+        (lambda out: fedtl.load_datasets({"rounds": 1}), "data.source"),
+        (lambda out: fedtl.run("digits", method="fedbn", out=out), "fedtl.Method"),
+        (lambda out: fedtl.run("digits", model="mlp", out=out), "torch.nn.Module"),
+        (lambda out: fedtl.run("digits", model=torch.nn.ReLU(), out=out), "no Linear layer"),
+        (lambda out: fedtl.run("digits", model=lambda s: 1, workers=2, out=out), "workers=1"),
+        (lambda out: fedtl.compare("digits", custom={"../a": fedtl.Method()}, out=out), "at most 64"),
+        (lambda out: fedtl.load_experiment("digits", method={"name": "custom:../a"}), "is not one of"),
+        (
+            lambda out: fedtl.run("digits", model=plain_net(), out=out, workers=1),
+            "(1, 8, 8)",
+        ),
+        (
+            lambda out: fedtl.load_experiment("digits", model={"name": "custom", "weights": "pretrained"}),
+            "in no library",
+        ),
+    ],
+)
+def test_mistakes_with_values_are_one_line(call, said, tmp_path):
+    with pytest.raises(errors.UserError) as caught:
+        call(tmp_path / "run")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 SCRIPT = """
@@ -336,3 +474,25 @@ def test_an_audit_and_its_tables(tmp_path):
     assert len(audit.verdicts) == len(audit.result.checks)
     assert "<table" in audit._repr_html_()
     assert "\n" not in repr(audit)
+
+
+@pytest.mark.slow
+def test_an_audit_of_rows_in_memory_and_of_values(tmp_path):
+    """It needs the rows and the model of the run once more, and takes no others."""
+    data, net = {"one": rows(0), "two": rows(1)}, plain_net()
+    run = fedtl.run(
+        fedtl.load_experiment(SETTINGS, audit={"transcript": 1}),
+        data,
+        model=net,
+        out=tmp_path / "run",
+        workers=1,
+    )
+    with pytest.raises(errors.ConfigError, match="in memory"):
+        fedtl.audit(run, quick=True)
+    with pytest.raises(errors.DataError, match="silo one"):
+        fedtl.audit(run, {**data, "one": rows(5)}, quick=True)
+    with pytest.raises(errors.ConfigError, match="model.name"):
+        fedtl.audit(run.path, data, quick=True)
+    audit = fedtl.audit(fedtl.load_run(run.path, model=net), data, quick=True)
+    assert not audit.refuted
+    assert audit.result.model == "custom:Sequential"

@@ -32,7 +32,8 @@ DOORS = {
     "matplotlib": {"report.plots", "report.audit_plots"},
     "jinja2": {"report.html"},
     "typer": {
-        f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "silo", "audit")
+        *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
     "PIL": {"data.images"},
     "pydantic": {
@@ -57,9 +58,7 @@ EXAMPLES = ("data", "training.silo", "experiment")
 
 LINES, FUNCTION, METHODS, ARGUMENTS = 300, 40, 8, 7
 # Larger than the rule, each with its reason.
-LARGE_FILES = {
-    "cli.silo": "one command of the group after the other",
-}
+LARGE_FILES: dict[str, str] = {}
 LARGE_FUNCTIONS = {
     "experiment.config.privacy_checks.doubtful": "one message after the other",
     "report.rehearsal.details": "a table of rows",
@@ -70,6 +69,8 @@ LARGE_CLASSES = {
     "experiment.run_folder.RunFolder": "the files of one folder",
 }
 MANY_ARGUMENTS = {
+    "api.audits.audit": "as on the command line, and the rows",
+    "api.runs.run": "as on the command line, and the values that Python alone can pass",
     "api.runs.compare": "each setting of a comparison is an argument, as on the command line",
     "cli.audit.audit": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",

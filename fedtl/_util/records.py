@@ -56,6 +56,8 @@ def _is_default(field: "Field[Any]", value: Any) -> bool:
 
 def _read(kind: Any, content: Any, path: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return content
     if origin in (Union, UnionType):
         (inner,) = (other for other in arguments if other is not NoneType)
         return None if content is None else _read(inner, content, path)

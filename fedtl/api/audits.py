@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl.api.bars import progress_bar
+from fedtl.api.experiments import Data
 from fedtl.api.results import FinishedRun, html_page
+from fedtl.api.run_rows import run_rows
 from fedtl.audit.audit import PAGE, AuditOptions, audit_run, read_audit
 from fedtl.audit.workload import FULL, QUICK
 from fedtl.errors import ConfigError
-from fedtl.experiment.run_folder import RunFolder
 from fedtl.results.audit import Adversary, AuditResult
 from fedtl.simulation.choose import choose_device
 from fedtl.simulation.worker import exit_if_unguarded
@@ -62,6 +63,7 @@ class FinishedAudit:
 
 def audit(
     run: FinishedRun | str | Path,
+    data: Data | None = None,
     *,
     adversary: str = "server",
     quick: bool = False,
@@ -73,18 +75,20 @@ def audit(
     """
     Attack a finished run and return the audit; a refuted claim is a result, not an error.
 
-    ``run``: a finished run or its folder, whose rows can be read again from files. ``adversary``: "server" (sees every
+    ``run``: a finished run or its folder. ``data``: the rows of the run, where it had rows in memory. ``adversary``: "server" (sees every
     update), "silo" (sees what the server sends) or "model" (sees the final model). ``quick``: one reference model and no
     table of roles. ``out``: the folder of the signed bundle; default: ``audit`` in the run's folder. ``key``: the file of
-    the Ed25519 key that signs; default: a new key in the run's folder. Raises ConfigError.
+    the Ed25519 key that signs; default: a new key in the run's folder. Raises ConfigError, and DataError where the
+    rows are not those of the run.
     """
     exit_if_unguarded()
-    folder = run.folder if isinstance(run, FinishedRun) else RunFolder.open(Path(run))
+    finished = run if isinstance(run, FinishedRun) else FinishedRun(Path(run))
+    folder = finished.folder
     target = Path(out) if out is not None else folder.path / "audit"
     signer = Path(key) if key is not None else folder.path / "audit-key.pem"
     if adversary not in list(Adversary):
         raise ConfigError(f"adversary {adversary!r} is not one of {', '.join(Adversary)}")
     options = AuditOptions(Adversary(adversary), QUICK if quick else FULL, choose_device(device))
-    with progress_bar(progress, "audit") as show:
-        audit_run(folder, target, options, signer, lambda done, total, _: show(done, total))
+    with run_rows(folder, data) as store, progress_bar(progress, "audit") as show:
+        audit_run(folder, target, options, signer, lambda done, total, _: show(done, total), store)
     return FinishedAudit(target)

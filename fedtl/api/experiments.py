@@ -7,6 +7,7 @@ from typing import Any
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.memory import SOURCE, rows_in_memory
+from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import merge_settings, parse_experiment, read_experiment, with_changes
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.study import build
@@ -25,7 +26,7 @@ def load_experiment(source: Source, **settings: Any) -> Experiment:
     Paths in a file are relative to it, other paths to the working directory. Raises ConfigError.
     """
     if isinstance(source, Experiment):
-        table = source.model_dump(exclude_none=True)
+        table = source.model_dump(exclude_none=True, exclude_unset=True)
     elif isinstance(source, Mapping):
         table = merge_settings({}, source)
     else:
@@ -34,10 +35,18 @@ def load_experiment(source: Source, **settings: Any) -> Experiment:
 
 
 def load_experiment_for(data: Data | None, source: Source, **settings: Any) -> Experiment:
-    """As ``load_experiment``; with rows in memory ``data.source`` is "memory", so that every setting of a table may be set."""
+    """
+    As ``load_experiment``; with rows in memory ``data.source`` is "memory", so that every setting of a table may be set.
+    Raises ConfigError also where there are no such rows and no ``data.source`` is set.
+    """
     if data is not None:
         settings = merge_settings(settings, {"data": {"source": SOURCE, "path": ""}})
-    return load_experiment(source, **settings)
+    experiment = load_experiment(source, **settings)
+    if "source" not in experiment.data.model_fields_set:
+        raise ConfigError(
+            "there are no rows: pass data = ..., or set data.source; digits are the built-in example: data.source = 'digits'"
+        )
+    return experiment
 
 
 def load_datasets(experiment: Source, data: Data | None = None) -> dict[str, SiloDataset]:

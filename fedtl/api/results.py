@@ -1,7 +1,7 @@
 """What runs, comparisons and audits leave in their folders, as objects for notebooks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
-from fedtl.experiment.compare import run_folders
+from fedtl.experiment.columns import Repeat, repeats, run_folders
+from fedtl.experiment.config.custom import NO_VALUES, CustomValues
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
 from fedtl.experiment.run_folder import RunFolder
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in its folder. The numbers are those of ``result.json``; test rows were used once, after the last round."""
+    """
+    A run in its folder. The numbers are those of ``result.json``; test rows were used once, after the last round.
+    ``values``: the method and model that were passed as values; no file holds them.
+    """
 
     path: Path
+    values: CustomValues = NO_VALUES
 
     def __repr__(self) -> str:
         return f"FinishedRun({str(self.path)!r}: {self.result.method}, {len(self.result.silos)} silos)"
@@ -34,7 +39,7 @@ class FinishedRun:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder.open(self.path)
+        return RunFolder.open(self.path, self.values)
 
     @cached_property
     def result(self) -> RunResult:
@@ -78,9 +83,10 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FinishedComparison:
-    """Several methods and seeds on the same silos. The numbers are those of ``comparison.json``."""
+    """Several methods and seeds on the same silos. The numbers are those of ``comparison.json``. ``values``: as for a run."""
 
     path: Path
+    values: CustomValues = NO_VALUES
 
     def __repr__(self) -> str:
         methods = ", ".join(self.result.methods)
@@ -92,7 +98,7 @@ class FinishedComparison:
 
     @property
     def folder(self) -> RunFolder:
-        return RunFolder.open(self.path)
+        return RunFolder.open(self.path, self.values)
 
     @cached_property
     def result(self) -> Comparison:
@@ -125,16 +131,19 @@ class FinishedComparison:
 
         return comparison_verdicts(self.result)
 
-    def run(self, method: str, seed: int | None = None) -> FinishedRun:
+    def run(self, method: str, seed: int | None = None, fold: int = 0) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
         by_method = run_folders(self.experiment, self.folder)
-        seeds = self.experiment.compare.seeds
-        chosen = seeds[0] if seed is None else seed
-        if method not in by_method or chosen not in seeds:
+        compare, runs = self.experiment.compare, repeats(self.experiment)
+        chosen = Repeat(compare.seeds[0] if seed is None else seed, fold)
+        if method not in by_method or chosen not in runs:
             raise ConfigError(
-                f"no run of method {method!r} with seed {chosen}; methods: {', '.join(by_method)}; seeds: {seeds}"
+                f"no run of method {method!r} with seed {chosen.seed} and fold {fold}; methods: {', '.join(by_method)}; "
+                f"seeds: {compare.seeds}; folds: {compare.folds}"
             )
-        return FinishedRun(by_method[method][seeds.index(chosen)].path)
+        value = self.values.methods.get(method.partition(":")[2])
+        values = replace(self.values, method=value, methods={})
+        return FinishedRun(by_method[method][runs.index(chosen)].path, values)
 
     def report(self) -> Path:
         """Write report.html, with its plots inside, and return its path."""

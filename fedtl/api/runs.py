@@ -1,20 +1,25 @@
 """Run an experiment, compare methods, and open what a run left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from torch import nn
+
 from fedtl.api.bars import progress_bar
+from fedtl.api.custom import check_sendable, custom_values
 from fedtl.api.experiments import Data, Source, load_experiment_for, stored_rows
 from fedtl.api.results import FinishedComparison, FinishedRun
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
-from fedtl.experiment.compare import comparison_columns
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.run import Given
 from fedtl.experiment.run import run as run_experiment
 from fedtl.experiment.run_folder import RUNS, RunFolder
+from fedtl.methods.base import Method
+from fedtl.models.custom import Build
 from fedtl.simulation.choose import choose_device, default_workers
 from fedtl.simulation.worker import exit_if_unguarded
 
@@ -23,6 +28,8 @@ def run(
     experiment: Source,
     data: Data | None = None,
     *,
+    method: Method | None = None,
+    model: nn.Module | Build | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -32,14 +39,22 @@ def run(
     Train the experiment's method and return the finished run.
 
     ``experiment``: an Experiment, or what ``load_experiment`` takes. ``data``: rows in memory by silo, each (x, y), a
-    DataFrame, or a mapping with train_x, train_y and more; they replace ``[data] source``. ``out``: a new folder for
-    the files; default: one in runs/. ``device``: "auto", "cpu" or "cuda". ``workers``: processes at once; with more than 1,
+    DataFrame, or a mapping with train_x, train_y and more; they replace ``[data] source``.
+
+    ``method``: in place of the one that ``[method]`` names and of its own settings. ``model``: in place of the one that
+    ``[model]`` names: a module, whose last Linear layer becomes the head and whose other weights are the initial ones, or a
+    function of the shape of one input that returns a module and the path of its classifier. No file holds these values.
+
+    ``out``: a new folder for the files; default: one in runs/. ``device``: "auto", "cpu" or "cuda". ``workers``: processes at once; with more than 1,
     a script must make this call under ``if __name__ == "__main__"``. ``progress``: show a bar.
 
     Raises ConfigError, DataError or ModelError before anything is trained, BudgetExhausted, and NotEnoughSilos.
     """
     exit_if_unguarded()
-    chosen = _with_workers(load_experiment_for(data, experiment), workers)
+    values = custom_values(method, model)
+    chosen = _with_workers(values.put_into(load_experiment_for(data, experiment)), workers)
+    if chosen.engine.name == "ray" or chosen.engine.workers != 1:
+        check_sendable(values)
     with (
         stored_rows(chosen, data) as (ready, store),
         _new_folder(out, ready.method.name, ready) as folder,
@@ -48,9 +63,10 @@ def run(
         run_experiment(
             *(ready, folder, choose_device(device)),
             progress=lambda finished: show(finished.after.round, ready.rounds),
-            raws=store,
+            given=Given(store),
+            finishing=show,
         )
-    return FinishedRun(folder.path)
+    return FinishedRun(folder.path, values)
 
 
 def compare(
@@ -58,6 +74,8 @@ def compare(
     data: Data | None = None,
     *,
     methods: list[str] | None = None,
+    custom: Mapping[str, Method] | None = None,
+    model: nn.Module | Build | None = None,
     seeds: list[int] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
@@ -67,27 +85,40 @@ def compare(
     """
     Train several methods on the same silos and seeds, and return for every silo whether joining helped.
 
-    ``methods``, ``seeds``: in place of those in ``[compare]``. The other arguments and errors are those of ``run``.
+    ``methods``, ``seeds``: in place of those in ``[compare]``. ``custom``: further methods as values, by name; the column of
+    "mine" is "custom:mine". The other arguments and errors are those of ``run``.
+
     Several runs at once need a process each, so a script must make this call under ``if __name__ == "__main__"``.
     """
     exit_if_unguarded()
     table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
-    chosen = _with_workers(load_experiment_for(data, experiment, compare=table), workers)
+    values = custom_values(None, model, custom)
+    check_sendable(values)
+    chosen = _with_workers(values.put_into(load_experiment_for(data, experiment, compare=table)), workers)
     with stored_rows(chosen, data) as (ready, store), _new_folder(out, "compare", ready) as folder:
-        total = len(comparison_columns(ready)) * len(ready.compare.seeds) * ready.rounds
         chosen_device = choose_device(device)
         processes = ready.engine.workers or default_workers(chosen_device)
         with progress_bar(progress, "compare") as show:
-            compare_methods(
-                *(ready, folder, processes, chosen_device), lambda done: show(done, total), raws=store
-            )
-    return FinishedComparison(folder.path)
+            compare_methods(ready, folder, processes, chosen_device, show, raws=store)
+    return FinishedComparison(folder.path, values)
 
 
-def load_run(path: str | Path) -> FinishedRun | FinishedComparison:
-    """A finished run or comparison from its folder. Raises ConfigError."""
-    folder = RunFolder.open(Path(path))
-    return FinishedComparison(folder.path) if folder.has("comparison.json") else FinishedRun(folder.path)
+def load_run(
+    path: str | Path,
+    *,
+    method: Method | None = None,
+    model: nn.Module | Build | None = None,
+    custom: Mapping[str, Method] | None = None,
+) -> FinishedRun | FinishedComparison:
+    """
+    A finished run or comparison from its folder. ``method``, ``model``, ``custom``: the values that it was run with; only
+    predictions with a custom model and audits need them. Raises ConfigError.
+    """
+    values = custom_values(method, model, custom)
+    folder = RunFolder.open(Path(path), values)
+    folder.experiment()
+    finished = FinishedComparison if folder.has("comparison.json") else FinishedRun
+    return finished(folder.path, values)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fedtl.data import frame
-from fedtl.errors import DataError
+from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 
@@ -19,8 +19,14 @@ class TrainedModel:
     """
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
-        """Load the model. Raises ConfigError where the run did not end or has no such silo."""
+        """Load the model. Raises ConfigError where the run did not end or has no such silo, or had another model."""
         self.silo, self._model = silo, SiloModel(folder, silo)
+        try:
+            self._model.net()
+        except RuntimeError as error:  # a model passed as a value can be any
+            raise ConfigError(
+                f"{folder.path}: its tensors do not fit the model; pass the model that was run"
+            ) from error
 
     def __repr__(self) -> str:
         return f"TrainedModel(silo={self.silo!r}, classes={self.classes})"

@@ -22,11 +22,13 @@ from fedtl.audit.transcript import last_hash
 from fedtl.audit.verdict import check_result, describe_violation, failed
 from fedtl.audit.workload import FULL, Effort, JobResults, Progress, run_workload
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
+from fedtl.experiment.study_data import RowStores
 from fedtl.report.audit_attacks import Pictures
 from fedtl.report.audit_page import audit_page
 from fedtl.results.audit import Adversary, AttackResult, AuditResult
@@ -51,11 +53,17 @@ class AuditOptions:
 
 
 def audit_run(
-    folder: RunFolder, out: Path, options: AuditOptions, key: Path, progress: Progress
+    folder: RunFolder,
+    out: Path,
+    options: AuditOptions,
+    key: Path,
+    progress: Progress,
+    raws: SharedStore | None = None,
 ) -> AuditResult:
     """
     Audit a finished run and write the signed bundle to ``out``. ``key``: the PEM file of the key that signs, created if it
-    does not exist. Raises ConfigError, before any work, if the run cannot be audited.
+    does not exist. ``raws``: a store that has the silos' stored rows, where no file has them. Raises ConfigError, before any
+    work, if the run cannot be audited.
     """
     clock = time.perf_counter()
     experiment = folder.experiment()
@@ -68,7 +76,7 @@ def audit_run(
     signer = bundle.load_signing_key(key)
     threads.set_threads(experiment.engine.threads)
     with temporary_store() as store:
-        run = _audited_run(folder, options, store)
+        run = _audited_run(folder, options, RowStores(raws or store, store))
         if unknown := sorted(showable - set(run.study.training)):
             raise ConfigError(
                 f"audit.show_rows: no silo named {unknown[0]!r} trains; choose from {', '.join(run.study.training[:12])}"
@@ -91,9 +99,9 @@ def read_audit(out: Path) -> AuditResult:
 
 def refuse_pooled(experiment: Experiment) -> None:
     """Raise ConfigError for a method that has no silos to attack."""
-    if experiment.method.name == "pooled":
+    if method_of(experiment.method).pool:
         raise ConfigError(
-            "method.name = 'pooled' trains without silos, so there is nothing to audit; audit a run of another method"
+            f"method.name = {experiment.method.name!r} trains without silos, so there is nothing to audit; audit a run of another method"
         )
 
 
@@ -107,12 +115,13 @@ def showable_silos(experiment: Experiment) -> frozenset[str]:
     return frozenset(experiment.audit.show_rows)
 
 
-def _audited_run(folder: RunFolder, options: AuditOptions, store: SharedStore) -> AuditedRun:
+def _audited_run(folder: RunFolder, options: AuditOptions, stores: RowStores) -> AuditedRun:
     experiment, start = folder.experiment(), None
+    raw, prepared = stores.raw, stores.prepared
     if experiment.model.pretrain_on:
-        central = build(central_experiment(experiment), store, store, options.device)
+        central = build(central_experiment(experiment), raw, prepared, options.device)
         start = pretrain(experiment, folder, central.trainer, central.schema)
-    study = with_guarantees(build(experiment, store, store, options.device, start), folder)
+    study = with_guarantees(build(experiment, raw, prepared, options.device, start), folder)
     return AuditedRun(folder, study, options.adversary, start)
 
 
@@ -154,10 +163,8 @@ def _membership(run: AuditedRun, jobs: JobResults) -> dict[str, AttackResult]:
     """The results of membership inference; empty if the run recorded nothing that the adversary saw."""
     if (first := jobs.first_reference) is None:
         return {}
-    study, folder = run.study, run.folder
-    shared = folder.tensors("shared.safetensors")
-    whole = {name: shared | folder.tensors(f"silos/{name}/local.safetensors") for name in study.training}
-    observed = ObservedFederation(run.messages, shared, whole)
+    study = run.study
+    observed = ObservedFederation(run.messages, run.folder.tensors("shared.safetensors"), run.received_models)
     target = pool_log_odds(study, observed, run.adversary, first.whole)
     references = {0: pool_log_odds(study, first, run.adversary, first.whole), **jobs.references}
     return membership.attack(evidence(study, target, references))

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedtl.audit.canaries.log import CanaryPhase, read_canary_phases
+from fedtl.errors import ConfigError
+from fedtl.experiment.checkpoint import load_run_state
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, read_transcript
+from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.results.audit import Adversary
 from fedtl.results.privacy import SiloPrivacy
+from fedtl.training.at_home import received_model
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,25 @@ class AuditedRun:
     def messages(self) -> Sequence[RecordedRound]:
         """The recorded rounds; empty if the run recorded none."""
         return read_transcript(self.folder.path / TRANSCRIPT)
+
+    @cached_property
+    def received_models(self) -> Mapping[str, State]:
+        """
+        The model of each silo as the last round left it, with exact statistics where they are the silo's own. What a silo
+        fits to its rows afterwards never leaves it, and no claim covers it. Raises ConfigError where the checkpoint is gone.
+        """
+        study, folder = self.study, self.folder
+        state = load_run_state(folder.log)
+        if state is None:
+            raise ConfigError(f"{folder.path} has no checkpoint of its last round; repeat the run")
+        rounds, seed = study.experiment.rounds, study.experiment.seed
+        task = Task(folder.path.name, rounds + 1, rounds, seed, state.server.shared)
+        models = {}
+        for name in study.training:
+            silo = study.silo(name, study.data(name))
+            silo.local = state.local[name]
+            models[name] = received_model(study.trainer, silo, task)
+        return models
 
     @cached_property
     def claims(self) -> Mapping[str, SiloPrivacy]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedtl.cli.options import Exp, Json, Set
 from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
@@ -24,13 +24,13 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
-    from fedtl.experiment.config.load import load_experiment, to_toml
+    from fedtl.experiment.config.load import parse_settings, read_experiment, to_toml
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
     from fedtl.experiment.privacy_report import privacy_warnings
     from fedtl.simulation.shared_store import temporary_store
 
-    settings = load_experiment(experiment, set_ or [], sound=False)
+    settings = parse_settings(read_experiment(experiment, set_ or []))
     with temporary_store() as store:
         examined = examine(settings, store)
     plan = experiment_plan(settings, examined)
@@ -38,19 +38,19 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        notes = [text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)]
-        _print_plan(plan, to_toml(settings), title, notes)
+        _print_plan(plan, to_toml(settings), title, privacy_warnings(examined.guarantees.values()))
     if examined.refused:
         raise typer.Exit(2)
 
 
-def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[str]) -> None:
+def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
+    from fedtl.experiment.tensor_table import model_rows
     from fedtl.report.tables import privacy_table
 
     out_console.print(toml, highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
-    table = Table(*columns, title=title)
-    for tensor in plan.tensors:
+    columns = ["role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
+    table = Table(Column("tensor", overflow="fold"), *columns, title=title)
+    for tensor in model_rows(plan.tensors):
         table.add_row(
             tensor.name,
             tensor.role,
@@ -65,8 +65,12 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         "as many."
     )
     for part in plan.parts:
-        leaves_or_stays = "leaves in each round" if part.leaves else "stays at the silo"
-        print_line(f"In addition to the model: {part.name}, {part.bytes:,} bytes, {leaves_or_stays}")
+        where = "leaves in each round" if part.leaves else "stays"
+        print_line(
+            f"{part.name}: {part.tensors} tensors in addition to the model, {part.bytes:,} bytes, {where}"
+        )
+    for text in plan.notes:
+        print_line(f"Note: {text}", "yellow")
     for text in plan.refused:
         say(f"refused: {text}")
     if plan.privacy is None:
@@ -77,7 +81,7 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, notes: Sequence[s
         return
     if plan.privacy.silos:
         out_console.print(privacy_table(plan.privacy))
-    for text in notes:
+    for text in warnings:
         warn(text)
 
 

@@ -76,7 +76,7 @@ def _create(
         raise ConfigError(f"fedtl {command} needs an experiment: a TOML file, or digits")
     settings = load_experiment(name, overrides)
     if command == "compare":
-        from fedtl.experiment.compare import comparison_columns
+        from fedtl.experiment.columns import comparison_columns
 
         comparison_columns(settings)  # raises ConfigError for an unknown method
     label = settings.method.name if command == "run" else command

@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,8 @@ from fedtl._util.records import to_plain
 
 if TYPE_CHECKING:
     from fedtl.experiment.run_folder import RunFolder
+
+SECONDS_A_LINE = 10  # between two lines of progress where there is no terminal
 
 out_console, err_console = Console(), Console(stderr=True)
 
@@ -70,7 +74,9 @@ class ShowProgress(Protocol):
 
 @contextmanager
 def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
-    """Show a progress bar on a terminal. Yields the function that updates it."""
+    """
+    Show a progress bar on a terminal, and elsewhere a line every ten seconds. Yields the function that updates it.
+    """
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -82,33 +88,48 @@ def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
         transient=True,
     ) as bar:
         task = bar.add_task(title, total=None)
+        started = last = time.monotonic()
 
         def show(done: int, total: int, detail: str = "") -> None:
+            nonlocal last
             text = f"{title}: {detail}" if detail else title
             bar.update(task, completed=done, total=total, description=text)
+            if bar.disable and not silent and (now := time.monotonic()) - last >= SECONDS_A_LINE:
+                last = now
+                say(f"{text}: {done} of {total} ({now - started:.0f} s)")
 
         yield show
+
+
+@dataclass
+class TrainingProgress:
+    """
+    Shows the progress of a training, and at its first round where the results go. The folder is not printed earlier, because
+    a command that fails before the first round removes it.
+    """
+
+    bar: ShowProgress
+    total: int
+    folder: "RunFolder"
+    announced: bool
+
+    def rounds(self, done: int, total: int | None = None) -> None:
+        """Show how many rounds are done; ``total``: of how many, if that is known only now."""
+        self.bar(done, self.total if total is None else total)
+        if done and not self.announced:
+            self.announced = True
+            say(f"results go to {self.folder.path}")
+
+    def finishing(self, done: int, silos: int) -> None:
+        """Show how many silos have tuned and chosen their final model."""
+        self.bar(done, silos, "each silo finishes its model")
 
 
 @contextmanager
 def training_progress(
     title: str, rounds: int, folder: "RunFolder", silent: bool
-) -> Iterator[Callable[[int], None]]:
-    """
-    Show the progress of a training, and at its first round where the results go.
-
-    Yields a function of how many rounds are done. The folder is not printed earlier, because a command that fails before
-    the first round removes it.
-    """
+) -> Iterator[TrainingProgress]:
+    """Show the progress of a training of so many rounds in all."""
     with progress_bar(title, silent) as bar:
-        announced = silent
-
-        def show(done: int) -> None:
-            nonlocal announced
-            bar(done, rounds)
-            if done and not announced:
-                announced = True
-                say(f"results go to {folder.path}")
-
         bar(0, rounds)
-        yield show
+        yield TrainingProgress(bar, rounds, folder, announced=silent)

@@ -42,7 +42,9 @@ def run(
     settings, folder = begin("run", experiment, set_, out, resume, workers)
     title = f"{settings.method.name}: round"
     with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
-        result = run_experiment(settings, folder, device, lambda end: show(end.after.round))
+        result = run_experiment(
+            settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing
+        )
     page = write_run_page(folder)
     if as_json:
         print_json(result)
@@ -88,8 +90,8 @@ def compare(
 
     Example: fedtl compare digits --methods local,fedavg,fedbn --seeds 0,1,2
     """
+    from fedtl.experiment.columns import comparison_columns
     from fedtl.experiment.compare import compare as compare_methods
-    from fedtl.experiment.compare import comparison_columns
     from fedtl.experiment.pages import write_compare_page
     from fedtl.simulation.choose import default_workers
 
@@ -102,12 +104,14 @@ def compare(
         overrides.append(f"compare.seeds=[{seeds}]")
     device = device_for(device)
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
-    count, seed_count = len(comparison_columns(settings)), len(settings.compare.seeds)
-    title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}: round"
-    rounds = count * seed_count * settings.rounds
-    with training_progress(title, rounds, folder, quiet or as_json) as show:
+    columns, seed_count = comparison_columns(settings), len(settings.compare.seeds)
+    count, trials = len(columns), max(len(column.trials) for column in columns)
+    title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}"
+    title += f", {settings.compare.folds} folds" if settings.compare.folds > 1 else ""
+    title += f", {trials} trials: rounds and finished models" if trials else ": rounds and finished models"
+    with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
         comparison = compare_methods(
-            settings, folder, settings.engine.workers or default_workers(device), device, show
+            settings, folder, settings.engine.workers or default_workers(device), device, show.rounds
         )
     page = write_compare_page(folder)
     if as_json:

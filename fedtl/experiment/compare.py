@@ -2,38 +2,34 @@
 Train several methods with several seeds on the same silos, and compare them at every silo.
 
 Runs are independent: each has its own run folder, and one process does it from start to end. On a Ray cluster the runs are
-done one after another, each on the whole cluster. This process only watches the folders.
+done one after another, each on the whole cluster. Where settings are tried (``compare.tune``), all trials come first; each
+has a folder of its own too, so an interrupted comparison repeats nothing.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
-
-from torch import multiprocessing
 
 from fedtl._util.records import to_plain
-from fedtl.errors import ConfigError, FedTLError
-from fedtl.experiment.config.load import with_changes
-from fedtl.experiment.config.resolve import method_of, without_release
-from fedtl.experiment.config.schema import Experiment, MethodSettings
-from fedtl.experiment.pretrain import central_experiment, pretrain
+from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, repeats, run_folders
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
+from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
 from fedtl.experiment.privacy_report import privacy_report
-from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import build
-from fedtl.experiment.summary import summarize_runs
-from fedtl.models.state import State
+from fedtl.experiment.study import Study, build
+from fedtl.experiment.summary import LOCAL, summarize_runs
+from fedtl.experiment.tuning import choose, edge_warnings, with_values
+from fedtl.experiment.yardsticks import second_member, write_ensemble
 from fedtl.results.comparison import Comparison
 from fedtl.results.privacy import PrivacyReport
-from fedtl.simulation.settings import EngineSettings
+from fedtl.results.tuning import Trial, Tuning
 from fedtl.simulation.shared_store import SharedStore, temporary_store
-from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
+
+Tunings = Mapping[str, tuple[Tuning, ...]]  # by column, one a trial seed
+MEMBER = "second"  # folder of an ensemble's second run
 
 EXACT = (
     "methods",
@@ -46,72 +42,43 @@ EXACT = (
     "refitted",
     "target",
     "late",
+    "overall",
+    "joining",
 )  # keys of comparison.json that hold metrics on test rows
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of the comparison."""
+class _Plan:
+    """What a comparison does: its columns, the runs of each, and under which of these settings are tried."""
 
-    label: str
-    experiment: Experiment
+    columns: Sequence[Column]
+    runs: Sequence[Repeat]
+    trial_runs: Sequence[Repeat]
 
-    def at(self, seed: int) -> Experiment:
-        return with_changes(self.experiment, seed=seed)
+    def steps(self, rounds: int, silos: int) -> int:
+        """Return how many rounds all jobs do, and how many models the silos finish in all runs."""
+        runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.runs)
+        trials = sum(len(column.trials) for column in self.columns) * len(self.trial_runs)
+        return (runs + trials) * rounds + runs * silos
 
-    def folder(self, seed: int) -> str:
-        return f"runs/{self.label.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-
-
-def comparison_columns(experiment: Experiment) -> list[Column]:
-    """
-    Return a column for each listed method. The one that ``[method]`` configures keeps its settings; with further terms it has
-    a second column without them, and with pretrained weights one from scratch. Where training is private and starts from
-    public weights, "probe" is added: a head on the public backbone, without training together. Raises ConfigError.
-    """
-    if not experiment.data.val and experiment.privacy is None:
-        raise ConfigError(
-            "data.val = 0: compare chooses each silo's best method on validation rows; set data.val above 0"
-        )
-    engine = EngineSettings(name="serial", threads=experiment.engine.threads, stack=experiment.engine.stack)
-    serial = with_changes(experiment, engine=engine)
-    columns: list[Column] = []
-    public = bool(experiment.model.weights or experiment.model.pretrain_on)
-    added = ["probe"] if experiment.privacy and public else []
-    for name in dict.fromkeys([*experiment.compare.methods, *added]):
-        own = name == experiment.method.name
-        plain = MethodSettings(name=name, server=experiment.method.server if own else {"name": "mean"})
-        # Baselines release nothing, so they are never private.
-        open_: dict[str, Any] = (
-            {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
-            if experiment.privacy and _is_baseline(plain)
-            else {}
-        )
-        columns.append(
-            Column(
-                name, with_changes(serial, **open_) if own else with_changes(serial, method=plain, **open_)
+    def epochs(self, tunings: Tunings) -> dict[str, int]:
+        """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
+        factors = {Kind.TRAINED: 1, Kind.ENSEMBLE: 2, Kind.CONSTANT: 0}
+        counts = {
+            column.label: (
+                factors[column.kind],
+                epochs_at_silo(self.settings(column, self.runs[0], tunings)),
             )
-        )
-        if own and experiment.method.terms:
-            bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
-            columns.append(Column(f"{name}, no terms", with_changes(serial, method=bare)))
-        if own and (experiment.model.weights or experiment.model.pretrain_on):
-            scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
-            model = type(experiment.model)(**{**experiment.model.model_dump(), **scratch})
-            train = experiment.train.model_copy(update={"roles": []})
-            aside = [name for name in experiment.model.pretrain_on if ":" not in name]
-            columns.append(
-                Column(
-                    f"{name}, from scratch",
-                    _without_silos(with_changes(serial, model=model, train=train), aside),
-                )
-            )
-    return columns
+            for column in self.columns
+        }
+        return {label: factor * count for label, (factor, count) in counts.items() if count is not None}
 
-
-def _is_baseline(settings: MethodSettings) -> bool:
-    method = method_of(settings)
-    return method.pool or not method.shared
+    def settings(self, column: Column, run: Repeat, tunings: Tunings) -> Experiment:
+        """Return the experiment of a run, with the values that were chosen for it."""
+        label = column.label if column.kind is Kind.TRAINED else LOCAL
+        by_run = {Repeat(tuning.seed, tuning.fold): tuning.chosen for tuning in tunings.get(label, ())}
+        chosen = by_run.get(run, by_run.get(self.runs[0], {}))
+        return with_values(column.at(run), chosen) if chosen else column.at(run)
 
 
 def compare(
@@ -119,46 +86,111 @@ def compare(
     folder: RunFolder,
     workers: int,
     device: str,
-    watch: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     raws: SharedStore | None = None,
 ) -> Comparison:
     """
-    Do every run that is not finished, write ``comparison.json``, and return what it holds.
+    Do every trial and every run that is not finished, write ``comparison.json``, and return what it holds.
 
-    ``watch`` is called with the number of rounds done so far. ``raws``: a store that has the silos' stored rows. Raises
-    what ``run`` raises.
+    ``raws``: a store that has the silos' stored rows. Raises what ``run`` raises.
     """
-    columns, seeds = comparison_columns(experiment), experiment.compare.seeds
+    columns, runs = comparison_columns(experiment), repeats(experiment)
     clock = time.perf_counter()
-    tasks = [(column.at(seed), folder.path / column.folder(seed)) for seed in seeds for column in columns]
-    workers = 1 if experiment.engine.name == "ray" else min(workers, len(tasks))
+    most = sum(max(1, len(column.trials)) for column in columns) * len(runs)
+    workers = 1 if experiment.engine.name == "ray" else min(workers, most)
     with (
         nullcontext(raws) if raws else temporary_store() as rows,
-        _pool(workers, experiment.engine.threads) as pool,
+        worker_pool(workers, experiment.engine.threads) as pool,
     ):
         # Report every mistake before anything is trained.
-        notes = [note for column in columns for note in build(column.at(seeds[0]), rows, rows, device).notes]
-        started: dict[Future[None], Path] = {}
-        with ignore_sigint():  # the pool starts processes when work is submitted
-            for run_settings, path in tasks:
-                start = (
-                    str(folder.path / "pretrained" / f"seed{run_settings.seed}")
-                    if run_settings.model.pretrain_on
-                    else None
-                )
-                started[pool.submit(_do_run, run_settings, str(path), device, start, rows)] = path
-        _follow(started, [path for _, path in tasks], watch)
+        studies = [
+            build(column.at(runs[0]), rows, rows, device) for column in columns if column.kind is Kind.TRAINED
+        ]
+        plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
+        steps = plan.steps(experiment.rounds, len(studies[0].training))
+        workshop = Workshop(folder.path, device, rows, pool, watch, steps)
+        tunings = _tune(plan, workshop)
+        _do_runs(plan, workshop, tunings)
+    epochs = plan.epochs(tunings)
     seconds = time.perf_counter() - clock
     comparison = summarize_runs(experiment, run_folders(experiment, folder))
     previous = folder.comparison().seconds if folder.has("comparison.json") else 0.0
+    notes = dict.fromkeys(note for study in studies for note in study.notes)
     comparison = replace(
         comparison,
-        warnings=(*comparison.warnings, *dict.fromkeys(notes)),
+        warnings=(*comparison.warnings, *notes, *unequal_epochs(epochs, LOCAL), *edge_warnings(tunings)),
+        epochs=epochs,
         seconds=round(previous if previous else seconds, 1),
         privacy=_privacy(experiment, comparison),
+        tuning=tunings,
     )
     folder.write_json("comparison.json", comparison)
     return comparison
+
+
+def _trial_runs(experiment: Experiment, study: Study) -> list[Repeat]:
+    """
+    Return the runs under which settings are tried: one, where all have the same test rows. Otherwise each run chooses for
+    itself, because rows that are tested in one run are trained on in another.
+    """
+    runs = repeats(experiment)
+    own = all(study.silo_data.stored(name).test is not None for name in study.training)
+    same = own or (experiment.data.split_seed is not None and experiment.compare.folds == 1)
+    return runs[:1] if same else runs
+
+
+def _tune(plan: _Plan, workshop: Workshop) -> Tunings:
+    """Do all trials, and choose for each column and trial seed."""
+    tried = [column for column in plan.columns if column.trials]
+    paths = {
+        (column.label, run): [
+            workshop.folder / column.trial_folder(number, run) for number in range(len(column.trials))
+        ]
+        for column in tried
+        for run in plan.trial_runs
+    }
+    workshop.do(
+        [
+            Job(do_trial, column.trial(number, run), path, column.at(run))
+            for run in plan.trial_runs
+            for column in tried
+            for number, path in enumerate(paths[column.label, run])
+        ]
+    )
+    return {
+        column.label: tuple(_chosen(column, run, paths[column.label, run]) for run in plan.trial_runs)
+        for column in tried
+    }
+
+
+def _chosen(column: Column, run: Repeat, paths: Sequence[Path]) -> Tuning:
+    results = [RunFolder(path).trial() for path in paths]
+    trials = [
+        Trial(values, result.loss, result.failed)
+        for values, result in zip(column.trials, results, strict=True)
+    ]
+    return replace(choose(column.label, run.seed, trials), fold=run.fold)
+
+
+def _do_runs(plan: _Plan, workshop: Workshop, tunings: Tunings) -> None:
+    """Do the runs of each column; then the ensembles, whose first run is that of local."""
+    jobs: list[Job] = []
+    for run in plan.runs:
+        for column in plan.columns:
+            settings, path = plan.settings(column, run, tunings), workshop.folder / column.folder(run)
+            work = do_constant if column.kind is Kind.CONSTANT else do_run
+            if column.kind is Kind.ENSEMBLE:
+                settings, path = second_member(settings, [one.seed for one in plan.runs]), path / MEMBER
+            jobs.append(Job(work, settings, path, column.at(run)))
+    workshop.do(jobs)
+    local = next((column for column in plan.columns if column.label == LOCAL), None)
+    for column in (column for column in plan.columns if column.kind is Kind.ENSEMBLE):
+        assert local is not None  # the settings were checked
+        for run in plan.runs:
+            path = workshop.folder / column.folder(run)
+            write_ensemble(
+                RunFolder(path), [RunFolder(workshop.folder / local.folder(run)), RunFolder(path / MEMBER)]
+            )
 
 
 def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | None:
@@ -171,87 +203,3 @@ def _privacy(experiment: Experiment, comparison: Comparison) -> PrivacyReport | 
         epsilon=experiment.privacy.epsilon,
         not_released=tuple(key for key in EXACT if key in written),
     )
-
-
-def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
-    """Return the run folders of a comparison: for each column one folder a seed."""
-    return {
-        column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
-        for column in comparison_columns(experiment)
-    }
-
-
-def _without_silos(experiment: Experiment, aside: Sequence[str]) -> Experiment:
-    """Return the experiment without these silos, so that the column from scratch trains the same silos as the others."""
-    if not aside:
-        return experiment
-    from fedtl.data import prepare
-
-    names = [name for name in prepare.silo_names(experiment.data) if name not in aside]
-    return with_changes(
-        experiment, data=type(experiment.data)(**{**experiment.data.model_dump(), "silos": names})
-    )
-
-
-def _do_run(
-    experiment: Experiment, path: str, device: str, start_folder: str | None, raws: SharedStore
-) -> None:
-    """Do one run, in a worker process."""
-    start: State | None = None
-    if start_folder is not None:
-        central = build(central_experiment(experiment), raws, raws, device)
-        start = pretrain(experiment, RunFolder(Path(start_folder)), central.trainer, central.schema)
-    location = Path(path)
-    folder = (
-        RunFolder.open(location)
-        if (location / "experiment.toml").exists()
-        else RunFolder.create(location, experiment)
-    )
-    run(experiment, folder, device, start=start, raws=raws)
-
-
-def _follow(
-    started: Mapping[Future[None], Path], paths: Sequence[Path], watch: Callable[[int], None] | None
-) -> None:
-    pending = set(started)
-    while pending:
-        done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            try:
-                future.result()
-            except BrokenProcessPool as error:
-                raise FedTLError(
-                    f"the process of run {started[future].name} died (killed, or out of memory?); continue with --resume"
-                ) from error
-        if watch:
-            watch(sum(_finished_rounds(path / "history.jsonl") for path in paths))
-
-
-def _finished_rounds(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:
-    become_worker(threads, numbers.get())
-
-
-@contextmanager
-def _pool(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Start worker processes, and end them with the block: at once after an error or Ctrl-C."""
-    context = multiprocessing.get_context("spawn")
-    numbers = context.SimpleQueue()
-    for number in range(workers):
-        numbers.put(number)
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(threads, numbers))
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException as error:
-        processes = list((pool._processes or {}).values())
-        for process in processes:
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
-        scripts = [script for process in processes if (script := failed_script(process.exitcode))]
-        if scripts and isinstance(error.__cause__, BrokenProcessPool):
-            raise ConfigError(scripts[0]) from None
-        raise

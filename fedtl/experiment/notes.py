@@ -1,8 +1,9 @@
-"""Notes in a result about the normalisation statistics of the models that were scored."""
+"""Notes in a result: a method that shares nothing of the model, and the normalisation statistics that were scored."""
 
 from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment
+from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
@@ -14,6 +15,17 @@ AS_LEFT = (
     "normalisation statistics are those of private training; they are not refitted to the silo's own rows"
 )
 LOCAL_AFTER = "normalisation statistics are the exact ones of each silo's training inputs, computed after the last release"
+
+
+def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    """Yield a note if the method shares roles, but the model has no tensor of any of them."""
+    partition = trainer.partition
+    if partition.shared and not any(map(partition.leaves, partition.roles)):
+        shared = ", ".join(sorted(partition.shared))
+        yield (
+            f"{experiment.method.name} shares {shared}, but {experiment.model.name} has only "
+            f"{', '.join(sorted(set(partition.roles.values())))}: nothing leaves a silo, and each trains alone"
+        )
 
 
 def statistics_notes(
@@ -37,14 +49,16 @@ def statistics_notes(
         worst = max(far, key=lambda name: far[name])
         where = f"at {len(far)} of {len(outcomes)} silos"
         size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
-        yield f"{where} {_what(trainer)} are {size} (most at {worst}: {far[worst]:.2f}); {_scored(trainer)}"
+        shared = any(outcome.refitted is not None for outcome in outcomes.values())
+        most = f"most at {worst}: {far[worst]:.2f}"
+        yield f"{where} {_what(shared)} are {size} ({most}); {_scored(trainer, shared)}"
 
 
-def _what(trainer: Trainer) -> str:
-    return "shared statistics" if Role.STATS in trainer.method.shared else "running averages of training"
+def _what(shared: bool) -> str:
+    return "shared statistics" if shared else "running averages of training"
 
 
-def _scored(trainer: Trainer) -> str:
-    if trainer.method.fits_received_statistics or trainer.method.fits_tuned_statistics:
-        return "the metrics are those with exact statistics"
-    return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
+def _scored(trainer: Trainer, shared: bool) -> str:
+    if shared and not fits_tuned_statistics(trainer.method):
+        return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
+    return "the metrics are those with exact statistics"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedtl._util.files import write_file
-from fedtl.experiment.compare import run_folders
+from fedtl.experiment.columns import run_folders
 from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.report.compare_page import compare_page

@@ -22,6 +22,7 @@ def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPla
         bytes_down=leaving,
         training=tuple(examined.study.training),
         privacy=_privacy(experiment, examined),
+        notes=examined.study.notes,
         refused=examined.refused,
     )
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,16 +18,19 @@ from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.base import Method
 from fedtl.models.dp_norm import restore_names, restore_norms
+from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
-from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
+from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
 from fedtl.training.loop import TrainingConfig
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 
 
 class SiloModel:
@@ -38,12 +41,11 @@ class SiloModel:
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        own = folder.tensors(f"silos/{silo}/local.safetensors")
-        shared = folder.tensors("shared.safetensors")
         model = self.experiment.model.model_copy(
             update={"weights": ""}
         )  # the run's weights replace the first ones
         self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
+        alone = OwnStart(self.plan)
         if self.experiment.privacy is not None:
             self.plan = with_private_norms(self.plan)
             if self.experiment.data.scale == "dp":
@@ -51,16 +53,17 @@ class SiloModel:
         dtype = self.experiment.model.dtype
         self.trainer = Trainer(
             self.plan,
-            method_of(self.experiment.method),
+            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
             TrainingConfig(),
             dtype="float32" if dtype == "tf32" else dtype,
+            alone=None if self.experiment.privacy is None else alone,
         )
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
         labels = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
         self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
-        self.state: State = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
+        self.final: FinalModel = load_final_model(folder, silo, names)
 
     def scores(self, x: Array) -> Tensor:
         """
@@ -81,13 +84,29 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self.trainer.scores(self.state, inputs, self.data)
+        return self.final.scores(self.trainer, inputs, self.data)
+
+    def labels_of(self, member: str) -> Mapping[str, Label] | None:
+        """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
+        if self.labels is None or member == self.final.main.name:
+            return self.labels
+        return dict.fromkeys(alone_trainer(self.trainer).loop.roles, Label.LOCAL)
+
+    def nets(self) -> dict[str, nn.Module]:
+        """Return the net of each model of the mix by its name, in evaluation mode; see ``net``."""
+        nets: dict[str, nn.Module] = {}
+        for member in self.final.members:
+            net = trainer_of(member, self.trainer).net(self.data.width)
+            net.load_state_dict(member.state)
+            nets[member.name] = restore_norms(net).eval()
+        return nets
 
     def net(self) -> nn.Module:
-        """Return the whole net in evaluation mode. In regression its output is in the silo's own scale."""
-        net = self.trainer.net(self.data.width)
-        net.load_state_dict(self.state)
-        return restore_norms(net).eval()
+        """Return the whole net, or the whole mix, in evaluation mode. In regression its output is in the silo's own scale."""
+        nets, weights = self.nets(), [member.weight for member in self.final.members]
+        if len(nets) == 1:
+            return next(iter(nets.values()))
+        return MixedNet(list(nets.values()), weights, bool(self.classes)).eval()
 
 
 def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
@@ -160,20 +179,14 @@ def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
 def export_model(model: SiloModel, out: Path) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
-    (labels, inputs), and ``model.onnx`` where it can be made. Returns lines that say what was written.
+    (labels, inputs), and ``model.onnx`` where it can be made. Of a mix of models each has a file, ``model.json`` has their
+    weights, and ``model.onnx`` is the whole mix. Returns lines that say what was written.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise ConfigError(f"--out: {out} is not empty; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    state = model.net().state_dict()
-    used = {name: tensor.contiguous() for name, tensor in state.items() if not name.startswith("aux.")}
-    named, about = model.plan.library_name, None
-    if model.labels is not None:
-        labels = restore_names(model.trainer.net(model.data.width), model.labels)
-        # num_batches_tracked may have been recreated here; it then depends on no data.
-        about = taint_metadata.label_metadata({named(name): labels.get(name, Label.PUBLIC) for name in used})
-    save_file({named(name): tensor for name, tensor in used.items()}, out / "model.safetensors", about)
-    description = {
+    written = _save_weights(model, out)
+    description: dict[str, Any] = {
         "model": model.experiment.model.name,
         "classes": model.classes,
         "shape": model.shape,
@@ -184,12 +197,32 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
         )
+    if len(model.final.members) > 1:
+        description["mix"] = {
+            file: member.weight for file, member in zip(written, model.final.members, strict=True)
+        }
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
-        f"{out / 'model.safetensors'}: {len(used)} tensors",
+        *(f"{out / file}: {count} tensors" for file, count in written.items()),
         f"{out / 'model.json'}: labels and inputs",
         _onnx(model, out),
     ]
+
+
+def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:
+    """Write the weights of each model of the mix, and return the number of tensors by file. One model: model.safetensors."""
+    named, counts = model.plan.library_name, dict[str, int]()
+    for name, net in model.nets().items():
+        used = {key: one.contiguous() for key, one in net.state_dict().items() if not key.startswith("aux.")}
+        labels, about = model.labels_of(name), None
+        if labels is not None:
+            labels = restore_names(model.trainer.net(model.data.width), labels)
+            # num_batches_tracked may have been recreated here; it then depends on no data.
+            about = taint_metadata.label_metadata({named(key): labels.get(key, Label.PUBLIC) for key in used})
+        file = "model.safetensors" if len(model.final.members) == 1 else f"{name}.safetensors"
+        save_file({named(key): tensor for key, tensor in used.items()}, out / file, about)
+        counts[file] = len(used)
+    return counts
 
 
 def _onnx(model: SiloModel, out: Path) -> str:

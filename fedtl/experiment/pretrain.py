@@ -89,6 +89,9 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     source, colon, path = entry.partition(":")
     if not colon:
         settings, names = without_release(experiment.data), [entry]
+        settings = settings.model_copy(
+            update={"folds": 1, "fold": 0}
+        )  # public rows are the same in every fold
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
@@ -102,6 +105,6 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
         raw = prepare.read_silo(settings, name)
         own = prepare.silo_classes(raw, settings)
         trained = frozenset(label_texts(raw.train.y))
-        data = prepare.prepare_silo(raw, settings, name, experiment.seed, own, trained).data
+        data = prepare.prepare_silo(raw, settings, name, experiment.split_seed, own, trained).data
         datasets.append(replace(data, target=None))
     return datasets

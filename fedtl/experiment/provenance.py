@@ -6,7 +6,8 @@ from fedtl.experiment.config.resolve import privacy_of
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_statistics
 from fedtl.experiment.study import Study
-from fedtl.methods.base import FineTune, Use, finished_roles
+from fedtl.methods.base import Use, finished_roles
+from fedtl.methods.tune import Tune
 from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.training.extra import changed_extra
@@ -44,7 +45,7 @@ def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> di
     Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise. A step
     of another kind than the two here may train, or choose by the loss on validation rows, whatever it says.
     """
-    if not all(isinstance(step, Use | FineTune) for step in trainer.method.finish):
+    if not all(isinstance(step, Use | Tune) for step in trainer.method.steps):
         return dict.fromkeys(before, Label.LOCAL)
     if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
         worst = taint.combined_labels({"all": label} for label in before.values())["all"]

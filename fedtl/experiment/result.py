@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
-
-import torch
 
 import fedtl
 from fedtl.data.dataset import SiloDataset
+from fedtl.experiment.final_models import mix_of, save_final_model
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
 from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
@@ -39,16 +37,13 @@ class Totals:
 
 
 def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
-    """Write what a silo would use; ``local.safetensors`` holds the tensors that differ from the shared ones."""
-    own = {
-        key: tensor
-        for key, tensor in outcome.state.items()
-        if key not in shared or not torch.equal(tensor, shared[key])
-    }
-    labelled = provenance_after_finish(study.trainer, silo_provenance(study, name))
-    folder.save_tensors(f"silos/{name}/local.safetensors", own, labelled)
+    """Write what a silo would use."""
+    labels = provenance_after_finish(study.trainer, silo_provenance(study, name))
+    save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
+    if (units := study.exam(name).units) is not None:
+        test["units"] = units
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.silo_data.inputs(name), study.data(name).classes, study.schema.shape)
 
@@ -88,7 +83,7 @@ def run_result(
         notes=(
             *study.notes,
             *statistics_notes(experiment, study.trainer, outcomes),
-            *chain.from_iterable(map(privacy_warnings, study.guarantees.values())),
+            *privacy_warnings(study.guarantees.values()),
         ),
         bytes_up=totals.bytes_up,
         bytes_down=totals.bytes_down,
@@ -104,6 +99,8 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         val=len(data.val),
         test=len(outcome.y),
         measured=outcome.test,
+        mix=mix_of(outcome.model),
+        received=outcome.received,
         target=outcome.target,
         target_adabn=outcome.target_adabn,
         refitted=outcome.refitted,

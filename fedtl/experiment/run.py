@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema, read_data_schema
+from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
@@ -36,20 +37,70 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
+from fedtl.training.at_home import OwnModel, own_model, tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
+Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
 
 
 @dataclass(frozen=True)
-class _Machine:
+class Machine:
     """Where a run is done: on which device, and with which initial weights, if some were pretrained."""
 
     device: str
-    start: State | None
+    start: State | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """
+    A study after its last round, with the engine that still runs. ``members``: who took part in the rounds. ``data``: of
+    every silo that trained or comes late. ``shared``: the final shared tensors.
+    """
+
+    study: Study
+    engine: Engine
+    members: Mapping[str, Silo]
+    data: Mapping[str, SiloDataset]
+    shared: State
+    totals: Totals
+    name: str
+
+    @property
+    def task(self) -> Task:
+        """What each silo receives to finish its model."""
+        experiment = self.study.experiment
+        return Task(self.name, experiment.rounds + 1, experiment.rounds, experiment.seed, self.shared)
+
+    @property
+    def silos(self) -> list[Silo]:
+        """The silos that trained, each with what it kept; for the method "pooled", with nothing."""
+        study = self.study
+        return [
+            self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(study.training)
+        ]
+
+    def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
+        """Yield the results of a job at these silos. Raises SiloFailed if a silo fails."""
+        for name, result in self.engine.each(job, silos):
+            if isinstance(result, SiloFailed):
+                raise result
+            yield name, result
+
+
+@dataclass(frozen=True)
+class Given:
+    """What several runs share: a store of the rows that they read, and what trains, or finds, a silo's own model."""
+
+    raws: SharedStore | None = None
+    own: OwnModel = own_model
+
+
+NOTHING_GIVEN = Given()
 
 
 def run(
@@ -58,93 +109,101 @@ def run(
     device: str = "cpu",
     progress: Progress | None = None,
     start: State | None = None,
-    raws: SharedStore | None = None,
+    given: Given = NOTHING_GIVEN,
+    finishing: Finishing | None = None,
 ) -> RunResult:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds. Test rows are read once, after the
     last round.
 
-    ``raws``: where several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's
-    ledger has no room for the whole run, and NotEnoughSilos.
+    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``given``: what
+    several runs share. Raises what ``build`` raises, BudgetExhausted where a silo's ledger has no room for the whole run, and
+    NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.result()
-    machine.set_threads(experiment.engine.threads)
-    with temporary_store() as prepared:
-        stores = RowStores(raws or prepared, prepared)
-        schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
-        if experiment.privacy is not None:  # before anything is trained, also on public rows
-            _check_origins(experiment, study_data(experiment, stores, schema))
-        if experiment.model.pretrain_on and start is None:
-            central = build(central_experiment(experiment), stores.raw, prepared, device, None, schema)
-            start = pretrain(experiment, folder, central.trainer, schema)
-        study = _study(experiment, folder, stores, _Machine(device, start), schema)
-        result = _run(study, folder, _Machine(device, start), progress)
+    with ready_study(experiment, folder, Machine(device, start), given.raws) as (study, on):
+        with trained(study, folder, on, progress) as done:
+            clock = time.perf_counter()
+            outcomes, late = _evaluate(done, folder, given.own, finishing)
+            workers = done.engine.workers
+        totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
+        result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
     folder.write_json("result.json", result)
     return result
 
 
-def _study(
-    experiment: Experiment, folder: RunFolder, stores: RowStores, on: _Machine, schema: DataSchema
-) -> Study:
-    """Return the study with every silo's guarantee and prepared rows."""
-    study = build(experiment, stores.raw, stores.prepared, on.device, on.start, schema)
-    study = with_guarantees(study, folder)
-    for guarantee in study.guarantees.values():
-        check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
-    for name in (*study.training, *experiment.data.late):
-        study.data(name)
-        if stores.raw is stores.prepared:
-            stores.raw.remove(f"{name}.raw")  # no other run needs it
-    return study
+@contextmanager
+def ready_study(
+    experiment: Experiment, folder: RunFolder, on: Machine, raws: SharedStore | None
+) -> Iterator[tuple[Study, Machine]]:
+    """
+    Yield the study with every silo's guarantee and prepared rows, and the machine with pretrained weights, if there are any.
+    Raises what ``run`` raises before training.
+    """
+    machine.set_threads(experiment.engine.threads)
+    with temporary_store() as prepared:
+        stores, start = RowStores(raws or prepared, prepared), on.start
+        schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
+        if experiment.privacy is not None:  # before anything is trained, also on public rows
+            _check_origins(experiment, study_data(experiment, stores, schema))
+        if experiment.model.pretrain_on and start is None:
+            central = build(central_experiment(experiment), stores.raw, prepared, on.device, None, schema)
+            start = pretrain(experiment, folder, central.trainer, schema)
+        study = with_guarantees(build(experiment, stores.raw, prepared, on.device, start, schema), folder)
+        for guarantee in study.guarantees.values():
+            check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
+        for name in (*study.training, *experiment.data.late):
+            study.data(name)
+            if stores.raw is stores.prepared:
+                stores.raw.remove(f"{name}.raw")  # no other run needs it
+        yield study, Machine(on.device, start)
 
 
-def _run(study: Study, folder: RunFolder, on: _Machine, progress: Progress | None) -> RunResult:
-    experiment = study.experiment
-    data = {name: study.data(name) for name in (*study.training, *experiment.data.late)}
+@contextmanager
+def trained(
+    study: Study, folder: RunFolder, on: Machine, progress: Progress | None = None
+) -> Iterator[Trained]:
+    """Do the rounds that are left, write the shared tensors, and yield what there is then."""
+    data = {name: study.data(name) for name in (*study.training, *study.experiment.data.late)}
     members = _members(study, {name: data[name] for name in study.training})
     server, totals = _resume(study, folder, members)
     clock = time.perf_counter()
     context = partial(make_worker_context, study.source, on.device, on.start)
-    with choose.make_engine(experiment.engine, study.trainer, context, len(members)) as engine:
+    with choose.make_engine(study.experiment.engine, study.trainer, context, len(members)) as engine:
         server, totals, training_seconds = _train(study, folder, members, (server, totals), engine, progress)
         shared = _final_shared(study, members, server.shared)
         provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)
-        outcomes, late = _evaluate(study, folder, engine, shared, members, data)
-        workers = engine.workers
-    totals = replace(totals, seconds=totals.seconds + time.perf_counter() - clock - training_seconds)
-    return run_result(study, folder, outcomes, late, data, totals, (on.device, workers))
+        seconds = totals.seconds + time.perf_counter() - clock - training_seconds
+        totals = replace(totals, seconds=seconds)
+        yield Trained(study, engine, members, data, shared, totals, folder.path.name)
 
 
 def _evaluate(
-    study: Study,
-    folder: RunFolder,
-    engine: Engine,
-    shared: State,
-    members: Mapping[str, Silo],
-    data: Mapping[str, SiloDataset],
+    done: Trained, folder: RunFolder, own: OwnModel, finishing: Finishing | None
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
-    experiment = study.experiment
-    task = Task(folder.path.name, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    study, experiment = done.study, done.study.experiment
     test_rows = partial(_evaluation_set, study.silo_data)
-    silos = [members.get(name) or study.silo(name, data[name]) for name in sorted(study.training)]
     outcomes: dict[str, Outcome] = {}
-    for name, outcome in _all(engine, Examine(task, test_rows), silos):
-        save_outcome(study, folder, shared, name, outcome)
-        outcomes[name] = replace(outcome, state={}, scores=NOTHING, ids=NOTHING)  # the folder has them
-    onboard = Onboard(task, test_rows, experiment.data.shots, experiment.rounds * experiment.train.epochs)
-    late = [study.silo(name, data[name]) for name in experiment.data.late]
-    return dict(sorted(outcomes.items())), dict(_all(engine, onboard, late))
+    silos = done.silos
+    if finishing:
+        finishing(0, len(silos))
+    for name, outcome in done.each(Examine(done.task, test_rows, own), silos):
+        save_outcome(study, folder, done.shared, name, outcome)
+        outcomes[name] = _without_tensors(outcome)  # the folder has them
+        if finishing:
+            finishing(len(outcomes), len(silos))
+    alone_epochs = experiment.rounds * experiment.train.epochs
+    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
+    late = [study.silo(name, done.data[name]) for name in experiment.data.late]
+    return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
 
 
-def _all(engine: Engine, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
-    """Yield the results of ``engine.each``. Raises SiloFailed if a silo fails."""
-    for name, result in engine.each(job, silos):
-        if isinstance(result, SiloFailed):
-            raise result
-        yield name, result
+def _without_tensors(outcome: Outcome) -> Outcome:
+    members = tuple(replace(member, state={}) for member in outcome.model.members)
+    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -176,12 +235,12 @@ def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tup
 
 
 def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> State:
-    """Return the shared tensors; of a pooled run, with the exact statistics of the pooled training rows."""
+    """Return the shared tensors; of a pooled run, tuned on the pooled rows, with their exact statistics."""
     if not study.method.pool:
         return shared
-    pooled, trainer = members[POOLED], study.trainer
-    joined = trainer.partition.join(shared, pooled.local)
-    state = trainer.adapt(joined, pooled.data.train.x, pooled.data.width)
+    experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
+    task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
+    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.train.x, pooled.data.width)
     return trainer.partition.split(state)[0]
 
 

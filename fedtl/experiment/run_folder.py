@@ -4,7 +4,7 @@ The files of one run, each written atomically, so that a killed process never le
     experiment.toml  settings, with overrides         history.jsonl  one line a round
     result.json      written when the run is done     report.html    self-contained
     shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors,
-                                                                    validation.json: metrics on validation rows
+                                                                    mix.json, validation.json: metrics on validation rows
     checkpoint/state.pt   for --resume                transcript/   messages the server saw, where [audit] asks for it
 """
 
@@ -21,6 +21,7 @@ from fedtl._util.files import write_file
 from fedtl._util.records import Record, from_plain, to_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.custom import NO_VALUES, CustomValues, passed_values
 from fedtl.experiment.config.load import load_experiment, to_toml
 from fedtl.experiment.config.schema import Experiment
 from fedtl.federation.round_log import RoundLog
@@ -28,7 +29,8 @@ from fedtl.models.state import State
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
-from fedtl.results.run import HistoryLine, RunResult
+from fedtl.results.run import HistoryLine, Mix, RunResult
+from fedtl.results.tuning import TrialResult
 
 TRANSCRIPT = "transcript"  # folder of the messages that the server saw
 RUNS = "runs"  # default folder for runs
@@ -36,7 +38,10 @@ RUNS = "runs"  # default folder for runs
 
 @dataclass(frozen=True)
 class RunFolder:
+    """``values``: methods and a model that a Python program passed, which no file holds."""
+
     path: Path
+    values: CustomValues = NO_VALUES
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> "RunFolder":
@@ -48,15 +53,18 @@ class RunFolder:
                 f"{path} is not empty; choose another folder (--out), or continue the run: fedtl run --resume {path}"
             )
         path.mkdir(parents=True, exist_ok=True)
-        write_file(path / "experiment.toml", lambda file: file.write_text(to_toml(experiment)))
+        passed = passed_values(experiment)
+        comment = f"# A Python program passed {', '.join(passed)}: this file alone does not repeat what used that.\n"
+        text = (comment if passed else "") + to_toml(experiment)
+        write_file(path / "experiment.toml", lambda file: file.write_text(text))
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, values: CustomValues = NO_VALUES) -> "RunFolder":
         """Return the run in an existing folder. Raises ConfigError where there is none."""
         if not (path / "experiment.toml").is_file():
             raise ConfigError(f"{path} is not a run folder: it has no experiment.toml")
-        return cls(path)
+        return cls(path, values)
 
     def discard_untouched(self) -> bool:
         """
@@ -74,7 +82,8 @@ class RunFolder:
         return True
 
     def experiment(self) -> Experiment:
-        return load_experiment(str(self.path / "experiment.toml"))
+        """The experiment, with the values that were passed to ``open``. Raises ConfigError where the run had others."""
+        return self.values.put_back(load_experiment(str(self.path / "experiment.toml")))
 
     def result(self) -> RunResult:
         """The result of the run. Raises ConfigError where the run did not end, or the file is damaged."""
@@ -84,10 +93,19 @@ class RunFolder:
         """The result of the comparison. Raises ConfigError where it did not end, or the file is damaged."""
         return self._record("comparison.json", Comparison)
 
+    def trial(self) -> TrialResult:
+        """The result of a trial. Raises ConfigError where it did not end, or the file is damaged."""
+        return self._record("trial.json", TrialResult)
+
     def validation(self, silo: str) -> dict[str, float] | None:
         """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""
         name = f"silos/{silo}/validation.json"
         return self.read_json(name) if self.has(name) else None
+
+    def mix(self, silo: str) -> Mix | None:
+        """The models that the silo averages; None where it uses one. Raises ConfigError where the file is damaged."""
+        name = f"silos/{silo}/mix.json"
+        return self._record(name, Mix) if self.has(name) else None
 
     def write_json(self, name: str, content: object) -> None:
         """Write a record (see ``records``) or plain values."""

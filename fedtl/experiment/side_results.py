@@ -14,6 +14,8 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
     "target": lambda silo: silo.target,
     "target_adabn": lambda silo: silo.target_adabn,
 }
+CONSTANT = "constant"  # the label of the constant answers
+MAX_NAMED = 6  # silos in one warning
 DISTANT_OWN = (
     f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
     "the silo's training inputs; the metrics are those with exact statistics"

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from fedtl._util.settings import Count
 from fedtl.messages import Update
+from fedtl.methods.choose import Choose
 from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.models.roles import EVERYTHING, Role
@@ -31,7 +31,7 @@ class Phase:
 
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
-    ends.
+    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -40,6 +40,11 @@ class Phase:
     on: tuple[str, ...] = (MODEL,)
     through: Through | None = None
     into: str | None = None
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the weights that this phase trains become the model's."""
+        return MODEL in self.on or (self.into == MODEL and self.through is None)
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,18 @@ class Summary(ABC):
     """
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
     vector longer than ``bound`` is scaled down to it.
+
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
+    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
+    trains without privacy; otherwise of the model as trained.
     """
 
     name: str
     bound: float
+    by_label: bool = False
+    every_round: bool = True
+    exact_statistics: bool = False
 
     @abstractmethod
     def rows(self, out: Forward) -> Tensor:
@@ -89,15 +102,46 @@ class Summary(ABC):
         """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
-class Site(Protocol):
-    """What a finishing step may use of a silo: training on its rows, and the loss on its validation rows. Never test rows."""
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """
+    The features [N, D] of rows that have a label, and the labels [N] as the model is trained on them: class numbers, or
+    values in the silo's own scale. On the CPU.
+    """
 
-    def train(self, state: State, phase: Phase) -> State:
-        """Return the state after a phase of training."""
+    features: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class Site(Protocol):
+    """
+    What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, features of
+    training and validation rows, and losses on validation rows. Never test rows. ``lr``: the learning rate of [train].
+    """
+
+    @property
+    def lr(self) -> float: ...
+
+    def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
+        """
+        Return the state after a phase of training. ``lr``: a learning rate; None: that of the last round. ``repeat``: the
+        number of the call within one step, from 0, so that each draws batches of its own.
+        """
         ...
 
-    def loss(self, state: State) -> float:
-        """Return the model's loss on validation rows."""
+    def adapted(self, state: State, moved: frozenset[Role]) -> State:
+        """Return the state with exact statistics of the training inputs, if the ``moved`` roles include statistics."""
+        ...
+
+    def losses(self, state: State) -> Tensor:
+        """Return the model's loss on each validation row [N]."""
+        ...
+
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
 
@@ -124,23 +168,6 @@ class Use(Finish):
         return sets[self.name] if self.through is None else self.through(sets)
 
 
-@dataclass(frozen=True)
-class FineTune(Finish):
-    """Fine-tune the head, or everything, on the silo's own training rows."""
-
-    what: Literal["head", "all"] = "head"
-    epochs: Count = 0
-
-    @property
-    def trained(self) -> frozenset[Role]:  # type: ignore[override]
-        if not self.epochs:
-            return frozenset()
-        return HEAD if self.what == "head" else EVERYTHING
-
-    def __call__(self, site: Site, state: State, sets: Sets) -> State:
-        return site.train(state, Phase(self.trained, self.epochs)) if self.epochs else state
-
-
 class Server(Protocol):
     """
     The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
@@ -158,8 +185,9 @@ ExactStatistics = Literal["own", "always", "never"]
 class Method:
     """
     A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
-    steps after the last round. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic
-    assumes plain SGD or momentum.
+    steps after the last round; ``tune`` comes after them. ``choose``: which mix of its candidate models a silo uses; None:
+    the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or
+    momentum.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
@@ -175,6 +203,8 @@ class Method:
     slots: tuple[Slot, ...] = ()
     summaries: tuple[Summary, ...] = ()
     finish: tuple[Finish, ...] = ()
+    tune: Finish | None = None
+    choose: Choose | None = None
     server: Server | None = None
     exact_statistics: ExactStatistics = "own"
     pool: bool = False
@@ -189,6 +219,11 @@ class Method:
         check_names([summary.name for summary in self.summaries], "the summary")
 
     @property
+    def steps(self) -> tuple[Finish, ...]:
+        """The steps after the last round, tuning included."""
+        return self.finish if self.tune is None else (*self.finish, self.tune)
+
+    @property
     def head_is_local(self) -> bool:
         return Role.HEAD not in self.shared
 
@@ -198,16 +233,6 @@ class Method:
         return self.exact_statistics == "always" or (
             self.exact_statistics == "own" and Role.STATS not in self.shared
         )
-
-    @property
-    def fits_statistics_each_round(self) -> bool:
-        """Whether the metrics of a round are of exact statistics; a pooled run has all rows, so its own are exact."""
-        return self.fits_received_statistics or (self.pool and self.exact_statistics == "own")
-
-    @property
-    def fits_tuned_statistics(self) -> bool:
-        """Whether a finishing step moves the statistics, so that exact ones are fitted after it."""
-        return self.exact_statistics != "never" and any(Role.STATS in step.trained for step in self.finish)
 
     @property
     def needs_target(self) -> bool:
@@ -254,7 +279,22 @@ def trained_roles(method: Method) -> frozenset[Role]:
     return frozenset({Role.COUNT}).union(replaced, *trained)
 
 
+def own_labels(method: Method) -> bool:
+    """Return whether a silo's head has outputs for that silo's labels only, not for those of all silos."""
+    return method.head_is_local and not any(summary.by_label for summary in method.summaries)
+
+
 def finished_roles(method: Method) -> frozenset[Role]:
     """Return the roles that are fitted to the silo's own rows after the last round."""
-    fitted = frozenset[Role]().union(*(step.trained for step in method.finish))
+    fitted = frozenset[Role]().union(*(step.trained for step in method.steps))
     return fitted | ({Role.STATS} if method.fits_received_statistics else frozenset())
+
+
+def fits_tuned_statistics(method: Method) -> bool:
+    """Return whether a step after the last round moves the statistics, so that exact ones are fitted after it."""
+    return method.exact_statistics != "never" and any(Role.STATS in step.trained for step in method.steps)
+
+
+def fits_at_home(method: Method) -> bool:
+    """Return whether a silo's final model may be another than the one it received."""
+    return not method.pool and (method.choose is not None or any(step.trained for step in method.steps))

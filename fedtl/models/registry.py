@@ -1,8 +1,9 @@
 """The table of models, and a model by its name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,12 +11,9 @@ from torch import nn
 from fedtl._util.registry import Registry
 from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
+from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
 from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
-
-Build = Callable[
-    ..., tuple[nn.Module, str]
-]  # a function of the shape of one input and the model's own settings
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",
@@ -56,18 +54,22 @@ def model_spec(
     ModelError.
     """
     check_model_name(name)
+    if name in MODELS:
+        make = partial(MODELS[name], **settings)
+    elif name.startswith(TORCHVISION):
+        make = partial(libraries.torchvision_model, name.removeprefix(TORCHVISION), pretrained=pretrained)
+    else:
+        make = partial(libraries.timm_model, name, pretrained=pretrained)
+    return custom_spec(make, name, shape, seed)
+
+
+def custom_spec(make: Build, name: str, shape: Shape, seed: int) -> ModelSpec:
+    """Return the model that ``make`` builds for inputs of ``shape``. ``name``: for messages. Raises ModelError."""
     classifier = ""
 
     def build() -> nn.Module:
         nonlocal classifier
-        if name in MODELS:
-            module, classifier = MODELS[name](shape, **settings)
-        elif name.startswith(TORCHVISION):
-            module, classifier = libraries.torchvision_model(
-                name.removeprefix(TORCHVISION), shape, pretrained
-            )
-        else:
-            module, classifier = libraries.timm_model(name, shape, pretrained)
+        module, classifier = make(shape)
         return module
 
     try:

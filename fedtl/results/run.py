@@ -24,10 +24,23 @@ class HistoryLine:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """
+    The models whose probabilities (in regression: values) a silo averages, by what they are, with their weights. They were
+    chosen among ``mixes`` by the loss on ``validation_rows``.
+    """
+
+    weights: Mapping[str, float]
+    validation_rows: int
+    mixes: int
+
+
+@dataclass(frozen=True)
 class SiloResult:
     """
-    One silo: how many rows it has, and what its own model scores on its test rows. ``target``: on the test rows of the
-    second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
+    One silo: how many rows it has, and what its own model scores on its test rows. ``mix``: the models that this is; None: one
+    alone. ``received``: the model as the last round left it, before the silo tuned or mixed anything. ``target``: on the
+    test rows of the second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
     inputs in place of shared ones. ``statistics_distance``: of the statistics that training left from these exact ones,
     in standard deviations.
     """
@@ -36,6 +49,8 @@ class SiloResult:
     val: int
     test: int
     measured: Measured = field(metadata=FLAT)
+    mix: Mix | None = None
+    received: Measured | None = None
     target: Measured | None = None
     target_adabn: Measured | None = None
     refitted: Measured | None = None

@@ -151,7 +151,9 @@ def _phase(
     trainer: Trainer, net: Net, phase: Phase, silos: Sequence[Silo], data: Dataset, task: Task, number: int
 ) -> None:
     trainer.loop.prepare(net, phase)
-    optimizer = trainer.loop.optimizer(moving_in(net), task)
+    if not (moving := moving_in(net)):
+        return
+    optimizer = trainer.loop.optimizer(moving, task)
     drawn = []
     for silo in silos:
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)

@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
-from fedtl.data.dataset import SiloDataset
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.methods.base import LabelledFeatures, Method
 from fedtl.models import precision
 from fedtl.models.net import Net
 from fedtl.models.norms import adabn_statistics
+from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State, copy_state
 from fedtl.training.batches import ROWS_AT_ONCE, in_batches, to_inputs
 
@@ -21,9 +24,35 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
     return scores if data.classes else scores * data.y_std + data.y_mean
 
 
+@torch.no_grad()
+def labelled_features(
+    net: Net, rows: Dataset, data: SiloDataset, device: torch.device, dtype: str
+) -> LabelledFeatures:
+    """Return the features of the net's body for the rows that have a label, averaged over positions if it leaves any."""
+    y = rows.y if data.classes else (rows.y - data.y_mean) / data.y_std
+    known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
+    x, y = rows.x[known], y[known]
+    net.eval()
+    with precision.autocast_for(dtype, device):
+        chunks = [net.body(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE)]
+    features = torch.cat(chunks)
+    return LabelledFeatures(features.flatten(2).mean(2) if features.dim() > 2 else features, y)
+
+
 def exact_statistics(net: Net, x: Tensor, device: torch.device) -> State:
     """Return AdaBN's statistics of the body on inputs ``x`` by the net's names; {} for a model without running statistics."""
     batches = (to_inputs(x[rows], device) for rows in in_batches(torch.arange(len(x)), ROWS_AT_ONCE))
     return copy_state(
         {f"body.{name}": tensor for name, tensor in adabn_statistics(net.body, batches).items()}
     )
+
+
+def fits_statistics(method: Method, partition: Partition, model: State, shared: State) -> bool:
+    """
+    Return whether a silo scores the ``model`` that it uses with exact statistics: where its statistics are the silo's own.
+    They are not where all equal the ``shared`` ones that it received; those of a personal model or of a mixture are.
+    """
+    if method.exact_statistics != "own":
+        return method.exact_statistics == "always"
+    names = [name for name in model if partition.roles[name] is Role.STATS]
+    return any(name not in shared or not torch.equal(model[name].cpu(), shared[name].cpu()) for name in names)

@@ -2,14 +2,16 @@
 What a method keeps or sends in addition to the model: its initial slots and summaries, and their values after a round.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import FinishedRound, Method
+from fedtl.methods.base import FinishedRound, Method, Summary
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
 from fedtl.models.roles import Partition, Role
@@ -17,6 +19,8 @@ from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
 from fedtl.training.loop import Loop
 from fedtl.training.weights import Weights, copied
+
+NUMBERS_AT_ONCE = 1 << 22  # of the vectors of a summary that are held at a time
 
 
 def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
@@ -59,31 +63,65 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
+    """Set each slot to its value after the round, in order. ``steps``: of each phase that trained what the model is."""
     if not before:
         return
     reach = {
         name: sum(loop.training.reach(name, task, count) for count in steps)
-        for name, _ in weights.net.named_parameters()
+        for name, _ in weights.net.named_parameters(remove_duplicate=False)
     }
     for slot in loop.method.slots:
         if slot.after is not None:
             weights.put(slot.name, copied(slot.after(FinishedRound(before, weights.sets, reach))))
 
 
+def uses_exact_statistics(method: Method) -> bool:
+    """Return whether the method has a summary of the model with exact statistics."""
+    return method.fits_received_statistics and any(one.exact_statistics for one in method.summaries)
+
+
+def summaries_of(loop: Loop, weights: Weights, data: SiloDataset, exact: State | None = None) -> State:
+    """
+    Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down.
+    ``exact``: the model's statistics for the summaries that ask for exact ones, None where the silo does not use these.
+    """
+    return {
+        summary.name: (_sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
+        for summary in loop.method.summaries
+    }
+
+
+def _sum_of_rows(
+    summary: Summary, loop: Loop, weights: Weights, data: SiloDataset, exact: State | None
+) -> Tensor:
+    """Return the sum of a summary's vectors over the silo's training rows, float64."""
+    parts = (
+        _scaled_down(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact)
+    )
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
+
+
 @torch.no_grad()
-def summaries_of(loop: Loop, weights: Weights, data: SiloDataset) -> State:
-    """Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down."""
-    sums = State()
-    for rows in torch.arange(len(data.train)).split(ROWS_AT_ONCE) if loop.method.summaries else ():
+def vectors_of(
+    summary: Summary, loop: Loop, weights: Weights, data: SiloDataset, exact: State | None = None
+) -> Iterator[Tensor]:
+    """Yield a summary's vectors of the silo's training rows in order, float64 [B, ...]."""
+    if exact is not None and summary.exact_statistics:
+        moved = {name: tensor.to(loop.device) for name, tensor in exact.items()}
+        weights = replace(weights, sets={**weights.sets, MODEL: {**weights.sets[MODEL], **moved}})
+    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // weights.summaries[summary.name].numel()))
+    for rows in torch.arange(len(data.train)).split(at_once):
         batch = make_batch(data, rows, None, loop.device)
-        out = Forward(batch, weights.by(MODEL), 1.0, weights.summaries)
-        for summary in loop.method.summaries:
-            vectors = summary.rows(out).float()
-            length = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
-            scale = (summary.bound / length).clamp(max=1).view(-1, *[1] * (vectors.dim() - 1))
-            sums[summary.name] = sums.get(summary.name, torch.zeros(())) + (vectors * scale).sum(0)
-    return {name: total / len(data.train) for name, total in sums.items()}
+        yield summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries)).double()
+
+
+def _scaled_down(vectors: Tensor, bound: float) -> Tensor:
+    """Scale each vector [B, ...] down to a length of at most ``bound``."""
+    length = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return vectors * (bound / length).clamp(max=1).view(-1, *[1] * (vectors.dim() - 1))
 
 
 def whole_state(method: Method, weights: Weights, summaries: State) -> State:

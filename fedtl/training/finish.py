@@ -16,11 +16,13 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
-from fedtl.methods.base import HEAD, Phase, trained_roles
+from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
+from fedtl.training.at_home import FinalModel, OwnModel, finish, own_model, received_model, used_model
+from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -33,17 +35,19 @@ class Outcome:
     """
     The final model of a silo and its metrics. ``scores``, ``y`` and ``ids`` have one entry for each test row.
 
-    ``refitted``: where the norms' statistics are shared, the metrics on test rows with the exact statistics of the silo's
+    ``received``: where the silo fits anything after the last round, the metrics on test rows of the model before that.
+    ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
     """
 
-    state: State
+    model: FinalModel
     validation: Measured
     test: Measured
     scores: Tensor
     y: Tensor
     ids: Tensor
+    received: Measured | None = None
     target: Measured | None = None
     target_adabn: Measured | None = None
     refitted: Measured | None = None
@@ -52,54 +56,56 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Examine:
-    """The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these."""
+    """
+    The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these. ``own``:
+    trains, or finds, the silo's own model.
+    """
 
     task: Task
     exam: Callable[[str], EvaluationSet]
+    own: OwnModel = own_model
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
-        state, data = trainer.finish(silo, self.task), silo.data
-        if broken := first_not_finite(state):
+        model, data = finish(trainer, silo, self.task, self.own), silo.data
+        if broken := [name for one in model.members if (name := first_not_finite(one.state))]:
             raise SiloFailed(
-                f"{silo.name}: {broken} is not finite after the last round; a lower train.lr may help"
+                f"{silo.name}: {broken[0]} is not finite after the last round; a lower train.lr may help"
             )
         exam = self.exam(silo.name)
-        scores = trainer.scores(state, exam.test.x, data)
-        refitted, distance = self._refitted(trainer, silo, state, exam.test)
+        scores = model.scores(trainer, exam.test.x, data)
         target: Measured | None = None
         target_adabn: Measured | None = None
         if exam.target is not None and data.target is not None:
-            target = _measured(trainer, state, exam.target, data)
-            adapted = trainer.adapt(state, data.target, data.width)
-            target_adabn = _measured(trainer, adapted, exam.target, data)
+            target = measure(model.scores(trainer, exam.target.x, data), exam.target.y)
+            adapted = model.adapted(trainer, data.target, data.width)
+            target_adabn = measure(adapted.scores(trainer, exam.target.x, data), exam.target.y)
+        received = received_model(trainer, silo, self.task)
+        refitted, distance = self._refitted(trainer, silo, exam.test)
         return Outcome(
-            state=state,
-            validation=_measured(trainer, state, data.val, data),
+            model=model,
+            validation=measure(model.scores(trainer, data.val.x, data), data.val.y),
             test=measure(scores, exam.test.y),
             scores=scores,
             y=exam.test.y,
             ids=exam.ids,
+            received=_measured(trainer, received, exam.test, data) if fits_at_home(trainer.method) else None,
             target=target,
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
         )
 
-    def _refitted(
-        self, trainer: Trainer, silo: Silo, state: State, test: Dataset
-    ) -> tuple[Measured | None, float | None]:
+    def _refitted(self, trainer: Trainer, silo: Silo, test: Dataset) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
-        method = trainer.method
+        method, (x, width) = trainer.method, (silo.data.train.x, silo.data.width)
         if method.exact_statistics != "own":
             return None, None
-        received = trainer.partition.join(self.task.shared, silo.local)
-        distance = statistics_distance(received, trainer.adapt(received, silo.data.train.x, silo.data.width))
-        own = method.fits_received_statistics or method.fits_tuned_statistics
-        if distance is None or own:
+        used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
+        exact = trainer.adapt(used, x, width)
+        distance = statistics_distance(used, exact)
+        if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
-        return _measured(
-            trainer, trainer.adapt(state, silo.data.train.x, silo.data.width), test, silo.data
-        ), distance
+        return _measured(trainer, exact, test, silo.data), distance
 
 
 @dataclass(frozen=True)

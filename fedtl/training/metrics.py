@@ -95,6 +95,14 @@ def quick(scores: Tensor, y: Tensor) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.isfinite(value)}
 
 
+def row_losses(scores: Tensor, y: Tensor) -> Tensor:
+    """Return the loss of each row that has a label [N]: cross-entropy in nats, or squared error / 2."""
+    scores, y = _labelled(scores, y)
+    if y.is_floating_point():
+        return (scores[:, 0] - y).pow(2) / 2
+    return F.cross_entropy(scores, y, reduction="none")
+
+
 def _labelled(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores and labels of the rows that have a label: values that are not NaN, class numbers from 0."""
     known = y.isfinite() if y.is_floating_point() else y >= 0

@@ -3,7 +3,7 @@ One silo's side of a round. Simulation, deployment and audit all call ``Trainer.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,8 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.evaluate import exact_statistics, scores_of
+from fedtl.training.at_home import used_model
+from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     changed_extra,
@@ -29,15 +30,24 @@ from fedtl.training.extra import (
     first_extra,
     partition_of,
     summaries_of,
+    uses_exact_statistics,
     whole_state,
 )
 from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
-from fedtl.training.nets import Cache, NetKey, Use, new_net
+from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class OwnStart:
+    """How a silo's own model begins where training together is private: the ordinary model, which needs no private norms."""
+
+    spec: ModelSpec
+    start: State = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,8 @@ class Trainer:
     What a process needs to train any silo: model, method and settings, which do not change. ``dataclasses.replace``
     makes another trainer with other settings; both use one ``cache``.
 
-    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``dtype`` is one of
+    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
+    silo trains alone begins; None: as this one. ``dtype`` is one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -56,6 +67,7 @@ class Trainer:
     device: torch.device = CPU
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
+    alone: OwnStart | None = None
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
@@ -75,7 +87,14 @@ class Trainer:
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
-        return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
+        return self.cache.net(self._net_key(width, use))
+
+    def _net_key(self, width: int, use: Use) -> NetKey:
+        return NetKey(self.spec, self.method.losses, width, self.device, use)
+
+    def _private_phases(self, silo: Silo) -> dict[int, PrivatePhase]:
+        net = self._net_key(silo.data.width, Use.TRAINING)
+        return private.private_phases(self.loop, silo, net, self.dtype)
 
     def initial(self, width: int) -> State:
         """
@@ -127,40 +146,35 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
-        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
+        if not set(self._private_phases(silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = taint.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
         silo.labels = labels_after_round(self, silo)
         return update
 
-    def finish(self, silo: Silo, task: Task) -> State:
-        """
-        Return every tensor of the model that the silo uses itself after the last round: with the method's finishing
-        steps and exact statistics. Changes nothing in the silo.
-        """
-        state, x, width = self.partition.join(task.shared, silo.local), silo.data.train.x, silo.data.width
-        model, sets = used_model(self, silo, task, state), self._sets(state)
-        if self.method.fits_received_statistics:
-            model = self.adapt(model, x, width)
-        for number, step in enumerate(step for step in self.method.finish if step.trained):
-            # ``train`` draws from the number after the first one.
-            site = _Site(self, silo, task, state, len(self.method.phases) + 2 * number)
-            model = step(site, model, sets)
-        if self.method.fits_tuned_statistics:
-            model = self.adapt(model, x, width)
-        return copy_state(model)
-
-    def train(self, silo: Silo, state: State, phase: Phase, task: Task, number: int | None = None) -> State:
+    def train(
+        self,
+        silo: Silo,
+        state: State,
+        phase: Phase,
+        task: Task,
+        number: int | None = None,
+        lr: float | None = None,
+    ) -> State:
         """
         Return the model of ``state`` after one more phase on the silo's rows, for what is fitted after the last round.
-        ``number``: batches and layers draw from it. Slots that the state does not have are as before training.
+        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. Slots that the state
+        does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
         extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
         weights = self._weights(extra | state, width)
         number = len(self.method.phases) + 1 if number is None else number
-        self.loop.run(weights, phase, silo, task, number)
+        loop = self.loop
+        if lr is not None:
+            loop = replace(loop, training=replace(self.training, lr=lr, schedule="constant"))
+        loop.run(weights, phase, silo, task, number)
         return copy_state(weights.sets[MODEL])
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
@@ -176,7 +190,7 @@ class Trainer:
         net.load_state_dict(model_part(state))
         return net
 
-    def _sets(self, state: State) -> dict[str, State]:
+    def sets(self, state: State) -> dict[str, State]:
         """Return the model, the model as received and copies of the slots, on the device."""
         received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
         slots = {
@@ -189,7 +203,7 @@ class Trainer:
 
     def _weights(self, state: State, width: int, shared: State | None = None) -> Weights:
         """Return the sets of a state, with the model in the net. ``shared``: what was received, in a round."""
-        sets = self._sets(state)
+        sets = self.sets(state)
         if shared is not None:
             sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
         summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
@@ -201,7 +215,9 @@ class Trainer:
     def _verify(self, silo: Silo, task: Task) -> None:
         state = self.partition.join(task.shared, silo.local)
         weights = self._weights(state, silo.data.width, task.shared)
-        private.verify(self.loop, weights, silo, task, self.cache.gradient_methods)
+        private.verify(
+            self.loop, weights, silo, task, self._private_phases(silo), self.cache.gradient_methods
+        )
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
@@ -218,11 +234,13 @@ class Trainer:
             if first and silo.guarantee.releases.statistics:
                 private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
-            for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
-        steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
+            phases = self._private_phases(silo)
+            gradients = {number: self.cache.gradient_methods[key] for number, key in phases.items()}
+            private.train(self.loop, weights, silo, task, gradients)
+        steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
-        state = whole_state(self.method, weights, summaries_of(self.loop, weights, silo.data))
+        summaries = self._summaries(silo, task, weights, first)
+        state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
                 f"{silo.name}: {broken} is not finite after round {task.round}; a lower train.lr may help"
@@ -233,32 +251,15 @@ class Trainer:
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
-
-@dataclass(frozen=True)
-class _Site:
-    """What a finishing step may use of a silo (``methods.base.Site``)."""
-
-    trainer: Trainer
-    silo: Silo
-    task: Task
-    state: State
-    number: int
-
-    def train(self, state: State, phase: Phase) -> State:
-        return self.trainer.train(self.silo, self.state | state, phase, self.task, self.number)
-
-    def loss(self, state: State) -> float:
-        val = self.silo.data.val
-        return quick(self.trainer.scores(state, val.x, self.silo.data), val.y).get("loss", float("inf"))
-
-
-def used_model(trainer: Trainer, silo: Silo, task: Task, state: State) -> State:
-    """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
-    model, sets = model_part(state), trainer._sets(state)
-    for step in trainer.method.finish:
-        if not step.trained:
-            model = step(_Site(trainer, silo, task, state, len(trainer.method.phases)), model, sets)
-    return model
+    def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
+        """Return the method's summaries by the model as trained, of a private silo with noise."""
+        if silo.guarantee is not None:
+            return private.noisy_summaries(self.loop, weights, silo, task.round, first)
+        exact = None
+        if uses_exact_statistics(self.method):
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        return summaries_of(self.loop, weights, silo.data, exact)
 
 
 def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
@@ -274,7 +275,8 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if not len(val):
         return {}
     model = used_model(trainer, silo, task, state)
-    if trainer.method.fits_statistics_each_round:
+    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
+    if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.train.x, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
@@ -290,4 +292,5 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    released += trainer.partition.names(Role.SUMMARY)
     return taint.labels_after(known, [*moved, *extra], private=True, released=released)

@@ -43,7 +43,8 @@ def measure(method: str, seed: int, silos: int) -> dict[str, Any]:
     rows = {name: silo.measured.test for name, silo in result.silos.items()}
     weighted = sum(squares[name] * rows[name] for name in squares) / sum(rows.values())
     privacy = result.privacy
-    assert privacy is not None and privacy.silos is not None
+    assert privacy is not None
+    assert privacy.silos is not None
     return {
         "method": method,
         "seed": seed,

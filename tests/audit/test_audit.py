@@ -3,8 +3,6 @@
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -43,8 +41,10 @@ from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import quick
 from fedtl.training.trainer import Trainer
+from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
+SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
 BRIEF = Effort(references=2, role_references=1, iterations=3)
 
@@ -72,12 +72,6 @@ def private(tmp_path_factory):
     path = tmp_path_factory.mktemp("audit")
     folder = ran(path / "run", *PRIVATE)
     return folder, audited(folder, path / "bundle"), path / "bundle"
-
-
-def fedtl(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "fedtl", *map(str, words)], capture_output=True, text=True, timeout=300
-    )
 
 
 def test_a_sound_run_is_not_refuted_and_everything_is_measured(private):
@@ -250,7 +244,7 @@ def test_references_are_halves_and_their_complements(private):
 def test_a_reference_is_the_same_in_whichever_process(tmp_path):
     with temporary_store() as shelf:
         alone = build(load_experiment("digits", SMALL), shelf, shelf)
-        several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
+        several = [*SMALL, "engine.name=processes", "engine.workers=2"]
         study = build(load_experiment("digits", several), shelf, shelf)
         here = {number: train_reference(alone, number, 2) for number in (0, 1)}
         jobs = {

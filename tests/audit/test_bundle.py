@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedtl.audit import bundle
 from fedtl.errors import ConfigError, Refuted
+from tests.commands import fedtl
 
 SIGNED = ["audit.json", "audit.html", "experiment.toml"]
 
@@ -31,8 +30,7 @@ def sign(folder, key, names=SIGNED):
 
 
 def verified(*words):
-    command = [sys.executable, "-m", "fedtl", "audit", "verify", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return fedtl("audit", "verify", *words)
 
 
 def test_a_bundle_verifies_until_anything_in_it_changes(made, tmp_path):

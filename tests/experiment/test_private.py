@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fedtl._util.records import to_plain
 from fedtl.cli.main import main
@@ -21,7 +21,7 @@ from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.privacy_report import privacy_warnings, spent_privacy
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.messages import SpendEvent, Task
+from fedtl.messages import SpendEvent, Task, Update
 from fedtl.methods.registry import METHODS
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, with_private_norms
@@ -36,11 +36,13 @@ from fedtl.training.batches import make_batch
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
+from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 from tests.problems import with_training
 
 CLASSES = ("a", "b", "c")
 SHAPE = (1, 8, 8)
-SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
+SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8", *ROUNDS_ONLY]
 
 
 def bench_of(method="fedtl", training=None, model="convnet"):
@@ -458,16 +460,15 @@ def test_one_silo_may_promise_more(tmp_path):
 
 @pytest.mark.slow
 def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
-    command = [sys.executable, "-m", "fedtl", "run", "digits", "--out", str(tmp_path / "run")]
     words = [word for setting in SMALL for word in ("--set", setting)]
-    assert subprocess.run([*command, *words], capture_output=True).returncode == 0
+    assert fedtl("run", "digits", "--out", tmp_path / "run", *words).returncode == 0
     (tmp_path / "run" / "result.json").unlink()
     (tmp_path / "run" / "checkpoint" / "state.pt").unlink()
     history = tmp_path / "run" / "history.jsonl"
     history.unlink()
     text = (tmp_path / "run" / "experiment.toml").read_text().replace("rounds = 2", "rounds = 3")
     (tmp_path / "run" / "experiment.toml").write_text(text)
-    done = subprocess.run([*command[:4], "--resume", str(tmp_path / "run")], capture_output=True, text=True)
+    done = fedtl("run", "--resume", tmp_path / "run")
     assert done.returncode == 3, done.stderr
     assert "plan" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -477,14 +478,13 @@ def test_a_plan_that_was_lengthened_is_exit_3(tmp_path):
 @pytest.mark.slow
 def test_a_budget_that_is_spent_is_exit_3_and_says_what_was_asked_and_what_is_left(tmp_path):
     """The run's folder by another name is another study on the same rows, whose ledgers came with them."""
-    command = [sys.executable, "-m", "fedtl", "run"]
     words = [word for setting in SMALL for word in ("--set", setting)]
-    done = subprocess.run([*command, "digits", "--out", str(tmp_path / "one"), *words], capture_output=True)
+    done = fedtl("run", "digits", "--out", tmp_path / "one", *words)
     assert done.returncode == 0, done.stderr
     other = (tmp_path / "one").rename(tmp_path / "two")
     for path in ("result.json", "history.jsonl", "checkpoint/state.pt"):
         (other / path).unlink()
-    done = subprocess.run([*command, "--resume", str(other)], capture_output=True, text=True)
+    done = fedtl("run", "--resume", other)
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert "study 'two'" in line
@@ -528,7 +528,7 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     trainer = bench_of()
-    (text,) = privacy_warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
+    (text,) = privacy_warnings([silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee])
     assert "privacy.stages" in text
     first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
     every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee
@@ -570,6 +570,16 @@ def test_a_reply_keeps_every_bit(tmp_path):
     assert back == replace(update, delta=back.delta)
     assert same(back.delta, update.delta)
     assert same(own, local)
+
+
+def test_the_bytes_of_a_reply_are_those_that_ledgers_already_hold():
+    """Written by hand; a stored reply must be read again, and its hash is in the ledger."""
+    update = Update("here", 3, {"w": torch.ones(2)}, 1.0, {"accuracy": 0.5})
+    wanted = save(
+        {"delta.w": torch.ones(2), "local.b": torch.zeros(1)},
+        {"header": '{"metrics": {"accuracy": 0.5}, "round": 3, "weight": 1.0}'},
+    )
+    assert charge._packed(update, {"b": torch.zeros(1)}) == wanted
 
 
 # Where nothing is pretrained

@@ -15,8 +15,10 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.messages import Task
-from fedtl.methods.base import FineTune
+from fedtl.methods.base import Use
 from fedtl.methods.registry import METHODS
+from fedtl.methods.sets import set_of
+from fedtl.methods.tune import Tune
 from fedtl.models.norms import statistics_distance
 from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
@@ -82,23 +84,93 @@ def exact_scores(state):
     return forward(state, TEST.x, seen)[0]
 
 
+PERSONAL = (
+    "ditto",
+    "mrmtl",
+    "apfl",
+)  # their silos use weights of their own, so the statistics are their own too
+
+
+def used_weights(trainer, silo, task):
+    """The weights that a silo uses, as each method's paper says, from what it holds and received; statistics as trained."""
+    model, sets = dict(task.shared) | silo.local, trainer.sets(dict(task.shared) | silo.local)
+    for step in trainer.method.finish:
+        if isinstance(step, Use):
+            model = sets[step.name] if step.through is None else step.through(sets)
+    return {name: tensor for name, tensor in model.items() if "/" not in name}
+
+
+def perturbed(trainer, state, seed=3):
+    """The state with other values in every slot, as after rounds in which the silo's own model went its own way."""
+    generator = torch.Generator().manual_seed(seed)
+    slots = {set_of(name) for name in state} - {"model"}
+    return {
+        name: tensor * (1 + 0.3 * torch.rand(tensor.shape, generator=generator))
+        if set_of(name) in slots and tensor.is_floating_point()
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pooled"])
-def test_the_same_weights_get_the_same_figures_under_every_method(name):
-    """Headline figures where the statistics are the silo's own; where they are shared, those called refitted."""
+def test_every_method_is_scored_with_the_same_treatment_of_statistics(name):
+    """
+    Exact statistics of the silo's training inputs wherever they are the silo's, in the headline figures; where they are
+    shared, in the figures called refitted. The model is that which the method uses: a personal one, or a mixture.
+    """
     state = trained_weights()
-    trainer, silo, task = at_home(name, state, finish=())
-    found = outcome(trainer, silo, task)
-    scores = exact_scores(state)
+    trainer, silo, task = at_home(name, state)
+    trainer = replace(trainer, method=replace(trainer.method, finish=uses(trainer.method)))
+    silo.local = perturbed(trainer, silo.local)
+    own = Role.STATS not in trainer.method.shared or name in PERSONAL
+    used = used_weights(trainer, silo, task)
+    scores = exact_scores(used)
     accuracy = metrics.accuracy_score(TEST.y, scores.argmax(1))
     wanted = {"accuracy": accuracy, "loss": metrics.log_loss(TEST.y, softmax(scores, 1))}
-    if Role.STATS not in trainer.method.shared:
-        assert {name: found.test.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
+    found = outcome(trainer, silo, task)
+    exact = found.test if own else found.refitted
+    assert {name: exact.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
+    if own:
         assert found.refitted is None
-        np.testing.assert_allclose(found.scores.numpy(), scores, atol=1e-4)
+        np.testing.assert_allclose(found.scores.numpy(), scores, atol=1e-3)
     else:
-        assert {name: found.refitted.figures[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)
-        assert torch.equal(found.scores, trainer.scores(trainer.initial(3) | state, TEST.x, silo.data))
+        assert torch.equal(found.scores, trainer.scores(used, TEST.x, silo.data))
         assert abs(found.test.figures["loss"] - wanted["loss"]) > 0.05
+    if trainer.method.phases:
+        trained = exact_state(used)
+        assert found.statistics_distance == pytest.approx(statistics_distance(used, trained), rel=1e-3)
+    else:  # no training, so no running averages
+        assert found.statistics_distance is None
+
+
+def uses(method):
+    """The steps that choose a model, without those that train one."""
+    return tuple(step for step in method.finish if isinstance(step, Use))
+
+
+def exact_state(state):
+    """The state with the statistics of the training rows, in numpy."""
+    _, seen = forward(state, data_of(1, 40).train.x)
+    exact = {}
+    for norm, mean, variance in seen:
+        exact |= {
+            f"{norm}.running_mean": torch.tensor(mean),
+            f"{norm}.running_var": torch.tensor(variance),
+        }
+    return exact
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_mixture_that_is_the_shared_model_has_shared_statistics(alpha):
+    """APFL with alpha = 0 is FedAvg, and is scored as FedAvg is; with alpha = 1 it is a silo's own model."""
+    state = trained_weights()
+    trainer, silo, task = at_home("apfl", state)
+    silo.local = perturbed(trainer, silo.local)
+    (key,) = (name for name in silo.local if name.startswith("alpha"))
+    silo.local[key] = torch.tensor(alpha)
+    found, fedavg = outcome(trainer, silo, task), outcome(*at_home("fedavg", state))
+    assert (found.refitted is None) == (alpha == 1.0)
+    assert (found.test == fedavg.test) == (alpha == 0.0)
 
 
 def test_the_statistics_of_the_scored_model_are_those_of_the_training_inputs():
@@ -106,10 +178,10 @@ def test_the_statistics_of_the_scored_model_are_those_of_the_training_inputs():
     found = outcome(*at_home("local", state))
     _, seen = forward(state, data_of(1, 40).train.x)
     for norm, mean, variance in seen:
-        np.testing.assert_allclose(found.state[f"{norm}.running_mean"].numpy(), mean, atol=1e-4)
-        np.testing.assert_allclose(found.state[f"{norm}.running_var"].numpy(), variance, rtol=1e-4)
+        np.testing.assert_allclose(found.model.main.state[f"{norm}.running_mean"].numpy(), mean, atol=1e-4)
+        np.testing.assert_allclose(found.model.main.state[f"{norm}.running_var"].numpy(), variance, rtol=1e-4)
     others = [name for name in state if "running" not in name]
-    assert all(torch.equal(found.state[name], state[name]) for name in others)
+    assert all(torch.equal(found.model.main.state[name], state[name]) for name in others)
 
 
 def test_the_distance_of_statistics_is_that_of_the_normals_they_stand_for():
@@ -129,22 +201,28 @@ def test_the_distance_is_of_what_training_left():
     state = trained_weights()
     exact, received = outcome(*at_home("local", state)), outcome(*at_home("fedavg", state))
     assert exact.statistics_distance == received.statistics_distance
-    assert exact.statistics_distance == pytest.approx(statistics_distance(state, exact.state), rel=1e-6)
+    assert exact.statistics_distance == pytest.approx(
+        statistics_distance(state, exact.model.main.state), rel=1e-6
+    )
     assert exact.statistics_distance > 0.5
-    assert outcome(*at_home("local", exact.state)).statistics_distance == pytest.approx(0, abs=1e-5)
+    assert outcome(*at_home("local", exact.model.main.state)).statistics_distance == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_what_is_tuned_at_home_has_statistics_of_home():
     """FedAvg's shared statistics move where everything is tuned at home, and stay where only the head is."""
     state = trained_weights()
-    trainer, silo, task = at_home("fedavg", state, finish=(FineTune("all", 2),))
+    trainer, silo, task = at_home("fedavg", state, finish=(Tune("all", 2),))
     found = outcome(trainer, silo, task)
-    again = trainer.adapt(found.state, silo.data.train.x, silo.data.width)
-    assert all(torch.allclose(found.state[name], again[name], atol=1e-6) for name in again)
-    assert found.refitted is None
-    head = outcome(*at_home("fedavg", state, finish=(FineTune("head", 2),)))
+    again = trainer.adapt(found.model.main.state, silo.data.train.x, silo.data.width)
+    assert all(torch.allclose(found.model.main.state[name], again[name], atol=1e-6) for name in again)
+    received = outcome(*at_home("fedavg", state))
+    assert found.received == received.test
+    assert found.refitted == received.refitted
+    head = outcome(*at_home("fedavg", state, finish=(Tune("head", 2),)))
     kept = [name for name in state if "running" in name]
-    assert all(torch.equal(head.state[name], state[name]) for name in kept)
+    assert all(torch.equal(head.model.main.state[name], state[name]) for name in kept)
     assert head.refitted is not None
 
 
@@ -154,20 +232,21 @@ def test_a_private_run_fits_exact_statistics_only_where_it_says_local_after(name
     plan = with_private_norms(mlp())
     state = Trainer(plan, METHODS[name](), TrainingConfig()).initial(3)
     found = outcome(*at_home(name, state, with_private_norms(mlp()), exact_statistics=when))
-    moved = {name for name in state if not torch.equal(found.state[name], state[name])}
+    moved = {name for name in state if not torch.equal(found.model.main.state[name], state[name])}
     assert bool(moved) == fits
     assert found.refitted is None
     assert found.statistics_distance is None
 
 
-@pytest.mark.parametrize("name", ["local", "fedtl", "fedbn", "fedavg", "fedper"])
+@pytest.mark.parametrize("name", ["local", "fedtl", "fedbn", "fedavg", "fedper", "ditto"])
 def test_the_figure_of_a_round_is_that_of_the_model_that_would_be_scored(name):
     """Serial and stacked, for a round that begins where training might have ended."""
     state = trained_weights()
     trainer, silo, task = at_home(name, state)
     wanted = outcome(trainer, silo, task).validation.figures["loss"]
     twin = replace(silo, name="there", local=copy_state(silo.local))
-    assert stacked.fit(trainer, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
+    if not trainer.method.slots:  # a stack holds one model a silo
+        assert stacked.fit(trainer, [twin], task)["there"].metrics["loss"] == pytest.approx(wanted, rel=1e-4)
     assert trainer.fit(silo, task).metrics["loss"] == pytest.approx(wanted, rel=1e-4)
 
 
@@ -207,7 +286,7 @@ def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
         study = build(experiment, shelf, shelf)
         everybody = torch.cat([study.data(name).train.x for name in study.training])
     model = SiloModel(RunFolder(path), "plain")
-    again = model.trainer.adapt(model.state, everybody, model.data.width)
+    again = model.trainer.adapt(model.final.main.state, everybody, model.data.width)
     shared = RunFolder(path).tensors("shared.safetensors")
     assert all(torch.allclose(shared[name], again[name], atol=1e-5) for name in again if "running" in name)
     assert all("refitted" in its for its in result["silos"].values())
@@ -225,8 +304,8 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
         exam, data = study.exam("faint"), study.data("faint")
     model = SiloModel(folder, "faint")
     kept = folder.tensors("silos/faint/test.safetensors")
-    assert torch.equal(model.trainer.scores(model.state, exam.test.x, data), kept["scores"])
-    val = quick(model.trainer.scores(model.state, data.val.x, data), data.val.y)
+    assert torch.equal(model.final.scores(model.trainer, exam.test.x, data), kept["scores"])
+    val = quick(model.final.scores(model.trainer, data.val.x, data), data.val.y)
     assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
 
 

@@ -9,13 +9,14 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.study import build
 from fedtl.experiment.tensor_table import tensor_table
-from fedtl.methods.base import FineTune
 from fedtl.methods.registry import METHODS
 from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import set_of
+from fedtl.methods.tune import Tune
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
 from fedtl.simulation.shared_store import temporary_store
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.experiment.test_private import data_of, silo_of, task_of
@@ -108,10 +109,10 @@ def test_the_clip_is_over_the_trained_tensors_alone(tmp_path):
 
 
 def test_finishing_at_home_may_still_train_everything():
-    method = replace(train_only(METHODS["fedavg"](), FILM), finish=(FineTune("all", 1),))
+    method = replace(train_only(METHODS["fedavg"](), FILM), tune=Tune("all", 1))
     trainer = Trainer(model_spec("convnet", (1, 8, 8), 0), method, TrainingConfig(batch_size=16))
     silo, task = silo_for(trainer), task_of(trainer)
-    own = trainer.finish(silo, task)
+    own = tuned_model(trainer, silo, task)
     before = trainer.partition.join(task.shared, silo.local)
     assert {trainer.loop.roles[name] for name in moved(before, own)} >= WEIGHTS
 

@@ -19,11 +19,14 @@ from fedtl.methods.base import Finish, Method, Phase, Slot
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import MODEL
 from fedtl.methods.slots import first_model
+from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role
 from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiments import ROUNDS_ONLY
 
 
 def trained_openly(trainer, silo, task):
@@ -78,7 +81,14 @@ def test_local_only_is_permanent(tmp_path):
 
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
-    sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
+    sets = [
+        "rounds=1",
+        "data.limit=40",
+        f"engine.name={engine}",
+        "engine.workers=2",
+        "privacy.epsilon=8",
+        *ROUNDS_ONLY,
+    ]
     experiment = load_experiment("digits", sets)
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
     own = load_run_state(RunFolder.open(tmp_path / "run").log).labels
@@ -141,13 +151,12 @@ def test_personal_model_is_made_on_a_copy(tmp_path):
     """Exact statistics and a head fitted afterwards are for the silo's own use, and do not remain in its state."""
     from dataclasses import replace
 
-    from fedtl.methods.base import FineTune
     from fedtl.methods.registry import METHODS
     from fedtl.models.registry import model_spec, with_private_norms
     from fedtl.training.loop import TrainingConfig
     from fedtl.training.trainer import Trainer
 
-    method = replace(METHODS["fedtl"](), finish=(FineTune("head", 3),))
+    method = replace(METHODS["fedtl"](), finish=(Tune("head", 3),))
     trainer = Trainer(
         with_private_norms(model_spec("convnet", (1, 8, 8), 0)), method, TrainingConfig(batch_size=16)
     )
@@ -155,7 +164,7 @@ def test_personal_model_is_made_on_a_copy(tmp_path):
     task = task_of(trainer)
     trainer.fit(silo, task)
     before = {name: tensor.clone() for name, tensor in silo.local.items()}
-    own = trainer.finish(silo, Task("study", 4, 3, 0, task.shared))
+    own = tuned_model(trainer, silo, Task("study", 4, 3, 0, task.shared))
     assert any((own[name] != before[name]).any() for name in before)
     assert all((silo.local[name] == before[name]).all() for name in before)
 

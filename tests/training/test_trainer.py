@@ -13,15 +13,17 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.errors import SiloFailed
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
-from fedtl.methods.base import BACKBONE, HEAD, FineTune, Phase
+from fedtl.methods.base import BACKBONE, HEAD, Phase
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import model_part, set_of
+from fedtl.methods.tune import Tune
 from fedtl.models.net import split_at_classifier, stages
 from fedtl.models.norms import adabn_statistics
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -603,10 +605,10 @@ def test_finishing_changes_nothing_in_the_silo(name):
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
     before, shared = copy_state(silo.local), copy_state(task.shared)
-    settled = trainer.finish(silo, task)
+    settled = tuned_model(trainer, silo, task)
     assert same(silo.local, before)
     assert same(task.shared, shared)
-    assert same(settled, trainer.finish(silo, task))
+    assert same(settled, tuned_model(trainer, silo, task))
     roles = set() if Role.STATS in trainer.method.shared else by_role(trainer, Role.STATS)
     if any(step.trained for step in trainer.method.finish):
         roles = roles | by_role(trainer, Role.HEAD)
@@ -617,7 +619,7 @@ def test_fedtl_ends_with_the_statistics_of_the_silos_own_inputs():
     trainer = Trainer(mlp(), METHODS["fedtl"](), TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    settled = trainer.finish(silo, task)
+    settled = tuned_model(trainer, silo, task)
     net = mlp().net(3)
     net.load_state_dict(task.shared | silo.local)
     for name, value in adabn_statistics(net.body, [silo.data.train.x]).items():
@@ -628,11 +630,11 @@ def test_fedtl_ends_with_the_statistics_of_the_silos_own_inputs():
     ("what", "stays"), [("head", {Role.BODY, Role.NORM, Role.STATS, Role.COUNT}), ("all", set())]
 )
 def test_personalising_changes_only_the_declared_roles(what, stays):
-    method = replace(METHODS["fedavg"](), finish=(FineTune(what, 2),))
+    method = replace(METHODS["fedavg"](), finish=(Tune(what, 2),))
     trainer = Trainer(mlp(), method, TrainingConfig(batch_size=8))
     silo = silo_at(trainer)
     task = task_for(trainer, silo)
-    settled = trainer.finish(silo, task)
+    settled = tuned_model(trainer, silo, task)
     assert moved(task.shared | silo.local, settled) == by_role(trainer, *(set(Role) - stays))
 
 

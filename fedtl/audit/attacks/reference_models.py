@@ -29,6 +29,7 @@ from fedtl.results.audit import Adversary
 from fedtl.simulation import choose
 from fedtl.simulation.engine import Fit, Job, Simulation, WorkerContext
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
+from fedtl.training.at_home import received_model
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 
@@ -170,7 +171,7 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
                 state = finished.after
         messages = read_transcript(folder / "seen")
     task = Task("reference", experiment.rounds + 1, experiment.rounds, experiment.seed, state.shared)
-    whole = {name: trainer.finish(silo, task) for name, silo in silos.items()}
+    whole = {name: received_model(trainer, silo, task) for name, silo in silos.items()}
     return ObservedFederation(messages, state.shared, whole)
 
 

@@ -17,6 +17,7 @@ from fedtl.audit.retraining.recorded_sums import NO_SAMPLING_RATE, UnsampledGuar
 from fedtl.audit.verdict import Measurement, exact, not_exercised
 from fedtl.models.roles import Role
 from fedtl.privacy.canaries import Canaries
+from fedtl.training.at_home import finish
 from fedtl.training.silo import Silo
 
 
@@ -47,7 +48,7 @@ def local_only_state(audited: AuditedSilo) -> Measurement:
     for other in (False, True):
         if other:
             _, local = audited.trainer.partition.split(audited.trainer.initial(data.width))
-            audited.trainer.finish(Silo(audited.name, data, local, b"elsewhere"), audited.task())
+            finish(audited.trainer, Silo(audited.name, data, local, b"elsewhere"), audited.task())
         # A released accuracy is a function of the validation rows.
         swapped = other and audited.guarantee.releases.accuracy is None
         rows = replace(data, val=synthetic_rows(data).train) if swapped else data

@@ -40,6 +40,7 @@ from fedtl.experiment.config.settings_file import validate
 from fedtl.experiment.data_schema import DataSchema, SiloSchema, read_data_schema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.rounds import FederationConfig
+from fedtl.methods.base import own_labels
 from fedtl.methods.server import ServerStep
 
 APP_FILES = ("server/__init__.py", "server/app.py", "clients/__init__.py", "clients/app.py")
@@ -91,7 +92,7 @@ def build_bundle(
         raise ConfigError(
             f"method {experiment.method.name!r} shares no tensors between sites; it exists for comparison only"
         )
-    labels = () if study.method.head_is_local else study.schema.union
+    labels = () if own_labels(study.method) else study.schema.union
     base = _base_hash(experiment)
     silo, schema = next(iter(study.schema.silos.items()))
     experiment = with_column_names(experiment, silo, schema.shape, schema.columns)
@@ -116,8 +117,8 @@ def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, .
 
 
 def _declared_schema(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...]) -> DataSchema:
-    head_is_local = method_of(experiment.method).head_is_local
-    if not (classes or head_is_local or experiment.data.task == "regression"):
+    local = own_labels(method_of(experiment.method))
+    if not (classes or local or experiment.data.task == "regression"):
         raise ConfigError(
             f"method {experiment.method.name!r} shares the head, so its labels must be known: add --classes"
         )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -22,18 +21,21 @@ from fedtl.deployment.site.site_silo import make_silo
 from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
+from fedtl.experiment.final_models import save_final_model
 from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
+from fedtl.methods.choose import Candidate
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
+from fedtl.training.at_home import FinalModel, Member
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -59,9 +61,9 @@ class AdoptedModel:
 
 @dataclass(frozen=True)
 class _Model:
-    """A whole model, the provenance of its tensors, and its measurements on test rows."""
+    """A final model, the provenance of the tensors of its main model, and its measurements on test rows."""
 
-    state: State
+    final: FinalModel
     labels: Mapping[str, Label]
     test: Mapping[str, Measured]
 
@@ -85,8 +87,7 @@ def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, ou
     else:
         model = _fitted(study, silo, task, rows.prepared, labels)
     folder.save_tensors("shared.safetensors", received, labels)
-    own = {name: tensor for name, tensor in model.state.items() if not _is_received(name, tensor, received)}
-    folder.save_tensors(f"silos/{plan.name}/local.safetensors", own, model.labels)
+    save_final_model(folder, plan.name, model.final, received, model.labels)
     folder.save_inputs(plan.name, rows.prepared.inputs, rows.data.classes, tuple(plan.agreement.shape))
     adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test)
     folder.write_json("result.json", adopted.to_json())
@@ -122,7 +123,7 @@ def _finished(
         stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
     )
     return _Model(
-        outcome.state, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
+        outcome.model, provenance_after_finish(study.trainer, {**labels, **own}), {"in use": outcome.test}
     )
 
 
@@ -137,8 +138,4 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
     fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
-    return _Model(state, fitted, {"in use": in_use, **others})
-
-
-def _is_received(name: str, tensor: torch.Tensor, received: State) -> bool:
-    return name in received and torch.equal(tensor, received[name])
+    return _Model(FinalModel((Member(Candidate.TUNED, 1.0, state),)), fitted, {"in use": in_use, **others})

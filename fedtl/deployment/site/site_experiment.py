@@ -10,6 +10,7 @@ from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.federation.policy import Code
+from fedtl.methods.base import own_labels
 
 # Makes every normalisation layer work with differential privacy. Nothing is trained under these settings.
 DP_READY = PrivacySettings(epsilon=1.0)
@@ -33,7 +34,7 @@ def site_experiment(home: Home, agreement: Agreement, privacy: PrivacySettings |
 def _classes(home: Home, agreement: Agreement) -> list[str]:
     """The declared labels: of a shared head those agreed on; of a local head the site's own, or else the plan's."""
     common = agreement.experiment
-    if not method_of(common.method).head_is_local:
+    if not own_labels(method_of(common.method)):
         return list(agreement.classes)
     return home.settings.data.classes or common.data.classes
 

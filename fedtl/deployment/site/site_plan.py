@@ -19,6 +19,7 @@ from fedtl.experiment.config.schema import Experiment, PrivacySettings
 from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
+from fedtl.methods.base import own_labels
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
@@ -85,7 +86,7 @@ class SitePlan:
 def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
     """Return the model and the method. ``classes``: the labels of the site's rows, for a local head."""
     agreement = plan.agreement
-    local = method_of(agreement.experiment.method).head_is_local
+    local = own_labels(method_of(agreement.experiment.method))
     labels = classes if local else tuple(agreement.classes)
     columns = tuple(agreement.experiment.data.columns)
     schema = SiloSchema(tuple(agreement.shape), columns, labels, frozenset(labels), 0)

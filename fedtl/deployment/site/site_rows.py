@@ -11,6 +11,7 @@ from fedtl.data.source import Raw
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.errors import DataError, Denied
 from fedtl.federation.policy import Code
+from fedtl.methods.base import own_labels
 from fedtl.privacy.rows import Part, RowSet, row_set
 
 
@@ -54,7 +55,7 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
         )
     classes = prepare.silo_classes(raw, settings)
     trained = frozenset(label_texts(raw.train.y))
-    if not plan.dry_study.method.head_is_local and settings.task == "classification":
+    if not own_labels(plan.dry_study.method) and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)
         if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):

@@ -21,12 +21,9 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
 
 
-def load_experiment(name: str, overrides: Sequence[str] = (), sound: bool = True) -> Experiment:
-    """
-    Read and check an experiment. ``sound``: also refuse settings under which its privacy guarantee would not hold. Raises
-    ConfigError.
-    """
-    return parse_experiment(read_experiment(name, overrides), sound)
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> Experiment:
+    """Read and check an experiment, as ``read_experiment`` and ``parse_experiment`` do. Raises ConfigError."""
+    return parse_experiment(read_experiment(name, overrides))
 
 
 def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -57,10 +54,20 @@ def shipped_names() -> list[str]:
     )
 
 
-def parse_experiment(table: Mapping[str, Any], sound: bool = True) -> Experiment:
-    """Return an experiment from plain values. Raises ConfigError, in one line."""
-    experiment = check_experiment(with_unit(validate(Experiment, table)))
-    for problem in unsound(experiment) if sound else ():
+def parse_settings(table: Mapping[str, Any]) -> Experiment:
+    """
+    Return an experiment from plain values. Its privacy guarantee may be unsound: ``privacy_checks.unsound`` says so. Raises
+    ConfigError, in one line.
+    """
+    return check_experiment(with_unit(validate(Experiment, table)))
+
+
+def parse_experiment(table: Mapping[str, Any]) -> Experiment:
+    """
+    Return an experiment that may be trained. Raises ConfigError, in one line, also where its privacy guarantee would not hold.
+    """
+    experiment = parse_settings(table)
+    for problem in unsound(experiment):
         raise ConfigError(problem)
     return experiment
 

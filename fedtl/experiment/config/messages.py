@@ -185,6 +185,11 @@ GONE = {
 }
 
 
+RENAMED = {
+    "method.personalise": "training at each silo after the last round is set under [method.tune]: what, epochs, lr, schedule"
+}
+
+
 def retired_value(path: str, value: Any) -> str | None:
     """Return why a setting of ``[privacy]`` no longer has this value, and what to do; None for other values."""
     *above, key = path.split(".")
@@ -192,6 +197,6 @@ def retired_value(path: str, value: Any) -> str | None:
 
 
 def absent_setting(path: str) -> str | None:
-    """Return why ``[privacy]`` and ``[silo.<name>.privacy]`` do not have this key; None for other keys."""
+    """Return why a key does not exist that somebody may look for; None for other keys."""
     *above, key = path.split(".")
-    return REASONS.get(key) if above[-1:] == ["privacy"] else None
+    return REASONS.get(key) if above[-1:] == ["privacy"] else RENAMED.get(path)

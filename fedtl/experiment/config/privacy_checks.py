@@ -29,15 +29,8 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         if experiment.data.scale == "dp":
             yield 'data.scale = "dp" needs [privacy], and the experiment has none; set data.scale = "silo"'
         return
-    method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
-    if method.pool or not (method.shared or any(slot.crosses for slot in method.slots) or method.summaries):
-        yield f"method {name!r} is a baseline and never private; remove [privacy]"
-    yield from (f"[privacy] and method {name!r}: {problem}" for problem in private_problems(method))
-    if data.scale == "dp" and Role.STATS in method.shared:
-        yield (
-            f'data.scale = "dp" and method {name!r}: the method shares statistics, so each silo\'s released mean and spread would '
-            'be replaced by an average over silos; use a method that keeps statistics local, such as "fedtl" or "fedbn"'
-        )
+    if not experiment.method.is_absent:  # otherwise nothing can be trained
+        yield from _unsound_method(experiment)
     if experiment.model.dtype != "float32":
         yield f'[privacy] and model.dtype = {experiment.model.dtype!r}: clipping needs model.dtype = "float32"'
     if experiment.engine.stack > 1:
@@ -51,6 +44,18 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         for key in SAME_IN_ALL_SILOS:
             if (value := getattr(settings, key)) != getattr(experiment.privacy, key):
                 yield f"silo.{silo}.privacy.{key} = {value!r}: must be the same in all silos; set privacy.{key} instead"
+
+
+def _unsound_method(experiment: Experiment) -> Iterator[str]:
+    method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
+    if method.pool or not (method.shared or any(slot.crosses for slot in method.slots) or method.summaries):
+        yield f"method {name!r} is a baseline and never private; remove [privacy]"
+    yield from (f"[privacy] and method {name!r}: {problem}" for problem in private_problems(method))
+    if data.scale == "dp" and Role.STATS in method.shared:
+        yield (
+            f'data.scale = "dp" and method {name!r}: the method shares statistics, so each silo\'s released mean and spread would '
+            'be replaced by an average over silos; use a method that keeps statistics local, such as "fedtl" or "fedbn"'
+        )
 
 
 def doubtful(experiment: Experiment) -> Iterator[str]:

@@ -38,6 +38,8 @@ def repair(table: Mapping[str, Any]) -> Repaired:
         messages, rows = [*messages, str(error)], False
     rows = rows and not any(data_contradictions(experiment.data))
     messages += contradictions(experiment)
+    if experiment.method.is_absent:
+        messages.append(f"method.name = {experiment.method.name!r} is not here, so it cannot be checked")
     return Repaired(_with_known_names(experiment), tuple(dict.fromkeys(messages)), rows)
 
 

@@ -12,19 +12,26 @@ from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
-from fedtl.experiment.config.schema import Experiment, MethodSettings, ModelSettings, PrivacySettings
-from fedtl.methods.base import FineTune, Method, Server
+from fedtl.experiment.config.schema import (
+    Experiment,
+    MethodSettings,
+    ModelSettings,
+    PrivacySettings,
+    is_custom,
+)
+from fedtl.methods.base import Method, Server
+from fedtl.methods.choose import Candidate, Choose
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
+from fedtl.methods.tune import Tune
 from fedtl.models.net import ModelSpec, Shape
-from fedtl.models.registry import MODELS, model_spec
+from fedtl.models.registry import MODELS, custom_spec, model_spec
 
 
 def method_of(settings: MethodSettings) -> Method:
     """Return the method that ``[method]`` describes. Raises ConfigError."""
-    make = choose_entry(METHODS, settings.name, "method.name")
-    method = call(make, settings.own, "method.")
+    method = _named_method(settings) if settings.value is None else settings.value
     for at, term in enumerate(settings.terms):
         table = dict(term)
         name = table.pop("name", None)
@@ -34,18 +41,36 @@ def method_of(settings: MethodSettings) -> Method:
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
             )
         method = method.plus(made)
-    if not settings.personalise:
+    return finished_at_home(method, settings)
+
+
+def finished_at_home(method: Method, settings: MethodSettings) -> Method:
+    """
+    Return the method with ``[method.tune]`` and ``[method.choose]``. A method that trains nothing in its rounds is not
+    tuned, so that it remains what it is compared for.
+    """
+    if not method.phases:
         return method
-    if any(isinstance(step, FineTune) and step.epochs for step in method.finish):
+    tune = Tune(**settings.tune.model_dump()) if settings.tune.epochs else None
+    candidates = tuple(settings.choose.candidates)
+    return replace(method, tune=tune, choose=None if candidates == (Candidate.TUNED,) else Choose(candidates))
+
+
+def _named_method(settings: MethodSettings) -> Method:
+    if settings.is_absent:
         raise ConfigError(
-            f"method.personalise and method.head_epochs of {settings.name!r} set the same thing; remove one of them"
+            f"method.name = {settings.name!r}: this method was a value of a Python program; pass it again, with method = ... "
+            "or custom = ... of fedtl.run, compare or load_run"
         )
-    step = call(FineTune, settings.personalise, "method.personalise.")
-    return replace(method, finish=(*method.finish, step))
+    return call(choose_entry(METHODS, settings.name, "method.name"), settings.own, "method.")
 
 
 def model_arguments(settings: ModelSettings) -> dict[str, Any]:
     """Return ``[model.settings]`` as arguments of the model's function. Raises ConfigError."""
+    if is_custom(settings.name) and settings.weights == "pretrained":
+        raise ConfigError(
+            f"model.weights = 'pretrained': model {settings.name!r} is in no library; load its weights before you pass it"
+        )
     if not settings.settings:
         return {}
     if settings.name not in MODELS:
@@ -57,6 +82,13 @@ def model_arguments(settings: ModelSettings) -> dict[str, Any]:
 
 def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
     """Return the model that ``[model]`` describes, for inputs of ``shape``. Raises ConfigError or ModelError."""
+    if settings.value is not None:
+        return custom_spec(settings.value, settings.name, shape, seed)
+    if is_custom(settings.name):
+        raise ConfigError(
+            f"model.name = {settings.name!r}: this model was a value of a Python program; pass it again, with model = ... of "
+            "fedtl.run, compare or load_run"
+        )
     pretrained = settings.weights == "pretrained"
     return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
 

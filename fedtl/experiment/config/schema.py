@@ -1,12 +1,29 @@
 """The settings of an experiment and their defaults."""
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
+from fedtl.methods.choose import Candidate
 from fedtl.simulation.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from fedtl.methods.base import Method
+    from fedtl.models.custom import Build
+
+CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
+
+
+CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
+
+
+def is_custom(name: str) -> bool:
+    """Whether a name stands for a value of a Python program: "custom", or "custom:" and a name."""
+    return CUSTOM_NAME.fullmatch(name) is not None
 
 
 class ModelSettings(Settings):
@@ -22,6 +39,18 @@ class ModelSettings(Settings):
     pretrain_epochs: int = Field(10, ge=1)
     freeze: int = Field(0, ge=0)
     dtype: Literal["float32", "tf32", "bf16"] = "float32"
+    _value: "Build | None" = PrivateAttr(None)
+
+    @property
+    def value(self) -> "Build | None":
+        """The function that builds the model, where a Python program passed it. Files do not hold it."""
+        return self._value
+
+    def with_value(self, name: str, value: "Build") -> Self:
+        """Return these settings with a model of a Python program in place of the named one and of its own settings."""
+        changed = self.model_copy(update={"name": name, "settings": {}})
+        changed._value = value
+        return changed
 
 
 class TrainSettings(Settings):
@@ -41,6 +70,38 @@ class TrainSettings(Settings):
     roles: list[Literal["body", "norm", "head"]] = []
 
 
+def each_once(values: list[Candidate]) -> list[Candidate]:
+    """Return the values if each stands in the list once."""
+    if len(set(values)) < len(values):
+        raise ValueError("a list in which each name stands once")
+    return values
+
+
+class TuneSettings(Settings):
+    """
+    ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
+    "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
+    "auto": half of train.lr. The silo's validation rows decide how many epochs it keeps.
+    """
+
+    what: Literal["all", "head", "norm"] = "all"
+    epochs: int = Field(10, ge=0)
+    lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+
+class ChooseSettings(Settings):
+    """
+    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
+    "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
+    validation rows clearly say otherwise. ["tuned"]: no mix.
+    """
+
+    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
+        [Candidate.OWN, Candidate.TUNED], min_length=1
+    )
+
+
 class MethodSettings(Settings):
     """``[method]``. Further keys are the method's own settings: the parameters of its function."""
 
@@ -49,12 +110,31 @@ class MethodSettings(Settings):
     name: str = "fedtl"
     terms: list[dict[str, Any]] = []
     server: dict[str, Any] = {"name": "mean"}
-    personalise: dict[str, Any] = {}
+    tune: TuneSettings = TuneSettings()
+    choose: ChooseSettings = ChooseSettings()
+    _value: "Method | None" = PrivateAttr(None)
 
     @property
     def own(self) -> dict[str, Any]:
         """The method's own settings."""
         return dict(self.model_extra or {})
+
+    @property
+    def value(self) -> "Method | None":
+        """The method, where a Python program passed it. Files do not hold it."""
+        return self._value
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the method is a value that is not here, so that nothing can be trained."""
+        return is_custom(self.name) and self.value is None
+
+    def with_value(self, name: str, value: "Method") -> Self:
+        """Return these settings with a method of a Python program in place of the named one and of its own settings."""
+        others = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        changed = type(self)(name=name, **others)
+        changed._value = value
+        return changed
 
 
 class PrivacySettings(Settings):
@@ -111,12 +191,56 @@ class AuditSettings(Settings):
     show_rows: list[str] = []
 
 
+class TrialSettings(Settings):
+    """
+    ``[compare.tune]``: lists of values that every method tries on validation rows, by the path of their setting:
+    ``train.lr = [0.01, 0.1]``. Further keys are names of methods, each with a table of lists for that method alone:
+    ``ditto.method.mu = [0.1, 1.0]``. ``trials``: how many combinations each method tries; 0: all, and then every method
+    must have equally many.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    trials: int = Field(0, ge=0)
+    train: dict[str, Any] = {}
+    method: dict[str, Any] = {}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The tables of single methods."""
+        return dict(self.model_extra or {})
+
+
+ENSEMBLE = "local ensemble"  # an entry of compare.methods that is no method: two local models, averaged
+
+
 class CompareSettings(Settings):
-    """``[compare]``. ``metric`` decides which method is best; "auto" is accuracy, or R^2 in regression."""
+    """
+    ``[compare]``. ``methods``: also "local ensemble", two local models a silo whose outputs are averaged. ``metric``
+    decides which method is best; "auto" is accuracy, or R^2 in regression. ``folds``: with 5, each seed does 5 runs, and every
+    row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
+    where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
+    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017).
+    """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     metric: str = "auto"
+    folds: int = Field(1, ge=1, le=100)
+    margin: float = Field(0.01, ge=0, allow_inf_nan=False)
+    tune: TrialSettings = TrialSettings()
+    _values: "dict[str, Method]" = PrivateAttr({})
+
+    def with_values(self, values: "Mapping[str, Method]") -> Self:
+        """Return these settings with the methods that a Python program passed, by their names in ``methods``."""
+        changed = self.model_copy()
+        changed._values = dict(values)
+        return changed
+
+    def with_value_of(self, method: MethodSettings) -> MethodSettings:
+        """Return the settings of a column with the method that a Python program passed for it, if it passed one."""
+        value = self._values.get(method.name)
+        return method if value is None else method.with_value(method.name, value)
 
 
 class Experiment(Settings):
@@ -143,3 +267,8 @@ class Experiment(Settings):
         if self.compare.metric != "auto":
             return self.compare.metric
         return "r2" if self.data.task == "regression" else "accuracy"
+
+    @property
+    def split_seed(self) -> int:
+        """The seed of the draw of training, validation and test rows."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed

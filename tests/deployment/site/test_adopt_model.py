@@ -1,8 +1,5 @@
 """Adopting the shared model: at a site that trained, and at one with sixteen records that did not."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from safetensors.torch import save_file
@@ -15,10 +12,12 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
+from fedtl.training.at_home import tuned_model
 from tests.deployment.site.test_answer_round import PRIVATE, Site
-from tests.real_processes import around
+from tests.experiments import ROUNDS_ONLY
+from tests.real_processes import fedtl_command
 
-OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
+OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40", *ROUNDS_ONLY]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
     silo = site.silo(study)
     for number in (1, 2):
         study.trainer.fit(silo, site.task(number))
-    settled = study.trainer.finish(silo, site.task(5))
+    settled = tuned_model(study.trainer, silo, site.task(5))
     model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
     assert all((settled[name] == its).all() for name, its in model.state.items())
 
@@ -124,10 +123,7 @@ def test_a_new_site_with_sixteen_records_gets_a_model_and_what_training_alone_wo
     assert result.test["alone"].figures["accuracy"] > 0.3
     np.savez(tmp_path / "new.npz", x=np.zeros((2, 8, 8), np.uint8))
     words = ["predict", tmp_path / "model", "--silo", "plain", "--input", tmp_path / "new.npz"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fedtl", *map(str, words)], env=around(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = fedtl_command(*words)
     assert len(done.stdout.splitlines()) == 3
 
 

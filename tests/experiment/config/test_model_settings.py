@@ -85,7 +85,7 @@ def test_a_run_folder_and_a_plan_keep_the_settings(tmp_path):
     run(experiment, folder)
     assert folder.experiment().model.settings == {"width": 8, "layers": 1}
     model = SiloModel(folder, "plain")
-    assert model.net().head.in_features == 8
+    assert {net.head.in_features for net in model.nets().values()} == {8}
     assert model.scores(np.zeros((2, 8, 8), np.uint8)).shape == (2, 10)
     assert "width = 8" in to_toml(experiment)
     assert make_agreement(experiment, (64,), ("0", "1"), "", False).experiment.model.settings == {

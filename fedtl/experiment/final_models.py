@@ -1,0 +1,61 @@
+"""
+The model that a silo uses after a run, in the run folder: ``local.safetensors`` has the tensors that differ from the shared
+ones, and those of a second model by names such as "own/body.0.weight"; ``mix.json`` has the weights of the models.
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.choose import Candidate
+from fedtl.methods.sets import as_part, part
+from fedtl.models.state import State
+from fedtl.privacy.taint import Label
+from fedtl.results.run import Mix
+from fedtl.training.at_home import FinalModel, Member
+
+
+def save_final_model(
+    folder: RunFolder, silo: str, model: FinalModel, shared: State, labels: Mapping[str, Label]
+) -> None:
+    """
+    Write a silo's final model. ``labels``: the provenance of the main model's tensors; a further model was trained at the
+    silo without noise.
+    """
+    own = {
+        name: tensor
+        for name, tensor in model.main.state.items()
+        if name not in shared or not torch.equal(tensor, shared[name])
+    }
+    further = State()
+    for member in model.members:
+        if member is not model.main:
+            further |= as_part(member.name, member.state)
+    everywhere = {**labels, **dict.fromkeys(further, Label.LOCAL)}
+    folder.save_tensors(f"silos/{silo}/local.safetensors", own | further, everywhere)
+    if (mix := mix_of(model)) is not None:
+        folder.write_json(f"silos/{silo}/mix.json", mix)
+
+
+def mix_of(model: FinalModel) -> Mix | None:
+    """Return what a result says of a mix, the main model first; None where it is one model."""
+    if len(model.members) == 1:
+        return None
+    ordered = sorted(model.members, key=lambda member: member is not model.main)
+    return Mix({member.name: member.weight for member in ordered}, model.validation_rows, model.mixes)
+
+
+def load_final_model(folder: RunFolder, silo: str, names: Collection[str]) -> FinalModel:
+    """Return a silo's final model. ``names``: of a model's tensors. Raises ConfigError where a file is damaged."""
+    own, shared = folder.tensors(f"silos/{silo}/local.safetensors"), folder.tensors("shared.safetensors")
+    main = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
+    mix = folder.mix(silo)
+    if mix is None:
+        return FinalModel((Member(Candidate.TUNED, 1.0, main),))
+    (first, weight), *others = mix.weights.items()
+    members = [
+        Member(Candidate(first), weight, main),
+        *(Member(Candidate(name), w, part(own, name)) for name, w in others),
+    ]
+    return FinalModel(tuple(members), mix.validation_rows, mix.mixes)

@@ -1,0 +1,80 @@
+"""Which mix of its candidate models a silo uses. The silo chooses on its validation rows, after the last round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+STEPS = 4  # weights are multiples of 1/4
+CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
+
+Weights = tuple[float, ...]  # one a candidate; they sum to 1
+
+
+class Candidate(StrEnum):
+    """A model that a silo may use after the last round."""
+
+    OWN = "own"  # trained alone, for as many epochs and with the same tuning
+    SHARED = "shared"  # as the rounds left it
+    PERSONAL = "personal"  # a further model that the method keeps at the silo
+    TUNED = "tuned"  # what the finishing steps made of the model
+
+
+@dataclass(frozen=True)
+class Choose:
+    """
+    A silo uses the plain mean of its candidates' probabilities (in regression of their values), unless its validation rows
+    clearly say that another mix is better.
+
+    A candidate that a method does not have is left out.
+    """
+
+    candidates: tuple[Candidate, ...] = (Candidate.OWN, Candidate.TUNED)
+
+    def __post_init__(self) -> None:
+        if not self.candidates or len(set(self.candidates)) < len(self.candidates):
+            raise ValueError("candidates: name at least one, and each only once")
+
+
+def mixes(candidates: int) -> list[Weights]:
+    """Return the mixes of so many candidates: the plain mean first, then all with weights that are multiples of 1/STEPS."""
+    plain = (1 / candidates,) * candidates
+    parts = product(range(STEPS + 1), repeat=candidates)
+    others = [tuple(part / STEPS for part in one) for one in parts if sum(one) == STEPS]
+    return [plain, *(weights for weights in others if weights != plain)]
+
+
+def choose_mix(losses: Sequence[Tensor]) -> int:
+    """
+    Return the number of the mix to use. ``losses``: of each mix on each validation row [N]; the plain mean is mix 0.
+
+    The mix with the lowest mean loss is taken if a paired one-sided t test on the rows says that it is better than the
+    plain mean, otherwise the plain mean; without two validation rows always the plain mean. By the mean loss alone, the
+    choice among M mixes would have an error rate of at most sqrt(log(M) / 2N) above that of the best of them, in
+    expectation (Massart's lemma); the test only makes it choose less often.
+    """
+    best = min(range(len(losses)), key=lambda number: float(losses[number].mean()))
+    gain = (losses[0] - losses[best]).double()
+    rows = len(gain)
+    if rows < 2 or not bool(gain.isfinite().all()):
+        return 0
+    error = float(gain.std()) / rows**0.5
+    return best if float(gain.mean()) > float(stdtrit(rows - 1, CONFIDENCE)) * error else 0
+
+
+def mixed_scores(scores: Sequence[Tensor], weights: Weights, classes: bool) -> Tensor:
+    """
+    Return the scores of a mix [N, width]: with ``classes`` the logarithm of the mean of the probabilities, otherwise the mean
+    of the values. One candidate alone keeps its scores.
+    """
+    used = [(part, weight) for part, weight in zip(scores, weights, strict=True) if weight]
+    if len(used) == 1:
+        return used[0][0]
+    if not classes:
+        return torch.stack([part * weight for part, weight in used]).sum(0)
+    logs = [part.double().log_softmax(1) + torch.tensor(weight).double().log() for part, weight in used]
+    return torch.stack(logs).logsumexp(0).float()

@@ -1,0 +1,74 @@
+"""Tuning at home: after the last round a silo trains its model on its own rows, with a falling learning rate."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedtl._util.settings import Count
+from fedtl.methods.base import HEAD, Finish, Phase, Site
+from fedtl.methods.sets import Sets
+from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.state import State
+
+What = Literal["all", "head", "norm"]
+TUNED_ROLES: dict[What, frozenset[Role]] = {
+    "all": EVERYTHING,
+    "head": HEAD,
+    "norm": frozenset({Role.NORM, Role.STATS}),
+}
+FIRST_RATE = 0.5  # where lr is "auto": times the learning rate of [train]
+
+
+@dataclass(frozen=True)
+class Tune(Finish):
+    """
+    Train everything, the head, or the normalisation layers on the silo's own rows for at most ``epochs``.
+
+    ``lr``: of the first epoch; "auto": half of ``train.lr``. With the schedule "cosine" epoch k of E has the rate
+    lr (1 + cos(pi k / E)) / 2, for k = 0..E-1. Statistics are fitted exactly after each epoch.
+
+    The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``), or the one before tuning.
+    """
+
+    what: What = "all"
+    epochs: Count = 10
+    lr: float | Literal["auto"] = "auto"
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    @property
+    def trained(self) -> frozenset[Role]:  # type: ignore[override]
+        return TUNED_ROLES[self.what] if self.epochs else frozenset()
+
+    def rate(self, epoch: int, train_lr: float) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        first = train_lr * FIRST_RATE if self.lr == "auto" else self.lr
+        return first * (1 + cos(pi * epoch / self.epochs)) / 2 if self.schedule == "cosine" else first
+
+    def __call__(self, site: Site, state: State, sets: Sets) -> State:
+        phase = Phase(self.trained, 1)
+        states = [site.adapted(state, self.trained)]
+        for epoch in range(self.epochs):
+            state = site.train(state, phase, self.rate(epoch, site.lr), epoch)
+            states.append(site.adapted(state, self.trained))
+        return states[epochs_to_keep([site.losses(one) for one in states])]
+
+
+def epochs_to_keep(losses: Sequence[Tensor]) -> int:
+    """
+    Return how many epochs of tuning to keep. ``losses``: after 0, 1, ... epochs, on each validation row [N].
+
+    All of them, unless fewer are better by more than one standard error of the mean of the paired differences: then the
+    largest number that is within one standard error of the best one (the one-standard-error rule of Breiman et al., 1984, with
+    the whole schedule in the place of the simplest model). Without two validation rows: all.
+    """
+    table = torch.stack(list(losses)).double()
+    epochs, rows = len(table) - 1, table.shape[1]
+    if rows < 2 or not bool(table.isfinite().all()):
+        return epochs
+    worse = table - table[table.mean(1).argmin()]
+    near = worse.mean(1) <= worse.std(1) / rows**0.5
+    return int(near.nonzero().max())

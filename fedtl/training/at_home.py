@@ -1,0 +1,199 @@
+"""
+What a silo does with its model after the last round, on its own rows: the method's finishing steps, tuning, and the choice
+of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.messages import Task
+from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
+from fedtl.methods.choose import Candidate, choose_mix, mixed_scores, mixes
+from fedtl.methods.sets import SUMMARY, model_part, part
+from fedtl.methods.sharing import local
+from fedtl.models.roles import Role
+from fedtl.models.state import State, copy_state
+from fedtl.training.evaluate import fits_statistics, labelled_features
+from fedtl.training.metrics import row_losses
+from fedtl.training.nets import Use
+from fedtl.training.silo import Silo
+
+if TYPE_CHECKING:
+    from fedtl.training.trainer import Trainer
+
+OwnModel = Callable[["Trainer", Silo, Task], State]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a mix: which candidate it is, its weight, and every tensor of it."""
+
+    name: Candidate
+    weight: float
+    state: State
+
+
+@dataclass(frozen=True)
+class FinalModel:
+    """
+    The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
+    ``mixes``: among how many.
+    """
+
+    members: tuple[Member, ...]
+    validation_rows: int = 0
+    mixes: int = 1
+
+    @property
+    def main(self) -> Member:
+        """The one model, where there is no mix; otherwise the last one that came of training together."""
+        return next((one for one in reversed(self.members) if one.name is not Candidate.OWN), self.members[0])
+
+    def adapted(self, trainer: "Trainer", x: Tensor, width: int) -> "FinalModel":
+        """Return the mix of the same models, each with the exact statistics of inputs ``x``."""
+        members = (
+            replace(one, state=trainer_of(one, trainer).adapt(one.state, x, width)) for one in self.members
+        )
+        return replace(self, members=tuple(members))
+
+    def scores(self, trainer: "Trainer", x: Tensor, data: SiloDataset) -> Tensor:
+        """Return the outputs [N, width] of the mix: logarithms of mean probabilities, in regression mean values."""
+        parts = [trainer_of(one, trainer).scores(one.state, x, data) for one in self.members]
+        return mixed_scores(parts, tuple(one.weight for one in self.members), bool(data.classes))
+
+
+@dataclass(frozen=True)
+class HomeSite:
+    """What a finishing step may use of a silo (``methods.base.Site``). ``number``: batches and layers draw from it."""
+
+    trainer: "Trainer"
+    silo: Silo
+    task: Task
+    state: State
+    number: int
+
+    @property
+    def lr(self) -> float:
+        return self.trainer.training.lr
+
+    def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
+        task = replace(self.task, round=self.task.round + repeat)
+        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr)
+
+    def adapted(self, state: State, moved: frozenset[Role]) -> State:
+        if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
+            return state
+        return self.trainer.adapt(state, self.silo.data.train.x, self.silo.data.width)
+
+    def losses(self, state: State) -> Tensor:
+        data = self.silo.data
+        return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
+
+    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+        data = self.silo.data
+        return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
+    """Return the features of those of the rows that have a label, by the model of ``state``."""
+    net = trainer.net(data.width, Use.EVALUATION)
+    net.load_state_dict(model_part(state))
+    return labelled_features(net, rows, data, trainer.device, trainer.dtype)
+
+
+def used_model(trainer: "Trainer", silo: Silo, task: Task, state: State) -> State:
+    """Return the model that a silo would use of ``state`` before anything is fitted to its rows."""
+    model, sets = model_part(state), trainer.sets(state)
+    for step in trainer.method.finish:
+        if not step.trained:
+            model = step(HomeSite(trainer, silo, task, state, len(trainer.method.phases)), model, sets)
+    return model
+
+
+def received_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+    """
+    Return every tensor of the model that the silo uses after the last round if nothing is trained at home: with exact
+    statistics where they are the silo's own.
+    """
+    model = used_model(trainer, silo, task, trainer.partition.join(task.shared, silo.local))
+    if fits_statistics(trainer.method, trainer.partition, model, task.shared):
+        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+    return copy_state(model)
+
+
+def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+    """Return every tensor of the model after the method's finishing steps and tuning, with exact statistics."""
+    state, model = trainer.partition.join(task.shared, silo.local), received_model(trainer, silo, task)
+    sets = trainer.sets(state) | {SUMMARY: part(state, SUMMARY)}
+    for number, step in enumerate(step for step in trainer.method.steps if step.trained):
+        # ``train`` draws from the number after the first one.
+        site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
+        model = step(site, model, sets)
+    if fits_tuned_statistics(trainer.method):
+        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+    return copy_state(model)
+
+
+def alone_trainer(trainer: "Trainer") -> "Trainer":
+    """Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private."""
+    own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
+    if own is None:
+        return replace(trainer, method=method)
+    return replace(trainer, method=method, spec=own.spec, start=own.start, alone=None)
+
+
+def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
+    """Return the trainer that scores a member of a mix."""
+    return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
+
+
+def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+    """
+    Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
+    tuning, by ``alone_trainer``.
+    """
+    alone, width = alone_trainer(trainer), silo.data.width
+    state, (phase,) = alone.initial(width), alone.method.phases
+    for number in range(1, task.rounds + 1):
+        state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+
+
+def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
+    """Return the model that the silo uses itself after the last round. ``own``: trains, or finds, its own model."""
+    if trainer.method.pool:  # the rows of all silos tuned it, in one place
+        return FinalModel((Member(Candidate.SHARED, 1.0, received_model(trainer, silo, task)),))
+    choose, tuned = trainer.method.choose, tuned_model(trainer, silo, task)
+    if choose is None or not any(map(trainer.partition.leaves, trainer.partition.roles)):
+        return FinalModel((Member(Candidate.TUNED, 1.0, tuned),))
+    make: dict[Candidate, Callable[[], State]] = {
+        Candidate.OWN: lambda: own(trainer, silo, task),
+        Candidate.TUNED: lambda: tuned,
+        Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
+    }
+    if any(not step.trained for step in trainer.method.finish):
+        make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
+    return _chosen(trainer, silo.data, {name: make[name]() for name in choose.candidates if name in make})
+
+
+def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+    """Return the model as the rounds left it, with exact statistics where they may be fitted."""
+    model = model_part(trainer.partition.join(task.shared, silo.local))
+    if trainer.method.exact_statistics == "never":
+        return copy_state(model)
+    return copy_state(trainer.adapt(model, silo.data.train.x, silo.data.width))
+
+
+def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate, State]) -> FinalModel:
+    """Return the mix of these candidates that the silo's validation rows choose."""
+    val, possible = data.val, mixes(len(candidates))
+    members = [Member(name, 1.0, state) for name, state in candidates.items()]
+    parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]
+    losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
+    weights = possible[choose_mix(losses)]
+    used = [replace(one, weight=weight) for one, weight in zip(members, weights, strict=True) if weight]
+    return FinalModel(tuple(used), len(losses[0]), len(possible))

@@ -1,0 +1,68 @@
+"""Mixes of models against numpy, and their choice against scipy's paired t test."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from fedtl.methods.choose import Choose, choose_mix, mixed_scores, mixes
+from fedtl.models.mixed import MixedNet
+
+
+def test_the_plain_mean_comes_first_and_every_mix_once():
+    assert mixes(1) == [(1.0,)]
+    assert mixes(2) == [(0.5, 0.5), (0.0, 1.0), (0.25, 0.75), (0.75, 0.25), (1.0, 0.0)]
+    for count in (2, 3, 4):
+        assert len(mixes(count)) == len(set(mixes(count)))
+        assert all(sum(weights) == pytest.approx(1) and min(weights) >= 0 for weights in mixes(count))
+
+
+def test_the_scores_of_a_mix_are_logarithms_of_mean_probabilities():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 5, (2, 6, 3)).astype(np.float32)
+    wanted = np.log(0.25 * special.softmax(a, 1) + 0.75 * special.softmax(b, 1))
+    scores = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), classes=True)
+    np.testing.assert_allclose(scores.numpy(), wanted, atol=1e-5)
+    values = mixed_scores([torch.from_numpy(a), torch.from_numpy(b)], (0.25, 0.75), classes=False)
+    np.testing.assert_allclose(values.numpy(), 0.25 * a + 0.75 * b, atol=1e-5)
+    alone = torch.from_numpy(a)
+    assert mixed_scores([alone, torch.from_numpy(b)], (1.0, 0.0), classes=True) is alone
+    far = mixed_scores([torch.tensor([[500.0, -500.0]])] * 2, (0.5, 0.5), classes=True)
+    assert far.isfinite().all()
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_the_exported_module_is_the_mix(classes):
+    nets = [torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)]
+    x = torch.randn(5, 4)
+    wanted = mixed_scores([net(x) for net in nets], (0.25, 0.75), classes)
+    torch.testing.assert_close(MixedNet(nets, (0.25, 0.75), classes)(x), wanted)
+
+
+@given(st.integers(2, 40), st.integers(2, 6), st.floats(0, 2), st.integers(0, 9999))
+def test_another_mix_is_taken_if_a_paired_t_test_says_so(rows, count, shift, seed):
+    losses = np.random.default_rng(seed).normal(size=(count, rows))
+    losses[-1] -= shift
+    best = int(losses.mean(1).argmin())
+    better = best and stats.ttest_rel(losses[0], losses[best], alternative="greater").pvalue < 0.025
+    assert choose_mix(list(torch.from_numpy(losses))) == (best if better else 0)
+
+
+def test_equal_candidates_are_rarely_told_apart():
+    """The share of silos that leave the plain mean where no mix is better, with a choice among five."""
+    rng = np.random.default_rng(1)
+    left = [choose_mix(list(torch.from_numpy(rng.normal(size=(5, 30))))) != 0 for _ in range(500)]
+    assert np.mean(left) < 4 * 0.025 + 3 * np.sqrt(0.1 * 0.9 / 500)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_give_the_plain_mean(rows):
+    assert choose_mix([torch.ones(rows), torch.zeros(rows)]) == 0
+    assert choose_mix([torch.full((5,), torch.nan), torch.zeros(5)]) == 0
+
+
+def test_a_candidate_is_named_once():
+    with pytest.raises(ValueError, match="only once"):
+        Choose(("own", "own"))

@@ -1,0 +1,81 @@
+"""The learning rates of tuning, and how many epochs are kept, against numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedtl.methods.tune import Tune, epochs_to_keep
+from fedtl.models.roles import Role
+
+
+class Ground:
+    """A silo that keeps what was asked of it; the model's only weight counts the epochs."""
+
+    lr = 0.1
+
+    def __init__(self, losses):
+        self.asked, self.by_epoch = [], losses
+
+    def train(self, state, phase, lr=None, repeat=0):
+        self.asked.append((phase.train, phase.epochs, lr, repeat))
+        return {"epochs": state["epochs"] + 1}
+
+    def adapted(self, state, moved):
+        assert Role.STATS in moved
+        return state
+
+    def losses(self, state):
+        return self.by_epoch[int(state["epochs"])]
+
+
+def tuned(step, losses):
+    ground = Ground(losses)
+    return int(step(ground, {"epochs": torch.zeros(())}, {})["epochs"]), ground.asked
+
+
+def test_each_epoch_has_its_rate_and_draws_batches_of_its_own():
+    falling = [torch.tensor([3.0 - epoch, 4.0 - epoch]) for epoch in range(4)]
+    kept, asked = tuned(Tune(epochs=3), falling)
+    assert kept == 3
+    np.testing.assert_allclose(
+        [lr for _, _, lr, _ in asked], 0.05 * (1 + np.cos(np.pi * np.arange(3) / 3)) / 2
+    )
+    assert [repeat for *_, repeat in asked] == [0, 1, 2]
+    assert {(roles, epochs) for roles, epochs, *_ in asked} == {(Tune().trained, 1)}
+    _, asked = tuned(Tune(epochs=2, lr=0.3, schedule="constant"), falling)
+    assert [lr for _, _, lr, _ in asked] == [0.3, 0.3]
+
+
+def test_what_is_trained():
+    assert Tune("head", 1).trained == {Role.HEAD}
+    assert Tune("norm", 1).trained == {Role.NORM, Role.STATS}
+    assert Tune("all", 0).trained == frozenset()
+
+
+def test_an_earlier_epoch_is_kept_only_if_it_is_clearly_better():
+    noise = np.random.default_rng(0).normal(0, 1, 200)
+    rising = [torch.from_numpy(noise + 0.5 * epoch) for epoch in range(5)]
+    assert tuned(Tune(epochs=4), rising)[0] == 0
+    crossed = [
+        torch.from_numpy(noise * (1 + epoch)) for epoch in range(5)
+    ]  # as good on average, but for chance
+    best = min(range(5), key=lambda epoch: float(crossed[epoch].mean()))
+    assert epochs_to_keep(crossed) >= best
+
+
+@given(st.integers(2, 30), st.integers(1, 6), st.integers(0, 9999))
+def test_the_rule_is_one_standard_error_of_paired_differences(rows, epochs, seed):
+    table = np.random.default_rng(seed).normal(size=(epochs + 1, rows))
+    differences = table - table[table.mean(1).argmin()]
+    error = differences.std(1, ddof=1) / np.sqrt(rows)
+    wanted = max(epoch for epoch in range(epochs + 1) if differences[epoch].mean() <= error[epoch])
+    assert epochs_to_keep(list(torch.from_numpy(table))) == wanted
+
+
+@pytest.mark.parametrize(
+    "broken", [torch.zeros(3, 0), torch.tensor([[0.0], [9.0], [9.0]]), torch.full((3, 4), torch.nan)]
+)
+def test_without_two_finite_rows_the_whole_schedule_is_kept(broken):
+    assert epochs_to_keep(list(broken)) == 2
