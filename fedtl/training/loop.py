@@ -111,7 +111,7 @@ class Loop:
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
             optimizer.step()
-            self.take_proximal_steps(weights, phase, moving, task)
+            take_proximal_steps(self, weights, phase, moving, task)
         return len(steps)
 
     def batches(
@@ -181,29 +181,13 @@ class Loop:
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
         """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
-        terms = self._terms_on_weights(weights, phase)
+        terms = terms_on_weights(self.method, weights, phase)
         for name, weight in moving if terms else ():
             if weight.grad is None:
                 continue
             for term in terms:
                 if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
                     weight.grad.add_(gradient)
-
-    @torch.no_grad()
-    def take_proximal_steps(self, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
-        """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
-        terms = self._terms_on_weights(weights, phase)
-        for name, weight in moving if terms else ():
-            for term in terms:
-                reach = self.training.reach_of_step(name, task)
-                if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
-                    weight.copy_(moved)
-
-    def _terms_on_weights(self, weights: Weights, phase: Phase) -> list[OnWeights]:
-        """Return the phase's terms on weights; none after the last round."""
-        return [
-            term for term in terms_of(self.method, phase) if isinstance(term, OnWeights) and weights.in_round
-        ]
 
     def end(self, weights: Weights, phase: Phase) -> None:
         """Copy what a phase trained back into its sets, and into ``phase.into``."""
@@ -238,6 +222,22 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+@torch.no_grad()
+def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
+    """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
+    terms = terms_on_weights(loop.method, weights, phase)
+    for name, weight in moving if terms else ():
+        for term in terms:
+            reach = loop.training.reach_of_step(name, task)
+            if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
+                weight.copy_(moved)
+
+
+def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
+    """Return the phase's terms on weights; none after the last round."""
+    return [term for term in terms_of(method, phase) if isinstance(term, OnWeights) and weights.in_round]
 
 
 def changed_in_round(loop: Loop) -> list[str]:
