@@ -126,15 +126,19 @@ class Computed:
         return self
 
 
-class Loss:
-    """What any loss on examples may need: a second domain, outputs of layers, modules of its own."""
+class WithModules:
+    """What every term may have: modules of its own."""
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        """Return the modules that the term adds to the model, by name; their tensors have the role AUX."""
+        return {}
+
+
+class Loss(WithModules):
+    """What any loss on examples may need: a second domain, outputs of layers."""
 
     needs_target = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
-
-    def modules(self, features: int) -> dict[str, nn.Module]:
-        """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""
-        return {}
 
 
 class PerExample(Loss, ABC):
@@ -163,8 +167,8 @@ class PerBatch(Loss, ABC):
         """Return the loss, a scalar."""
 
 
-class OnWeights(ABC):
-    """A loss on the weights alone."""
+class OnWeights(WithModules, ABC):
+    """A loss on the weights alone, those of its modules included."""
 
     @abstractmethod
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
@@ -172,6 +176,19 @@ class OnWeights(ABC):
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+@dataclass(frozen=True)
+class WithoutGradient(OnWeights):
+    """Another term's modules, and no gradient."""
+
+    term: OnWeights
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        return self.term.modules(features)
+
+    def gradient(self, name: str, weight: Tensor, sets: Sets) -> None:
+        return None
 
 
 @dataclass(frozen=True)

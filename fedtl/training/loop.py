@@ -160,14 +160,17 @@ class Loop:
         return torch.stack(values).sum(0)
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
-        """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
+        """
+        Add to each gradient what the terms on weights give, in a round; after the last one they do not act. They alone may
+        move a term's own modules; any other weight that the loss does not reach stays as it is.
+        """
         pulls = [term for term in terms_of(self.method, phase) if isinstance(term, OnWeights)]
         for name, weight in moving if pulls and weights.in_round else ():
-            if weight.grad is None:
+            if weight.grad is None and self.roles[name] is not Role.AUX:
                 continue
             for term in pulls:
                 if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
-                    weight.grad.add_(gradient)
+                    weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
 
     def end(self, weights: Weights, phase: Phase) -> None:
         """Copy what a phase trained back into its sets, and into ``phase.into``."""
