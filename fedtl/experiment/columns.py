@@ -16,7 +16,8 @@ from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of, without_release
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.summary import CONSTANT, LOCAL
+from fedtl.experiment.side_results import CONSTANT
+from fedtl.experiment.summary import LOCAL
 from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_values
 from fedtl.simulation.settings import EngineSettings
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import Forward, PerBatch, PerExample, TaskLoss, Term
+from fedtl.methods.losses import Forward, OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.models.roles import EVERYTHING, Role
@@ -238,7 +238,8 @@ class Method:
 
     @property
     def losses(self) -> tuple[PerExample | PerBatch, ...]:
-        return _losses(self.every_term)
+        """The terms on examples."""
+        return tuple(term for term in self.every_term if isinstance(term, PerExample | PerBatch))
 
     def plus(self, *terms: Term) -> "Method":
         """Return the method with further terms in its objective and in the phases' own ones."""
@@ -249,19 +250,19 @@ class Method:
         return replace(self, objective=self.objective + terms, phases=phases)
 
 
-def _losses(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
-    return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
-
-
 def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:
     """Return the terms of a phase: its own, or the method's."""
     return method.objective if phase.objective is None else phase.objective
 
 
 def without_weight_terms(method: Method) -> Method:
-    """Return the method without its terms on weights."""
-    phases = tuple(replace(phase, objective=_losses(terms_of(method, phase))) for phase in method.phases)
-    return replace(method, objective=_losses(method.objective), phases=phases)
+    """Return the method without the gradients of its terms on weights, for the same model."""
+
+    def silenced(terms: Iterable[Term]) -> tuple[Term, ...]:
+        return tuple(WithoutGradient(term) if isinstance(term, OnWeights) else term for term in terms)
+
+    phases = tuple(replace(phase, objective=silenced(terms_of(method, phase))) for phase in method.phases)
+    return replace(method, objective=silenced(method.objective), phases=phases)
 
 
 def trained_roles(method: Method) -> frozenset[Role]:

@@ -203,14 +203,17 @@ class Loop:
         return torch.stack(values).sum(0)
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
-        """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
+        """
+        Add to each gradient what the terms on weights give, in a round; after the last one they do not act. They alone may
+        move a term's own modules; any other weight that the loss does not reach stays as it is.
+        """
         terms = terms_on_weights(self.method, weights, phase)
         for name, weight in moving if terms else ():
-            if weight.grad is None:
+            if weight.grad is None and self.roles[name] is not Role.AUX:
                 continue
             for term in terms:
                 if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
-                    weight.grad.add_(gradient)
+                    weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
 
     def end(self, weights: Weights, phase: Phase) -> None:
         """Copy what a phase trained back into its sets, and into ``phase.into``."""

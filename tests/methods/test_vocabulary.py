@@ -10,8 +10,8 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import MethodSettings
-from fedtl.methods.base import Method, Phase, Summary, Use
-from fedtl.methods.losses import PerBatch, PerExample, TaskLoss
+from fedtl.methods.base import Method, Phase, Summary, Use, without_weight_terms
+from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, WithoutGradient
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
@@ -157,6 +157,32 @@ def test_a_per_batch_term_may_bring_modules():
     trainer = Trainer(mlp(), Method(objective=(TaskLoss(), Clash())), FULL_BATCH)
     silo = silo_at(trainer)
     assert trainer.fit(silo, task_for(trainer, silo)).delta["aux.looks.weight"].any()
+
+
+@dataclass(frozen=True)
+class Centred(OnWeights):
+    """Pulls its own module's weight to 3."""
+
+    def modules(self, features):
+        return {"centre": nn.Linear(1, 1, bias=False)}
+
+    def gradient(self, name, weight, sets):
+        return weight - 3 if name == "aux.centre.weight" else None
+
+
+def test_a_term_on_weights_may_bring_modules():
+    """By hand: K steps of plain gradient descent on (w - 3)^2 / 2 leave (1 - lr)^K of the distance."""
+    method = Method(objective=(TaskLoss(), Centred()))
+    trainer = Trainer(mlp(), method, replace(FULL_BATCH, lr=0.1, epochs=5, momentum=0.0))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo)
+    before = float(task.shared["aux.centre.weight"])
+    after = before + float(trainer.fit(silo, task).delta["aux.centre.weight"])
+    assert after == pytest.approx(3 - (3 - before) * 0.9**5, rel=1e-5)
+    silent = replace(trainer, method=without_weight_terms(method))
+    assert not silent.fit(silo_at(silent), task).delta["aux.centre.weight"].any()
+    with pytest.raises(ConfigError, match="Centred and WithoutGradient"):
+        Trainer(mlp(), Method(objective=(TaskLoss(), Centred(), WithoutGradient(Centred()))), FULL_BATCH)
 
 
 @pytest.mark.parametrize("name", ["model", "received", "shared", "summary", "a/b", ""])
