@@ -16,7 +16,7 @@ from fedtl.data.parts import split_rows
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Part, Raw
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import ConfigError, DataError
 
 SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -26,12 +26,14 @@ SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 class EvaluationSet:
     """
     Test rows, which no training code receives. ``ids`` [N]: permanent numbers of the rows, so that two runs can be
-    compared row by row. ``target``: labelled test rows of the second domain.
+    compared row by row. ``target``: labelled test rows of the second domain. ``units`` [N]: permanent numbers of the units
+    that the rows belong to; None: each row is a unit of its own.
     """
 
     test: Dataset
     ids: Tensor
     target: Dataset | None = None
+    units: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def prepare_silo(
     train together. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
     is kept without a label and does not train. Raises DataError.
     """
+    stored = raw.train if raw.test is None else raw.test
     raw, ids = split_rows(raw, settings, name, seed)
     assert raw.val is not None
     assert raw.test is not None
@@ -129,11 +132,10 @@ def prepare_silo(
     inputs = fit_inputs(raw.train.x, raw.train.y, raw.columns, settings, name)
 
     def prepared(part: Part) -> Dataset:
-        units = None if part.units is None else np.unique(part.units, return_inverse=True)[1]
         return Dataset(
             torch.from_numpy(inputs.apply(part.x)),
             label_numbers(part.y, classes, settings),
-            None if units is None else torch.from_numpy(units.astype(np.int64)),
+            None if part.units is None else _unit_numbers(part.units),
         )
 
     data = SiloDataset(
@@ -148,9 +150,18 @@ def prepare_silo(
     test = prepared(raw.test)
     labelled = has_label(test)
     target_test = None if raw.target_test is None else prepared(raw.target_test)
-    return Prepared(
-        data, EvaluationSet(test.take(labelled), torch.from_numpy(ids)[labelled], target_test), inputs
+    exam = EvaluationSet(
+        test.take(labelled),
+        torch.from_numpy(ids)[labelled],
+        target_test,
+        None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)][labelled],
     )
+    return Prepared(data, exam, inputs)
+
+
+def _unit_numbers(units: Array) -> Tensor:
+    """Return the units [N] as numbers from 0, in the order of their names."""
+    return torch.from_numpy(np.unique(units, return_inverse=True)[1].astype(np.int64))
 
 
 def _origins(settings: DataSettings, inputs: Inputs) -> Origins:

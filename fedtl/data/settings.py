@@ -80,7 +80,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
     ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
-    ``unit_column``: the column that says whose row it is. ``split_column``: the column that says whether a row is one of
+    ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
+    ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
     experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``.
@@ -89,6 +90,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     silos: list[str] = []
     late: list[str] = []
     shots: int = Field(20, ge=1)
+    folds: int = Field(1, ge=1, le=100)
+    fold: int = Field(0, ge=0)
     by_record: bool = False
     unit_column: str = ""
     split_seed: int | None = Field(None, ge=0)

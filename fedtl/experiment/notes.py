@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema
 from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
@@ -29,20 +28,14 @@ def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
         )
 
 
-def data_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
-    """Yield a note if the silos are simulated ones, and for each whose training rows all have one label."""
-    if (partition := experiment.data.partition) is not None:
-        differ = "labels" if partition.by == "label" else "sizes"
+def sampling_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    """Yield a note if silos are sampled, and the method has state that is a mean over silos."""
+    slots = [slot.name for slot in trainer.method.slots if slot.crosses]
+    if slots and experiment.silos_per_round != "all":
         yield (
-            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
-            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
+            f"silos_per_round = {experiment.silos_per_round}: {experiment.method.name} moves {', '.join(slots)} by the mean "
+            "change of the silos that take part in a round, not scaled by their share of all silos"
         )
-    for name, silo in schema.silos.items():
-        if experiment.data.task == "classification" and not experiment.data.by_record and len(silo.trained) == 1:
-            yield (
-                f"{name}: all {silo.rows} training rows have the label {next(iter(silo.trained))!r}; trained on them alone, a "
-                "model gives this label to every row"
-            )
 
 
 def statistics_notes(
@@ -68,15 +61,14 @@ def statistics_notes(
         size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
         shared = any(outcome.refitted is not None for outcome in outcomes.values())
         most = f"most at {worst}: {far[worst]:.2f}"
-        yield f"{where} {_what(trainer, shared)} are {size} ({most}); {_scored(shared)}"
+        yield f"{where} {_what(shared)} are {size} ({most}); {_scored(trainer, shared)}"
 
 
-def _what(trainer: Trainer, shared: bool) -> str:
-    tuned = fits_tuned_statistics(trainer.method) and Role.STATS in trainer.method.shared
-    return "shared statistics" if shared or tuned else "running averages of training"
+def _what(shared: bool) -> str:
+    return "shared statistics" if shared else "running averages of training"
 
 
-def _scored(shared: bool) -> str:
-    if shared:
+def _scored(trainer: Trainer, shared: bool) -> str:
+    if shared and not fits_tuned_statistics(trainer.method):
         return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
     return "the metrics are those with exact statistics"

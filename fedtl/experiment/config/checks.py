@@ -51,6 +51,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         )
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
+    if compare.folds > 1 and experiment.data.folds > 1:
+        yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
@@ -149,7 +151,11 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
-    if data.test + data.val >= 1:
+    if data.fold >= data.folds:
+        yield f"data.fold = {data.fold}, but data.folds = {data.folds}; fold numbers start at 0"
+    if data.folds > 1 and 1 / data.folds + data.val >= 1:
+        yield f"data.folds = {data.folds} and data.val = {data.val} leave no training rows; lower data.val"
+    elif data.folds == 1 and data.test + data.val >= 1:
         yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
     if data.positive_above is not None and data.task == "regression":
         yield 'data.positive_above makes two classes, but data.task = "regression"; remove one of them'
