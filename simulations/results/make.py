@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 from fedtl._util.records import from_plain, to_plain
 from fedtl.report.figures import TITLES, format_difference, format_with_interval
 from fedtl.report.plots import method_dots
-from fedtl.results.comparison import Comparison, Overall
+from fedtl.results.comparison import Comparison
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "bench"))
@@ -71,7 +71,9 @@ def _cpu_of_children() -> float:
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=HERE, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def table(comparison: Comparison) -> Iterator[str]:
@@ -84,9 +86,15 @@ def table(comparison: Comparison) -> Iterator[str]:
         cells = [comparison.methods[name].get(silo, {}).get(metric) for name in methods]
         yield f"| {silo} | " + " | ".join(format_with_interval(metric, cell) for cell in cells) + " |"
     means = [comparison.mean[name].get(metric) for name in methods]
-    yield f"| mean of {len(silos)} silos | " + " | ".join(format_with_interval(metric, one) for one in means) + " |"
+    yield (
+        f"| mean of {len(silos)} silos | "
+        + " | ".join(format_with_interval(metric, one) for one in means)
+        + " |"
+    )
     for title, line in ROWS.items():
-        found = [line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods]
+        found = [
+            line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods
+        ]
         yield f"| {title} | " + " | ".join(found) + " |"
 
 
@@ -95,7 +103,9 @@ ROWS = {
     "mean gain over local": lambda metric, one: format_difference(metric, one.mean.mean, one.mean.ci95),
     "silos not below local": lambda metric, one: f"{one.not_worse} of {one.silos}",
     "silos not shown to be below local": lambda metric, one: f"{one.loss_not_shown} of {one.silos}",
-    "worst silo": lambda metric, one: f"{one.worst} {format_difference(metric, one.worst_gain.mean, one.worst_gain.ci95)}",
+    "worst silo": lambda metric, one: (
+        f"{one.worst} {format_difference(metric, one.worst_gain.mean, one.worst_gain.ci95)}"
+    ),
 }
 
 
@@ -123,8 +133,17 @@ def numbers(comparison: Comparison, origin: Origin, further: dict[str, Any]) -> 
     metric = comparison.metric
     return {
         **asdict(origin),
-        **{"metric": metric, "model": comparison.model, "rounds": comparison.rounds, "seeds": comparison.seeds},
-        "mean": {name: to_plain(by_metric[metric]) for name, by_metric in comparison.mean.items() if metric in by_metric},
+        **{
+            "metric": metric,
+            "model": comparison.model,
+            "rounds": comparison.rounds,
+            "seeds": comparison.seeds,
+        },
+        "mean": {
+            name: to_plain(by_metric[metric])
+            for name, by_metric in comparison.mean.items()
+            if metric in by_metric
+        },
         "overall": to_plain(comparison.overall),
         "warnings": comparison.warnings,
         **further,
@@ -139,7 +158,9 @@ def write(name: str, folder: Path, origin: Origin) -> None:
     if name.startswith("school"):
         further["half squared error, scores 1..70 as 0..1"] = half_squared_errors(folder, comparison, 1, 70)
         lines += ["", "Half the mean squared error of (score - 1) / 69, the mean over schools: "]
-        lines[-1] += ", ".join(f"{method} {value:.5f}" for method, value in next(iter(further.values())).items())
+        lines[-1] += ", ".join(
+            f"{method} {value:.5f}" for method, value in next(iter(further.values())).items()
+        )
     (HERE / f"{name}.svg").write_text(method_dots(comparison))
     (HERE / f"{name}.json").write_text(json.dumps(numbers(comparison, origin, further), indent=1) + "\n")
     about = (
