@@ -66,7 +66,7 @@ def ledger(
     home = open_home(folder)
     if export is not None:
         count = export_lines(home, export)
-        say(f"wrote {count} lines to {export}; anybody can check them with: fedtl silo verify {export}")
+        say(f"wrote {count} lines to {export}; to check them: fedtl silo verify {export}")
         return
     lines = record_and_ledger_lines(home)
     if as_json:

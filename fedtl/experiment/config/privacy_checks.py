@@ -72,7 +72,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
     if privacy.noise == "reproducible":
         yield (
             f'privacy.noise = "reproducible": noise and samples follow from seed = {experiment.seed}; '
-            "whoever knows the seed can subtract the noise, so nothing is private"
+            "a reader who knows the seed can subtract the noise, so nothing is private"
         )
     if privacy.epsilon > WEAK_EPSILON:
         yield (
