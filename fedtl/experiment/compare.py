@@ -39,6 +39,7 @@ EXACT = (
     "over_local",
     "warnings",
     "absent",
+    "received",
     "refitted",
     "target",
     "late",

@@ -22,7 +22,7 @@ DISTANT_OWN = (
 )
 DISTANT_SHARED = (
     f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
-    'training inputs; "refitted" has the metrics with exact statistics'
+    'training inputs; "refitted" has the metrics of the models after the last round with exact statistics'
 )
 
 
@@ -56,8 +56,17 @@ def statistics_warnings(results: Results) -> list[str]:
     return warnings
 
 
+def received_averages(results: Results) -> dict[str, dict[str, Averages]]:
+    """Return the metrics of the models as the last round left them, for methods that are fitted at home after it."""
+    return {
+        label: averages
+        for label, runs in results.items()
+        if (averages := _by_silo(runs, lambda silo: silo.received))
+    }
+
+
 def refitted_averages(results: Results) -> dict[str, dict[str, Averages]]:
-    """Return the metrics with each silo's exact statistics, for methods that share statistics."""
+    """Return the metrics of these models with each silo's exact statistics, for methods that share statistics."""
     return {
         label: averages
         for label, runs in results.items()

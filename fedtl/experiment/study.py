@@ -15,7 +15,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
-from fedtl.experiment.notes import sharing_notes
+from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
@@ -152,7 +152,12 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    notes = (*first.notes, *data_notes(experiment, method, schema), *sharing_notes(experiment, trainer))
+    notes = (
+        *first.notes,
+        *sharing_notes(experiment, trainer),
+        *sampling_notes(experiment, trainer),
+        *data_notes(experiment, method, schema),
+    )
     return Study(experiment, trainer, data, notes, first=provenance)
 
 
