@@ -114,8 +114,8 @@ class TrainingProgress:
     announced: bool
 
     def rounds(self, done: int, total: int | None = None) -> None:
-        """Show how many rounds are done. ``total``: of how many, where that was not known at the start."""
-        self.bar(done, total or self.total)
+        """Show how many rounds are done; ``total``: of how many, if that is known only now."""
+        self.bar(done, self.total if total is None else total)
         if done and not self.announced:
             self.announced = True
             say(f"results go to {self.folder.path}")

@@ -89,6 +89,9 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     source, colon, path = entry.partition(":")
     if not colon:
         settings, names = without_release(experiment.data), [entry]
+        settings = settings.model_copy(
+            update={"folds": 1, "fold": 0}
+        )  # public rows are the same in every fold
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from fedtl.experiment.notes import AS_LEFT, LOCAL_AFTER, MAX_STATISTICS_DISTANCE
-from fedtl.experiment.scores import Results, Scores
+from fedtl.experiment.scores import Results
 from fedtl.results.comparison import Average, Averages
 from fedtl.results.metrics import Measured
 from fedtl.results.run import RunResult, SiloResult
-from fedtl.training.metrics import better
 
 TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
     "target": lambda silo: silo.target,
@@ -55,27 +54,6 @@ def statistics_warnings(results: Results) -> list[str]:
         if counts:
             warnings.append(f"{text}: {', '.join(counts)}")
     return warnings
-
-
-def below_constant(scores: Scores, metric: str) -> list[str]:
-    """Return a warning for each method that is worse than the constant answer at some silo: it has learned nothing there."""
-    floor = scores.estimates.get(CONSTANT, {})
-    lines = []
-    for label in scores.estimates:
-        own = scores.estimates[label]
-        worse = [
-            silo
-            for silo in own
-            if metric in own[silo]
-            and metric in floor.get(silo, {})
-            and better(metric, floor[silo][metric].mean, own[silo][metric].mean)
-        ]
-        if worse:
-            named = ", ".join(worse[:MAX_NAMED]) + (", ..." if len(worse) > MAX_NAMED else "")
-            lines.append(
-                f"{label} is worse than the same answer for every row ({CONSTANT}) at {len(worse)} of {len(own)} silos: {named}"
-            )
-    return lines
 
 
 def received_averages(results: Results) -> dict[str, dict[str, Averages]]:

@@ -12,6 +12,7 @@ from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sharing_notes
@@ -32,14 +33,14 @@ from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 
 
 @dataclass(frozen=True)
 class Study:
     """
-    ``notes``: what a reader of the result should know about the model and its initial weights. ``guarantees``: by silo, once
-    ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
+    ``notes``: what a reader of the result should know about the model, its initial weights and the rows. ``guarantees``: by
+    silo, once ``with_guarantees`` has made them. ``first``: the provenance labels of the initial weights, by tensor.
     """
 
     experiment: Experiment
@@ -129,8 +130,9 @@ def build(
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
     spec = _model_spec(experiment, schema.shape)
     first = _first_weights(experiment, spec, schema, start)
+    alone: OwnStart | None = None
     if experiment.privacy is not None:
-        ordinary = spec.net(schema.width)
+        ordinary, alone = spec.net(schema.width), OwnStart(spec, first.state)
         spec = _private_spec(experiment, spec, schema.shape)
         first = replace(
             first,
@@ -139,14 +141,14 @@ def build(
         )
     training = TrainingConfig(**{**experiment.train.model_dump(), "freeze": experiment.model.freeze})
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
-    trainer = Trainer(spec, method, training, on, first.state, dtype)
+    trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    notes = (*first.notes, *sharing_notes(experiment, trainer))
+    notes = (*first.notes, *data_notes(experiment, method, schema), *sharing_notes(experiment, trainer))
     return Study(experiment, trainer, data, notes, first=provenance)
 
 

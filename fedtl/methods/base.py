@@ -31,7 +31,7 @@ class Phase:
 
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
-    ends.
+    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -40,6 +40,11 @@ class Phase:
     on: tuple[str, ...] = (MODEL,)
     through: Through | None = None
     into: str | None = None
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether the weights that this phase trains become the model's."""
+        return MODEL in self.on or (self.into == MODEL and self.through is None)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from functools import wraps
 from fedtl._util.registry import Registry
 from fedtl.methods import sharing
 from fedtl.methods.apfl import apfl
+from fedtl.methods.armul import armul
 from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
@@ -41,7 +42,7 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, apfl, scaffold, fedala, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, moon, ridge),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",

@@ -63,12 +63,12 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
+    """Set each slot to its value after the round, in order. ``steps``: of each phase that trained what the model is."""
     if not before:
         return
     reach = {
         name: sum(loop.training.reach(name, task, count) for count in steps)
-        for name, _ in weights.net.named_parameters()
+        for name, _ in weights.net.named_parameters(remove_duplicate=False)
     }
     for slot in loop.method.slots:
         if slot.after is not None:
@@ -86,16 +86,18 @@ def summaries_of(loop: Loop, weights: Weights, data: SiloDataset, exact: State |
     ``exact``: the model's statistics for the summaries that ask for exact ones, None where the silo does not use these.
     """
     return {
-        summary.name: (sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
+        summary.name: (_sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
         for summary in loop.method.summaries
     }
 
 
-def sum_of_rows(
+def _sum_of_rows(
     summary: Summary, loop: Loop, weights: Weights, data: SiloDataset, exact: State | None
 ) -> Tensor:
     """Return the sum of a summary's vectors over the silo's training rows, float64."""
-    parts = (clipped(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact))
+    parts = (
+        _scaled_down(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact)
+    )
     total = next(parts)
     for part in parts:
         total += part
@@ -116,7 +118,7 @@ def vectors_of(
         yield summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries)).double()
 
 
-def clipped(vectors: Tensor, bound: float) -> Tensor:
+def _scaled_down(vectors: Tensor, bound: float) -> Tensor:
     """Scale each vector [B, ...] down to a length of at most ``bound``."""
     length = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
     return vectors * (bound / length).clamp(max=1).view(-1, *[1] * (vectors.dim() - 1))

@@ -21,7 +21,7 @@ from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
-from fedtl.training.at_home import FinalModel, finish, received_model, used_model
+from fedtl.training.at_home import FinalModel, OwnModel, finish, own_model, received_model, used_model
 from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -56,13 +56,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Examine:
-    """The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these."""
+    """
+    The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these. ``own``:
+    trains, or finds, the silo's own model.
+    """
 
     task: Task
     exam: Callable[[str], EvaluationSet]
+    own: OwnModel = own_model
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
-        model, data = finish(trainer, silo, self.task), silo.data
+        model, data = finish(trainer, silo, self.task, self.own), silo.data
         if broken := [name for one in model.members if (name := first_not_finite(one.state))]:
             raise SiloFailed(
                 f"{silo.name}: {broken[0]} is not finite after the last round; a lower train.lr may help"

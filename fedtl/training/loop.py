@@ -51,10 +51,18 @@ class TrainingConfig:
     def reach(self, name: str, task: Task, steps: int) -> float:
         """
         Return how far a constant gradient of 1 would move a parameter by SGD: with learning rate l and momentum m,
-        l times the sum over t = 1..steps of (1 - m^t) / (1 - m).
+        l times the sum over t = 1..steps of (1 - m^t) / (1 - m). Other optimisers: as without momentum.
         """
-        m = self.momentum
+        m = self._momentum
         return self.lr_of(name, task) * sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
+
+    def reach_of_step(self, name: str, task: Task) -> float:
+        """Return how far a constant gradient of 1 moves a parameter in one step after many: l / (1 - m) for SGD."""
+        return self.lr_of(name, task) / (1 - self._momentum)
+
+    @property
+    def _momentum(self) -> float:
+        return self.momentum if self.optimizer == "sgd" else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,19 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
+        steps = list(self.batches(silo, phase, generator))
+        taken = self._train(weights, phase, silo, task, steps) if steps else 0
+        self.end(weights, phase)
+        return taken
+
+    def _train(
+        self,
+        weights: Weights,
+        phase: Phase,
+        silo: Silo,
+        task: Task,
+        steps: Sequence[tuple[Tensor, Tensor | None]],
+    ) -> int:
         if phase.through is None:
             weights.hold(phase.on[0])
         self.prepare(weights.net, phase)
@@ -84,14 +105,13 @@ class Loop:
         if not moving:
             return 0
         optimizer = self.optimizer(moving, task)
-        steps = list(self.batches(silo, phase, generator))
         for step, (rows, target_rows) in enumerate(steps):
             batch = make_batch(silo.data, rows, target_rows, self.device)
             optimizer.zero_grad(set_to_none=True)
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
             optimizer.step()
-        self.end(weights, phase)
+            self.take_proximal_steps(weights, phase, moving, task)
         return len(steps)
 
     def batches(
@@ -161,13 +181,29 @@ class Loop:
 
     def add_weight_gradients(self, weights: Weights, phase: Phase, moving: Moving) -> None:
         """Add to each gradient what the terms on weights give, in a round; after the last one they do not act."""
-        pulls = [term for term in terms_of(self.method, phase) if isinstance(term, OnWeights)]
-        for name, weight in moving if pulls and weights.in_round else ():
+        terms = self._terms_on_weights(weights, phase)
+        for name, weight in moving if terms else ():
             if weight.grad is None:
                 continue
-            for term in pulls:
+            for term in terms:
                 if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
                     weight.grad.add_(gradient)
+
+    @torch.no_grad()
+    def take_proximal_steps(self, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
+        """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
+        terms = self._terms_on_weights(weights, phase)
+        for name, weight in moving if terms else ():
+            for term in terms:
+                reach = self.training.reach_of_step(name, task)
+                if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
+                    weight.copy_(moved)
+
+    def _terms_on_weights(self, weights: Weights, phase: Phase) -> list[OnWeights]:
+        """Return the phase's terms on weights; none after the last round."""
+        return [
+            term for term in terms_of(self.method, phase) if isinstance(term, OnWeights) and weights.in_round
+        ]
 
     def end(self, weights: Weights, phase: Phase) -> None:
         """Copy what a phase trained back into its sets, and into ``phase.into``."""

@@ -27,17 +27,6 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True)
-class PrivatePhase:
-    """All that decides how the per-example gradients of a private phase can be taken."""
-
-    phase: Phase
-    terms: tuple[Term, ...]
-    freeze: int
-    width: int
-    unit: str
-
-
-@dataclass(frozen=True)
 class NetKey:
     """All that a net depends on. ``width``: the number of outputs of its head."""
 
@@ -46,6 +35,21 @@ class NetKey:
     width: int
     device: torch.device
     use: Use
+
+
+@dataclass(frozen=True)
+class PrivatePhase:
+    """
+    All that decides how the per-example gradients of a private phase can be taken. ``terms``: of its objective; ``net``: with
+    the modules of all terms of the method; ``dtype``: one of ``precision.DTYPES``.
+    """
+
+    phase: Phase
+    terms: tuple[Term, ...]
+    freeze: int
+    unit: str
+    net: NetKey
+    dtype: str
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fedtl.experiment.columns import comparison_columns
 from fedtl.experiment.config.load import load_experiment, parse_experiment
 from fedtl.experiment.config.schema import TrialSettings
 from fedtl.experiment.epochs import epochs_at_silo
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study_data import StudyData
 from fedtl.experiment.trial import run_trial
@@ -195,9 +195,11 @@ def test_a_trial_measures_what_the_run_measures_on_validation_rows(tmp_path, tas
     rows = write_rows(tmp_path / "rows", task=task)
     experiment = experiment_on(rows, data={"task": task}, method={"name": method})
     with temporary_store() as store:
-        trial = run_trial(experiment, RunFolder.create(tmp_path / "trial", experiment), "cpu", None, store)
+        trial = run_trial(
+            experiment, RunFolder.create(tmp_path / "trial", experiment), "cpu", None, Given(store)
+        )
         full = RunFolder.create(tmp_path / "run", experiment)
-        run(experiment, full, raws=store)
+        run(experiment, full, given=Given(store))
     for name in SILOS:
         scale = full.inputs(name)[0].y_std ** 2 if task == "regression" else 1.0
         assert trial.losses[name] == pytest.approx(full.validation(name)["loss"] / scale, rel=1e-4)
@@ -218,7 +220,7 @@ def test_a_trial_never_sees_a_test_row(tmp_path, monkeypatch):
             np.savez(rows / f"{name}.npz", **arrays)
         experiment, path = experiment_on(rows), tmp_path / f"trial{other}"
         with temporary_store() as store:
-            run_trial(experiment, RunFolder.create(path, experiment), "cpu", None, store)
+            run_trial(experiment, RunFolder.create(path, experiment), "cpu", None, Given(store))
         kept.append((path / "trial.json").read_text())
     assert kept[0] == kept[1]
 
@@ -269,10 +271,10 @@ def test_the_chosen_values_are_those_of_the_runs(tuned):
     assert RunFolder(path).comparison().tuning == comparison.tuning
 
 
-def test_the_progress_counts_the_rounds_of_trials_and_runs(tuned):
+def test_the_progress_counts_the_rounds_of_trials_and_runs_and_the_finished_models(tuned):
     experiment, _, _, jobs, seen = tuned
     trials, runs = 3 * 2, 2 * 4  # of three methods; of three methods and the second local one
-    assert {total for _, total in seen} == {(trials + runs) * experiment.rounds}
+    assert {total for _, total in seen} == {(trials + runs) * experiment.rounds + runs * len(SILOS)}
     assert seen[-1][0] == seen[-1][1]
     assert len(jobs) == trials + runs + 2  # and two of constant answers
 

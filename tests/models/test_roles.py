@@ -133,7 +133,8 @@ SHARED = {
     **{name: {Role.BODY, Role.AUX, Role.NORM, Role.STATS} for name in ("fedper", "fedrep", "fedbabu")},
     "lgfedavg": {Role.HEAD},
     **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral")},
-    **dict.fromkeys(("ditto", "mrmtl", "apfl", "scaffold", "fedala", "moon"), EVERYTHING),
+    **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "moon"), EVERYTHING),
+    **dict.fromkeys(("mrmtl", "armul"), EVERYTHING - {Role.STATS}),
 }
 
 

@@ -32,7 +32,7 @@ class CanaryPhase:
 @dataclass(frozen=True)
 class ReleasedStatistics:
     """
-    The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums
+    The canaries' part of the released statistics, as ``privacy.canaries.CanarySums.save`` writes it: sums
     [releases, canaries] in clips.
     """
 

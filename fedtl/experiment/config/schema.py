@@ -213,12 +213,17 @@ ENSEMBLE = "local ensemble"  # an entry of compare.methods that is no method: tw
 class CompareSettings(Settings):
     """
     ``[compare]``. ``methods``: also "local ensemble", two local models a silo whose outputs are averaged. ``metric``
-    decides which method is best; "auto" is accuracy, or R^2 in regression.
+    decides which method is best; "auto" is accuracy, or R^2 in regression. ``folds``: with 5, each seed does 5 runs, and every
+    row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
+    where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
+    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017).
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     metric: str = "auto"
+    folds: int = Field(1, ge=1, le=100)
+    margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
     _values: "dict[str, Method]" = PrivateAttr({})
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from fedtl.federation.packing import MAX_METRICS, MAX_NAME_LENGTH, MAX_TEXT_LENGTH, pack, unpack
-from fedtl.messages import Task, Update
+from fedtl.messages import MAX_METRICS, MAX_NAME_LENGTH, MAX_TEXT_LENGTH, Task, Update, pack, unpack
 
 TENSORS = {
     "body.w": torch.randn(3, 2),
