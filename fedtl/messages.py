@@ -16,6 +16,7 @@ from fedtl.models.state import State
 MAX_TENSORS = 100_000
 MAX_METRICS = 100
 MAX_NAME_LENGTH = 1000  # the longest name of a tensor, in characters
+MAX_FIELD_LENGTH = 40  # of the name of an unknown field in an error, in characters
 MAX_TEXT_LENGTH = 200  # the longest name of a study, silo or metric, in characters
 
 
@@ -92,11 +93,13 @@ def pack(message: Task | Update) -> tuple[dict[str, Any], State]:
 def unpack(kind: type[M], header: Mapping[str, Any], tensors: State) -> M:
     """
     The message that was packed. Raises ValueError where a field is missing, unknown or of another type, a metric is not
-    finite, or a name or a count exceeds its limit. The message does not repeat values that came with the header.
+    finite, or a name or a count exceeds its limit. Of what came with the header, the error holds at most the name of a field.
     """
     names = _plain_fields(kind)
-    if header.keys() != set(names):
-        raise ValueError(f"the fields of {kind.__name__} are {', '.join(names)}")
+    if different := sorted(map(ascii, header.keys() ^ set(names))):
+        raise ValueError(
+            f"the fields of {kind.__name__} are {', '.join(names)}; the message differs in {different[0][:MAX_FIELD_LENGTH]}"
+        )
     for name in names:
         if type(header[name]) is not TYPES[name]:
             raise ValueError(f"{name} is not of type {TYPES[name].__name__}")

@@ -3,7 +3,7 @@ Rows that a Python program has in memory: arrays, tensors or DataFrames, one ent
 
 ``rows_in_memory`` turns them into what a file would have given, through the code that reads files, so preparation,
 splits, origins and checks are the same. The settings that it returns have ``source = "memory"``: the experiment names
-its silos, but nobody can read their rows from it again.
+its silos, but does not lead to their rows.
 """
 
 from collections.abc import Mapping, Sequence

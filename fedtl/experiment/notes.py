@@ -28,6 +28,16 @@ def sharing_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
         )
 
 
+def sampling_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    """Yield a note if silos are sampled, and the method has state that is a mean over silos."""
+    slots = [slot.name for slot in trainer.method.slots if slot.crosses]
+    if slots and experiment.silos_per_round != "all":
+        yield (
+            f"silos_per_round = {experiment.silos_per_round}: {experiment.method.name} moves {', '.join(slots)} by the mean "
+            "change of the silos that take part in a round, not scaled by their share of all silos"
+        )
+
+
 def statistics_notes(
     experiment: Experiment, trainer: Trainer, outcomes: Mapping[str, Outcome]
 ) -> Iterator[str]:

@@ -88,7 +88,7 @@ def plan_guarantee(
 
 
 def row_hashes(data: SiloDataset, key: bytes) -> RowSet:
-    """Return keyed hashes of training and validation rows. Without the key nobody can test which rows they are."""
+    """Return keyed hashes of training and validation rows. Without the key a reader cannot test which rows they are."""
     parts = [
         Part(rows.x.numpy(), rows.y.numpy(), None if rows.units is None else rows.units.numpy())
         for rows in (data.train, data.val)

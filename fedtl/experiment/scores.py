@@ -36,8 +36,8 @@ class Scores:
 @dataclass(frozen=True)
 class Reading:
     """
-    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods ``compared`` with training alone, and the
-    column of training alone (``local``).
+    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods ``compared`` with training alone,
+    and the column of training alone (``local``).
     """
 
     folds: int

@@ -8,8 +8,9 @@ import torch
 
 from fedtl._util.settings import Strength
 from fedtl.methods import pull
-from fedtl.methods.base import FinishedRound, Method, Phase, Slot, Use
+from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slot import FinishedRound, Slot
 from fedtl.methods.slots import first_model, first_reach, last_reach
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State

@@ -5,8 +5,9 @@ Laws: with mu = 0 the silo's own model is that of a silo which trains alone; wit
 """
 
 from fedtl._util.settings import Strength
-from fedtl.methods.base import Method, Phase, Slot, Use
+from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.losses import Proximal, TaskLoss
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model
 
 

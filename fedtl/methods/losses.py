@@ -127,15 +127,19 @@ class Computed:
         return self
 
 
-class Loss:
-    """What any loss on examples may need: a second domain, outputs of layers, modules of its own."""
+class WithModules:
+    """What every term may have: modules of its own."""
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        """Return the modules that the term adds to the model, by name; their tensors have the role AUX."""
+        return {}
+
+
+class Loss(WithModules):
+    """What any loss on examples may need: a second domain, outputs of layers."""
 
     needs_target = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
-
-    def modules(self, features: int) -> dict[str, nn.Module]:
-        """Return the modules that the loss adds to the model, by name; their tensors have the role AUX."""
-        return {}
 
 
 class PerExample(Loss, ABC):
@@ -164,8 +168,8 @@ class PerBatch(Loss, ABC):
         """Return the loss, a scalar."""
 
 
-class OnWeights:
-    """A loss on the weights alone, which acts in each step: by its gradient before it, or by its proximal step after it."""
+class OnWeights(WithModules):
+    """A loss on the weights alone, those of its modules included, which acts in each step: by its gradient before it, or by its proximal step after it."""
 
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
         """Return the gradient at ``weight``, or None where the term does not act before a step."""
@@ -180,6 +184,19 @@ class OnWeights:
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+@dataclass(frozen=True)
+class WithoutGradient(OnWeights):
+    """Another term's modules, and no gradient."""
+
+    term: OnWeights
+
+    def modules(self, features: int) -> dict[str, nn.Module]:
+        return self.term.modules(features)
+
+    def gradient(self, name: str, weight: Tensor, sets: Sets) -> None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, Use
 from fedtl.methods.losses import PerBatch
 
 
@@ -17,6 +17,11 @@ def private_problems(method: Method) -> Iterator[str]:
     for number, phase in enumerate(method.phases, 1):
         if phase.through is not None and phase.epochs != 0:
             yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
+        if phase.pick is not None:
+            yield f"phase {number} picks one of several sets by its loss on the rows, and the pick would leave without noise"
+    for step in method.finish:
+        if isinstance(step, Use) and step.others:
+            yield f"a silo keeps {len(step.others)} further models, each with private steps of its own; set one strength and no grid"
     for slot in method.slots:
         if slot.crosses:
             yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from fedtl.methods.base import FinishedRound
 from fedtl.methods.sets import MODEL
+from fedtl.methods.slot import FinishedRound
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 

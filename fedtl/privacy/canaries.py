@@ -23,6 +23,7 @@ from fedtl.methods.losses import Batch
 GAIN = 10.0  # the norm of a canary's gradient before clipping, in clips
 STATISTICS_FILE = "statistics.safetensors"
 SUMMARY_FILE = "summary-{name}-round-{round:06d}.safetensors"
+SUMMARY_FILES = "summary-*.safetensors"
 MAX_TRIAL_CANARIES = 4  # the most canaries in a trial step with synthetic rows
 
 

@@ -130,6 +130,12 @@ QUANTITIES = (
         f"{NO_ROW}; shrinkage is computed from the noisy sum",
     ),
     Quantity(
+        "form of a summary",
+        "the bound of its vectors is a constant of the method; method.clip, method.dims and method.seed of ridge",
+        f"{NO_ROW}; one vector a unit, of at most this length, is summed and released with noise, charged; the sum is divided "
+        "by n, so that no count leaves. One that does not change with training leaves in the silo's first round only",
+    ),
+    Quantity(
         "way of taking gradients",
         "the method of computing per-example gradients is chosen with synthetic rows before the first round",
         f"{NO_ROW}; the number of rows that are computed at once is a constant",

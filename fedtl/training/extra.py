@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import FinishedRound, Method, Summary
+from fedtl.methods.base import Method, Summary
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
+from fedtl.methods.slot import FinishedRound
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
@@ -34,15 +34,12 @@ def first_extra(method: Method, model: State, roles: Mapping[str, Role], feature
 
 
 def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
-    """Return which of the model's tensors, of the slots' and of the summaries leave. Raises ConfigError for a count that would."""
+    """Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay."""
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
-    crossing = frozenset(name for name in extra if set_of(name) in leaving)
-    for name in sorted(crossing):
-        if not extra[name].is_floating_point():
-            raise ConfigError(
-                f"{name} is a count, which cannot be averaged; keep it out of a slot that leaves the silo"
-            )
+    crossing = frozenset(
+        name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
+    )
     return Partition({**model, **roles}, method.shared, crossing)
 
 

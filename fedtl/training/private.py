@@ -30,7 +30,7 @@ from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_me
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
 from fedtl.training.extra import vectors_of
-from fedtl.training.loop import Loop, moving_in, progress
+from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
 from fedtl.training.metrics import correct
 from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
@@ -150,7 +150,7 @@ def train_phase(
         losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
-        loop.take_proximal_steps(weights, phase, moving, task)
+        take_proximal_steps(loop, weights, phase, moving, task)
     for name, buffer in net.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")

@@ -90,7 +90,7 @@ class Trainer:
         return self.cache.net(self._net_key(width, use))
 
     def _net_key(self, width: int, use: Use) -> NetKey:
-        return NetKey(self.spec, self.method.losses, width, self.device, use)
+        return NetKey(self.spec, self.method.every_term, width, self.device, use)
 
     def _private_phases(self, silo: Silo) -> dict[int, PrivatePhase]:
         net = self._net_key(silo.data.width, Use.TRAINING)
@@ -101,7 +101,7 @@ class Trainer:
         Return every tensor before training, slots and summaries included: the same for each silo with a head of this
         width, in every process.
         """
-        fresh = new_net(self.spec, self.method.losses, width).state_dict()
+        fresh = new_net(self.spec, self.method.every_term, width).state_dict()
         given = {
             name: tensor
             for name, tensor in self.start.items()

@@ -1,4 +1,4 @@
-"""Notes about labels and values that silos lack."""
+"""Notes about labels and values that silos lack, and about state that is a mean over sampled silos."""
 
 import numpy as np
 import pytest
@@ -49,3 +49,11 @@ def test_a_column_without_values_is_noted(tmp_path):
     (note,) = [note for note in run.result.notes if "column" in note]
     assert "(south: 'bmi')" in note
     assert np.isfinite(run.metrics.to_numpy(float)).all()
+
+
+@pytest.mark.parametrize(("method", "sampled"), [("scaffold", 2), ("scaffold", "all"), ("fedavg", 2)])
+def test_a_mean_over_sampled_silos_is_noted(tmp_path, method, sampled):
+    notes = notes_of(tmp_path, {name: ["a", "b"] for name in LABELS}, method, silos_per_round=sampled)
+    told = [note for note in notes if "silos_per_round" in note]
+    assert len(told) == (method == "scaffold" and sampled == 2)
+    assert all("control" in note for note in told)

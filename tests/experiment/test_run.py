@@ -81,10 +81,12 @@ def test_every_method_runs_and_writes_its_folder(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep"])
 def test_processes_give_the_bits_of_serial(method, tmp_path):
-    one = do(tmp_path / "serial", small(f"method.name={method}"))
+    tuned = ["method.tune.epochs=2", 'method.choose.candidates=["own", "tuned"]'] if method == "fedtl" else []
+    one = do(tmp_path / "serial", small(f"method.name={method}", *tuned))
     for workers in (2, 3) if method == "fedrep" else (2,):
         path = tmp_path / str(workers)
-        many = do(path, small(f"method.name={method}", "engine.name=processes", f"engine.workers={workers}"))
+        engine = ["engine.name=processes", f"engine.workers={workers}"]
+        many = do(path, small(f"method.name={method}", *tuned, *engine))
         assert many["workers"] == workers
         assert numbers(many) == numbers(one)
         assert same(tensors(tmp_path / "serial"), tensors(path))
@@ -158,9 +160,11 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
 @pytest.mark.slow
 def test_kill_9_at_any_moment(tmp_path):
     """The run in several processes is killed; resumed in one it gives the numbers of one that was never killed."""
-    whole = do(tmp_path / "whole", small("rounds=8"))
+    settings = ["rounds=8", "data.limit=40", "method.tune.epochs=2"]
+    whole = do(tmp_path / "whole", load_experiment("digits", [*settings, "engine.name=serial"]))
     path = tmp_path / "killed"
-    words = ["run", "digits", "--set", "rounds=8", "--set", "data.limit=40", "--quiet", "--out", str(path)]
+    words = ["run", "digits", "--quiet", "--out", str(path)]
+    words += [word for setting in settings for word in ("--set", setting)]
     child = subprocess.Popen(
         [sys.executable, "-m", "fedtl", *words], start_new_session=True, stderr=subprocess.DEVNULL
     )

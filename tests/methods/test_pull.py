@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_rel
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.methods.base import Method, Phase
+from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import part
@@ -37,11 +39,11 @@ def regression(method, rounds, training, sizes=(20, 20, 20)):
     """The trainer, the silos and the rounds of linear regressions at three silos."""
     trainer = Trainer(model_spec("linear", (4,), 0), method, training)
     silos = [
-        silo_at(trainer, name, SiloDataset(rows(k, n, slope), rows(k + 9, 6, slope), ()))
+        silo_at(trainer, name, SiloDataset(rows(k, n, slope), rows(k + 9, 40, slope), ()))
         for k, (name, n, slope) in enumerate(zip("abc", sizes, SLOPES, strict=True))
     ]
     first, _ = trainer.partition.split(trainer.initial(1))
-    plan = FederationConfig("test", 0, rounds, ServerStep())
+    plan = FederationConfig("test", 0, rounds, method.server or ServerStep())
     state = ServerState(0, first)
     return trainer, silos, list(run_rounds(InProcess(trainer, silos), plan, state, trainer.partition.roles))
 
@@ -87,7 +89,7 @@ def test_mrmtls_rounds_are_those_of_numpy(mu):
 @pytest.mark.parametrize("mu", [0.05, 0.7, 10.0])
 def test_mrmtl_minimises_the_papers_objective(mu):
     """sum_k loss_k(v_k) + mu/2 ||v_k - mean||^2, whose minimum is the solution of one linear system."""
-    _, silos, _ = found = regression(METHODS["mrmtl"](mu=mu), 250, FAST)
+    _, silos, _ = found = regression(METHODS["mrmtl"](mu=mu), 150, FAST)
     systems, right = np.zeros((15, 15)), np.zeros(15)
     for k, silo in enumerate(silos):
         x, y = design(silo)
@@ -122,7 +124,7 @@ def test_armuls_rounds_are_those_of_numpy(mu):
 def test_armul_minimises_the_papers_objective_and_its_far_silo_detaches():
     """The conditions of Karush, Kuhn and Tucker: a force of at most mu, of mu where a model is not the centre, 0 in sum."""
     mu = 0.8
-    _, silos, _ = found = regression(METHODS["armul"](mu=mu), 250, FAST)
+    _, silos, _ = found = regression(METHODS["armul"](mu=mu), 150, FAST)
     models, centre = finished(*found)
     forces = np.stack([gradient(silo, v) for silo, v in zip(silos, models, strict=True)])
     away = models - centre
@@ -132,7 +134,7 @@ def test_armul_minimises_the_papers_objective_and_its_far_silo_detaches():
     np.testing.assert_allclose(forces[2], -mu * away[2] / lengths[2], atol=1e-3)
     np.testing.assert_allclose(forces.sum(0), 0, atol=1e-3)
     # A centre that is a mean lies far from the two silos that are alike, and armul's does not.
-    alike = finished(*regression(METHODS["mrmtl"](mu=mu), 250, FAST))[1]
+    alike = finished(*regression(METHODS["mrmtl"](mu=mu), 150, FAST))[1]
     assert np.linalg.norm(centre - models[0]) < 1e-6 < 0.5 < np.linalg.norm(alike - models[0])
 
 
@@ -172,7 +174,7 @@ def test_a_step_of_fedprox_is_the_implicit_step(mu):
     w = start
     for _ in range(2):
         w = (w - 0.1 * gradient(silo, w) + 0.1 * mu * start) / (1 + 0.1 * mu)
-    delta = prox.fit(silo, replace(task, shared=dict(trainer.initial(1)))).delta
+    delta = prox.fit(silo, replace(task, shared=trainer.initial(1))).delta
     np.testing.assert_allclose(start + vector(delta), w, atol=1e-5)
 
 
@@ -190,3 +192,52 @@ def test_a_phase_of_no_epochs_takes_no_steps_and_computes_from_the_sets():
         Method(phases=(Phase(epochs=0, through=doubled, into="model"),)), 1, FULL
     )
     np.testing.assert_allclose(vector(shared(history)), 2 * vector(trainer.initial(1)), rtol=1e-6)
+
+
+# A grid of strengths
+
+
+GRID = {"mu": 0.7, "grid": (0.0, 0.7, float("inf"))}
+
+
+def test_a_grid_changes_nothing_of_what_is_sent_and_holds_both_ends():
+    training = replace(FULL, epochs=2)
+    trainer, silos, history = regression(METHODS["mrmtl"](**GRID), 3, training)
+    _, others, plain = regression(METHODS["mrmtl"](mu=0.7), 3, training)
+    _, alone, _ = regression(Method(shared=frozenset()), 3, training)
+    assert same(shared(history), shared(plain))
+    assert [slot.name for slot in trainer.method.slots] == ["personal", "at_0", "at_inf", "reach"]
+    assert not any(slot.crosses for slot in trainer.method.slots)
+    zero, infinite = trainer.method.finish[0].others
+    for silo, other, single in zip(silos, others, alone, strict=True):
+        sets = trainer.sets(trainer.partition.join(shared(history), silo.local))
+        assert same(part(silo.local, "personal"), part(other.local, "personal"))
+        np.testing.assert_allclose(vector(zero(sets)), vector(single.local), atol=1e-6)
+        assert same(infinite(sets), shared(history))
+
+
+def test_a_silo_uses_another_strength_only_if_its_validation_rows_clearly_say_so():
+    """scipy's paired test of the losses decides: the far silo detaches."""
+    trainer, silos, history = regression(METHODS["mrmtl"](mu=5.0, grid=(0.0, "inf")), 60, FAST)
+    silos[0].data = replace(silos[0].data, val=silos[0].data.val.take(torch.arange(1)))
+    numbers = []
+    for silo in silos:
+        sets = trainer.sets(trainer.partition.join(shared(history), silo.local))
+        step = trainer.method.finish[0]
+        models = [through(sets) for through in (step.through, *step.others)]
+        x, y = silo.data.val.x.double().numpy(), silo.data.val.y.double().numpy()
+        losses = [0.5 * (np.c_[x, np.ones(len(x))] @ vector(model) - y) ** 2 for model in models]
+        best = int(np.argmin([loss.mean() for loss in losses]))
+        sure = (
+            len(y) > 1 and best and ttest_rel(losses[0], losses[best], alternative="greater").pvalue < 0.025
+        )
+        numbers.append(best if sure else 0)
+        assert same(used(trainer, silo, history), models[numbers[-1]])
+    assert numbers[0] == 0  # one row is clear about nothing
+    assert numbers[2] == 1
+
+
+def test_a_grid_is_refused_under_privacy_and_one_strength_is_not():
+    assert not list(private_problems(METHODS["mrmtl"](mu=0.7)))
+    (problem,) = private_problems(METHODS["mrmtl"](**GRID))
+    assert "grid" in problem
