@@ -1,10 +1,13 @@
 """Trials of settings: equal numbers for every method, chosen on validation rows, never on test rows, never done twice."""
 
 import json
+import re
+import tomllib
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study_data import StudyData
 from fedtl.experiment.trial import run_trial
-from fedtl.experiment.tuning import check_budgets, choose, edge_warnings, trial_values
+from fedtl.experiment.tuning import check_budgets, choose, edge_warnings, trial_values, with_values
 from fedtl.methods.registry import METHODS
 from fedtl.results.tuning import Trial
 from fedtl.simulation.shared_store import temporary_store
@@ -162,6 +165,33 @@ def test_a_value_that_a_method_does_not_take_is_refused_before_training():
     for grid in ({"train": {"lr": [0.1, -1.0]}}, {"method": {"mu": [0.1, 0.2]}}):
         with pytest.raises(ConfigError, match=r"train\.lr|method\.mu"):
             comparison_columns(experiment_on("/", tune=grid, data={"source": "digits", "path": ""}))
+
+
+def test_the_grid_of_the_documentation_is_one():
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (block,) = re.findall(r"```toml\n(\[compare.tune\].*?)```", text, re.S)
+    tune = TrialSettings(**tomllib.loads(block)["compare"]["tune"])
+    check_budgets(tune, ["local", "fedavg", "ditto"])
+    assert len(trial_values(tune, "ditto")) == len(trial_values(tune, "local")) == 3
+    methods = ["local", "fedavg", "ditto"]
+    comparison_columns(
+        experiment_on(
+            "/", tune=tune.model_dump(), data={"source": "digits", "path": ""}, compare={"methods": methods}
+        )
+    )
+
+
+def test_a_method_that_a_program_passes_tries_values_too():
+    experiment = experiment_on("/", data={"source": "digits", "path": ""})
+    custom = experiment.model_copy(
+        update={"method": experiment.method.with_value("custom:mine", METHODS["fedbn"]())}
+    )
+    tried = with_values(custom, {"train.lr": 0.5, "method.tune.epochs": 4})
+    assert tried.train.lr == 0.5
+    assert tried.method.tune.epochs == 4
+    assert tried.method.value is custom.method.value
+    with pytest.raises(ConfigError, match=r"method\.mu"):
+        with_values(custom, {"method.mu": 0.5})
 
 
 # The choice
