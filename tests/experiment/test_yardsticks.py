@@ -9,7 +9,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_squared_error
 
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.experiment.columns import Repeat, comparison_columns
+from fedtl.experiment.columns import Repeat, comparison_columns, run_folders
+from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import study_data
@@ -128,6 +129,13 @@ def test_a_yardstick_is_never_the_best(compared):
     assert list(comparison.methods) == ["local", "constant", "local ensemble", "fedavg"]
     assert {benefit.best for benefit in comparison.benefit.values()} == {"fedavg"}
     assert set(YARDSTICKS) >= {"local", "constant", "local ensemble"}
+
+
+def test_what_has_no_rounds_has_no_curve(compared):
+    experiment, path, _ = compared
+    folders = run_folders(experiment, RunFolder(path))
+    assert set(learning_curves(experiment, folders)) == {"local", "fedavg"}
+    assert "constant" in folders
 
 
 def test_a_resumed_comparison_keeps_its_yardsticks(compared, monkeypatch):
