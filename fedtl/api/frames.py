@@ -79,6 +79,7 @@ def comparison_trials(comparison: "Comparison") -> pd.DataFrame:
         {
             "method": method,
             "seed": tuning.seed,
+            "fold": tuning.fold,
             **trial.settings,
             "loss": float("nan") if trial.loss is None else trial.loss,
             "chosen": trial.settings == tuning.chosen,
@@ -87,8 +88,8 @@ def comparison_trials(comparison: "Comparison") -> pd.DataFrame:
         for tuning in tunings
         for trial in tuning.trials
     ]
-    table = pd.DataFrame(rows, columns=None if rows else ["method", "seed", "loss", "chosen"])
-    return table.set_index(["method", "seed"])
+    table = pd.DataFrame(rows, columns=None if rows else ["method", "seed", "fold", "loss", "chosen"])
+    return table.set_index(["method", "seed", "fold"])
 
 
 def _interval(ends: Sequence[float] | None) -> dict[str, float]:

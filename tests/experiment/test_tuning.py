@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fedtl.api.results import FinishedComparison
 from fedtl.errors import ConfigError
 from fedtl.experiment import compare as comparing
 from fedtl.experiment import run as running
@@ -389,3 +390,13 @@ def test_unequal_epochs_are_named(tuned):
     }
     (line,) = (line for line in comparison.warnings if "epochs" in line)
     assert line.endswith("local (3): local ensemble 6, fedavg 6, ditto 8")
+
+
+def test_a_program_reads_the_trials_as_a_table(tuned):
+    _, path, comparison, _, _ = tuned
+    table = FinishedComparison(path).trials
+    assert len(table) == 6
+    for method, (tuning,) in comparison.tuning.items():
+        chosen = table.loc[method][table.loc[method]["chosen"]]
+        assert chosen["train.lr"].tolist() == [tuning.chosen["train.lr"]]
+        assert chosen["loss"].tolist() == [min(trial.loss for trial in tuning.trials)]
