@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.summary import POOLED, YARDSTICKS
+from fedtl.experiment.summary import CONSTANT, POOLED, YARDSTICKS
 from fedtl.report.figures import Curve
 
 
@@ -19,7 +19,8 @@ def learning_curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFo
     release nothing, and the metrics of the last point are exact.
     """
     private = experiment.privacy is not None
-    shown = {label: runs for label, runs in folders.items() if not (private and label in YARDSTICKS)}
+    left_out = YARDSTICKS if private else (CONSTANT, ENSEMBLE)  # the last two have no rounds of their own
+    shown = {label: runs for label, runs in folders.items() if label not in left_out}
     return {label: _curve(experiment, runs, private) for label, runs in shown.items()}
 
 

@@ -68,6 +68,11 @@ def margin_text(comparison: Comparison) -> str:
     return f"{format_size(comparison.metric, comparison.margin)} {difference_unit(comparison.metric)}"
 
 
+def verdict_counts(own: Overall) -> str:
+    """How many silos have each verdict: "3 gains, 1 unclear"."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in own.verdicts.items() if count)
+
+
 def _mean(metric: str, joining: Overall) -> str:
     gain = joining.mean
     text = f"Over these {joining.silos} silos, the mean gain over training alone is {format_gain(metric, gain.mean)}"

@@ -65,7 +65,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             CHOICE[comparison.chosen_on],
             *verdict_notes(comparison),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
-            comparison_guarantee(comparison.privacy),
+            comparison_guarantee(comparison.privacy, comparison.folds),
         ],
         experiment=experiment_toml,
         version=comparison.fedtl,

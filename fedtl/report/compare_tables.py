@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from fedtl.report.answer import detectable_gains, margin_text
+from fedtl.report.answer import detectable_gains, margin_text, verdict_counts
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -98,9 +98,10 @@ def _over(mean: Estimate | None, silos: int) -> str:
 def overall_table(comparison: Comparison) -> Table:
     """Each method against training alone, over all silos; first what the silos choose."""
     metric = comparison.metric
-    table = titled_table(f"over local, {TITLES[metric]}: all silos together", "method")
-    for heading in ("mean gain", "", "not worse", *Verdict, "worst silo"):
-        table.add_column(heading, justify="right" if heading in (*Verdict, "not worse") else "left")
+    title = Text(f"each method minus local over all silos, {TITLES[metric]}")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+    for heading in ("method", "mean gain", "", "not worse", "silos", "worst silo"):
+        table.add_column(heading, overflow="fold")
     rows = {"chosen by the silos": comparison.joining} if comparison.joining else {}
     for name, own in {**rows, **comparison.overall}.items():
         gain = own.mean
@@ -109,7 +110,7 @@ def overall_table(comparison: Comparison) -> Table:
             Text(format_difference(metric, gain.mean, gain.ci95)),
             Text(gain.verdict, style=COLOURS[gain.verdict]),
             f"{own.not_worse} of {own.silos}",
-            *(str(own.verdicts.get(verdict, 0)) for verdict in Verdict),
+            verdict_counts(own),
             Text(_worst_gain(metric, own)),
         )
     return table

@@ -1,6 +1,6 @@
 """Tables and notes of a comparison's page on verdicts: each method over all silos, the budgets, and how verdicts are made."""
 
-from fedtl.report.answer import detectable_gains, margin_text
+from fedtl.report.answer import detectable_gains, margin_text, verdict_counts
 from fedtl.report.figures import (
     TITLES,
     counted,
@@ -36,7 +36,7 @@ def overall_grid(comparison: Comparison) -> Grid:
     ]
     head = [
         *("method", "mean gain", "verdict on the mean", "silos better", "silos not worse"),
-        *("a loss is excluded at", "a loss is not shown at", *Verdict, "worst silo"),
+        *("a loss is excluded at", "a loss is not shown at", "verdicts", "worst silo"),
     ]
     return Grid(
         f"Each method minus local over all silos, {TITLES[comparison.metric]}, with its 95 % interval",
@@ -55,7 +55,7 @@ def _overall_row(metric: str, name: str, own: Overall) -> list[Cell]:
             Cell(f"{count} of {own.silos} ({100 * count / own.silos:.0f} %)")
             for count in (own.better, own.not_worse, own.loss_excluded, own.loss_not_shown)
         ),
-        *row(*(own.verdicts.get(verdict, 0) for verdict in Verdict)),
+        Cell(verdict_counts(own)),
         Cell(f"{own.worst}: {worst}"),
     ]
 

@@ -623,7 +623,7 @@ def test_all_silos_together_stand_in_the_table_the_page_and_the_plots():
     comparison = a_comparison()
     table = printed(overall_table(comparison), 160)
     for name in ("chosen by the silos", *comparison["overall"]):
-        (line,) = (line for line in table.splitlines() if line.startswith(f"│ {name} "))
+        (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
         assert "+1.7 [+0.6, +2.9]" in line
         assert "5 of 6" in line
     text = text_of(compare_page(comparison, CURVES, ""))
@@ -661,3 +661,10 @@ def test_a_choice_that_differs_between_runs_is_told():
     comparison = a_comparison()
     comparison["benefit"]["plain"]["chosen"] = {"fedavg": 2, "fedbn": 1}
     assert "fedavg (2 of 3)" in text_of(compare_page(comparison, CURVES, ""))
+
+
+def test_under_privacy_with_folds_it_is_told_in_how_many_runs_a_unit_is_trained_on():
+    comparison = a_comparison() | {"privacy": a_claim(unit="patient", epsilon=3.0), "folds": 5}
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "each patient is trained on in 4 of the 5 runs of a seed" in page
+    assert "epsilons add up" in page
