@@ -1,7 +1,7 @@
 """Results as pandas DataFrames. A metric that was not measured is NaN, never 0."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -98,5 +98,5 @@ def comparison_overall(comparison: "Comparison") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
-def _interval(ends: Sequence[float] | None) -> dict[str, Any]:
+def _interval(ends: Sequence[float] | None) -> dict[str, float]:
     return {"low": ends[0] if ends else float("nan"), "high": ends[1] if ends else float("nan")}

@@ -11,6 +11,7 @@ from fedtl.data.checks import check_classes, check_rows
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
+from fedtl.data.partition import partition_names, silo_rows
 from fedtl.data.parts import split_rows
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
@@ -46,7 +47,7 @@ class Prepared:
 
 def silo_names(settings: DataSettings) -> list[str]:
     """Return the silos that the experiment uses, late ones included. Raises ConfigError or DataError."""
-    available = list(DATA[settings.source].silos(settings))
+    available = _available(settings)
     for name in available:
         if not SILO_NAME.fullmatch(name):
             raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
@@ -60,10 +61,33 @@ def silo_names(settings: DataSettings) -> list[str]:
     return [name for name in available if not settings.silos or name in chosen]
 
 
+def _available(settings: DataSettings) -> list[str]:
+    """Return the names of all silos: those of the source, or the simulated ones of ``data.partition``. Raises DataError."""
+    if settings.partition is not None:
+        _divided_set(settings)
+        return partition_names(settings.partition)
+    return list(DATA[settings.source].silos(settings))
+
+
+def _divided_set(settings: DataSettings) -> str:
+    """Return the name of the one set of rows that ``data.partition`` divides. Raises DataError."""
+    names = list(DATA[settings.source].silos(settings))
+    if len(names) > 1:
+        raise DataError(
+            f"data.partition divides one set of rows, but data.path has {len(names)}: {', '.join(names[:12])}; remove "
+            "data.partition, or set data.path to a folder with one of them"
+        )
+    return names[0]
+
+
 def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
     source = DATA[settings.source]
-    return check_rows(source.read(settings, name), settings, name, source.missing_values)
+    if settings.partition is None:
+        return check_rows(source.read(settings, name), settings, name, source.missing_values)
+    whole = _divided_set(settings)
+    raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
+    return silo_rows(raw, settings.partition, name, whole)
 
 
 def declared_classes(settings: DataSettings) -> tuple[str, ...]:
@@ -92,7 +116,7 @@ def prepare_silo(
     Split the rows of one silo, scale the inputs and number the labels.
 
     ``classes``: the labels that class numbers stand for. ``trained``: the labels in the training rows of the silos that
-    share the head. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
+    train together. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
     is kept without a label and does not train. Raises DataError.
     """
     stored = raw.train if raw.test is None else raw.test
@@ -142,7 +166,11 @@ def _unit_numbers(units: Array) -> Tensor:
 
 def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
     """Return the origin of each value that the rows were prepared with."""
-    learned = DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
+    learned = set(
+        DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
+    )
+    if settings.partition is not None and settings.partition.by == "label":
+        learned.add("split")
 
     def origin(key: str) -> Origin:
         return Origin.LEARNED if key in learned else Origin.DECLARED

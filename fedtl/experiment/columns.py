@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of, without_release
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.summary import CONSTANT, LOCAL
+from fedtl.experiment.side_results import CONSTANT
+from fedtl.experiment.summary import LOCAL
 from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_values
 from fedtl.simulation.settings import EngineSettings
 
@@ -126,15 +127,24 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
         model = experiment.model.model_copy(update=scratch)
         aside = [name for name in experiment.model.pretrain_on if ":" not in name]
-        from_scratch = _without_silos(with_changes(experiment, model=model), aside)
+        from_scratch = _without_silos(with_changes(experiment, model=model, train=_whole(experiment)), aside)
         yield Column(f"{name}, from scratch", from_scratch, trials=trials)
 
 
 def _open(experiment: Experiment, settings: MethodSettings) -> dict[str, Any]:
-    """Return the changes that make the column of a baseline: it releases nothing, so it is never private."""
+    """
+    Return the changes that make the column of a baseline: it releases nothing, so it is never private. Without noise there
+    is no reason to train a few roles only.
+    """
     if experiment.privacy is None or not _is_baseline(settings):
         return {}
-    return {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
+    data, train = without_release(experiment.data), _whole(experiment)
+    return {"privacy": None, "silo": {}, "data": data, "train": train}
+
+
+def _whole(experiment: Experiment) -> TrainSettings:
+    """Return ``[train]`` for a model that is trained as a whole."""
+    return experiment.train.model_copy(update={"roles": []})
 
 
 def _is_baseline(settings: MethodSettings) -> bool:

@@ -39,6 +39,7 @@ EXACT = (
     "over_local",
     "warnings",
     "absent",
+    "received",
     "refitted",
     "target",
     "late",
@@ -55,11 +56,11 @@ class _Plan:
     runs: Sequence[Repeat]
     trial_runs: Sequence[Repeat]
 
-    def jobs(self) -> int:
-        """Return how many jobs train."""
-        trained = sum(column.kind is not Kind.CONSTANT for column in self.columns)
-        trials = sum(len(column.trials) for column in self.columns)
-        return trained * len(self.runs) + trials * len(self.trial_runs)
+    def steps(self, rounds: int, silos: int) -> int:
+        """Return how many rounds all jobs do, and how many models the silos finish in all runs."""
+        runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.runs)
+        trials = sum(len(column.trials) for column in self.columns) * len(self.trial_runs)
+        return (runs + trials) * rounds + runs * silos
 
     def epochs(self, tunings: Tunings) -> dict[str, int]:
         """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
@@ -107,7 +108,8 @@ def compare(
             build(column.at(runs[0]), rows, rows, device) for column in columns if column.kind is Kind.TRAINED
         ]
         plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
-        workshop = Workshop(folder.path, device, rows, pool, watch, plan.jobs() * experiment.rounds)
+        steps = plan.steps(experiment.rounds, len(studies[0].training))
+        workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
     epochs = plan.epochs(tunings)

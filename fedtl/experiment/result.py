@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import fedtl
 from fedtl.data.dataset import SiloDataset
@@ -84,7 +83,7 @@ def run_result(
         notes=(
             *study.notes,
             *statistics_notes(experiment, study.trainer, outcomes),
-            *chain.from_iterable(map(privacy_warnings, study.guarantees.values())),
+            *privacy_warnings(study.guarantees.values()),
         ),
         bytes_up=totals.bytes_up,
         bytes_down=totals.bytes_down,

@@ -36,14 +36,14 @@ class Scores:
 @dataclass(frozen=True)
 class Reading:
     """
-    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods of ``joining``, and the
-    column of training alone (``local``).
+    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods ``compared`` with training alone,
+    and the column of training alone (``local``).
     """
 
     folds: int
     metrics: Sequence[str]
     main: str
-    joining: Sequence[str]
+    compared: Sequence[str]
     local: str
     choose: Callable[[str], Sequence[str] | None]  # by silo: the method that it takes in each run
 
@@ -51,7 +51,7 @@ class Reading:
 def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, how: Reading) -> Scores:
     """Read every run's scores on test rows. A metric that a run could not measure at a silo is left out there."""
     silos = sorted({silo for runs in results.values() for run in runs for silo in run.silos})
-    scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.joining})
+    scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.compared})
     for silo in silos:
         present = [label for label in folders if silo in results[label][0].silos]
         runs = {label: [_read_answers(run, silo) for run in folders[label]] for label in present}
@@ -108,7 +108,7 @@ def _compare(
     if local is None:
         return
     for label, value in values.items():
-        if label in how.joining and value is not None:
+        if label in how.compared and value is not None:
             same = _same_models(seeds[label], seeds[how.local])
             scores.over_local[label][silo] = _gain(value.minus(local), how.main, same)
     taken = how.choose(silo)

@@ -9,8 +9,10 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.scores import Reading, Results, Scores, estimates, mean_over_silos, read_scores
 from fedtl.experiment.side_results import (
+    CONSTANT,
     absent_reasons,
     late_averages,
+    received_averages,
     refitted_averages,
     statistics_warnings,
     target_averages,
@@ -20,7 +22,7 @@ from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, Overal
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
 
-LOCAL, POOLED, PROBE, CONSTANT = "local", "pooled", "probe", "constant"
+LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
 WHAT = ("the majority class", "the mean")  # of the training labels
 MAX_NAMED = 6  # a warning names at most so many silos
@@ -38,7 +40,8 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     results = {label: [run.result() for run in runs] for label, runs in folders.items()}
     joining = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
     taken = _taken(experiment, joining, results)
-    how = _reading(experiment, list(joining), taken)
+    compared = [label for label in folders if label in joining or label == ENSEMBLE]
+    how = _reading(experiment, compared, taken)
     scores = read_scores(folders, results, how)
     margins = _margins(experiment, scores)
     gains = {label: gains_of(own, margins) for label, own in scores.over_local.items()}
@@ -63,6 +66,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
             *statistics_warnings(results),
         ),
         absent=_absent(absent_reasons(results, how.metrics), methods),
+        received=received_averages(results),
         refitted=refitted_averages(results),
         target=target_averages(results),
         late=late_averages(results),
@@ -81,10 +85,10 @@ def _taken(
     return {silo: taken for silo in silos if (taken := choices(experiment, joining, silo))}
 
 
-def _reading(experiment: Experiment, joining: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
+def _reading(experiment: Experiment, compared: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
     task = experiment.data.task
     metrics = REGRESSION if task == "regression" else CLASSIFICATION
-    return Reading(experiment.compare.folds, metrics, experiment.metric, joining, LOCAL, taken.get)
+    return Reading(experiment.compare.folds, metrics, experiment.metric, compared, LOCAL, taken.get)
 
 
 def _overall(scores: Scores, gains: Gains) -> dict[str, Overall]:

@@ -16,9 +16,8 @@ from flwr.serverapp import Grid
 
 from fedtl._util.tensors import from_raw, to_raw
 from fedtl.errors import Denied, NotEnoughSilos
-from fedtl.federation.packing import MAX_TENSORS, pack, unpack
 from fedtl.federation.policy import MEANING, Code
-from fedtl.messages import Refusal, Task, Update
+from fedtl.messages import MAX_TENSORS, Refusal, Task, Update, pack, unpack
 from fedtl.models.state import State, size_in_bytes
 
 log = logging.getLogger(__name__)
@@ -92,8 +91,8 @@ def task_from_records(content: RecordDict) -> Task:
 
 def reply_to_records(reply: Update | Refusal) -> RecordDict:
     if isinstance(reply, Refusal):
-        refusal: dict[str, Any] = {"silo": reply.silo, "round": reply.round, "code": str(reply.reason)}
-        return RecordDict({"refusal": ConfigRecord(refusal)})
+        refusal = ConfigRecord({"silo": reply.silo, "round": reply.round, "code": str(reply.reason)})
+        return RecordDict({"refusal": refusal})
     header, tensors = pack(reply)
     metrics = MetricRecord(header.pop("metrics"))
     return RecordDict({"update": ConfigRecord(header), "delta": array_record(tensors), "metrics": metrics})

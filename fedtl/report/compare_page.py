@@ -20,7 +20,8 @@ from fedtl.report.figures import (
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
-from fedtl.report.verdict_tables import benefit_cells, budget_grid, overall_grid, verdict_notes
+from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
+from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
 from fedtl.results.comparison import ChosenOn, Comparison, Estimate, Gain
 from fedtl.results.metrics import WorstSilo
 
@@ -52,8 +53,8 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         main=_main_grid(comparison),
         overall=overall_grid(comparison),
         details=_over_local_grid(comparison),
-        budget=budget_grid(comparison),
         refitted=_refitted_grid(comparison),
+        trials=trials_grid(comparison),
         plots=_plots(comparison, curves),
         target=_target_grid(comparison),
         late=_late_grid(comparison),
@@ -62,6 +63,8 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
             "the end.",
             STATISTICS,
+            *trial_lines(comparison),
+            *yardstick_lines(comparison),
             CHOICE[comparison.chosen_on],
             *verdict_notes(comparison),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
@@ -105,12 +108,15 @@ def _main_grid(comparison: Comparison) -> Grid:
     means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
     worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
+    if comparison.epochs:
+        epochs = (comparison.epochs.get(method, "-") for method in methods)
+        rows.append(row("epochs a silo trains", *epochs) + blank)
     head = ["silo", *methods, *(["best", "over local", "joining", "could be seen"] if benefit else [])]
     return Grid(
         f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
         head,
         rows,
-        summary_rows=2,
+        summary_rows=3 if comparison.epochs else 2,
     )
 
 
@@ -132,7 +138,14 @@ def _over_local(metric: str, gain: Gain | None) -> str:
 def _refitted_grid(comparison: Comparison) -> Grid:
     metric, methods = comparison.metric, comparison.methods
     rows = [
-        row(name, method, _mean(metric, methods[method].get(name, {})), format_average(metric, figures))
+        row(
+            name,
+            method,
+            format_average(metric, comparison.received[method].get(name))
+            if method in comparison.received
+            else _mean(metric, methods[method].get(name, {})),
+            format_average(metric, figures),
+        )
         for method, by_silo in comparison.refitted.items()
         for name, figures in by_silo.items()
     ]

@@ -21,6 +21,7 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.tables import MAX_UNFOLDED, NOT_PRIVATE, put_caption, titled_table
+from fedtl.report.trials import trial_lines, yardstick_lines
 from fedtl.report.wording import not_covered
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Overall, Verdict
 
@@ -46,9 +47,8 @@ def compare_table(comparison: Comparison) -> Table:
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    put_caption(
-        table, [*_claimed(comparison), *_verdict_lines(comparison), *missing_in_comparison(comparison)]
-    )
+    told = [*_claimed(comparison), *trial_lines(comparison), *yardstick_lines(comparison)]
+    put_caption(table, [*_verdict_lines(comparison), *told, *missing_in_comparison(comparison)])
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
@@ -89,6 +89,8 @@ def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
             for silo in worst
         ),
     )
+    if comparison.epochs:
+        table.add_row("epochs", *(str(comparison.epochs.get(method, "-")) for method in comparison.methods))
 
 
 def _over(mean: Estimate | None, silos: int) -> str:
@@ -130,15 +132,18 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
 
 
 def refitted_table(comparison: Comparison) -> Table:
-    """Methods that share normalisation statistics: scored with the shared ones, and with each silo's own."""
+    """Models before they are fitted at home, scored with shared normalisation statistics and with each silo's own."""
     metric, silos = comparison.metric, len(all_silos(comparison))
-    table = titled_table(f"normalisation statistics: {TITLES[metric]}, mean over silos", "method")
+    table = titled_table(
+        f"statistics of the models after the last round: {TITLES[metric]}, mean over silos", "method"
+    )
     table.add_column("shared", justify="right")
     table.add_column("each silo's own", justify="right")
     for method, by_silo in comparison.refitted.items():
-        shared = comparison.mean[method].get(metric)
+        received, shared = comparison.received.get(method), comparison.mean[method].get(metric)
         cells = format_value(metric, shared.mean if shared else None) + _over(shared, silos)
-        table.add_row(Text(method), cells, _mean(metric, by_silo.values(), silos))
+        before = _mean(metric, received.values(), silos) if received else cells
+        table.add_row(Text(method), before, _mean(metric, by_silo.values(), silos))
     return table
 
 

@@ -1,7 +1,4 @@
-"""Tables for the terminal, from result.json and audit.json. Names are text, never markup."""
-
-from collections.abc import Mapping, Sequence
-from typing import Any
+"""Tables of a run for the terminal, from result.json. Names are text, never markup."""
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,7 +14,6 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.wording import not_covered
-from fedtl.results.audit import AuditResult
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import RunResult
 
@@ -91,6 +87,7 @@ def privacy_table(privacy: PrivacyReport) -> Table:
         "rate",
         "steps",
         "statistics",
+        *(("summary",) if any(one.summary_noise for one in silos.values()) else ()),
     ):
         table.add_column(heading, justify="right")
     for name, guarantee in silos.items():
@@ -105,53 +102,9 @@ def privacy_table(privacy: PrivacyReport) -> Table:
             f"{guarantee.sample_rate:.3f}",
             str(guarantee.steps_a_round * guarantee.rounds),
             "" if deviation is None else f"± {deviation:.2f}",
+            *(() if (summary := guarantee.summary_expected_noise) is None else (f"± {summary:.2g}",)),
         )
     return table
-
-
-def claims_table(audit: AuditResult) -> Table | None:
-    """The claim of each silo, one row per silo; None if no silo has one."""
-    if not (claims := audit.claims):
-        return None
-    table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
-    for name, claim in claims.items():
-        table.add_row(
-            *(Text(name), str(claim.units), _cell(claim.noise_multiplier), _cell(claim.sample_rate)),
-            *(str(claim.rounds), str(claim.steps)),
-            *(_cell(claim.epsilon), f"{claim.delta:.0e}", _cell(claim.mu)),
-        )
-    return table
-
-
-def measured_table(audit: AuditResult) -> Table:
-    """What an audit measured, one row per silo; a dash means not measured. Bounds on epsilon are at 95 % confidence."""
-    headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
-    table = _by_silo(audit.silos, headings)
-    for name, silo in audit.silos.items():
-        conformance, bounds = silo.conformance, silo.bounds
-        cells: list[float | None] = [None] * 7
-        if conformance:
-            cells[:2] = conformance.noise_std_ratio, conformance.sensitivity_over_clip
-        if bounds:
-            cells[2:5] = bounds.steinke, bounds.fdp, bounds.gaussian
-        for at, attack in enumerate(("rmia", "lira"), 5):
-            figures = audit.membership[attack].silos.get(name) if attack in audit.membership else None
-            cells[at] = figures.auc if figures else None
-        passed = "-" if conformance is None else "passed" if conformance.passed else "failed"
-        table.add_row(Text(name), *map(_cell, cells), passed)
-    return table
-
-
-def _by_silo(silos: Mapping[str, Any], headings: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def titled_table(title: str, *columns: str) -> Table:

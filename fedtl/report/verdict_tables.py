@@ -1,4 +1,4 @@
-"""Tables and notes of a comparison's page on verdicts: each method over all silos, the budgets, and how verdicts are made."""
+"""Tables and notes of a comparison's page on verdicts: each method over all silos, and how verdicts are made."""
 
 from fedtl.report.answer import detectable_gains, margin_text, verdict_counts
 from fedtl.report.figures import (
@@ -9,7 +9,7 @@ from fedtl.report.figures import (
     format_short_difference,
     format_size,
 )
-from fedtl.report.html import Cell, Grid, row
+from fedtl.report.html import Cell, Grid
 from fedtl.results.comparison import Benefit, Comparison, Overall, Verdict
 
 CHOSEN = "chosen by the silos"
@@ -58,20 +58,6 @@ def _overall_row(metric: str, name: str, own: Overall) -> list[Cell]:
         Cell(verdict_counts(own)),
         Cell(f"{own.worst}: {worst}"),
     ]
-
-
-def budget_grid(comparison: Comparison) -> Grid:
-    """How many epochs each method trains at a silo, and which values its trials chose."""
-    rows = []
-    for method in comparison.methods:
-        tunings = comparison.tuning.get(method, ())
-        chosen = dict.fromkeys(
-            ", ".join(f"{path} = {value}" for path, value in tuning.chosen.items()) for tuning in tunings
-        )
-        trials = len(tunings[0].trials) if tunings else 0
-        rows.append(row(method, comparison.epochs.get(method, "-"), trials, " or ".join(chosen) or "-"))
-    head = ["method", "epochs at a silo", "trials", "values that the trials chose"]
-    return Grid("Budget of each method", head, rows if comparison.epochs or comparison.tuning else [])
 
 
 def verdict_notes(comparison: Comparison) -> list[str]:

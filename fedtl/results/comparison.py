@@ -125,7 +125,7 @@ WaysBySilo = Mapping[str, Mapping[str, Averages]]  # by silo, and by the way in 
 class Comparison:
     """
     ``comparison.json``. By method: ``methods`` (then by silo and metric), ``mean`` (by metric), ``worst``, ``over_local``
-    (by silo), ``absent`` (by silo and metric: why there is no value), ``refitted``, ``target`` and ``late`` (see
+    (by silo), ``absent`` (by silo and metric: why there is no value), ``received``, ``refitted``, ``target`` and ``late`` (see
     ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
     ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
     methods that silos choose. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
@@ -146,6 +146,7 @@ class Comparison:
     over_local: Mapping[str, Mapping[str, Gain]]
     warnings: tuple[str, ...]
     absent: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    received: Mapping[str, BySilo] = field(default_factory=dict)
     refitted: Mapping[str, BySilo] = field(default_factory=dict)
     target: Mapping[str, WaysBySilo] = field(default_factory=dict)
     late: Mapping[str, WaysBySilo] = field(default_factory=dict)

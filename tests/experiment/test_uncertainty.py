@@ -205,3 +205,9 @@ def test_two_models_with_perfect_rankings_may_still_differ_but_rankings_that_har
     found = difference([a], [b], "auc").certainty()
     assert 0 < found.error == pytest.approx(delong(y, moved, scores), rel=0.1)
     assert found.error < 0.02
+
+
+@pytest.mark.parametrize("metric", ["auc", "balanced_accuracy"])
+def test_the_same_answer_to_every_row_is_surely_no_better_than_chance(metric):
+    answers = Answers(np.tile([0.3, 0.7], (30, 1)), np.arange(30) % 2, np.arange(30))
+    assert measure(metric, [answers], "a").certainty().interval() == (0.5, 0.5)

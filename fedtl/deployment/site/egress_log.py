@@ -1,6 +1,6 @@
 """
 The egress record: a line for every message in and out, with the hash of every tensor, in a hash chain that shows whether a
-line was altered or removed. It can be exported, and checked by anybody who has the exported file.
+line was altered or removed. It can be exported, and checked with the exported file alone.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedtl.errors import ConfigError, LedgerDamaged
-from fedtl.privacy.hash_chain import HashChainFile
+from fedtl.privacy.hash_chain import ChainLine, HashChainFile
 
 if TYPE_CHECKING:  # the SuperNode writes lines without tensors and must not import torch
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors and must not imp
     from fedtl.models.state import State
     from fedtl.privacy.ledger_lines import LedgerLine
 
-EgressLine = dict[str, Any]
+EgressLine = ChainLine
 NUMBER_OF_UNITS = (
     "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
 )

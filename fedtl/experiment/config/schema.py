@@ -54,7 +54,10 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds."""
+    """
+    ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``roles``: what a round trains, of
+    what the method trains; []: all of it. What is left out keeps its initial values, and does not leave a silo.
+    """
 
     optimizer: str = "sgd"
     lr: float = Field(0.05, gt=0, allow_inf_nan=False)
@@ -64,6 +67,7 @@ class TrainSettings(Settings):
     body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
+    roles: list[Literal["body", "norm", "head"]] = []
 
 
 def each_once(values: list[Candidate]) -> list[Candidate]:
