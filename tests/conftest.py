@@ -20,7 +20,8 @@ MARKS = {
         *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
     ),
     "zoo": (
-        *("experiment/test_run.py", "methods/test_everywhere.py", "simulation/test_stacked.py"),
+        *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
+        *("methods/test_everywhere.py", "simulation/stacked/"),
         *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "roles", "scaled")),
     ),
 }
