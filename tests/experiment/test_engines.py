@@ -10,6 +10,7 @@ from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from tests.experiment.runs import ENGINES, do, numbers, own_validation, same, small, tensors
+from tests.experiments import MIXED
 
 NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 
@@ -17,7 +18,7 @@ NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_and_writes_its_folder(name, tmp_path):
     extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
-    result = do(tmp_path, small(f"method.name={name}", *extra))
+    result = do(tmp_path, small(f"method.name={name}", *extra, *MIXED))
     assert set(result["silos"]) == {"plain", "inverted", "blurred", "faint", "rotated", "textured"}
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
@@ -32,12 +33,12 @@ def test_every_method_runs_and_writes_its_folder(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep"])
 def test_processes_give_the_bits_of_serial(method, tmp_path):
-    tuned = ["method.tune.epochs=2", 'method.choose.candidates=["own", "tuned"]'] if method == "fedtl" else []
-    one = do(tmp_path / "serial", small(f"method.name={method}", *tuned))
+    home = MIXED if method == "fedtl" else ()
+    one = do(tmp_path / "serial", small(f"method.name={method}", *home))
     for workers in (2, 3) if method == "fedrep" else (2,):
         path = tmp_path / str(workers)
         engine = ["engine.name=processes", f"engine.workers={workers}"]
-        many = do(path, small(f"method.name={method}", *tuned, *engine))
+        many = do(path, small(f"method.name={method}", *home, *engine))
         assert many["workers"] == workers
         assert numbers(many) == numbers(one)
         assert same(tensors(tmp_path / "serial"), tensors(path))
