@@ -13,6 +13,7 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.round_log import RoundLog
 from tests.experiment.runs import do, own_validation, small
+from tests.experiments import ROUNDS_ONLY
 
 
 def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatch):
@@ -90,7 +91,8 @@ def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
     result = do(
         tmp_path,
         load_experiment(
-            "digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]
+            "digits",
+            ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']", *ROUNDS_ONLY],
         ),
     )
     late = result["late"]["faint"]

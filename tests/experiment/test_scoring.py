@@ -32,7 +32,7 @@ from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 from tests.experiment.runs import SMALL, do, own_validation, small
 from tests.experiments import MIXED
-from tests.training.test_trainer import data_of, mlp, rows_of
+from tests.training.silos import data_of, mlp, rows_of
 
 TEST = replace(rows_of(77, 60), x=rows_of(77, 60).x - 76)  # drawn as the training rows are
 

@@ -14,7 +14,7 @@ from fedtl.models.roles import Role
 from fedtl.training.at_home import finish, own_model, received_model, tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.test_trainer import data_of, mlp, moved, same, silo_at, task_for
+from tests.training.silos import data_of, mlp, moved, same, silo_at, task_for
 
 ROUNDS, TUNE, CHOOSE = 3, Tune(epochs=2), Choose()
 
