@@ -32,7 +32,8 @@ DOORS = {
     "matplotlib": {"report.plots", "report.audit_plots"},
     "jinja2": {"report.html"},
     "typer": {
-        f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "silo", "audit")
+        *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),
+        *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
     "PIL": {"data.images"},
     "pydantic": {
@@ -57,9 +58,7 @@ EXAMPLES = ("data", "training.silo", "experiment")
 
 LINES, FUNCTION, METHODS, ARGUMENTS = 300, 40, 8, 7
 # Larger than the rule, each with its reason.
-LARGE_FILES = {
-    "cli.silo": "one command of the group after the other",
-}
+LARGE_FILES: dict[str, str] = {}
 LARGE_FUNCTIONS = {
     "experiment.config.privacy_checks.doubtful": "one message after the other",
     "report.rehearsal.details": "a table of rows",

@@ -3,8 +3,8 @@ The folder that an auditor hands on: results, page, the experiment, ``bundle.jso
 the last hash of each ledger, and ``bundle.sig``, an Ed25519 signature of bundle.json.
 
 To verify it, a reader needs the folder, fedtl and the auditor's public key, and nothing of the run. It holds no
-fingerprint of rows: in a simulation the key of a fingerprint follows from the experiment's seed, so that whoever guesses
-rows could test the guesses.
+fingerprint of rows: in a simulation the key of a fingerprint follows from the experiment's seed, so that a reader
+who guesses rows could test the guesses.
 """
 
 import json

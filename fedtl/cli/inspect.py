@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedtl.cli.options import Exp, Json, Set
 from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
@@ -38,21 +38,19 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        warnings = [
-            text for guarantee in examined.guarantees.values() for text in privacy_warnings(guarantee)
-        ]
-        _print_plan(plan, to_toml(settings), title, warnings)
+        _print_plan(plan, to_toml(settings), title, privacy_warnings(examined.guarantees.values()))
     if examined.refused:
         raise typer.Exit(2)
 
 
 def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequence[str]) -> None:
+    from fedtl.experiment.tensor_table import model_rows
     from fedtl.report.tables import privacy_table
 
     out_console.print(toml, highlight=False, markup=False)
-    columns = ["tensor", "role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
-    table = Table(*columns, title=title)
-    for tensor in plan.tensors:
+    columns = ["role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
+    table = Table(Column("tensor", overflow="fold"), *columns, title=title)
+    for tensor in model_rows(plan.tensors):
         table.add_row(
             tensor.name,
             tensor.role,
@@ -67,8 +65,10 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
         "as many."
     )
     for part in plan.parts:
-        leaves_or_stays = "leaves in each round" if part.leaves else "stays at the silo"
-        print_line(f"In addition to the model: {part.name}, {part.bytes:,} bytes, {leaves_or_stays}")
+        where = "leaves in each round" if part.leaves else "stays"
+        print_line(
+            f"{part.name}: {part.tensors} tensors in addition to the model, {part.bytes:,} bytes, {where}"
+        )
     for text in plan.notes:
         print_line(f"Note: {text}", "yellow")
     for text in plan.refused:

@@ -5,9 +5,14 @@ typer 0.20 with click 8.5 does not show the help of arguments, so the text of ea
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fedtl.cli.screen import say
+
+if TYPE_CHECKING:
+    from fedtl.deployment.site.home import Home
 
 Exp = Annotated[str, typer.Argument(metavar="EXP")]
 OptionalExp = Annotated[str | None, typer.Argument(metavar="EXP")]
@@ -30,6 +35,7 @@ Workers = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print only the path of the results")]
+Dir = Annotated[Path, typer.Argument(metavar="DIR")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout, and nothing else")]
 
 
@@ -38,3 +44,13 @@ def device_for(name: str) -> str:
     from fedtl.simulation.choose import choose_device
 
     return choose_device(name)
+
+
+def open_home(folder: Path) -> "Home":
+    """Open the folder of an institution, and print which keys of its silo.toml have new names. Raises ConfigError."""
+    from fedtl.deployment.site.home import Home
+
+    home = Home.open(folder)
+    if home.settings.old_keys:
+        say(f"note: {folder / 'silo.toml'}: {home.settings.old_keys}")
+    return home

@@ -3,7 +3,7 @@ Rows that a Python program has in memory: arrays, tensors or DataFrames, one ent
 
 ``rows_in_memory`` turns them into what a file would have given, through the code that reads files, so preparation,
 splits, origins and checks are the same. The settings that it returns have ``source = "memory"``: the experiment names
-its silos, but nobody can read their rows from it again.
+its silos, but does not lead to their rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ def _array(value: Any) -> Array:
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """A column of a DataFrame can decide which rows are trained on; the second domain of arrays is given as such."""
-    return frozenset({"split"}) if settings.domain_column else frozenset()
+    return frozenset({"split"}) if settings.domain_column or settings.split_column else frozenset()
 
 
 def silos(settings: DataSettings) -> Sequence[str]:

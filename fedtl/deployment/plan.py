@@ -1,6 +1,6 @@
 """
-The agreement: what all sites of a federation agree on before anything runs. It holds the experiment without anybody's
-data, and the schema that the rows of every site must have. It is a file in the app bundle, and its hash is signed.
+The agreement: what all sites of a federation agree on before anything runs. It holds the experiment without the
+sites' data, and the schema that the rows of every site must have. It is a file in the app bundle, and its hash is signed.
 """
 
 import json

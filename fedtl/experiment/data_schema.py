@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from fedtl.data import prepare
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.source import Raw
@@ -13,13 +15,17 @@ from fedtl.experiment.config.schema import Experiment
 
 @dataclass(frozen=True)
 class SiloSchema:
-    """The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows."""
+    """
+    The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
+    the columns without any value in these rows; not looked up where rows must be prepared independently of each other.
+    """
 
     shape: tuple[int, ...]
     columns: tuple[str, ...]
     classes: tuple[str, ...]
     trained: frozenset[str]
     rows: int
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,18 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
             prepare.silo_classes(raw, settings),
             frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
+            () if settings.by_record else _empty_columns(raw),
         )
         _check_same_inputs(names[0], name, silos)
     return DataSchema(silos)
+
+
+def _empty_columns(raw: Raw) -> tuple[str, ...]:
+    """Return the columns of a table that have no value in any training row."""
+    x = raw.train.x
+    if x.ndim != 2 or x.dtype.kind != "f":
+        return ()
+    return tuple(column for column, empty in zip(raw.columns, np.isnan(x).all(0), strict=True) if empty)
 
 
 def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:

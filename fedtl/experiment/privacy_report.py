@@ -1,5 +1,6 @@
 """A privacy guarantee as it is published: in results, in ``fedtl show``, and on the pages of a site."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from fedtl.experiment.config.schema import PrivacySettings
@@ -13,23 +14,49 @@ MAX_ACCURACY_NOISE = 0.1  # standard deviation; with more noise a released accur
 MAX_STATISTICS_NOISE = 0.5  # in standard deviations of the channel; with more noise statistics say little
 
 
-def privacy_warnings(guarantee: PrivacyGuarantee) -> list[str]:
-    """Return a line for each release of the guarantee that is too noisy to be of use."""
-    warnings: list[str] = []
-    name, protected = guarantee.account.dataset, guarantee.protected
-    accuracy, statistics = guarantee.releases.accuracy, guarantee.releases.statistics
-    if accuracy is not None and accuracy.mean_noise_std > MAX_ACCURACY_NOISE:
-        warnings.append(
-            f"{name}: the accuracy released in each round has noise of standard deviation {accuracy.mean_noise_std:.2f}, because "
-            f"there are only {accuracy.units} validation {protected.unit}s; remove privacy.metrics or plan fewer rounds"
+def privacy_warnings(guarantees: Iterable[PrivacyGuarantee]) -> list[str]:
+    """Return a line for each kind of release that is too noisy to be of use, with all silos where it is."""
+    silos = sorted(guarantees, key=lambda guarantee: guarantee.account.dataset)
+    return [*_noisy_accuracies(silos), *_noisy_statistics(silos)]
+
+
+def _noisy_accuracies(silos: Sequence[PrivacyGuarantee]) -> Iterator[str]:
+    noisy = {
+        one.account.dataset: accuracy
+        for one in silos
+        if (accuracy := one.releases.accuracy) is not None and accuracy.mean_noise_std > MAX_ACCURACY_NOISE
+    }
+    if noisy:
+        noise = _range([accuracy.mean_noise_std for accuracy in noisy.values()], "{:.2f}")
+        units = _range([accuracy.units for accuracy in noisy.values()], "{}")
+        yield (
+            f"{', '.join(noisy)}: the accuracy released in each round has noise of standard deviation {noise}, because there are "
+            f"only {units} validation {silos[0].protected.unit}s; remove privacy.metrics or plan fewer rounds"
         )
-    if statistics is not None and statistics.mean_noise_std > MAX_STATISTICS_NOISE:
-        warnings.append(
-            f"{name}: the released statistics of {sum(statistics.channels)} channels have noise of "
-            f"{statistics.mean_noise_std:.2f} standard deviations, because there are only {protected.count} {protected.unit}s; "
-            'list fewer privacy.stages, set privacy.statistics = "public", or use a backbone with GroupNorm or LayerNorm'
+
+
+def _noisy_statistics(silos: Sequence[PrivacyGuarantee]) -> Iterator[str]:
+    noisy = {
+        one.account.dataset: (statistics, one.protected.count)
+        for one in silos
+        if (statistics := one.releases.statistics) is not None
+        and statistics.mean_noise_std > MAX_STATISTICS_NOISE
+    }
+    if noisy:
+        noise = _range([statistics.mean_noise_std for statistics, _ in noisy.values()], "{:.2f}")
+        units = _range([count for _, count in noisy.values()], "{}")
+        channels = _range([sum(statistics.channels) for statistics, _ in noisy.values()], "{}")
+        yield (
+            f"{', '.join(noisy)}: the released statistics of {channels} channels have noise of {noise} standard deviations, because "
+            f'there are only {units} {silos[0].protected.unit}s; list fewer privacy.stages, set privacy.statistics = "public", or '
+            "use a backbone with GroupNorm or LayerNorm"
         )
-    return warnings
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    """Return "low to high", or one number where both are written alike."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def adjacency(unit: str) -> str:
@@ -53,6 +80,7 @@ def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
     """Return a guarantee as it is published, for the stewards who sign it and the auditors who check it."""
     training, protected = guarantee.training, guarantee.protected
     statistics, accuracy = guarantee.releases.statistics, guarantee.releases.accuracy
+    summaries = guarantee.releases.summaries  # all of one noise multiplier
     return SiloPrivacy(
         epsilon=guarantee.epsilon,
         delta=guarantee.delta,
@@ -69,6 +97,8 @@ def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
         metric_expected_noise=None if accuracy is None else accuracy.mean_noise_std,
         statistics_noise=None if statistics is None else statistics.noise_multiplier,
         statistics_expected_noise=None if statistics is None else statistics.mean_noise_std,
+        summary_noise=summaries[0].noise_multiplier if summaries else None,
+        summary_expected_noise=max(one.mean_noise_std for one in summaries) if summaries else None,
     )
 
 

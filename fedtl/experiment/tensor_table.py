@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fedtl.experiment.provenance import provenance_after_rounds
 from fedtl.experiment.study import Study
-from fedtl.methods.sets import MODEL, set_of
+from fedtl.methods.sets import MODEL, SUMMARY, set_of
 from fedtl.models.state import State, size_in_bytes
 from fedtl.results.plan import StatePart, TensorRow
 
@@ -32,12 +32,24 @@ def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
     parts: dict[str, StatePart] = {}
     for tensor in tensors:
         if (name := set_of(tensor.name)) != MODEL:
-            so_far = parts.get(name, StatePart(name, 0, tensor.leaves))
-            parts[name] = replace(so_far, bytes=so_far.bytes + tensor.bytes)
+            so_far = parts.get(name, StatePart(name, 0, 0, tensor.leaves))
+            parts[name] = replace(so_far, tensors=so_far.tensors + 1, bytes=so_far.bytes + tensor.bytes)
     return tuple(parts.values())
 
 
+def model_rows(tensors: Sequence[TensorRow]) -> tuple[TensorRow, ...]:
+    """Return the rows of the model's own tensors."""
+    return tuple(tensor for tensor in tensors if set_of(tensor.name) == MODEL)
+
+
 def _all_tensors(study: Study) -> State:
-    """Return the model's tensors in the model's order, then what the method keeps in addition."""
+    """Return the model's tensors in the model's order, then each slot's in the same order, then the summaries."""
     width = study.schema.width
-    return {**study.trainer.net(width).state_dict(), **study.trainer.initial(width)}
+    initial = study.trainer.initial(width)
+    model = {name: number for number, name in enumerate(study.trainer.net(width).state_dict())}
+    sets = [MODEL, *(slot.name for slot in study.method.slots), SUMMARY]
+
+    def place(name: str) -> tuple[int, int]:
+        return sets.index(set_of(name)), model.get(name.rpartition("/")[2], len(model))
+
+    return {name: initial[name] for name in sorted(initial, key=place)}

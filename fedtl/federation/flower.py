@@ -16,9 +16,8 @@ from flwr.serverapp import Grid
 
 from fedtl._util.tensors import from_raw, to_raw
 from fedtl.errors import Denied, NotEnoughSilos
-from fedtl.federation.packing import MAX_TENSORS, pack, unpack
 from fedtl.federation.policy import MEANING, Code
-from fedtl.messages import Refusal, Task, Update
+from fedtl.messages import MAX_TENSORS, Refusal, Task, Update, pack, unpack
 from fedtl.models.state import State, size_in_bytes
 
 log = logging.getLogger(__name__)

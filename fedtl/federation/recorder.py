@@ -14,9 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fedtl._util.files import write_file
-from fedtl.federation.packing import pack, unpack
 from fedtl.federation.rounds import Federation
-from fedtl.messages import Refusal, Task, Update
+from fedtl.messages import Refusal, Task, Update, pack, unpack
 from fedtl.models.state import State
 
 SHARED = "shared"  # cannot be taken for a silo's file: those are in a folder of their own

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedtl.methods.base import FinishedRound, Method, Slot
+from fedtl.methods.base import Method
 from fedtl.methods.losses import OnWeights, TaskLoss
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slot import FinishedRound, Slot
 from fedtl.methods.slots import zeros
 from fedtl.models.state import State
 
@@ -44,6 +45,7 @@ def scaffold() -> Method:
     """
     Karimireddy et al., 2020 (SCAFFOLD): gradients corrected by control variates, the silo's c_i and the common c.
     Option II: c_i becomes c_i - c + (received - trained) / (K lr); c moves by the mean change of the c_i that took part.
+    Where only some of N silos are sampled, the paper scales this change by their share |S| / N; here it is not scaled.
     """
     own, common = Slot("own_control", zeros, after=_own), Slot("control", zeros, crosses=True, after=_common)
     return Method(objective=(TaskLoss(), Correction()), slots=(own, common), sgd_only=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from fedtl._util.tensors import to_raw
 from fedtl.errors import FedTLError, SiloFailed
-from fedtl.messages import Task, Update
+from fedtl.messages import Task, Update, pack, unpack
 from fedtl.models.state import State
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.ledger import Ledger
@@ -66,12 +66,9 @@ def task_hash(task: Task) -> str:
 
 def _packed(update: Update, local: State) -> bytes:
     """Serialise what may leave and what stays; the metrics are those that were released with noise."""
-    header = {
-        "metrics": dict(update.metrics),
-        "round": update.round,
-        "weight": update.weight,
-    }
-    tensors = {f"delta.{name}": tensor for name, tensor in update.delta.items()}
+    values, delta = pack(update)
+    header = {key: values[key] for key in sorted(values) if key != "silo"}
+    tensors = {f"delta.{name}": tensor for name, tensor in delta.items()}
     tensors |= {f"local.{name}": tensor for name, tensor in local.items()}
     return save(tensors, {HEADER: json.dumps(header)})
 
@@ -82,4 +79,4 @@ def _unpacked(silo: str, reply: bytes) -> tuple[Update, State]:
     tensors = load(reply)
     delta = {name.removeprefix("delta."): t for name, t in tensors.items() if name.startswith("delta.")}
     local = {name.removeprefix("local."): t for name, t in tensors.items() if name.startswith("local.")}
-    return Update(silo, header["round"], delta, header["weight"], header["metrics"]), local
+    return unpack(Update, {**header, "silo": silo}, delta), local

@@ -106,7 +106,9 @@ class Noise:
         return released.view(total.shape)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("noise must not be stored or sent, because whoever has its stream can subtract it")
+        raise TypeError(
+            "noise must not be stored or sent, because a process that has its stream can subtract it"
+        )
 
 
 def grain(std: float) -> float:

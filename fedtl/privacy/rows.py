@@ -1,8 +1,8 @@
 """
 Which rows does a budget cover, and how many of them are also in another dataset? Keyed hashes of rows, without their order.
 
-The hash of a row is blake2b of its inputs with the silo's key, 8 bytes, so that nobody without the key can test which rows
-they are. It excludes labels and units, because rows with other labels belong to the same people. The fingerprint includes
+The hash of a row is blake2b of its inputs with the silo's key, 8 bytes. Without the key a reader cannot test which rows they
+are. It excludes labels and units, because rows with other labels belong to the same people. The fingerprint includes
 them, and changes with any of them. Hashes with different keys cannot be compared, and such datasets are refused.
 
 Recognised: any order of rows, removed or added rows, repeated rows, numbers of another type (float64, float32, integers), the

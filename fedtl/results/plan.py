@@ -10,7 +10,7 @@ from fedtl.results.privacy import PrivacyReport
 @dataclass(frozen=True)
 class TensorRow:
     """
-    One tensor of the model. ``leaves``: whether it is sent to the server. ``label``: under privacy, its provenance after
+    One tensor of the model, or, as "slot/name", of what the method keeps in addition. ``leaves``: whether it is sent to the server. ``label``: under privacy, its provenance after
     the last round.
     """
 
@@ -24,9 +24,13 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class StatePart:
-    """What a method keeps in addition to the model: a slot, or the summaries. ``leaves``: whether it is sent to the server."""
+    """
+    What a method keeps in addition to the model: a slot, or the summaries. ``tensors``: their number. ``leaves``: whether it is
+    sent to the server.
+    """
 
     name: str
+    tensors: int
     bytes: int
     leaves: bool
 

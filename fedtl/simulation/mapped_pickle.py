@@ -1,7 +1,7 @@
 """
 Python values whose tensors and arrays are written apart from the pickle, so that a file of them can be memory-mapped.
 
-For processes of one run on machines of one user only: pickles are not safe to read from anybody else.
+For processes of one run on machines of one user only: pickles from other users are not safe to read.
 """
 
 import io

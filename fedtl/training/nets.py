@@ -14,7 +14,7 @@ from torch import nn
 
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Phase
-from fedtl.methods.losses import Loss, Term
+from fedtl.methods.losses import Term
 from fedtl.models.net import ModelSpec, Net
 from fedtl.privacy.per_sample.clipping import GradientMethod
 
@@ -27,25 +27,29 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True)
-class PrivatePhase:
-    """All that decides how the per-example gradients of a private phase can be taken."""
-
-    phase: Phase
-    terms: tuple[Term, ...]
-    freeze: int
-    width: int
-    unit: str
-
-
-@dataclass(frozen=True)
 class NetKey:
     """All that a net depends on. ``width``: the number of outputs of its head."""
 
     spec: ModelSpec
-    terms: tuple[Loss, ...]
+    terms: tuple[Term, ...]
     width: int
     device: torch.device
     use: Use
+
+
+@dataclass(frozen=True)
+class PrivatePhase:
+    """
+    All that decides how the per-example gradients of a private phase can be taken. ``terms``: of its objective; ``net``: with
+    the modules of all terms of the method; ``dtype``: one of ``precision.DTYPES``.
+    """
+
+    phase: Phase
+    terms: tuple[Term, ...]
+    freeze: int
+    unit: str
+    net: NetKey
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,19 @@ class Cache:
         return self.nets[key]
 
 
-def new_net(spec: ModelSpec, terms: tuple[Loss, ...], width: int) -> Net:
+def new_net(spec: ModelSpec, terms: tuple[Term, ...], width: int) -> Net:
     """
-    Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the losses add.
-    Raises ConfigError where two losses add a module of the same name.
+    Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the terms add.
+    Raises ConfigError where two terms add a module of the same name.
     """
     taken: dict[str, str] = {}
 
-    def modules_of(term: Loss, features: int) -> Mapping[str, nn.Module]:
+    def modules_of(term: Term, features: int) -> Mapping[str, nn.Module]:
         modules = term.modules(features)
         for name in modules:
             if name in taken:
                 raise ConfigError(
-                    f"the losses {taken[name]} and {type(term).__name__} both add a module {name!r}; use one of them"
+                    f"the terms {taken[name]} and {type(term).__name__} both add a module {name!r}; use one of them"
                 )
             taken[name] = type(term).__name__
         return modules

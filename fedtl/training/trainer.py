@@ -35,11 +35,19 @@ from fedtl.training.extra import (
 )
 from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
-from fedtl.training.nets import Cache, NetKey, Use, new_net
+from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class OwnStart:
+    """How a silo's own model begins where training together is private: the ordinary model, which needs no private norms."""
+
+    spec: ModelSpec
+    start: State = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +56,8 @@ class Trainer:
     What a process needs to train any silo: model, method and settings, which do not change. ``dataclasses.replace``
     makes another trainer with other settings; both use one ``cache``.
 
-    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``dtype`` is one of
+    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
+    silo trains alone begins; None: as this one. ``dtype`` is one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -58,6 +67,7 @@ class Trainer:
     device: torch.device = CPU
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
+    alone: OwnStart | None = None
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
@@ -77,14 +87,21 @@ class Trainer:
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
-        return self.cache.net(NetKey(self.spec, self.method.losses, width, self.device, use))
+        return self.cache.net(self._net_key(width, use))
+
+    def _net_key(self, width: int, use: Use) -> NetKey:
+        return NetKey(self.spec, self.method.every_term, width, self.device, use)
+
+    def _private_phases(self, silo: Silo) -> dict[int, PrivatePhase]:
+        net = self._net_key(silo.data.width, Use.TRAINING)
+        return private.private_phases(self.loop, silo, net, self.dtype)
 
     def initial(self, width: int) -> State:
         """
         Return every tensor before training, slots and summaries included: the same for each silo with a head of this
         width, in every process.
         """
-        fresh = new_net(self.spec, self.method.losses, width).state_dict()
+        fresh = new_net(self.spec, self.method.every_term, width).state_dict()
         given = {
             name: tensor
             for name, tensor in self.start.items()
@@ -129,7 +146,7 @@ class Trainer:
         """
         if silo.guarantee is None:
             raise ValueError(f"{silo.name} has no privacy guarantee; call fit")
-        if not set(private.private_phases(self.loop, silo).values()) <= self.cache.gradient_methods.keys():
+        if not set(self._private_phases(silo).values()) <= self.cache.gradient_methods.keys():
             self._verify(silo, task)
         first = taint.Label.RELEASED not in silo.labels.values()
         update, silo.local = self._round(silo, task, first)
@@ -198,7 +215,9 @@ class Trainer:
     def _verify(self, silo: Silo, task: Task) -> None:
         state = self.partition.join(task.shared, silo.local)
         weights = self._weights(state, silo.data.width, task.shared)
-        private.verify(self.loop, weights, silo, task, self.cache.gradient_methods)
+        private.verify(
+            self.loop, weights, silo, task, self._private_phases(silo), self.cache.gradient_methods
+        )
 
     def _round(self, silo: Silo, task: Task, first: bool = False) -> tuple[Update, State]:
         """Return the update and the silo's new local tensors. ``first``: this private round releases the statistics too."""
@@ -215,15 +234,12 @@ class Trainer:
             if first and silo.guarantee.releases.statistics:
                 private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
-            for number, key in private.private_phases(self.loop, silo).items():
-                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
-        steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
+            phases = self._private_phases(silo)
+            gradients = {number: self.cache.gradient_methods[key] for number, key in phases.items()}
+            private.train(self.loop, weights, silo, task, gradients)
+        steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
-        exact = None
-        if uses_exact_statistics(self.method) and silo.guarantee is None:
-            net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
-        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        summaries = self._summaries(silo, task, weights, first)
         state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
@@ -234,6 +250,16 @@ class Trainer:
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
+
+    def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
+        """Return the method's summaries by the model as trained, of a private silo with noise."""
+        if silo.guarantee is not None:
+            return private.noisy_summaries(self.loop, weights, silo, task.round, first)
+        exact = None
+        if uses_exact_statistics(self.method):
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        return summaries_of(self.loop, weights, silo.data, exact)
 
 
 def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
@@ -266,4 +292,5 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    released += trainer.partition.names(Role.SUMMARY)
     return taint.labels_after(known, [*moved, *extra], private=True, released=released)

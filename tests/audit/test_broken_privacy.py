@@ -201,7 +201,7 @@ def test_noise_on_statistics_that_is_halved(where, monkeypatch, tmp_path):
 
 
 def test_statistics_that_are_not_clipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(statistics, "_clipped", lambda values, limit: values)
+    monkeypatch.setattr(statistics, "clipped", lambda values, limit: values)
     findings = audited(tmp_path, "privacy.statistics=dp")
     caught(findings, "sensitivity of statistics", "sum of statistics")
 

@@ -29,6 +29,24 @@ def test_json_output_is_only_json(command):
     assert fedtl(*command).returncode == 0
 
 
+def test_show_has_one_line_for_each_slot_and_every_tensor_in_json():
+    words = ["show", "digits", "--set", "method.name=scaffold", "--set", "data.limit=40"]
+    shown = fedtl(*words).stdout
+    listed = json.loads(fedtl(*words, "--json").stdout)
+    model = [row["name"] for row in listed["tensors"] if "/" not in row["name"]]
+    trained = [
+        name for name in model if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    ]
+    for slot, where in (("control", "leaves in each round"), ("own_control", "stays")):
+        rows = [row for row in listed["tensors"] if row["name"].startswith(f"{slot}/")]
+        assert [row["name"] for row in rows] == [f"{slot}/{name}" for name in trained]  # in the model's order
+        size = sum(row["bytes"] for row in rows)
+        line = f"{slot}: {len(rows)} tensors in addition to the model, {size:,} bytes, {where}"
+        assert line in shown
+        assert f"{slot}/" not in shown
+    assert "…" not in shown
+
+
 def test_show_prints_the_privacy_guarantee_of_each_silo():
     done = fedtl("show", "digits", "--json", "--set", "privacy.epsilon=3", "--set", "privacy.statistics=dp")
     its = json.loads(done.stdout)["privacy"]["silos"]["faint"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from fedtl._util.records import to_plain
 from fedtl.cli.main import main
@@ -20,7 +21,7 @@ from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
 from fedtl.experiment.privacy_report import privacy_warnings, spent_privacy
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.messages import SpendEvent, Task
+from fedtl.messages import SpendEvent, Task, Update
 from fedtl.methods.registry import METHODS
 from fedtl.models.net import ModelSpec
 from fedtl.models.registry import model_spec, with_private_norms
@@ -527,7 +528,7 @@ def test_a_delta_that_allows_to_publish_a_record_is_refused(tmp_path):
 
 def test_few_rows_for_many_statistics_are_warned_about(tmp_path):
     trainer = bench_of()
-    (text,) = privacy_warnings(silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee)
+    (text,) = privacy_warnings([silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee])
     assert "privacy.stages" in text
     first = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0, stages=[1]).guarantee
     every = silo_of(trainer, tmp_path, statistics="dp", epsilon=1.0).guarantee
@@ -569,6 +570,16 @@ def test_a_reply_keeps_every_bit(tmp_path):
     assert back == replace(update, delta=back.delta)
     assert same(back.delta, update.delta)
     assert same(own, local)
+
+
+def test_the_bytes_of_a_reply_are_those_that_ledgers_already_hold():
+    """Written by hand; a stored reply must be read again, and its hash is in the ledger."""
+    update = Update("here", 3, {"w": torch.ones(2)}, 1.0, {"accuracy": 0.5})
+    wanted = save(
+        {"delta.w": torch.ones(2), "local.b": torch.zeros(1)},
+        {"header": '{"metrics": {"accuracy": 0.5}, "round": 3, "weight": 1.0}'},
+    )
+    assert charge._packed(update, {"b": torch.zeros(1)}) == wanted
 
 
 # Where nothing is pretrained

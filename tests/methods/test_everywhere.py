@@ -78,7 +78,7 @@ def test_a_method_passes_flower_policy_recorder_and_the_stores(name, tmp_path):
     # The manifest lists what leaves, and nothing else; the site's policy has to allow its roles.
     assert {line.name for line in listed.lines} == update.delta.keys()
     extra = {line.name: line.role for line in listed.lines if set_of(line.name) != "model"}
-    assert set(extra.values()) <= {Role.EXTRA}
+    assert set(extra.values()) <= {Role.EXTRA, Role.SUMMARY}
     if listed.lines:
         terms = Terms(task.rounds, task.seed, listed)
         policy = Policy(
@@ -164,9 +164,10 @@ def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     assert parts.keys() == {slot.name for slot in study.method.slots}
     for slot in study.method.slots:
         its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
-        assert parts[slot.name] == StatePart(slot.name, size_in_bytes(its), slot.crosses)
+        assert parts[slot.name] == StatePart(slot.name, len(its), size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
-        assert sent == (size_in_bytes(its) if slot.crosses else 0)
+        averaged = {key: tensor for key, tensor in its.items() if tensor.is_floating_point()}
+        assert sent == (size_in_bytes(averaged) if slot.crosses else 0)
 
 
 def test_the_shared_file_of_a_method_with_slots_is_a_start_for_another(tmp_path):

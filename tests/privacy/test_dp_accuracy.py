@@ -62,18 +62,32 @@ def test_few_validation_rows_give_a_warning(tmp_path):
     assert silo_privacy(its).metric_expected_noise == pytest.approx(
         its.releases.accuracy.noise_multiplier / 9
     )
-    assert "9 validation records" in " ".join(privacy_warnings(its))
+    assert "9 validation records" in " ".join(privacy_warnings([its]))
 
 
 def test_all_warnings_are_given(tmp_path):
     """The warning about the accuracy does not hide the one about the statistics."""
     asked = {"epsilon": 1.0, "metrics": ["accuracy"], "statistics": "dp"}
-    few, noisy = privacy_warnings(silo_of(bench_of(), tmp_path, **asked).guarantee)
+    few, noisy = privacy_warnings([silo_of(bench_of(), tmp_path, **asked).guarantee])
     assert "privacy.metrics" in few
     assert "60 records" in noisy
     for way_out in ("privacy.stages", 'privacy.statistics = "public"', "GroupNorm or LayerNorm"):
         assert way_out in noisy
-    assert privacy_warnings(silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee) == []
+    assert privacy_warnings([silo_of(bench_of(), tmp_path, epsilon=1.0).guarantee]) == []
+
+
+def test_silos_share_one_warning(tmp_path):
+    """It names every silo where the noise is large, and the range of the numbers."""
+    asked = {"epsilon": 1.0, "metrics": ["accuracy"]}
+    one = silo_of(bench_of(), tmp_path / "one", **asked).guarantee
+    few = replace(one.releases, accuracy=replace(one.releases.accuracy, units=5))
+    other = replace(one, account=replace(one.account, dataset="other"), releases=few)
+    quiet = replace(silo_of(bench_of(), tmp_path / "quiet", epsilon=1.0).guarantee)
+    (text,) = privacy_warnings([other, quiet, one])
+    assert text.startswith(f"{one.account.dataset}, other: ")
+    assert "only 5 to 9 validation records" in text
+    noise = one.releases.accuracy.noise_multiplier
+    assert f"{noise / 9:.2f} to {noise / 5:.2f}" in text
 
 
 def test_patients_count_once(tmp_path):

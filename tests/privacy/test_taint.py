@@ -15,9 +15,10 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
-from fedtl.methods.base import Finish, Method, Phase, Slot
+from fedtl.methods.base import Finish, Method, Phase
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import MODEL
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role

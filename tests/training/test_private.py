@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from fedtl.errors import ConfigError, SiloFailed
-from fedtl.methods.base import Slot
 from fedtl.methods.losses import PerExample, TaskLoss
 from fedtl.methods.registry import METHODS
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import zeros
+from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.state import copy_state
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
@@ -88,6 +89,14 @@ def test_trainers_made_from_one_share_its_nets_and_what_was_verified(tmp_path):
     frozen = replace(trainer, training=replace(trainer.training, freeze=1))
     frozen.fit(silo_of(frozen, tmp_path / "frozen"), task_of(frozen))
     assert len(trainer.cache.gradient_methods) == 2  # other parameters move, so it is verified again
+    other = replace(trainer, spec=with_private_norms(model_spec("mlp", (1, 8, 8), 0)))
+    other.fit(silo_of(other, tmp_path / "other"), task_of(other))
+    assert len(trainer.cache.gradient_methods) == 3  # another model
+    rounded = replace(trainer, dtype="bf16")
+    with pytest.raises(
+        ConfigError, match="per-example gradients"
+    ):  # other arithmetic, in which they are not exact
+        rounded.fit_unaccounted(silo_of(rounded, tmp_path / "rounded"), task_of(rounded))
 
 
 def test_evaluation_does_not_disturb_a_net_that_is_trained():

@@ -1,6 +1,7 @@
 """
 The gate: nginx in front of the SuperLink. It forwards the calls that a SuperNode needs and no others, because Flower's
-open-source SuperLink does not authenticate its users: whoever can connect to it can start runs and register keys.
+open-source SuperLink does not authenticate its users: every program that can connect to it can start runs and
+register keys.
 """
 
 import os

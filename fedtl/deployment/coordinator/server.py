@@ -99,7 +99,7 @@ def run_server(folder: Path, parts: Sequence[str]) -> int:
     """
     folder = folder.absolute()
     write_configuration(folder, load_server_settings(folder))
-    os.umask(0o077)  # otherwise everybody could read Flower's database
+    os.umask(0o077)  # otherwise every user could read Flower's database
     commands = server_commands(folder, parts)
     environment = flower_environment(folder, **{SERVER_FOLDER_VARIABLE: str(folder)})
     write_bytes(folder / "run.pid", f"{os.getpid()}\n".encode(), private=True)

@@ -1,6 +1,6 @@
 """
 The egress record: a line for every message in and out, with the hash of every tensor, in a hash chain that shows whether a
-line was altered or removed. It can be exported, and checked by anybody who has the exported file.
+line was altered or removed. It can be exported, and checked with the exported file alone.
 """
 
 import json

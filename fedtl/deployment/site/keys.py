@@ -63,7 +63,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def check_private(path: Path) -> None:
-    """Check a path's mode. Raises ConfigError where anybody but the owner may read, write or enter it."""
+    """Check a path's mode. Raises ConfigError where other users than the owner may read, write or enter it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:

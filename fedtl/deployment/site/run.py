@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fedtl.deployment.flower_commands import flower_environment
 from fedtl.deployment.site.home import SILO_FOLDER_VARIABLE, Home
@@ -22,12 +21,11 @@ def site_commands(home: Home, parts: Sequence[str]) -> dict[str, list[str]]:
     return {part: commands[part] for part in parts}
 
 
-def run_site(folder: Path, parts: Sequence[str]) -> int:
+def run_site(home: Home, parts: Sequence[str]) -> int:
     """
     Run the parts until one of them ends, and return its exit code. After a crash the server refuses the key for two
     heartbeats; run the site again after that.
     """
-    home = Home.open(folder)
     os.umask(0o077)
     environment = flower_environment(home.path, **{SILO_FOLDER_VARIABLE: str(home.path)})
     ended, code = supervise(site_commands(home, parts), dict.fromkeys(PARTS, environment))

@@ -1,11 +1,9 @@
 """``silo.toml``: what an institution has, and what it allows to leave. Everything that is not listed is denied."""
 
-import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import RowSettings
@@ -113,6 +111,12 @@ class HomeSettings(Settings):
     key_file: str = ""
     data: SiteDataSettings = SiteDataSettings()
     policy: PolicySettings = PolicySettings()
+    _old_keys: str = PrivateAttr("")
+
+    @property
+    def old_keys(self) -> str:
+        """A note on the keys that the file has under the names of fedtl 0.1.0; "" where it has none."""
+        return self._old_keys
 
     @field_validator("server")
     @classmethod
@@ -130,13 +134,20 @@ def load_home_settings(folder: Path) -> HomeSettings:
         raise ConfigError(
             f"{folder} has no silo.toml; create it: fedtl silo init {folder} --name NAME --server HOST:PORT"
         )
-    return validate(HomeSettings, rename_old_keys(read_toml(path), path), str(path))
+    table = read_toml(path)
+    renamed = _rename_old_keys(table, path)
+    settings = validate(HomeSettings, table, str(path))
+    if renamed:
+        settings._old_keys = (
+            f"{', '.join(renamed)}; write the new names: the next version refuses the old ones"
+        )
+    return settings
 
 
-def rename_old_keys(table: dict[str, Any], path: Path) -> dict[str, Any]:
+def _rename_old_keys(table: dict[str, Any], path: Path) -> list[str]:
     """
-    Return the table of ``path`` with the new name of every key in ``RENAMED_KEYS``, after a note on stderr.
-    Raises ConfigError where a setting stands under both of its names.
+    Give every key in ``RENAMED_KEYS`` its new name, in place, and return a text for each. Raises ConfigError where a setting
+    stands under both of its names.
     """
     renamed: list[str] = []
     for section, keys in RENAMED_KEYS.items():
@@ -150,14 +161,4 @@ def rename_old_keys(table: dict[str, Any], path: Path) -> dict[str, Any]:
                 )
             values[new] = values.pop(old)
             renamed.append(f"{section}.{old} is now {section}.{new}")
-    if renamed:
-        _note_on_stderr(
-            f"{path}: {', '.join(renamed)}; write the new names: the next version refuses the old ones"
-        )
-    return table
-
-
-@cache
-def _note_on_stderr(text: str) -> None:
-    """Print a note, once in a process: every command opens the folder more than once."""
-    print(f"note: {text}", file=sys.stderr)
+    return renamed

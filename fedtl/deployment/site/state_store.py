@@ -16,8 +16,7 @@ from safetensors.torch import load, save
 from fedtl._util.files import write_bytes
 from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
-from fedtl.federation.packing import pack, unpack
-from fedtl.messages import Update
+from fedtl.messages import Update, pack, unpack
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label, Labels
 

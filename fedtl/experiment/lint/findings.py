@@ -46,11 +46,7 @@ def lint(table: Mapping[str, Any]) -> Findings:
                 wrong += examined.refused
                 doubts += [*unused_rows(examined.study), *duplicate_rows(examined.study)]
                 if not repaired.mistakes and not errors:  # otherwise the numbers belong to other settings
-                    doubts += [
-                        text
-                        for guarantee in examined.guarantees.values()
-                        for text in privacy_warnings(guarantee)
-                    ]
+                    doubts += privacy_warnings(examined.guarantees.values())
                 if not wrong:  # an experiment that would not be trained has no guarantee
                     claims += guarantee_claims(examined)
     return Findings(tuple(dict.fromkeys(wrong)), tuple(dict.fromkeys(doubts)), tuple(claims))

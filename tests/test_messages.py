@@ -7,8 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from fedtl.federation.packing import MAX_METRICS, MAX_NAME_LENGTH, MAX_TEXT_LENGTH, pack, unpack
-from fedtl.messages import Task, Update
+from fedtl.messages import (
+    MAX_FIELD_LENGTH,
+    MAX_METRICS,
+    MAX_NAME_LENGTH,
+    MAX_TEXT_LENGTH,
+    Task,
+    Update,
+    pack,
+    unpack,
+)
 
 TENSORS = {
     "body.w": torch.randn(3, 2),
@@ -45,7 +53,9 @@ def test_the_fields_that_cross():
         ({"weight": "12.5"}, "weight"),
         ({"silo": 5}, "silo"),
         ({"silo": "x" * (MAX_TEXT_LENGTH + 1)}, str(MAX_TEXT_LENGTH)),
-        ({"more": 1}, "fields of Update"),
+        ({"more": 1}, "differs in 'more'$"),
+        ({"x" * 99: 1}, f"differs in 'x{{{MAX_FIELD_LENGTH - 1}}}$"),
+        ({"new\nline": 1}, r"differs in 'new\\nline'$"),
         ({"metrics": [1.0]}, "metrics"),
         ({"metrics": {"accuracy": math.nan}}, "metrics"),
         ({"metrics": {"accuracy": "0.5"}}, "metrics"),
@@ -65,7 +75,7 @@ def test_another_type_or_size_is_refused(change, match):
 def test_a_missing_field_is_refused(field):
     header, tensors = pack(UPDATE)
     del header[field]
-    with pytest.raises(ValueError, match="fields of Update"):
+    with pytest.raises(ValueError, match=f"differs in '{field}'$"):
         unpack(Update, header, tensors)
 
 

@@ -1,0 +1,48 @@
+"""Notes about rows that are accepted, but that a reader of the result should know of."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedtl.data.labels import merge_labels
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_schema import DataSchema
+from fedtl.methods.base import Method, own_labels
+
+
+def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> Iterator[str]:
+    """
+    Yield a note where the silos are simulated ones, and for labels and values that silos lack; none of the latter under
+    ``[privacy]``, where it would tell what rows hold.
+    """
+    if (partition := experiment.data.partition) is not None:
+        differ = "labels" if partition.by == "label" else "sizes"
+        yield (
+            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
+            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
+        )
+    if experiment.privacy is not None:
+        return
+    silos = {name: silo for name, silo in schema.silos.items() if name not in experiment.model.pretrain_on}
+    single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
+    if experiment.data.task == "classification" and (told := _by_silo(single)):
+        yield f"all training rows of some silos have one label ({told}); trained on them alone, a model gives it to every row"
+    if own_labels(method) and experiment.data.task == "classification":
+        every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
+        lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}
+        if told := _by_silo(lacking):
+            yield f"some silos have no row with a label of the others ({told}); where their heads stay at home, their models cannot predict it"
+    if told := _by_silo({name: silo.empty for name, silo in silos.items()}):
+        yield f"some silos have no value in a column ({told}); this input is constant there"
+
+
+def _by_silo(lacking: Mapping[str, Sequence[str]], most: int = 3) -> str:
+    """Return "north: 'a', 'b'; south: 'a'", with at most ``most`` silos and values each; "" where no silo lacks any."""
+    lacking = {name: values for name, values in lacking.items() if values}
+    silos = [
+        f"{name}: {_first([repr(value) for value in values], most, ', ')}" for name, values in lacking.items()
+    ]
+    return _first(silos, most, "; ")
+
+
+def _first(texts: Sequence[str], most: int, separator: str) -> str:
+    rest = len(texts) - most
+    return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])
