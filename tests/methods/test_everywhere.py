@@ -38,7 +38,7 @@ from fedtl.simulation.stackable import why_not_stackable
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.experiments import ROUNDS_ONLY
-from tests.training.test_trainer import InProcess, data_of, mlp, same, silo_at, task_for
+from tests.training.silos import InProcess, data_of, mlp, same, silo_at, task_for
 
 OWN_STATE = [name for name, make in METHODS.items() if make().slots]
 SMALL = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]

@@ -21,7 +21,7 @@ from fedtl.models.net import split_at_classifier
 from fedtl.training.at_home import features_by, finish
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.test_trainer import (
+from tests.training.silos import (
     CLASSES,
     COLUMNS,
     FULL_BATCH,

@@ -11,7 +11,7 @@ from fedtl.errors import LedgerDamaged
 from fedtl.privacy.hash_chain import GENESIS
 from fedtl.privacy.ledger_lines import parse_lines
 from fedtl.privacy.verify import find_faults, find_uncharged, walk_chain
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import fedtl_command
 
 
