@@ -18,6 +18,7 @@ from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.approvals import is_approved
 from fedtl.deployment.site.approve import record_approval
 from fedtl.deployment.site.covered import uncovered_lines
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.deployment.site.signing import present_terms
@@ -102,7 +103,7 @@ class Site:
         assert self.lines()[-1]["what"] == "refused"
 
     def lines(self):
-        return self.home.record.lines()
+        return [line.as_json() for line in self.home.record.written()]
 
     def terms_signed(self):
         return SignedTerms.model_validate(
@@ -133,7 +134,7 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
     assert (sent["what"], sent["round"]) == ("sent", 1)
     assert sent["tensors"].keys() == update.delta.keys()
     assert sent["bytes"] == site.plan.manifest.bytes
-    assert uncovered_lines(site.lines()) == []
+    assert uncovered_lines(parse_lines(site.lines())) == []
     for path in [site.home.path, *site.home.path.rglob("*")]:
         if path.name not in ("node.key.pub",):
             mode = stat.S_IMODE(path.stat().st_mode)

@@ -9,6 +9,7 @@ from hashlib import sha256
 import pytest
 
 from fedtl.deployment.site import covered
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.readiness import check_readiness
@@ -25,6 +26,7 @@ from fedtl.deployment.site.supernode import refusal_reason
 from fedtl.deployment.site.verification import verify_home
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
+from tests.deployment.site.raw_record import note
 from tests.deployment.site.test_answer_round import PRIVATE, Site
 from tests.deployment.site.test_home import OLD_KEYS, with_old_keys
 from tests.deployment.site.test_run import packed
@@ -161,7 +163,7 @@ STRICTER = [
 @pytest.mark.parametrize("values", STRICTER, ids=str)
 def test_a_stricter_value_is_accepted_and_recorded(site, values):
     assert isinstance(changed(site, **values).ask(site.task()), Update), site.lines()[-1]
-    assert covered.uncovered_lines(site.lines()) == []
+    assert covered.uncovered_lines(parse_lines(site.lines())) == []
     assert looser(site.terms_signed(), SignedTerms.model_validate(site.lines()[-1]["terms"])) == []
 
 
@@ -169,7 +171,7 @@ def test_privacy_may_be_added_to_an_open_approval(bare):
     changed(bare, policy__privacy=THREE)
     assert isinstance(bare.ask(bare.task()), Update), bare.lines()[-1]
     assert bare.lines()[-1]["private"] is True
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_every_setting_is_signed_or_listed_as_harmless():
@@ -252,7 +254,7 @@ def test_an_approval_stays_valid_when_keys_of_silo_toml_are_renamed(bare):
     assert isinstance(bare.ask(bare.task(1)), Update)
     path.write_text(new)
     assert isinstance(bare.ask(bare.task(2)), Update), bare.lines()[-1]
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 @pytest.mark.parametrize("name", sorted(SignedTerms.model_fields.keys() - {"data", "privacy"}))
@@ -303,7 +305,7 @@ def test_an_approval_covers_the_signed_number_of_studies(bare):
         True,
         False,
     ]
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):
@@ -392,8 +394,8 @@ def test_an_approval_of_an_earlier_fedtl_is_refused_with_advice(site):
 def noted(site, line, **changes):
     """Append a line to the record as a fedtl without checks would, and return the lines that are not covered."""
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
-    site.home.record.note("sent", **{**kept, **changes})
-    return covered.uncovered_lines(site.lines())
+    note(site.home, "sent", **{**kept, **changes})
+    return covered.uncovered_lines(parse_lines(site.lines()))
 
 
 def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
@@ -429,7 +431,9 @@ def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
             assert reason in said
         assert "an approval covered" not in said
     assert (
-        covered.uncovered_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x"))
+        covered.uncovered_lines(
+            parse_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x"))
+        )
         == found
     )
 
@@ -448,22 +452,22 @@ def test_verify_reports_an_update_without_the_signed_privacy(site):
 def test_verify_reports_an_update_after_the_approval_ended(bare):
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     bare.refused(bare.task(), Code.PLAN, "the approval ended on")
-    terms = covered.record_history(bare.lines()).grants
+    terms = covered.record_history(parse_lines(bare.lines())).grants
     assert len(terms) == 1
     bare.approve()
     bare.ask(bare.task())
     sent = bare.lines()[-1]
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     assert "had ended on" in noted(bare, sent, round=2)[0]
-    bare.home.record.note("withdrawn", bundle="0" * 64)
+    note(bare.home, "withdrawn", bundle="0" * 64)
     assert "no approval of" in noted(bare, sent, round=3)[-1]
 
 
 def test_verify_reports_a_malformed_line(bare):
-    bare.home.record.note("sent", round=1)
-    bare.home.record.note("approved", plan="p", tensors=[7])
-    bare.home.record.note("withdrawn")
-    found = covered.uncovered_lines(bare.lines())
+    note(bare.home, "sent", round=1)
+    note(bare.home, "approved", plan="p", tensors=[7])
+    note(bare.home, "withdrawn")
+    found = covered.uncovered_lines(parse_lines(bare.lines()))
     assert [text.split(" (")[0] for text in found] == [
         f"line {number} is not a line of a record" for number in (2, 3, 4)
     ]
@@ -473,5 +477,5 @@ def test_terms_that_do_not_match_their_hash_approve_nothing(site):
     line = next(each for each in site.lines() if each["what"] == "approved")
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
     kept["signed"]["privacy"]["epsilon"] = 90.0
-    site.home.record.note("approved", **kept)
+    note(site.home, "approved", **kept)
     site.refused(site.task(), Code.PLAN, "an earlier fedtl")
