@@ -288,7 +288,7 @@ def _radii_from_the_data(monkeypatch):
         norms = values.norm(dim=1, keepdim=True).clamp_min(1e-12)
         return values * (norms.median() / norms).clamp(max=1)
 
-    monkeypatch.setattr(statistics, "_clipped", clipped)
+    monkeypatch.setattr(statistics, "clipped", clipped)
 
 
 def _counted_records(monkeypatch):

@@ -13,6 +13,7 @@ import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
+COSTS = "FEDTL_TEST_COSTS"  # the environment variable with the folder of ``tests.costs``
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = (
@@ -42,6 +43,38 @@ def fork_instead_of_spawn(patch):
     patch.setattr("torch.multiprocessing.get_context", get_context)
 
 
+def _python(source, out):
+    os.dup2(os.open(out, os.O_WRONLY), 1)
+    exec(source, {"__name__": "forked"})
+
+
+class ForkedPython:
+    """A process that runs this source. What it prints is read from ``stdout`` while it runs, or by ``communicate``."""
+
+    def __init__(self, source):
+        start_fork_server()
+        with tempfile.TemporaryDirectory() as folder:
+            pipe = Path(folder) / "pipe"
+            os.mkfifo(pipe)
+            self._process = CONTEXT.Process(target=_python, args=(source, str(pipe)))
+            self._process.start()
+            self.stdout, self.pid = pipe.open(), self._process.pid
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def wait(self, timeout=100):
+        self._process.join(timeout)
+        assert self.returncode is not None, f"no end within {timeout} s"
+
+    def communicate(self, timeout=100):
+        said = self.stdout.read()
+        self.stdout.close()
+        self.wait(timeout)
+        return said
+
+
 def _command(words, folder, environment, files):
     import numpy
 
@@ -53,6 +86,11 @@ def _command(words, folder, environment, files):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if COSTS in environment:
+        from fedtl.privacy import accounting
+        from tests.costs import shared_costs
+
+        accounting._composed = shared_costs(environment[COSTS])
     sys.argv = ["fedtl", *words]
     from fedtl.cli.main import main
 

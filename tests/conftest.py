@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.commands import fork_instead_of_spawn
+from fedtl.privacy import accounting
+from tests.commands import COSTS, fork_instead_of_spawn
+from tests.costs import shared_costs
 
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
@@ -24,6 +26,8 @@ MARKS = {
 }
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.
 SPAWNED = ("simulation/test_processes.py",)
+# Files whose subject is what privacy costs. In all others the processes of a session share the numbers.
+COMPUTED = ("privacy/",)
 # What takes longest starts first, so that at the end no worker waits for the other.
 FIRST = (
     *("deployment/test_deployment.py", "audit/test_broken_privacy.py", "deployment/test_malice.py"),
@@ -54,12 +58,24 @@ def shared_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(scope="session")
+def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of this session, for all of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "costs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="module", autouse=True)
-def workers(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Worker processes of engines and comparisons start fast; see SPAWNED."""
+def fast_starts(request: pytest.FixtureRequest, costs_folder: Path) -> Iterator[None]:
+    """Worker processes start fast, and a privacy cost is computed once; see SPAWNED and COMPUTED."""
     with pytest.MonkeyPatch.context() as patch:
         if not _place(request.path).startswith(SPAWNED):
             fork_instead_of_spawn(patch)
+        if not _place(request.path).startswith(COMPUTED):
+            patch.setattr(accounting, "_composed", shared_costs(costs_folder))
+            patch.setenv(COSTS, str(costs_folder))
         yield
 
 

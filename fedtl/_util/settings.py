@@ -1,11 +1,12 @@
 """The base class of all settings."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Strength = Weight | Literal["inf"]  # a file has "inf" as text, because JSON has no infinite number
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -13,6 +13,8 @@ MAX_ELEMENTS = 1 << 48  # zero sizes counted as 1: torch raises RuntimeError for
 
 def to_raw(tensor: Tensor) -> memoryview:
     """The tensor's bytes: its own memory where it is contiguous and on the CPU, a copy otherwise."""
+    if not tensor.numel():  # its strides are arbitrary, and a view of other bytes may refuse them
+        return memoryview(b"")
     plain: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(plain)
 

@@ -1,7 +1,7 @@
 """Results as pandas DataFrames. A metric that was not measured is NaN, never 0."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -73,5 +73,5 @@ def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("silo")
 
 
-def _interval(ends: Sequence[float] | None) -> dict[str, Any]:
+def _interval(ends: Sequence[float] | None) -> dict[str, float]:
     return {"low": ends[0] if ends else float("nan"), "high": ends[1] if ends else float("nan")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedtl.api.trained_model import TrainedModel
 from fedtl.errors import ConfigError
-from fedtl.experiment.columns import run_folders
+from fedtl.experiment.columns import Repeat, repeats, run_folders
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
@@ -131,18 +131,19 @@ class FinishedComparison:
 
         return comparison_verdicts(self.result)
 
-    def run(self, method: str, seed: int | None = None) -> FinishedRun:
+    def run(self, method: str, seed: int | None = None, fold: int = 0) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
         by_method = run_folders(self.experiment, self.folder)
-        seeds = self.experiment.compare.seeds
-        chosen = seeds[0] if seed is None else seed
-        if method not in by_method or chosen not in seeds:
+        compare, runs = self.experiment.compare, repeats(self.experiment)
+        chosen = Repeat(compare.seeds[0] if seed is None else seed, fold)
+        if method not in by_method or chosen not in runs:
             raise ConfigError(
-                f"no run of method {method!r} with seed {chosen}; methods: {', '.join(by_method)}; seeds: {seeds}"
+                f"no run of method {method!r} with seed {chosen.seed} and fold {fold}; methods: {', '.join(by_method)}; "
+                f"seeds: {compare.seeds}; folds: {compare.folds}"
             )
         value = self.values.methods.get(method.partition(":")[2])
         values = replace(self.values, method=value, methods={})
-        return FinishedRun(by_method[method][seeds.index(chosen)].path, values)
+        return FinishedRun(by_method[method][runs.index(chosen)].path, values)
 
     def report(self) -> Path:
         """Write report.html, with its plots inside, and return its path."""

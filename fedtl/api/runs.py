@@ -15,6 +15,7 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare as compare_methods
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.run import Given
 from fedtl.experiment.run import run as run_experiment
 from fedtl.experiment.run_folder import RUNS, RunFolder
 from fedtl.methods.base import Method
@@ -62,7 +63,7 @@ def run(
         run_experiment(
             *(ready, folder, choose_device(device)),
             progress=lambda finished: show(finished.after.round, ready.rounds),
-            raws=store,
+            given=Given(store),
             finishing=show,
         )
     return FinishedRun(folder.path, values)

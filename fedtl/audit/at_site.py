@@ -12,12 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from fedtl._util.files import write_json
-from fedtl.audit.canaries.conformance import noise_conformance
+from fedtl.audit.canaries.conformance import noise_conformance, summary_conformance
 from fedtl.audit.canaries.log import (
     CanaryPhase,
     ReleasedStatistics,
     read_canary_phases,
     read_released_statistics,
+    read_released_summaries,
 )
 from fedtl.audit.power import POWER, detectable_noise_ratio
 from fedtl.audit.retraining.audited_silo import AuditedSilo, scratch_guarantee, unlimited
@@ -169,10 +170,12 @@ def _checks(audited: AuditedSilo, progress: Progress) -> list[Check]:
         progress(done, total)
 
     progress(0, total)
-    run, statistics = _train_with_canaries(audited)
+    run, statistics, summaries = _train_with_canaries(audited)
     step()
     claim = silo_privacy(audited.guarantee)
-    conformance = noise_conformance(audited.name, run, statistics, claim, audited.trainer.training)
+    training = audited.trainer.training
+    conformance = noise_conformance(audited.name, run, statistics, claim, training) if run else []
+    conformance += summary_conformance(audited.name, summaries, claim)
     return conformance + retraining_checks(audited, run, step)
 
 
@@ -181,15 +184,24 @@ def _rounds(audited: AuditedSilo) -> int:
     return min(audited.rounds, -(-MIN_STEPS // max(1, audited.guarantee.training.steps_a_round)))
 
 
-def _train_with_canaries(audited: AuditedSilo) -> tuple[list[CanaryPhase], ReleasedStatistics | None]:
-    """What canaries record in the plan's first rounds, each of which starts from the initial model."""
+def _train_with_canaries(
+    audited: AuditedSilo,
+) -> tuple[list[CanaryPhase], ReleasedStatistics | None, ReleasedStatistics | None]:
+    """
+    What canaries record in the plan's first rounds, each of which starts from the initial model: of private steps, of
+    statistics, and of summaries.
+    """
     rounds = _rounds(audited)
     with scratch_guarantee(unlimited(audited.guarantee, rounds)) as guarantee:
         for number in range(1, rounds + 1):
             audited.fit(guarantee, round=number)
         assert guarantee.canaries is not None
         folder = guarantee.canaries.folder
-        return read_canary_phases(folder), read_released_statistics(folder)
+        return (
+            read_canary_phases(folder),
+            read_released_statistics(folder),
+            read_released_summaries(folder),
+        )
 
 
 def _summary(audited: AuditedSilo, checks: Sequence[Check], violations: Sequence[Check]) -> list[str]:

@@ -7,8 +7,14 @@ from functools import partial
 from fedtl._util.randomness import numpy_generator
 from fedtl.audit.audited_run import AuditedRun
 from fedtl.audit.canaries import one_run
-from fedtl.audit.canaries.conformance import final_scores, likelihood_scores, noise_conformance, shared_noise
-from fedtl.audit.canaries.log import CanaryPhase, read_released_statistics
+from fedtl.audit.canaries.conformance import (
+    final_scores,
+    likelihood_scores,
+    noise_conformance,
+    shared_noise,
+    summary_conformance,
+)
+from fedtl.audit.canaries.log import CanaryPhase, read_released_statistics, read_released_summaries
 from fedtl.audit.claim import ClaimedPlan, claimed_plan
 from fedtl.audit.jobs import AuditJob, study_job
 from fedtl.audit.power import detectable_epsilon, power
@@ -103,7 +109,8 @@ def _record_checks(run: AuditedRun, name: str, canaries: Sequence[CanaryPhase]) 
     statistics = read_released_statistics(folder / "canaries")
     training = run.study.trainer.training
     own = noise_conformance(name, canaries, statistics, claim, training) if canaries else []
-    return own + check_documents(documents)
+    summaries = read_released_summaries(folder / "canaries")
+    return own + summary_conformance(name, summaries, claim) + check_documents(documents)
 
 
 def _silo_result(name: str, silo: SiloFindings, violations: Sequence[Check]) -> SiloAudit:

@@ -136,8 +136,8 @@ def _claim_fault(cost: StudyCost | None, claim: SiloPrivacy) -> str:
 
 
 def _releases(claim: SiloPrivacy) -> set[tuple[float | None, float]]:
-    """Noise multiplier and sample rate of what is charged besides training: statistics and a released metric."""
-    return {(claim.statistics_noise, 1.0), (claim.metric_noise, 1.0)}
+    """Noise multiplier and sample rate of what is charged besides training: statistics, a metric and summaries."""
+    return {(noise, 1.0) for noise in (claim.statistics_noise, claim.metric_noise, claim.summary_noise)}
 
 
 def _rounds_fault(charged: Sequence[RoundCharged], documents: RunDocuments) -> str:

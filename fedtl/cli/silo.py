@@ -89,14 +89,13 @@ def adopt(
     from fedtl.deployment.site.adopt_model import adopt_model
 
     home = open_home(folder)
-    result = adopt_model(home, bundle, shared, study or bundle.stem, out).to_json()
+    adopted = adopt_model(home, bundle, shared, study or bundle.stem, out)
     if as_json:
-        print_json(result)
+        print_json(adopted)
         return
-    for row, figures in result["test"].items():
-        lacking = figures.pop("absent", {})
-        text = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
-        text += "".join(f"; no {key}: {reason}" for key, reason in lacking.items())
+    for row, measured in adopted.test.items():
+        text = ", ".join(f"{key} {value:.3f}" for key, value in measured.figures.items())
+        text += "".join(f"; no {key}: {reason}" for key, reason in measured.absent.items())
         print_line(f"{row:>12}  {text}")
     say(f"use it: fedtl predict {out} --silo {home.settings.name} --input FILE")
 

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedtl.cli.options import Dir, Json, open_home
 from fedtl.cli.screen import print_json, print_line, say
+
+if TYPE_CHECKING:
+    from fedtl.privacy.hash_chain import ChainLine
 
 
 def status(folder: Dir, as_json: Json = False) -> None:
@@ -77,7 +80,7 @@ def ledger(
         print_line(columns.rstrip())
 
 
-def _describe(line: dict[str, Any]) -> str:
+def _describe(line: "ChainLine") -> str:
     """Describe a line of the record or of the privacy ledger in a few words."""
     match line["what"]:
         case "changed":

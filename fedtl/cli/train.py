@@ -107,7 +107,8 @@ def compare(
     columns, seed_count = comparison_columns(settings), len(settings.compare.seeds)
     count, trials = len(columns), max(len(column.trials) for column in columns)
     title = f"{count} method{'s' * (count > 1)}, {seed_count} seed{'s' * (seed_count > 1)}"
-    title += f", {trials} trials: round" if trials else ": round"
+    title += f", {settings.compare.folds} folds" if settings.compare.folds > 1 else ""
+    title += f", {trials} trials: rounds and finished models" if trials else ": rounds and finished models"
     with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
         comparison = compare_methods(
             settings, folder, settings.engine.workers or default_workers(device), device, show.rounds

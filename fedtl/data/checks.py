@@ -46,15 +46,15 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
 
 def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozenset[str]) -> None:
     """
-    Check the labels of a silo after the split. ``trained``: the labels in the training rows of the silos that share the
-    head; a model cannot learn any other. Raises DataError.
+    Check the labels of a silo after the split. ``trained``: the labels in the training rows of the silos that train
+    together; a model cannot learn any other. Raises DataError.
     """
     own = set(label_texts(raw.train.y))
     if undeclared := sorted(own - set(classes)):
         raise DataError(
             f"silo {silo}: label {undeclared[0]!r} is not in the declared classes; add it to data.classes"
         )
-    if len(own) < 2:
+    if len(own | trained) < 2:
         raise DataError(
             f"silo {silo}: all {len(raw.train.y)} training rows have the same label {own.pop()!r}; "
             "remove the silo from data.silos"

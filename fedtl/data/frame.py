@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
 MAX_FLOAT32 = np.finfo(np.float32).max
+COLUMNS_WITH_A_USE = ("label", "silo_column", "domain_column", "unit_column", "split_column")
+PARTS = ("train", "val", "test")  # the values of a split column
 
 
 def is_frame(value: Any) -> "TypeGuard[pd.DataFrame]":
@@ -46,7 +48,10 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     columns, x = frame_inputs(frame, settings, where)
     units = _units(frame, settings, where)
     if not settings.target_domain:
-        return Raw(Part(x, _labels(frame, settings, where), units), columns=columns)
+        rows = Part(x, _labels(frame, settings, where), units)
+        if settings.split_column:
+            return _parts_by_column(rows, columns, frame, settings, where)
+        return Raw(rows, columns=columns)
     domain = column_of(frame, settings.domain_column, where, "data.domain_column")
     target = (domain.map(str) == settings.target_domain).to_numpy(bool)
     if not target.any() or target.all():
@@ -63,9 +68,39 @@ def rows_of_frame(frame: "pd.DataFrame", settings: DataSettings, where: str) -> 
     return Raw(train, target=target_x, target_test=target_test, columns=columns)
 
 
+def _parts_by_column(
+    rows: Part, columns: tuple[str, ...], frame: "pd.DataFrame", settings: DataSettings, where: str
+) -> Raw:
+    """
+    Return each row in the part that its cell of ``settings.split_column`` names. Without a row of "val" this part is split
+    off later. Raises DataError for any other value, for a unit in two parts, and without training or test rows.
+    """
+    column = column_of(frame, settings.split_column, where, "data.split_column")
+    cells = texts_of(column.to_numpy(object))
+    if unknown := sorted(set(cells.tolist()) - set(PARTS)):
+        count = int((cells == unknown[0]).sum())
+        raise DataError(
+            f"{where}: {count} of {len(cells)} rows have {column.name} = {unknown[0]!r}; data.split_column needs "
+            "train, val or test in each row"
+        )
+    parts = {name: rows.take(np.flatnonzero(cells == name)) for name in PARTS}
+    for name in ("train", "test"):
+        if not len(parts[name].y):
+            raise DataError(f"{where}: no row has {column.name} = {name!r}; data.split_column needs some")
+    if rows.units is not None:
+        first: dict[str, str] = {}
+        for unit, cell in zip(rows.units.tolist(), cells.tolist(), strict=True):
+            if first.setdefault(unit, cell) != cell:
+                raise DataError(
+                    f"{where}: {settings.unit_column} {unit!r} has rows of {column.name} = {first[unit]!r} and {cell!r}; "
+                    "put all of them into one part"
+                )
+    return Raw(parts["train"], parts["val"] if len(parts["val"].y) else None, parts["test"], columns=columns)
+
+
 def input_columns(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
     """Return the columns that become inputs: those of ``data.columns``, or all that have no other use."""
-    other_use = {settings.label, settings.silo_column, settings.domain_column, settings.unit_column}
+    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE}
     return settings.columns or [str(column) for column in frame.columns if column not in other_use]
 
 

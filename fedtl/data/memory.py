@@ -96,7 +96,7 @@ def _array(value: Any) -> Array:
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """A column of a DataFrame can decide which rows are trained on; the second domain of arrays is given as such."""
-    return frozenset({"split"}) if settings.domain_column else frozenset()
+    return frozenset({"split"}) if settings.domain_column or settings.split_column else frozenset()
 
 
 def silos(settings: DataSettings) -> Sequence[str]:

@@ -45,7 +45,7 @@ LEARNED = Origins()
 DECLARED = Origins(*(Origin.DECLARED for _ in fields(Origins)))
 REFUSED = "[privacy] is refused: "
 REASONS = {
-    "split": "which rows are trained on depends on the content of the rows; remove data.target_domain, or use a source that "
+    "split": "which rows are trained on depends on the content of the rows; remove data.target_domain, data.split_column or data.partition (by label), or use a source that "
     "reads each row by itself",
     "shape": "the size or the channels of the images are learned from the private images; set data.size and data.channels",
     "columns": "the columns are learned from the private rows; use a source that reads each row by itself",

@@ -7,7 +7,7 @@ import numpy as np
 from fedtl._util.randomness import numpy_generator
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
-from fedtl.data.splits import at_random, by_position, stratified, whole_units
+from fedtl.data.splits import at_random, by_position, deal, deal_units, stratified, whole_units
 from fedtl.errors import DataError
 
 
@@ -15,12 +15,16 @@ def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[
     """
     Return the rows with a test and a validation part, and the permanent numbers of the test rows.
 
-    A part that the source does not give is drawn from the training rows; the draw depends on ``seed`` and ``silo`` alone.
-    Raises DataError.
+    A part that the source does not give is drawn from the training rows; the draw depends on ``seed`` and ``silo`` alone, and
+    with ``settings.folds`` on ``settings.fold``. Raises DataError.
     """
     rng = numpy_generator("split", seed, silo)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
-    if raw.test is None:
+    if settings.folds > 1:
+        ids, rest = _deal_test_rows(raw, settings, silo, rng)
+        raw = replace(raw, test=raw.train.take(ids), train=raw.train.take(rest))
+        rng = numpy_generator("split", seed, silo, settings.folds, settings.fold)
+    elif raw.test is None:
         ids, rest = _draw_test_rows(raw.train, settings, silo, rng)
         raw = replace(raw, test=raw.train.take(ids), train=raw.train.take(rest))
     if raw.target is not None and raw.target_test is not None and raw.target_to_split:
@@ -37,6 +41,32 @@ def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[
         drawn, _ = _draw(raw.train, settings.limit, settings, rng)
         raw = replace(raw, train=raw.train.take(drawn))
     return raw, ids
+
+
+def _deal_test_rows(
+    raw: Raw, settings: DataSettings, silo: str, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Return the indices of the rows of this fold and of the rest. Raises DataError."""
+    for name, part in (("test", raw.test), ("validation", raw.val)):
+        if part is not None:
+            raise DataError(
+                f"silo {silo} comes with {len(part.y)} {name} rows of its own, so with folds not every row could be tested; "
+                f"set compare.folds = 1, or give all rows as training rows if the {name} rows are a random part of them"
+            )
+    part, folds = raw.train, settings.folds
+    count = len(part.y) if part.units is None else len(np.unique(part.units))
+    if count < folds:
+        what = "rows" if part.units is None else f"different values of {settings.unit_column}"
+        raise DataError(f"silo {silo} has {count} {what}, too few for {folds} folds; lower compare.folds")
+    if settings.by_record:
+        positions = _positions(part)
+        of_row = deal(np.zeros(count, int), folds, rng)[positions]
+    elif part.units is not None:
+        of_row = deal_units(part.units, folds, rng)
+    else:
+        strata = np.zeros(len(part.y), int) if settings.task == "regression" else part.y
+        of_row = deal(strata, folds, rng)
+    return np.flatnonzero(of_row == settings.fold), np.flatnonzero(of_row != settings.fold)
 
 
 def _draw_test_rows(

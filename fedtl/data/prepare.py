@@ -11,11 +11,12 @@ from fedtl.data.checks import check_classes, check_rows
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
+from fedtl.data.partition import partition_names, silo_rows
 from fedtl.data.parts import split_rows
 from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Part, Raw
+from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import ConfigError, DataError
 
 SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -25,12 +26,14 @@ SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 class EvaluationSet:
     """
     Test rows, which no training code receives. ``ids`` [N]: permanent numbers of the rows, so that two runs can be
-    compared row by row. ``target``: labelled test rows of the second domain.
+    compared row by row. ``target``: labelled test rows of the second domain. ``units`` [N]: permanent numbers of the units
+    that the rows belong to; None: each row is a unit of its own.
     """
 
     test: Dataset
     ids: Tensor
     target: Dataset | None = None
+    units: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Prepared:
 
 def silo_names(settings: DataSettings) -> list[str]:
     """Return the silos that the experiment uses, late ones included. Raises ConfigError or DataError."""
-    available = list(DATA[settings.source].silos(settings))
+    available = _available(settings)
     for name in available:
         if not SILO_NAME.fullmatch(name):
             raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
@@ -58,10 +61,33 @@ def silo_names(settings: DataSettings) -> list[str]:
     return [name for name in available if not settings.silos or name in chosen]
 
 
+def _available(settings: DataSettings) -> list[str]:
+    """Return the names of all silos: those of the source, or the simulated ones of ``data.partition``. Raises DataError."""
+    if settings.partition is not None:
+        _divided_set(settings)
+        return partition_names(settings.partition)
+    return list(DATA[settings.source].silos(settings))
+
+
+def _divided_set(settings: DataSettings) -> str:
+    """Return the name of the one set of rows that ``data.partition`` divides. Raises DataError."""
+    names = list(DATA[settings.source].silos(settings))
+    if len(names) > 1:
+        raise DataError(
+            f"data.partition divides one set of rows, but data.path has {len(names)}: {', '.join(names[:12])}; remove "
+            "data.partition, or set data.path to a folder with one of them"
+        )
+    return names[0]
+
+
 def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
     source = DATA[settings.source]
-    return check_rows(source.read(settings, name), settings, name, source.missing_values)
+    if settings.partition is None:
+        return check_rows(source.read(settings, name), settings, name, source.missing_values)
+    whole = _divided_set(settings)
+    raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
+    return silo_rows(raw, settings.partition, name, whole)
 
 
 def declared_classes(settings: DataSettings) -> tuple[str, ...]:
@@ -90,9 +116,10 @@ def prepare_silo(
     Split the rows of one silo, scale the inputs and number the labels.
 
     ``classes``: the labels that class numbers stand for. ``trained``: the labels in the training rows of the silos that
-    share the head. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
+    train together. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
     is kept without a label and does not train. Raises DataError.
     """
+    stored = raw.train if raw.test is None else raw.test
     raw, ids = split_rows(raw, settings, name, seed)
     assert raw.val is not None
     assert raw.test is not None
@@ -105,11 +132,10 @@ def prepare_silo(
     inputs = fit_inputs(raw.train.x, raw.train.y, raw.columns, settings, name)
 
     def prepared(part: Part) -> Dataset:
-        units = None if part.units is None else np.unique(part.units, return_inverse=True)[1]
         return Dataset(
             torch.from_numpy(inputs.apply(part.x)),
             label_numbers(part.y, classes, settings),
-            None if units is None else torch.from_numpy(units.astype(np.int64)),
+            None if part.units is None else _unit_numbers(part.units),
         )
 
     data = SiloDataset(
@@ -124,14 +150,27 @@ def prepare_silo(
     test = prepared(raw.test)
     labelled = has_label(test)
     target_test = None if raw.target_test is None else prepared(raw.target_test)
-    return Prepared(
-        data, EvaluationSet(test.take(labelled), torch.from_numpy(ids)[labelled], target_test), inputs
+    exam = EvaluationSet(
+        test.take(labelled),
+        torch.from_numpy(ids)[labelled],
+        target_test,
+        None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)][labelled],
     )
+    return Prepared(data, exam, inputs)
+
+
+def _unit_numbers(units: Array) -> Tensor:
+    """Return the units [N] as numbers from 0, in the order of their names."""
+    return torch.from_numpy(np.unique(units, return_inverse=True)[1].astype(np.int64))
 
 
 def _origins(settings: DataSettings, inputs: Inputs) -> Origins:
     """Return the origin of each value that the rows were prepared with."""
-    learned = DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
+    learned = set(
+        DATA[settings.source].learns(settings) if settings.by_record else Origins.__dataclass_fields__
+    )
+    if settings.partition is not None and settings.partition.by == "label":
+        learned.add("split")
 
     def origin(key: str) -> Origin:
         return Origin.LEARNED if key in learned else Origin.DECLARED

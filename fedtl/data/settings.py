@@ -61,22 +61,42 @@ class InputSettings(Settings):
         return repr(value) if isinstance(value, bool | float) else value
 
 
+class PartitionSettings(Settings):
+    """
+    ``data.partition``: the rows of one set, divided among ``silos`` simulated silos (``data.partition``). ``by`` "label":
+    silos differ in their labels; "size": in their numbers of rows. ``alpha``: the smaller, the more they differ.
+    ``minimum``: the fewest training rows of a silo. ``seed``: of the division, which is the same in runs of other seeds.
+    """
+
+    silos: int = Field(ge=2, le=1000)
+    by: Literal["label", "size"] = "label"
+    alpha: float = Field(0.5, gt=0, allow_inf_nan=False)
+    minimum: int = Field(20, ge=4)
+    seed: int = Field(0, ge=0)
+
+
 class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
     ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
-    ``unit_column``: the column that says whose row it is. ``by_record``: each row is read, split and prepared without
-    looking at any other row; always so under ``[privacy]``. ``split_seed``: decides which rows are for training,
-    validation and testing; not set: the experiment's seed.
+    ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
+    ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
+    "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
+    experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
+    prepared without looking at any other row; always so under ``[privacy]``.
     """
 
     silos: list[str] = []
     late: list[str] = []
     shots: int = Field(20, ge=1)
+    folds: int = Field(1, ge=1, le=100)
+    fold: int = Field(0, ge=0)
     by_record: bool = False
     unit_column: str = ""
     split_seed: int | None = Field(None, ge=0)
+    split_column: str = ""
+    partition: PartitionSettings | None = None
 
 
 # What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.

@@ -1,4 +1,4 @@
-"""Drawing some rows and leaving the rest: in proportion to the classes, by whole units, or by position alone."""
+"""Drawing some rows and leaving the rest, or dealing all to folds: in proportion to the classes, by whole units, or by position alone."""
 
 import numpy as np
 
@@ -41,6 +41,30 @@ def whole_units(units: Array, count: int, rng: np.random.Generator) -> tuple[Arr
         if sizes[unit] <= left:
             taken[unit], left = True, left - sizes[unit]
     return np.flatnonzero(taken[which]), np.flatnonzero(~taken[which])
+
+
+def deal(y: Array, folds: int, rng: np.random.Generator) -> Array:
+    """
+    Deal rows to folds at random, in sizes that differ by one row at most, and so each class.
+
+    ``y`` [N]: classes of any type. Returns [N]: the fold of each row.
+    """
+    fold = np.empty(len(y), int)
+    fold[np.lexsort((rng.permutation(len(y)), y))] = np.arange(len(y)) % folds
+    return fold
+
+
+def deal_units(units: Array, folds: int, rng: np.random.Generator) -> Array:
+    """
+    Deal units to folds, each with all its rows: the largest first, of equal ones in random order, to the fold with the fewest
+    rows. Returns [N]: the fold of each row.
+    """
+    _, which, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    of_unit, rows = np.empty(len(sizes), int), np.zeros(folds, int)
+    for unit in np.lexsort((rng.permutation(len(sizes)), -sizes)):
+        of_unit[unit] = rows.argmin()
+        rows[of_unit[unit]] += sizes[unit]
+    return np.asarray(of_unit[which])
 
 
 def by_position(positions: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -23,6 +23,8 @@ def silos(settings: DataSettings) -> Sequence[str]:
     path = Path(settings.path)
     if path.is_dir() and settings.silo_column:
         raise DataError(f"data.path: {path} is a folder with one file per silo, so remove data.silo_column")
+    if not path.is_dir() and settings.partition is not None:
+        return [path.stem]
     if not path.is_dir() and not settings.silo_column:
         raise DataError(
             f"data.path: {path} is one file; set data.silo_column to the column that names the silo"
@@ -54,8 +56,11 @@ def input_columns(settings: DataSettings, name: str) -> list[str]:
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
-    """A row's domain decides whether it is trained on; everything else is declared or in the file's header."""
-    return frozenset({"split"}) if settings.target_domain else frozenset()
+    """
+    A row's domain, or its cell of the split column, decides whether it is trained on; everything else is declared or in
+    the file's header.
+    """
+    return frozenset({"split"}) if settings.target_domain or settings.split_column else frozenset()
 
 
 def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
@@ -65,6 +70,8 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
         whole = _load(path, settings)
         column = column_of(whole, settings.silo_column, str(path), "data.silo_column")
         return whole[column.map(str) == name], f"{path}, silo {name}"
+    if not path.is_dir():
+        return _load(path, settings), str(path)
     for suffix in SUFFIXES:
         if (file := path / f"{name}{suffix}").exists():
             return _load(file, settings), str(file)

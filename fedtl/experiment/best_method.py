@@ -1,8 +1,6 @@
-"""Which method is best for a silo, and on which rows that may be decided."""
+"""Which method a silo takes in each run, and on which rows that may be decided: never on rows that it is then tested on."""
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.run_folder import RunFolder
@@ -14,7 +12,7 @@ Figures = Mapping[str, float]
 
 def chosen_on(experiment: Experiment) -> ChosenOn | None:
     """
-    Return what a silo's best method is chosen on: exact metrics of its validation rows; under privacy, the noisy ones that
+    Return what a silo's method is chosen on: exact metrics of its validation rows; under privacy, the noisy ones that
     it released. None where it released none: a choice on exact ones would reveal something about private rows, and no
     ledger would be charged for it.
     """
@@ -23,22 +21,36 @@ def chosen_on(experiment: Experiment) -> ChosenOn | None:
     return ChosenOn.RELEASED if experiment.metric in experiment.privacy.metrics else None
 
 
-def best_method(experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], silo: str) -> str | None:
+def choices(
+    experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], silo: str
+) -> list[str] | None:
     """
-    Return the method with the best mean over its runs; of several, the one listed first. Where validation rows cannot give
-    the main metric (AUC needs both classes), their loss decides. None where no choice is allowed.
+    Return for each run, that is for each seed and fold, the method that is best on the validation rows of that run; of
+    several, the one listed first. Each run decides alone, because rows that one run validates on are test rows of another.
+    Where validation rows cannot give the main metric (AUC needs both classes), their loss decides. None where no choice is
+    allowed, or where the silo has no validation result.
     """
     basis = chosen_on(experiment)
-    if basis is None:
+    if basis is None or not joining:
         return None
     read = _last_released if basis is ChosenOn.RELEASED else _validation
-    figures = {label: [read(run, silo) for run in runs] for label, runs in joining.items()}
-    for metric in (experiment.metric, "loss"):
+    runs = len(next(iter(joining.values())))
+    chosen: list[str] = []
+    for number in range(runs):
+        figures = {label: read(own[number], silo) for label, own in joining.items()}
+        label = _best(experiment.metric, figures)
+        if label is None:
+            return None
+        chosen.append(label)
+    return chosen
+
+
+def _best(main: str, figures: Mapping[str, Figures]) -> str | None:
+    for metric in (main, "loss"):
         best: tuple[str, float] | None = None
-        for label, runs in figures.items():
-            if values := [own[metric] for own in runs if metric in own]:
-                mean = float(np.mean(values))
-                best = (label, mean) if best is None or better(metric, mean, best[1]) else best
+        for label, own in figures.items():
+            if metric in own and (best is None or better(metric, own[metric], best[1])):
+                best = (label, own[metric])
         if best:
             return best[0]
     return None

@@ -9,16 +9,24 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import method_of, without_release
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.summary import CONSTANT, LOCAL
+from fedtl.experiment.side_results import CONSTANT
+from fedtl.experiment.summary import LOCAL
 from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_values
 from fedtl.simulation.settings import EngineSettings
+
+
+class Repeat(NamedTuple):
+    """One of the runs of a column: its seed, and with ``compare.folds`` which part of the rows it tests on."""
+
+    seed: int
+    fold: int = 0
 
 
 class Kind(Enum):
@@ -38,22 +46,37 @@ class Column:
     kind: Kind = Kind.TRAINED
     trials: tuple[Values, ...] = ()
 
-    def at(self, seed: int) -> Experiment:
-        return with_changes(self.experiment, seed=seed)
+    def at(self, repeat: Repeat) -> Experiment:
+        """Return the experiment of one run."""
+        if (folds := self.experiment.compare.folds) == 1:
+            return with_changes(self.experiment, seed=repeat.seed)
+        data = self.experiment.data.model_copy(update={"folds": folds, "fold": repeat.fold})
+        compare = self.experiment.compare.model_copy(update={"folds": 1})
+        return with_changes(self.experiment, seed=repeat.seed, data=data, compare=compare)
 
-    def trial(self, number: int, seed: int) -> Experiment:
+    def trial(self, number: int, repeat: Repeat) -> Experiment:
         """Return the experiment of one trial."""
-        return with_values(self.at(seed), self.trials[number])
+        return with_values(self.at(repeat), self.trials[number])
 
-    def folder(self, seed: int) -> str:
-        return f"runs/{self._name}-seed{seed}"
+    def folder(self, repeat: Repeat) -> str:
+        return f"runs/{self._name}-{self._of(repeat)}"
 
-    def trial_folder(self, number: int, seed: int) -> str:
-        return f"trials/{self._name}-{number + 1}-seed{seed}"
+    def trial_folder(self, number: int, repeat: Repeat) -> str:
+        return f"trials/{self._name}-{number + 1}-{self._of(repeat)}"
+
+    def _of(self, repeat: Repeat) -> str:
+        fold = f"-fold{repeat.fold}" if self.experiment.compare.folds > 1 else ""
+        return f"seed{repeat.seed}{fold}"
 
     @property
     def _name(self) -> str:
         return re.sub("[ ,:]+", "-", self.label)
+
+
+def repeats(experiment: Experiment) -> list[Repeat]:
+    """Return the runs of each column; the folds of a seed stand together."""
+    compare = experiment.compare
+    return [Repeat(seed, fold) for seed in compare.seeds for fold in range(compare.folds)]
 
 
 def comparison_columns(experiment: Experiment) -> list[Column]:
@@ -76,7 +99,7 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
     columns = [column for name in methods for column in _columns_of(serial, name)]
     for column in columns:
         for number in range(len(column.trials)):
-            column.trial(number, experiment.seed)  # raises ConfigError before anything is trained
+            column.trial(number, Repeat(experiment.seed))  # raises ConfigError before anything is trained
     return columns
 
 
@@ -104,15 +127,24 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
         model = experiment.model.model_copy(update=scratch)
         aside = [name for name in experiment.model.pretrain_on if ":" not in name]
-        from_scratch = _without_silos(with_changes(experiment, model=model), aside)
+        from_scratch = _without_silos(with_changes(experiment, model=model, train=_whole(experiment)), aside)
         yield Column(f"{name}, from scratch", from_scratch, trials=trials)
 
 
 def _open(experiment: Experiment, settings: MethodSettings) -> dict[str, Any]:
-    """Return the changes that make the column of a baseline: it releases nothing, so it is never private."""
+    """
+    Return the changes that make the column of a baseline: it releases nothing, so it is never private. Without noise there
+    is no reason to train a few roles only.
+    """
     if experiment.privacy is None or not _is_baseline(settings):
         return {}
-    return {"privacy": None, "silo": {}, "data": without_release(experiment.data)}
+    data, train = without_release(experiment.data), _whole(experiment)
+    return {"privacy": None, "silo": {}, "data": data, "train": train}
+
+
+def _whole(experiment: Experiment) -> TrainSettings:
+    """Return ``[train]`` for a model that is trained as a whole."""
+    return experiment.train.model_copy(update={"roles": []})
 
 
 def _is_baseline(settings: MethodSettings) -> bool:
@@ -123,9 +155,9 @@ def _is_baseline(settings: MethodSettings) -> bool:
 
 
 def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:
-    """Return the run folders of a comparison: for each column one folder a seed."""
+    """Return the run folders of a comparison: for each column one folder for each seed and fold."""
     return {
-        column.label: [RunFolder(folder.path / column.folder(seed)) for seed in experiment.compare.seeds]
+        column.label: [RunFolder(folder.path / column.folder(repeat)) for repeat in repeats(experiment)]
         for column in comparison_columns(experiment)
     }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedtl._util.records import to_plain
-from fedtl.experiment.columns import Column, Kind, comparison_columns, run_folders
+from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
@@ -39,25 +39,28 @@ EXACT = (
     "over_local",
     "warnings",
     "absent",
+    "received",
     "refitted",
     "target",
     "late",
+    "overall",
+    "joining",
 )  # keys of comparison.json that hold metrics on test rows
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a comparison does: its columns, the seeds of its runs, and the seeds under which settings are tried."""
+    """What a comparison does: its columns, the runs of each, and under which of these settings are tried."""
 
     columns: Sequence[Column]
-    seeds: Sequence[int]
-    trial_seeds: Sequence[int]
+    runs: Sequence[Repeat]
+    trial_runs: Sequence[Repeat]
 
-    def jobs(self) -> int:
-        """Return how many jobs train."""
-        trained = sum(column.kind is not Kind.CONSTANT for column in self.columns)
-        trials = sum(len(column.trials) for column in self.columns)
-        return trained * len(self.seeds) + trials * len(self.trial_seeds)
+    def steps(self, rounds: int, silos: int) -> int:
+        """Return how many rounds all jobs do, and how many models the silos finish in all runs."""
+        runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.runs)
+        trials = sum(len(column.trials) for column in self.columns) * len(self.trial_runs)
+        return (runs + trials) * rounds + runs * silos
 
     def epochs(self, tunings: Tunings) -> dict[str, int]:
         """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
@@ -65,18 +68,18 @@ class _Plan:
         counts = {
             column.label: (
                 factors[column.kind],
-                epochs_at_silo(self.settings(column, self.seeds[0], tunings)),
+                epochs_at_silo(self.settings(column, self.runs[0], tunings)),
             )
             for column in self.columns
         }
         return {label: factor * count for label, (factor, count) in counts.items() if count is not None}
 
-    def settings(self, column: Column, seed: int, tunings: Tunings) -> Experiment:
+    def settings(self, column: Column, run: Repeat, tunings: Tunings) -> Experiment:
         """Return the experiment of a run, with the values that were chosen for it."""
         label = column.label if column.kind is Kind.TRAINED else LOCAL
-        by_seed = {tuning.seed: tuning.chosen for tuning in tunings.get(label, ())}
-        chosen = by_seed.get(seed, by_seed.get(self.seeds[0], {}))
-        return with_values(column.at(seed), chosen) if chosen else column.at(seed)
+        by_run = {Repeat(tuning.seed, tuning.fold): tuning.chosen for tuning in tunings.get(label, ())}
+        chosen = by_run.get(run, by_run.get(self.runs[0], {}))
+        return with_values(column.at(run), chosen) if chosen else column.at(run)
 
 
 def compare(
@@ -92,9 +95,9 @@ def compare(
 
     ``raws``: a store that has the silos' stored rows. Raises what ``run`` raises.
     """
-    columns, seeds = comparison_columns(experiment), experiment.compare.seeds
+    columns, runs = comparison_columns(experiment), repeats(experiment)
     clock = time.perf_counter()
-    most = sum(max(1, len(column.trials)) for column in columns) * len(seeds)
+    most = sum(max(1, len(column.trials)) for column in columns) * len(runs)
     workers = 1 if experiment.engine.name == "ray" else min(workers, most)
     with (
         nullcontext(raws) if raws else temporary_store() as rows,
@@ -102,12 +105,11 @@ def compare(
     ):
         # Report every mistake before anything is trained.
         studies = [
-            build(column.at(seeds[0]), rows, rows, device)
-            for column in columns
-            if column.kind is Kind.TRAINED
+            build(column.at(runs[0]), rows, rows, device) for column in columns if column.kind is Kind.TRAINED
         ]
-        plan = _Plan(columns, seeds, _trial_seeds(experiment, studies[0]))
-        workshop = Workshop(folder.path, device, rows, pool, watch, plan.jobs() * experiment.rounds)
+        plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
+        steps = plan.steps(experiment.rounds, len(studies[0].training))
+        workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
     epochs = plan.epochs(tunings)
@@ -127,67 +129,68 @@ def compare(
     return comparison
 
 
-def _trial_seeds(experiment: Experiment, study: Study) -> list[int]:
+def _trial_runs(experiment: Experiment, study: Study) -> list[Repeat]:
     """
-    Return the seeds under which settings are tried: one, where all seeds have the same test rows. Otherwise each seed
-    chooses for itself, because rows that are tested under one seed are trained on under another.
+    Return the runs under which settings are tried: one, where all have the same test rows. Otherwise each run chooses for
+    itself, because rows that are tested in one run are trained on in another.
     """
-    seeds = experiment.compare.seeds
+    runs = repeats(experiment)
     own = all(study.silo_data.stored(name).test is not None for name in study.training)
-    return seeds[:1] if own or experiment.data.split_seed is not None else list(seeds)
+    same = own or (experiment.data.split_seed is not None and experiment.compare.folds == 1)
+    return runs[:1] if same else runs
 
 
 def _tune(plan: _Plan, workshop: Workshop) -> Tunings:
     """Do all trials, and choose for each column and trial seed."""
     tried = [column for column in plan.columns if column.trials]
     paths = {
-        (column.label, seed): [
-            workshop.folder / column.trial_folder(number, seed) for number in range(len(column.trials))
+        (column.label, run): [
+            workshop.folder / column.trial_folder(number, run) for number in range(len(column.trials))
         ]
         for column in tried
-        for seed in plan.trial_seeds
+        for run in plan.trial_runs
     }
     workshop.do(
         [
-            Job(do_trial, column.trial(number, seed), path, column.at(seed))
-            for seed in plan.trial_seeds
+            Job(do_trial, column.trial(number, run), path, column.at(run))
+            for run in plan.trial_runs
             for column in tried
-            for number, path in enumerate(paths[column.label, seed])
+            for number, path in enumerate(paths[column.label, run])
         ]
     )
     return {
-        column.label: tuple(_chosen(column, seed, paths[column.label, seed]) for seed in plan.trial_seeds)
+        column.label: tuple(_chosen(column, run, paths[column.label, run]) for run in plan.trial_runs)
         for column in tried
     }
 
 
-def _chosen(column: Column, seed: int, paths: Sequence[Path]) -> Tuning:
+def _chosen(column: Column, run: Repeat, paths: Sequence[Path]) -> Tuning:
     results = [RunFolder(path).trial() for path in paths]
     trials = [
         Trial(values, result.loss, result.failed)
         for values, result in zip(column.trials, results, strict=True)
     ]
-    return choose(column.label, seed, trials)
+    return replace(choose(column.label, run.seed, trials), fold=run.fold)
 
 
 def _do_runs(plan: _Plan, workshop: Workshop, tunings: Tunings) -> None:
-    """Do the run of each column and seed; then the ensembles, whose first run is that of local."""
+    """Do the runs of each column; then the ensembles, whose first run is that of local."""
     jobs: list[Job] = []
-    for seed in plan.seeds:
+    for run in plan.runs:
         for column in plan.columns:
-            settings, path = plan.settings(column, seed, tunings), workshop.folder / column.folder(seed)
+            settings, path = plan.settings(column, run, tunings), workshop.folder / column.folder(run)
             work = do_constant if column.kind is Kind.CONSTANT else do_run
             if column.kind is Kind.ENSEMBLE:
-                settings, path = second_member(settings, plan.seeds), path / MEMBER
-            jobs.append(Job(work, settings, path, column.at(seed)))
+                settings, path = second_member(settings, [one.seed for one in plan.runs]), path / MEMBER
+            jobs.append(Job(work, settings, path, column.at(run)))
     workshop.do(jobs)
     local = next((column for column in plan.columns if column.label == LOCAL), None)
     for column in (column for column in plan.columns if column.kind is Kind.ENSEMBLE):
         assert local is not None  # the settings were checked
-        for seed in plan.seeds:
-            path = workshop.folder / column.folder(seed)
+        for run in plan.runs:
+            path = workshop.folder / column.folder(run)
             write_ensemble(
-                RunFolder(path), [RunFolder(workshop.folder / local.folder(seed)), RunFolder(path / MEMBER)]
+                RunFolder(path), [RunFolder(workshop.folder / local.folder(run)), RunFolder(path / MEMBER)]
             )
 
 

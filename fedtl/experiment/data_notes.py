@@ -9,10 +9,22 @@ from fedtl.methods.base import Method, own_labels
 
 
 def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> Iterator[str]:
-    """Yield a note for labels and for values that silos lack; none under ``[privacy]``, where it would tell what rows hold."""
+    """
+    Yield a note where the silos are simulated ones, and for labels and values that silos lack; none of the latter under
+    ``[privacy]``, where it would tell what rows hold.
+    """
+    if (partition := experiment.data.partition) is not None:
+        differ = "labels" if partition.by == "label" else "sizes"
+        yield (
+            f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
+            f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
+        )
     if experiment.privacy is not None:
         return
     silos = {name: silo for name, silo in schema.silos.items() if name not in experiment.model.pretrain_on}
+    single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
+    if experiment.data.task == "classification" and (told := _by_silo(single)):
+        yield f"all training rows of some silos have one label ({told}); trained on them alone, a model gives it to every row"
     if own_labels(method) and experiment.data.task == "classification":
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}

@@ -1,25 +1,41 @@
 """How many epochs each method of a comparison trains at one silo: with equal epochs, like is compared with like."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
+from fedtl.methods.base import Finish, Method
+from fedtl.methods.choose import Candidate
 from fedtl.methods.tune import Tune
 
 
 def epochs_at_silo(experiment: Experiment) -> int | None:
     """
-    Return the epochs over a silo's training rows: of all phases of all rounds, and of the finishing steps; of "pooled",
-    over the rows of all silos. Where ``silos_per_round`` draws silos, those of a silo that is drawn each time. Pretraining
-    is not counted. None where ``[privacy]`` sets the number of steps instead.
+    Return the epochs over a silo's training rows: of all phases of all rounds, of tuning, and of a model of the silo's own
+    that it mixes in; of "pooled", over the rows of all silos. Where ``silos_per_round`` draws silos, those of a silo that is
+    drawn each time. Pretraining is not counted. None where ``[privacy]`` sets the number of steps instead.
     """
     privacy = experiment.privacy
     if privacy is not None and (privacy.steps is not None or privacy.sample_rate is not None):
         return None
     method, epochs = method_of(experiment.method), experiment.train.epochs
     a_round = sum(epochs if phase.epochs is None else phase.epochs for phase in method.phases)
-    finish = sum(step.epochs for step in method.steps if isinstance(step, Tune))
-    return experiment.rounds * a_round + finish
+    tuning = _epochs(method.steps)
+    together = experiment.rounds * a_round + tuning
+    if not _mixes_own(method):
+        return together
+    return together + experiment.rounds * epochs + _epochs((method.tune,))
+
+
+def _epochs(steps: Iterable[Finish | None]) -> int:
+    return sum(step.epochs for step in steps if isinstance(step, Tune))
+
+
+def _mixes_own(method: Method) -> bool:
+    """Return whether each silo trains a model alone too, beside the rounds."""
+    leaves = method.shared or any(slot.crosses for slot in method.slots) or method.summaries
+    wanted = method.choose is not None and Candidate.OWN in method.choose.candidates
+    return bool(wanted and leaves and not method.pool)
 
 
 def unequal_epochs(epochs: Mapping[str, int], local: str) -> list[str]:

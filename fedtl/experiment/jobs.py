@@ -15,8 +15,9 @@ from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.own_models import stored_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.experiment.trial import run_trial
@@ -25,13 +26,15 @@ from fedtl.models.state import State
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
 
-Watch = Callable[[int, int], None]  # called with the number of rounds done and the number of all rounds
+Watch = Callable[[int, int], None]  # called with the number of steps done and the number of all steps
 Work = Callable[[Experiment, Path, str, State | None, SharedStore], None]
+OWN = "own"  # folder of a comparison with the silos' own models
 
 
 def do_run(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:
-    """Do a run, or what is left of it."""
-    run(experiment, _folder(experiment, path), device, start=start, raws=rows)
+    """Do a run of a comparison, or what is left of it; all runs share the silos' own models."""
+    own = stored_own_models(path.parents[1] / OWN, experiment, device)
+    run(experiment, _folder(experiment, path), device, start=start, given=Given(rows, own))
 
 
 def do_trial(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:
@@ -66,8 +69,8 @@ class Job:
 @dataclass(frozen=True)
 class Workshop:
     """
-    Where jobs are done. ``folder``: of the comparison. ``rounds``: how many all jobs do together. ``paths``: of all jobs so
-    far, whose finished rounds are counted.
+    Where jobs are done. ``folder``: of the comparison. ``steps``: how many rounds all jobs do, and how many models silos
+    finish after the last ones. ``paths``: of all jobs so far, whose steps are counted.
     """
 
     folder: Path
@@ -75,7 +78,7 @@ class Workshop:
     rows: SharedStore
     pool: ProcessPoolExecutor
     watch: Watch | None
-    rounds: int
+    steps: int
     paths: list[Path] = field(default_factory=list)
 
     def do(self, jobs: Sequence[Job]) -> None:
@@ -90,8 +93,7 @@ class Workshop:
 
     def _report(self) -> None:
         if self.watch:
-            done = sum(_finished_rounds(path / "history.jsonl") for path in self.paths)
-            self.watch(done, self.rounds)
+            self.watch(sum(map(_finished_steps, self.paths)), self.steps)
 
 
 def _do(job: Job, starts: Path, device: str, rows: SharedStore) -> None:
@@ -118,8 +120,11 @@ def _follow(started: Mapping[Future[None], Path], report: Callable[[], None]) ->
         report()
 
 
-def _finished_rounds(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+def _finished_steps(path: Path) -> int:
+    """Return how many rounds a run has done, and how many silos have finished their model."""
+    history = path / "history.jsonl"
+    rounds = history.read_bytes().count(b"\n") if history.exists() else 0
+    return rounds + sum(1 for _ in path.glob("silos/*/validation.json"))
 
 
 def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:

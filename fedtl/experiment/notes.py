@@ -61,15 +61,14 @@ def statistics_notes(
         size = f"more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's training inputs"
         shared = any(outcome.refitted is not None for outcome in outcomes.values())
         most = f"most at {worst}: {far[worst]:.2f}"
-        yield f"{where} {_what(trainer, shared)} are {size} ({most}); {_scored(shared)}"
+        yield f"{where} {_what(shared)} are {size} ({most}); {_scored(trainer, shared)}"
 
 
-def _what(trainer: Trainer, shared: bool) -> str:
-    tuned = fits_tuned_statistics(trainer.method) and Role.STATS in trainer.method.shared
-    return "shared statistics" if shared or tuned else "running averages of training"
+def _what(shared: bool) -> str:
+    return "shared statistics" if shared else "running averages of training"
 
 
-def _scored(shared: bool) -> str:
-    if shared:
+def _scored(trainer: Trainer, shared: bool) -> str:
+    if shared and not fits_tuned_statistics(trainer.method):
         return 'the metrics are those with shared statistics; "refitted" has those with exact ones'
     return "the metrics are those with exact statistics"

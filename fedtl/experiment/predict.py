@@ -28,9 +28,9 @@ from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
-from fedtl.training.at_home import FinalModel
+from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
 from fedtl.training.loop import TrainingConfig
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 
 
 class SiloModel:
@@ -45,6 +45,7 @@ class SiloModel:
             update={"weights": ""}
         )  # the run's weights replace the first ones
         self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
+        alone = OwnStart(self.plan)
         if self.experiment.privacy is not None:
             self.plan = with_private_norms(self.plan)
             if self.experiment.data.scale == "dp":
@@ -55,6 +56,7 @@ class SiloModel:
             Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
             TrainingConfig(),
             dtype="float32" if dtype == "tf32" else dtype,
+            alone=None if self.experiment.privacy is None else alone,
         )
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
@@ -88,13 +90,13 @@ class SiloModel:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
         if self.labels is None or member == self.final.main.name:
             return self.labels
-        return dict.fromkeys(self.trainer.loop.roles, Label.LOCAL)
+        return dict.fromkeys(alone_trainer(self.trainer).loop.roles, Label.LOCAL)
 
     def nets(self) -> dict[str, nn.Module]:
-        """Return the net of each model of the mix, the main one first, in evaluation mode; see ``net``."""
+        """Return the net of each model of the mix by its name, in evaluation mode; see ``net``."""
         nets: dict[str, nn.Module] = {}
         for member in self.final.members:
-            net = self.trainer.net(self.data.width)
+            net = trainer_of(member, self.trainer).net(self.data.width)
             net.load_state_dict(member.state)
             nets[member.name] = restore_norms(net).eval()
         return nets

@@ -79,7 +79,7 @@ def central_experiment(experiment: Experiment) -> Experiment:
         silo={},
         data=without_release(experiment.data),
         method=MethodSettings(name="pooled"),
-        train=experiment.train.model_copy(update={"body_lr": 1.0}),
+        train=experiment.train.model_copy(update={"body_lr": 1.0, "roles": []}),
         model=experiment.model.model_copy(update={"freeze": 0}),
     )
 
@@ -89,6 +89,9 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     source, colon, path = entry.partition(":")
     if not colon:
         settings, names = without_release(experiment.data), [entry]
+        settings = settings.model_copy(
+            update={"folds": 1, "fold": 0}
+        )  # public rows are the same in every fold
     elif source in DATA:
         fields = {"source": source, "path": path, "silos": [], "late": []}
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})

@@ -4,8 +4,7 @@ and the noise that keeps all of it within ``epsilon``. Nothing is trained or cha
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedtl.data import origins
@@ -13,11 +12,12 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.released_layers import released_layers
-from fedtl.messages import SpendEvent
+from fedtl.methods.base import Method
 from fedtl.privacy import accounting
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.dp_accuracy import AccuracyRelease
 from fedtl.privacy.dp_adabn import StatisticsRelease, adaptable_layers
+from fedtl.privacy.dp_summary import SummaryRelease
 from fedtl.privacy.guarantee import (
     PrivacyGuarantee,
     PrivateTraining,
@@ -31,6 +31,7 @@ from fedtl.privacy.rows import Part, RowSet, row_set
 from fedtl.training.trainer import Trainer
 
 STATISTICS_SHARE = 0.15  # of the privacy budget (as mu^2), for released statistics
+SUMMARY_SHARE = 0.15  # for summaries, where the method also trains
 ACCURACY_SHARE = 0.02  # and for the released accuracies of all rounds together
 
 
@@ -67,9 +68,12 @@ def plan_guarantee(
         _statistics_release(settings, trainer, data, units, delta),
         _accuracy_release(settings, data, rounds, delta, ledger.dataset),
     )
-    released = _events_of(releases, rounds)
-    training = _private_training(settings, trainer, units, rounds, delta, released)
-    schedule = (*released, training.event(training.all_steps))
+    steps = _steps(settings, trainer, units)
+    if trainer.method.summaries:
+        noise = _summary_noise(settings, trainer.method, releases, rounds, delta, any(steps))
+        releases = replace(releases, summaries=_summary_releases(trainer.method, noise, units))
+    training = _private_training(settings, trainer, units, steps, rounds, delta, releases)
+    schedule = (*releases.in_all(rounds), *((training.event(training.all_steps),) if any(steps) else ()))
     return PrivacyGuarantee(
         LedgerAccount(
             ledger.book, ledger.dataset, row_hashes(data, ledger.key), Budget(settings.epsilon, delta)
@@ -139,30 +143,53 @@ def _accuracy_release(
     return AccuracyRelease(noise, len(data.val) if settings.unit == "record" else data.val.unit_count)
 
 
-def _events_of(releases: Releases, rounds: int) -> tuple[SpendEvent, ...]:
-    """Return what the releases of all rounds cost."""
-    statistics, accuracy = releases.statistics, releases.accuracy
-    return (
-        *((statistics.event,) if statistics else ()),
-        *((SpendEvent(accuracy.noise_multiplier, 1.0, rounds),) if accuracy else ()),
+def _summary_noise(
+    settings: PrivacySettings, method: Method, releases: Releases, rounds: int, delta: float, trains: bool
+) -> float:
+    """
+    Return the noise multiplier of each release of a summary. Where nothing is trained, all summaries together take what
+    the other releases leave of the budget.
+    """
+    count = sum(rounds if summary.every_round else 1 for summary in method.summaries)
+    if trains:
+        return accounting.statistics_noise(settings.epsilon, delta, SUMMARY_SHARE) * math.sqrt(count)
+    return accounting.calibrate(settings.epsilon, delta, 1.0, count, releases.in_all(rounds))
+
+
+def _summary_releases(method: Method, noise: float, units: ProtectedUnits) -> tuple[SummaryRelease, ...]:
+    return tuple(
+        SummaryRelease(summary.name, noise, summary.bound, units.count, summary.every_round)
+        for summary in method.summaries
     )
+
+
+def _steps(settings: PrivacySettings, trainer: Trainer, units: ProtectedUnits) -> tuple[int, ...]:
+    """Return the number of steps of each phase in one round."""
+    training = trainer.training
+    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
+    if settings.steps:
+        return divide_steps(settings.steps, epochs)
+    return steps_of_epochs(units.count, training.batch_size, epochs)
 
 
 def _private_training(
     settings: PrivacySettings,
     trainer: Trainer,
     units: ProtectedUnits,
+    steps: tuple[int, ...],
     rounds: int,
     delta: float,
-    released: Sequence[SpendEvent],
+    releases: Releases,
 ) -> PrivateTraining:
-    """Return the steps of a round and the least noise with which all rounds stay within the budget."""
-    training, count = trainer.training, units.count
-    rate = settings.sample_rate or min(training.batch_size, count) / count
-    epochs = [training.epochs if phase.epochs is None else phase.epochs for phase in trainer.method.phases]
-    if settings.steps:
-        steps = divide_steps(settings.steps, epochs)
-    else:
-        steps = steps_of_epochs(count, training.batch_size, epochs)
-    noise = accounting.calibrate(settings.epsilon, delta, rate, rounds * sum(steps), released)
+    """
+    Return the steps of a round and the least noise with which all rounds stay within the budget. Without steps, noise and
+    rate are those of the summaries, which are then all that leaves.
+    """
+    if not any(steps):
+        if not releases.summaries:
+            raise ConfigError("the method trains nothing and has no summary, so [privacy] has nothing to do")
+        return PrivateTraining(settings.clip, releases.summaries[0].noise_multiplier, 1.0, steps, rounds)
+    count = units.count
+    rate = settings.sample_rate or min(trainer.training.batch_size, count) / count
+    noise = accounting.calibrate(settings.epsilon, delta, rate, rounds * sum(steps), releases.in_all(rounds))
     return PrivateTraining(settings.clip, noise, rate, steps, rounds)

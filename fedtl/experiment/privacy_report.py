@@ -80,6 +80,7 @@ def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
     """Return a guarantee as it is published, for the stewards who sign it and the auditors who check it."""
     training, protected = guarantee.training, guarantee.protected
     statistics, accuracy = guarantee.releases.statistics, guarantee.releases.accuracy
+    summaries = guarantee.releases.summaries  # all of one noise multiplier
     return SiloPrivacy(
         epsilon=guarantee.epsilon,
         delta=guarantee.delta,
@@ -96,6 +97,8 @@ def silo_privacy(guarantee: PrivacyGuarantee) -> SiloPrivacy:
         metric_expected_noise=None if accuracy is None else accuracy.mean_noise_std,
         statistics_noise=None if statistics is None else statistics.noise_multiplier,
         statistics_expected_noise=None if statistics is None else statistics.mean_noise_std,
+        summary_noise=summaries[0].noise_multiplier if summaries else None,
+        summary_expected_noise=max(one.mean_noise_std for one in summaries) if summaries else None,
     )
 
 

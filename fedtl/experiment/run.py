@@ -37,7 +37,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
-from fedtl.training.at_home import tuned_model
+from fedtl.training.at_home import OwnModel, own_model, tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.silo import Silo
 
@@ -92,29 +92,40 @@ class Trained:
             yield name, result
 
 
+@dataclass(frozen=True)
+class Given:
+    """What several runs share: a store of the rows that they read, and what trains, or finds, a silo's own model."""
+
+    raws: SharedStore | None = None
+    own: OwnModel = own_model
+
+
+NOTHING_GIVEN = Given()
+
+
 def run(
     experiment: Experiment,
     folder: RunFolder,
     device: str = "cpu",
     progress: Progress | None = None,
     start: State | None = None,
-    raws: SharedStore | None = None,
+    given: Given = NOTHING_GIVEN,
     finishing: Finishing | None = None,
 ) -> RunResult:
     """
     Run the experiment, or what is left of it, and return what ``result.json`` then holds. Test rows are read once, after the
     last round.
 
-    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``raws``: where
-    several runs share the rows they read. Raises what ``build`` raises, BudgetExhausted where a silo's ledger has no room for
-    the whole run, and NotEnoughSilos.
+    ``progress`` is called after each round, ``finishing`` as silos finish their models after the last one. ``given``: what
+    several runs share. Raises what ``build`` raises, BudgetExhausted where a silo's ledger has no room for the whole run, and
+    NotEnoughSilos.
     """
     if folder.has("result.json"):
         return folder.result()
-    with ready_study(experiment, folder, Machine(device, start), raws) as (study, on):
+    with ready_study(experiment, folder, Machine(device, start), given.raws) as (study, on):
         with trained(study, folder, on, progress) as done:
             clock = time.perf_counter()
-            outcomes, late = _evaluate(done, folder, finishing)
+            outcomes, late = _evaluate(done, folder, given.own, finishing)
             workers = done.engine.workers
         totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
         result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
@@ -170,7 +181,7 @@ def trained(
 
 
 def _evaluate(
-    done: Trained, folder: RunFolder, finishing: Finishing | None
+    done: Trained, folder: RunFolder, own: OwnModel, finishing: Finishing | None
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
@@ -179,7 +190,7 @@ def _evaluate(
     silos = done.silos
     if finishing:
         finishing(0, len(silos))
-    for name, outcome in done.each(Examine(done.task, test_rows), silos):
+    for name, outcome in done.each(Examine(done.task, test_rows, own), silos):
         save_outcome(study, folder, done.shared, name, outcome)
         outcomes[name] = _without_tensors(outcome)  # the folder has them
         if finishing:

@@ -1,79 +1,158 @@
-"""What each method scores on each silo's test rows, over seeds, with bootstrap intervals."""
+"""What each method scores on each silo's test rows: over seeds, against training alone, and as the silo would choose."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedtl.experiment.bootstrap import Answers, Floats, Resampling, gain, interval
+from fedtl.experiment.row_metrics import Answers, figure, pooled
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.results.comparison import Estimate, Gain
+from fedtl.experiment.uncertainty import Measurement, mean_of, measure
+from fedtl.results.comparison import Estimate, Interval
 from fedtl.results.run import RunResult
+from fedtl.training.metrics import LOWER_IS_BETTER
 
-Results = Mapping[str, Sequence[RunResult]]  # by method, one run a seed
+Results = Mapping[
+    str, Sequence[RunResult]
+]  # by method: one run for each seed and fold, the folds of a seed together
+LIMITS = {"r2": (-np.inf, 1.0), "rmse": (0.0, np.inf), "loss": (0.0, np.inf)}  # of the other metrics: 0 and 1
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The estimates by method, silo and metric, and the bootstrap replicates [R] that they come from."""
+    """
+    ``measured``: every metric. In the main metric, where above zero is better: ``over_local``, each method minus training
+    alone, by method and silo, and ``chosen``, the methods that a silo takes minus training alone. ``spread``: the standard
+    deviation of the labels of a silo's test rows.
+    """
 
-    estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-    replicates: Mapping[str, Mapping[str, Mapping[str, Floats]]]
     silos: Sequence[str]
+    measured: dict[str, dict[str, dict[str, Measurement]]]
+    over_local: Mapping[str, dict[str, Measurement]]
+    chosen: dict[str, Measurement] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
 
 
-def read_scores(
-    folders: Mapping[str, Sequence[RunFolder]], results: Results, metrics: Sequence[str]
-) -> Scores:
+@dataclass(frozen=True)
+class Reading:
+    """
+    How scores are read: the ``folds`` of a seed, the ``metrics`` and the ``main`` one, the methods ``compared`` with training alone,
+    and the column of training alone (``local``).
+    """
+
+    folds: int
+    metrics: Sequence[str]
+    main: str
+    compared: Sequence[str]
+    local: str
+    choose: Callable[[str], Sequence[str] | None]  # by silo: the method that it takes in each run
+
+
+def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, how: Reading) -> Scores:
     """Read every run's scores on test rows. A metric that a run could not measure at a silo is left out there."""
     silos = sorted({silo for runs in results.values() for run in runs for silo in run.silos})
-    estimates: dict[str, dict[str, dict[str, Estimate]]] = {label: {} for label in folders}
-    replicates: dict[str, dict[str, dict[str, Floats]]] = {label: {} for label in folders}
+    scores = Scores(silos, {label: {} for label in folders}, {label: {} for label in how.compared})
     for silo in silos:
         present = [label for label in folders if silo in results[label][0].silos]
-        answers = {label: [_read_answers(run, silo) for run in folders[label]] for label in present}
-        resampling = Resampling.draw(answers[present[0]], silo)
+        runs = {label: [_read_answers(run, silo) for run in folders[label]] for label in present}
+        seeds = {label: _by_seed(own, how.folds) for label, own in runs.items()}
         for label in present:
-            values = _values(results[label], silo, metrics)
-            drawn = {metric: resampling.replicates(metric, answers[label]) for metric in values}
-            replicates[label][silo] = drawn
-            estimates[label][silo] = {
-                metric: Estimate(float(np.mean(seeds)), interval(drawn[metric]), tuple(seeds))
-                for metric, seeds in values.items()
-            }
-    return Scores(estimates, replicates, silos)
+            names = _common_metrics(results[label], seeds[label], silo, how)
+            scores.measured[label][silo] = {name: measure(name, seeds[label], silo) for name in names}
+        _compare(scores, silo, runs, seeds, how)
+    return scores
 
 
-def gain_over_local(scores: Scores, label: str, local: str, silo: str, metric: str) -> Gain | None:
-    """Return the gain over the method ``local``, on the same bootstrap draws; None where one was not measured."""
-    if any(metric not in scores.estimates.get(name, {}).get(silo, {}) for name in (label, local)):
-        return None
-    mine, other = (np.array(scores.estimates[name][silo][metric].mean) for name in (label, local))
-    paired = (scores.replicates[name][silo][metric] for name in (label, local))
-    return Gain(float(gain(metric, mine, other)), interval(gain(metric, *paired)))
+def estimates(scores: Scores) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Return the metrics by method, silo and metric."""
+    return {
+        label: {
+            silo: {metric: estimate(metric, value) for metric, value in own.items()}
+            for silo, own in by_silo.items()
+        }
+        for label, by_silo in scores.measured.items()
+    }
 
 
 def mean_over_silos(scores: Scores, label: str) -> dict[str, Estimate]:
     """Return a method's plain mean over the silos that have a metric, by metric."""
-    by_silo, means = scores.estimates[label], dict[str, Estimate]()
+    by_silo, means = scores.measured[label], dict[str, Estimate]()
     for metric in sorted({name for own in by_silo.values() for name in own}):
-        measured = [silo for silo in by_silo if metric in by_silo[silo]]
-        seeds = np.mean([by_silo[silo][metric].seeds for silo in measured], axis=0)
-        drawn = np.nanmean(np.stack([scores.replicates[label][silo][metric] for silo in measured]), axis=0)
-        means[metric] = Estimate(float(seeds.mean()), interval(drawn), tuple(seeds.tolist()), len(measured))
+        values = [own[metric] for own in by_silo.values() if metric in own]
+        means[metric] = estimate(metric, mean_of(values), len(values))
     return means
 
 
-def _values(runs: Sequence[RunResult], silo: str, metrics: Sequence[str]) -> dict[str, list[float]]:
-    """Return the value of each seed, by metric; only metrics that every run has."""
+def estimate(metric: str, value: Measurement, silos: int | None = None) -> Estimate:
+    """Return the mean over seeds with its interval, within the limits of the metric."""
+    certainty = value.certainty()
+    interval: Interval | None = certainty.interval()
+    if interval:
+        low, high = np.clip(interval, *LIMITS.get(metric, (0.0, 1.0)))
+        interval = float(low), float(high)
+    return Estimate(certainty.mean, interval, tuple(value.seeds.tolist()), silos)
+
+
+def _compare(
+    scores: Scores,
+    silo: str,
+    runs: Mapping[str, Sequence[Answers]],
+    seeds: Mapping[str, Sequence[Answers]],
+    how: Reading,
+) -> None:
+    """Add the differences from training alone at one silo, where both were measured."""
+    y = np.concatenate([own.y for own in next(iter(seeds.values()))])
+    scores.spread[silo] = float(y.std()) if y.dtype.kind == "f" else 1.0
+    values = {label: scores.measured[label][silo].get(how.main) for label in seeds}
+    local = values.get(how.local)
+    if local is None:
+        return
+    for label, value in values.items():
+        if label in how.compared and value is not None:
+            same = _same_models(seeds[label], seeds[how.local])
+            scores.over_local[label][silo] = _gain(value.minus(local), how.main, same)
+    taken = how.choose(silo)
+    if taken and all(values.get(label) is not None for label in taken):
+        own = _by_seed([runs[label][number] for number, label in enumerate(taken)], how.folds)
+        difference = measure(how.main, own, silo).minus(local)
+        scores.chosen[silo] = _gain(difference, how.main, _same_models(own, seeds[how.local]))
+
+
+def _gain(difference: Measurement, metric: str, same: bool) -> Measurement:
+    """Return by how much the first is better than the second; surely zero where they are the ``same`` models."""
+    if same:
+        return difference.surely_zero()
+    return difference.negative() if metric in LOWER_IS_BETTER else difference
+
+
+def _same_models(mine: Sequence[Answers], other: Sequence[Answers]) -> bool:
+    return all(np.array_equal(a.scores, b.scores) for a, b in zip(mine, other, strict=True))
+
+
+def _by_seed(runs: Sequence[Answers], folds: int) -> list[Answers]:
+    """Return the answers of each seed, of all its folds together."""
+    return [pooled(runs[start : start + folds]) for start in range(0, len(runs), folds)]
+
+
+def _common_metrics(
+    runs: Sequence[RunResult], seeds: Sequence[Answers], silo: str, how: Reading
+) -> list[str]:
+    """Return the metrics that every seed has: one of its folds measured it, all scores are finite, and it is defined."""
+    if not all(np.isfinite(own.scores).all() for own in seeds):
+        return []
     figures = [run.silos[silo].measured.figures for run in runs]
-    return {
-        metric: [own[metric] for own in figures]
-        for metric in metrics
-        if all(metric in own for own in figures)
-    }
+    by_seed = [figures[start : start + how.folds] for start in range(0, len(figures), how.folds)]
+    return [
+        metric
+        for metric in how.metrics
+        if all(any(metric in own for own in folds) for folds in by_seed)
+        and all(np.isfinite(figure(metric, own, np.ones((1, len(own.y))))).all() for own in seeds)
+    ]
 
 
 def _read_answers(folder: RunFolder, silo: str) -> Answers:
     tensors = folder.tensors(f"silos/{silo}/test.safetensors")
-    return Answers(tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy())
+    scores, y, ids = tensors["scores"].double().numpy(), tensors["y"].numpy(), tensors["ids"].numpy()
+    if "units" in tensors:
+        return Answers(scores, y, ids, tensors["units"].numpy())
+    return Answers(scores, y, ids)

@@ -14,13 +14,15 @@ TARGET: Mapping[str, Callable[[SiloResult], Measured | None]] = {
     "target": lambda silo: silo.target,
     "target_adabn": lambda silo: silo.target_adabn,
 }
+CONSTANT = "constant"  # the label of the constant answers
+MAX_NAMED = 6  # silos in one warning
 DISTANT_OWN = (
     f"running averages of training are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact statistics of "
     "the silo's training inputs; the metrics are those with exact statistics"
 )
 DISTANT_SHARED = (
     f"shared statistics are more than {MAX_STATISTICS_DISTANCE} standard deviations from the exact ones of the silo's "
-    'training inputs; "refitted" has the metrics with exact statistics'
+    'training inputs; "refitted" has the metrics of the models after the last round with exact statistics'
 )
 
 
@@ -54,8 +56,17 @@ def statistics_warnings(results: Results) -> list[str]:
     return warnings
 
 
+def received_averages(results: Results) -> dict[str, dict[str, Averages]]:
+    """Return the metrics of the models as the last round left them, for methods that are fitted at home after it."""
+    return {
+        label: averages
+        for label, runs in results.items()
+        if (averages := _by_silo(runs, lambda silo: silo.received))
+    }
+
+
 def refitted_averages(results: Results) -> dict[str, dict[str, Averages]]:
-    """Return the metrics with each silo's exact statistics, for methods that share statistics."""
+    """Return the metrics of these models with each silo's exact statistics, for methods that share statistics."""
     return {
         label: averages
         for label, runs in results.items()

@@ -19,9 +19,11 @@ from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
+from fedtl.methods.restrict import train_only
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
+from fedtl.models.roles import Role
 from fedtl.models.scaled import with_input_scale
 from fedtl.models.state import State
 from fedtl.privacy import taint
@@ -33,7 +35,7 @@ from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 
 
 @dataclass(frozen=True)
@@ -130,17 +132,20 @@ def build(
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
     spec = _model_spec(experiment, schema.shape)
     first = _first_weights(experiment, spec, schema, start)
+    alone: OwnStart | None = None
     if experiment.privacy is not None:
-        ordinary = spec.net(schema.width)
+        ordinary, alone = spec.net(schema.width), OwnStart(spec, first.state)
         spec = _private_spec(experiment, spec, schema.shape)
         first = replace(
             first,
             state=convert_state(ordinary, first.state),
             labels=convert_state(ordinary, first.labels or {}),
         )
-    training = TrainingConfig(**{**experiment.train.model_dump(), "freeze": experiment.model.freeze})
+    settings = experiment.train.model_dump(exclude={"roles"})
+    training = TrainingConfig(**settings, freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
-    trainer = Trainer(spec, method, training, on, first.state, dtype)
+    trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
+    _check_roles(experiment, trainer)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
@@ -167,11 +172,27 @@ def make_worker_context(source: StudySource, device: str, start: State | None) -
 
 def _method(experiment: Experiment) -> Method:
     """Return the method. Under privacy, exact statistics are computed only after the last release, or not at all."""
-    method = method_of(experiment.method)
+    method = train_only(method_of(experiment.method), map(Role, experiment.train.roles))
     if experiment.privacy is None:
         return method
     after = experiment.privacy.statistics == "local-after"
     return replace(method, exact_statistics="always" if after else "never")
+
+
+def _check_roles(experiment: Experiment, trainer: Trainer) -> None:
+    """Raise ConfigError where ``train.roles`` leaves nothing to train in a phase, or nothing to share."""
+    if not (wanted := experiment.train.roles):
+        return
+    method, model = experiment.method.name, experiment.model.name
+    weights = {name for name, _ in trainer.net(1).named_parameters()}
+    if any(weights.isdisjoint(trainer.loop.movable(phase.train)) for phase in trainer.method.phases):
+        raise ConfigError(
+            f"train.roles = {wanted}: a phase of method {method!r} would train nothing of {model}; add a role that it trains"
+        )
+    if method_of(experiment.method).shared and not any(map(trainer.partition.leaves, weights)):
+        raise ConfigError(
+            f"train.roles = {wanted}: method {method!r} would share no weight of {model}; add a role that it shares"
+        )
 
 
 def _first_weights(

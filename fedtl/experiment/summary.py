@@ -1,26 +1,31 @@
 """What the runs of a comparison show: per silo the means, their intervals, and whether joining helped."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import fedtl
-from fedtl.experiment.best_method import best_method, chosen_on
-from fedtl.experiment.bootstrap import verdict
+from fedtl.experiment.best_method import choices, chosen_on
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.scores import Scores, gain_over_local, mean_over_silos, read_scores
+from fedtl.experiment.scores import Reading, Results, Scores, estimates, mean_over_silos, read_scores
 from fedtl.experiment.side_results import (
+    CONSTANT,
     absent_reasons,
     late_averages,
+    received_averages,
     refitted_averages,
     statistics_warnings,
     target_averages,
 )
-from fedtl.results.comparison import Benefit, Comparison, Gain, Verdict
+from fedtl.experiment.verdicts import gains_of, overall
+from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
-from fedtl.training.metrics import CLASSIFICATION, REGRESSION, worst_of
+from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
 
-LOCAL, POOLED, PROBE, CONSTANT = "local", "pooled", "probe", "constant"
+LOCAL, POOLED, PROBE = "local", "pooled", "probe"
 YARDSTICKS = (LOCAL, ENSEMBLE, CONSTANT, PROBE, POOLED)  # not methods of joining: never "best"
+WHAT = ("the majority class", "the mean")  # of the training labels
+MAX_NAMED = 6  # a warning names at most so many silos
 Gains = Mapping[str, Mapping[str, Gain]]  # by method and silo
 
 
@@ -28,14 +33,20 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
     """
     Return the comparison of finished runs, without the time they took, so that a repetition gives the same bytes.
 
-    ``folders``: per column of the comparison, one run a seed, in the order of ``compare.seeds``.
+    ``folders``: per column of the comparison, one run for each seed and fold, in the order of ``compare.seeds``, the folds
+    of a seed together.
     """
     metric = experiment.metric
-    metrics = REGRESSION if experiment.data.task == "regression" else CLASSIFICATION
     results = {label: [run.result() for run in runs] for label, runs in folders.items()}
     joining = {label: runs for label, runs in folders.items() if label not in YARDSTICKS}
-    scores = read_scores(folders, results, metrics)
-    gains = {label: _gains(scores, label, metric) for label in joining}
+    taken = _taken(experiment, joining, results)
+    compared = [label for label in folders if label in joining or label == ENSEMBLE]
+    how = _reading(experiment, compared, taken)
+    scores = read_scores(folders, results, how)
+    margins = _margins(experiment, scores)
+    gains = {label: gains_of(own, margins) for label, own in scores.over_local.items()}
+    chosen_gains = gains_of(scores.chosen, margins)
+    methods = estimates(scores)
     return Comparison(
         fedtl=fedtl.__version__,
         task=experiment.data.task,
@@ -43,50 +54,116 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         model=experiment.model.name,
         rounds=experiment.rounds,
         seeds=tuple(experiment.compare.seeds),
-        methods=scores.estimates,
-        mean={label: mean_over_silos(scores, label) for label in folders},
-        worst={label: _worst(scores, label, metric) for label in folders},
+        methods=methods,
+        mean={label: mean_over_silos(scores, label) for label in methods},
+        worst={label: _worst(methods[label], metric) for label in methods},
         chosen_on=chosen_on(experiment),
-        benefit=_benefit(experiment, joining, scores.silos, gains),
+        benefit={silo: _benefit(gain, taken[silo]) for silo, gain in chosen_gains.items()},
         over_local=gains,
-        warnings=(*_losses(gains, metric), *statistics_warnings(results)),
-        absent=absent_reasons(results, metrics),
+        warnings=(
+            *_losses(gains, metric),
+            *_below_constant(methods, metric),
+            *statistics_warnings(results),
+        ),
+        absent=_absent(absent_reasons(results, how.metrics), methods),
+        received=received_averages(results),
         refitted=refitted_averages(results),
         target=target_averages(results),
         late=late_averages(results),
+        overall=_overall(scores, gains),
+        joining=overall(scores.chosen, chosen_gains),
+        folds=experiment.compare.folds,
+        margin=experiment.compare.margin,
     )
 
 
-def _gains(scores: Scores, label: str, metric: str) -> dict[str, Gain]:
-    """Return the gain of a method over training alone, by silo; only of silos where both were measured."""
-    gains = {silo: gain_over_local(scores, label, LOCAL, silo, metric) for silo in scores.silos}
-    return {silo: gain for silo, gain in gains.items() if gain is not None}
+def _taken(
+    experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], results: Results
+) -> dict[str, list[str]]:
+    """Return by silo the method that it takes in each run."""
+    silos = sorted({silo for runs in results.values() for silo in runs[0].silos})
+    return {silo: taken for silo in silos if (taken := choices(experiment, joining, silo))}
 
 
-def _benefit(
-    experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], silos: Sequence[str], gains: Gains
-) -> dict[str, Benefit]:
-    best = {silo: best_method(experiment, joining, silo) for silo in silos}
-    compared = {silo: label for silo, label in best.items() if label and silo in gains[label]}
+def _reading(experiment: Experiment, compared: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
+    task = experiment.data.task
+    metrics = REGRESSION if task == "regression" else CLASSIFICATION
+    return Reading(experiment.compare.folds, metrics, experiment.metric, compared, LOCAL, taken.get)
+
+
+def _overall(scores: Scores, gains: Gains) -> dict[str, Overall]:
+    whole = {label: overall(scores.over_local[label], own) for label, own in gains.items()}
+    return {label: own for label, own in whole.items() if own is not None}
+
+
+def _margins(experiment: Experiment, scores: Scores) -> dict[str, float]:
+    """Return by silo up to which difference methods are as good as each other, in the unit of the metric."""
+    in_spreads = experiment.metric == "rmse"
     return {
-        silo: Benefit(
-            label, gains[label][silo].mean, gains[label][silo].ci95, verdict(gains[label][silo].ci95)
-        )
-        for silo, label in compared.items()
+        silo: experiment.compare.margin * (spread if in_spreads else 1.0)
+        for silo, spread in scores.spread.items()
     }
 
 
+def _benefit(gain: Gain, taken: Sequence[str]) -> Benefit:
+    counts = Counter(taken)
+    return Benefit(
+        counts.most_common(1)[0][0],
+        gain.mean,
+        gain.ci95,
+        gain.verdict,
+        dict(counts) if len(counts) > 1 else {},
+        gain.p,
+        gain.p_as_good,
+        gain.detectable,
+        gain.margin,
+    )
+
+
 def _losses(gains: Gains, metric: str) -> list[str]:
-    """Return a warning for each method and silo where joining is worse than training alone."""
+    """Return a warning for each method and silo where joining is shown to be worse than training alone."""
     return [
         f"{label} is worse than local at {silo} by {-gain.mean:.3f} in {metric} "
         f"(95 % interval {-gain.ci95[1]:.3f} to {-gain.ci95[0]:.3f})"
         for label, by_silo in gains.items()
         for silo, gain in by_silo.items()
-        if gain.ci95 and verdict(gain.ci95) is Verdict.LOSES
+        if gain.ci95 and gain.verdict is Verdict.LOSES
     ]
 
 
-def _worst(scores: Scores, label: str, metric: str) -> WorstSilo:
-    by_silo = scores.estimates[label].items()
-    return worst_of(metric, {silo: {name: it.mean for name, it in own.items()} for silo, own in by_silo})
+def _below_constant(methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]], metric: str) -> list[str]:
+    """Return a warning for each method that is below the constant predictor, with the silos where it is."""
+    floor = {silo: own[metric].mean for silo, own in methods.get(CONSTANT, {}).items() if metric in own}
+    warnings = []
+    for label, by_silo in methods.items():
+        below = [
+            f"{silo} ({by_silo[silo][metric].mean:.3f} against {value:.3f})"
+            for silo, value in floor.items()
+            if metric in by_silo.get(silo, {}) and better(metric, value, by_silo[silo][metric].mean)
+        ]
+        if below:
+            more = f" and {len(below) - MAX_NAMED} more" if len(below) > MAX_NAMED else ""
+            warnings.append(
+                f"{label} has a worse {metric} than the constant answer ({WHAT[metric in REGRESSION]}) at "
+                f"{', '.join(below[:MAX_NAMED])}{more}"
+            )
+    return warnings
+
+
+def _absent(
+    reasons: Mapping[str, Mapping[str, Mapping[str, str]]],
+    methods: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the reasons for metrics that are missing; what one fold lacks, all folds of a seed together may have."""
+    kept: dict[str, dict[str, dict[str, str]]] = {}
+    for label, by_silo in reasons.items():
+        for silo, own in by_silo.items():
+            if missing := {name: why for name, why in own.items() if name not in methods[label][silo]}:
+                kept.setdefault(label, {})[silo] = missing
+    return kept
+
+
+def _worst(by_silo: Mapping[str, Mapping[str, Estimate]], metric: str) -> WorstSilo:
+    return worst_of(
+        metric, {silo: {name: it.mean for name, it in own.items()} for silo, own in by_silo.items()}
+    )

@@ -18,9 +18,9 @@ from fedtl.data.labels import has_label
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.study import study_data, training_silos
 from fedtl.experiment.study_data import RowStores
-from fedtl.experiment.summary import CONSTANT
 from fedtl.results.run import RunResult, SiloResult
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training.metrics import means, measure, worst_of
@@ -74,6 +74,7 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
             data, exam = rows.dataset(name), rows.evaluation_set(name)
             scores = constant_scores(data).expand(len(exam.test), -1).contiguous()
             test = {"scores": scores, "y": exam.test.y, "ids": exam.ids}
+            test |= {} if exam.units is None else {"units": exam.units}
             silos[name] = _tested(folder, name, len(data.train), len(data.val), test)
     empty = RunResult(
         fedtl=fedtl.__version__,

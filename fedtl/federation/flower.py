@@ -91,8 +91,8 @@ def task_from_records(content: RecordDict) -> Task:
 
 def reply_to_records(reply: Update | Refusal) -> RecordDict:
     if isinstance(reply, Refusal):
-        refusal: dict[str, Any] = {"silo": reply.silo, "round": reply.round, "code": str(reply.reason)}
-        return RecordDict({"refusal": ConfigRecord(refusal)})
+        refusal = ConfigRecord({"silo": reply.silo, "round": reply.round, "code": str(reply.reason)})
+        return RecordDict({"refusal": refusal})
     header, tensors = pack(reply)
     metrics = MetricRecord(header.pop("metrics"))
     return RecordDict({"update": ConfigRecord(header), "delta": array_record(tensors), "metrics": metrics})

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 
 from fedtl._util.settings import Fraction
-from fedtl.methods.base import Method, Phase, Slot, Use
+from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.sets import MODEL, Sets
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model
 from fedtl.models.roles import Role
 from fedtl.models.state import State

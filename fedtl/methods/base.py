@@ -12,15 +12,27 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from fedtl.messages import Update
-from fedtl.methods.choose import Choose
+from fedtl.methods.choose import Choose, choose_mix
 from fedtl.methods.losses import Forward, OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
 from fedtl.methods.sets import MODEL, Sets, check_names
+from fedtl.methods.slot import Slot
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
 HEAD = frozenset({Role.HEAD})
 BACKBONE = EVERYTHING - HEAD
 Through = Callable[[Sets], State]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """
+    A silo trains that one of several sets whose loss on its training rows is the lowest; in the first share ``at_random`` of
+    the rounds one that is drawn for it. The tensor "of" [sets] of the ``slot`` is 1 at the set's number, and 0 elsewhere.
+    """
+
+    slot: str
+    at_random: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Phase:
 
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
-    ends.
+    ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -40,35 +52,12 @@ class Phase:
     on: tuple[str, ...] = (MODEL,)
     through: Through | None = None
     into: str | None = None
+    pick: Pick | None = None
 
-
-@dataclass(frozen=True)
-class FinishedRound:
-    """
-    A finished round of local training: all sets ``before`` and ``after`` it. ``reach``: for each parameter of the model,
-    how far a constant gradient of 1 would have moved it: the learning rate times the number of steps, and what momentum
-    adds.
-    """
-
-    before: Sets
-    after: Sets
-    reach: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """
-    A further set of tensors that a silo keeps: a second model, a control variate, a mask.
-
-    ``first`` makes it from the model's initial tensors and their roles. ``crosses``: its change is part of every update,
-    and its mean over silos part of every task; otherwise it never leaves. ``after``: what it becomes when a round ends;
-    None: what the phases made of it.
-    """
-
-    name: str
-    first: Callable[[State, Mapping[str, Role]], State]
-    crosses: bool = False
-    after: Callable[[FinishedRound], State] | None = None
+    @property
+    def trains_model(self) -> bool:
+        """Whether the weights that this phase trains become the model's."""
+        return MODEL in self.on or (self.into == MODEL and self.through is None)
 
 
 class Summary(ABC):
@@ -154,13 +143,21 @@ class Finish(ABC):
 
 @dataclass(frozen=True)
 class Use(Finish):
-    """Use another set of weights than the model, or what ``through`` makes of all sets."""
+    """
+    Use another set of weights than the model, or what ``through`` makes of all sets. ``others`` make further models: the
+    silo uses one of them if its validation rows clearly say that it is better (``choose_mix``).
+    """
 
     name: str = MODEL
     through: Through | None = None
+    others: tuple[Through, ...] = ()
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:
-        return sets[self.name] if self.through is None else self.through(sets)
+        first = sets[self.name] if self.through is None else self.through(sets)
+        if not self.others:
+            return first
+        states = [first, *(other(sets) for other in self.others)]
+        return states[choose_mix([site.losses(site.adapted(one, EVERYTHING)) for one in states])]
 
 
 class Server(Protocol):

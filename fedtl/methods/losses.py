@@ -6,7 +6,7 @@ A term is one of three kinds, and the kind decides what may be done with it:
 - PerExample: one value an example. Private training clips its gradients; a membership attack reads its values.
 - PerBatch: the value depends on several examples together (CORAL, MMD), so there is no per-example gradient and no
   record-level privacy.
-- OnWeights: it sees weights only, so it costs no privacy. It is added to the gradient after clipping and noise.
+- OnWeights: it sees weights only, so it costs no privacy. It acts after clipping and noise.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fedtl._util.labels import NO_LABEL
 from fedtl._util.settings import Weight
+from fedtl.methods import pull
 from fedtl.methods.sets import SHARED, Sets
 from fedtl.models.state import State
 
@@ -167,12 +168,19 @@ class PerBatch(Loss, ABC):
         """Return the loss, a scalar."""
 
 
-class OnWeights(WithModules, ABC):
-    """A loss on the weights alone, those of its modules included."""
+class OnWeights(WithModules):
+    """A loss on the weights alone, those of its modules included, which acts in each step: by its gradient before it, or by its proximal step after it."""
 
-    @abstractmethod
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
-        """Return the gradient at ``weight``, or None where the term does not act."""
+        """Return the gradient at ``weight``, or None where the term does not act before a step."""
+        return None
+
+    def proximal(self, name: str, weight: Tensor, sets: Sets, reach: float) -> Tensor | None:
+        """
+        Return the weight after the proximal step, argmin_u reach * loss(u) + 1/2 ||u - weight||^2, or None where the
+        term does not act after a step. ``reach``: how far a constant gradient of 1 moves the weight in a step.
+        """
+        return None
 
 
 Term = PerExample | PerBatch | OnWeights
@@ -210,11 +218,15 @@ class Proximal(OnWeights):
     """
     Li et al., 2020 (FedProx): local weights stay near the received ones.
 
-    The loss is mu/2 ||w - w_to||^2 over the weights that the set ``to`` has, so the gradient is mu (w - w_to).
+    The loss is mu/2 ||w - w_to||^2 over the weights that the set ``to`` has. Its proximal step with reach t gives
+    (w + t mu w_to) / (1 + t mu), which is stable at any mu; a step along its gradient diverges where t mu > 2.
     """
 
     mu: Weight = 0.01
     to: str = SHARED
 
-    def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
-        return self.mu * (weight - sets[self.to][name]) if name in sets[self.to] else None
+    def proximal(self, name: str, weight: Tensor, sets: Sets, reach: float) -> Tensor | None:
+        if name not in sets[self.to]:
+            return None
+        share = pull.squared(self.mu, torch.tensor(reach, device=weight.device))
+        return torch.lerp(weight, sets[self.to][name], share)

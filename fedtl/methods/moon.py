@@ -13,9 +13,10 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from fedtl._util.settings import Weight
-from fedtl.methods.base import Method, Slot
+from fedtl.methods.base import Method
 from fedtl.methods.losses import Forward, PerExample, TaskLoss
 from fedtl.methods.sets import RECEIVED
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, trained_model
 
 Temperature = Annotated[float, Gt(0)]

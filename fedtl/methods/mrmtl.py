@@ -1,22 +1,60 @@
 """
 MR-MTL: each silo trains a model of its own that is pulled to the mean of all silos' models.
 
-Law: with mu = 0 every silo trains alone.
+Laws: with mu = 0 every silo trains alone; with mu = "inf" it is FedAvg, whose norms' statistics stay at the silo. A grid
+changes nothing of what a silo sends.
 """
 
-from fedtl._util.settings import Weight
-from fedtl.methods.base import Method, Phase, Slot, Use
-from fedtl.methods.losses import Proximal, TaskLoss
-from fedtl.methods.sets import MODEL
-from fedtl.methods.slots import first_model
+import torch
+
+from fedtl._util.settings import Strength
+from fedtl.methods import pull
+from fedtl.methods.base import Method, Phase, Through, Use
+from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slot import Slot
+from fedtl.methods.slots import first_model, first_reach, last_reach
+from fedtl.models.roles import EVERYTHING, Role
+from fedtl.models.state import State
 
 
-def mrmtl(mu: Weight = 0.1) -> Method:
+def mrmtl(mu: Strength = 0.1, grid: tuple[Strength, ...] = ()) -> Method:
     """
     Liu et al., 2022 (MR-MTL): each silo trains a model of its own, pulled to the mean of all, and uses that.
 
-    The personal model v minimises loss(v) + mu/2 ||v - mean of all v||^2. It is what the silo sends, so one set of private
-    steps pays for both.
+    The models v_k minimise sum_k loss_k(v_k) + mu/2 ||v_k - mean of all v||^2 by forward-backward steps (Combettes and
+    Wajs, 2005): a round pulls v to the received mean by the proximal step of the last round's reach, then trains it on
+    the loss alone. So the pull is stable at any mu and does not slow the mean down. v is what the silo sends, so one set
+    of private steps pays for both.
+
+    ``grid``: further strengths, such as [0, 1, "inf"]. For each, the silo trains one more model, which is pulled to the same
+    mean and never leaves. It uses that of ``mu`` unless its validation rows clearly say that another is better.
     """
-    personal = Phase(on=("personal",), objective=(TaskLoss(), Proximal(mu)), into=MODEL)
-    return Method(slots=(Slot("personal", first_model),), phases=(personal,), finish=(Use("personal"),))
+    personal = {"personal": float(mu)}
+    others = {f"at_{float(other):g}": float(other) for other in grid if float(other) != float(mu)}
+    models = personal | others
+    pulled = {name: _pulled(name, strength) for name, strength in models.items()}
+    phases: list[Phase] = []
+    for name in models:
+        phases += [
+            Phase(epochs=0, through=pulled[name], into=name),
+            Phase(on=(name,), into=MODEL if name in personal else None),
+        ]
+    return Method(
+        shared=EVERYTHING - {Role.STATS},
+        slots=(*(Slot(name, first_model) for name in models), Slot("reach", first_reach, after=last_reach)),
+        phases=tuple(phases),
+        finish=(Use(through=pulled["personal"], others=tuple(pulled[name] for name in others)),),
+    )
+
+
+def _pulled(model: str, mu: float) -> Through:
+    """Return the function that pulls this model to the received mean."""
+
+    def pulled(sets: Sets) -> State:
+        reach, mean = sets["reach"], sets[RECEIVED]
+        return {
+            name: torch.lerp(own, mean[name], pull.squared(mu, reach[name])) if name in reach else own
+            for name, own in sets[model].items()
+        }
+
+    return pulled

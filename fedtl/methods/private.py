@@ -1,8 +1,9 @@
 """What a method must not do under differential privacy."""
 
+import math
 from collections.abc import Iterator
 
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, Use
 from fedtl.methods.losses import PerBatch
 
 
@@ -14,10 +15,16 @@ def private_problems(method: Method) -> Iterator[str]:
         elif term.needs_target:
             yield f"the loss {type(term).__name__} samples rows of a second domain, which the accounting does not cover"
     for number, phase in enumerate(method.phases, 1):
-        if phase.through is not None:
+        if phase.through is not None and phase.epochs != 0:
             yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
+        if phase.pick is not None:
+            yield f"phase {number} picks one of several sets by its loss on the rows, and the pick would leave without noise"
+    for step in method.finish:
+        if isinstance(step, Use) and step.others:
+            yield f"a silo keeps {len(step.others)} further models, each with private steps of its own; set one strength and no grid"
     for slot in method.slots:
         if slot.crosses:
             yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"
     for summary in method.summaries:
-        yield f"the summary {summary.name!r} is a mean over rows that leaves the silo without noise"
+        if not 0 < summary.bound < math.inf:
+            yield f"the vectors of the summary {summary.name!r} have no bound, so no noise hides one; set method.clip, for example to 1"

@@ -6,11 +6,13 @@ from functools import wraps
 from fedtl._util.registry import Registry
 from fedtl.methods import sharing
 from fedtl.methods.apfl import apfl
+from fedtl.methods.armul import armul
 from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.fedala import fedala
+from fedtl.methods.ifca import ifca
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
@@ -41,7 +43,7 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, apfl, scaffold, fedala, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedtl.methods.base import FinishedRound, Method, Slot
+from fedtl.methods.base import Method
 from fedtl.methods.losses import OnWeights, TaskLoss
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
+from fedtl.methods.slot import FinishedRound, Slot
 from fedtl.methods.slots import zeros
 from fedtl.models.state import State
 

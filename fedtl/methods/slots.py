@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import torch
 
-from fedtl.methods.base import FinishedRound
 from fedtl.methods.sets import MODEL
+from fedtl.methods.slot import FinishedRound
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
@@ -25,3 +25,13 @@ def zeros(model: State, roles: Mapping[str, Role]) -> State:
 def trained_model(ended: FinishedRound) -> State:
     """Return the model as the round left it."""
     return dict(ended.after[MODEL])
+
+
+def first_reach(model: State, roles: Mapping[str, Role]) -> State:
+    """Return an infinite reach for each weight, so that a silo which has not trained yet starts from what it receives."""
+    return {name: torch.tensor(torch.inf) for name, role in roles.items() if role in WEIGHTS}
+
+
+def last_reach(ended: FinishedRound) -> State:
+    """Return the reach of the round for each weight of the model (``FinishedRound.reach``)."""
+    return {name: torch.tensor(ended.reach.get(name, 0.0)) for name in ended.before["reach"]}

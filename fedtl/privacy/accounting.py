@@ -142,7 +142,7 @@ def smallest_deltas(events: Iterable[SpendEvent], epsilons: Floats) -> Floats:
     return np.asarray(_accountant(schedule, False).get_delta(epsilons), float)
 
 
-@lru_cache(1024)
+@lru_cache(1 << 16)  # a number each; silos with equally many rows have the same costs in each round
 def _composed(events: tuple[SpendEvent, ...], delta: float, replace_one: bool) -> float:
     return float(_accountant(events, replace_one).get_epsilon(delta)) if events else 0.0
 

@@ -22,6 +22,8 @@ from fedtl.methods.losses import Batch
 
 GAIN = 10.0  # the norm of a canary's gradient before clipping, in clips
 STATISTICS_FILE = "statistics.safetensors"
+SUMMARY_FILE = "summary-{name}-round-{round:06d}.safetensors"
+SUMMARY_FILES = "summary-*.safetensors"
 MAX_TRIAL_CANARIES = 4  # the most canaries in a trial step with synthetic rows
 
 
@@ -138,14 +140,15 @@ class CanaryLayer:
         _write(self._canaries.folder, f"round-{round:06d}-phase-{phase}.safetensors", content)
 
 
-class CanaryStatistics:
+class CanarySums:
     """
-    The same canaries in a release of statistics: coordinates after a layer's own, which are zero for every real record, and
-    in which each member canary is much longer than the clip. They are clipped, summed and noised with the layer's own.
+    The same canaries in other releases of sums, of statistics or of a summary: coordinates after the released ones, which
+    are zero for every real record, and in which each member canary is much longer than the clip. They are clipped, summed
+    and noised with the released ones. ``file``: the name of what ``save`` writes.
     """
 
-    def __init__(self, canaries: Canaries | None) -> None:
-        self._canaries = canaries
+    def __init__(self, canaries: Canaries | None, file: str = STATISTICS_FILE) -> None:
+        self._canaries, self._file = canaries, file
         self._member = torch.zeros(0, dtype=torch.bool) if canaries is None else canaries.members()
         self._sums: list[Tensor] = []
         self._deviations: list[float] = []
@@ -161,7 +164,7 @@ class CanaryStatistics:
             yield torch.cat([inside.new_zeros(len(inside), like.shape[1]), inside], 1)
 
     def remove_from(self, noisy: Tensor, limit: float, deviation: float) -> Tensor:
-        """Return the layer's own part of a noisy sum, and record the canaries' part."""
+        """Return the released part of a noisy sum, and record the canaries' part."""
         width = len(noisy) - len(self._member)
         self._sums.append(noisy[width:].detach().cpu() / limit)
         self._deviations.append(deviation / limit)
@@ -175,7 +178,7 @@ class CanaryStatistics:
         if self._canaries is not None:
             deviations = torch.tensor(self._deviations, dtype=torch.float64)
             content = {"sums": torch.stack(self._sums), "deviations": deviations, "member": self._member}
-            _write(self._canaries.folder, STATISTICS_FILE, content)
+            _write(self._canaries.folder, self._file, content)
 
 
 def _write(folder: Path, name: str, content: dict[str, Tensor]) -> None:

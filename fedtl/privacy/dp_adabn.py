@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fedtl.messages import SpendEvent
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.state import State
-from fedtl.privacy.canaries import Canaries, CanaryStatistics
+from fedtl.privacy.canaries import Canaries, CanarySums
 from fedtl.privacy.noise import Noise
+from fedtl.privacy.unit_vectors import clipped, unit_means
 
 # Clip radii in standard deviations per coordinate, from coarse to fine; each radius takes an equal share of the budget.
 RADII = (4.0, 1.0)
@@ -80,12 +81,12 @@ def release_statistics(
     ``batches`` yields inputs, from the start at each call, and each row's unit number (None: every row is a unit); a
     unit of several rows counts as their mean.
     """
-    fixed, canary_statistics = adaptable_layers(body), CanaryStatistics(canaries)
+    fixed, canary_statistics = adaptable_layers(body), CanarySums(canaries)
 
     def noisy_mean(path: str, radius: float, measure: Callable[[Tensor], Tensor]) -> Tensor:
         limit, std = radius * math.sqrt(fixed[path].running_mean.numel()), release.noise_std(radius)
-        parts = canary_statistics.append_to(_unit_means(_measured(body, path, batches, measure)), limit)
-        total = sum(_clipped(part, limit).sum(0) for part in parts)
+        parts = canary_statistics.append_to(unit_means(_measured(body, path, batches, measure)), limit)
+        total = sum(clipped(part, limit).sum(0) for part in parts)
         assert isinstance(total, Tensor)
         noisy = canary_statistics.remove_from(noise.add(total.double(), std), limit, std)
         return _shrunk(noisy / release.units, std / release.units).to(total)
@@ -130,28 +131,6 @@ def _measured(
 
 class _LayerReached(Exception):
     """Ends a forward pass at the layer that is measured."""
-
-
-def _unit_means(parts: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
-    """Yield one vector for each unit, the mean of its rows."""
-    gathered: list[tuple[Tensor, Tensor]] = []
-    for values, units in parts:
-        if units is None:
-            yield values
-        else:
-            gathered.append((values, units))
-    if gathered:
-        values = torch.cat([part for part, _ in gathered])
-        _, which = torch.cat([units for _, units in gathered]).unique(return_inverse=True)
-        which = which.to(values.device)
-        sums = values.new_zeros(int(which.max()) + 1, values.shape[1]).index_add_(0, which, values)
-        yield sums / which.bincount()[:, None]
-
-
-def _clipped(values: Tensor, limit: float) -> Tensor:
-    """Scale each row to a norm of at most ``limit``; values that are not finite count as 0."""
-    values = values.nan_to_num(0.0, 0.0, 0.0)
-    return values * (limit / values.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
 
 
 def _shrunk(values: Tensor, deviation: float) -> Tensor:

@@ -15,6 +15,7 @@ from fedtl.privacy.canaries import Canaries
 from fedtl.privacy.dp_accuracy import AccuracyRelease
 from fedtl.privacy.dp_adabn import StatisticsRelease
 from fedtl.privacy.dp_sgd import NoisySum
+from fedtl.privacy.dp_summary import SummaryRelease
 from fedtl.privacy.ledger import LedgerAccount
 from fedtl.privacy.noise import Noise
 
@@ -61,10 +62,37 @@ class PrivateTraining:
 
 @dataclass(frozen=True)
 class Releases:
-    """What leaves besides trained tensors: statistics, once before the first round, and an accuracy in every round."""
+    """
+    What leaves besides trained tensors: statistics, once before the first round; an accuracy in every round; and summaries,
+    each once or in every round.
+    """
 
     statistics: StatisticsRelease | None = None
     accuracy: AccuracyRelease | None = None
+    summaries: tuple[SummaryRelease, ...] = ()
+
+    def in_round(self, first: bool) -> tuple[SpendEvent, ...]:
+        """What one round releases; ``first``: the silo's first one of the study."""
+        return (
+            *((self.statistics.event,) if first and self.statistics else ()),
+            *((self.accuracy.event,) if self.accuracy else ()),
+            *(summary.event for summary in self.due(first)),
+        )
+
+    def in_all(self, rounds: int) -> tuple[SpendEvent, ...]:
+        """What all rounds release together."""
+        return (
+            *((self.statistics.event,) if self.statistics else ()),
+            *((replace(self.accuracy.event, steps=rounds),) if self.accuracy else ()),
+            *(
+                replace(summary.event, steps=rounds if summary.every_round else 1)
+                for summary in self.summaries
+            ),
+        )
+
+    def due(self, first: bool) -> tuple[SummaryRelease, ...]:
+        """The summaries that leave in a round."""
+        return tuple(summary for summary in self.summaries if first or summary.every_round)
 
 
 @dataclass(frozen=True)
@@ -96,25 +124,15 @@ class PrivacyGuarantee:
         return NoisySum(self.training.clip, self.training.noise_multiplier, self.expected_batch)
 
     def events(self, first: bool) -> tuple[SpendEvent, ...]:
-        """What one round costs; the ``first`` round includes the statistics."""
-        statistics = (self.releases.statistics.event,) if first and self.releases.statistics else ()
-        accuracy = (self.releases.accuracy.event,) if self.releases.accuracy else ()
-        return (
-            *statistics,
-            *accuracy,
-            *(self.training.event(steps) for steps in self.training.steps if steps),
-        )
+        """What one round costs; the ``first`` round includes what is released once."""
+        steps = (self.training.event(steps) for steps in self.training.steps if steps)
+        return (*self.releases.in_round(first), *steps)
 
     def schedule(self) -> tuple[SpendEvent, ...]:
         """What all rounds cost together."""
-        training, releases = self.training, self.releases
-        statistics = (releases.statistics.event,) if releases.statistics else ()
-        accuracy = (replace(releases.accuracy.event, steps=training.rounds),) if releases.accuracy else ()
-        return (
-            *statistics,
-            *accuracy,
-            *((training.event(training.all_steps),) if training.all_steps else ()),
-        )
+        training = self.training
+        steps = (training.event(training.all_steps),) if training.all_steps else ()
+        return (*self.releases.in_all(training.rounds), *steps)
 
     def plan(self) -> Plan:
         """What a study under this guarantee takes from the budget."""

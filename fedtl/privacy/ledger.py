@@ -103,13 +103,14 @@ class Ledger:
     ) -> Charge:
         """
         Write what a round costs, and with a study's first round its whole plan, durably, before anything is computed; or
-        return the reply that was stored before.
+        return the reply that was stored before. A round without ``events`` costs nothing; there are such rounds only after
+        all of the plan was charged.
 
         Raises BudgetExhausted; RoundLost for a round that was charged and has no reply; Refused for another plan or
         task than was charged, an older round, more steps than were planned, and changed rows; ConfigError for arguments
         that describe no round or no plan. If it raises, nothing was charged.
         """
-        _check_arguments(study, round, events, plan)
+        _check_arguments(study, round, plan)
         self._note_changed_rows()
         with self._file.write(self._account.dataset) as chain:
             state = ledger_state(chain)
@@ -119,6 +120,10 @@ class Ledger:
             if round <= study_state.round:
                 return Charge(
                     self._stored_reply(chain, study, study_state, round, task_hash), plan.epsilon, plan.delta
+                )
+            if not (events or study_state.finished):
+                raise ConfigError(
+                    f"study {study!r}, round {round} without events is not a private round: its plan has steps left"
                 )
             charged = accounting.merge_events([*study_state.events, *events])
             self._check_planned(study, charged, study_state)
@@ -263,15 +268,15 @@ def _numbers(budget: Budget) -> dict[str, float]:
     return {"epsilon": float(budget.epsilon), "delta": float(budget.delta)}
 
 
-def _check_arguments(study: str, round: int, events: Sequence[SpendEvent], plan: Plan) -> None:
+def _check_arguments(study: str, round: int, plan: Plan) -> None:
     """
     Raise ConfigError for arguments that describe no private round. To be called before the file is locked, because the
     accounting library takes seconds to load.
     """
-    if not study or round < 1 or not events:
+    if not study or round < 1 or not plan.events:
         raise ConfigError(
-            f"study {study!r}, round {round} with {len(events)} events is not a private round: it needs a study name, a round "
-            "number of at least 1 and at least one event"
+            f"study {study!r}, round {round} of a plan of {len(plan.events)} events is not a private round: it needs a study "
+            "name, a round number of at least 1 and at least one event in the plan"
         )
     if (cost := accounting.epsilon(plan.events, plan.delta)) > plan.epsilon * SLACK:
         raise ConfigError(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import SpendEvent
-from fedtl.privacy.hash_chain import WritableChain
+from fedtl.privacy.hash_chain import ChainLine, WritableChain
 
 Noise = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -110,7 +110,7 @@ class LedgerLine:
     at: str
     entry: Entry
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> ChainLine:
         """Return the line as it stands in the file."""
         header = {"chain": self.chain, "number": self.number, "at": self.at}
         return header | _content(self.entry)
@@ -148,7 +148,7 @@ def spend_events(rows: EventRows) -> list[SpendEvent]:
     return [SpendEvent(*row) for row in rows]
 
 
-def _content(entry: Entry) -> dict[str, Any]:
+def _content(entry: Entry) -> ChainLine:
     """Optional fields that an earlier fedtl did not write, or that were never set, are left out."""
     return entry.model_dump(mode="json", exclude_none=True)
 

@@ -73,7 +73,7 @@ QUANTITIES = (
         "split and limit",
         "a permutation of positions (of the sorted units if there is a unit column), from seed and the silo's name",
         "it does not depend on any label, value or size of a unit, so one record never moves another to a different part; a "
-        "split by the rows' contents is refused (data.target_domain of a table)",
+        "split by the rows' contents is refused (data.target_domain and data.split_column of a table, data.partition by label)",
     ),
     Quantity(
         "silo of each row",
@@ -128,6 +128,12 @@ QUANTITIES = (
         "constants of DP-AdaBN",
         "clip radii, bounds and limits of a change are constants in the code (privacy/dp_adabn.py)",
         f"{NO_ROW}; shrinkage is computed from the noisy sum",
+    ),
+    Quantity(
+        "form of a summary",
+        "the bound of its vectors is a constant of the method; method.clip, method.dims and method.seed of ridge",
+        f"{NO_ROW}; one vector a unit, of at most this length, is summed and released with noise, charged; the sum is divided "
+        "by n, so that no count leaves. One that does not change with training leaves in the silo's first round only",
     ),
     Quantity(
         "way of taking gradients",

@@ -10,11 +10,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
 
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
-from fedtl.privacy.hash_chain import GENESIS
+from fedtl.privacy.hash_chain import GENESIS, ChainLine
 from fedtl.privacy.ledger_lines import (
     BudgetChanged,
     LedgerLine,
@@ -29,12 +28,12 @@ from fedtl.privacy.ledger_lines import (
 TOLERANCE = 1e-6  # relative difference of two epsilons that were computed from the same events
 
 
-def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]], str, int]:
+def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[ChainLine], str, int]:
     """
     Return the lines of a chain, from their texts and hashes, up to the first that does not follow from the line before;
     the last hash; and the number of that first wrong line, 0 for none.
     """
-    last, lines = GENESIS, list[dict[str, Any]]()
+    last, lines = GENESIS, list[ChainLine]()
     for number, (text, digest) in enumerate(entries, 1):
         if sha256(f"{last}{text}".encode()).hexdigest() != digest or (line := _line(text, number)) is None:
             return lines, last, number
@@ -43,7 +42,7 @@ def walk_chain(entries: Iterable[tuple[str, str]]) -> tuple[list[dict[str, Any]]
     return lines, last, 0
 
 
-def _line(text: str, number: int) -> dict[str, Any] | None:
+def _line(text: str, number: int) -> ChainLine | None:
     """Return the line, or None for a text that is no line: the writer of a chain can give any text a correct hash."""
     try:
         line = json.loads(text)

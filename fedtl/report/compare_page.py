@@ -19,12 +19,13 @@ from fedtl.report.figures import (
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
+from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.results.comparison import Benefit, ChosenOn, Comparison, Estimate, Gain, Verdict
 from fedtl.results.metrics import WorstSilo
 
 MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
 PLURAL = {Verdict.UNCLEAR: "unclear", Verdict.LOSES: "lose"}
-_MAY_DIFFER = "so another method may score higher on its test rows. The baselines local, probe and pooled are never chosen."
+_MAY_DIFFER = "so another method may score higher on its test rows. The baselines (local, local ensemble, constant, probe, pooled) are never chosen."
 CHOICE = {  # by ``chosen_on`` of comparison.json
     ChosenOn.VALIDATION: "The best method of a silo was chosen on its validation rows (by the loss where they do not give the "
     f"metric), {_MAY_DIFFER}",
@@ -48,6 +49,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         main=_main_grid(comparison),
         details=_over_local_grid(comparison),
         refitted=_refitted_grid(comparison),
+        trials=trials_grid(comparison),
         plots=_plots(comparison, curves),
         target=_target_grid(comparison),
         late=_late_grid(comparison),
@@ -56,6 +58,8 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read the test rows once, at "
             "the end.",
             STATISTICS,
+            *trial_lines(comparison),
+            *yardstick_lines(comparison),
             CHOICE[comparison.chosen_on],
             "Intervals: paired bootstrap over seeds and test rows. Each is for one silo, without correction for comparing "
             "several silos.",
@@ -128,12 +132,15 @@ def _main_grid(comparison: Comparison) -> Grid:
     means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
     worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
+    if comparison.epochs:
+        epochs = (comparison.epochs.get(method, "-") for method in methods)
+        rows.append(row("epochs a silo trains", *epochs) + blank)
     head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
     return Grid(
         f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
         head,
         rows,
-        summary_rows=2,
+        summary_rows=3 if comparison.epochs else 2,
     )
 
 
@@ -160,7 +167,14 @@ def _over_local(metric: str, gain: Gain | None) -> str:
 def _refitted_grid(comparison: Comparison) -> Grid:
     metric, methods = comparison.metric, comparison.methods
     rows = [
-        row(name, method, _mean(metric, methods[method].get(name, {})), format_average(metric, figures))
+        row(
+            name,
+            method,
+            format_average(metric, comparison.received[method].get(name))
+            if method in comparison.received
+            else _mean(metric, methods[method].get(name, {})),
+            format_average(metric, figures),
+        )
         for method, by_silo in comparison.refitted.items()
         for name, figures in by_silo.items()
     ]

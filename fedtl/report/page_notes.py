@@ -10,9 +10,9 @@ TEST_FIGURES = (
     "information about the test rows."
 )
 STATISTICS = (
-    "Normalisation statistics: a silo whose method keeps them local is scored with the exact statistics of its own training "
-    "inputs. A method that shares them is scored with the shared statistics; a separate table shows the score with the "
-    "silo's own. A private run computes exact statistics only after its last release, and only with "
+    "Normalisation statistics: a model that was trained or tuned at the silo is scored with the exact statistics of the "
+    "silo's own training inputs, in every method. A model whose statistics are shared is scored with these; a separate table "
+    "shows the score of the models after the last round with both. A private run computes exact statistics only after its last release, and only with "
     'privacy.statistics = "local-after".'
 )
 
@@ -40,7 +40,7 @@ def comparison_guarantee(privacy: PrivacyReport | None) -> str:
     return (
         f"Each run of a method that shares tensors guarantees epsilon = {privacy.epsilon:g} for each {privacy.unit} "
         f"({privacy.adjacency}); its result.json records what was spent. If several runs are released, their epsilons add "
-        f"up. {not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, probe, pooled) are never private; "
+        f"up. {not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, local ensemble, constant, probe, pooled) are never private; "
         f"{_tuning(privacy)}."
     )
 

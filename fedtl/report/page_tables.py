@@ -8,7 +8,10 @@ from fedtl.report.html import Cell, Grid
 
 def refitted_grid(metric: str, head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Grid:
     """Scores with shared normalisation statistics, and with each silo's own instead."""
-    caption = f"Test {TITLES[metric]} with the shared normalisation statistics and with the silo's own"
+    caption = (
+        f"Test {TITLES[metric]} of the models after the last round, with the shared normalisation statistics and with the "
+        "silo's own"
+    )
     return Grid(caption, [*head, "shared statistics", "exact statistics of the silo's training inputs"], rows)
 
 

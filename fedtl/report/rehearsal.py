@@ -21,7 +21,7 @@ ROLES = {
     "aux": "a part that is used only in training",
     "count": "the number of batches in training",
     "extra": "a tensor that the method keeps in addition to the model; its name begins with the name of its set",
-    "summary": "a mean over vectors of the rows",
+    "summary": "a mean over vectors of the rows; with [policy.privacy] with noise, charged",
 }
 
 

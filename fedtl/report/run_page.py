@@ -31,6 +31,7 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
         warnings=[*_left_out(result), *result.notes],
         main=_main_grid(result),
         details=None,
+        trials=None,
         refitted=_refitted_grid(result),
         plots=drawn,
         target=_target_grid(result),
@@ -89,7 +90,7 @@ def _main_grid(result: RunResult) -> Grid:
 def _refitted_grid(result: RunResult) -> Grid:
     metric = result.metric
     rows = [
-        row(name, _value(metric, silo.measured), _value(metric, silo.refitted))
+        row(name, _value(metric, silo.received or silo.measured), _value(metric, silo.refitted))
         for name, silo in result.silos.items()
         if silo.refitted
     ]

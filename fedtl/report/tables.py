@@ -1,7 +1,6 @@
 """Tables for the terminal, from result.json, comparison.json and audit.json. Names are text, never markup."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -20,8 +19,8 @@ from fedtl.report.figures import (
     missing_in_run,
     silo_count_note,
 )
+from fedtl.report.trials import trial_lines, yardstick_lines
 from fedtl.report.wording import not_covered
-from fedtl.results.audit import AuditResult
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Verdict
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import RunResult
@@ -95,6 +94,7 @@ def privacy_table(privacy: PrivacyReport) -> Table:
         "rate",
         "steps",
         "statistics",
+        *(("summary",) if any(one.summary_noise for one in silos.values()) else ()),
     ):
         table.add_column(heading, justify="right")
     for name, guarantee in silos.items():
@@ -109,53 +109,9 @@ def privacy_table(privacy: PrivacyReport) -> Table:
             f"{guarantee.sample_rate:.3f}",
             str(guarantee.steps_a_round * guarantee.rounds),
             "" if deviation is None else f"± {deviation:.2f}",
+            *(() if (summary := guarantee.summary_expected_noise) is None else (f"± {summary:.2g}",)),
         )
     return table
-
-
-def claims_table(audit: AuditResult) -> Table | None:
-    """The claim of each silo, one row per silo; None if no silo has one."""
-    if not (claims := audit.claims):
-        return None
-    table = _by_silo(claims, ("n", "sigma", "q", "rounds", "steps", "epsilon", "delta", "GDP mu"))
-    for name, claim in claims.items():
-        table.add_row(
-            *(Text(name), str(claim.units), _cell(claim.noise_multiplier), _cell(claim.sample_rate)),
-            *(str(claim.rounds), str(claim.steps)),
-            *(_cell(claim.epsilon), f"{claim.delta:.0e}", _cell(claim.mu)),
-        )
-    return table
-
-
-def measured_table(audit: AuditResult) -> Table:
-    """What an audit measured, one row per silo; a dash means not measured. Bounds on epsilon are at 95 % confidence."""
-    headings = ("noise", "clips", "Steinke", "f-DP", "Gaussian", "RMIA AUC", "LiRA AUC", "checks")
-    table = _by_silo(audit.silos, headings)
-    for name, silo in audit.silos.items():
-        conformance, bounds = silo.conformance, silo.bounds
-        cells: list[float | None] = [None] * 7
-        if conformance:
-            cells[:2] = conformance.noise_std_ratio, conformance.sensitivity_over_clip
-        if bounds:
-            cells[2:5] = bounds.steinke, bounds.fdp, bounds.gaussian
-        for at, attack in enumerate(("rmia", "lira"), 5):
-            figures = audit.membership[attack].silos.get(name) if attack in audit.membership else None
-            cells[at] = figures.auc if figures else None
-        passed = "-" if conformance is None else "passed" if conformance.passed else "failed"
-        table.add_row(Text(name), *map(_cell, cells), passed)
-    return table
-
-
-def _by_silo(silos: Mapping[str, Any], headings: Sequence[str]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in silos))
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def compare_table(comparison: Comparison) -> Table:
@@ -170,7 +126,8 @@ def compare_table(comparison: Comparison) -> Table:
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    _caption(table, [*_claimed(comparison), *missing_in_comparison(comparison)])
+    told = [*_claimed(comparison), *trial_lines(comparison), *yardstick_lines(comparison)]
+    _caption(table, [*told, *missing_in_comparison(comparison)])
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
@@ -211,6 +168,8 @@ def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
             for silo in worst
         ),
     )
+    if comparison.epochs:
+        table.add_row("epochs", *(str(comparison.epochs.get(method, "-")) for method in comparison.methods))
 
 
 def _over(mean: Estimate | None, silos: int) -> str:
@@ -218,15 +177,18 @@ def _over(mean: Estimate | None, silos: int) -> str:
 
 
 def refitted_table(comparison: Comparison) -> Table:
-    """Methods that share normalisation statistics: scored with the shared ones, and with each silo's own."""
+    """Models before they are fitted at home, scored with shared normalisation statistics and with each silo's own."""
     metric, silos = comparison.metric, len(all_silos(comparison))
-    table = _table(f"normalisation statistics: {TITLES[metric]}, mean over silos", "method")
+    table = _table(
+        f"statistics of the models after the last round: {TITLES[metric]}, mean over silos", "method"
+    )
     table.add_column("shared", justify="right")
     table.add_column("each silo's own", justify="right")
     for method, by_silo in comparison.refitted.items():
-        shared = comparison.mean[method].get(metric)
+        received, shared = comparison.received.get(method), comparison.mean[method].get(metric)
         cells = format_value(metric, shared.mean if shared else None) + _over(shared, silos)
-        table.add_row(Text(method), cells, _mean(metric, by_silo.values(), silos))
+        before = _mean(metric, received.values(), silos) if received else cells
+        table.add_row(Text(method), before, _mean(metric, by_silo.values(), silos))
     return table
 
 

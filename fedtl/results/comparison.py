@@ -13,9 +13,13 @@ Interval = tuple[float, ...]  # the low and the high end
 
 
 class Verdict(StrEnum):
-    """What the 95 % interval of a gain says: above zero, below it, or neither."""
+    """
+    What a gain over training alone is shown to be: so small that it does not matter (``AS_GOOD``), above zero, below zero, or
+    none of these.
+    """
 
     GAINS = "gains"
+    AS_GOOD = "as good"
     LOSES = "loses"
     UNCLEAR = "unclear"
 
@@ -42,20 +46,59 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Gain:
-    """A method minus training alone in the main metric; above zero is better."""
+    """
+    A method minus training alone in the main metric; above zero is better. ``ci95`` is for this gain alone. The ``verdict``
+    follows from ``p`` (of a difference of zero) and ``p_as_good`` (of a difference of ``margin`` or more), which are
+    corrected for the number of silos. ``detectable``: the smallest true gain that would be seen in 80 % of repetitions. None
+    where there are too few rows. ``margin`` is in the unit of the metric.
+    """
 
     mean: float
     ci95: Interval | None
+    verdict: Verdict = Verdict.UNCLEAR
+    p: float | None = None
+    p_as_good: float | None = None
+    detectable: float | None = None
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
 class Benefit:
-    """Whether joining helped one silo: its ``best`` method, and that method's gain over training alone."""
+    """
+    Whether joining helped one silo. In each run the silo takes the method that was best on its validation rows in that run;
+    ``over_local`` is the gain of the methods taken, and ``best`` the one taken most often. ``chosen``: how often each was
+    taken, where it is not always the same. The other fields are those of a ``Gain``.
+    """
 
     best: str
     over_local: float
     ci95: Interval | None
     verdict: Verdict
+    chosen: Mapping[str, int] = field(default_factory=dict)
+    p: float | None = None
+    p_as_good: float | None = None
+    detectable: float | None = None
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Overall:
+    """
+    A method over all ``silos`` where it is compared with training alone: the ``mean`` gain; at how many silos the gain is above
+    zero (``better``; its share is the incentivised participation rate of Bao et al., 2023), zero or above (``not_worse``),
+    surely not below zero (``loss_excluded``: the interval lies at zero or above), or not shown to be below zero
+    (``loss_not_shown``: the interval reaches zero); the number of silos by verdict; and the ``worst`` silo with its gain.
+    """
+
+    silos: int
+    mean: Gain
+    better: int
+    not_worse: int
+    loss_excluded: int
+    loss_not_shown: int
+    verdicts: Mapping[str, int]
+    worst: str
+    worst_gain: Gain
 
 
 @dataclass(frozen=True)
@@ -82,9 +125,11 @@ WaysBySilo = Mapping[str, Mapping[str, Averages]]  # by silo, and by the way in 
 class Comparison:
     """
     ``comparison.json``. By method: ``methods`` (then by silo and metric), ``mean`` (by metric), ``worst``, ``over_local``
-    (by silo), ``absent`` (by silo and metric: why there is no value), ``refitted``, ``target`` and ``late`` (see
+    (by silo), ``absent`` (by silo and metric: why there is no value), ``received``, ``refitted``, ``target`` and ``late`` (see
     ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
-    ``benefit``. ``chosen_on`` is None where no choice is allowed.
+    ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
+    methods that silos choose. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
+    matter; of RMSE in standard deviations of the label.
     """
 
     fedtl: str
@@ -101,9 +146,14 @@ class Comparison:
     over_local: Mapping[str, Mapping[str, Gain]]
     warnings: tuple[str, ...]
     absent: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    received: Mapping[str, BySilo] = field(default_factory=dict)
     refitted: Mapping[str, BySilo] = field(default_factory=dict)
     target: Mapping[str, WaysBySilo] = field(default_factory=dict)
     late: Mapping[str, WaysBySilo] = field(default_factory=dict)
+    overall: Mapping[str, Overall] = field(default_factory=dict)
+    joining: Overall | None = None
+    folds: int = 1
+    margin: float = 0.0
     epochs: Mapping[str, int] = field(default_factory=dict)
     tuning: Mapping[str, tuple[Tuning, ...]] = field(default_factory=dict)
     seconds: float = 0.0

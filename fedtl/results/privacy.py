@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class SiloPrivacy:
     """
     The guarantee of one silo. ``units``: how many records (or patients, ...) it covers. ``steps_a_round``: of all phases
-    together. ``*_noise``: noise multipliers of the released metric and statistics, None where there are none, and
+    together. ``*_noise``: noise multipliers of the released metric, statistics and summaries, None where there are none, and
     ``*_expected_noise``: the standard deviation of the noise on one released value. In a result, ``epsilon`` is what the
     run took from the ledger. ``epsilon_charged`` is the epsilon of the rounds that were done. It is not a guarantee, because
     the round in which a run ends may depend on its results.
@@ -30,6 +30,8 @@ class SiloPrivacy:
     statistics_noise: float | None
     statistics_expected_noise: float | None
     epsilon_charged: float | None = None
+    summary_noise: float | None = None
+    summary_expected_noise: float | None = None
 
 
 @dataclass(frozen=True)

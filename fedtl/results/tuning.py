@@ -32,8 +32,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The trials of a method under one seed, and the values that were chosen by the lowest loss."""
+    """The trials of a method under one seed, and one fold, and the values that were chosen by the lowest loss."""
 
     seed: int
     chosen: Mapping[str, Any]
     trials: tuple[Trial, ...]
+    fold: int = 0

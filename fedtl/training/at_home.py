@@ -25,6 +25,8 @@ from fedtl.training.silo import Silo
 if TYPE_CHECKING:
     from fedtl.training.trainer import Trainer
 
+OwnModel = Callable[["Trainer", Silo, Task], State]
+
 
 @dataclass(frozen=True)
 class Member:
@@ -53,12 +55,14 @@ class FinalModel:
 
     def adapted(self, trainer: "Trainer", x: Tensor, width: int) -> "FinalModel":
         """Return the mix of the same models, each with the exact statistics of inputs ``x``."""
-        members = (replace(one, state=trainer.adapt(one.state, x, width)) for one in self.members)
+        members = (
+            replace(one, state=trainer_of(one, trainer).adapt(one.state, x, width)) for one in self.members
+        )
         return replace(self, members=tuple(members))
 
     def scores(self, trainer: "Trainer", x: Tensor, data: SiloDataset) -> Tensor:
         """Return the outputs [N, width] of the mix: logarithms of mean probabilities, in regression mean values."""
-        parts = [trainer.scores(one.state, x, data) for one in self.members]
+        parts = [trainer_of(one, trainer).scores(one.state, x, data) for one in self.members]
         return mixed_scores(parts, tuple(one.weight for one in self.members), bool(data.classes))
 
 
@@ -134,32 +138,40 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     return copy_state(model)
 
 
+def alone_trainer(trainer: "Trainer") -> "Trainer":
+    """Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private."""
+    own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
+    if own is None:
+        return replace(trainer, method=method)
+    return replace(trainer, method=method, spec=own.spec, start=own.start, alone=None)
+
+
+def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
+    """Return the trainer that scores a member of a mix."""
+    return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
+
+
 def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning. Tensors that only the trainer's method adds to the model are as before training.
+    tuning, by ``alone_trainer``.
     """
-    method = trainer.method
-    alone = replace(
-        trainer, method=replace(local(), tune=method.tune, exact_statistics=method.exact_statistics)
-    )
-    state, (phase,) = alone.initial(silo.data.width), alone.method.phases
+    alone, width = alone_trainer(trainer), silo.data.width
+    state, (phase,) = alone.initial(width), alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
-    own = Silo(silo.name, silo.data, state, silo.secret)
-    initial = model_part(trainer.initial(silo.data.width))
-    return initial | tuned_model(alone, own, replace(task, shared={}))
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
 
 
-def finish(trainer: "Trainer", silo: Silo, task: Task) -> FinalModel:
-    """Return the model that the silo uses itself after the last round."""
+def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
+    """Return the model that the silo uses itself after the last round. ``own``: trains, or finds, its own model."""
     if trainer.method.pool:  # the rows of all silos tuned it, in one place
         return FinalModel((Member(Candidate.SHARED, 1.0, received_model(trainer, silo, task)),))
     choose, tuned = trainer.method.choose, tuned_model(trainer, silo, task)
     if choose is None or not any(map(trainer.partition.leaves, trainer.partition.roles)):
         return FinalModel((Member(Candidate.TUNED, 1.0, tuned),))
     make: dict[Candidate, Callable[[], State]] = {
-        Candidate.OWN: lambda: own_model(trainer, silo, task),
+        Candidate.OWN: lambda: own(trainer, silo, task),
         Candidate.TUNED: lambda: tuned,
         Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
     }
@@ -179,10 +191,9 @@ def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate, State]) -> FinalModel:
     """Return the mix of these candidates that the silo's validation rows choose."""
     val, possible = data.val, mixes(len(candidates))
-    parts = [trainer.scores(state, val.x, data) for state in candidates.values()]
+    members = [Member(name, 1.0, state) for name, state in candidates.items()]
+    parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]
     losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
-    chosen = possible[choose_mix(losses)]
-    members = (
-        Member(name, weight, candidates[name]) for name, weight in zip(candidates, chosen, strict=True)
-    )
-    return FinalModel(tuple(one for one in members if one.weight), len(losses[0]), len(possible))
+    weights = possible[choose_mix(losses)]
+    used = [replace(one, weight=weight) for one, weight in zip(members, weights, strict=True) if weight]
+    return FinalModel(tuple(used), len(losses[0]), len(possible))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import FinishedRound, Method, Summary
+from fedtl.methods.base import Method, Summary
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
+from fedtl.methods.slot import FinishedRound
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
@@ -34,15 +34,12 @@ def first_extra(method: Method, model: State, roles: Mapping[str, Role], feature
 
 
 def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
-    """Return which of the model's tensors, of the slots' and of the summaries leave. Raises ConfigError for a count that would."""
+    """Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay."""
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
-    crossing = frozenset(name for name in extra if set_of(name) in leaving)
-    for name in sorted(crossing):
-        if not extra[name].is_floating_point():
-            raise ConfigError(
-                f"{name} is a count, which cannot be averaged; keep it out of a slot that leaves the silo"
-            )
+    crossing = frozenset(
+        name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
+    )
     return Partition({**model, **roles}, method.shared, crossing)
 
 
@@ -63,12 +60,12 @@ def before_round(method: Method, weights: Weights) -> dict[str, State]:
 def end_slots(
     loop: Loop, weights: Weights, before: Mapping[str, State], task: Task, steps: Sequence[int]
 ) -> None:
-    """Set each slot to its value after the round, in order. ``steps``: the steps of each phase that trained the model."""
+    """Set each slot to its value after the round, in order. ``steps``: of each phase that trained what the model is."""
     if not before:
         return
     reach = {
         name: sum(loop.training.reach(name, task, count) for count in steps)
-        for name, _ in weights.net.named_parameters()
+        for name, _ in weights.net.named_parameters(remove_duplicate=False)
     }
     for slot in loop.method.slots:
         if slot.after is not None:
@@ -86,16 +83,18 @@ def summaries_of(loop: Loop, weights: Weights, data: SiloDataset, exact: State |
     ``exact``: the model's statistics for the summaries that ask for exact ones, None where the silo does not use these.
     """
     return {
-        summary.name: (sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
+        summary.name: (_sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
         for summary in loop.method.summaries
     }
 
 
-def sum_of_rows(
+def _sum_of_rows(
     summary: Summary, loop: Loop, weights: Weights, data: SiloDataset, exact: State | None
 ) -> Tensor:
     """Return the sum of a summary's vectors over the silo's training rows, float64."""
-    parts = (clipped(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact))
+    parts = (
+        _scaled_down(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact)
+    )
     total = next(parts)
     for part in parts:
         total += part
@@ -116,7 +115,7 @@ def vectors_of(
         yield summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries)).double()
 
 
-def clipped(vectors: Tensor, bound: float) -> Tensor:
+def _scaled_down(vectors: Tensor, bound: float) -> Tensor:
     """Scale each vector [B, ...] down to a length of at most ``bound``."""
     length = vectors.flatten(1).norm(dim=1).clamp_min(1e-12)
     return vectors * (bound / length).clamp(max=1).view(-1, *[1] * (vectors.dim() - 1))

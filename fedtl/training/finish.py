@@ -21,7 +21,7 @@ from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
-from fedtl.training.at_home import FinalModel, finish, received_model, used_model
+from fedtl.training.at_home import FinalModel, OwnModel, finish, own_model, received_model, used_model
 from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -56,13 +56,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Examine:
-    """The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these."""
+    """
+    The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these. ``own``:
+    trains, or finds, the silo's own model.
+    """
 
     task: Task
     exam: Callable[[str], EvaluationSet]
+    own: OwnModel = own_model
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
-        model, data = finish(trainer, silo, self.task), silo.data
+        model, data = finish(trainer, silo, self.task, self.own), silo.data
         if broken := [name for one in model.members if (name := first_not_finite(one.state))]:
             raise SiloFailed(
                 f"{silo.name}: {broken[0]} is not finite after the last round; a lower train.lr may help"
@@ -76,7 +80,7 @@ class Examine:
             adapted = model.adapted(trainer, data.target, data.width)
             target_adabn = measure(adapted.scores(trainer, exam.target.x, data), exam.target.y)
         received = received_model(trainer, silo, self.task)
-        refitted, distance = self._refitted(trainer, silo, received, exam.test)
+        refitted, distance = self._refitted(trainer, silo, exam.test)
         return Outcome(
             model=model,
             validation=measure(model.scores(trainer, data.val.x, data), data.val.y),
@@ -91,18 +95,17 @@ class Examine:
             statistics_distance=distance,
         )
 
-    def _refitted(
-        self, trainer: Trainer, silo: Silo, received: State, test: Dataset
-    ) -> tuple[Measured | None, float | None]:
+    def _refitted(self, trainer: Trainer, silo: Silo, test: Dataset) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
         method, (x, width) = trainer.method, (silo.data.train.x, silo.data.width)
         if method.exact_statistics != "own":
             return None, None
         used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
-        distance = statistics_distance(used, trainer.adapt(used, x, width))
+        exact = trainer.adapt(used, x, width)
+        distance = statistics_distance(used, exact)
         if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
-        return _measured(trainer, trainer.adapt(received, x, width), test, silo.data), distance
+        return _measured(trainer, exact, test, silo.data), distance
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,23 @@
 """The training loop: a net, an objective and an optimiser take steps on a silo's batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedtl._util.randomness import seed_layers, torch_generator
+from fedtl._util.randomness import address, seed_layers, torch_generator
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Phase, terms_of, trained_roles
+from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.batches import draw_batches, make_batch
+from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, make_batch
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
 
@@ -51,10 +51,18 @@ class TrainingConfig:
     def reach(self, name: str, task: Task, steps: int) -> float:
         """
         Return how far a constant gradient of 1 would move a parameter by SGD: with learning rate l and momentum m,
-        l times the sum over t = 1..steps of (1 - m^t) / (1 - m).
+        l times the sum over t = 1..steps of (1 - m^t) / (1 - m). Other optimisers: as without momentum.
         """
-        m = self.momentum
+        m = self._momentum
         return self.lr_of(name, task) * sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
+
+    def reach_of_step(self, name: str, task: Task) -> float:
+        """Return how far a constant gradient of 1 moves a parameter in one step after many: l / (1 - m) for SGD."""
+        return self.lr_of(name, task) / (1 - self._momentum)
+
+    @property
+    def _momentum(self) -> float:
+        return self.momentum if self.optimizer == "sgd" else 0.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,21 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
+        steps = list(self.batches(silo, phase, generator))
+        if phase.pick is not None:
+            phase = self._picked(weights, phase, phase.pick, silo, task)
+        taken = self._train(weights, phase, silo, task, steps) if steps else 0
+        self.end(weights, phase)
+        return taken
+
+    def _train(
+        self,
+        weights: Weights,
+        phase: Phase,
+        silo: Silo,
+        task: Task,
+        steps: Sequence[tuple[Tensor, Tensor | None]],
+    ) -> int:
         if phase.through is None:
             weights.hold(phase.on[0])
         self.prepare(weights.net, phase)
@@ -84,15 +107,35 @@ class Loop:
         if not moving:
             return 0
         optimizer = self.optimizer(moving, task)
-        steps = list(self.batches(silo, phase, generator))
         for step, (rows, target_rows) in enumerate(steps):
             batch = make_batch(silo.data, rows, target_rows, self.device)
             optimizer.zero_grad(set_to_none=True)
             self._loss(weights, phase, batch, progress(task, step, len(steps))).backward()
             self.add_weight_gradients(weights, phase, moving)
             optimizer.step()
-        self.end(weights, phase)
+            take_proximal_steps(self, weights, phase, moving, task)
         return len(steps)
+
+    def _picked(self, weights: Weights, phase: Phase, pick: Pick, silo: Silo, task: Task) -> Phase:
+        """Return the phase with only the set that the silo picks."""
+        if task.round <= pick.at_random * task.rounds:
+            best = address("pick", task.seed, silo.name, key=silo.secret) % len(phase.on)
+        else:
+            best = int(self._training_losses(weights, phase, silo).nan_to_num(nan=torch.inf).argmin())
+        weights.put(pick.slot, {"of": torch.eye(len(phase.on), device=self.device)[best]})
+        return replace(phase, on=(phase.on[best],), pick=None)
+
+    def _training_losses(self, weights: Weights, phase: Phase, silo: Silo) -> Tensor:
+        """Return the sum of the losses on all training rows by each set of ``on``."""
+        terms = [term for term in terms_of(self.method, phase) if isinstance(term, PerExample)]
+        sums = torch.zeros(len(phase.on), device=self.device)
+        for rows in torch.arange(len(silo.data.train)).split(ROWS_AT_ONCE):
+            batch = make_batch(silo.data, rows, None, self.device)
+            for number, name in enumerate(phase.on):
+                out = Forward(batch, weights.by(name), 0.0, weights.summaries)
+                values = (torch.where(term.counts(out), term.losses(out), 0.0).sum() for term in terms)
+                sums[number] += torch.stack(list(values)).sum()
+        return sums
 
     def batches(
         self, silo: Silo, phase: Phase, generator: torch.Generator
@@ -164,11 +207,11 @@ class Loop:
         Add to each gradient what the terms on weights give, in a round; after the last one they do not act. They alone may
         move a term's own modules; any other weight that the loss does not reach stays as it is.
         """
-        pulls = [term for term in terms_of(self.method, phase) if isinstance(term, OnWeights)]
-        for name, weight in moving if pulls and weights.in_round else ():
+        terms = terms_on_weights(self.method, weights, phase)
+        for name, weight in moving if terms else ():
             if weight.grad is None and self.roles[name] is not Role.AUX:
                 continue
-            for term in pulls:
+            for term in terms:
                 if (gradient := term.gradient(name, weight.detach(), weights.sets)) is not None:
                     weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
 
@@ -205,6 +248,22 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+@torch.no_grad()
+def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
+    """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
+    terms = terms_on_weights(loop.method, weights, phase)
+    for name, weight in moving if terms else ():
+        for term in terms:
+            reach = loop.training.reach_of_step(name, task)
+            if (moved := term.proximal(name, weight, weights.sets, reach)) is not None:
+                weight.copy_(moved)
+
+
+def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
+    """Return the phase's terms on weights; none after the last round."""
+    return [term for term in terms_of(method, phase) if isinstance(term, OnWeights) and weights.in_round]
 
 
 def changed_in_round(loop: Loop) -> list[str]:

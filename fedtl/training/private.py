@@ -3,7 +3,7 @@ Private training by DP-SGD: what is verified before a round is charged, the priv
 accuracy that are released with noise.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -15,20 +15,22 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task
-from fedtl.methods.base import terms_of
-from fedtl.methods.losses import Batch
+from fedtl.methods.base import Summary, terms_of
+from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.private import private_problems
 from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
-from fedtl.privacy import dp_adabn, dp_sgd
-from fedtl.privacy.canaries import CanaryLayer
+from fedtl.models.state import State
+from fedtl.privacy import dp_adabn, dp_sgd, dp_summary
+from fedtl.privacy.canaries import SUMMARY_FILE, CanaryLayer, CanarySums
 from fedtl.privacy.dp_accuracy import noisy_mean
 from fedtl.privacy.dp_adabn import StatisticsRelease
 from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
-from fedtl.privacy.per_sample.independence import check_examples_independent
+from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
-from fedtl.training.loop import Loop, moving_in, progress
+from fedtl.training.extra import vectors_of
+from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
 from fedtl.training.metrics import correct
 from fedtl.training.nets import NetKey, PrivatePhase
 from fedtl.training.silo import Silo
@@ -91,8 +93,25 @@ def verify(
                 trial, losses = layer.trial_rows(len(rows)), _losses_of(loop, layer, synthetic, losses_of)
                 several, clip = not guarantee.protected.are_records, guarantee.training.clip
                 gradient_methods[key] = choose_gradient_method(layer.model, trial, losses, clip, several)
+        for summary in loop.method.summaries:
+            vectors_by = partial(_vectors, summary, weights)
+            check_vectors_independent(batch, vectors_by, silo.data.width, f"the summary {summary.name!r}")
     except (ConfigError, SiloFailed) as error:
         raise type(error)(f"{silo.name}: {error}") from error
+
+
+def train(
+    loop: Loop, weights: Weights, silo: Silo, task: Task, gradients: Mapping[int, GradientMethod]
+) -> None:
+    """
+    Train in each phase by DP-SGD. ``gradients``: of the phases that take steps, by their numbers; a phase without steps
+    computes from the sets alone, which are private already.
+    """
+    for number, phase in enumerate(loop.method.phases):
+        if number in gradients:
+            train_phase(loop, weights, silo, task, number, gradients[number])
+        else:
+            loop.end(weights, phase)
 
 
 def train_phase(
@@ -131,6 +150,7 @@ def train_phase(
         losses = _losses_of(loop, layer, silo.data, losses_of)
         after_noise = layer.before_optimizer(rows, count, guarantee.expected_batch, add_weight_gradients)
         mechanism.step(rows, losses, row_units, after_noise)
+        take_proximal_steps(loop, weights, phase, moving, task)
     for name, buffer in net.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise SiloFailed(f"private steps changed the buffer {name} without noise; remove that layer")
@@ -158,6 +178,28 @@ def release_statistics(loop: Loop, weights: Weights, silo: Silo, release: Statis
                 weights.sets[slot.name][f"body.{name}"] = tensor.to(loop.device)
 
 
+def noisy_summaries(loop: Loop, weights: Weights, silo: Silo, round: int, first: bool) -> State:
+    """
+    Return the method's summaries with noise, by the model as trained. One that leaves in the ``first`` round only keeps
+    afterwards the value that was received, so that the update says nothing of it.
+    """
+    guarantee, train = silo.guarantee, silo.data.train
+    assert guarantee is not None
+    due = {release.name: release for release in guarantee.releases.due(first)}
+    units = None if guarantee.protected.are_records else train.units
+    summaries: State = {}
+    for summary in loop.method.summaries:
+        if (release := due.get(summary.name)) is None:
+            summaries[summary.name] = weights.summaries[summary.name]
+            continue
+        noise = guarantee.random("summary", summary.name, silo.name, round)
+        canaries = CanarySums(guarantee.canaries, SUMMARY_FILE.format(name=summary.name, round=round))
+        parts = _with_units(vectors_of(summary, loop, weights, silo.data), units)
+        summaries[summary.name] = dp_summary.noisy_mean(parts, release, noise, canaries)
+        canaries.save()
+    return summaries
+
+
 def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
     """Return the accuracy of these scores on the validation rows, with the noise of the guarantee; {} where it releases none."""
     guarantee, val = silo.guarantee, silo.data.val
@@ -166,6 +208,18 @@ def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
     units = None if guarantee.protected.are_records else val.units
     noise = guarantee.random("metric", silo.name, round)
     return {"accuracy": noisy_mean(correct(scores, val.y), units, guarantee.releases.accuracy, noise)}
+
+
+def _vectors(summary: Summary, weights: Weights, batch: Batch) -> Tensor:
+    return summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries))
+
+
+def _with_units(parts: Iterable[Tensor], units: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield parts of all rows in order with the unit of each row."""
+    start = 0
+    for part in parts:
+        yield part, None if units is None else units[start : start + len(part)]
+        start += len(part)
 
 
 def _without_net(losses_of: Callable[[Batch], Tensor], _: nn.Module, batch: Batch) -> Tensor:

@@ -43,12 +43,21 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
+class OwnStart:
+    """How a silo's own model begins where training together is private: the ordinary model, which needs no private norms."""
+
+    spec: ModelSpec
+    start: State = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
 class Trainer:
     """
     What a process needs to train any silo: model, method and settings, which do not change. ``dataclasses.replace``
     makes another trainer with other settings; both use one ``cache``.
 
-    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``dtype`` is one of
+    ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
+    silo trains alone begins; None: as this one. ``dtype`` is one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -58,6 +67,7 @@ class Trainer:
     device: torch.device = CPU
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
+    alone: OwnStart | None = None
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
@@ -224,15 +234,12 @@ class Trainer:
             if first and silo.guarantee.releases.statistics:
                 private.release_statistics(self.loop, weights, silo, silo.guarantee.releases.statistics)
             counts = dict(enumerate(silo.guarantee.training.steps))
-            for number, key in self._private_phases(silo).items():
-                private.train_phase(self.loop, weights, silo, task, number, self.cache.gradient_methods[key])
-        steps = [count for number, count in counts.items() if MODEL in self.method.phases[number].on]
+            phases = self._private_phases(silo)
+            gradients = {number: self.cache.gradient_methods[key] for number, key in phases.items()}
+            private.train(self.loop, weights, silo, task, gradients)
+        steps = [count for number, count in counts.items() if self.method.phases[number].trains_model]
         end_slots(self.loop, weights, before, task, steps)
-        exact = None
-        if uses_exact_statistics(self.method) and silo.guarantee is None:
-            net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
-        summaries = summaries_of(self.loop, weights, silo.data, exact)
+        summaries = self._summaries(silo, task, weights, first)
         state = whole_state(self.method, weights, summaries)
         if broken := first_not_finite(state):
             raise SiloFailed(
@@ -243,6 +250,16 @@ class Trainer:
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(len(silo.data.train))
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
+
+    def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
+        """Return the method's summaries by the model as trained, of a private silo with noise."""
+        if silo.guarantee is not None:
+            return private.noisy_summaries(self.loop, weights, silo, task.round, first)
+        exact = None
+        if uses_exact_statistics(self.method):
+            net = self._evaluated(weights.sets[MODEL], silo.data.width)
+            exact = exact_statistics(net, silo.data.train.x, self.device)
+        return summaries_of(self.loop, weights, silo.data, exact)
 
 
 def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
@@ -275,4 +292,5 @@ def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
     layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
     prefixes = tuple(f"body.{path}." for path in layers)
     released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
+    released += trainer.partition.names(Role.SUMMARY)
     return taint.labels_after(known, [*moved, *extra], private=True, released=released)

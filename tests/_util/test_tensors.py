@@ -25,6 +25,13 @@ def test_the_bytes_are_numpys_and_come_back(dtype, shape):
     assert torch.equal(back, tensor)
 
 
+def test_an_empty_part_of_rows_has_no_bytes_whatever_its_strides():
+    for tensor in (torch.zeros(0, 28).expand(28, 0, 28), torch.zeros(28, 0).t(), torch.zeros(5, 28)[:0, ::2]):
+        assert to_raw(tensor).tobytes() == b""
+    last = torch.as_strided(torch.zeros(4), (0,), (2,))  # a view as bytes would refuse this stride
+    assert to_raw(last).tobytes() == b""
+
+
 def test_a_transposed_tensor_is_written_row_by_row():
     tensor = torch.arange(6.0).reshape(2, 3).t()
     assert to_raw(tensor).tobytes() == np.ascontiguousarray(tensor.numpy()).tobytes()

@@ -42,8 +42,9 @@ from fedtl.training.evaluate import scores_of
 from fedtl.training.metrics import quick
 from fedtl.training.trainer import Trainer
 from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"]
+SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public", "audit.canaries=200", "audit.transcript=2"]
 BRIEF = Effort(references=2, role_references=1, iterations=3)
 
@@ -243,7 +244,7 @@ def test_references_are_halves_and_their_complements(private):
 def test_a_reference_is_the_same_in_whichever_process(tmp_path):
     with temporary_store() as shelf:
         alone = build(load_experiment("digits", SMALL), shelf, shelf)
-        several = [*SMALL[:-1], "engine.name=processes", "engine.workers=2"]
+        several = [*SMALL, "engine.name=processes", "engine.workers=2"]
         study = build(load_experiment("digits", several), shelf, shelf)
         here = {number: train_reference(alone, number, 2) for number in (0, 1)}
         jobs = {

@@ -20,9 +20,11 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import temporary_store
+from tests.experiments import ROUNDS_ONLY
 
 SMALL = [
     *("rounds=1", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial"),
+    *ROUNDS_ONLY,
     *("privacy.epsilon=8", "audit.canaries=100", "audit.transcript=1", 'audit.show_rows=["plain"]'),
 ]
 OTHER = 'audit.show_rows=["moon"]'

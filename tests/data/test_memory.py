@@ -13,7 +13,7 @@ from fedtl.data.prepare import prepare_silo, read_silo, silo_classes, silo_names
 from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.load import load_experiment
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.simulation.shared_store import temporary_store
@@ -154,7 +154,7 @@ def test_a_run_gives_the_numbers_of_the_same_run_on_files(tmp_path):
     with temporary_store() as store:
         for name, raw in raws.items():
             store.get_or_make(f"{name}.raw", lambda raw=raw: raw)
-        found = run(in_memory, RunFolder.create(tmp_path / "memory", in_memory), raws=store)
+        found = run(in_memory, RunFolder.create(tmp_path / "memory", in_memory), given=Given(store))
     expected = run(on_files, RunFolder.create(tmp_path / "files", on_files))
     assert found.silos == expected.silos
     assert found.mean == expected.mean

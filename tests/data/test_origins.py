@@ -69,6 +69,13 @@ def unscaled_table(folder):
     return [*table(folder), "data.scale=none"]
 
 
+def split_table(folder):
+    parts = {"part": ["train"] * 50 + ["test"] * 10}
+    sets = unscaled_table(folder)
+    pd.read_csv(folder / "a.csv").assign(**parts).to_csv(folder / "a.csv", index=False)
+    return sets
+
+
 def pictures(folder):
     folder, rng = folder / "rows", np.random.default_rng(0)
     for kind in ("0", "1"):
@@ -94,6 +101,7 @@ LEARNS = [
         ["data.domain_column=ward", "data.target_domain=y"],
         "data.target_domain",
     ),
+    (split_table, ["data.split_column=part"], "data.split_column"),
 ]
 
 

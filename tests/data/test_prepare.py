@@ -209,8 +209,10 @@ def test_regression_needs_finite_numbers(y, tmp_path):
 
 
 def test_one_class_is_refused():
+    raw = Raw(Part(rows(40).x, np.zeros(40, int)), columns=("x",))
     with pytest.raises(DataError, match="same label '0'"):
-        do(Raw(Part(rows(40).x, np.zeros(40, int)), columns=("x",)))
+        do(raw, trained=frozenset("0"))
+    assert do(raw).data.train.y.unique().tolist() == [0]  # others that train with it have more
 
 
 def test_a_label_that_nobody_trains_on_is_refused():

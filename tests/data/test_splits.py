@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedtl.data.splits import at_random, stratified
+from fedtl.data.splits import at_random, deal, deal_units, stratified
 
 LABELS = st.lists(st.integers(0, 5), max_size=60).map(lambda y: np.array(y, np.int64))
 
@@ -51,3 +51,22 @@ def test_rows_without_classes_are_drawn_at_random():
     drawn, rest = at_random(20, 5, np.random.default_rng(0))
     assert sorted([*drawn, *rest]) == list(range(20))
     assert len(drawn) == 5
+
+
+@given(LABELS, st.integers(2, 6), st.integers(0, 9))
+def test_rows_are_dealt_to_folds_of_equal_size_and_so_is_each_class(y, folds, seed):
+    fold = deal(y, folds, np.random.default_rng(seed))
+    for rows in (fold, *(fold[y == label] for label in set(y.tolist()))):
+        counts = np.bincount(rows, minlength=folds)
+        assert len(counts) == folds
+        assert counts.max() - counts.min() <= 1
+    assert np.array_equal(fold, deal(y.astype(str), folds, np.random.default_rng(seed)))
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(2, 5), st.integers(0, 9))
+def test_units_are_dealt_whole_and_the_folds_differ_by_one_unit_at_most(units, folds, seed):
+    units = np.array(units)
+    fold = deal_units(units, folds, np.random.default_rng(seed))
+    assert all(len(set(fold[units == unit])) == 1 for unit in units)
+    sizes = np.bincount(fold, minlength=folds)
+    assert sizes.max() - sizes.min() <= np.unique(units, return_counts=True)[1].max()

@@ -1,5 +1,6 @@
 """CSV and Parquet: silos, missing cells, categories, labels, a second domain; and what is refused."""
 
+import io
 import os
 
 import numpy as np
@@ -63,6 +64,47 @@ def test_one_file_with_a_silo_column(tmp_path, site, suffix):
     assert raw.columns == ("v",)
     assert raw.train.x.tolist() == [[2.0], [4.0]]
     assert raw.train.y.tolist() == [1, 0]
+
+
+SPLIT = "v,part,pid,label\n1,train,a,0\n2,test,b,1\n3,train,a,1\n4,val,c,0\n5,test,b,0\n6,train,d,1\n"
+
+
+@pytest.mark.parametrize("by_record", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_split_column_puts_each_row_where_it_says(tmp_path, suffix, by_record):
+    chosen = folder(tmp_path, SPLIT, split_column="part", unit_column="pid", by_record=by_record)
+    if suffix == "parquet":
+        pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "a.parquet")
+        (tmp_path / "a.csv").unlink()
+    raw = read(chosen, "a")
+    frame = pd.read_csv(io.StringIO(SPLIT))
+    for name, part in (("train", raw.train), ("val", raw.val), ("test", raw.test)):
+        expected = frame[frame.part == name]
+        assert part.x[:, 0].tolist() == expected.v.tolist()
+        assert [int(label) for label in part.y] == expected.label.tolist()
+        assert part.units.tolist() == expected.pid.tolist()
+    assert raw.columns == ("v",)
+
+
+def test_a_split_column_without_val_leaves_its_split_to_data_val(tmp_path):
+    raw = read(folder(tmp_path, SPLIT.replace("val", "train"), split_column="part", columns=["v"]), "a")
+    assert raw.val is None
+    assert raw.train.x[:, 0].tolist() == [1, 3, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (SPLIT.replace("val", "Train"), ("1 of 6 rows have part = 'Train'", "a.csv")),
+        (SPLIT.replace("val", ""), ("1 of 6 rows have part = ''",)),
+        (SPLIT.replace("test", "train"), ("no row has part = 'test'",)),
+        (SPLIT.replace("train", "val"), ("no row has part = 'train'",)),
+        (SPLIT.replace("6,train,d", "6,train,b"), ("pid 'b'", "'test' and 'train'")),
+        (SPLIT.replace("part", "fold"), ("data.split_column", "no column 'part'", "v, fold")),
+    ],
+)
+def test_a_split_column_that_cannot_be_used_is_refused(tmp_path, text, parts):
+    refused(folder(tmp_path, text, split_column="part", unit_column="pid", columns=["v"]), *parts)
 
 
 def test_a_file_needs_a_silo_column_and_a_folder_none(tmp_path):

@@ -24,11 +24,17 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.hash_chain import HashChainFile
+from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import Federation, alive, around, fedtl_command, wait
 
 pytestmark = pytest.mark.slow
 SITES = ["plain", "inverted", "blurred"]
 SMALL = ["rounds=2", "minimum_silos=3", 'data.silos=["plain","inverted","blurred"]', "engine.name=serial"]
+SMALL += ROUNDS_ONLY
+SLOTS = {  # what a method asks for whose own tensors cross
+    "policy__roles": ["body", "aux", "norm", "head", "stats", "extra"],
+    "policy__methods": ["fedtl", "scaffold"],
+}
 BUDGET = {"epsilon": 8.0, "lifetime_epsilon": 20.0, "clip": 1.0, "statistics": "public"}
 
 
@@ -38,19 +44,18 @@ def federation(tmp_path_factory):
     its = Federation(tmp_path_factory.mktemp("federation"))
     try:
         for name in SITES:
-            home = its.add(name, data__limit=100, policy__minimum_silos=1)
+            home = its.add(name, data__limit=100, policy__minimum_silos=1, **SLOTS)
             (home.path / "secret").write_bytes(address("secret", 0, name).to_bytes(8, "big"))
         its.add("faint")
-        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES, studies=2)
+        its.approve(its.bundle(load_experiment("digits", SMALL)), *SITES)
         its.up(*SITES, "faint")
         yield its
     finally:
         its.close()
 
 
-@pytest.fixture(scope="module")
-def simulation(tmp_path_factory):
-    folder = RunFolder.create(tmp_path_factory.mktemp("simulation") / "run", load_experiment("digits", SMALL))
+def simulated(path, *settings):
+    folder = RunFolder.create(path / "run", load_experiment("digits", [*SMALL, *settings]))
     run(folder.experiment(), folder)
     return folder
 
@@ -71,8 +76,9 @@ def accuracies(lines):
 
 
 def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approval_does_not_run(
-    federation, simulation
+    federation, tmp_path
 ):
+    simulation = simulated(tmp_path)
     federation.start("digits", "first")
     result = federation.result("first")
     assert result["silos"] == dict.fromkeys(SITES, 2)
@@ -125,8 +131,12 @@ def test_sites_with_a_wrong_key_or_certificate_cannot_connect(federation, tmp_pa
     assert "node.key: No such file" in said
 
 
-def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, simulation):
-    federation.start("digits", "second")
+def test_a_study_resumes_after_superlink_and_serverapp_were_killed(federation, tmp_path):
+    """With SCAFFOLD, which keeps a slot at each site and sends another: both are what they are in a simulation."""
+    simulation = simulated(tmp_path, "method.name=scaffold")
+    assert any(name.startswith("control/") for name in simulation.tensors("shared.safetensors"))
+    federation.approve(federation.bundle(simulation.experiment(), "scaffold"), *SITES)
+    federation.start("scaffold", "second")
     wait("first round", lambda: federation.history("second"), 240, [federation.processes["server"]])
     federation.signal("server", "flwr-serverapp")
     federation.signal("server", "flower-superlink")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fedtl._util.records import to_plain
 from fedtl.errors import ConfigError
-from fedtl.experiment.columns import comparison_columns
+from fedtl.experiment.columns import Repeat, comparison_columns
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.curves import learning_curves
@@ -40,8 +40,8 @@ def test_a_column_a_method_and_each_is_serial_and_its_own():
     assert [column.label for column in columns] == ["local", "constant", "fedavg", "fedtl"]
     assert {column.experiment.engine.name for column in columns} == {"serial"}
     assert [method_of(column.experiment.method).tune for column in columns] == [Tune("head", 2)] * 4
-    assert columns[1].at(7).seed == 7
-    assert len({column.folder(seed) for column in columns for seed in (0, 1)}) == 8
+    assert columns[1].at(Repeat(7)).seed == 7
+    assert len({column.folder(Repeat(seed)) for column in columns for seed in (0, 1)}) == 8
 
 
 def test_further_terms_stand_beside_the_method_without_them():
@@ -262,3 +262,45 @@ def test_whoever_has_everybodys_rows_stands_for_every_silo(runs):
     for run in runs["local"]:
         write_history(run.path, [{"pooled": {"accuracy": 0.4}}] * 2)
     assert learning_curves(two(), {"pooled": runs["local"]})["pooled"].silos == [2, 2, 2]
+
+
+def test_a_method_below_the_constant_answer_is_named_with_the_silo(runs):
+    """At silo a, local is right on half of the rows; the constant answer is made to be right on one of two labels."""
+    constant = []
+    for run in runs["local"]:
+        other = RunFolder(run.path.with_name(run.path.name.replace("local", "constant")))
+        for silo in ("a", "b"):
+            tensors = run.tensors(f"silos/{silo}/test.safetensors")
+            frequent = float(tensors["y"].double().mean() > 0.5)
+            scores = torch.tensor([1 - frequent, frequent]).repeat(ROWS, 1)
+            (other.path / "silos" / silo).mkdir(parents=True)
+            save_file({**tensors, "scores": scores}, other.path / "silos" / silo / "test.safetensors")
+        other.write_json("result.json", run.read_json("result.json"))
+        constant.append(other)
+    said = summary(two(), {"local": runs["local"], "constant": constant, "fedtl": runs["fedtl"]})
+    assert said["methods"]["constant"]["a"]["accuracy"]["mean"] > 0.5
+    below = [line for line in said["warnings"] if "constant answer" in line]
+    assert [line.split(" has ")[0] for line in below] == ["local"]
+    assert "at a (0.500 against 0.5" in below[0]
+    assert list(said["over_local"]) == ["fedtl"]
+
+
+def test_each_run_chooses_on_its_own_validation_rows(runs):
+    """Rows that one seed validates on are test rows of another: a choice over all seeds would have seen them."""
+    for number, (fedavg, fedtl) in enumerate(((0.9, 0.1), (0.2, 0.8))):
+        for label, value in (("fedavg", fedavg), ("fedtl", fedtl)):
+            runs[label][number].write_json("silos/a/validation.json", {"accuracy": value, "loss": 0.5})
+    own = summary(two(), runs)["benefit"]["a"]
+    assert own["best"] == "fedavg"  # of methods taken equally often, the first
+    assert own["chosen"] == {"fedavg": 1, "fedtl": 1}
+    assert own["over_local"] == pytest.approx((0.9 + 0.95) / 2 - 0.5)
+
+
+def test_all_silos_together_are_told_by_method_and_for_the_methods_that_silos_take(runs):
+    said = summary(two(), runs)
+    assert said["overall"]["fedavg"]["mean"]["mean"] == pytest.approx((0.4 - 0.3) / 2)
+    assert (said["overall"]["fedavg"]["not_worse"], said["overall"]["fedavg"]["loss_excluded"]) == (1, 1)
+    assert said["overall"]["fedavg"]["worst"] == "b"
+    assert said["overall"]["fedavg"]["verdicts"] == {"gains": 1, "as good": 0, "loses": 1, "unclear": 0}
+    assert said["joining"]["not_worse"] == 2
+    assert said["joining"]["mean"]["mean"] == pytest.approx(0.2)

@@ -37,11 +37,12 @@ from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 from tests.problems import with_training
 
 CLASSES = ("a", "b", "c")
 SHAPE = (1, 8, 8)
-SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8"]
+SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", "privacy.epsilon=8", *ROUNDS_ONLY]
 
 
 def bench_of(method="fedtl", training=None, model="convnet"):

@@ -24,8 +24,10 @@ from fedtl.methods.registry import METHODS
 from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
+from tests.commands import fedtl
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=2", "data.limit=40", "engine.name=serial"]
+SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", *ROUNDS_ONLY]
 ENGINES = {
     "serial": ["engine.name=serial"],
     "processes": ["engine.name=processes", "engine.workers=3"],
@@ -79,10 +81,12 @@ def test_every_method_runs_and_writes_its_folder(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep"])
 def test_processes_give_the_bits_of_serial(method, tmp_path):
-    one = do(tmp_path / "serial", small(f"method.name={method}"))
-    for workers in (2, 3):
+    tuned = ["method.tune.epochs=2", 'method.choose.candidates=["own", "tuned"]'] if method == "fedtl" else []
+    one = do(tmp_path / "serial", small(f"method.name={method}", *tuned))
+    for workers in (2, 3) if method == "fedrep" else (2,):
         path = tmp_path / str(workers)
-        many = do(path, small(f"method.name={method}", "engine.name=processes", f"engine.workers={workers}"))
+        engine = ["engine.name=processes", f"engine.workers={workers}"]
+        many = do(path, small(f"method.name={method}", *tuned, *engine))
         assert many["workers"] == workers
         assert numbers(many) == numbers(one)
         assert same(tensors(tmp_path / "serial"), tensors(path))
@@ -155,23 +159,14 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment(tmp_path):
-    experiment = load_experiment("digits", ["rounds=8", "data.limit=40"])
-    whole = do(tmp_path / "whole", experiment)
+    """The run in several processes is killed; resumed in one it gives the numbers of one that was never killed."""
+    settings = ["rounds=8", "data.limit=40", "method.tune.epochs=2"]
+    whole = do(tmp_path / "whole", load_experiment("digits", [*settings, "engine.name=serial"]))
     path = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
-        "fedtl",
-        "run",
-        "digits",
-        "--set",
-        "rounds=8",
-        "--set",
-        "data.limit=40",
-        "--quiet",
-    ]
+    words = ["run", "digits", "--quiet", "--out", str(path)]
+    words += [word for setting in settings for word in ("--set", setting)]
     child = subprocess.Popen(
-        [*command, "--out", str(path)], start_new_session=True, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "fedtl", *words], start_new_session=True, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (path / "checkpoint" / "state.pt").exists():
@@ -179,11 +174,7 @@ def test_kill_9_at_any_moment(tmp_path):
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert not (path / "result.json").exists()
-    done = subprocess.run(
-        [sys.executable, "-m", "fedtl", "run", "--resume", str(path), "--json"],
-        capture_output=True,
-        text=True,
-    )
+    done = fedtl("run", "--resume", path, "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert numbers(json.loads(done.stdout)) == numbers(whole)
 

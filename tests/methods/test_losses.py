@@ -64,15 +64,17 @@ def test_labelled():
     assert Batch(zeros, torch.tensor([0.0, torch.nan, -1.0]), zeros).labelled.tolist() == [True, False, True]
 
 
-def test_proximal_is_the_gradient_of_half_mu_times_the_squared_distance():
+@pytest.mark.parametrize("mu", [0.3, 1e5])
+def test_proximal_gives_the_minimum_of_its_penalty_and_the_squared_step(mu):
+    """reach mu/2 ||u - received||^2 + 1/2 ||u - weight||^2 has no slope there, by autograd."""
     generator = torch.Generator().manual_seed(0)
-    received = {"a": torch.randn(3, 2, generator=generator).double()}
-    weight = torch.randn(3, 2, generator=generator).double().requires_grad_()
-    mu = 0.3
-    (mu / 2 * (weight - received["a"]).pow(2).sum()).backward()
-    sets = {SHARED: received}
-    assert torch.allclose(Proximal(mu).gradient("a", weight.detach(), sets), weight.grad)
-    assert Proximal(mu).gradient("local", weight.detach(), sets) is None
+    received = {"a": torch.randn(3, 2, generator=generator)}
+    weight, sets = torch.randn(3, 2, generator=generator), {SHARED: received}
+    u = Proximal(mu).proximal("a", weight, sets, 0.2).double().requires_grad_()
+    (0.1 * mu * (u - received["a"]).pow(2).sum() + 0.5 * (u - weight).pow(2).sum()).backward()
+    assert float(u.grad.abs().max()) < 1e-6 * (1 + mu)
+    assert Proximal(mu).proximal("local", weight, sets, 0.2) is None
+    assert Proximal(mu).gradient("a", weight, sets) is None
 
 
 @pytest.mark.parametrize("name", list(TERMS))

@@ -10,12 +10,13 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import MethodSettings
-from fedtl.methods.base import Method, Phase, Slot, Summary, Use, without_weight_terms
+from fedtl.methods.base import Method, Phase, Summary, Use, without_weight_terms
 from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, WithoutGradient
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import MODEL, RECEIVED, as_part, model_part, part, set_of
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, zeros
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role
@@ -193,8 +194,10 @@ def test_a_slots_name_is_not_reserved(name):
 
 
 def test_counts_do_not_cross_in_a_slot():
-    with pytest.raises(ConfigError, match="num_batches_tracked"):
-        Trainer(mlp(), Method(slots=(Slot("personal", first_model, crosses=True),)), FULL_BATCH)
+    trainer = Trainer(mlp(), Method(slots=(Slot("personal", first_model, crosses=True),)), FULL_BATCH)
+    names = model_part(trainer.initial(3))
+    kept = {name for name in names if not trainer.partition.leaves(f"personal/{name}")}
+    assert kept == {name for name in names if name.endswith("num_batches_tracked")} != set()
 
 
 def test_parts_of_a_state():
@@ -242,9 +245,11 @@ def mixed(sets):
         (METHODS["apfl"](), "phase 2"),
         (METHODS["fedala"](), "phase 1"),
         (METHODS["scaffold"](), "'control'"),
+        (METHODS["ifca"](), "phase 1"),
+        (METHODS["mrmtl"](grid=(0.0,)), "grid"),
         (METHODS["coral"](), "Coral"),
         (METHODS["dann"](), "DomainAdversarial"),
-        (Method(summaries=(ClassMeans(),)), "'class_means'"),
+        (Method(summaries=(ClassMeans(bound=float("inf")),)), "'class_means'"),
         (Method(phases=(Phase(through=mixed),)), "phase 1"),
     ],
 )
@@ -259,7 +264,7 @@ def test_what_no_clip_covers_is_refused_under_privacy_and_costs_nothing(method, 
     assert not silo.guarantee.account.path.exists()
 
 
-@pytest.mark.parametrize("name", ["ditto", "mrmtl", "moon"])
+@pytest.mark.parametrize("name", ["ditto", "mrmtl", "armul", "moon"])
 def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
     assert not list(private_problems(METHODS[name]()))
     trainer = bench_of(name)
@@ -272,7 +277,7 @@ def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
     kept = [slot.name for slot in trainer.method.slots]
     moved = {set_of(key) for key in before if not torch.equal(before[key], silo.local[key])}
     assert moved >= set(kept)
-    if name == "mrmtl":  # it sends its own model, statistics included
+    if name == "mrmtl":  # it sends its own model
         own = part(silo.local, "personal")
         for key, tensor in update.delta.items():
             assert torch.allclose(task_of(trainer).shared[key] + tensor, own[key], atol=1e-6)

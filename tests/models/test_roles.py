@@ -125,6 +125,7 @@ def test_split_and_join_make_the_whole(name):
 SHARED = {
     "local": set(),
     "probe": set(),
+    "ridge": set(),
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
@@ -133,7 +134,8 @@ SHARED = {
     **{name: {Role.BODY, Role.AUX, Role.NORM, Role.STATS} for name in ("fedper", "fedrep", "fedbabu")},
     "lgfedavg": {Role.HEAD},
     **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral")},
-    **dict.fromkeys(("ditto", "mrmtl", "apfl", "scaffold", "fedala", "moon"), EVERYTHING),
+    **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon"), EVERYTHING),
+    **dict.fromkeys(("mrmtl", "armul"), EVERYTHING - {Role.STATS}),
 }
 
 

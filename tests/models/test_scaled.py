@@ -24,6 +24,7 @@ from fedtl.privacy.dp_adabn import MAX_ACTIVATION, RADII, StatisticsRelease, rel
 from fedtl.privacy.ledger_reading import read_ledger
 from fedtl.privacy.noise import Noise
 from fedtl.simulation.shared_store import temporary_store
+from tests.experiments import ROUNDS_ONLY
 
 UNITS = np.array([1e-3, 1.0, 1e3, 5e4])
 CENTRES = np.array([2e-3, -3.0, 8e3, 1e5])
@@ -35,6 +36,7 @@ SETS = [
     "data.classes=['0','1']",
     "model.name=mlp",
     "rounds=4",
+    *ROUNDS_ONLY,
 ]
 SETS += [
     "engine.name=serial",

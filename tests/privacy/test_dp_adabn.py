@@ -87,11 +87,11 @@ def test_without_noise_it_equals_adabn():
 def test_all_sub_releases_together_cost_one_gaussian_of_the_noise_multiplier():
     net, x, sigma = body(), inputs(50), 2.5
     silent, limits = Silent(), []
-    clipped = statistics._clipped
+    clipped = statistics.clipped
     release = release_of(net, 50, sigma)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            statistics, "_clipped", lambda values, limit: limits.append(limit) or clipped(values, limit)
+            statistics, "clipped", lambda values, limit: limits.append(limit) or clipped(values, limit)
         )
         release_statistics(net, rows_of(x), release, silent)
     assert len(silent.asked) == len(limits) == 2 * len(RADII) * len(adaptable_layers(net))
@@ -112,7 +112,7 @@ def test_one_record_changes_each_sum_by_at_most_the_clip(scale, place):
         path = next(iter(adaptable_layers(net)))
         looks = statistics._measured(net, path, rows_of(rows), lambda z: z.clamp(-30, 30))
         with torch.no_grad():
-            sums.append(sum(statistics._clipped(part, 2.0).sum(0) for part in statistics._unit_means(looks)))
+            sums.append(sum(statistics.clipped(part, 2.0).sum(0) for part in statistics.unit_means(looks)))
     assert sums[0].isfinite().all()
     assert (sums[0] - sums[1]).norm() <= 2.0 * (1 + 1e-4)
 
@@ -122,9 +122,9 @@ def test_unit_of_several_rows_counts_as_one():
     with torch.no_grad():
         net = body()
         path = next(iter(adaptable_layers(net)))
-        (together,) = statistics._unit_means(statistics._measured(net, path, rows_of(x, units), lambda z: z))
+        (together,) = statistics.unit_means(statistics._measured(net, path, rows_of(x, units), lambda z: z))
         alone = torch.cat(
-            list(statistics._unit_means(statistics._measured(net, path, rows_of(x), lambda z: z)))
+            list(statistics.unit_means(statistics._measured(net, path, rows_of(x), lambda z: z)))
         )
     assert torch.allclose(together, alone.view(16, 4, -1).mean(1), atol=1e-5)
 

@@ -46,6 +46,7 @@ from fedtl.privacy.ledger_reading import (
 )
 from fedtl.privacy.rows import Hashes, RowSet
 from fedtl.privacy.verify import find_faults, study_costs, unconfirmed_rows
+from tests.commands import ForkedPython
 
 ROUND = (SpendEvent(4.0, 1.0, 1),)  # full batches: each round adds 1 / 16 to mu^2
 PLAN = Plan(4.0, 1e-6, (SpendEvent(4.0, 1.0, 8),))
@@ -689,12 +690,12 @@ def charge(ledger, study, round):
 def child(path, code, budget=9.0, plan=4.0, steps=8):
     known = rows("aa").dumped()
     source = CHILD.format(path=str(path), budget=budget, steps=steps, plan=plan, rows=known) + code
-    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True)
+    return ForkedPython(source)
 
 
 def killed(path, code):
     process = child(path, code)
-    process.communicate(timeout=100)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
@@ -798,7 +799,7 @@ def test_concurrent_processes_never_exceed_the_budget(path):
         "    print(got, type(error).__name__)\n"
     )
     processes = [child(path, code, budget=budget) for _ in range(4)]
-    answers = [tuple(process.communicate(timeout=200)[0].split()) for process in processes]
+    answers = [tuple(process.communicate(timeout=200).split()) for process in processes]
     assert (
         sorted(answers) == [("0", "BudgetExhausted")] * 2 + [("8", "Refused")] * 2
     )  # Refused: its plan is done

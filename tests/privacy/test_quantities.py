@@ -250,6 +250,7 @@ def probes(study, home):
         "local tensors by role": local,
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
         "constants of DP-AdaBN": dataclasses.asdict(guarantee)["releases"]["statistics"],
+        "form of a summary": guarantee.releases.summaries,
         "way of taking gradients": trainer.cache.gradient_methods,
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),

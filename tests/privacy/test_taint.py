@@ -15,9 +15,10 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.experiment.tensor_table import tensor_table
 from fedtl.messages import Task
-from fedtl.methods.base import Finish, Method, Phase, Slot
+from fedtl.methods.base import Finish, Method, Phase
 from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import MODEL
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role
@@ -26,6 +27,7 @@ from fedtl.privacy.taint import Label
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiments import ROUNDS_ONLY
 
 
 def trained_openly(trainer, silo, task):
@@ -80,7 +82,14 @@ def test_local_only_is_permanent(tmp_path):
 
 @pytest.mark.parametrize("engine", ["serial", "processes"])
 def test_labels_survive_engines_and_a_checkpoint(tmp_path, engine):
-    sets = ["rounds=1", "data.limit=40", f"engine.name={engine}", "engine.workers=2", "privacy.epsilon=8"]
+    sets = [
+        "rounds=1",
+        "data.limit=40",
+        f"engine.name={engine}",
+        "engine.workers=2",
+        "privacy.epsilon=8",
+        *ROUNDS_ONLY,
+    ]
     experiment = load_experiment("digits", sets)
     run(experiment, RunFolder.create(tmp_path / "run", experiment))
     own = load_run_state(RunFolder.open(tmp_path / "run").log).labels

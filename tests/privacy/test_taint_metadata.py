@@ -21,8 +21,9 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.privacy import taint, taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.report.run_page import run_page
+from tests.experiments import ROUNDS_ONLY
 
-SMALL = ["rounds=1", "data.limit=40", 'data.silos=["faint","plain"]', "engine.name=serial"]
+SMALL = ["rounds=1", "data.limit=40", 'data.silos=["faint","plain"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "method.name=fedavg"]
 
 

@@ -39,6 +39,7 @@ from fedtl.training import private
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.private import release_statistics
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
+from tests.experiments import ROUNDS_ONLY
 from tests.problems import with_training
 
 
@@ -69,7 +70,7 @@ def table(path, rows=120, patients=30, **columns):
     return [
         *("data.source=table", f"data.path={path}", "data.scale=none", "data.classes=['0','1']"),
         *("model.name=mlp", "rounds=2"),
-        *("engine.name=serial", "train.batch_size=8", "privacy.epsilon=5"),
+        *("engine.name=serial", "train.batch_size=8", "privacy.epsilon=5", *ROUNDS_ONLY),
     ]
 
 

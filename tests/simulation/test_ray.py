@@ -28,6 +28,7 @@ from fedtl.simulation.serial import Serial
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
+from tests.experiments import ROUNDS_ONLY
 
 ray = pytest.importorskip("ray")
 pytestmark = [
@@ -62,6 +63,19 @@ def two_nodes():
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(quiet):
+    with two_nodes() as (cluster, _):
+        yield cluster
+
+
+@pytest.fixture
+def address(shared_cluster):
+    """Of a cluster of two nodes that the tests share, unless they lose one."""
+    yield shared_cluster.address
+    ray.shutdown()
 
 
 def data(name):
@@ -134,25 +148,6 @@ def serial():
     return list(Serial(trainer()).each(Fit(task()), members)), members
 
 
-def test_two_nodes_give_the_bits_of_serial_and_silos_stay_on_a_node(tmp_path):
-    wanted, others = serial()
-    members, notes = silos(), [tmp_path / "1", tmp_path / "2"]
-    for path in notes:
-        path.mkdir()
-    with two_nodes() as (cluster, _), RayCluster(make_context, 0, 1, cluster.address, "cpu") as engine:
-        assert engine.workers == 2
-        first = Noted(Fit(task()), notes[0])
-        same(list(engine.each(first, members)), wanted)
-        again = Noted(Fit(task()), notes[1], fails="s4")
-        result = dict(engine.each(again, members))
-        assert isinstance(result["s4"], SiloFailed)
-        assert len(first.nodes()) == 2
-        kept = {path.name for path in notes[0].iterdir()} & {path.name for path in notes[1].iterdir()}
-        assert len(kept) >= 6  # most silos were where they had been
-    for silo, other in zip(members, others, strict=True):
-        assert (silo.name == "s4") == all(torch.equal(silo.local[n], other.local[n]) for n in other.local)
-
-
 def test_a_lost_node_does_not_change_the_result(tmp_path):
     wanted, others = serial()
     members = silos()
@@ -178,27 +173,45 @@ def test_a_lost_node_does_not_change_the_result(tmp_path):
     assert set(begun) == set(NAMES)
 
 
-def test_errors_that_end_a_run():
-    with two_nodes() as (cluster, _):
-        engine = partial(RayCluster, workers=1, threads=1, address=cluster.address, device="cpu")
-        with engine(refused) as refusing, pytest.raises(DataError, match="no such file"):
-            list(refusing.each(Fit(task()), silos()))
-        with engine(dies) as dying, pytest.raises(FedTLError, match="died 3 times"):
-            list(dying.each(Fit(task()), silos()))
-        with pytest.raises(ConfigError, match="has no GPU"):
-            RayCluster(make_context, 1, 1, cluster.address, "cuda").__enter__()
+def test_two_nodes_give_the_bits_of_serial_and_silos_stay_on_a_node(tmp_path, address):
+    wanted, others = serial()
+    members, notes = silos(), [tmp_path / "1", tmp_path / "2"]
+    for path in notes:
+        path.mkdir()
+    with RayCluster(make_context, 0, 1, address, "cpu") as engine:
+        assert engine.workers == 2
+        first = Noted(Fit(task()), notes[0])
+        same(list(engine.each(first, members)), wanted)
+        again = Noted(Fit(task()), notes[1], fails="s4")
+        result = dict(engine.each(again, members))
+        assert isinstance(result["s4"], SiloFailed)
+        assert len(first.nodes()) == 2
+        kept = {path.name for path in notes[0].iterdir()} & {path.name for path in notes[1].iterdir()}
+        assert len(kept) >= 6  # most silos were where they had been
+    for silo, other in zip(members, others, strict=True):
+        assert (silo.name == "s4") == all(torch.equal(silo.local[n], other.local[n]) for n in other.local)
+
+
+def test_errors_that_end_a_run(address):
+    engine = partial(RayCluster, workers=1, threads=1, address=address, device="cpu")
+    with engine(refused) as refusing, pytest.raises(DataError, match="no such file"):
+        list(refusing.each(Fit(task()), silos()))
+    with engine(dies) as dying, pytest.raises(FedTLError, match="died 3 times"):
+        list(dying.each(Fit(task()), silos()))
+    with pytest.raises(ConfigError, match="has no GPU"):
+        RayCluster(make_context, 1, 1, address, "cuda").__enter__()
+    ray.shutdown()
     with pytest.raises(ConfigError, match="engine.address") as caught:
         RayCluster(make_context, 1, 1, "127.0.0.1:1", "cpu").__enter__()
     assert "\n" not in str(caught.value)
 
 
-def test_a_whole_run_over_two_nodes(tmp_path):
-    small = ["rounds=2", "data.limit=40"]
+def test_a_whole_run_over_two_nodes(tmp_path, address):
+    small = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]
     alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
-    with two_nodes() as (cluster, _):
-        spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
-        other = to_plain(run(spread, RunFolder.create(tmp_path / "other", spread)))
+    spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={address}"])
+    other = to_plain(run(spread, RunFolder.create(tmp_path / "other", spread)))
     assert other.pop("workers") == 2
     assert one.pop("workers") == 1
     assert json.dumps(one | {"seconds": 0}) == json.dumps(other | {"seconds": 0})
@@ -206,22 +219,21 @@ def test_a_whole_run_over_two_nodes(tmp_path):
         assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
-def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path):
+def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path, address):
     class Stop(Exception):
         pass
 
     def stop(one):
         raise Stop
 
-    small = ["rounds=3", "data.limit=40", "method.name=fedrep"]
+    small = ["rounds=2", "data.limit=40", "method.name=fedrep", *ROUNDS_ONLY]
     alone = load_experiment("digits", [*small, "engine.name=serial"])
     one = to_plain(run(alone, RunFolder.create(tmp_path / "one", alone)))
-    with two_nodes() as (cluster, _):
-        spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={cluster.address}"])
-        folder = RunFolder.create(tmp_path / "other", spread)
-        with pytest.raises(Stop):
-            run(spread, folder, progress=stop)
-        other = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
+    spread = load_experiment("digits", [*small, "engine.name=ray", f"engine.address={address}"])
+    folder = RunFolder.create(tmp_path / "other", spread)
+    with pytest.raises(Stop):
+        run(spread, folder, progress=stop)
+    other = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
     assert one["silos"] == other["silos"]
     assert (tmp_path / "one" / "shared.safetensors").read_bytes() == (
         folder.path / "shared.safetensors"

@@ -86,7 +86,7 @@ def task_of(trainer, silo, number=1):
     return Task("test", number, 3, 0, shared)
 
 
-def federate(engine, trainer, data, number=3):
+def federate(engine, trainer, data, number=2):
     """The server's and every silo's final tensors, and the replies of each round."""
     silos = silos_of(trainer, data)
     shared, _ = trainer.partition.split(trainer.initial(silos[0].data.width))
@@ -108,7 +108,7 @@ def same(a, b):
 
 
 def compare(model, method, data, training=FEW, size=3):
-    """Three rounds on both engines give the same, and some tensor has changed."""
+    """Two rounds on both engines give the same, and some tensor has changed."""
     trainer = trainer_of(model, method, training)
     shared, locals_, replies = federate(Stacked(trainer, size), trainer, data)
     shared_too, locals_too, replies_too = federate(Serial(trainer), trainer, data)
@@ -140,7 +140,7 @@ def test_a_stack_of_models_without_a_body_learns_what_each_silo_learns_alone(met
     compare("linear", method, five("linear"))
 
 
-@pytest.mark.parametrize("method", [name for name in COMPARED if name != "pooled"])
+@pytest.mark.parametrize("method", ["fedavg", "fedtl", "fedrep"])
 def test_a_stack_of_resnets_learns_what_each_silo_learns_alone(method):
     data = five("resnet20", sizes=(5, 7, 4, 8, 6))
     compare("resnet20", method, data, size=5)

@@ -10,10 +10,12 @@ from scipy import special
 from fedtl.methods.choose import Candidate, Choose
 from fedtl.methods.registry import METHODS
 from fedtl.methods.tune import Tune
+from fedtl.models.registry import with_private_norms
 from fedtl.models.roles import Role
 from fedtl.training.at_home import finish, own_model, received_model, tuned_model
+from fedtl.training.at_home import trainer_of as trainer_of_member
 from fedtl.training.loop import TrainingConfig
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import OwnStart, Trainer
 from tests.training.test_trainer import data_of, mlp, moved, same, silo_at, task_for
 
 ROUNDS, TUNE, CHOOSE = 3, Tune(epochs=2), Choose()
@@ -117,3 +119,23 @@ def test_nothing_in_the_silo_changes_and_the_result_is_the_same_twice():
     first, second = finish(trainer, silo, task), finish(trainer, silo, task)
     assert same(silo.local, before)
     assert all(same(a.state, b.state) for a, b in zip(first.members, second.members, strict=True))
+
+
+def test_a_private_trainers_own_model_is_the_ordinary_one():
+    """The model that never leaves has ordinary norms and exact statistics, also where the shared one has private norms."""
+    plain, converted = mlp(), with_private_norms(mlp())
+    method = replace(METHODS["fedtl"](), tune=TUNE, choose=CHOOSE, exact_statistics="never")
+    trainer = Trainer(converted, method, TrainingConfig(batch_size=8), alone=OwnStart(plain))
+    silo = silo_at(trainer)
+    task = task_for(trainer, silo, round=ROUNDS + 1, rounds=ROUNDS)
+    local = trainer_of("local")
+    wanted = tuned_model(local, *after_rounds(local))
+    model = finish(trainer, silo, task)
+    own = next(one for one in model.members if one.name is Candidate.OWN)
+    assert same(own.state, wanted)
+    x = data_of(9, 15).train.x
+    parts = [
+        special.softmax(trainer_of_member(one, trainer).scores(one.state, x, silo.data).numpy(), 1)
+        for one in model.members
+    ]
+    np.testing.assert_allclose(model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / 2, atol=1e-6)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fedtl.errors import ConfigError, SiloFailed
-from fedtl.methods.base import Slot
 from fedtl.methods.losses import PerExample, TaskLoss
 from fedtl.methods.registry import METHODS
+from fedtl.methods.slot import Slot
 from fedtl.methods.slots import zeros
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.state import copy_state

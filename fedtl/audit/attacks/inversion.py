@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedtl.methods.sets import model_part
 from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
+from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
@@ -97,7 +98,8 @@ def invert(
     net.load_state_dict(model_part(trainer.partition.join(update.shared, update.local)))
     trainer.loop.prepare(net, trainer.method.phases[0])
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
-    wanted = mean_gradient(trainer, update, list(weights))
+    roles = trainer.partition.roles  # auxiliary modules are no part of the loss that is imitated here
+    wanted = mean_gradient(trainer, update, [name for name in weights if roles[name] is not Role.AUX])
     labels = infer_labels(update, wanted, net)
     count = min(update.rows, count)
     generator = torch.Generator().manual_seed(seed)

@@ -49,6 +49,19 @@ def noise_conformance(
     return [Check(name, silo, *measure()) for name, measure in checks]
 
 
+def summary_conformance(silo: str, summaries: ReleasedStatistics | None, claim: SiloPrivacy) -> list[Check]:
+    """The checks of what canaries recorded of released summaries; none where the claim has no summary."""
+    if claim.summary_noise is None:
+        return []
+    if summaries is None:
+        return [Check("noise on summaries", silo, *not_exercised("summaries were released without canaries"))]
+    noise = summaries.sums[:, ~summaries.member]
+    return [
+        Check("noise on summaries", silo, *_noise(noise, claim.summary_noise)),
+        Check("sensitivity of summaries", silo, *_sensitivity_of_sums(summaries, "summary")),
+    ]
+
+
 def shared_noise(runs: Mapping[str, Sequence[CanaryPhase]]) -> list[Check]:
     """Whether two silos have noise in common: one check for each pair, on the canaries that neither has."""
     checks = []
@@ -214,14 +227,20 @@ def _statistics_noise(statistics: ReleasedStatistics | None, claim: SiloPrivacy)
 
 
 def _statistics_sensitivity(statistics: ReleasedStatistics | None) -> Measurement:
-    """The mean of coordinates whose canary is in the run is one clip: it is in every sub-release."""
-    if statistics is None or not statistics.member.any():
+    if statistics is None:
         return not_exercised("no statistics are released")
-    weights = statistics.deviations**-2.0
-    mean = float(weights @ statistics.sums[:, statistics.member].mean(1) / weights.sum())
-    error = 1 / math.sqrt(statistics.member.sum() * weights.sum())
+    return _sensitivity_of_sums(statistics, "statistics")
+
+
+def _sensitivity_of_sums(released: ReleasedStatistics, what: str) -> Measurement:
+    """The mean of coordinates whose canary is in the run is one clip: it is in every sub-release."""
+    if not released.member.any():
+        return not_exercised("no canary is in the run")
+    weights = released.deviations**-2.0
+    mean = float(weights @ released.sums[:, released.member].mean(1) / weights.sum())
+    error = 1 / math.sqrt(released.member.sum() * weights.sum())
     p = float(2 * norm.sf(max(0.0, abs(mean - 1) - ROUNDING) / error))
-    return Measurement(p, mean, f"one record changes a sum of statistics by {mean:.3f} clips")
+    return Measurement(p, mean, f"one record changes a sum of {what} by {mean:.3f} clips")
 
 
 def _optimised(phase: CanaryPhase, claim: SiloPrivacy, training: TrainingConfig) -> Floats:

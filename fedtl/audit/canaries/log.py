@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fedtl.errors import ConfigError
-from fedtl.privacy.canaries import STATISTICS_FILE
+from fedtl.privacy.canaries import STATISTICS_FILE, SUMMARY_FILES
 
 FILE_NAME = re.compile(r"round-(\d+)-phase-(\d+)\.safetensors")
 
@@ -32,7 +32,7 @@ class CanaryPhase:
 @dataclass(frozen=True)
 class ReleasedStatistics:
     """
-    The canaries' part of the released statistics, as ``privacy.canaries.CanaryStatistics.save`` writes it: sums
+    The canaries' part of the released statistics, or of the summaries, as ``privacy.canaries.CanarySums.save`` writes it: sums
     [releases, canaries] in clips.
     """
 
@@ -45,6 +45,18 @@ def read_released_statistics(folder: Path) -> ReleasedStatistics | None:
     """Return None if no statistics were released with canaries. Raises ConfigError for a file that cannot be read."""
     path = folder / STATISTICS_FILE
     return ReleasedStatistics(*_arrays(path, "sums", "deviations", "member")) if path.is_file() else None
+
+
+def read_released_summaries(folder: Path) -> ReleasedStatistics | None:
+    """Return what canaries recorded of all releases of summaries; None if there were none. Raises ConfigError."""
+    paths = sorted(folder.glob(SUMMARY_FILES)) if folder.is_dir() else []
+    if not paths:
+        return None
+    records = [ReleasedStatistics(*_arrays(path, "sums", "deviations", "member")) for path in paths]
+    sums, deviations = (
+        np.concatenate([getattr(one, key) for one in records]) for key in ("sums", "deviations")
+    )
+    return ReleasedStatistics(sums, deviations, records[0].member)
 
 
 def read_canary_phases(folder: Path) -> list[CanaryPhase]:

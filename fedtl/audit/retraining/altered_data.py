@@ -21,10 +21,11 @@ def first_units(
     count, statistics = int(units[inside].max()) + 1, guarantee.releases.statistics
     if statistics is not None:
         statistics = replace(statistics, units=count)
+    summaries = tuple(replace(one, units=count) for one in guarantee.releases.summaries)
     changed = replace(
         guarantee,
         protected=replace(guarantee.protected, count=count),
-        releases=replace(guarantee.releases, statistics=statistics),
+        releases=replace(guarantee.releases, statistics=statistics, summaries=summaries),
     )
     return replace(data, train=train), changed
 

@@ -35,6 +35,7 @@ RETRAINING_CHECKS = (  # all checks, in the order of the report
     "one record",
     "shares of one record",
     "one record in the statistics",
+    "one record in the summaries",
     "one record in the metric",
     "noise of the metric",
     "before the mechanism",
@@ -75,6 +76,7 @@ def _contributions(audited: AuditedSilo) -> NamedMeasurements:
     yield "one record", contributions.one_record(rounds)
     yield "shares of one record", contributions.independent_contributions(rounds)
     yield "one record in the statistics", contributions.one_record_in_statistics(rounds)
+    yield "one record in the summaries", contributions.one_record_in_summaries(rounds)
     yield "one record in the metric", contributions.one_record_in_metric(rounds)
 
 

@@ -157,6 +157,8 @@ def one_record(rounds: NeighbourRounds) -> Measurement:
     """
     guarantee = rounds.audited.guarantee
     steps = STEPS * len(rounds.audited.private_phases())
+    if not steps:
+        return not_exercised("no phase takes private steps")
     training, unit = guarantee.training, guarantee.protected.unit
     ratio = max(
         distance_over_noise(rounds.base, other, "noise")
@@ -171,7 +173,8 @@ def independent_contributions(rounds: NeighbourRounds) -> Measurement:
     """What a record adds to a sum depends on no other record, and neither does the noise."""
     four = (rounds.base, rounds.without_extreme, rounds.others, rounds.others_without_extreme)
     sums = [
-        [each for kind in ("statistics", "noise") for each in trained.recorder.of(kind)] for trained in four
+        [each for kind in ("statistics", "summary", "noise") for each in trained.recorder.of(kind)]
+        for trained in four
     ]
     if len({len(each) for each in sums}) > 1:
         return exact(False, None, "the number of released sums depends on records")
@@ -213,6 +216,27 @@ def one_record_in_statistics(rounds: NeighbourRounds) -> Measurement:
         f"one {guarantee.protected.unit} changes the statistics by {clips:.2f} times what their noise covers"
     )
     return exact(clips <= 1 + ROUNDING, clips, reason)
+
+
+def one_record_in_summaries(rounds: NeighbourRounds) -> Measurement:
+    """A record changes the sum of each summary by at most its bound, and its noise is the claimed one."""
+    releases = rounds.audited.guarantee.releases.due(first=True)
+    if not releases:
+        return not_exercised("no summary is released")
+    stds = [each.std for each in rounds.base.recorder.of("summary")]
+    if stds != (intended := [one.noise_std for one in releases]):
+        reason = f"the sums of the summaries have noise of standard deviations {stds}, not {intended}"
+        return exact(False, None, reason)
+    pairs = [
+        (rounds.base, rounds.without_record),
+        (rounds.base, rounds.without_extreme),
+        (rounds.others, rounds.others_without_extreme),
+    ]
+    ratio = max(distance_over_noise(base, other, "summary") for base, other in pairs)
+    change = ratio * releases[0].noise_multiplier / math.sqrt(len(releases))
+    unit = rounds.audited.guarantee.protected.unit
+    reason = f"one {unit} changes the summaries by {change:.2f} times their bound; the noise covers 1"
+    return exact(change <= 1 + ROUNDING, change, reason)
 
 
 def one_record_in_metric(rounds: NeighbourRounds) -> Measurement:

@@ -73,7 +73,19 @@ def before_the_mechanism(audited: AuditedSilo) -> Measurement:
             "before the mechanism"
         )
         return exact(False, change, reason)
+    if (summaries := _summaries(base, other, replaced.guarantee)) is not None:
+        return summaries
     return _statistics(base, other, replaced.guarantee)
+
+
+def _summaries(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuarantee) -> Measurement | None:
+    """Return a failed check if one stored row, replaced by another, changes a summary by more than twice its bound."""
+    releases = guarantee.releases.due(first=True)
+    if not releases:
+        return None
+    change = distance_over_noise(base, other, "summary") * releases[0].noise_multiplier / len(releases) ** 0.5
+    reason = f"replacing one stored row changes the summaries by {change:.2f} times their bound; at most 2 is allowed"
+    return None if change <= 2 * (1 + ROUNDING) else exact(False, change, reason)
 
 
 def _statistics(base: TrainedRound, other: TrainedRound, guarantee: PrivacyGuarantee) -> Measurement:

@@ -6,7 +6,6 @@ that did not adapts the statistics and fits a head to its few rows. Nothing leav
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -55,9 +54,6 @@ class AdoptedModel:
     rows: int
     test: Mapping[str, Measured]
 
-    def to_json(self) -> dict[str, Any]:
-        return {"silo": self.silo, "trained": self.trained, "rows": self.rows, "test": to_plain(self.test)}
-
 
 @dataclass(frozen=True)
 class _Model:
@@ -90,7 +86,7 @@ def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, ou
     save_final_model(folder, plan.name, model.final, received, model.labels)
     folder.save_inputs(plan.name, rows.prepared.inputs, rows.data.classes, tuple(plan.agreement.shape))
     adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test)
-    folder.write_json("result.json", adopted.to_json())
+    folder.write_json("result.json", to_plain(adopted))
     return adopted
 
 

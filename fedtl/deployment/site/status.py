@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedtl.deployment.site.covered import approval_uses
 from fedtl.deployment.site.egress_lines import PlanApproved, RoundRefused, TaskReceived, UpdateSent
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.privacy_policy import describe_values
+from fedtl.privacy.hash_chain import ChainLine
 from fedtl.privacy.ledger_lines import BudgetChanged, Opened
 from fedtl.privacy.ledger_reading import read_ledgers
 from fedtl.privacy.verify import study_costs, unconfirmed_rows
@@ -103,7 +103,7 @@ def dataset_budget(home: Home) -> DatasetBudget | None:
     )
 
 
-def record_and_ledger_lines(home: Home) -> list[dict[str, Any]]:
+def record_and_ledger_lines(home: Home) -> list[ChainLine]:
     """Return every line of the egress record, then of the dataset's ledger. ``book`` says which of the two a line is in."""
     ledger = [line.as_json() for line in read_ledgers(home.ledger).get(home.dataset, [])]
     books = {"record": [line.as_json() for line in home.record.written()], "ledger": ledger}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
+from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
@@ -50,6 +51,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         )
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
+    if compare.folds > 1 and experiment.data.folds > 1:
+        yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
@@ -131,7 +134,7 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
-    for key in ("silo_column", "domain_column", "positive_above", "categories"):
+    for key in ("silo_column", "domain_column", "split_column", "positive_above", "categories"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
     if data.columns and data.source not in UNITS:
@@ -148,21 +151,40 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
-    if data.test + data.val >= 1:
+    if data.fold >= data.folds:
+        yield f"data.fold = {data.fold}, but data.folds = {data.folds}; fold numbers start at 0"
+    if data.folds > 1 and 1 / data.folds + data.val >= 1:
+        yield f"data.folds = {data.folds} and data.val = {data.val} leave no training rows; lower data.val"
+    elif data.folds == 1 and data.test + data.val >= 1:
         yield f"data.test = {data.test} and data.val = {data.val} leave no training rows; their sum must be below 1"
     if data.positive_above is not None and data.task == "regression":
         yield 'data.positive_above makes two classes, but data.task = "regression"; remove one of them'
-    for key in ("label", "silo_column", "domain_column", "unit_column"):
+    for key in COLUMNS_WITH_A_USE:
         if getattr(data, key) in data.columns:
             yield f"data.columns lists {getattr(data, key)!r}, which is data.{key}, not an input; remove it there"
     if data.scale not in SCALES and not os.path.isfile(data.scale):
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
+    yield from _of_partition(data)
+    if data.split_column and data.target_domain:
+        yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:
         yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
+
+
+def _of_partition(data: DataSettings) -> Iterator[str]:
+    if data.partition is None:
+        return
+    if data.partition.by == "label" and data.task == "regression":
+        yield 'data.partition.by = "label" divides classes, but data.task = "regression"; set it to "size"'
+    if data.source in ("digits", "memory"):
+        yield f"data.partition divides one set of rows, but source {data.source!r} has silos of its own; remove it"
+    for key in ("target_domain", "unit_column", "silo_column"):
+        if getattr(data, key):
+            yield f"data.partition divides rows one by one, which data.{key} does not allow; remove one of them"
 
 
 def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:

@@ -87,7 +87,10 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         "the guarantee does not cover them; do not publish them"
     )
     private = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
-    if (runs := len(compare.seeds) * sum(bool(method.shared) and not method.pool for method in private)) > 1:
+    if (
+        runs := len(compare.seeds)
+        * sum(bool(method.shared or method.summaries) and not method.pool for method in private)
+    ) > 1:
         yield f"compare makes {runs} private runs on the same rows; if more than one is released, their epsilons add"
     if experiment.model.weights not in ("", "pretrained") and not taint_metadata.has_labels(
         Path(experiment.model.weights)

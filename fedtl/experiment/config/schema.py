@@ -54,7 +54,10 @@ class ModelSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds."""
+    """
+    ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``roles``: what a round trains, of
+    what the method trains; []: all of it. What is left out keeps its initial values, and does not leave a silo.
+    """
 
     optimizer: str = "sgd"
     lr: float = Field(0.05, gt=0, allow_inf_nan=False)
@@ -64,6 +67,7 @@ class TrainSettings(Settings):
     body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
+    roles: list[Literal["body", "norm", "head"]] = []
 
 
 def each_once(values: list[Candidate]) -> list[Candidate]:
@@ -213,12 +217,17 @@ ENSEMBLE = "local ensemble"  # an entry of compare.methods that is no method: tw
 class CompareSettings(Settings):
     """
     ``[compare]``. ``methods``: also "local ensemble", two local models a silo whose outputs are averaged. ``metric``
-    decides which method is best; "auto" is accuracy, or R^2 in regression.
+    decides which method is best; "auto" is accuracy, or R^2 in regression. ``folds``: with 5, each seed does 5 runs, and every
+    row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
+    where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
+    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017).
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0, 1, 2], min_length=1)
     metric: str = "auto"
+    folds: int = Field(1, ge=1, le=100)
+    margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
     _values: "dict[str, Method]" = PrivateAttr({})
 

@@ -34,6 +34,8 @@ def guarantee_claims(examined: Examined) -> Iterator[str]:
         + by_silo(lambda guarantee: f"at most epsilon {guarantee.epsilon:.3f} at delta {guarantee.delta:.1e}")
     )
     yield f"what leaves: {_leaves(examined)}"
+    if any(guarantee.releases.summaries for guarantee in guarantees.values()):
+        yield f"summaries: one bounded vector a {unit}, summed with noise and charged: {by_silo(_summaries)}"
     yield (
         "preparation: each row independently of the others; the split follows row positions; constants are declared, or "
         f"released with noise and charged: {by_silo(lambda guarantee: _preparation(examined, guarantee))}"
@@ -54,10 +56,13 @@ def _steps(training: PrivateTraining) -> str:
 
 def _leaves(examined: Examined) -> str:
     study, guarantees = examined.study, examined.guarantees
-    roles = study.trainer.partition.roles.values()
-    count = sum(role in study.method.shared for role in roles)
-    statistics = any(guarantee.releases.statistics for guarantee in guarantees.values())
-    noisy = "noisy steps and noisy statistics" if statistics else "noisy steps"
+    count = sum(map(study.trainer.partition.leaves, study.trainer.partition.roles))
+    released = {
+        "noisy steps": any(guarantee.training.all_steps for guarantee in guarantees.values()),
+        "noisy statistics": any(guarantee.releases.statistics for guarantee in guarantees.values()),
+        "noisy summaries": any(guarantee.releases.summaries for guarantee in guarantees.values()),
+    }
+    noisy = " and ".join(name for name, leaves in released.items() if leaves)
     text = (
         f"{count} tensors, which depend on the rows only through {noisy}; no loss, no error message and no number of rows (which "
         "is public under the guarantee, and follows from the noise)"
@@ -65,8 +70,18 @@ def _leaves(examined: Examined) -> str:
     if not any(guarantee.releases.accuracy for guarantee in guarantees.values()):
         return f"{text}, and no accuracy"
     unit = next(iter(guarantees.values())).protected.unit
-    released = _by_silo(guarantees, _accuracy)
-    return f"{text}; and in each round an accuracy on validation {unit}s, with noise and charged: {released}"
+    accuracies = _by_silo(guarantees, _accuracy)
+    return (
+        f"{text}; and in each round an accuracy on validation {unit}s, with noise and charged: {accuracies}"
+    )
+
+
+def _summaries(guarantee: PrivacyGuarantee) -> str:
+    return ", ".join(
+        f"{one.name} of length at most {one.bound:.3g}, noise multiplier {one.noise_multiplier:.3g}, "
+        + ("in every round" if one.every_round else "once")
+        for one in guarantee.releases.summaries
+    )
 
 
 def _accuracy(guarantee: PrivacyGuarantee) -> str:

@@ -51,7 +51,9 @@ def examine(experiment: Experiment, store: SharedStore) -> Examined:
         return Examined(study, {}, tuple(refused))
     refused += unknown_silos(study)
     guarantees: dict[str, PrivacyGuarantee] = {}
-    for name in study.training if study.method.phases else ():  # a method without phases has no steps
+    for name in (
+        study.training if study.method.phases or study.method.summaries else ()
+    ):  # or nothing is released
         refused += _plan_silo(study, name, guarantees, refused)
     for name, guarantee in guarantees.items():
         refused += _charge_mismatches(name, guarantee)
@@ -89,12 +91,13 @@ def _without_training_settings(experiment: Experiment) -> Experiment:
 def _charge_mismatches(name: str, guarantee: PrivacyGuarantee) -> Iterator[str]:
     """Yield a line where training and charge differ in steps, noise or sample rate, or exceed the epsilon asked for."""
     training, taken = guarantee.training, guarantee.training.all_steps
-    rounds = [guarantee.events(first=number == 0) for number in range(training.rounds)]
+    firsts = [number == 0 for number in range(training.rounds)]
     charged = sum(
         event.steps
-        for events in rounds
-        for event in events
-        if (event.noise_multiplier, event.sample_rate) == (training.noise_multiplier, training.sample_rate)
+        for first in firsts
+        for event in guarantee.events(first)
+        if event not in guarantee.releases.in_round(first)
+        and (event.noise_multiplier, event.sample_rate) == (training.noise_multiplier, training.sample_rate)
     )
     budget = guarantee.account.budget.epsilon
     if charged != taken:

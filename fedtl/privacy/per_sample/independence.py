@@ -75,6 +75,28 @@ def check_examples_independent(net: nn.Module, batch: Batch, losses: Losses) -> 
                         raise ConfigError(f"a record's {what} depends on the size of its batch; {WAY_OUT}")
 
 
+@torch.no_grad()
+def check_vectors_independent(
+    batch: Batch, vectors: Callable[[Batch], Tensor], classes: int, what: str
+) -> None:
+    """
+    Raise ConfigError if a record's vector, of ``vectors(batch)`` [B, ...], depends on other records of the batch or on their
+    number. ``classes``: how many labels there are; ``what``: what the vectors are, for the message.
+    """
+    whole = vectors(batch)
+    if len(whole) != len(batch.y):
+        raise ConfigError(
+            f"{len(batch.y)} records need {len(batch.y)} vectors of {what}, not {len(whole)}; {WAY_OUT}"
+        )
+    size = _size(whole)
+    for kept in KEPT_RECORDS:
+        if _moved(whole[kept], vectors(_others_replaced(batch, kept, classes))[kept], size):
+            raise ConfigError(f"a record's vector of {what} depends on other records of its batch; {WAY_OUT}")
+    for count in (1, len(batch.y) - 1):
+        if _moved(whole[:count], vectors(_first(batch, count)), size):
+            raise ConfigError(f"a record's vector of {what} depends on the size of its batch; {WAY_OUT}")
+
+
 @contextmanager
 def without_dropout(net: nn.Module) -> Iterator[None]:
     """Set modules without parameters to evaluation mode. Dropout draws by position in the batch, so batches of different

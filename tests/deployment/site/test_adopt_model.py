@@ -14,9 +14,10 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
 from fedtl.training.at_home import tuned_model
 from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import fedtl_command
 
-OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40"]
+OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40", *ROUNDS_ONLY]
 
 
 @pytest.fixture(scope="module")

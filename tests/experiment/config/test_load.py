@@ -136,6 +136,10 @@ WRONG = {
     "rounds=1 rounds.x=2": "--set rounds: ",
     "data.path=x": "data.path is set",
     "data.silo_column=x": "data.silo_column ",
+    "data.split_column=x": "data.split_column ",
+    " ".join(
+        [*TABLE, "data.split_column=part", "data.target_domain=new", "data.domain_column=d"]
+    ): "data.split_column and data.target_domain",
     "method.name=dann": "method 'dann'",
     'method.terms=[{name="coral"}]': "data.target_domain",
     'data.silos=["plain","plain"]': "data.silos lists 'plain'",

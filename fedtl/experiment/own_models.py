@@ -1,0 +1,46 @@
+"""The silos' own models that the runs of a comparison share: each is trained once, because it does not depend on the method."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from fedtl._util.files import write_file
+from fedtl.experiment.config.schema import Experiment
+from fedtl.messages import Task
+from fedtl.models.state import State
+from fedtl.training.at_home import own_model
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class StoredOwnModels:
+    """Finds a silo's own model in a folder, or trains it and writes it there. ``key``: all settings that it depends on."""
+
+    folder: Path
+    key: str
+
+    def __call__(self, trainer: Trainer, silo: Silo, task: Task) -> State:
+        path = self.folder / self.key / f"{silo.name}-{silo.data.width}.safetensors"
+        if path.is_file():
+            return load_file(path)
+        state = own_model(trainer, silo, task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda file: save_file(state, file))
+        return state
+
+
+def stored_own_models(folder: Path, experiment: Experiment, device: str) -> StoredOwnModels:
+    """Return the store for the runs of an experiment that differ in the method alone."""
+    settings = {
+        **experiment.model_dump(mode="json", include={"seed", "rounds", "data", "model", "train"}),
+        "tune": experiment.method.tune.model_dump(mode="json"),
+        "threads": experiment.engine.threads,
+        "private": experiment.privacy is not None,
+        "device": device,
+    }
+    key = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return StoredOwnModels(folder, key)

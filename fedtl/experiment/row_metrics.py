@@ -1,0 +1,129 @@
+"""Metrics of a model on the test rows of one silo, with a weight on each row, for many sets of weights at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+NOBODY = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """
+    The outputs of one seed on a silo's test rows: ``scores`` [N, classes] or [N, 1], ``y`` [N], permanent numbers of the rows
+    ``ids`` [N], and of whose rows they are ``units`` [N] (empty: each row is a unit of its own). ``models`` [N]: which of
+    several models answered the row, with ``compare.folds`` (empty: there is one).
+    """
+
+    scores: Floats
+    y: NDArray[np.generic]
+    ids: Integers
+    units: Integers = field(default_factory=NOBODY.copy)
+    models: Integers = field(default_factory=NOBODY.copy)
+
+    @property
+    def groups(self) -> Integers:
+        """The unit of each row [N]: rows of one unit depend on each other, those of several do not."""
+        return self.units if len(self.units) else self.ids
+
+
+def pooled(folds: Sequence[Answers]) -> Answers:
+    """Return the answers of all folds of a seed; in each of them another model answered other rows."""
+    sizes = [len(fold.y) for fold in folds]
+    return Answers(
+        np.concatenate([fold.scores for fold in folds]),
+        np.concatenate([fold.y for fold in folds]),
+        np.concatenate([fold.ids for fold in folds]),
+        np.concatenate([fold.units for fold in folds]),
+        np.repeat(np.arange(len(folds)), sizes) if len(folds) > 1 else NOBODY,
+    )
+
+
+def figure(metric: str, answers: Answers, weights: Floats) -> Floats:
+    """Return [R]: the metric with each row of ``weights`` [R, N] as weights; NaN where it is undefined."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _FIGURES[metric](answers, weights)
+
+
+def _accuracy(answers: Answers, weights: Floats) -> Floats:
+    return _ratio(weights, answers.scores.argmax(1) == answers.y, np.ones(len(answers.y)))
+
+
+def _balanced_accuracy(answers: Answers, weights: Floats) -> Floats:
+    right = answers.scores.argmax(1) == answers.y
+    recalls = [_ratio(weights, right & (answers.y == c), answers.y == c) for c in np.unique(answers.y)]
+    stacked = np.stack(recalls, 1)
+    there = np.isfinite(stacked)
+    classes = np.where(
+        there.sum(1) > 1, there.sum(1), np.nan
+    )  # one class alone supports no balanced accuracy
+    return np.asarray(np.where(there, stacked, 0).sum(1) / classes)
+
+
+def _auc(answers: Answers, weights: Floats) -> Floats:
+    """
+    Return the weighted share of (positive, negative) pairs in the right order; ties count half. Only rows that one model
+    answered are pairs, because the scores of two models have no common scale (Forman and Scholz, 2010).
+    """
+    margin = answers.scores[:, 1] - answers.scores[:, 0]
+    ordered, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    models = answers.models if len(answers.models) else np.zeros(len(answers.y), int)
+    for model in np.unique(models):
+        rows = models == model
+        above, all_pairs = _pairs(margin[rows], answers.y[rows], weights[:, rows])
+        ordered, pairs = ordered + above, pairs + all_pairs
+    return np.asarray(ordered / pairs)
+
+
+def _pairs(margin: Floats, y: NDArray[np.generic], weights: Floats) -> tuple[Floats, Floats]:
+    """Return [R]: the weight of the pairs in the right order, and of all pairs."""
+    _, rank = np.unique(margin, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.searchsorted(rank[order], np.arange(rank.max() + 1))
+    positive, negative = (np.add.reduceat((weights * (y == c))[:, order], starts, axis=1) for c in (1, 0))
+    below = negative.cumsum(1) - negative / 2
+    return (positive * below).sum(1), positive.sum(1) * negative.sum(1)
+
+
+def _loss(answers: Answers, weights: Floats) -> Floats:
+    if (
+        answers.y.dtype.kind == "f"
+    ):  # regression: labels of a classification are integers, however they are stored
+        return _half_square(answers, weights)
+    shifted = answers.scores - answers.scores.max(1, keepdims=True)
+    nats = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(answers.y)), answers.y.astype(int)]
+    return _ratio(weights, nats, np.ones(len(answers.y)))
+
+
+def _half_square(answers: Answers, weights: Floats) -> Floats:
+    return _ratio(weights, (answers.scores[:, 0] - answers.y.astype(float)) ** 2 / 2, np.ones(len(answers.y)))
+
+
+def _rmse(answers: Answers, weights: Floats) -> Floats:
+    return np.sqrt(2 * _half_square(answers, weights))
+
+
+def _r2(answers: Answers, weights: Floats) -> Floats:
+    n, y = weights.sum(1), answers.y.astype(float)
+    y -= y.mean()  # squares of far values would cancel
+    total = weights @ y**2 / n - (weights @ y / n) ** 2
+    varies = total > 1e-12 * np.square(y).max(initial=0)
+    return np.asarray(1 - 2 * _half_square(answers, weights) / np.where(varies, total, np.nan))
+
+
+def _ratio(weights: Floats, above: NDArray[np.generic], below: NDArray[np.generic]) -> Floats:
+    return np.asarray((weights @ above.astype(float)) / (weights @ below.astype(float)))
+
+
+_FIGURES: Mapping[str, Callable[[Answers, Floats], Floats]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "auc": _auc,
+    "loss": _loss,
+    "rmse": _rmse,
+    "r2": _r2,
+}

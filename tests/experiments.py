@@ -1,0 +1,5 @@
+"""Settings that the experiments of tests share."""
+
+# No tuning at home and no mix with the silo's own model: for tests whose subject is something else, because both take most of
+# a small run's time.
+ROUNDS_ONLY = ("method.tune.epochs=0", 'method.choose.candidates=["tuned"]')
