@@ -11,6 +11,7 @@ from fedtl._util.records import to_plain
 from fedtl.audit.at_site import audit_site_plan
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
 from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
+from fedtl.deployment.site.egress_lines import ApprovalWithdrawn
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan, build_study
@@ -90,7 +91,7 @@ def test_an_existing_ledger_and_egress_log_do_not_change(home, made):
     silo = make_silo(plan, study, rows)
     shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
     study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
-    home.record.note("approved", bundle=made.hash)
+    home.record.append(ApprovalWithdrawn(bundle=made.hash))
     before = content(home)
     assert home.ledger.relative_to(home.path) in before
     done(home, made.hash)

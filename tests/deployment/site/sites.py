@@ -80,7 +80,7 @@ class Site:
         assert self.lines()[-1]["what"] == "refused"
 
     def lines(self):
-        return self.home.record.lines()
+        return [line.as_json() for line in self.home.record.written()]
 
     def terms_signed(self):
         return SignedTerms.model_validate(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from fedtl.deployment.site.answer_round import answer_round
 from fedtl.deployment.site.approvals import is_approved
 from fedtl.deployment.site.covered import uncovered_lines
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.errors import Denied
 from fedtl.federation.policy import Code
@@ -31,7 +32,7 @@ def test_a_round_leaves_its_update_its_state_and_two_lines(site):
     assert (sent["what"], sent["round"]) == ("sent", 1)
     assert sent["tensors"].keys() == update.delta.keys()
     assert sent["bytes"] == site.plan.manifest.bytes
-    assert uncovered_lines(site.lines()) == []
+    assert uncovered_lines(parse_lines(site.lines())) == []
     for path in [site.home.path, *site.home.path.rglob("*")]:
         if path.name not in ("node.key.pub",):
             mode = stat.S_IMODE(path.stat().st_mode)

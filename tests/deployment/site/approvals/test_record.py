@@ -3,16 +3,18 @@
 from datetime import UTC, datetime, timedelta
 
 from fedtl.deployment.site import covered
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.federation.policy import Code
+from tests.deployment.site.raw_record import note
 from tests.real_processes import fedtl_command
 
 
 def noted(site, line, **changes):
     """Append a line to the record as a fedtl without checks would, and return the lines that are not covered."""
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
-    site.home.record.note("sent", **{**kept, **changes})
-    return covered.uncovered_lines(site.lines())
+    note(site.home, "sent", **{**kept, **changes})
+    return covered.uncovered_lines(parse_lines(site.lines()))
 
 
 def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
@@ -48,7 +50,9 @@ def test_verify_reports_each_line_that_no_approval_covered(bare, tmp_path):
             assert reason in said
         assert "an approval covered" not in said
     assert (
-        covered.uncovered_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x"))
+        covered.uncovered_lines(
+            parse_lines(verify_lines(path.read_text().partition("\n\n")[0].splitlines(), "x"))
+        )
         == found
     )
 
@@ -67,22 +71,22 @@ def test_verify_reports_an_update_without_the_signed_privacy(site):
 def test_verify_reports_an_update_after_the_approval_ended(bare):
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     bare.refused(bare.task(), Code.PLAN, "the approval ended on")
-    terms = covered.record_history(bare.lines()).grants
+    terms = covered.record_history(parse_lines(bare.lines())).grants
     assert len(terms) == 1
     bare.approve()
     bare.ask(bare.task())
     sent = bare.lines()[-1]
     bare.approve(until=(datetime.now(UTC).date() - timedelta(days=1)).isoformat())
     assert "had ended on" in noted(bare, sent, round=2)[0]
-    bare.home.record.note("withdrawn", bundle="0" * 64)
+    note(bare.home, "withdrawn", bundle="0" * 64)
     assert "no approval of" in noted(bare, sent, round=3)[-1]
 
 
 def test_verify_reports_a_malformed_line(bare):
-    bare.home.record.note("sent", round=1)
-    bare.home.record.note("approved", plan="p", tensors=[7])
-    bare.home.record.note("withdrawn")
-    found = covered.uncovered_lines(bare.lines())
+    note(bare.home, "sent", round=1)
+    note(bare.home, "approved", plan="p", tensors=[7])
+    note(bare.home, "withdrawn")
+    found = covered.uncovered_lines(parse_lines(bare.lines()))
     assert [text.split(" (")[0] for text in found] == [
         f"line {number} is not a line of a record" for number in (2, 3, 4)
     ]
@@ -92,5 +96,5 @@ def test_terms_that_do_not_match_their_hash_approve_nothing(site):
     line = next(each for each in site.lines() if each["what"] == "approved")
     kept = {key: value for key, value in line.items() if key not in ("chain", "number", "at", "what")}
     kept["signed"]["privacy"]["epsilon"] = 90.0
-    site.home.record.note("approved", **kept)
+    note(site.home, "approved", **kept)
     site.refused(site.task(), Code.PLAN, "an earlier fedtl")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from fedtl.deployment.site import covered
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.readiness import check_readiness
 from fedtl.deployment.site.status import site_status
@@ -42,7 +43,7 @@ def test_an_approval_covers_the_signed_number_of_studies(bare):
         True,
         False,
     ]
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_a_study_uses_its_approval_before_its_first_round_is_computed(bare, monkeypatch):

@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from fedtl.deployment.site import covered
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.settings import (
     RENAMED_KEYS,
@@ -114,7 +115,7 @@ STRICTER = [
 @pytest.mark.parametrize("values", STRICTER, ids=str)
 def test_a_stricter_value_is_accepted_and_recorded(site, values):
     assert isinstance(changed(site, **values).ask(site.task()), Update), site.lines()[-1]
-    assert covered.uncovered_lines(site.lines()) == []
+    assert covered.uncovered_lines(parse_lines(site.lines())) == []
     assert looser(site.terms_signed(), SignedTerms.model_validate(site.lines()[-1]["terms"])) == []
 
 
@@ -122,7 +123,7 @@ def test_privacy_may_be_added_to_an_open_approval(bare):
     changed(bare, policy__privacy=THREE)
     assert isinstance(bare.ask(bare.task()), Update), bare.lines()[-1]
     assert bare.lines()[-1]["private"] is True
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 def test_every_setting_is_signed_or_listed_as_harmless():
@@ -205,7 +206,7 @@ def test_an_approval_stays_valid_when_keys_of_silo_toml_are_renamed(bare):
     assert isinstance(bare.ask(bare.task(1)), Update)
     path.write_text(new)
     assert isinstance(bare.ask(bare.task(2)), Update), bare.lines()[-1]
-    assert covered.uncovered_lines(bare.lines()) == []
+    assert covered.uncovered_lines(parse_lines(bare.lines())) == []
 
 
 @pytest.mark.parametrize("name", sorted(SignedTerms.model_fields.keys() - {"data", "privacy"}))
