@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedtl.experiment.config.schema import CONSTANT, ENSEMBLE, Experiment
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import POOLED, YARDSTICKS
 from fedtl.report.figures import Curve
 
