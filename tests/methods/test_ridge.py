@@ -88,7 +88,9 @@ def test_values_of_clipped_rows_are_fitted_as_by_weighted_least_squares():
     np.testing.assert_allclose(bias.numpy(), expected[1], atol=1e-7)
 
 
-@pytest.mark.parametrize("projection", [Projection(3, seed=5), Projection(3, 5, True), Projection(0, 5, True)])
+@pytest.mark.parametrize(
+    "projection", [Projection(3, seed=5), Projection(3, 5, True), Projection(0, 5, True)]
+)
 def test_a_projection_is_undone_in_the_head(projection):
     rows = labelled()
     weight, bias = Ridge.of(Rows(projection).moments(rows, WIDTH)).head(0.1)
