@@ -65,6 +65,7 @@ LARGE_FUNCTIONS = {
     "report.rehearsal._privacy": "a table of rows",
 }
 LARGE_CLASSES = {
+    "api.results.FinishedComparison": "a property for each table",
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
 }

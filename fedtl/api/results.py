@@ -131,6 +131,13 @@ class FinishedComparison:
 
         return comparison_verdicts(self.result)
 
+    @property
+    def trials(self) -> "DataFrame":
+        """The values that were tried on validation rows: a row per trial, with its loss; empty where none were tried."""
+        from fedtl.api.frames import comparison_trials
+
+        return comparison_trials(self.result)
+
     def run(self, method: str, seed: int | None = None, fold: int = 0) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""
         by_method = run_folders(self.experiment, self.folder)

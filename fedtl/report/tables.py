@@ -195,11 +195,9 @@ def refitted_table(comparison: Comparison) -> Table:
 def _mean(metric: str, rows: Iterable[Averages], silos: int) -> str:
     """The mean over the silos that have the metric, with their number if it is not all."""
     values = [row.figures[metric].mean for row in rows if metric in row.figures]
-    return (
-        format_value(metric, sum(values) / len(values)) + silo_count_note(len(values), silos)
-        if values
-        else "-"
-    )
+    if not values:
+        return "-"
+    return format_value(metric, sum(values) / len(values)) + silo_count_note(len(values), silos)
 
 
 def target_table(comparison: Comparison) -> Table:
