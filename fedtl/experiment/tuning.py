@@ -15,7 +15,8 @@ import numpy as np
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
-from fedtl.experiment.config.schema import Experiment, TrialSettings
+from fedtl.experiment.config.schema import Experiment, MethodSettings, TrialSettings
+from fedtl.experiment.config.settings_file import validate
 from fedtl.results.tuning import Trial, Tuning
 
 Grid = Mapping[str, Sequence[Any]]  # the values to try by the path of their setting, such as "train.lr"
@@ -78,13 +79,22 @@ def check_budgets(tune: TrialSettings, methods: Sequence[str]) -> None:
 
 def with_values(experiment: Experiment, values: Values) -> Experiment:
     """Return the experiment with these values. Raises ConfigError."""
-    tables = {"train": experiment.train.model_dump(), "method": experiment.method.model_dump()}
+    tables: dict[str, Any] = {
+        "train": experiment.train.model_dump(),
+        "method": experiment.method.model_dump(),
+    }
     for path, value in values.items():
         *above, key = path.split(".")
-        inner: dict[str, Any] = tables
+        inner = tables
         for part in above:
             inner = inner.setdefault(part, {})
         inner[key] = value
+    if (custom := experiment.method.value) is not None:
+        own = {key: tables["method"][key] for key in tables["method"] if key in MethodSettings.model_fields}
+        if unknown := sorted(tables["method"].keys() - own.keys()):
+            name = experiment.method.name
+            raise ConfigError(f"compare.tune: method.{unknown[0]} is not a setting of {name!r}; remove it")
+        tables["method"] = validate(MethodSettings, own).with_value(experiment.method.name, custom)
     return with_changes(experiment, **tables)
 
 

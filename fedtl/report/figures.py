@@ -87,6 +87,26 @@ def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
     return text
 
 
+def difference_unit(metric: str) -> str:
+    """The unit of a difference between two values of the metric."""
+    return "points" if metric in IN_PERCENT else f"in {TITLES[metric]}"
+
+
+def format_gain(metric: str, gain: float) -> str:
+    """A signed difference with its unit."""
+    return f"{_signed(metric, gain)} {difference_unit(metric)}"
+
+
+def format_size(metric: str, size: float) -> str:
+    """The size of a difference, without a unit."""
+    return _number(scale(metric) * size, _digits(metric))
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 round", "2 rounds"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def silo_count_note(count: int | None, silos: int) -> str:
     """The note behind a figure that is over fewer silos than the table has, such as " (2 of 35)"; otherwise empty."""
     return "" if count is None or count == silos else f" ({count} of {silos})"

@@ -11,7 +11,7 @@ from fedtl.data.parts import split_rows
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.columns import Kind, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.load import parse_experiment
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.summary import summarize_runs
 from fedtl.experiment.yardsticks import write_constant
@@ -125,7 +125,7 @@ def compared(tmp_path_factory):
                 if column.kind is Kind.CONSTANT:
                     write_constant(own, RunFolder(path), rows)
                 else:
-                    run(own, RunFolder.create(path, own), raws=rows)
+                    run(own, RunFolder.create(path, own), given=Given(rows))
     folders = run_folders(experiment, folder)
     return summarize_runs(experiment, folders), folders
 

@@ -20,7 +20,7 @@ from fedtl.privacy.dp_summary import SummaryRelease, noisy_mean
 from fedtl.privacy.noise import Noise
 from fedtl.training.private import noisy_summaries
 from tests.experiment.test_private import bench_of, data_of, same, silo_of, studies_of, task_of
-from tests.privacy.test_units import of_patients
+from tests.privacy.patients import of_patients
 
 NAME, WIDTH = "summary/ridge", 3
 BOUND = 2**0.5
