@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedtl.errors import ConfigError
+from fedtl.experiment.checkpoint import load_run_state
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.final_models import load_final_model, save_final_model
 from fedtl.experiment.own_models import StoredOwnModels
@@ -73,6 +74,15 @@ def test_a_silo_predicts_with_the_model_that_was_scored(alone):
     raw = DATA["digits"].read(alone.experiment().data, "plain")
     scores = silo.scores(raw.train.x[tests["ids"].numpy()])
     torch.testing.assert_close(scores, tests["scores"], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_fitted_at_home_is_not_in_what_a_run_continues_from_nor_in_what_left(alone):
+    state, own = load_run_state(alone.log), alone.tensors("silos/plain/local.safetensors")
+    assert {label for labels in state.labels.values() for label in labels.values()}.isdisjoint({Label.LOCAL})
+    fitted = own["own/head.weight"]
+    assert not torch.equal(state.local["plain"]["head.weight"], fitted)
+    assert all(not line.silos["plain"] for line in alone.history())  # no metric left
+    assert {"silos", "mean", "worst"} <= set(alone.result().privacy.not_released)
 
 
 def test_no_private_run_starts_from_the_model_that_a_silo_trained_alone(alone, tmp_path):
