@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import special
 
-from fedtl.methods.choose import Candidate, Choose
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import Choose
 from fedtl.methods.registry import METHODS
 from fedtl.methods.tune import Tune
 from fedtl.models.registry import with_private_norms

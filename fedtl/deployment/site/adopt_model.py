@@ -27,7 +27,7 @@ from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.ridge import RidgeHead
 from fedtl.models.roles import Role
 from fedtl.models.state import State

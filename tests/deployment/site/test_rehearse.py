@@ -396,8 +396,8 @@ def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(t
     facts, page = rehearse(Home.open(tmp_path / "home"), made.file)
     assert facts.refused == ""
     assert [(part.name, part.leaves) for part in facts.tensors.parts] == [
-        ("control", True),
         ("own_control", False),
+        ("control", True),
     ]
     size = sum(line.bytes for line in facts.tensors.manifest.lines if line.name.startswith("control/"))
     assert {part.bytes for part in facts.tensors.parts} == {size}
