@@ -11,7 +11,7 @@ from fedtl.deployment.site.status import site_status
 from fedtl.deployment.site.verification import export_lines, verify_export, verify_home
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import fedtl_command
 
 SHUT = {"policy__metrics": [], "policy__share_row_count": False}
