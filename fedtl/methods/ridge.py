@@ -140,11 +140,17 @@ def row_losses(scores: Tensor, y: Tensor) -> Tensor:
 def head_names(state: State) -> tuple[str, str]:
     """Return the names of the head's weight and bias. Raises ConfigError for a head that is not one linear layer."""
     names = sorted(name for name in state if name.startswith("head."))
-    if len(names) != 2 or state[names[1]].dim() != 2 or state[names[0]].dim() != 1:
+    if not is_linear(state):
         raise ConfigError(
             f"a ridge head needs a model whose classifier is one linear layer with a bias; this one has {', '.join(names)}"
         )
     return names[1], names[0]
+
+
+def is_linear(state: State) -> bool:
+    """Return whether the head of a model is one linear layer with a bias."""
+    names = sorted(name for name in state if name.startswith("head."))
+    return [state[name].dim() for name in names] == [1, 2]
 
 
 def ridge(

@@ -18,6 +18,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,16 @@ def runs(name: str, asked: argparse.Namespace) -> list[One]:
     return [one for one in found if not any(word in one.row for word in asked.skip)]
 
 
-def accuracy(one: One) -> dict[str, Any]:
-    """Run one experiment and return its test accuracy: the mean over silos, and that of each silo."""
+def accuracy(one: One, own: Path) -> dict[str, Any]:
+    """
+    Run one experiment and return its test accuracy: the mean over silos, and that of each silo. ``own``: a folder with the
+    models that silos trained alone, which are the same in all private rows of a model.
+    """
 
     from fedtl.experiment import privacy_plan as planning
     from fedtl.experiment.config.load import load_experiment
-    from fedtl.experiment.run import run
+    from fedtl.experiment.own_models import stored_own_models
+    from fedtl.experiment.run import Given, run
     from fedtl.experiment.run_folder import RunFolder
     from fedtl.privacy import dp_adabn
     from fedtl.training.threads import set_threads
@@ -107,7 +112,8 @@ def accuracy(one: One) -> dict[str, Any]:
                 write(Path(folder) / "rows", one.seed)
                 sets.append(f"data.path={folder}/rows")
             experiment = load_experiment(str(HERE / f"{one.name}.toml"), sets)
-            result = run(experiment, RunFolder.create(Path(folder) / "run", experiment))
+            given = Given(own=stored_own_models(own / one.name, experiment, "cpu"))
+            result = run(experiment, RunFolder.create(Path(folder) / "run", experiment), given=given)
     finally:
         dp_adabn.release_statistics, planning.STATISTICS_SHARE = originals
     silos = {name: silo.measured.figures["accuracy"] for name, silo in result.silos.items()}
@@ -196,9 +202,10 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.names:
         clock, all_ = time.perf_counter(), runs(name, asked)
-        with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
+        spawn = get_context("spawn")
+        with tempfile.TemporaryDirectory() as own, ProcessPoolExecutor(asked.workers, spawn) as pool:
             found = []
-            for done, one in enumerate(pool.map(accuracy, all_), 1):
+            for done, one in enumerate(pool.map(partial(accuracy, own=Path(own)), all_), 1):
                 found.append(one)
                 table, seconds = summary(found), round(time.perf_counter() - clock, 1)
                 content = {"table": table, "runs": found, "seconds": seconds}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,23 +109,34 @@ ROWS = {
 }
 
 
-def half_squared_errors(folder: Path, comparison: Comparison, low: float, high: float) -> dict[str, float]:
+Rows = Mapping[str, np.ndarray]  # of one silo's test rows: scores [N, width], y [N]
+
+
+def mean_by_method(
+    folder: Path, comparison: Comparison, of_silo: Callable[[Rows], float], by_rows: bool = False
+) -> dict[str, float]:
     """
-    Return by method half the mean squared error of the labels on the scale where ``low`` is 0 and ``high`` is 1: the mean
-    over the test rows of a silo, then over silos and seeds, as Motley (Wu et al., 2022) prints it for School.
+    Return by method the mean of ``of_silo`` over silos and seeds, from the stored scores of test rows; ``by_rows``: each silo
+    counts by its number of rows, as if all rows were one set.
     """
-    errors: dict[str, float] = {}
+    means: dict[str, float] = {}
     for name in comparison.methods:
-        files = [
-            file
-            for seed in comparison.seeds
-            for file in (folder / "runs" / f"{name}-seed{seed}" / "silos").glob("*/test.safetensors")
+        found = [
+            load_file(file) for file in sorted(folder.glob(f"runs/{name}-seed*/silos/*/test.safetensors"))
         ]
-        rows = [load_file(file) for file in files]
-        squares = [np.mean(((one["scores"].reshape(-1) - one["y"]) / (high - low)) ** 2) / 2 for one in rows]
-        if squares:
-            errors[name] = float(np.mean(squares))
-    return errors
+        if found:
+            weights = [len(one["y"]) if by_rows else 1 for one in found]
+            means[name] = float(np.average([of_silo(one) for one in found], weights=weights))
+    return means
+
+
+def half_squared_error(rows: Rows) -> float:
+    """Return half the mean squared error of (score - 1) / 69, the scale of School in Motley (Wu et al., 2022)."""
+    return float(np.mean(((rows["scores"].reshape(-1) - rows["y"]) / 69) ** 2) / 2)
+
+
+def accuracy(rows: Rows) -> float:
+    return float(np.mean(rows["scores"].argmax(1) == rows["y"]))
 
 
 def numbers(comparison: Comparison, origin: Origin, further: dict[str, Any]) -> dict[str, Any]:
@@ -153,14 +164,18 @@ def numbers(comparison: Comparison, origin: Origin, further: dict[str, Any]) -> 
 def write(name: str, folder: Path, origin: Origin) -> None:
     """Write the three files of one experiment."""
     comparison = from_plain(Comparison, json.loads((folder / "comparison.json").read_text()))
-    further: dict[str, Any] = {}
-    lines = list(table(comparison))
     if name.startswith("school"):
-        further["half squared error, scores 1..70 as 0..1"] = half_squared_errors(folder, comparison, 1, 70)
-        lines += ["", "Half the mean squared error of (score - 1) / 69, the mean over schools: "]
-        lines[-1] += ", ".join(
-            f"{method} {value:.5f}" for method, value in next(iter(further.values())).items()
+        title, values = (
+            "half the mean squared error of (score - 1) / 69",
+            (folder, comparison, half_squared_error),
         )
+    else:
+        title, values = "accuracy of all silos' test rows as one set", (folder, comparison, accuracy, True)
+    further = {title: mean_by_method(*values)} if comparison.metric in ("accuracy", "rmse") else {}
+    lines = list(table(comparison))
+    for title, by_method in further.items():
+        cells = [f"{by_method[method]:.4f}" if method in by_method else "" for method in comparison.methods]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     (HERE / f"{name}.svg").write_text(method_dots(comparison))
     (HERE / f"{name}.json").write_text(json.dumps(numbers(comparison, origin, further), indent=1) + "\n")
     about = (

@@ -9,8 +9,9 @@ from sklearn import metrics
 from fedtl.data import prepare
 from fedtl.data.parts import split_rows
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.columns import Kind, comparison_columns, repeats, run_folders
+from fedtl.experiment.columns import Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.load import parse_experiment
+from fedtl.experiment.own_models import stored_own_models
 from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.summary import summarize_runs
@@ -111,6 +112,16 @@ def test_a_silo_needs_a_unit_for_each_fold(stored):
 def test_settings_of_folds_that_contradict_each_other(data, key, stored):
     with pytest.raises(ConfigError, match=key):
         settings(stored, **data)
+
+
+def test_no_fold_takes_the_own_models_or_the_settings_of_another(stored, tmp_path):
+    """These were trained on rows that this fold tests on."""
+    local = comparison_columns(settings(stored))[0]
+    runs = [Repeat(seed, fold) for seed in (0, 1) for fold in range(FOLDS)]
+    assert len({stored_own_models(tmp_path, local.at(run), "cpu").key for run in runs}) == len(runs)
+    assert len({local.folder(run) for run in runs} | {local.trial_folder(0, run) for run in runs}) == 2 * len(
+        runs
+    )
 
 
 @pytest.fixture(scope="module")

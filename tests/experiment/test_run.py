@@ -76,7 +76,8 @@ def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypat
     [
         ("fedavg", {"as_received", "adabn", "alone"}),
         ("silobn", {"as_received", "adabn", "alone"}),
-        ("fedtl", {"head", "head_adabn", "alone"}),
+        ("fedtl", {"head", "head_adabn", "ridge_adabn", "alone"}),
+        ("ridge", {"ridge_adabn", "alone"}),
         ("local", {"alone"}),
     ],
 )

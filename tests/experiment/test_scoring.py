@@ -270,7 +270,7 @@ def test_a_silo_that_trained_alone_late_has_statistics_of_all_its_inputs(monkeyp
     monkeypatch.setattr(
         Trainer, "adapt", lambda self, *given: seen.append(len(given[1])) or plain(self, *given)
     )
-    assert {"alone", "head", "head_adabn"} == set(onboard(trainer, silo))
+    assert {"alone", "head", "head_adabn", "ridge_adabn"} == set(onboard(trainer, silo))
     assert seen == [40, 40]
 
 

@@ -45,15 +45,18 @@ def test_a_table_has_every_method_and_silo():
         assert part in text, text
 
 
-def test_half_squared_errors_are_those_of_the_rows(tmp_path):
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_means_over_silos_and_over_rows_are_those_of_the_rows(by_rows, tmp_path):
     rng = np.random.default_rng(0)
-    expected = []
+    errors = []
     for seed in COMPARISON.seeds:
         for name, rows in (("a", 5), ("b", 9)):
             folder = tmp_path / "runs" / f"fedbn-seed{seed}" / "silos" / name
             folder.mkdir(parents=True)
             y, scores = rng.uniform(1, 70, (2, rows)).astype(np.float32)
             save_file({"y": y, "scores": scores[:, None]}, folder / "test.safetensors")
-            expected.append(np.mean(((y - 1) / 69 - (scores - 1) / 69) ** 2) / 2)
-    found = make.half_squared_errors(tmp_path, COMPARISON, 1, 70)
-    assert found == {"fedbn": pytest.approx(np.mean(expected), rel=1e-5)}
+            errors.append(((y - 1) / 69 - (scores - 1) / 69) ** 2 / 2)
+    expected = np.concatenate(errors).mean() if by_rows else np.mean([one.mean() for one in errors])
+    found = make.mean_by_method(tmp_path, COMPARISON, make.half_squared_error, by_rows)
+    assert found == {"fedbn": pytest.approx(expected, rel=1e-5)}
+    assert make.accuracy({"scores": np.array([[0.1, 0.9], [0.8, 0.2]]), "y": np.array([1, 1])}) == 0.5
