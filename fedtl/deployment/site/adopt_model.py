@@ -29,7 +29,6 @@ from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.ridge import RidgeHead
->>>>>>> w-leftovers
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint
