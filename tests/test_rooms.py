@@ -40,6 +40,7 @@ DOORS = {
         *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
+        "deployment.site.egress_lines",
         "deployment.coordinator.settings",
         *(f"experiment.config.{name}" for name in ("schema", "messages", "settings_file", "repair", "call")),
     },

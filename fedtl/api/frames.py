@@ -75,6 +75,25 @@ def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("silo")
 
 
+def comparison_trials(comparison: "Comparison") -> pd.DataFrame:
+    """The values that were tried on validation rows: a row per trial with its loss, and whether it was chosen."""
+    rows = [
+        {
+            "method": method,
+            "seed": tuning.seed,
+            "fold": tuning.fold,
+            **trial.settings,
+            "loss": float("nan") if trial.loss is None else trial.loss,
+            "chosen": trial.settings == tuning.chosen,
+        }
+        for method, tunings in comparison.tuning.items()
+        for tuning in tunings
+        for trial in tuning.trials
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else ["method", "seed", "fold", "loss", "chosen"])
+    return table.set_index(["method", "seed", "fold"])
+
+
 def comparison_overall(comparison: "Comparison") -> pd.DataFrame:
     """
     Each method over all silos, and first "chosen", the methods that silos choose: the mean gain over ``local`` with its

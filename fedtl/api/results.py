@@ -135,6 +135,13 @@ class FinishedComparison:
         return comparison_verdicts(self.result)
 
     @property
+    def trials(self) -> "DataFrame":
+        """The values that were tried on validation rows: a row per trial, with its loss; empty where none were tried."""
+        from fedtl.api.frames import comparison_trials
+
+        return comparison_trials(self.result)
+
+    @property
     def overall(self) -> "DataFrame":
         """Each method over all silos: the mean gain over ``local``, at how many silos it is not worse, and the worst silo."""
         from fedtl.api.frames import comparison_overall

@@ -17,10 +17,10 @@ def learning_curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFo
     is the model before any round, as each silo would have used it; the last is the model that the table scores.
 
     Under privacy the curves hold only what silos released, which is about the received model: local, probe and pooled
-    release nothing, and the metrics of the last point are exact.
+    release nothing, and the metrics of the last point are exact. A local ensemble and constant answers have no rounds.
     """
     private = experiment.privacy is not None
-    left_out = YARDSTICKS if private else (CONSTANT, ENSEMBLE)  # the last two have no rounds of their own
+    left_out = YARDSTICKS if private else (ENSEMBLE, CONSTANT)
     shown = {label: runs for label, runs in folders.items() if label not in left_out}
     return {label: _curve(experiment, runs, private) for label, runs in shown.items()}
 

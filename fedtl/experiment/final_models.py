@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.sets import as_part, part
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label
@@ -20,17 +20,18 @@ def save_final_model(
     folder: RunFolder, silo: str, model: FinalModel, shared: State, labels: Mapping[str, Label]
 ) -> None:
     """
-    Write a silo's final model. ``labels``: the provenance of the main model's tensors; a further model was trained at the
-    silo without noise.
+    Write a silo's final model. ``labels``: the provenance of the tensors of a main model that came of training together. A
+    further model, and a main model that the silo trained alone, was trained at the silo without noise.
     """
-    own = {
-        name: tensor
-        for name, tensor in model.main.state.items()
-        if name not in shared or not torch.equal(tensor, shared[name])
-    }
-    further = State()
+    own, further = State(), State()
     for member in model.members:
-        if member is not model.main:
+        if member is model.main and member.name is not Candidate.OWN:
+            own = {
+                name: tensor
+                for name, tensor in member.state.items()
+                if name not in shared or not torch.equal(tensor, shared[name])
+            }
+        else:
             further |= as_part(member.name, member.state)
     everywhere = {**labels, **dict.fromkeys(further, Label.LOCAL)}
     folder.save_tensors(f"silos/{silo}/local.safetensors", own | further, everywhere)
@@ -39,8 +40,8 @@ def save_final_model(
 
 
 def mix_of(model: FinalModel) -> Mix | None:
-    """Return what a result says of a mix, the main model first; None where it is one model."""
-    if len(model.members) == 1:
+    """Return what a result says of a mix, the main model first; None where it is one model that came of training together."""
+    if len(model.members) == 1 and model.main.name is not Candidate.OWN:
         return None
     ordered = sorted(model.members, key=lambda member: member is not model.main)
     return Mix({member.name: member.weight for member in ordered}, model.validation_rows, model.mixes)
@@ -53,9 +54,8 @@ def load_final_model(folder: RunFolder, silo: str, names: Collection[str]) -> Fi
     mix = folder.mix(silo)
     if mix is None:
         return FinalModel((Member(Candidate.TUNED, 1.0, main),))
-    (first, weight), *others = mix.weights.items()
     members = [
-        Member(Candidate(first), weight, main),
-        *(Member(Candidate(name), w, part(own, name)) for name, w in others),
+        Member(Candidate(name), weight, part(own, name) if number or name == Candidate.OWN else main)
+        for number, (name, weight) in enumerate(mix.weights.items())
     ]
     return FinalModel(tuple(members), mix.validation_rows, mix.mixes)

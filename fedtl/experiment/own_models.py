@@ -11,6 +11,8 @@ from fedtl._util.files import write_file
 from fedtl.experiment.config.schema import Experiment
 from fedtl.messages import Task
 from fedtl.models.state import State
+from fedtl.privacy.taint import Label
+from fedtl.privacy.taint_metadata import label_metadata
 from fedtl.training.at_home import own_model
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -29,7 +31,8 @@ class StoredOwnModels:
             return load_file(path)
         state = own_model(trainer, silo, task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, lambda file: save_file(state, file))
+        labels = label_metadata(dict.fromkeys(state, Label.LOCAL))
+        write_file(path, lambda file: save_file(state, file, labels))
         return state
 
 

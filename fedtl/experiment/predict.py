@@ -21,6 +21,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
+from fedtl.methods.candidate import Candidate
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
@@ -88,7 +89,7 @@ class SiloModel:
 
     def labels_of(self, member: str) -> Mapping[str, Label] | None:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
-        if self.labels is None or member == self.final.main.name:
+        if self.labels is None or member == self.final.main.name != Candidate.OWN:
             return self.labels
         return dict.fromkeys(alone_trainer(self.trainer).loop.roles, Label.LOCAL)
 

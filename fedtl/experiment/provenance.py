@@ -23,10 +23,9 @@ def provenance_after_rounds(
     of that silo; None: training is not private. Reproducible noise counts as no noise.
     """
     extra = changed_extra(trainer.method, trainer.partition)
-    if settings is None:  # a pass in training mode may write to any buffer
-        buffers = [name for name, _ in trainer.net(1).named_buffers() if name in trainer.loop.roles]
-        written = [name for name in buffers if trainer.loop.roles[name] not in taint.UNTRAINED_ROLES]
-        return taint.labels_after(first, [*changed_in_round(trainer.loop), *written, *extra], private=False)
+    if settings is None:
+        moved = [*changed_in_round(trainer.loop), *_layers_buffers(trainer), *extra]
+        return taint.labels_after(first, moved, private=False)
     own = [
         name
         for name in changed_in_round(trainer.loop)
@@ -42,15 +41,26 @@ def provenance_after_rounds(
 
 def provenance_after_finish(trainer: Trainer, before: Mapping[str, Label]) -> dict[str, Label]:
     """
-    Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise. A step
-    of another kind than the two here may train, or choose by the loss on validation rows, whatever it says.
+    Return the labels of the model that the silo itself uses: its last step is trained at the silo without noise. Which of
+    several models validation rows chose depends on these rows, so the whole model is local-only. A step of another kind
+    than the two here may train or choose as well, whatever it says.
     """
-    if not all(isinstance(step, Use | Tune) for step in trainer.method.steps):
+    known = all(isinstance(step, Use | Tune) for step in trainer.method.steps)
+    if not known or any(isinstance(step, Use) and step.others for step in trainer.method.finish):
         return dict.fromkeys(before, Label.LOCAL)
     if any(isinstance(step, Use) for step in trainer.method.finish):  # it may mix all sets of tensors
         worst = taint.combined_labels({"all": label} for label in before.values())["all"]
         before = dict.fromkeys(before, worst)
-    return taint.labels_after(before, trainer.loop.movable(finished_roles(trainer.method)), private=False)
+    fitted = trainer.loop.movable(finished_roles(trainer.method))
+    if any(step.trained for step in trainer.method.steps):
+        fitted += _layers_buffers(trainer)
+    return taint.labels_after(before, fitted, private=False)
+
+
+def _layers_buffers(trainer: Trainer) -> list[str]:
+    """Return the names of layers' own buffers, which are no statistics of norms: any pass in training mode may write to them."""
+    buffers = [name for name, _ in trainer.net(1).named_buffers() if name in trainer.loop.roles]
+    return [name for name in buffers if trainer.loop.roles[name] not in taint.UNTRAINED_ROLES]
 
 
 def silo_provenance(study: Study, name: str) -> dict[str, Label]:

@@ -29,6 +29,7 @@ LATE_ROWS = {
     "adabn": "after AdaBN",
     "head": "own head, initial statistics",
     "head_adabn": "own head after AdaBN",
+    "ridge_adabn": "own head in closed form after AdaBN",
     "alone": "trained alone on the same labels",
 }
 

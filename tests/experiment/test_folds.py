@@ -12,7 +12,7 @@ from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.columns import Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.own_models import stored_own_models
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.summary import summarize_runs
 from fedtl.experiment.yardsticks import write_constant
@@ -136,7 +136,7 @@ def compared(tmp_path_factory):
                 if column.kind is Kind.CONSTANT:
                     write_constant(own, RunFolder(path), rows)
                 else:
-                    run(own, RunFolder.create(path, own))
+                    run(own, RunFolder.create(path, own), given=Given(rows))
     folders = run_folders(experiment, folder)
     return summarize_runs(experiment, folders), folders
 

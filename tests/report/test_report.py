@@ -603,6 +603,65 @@ def test_the_privacy_table_names_and_counts_the_protected_unit(unit):
     assert f"differential privacy of each {unit}: epsilon = 3" in table
 
 
+def a_tuning(values, chosen):
+    trials = [{"settings": {"train.lr": lr}, "loss": loss} for lr, loss in values.items() if loss is not None]
+    trials += [
+        {"settings": {"train.lr": lr}, "loss": None, "failed": "a: not finite"}
+        for lr in values
+        if values[lr] is None
+    ]
+    return [{"seed": 0, "chosen": {"train.lr": chosen}, "trials": trials}]
+
+
+def test_trials_epochs_and_yardsticks_are_told():
+    methods = ["local", "constant", "local ensemble", "fedavg"]
+    comparison = a_comparison(methods=methods, extras=False) | {
+        "epochs": {"local": 30, "local ensemble": 60, "fedavg": 61},
+        "tuning": {
+            "local": a_tuning({0.01: 0.5, 0.1: 0.25}, 0.1),
+            "fedavg": a_tuning({0.01: 0.125, 0.1: None}, 0.01),
+        },
+    }
+    table = " ".join(printed(compare_table(comparison), 250).split())
+    page = text_of(compare_page(comparison, CURVES, TOML))
+    for text in (table, page):
+        assert "2 trials with seed 0" in text
+        assert "Tried: train.lr 0.01, 0.1" in text
+        assert "local train.lr = 0.1; fedavg train.lr = 0.01" in text
+        assert "local ensemble: two models" in text
+        assert "constant: the same answer" in text
+    assert re.search(r"epochs 30 - 60 61", table)
+    cells = cells_of(compare_page(comparison, CURVES, TOML))
+    assert "train.lr = 0.1 failed: a: not finite" in cells
+    assert "train.lr = 0.01 0.1250 chosen" in cells
+
+
+def cells_of(page):
+    """The text of a page, with a space between two cells of a table."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_each_seed_may_choose_for_itself():
+    tuning = [a_tuning({0.01: 0.5, 0.1: 0.25}, 0.1)[0] | {"seed": seed} for seed in (0, 1)]
+    tuning[1]["chosen"] = {"train.lr": 0.01}
+    comparison = a_comparison(methods=["local", "fedavg"], extras=False) | {"tuning": {"local": tuning}}
+    page = text_of(compare_page(comparison, CURVES, TOML))
+    assert "2 trials under each seed" in page
+    assert "local train.lr = 0.1 / train.lr = 0.01" in page
+
+
+def test_shared_statistics_are_compared_on_the_model_before_it_was_tuned():
+    """Not on the final model, whose statistics are exact in any case."""
+    figure = {"accuracy": {"mean": 0.4321, "seeds": [0.4321]}}
+    refitted = {"accuracy": {"mean": 0.5678, "seeds": [0.5678]}}
+    comparison = a_comparison(methods=["local", "fedavg"], extras=False) | {
+        "received": {"fedavg": dict.fromkeys(SILOS, figure)},
+        "refitted": {"fedavg": dict.fromkeys(SILOS, refitted)},
+    }
+    assert re.search(r"fedavg\W+43.2\W+56.8", printed(refitted_table(comparison)))
+    assert "fedavg 43.2 56.8" in cells_of(compare_page(comparison, CURVES, TOML))
+
+
 def test_an_answer_never_takes_what_was_not_shown_for_its_opposite():
     comparison = a_comparison(silos=SILOS[:4])
     for own in comparison["benefit"].values():
