@@ -17,8 +17,10 @@ import torch
 from fedtl.data import parts, prepare
 from fedtl.data.preprocess import Inputs
 from fedtl.data.splits import stratified
+from fedtl.methods.ridge_sums import Rows
 from fedtl.privacy import dp_adabn as statistics
 from fedtl.privacy import dp_sgd as mechanism
+from fedtl.privacy import dp_summary as summaries
 from fedtl.privacy.noise import Noise
 from fedtl.privacy.per_sample import clipping as gradients
 from fedtl.privacy.per_sample import hooks as engine
@@ -302,6 +304,48 @@ def _counted_records(monkeypatch):
     monkeypatch.setattr(statistics, "release_statistics", refresh)
 
 
+# Summaries
+
+
+def _summary(add) -> Patch:
+    def patch(monkeypatch):
+        sound = summaries.noisy_mean
+
+        def noisy_mean(parts, release, noise, *rest):
+            return sound(parts, release, _Changed(noise, add), *rest)
+
+        monkeypatch.setattr(summaries, "noisy_mean", noisy_mean)
+
+    return patch
+
+
+def no_noise(noise, number, total, std):
+    return total
+
+
+def half_noise(noise, number, total, std):
+    return noise.add(total, std / 2)
+
+
+def _rows_of_any_length(monkeypatch):
+    """Neither the method nor the mechanism clips the vectors."""
+    sound = Rows.__call__
+    monkeypatch.setattr(Rows, "__call__", lambda self, *rows: sound(replace(self, clip=0.0), *rows))
+    monkeypatch.setattr(summaries, "clipped", lambda values, limit: values.nan_to_num(0.0, 0.0, 0.0))
+
+
+def _summary_of_counted_rows(monkeypatch):
+    """The sum is divided by the number of vectors that are not zero instead of the declared number."""
+    sound = summaries.noisy_mean
+
+    def noisy_mean(parts, release, *rest):
+        seen = [(vectors, units) for vectors, units in parts]
+        count = sum(int(vectors.flatten(1).nan_to_num(0.0).any(1).sum()) for vectors, _ in seen)
+        return sound(iter(seen), replace(release, units=max(1, count)), *rest)
+
+    monkeypatch.setattr(summaries, "noisy_mean", noisy_mean)
+
+
 # The metric
 
 
@@ -377,6 +421,7 @@ class Break:
 
 
 DP, FIGURE = "privacy.statistics=dp", 'privacy.metrics=["accuracy"]'
+RIDGE = ("method.name=ridge", "method.clip=1.0", "method.dims=8")
 BREAKS = {
     "noise halved on the model": Break(_noise(halved), ("noise of every tensor", "noise with records")),
     "no noise on norm scales and biases": Break(
@@ -409,6 +454,12 @@ BREAKS = {
     "statistics' noise by the rows": Break(_statistics(noise_by_the_rows), ("shares of one record",), (DP,)),
     "radii from the data": Break(_radii_from_the_data, ("shares of one record",), (DP,)),
     "statistics divided by finite rows": Break(_counted_records, ("noisy sums alone",), (DP,)),
+    "summary without noise": Break(
+        _summary(no_noise), ("noisy sums alone", "one record in the summaries"), RIDGE
+    ),
+    "half the noise on a summary": Break(_summary(half_noise), ("one record in the summaries",), RIDGE),
+    "summary of rows of any length": Break(_rows_of_any_length, ("one record in the summaries",), RIDGE),
+    "summary divided by counted rows": Break(_summary_of_counted_rows, ("noisy sums alone",), RIDGE),
     "exact accuracy": Break(_metric(exact_metric), ("noise of the metric", "noisy sums alone"), (FIGURE,)),
     "half the noise on the accuracy": Break(
         _metric(half_metric_noise), ("noise of the metric", "one record in the metric"), (FIGURE,)

@@ -4,6 +4,7 @@ The ``fedtl`` command in a process of its own that is forked from one which has 
 """
 
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
@@ -75,7 +76,7 @@ class ForkedPython:
         return said
 
 
-def _command(words, folder, environment, files):
+def _command(words, folder, environment, files, imports):
     import numpy
 
     numpy.random.seed()  # Python does it after a fork for its own generator; torch's is seeded before each use
@@ -91,14 +92,16 @@ def _command(words, folder, environment, files):
         from tests.costs import shared_costs
 
         accounting._composed = shared_costs(environment[COSTS])
+    for name in imports:
+        importlib.import_module(name)
     sys.argv = ["fedtl", *words]
     from fedtl.cli.main import main
 
     main()
 
 
-def fedtl(*words, cwd=None, env=None, timeout=300):
-    """Run the command as a shell would; return its exit code and what it wrote."""
+def fedtl(*words, cwd=None, env=None, timeout=300, imports=()):
+    """Run the command as a shell would, after importing ``imports``; return its exit code and what it wrote."""
     start_fork_server()
     words = [str(word) for word in words]
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +109,8 @@ def fedtl(*words, cwd=None, env=None, timeout=300):
         for path in files.values():
             Path(path).touch()
         where = str(cwd or Path.cwd())
-        process = CONTEXT.Process(target=_command, args=(words, where, dict(env or os.environ), files))
+        given = (words, where, dict(env or os.environ), files, imports)
+        process = CONTEXT.Process(target=_command, args=given)
         process.start()
         process.join(timeout)
         if process.exitcode is None:

@@ -20,8 +20,9 @@ MARKS = {
         *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
     ),
     "zoo": (
-        *("experiment/test_run.py", "methods/test_everywhere.py", "simulation/test_stacked.py"),
-        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "roles", "scaled")),
+        *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
+        *("methods/test_everywhere.py", "simulation/stacked/"),
+        *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "weights", "roles", "scaled")),
     ),
 }
 # Files whose subject is how workers start, as they do for a user. In all others workers are forked, which takes 0.1 s, not 3.

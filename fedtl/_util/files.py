@@ -1,10 +1,13 @@
 """Files that are complete after a kill or a power cut: written under another name, synced, renamed, and the folder synced."""
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from fedtl._util.records import to_plain
 
 
 def write_file(
@@ -38,6 +41,12 @@ def write_file(
 def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
     """Write a file as ``write_file`` does."""
     write_file(path, lambda file: file.write_bytes(content), private)
+
+
+def write_json(path: Path, content: object, private: bool = False) -> None:
+    """Write a record (see ``records``) or plain values as ``write_file`` does. Raises ValueError for a number that is not finite."""
+    text = json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(), private)
 
 
 def append_durably(path: Path, text: str, private: bool = False) -> None:

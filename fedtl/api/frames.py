@@ -59,18 +59,62 @@ def comparison_table(comparison: "Comparison") -> pd.DataFrame:
 
 
 def comparison_verdicts(comparison: "Comparison") -> pd.DataFrame:
-    """Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict."""
+    """Whether joining helped: a row per silo with its best method, that method's gain over ``local``, and the verdict with its p-value."""
     rows = {
         silo: {
             "best": benefit.best,
             "over_local": benefit.over_local,
             **_interval(benefit.ci95),
             "verdict": str(benefit.verdict),
+            "p": benefit.p,
+            "detectable": benefit.detectable,
         }
         for silo, benefit in comparison.benefit.items()
     }
-    columns = ["best", "over_local", "low", "high", "verdict"]
+    columns = ["best", "over_local", "low", "high", "verdict", "p", "detectable"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("silo")
+
+
+def comparison_trials(comparison: "Comparison") -> pd.DataFrame:
+    """The values that were tried on validation rows: a row per trial with its loss, and whether it was chosen."""
+    rows = [
+        {
+            "method": method,
+            "seed": tuning.seed,
+            "fold": tuning.fold,
+            **trial.settings,
+            "loss": float("nan") if trial.loss is None else trial.loss,
+            "chosen": trial.settings == tuning.chosen,
+        }
+        for method, tunings in comparison.tuning.items()
+        for tuning in tunings
+        for trial in tuning.trials
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else ["method", "seed", "fold", "loss", "chosen"])
+    return table.set_index(["method", "seed", "fold"])
+
+
+def comparison_overall(comparison: "Comparison") -> pd.DataFrame:
+    """
+    Each method over all silos, and first "chosen", the methods that silos choose: the mean gain over ``local`` with its
+    interval and verdict, the number of silos, at how many it is better, not worse, and surely not worse, and the worst gain.
+    """
+    chosen = {"chosen": comparison.joining} if comparison.joining else {}
+    rows = {
+        name: {
+            "mean_gain": own.mean.mean,
+            **_interval(own.mean.ci95),
+            "verdict": str(own.mean.verdict),
+            "silos": own.silos,
+            "better": own.better,
+            "not_worse": own.not_worse,
+            "loss_excluded": own.loss_excluded,
+            "worst_silo": own.worst,
+            "worst_gain": own.worst_gain.mean,
+        }
+        for name, own in {**chosen, **comparison.overall}.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def _interval(ends: Sequence[float] | None) -> dict[str, float]:

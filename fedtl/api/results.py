@@ -14,6 +14,7 @@ from fedtl.experiment.config.custom import NO_VALUES, CustomValues
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.pages import write_compare_page, write_run_page
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.report.figures import counted
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import RunResult
 
@@ -35,7 +36,9 @@ class FinishedRun:
         return f"FinishedRun({str(self.path)!r}: {self.result.method}, {len(self.result.silos)} silos)"
 
     def _repr_html_(self) -> str:
-        return html_page(f"{self.result.method}, {self.result.rounds} rounds", [self.table], self.path)
+        return html_page(
+            f"{self.result.method}, {counted(self.result.rounds, 'round')}", [self.table], self.path
+        )
 
     @property
     def folder(self) -> RunFolder:
@@ -94,7 +97,7 @@ class FinishedComparison:
 
     def _repr_html_(self) -> str:
         title = f"{self.result.metric} by method and silo"
-        return html_page(title, [self.table, self.verdicts], self.path)
+        return html_page(title, [self.table, self.verdicts, self.overall], self.path)
 
     @property
     def folder(self) -> RunFolder:
@@ -130,6 +133,20 @@ class FinishedComparison:
         from fedtl.api.frames import comparison_verdicts
 
         return comparison_verdicts(self.result)
+
+    @property
+    def trials(self) -> "DataFrame":
+        """The values that were tried on validation rows: a row per trial, with its loss; empty where none were tried."""
+        from fedtl.api.frames import comparison_trials
+
+        return comparison_trials(self.result)
+
+    @property
+    def overall(self) -> "DataFrame":
+        """Each method over all silos: the mean gain over ``local``, at how many silos it is not worse, and the worst silo."""
+        from fedtl.api.frames import comparison_overall
+
+        return comparison_overall(self.result)
 
     def run(self, method: str, seed: int | None = None, fold: int = 0) -> FinishedRun:
         """One of the runs; ``seed`` None: the first. Raises ConfigError where there is no such run."""

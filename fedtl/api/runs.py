@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -77,6 +78,7 @@ def compare(
     custom: Mapping[str, Method] | None = None,
     model: nn.Module | Build | None = None,
     seeds: list[int] | None = None,
+    tune: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -86,12 +88,14 @@ def compare(
     Train several methods on the same silos and seeds, and return for every silo whether joining helped.
 
     ``methods``, ``seeds``: in place of those in ``[compare]``. ``custom``: further methods as values, by name; the column of
-    "mine" is "custom:mine". The other arguments and errors are those of ``run``.
+    "mine" is "custom:mine". ``tune``: values to try on validation rows, as in ``[compare.tune]``:
+    ``{"train": {"lr": [0.01, 0.1]}}``. The other arguments and errors are those of ``run``.
 
     Several runs at once need a process each, so a script must make this call under ``if __name__ == "__main__"``.
     """
     exit_if_unguarded()
-    table = {key: value for key, value in (("methods", methods), ("seeds", seeds)) if value is not None}
+    given = {"methods": methods, "seeds": seeds, "tune": tune}
+    table = {key: value for key, value in given.items() if value is not None}
     values = custom_values(None, model, custom)
     check_sendable(values)
     chosen = _with_workers(values.put_into(load_experiment_for(data, experiment, compare=table)), workers)

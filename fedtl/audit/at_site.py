@@ -4,7 +4,6 @@ Audits a plan at an institution before it is approved: the plan that was rehears
 Noise is drawn and nothing is released: the ledger is a scratch one, and only the folder ``rehearsed/`` gets a new file.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from fedtl._util.files import write_bytes
-from fedtl._util.records import to_plain
+from fedtl._util.files import write_json
 from fedtl.audit.canaries.conformance import noise_conformance, summary_conformance
 from fedtl.audit.canaries.log import (
     CanaryPhase,
@@ -113,7 +111,7 @@ def audit_site_plan(home: Home, bundle: str, progress: Progress) -> tuple[SiteAu
         seconds=round(time.perf_counter() - clock, 1),
     )
     path = home.path / "rehearsed" / f"{rehearsed.bundle}.audit.json"
-    write_bytes(path, json.dumps(to_plain(result)).encode(), private=True)
+    write_json(path, result, private=True)
     return result, path
 
 

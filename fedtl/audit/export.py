@@ -11,6 +11,8 @@ from pathlib import Path
 from fedtl.audit.transcript import SECOND_COMPOSITION, composition_fault
 from fedtl.audit.verdict import Check, check_result, describe_violation, failed
 from fedtl.deployment.site import covered, egress_log
+from fedtl.deployment.site.egress_lines import UpdateSent
+from fedtl.deployment.site.paid import private_messages
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.prv import prv_epsilon
 from fedtl.privacy.verify import find_faults, find_uncharged, study_costs
@@ -49,13 +51,12 @@ def audit_export(path: Path) -> ExportAudit:
         lines, ledgers = egress_log.read_export(path)
     except LedgerDamaged as error:
         return _audit(None, {}, None, [Check("chain", path.name, 0.0, None, str(error))])
-    silo = str(lines[0]["chain"]) if lines else path.name
-    sent = [line for line in lines if line["what"] == "sent"]
+    silo = lines[0].chain if lines else path.name
     faults = {
         "chain": [],
         "approval": [f"{fault}, but it left the site" for fault in covered.uncovered_lines(lines)],
         "ledger arithmetic": [fault for ledger in ledgers.values() for fault in find_faults(ledger)],
-        "link to messages": find_uncharged(sent, ledgers),
+        "link to messages": find_uncharged(private_messages(lines), ledgers),
     }
     checks = [
         Check(name, silo, float(not messages), None, "; ".join(messages[:SHOWN_FAULTS]))
@@ -68,7 +69,7 @@ def audit_export(path: Path) -> ExportAudit:
             second = prv_epsilon(cost.planned, cost.delta)
             fault = composition_fault(cost.epsilon, second)
             checks.append(Check(f"{SECOND_COMPOSITION}: {name}", silo, float(not fault), second, fault))
-    return _audit(silo, studies, len(sent), checks)
+    return _audit(silo, studies, sum(isinstance(line.entry, UpdateSent) for line in lines), checks)
 
 
 def _audit(

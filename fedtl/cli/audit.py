@@ -100,7 +100,7 @@ def audit(
 
 def _print_audit(audit: "AuditResult") -> None:
     """Print the parts of the statement; the numbers of each silo follow what is claimed and what was measured."""
-    from fedtl.report.tables import claims_table, measured_table
+    from fedtl.report.audit_tables import claims_table, measured_table
 
     tables = [claims_table(audit), measured_table(audit), None, None]
     for part, table in zip(audit.statement, tables, strict=True):

@@ -122,10 +122,17 @@ def compare(
 
 
 def _print_comparison(comparison: "Comparison") -> None:
-    from fedtl.report.tables import compare_table, late_compare_table, refitted_table, target_table
+    from fedtl.report.compare_tables import (
+        compare_table,
+        late_compare_table,
+        overall_table,
+        refitted_table,
+        target_table,
+    )
 
     out_console.print(compare_table(comparison))
     for content, table in (
+        (comparison.overall, overall_table),
         (comparison.refitted, refitted_table),
         (comparison.target, target_table),
         (comparison.late, late_compare_table),

@@ -111,8 +111,8 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         return
     own = name == experiment.method.name
     server = experiment.method.server if own else {"name": "mean"}
-    at_home = experiment.method.tune, experiment.method.choose  # alike for all methods
-    plain = MethodSettings(name=name, server=server, tune=at_home[0], choose=at_home[1])
+    method = experiment.method  # every method finishes its models in the same way
+    plain = MethodSettings(name=name, server=server, tune=method.tune, choose=method.choose)
     plain = experiment.compare.with_value_of(plain)
     changes = _open(experiment, plain) if own else {"method": plain, **_open(experiment, plain)}
     chosen = with_changes(experiment, **changes)

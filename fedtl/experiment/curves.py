@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import POOLED, YARDSTICKS
 from fedtl.report.figures import Curve
 
@@ -16,10 +17,11 @@ def learning_curves(experiment: Experiment, folders: Mapping[str, Sequence[RunFo
     is the model before any round, as each silo would have used it; the last is the model that the table scores.
 
     Under privacy the curves hold only what silos released, which is about the received model: local, probe and pooled
-    release nothing, and the metrics of the last point are exact.
+    release nothing, and the metrics of the last point are exact. A local ensemble and constant answers have no rounds.
     """
     private = experiment.privacy is not None
-    shown = {label: runs for label, runs in folders.items() if not (private and label in YARDSTICKS)}
+    left_out = YARDSTICKS if private else (ENSEMBLE, CONSTANT)
+    shown = {label: runs for label, runs in folders.items() if label not in left_out}
     return {label: _curve(experiment, runs, private) for label, runs in shown.items()}
 
 

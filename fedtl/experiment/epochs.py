@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Finish, Method
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.tune import Tune
 
 

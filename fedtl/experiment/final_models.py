@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.sets import as_part, part
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label

@@ -38,8 +38,9 @@ def do_run(experiment: Experiment, path: Path, device: str, start: State | None,
 
 
 def do_trial(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:
-    """Do a trial of settings, or what is left of it."""
-    run_trial(experiment, _folder(experiment, path), device, start, rows)
+    """Do a trial of settings, or what is left of it; the runs use the silos' own models of the trial that is chosen."""
+    own = stored_own_models(path.parents[1] / OWN, experiment, device)
+    run_trial(experiment, _folder(experiment, path), device, start, Given(rows, own))
 
 
 def do_constant(

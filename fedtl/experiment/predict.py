@@ -21,7 +21,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.base import Method
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec

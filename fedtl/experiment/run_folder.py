@@ -17,8 +17,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import write_file
-from fedtl._util.records import Record, from_plain, to_plain
+from fedtl._util.files import write_file, write_json
+from fedtl._util.records import Record, from_plain
 from fedtl.data.preprocess import Inputs
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.custom import NO_VALUES, CustomValues, passed_values
@@ -109,8 +109,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: object) -> None:
         """Write a record (see ``records``) or plain values."""
-        text = json.dumps(to_plain(content), indent=1, allow_nan=False) + "\n"
-        write_file(self.path / name, lambda file: file.write_text(text))
+        write_json(self.path / name, content)
 
     def _record(self, name: str, kind: type[Record]) -> Record:
         content = self.read_json(name)

@@ -6,13 +6,12 @@ from math import isfinite
 
 from fedtl.errors import NotEnoughSilos, SiloFailed
 from fedtl.experiment.config.schema import AuditSettings, Experiment
-from fedtl.experiment.run import Machine, ready_study, trained
+from fedtl.experiment.run import Given, Machine, ready_study, trained
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.results.tuning import TrialResult
-from fedtl.simulation.shared_store import SharedStore
-from fedtl.training.at_home import tuned_model
+from fedtl.training.at_home import OwnModel, finish, own_model
 from fedtl.training.metrics import quick
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
@@ -23,17 +22,18 @@ FILE = "trial.json"
 @dataclass(frozen=True)
 class Validate:
     """
-    The job that tunes a silo's model and returns its loss on validation rows; in regression divided by the variance of
+    The job that finishes a silo's model and returns its loss on validation rows; in regression divided by the variance of
     the silo's training labels. None where the silo has no such rows.
     """
 
     task: Task
+    own: OwnModel = own_model
 
     def __call__(self, trainer: Trainer, silo: Silo) -> float | None:
         data = silo.data
         if not len(data.val):
             return None
-        scores = trainer.scores(tuned_model(trainer, silo, self.task), data.val.x, data)
+        scores = finish(trainer, silo, self.task, self.own).scores(trainer, data.val.x, data)
         loss = quick(scores, data.val.y).get("loss", float("inf")) / data.y_std**2
         if not isfinite(loss):
             raise SiloFailed(f"{silo.name}: the loss on validation rows is not finite")
@@ -41,7 +41,7 @@ class Validate:
 
 
 def run_trial(
-    experiment: Experiment, folder: RunFolder, device: str, start: State | None, raws: SharedStore
+    experiment: Experiment, folder: RunFolder, device: str, start: State | None, given: Given
 ) -> TrialResult:
     """
     Train the experiment, or what is left of it, and return what ``trial.json`` then holds. A trial in which training
@@ -51,7 +51,7 @@ def run_trial(
         return folder.trial()
     experiment = experiment.model_copy(update={"audit": AuditSettings()})
     try:
-        losses = _losses(experiment, folder, Machine(device, start), raws)
+        losses = _losses(experiment, folder, Machine(device, start), given)
         result = TrialResult(losses, "" if losses else "no silo has validation rows")
     except (SiloFailed, NotEnoughSilos) as error:
         result = TrialResult(failed=str(error))
@@ -60,10 +60,10 @@ def run_trial(
     return result
 
 
-def _losses(experiment: Experiment, folder: RunFolder, on: Machine, raws: SharedStore) -> dict[str, float]:
+def _losses(experiment: Experiment, folder: RunFolder, on: Machine, given: Given) -> dict[str, float]:
     with (
-        ready_study(experiment, folder, on, raws) as (study, started),
+        ready_study(experiment, folder, on, given.raws) as (study, started),
         trained(study, folder, started) as done,
     ):
-        losses = dict(done.each(Validate(done.task), done.silos))
+        losses = dict(done.each(Validate(done.task, given.own), done.silos))
     return {name: loss for name, loss in sorted(losses.items()) if loss is not None}

@@ -22,6 +22,7 @@ LEVEL = 0.05
 POWER = 0.8
 MAX_GROUPS = 500  # more groups of rows are left out several at a time
 MAX_WEIGHTS = 4_000_000  # at once
+TINY = 1e-12  # below this share, a variance is rounding
 BY_CLASS = frozenset({"balanced_accuracy", "auc"})
 CONTINUOUS = frozenset({"loss", "rmse", "r2"})
 
@@ -31,12 +32,14 @@ class Block:
     """
     The test rows of one silo, as they act on a mean over seeds. ``influences`` [S, G]: influences @ influences.T is the
     covariance of the values of S seeds that comes from the choice of the test rows. ``least``: the smallest variance that is
-    believed. ``freedom``: the degrees of freedom of the variance.
+    believed; where the metric is ``smooth``, that is only if the rows show none at all. ``freedom``: the degrees of freedom
+    of the variance.
     """
 
     influences: Floats
     least: float
     freedom: float
+    smooth: bool = False
 
     @property
     def covariance(self) -> Floats:
@@ -45,7 +48,10 @@ class Block:
     @property
     def variance(self) -> float:
         """The variance of the mean over seeds that comes from the choice of the test rows."""
-        return max(float(self.covariance.mean()), self.least)
+        shown = float(self.covariance.mean())
+        if self.smooth:
+            return self.least if shown < TINY * self.least else shown
+        return max(shown, self.least)
 
     @property
     def known(self) -> bool:
@@ -178,8 +184,10 @@ def measure(metric: str, seeds: Sequence[Answers], silo: str) -> Measurement:
         without = _leave_out(metric, own, left_out, present)
         row[present] = np.sqrt((len(present) - 1) / len(present)) * (without.mean() - without)
     carriers, step = _carriers(metric, seeds)
+    if metric in BY_CLASS and all(len(np.unique(own.scores, axis=0)) == 1 for own in seeds):
+        step = 0.0  # the same answer to every row has the same value on any rows
     freedom = min(carriers, influences.shape[1]) - 1
-    return Measurement(np.array(values), (Block(influences, 2 * step**2, freedom),))
+    return Measurement(np.array(values), (Block(influences, 2 * step**2, freedom, metric == "auc"),))
 
 
 def _leave_out(metric: str, answers: Answers, group: Integers, present: Integers) -> Floats:
@@ -195,7 +203,7 @@ def _carriers(metric: str, seeds: Sequence[Answers]) -> tuple[int, float]:
     Return how many independent rows (or units) a metric rests on, and by how much one of them can move it: those of the rarest
     class for metrics by class, otherwise all. Two models that agree on all n rows may still differ: the variance is taken
     to be at least that of two rows with opposite outcomes, which gives about the 3 / n of Hanley and Lippman-Hand (1983).
-    A continuous metric needs no such limit.
+    A continuous metric needs no such limit, and AUC only where both models rank all rows alike.
     """
     y = np.concatenate([own.y for own in seeds])
     groups = np.concatenate([own.groups for own in seeds])

@@ -44,6 +44,7 @@ class Phase:
     ``on``: the sets that are trained, MODEL or slots. ``through``: a differentiable function from all sets to the weights
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
     ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
+    ``lr``: plain steps of this size in place of what ``[train]`` says, for a phase that does not train the model.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -53,6 +54,7 @@ class Phase:
     through: Through | None = None
     into: str | None = None
     pick: Pick | None = None
+    lr: float | None = None
 
     @property
     def trains_model(self) -> bool:

@@ -2,26 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import product
 
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from fedtl.methods.candidate import Candidate
+
 STEPS = 4  # weights are multiples of 1/4
 CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
 
 Weights = tuple[float, ...]  # one a candidate; they sum to 1
-
-
-class Candidate(StrEnum):
-    """A model that a silo may use after the last round."""
-
-    OWN = "own"  # trained alone, for as many epochs and with the same tuning
-    SHARED = "shared"  # as the rounds left it
-    PERSONAL = "personal"  # a further model that the method keeps at the silo
-    TUNED = "tuned"  # what the finishing steps made of the model
 
 
 @dataclass(frozen=True)

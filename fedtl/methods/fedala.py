@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import torch
 
-from fedtl._util.settings import Count
+from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.sets import MODEL, RECEIVED, Sets
-from fedtl.methods.slot import Slot
+from fedtl.methods.slot import FinishedRound, Slot
 from fedtl.methods.slots import first_model, trained_model
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -26,12 +26,17 @@ def mixed(sets: Sets) -> State:
     }
 
 
-def fedala(mask_epochs: Count = 1, layers: tuple[str, ...] = ("head.",)) -> Method:
+def clamped(ended: FinishedRound) -> State:
+    """Return the mask with its entries moved into 0..1, so that each of them can move again."""
+    return {name: mask.clamp(0, 1) for name, mask in ended.after["mask"].items()}
+
+
+def fedala(mask_epochs: Count = 1, mask_lr: Weight = 1.0, layers: tuple[str, ...] = ("head.",)) -> Method:
     """
     Zhang et al., 2023 (FedALA): a round begins with a mixture of the received model and the silo's own, learned entry by entry.
 
     The mask of the tensors whose names begin with one of ``layers`` is trained for ``mask_epochs``, with the model through
-    it; then the mixture is trained as in FedAvg.
+    it, by plain steps of ``mask_lr``; then the mixture is trained as in FedAvg.
     """
 
     def ones(model: State, roles: Mapping[str, Role]) -> State:
@@ -42,7 +47,7 @@ def fedala(mask_epochs: Count = 1, layers: tuple[str, ...] = ("head.",)) -> Meth
         }
 
     return Method(
-        slots=(Slot("own", first_model, after=trained_model), Slot("mask", ones)),
-        phases=(Phase(on=("mask",), epochs=mask_epochs, through=mixed, into=MODEL), Phase()),
+        slots=(Slot("own", first_model, after=trained_model), Slot("mask", ones, after=clamped)),
+        phases=(Phase(on=("mask",), epochs=mask_epochs, through=mixed, into=MODEL, lr=mask_lr), Phase()),
         finish=(Use(through=mixed),),
     )

@@ -140,20 +140,39 @@ def row_losses(scores: Tensor, y: Tensor) -> Tensor:
 def head_names(state: State) -> tuple[str, str]:
     """Return the names of the head's weight and bias. Raises ConfigError for a head that is not one linear layer."""
     names = sorted(name for name in state if name.startswith("head."))
-    if len(names) != 2 or state[names[1]].dim() != 2 or state[names[0]].dim() != 1:
+    if not is_linear(state):
         raise ConfigError(
             f"a ridge head needs a model whose classifier is one linear layer with a bias; this one has {', '.join(names)}"
         )
     return names[1], names[0]
 
 
-def ridge(sums: Sums = "mix", dims: Count = 0, seed: Count = 0, clip: Weight = 0.0) -> Method:
+def is_linear(state: State) -> bool:
+    """Return whether the head of a model is one linear layer with a bias."""
+    names = sorted(name for name in state if name.startswith("head."))
+    return [state[name].dim() for name in names] == [1, 2]
+
+
+def ridge(
+    sums: Sums = "mix",
+    dims: Count = 0,
+    seed: Count = 0,
+    centre: bool = False,
+    clip: Weight = 0.0,
+    statistics: Literal["exact", "initial"] = "exact",
+) -> Method:
     """
     Fed3R (Fani et al., 2024), AFL (He et al., 2025): the body is not trained, and one round of exact sums gives each silo a
     head in closed form. ``sums``: those of all silos ("shared"), of the silo ("own"), or a mix that validation rows choose.
-    ``dims``: features are first projected to so many by a public random matrix of ``seed``. ``clip``: see ``Rows``;
-    [privacy] needs one.
+    ``dims``, ``seed``, ``centre``: see ``Projection``. ``clip``: see ``Rows``; [privacy] needs one. ``statistics``: features
+    are of the initial body with the exact statistics of the silo's training inputs, or with its own.
     """
-    form = Rows(Projection(dims, seed), clip)
+    form = Rows(Projection(dims, seed, centre), clip)
     summaries = () if sums == "own" else (RidgeSums(form),)
-    return Method(shared=frozenset(), phases=(), summaries=summaries, finish=(RidgeHead(sums, form),))
+    return Method(
+        shared=frozenset(),
+        phases=(),
+        summaries=summaries,
+        finish=(RidgeHead(sums, form),),
+        exact_statistics="own" if statistics == "exact" else "never",
+    )

@@ -28,12 +28,15 @@ VALUE_LIMIT = (
 @dataclass(frozen=True)
 class Projection:
     """
-    A public random matrix R [D, dims] with independent normal entries of variance 1 / dims, which keeps lengths on average
-    (Johnson and Lindenstrauss, 1984): features become R^T f. ``dims`` 0, or not below D: features stay as they are.
+    A public linear map of features. ``centre``: the mean over the D features of a row is subtracted from each, which takes
+    away most of what features that are never negative have in common. ``dims``: then they become R^T f with a random
+    matrix R [D, dims] of independent normal entries of variance 1 / dims, which keeps lengths on average (Johnson and
+    Lindenstrauss, 1984); 0, or not below D: without R.
     """
 
     dims: int = 0
     seed: int = 0
+    centre: bool = False
 
     def size(self, features: int) -> int:
         """Return the number of projected features."""
@@ -41,15 +44,17 @@ class Projection:
 
     def of(self, features: Tensor) -> Tensor:
         """Return the projected features [N, size]."""
+        if self.centre:
+            features = features - features.mean(1, keepdim=True)
         if self.size(features.shape[1]) == features.shape[1]:
             return features
         return features @ _random_matrix(features.shape[1], self.dims, self.seed).to(features)
 
     def undo(self, weight: Tensor, features: int) -> Tensor:
         """Return the weights [features, C] on features that act as ``weight`` [size, C] does on projected ones."""
-        if self.size(features) == features:
-            return weight
-        return _random_matrix(features, self.dims, self.seed).to(weight) @ weight
+        if self.size(features) < features:
+            weight = _random_matrix(features, self.dims, self.seed).to(weight) @ weight
+        return weight - weight.mean(0) if self.centre else weight
 
 
 @lru_cache(8)

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any
 
 from fedtl.messages import SpendEvent
 from fedtl.privacy import accounting
@@ -169,23 +168,32 @@ def unconfirmed_rows(lines: Iterable[LedgerLine]) -> str:
     return last
 
 
-def find_uncharged(
-    sent: Iterable[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]
-) -> list[str]:
+@dataclass(frozen=True)
+class PrivateMessage:
     """
-    Return a message for each private update that was sent and not charged for the same task. ``sent``: lines of an egress
-    log; ``ledgers``: each dataset's lines. A message names its dataset, unless an earlier fedtl sent it.
+    A private update that left, by line ``number`` of an egress record. ``task``: its hash. ``dataset`` None: an earlier
+    fedtl sent it and did not record the dataset.
     """
+
+    number: int
+    study: str
+    round: int
+    task: str
+    dataset: str | None = None
+
+
+def find_uncharged(sent: Iterable[PrivateMessage], ledgers: Mapping[str, Sequence[LedgerLine]]) -> list[str]:
+    """Return a text for each message that was not charged for the same task. ``ledgers``: the lines of each dataset."""
     charged = {name: _charged_tasks(lines) for name, lines in ledgers.items()}
     messages = []
-    for line in sent:
-        key = line["study"], line["round"]
-        datasets = [tasks for name, tasks in charged.items() if line.get("dataset", name) == name]
-        if line["private"] and not any(line["task"] in tasks.get(key, ()) for tasks in datasets):
+    for one in sent:
+        key = one.study, one.round
+        datasets = [tasks for name, tasks in charged.items() if one.dataset in (None, name)]
+        if not any(one.task in tasks.get(key, ()) for tasks in datasets):
             known = any(key in tasks for tasks in datasets)
             how = "was charged for another task" if known else "was never charged"
             messages.append(
-                f"line {line['number']}: round {line['round']} of {line['study']!r} left as private, but {how}"
+                f"line {one.number}: round {one.round} of {one.study!r} left as private, but {how}"
             )
     return messages
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 
-from fedtl.report import plots
+from fedtl.report import gain_plots, plots
+from fedtl.report.answer import answer
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
     Curve,
     all_silos,
+    counted,
     format_average,
     format_difference,
-    format_short_difference,
     format_value,
     format_with_interval,
     missing_in_comparison,
@@ -20,16 +21,19 @@ from fedtl.report.html import Cell, Grid, Plot, plot, render, row
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
-from fedtl.results.comparison import Benefit, ChosenOn, Comparison, Estimate, Gain, Verdict
+from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
+from fedtl.results.comparison import ChosenOn, Comparison, Estimate, Gain
 from fedtl.results.metrics import WorstSilo
 
-MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
-PLURAL = {Verdict.UNCLEAR: "unclear", Verdict.LOSES: "lose"}
-_MAY_DIFFER = "so another method may score higher on its test rows. The baselines (local, local ensemble, constant, probe, pooled) are never chosen."
+_MAY_DIFFER = (
+    "so another method may score higher on its test rows. Each run chooses for itself, because rows that one run validates on "
+    "may be test rows of another; so the choice saw no row that it is judged on, and the gain of the chosen methods is not "
+    "flattered by the choice. Yardsticks (local, local ensemble, constant, probe, pooled) are never chosen."
+)
 CHOICE = {  # by ``chosen_on`` of comparison.json
-    ChosenOn.VALIDATION: "The best method of a silo was chosen on its validation rows (by the loss where they do not give the "
+    ChosenOn.VALIDATION: "In each run, the best method of a silo was chosen on its validation rows (by the loss where they do not give the "
     f"metric), {_MAY_DIFFER}",
-    ChosenOn.RELEASED: "The best method of a silo was chosen by the noisy accuracy that the silo released in its last round "
+    ChosenOn.RELEASED: "In each run, the best method of a silo was chosen by the noisy accuracy that the silo released in its last round "
     f"and charged to its privacy budget, {_MAY_DIFFER}",
     None: "No best method and no verdict: exact results on private validation rows would reveal information about these "
     'rows without a charge to the privacy budget. With privacy.metrics = ["accuracy"] silos release a noisy accuracy '
@@ -43,10 +47,11 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
     listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return render(
         "page.html.j2",
-        title=f"Does joining help? {comparison.model}, {comparison.rounds} rounds",
-        answer=_answer(comparison),
+        title=f"Does joining help? {comparison.model}, {counted(comparison.rounds, 'round')}",
+        answer=answer(comparison),
         warnings=comparison.warnings,
         main=_main_grid(comparison),
+        overall=overall_grid(comparison),
         details=_over_local_grid(comparison),
         refitted=_refitted_grid(comparison),
         trials=trials_grid(comparison),
@@ -55,18 +60,15 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         late=_late_grid(comparison),
         notes=[
             *missing_in_comparison(comparison),
-            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read the test rows once, at "
+            f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
             "the end.",
             STATISTICS,
             *trial_lines(comparison),
             *yardstick_lines(comparison),
             CHOICE[comparison.chosen_on],
-            "Intervals: paired bootstrap over seeds and test rows. Each is for one silo, without correction for comparing "
-            "several silos.",
-            "gains: the interval of the difference lies above zero; loses: below zero; unclear: it contains zero, or there "
-            "is none.",
+            *verdict_notes(comparison),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
-            comparison_guarantee(comparison.privacy),
+            comparison_guarantee(comparison.privacy, comparison.folds),
         ],
         experiment=experiment_toml,
         version=comparison.fedtl,
@@ -76,7 +78,9 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
 def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
     drawn = []
     if comparison.benefit:
-        drawn.append(plot("Gain over training alone, by silo", plots.benefit_forest(comparison)))
+        drawn.append(plot("Gain over training alone, by silo", gain_plots.benefit_forest(comparison)))
+    if comparison.overall:
+        drawn.append(plot("Mean gain over training alone, by method", gain_plots.mean_gains(comparison)))
     drawn.append(plot("Test result of each method at each silo", plots.method_dots(comparison)))
     if curves:
         metric = "rmse" if comparison.task == "regression" else "accuracy"
@@ -86,38 +90,10 @@ def _plots(comparison: Comparison, curves: Mapping[str, Curve]) -> list[Plot]:
     return drawn
 
 
-def _answer(comparison: Comparison) -> str:
-    """How many silos gain, the names of the others if they are few, and how many cannot be compared."""
-    benefit = comparison.benefit
-    if comparison.chosen_on is None:
-        return "No best method is named: it would be chosen on private rows."
-    if not benefit:
-        return (
-            "No comparison: it needs local and at least one federated method, both measured at the same silo."
-        )
-    by_verdict = {
-        verdict: [name for name, silo in benefit.items() if silo.verdict is verdict]
-        for verdict in plots.VERDICTS
-    }
-    gaining = len(by_verdict[Verdict.GAINS])
-    parts = [
-        f"{gaining} of {len(benefit)} silo{'s' * (len(benefit) > 1)} gain{'s' * (gaining == 1)} by joining"
-    ]
-    for verdict, plural in PLURAL.items():
-        names = by_verdict[verdict]
-        if 0 < len(names) <= MAX_NAMED_SILOS:
-            parts.append(f"{', '.join(names)}: {plural if len(names) > 1 else verdict}")
-        elif names:
-            parts.append(f"{len(names)} {plural}")
-    if missing := len(all_silos(comparison)) - len(benefit):
-        parts.append(f"{missing} more cannot be compared")
-    return "; ".join(parts) + "."
-
-
 def _main_grid(comparison: Comparison) -> Grid:
     metric, methods, benefit = comparison.metric, comparison.methods, comparison.benefit
     silos = all_silos(comparison)
-    blank = row("", "", "") if benefit else []
+    blank = row("", "", "", "") if benefit else []
     rows = []
     for name in silos:
         verdict = benefit.get(name)
@@ -128,25 +104,20 @@ def _main_grid(comparison: Comparison) -> Grid:
             )
             for method, by_silo in methods.items()
         )
-        rows.append([Cell(name), *figures, *(_benefit_cells(metric, verdict) if verdict else blank)])
+        rows.append([Cell(name), *figures, *(benefit_cells(metric, verdict) if verdict else blank)])
     means = (_mean_of_silos(metric, comparison.mean[method].get(metric), len(silos)) for method in methods)
     worst = (_worst_silo(metric, comparison.worst[method], len(silos)) for method in methods)
     rows += [row("mean", *means) + blank, row("worst silo", *worst) + blank]
     if comparison.epochs:
         epochs = (comparison.epochs.get(method, "-") for method in methods)
         rows.append(row("epochs a silo trains", *epochs) + blank)
-    head = ["silo", *methods, *(["best", "over local", "joining"] if benefit else [])]
+    head = ["silo", *methods, *(["best", "over local", "joining", "could be seen"] if benefit else [])]
     return Grid(
         f"Test {TITLES[metric]} of each method at each silo, with its 95 % interval",
         head,
         rows,
         summary_rows=3 if comparison.epochs else 2,
     )
-
-
-def _benefit_cells(metric: str, benefit: Benefit) -> list[Cell]:
-    gain = format_short_difference(metric, benefit.over_local, benefit.ci95)
-    return [Cell(benefit.best), Cell(gain), Cell(benefit.verdict, benefit.verdict)]
 
 
 def _over_local_grid(comparison: Comparison) -> Grid:

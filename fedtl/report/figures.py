@@ -29,6 +29,7 @@ LATE_ROWS = {
     "adabn": "after AdaBN",
     "head": "own head, initial statistics",
     "head_adabn": "own head after AdaBN",
+    "ridge_adabn": "own head in closed form after AdaBN",
     "alone": "trained alone on the same labels",
 }
 
@@ -85,6 +86,26 @@ def format_difference(metric: str, gain: float, bounds: Interval | None) -> str:
     if bounds:
         text += f" [{', '.join(_signed(metric, bound) for bound in bounds)}]"
     return text
+
+
+def difference_unit(metric: str) -> str:
+    """The unit of a difference between two values of the metric."""
+    return "points" if metric in IN_PERCENT else f"in {TITLES[metric]}"
+
+
+def format_gain(metric: str, gain: float) -> str:
+    """A signed difference with its unit."""
+    return f"{_signed(metric, gain)} {difference_unit(metric)}"
+
+
+def format_size(metric: str, size: float) -> str:
+    """The size of a difference, without a unit."""
+    return _number(scale(metric) * size, _digits(metric))
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and its noun: "1 round", "2 rounds"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def silo_count_note(count: int | None, silos: int) -> str:

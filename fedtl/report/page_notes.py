@@ -31,8 +31,8 @@ def run_guarantee(privacy: PrivacyReport | None) -> str:
     )
 
 
-def comparison_guarantee(privacy: PrivacyReport | None) -> str:
-    """State the privacy guarantee of the runs of a comparison, each by itself."""
+def comparison_guarantee(privacy: PrivacyReport | None, folds: int = 1) -> str:
+    """State the privacy guarantee of the runs of a comparison, each by itself; ``folds``: in how many runs a seed is done."""
     if privacy is None:
         return NO_PRIVACY
     if not privacy.private:
@@ -40,9 +40,16 @@ def comparison_guarantee(privacy: PrivacyReport | None) -> str:
     return (
         f"Each run of a method that shares tensors guarantees epsilon = {privacy.epsilon:g} for each {privacy.unit} "
         f"({privacy.adjacency}); its result.json records what was spent. If several runs are released, their epsilons add "
-        f"up. {not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, local ensemble, constant, probe, pooled) are never private; "
+        f"up. {_of_folds(folds, privacy.unit)}{not_covered(privacy.unit)} {TEST_FIGURES} The baselines (local, local ensemble, constant, probe, pooled) are never private; "
         f"{_tuning(privacy)}."
     )
+
+
+def _of_folds(folds: int, unit: str) -> str:
+    """State how often a unit is trained on where a seed has several runs."""
+    if folds == 1:
+        return ""
+    return f"With folds, each {unit} is trained on in {folds - 1} of the {folds} runs of a seed. "
 
 
 def _tuning(privacy: PrivacyReport) -> str:

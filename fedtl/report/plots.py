@@ -21,17 +21,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedtl.report.figures import TITLES, Curve, all_silos, format_value, scale, silo_count_note
-from fedtl.results.comparison import Comparison, Estimate, Verdict
+from fedtl.results.comparison import Comparison, Estimate
 from fedtl.results.run import HistoryLine, RunResult
 
 # Okabe and Ito (2008), without their yellow, and two more
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31", "#666666")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-VERDICTS = {
-    Verdict.GAINS: ("#009E73", ">"),
-    Verdict.LOSES: ("#D55E00", "<"),
-    Verdict.UNCLEAR: ("#7a7a7a", "o"),
-}
 MAX_NAMED_SILOS = 12  # with more silos, a plot shows distributions instead of names
 INK = "#222222"
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -89,27 +84,6 @@ def silo_bars(result: RunResult) -> str:
     label_axes(axes, "Test result of each silo", f"test {TITLES[metric]}", "")
     draw_legend(axes, keys)
     return to_svg(figure, "bars")
-
-
-def benefit_forest(comparison: Comparison) -> str:
-    """For each silo, the difference between its best method and local training, with its interval."""
-    metric, factor = comparison.metric, scale(comparison.metric)
-    rows = sorted(comparison.benefit.items(), key=lambda item: -item[1].over_local)
-    figure, axes = new_figure(0.27 * len(rows) + 1.3)
-    keys: dict[str, Artist] = {}
-    for at, (_, benefit) in enumerate(rows):
-        colour, marker = VERDICTS[benefit.verdict]
-        if benefit.ci95:
-            axes.plot(np.array(benefit.ci95) * factor, [at, at], color=colour, lw=2.2, solid_capstyle="round")
-        (point,) = axes.plot(benefit.over_local * factor, at, marker, color=colour, ms=7)
-        keys.setdefault(benefit.verdict, point)
-    axes.axvline(0, color=INK, lw=1)
-    label_rows(axes, [f"{name} ({benefit.best})" for name, benefit in rows])
-    unit = "percentage points" if factor == 100 else TITLES[metric]
-    title = "Does joining help? Best federated method minus local training"
-    label_axes(axes, title, f"difference ({unit}) with 95 % interval; right of zero, joining is better", "")
-    draw_legend(axes, {verdict: keys[verdict] for verdict in VERDICTS if verdict in keys})
-    return to_svg(figure, "benefit")
 
 
 def method_dots(comparison: Comparison) -> str:

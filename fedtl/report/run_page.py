@@ -6,6 +6,7 @@ from fedtl.report import plots
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
+    counted,
     format_value,
     measured_metrics,
     missing_in_run,
@@ -26,10 +27,11 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
     drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
     return render(
         "page.html.j2",
-        title=f"{result.method} on {result.model}, {result.rounds} rounds, seed {result.seed}",
+        title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",
         answer=_answer(result),
         warnings=[*_left_out(result), *result.notes],
         main=_main_grid(result),
+        overall=None,
         details=None,
         trials=None,
         refitted=_refitted_grid(result),

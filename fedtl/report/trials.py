@@ -21,7 +21,8 @@ def trial_lines(comparison: Comparison) -> list[str]:
     if not comparison.tuning:
         return []
     first = next(iter(comparison.tuning.values()))
-    each = " under each seed" if len(first) > 1 else f" with seed {first[0].seed}"
+    many = " and fold" if comparison.folds > 1 else ""
+    each = f" under each seed{many}" if len(first) > 1 else f" with seed {first[0].seed}"
     chosen = "; ".join(f"{label} {_chosen(each)}" for label, each in comparison.tuning.items())
     return [
         f"settings: each method made {len(first[0].trials)} trials{each}, and kept the values with the lowest loss on "
@@ -42,7 +43,8 @@ def trials_grid(comparison: Comparison) -> Grid:
             for trial in tuning.trials:
                 loss = f"{trial.loss:.4f}" if trial.loss is not None else f"failed: {trial.failed}"
                 chosen = "chosen" if trial.settings == tuning.chosen else ""
-                rows.append(row(label, tuning.seed, _values(trial.settings), loss, chosen))
+                run = f"{tuning.seed}, fold {tuning.fold}" if comparison.folds > 1 else tuning.seed
+                rows.append(row(label, run, _values(trial.settings), loss, chosen))
     caption = "Settings that were tried: the loss on validation rows, the plain mean over silos"
     return Grid(caption, ["method", "seed", "values", "loss", ""], rows)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
-from fedtl.methods.choose import Candidate, choose_mix, mixed_scores, mixes
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import choose_mix, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role

@@ -5,7 +5,7 @@ Silos that did not train get a model here too. Both are jobs that an engine runs
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,11 +17,21 @@ from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
+from fedtl.methods.ridge import RidgeHead, is_linear
+from fedtl.methods.sets import SUMMARY, part
 from fedtl.models.norms import statistics_distance
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 from fedtl.results.metrics import Measured
-from fedtl.training.at_home import FinalModel, OwnModel, finish, own_model, received_model, used_model
+from fedtl.training.at_home import (
+    FinalModel,
+    HomeSite,
+    OwnModel,
+    finish,
+    own_model,
+    received_model,
+    used_model,
+)
 from fedtl.training.evaluate import fits_statistics
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -114,7 +124,8 @@ class Onboard:
     The job that gives a silo that did not train the shared model, with ``shots`` labelled rows a class and all its inputs.
 
     Where the head is shared: the model as received, and after AdaBN. Otherwise: a head of its own on the received body
-    with the initial statistics, and one after AdaBN. For comparison, the silo trained alone on the same labelled rows,
+    with the initial statistics, one after AdaBN, and one in closed form after AdaBN (``ridge_adabn``), from the silo's rows
+    and, if the method has them, the sums that it received; nothing is chosen on validation rows. For comparison, the silo trained alone on the same labelled rows,
     with the exact statistics of all its inputs.
     """
 
@@ -131,15 +142,26 @@ class Onboard:
         # In a private run the norms' statistics are constant in training, so there is nothing to replace.
         adapts = trainer.method.exact_statistics == "own"
         models = {"alone": trainer.adapt(alone, data.train.x, data.width) if adapts else alone}
+        received = trainer.partition.join(self.task.shared, silo.local)
+        adapted = trainer.adapt(received, data.train.x, data.width)
+        if trainer.method.head_is_local and self.task.shared and is_linear(adapted):
+            blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
+            models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:
-            received = trainer.partition.join(self.task.shared, silo.local)
-            adapted = trainer.adapt(received, data.train.x, data.width)
             if trainer.method.head_is_local:
                 models["head"] = trainer.train(few, received, Phase(HEAD, HEAD_EPOCHS), self.task)
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
             else:
                 models["as_received"], models["adabn"] = received, adapted
         return {row: _measured(trainer, state, exam.test, data) for row, state in models.items()}
+
+
+def with_ridge_head(trainer: Trainer, silo: Silo, task: Task, received: State, model: State) -> State:
+    """Return the model with a ridge head on its features: by the method's own step, or on the silo's rows alone."""
+    steps = (step for step in trainer.method.finish if isinstance(step, RidgeHead))
+    site = HomeSite(trainer, silo, task, received, len(trainer.method.phases))
+    sets = trainer.sets(received) | {SUMMARY: part(received, SUMMARY)}
+    return next(steps, RidgeHead())(site, model, sets)
 
 
 def _few(data: SiloDataset, shots: int, seed: int, name: str) -> SiloDataset:

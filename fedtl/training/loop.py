@@ -106,7 +106,8 @@ class Loop:
         moving = moving_in(weights.net) if phase.through is None else self._moving_outside_net(weights, phase)
         if not moving:
             return 0
-        optimizer = self.optimizer(moving, task)
+        plain = TrainingConfig(lr=phase.lr or 0.0, momentum=0.0)
+        optimizer = (self if phase.lr is None else replace(self, training=plain)).optimizer(moving, task)
         for step, (rows, target_rows) in enumerate(steps):
             batch = make_batch(silo.data, rows, target_rows, self.device)
             optimizer.zero_grad(set_to_none=True)

@@ -1,10 +1,8 @@
 """``fedtl silo audit``: a plan is tested on a site's own rows before it is approved, at no cost to the budget."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -13,6 +11,7 @@ from fedtl._util.records import to_plain
 from fedtl.audit.at_site import audit_site_plan
 from fedtl.audit.retraining.checks import RETRAINING_CHECKS
 from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
+from fedtl.deployment.site.egress_lines import ApprovalWithdrawn
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearse import rehearse
 from fedtl.deployment.site.site_plan import SitePlan, build_study
@@ -22,6 +21,7 @@ from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.load import load_experiment
 from fedtl.messages import Task
 from tests.breaks import BREAKS
+from tests.commands import fedtl
 from tests.real_processes import CLI, Federation, around, fedtl_command
 
 PRIVATE = {"epsilon": 3.0, "lifetime_epsilon": 10.0, "clip": 1.0, "statistics": "public"}
@@ -91,7 +91,7 @@ def test_an_existing_ledger_and_egress_log_do_not_change(home, made):
     silo = make_silo(plan, study, rows)
     shared, _ = study.trainer.partition.split(study.trainer.initial(rows.data.width))
     study.trainer.fit(silo, Task("earlier", 1, 20, 0, shared))
-    home.record.note("approved", bundle=made.hash)
+    home.record.append(ApprovalWithdrawn(bundle=made.hash))
     before = content(home)
     assert home.ledger.relative_to(home.path) in before
     done(home, made.hash)
@@ -111,20 +111,8 @@ def test_the_command_prints_its_verdict_and_its_exit_code(home, made):
     fedtl_command("silo", "rehearse", home.path, made.file)
     sound = fedtl_command("silo", "audit", home.path)
     assert "No check failed" in sound.stdout
-    broken = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import tests.breaks; from fedtl.cli.main import main; main()",
-            "silo",
-            "audit",
-            home.path,
-        ],
-        env=around(FEDTL_BREAK="noise halved on the model", PYTHONPATH=os.pathsep.join(sys.path)),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    env = around(FEDTL_BREAK="noise halved on the model")
+    broken = fedtl("silo", "audit", home.path, env=env, imports=["tests.breaks"])
     assert broken.returncode == 5, broken.stderr
     assert "REFUTED: do not sign" in broken.stdout
     assert "do not approve it" in broken.stderr.splitlines()[-1]

@@ -13,7 +13,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import build
 from fedtl.models import builtin
 from fedtl.simulation.shared_store import temporary_store
-from tests.breaks import BREAKS, DP, FIGURE
+from tests.breaks import BREAKS, DP, FIGURE, RIDGE
 
 SMALL = [
     *("rounds=4", "data.limit=60", "engine.name=serial", 'data.silos=["plain", "faint"]', "train.epochs=2"),
@@ -32,7 +32,7 @@ MEASURED = {
     (checks, "before_the_mechanism"): ("before the mechanism",),
     (checks, "_contributions"): (
         *("noisy sums alone", "noise of each release", "one record", "shares of one record"),
-        *("one record in the statistics", "one record in the metric"),
+        *("one record in the statistics", "one record in the summaries", "one record in the metric"),
     ),
     (checks, "_private_steps"): PRIVATE_STEP_CHECKS,
 }
@@ -71,7 +71,19 @@ def test_a_sound_mechanism_is_not_refuted(method, tmp_path):
     found, violations = retrained(tmp_path, DP, FIGURE, f"method.name={method}")
     assert not violations
     assert tuple(check.name for check in found) == RETRAINING_CHECKS
-    assert [check.name for check in found if check.p is None] == ["fresh noise"]
+    skipped = [check.name for check in found if check.p is None]
+    assert skipped == ["fresh noise", "one record in the summaries"]
+
+
+def test_a_sound_summary_is_not_refuted_and_nothing_else_is_exercised(tmp_path):
+    found, violations = retrained(tmp_path, *RIDGE)
+    assert not violations
+    exercised = {check.name: check.value for check in found if check.p is not None}
+    assert exercised.keys() == {
+        *("local-only state", "noisy sums alone", "noise of each release", "shares of one record"),
+        *("one record in the summaries", "before the mechanism"),
+    }
+    assert exercised["one record in the summaries"] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_sound_model_with_dropout_is_not_refuted(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import SpendEvent
 from fedtl.privacy.accounting import epsilon, gaussian_mu
 from fedtl.privacy.tradeoff import gdp_mu, trade_off
-from fedtl.report.tables import claims_table, measured_table
+from fedtl.report.audit_tables import claims_table, measured_table
 from fedtl.results.audit import (
     Adversary,
     AttackFigures,

@@ -19,7 +19,7 @@ from fedtl.federation.flower import reply_from_message, task_to_records
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Task
 from fedtl.methods.server import ServerStep
-from tests.deployment.site.test_answer_round import Site
+from tests.deployment.site.sites import Site
 from tests.federation.test_flower import wire
 
 CONFIG = {"experiment": "digits", "study": "s"}

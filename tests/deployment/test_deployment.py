@@ -15,6 +15,7 @@ from fedtl._util.randomness import address
 from fedtl._util.records import to_plain
 from fedtl.deployment.coordinator.server import create_server
 from fedtl.deployment.site.covered import uncovered_lines
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.run import site_commands
 from fedtl.deployment.site.status import site_status
@@ -98,7 +99,7 @@ def test_three_sites_compute_the_simulations_bits_and_a_fourth_without_an_approv
             "received",
             "sent",
         ]
-        assert uncovered_lines(lines) == []
+        assert uncovered_lines(parse_lines(lines)) == []
         said = fedtl_command("silo", "verify", federation.folder / name).stderr
         assert "chain of 6 lines" in said
         assert "447,232 bytes" in said

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedtl.deployment.site.covered import uncovered_lines
+from fedtl.deployment.site.egress_lines import parse_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.status import dataset_budget
 from fedtl.experiment.config.load import load_experiment
@@ -81,7 +82,7 @@ def test_the_sites_record_has_the_reason_of_each_refusal(asked):
         else:
             assert line["what"] == "sent", (name, line)
     assert [line["again"] for line in lines if line["what"] == "sent"] == [False, False, False, True]
-    assert uncovered_lines(asked.record("plain")) == []
+    assert uncovered_lines(parse_lines(asked.record("plain"))) == []
 
 
 def test_nothing_but_the_agreed_rounds_was_charged(asked):

@@ -9,9 +9,10 @@ from sklearn import metrics
 from fedtl.data import prepare
 from fedtl.data.parts import split_rows
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.columns import Kind, comparison_columns, repeats, run_folders
+from fedtl.experiment.columns import Kind, Repeat, comparison_columns, repeats, run_folders
 from fedtl.experiment.config.load import parse_experiment
-from fedtl.experiment.run import run
+from fedtl.experiment.own_models import stored_own_models
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.summary import summarize_runs
 from fedtl.experiment.yardsticks import write_constant
@@ -113,6 +114,16 @@ def test_settings_of_folds_that_contradict_each_other(data, key, stored):
         settings(stored, **data)
 
 
+def test_no_fold_takes_the_own_models_or_the_settings_of_another(stored, tmp_path):
+    """These were trained on rows that this fold tests on."""
+    local = comparison_columns(settings(stored))[0]
+    runs = [Repeat(seed, fold) for seed in (0, 1) for fold in range(FOLDS)]
+    assert len({stored_own_models(tmp_path, local.at(run), "cpu").key for run in runs}) == len(runs)
+    assert len({local.folder(run) for run in runs} | {local.trial_folder(0, run) for run in runs}) == 2 * len(
+        runs
+    )
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     stored = write_silos(tmp_path_factory.mktemp("rows"))
@@ -125,7 +136,7 @@ def compared(tmp_path_factory):
                 if column.kind is Kind.CONSTANT:
                     write_constant(own, RunFolder(path), rows)
                 else:
-                    run(own, RunFolder.create(path, own), raws=rows)
+                    run(own, RunFolder.create(path, own), given=Given(rows))
     folders = run_folders(experiment, folder)
     return summarize_runs(experiment, folders), folders
 

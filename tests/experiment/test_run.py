@@ -1,182 +1,19 @@
-"""Whole runs: engines agree to the bit, resume gives the same numbers, test rows are read once and at the end."""
+"""Whole runs: test rows are read once and at the end; late, public and unlabelled silos; mistakes."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
 from fedtl.experiment import run as study
 from fedtl.experiment.config.load import load_experiment
-from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.federation.round_log import RoundLog
-from fedtl.methods.registry import METHODS
-from fedtl.simulation.processes import Processes
-from fedtl.simulation.serial import Serial
-from fedtl.simulation.stacked import Stacked
-from tests.commands import fedtl
+from tests.experiment.runs import do, own_validation, small
 from tests.experiments import ROUNDS_ONLY
-
-SMALL = ["rounds=2", "data.limit=40", "engine.name=serial", *ROUNDS_ONLY]
-ENGINES = {
-    "serial": ["engine.name=serial"],
-    "processes": ["engine.name=processes", "engine.workers=3"],
-    "stacked": ["engine.name=serial", "engine.stack=3"],
-}
-NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
-
-
-def small(*overrides):
-    settings = {override.partition("=")[0]: override for override in (*SMALL, *overrides)}
-    return load_experiment("digits", list(settings.values()))
-
-
-def do(path, experiment):
-    return to_plain(run(experiment, RunFolder.create(path, experiment)))
-
-
-def own_validation(path, silo):
-    return RunFolder(path).read_json(f"silos/{silo}/validation.json")
-
-
-def numbers(result):
-    return {key: value for key, value in result.items() if key not in ("seconds", "workers")}
-
-
-def tensors(path):
-    return {str(file.relative_to(path)): load_file(file) for file in sorted(path.rglob("*.safetensors"))}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(
-        a[f].keys() == b[f].keys() and all(torch.equal(a[f][n], b[f][n]) for n in a[f]) for f in a
-    )
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_and_writes_its_folder(name, tmp_path):
-    extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
-    result = do(tmp_path, small(f"method.name={name}", *extra))
-    assert set(result["silos"]) == {"plain", "inverted", "blurred", "faint", "rotated", "textured"}
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
-    for name in result["silos"]:
-        assert (tmp_path / "silos" / name / "local.safetensors").exists()
-    assert result["worst"]["accuracy"] == min(its["accuracy"] for its in result["silos"].values())
-    assert result["mean"]["accuracy"] == pytest.approx(
-        sum(s["accuracy"] for s in result["silos"].values()) / 6
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep"])
-def test_processes_give_the_bits_of_serial(method, tmp_path):
-    tuned = ["method.tune.epochs=2", 'method.choose.candidates=["own", "tuned"]'] if method == "fedtl" else []
-    one = do(tmp_path / "serial", small(f"method.name={method}", *tuned))
-    for workers in (2, 3) if method == "fedrep" else (2,):
-        path = tmp_path / str(workers)
-        engine = ["engine.name=processes", f"engine.workers={workers}"]
-        many = do(path, small(f"method.name={method}", *tuned, *engine))
-        assert many["workers"] == workers
-        assert numbers(many) == numbers(one)
-        assert same(tensors(tmp_path / "serial"), tensors(path))
-
-
-@pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedrep", "local"])
-def test_a_stack_gives_the_numbers_of_serial(method, tmp_path):
-    """Within rounding, over two rounds; which of the silos' test rows are right is the same."""
-    one = do(tmp_path / "serial", small(f"method.name={method}"))
-    other = do(tmp_path / "stack", small(f"method.name={method}", "engine.stack=4"))
-    for name, its in one["silos"].items():
-        mine, theirs = (own_validation(tmp_path / room, name) for room in ("serial", "stack"))
-        assert theirs == pytest.approx(mine, rel=1e-3)
-        mine, theirs = (run["silos"][name].pop("refitted", {}) for run in (one, other))
-        assert theirs.pop("absent", {}) == mine.pop("absent", {})
-        assert theirs == pytest.approx(mine, rel=1e-3)
-        assert other["silos"][name].pop("absent") == its.pop("absent")
-        assert other["silos"][name] == pytest.approx(its, rel=1e-3)
-    wanted, found = tensors(tmp_path / "serial"), tensors(tmp_path / "stack")
-    assert not same(wanted, found)  # or it was serial
-    for file, state in wanted.items():
-        for name in state.keys() & found[file].keys():
-            torch.testing.assert_close(found[file][name], state[name], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_order_in_which_silos_answer_does_not_matter(engine, tmp_path, monkeypatch):
-    one = do(tmp_path / "a", small(*ENGINES[engine]))
-    for kind in (Serial, Processes, Stacked):
-        each = kind.each
-        monkeypatch.setattr(
-            kind, "each", lambda self, job, silos, each=each: reversed(list(each(self, job, silos)))
-        )
-    other = do(tmp_path / "b", small(*ENGINES[engine]))
-    assert numbers(one) == numbers(other)
-    assert same(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
-
-
-def test_another_seed_is_another_run(tmp_path):
-    assert numbers(do(tmp_path / "a", small())) != numbers(do(tmp_path / "b", small("seed=1")))
-
-
-class Stop(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("engine", "server"),
-    [*((name, "{name='mean'}") for name in ENGINES), ("serial", "{name='adam', lr=0.01}")],
-)
-def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
-    experiment = small("rounds=4", f"method.server={server}", "silos_per_round=4", *ENGINES[engine])
-    whole = do(tmp_path / "whole", experiment)
-
-    def stop(one):
-        if one.after.round == 2:
-            raise Stop
-
-    folder = RunFolder.create(tmp_path / "part", experiment)
-    with pytest.raises(Stop):
-        run(experiment, folder, progress=stop)
-    with (folder.path / "history.jsonl").open("a") as file:
-        file.write('{"round": 3, "sil')  # killed while it wrote
-    rest = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
-    assert numbers(rest) == numbers(whole)
-    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "part"))
-    assert [line.round for line in folder.history()] == [1, 2, 3, 4]
-    assert to_plain(run(experiment, folder)) == rest  # a finished run is not run again
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment(tmp_path):
-    """The run in several processes is killed; resumed in one it gives the numbers of one that was never killed."""
-    settings = ["rounds=8", "data.limit=40", "method.tune.epochs=2"]
-    whole = do(tmp_path / "whole", load_experiment("digits", [*settings, "engine.name=serial"]))
-    path = tmp_path / "killed"
-    words = ["run", "digits", "--quiet", "--out", str(path)]
-    words += [word for setting in settings for word in ("--set", setting)]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fedtl", *words], start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (path / "checkpoint" / "state.pt").exists():
-        time.sleep(0.02)
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not (path / "result.json").exists()
-    done = fedtl("run", "--resume", path, "--workers", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    assert numbers(json.loads(done.stdout)) == numbers(whole)
 
 
 def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatch):
@@ -239,7 +76,8 @@ def test_silos_with_other_label_sets_have_heads_of_their_own(tmp_path, monkeypat
     [
         ("fedavg", {"as_received", "adabn", "alone"}),
         ("silobn", {"as_received", "adabn", "alone"}),
-        ("fedtl", {"head", "head_adabn", "alone"}),
+        ("fedtl", {"head", "head_adabn", "ridge_adabn", "alone"}),
+        ("ridge", {"ridge_adabn", "alone"}),
         ("local", {"alone"}),
     ],
 )
@@ -254,7 +92,8 @@ def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):
     result = do(
         tmp_path,
         load_experiment(
-            "digits", ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']"]
+            "digits",
+            ["rounds=15", "engine.name=serial", "method.name=silobn", "data.late=['faint']", *ROUNDS_ONLY],
         ),
     )
     late = result["late"]["faint"]

@@ -30,8 +30,9 @@ from fedtl.training.loop import TrainingConfig
 from fedtl.training.metrics import quick
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
-from tests.experiment.test_run import SMALL, do, own_validation, small
-from tests.training.test_trainer import data_of, mlp, rows_of
+from tests.experiment.runs import SMALL, do, own_validation, small
+from tests.experiments import MIXED
+from tests.training.silos import data_of, mlp, rows_of
 
 TEST = replace(rows_of(77, 60), x=rows_of(77, 60).x - 76)  # drawn as the training rows are
 
@@ -269,7 +270,7 @@ def test_a_silo_that_trained_alone_late_has_statistics_of_all_its_inputs(monkeyp
     monkeypatch.setattr(
         Trainer, "adapt", lambda self, *given: seen.append(len(given[1])) or plain(self, *given)
     )
-    assert {"alone", "head", "head_adabn"} == set(onboard(trainer, silo))
+    assert {"alone", "head", "head_adabn", "ridge_adabn"} == set(onboard(trainer, silo))
     assert seen == [40, 40]
 
 
@@ -295,8 +296,10 @@ def test_a_pooled_models_statistics_are_those_of_the_pooled_rows(pooled):
 @pytest.mark.parametrize("method", ["local", "fedbn", "fedavg", "pooled", "fedtl"])
 def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, pooled):
     path = pooled[1] if method == "pooled" else tmp_path / "run"
-    experiment = small(f"method.name={method}")
-    if method != "pooled":
+    experiment = small(f"method.name={method}", *MIXED)
+    if method == "pooled":
+        experiment = pooled[2]
+    else:
         do(path, experiment)
     folder = RunFolder(path)
     with temporary_store() as shelf:

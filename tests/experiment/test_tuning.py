@@ -1,15 +1,19 @@
 """Trials of settings: equal numbers for every method, chosen on validation rows, never on test rows, never done twice."""
 
 import json
+import re
+import tomllib
 from collections import Counter
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from fedtl.api.results import FinishedComparison
 from fedtl.errors import ConfigError
 from fedtl.experiment import compare as comparing
 from fedtl.experiment import run as running
@@ -17,11 +21,11 @@ from fedtl.experiment.columns import comparison_columns
 from fedtl.experiment.config.load import load_experiment, parse_experiment
 from fedtl.experiment.config.schema import TrialSettings
 from fedtl.experiment.epochs import epochs_at_silo
-from fedtl.experiment.run import run
+from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study_data import StudyData
 from fedtl.experiment.trial import run_trial
-from fedtl.experiment.tuning import check_budgets, choose, edge_warnings, trial_values
+from fedtl.experiment.tuning import check_budgets, choose, edge_warnings, trial_values, with_values
 from fedtl.methods.registry import METHODS
 from fedtl.results.tuning import Trial
 from fedtl.simulation.shared_store import temporary_store
@@ -113,6 +117,9 @@ def test_a_sample_of_combinations_has_each_value_about_equally_often(count):
     tried = trial_values(tune, "ditto")
     assert len({tuple(one.values()) for one in tried}) == len(tried) == count
     assert tried == trial_values(tune, "ditto")
+    if count < 6:  # methods without mu try the same rates
+        common = TrialSettings(trials=count, train=tune.train)
+        assert [v["train.lr"] for v in trial_values(common, "local")] == [v["train.lr"] for v in tried]
     if count <= 6:
         assert max(Counter(one["train.lr"] for one in tried).values()) == 1
         mu = Counter(one["method.mu"] for one in tried)
@@ -126,7 +133,11 @@ def test_every_method_tries_equally_many():
         check_budgets(tune, ["local", "ditto"])
     equal = TrialSettings(trials=2, train=tune.train, ditto={"method": {"mu": [1.0, 2.0]}})
     check_budgets(equal, ["local", "ditto"])
-    assert len(trial_values(equal, "ditto")) == 2
+    assert [one["train.lr"] for one in trial_values(equal, "local")] == [0.1, 0.2]
+    assert {one["train.lr"] for one in trial_values(equal, "ditto")} == {
+        0.1,
+        0.2,
+    }  # the same values as the others
     with pytest.raises(ConfigError, match="trials = 3"):
         check_budgets(TrialSettings(trials=3, train=tune.train), ["local"])
     only_one = TrialSettings(ditto={"method": {"mu": [1.0, 2.0]}})
@@ -164,6 +175,33 @@ def test_a_value_that_a_method_does_not_take_is_refused_before_training():
             comparison_columns(experiment_on("/", tune=grid, data={"source": "digits", "path": ""}))
 
 
+def test_the_grid_of_the_documentation_is_one():
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (block,) = re.findall(r"```toml\n(\[compare.tune\].*?)```", text, re.S)
+    tune = TrialSettings(**tomllib.loads(block)["compare"]["tune"])
+    check_budgets(tune, ["local", "fedavg", "ditto"])
+    assert len(trial_values(tune, "ditto")) == len(trial_values(tune, "local")) == 3
+    methods = ["local", "fedavg", "ditto"]
+    comparison_columns(
+        experiment_on(
+            "/", tune=tune.model_dump(), data={"source": "digits", "path": ""}, compare={"methods": methods}
+        )
+    )
+
+
+def test_a_method_that_a_program_passes_tries_values_too():
+    experiment = experiment_on("/", data={"source": "digits", "path": ""})
+    custom = experiment.model_copy(
+        update={"method": experiment.method.with_value("custom:mine", METHODS["fedbn"]())}
+    )
+    tried = with_values(custom, {"train.lr": 0.5, "method.tune.epochs": 4})
+    assert tried.train.lr == 0.5
+    assert tried.method.tune.epochs == 4
+    assert tried.method.value is custom.method.value
+    with pytest.raises(ConfigError, match=r"method\.mu"):
+        with_values(custom, {"method.mu": 0.5})
+
+
 # The choice
 
 
@@ -195,9 +233,11 @@ def test_a_trial_measures_what_the_run_measures_on_validation_rows(tmp_path, tas
     rows = write_rows(tmp_path / "rows", task=task)
     experiment = experiment_on(rows, data={"task": task}, method={"name": method})
     with temporary_store() as store:
-        trial = run_trial(experiment, RunFolder.create(tmp_path / "trial", experiment), "cpu", None, store)
+        trial = run_trial(
+            experiment, RunFolder.create(tmp_path / "trial", experiment), "cpu", None, Given(store)
+        )
         full = RunFolder.create(tmp_path / "run", experiment)
-        run(experiment, full, raws=store)
+        run(experiment, full, given=Given(store))
     for name in SILOS:
         scale = full.inputs(name)[0].y_std ** 2 if task == "regression" else 1.0
         assert trial.losses[name] == pytest.approx(full.validation(name)["loss"] / scale, rel=1e-4)
@@ -218,7 +258,7 @@ def test_a_trial_never_sees_a_test_row(tmp_path, monkeypatch):
             np.savez(rows / f"{name}.npz", **arrays)
         experiment, path = experiment_on(rows), tmp_path / f"trial{other}"
         with temporary_store() as store:
-            run_trial(experiment, RunFolder.create(path, experiment), "cpu", None, store)
+            run_trial(experiment, RunFolder.create(path, experiment), "cpu", None, Given(store))
         kept.append((path / "trial.json").read_text())
     assert kept[0] == kept[1]
 
@@ -269,10 +309,10 @@ def test_the_chosen_values_are_those_of_the_runs(tuned):
     assert RunFolder(path).comparison().tuning == comparison.tuning
 
 
-def test_the_progress_counts_the_rounds_of_trials_and_runs(tuned):
+def test_the_progress_counts_the_rounds_of_trials_and_runs_and_the_finished_models(tuned):
     experiment, _, _, jobs, seen = tuned
     trials, runs = 3 * 2, 2 * 4  # of three methods; of three methods and the second local one
-    assert {total for _, total in seen} == {(trials + runs) * experiment.rounds}
+    assert {total for _, total in seen} == {(trials + runs) * experiment.rounds + runs * len(SILOS)}
     assert seen[-1][0] == seen[-1][1]
     assert len(jobs) == trials + runs + 2  # and two of constant answers
 
@@ -357,3 +397,13 @@ def test_unequal_epochs_are_named(tuned):
     }
     (line,) = (line for line in comparison.warnings if "epochs" in line)
     assert line.endswith("local (3): local ensemble 6, fedavg 6, ditto 8")
+
+
+def test_a_program_reads_the_trials_as_a_table(tuned):
+    _, path, comparison, _, _ = tuned
+    table = FinishedComparison(path).trials
+    assert len(table) == 6
+    for method, (tuning,) in comparison.tuning.items():
+        chosen = table.loc[method][table.loc[method]["chosen"]]
+        assert chosen["train.lr"].tolist() == [tuning.chosen["train.lr"]]
+        assert chosen["loss"].tolist() == [min(trial.loss for trial in tuning.trials)]

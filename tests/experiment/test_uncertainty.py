@@ -191,3 +191,23 @@ def test_a_gain_of_the_detectable_size_is_seen_in_four_of_five_repetitions():
     size = float(np.median([draw(rng, 150, 1, 0.0, 0, True).detectable() for _ in range(40)]))
     seen = np.mean([draw(rng, 150, 1, size, 0, True).p_difference() <= 0.05 for _ in range(500)])
     assert seen == pytest.approx(0.8, abs=0.06)
+
+
+def test_two_models_with_perfect_rankings_may_still_differ_but_rankings_that_hardly_differ_are_not_blurred():
+    y = np.repeat([0, 1], 20)
+    perfect = [Answers(np.stack([0 * y, y + shift], 1), y, np.arange(40)) for shift in (0.0, 1.0)]
+    low, high = difference(perfect[:1], perfect[1:], "auc").certainty().interval()
+    assert (low, high) == pytest.approx((-3 / 20, 3 / 20), abs=0.01)
+    scores = np.random.default_rng(10).normal(size=40) + y
+    moved = scores.copy()
+    moved[y == 0] -= np.where(np.arange(20) < 2, 0.3, 0.0)  # two rows of forty change places with few others
+    a, b = (Answers(np.stack([0 * y, s], 1), y, np.arange(40)) for s in (moved, scores))
+    found = difference([a], [b], "auc").certainty()
+    assert 0 < found.error == pytest.approx(delong(y, moved, scores), rel=0.1)
+    assert found.error < 0.02
+
+
+@pytest.mark.parametrize("metric", ["auc", "balanced_accuracy"])
+def test_the_same_answer_to_every_row_is_surely_no_better_than_chance(metric):
+    answers = Answers(np.tile([0.3, 0.7], (30, 1)), np.arange(30) % 2, np.arange(30))
+    assert measure(metric, [answers], "a").certainty().interval() == (0.5, 0.5)

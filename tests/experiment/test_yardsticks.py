@@ -9,7 +9,8 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_squared_error
 
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.experiment.columns import comparison_columns
+from fedtl.experiment.columns import Repeat, comparison_columns, run_folders
+from fedtl.experiment.curves import learning_curves
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import study_data
@@ -61,9 +62,13 @@ def test_an_ensemble_is_two_local_models_of_the_same_rows_averaged(compared):
 
 def test_the_second_model_has_the_same_rows_and_other_initial_weights(compared):
     experiment, _, _ = compared
-    local = comparison_columns(experiment)[0].at(1)
+    local = comparison_columns(experiment)[0].at(Repeat(1))
     second = second_member(local, [0, 1])
-    assert second.seed not in (0, 1, second_member(comparison_columns(experiment)[0].at(0), [0, 1]).seed)
+    assert second.seed not in (
+        0,
+        1,
+        second_member(comparison_columns(experiment)[0].at(Repeat(0)), [0, 1]).seed,
+    )
     for name in SILOS:
         (mine, test), (other, other_test) = rows_of(local, name), rows_of(second, name)
         assert torch.equal(mine.train.x, other.train.x)
@@ -84,7 +89,7 @@ def test_constant_answers_are_those_of_scikit_learn(compared):
     experiment, _path, comparison = compared
     classification = experiment.data.task == "classification"
     for name in SILOS:
-        data, exam = rows_of(comparison_columns(experiment)[0].at(0), name)
+        data, exam = rows_of(comparison_columns(experiment)[0].at(Repeat(0)), name)
         y, true = data.train.y.numpy(), exam.test.y.numpy()
         found = {metric: value.seeds[0] for metric, value in comparison.methods["constant"][name].items()}
         if classification:
@@ -124,6 +129,13 @@ def test_a_yardstick_is_never_the_best(compared):
     assert list(comparison.methods) == ["local", "constant", "local ensemble", "fedavg"]
     assert {benefit.best for benefit in comparison.benefit.values()} == {"fedavg"}
     assert set(YARDSTICKS) >= {"local", "constant", "local ensemble"}
+
+
+def test_what_has_no_rounds_has_no_curve(compared):
+    experiment, path, _ = compared
+    folders = run_folders(experiment, RunFolder(path))
+    assert set(learning_curves(experiment, folders)) == {"local", "fedavg"}
+    assert "constant" in folders
 
 
 def test_a_resumed_comparison_keeps_its_yardsticks(compared, monkeypatch):

@@ -38,7 +38,7 @@ from fedtl.simulation.stackable import why_not_stackable
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.experiments import ROUNDS_ONLY
-from tests.training.test_trainer import InProcess, data_of, mlp, same, silo_at, task_for
+from tests.training.silos import InProcess, data_of, mlp, same, silo_at, task_for
 
 OWN_STATE = [name for name, make in METHODS.items() if make().slots]
 SMALL = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]
@@ -150,7 +150,7 @@ def test_a_method_survives_a_stop_after_each_round(name, tmp_path):
 def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
     reason = why_not_stackable(trainer_of(name))
     plain = METHODS[name]()
-    assert bool(reason) == bool(plain.slots or len(plain.every_term) > 1)
+    assert bool(reason) == bool(plain.slots or plain.summaries or len(plain.every_term) > 1)
     assert reason is None or ("engine.stack = 1" in reason and "\n" not in reason)
 
 

@@ -17,7 +17,7 @@ from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.methods.test_laws import shared, trained, used
 from tests.methods.test_pull import FULL, design, gradient, regression, vector
-from tests.training.test_trainer import mlp, same
+from tests.training.silos import mlp, same
 
 AT_RANDOM = 0.2
 NAMES = (MODEL, "model_2", "model_3", "model_4")

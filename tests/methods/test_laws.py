@@ -17,7 +17,7 @@ from fedtl.methods.sets import model_part, part
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.test_trainer import data_of, federate, mlp, same, silo_at, task_for
+from tests.training.silos import data_of, federate, mlp, same, silo_at, task_for
 
 PLAIN = TrainingConfig(lr=0.1, momentum=0.0, batch_size=8)
 LATER = Method(phases=(Phase(epochs=0), Phase()))  # FedAvg whose training draws as a second phase

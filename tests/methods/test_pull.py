@@ -18,7 +18,7 @@ from fedtl.models.registry import model_spec
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.methods.test_laws import LATER, model_of, shared, trained, used
-from tests.training.test_trainer import InProcess, same, silo_at, task_for
+from tests.training.silos import InProcess, same, silo_at, task_for
 
 FULL = TrainingConfig(lr=0.1, momentum=0.0, batch_size=1000)
 FAST = replace(FULL, lr=0.4)

@@ -21,7 +21,7 @@ from fedtl.models.net import split_at_classifier
 from fedtl.training.at_home import features_by, finish
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.test_trainer import (
+from tests.training.silos import (
     CLASSES,
     COLUMNS,
     FULL_BATCH,
@@ -88,15 +88,20 @@ def test_values_of_clipped_rows_are_fitted_as_by_weighted_least_squares():
     np.testing.assert_allclose(bias.numpy(), expected[1], atol=1e-7)
 
 
-def test_a_projection_is_undone_in_the_head():
-    rows, projection = labelled(), Projection(3, seed=5)
+@pytest.mark.parametrize(
+    "projection", [Projection(3, seed=5), Projection(3, 5, True), Projection(0, 5, True)]
+)
+def test_a_projection_is_undone_in_the_head(projection):
+    rows = labelled()
     weight, bias = Ridge.of(Rows(projection).moments(rows, WIDTH)).head(0.1)
-    assert weight.shape == (3, WIDTH)
+    assert weight.shape == (projection.dims or 7, WIDTH)
     on_features = rows.features.double() @ projection.undo(weight, 7) + bias
     assert torch.allclose(on_features, projection.of(rows.features.double()) @ weight + bias)
-    assert not torch.allclose(
-        projection.undo(weight, 7), replace(projection, seed=6).undo(weight, 7)
-    )  # the seed decides
+    other = replace(projection, seed=6).undo(weight, 7)
+    assert torch.allclose(projection.undo(weight, 7), other) == (not projection.dims)  # the seed decides
+    if projection.centre:  # what all features of a row have in common has no effect
+        moved = (rows.features.double() + 5) @ projection.undo(weight, 7) + bias
+        assert torch.allclose(moved, on_features)
     assert torch.equal(Projection(7).of(rows.features), rows.features)
 
 

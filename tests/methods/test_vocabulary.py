@@ -24,7 +24,7 @@ from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.experiment.test_private import bench_of, silo_of, task_of
-from tests.training.test_trainer import FULL_BATCH, data_of, federate, mlp, same, silo_at, task_for
+from tests.training.silos import FULL_BATCH, data_of, federate, mlp, same, silo_at, task_for
 
 SEEN = {}
 
@@ -281,6 +281,21 @@ def test_methods_whose_sets_are_each_clipped_train_privately(name, tmp_path):
         own = part(silo.local, "personal")
         for key, tensor in update.delta.items():
             assert torch.allclose(task_of(trainer).shared[key] + tensor, own[key], atol=1e-6)
+
+
+@pytest.mark.parametrize(("mu", "share"), [(0.0, 0.0), ("inf", 1.0)])
+def test_the_pull_acts_in_private_rounds_from_tensors_alone(mu, share, tmp_path):
+    """Silent steps: a learning rate of almost 0, so the silo's own model is where the pull left it."""
+    trainer = bench_of(METHODS["mrmtl"](mu=mu))
+    trainer = replace(trainer, training=replace(trainer.training, lr=1e-9))
+    silo = silo_of(trainer, tmp_path)
+    trainer.fit(silo, task_of(trainer))
+    task = task_of(trainer, 2)
+    far = {name: tensor + 100 for name, tensor in task.shared.items()}
+    update = trainer.fit(silo, replace(task, shared=far))
+    assert update.delta.keys() == far.keys()
+    for name, delta in update.delta.items():
+        assert torch.allclose(delta, torch.full_like(delta, -100 * (1 - share)), atol=1e-3), name
 
 
 def test_a_slot_that_saw_rows_without_noise_enters_no_private_round(tmp_path):

@@ -21,7 +21,7 @@ from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role, roles
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
-from tests.training.test_trainer import data_of, federate, same, silo_at, task_for
+from tests.training.silos import data_of, federate, same, silo_at, task_for
 
 COLUMNS = 4
 OWN_HEADS = ("fedtl", "fedper", "fedrep", "fedbabu")

@@ -1,21 +1,17 @@
-"""Models split at their classifier against the libraries' whole models; weights from files, whose code is never run."""
+"""Models by name: body and head equal the whole model, first weights follow from the seed, and what they import."""
 
-import pickle
 import subprocess
 import sys
 from collections import OrderedDict
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from fedtl.errors import ModelError
-from fedtl.models import weights
 from fedtl.models.libraries import import_timm, import_torchvision
 from fedtl.models.net import split_at_classifier, stages
 from fedtl.models.registry import MODELS, check_model_name, model_spec
-from fedtl.models.roles import Role, roles
 
 
 def whole_timm(name, **extra):
@@ -186,155 +182,6 @@ def test_stages_start_at_the_input_and_include_the_norms_of_their_layers():
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight"} <= set(vit[0])
     assert all(any(name.startswith(f"blocks.{number}.") for name in vit[number + 1]) for number in range(12))
     assert {"norm.weight", "norm.bias"} <= set(vit[12])
-
-
-# Weights from files
-
-
-@pytest.fixture
-def plan():
-    return model_spec("convnet", (1, 8, 8), 0)
-
-
-def fitted(file, plan, width=3):
-    net = plan.net(width)
-    return weights.fit_weights(file, net.state_dict(), roles(net), plan, "the file")
-
-
-def other_state(width=3):
-    plan = model_spec("convnet", (1, 8, 8), 9)
-    return plan, {name: value.clone() for name, value in plan.net(width).state_dict().items()}
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
-def test_a_file_round_trips(tmp_path, plan, suffix):
-    other, state = other_state()
-    library = {other.library_name(name): value for name, value in state.items()}
-    path = tmp_path / f"weights{suffix}"
-    save_file(library, path) if suffix == ".safetensors" else torch.save(library, path)
-    file = weights.read_weights(path)
-    assert file.keys() == library.keys()
-    taken, notes = fitted(file, plan)
-    assert notes == []
-    assert taken.keys() == state.keys()
-    assert all(torch.equal(taken[name], state[name]) for name in state)
-
-
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
-def test_wrappers_and_the_parallel_prefix_are_taken_off(tmp_path, plan, wrapper):
-    other, state = other_state()
-    library = {f"module.{other.library_name(name)}": value for name, value in state.items()}
-    torch.save({wrapper: library, "epoch": 3}, tmp_path / "w.pth")
-    taken, _ = fitted(weights.read_weights(tmp_path / "w.pth"), plan)
-    assert taken.keys() == state.keys()
-
-
-class Evil:
-    """An object that runs code when it is unpickled."""
-
-    def __init__(self, where):
-        self.where = where
-
-    def __reduce__(self):
-        return (open, (self.where, "w"))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
-def test_pickled_code_is_refused_and_does_not_run(tmp_path, suffix):
-    trace = tmp_path / "it-ran"
-    path = tmp_path / f"evil{suffix}"
-    torch.save({"features.0.weight": torch.zeros(1), "x": Evil(str(trace))}, path)
-    with pytest.raises(ModelError, match=r"weights_only.*safetensors"):
-        weights.read_weights(path)
-    assert not trace.exists()
-    path.write_bytes(pickle.dumps(Evil(str(trace))))
-    with pytest.raises(ModelError, match="weights_only"):
-        weights.read_weights(path)
-    assert not trace.exists()
-    pickle.loads(path.read_bytes()).close()  # the object does run code
-    assert trace.exists()
-
-
-def test_files_without_weights(tmp_path):
-    with pytest.raises(ModelError, match="there is no file"):
-        weights.read_weights(tmp_path / "absent.safetensors")
-    with pytest.raises(ModelError, match="there is no file"):
-        weights.read_weights(tmp_path)
-    (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 40)
-    with pytest.raises(ModelError, match="not a safetensors file"):
-        weights.read_weights(tmp_path / "noise.safetensors")
-    (tmp_path / "noise.pth").write_bytes(b"noise")
-    with pytest.raises(ModelError, match="plain tensors"):
-        weights.read_weights(tmp_path / "noise.pth")
-    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(ModelError, match="state_dict of tensors"):
-        weights.read_weights(tmp_path / "epoch.pth")
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ModelError, match="state_dict of tensors"):
-        weights.read_weights(tmp_path / "list.pth")
-
-
-def test_a_body_tensor_of_another_shape_is_an_error(plan):
-    other, state = other_state()
-    library = {other.library_name(name): value for name, value in state.items()}
-    library["features.0.weight"] = torch.zeros(32, 3, 3, 3)
-    with pytest.raises(ModelError, match=r"\(32, 3, 3, 3\)"):
-        fitted(library, plan)
-
-
-def test_a_body_tensor_that_is_missing_or_unknown_is_an_error(plan):
-    other, state = other_state()
-    library = {other.library_name(name): value for name, value in state.items()}
-    for gone in ("features.0.weight", "features.1.weight", "features.1.running_var"):
-        with pytest.raises(ModelError, match=f"tensor 'body.{gone}'"):
-            fitted({name: value for name, value in library.items() if name != gone}, plan)
-    with pytest.raises(ModelError, match=r"'body\.stranger' and 0"):
-        fitted({**library, "stranger": torch.zeros(1)}, plan)
-
-
-def test_a_head_of_another_width_is_left_out_with_a_note(plan):
-    other, state = other_state(width=10)
-    taken, notes = fitted({other.library_name(name): value for name, value in state.items()}, plan, width=3)
-    assert taken.keys() == {name for name in state if not name.startswith("head.")}
-    assert any("head.weight" in note and "(10, 64)" in note and "(3, 64)" in note for note in notes)
-    assert any("without head;" in note for note in notes)
-
-
-def test_a_file_written_by_fedtl_may_hold_only_shared_roles(plan):
-    _, state = other_state()
-    found = roles(plan.net(3))
-    shared = {name: value for name, value in state.items() if found[name] in (Role.BODY, Role.HEAD)}
-    taken, notes = fitted(shared, plan)
-    assert taken.keys() == shared.keys()
-    (note,) = notes
-    assert "without norm, stats;" in note
-    with pytest.raises(ModelError, match=r"tensor 'body\.features\.0\.weight'"):
-        fitted({name: value for name, value in shared.items() if name != "body.features.0.weight"}, plan)
-
-
-def test_half_precision_is_converted_to_the_models_type(plan):
-    other, state = other_state()
-    half = {other.library_name(n): v.half() if v.is_floating_point() else v for n, v in state.items()}
-    taken, _ = fitted(half, plan)
-    assert all(taken[name].dtype == state[name].dtype for name in state)
-
-
-def test_real_weights_load_into_resnet20(shared_data):
-    path = shared_data("pretrained-cifar10-resnet20") / "resnet20.safetensors"
-    plan = model_spec("resnet20", (3, 32, 32), 0)
-    net = plan.net(10)
-    taken, _ = weights.fit_weights(weights.read_weights(path), net.state_dict(), roles(net), plan, path.name)
-    assert {name for name in net.state_dict() if not name.endswith("num_batches_tracked")} <= taken.keys()
-    net.load_state_dict(taken, strict=False)
-    assert all(torch.equal(net.state_dict()[name], value) for name, value in taken.items())
-    narrow, notes = weights.fit_weights(
-        weights.read_weights(path), plan.net(2).state_dict(), roles(plan.net(2)), plan, path.name
-    )
-    assert "head.weight" not in narrow
-    assert len(notes) >= 2
-
-
-# torchvision beside a torch without its C++ operators
 
 
 def python(code):

@@ -13,7 +13,7 @@ from fedtl.privacy import accounting
 from fedtl.privacy.dp_accuracy import AccuracyRelease, noisy_mean
 from fedtl.privacy.noise import Noise
 from tests.experiment.test_private import bench_of, data_of, silo_of, studies_of, task_of
-from tests.privacy.test_units import of_patients
+from tests.privacy.patients import of_patients
 
 
 def test_noisy_mean_has_the_noise_of_the_release():

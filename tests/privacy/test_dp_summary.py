@@ -6,8 +6,18 @@ from itertools import product
 import pytest
 import torch
 
+from fedtl.audit.canaries.conformance import summary_conformance
+from fedtl.audit.canaries.log import read_released_summaries
+from fedtl.audit.transcript import RunDocuments, check_documents
+from fedtl.audit.verdict import failed
 from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.lint.claims import guarantee_claims
+from fedtl.experiment.lint.dry_run import examine
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.federation.recorder import read_transcript
 from fedtl.methods.base import Method, Phase, Summary
 from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.private import private_problems
@@ -18,9 +28,11 @@ from fedtl.privacy import accounting
 from fedtl.privacy.canaries import CanarySums
 from fedtl.privacy.dp_summary import SummaryRelease, noisy_mean
 from fedtl.privacy.noise import Noise
+from fedtl.simulation.shared_store import temporary_store
+from fedtl.training import private
 from fedtl.training.private import noisy_summaries
 from tests.experiment.test_private import bench_of, data_of, same, silo_of, studies_of, task_of
-from tests.privacy.test_units import of_patients
+from tests.privacy.patients import of_patients
 
 NAME, WIDTH = "summary/ridge", 3
 BOUND = 2**0.5
@@ -178,8 +190,6 @@ def test_without_training_one_gaussian_release_takes_the_whole_budget(tmp_path):
 
 
 def test_it_is_charged_before_it_leaves_once_and_replayed(tmp_path, monkeypatch):
-    from fedtl.training import private
-
     trainer = bench_of(PRIVATE_RIDGE)
     silo = silo_of(trainer, tmp_path, rounds=3)
     (release,) = silo.guarantee.releases.summaries
@@ -258,3 +268,67 @@ def test_silos_and_rounds_never_share_noise(tmp_path):
         for other in range(one):
             cosine = torch.nn.functional.cosine_similarity(noises[one], noises[other], 0)
             assert abs(float(cosine)) < 0.7
+
+
+# A whole run
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    settings = [
+        *("rounds=2", "data.limit=60", "engine.name=serial", 'data.silos=["plain", "faint"]'),
+        *("method.name=ridge", "method.clip=1.0", "method.centre=true", "method.dims=8"),
+        *("privacy.epsilon=3", "privacy.tuning=public", "audit.canaries=400", "audit.transcript=2"),
+    ]
+    folder = RunFolder.create(tmp_path_factory.mktemp("ridge") / "run", load_experiment("digits", settings))
+    return folder, run(folder.experiment(), folder)
+
+
+def test_a_run_states_what_it_spent_and_its_documents_agree(ran):
+    folder, result = ran
+    for name, claim in result.privacy.silos.items():
+        assert 2.9 < claim.epsilon <= 3.0
+        assert claim.epsilon_charged == pytest.approx(claim.epsilon)
+        assert claim.steps_a_round == 0
+        assert claim.summary_expected_noise == pytest.approx(claim.summary_noise * BOUND / claim.units)
+        documents = RunDocuments(
+            silo=name,
+            study=folder.path.name,
+            ledger=folder.silo(name) / "ledger.sqlite",
+            claim=claim,
+            answered=[1, 2],
+            messages=read_transcript(folder.path / TRANSCRIPT),
+            canaries=[],
+            seed=0,
+            rounds=2,
+        )
+        assert not failed(check_documents(documents), 0.05)
+
+
+def test_the_canaries_of_a_run_confirm_noise_and_sensitivity(ran):
+    folder, result = ran
+    for name, claim in result.privacy.silos.items():
+        released = read_released_summaries(folder.silo(name) / "canaries")
+        assert released.sums.shape == (1, 400)  # the second round releases nothing
+        checks = {check.name: check for check in summary_conformance(name, released, claim)}
+        assert checks["noise on summaries"].value == pytest.approx(1, abs=0.2)
+        assert checks["sensitivity of summaries"].value == pytest.approx(1, abs=0.3)
+        assert not failed(checks.values(), 1e-4)
+        louder = replace(claim, summary_noise=2 * claim.summary_noise)
+        assert [one.name for one in failed(summary_conformance(name, released, louder), 1e-4)] == [
+            "noise on summaries"
+        ]
+        twice = replace(released, sums=released.sums + released.member)
+        assert "sensitivity of summaries" in [
+            one.name for one in failed(summary_conformance(name, twice, claim), 1e-4)
+        ]
+
+
+def test_lint_names_the_release_and_finds_nothing_wrong(ran):
+    folder, _ = ran
+    with temporary_store() as store:
+        examined = examine(folder.experiment(), store)
+        assert examined.refused == ()
+        (line,) = [line for line in guarantee_claims(examined) if line.startswith("summaries")]
+    assert "once" in line
+    assert "1.41" in line

@@ -222,8 +222,8 @@ def test_site_refuses_to_start_privately_from_such_a_file(openly, tmp_path):
     from fedtl.deployment.coordinator.bundle import build_bundle
     from fedtl.federation.policy import Code
     from fedtl.messages import Update
-    from tests.deployment.site.test_answer_round import PRIVATE as BUDGET
-    from tests.deployment.site.test_answer_round import Site
+    from tests.deployment.site.sites import PRIVATE as BUDGET
+    from tests.deployment.site.sites import Site
 
     file = Path(openly[1])
     its = {"base": sha256(file.read_bytes()).hexdigest(), "weights": str(file)}

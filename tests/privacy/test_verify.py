@@ -6,12 +6,14 @@ from hashlib import sha256
 import pytest
 
 from fedtl.audit.export import StudyCharge, audit_export
+from fedtl.deployment.site import egress_lines
+from fedtl.deployment.site.paid import private_messages
 from fedtl.deployment.site.verification import export_lines, verify_export, verify_home
 from fedtl.errors import LedgerDamaged
 from fedtl.privacy.hash_chain import GENESIS
 from fedtl.privacy.ledger_lines import parse_lines
 from fedtl.privacy.verify import find_faults, find_uncharged, walk_chain
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import fedtl_command
 
 
@@ -20,7 +22,8 @@ def faults(lines):
 
 
 def unpaid(sent, ledgers):
-    return find_uncharged(sent, {name: parse_lines(lines) for name, lines in ledgers.items()})
+    messages = private_messages(egress_lines.parse_lines(sent))
+    return find_uncharged(messages, {name: parse_lines(lines) for name, lines in ledgers.items()})
 
 
 @pytest.fixture(scope="module")

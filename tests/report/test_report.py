@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedtl._util.records import from_plain
 from fedtl.report import compare_page as comparison_pages
-from fedtl.report import plots, tables
+from fedtl.report import compare_tables, gain_plots, plots, tables
 from fedtl.report import run_page as run_pages
 from fedtl.report.compare_page import CHOICE
 from fedtl.report.figures import (
@@ -35,13 +35,24 @@ def reading(kind, show):
 run_table, late_table, silo_bars = (
     reading(RunResult, show) for show in (tables.run_table, tables.late_table, plots.silo_bars)
 )
-compare_table, refitted_table, target_table, late_compare_table = (
+compare_table, refitted_table, target_table, late_compare_table, overall_table = (
     reading(Comparison, show)
-    for show in (tables.compare_table, tables.refitted_table, tables.target_table, tables.late_compare_table)
+    for show in (
+        compare_tables.compare_table,
+        compare_tables.refitted_table,
+        compare_tables.target_table,
+        compare_tables.late_compare_table,
+        compare_tables.overall_table,
+    )
 )
-benefit_forest, method_dots, compare_page = (
+benefit_forest, mean_gains, method_dots, compare_page = (
     reading(Comparison, show)
-    for show in (plots.benefit_forest, plots.method_dots, comparison_pages.compare_page)
+    for show in (
+        gain_plots.benefit_forest,
+        gain_plots.mean_gains,
+        plots.method_dots,
+        comparison_pages.compare_page,
+    )
 )
 privacy_table = reading(PrivacyReport, tables.privacy_table)
 
@@ -114,8 +125,21 @@ def a_figure(value, half=0.0141):
     return {"mean": value, "ci95": [value - half, value + half], "seeds": [value, value]}
 
 
+def overall(silos, worst):
+    counts = {"gains": 3, "as good": 1, "loses": 1, "unclear": silos - 5}
+    return {
+        **{
+            "silos": silos,
+            "mean": {"mean": 0.0173, "ci95": [0.0061, 0.0285], "verdict": "gains"},
+            "better": silos - 2,
+        },
+        **{"not_worse": silos - 1, "loss_excluded": 3, "loss_not_shown": silos - 1, "verdicts": counts},
+        **{"worst": worst, "worst_gain": {"mean": -0.0432, "ci95": [-0.06, -0.02], "verdict": "loses"}},
+    }
+
+
 def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=True):
-    metric, verdicts = MAIN[task][0], ("gains", "unclear", "gains", "loses")
+    metric, verdicts = MAIN[task][0], ("gains", "unclear", "as good", "loses")
     table = {
         method: {
             silo: {m: a_figure(v) for m, v in figures(task, at + 5 * column).items()}
@@ -127,6 +151,7 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     gain = {
         "gains": (0.0313, [0.0112, 0.0514]),
         "unclear": (0.001, [-0.02, 0.022]),
+        "as good": (0.002, [-0.004, 0.008]),
         "loses": (-0.04, [-0.06, -0.02]),
     }
     said = {silo: (joining[at % len(joining)], verdicts[at % 4]) for at, silo in enumerate(silos)}
@@ -139,12 +164,17 @@ def a_comparison(task="classification", silos=SILOS, methods=METHODS, extras=Tru
     }  # fmt: skip
     if "local" in methods:
         comparison["benefit"] = {
-            silo: {"best": best, "over_local": gain[how][0], "ci95": gain[how][1], "verdict": how}
+            silo: {
+                **{"best": best, "over_local": gain[how][0], "ci95": gain[how][1], "verdict": how},
+                **{"p": 0.03, "p_as_good": 0.2, "detectable": 0.0617, "margin": 0.01},
+            }
             for silo, (best, how) in said.items()
         }
         comparison["over_local"] = {
             m: {s: {"mean": 0.0271, "ci95": [-0.01, 0.06]} for s in silos} for m in joining
         }
+        whole = overall(len(silos), silos[1])
+        comparison |= {"overall": dict.fromkeys(joining, whole), "joining": whole, "margin": 0.01}
     if extras:
         comparison["warnings"] = [
             f"fedavg is worse than local at {silos[1]} by 0.05 (95 % interval 0.02 to 0.08)"
@@ -248,7 +278,7 @@ def test_six_methods_at_six_silos_take_one_line_each_in_a_hundred_and_ten_column
     short = [name for name in METHODS if "," not in name] + ["fedprox"]
     text = printed(compare_table(a_comparison(methods=short)), 110)
     assert "50.0 49…51" in text
-    assert len(text.splitlines()) < 13
+    assert len(text.splitlines()) < 16  # three of them say what the verdicts mean
 
 
 def test_the_best_method_is_bold_and_the_verdict_coloured():
@@ -259,7 +289,7 @@ def test_the_best_method_is_bold_and_the_verdict_coloured():
     colours = dict(
         zip(map(str, columns["joining"][:6]), (cell.style for cell in columns["joining"][:6]), strict=True)
     )
-    assert colours == {"gains": "green", "unclear": "yellow", "loses": "red"}
+    assert colours == {"gains": "green", "unclear": "yellow", "as good": "cyan", "loses": "red"}
 
 
 def test_what_was_not_measured_is_a_dash_and_never_zero():
@@ -328,11 +358,17 @@ def test_hostile_method_names_are_text():
 def test_the_answer_comes_first_and_names_the_silos_that_do_not_gain():
     comparison = a_comparison(silos=SILOS[:4])
     page = compare_page(comparison, CURVES, TOML)
-    answer = "2 of 4 silos gain by joining; faint: unclear; textured: loses."
+    answer = (
+        "1 of 4 silos is shown to gain by joining; rotated is as good as alone; textured loses; faint is unclear. Over these 4 "
+        "silos, the mean gain over training alone is +1.7 points (95 % interval +0.6 to +2.9): a gain."
+    )
     assert answer in page
     assert page.index(answer) < page.index("<table")
     many = compare_page(a_comparison(silos=MANY), CURVES, TOML)
-    assert "20 of 40 silos gain by joining; 10 unclear; 10 lose." in many
+    assert (
+        "10 of 40 silos are shown to gain by joining; 10 are as good as alone; 10 lose; 10 are unclear."
+        in many
+    )
 
 
 @pytest.mark.parametrize("methods", [["fedavg", "fedbn"], ["pooled"], ["local"]], ids="-".join)
@@ -344,7 +380,7 @@ def test_without_both_local_and_a_method_there_is_no_verdict(methods):
         if name in methods
     }
     comparison |= {key: dict.fromkeys(methods, comparison[key]["local"]) for key in ("mean", "worst")}
-    comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}}
+    comparison |= {"benefit": {}, "over_local": {}, "target": {}, "late": {}, "overall": {}, "joining": None}
     assert "No comparison" in assert_self_contained(compare_page(comparison, {}, TOML))
     assert "joining" not in printed(compare_table(comparison))
     for optional in ("target", "late"):
@@ -372,6 +408,8 @@ def test_a_missing_interval_is_not_shown():
         lambda: silo_bars(a_result()),
         lambda: silo_bars(a_result("regression", MANY)),
         lambda: benefit_forest(a_comparison()),
+        lambda: benefit_forest(a_comparison("regression", MANY + [f"more-{at}" for at in range(20)])),
+        lambda: mean_gains(a_comparison()),
         lambda: method_dots(a_comparison()),
         lambda: method_dots(a_comparison("regression", MANY)),
         lambda: convergence(CURVES, 6),
@@ -520,7 +558,8 @@ def test_a_whole_silo_that_cannot_be_compared_is_counted():
     del comparison["benefit"]["plain"]
     page = compare_page(comparison, CURVES, TOML)
     assert (
-        "1 of 3 silos gains by joining; faint: unclear; textured: loses; 1 more cannot be compared." in page
+        "0 of 3 silos are shown to gain by joining; rotated is as good as alone; textured loses; faint is unclear; 1 more cannot "
+        "be compared." in page
     )
 
 
@@ -562,3 +601,129 @@ def test_the_privacy_table_names_and_counts_the_protected_unit(unit):
         printed(compare_table(a_comparison() | {"privacy": a_claim(unit=unit, epsilon=3.0)})).split()
     )
     assert f"differential privacy of each {unit}: epsilon = 3" in table
+
+
+def a_tuning(values, chosen):
+    trials = [{"settings": {"train.lr": lr}, "loss": loss} for lr, loss in values.items() if loss is not None]
+    trials += [
+        {"settings": {"train.lr": lr}, "loss": None, "failed": "a: not finite"}
+        for lr in values
+        if values[lr] is None
+    ]
+    return [{"seed": 0, "chosen": {"train.lr": chosen}, "trials": trials}]
+
+
+def test_trials_epochs_and_yardsticks_are_told():
+    methods = ["local", "constant", "local ensemble", "fedavg"]
+    comparison = a_comparison(methods=methods, extras=False) | {
+        "epochs": {"local": 30, "local ensemble": 60, "fedavg": 61},
+        "tuning": {
+            "local": a_tuning({0.01: 0.5, 0.1: 0.25}, 0.1),
+            "fedavg": a_tuning({0.01: 0.125, 0.1: None}, 0.01),
+        },
+    }
+    table = " ".join(printed(compare_table(comparison), 250).split())
+    page = text_of(compare_page(comparison, CURVES, TOML))
+    for text in (table, page):
+        assert "2 trials with seed 0" in text
+        assert "Tried: train.lr 0.01, 0.1" in text
+        assert "local train.lr = 0.1; fedavg train.lr = 0.01" in text
+        assert "local ensemble: two models" in text
+        assert "constant: the same answer" in text
+    assert re.search(r"epochs 30 - 60 61", table)
+    cells = cells_of(compare_page(comparison, CURVES, TOML))
+    assert "train.lr = 0.1 failed: a: not finite" in cells
+    assert "train.lr = 0.01 0.1250 chosen" in cells
+
+
+def cells_of(page):
+    """The text of a page, with a space between two cells of a table."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_each_seed_may_choose_for_itself():
+    tuning = [a_tuning({0.01: 0.5, 0.1: 0.25}, 0.1)[0] | {"seed": seed} for seed in (0, 1)]
+    tuning[1]["chosen"] = {"train.lr": 0.01}
+    comparison = a_comparison(methods=["local", "fedavg"], extras=False) | {"tuning": {"local": tuning}}
+    page = text_of(compare_page(comparison, CURVES, TOML))
+    assert "2 trials under each seed" in page
+    assert "local train.lr = 0.1 / train.lr = 0.01" in page
+
+
+def test_shared_statistics_are_compared_on_the_model_before_it_was_tuned():
+    """Not on the final model, whose statistics are exact in any case."""
+    figure = {"accuracy": {"mean": 0.4321, "seeds": [0.4321]}}
+    refitted = {"accuracy": {"mean": 0.5678, "seeds": [0.5678]}}
+    comparison = a_comparison(methods=["local", "fedavg"], extras=False) | {
+        "received": {"fedavg": dict.fromkeys(SILOS, figure)},
+        "refitted": {"fedavg": dict.fromkeys(SILOS, refitted)},
+    }
+    assert re.search(r"fedavg\W+43.2\W+56.8", printed(refitted_table(comparison)))
+    assert "fedavg 43.2 56.8" in cells_of(compare_page(comparison, CURVES, TOML))
+
+
+def test_an_answer_never_takes_what_was_not_shown_for_its_opposite():
+    comparison = a_comparison(silos=SILOS[:4])
+    for own in comparison["benefit"].values():
+        own["verdict"] = "unclear"
+    comparison["joining"]["mean"] = {"mean": 0.004, "ci95": [-0.012, 0.02], "verdict": "unclear"}
+    text = text_of(compare_page(comparison, CURVES, ""))
+    assert "0 of 4 silos are shown to gain by joining; plain, faint, rotated, textured are unclear." in text
+    assert "+0.4 points (95 % interval -1.2 to +2.0): not shown to be a gain or a loss." in text
+    del comparison["benefit"]["plain"], comparison["benefit"]["faint"], comparison["benefit"]["rotated"]
+    alone = compare_page(comparison, CURVES, "")
+    assert (
+        "0 of 1 silo is shown to gain by joining; textured is unclear; 3 more cannot be compared.</p>"
+        in alone
+    )
+
+
+def test_all_silos_together_stand_in_the_table_the_page_and_the_plots():
+    comparison = a_comparison()
+    table = printed(overall_table(comparison), 160)
+    for name in ("chosen by the silos", *comparison["overall"]):
+        (line,) = (line for line in table.splitlines() if line.startswith(f"{name} "))
+        assert "+1.7 [+0.6, +2.9]" in line
+        assert "5 of 6" in line
+    text = text_of(compare_page(comparison, CURVES, ""))
+    assert text.count("+1.7 [+0.6, +2.9]") == 1 + len(comparison["overall"])
+    assert "4 of 6 (67 %)" in text
+    words = set(ElementTree.fromstring(benefit_forest(comparison)).itertext())
+    assert {"mean of all silos", "as good", "gains", "loses", "unclear"} <= words
+    words = set(ElementTree.fromstring(mean_gains(comparison)).itertext())
+    assert {f"{name}: 5 of 6 not worse" for name in comparison["overall"]} <= words
+
+
+def test_power_margin_and_correction_are_told():
+    comparison = a_comparison()
+    comparison["benefit"]["inverted"]["detectable"] = 0.0912
+    table = " ".join(printed(compare_table(comparison)).split())
+    text = text_of(compare_page(comparison, CURVES, ""))
+    for shown in (table, text):
+        assert "a true gain of 6.2 to 9.1 points" in shown
+        assert "within 1.0 points" in shown
+    assert "Benjamini and Hochberg, 1995" in text
+    assert "looking at 6 silos" in text
+    single = a_comparison() | {"seeds": [0], "folds": 5}
+    text = text_of(compare_page(single, CURVES, ""))
+    assert "With one seed, intervals do not contain" in text
+    assert "each seed did 5 runs" in text
+
+
+def test_one_round_is_one_round():
+    assert "1 round:" in printed(run_table(a_result() | {"rounds": 1}))
+    assert "1 round, seed" in run_page(a_result() | {"rounds": 1}, a_history(), "")
+    assert "1 round<" in compare_page(a_comparison() | {"rounds": 1}, {}, "")
+
+
+def test_a_choice_that_differs_between_runs_is_told():
+    comparison = a_comparison()
+    comparison["benefit"]["plain"]["chosen"] = {"fedavg": 2, "fedbn": 1}
+    assert "fedavg (2 of 3)" in text_of(compare_page(comparison, CURVES, ""))
+
+
+def test_under_privacy_with_folds_it_is_told_in_how_many_runs_a_unit_is_trained_on():
+    comparison = a_comparison() | {"privacy": a_claim(unit="patient", epsilon=3.0), "folds": 5}
+    page = text_of(compare_page(comparison, {}, ""))
+    assert "each patient is trained on in 4 of the 5 runs of a seed" in page
+    assert "epsilons add up" in page

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import special
 
-from fedtl.methods.choose import Candidate, Choose
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import Choose
 from fedtl.methods.registry import METHODS
 from fedtl.methods.tune import Tune
 from fedtl.models.registry import with_private_norms
@@ -16,7 +17,7 @@ from fedtl.training.at_home import finish, own_model, received_model, tuned_mode
 from fedtl.training.at_home import trainer_of as trainer_of_member
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import OwnStart, Trainer
-from tests.training.test_trainer import data_of, mlp, moved, same, silo_at, task_for
+from tests.training.silos import data_of, mlp, moved, same, silo_at, task_for
 
 ROUNDS, TUNE, CHOOSE = 3, Tune(epochs=2), Choose()
 

@@ -224,7 +224,7 @@ def one_record_in_summaries(rounds: NeighbourRounds) -> Measurement:
     if not releases:
         return not_exercised("no summary is released")
     stds = [each.std for each in rounds.base.recorder.of("summary")]
-    if stds != (intended := [one.noise_std for one in releases]):
+    if stds != (intended := [one.noise_multiplier * one.bound for one in releases]):
         reason = f"the sums of the summaries have noise of standard deviations {stds}, not {intended}"
         return exact(False, None, reason)
     pairs = [

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import write_json
 from fedtl.errors import ConfigError
 
 
@@ -29,8 +29,7 @@ def read_admitted(folder: Path) -> dict[str, AdmittedSite]:
 
 
 def write_admitted(folder: Path, sites: Mapping[str, AdmittedSite]) -> None:
-    text = json.dumps({name: asdict(site) for name, site in sorted(sites.items())}, indent=1) + "\n"
-    write_bytes(folder / "admitted.json", text.encode(), private=True)
+    write_json(folder / "admitted.json", dict(sorted(sites.items())), private=True)
 
 
 def add_site(folder: Path, name: str, key: str) -> None:

@@ -19,7 +19,7 @@ import tomli_w
 from safetensors.torch import save_file
 
 import fedtl
-from fedtl._util.files import write_bytes, write_file
+from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.data.columns import declared_columns
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.coordinator.study_files import BundleInfo
@@ -104,8 +104,7 @@ def build_bundle(
     write_bytes(bundle.file, pack_app(bundle.folder / "app", folder.absolute().parent))
     shared, _ = study.trainer.partition.split(study.trainer.initial(len(study.schema.union) or 1))
     write_file(bundle.folder / "start.safetensors", lambda file: save_file(shared, file))
-    info = json.dumps(_info(study, agreement, bundle).to_json(), indent=1) + "\n"
-    write_bytes(bundle.folder / "server.json", info.encode())
+    write_json(bundle.folder / "server.json", _info(study, agreement, bundle).to_json())
     return bundle
 
 

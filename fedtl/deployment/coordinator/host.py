@@ -1,15 +1,13 @@
 """Runs the rounds of a study at the coordinator, with a checkpoint after each, from wherever the study was interrupted."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from fedtl._util.files import write_bytes, write_file
+from fedtl._util.files import write_bytes, write_file, write_json
 from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan, StudyResult
 from fedtl.errors import NotEnoughSilos
@@ -36,8 +34,7 @@ def host_study(study: HostedStudy, connect: Connect, progress: Progress | None =
         state = _run_rounds(study, plan, federation, progress)
         _write_shared(study.path / "shared.safetensors", plan, state.shared)
         result = StudyResult.of(plan.config.study, study.log.lines())
-        text = json.dumps(asdict(result), indent=1) + "\n"
-        write_bytes(study.path / "result.json", text.encode(), private=True)
+        write_json(study.path / "result.json", result, private=True)
         return result
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from fedtl._util.files import lock_folder, write_bytes, write_file
+from fedtl._util.files import lock_folder, write_file, write_json
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.errors import ConfigError
 from fedtl.federation.round_log import RoundLog
@@ -38,8 +38,7 @@ class HostedStudy:
                 raise ConfigError(f"{path} holds another study; choose another name with --study NAME")
             return study
         write_file(path / "start.safetensors", lambda file: save_file(start, file), private=True)
-        text = json.dumps(content, indent=1) + "\n"
-        write_bytes(path / "plan.json", text.encode(), private=True)
+        write_json(path / "plan.json", content, private=True)
         return study
 
     @property

@@ -27,7 +27,8 @@ from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.ridge import RidgeHead
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint
@@ -35,7 +36,7 @@ from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
 from fedtl.training.at_home import FinalModel, Member
-from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard
+from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, with_ridge_head
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 
@@ -130,7 +131,9 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     others = Onboard(task, lambda _: prepared.exam, len(data.train), alone_epochs)(trainer, silo)
     received = trainer.partition.join(task.shared, silo.local)
     state = trainer.adapt(received, data.train.x, data.width)
-    if trainer.method.head_is_local:
+    if any(isinstance(step, RidgeHead) for step in trainer.method.finish):
+        state = with_ridge_head(trainer, silo, task, received, state)
+    elif trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
     in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
     fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fedtl
-from fedtl._util.files import write_bytes
+from fedtl._util.files import write_json
 from fedtl.errors import ConfigError
 
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -92,8 +92,7 @@ def _without(path: Path, bundle: str) -> list[Approval]:
 
 
 def _write(path: Path, approvals: list[Approval]) -> None:
-    text = json.dumps([asdict(approval) for approval in approvals], indent=1) + "\n"
-    write_bytes(path, text.encode(), private=True)
+    write_json(path, approvals, private=True)
 
 
 def is_approved(path: Path, bundle: str) -> bool:

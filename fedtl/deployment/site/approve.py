@@ -7,8 +7,8 @@ from typing import Any
 
 from fedtl.deployment.site.approvals import HASH, Approval, add_approval, code_hash, withdraw_approval
 from fedtl.deployment.site.covered import record_history
+from fedtl.deployment.site.egress_lines import ApprovalWithdrawn, ManifestRow, PlanApproved
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.manifest_json import manifest_to_rows
 from fedtl.deployment.site.rehearsal import Rehearsal
 from fedtl.deployment.site.signed import SignedTerms
 from fedtl.errors import ConfigError, Denied
@@ -56,12 +56,13 @@ def record_approval(
 ) -> Approval:
     """Write the signed terms into the record in full, and the approval into approved.json."""
     approval = Approval(bundle, signed.plan, signed.manifest, code_hash(), signed.hash)
-    home.record.note(
-        "approved",
-        **asdict(approval),
-        signed=signed.model_dump(),
-        tensors=manifest_to_rows(manifest),
-        privacy=privacy,
+    home.record.append(
+        PlanApproved(
+            **asdict(approval),
+            signed=signed.model_dump(),
+            tensors=tuple(ManifestRow(**asdict(tensor)) for tensor in manifest.lines),
+            privacy=None if privacy is None else dict(privacy),
+        )
     )
     add_approval(home.approved, approval)
     return approval
@@ -70,4 +71,4 @@ def record_approval(
 def withdraw_bundle(home: Home, bundle: str) -> None:
     """Take an approval back. Raises ConfigError where the bundle is not approved."""
     withdraw_approval(home.approved, bundle)
-    home.record.note("withdrawn", bundle=bundle)
+    home.record.append(ApprovalWithdrawn(bundle=bundle))

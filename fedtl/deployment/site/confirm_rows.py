@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedtl.deployment.coordinator.bundle import read_agreement
+from fedtl.deployment.site.egress_lines import ChangeConfirmed, DatasetAdmitted
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.site_plan import SitePlan
 from fedtl.deployment.site.site_rows import raw_row_hashes, read_raw_rows
@@ -66,7 +67,7 @@ def confirm_changed_rows(home: Home, bundle: Path) -> ConfirmedRows:
     changes = [line.entry for line in lines if isinstance(line.entry, RowsChanged)]
     differences = [entry.difference or "" for entry in changes if entry.fingerprint == rows.fingerprint]
     change = {"before": accepted[-1], "now": rows.fingerprint, "difference": differences[-1]}
-    home.record.note("confirmed", dataset=home.dataset, **change)
+    home.record.append(ChangeConfirmed(dataset=home.dataset, **change))
     spent = sum(cost.epsilon for cost in study_costs(lines).values())
     return ConfirmedRows(rows.count, **change, epsilon_spent=spent)
 
@@ -82,7 +83,9 @@ def admit_new_dataset(home: Home, bundle: Path) -> AdmittedDataset:
     assert isinstance(first, Opened)
     assert first.beside is not None  # written for every dataset after the first
     beside = first.beside
-    home.record.note("admitted", dataset=home.dataset, now=rows.fingerprint, rows=rows.count, beside=beside)
+    home.record.append(
+        DatasetAdmitted(dataset=home.dataset, now=rows.fingerprint, rows=rows.count, beside=beside)
+    )
     return AdmittedDataset(home.dataset, rows.count, beside, budget.epsilon)
 
 

@@ -6,9 +6,8 @@ was edited or restored approves nothing, and deleting the record ends every appr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,13 +17,19 @@ from fedtl.deployment.site.approvals import (
     code_hash,
     read_approvals,
 )
+from fedtl.deployment.site.egress_lines import (
+    ApprovalWithdrawn,
+    EgressLine,
+    Malformed,
+    PlanApproved,
+    StudyBegan,
+    UpdateSent,
+)
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.manifest_json import manifest_from_rows
 from fedtl.deployment.site.signed import SignedTerms, looser
 from fedtl.errors import Denied
-from fedtl.federation.policy import Code, Manifest
+from fedtl.federation.policy import Code, Manifest, ManifestTensor
 
-Line = Mapping[str, Any]
 APPROVE_AGAIN = "rehearse and approve again"
 APPROVED_WITHOUT_TERMS = f"approved with an earlier fedtl: {APPROVE_AGAIN}"
 
@@ -39,7 +44,7 @@ class Grant:
     number: int
     approval: Approval
     terms: SignedTerms | None
-    tensors: Mapping[str, list[Any]]
+    tensors: Mapping[str, tuple[tuple[int, ...], str]]
 
 
 @dataclass
@@ -55,22 +60,26 @@ class History:
     rounds: dict[str, tuple[int, str]] = field(default_factory=dict)
     latest: str = ""
 
-    def add(self, line: Line) -> None:
-        self.latest = max(self.latest, line["at"])
-        match line["what"]:
-            case "approved":
-                grant = _grant(line)
+    def add(self, line: EgressLine) -> None:
+        self.latest = max(self.latest, line.at)
+        match line.entry:
+            case PlanApproved() as approved:
+                grant = _grant(line.number, approved)
                 self.grants[grant.approval.plan], self.studies[grant.number] = grant, []
-            case "withdrawn":
+            case ApprovalWithdrawn(bundle=bundle):
                 for plan, grant in list(self.grants.items()):
-                    if grant.approval.bundle == line["bundle"]:
+                    if grant.approval.bundle == bundle:
                         del self.grants[plan]
-            case "began" | "sent":
-                if (in_force := self.grants.get(line["plan"])) is not None:
-                    begun = self.studies[in_force.number]
-                    begun += [] if line["study"] in begun else [line["study"]]
-                if line["what"] == "sent":
-                    self.rounds[line["study"]] = line["round"], line["task"]
+            case StudyBegan(plan=plan, study=study):
+                self._begin(plan, study)
+            case UpdateSent(plan=plan, study=study) as sent:
+                self._begin(plan, study)
+                self.rounds[study] = sent.round, sent.task
+
+    def _begin(self, plan: str, study: str) -> None:
+        if (in_force := self.grants.get(plan)) is not None:
+            begun = self.studies[in_force.number]
+            begun += [] if study in begun else [study]
 
     @property
     def today(self) -> str:
@@ -81,7 +90,7 @@ class History:
         return max(datetime.now(UTC).isoformat(), self.latest)[:10]
 
 
-def record_history(lines: Sequence[Line]) -> History:
+def record_history(lines: Sequence[EgressLine]) -> History:
     history = History()
     for line in lines:
         history.add(line)
@@ -179,44 +188,42 @@ def _over(terms: SignedTerms, begun: Mapping[str, int], today: str) -> str:
     return "used up" if finished else ""
 
 
-def uncovered_lines(lines: Sequence[Line]) -> list[str]:
-    """Return, in words, every sent line that the approval in force at that time did not cover, and why."""
+def uncovered_lines(lines: Sequence[EgressLine]) -> list[str]:
+    """Return, in words, every sent line that the approval in force at that time did not cover, and why; and malformed lines."""
     history, problems = History(), list[str]()
     for line in lines:
-        try:
-            if line["what"] == "sent":
-                where = f"line {line['number']}: round {line['round']} of {line['study']!r}, {line['at']}"
-                problems += [f"{where}: {reason}" for reason in _reasons(history, line)]
-            history.add(line)
-        # An intact chain shows only that lines were not altered later; they can be malformed from the start.
-        except (KeyError, TypeError, AttributeError) as error:
-            name = type(error).__name__
-            problems.append(f"line {line['number']} is not a line of a record ({name}: {error})")
+        match line.entry:
+            case UpdateSent() as sent:
+                where = f"line {line.number}: round {sent.round} of {sent.study!r}, {line.at}"
+                problems += [f"{where}: {reason}" for reason in _reasons(history, line.at, sent)]
+            case Malformed(reason=reason):
+                problems.append(f"line {line.number} is not a line of a record ({reason})")
+        history.add(line)
     return problems
 
 
-def _reasons(history: History, line: Line) -> Iterator[str]:
-    grant = history.grants.get(line["plan"])
+def _reasons(history: History, at: str, sent: UpdateSent) -> Iterator[str]:
+    grant = history.grants.get(sent.plan)
     if grant is None:
         yield "no approval of its plan was in force"
         return
-    for name, tensor in line["tensors"].items():
-        if grant.tensors.get(name) != [tensor["shape"], tensor["dtype"]]:
+    for name, tensor in sent.tensors.items():
+        if grant.tensors.get(name) != (tensor.shape, tensor.dtype):
             yield f"{name} is not on the approved manifest"
     if grant.terms is None:
         yield "its approval was made with an earlier fedtl and has no terms"
         return
-    if max(line["at"], history.latest)[:10] > grant.terms.until:
+    if max(at, history.latest)[:10] > grant.terms.until:
         yield f"the approval had ended on {grant.terms.until}"
-    yield from _looser_than_signed(grant.terms, line)
+    yield from _looser_than_signed(grant.terms, sent)
     begun = history.studies[grant.number]
-    if line["study"] not in begun[: grant.terms.studies] and len(begun) >= grant.terms.studies:
+    if sent.study not in begun[: grant.terms.studies] and len(begun) >= grant.terms.studies:
         yield f"the approval was for {_studies(grant.terms)} and was used for {', '.join(begun)}"
-    last, task = history.rounds.get(line["study"], (0, ""))
-    same_reply_again = line["round"] == last and line["task"] == task and line["again"]
-    if line["round"] <= last and not same_reply_again:
+    last, task = history.rounds.get(sent.study, (0, ""))
+    same_reply_again = sent.round == last and sent.task == task and sent.again
+    if sent.round <= last and not same_reply_again:
         yield f"round {last} had been answered before"
-    if line["round"] > grant.terms.rounds:
+    if sent.round > grant.terms.rounds:
         yield f"the approval was for {grant.terms.rounds} rounds"
 
 
@@ -224,32 +231,32 @@ def _studies(terms: SignedTerms) -> str:
     return "1 study" if terms.studies == 1 else f"{terms.studies} studies"
 
 
-def _looser_than_signed(signed: SignedTerms, line: Line) -> Iterator[str]:
+def _looser_than_signed(signed: SignedTerms, sent: UpdateSent) -> Iterator[str]:
     """Compare the message that the line describes, and the terms that it states, with the signed terms."""
-    if signed.privacy is not None and not line["private"]:
+    if signed.privacy is not None and not sent.private:
         yield "it left without the differential privacy that was signed"
-    if not signed.rows and line["weight"] != 1.0:
+    if not signed.rows and sent.weight != 1.0:
         yield "it carried the number of rows, which was not signed"
-    for name in sorted(set(line["metrics"]) - set(signed.metrics)):
+    for name in sorted(set(sent.metrics) - set(signed.metrics)):
         yield f"it carried the metric {name!r}, which was not signed"
-    if line["bytes"] > signed.bytes:
-        yield f"it has {line['bytes']:,} bytes, and {signed.bytes:,} were signed"
+    if sent.bytes > signed.bytes:
+        yield f"it has {sent.bytes:,} bytes, and {signed.bytes:,} were signed"
     try:
-        now = SignedTerms.model_validate(line.get("terms"))
+        now = SignedTerms.model_validate(sent.terms)
     except ValidationError:
         yield "it does not state the terms in force"
         return
     yield from (str(difference) for difference in looser(signed, now))
 
 
-def _grant(line: Line) -> Grant:
-    tensors = {row["name"]: [row["shape"], row["dtype"]] for row in line["tensors"]}
-    approval = Approval(**{key.name: str(line.get(key.name, "")) for key in fields(Approval)})
+def _grant(number: int, line: PlanApproved) -> Grant:
+    tensors = {row.name: (row.shape, row.dtype) for row in line.tensors}
+    approval = Approval(line.bundle, line.plan, line.manifest, line.code, line.terms)
     try:
-        terms = SignedTerms.model_validate(line.get("signed"))
-        manifest = manifest_from_rows(line["tensors"])
-    except (ValidationError, TypeError, KeyError):
-        return Grant(line["number"], approval, None, tensors)
+        terms = SignedTerms.model_validate(line.signed)
+    except ValidationError:
+        return Grant(number, approval, None, tensors)
+    manifest = Manifest(tuple(ManifestTensor(**dict(row)) for row in line.tensors))
     hashes = (terms.hash, terms.plan, terms.manifest, manifest.hash)
     match = hashes == (approval.terms, approval.plan, approval.manifest, approval.manifest)
-    return Grant(line["number"], approval, terms if match else None, tensors)
+    return Grant(number, approval, terms if match else None, tensors)

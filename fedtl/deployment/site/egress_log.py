@@ -9,6 +9,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedtl.deployment.site.egress_lines import (
+    EgressLine,
+    Entry,
+    Malformed,
+    RoundRefused,
+    TaskReceived,
+    UpdateSent,
+    content_of,
+    parse_lines,
+)
 from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.privacy.hash_chain import ChainLine, HashChainFile
 
@@ -20,7 +30,6 @@ if TYPE_CHECKING:  # the SuperNode writes lines without tensors and must not imp
     from fedtl.models.state import State
     from fedtl.privacy.ledger_lines import LedgerLine
 
-EgressLine = ChainLine
 NUMBER_OF_UNITS = (
     "not in the message; public under the claim, and the coordinator can infer it from the size of the noise"
 )
@@ -32,15 +41,15 @@ class EgressLog:
     def __init__(self, path: Path, silo: str) -> None:
         self.book, self.silo = HashChainFile(path), silo
 
-    def note(self, what: str, **content: Any) -> None:
+    def append(self, entry: Entry) -> None:
         """Write a line. It is on disk when this returns."""
         self.book.create()
         with self.book.write(self.silo) as chain:
-            chain.append(what, **content)
+            chain.append(**content_of(entry))
 
     def received(self, task: "Task", plan: str) -> None:
         """``plan``: the hash of the agreement."""
-        self.note("received", **_task(task), plan=plan, **_tensors(task.shared))
+        self.append(TaskReceived(**_task(task), plan=plan, **_tensors(task.shared)))
 
     def sent(
         self, task: "Task", update: "Update", terms: "SignedTerms", dataset: str | None, again: bool
@@ -49,27 +58,40 @@ class EgressLog:
         ``terms``: those in force now, for a comparison with the signed ones. ``dataset``: the one that the update was
         charged to; None for an update without differential privacy. ``again``: the same reply left before.
         """
-        self.note(
-            "sent",
-            **_task(task),
-            plan=terms.plan,
-            manifest=terms.manifest,
-            private=dataset is not None,
-            again=again,
-            **({"dataset": dataset, "number_of_units": NUMBER_OF_UNITS} if dataset is not None else {}),
-            terms=terms.model_dump(),
-            weight=update.weight,
-            metrics=dict(update.metrics),
-            **_tensors(update.delta),
+        charged_to = {"dataset": dataset, "number_of_units": NUMBER_OF_UNITS} if dataset is not None else {}
+        self.append(
+            UpdateSent(
+                **_task(task),
+                plan=terms.plan,
+                manifest=terms.manifest,
+                private=dataset is not None,
+                again=again,
+                **charged_to,
+                terms=terms.model_dump(),
+                weight=update.weight,
+                metrics=dict(update.metrics),
+                **_tensors(update.delta),
+            )
         )
 
     def refused(self, task: "Task | None", code: str, reason: str) -> None:
-        self.note("refused", **(_task(task) if task else {}), code=code, reason=reason)
+        self.append(RoundRefused(**(_task(task) if task else {}), code=code, reason=reason))
 
     def lines(self) -> list[EgressLine]:
-        """Return the lines of the record. Raises LedgerDamaged where the chain is broken."""
+        """Return the lines of the record. Raises LedgerDamaged where the chain is broken, or a line is malformed."""
+        lines = self.written()
+        for line in lines:
+            if isinstance(line.entry, Malformed):
+                raise LedgerDamaged(
+                    f"{self.book.path}: line {line.number} is not a line of a record ({line.entry.reason}); if a newer fedtl "
+                    "wrote it, update fedtl"
+                )
+        return lines
+
+    def written(self) -> list[EgressLine]:
+        """Return the lines as ``lines`` does, malformed ones included."""
         with self.book.read(self.silo) as chain:
-            return chain.lines()
+            return parse_lines(chain.lines())
 
     def export(self) -> Iterator[str]:
         """Yield each line with its hash, as JSON."""
@@ -83,8 +105,8 @@ def export_chain(book: HashChainFile, name: str) -> Iterator[str]:
     return (json.dumps({"line": text, "hash": digest}) for text, digest in entries)
 
 
-def verify_lines(lines: Sequence[str], source: str) -> list[EgressLine]:
-    """Return the lines of an exported chain. Raises LedgerDamaged at the first line that does not follow from the one before."""
+def verify_lines(lines: Sequence[str], source: str) -> list[ChainLine]:
+    """Return the plain lines of an exported chain. Raises LedgerDamaged at the first line that does not follow from the one before."""
     from fedtl.privacy.verify import walk_chain
 
     verified, _, broken = walk_chain(_entry(text) for text in lines)
@@ -102,14 +124,14 @@ def read_export(path: Path) -> tuple[list[EgressLine], dict[str, list["LedgerLin
         record, *rest = path.read_text().split("\n\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not an exported record: {error}") from error
-    from fedtl.privacy.ledger_lines import parse_lines
+    from fedtl.privacy import ledger_lines
 
     ledgers: dict[str, list[LedgerLine]] = {}
     for part in rest:
-        lines = parse_lines(verify_lines(part.splitlines(), f"{path}, ledger"))
+        lines = ledger_lines.parse_lines(verify_lines(part.splitlines(), f"{path}, ledger"))
         if lines and ledgers.setdefault(lines[0].chain, lines) is not lines:
             raise LedgerDamaged(f"{path} has two ledgers of dataset {lines[0].chain!r}")
-    return verify_lines(record.splitlines(), str(path)), ledgers
+    return parse_lines(verify_lines(record.splitlines(), str(path))), ledgers
 
 
 def _entry(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import write_bytes, write_json
 from fedtl._util.records import to_plain
 from fedtl.data import prepare
 from fedtl.data.columns import declared_columns
@@ -81,7 +81,7 @@ def rehearse(home: Home, source: Path | str, studies: int = 1, until: str = "") 
     facts = rehearsal.to_json()
     write_bytes(stem.with_suffix(".txt"), text(facts).encode(), private=True)
     write_bytes(stem.with_suffix(".html"), page(facts).encode(), private=True)
-    write_bytes(stem.with_suffix(".json"), json.dumps(facts).encode(), private=True)
+    write_json(stem.with_suffix(".json"), facts, private=True)
     if requested.bundle:  # fedtl silo audit reads it from here
         write_bytes(stem.with_suffix(".fab"), Path(source).read_bytes(), private=True)
     return rehearsal, stem.with_suffix(".txt")

@@ -17,6 +17,7 @@ from fedtl.deployment.site.covered import (
     grant_in_force,
     record_history,
 )
+from fedtl.deployment.site.egress_lines import StudyBegan
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.signed import DataTerms, PrivacyTerms, SignedTerms
 from fedtl.deployment.site.site_plan import SitePlan
@@ -123,7 +124,7 @@ class ApprovalInForce:
     def note_begin(self, task: Task) -> None:
         """Record that the study uses the approval, before its first round is computed."""
         if task.study not in self.history.studies[self.grant.number]:
-            self.home.record.note("began", study=task.study, plan=self.grant.approval.plan)
+            self.home.record.append(StudyBegan(study=task.study, plan=self.grant.approval.plan))
 
     def has_answered(self, task: Task) -> bool:
         """Whether a reply to this round of the study has left already."""

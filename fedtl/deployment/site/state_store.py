@@ -5,7 +5,7 @@ each study and model schema; it is written atomically, so a killed process leave
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from fedtl._util.files import write_bytes
+from fedtl._util.files import write_bytes, write_json
 from fedtl.deployment.site.keys import FileEncryption
 from fedtl.errors import LedgerDamaged
 from fedtl.messages import Update, pack, unpack
@@ -71,7 +71,7 @@ class SiloStateStore:
             # Written first, and never encrypted: the ledger is checked against it also without the key.
             last = PrivateRound(study, stored.round, stored.task)
             path = self.folder / study / PRIVATE_ROUND_FILE
-            write_bytes(path, json.dumps(asdict(last)).encode(), private=True)
+            write_json(path, last, private=True)
         write_bytes(self.path(study, schema), content, private=True)
 
     def last_private_rounds(self) -> list[PrivateRound]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedtl.deployment.site.covered import approval_uses
+from fedtl.deployment.site.egress_lines import PlanApproved, RoundRefused, TaskReceived, UpdateSent
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.paid import missing_entries
 from fedtl.deployment.site.privacy_policy import describe_values
@@ -55,30 +56,29 @@ class SiteStatus:
 def site_status(home: Home) -> SiteStatus:
     """Return the status. Raises LedgerDamaged where the record or the ledger was altered."""
     lines = home.record.lines()
-    messages = [line for line in lines if line["what"] in ("received", "sent", "refused")]
-    sent = [line for line in messages if line["what"] == "sent"]
-    refusals = [line for line in messages if line["what"] == "refused"]
-    last = sent[-1] if sent else {}
+    messages = [line for line in lines if isinstance(line.entry, TaskReceived | UpdateSent | RoundRefused)]
+    sent = [line.entry for line in messages if isinstance(line.entry, UpdateSent)]
+    refusals = [line.entry for line in messages if isinstance(line.entry, RoundRefused)]
     return SiteStatus(
         name=home.settings.name,
-        study=last.get("study"),
-        round=last.get("round", 0),
-        last_contact=messages[-1]["at"] if messages else None,
-        bytes_out=sum(line["bytes"] for line in sent),
+        study=sent[-1].study if sent else None,
+        round=sent[-1].round if sent else 0,
+        last_contact=messages[-1].at if messages else None,
+        bytes_out=sum(entry.bytes for entry in sent),
         updates=len(sent),
         refusals=len(refusals),
-        last_refusal=refusals[-1]["reason"] if refusals else None,
+        last_refusal=refusals[-1].reason if refusals else None,
         approved={use.bundle: str(use) for use in approval_uses(home)},
         privacy=approved_values(home),
         budget=dataset_budget(home),
-        gaps=missing_entries(home),
+        gaps=missing_entries(home, lines),
     )
 
 
 def approved_values(home: Home) -> dict[str, str]:
     """Return the values of the privacy guarantee approved last, with their source; {} where there is none."""
-    approved = [line.get("privacy") for line in home.record.lines() if line["what"] == "approved"]
-    return describe_values(approved[-1]) if approved and approved[-1] else {}
+    approved = [line.entry for line in home.record.lines() if isinstance(line.entry, PlanApproved)]
+    return describe_values(approved[-1].privacy) if approved and approved[-1].privacy else {}
 
 
 def dataset_budget(home: Home) -> DatasetBudget | None:
@@ -106,5 +106,5 @@ def dataset_budget(home: Home) -> DatasetBudget | None:
 def record_and_ledger_lines(home: Home) -> list[ChainLine]:
     """Return every line of the egress record, then of the dataset's ledger. ``book`` says which of the two a line is in."""
     ledger = [line.as_json() for line in read_ledgers(home.ledger).get(home.dataset, [])]
-    books = {"record": home.record.lines(), "ledger": ledger}
+    books = {"record": [line.as_json() for line in home.record.written()], "ledger": ledger}
     return [{"book": name, **line} for name, lines in books.items() for line in lines]

@@ -23,6 +23,7 @@ from flwr.supernode.cli import flower_supernode
 from fedtl.deployment.bundle_contents import check_bundle_contents
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, is_approved, read_approvals
 from fedtl.deployment.site.covered import APPROVED_WITHOUT_TERMS
+from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.flower_version import check_flower, run_main
 from fedtl.deployment.site.home import Home
 from fedtl.errors import FedTLError
@@ -128,7 +129,7 @@ def main() -> None:
         flower_supernode()
     except SystemExit as end:
         if end.code:
-            home.record.note("disconnected", reason=last_error.text)
+            home.record.append(Disconnected(reason=last_error.text))
         raise
 
 

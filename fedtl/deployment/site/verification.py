@@ -6,13 +6,13 @@ and that every private message was charged.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fedtl._util.files import write_bytes
 from fedtl.deployment.site.covered import uncovered_lines
+from fedtl.deployment.site.egress_lines import EgressLine, UpdateSent
 from fedtl.deployment.site.egress_log import export_chain, read_export
 from fedtl.deployment.site.home import Home
-from fedtl.deployment.site.paid import missing_entries
+from fedtl.deployment.site.paid import missing_entries, private_messages
 from fedtl.privacy.hash_chain import HashChainFile
 from fedtl.privacy.ledger_lines import LedgerLine
 from fedtl.privacy.ledger_reading import read_ledgers
@@ -49,9 +49,10 @@ def verify_home(home: Home) -> Verification:
     Verify the record and the ledger of a site, also against the other files of its folder, which show where one of the
     two has lost an entry. Raises LedgerDamaged where a chain is broken.
     """
-    verification = _verify(home.record.lines(), read_ledgers(home.ledger))
+    lines = home.record.written()
+    verification = _verify(lines, read_ledgers(home.ledger))
     reported = {f"record {text}" for text in verification.unpaid}
-    lost = [entry for entry in missing_entries(home) if entry not in reported]
+    lost = [entry for entry in missing_entries(home, lines) if entry not in reported]
     return replace(verification, unpaid=[*verification.unpaid, *lost])
 
 
@@ -60,15 +61,15 @@ def verify_export(path: Path) -> Verification:
     return _verify(*read_export(path))
 
 
-def _verify(lines: Sequence[Mapping[str, Any]], ledgers: Mapping[str, Sequence[LedgerLine]]) -> Verification:
-    sent = [line for line in lines if line["what"] == "sent"]
+def _verify(lines: Sequence[EgressLine], ledgers: Mapping[str, Sequence[LedgerLine]]) -> Verification:
+    sent = [line.entry for line in lines if isinstance(line.entry, UpdateSent)]
     errors = [fault for ledger in ledgers.values() for fault in find_faults(ledger)]
     changed = [unconfirmed_rows(ledger) for ledger in ledgers.values()]
     return Verification(
         lines=len(lines) + sum(map(len, ledgers.values())),
         updates=len(sent),
-        bytes_out=sum(line["bytes"] for line in sent),
+        bytes_out=sum(entry.bytes for entry in sent),
         outside=uncovered_lines(lines),
-        unpaid=[*find_uncharged(sent, ledgers), *errors],
+        unpaid=[*find_uncharged(private_messages(lines), ledgers), *errors],
         waiting=next(filter(None, changed), ""),
     )

@@ -20,7 +20,8 @@ from fedtl.experiment.config.schema import (
     is_custom,
 )
 from fedtl.methods.base import Method, Server
-from fedtl.methods.choose import Candidate, Choose
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import Choose
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.simulation.settings import EngineSettings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
 from fedtl.training.at_home import tuned_model
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.experiments import ROUNDS_ONLY
 from tests.real_processes import fedtl_command
 

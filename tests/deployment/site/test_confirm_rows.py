@@ -13,7 +13,7 @@ from fedtl.deployment.site.verification import export_lines, verify_export, veri
 from fedtl.errors import ConfigError, Refused
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
 

@@ -14,7 +14,7 @@ from fedtl.messages import SpendEvent, Update
 from fedtl.privacy.budget import Budget, Plan
 from fedtl.privacy.ledger import Ledger, LedgerAccount
 from fedtl.privacy.ledger_reading import read_ledger
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
 SHUT = {"policy__metrics": [], "policy__share_row_count": False}

@@ -8,6 +8,7 @@ import pytest
 import tomli_w
 
 from fedtl.cli.options import open_home
+from fedtl.deployment.site.egress_lines import Disconnected
 from fedtl.deployment.site.egress_log import verify_lines
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.readiness import check_readiness
@@ -142,10 +143,10 @@ def test_check_reports_each_item(home):
 
 def test_an_exported_record_shows_alterations(home, tmp_path):
     for number in range(3):
-        home.record.note("test", value=number)
+        home.record.append(Disconnected(reason=f"number {number}"))
     lines = list(home.record.export())
-    assert [line["value"] for line in verify_lines(lines, "x")] == [0, 1, 2]
-    altered = [line.replace('\\"value\\":1', '\\"value\\":7') for line in lines]
+    assert [line["reason"] for line in verify_lines(lines, "x")] == ["number 0", "number 1", "number 2"]
+    altered = [line.replace("number 1", "number 7") for line in lines]
     assert altered != lines
     for damaged in (altered, [lines[0], lines[2]], lines[::-1], ["{", *lines]):
         with pytest.raises(LedgerDamaged, match="was altered"):

@@ -11,7 +11,7 @@ from fedtl.deployment.site.status import site_status
 from fedtl.deployment.site.verification import export_lines, verify_export, verify_home
 from fedtl.federation.policy import Code
 from fedtl.messages import Update
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import fedtl_command
 
 SHUT = {"policy__metrics": [], "policy__share_row_count": False}
@@ -34,7 +34,7 @@ def site(used):
     """The site as it was after the second round, whatever an earlier test did to it."""
     site, folder = used
     put_back(site, folder / "after 2", "*")
-    assert missing_entries(site.home) == []
+    assert missing_entries(site.home, site.home.record.lines()) == []
     return site
 
 
@@ -167,4 +167,4 @@ def test_deleting_every_file_together_is_not_detected(site):
     """Only a last hash that was kept elsewhere shows it."""
     remove(site, LEDGER, RECORD, "approved.json", "state")
     approve_anew(site)
-    assert missing_entries(site.home) == []
+    assert missing_entries(site.home, site.home.record.lines()) == []

@@ -18,7 +18,7 @@ from fedtl.messages import SpendEvent, Update
 from fedtl.privacy import accounting
 from fedtl.privacy import dp_sgd as mechanism
 from fedtl.privacy.guarantee import divide_steps
-from tests.deployment.site.test_answer_round import PRIVATE, Site
+from tests.deployment.site.sites import PRIVATE, Site
 from tests.real_processes import Federation, fedtl_command
 
 NOBODY = frozenset()

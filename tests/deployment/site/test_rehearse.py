@@ -16,6 +16,7 @@ from fedtl.deployment.coordinator.bundle import build_bundle, read_agreement
 from fedtl.deployment.plan import agreement_file
 from fedtl.deployment.site.approvals import read_approvals
 from fedtl.deployment.site.approve import approve_bundle
+from fedtl.deployment.site.egress_lines import PlanApproved
 from fedtl.deployment.site.home import Home
 from fedtl.deployment.site.rehearsal import Rehearsal
 from fedtl.deployment.site.rehearse import read_requested_plan, rehearse
@@ -104,7 +105,7 @@ def test_only_a_rehearsed_bundle_can_be_approved(home, made, monkeypatch):
             approve_bundle(home, made.hash)
     one = approve_bundle(home, made.hash)
     assert read_approvals(home.approved) == [one]
-    assert home.record.lines()[-1]["what"] == "approved"
+    assert isinstance(home.record.lines()[-1].entry, PlanApproved)
 
 
 def test_a_refused_plan_is_marked_on_the_page_and_cannot_be_approved(home, made):
@@ -297,9 +298,9 @@ def test_the_days_and_studies_of_an_approval_are_as_rehearsed(home, made):
     fedtl_command("silo", "rehearse", home.path, made.file, "--studies", 3, "--until", until)
     said = fedtl_command("silo", "approve", home.path, made.hash).stderr
     assert f"for 3 studies until {until}; begun: none" in said
-    signed = home.record.lines()[-1]["signed"]
+    signed = home.record.lines()[-1].entry.signed
     assert (signed["studies"], signed["until"]) == (3, until)
-    assert home.record.lines()[-1]["terms"] == SignedTerms.model_validate(signed).hash
+    assert home.record.lines()[-1].entry.terms == SignedTerms.model_validate(signed).hash
     for words in (["--until", "2020-01-01"], ["--until", "soon"], ["--studies", 0]):
         assert (
             "error" in fedtl_command("silo", "rehearse", home.path, made.file, *words, code=2).stderr.lower()
@@ -314,7 +315,7 @@ def test_an_approval_signs_the_page_not_a_later_silo_toml(home, made):
     rehearse(home, made.file)
     Federation.change(home.path / "silo.toml", policy__privacy=None, policy__share_row_count=True)
     one = approve_bundle(Home.open(home.path), made.hash)
-    signed = home.record.lines()[-1]["signed"]
+    signed = home.record.lines()[-1].entry.signed
     assert signed["privacy"]["epsilon"] == 3.0
     assert signed["rows"] is False
     assert one.terms == SignedTerms.model_validate(signed).hash
@@ -395,8 +396,8 @@ def test_a_method_with_slots_needs_their_role_allowed_and_says_what_each_costs(t
     facts, page = rehearse(Home.open(tmp_path / "home"), made.file)
     assert facts.refused == ""
     assert [(part.name, part.leaves) for part in facts.tensors.parts] == [
-        ("control", True),
         ("own_control", False),
+        ("control", True),
     ]
     size = sum(line.bytes for line in facts.tensors.manifest.lines if line.name.startswith("control/"))
     assert {part.bytes for part in facts.tensors.parts} == {size}

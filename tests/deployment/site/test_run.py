@@ -158,11 +158,11 @@ def pinned(monkeypatch, home):
 def test_flowers_own_check_uses_the_approved_list(pinned, home, made):
     content = made.file.read_bytes()
     assert not pinned(content)
-    assert "is not approved" in home.record.lines()[-1]["reason"]
+    assert "is not approved" in home.record.lines()[-1].entry.reason
     list_as_approved(home, made.hash)
     assert pinned(content)
     assert not pinned(content, kind="flwr-agentapp")
-    assert "'flwr-agentapp'" in home.record.lines()[-1]["reason"]
+    assert "'flwr-agentapp'" in home.record.lines()[-1].entry.reason
 
 
 def test_no_secret_is_in_the_supernodes_command_line(home):

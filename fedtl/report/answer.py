@@ -1,0 +1,86 @@
+"""
+The sentence on top of a comparison. It must be true for a reader who reads nothing else: it says what was shown, and never
+takes what was not shown for its opposite.
+"""
+
+from collections.abc import Sequence
+
+from fedtl.report.figures import all_silos, counted, difference_unit, format_gain, format_size
+from fedtl.results.comparison import Comparison, Overall, Verdict
+
+MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
+OTHERS = {  # verdicts beside "gains", for one silo and for several
+    Verdict.AS_GOOD: ("is as good as alone", "are as good as alone"),
+    Verdict.LOSES: ("loses", "lose"),
+    Verdict.UNCLEAR: ("is unclear", "are unclear"),
+}
+MEAN = {
+    Verdict.GAINS: "a gain",
+    Verdict.AS_GOOD: "too small to matter",
+    Verdict.LOSES: "a loss",
+    Verdict.UNCLEAR: "not shown to be a gain or a loss",
+}
+
+
+def answer(comparison: Comparison) -> str:
+    """How many silos are shown to gain, which of the others are as good, lose or are unclear, and the mean over silos."""
+    benefit = comparison.benefit
+    if comparison.chosen_on is None:
+        return "No best method is named: it would be chosen on private rows."
+    if not benefit:
+        return (
+            "No comparison: it needs local and at least one federated method, both measured at the same silo."
+        )
+    gaining = sum(own.verdict is Verdict.GAINS for own in benefit.values())
+    count = len(benefit)
+    verb = "is" if 1 in (gaining, count) else "are"
+    parts = [f"{gaining} of {counted(count, 'silo')} {verb} shown to gain by joining"]
+    for verdict, (one, several) in OTHERS.items():
+        if names := [name for name, own in benefit.items() if own.verdict is verdict]:
+            parts.append(f"{_who(names)} {one if len(names) == 1 else several}")
+    if missing := len(all_silos(comparison)) - count:
+        parts.append(f"{missing} more cannot be compared")
+    whole = [f"{'; '.join(parts)}."]
+    if comparison.joining and count > 1:
+        whole.append(_mean(comparison.metric, comparison.joining))
+    return " ".join(whole)
+
+
+def detectable_gains(comparison: Comparison) -> str:
+    """Which true gains the test rows of the unclear silos would have shown, in 80 % of repetitions."""
+    unclear = [own for own in comparison.benefit.values() if own.verdict is Verdict.UNCLEAR]
+    sizes = sorted(own.detectable for own in unclear if own.detectable is not None)
+    if not sizes:
+        return ""
+    low, high = (format_size(comparison.metric, size) for size in (sizes[0], sizes[-1]))
+    span = low if low == high else f"{low} to {high}"
+    which = "that silo" if len(unclear) == 1 else "those silos, each by itself,"
+    return (
+        f"unclear: the test rows of {which} would show a true gain of {span} {difference_unit(comparison.metric)} in 4 of 5 "
+        "repetitions"
+    )
+
+
+def margin_text(comparison: Comparison) -> str:
+    """Up to which difference two methods are as good as each other."""
+    if comparison.metric == "rmse":
+        return f"{comparison.margin:g} standard deviations of the silo's labels"
+    return f"{format_size(comparison.metric, comparison.margin)} {difference_unit(comparison.metric)}"
+
+
+def verdict_counts(own: Overall) -> str:
+    """How many silos have each verdict: "3 gains, 1 unclear"."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in own.verdicts.items() if count)
+
+
+def _mean(metric: str, joining: Overall) -> str:
+    gain = joining.mean
+    text = f"Over these {joining.silos} silos, the mean gain over training alone is {format_gain(metric, gain.mean)}"
+    if gain.ci95 is None:
+        return f"{text}, without an interval: there are too few test rows."
+    low, high = (format_gain(metric, end).split(" ")[0] for end in gain.ci95)
+    return f"{text} (95 % interval {low} to {high}): {MEAN[gain.verdict]}."
+
+
+def _who(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= MAX_NAMED_SILOS else str(len(names))

@@ -1,0 +1,204 @@
+"""
+Run experiments by ``fedtl compare`` and write what came of them: a table (NAME.md), its numbers (NAME.json) and a figure
+(NAME.svg), with the command, the commit, the machine and the time that it took.
+
+Run: python simulations/results/make.py NAME... [--keep FOLDER]. The run folders go to FOLDER/NAME, or are removed. A
+comparison that FOLDER already holds finished is not run again: its table is written anew.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from fedtl._util.records import from_plain, to_plain
+from fedtl.report.figures import TITLES, format_difference, format_with_interval
+from fedtl.report.plots import method_dots
+from fedtl.results.comparison import Comparison
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "bench"))
+import machine  # noqa: E402
+
+MAX_SILOS = 12  # that a table names
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where numbers come from. ``seconds``: on the clock, other work on the machine included; ``cpu_seconds``: of the run alone."""
+
+    command: str
+    commit: str
+    machine: str
+    seconds: int = 0
+    cpu_seconds: int = 0
+
+
+def run(name: str, folder: Path) -> Origin:
+    """Run the comparison into ``folder``, or return the origin of the one that is there."""
+    stamp = folder.with_name(f"{folder.name}.origin.json")
+    if (folder / "comparison.json").exists() and stamp.exists():
+        return Origin(**json.loads(stamp.read_text()))
+    words = ["compare", f"simulations/{name}.toml"]
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    about = f"{machine.cpu()}, {machine.cores()} cores, load {machine.description(None)['load_before']}"
+    clock, before = time.perf_counter(), _cpu_of_children()
+    subprocess.run(
+        [sys.executable, "-m", "fedtl", *words, "--out", str(folder)], cwd=HERE.parents[1], check=True
+    )
+    origin = Origin(
+        *(" ".join(["fedtl", *words]), commit, about),
+        *(round(time.perf_counter() - clock), round(_cpu_of_children() - before)),
+    )
+    stamp.write_text(json.dumps(asdict(origin)))
+    return origin
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], cwd=HERE, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def table(comparison: Comparison) -> Iterator[str]:
+    """Yield the lines of a table: a row for each silo, if there are few, and for all of them."""
+    metric, methods = comparison.metric, list(comparison.methods)
+    yield f"| {TITLES[metric]} | " + " | ".join(methods) + " |"
+    yield "|---" * (len(methods) + 1) + "|"
+    silos = sorted({silo for by_silo in comparison.methods.values() for silo in by_silo})
+    for silo in silos if len(silos) <= MAX_SILOS else ():
+        cells = [comparison.methods[name].get(silo, {}).get(metric) for name in methods]
+        yield f"| {silo} | " + " | ".join(format_with_interval(metric, cell) for cell in cells) + " |"
+    means = [comparison.mean[name].get(metric) for name in methods]
+    yield (
+        f"| mean of {len(silos)} silos | "
+        + " | ".join(format_with_interval(metric, one) for one in means)
+        + " |"
+    )
+    for title, line in ROWS.items():
+        found = [
+            line(metric, comparison.overall[name]) if name in comparison.overall else "" for name in methods
+        ]
+        yield f"| {title} | " + " | ".join(found) + " |"
+
+
+# What is said of a method over all silos, against training alone.
+ROWS = {
+    "mean gain over local": lambda metric, one: format_difference(metric, one.mean.mean, one.mean.ci95),
+    "silos not below local": lambda metric, one: f"{one.not_worse} of {one.silos}",
+    "silos not shown to be below local": lambda metric, one: f"{one.loss_not_shown} of {one.silos}",
+    "worst silo": lambda metric, one: (
+        f"{one.worst} {format_difference(metric, one.worst_gain.mean, one.worst_gain.ci95)}"
+    ),
+}
+
+
+Rows = Mapping[str, np.ndarray]  # of one silo's test rows: scores [N, width], y [N]
+
+
+def mean_by_method(
+    folder: Path, comparison: Comparison, of_silo: Callable[[Rows], float], by_rows: bool = False
+) -> dict[str, float]:
+    """
+    Return by method the mean of ``of_silo`` over silos and seeds, from the stored scores of test rows; ``by_rows``: each silo
+    counts by its number of rows, as if all rows were one set.
+    """
+    means: dict[str, float] = {}
+    for name in comparison.methods:
+        found = [
+            load_file(file) for file in sorted(folder.glob(f"runs/{name}-seed*/silos/*/test.safetensors"))
+        ]
+        if found:
+            weights = [len(one["y"]) if by_rows else 1 for one in found]
+            means[name] = float(np.average([of_silo(one) for one in found], weights=weights))
+    return means
+
+
+def half_squared_error(rows: Rows) -> float:
+    """Return half the mean squared error of (score - 1) / 69, the scale of School in Motley (Wu et al., 2022)."""
+    return float(np.mean(((rows["scores"].reshape(-1) - rows["y"]) / 69) ** 2) / 2)
+
+
+def accuracy(rows: Rows) -> float:
+    return float(np.mean(rows["scores"].argmax(1) == rows["y"]))
+
+
+def numbers(comparison: Comparison, origin: Origin, further: dict[str, Any]) -> dict[str, Any]:
+    """Return what the table shows, unrounded."""
+    metric = comparison.metric
+    return {
+        **asdict(origin),
+        **{
+            "metric": metric,
+            "model": comparison.model,
+            "rounds": comparison.rounds,
+            "seeds": comparison.seeds,
+        },
+        "mean": {
+            name: to_plain(by_metric[metric])
+            for name, by_metric in comparison.mean.items()
+            if metric in by_metric
+        },
+        "overall": to_plain(comparison.overall),
+        "warnings": comparison.warnings,
+        **further,
+    }
+
+
+def write(name: str, folder: Path, origin: Origin) -> None:
+    """Write the three files of one experiment."""
+    comparison = from_plain(Comparison, json.loads((folder / "comparison.json").read_text()))
+    if name.startswith("school"):
+        title, values = (
+            "half the mean squared error of (score - 1) / 69",
+            (folder, comparison, half_squared_error),
+        )
+    else:
+        title, values = "accuracy of all silos' test rows as one set", (folder, comparison, accuracy, True)
+    further = {title: mean_by_method(*values)} if comparison.metric in ("accuracy", "rmse") else {}
+    lines = list(table(comparison))
+    for title, by_method in further.items():
+        cells = [f"{by_method[method]:.4f}" if method in by_method else "" for method in comparison.methods]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    (HERE / f"{name}.svg").write_text(method_dots(comparison))
+    (HERE / f"{name}.json").write_text(json.dumps(numbers(comparison, origin, further), indent=1) + "\n")
+    about = (
+        f"`{origin.command}` at commit {origin.commit}, on {origin.machine}: {origin.seconds} s "
+        f"({origin.cpu_seconds} s of CPU time)."
+    )
+    how = f"Test rows; mean of {len(comparison.seeds)} seeds with its 95 % interval; {comparison.model}, {comparison.rounds} rounds."
+    page = [f"# {name}", "", about, how, "", *lines, "", f"![{name}]({name}.svg)", ""]
+    (HERE / f"{name}.md").write_text("\n".join(page))
+    print("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--keep", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in given.names:
+            folder = (given.keep or Path(temporary)).absolute() / name
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            write(name, folder, run(name, folder))
+
+
+if __name__ == "__main__":
+    main()

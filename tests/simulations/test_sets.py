@@ -1,0 +1,62 @@
+"""FLamby's heart-disease split as published, and the tables of results against what they are computed from."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression
+
+from fedtl.results.comparison import Gain, Overall, Verdict
+from tests.results.test_files import COMPARISON
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "simulations"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "simulations" / "results"))
+import heart_flamby
+import make
+
+TRAIN = {"cleveland": 199, "hungarian": 172, "switzerland": 30, "va": 85}  # Ogier du Terrail et al., 2022
+TEST = {"cleveland": 104, "hungarian": 89, "switzerland": 16, "va": 45}
+POOLED = 0.795  # the accuracy of FLamby's pooled model on the pooled test rows, +- .002
+
+
+def test_flambys_split_has_the_published_sizes_and_pooled_accuracy(shared_data, tmp_path):
+    heart_flamby.main(shared_data("heart-disease"), tmp_path / "heart")
+    tables = {name: pd.read_csv(tmp_path / "heart" / f"{name}.csv") for name in TRAIN}
+    assert {name: int((one.part == "train").sum()) for name, one in tables.items()} == TRAIN
+    assert {name: int((one.part == "test").sum()) for name, one in tables.items()} == TEST
+    rows = pd.concat(tables.values())
+    x, y, train = rows.drop(columns=["num", "part"]), rows["num"], rows.part == "train"
+    assert x.shape[1] == 13
+    fitted = LogisticRegression(max_iter=10_000).fit(x[train], y[train])
+    assert fitted.score(x[~train], y[~train]) == pytest.approx(POOLED, abs=0.002)
+
+
+def test_a_table_has_every_method_and_silo():
+    gain = Gain(0.03, (0.01, 0.05))
+    overall = Overall(1, gain, 1, 1, 1, 1, {Verdict.GAINS: 1}, "mnist", gain)
+    lines = list(make.table(replace(COMPARISON, overall={"fedbn": overall})))
+    assert lines[0].split(" | ")[1:] == ["fedbn |"]
+    text = "\n".join(lines)
+    for part in ("| mnist | 90.0", "mean of 1 silos | 90.0", "local | +3.0 [+1.0", "| 1 of 1 |"):
+        assert part in text, text
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_means_over_silos_and_over_rows_are_those_of_the_rows(by_rows, tmp_path):
+    rng = np.random.default_rng(0)
+    errors = []
+    for seed in COMPARISON.seeds:
+        for name, rows in (("a", 5), ("b", 9)):
+            folder = tmp_path / "runs" / f"fedbn-seed{seed}" / "silos" / name
+            folder.mkdir(parents=True)
+            y, scores = rng.uniform(1, 70, (2, rows)).astype(np.float32)
+            save_file({"y": y, "scores": scores[:, None]}, folder / "test.safetensors")
+            errors.append(((y - 1) / 69 - (scores - 1) / 69) ** 2 / 2)
+    expected = np.concatenate(errors).mean() if by_rows else np.mean([one.mean() for one in errors])
+    found = make.mean_by_method(tmp_path, COMPARISON, make.half_squared_error, by_rows)
+    assert found == {"fedbn": pytest.approx(expected, rel=1e-5)}
+    assert make.accuracy({"scores": np.array([[0.1, 0.9], [0.8, 0.2]]), "y": np.array([1, 1])}) == 0.5
