@@ -11,7 +11,7 @@ from fedtl.experiment.own_models import StoredOwnModels
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.choose import Candidate
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.privacy.taint import Label, untrained_labels

@@ -27,12 +27,8 @@ from fedtl.experiment.study import Study
 from fedtl.federation.policy import check_task
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase
-<<<<<<< HEAD
 from fedtl.methods.candidate import Candidate
-=======
-from fedtl.methods.choose import Candidate
 from fedtl.methods.ridge import RidgeHead
->>>>>>> w-int
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.privacy import taint
