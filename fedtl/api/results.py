@@ -141,6 +141,7 @@ class FinishedComparison:
 
         return comparison_trials(self.result)
 
+    @property
     def overall(self) -> "DataFrame":
         """Each method over all silos: the mean gain over ``local``, at how many silos it is not worse, and the worst silo."""
         from fedtl.api.frames import comparison_overall

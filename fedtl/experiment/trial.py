@@ -22,7 +22,7 @@ FILE = "trial.json"
 @dataclass(frozen=True)
 class Validate:
     """
-    The job that tunes a silo's model and returns its loss on validation rows; in regression divided by the variance of
+    The job that finishes a silo's model and returns its loss on validation rows; in regression divided by the variance of
     the silo's training labels. None where the silo has no such rows.
     """
 

@@ -5,8 +5,8 @@ A grid holds a list of values by the path of their setting. A method tries every
 them: a Latin hypercube sample (McKay, Beckman and Conover, 1979), in which each value of a setting occurs about equally often.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from math import ceil, inf, prod
 from typing import Any
 
@@ -44,26 +44,37 @@ def trial_values(tune: TrialSettings, method: str) -> list[Values]:
         return []
     count = prod(len(values) for values in grid.values())
     if not tune.trials or tune.trials == count:
-        return [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if tune.trials > count:
         raise ConfigError(
             f"compare.tune.trials = {tune.trials}, but {method} has {count} combinations of values; "
             f"lower it, or list more values under [compare.tune] or [compare.tune.{method}]"
         )
-    return _hypercube(grid, tune.trials, method)
+    return _hypercube(grid, tune.trials)
 
 
-def _hypercube(grid: Grid, count: int, method: str) -> list[Values]:
-    """Return ``count`` different combinations, each value of a setting about equally often; the same ones every time."""
-    rng, drawn = numpy_generator("trials", method), list[Values]()
+def _hypercube(grid: Grid, count: int) -> list[Values]:
+    """
+    Return ``count`` different combinations, each value of a setting about equally often. The draw depends on the setting, not
+    on the method, so that methods with the same values of a setting try the same ones.
+    """
+    drawn: list[Values] = []
+    attempt = 0
     while len(drawn) < count:
-        sizes = [len(values) for values in grid.values()]
-        columns = [rng.permutation(np.arange(size * ceil(count / size)) % size)[:count] for size in sizes]
-        for numbers in zip(*columns, strict=True):
-            one = {key: grid[key][number] for key, number in zip(grid, numbers, strict=True)}
+        columns = [_spread(path, values, count, attempt) for path, values in grid.items()]
+        for values in zip(*columns, strict=True):
+            one = dict(zip(grid, values, strict=True))
             if one not in drawn and len(drawn) < count:
                 drawn.append(one)
+        attempt += 1
     return drawn
+
+
+def _spread(path: str, values: Sequence[Any], count: int, attempt: int) -> list[Any]:
+    """Return ``count`` of the values in random order, each about equally often."""
+    repeated = np.arange(len(values) * ceil(count / len(values))) % len(values)
+    order = numpy_generator("trials", path, attempt).permutation(repeated)[:count]
+    return [values[number] for number in order]
 
 
 def check_budgets(tune: TrialSettings, methods: Sequence[str]) -> None:

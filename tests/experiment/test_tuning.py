@@ -117,6 +117,9 @@ def test_a_sample_of_combinations_has_each_value_about_equally_often(count):
     tried = trial_values(tune, "ditto")
     assert len({tuple(one.values()) for one in tried}) == len(tried) == count
     assert tried == trial_values(tune, "ditto")
+    if count < 6:  # methods without mu try the same rates
+        common = TrialSettings(trials=count, train=tune.train)
+        assert [v["train.lr"] for v in trial_values(common, "local")] == [v["train.lr"] for v in tried]
     if count <= 6:
         assert max(Counter(one["train.lr"] for one in tried).values()) == 1
         mu = Counter(one["method.mu"] for one in tried)
@@ -130,7 +133,11 @@ def test_every_method_tries_equally_many():
         check_budgets(tune, ["local", "ditto"])
     equal = TrialSettings(trials=2, train=tune.train, ditto={"method": {"mu": [1.0, 2.0]}})
     check_budgets(equal, ["local", "ditto"])
-    assert len(trial_values(equal, "ditto")) == 2
+    assert [one["train.lr"] for one in trial_values(equal, "local")] == [0.1, 0.2]
+    assert {one["train.lr"] for one in trial_values(equal, "ditto")} == {
+        0.1,
+        0.2,
+    }  # the same values as the others
     with pytest.raises(ConfigError, match="trials = 3"):
         check_budgets(TrialSettings(trials=3, train=tune.train), ["local"])
     only_one = TrialSettings(ditto={"method": {"mu": [1.0, 2.0]}})
