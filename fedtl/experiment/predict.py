@@ -147,7 +147,12 @@ def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Arr
     return images.load_images(files, inputs.size, inputs.channels), names
 
 
-def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+Prediction = dict[
+    str, str | int | float
+]  # the row or file, the predicted value or label, and each label's probability
+
+
+def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[Prediction]:
     """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
@@ -163,7 +168,7 @@ def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> I
             )
 
 
-def write_csv(lines: Iterator[dict[str, Any]], file: TextIO) -> int:
+def write_csv(lines: Iterator[Prediction], file: TextIO) -> int:
     """Write the lines as CSV. Returns how many rows were written."""
     written = 0
     for line in lines:

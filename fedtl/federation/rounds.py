@@ -3,12 +3,12 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
 from fedtl.messages import Refusal, Task, Update
-from fedtl.methods.base import Server
+from fedtl.methods.base import Memory, Server
 from fedtl.models.roles import Role
 from fedtl.models.state import State, first_not_finite, size_in_bytes
 
@@ -45,7 +45,7 @@ class ServerState:
 
     round: int
     shared: State
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -162,14 +162,17 @@ class Use(Finish):
         return states[choose_mix([site.losses(site.adapted(one, EVERYTHING)) for one in states])]
 
 
+Memory = dict[str, Any]  # of a server's step between rounds: the state_dict of its optimiser, or empty
+
+
 class Server(Protocol):
     """
     The server's step: from the updates, sorted by silo, to the next shared tensors and the server's next ``memory``.
     """
 
     def __call__(
-        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
-    ) -> tuple[State, dict[str, Any]]: ...
+        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: Memory
+    ) -> tuple[State, Memory]: ...
 
 
 ExactStatistics = Literal["own", "always", "never"]

@@ -5,7 +5,7 @@ Laws: where all silos pick one model, it is FedAvg from that model's initial wei
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
@@ -13,7 +13,7 @@ from annotated_types import Ge, Le
 from fedtl._util.randomness import address
 from fedtl._util.settings import Fraction
 from fedtl.messages import Update
-from fedtl.methods.base import Method, Phase, Pick, Use
+from fedtl.methods.base import Memory, Method, Phase, Pick, Use
 from fedtl.methods.sets import MODEL, Sets, set_of
 from fedtl.methods.slot import Slot
 from fedtl.methods.slots import WEIGHTS
@@ -62,8 +62,8 @@ def _shuffled(tensor: torch.Tensor, name: str, role: Role) -> torch.Tensor:
 
 
 def mean_of_members(
-    shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
-) -> tuple[State, dict[str, Any]]:
+    shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: Memory
+) -> tuple[State, Memory]:
     """Move each of the shared models by the mean change of the silos that trained it; the changes of the others are 0."""
     updates, moved = list(updates), dict(shared)
     for model in sorted({set_of(name) for name in shared}):

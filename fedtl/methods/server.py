@@ -16,6 +16,7 @@ import torch
 
 from fedtl.errors import ConfigError
 from fedtl.messages import Update
+from fedtl.methods.base import Memory
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled, weighted_mean
@@ -50,8 +51,8 @@ class ServerStep:
             raise ConfigError(f"method.server.{sorted(unknown)[0]} is not a setting of {self.name!r}")
 
     def __call__(
-        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: dict[str, Any]
-    ) -> tuple[State, dict[str, Any]]:
+        self, shared: State, updates: Iterable[Update], roles: Mapping[str, Role], memory: Memory
+    ) -> tuple[State, Memory]:
         """
         Return the next shared tensors and the state of the server's optimiser. ``updates`` are sorted by silo, because
         their order decides the rounding. A mean holds one update at a time; median and trimmed hold all of them.
