@@ -184,10 +184,18 @@ def measure(metric: str, seeds: Sequence[Answers], silo: str) -> Measurement:
         without = _leave_out(metric, own, left_out, present)
         row[present] = np.sqrt((len(present) - 1) / len(present)) * (without.mean() - without)
     carriers, step = _carriers(metric, seeds)
-    if metric in BY_CLASS and all(len(np.unique(own.scores, axis=0)) == 1 for own in seeds):
+    if metric in BY_CLASS and all(_answers_alike(metric, own) for own in seeds):
         step = 0.0  # the same answer to every row has the same value on any rows
     freedom = min(carriers, influences.shape[1]) - 1
     return Measurement(np.array(values), (Block(influences, 2 * step**2, freedom, metric == "auc"),))
+
+
+def _answers_alike(metric: str, answers: Answers) -> bool:
+    """Return whether every row gets the same answer: the same class, or for AUC the same scores from its model."""
+    if metric == "balanced_accuracy":
+        return len(np.unique(answers.scores.argmax(1))) == 1
+    models = answers.models if len(answers.models) else np.zeros(len(answers.y), int)
+    return all(len(np.unique(answers.scores[models == one], axis=0)) == 1 for one in np.unique(models))
 
 
 def _leave_out(metric: str, answers: Answers, group: Integers, present: Integers) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedtl.experiment.row_metrics import Answers
+from fedtl.experiment.row_metrics import Answers, pooled
 from fedtl.experiment.uncertainty import MAX_GROUPS, Certainty, Measurement, mean_of, measure
 
 
@@ -222,3 +222,5 @@ def test_two_models_with_perfect_rankings_may_still_differ_but_rankings_that_har
 def test_the_same_answer_to_every_row_is_surely_no_better_than_chance(metric):
     answers = Answers(np.tile([0.3, 0.7], (30, 1)), np.arange(30) % 2, np.arange(30))
     assert measure(metric, [answers], "a").certainty().interval() == (0.5, 0.5)
+    other = Answers(np.tile([0.4, 0.6], (30, 1)), answers.y, np.arange(30, 60))
+    assert measure(metric, [pooled([answers, other])], "a").certainty().interval() == (0.5, 0.5)
