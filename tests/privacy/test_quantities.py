@@ -251,7 +251,7 @@ def probes(study, home):
         "method and optimiser": (experiment.method, experiment.train, experiment.model),
         "constants of DP-AdaBN": dataclasses.asdict(guarantee)["releases"]["statistics"],
         "form of a summary": guarantee.releases.summaries,
-        "way of taking gradients": trainer.cache.gradient_methods,
+        "way of taking gradients": list(trainer.cache.gradient_methods.values()),
         "canaries": guarantee.canaries,
         "whether the silo answers": sorted(update.metrics),
     }
