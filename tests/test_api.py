@@ -280,7 +280,9 @@ def test_a_comparison_in_two_workers_and_its_tables(tmp_path):
             value = result.methods[method][silo][metric]
             assert compared.table.loc[method, silo] == value.mean
             assert compared.metrics.loc[(method, silo, metric), "mean"] == value.mean
-    assert set(compared.verdicts["verdict"]) <= {"gains", "loses", "unclear"}
+    assert set(compared.verdicts["verdict"]) <= {"gains", "as good", "loses", "unclear"}
+    assert compared.overall.loc["fedavg", "mean_gain"] == result.overall["fedavg"].mean.mean
+    assert compared.overall.loc["fedavg", "silos"] == 2
     single = compared.run("fedavg", seed=1)
     assert single.result.seed == 1
     assert single.model("one").predict(data["one"][0][:3]).shape == (3,)
@@ -389,7 +391,7 @@ def test_a_comparison_has_columns_of_values(finished, tmp_path):
     compared = fedtl.compare(
         *(SETTINGS, data), methods=["local"], custom={"mine": mine}, seeds=[3], out=tmp_path / "c", workers=1
     )
-    assert {"local", "custom:mine"} <= set(compared.table.index)
+    assert list(compared.table.index) == ["local", "constant", "custom:mine"]
     column = compared.run("custom:mine")
     assert column.metrics.equals(run.metrics)
     assert column.values.method is mine

@@ -12,7 +12,7 @@ from fedtl._util.settings import Count
 from fedtl.methods.base import HEAD, Finish, Phase, Site
 from fedtl.methods.sets import Sets
 from fedtl.models.roles import EVERYTHING, Role
-from fedtl.models.state import State
+from fedtl.models.state import State, first_not_finite
 
 What = Literal["all", "head", "norm"]
 TUNED_ROLES: dict[What, frozenset[Role]] = {
@@ -53,6 +53,8 @@ class Tune(Finish):
         states = [site.adapted(state, self.trained)]
         for epoch in range(self.epochs):
             state = site.train(state, phase, self.rate(epoch, site.lr), epoch)
+            if first_not_finite(state):  # the rate was too high; what was before it is still good
+                break
             states.append(site.adapted(state, self.trained))
         return states[epochs_to_keep([site.losses(one) for one in states])]
 

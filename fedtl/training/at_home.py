@@ -17,7 +17,7 @@ from fedtl.methods.choose import choose_mix, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
-from fedtl.models.state import State, copy_state
+from fedtl.models.state import State, copy_state, first_not_finite
 from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
 from fedtl.training.nets import Use
@@ -190,7 +190,10 @@ def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 
 
 def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate, State]) -> FinalModel:
-    """Return the mix of these candidates that the silo's validation rows choose."""
+    """Return the mix of these candidates that the silo's validation rows choose; of those that are finite, if any is."""
+    candidates = {
+        name: one for name, one in candidates.items() if first_not_finite(one) is None
+    } or candidates
     val, possible = data.val, mixes(len(candidates))
     members = [Member(name, 1.0, state) for name, state in candidates.items()]
     parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]

@@ -47,7 +47,11 @@ class NetModel:
     def run(self, x: Tensor) -> Pass:
         device, dtype = self.compute
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            with precision.autocast_for(dtype, device), _outputs(self.net, self.layers) as layers:
+            with (
+                precision.autocast_for(dtype, device),
+                _group_norms_in_default_layout(self.net),
+                _outputs(self.net, self.layers) as layers,
+            ):
                 features, scores = self._features_and_scores(x)
             features, scores = precision.to_float32(features), precision.to_float32(scores)
             return Pass(features.flatten(2).mean(2) if features.dim() > 2 else features, scores, layers)
@@ -91,6 +95,26 @@ def _outputs(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     hooks = [net.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
     try:
         yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _group_norms_in_default_layout(net: Net) -> Iterator[None]:
+    """
+    Give each GroupNorm whose input needs no gradient this input in the default memory layout: for one in channels_last, torch
+    2.13 on a CPU writes the gradient that nobody needs to address 0, which ends the process.
+    """
+
+    def contiguous(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = given
+        return (x if x.requires_grad else x.contiguous(), *rest)
+
+    norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+    hooks = [norm.register_forward_pre_hook(contiguous) for norm in norms if torch.is_grad_enabled()]
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,5 +1,7 @@
 """Intervals against scipy's t test, DeLong's variance and McNemar's test, and how often they cover, by simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -109,6 +111,15 @@ def test_where_only_the_seeds_differ_the_interval_is_that_of_the_seeds():
     found = Measurement(seeds, (rows,)).certainty()
     expected = stats.t.interval(0.95, 2, seeds.mean(), seeds.std(ddof=1) / 3**0.5)
     assert found.interval() == pytest.approx(expected)
+
+
+def test_of_the_spread_between_seeds_half_of_what_test_rows_explain_is_counted_once():
+    """Rows of seeds that have none in common: each seed has the variance 0.01 from its rows, and 0.01 is seen."""
+    block = measure("loss", [regression(np.random.default_rng(0), 10, 1.0)], "a").blocks[0]
+    own = Measurement(np.array([0.0, 0.1, 0.2]), (replace(block, influences=0.1 * np.eye(3), freedom=20),))
+    found = own.certainty()
+    assert found.error**2 == pytest.approx(0.01 / 3 + (0.01 - 0.01 / 2) / 3)
+    assert found.freedom == pytest.approx(0.005**2 / ((0.01 / 3) ** 2 / 20 + (0.01 / 3) ** 2 / 2))
 
 
 def test_two_models_that_agree_on_all_rows_may_still_differ():

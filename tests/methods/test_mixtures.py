@@ -9,7 +9,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.models.registry import model_spec
 from fedtl.training.trainer import Trainer
 from tests.methods.test_pull import FULL, gradient, regression, vector
-from tests.training.test_trainer import silo_at, task_for
+from tests.training.silos import silo_at, task_for
 
 
 def silo_of(trainer):

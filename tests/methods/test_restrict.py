@@ -25,8 +25,8 @@ FILM = frozenset({Role.NORM, Role.HEAD})
 WEIGHTS = {Role.BODY, Role.NORM, Role.HEAD}
 
 
-def trainer_of(method, roles=FILM, **training):
-    spec = with_private_norms(model_spec("convnet", (1, 8, 8), 0))
+def trainer_of(method, roles=FILM, model="convnet", **training):
+    spec = with_private_norms(model_spec(model, (1, 8, 8), 0))
     return Trainer(spec, train_only(METHODS[method](), roles), TrainingConfig(batch_size=16, **training))
 
 
@@ -55,6 +55,26 @@ def test_only_the_named_roles_move(method, private, tmp_path):
     assert changed >= {name for name, role in trainer.loop.roles.items() if role in FILM}
     if private:
         assert Role.STATS not in roles.values()
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["open", "private"])
+def test_a_group_norm_behind_a_layer_that_is_not_trained(private, tmp_path):
+    """The gradient is that of the whole model; torch 2.13 alone crashes on it, in channels_last."""
+    deltas = []
+    for roles in (FILM, frozenset()):
+        trainer = trainer_of("fedavg", roles, "convnet_gn", momentum=0.0)
+        silo = silo_of(trainer, tmp_path / str(len(roles)), noise="reproducible")
+        if not private:
+            silo.guarantee, trainer = (
+                None,
+                replace(trainer, training=replace(trainer.training, batch_size=10**4)),
+            )
+        deltas.append(trainer.fit(silo, task_of(trainer)).delta)
+    few, whole = deltas
+    assert all(tensor.any() for tensor in few.values())
+    if not private:
+        for name, tensor in few.items():
+            torch.testing.assert_close(tensor, whole[name])
 
 
 @pytest.mark.parametrize("roles", [FILM, frozenset({Role.NORM})], ids=["norm and head", "norm"])

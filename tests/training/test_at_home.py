@@ -140,3 +140,14 @@ def test_a_private_trainers_own_model_is_the_ordinary_one():
         for one in model.members
     ]
     np.testing.assert_allclose(model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / 2, atol=1e-6)
+
+
+def test_a_rate_at_home_that_is_too_high_leaves_what_was_received():
+    """After private rounds the budget is spent, so a silo must not lose its model to a training that cost nothing."""
+    trainer = trainer_of("fedavg", Tune(epochs=3, lr=1e30))
+    silo, task = after_rounds(trainer)
+    model = finish(trainer, silo, task)
+    assert [one.name for one in model.members] in ([Candidate.TUNED], [Candidate.OWN, Candidate.TUNED])
+    received = received_model(trainer, silo, task)
+    assert same(tuned_model(trainer, silo, task), trainer.adapt(received, silo.data.train.x, silo.data.width))
+    assert torch.isfinite(model.scores(trainer, silo.data.val.x, silo.data)).all()
