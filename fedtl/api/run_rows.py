@@ -38,7 +38,7 @@ def run_rows(folder: RunFolder, data: Data | None) -> Iterator[SharedStore | Non
 def _check_silo(folder: RunFolder, study: Study, name: str) -> None:
     """Compare numbers of rows, labels of test rows and what was learned from training inputs. Raises DataError."""
     ran = folder.result().silos.get(name)
-    trained, test = study.data(name).train, study.exam(name)
+    trained, test = study.data(name).train, study.evaluation_set(name)
     stored = folder.tensors(f"silos/{name}/test.safetensors") if ran else {}
     if (
         ran is None

@@ -41,7 +41,7 @@ class Prepared:
     """One silo: its training and validation rows, its test rows, and how inputs are prepared."""
 
     data: SiloDataset
-    exam: EvaluationSet
+    evaluation_set: EvaluationSet
     inputs: Inputs
 
 
@@ -150,13 +150,13 @@ def prepare_silo(
     test = prepared(raw.test)
     labelled = has_label(test)
     target_test = None if raw.target_test is None else prepared(raw.target_test)
-    exam = EvaluationSet(
+    evaluation_set = EvaluationSet(
         test.take(labelled),
         torch.from_numpy(ids)[labelled],
         target_test,
         None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)][labelled],
     )
-    return Prepared(data, exam, inputs)
+    return Prepared(data, evaluation_set, inputs)
 
 
 def _unit_numbers(units: Array) -> Tensor:

@@ -42,7 +42,7 @@ def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
     save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
-    if (units := study.exam(name).units) is not None:
+    if (units := study.evaluation_set(name).units) is not None:
         test["units"] = units
     folder.save_tensors(f"silos/{name}/test.safetensors", test)
     folder.save_inputs(name, study.silo_data.inputs(name), study.data(name).classes, study.schema.shape)

@@ -69,7 +69,7 @@ class Study:
         """Return what a silo learns from. Raises DataError."""
         return self.silo_data.dataset(name)
 
-    def exam(self, name: str) -> EvaluationSet:
+    def evaluation_set(self, name: str) -> EvaluationSet:
         """Return a silo's test rows. Raises DataError."""
         return self.silo_data.evaluation_set(name)
 

@@ -43,7 +43,7 @@ class StudyData:
 
     def evaluation_set(self, name: str) -> EvaluationSet:
         """Return a silo's test rows. Raises DataError."""
-        rows: EvaluationSet = self._part(name, "exam")
+        rows: EvaluationSet = self._part(name, "evaluation_set")
         return rows
 
     def inputs(self, name: str) -> Inputs:
@@ -64,6 +64,6 @@ class StudyData:
     def _part(self, name: str, part: str) -> Any:
         if not self.stores.prepared.has(f"{name}.{part}"):
             prepared = self.prepare(name, self.stored(name))
-            for key in ("data", "exam", "inputs"):
+            for key in ("data", "evaluation_set", "inputs"):
                 self.stores.prepared.get_or_make(f"{name}.{key}", partial(getattr, prepared, key))
         return self.stores.prepared.get(f"{name}.{part}")

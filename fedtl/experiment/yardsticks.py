@@ -71,10 +71,10 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
         schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
         rows = study_data(experiment, stores, schema)
         for name in training_silos(experiment, schema):
-            data, exam = rows.dataset(name), rows.evaluation_set(name)
-            scores = constant_scores(data).expand(len(exam.test), -1).contiguous()
-            test = {"scores": scores, "y": exam.test.y, "ids": exam.ids}
-            test |= {} if exam.units is None else {"units": exam.units}
+            data, evaluation_set = rows.dataset(name), rows.evaluation_set(name)
+            scores = constant_scores(data).expand(len(evaluation_set.test), -1).contiguous()
+            test = {"scores": scores, "y": evaluation_set.test.y, "ids": evaluation_set.ids}
+            test |= {} if evaluation_set.units is None else {"units": evaluation_set.units}
             silos[name] = _tested(folder, name, len(data.train), len(data.val), test)
     empty = RunResult(
         fedtl=fedtl.__version__,

@@ -67,12 +67,12 @@ class Outcome:
 @dataclass(frozen=True)
 class Examine:
     """
-    The job that finishes a silo's model and measures it on validation rows, then on test rows. ``exam`` reads these. ``own``:
-    trains, or finds, the silo's own model.
+    The job that finishes a silo's model and measures it on validation rows, then on test rows, which ``evaluation_set`` reads.
+    ``own``: trains, or finds, the silo's own model.
     """
 
     task: Task
-    exam: Callable[[str], EvaluationSet]
+    evaluation_set: Callable[[str], EvaluationSet]
     own: OwnModel = own_model
 
     def __call__(self, trainer: Trainer, silo: Silo) -> Outcome:
@@ -81,24 +81,26 @@ class Examine:
             raise SiloFailed(
                 f"{silo.name}: {broken[0]} is not finite after the last round; a lower train.lr may help"
             )
-        exam = self.exam(silo.name)
-        scores = model.scores(trainer, exam.test.x, data)
+        test_rows = self.evaluation_set(silo.name)
+        scores = model.scores(trainer, test_rows.test.x, data)
         target: Measured | None = None
         target_adabn: Measured | None = None
-        if exam.target is not None and data.target is not None:
-            target = measure(model.scores(trainer, exam.target.x, data), exam.target.y)
+        if test_rows.target is not None and data.target is not None:
+            target = measure(model.scores(trainer, test_rows.target.x, data), test_rows.target.y)
             adapted = model.adapted(trainer, data.target, data.width)
-            target_adabn = measure(adapted.scores(trainer, exam.target.x, data), exam.target.y)
+            target_adabn = measure(adapted.scores(trainer, test_rows.target.x, data), test_rows.target.y)
         received = received_model(trainer, silo, self.task)
-        refitted, distance = self._refitted(trainer, silo, exam.test)
+        refitted, distance = self._refitted(trainer, silo, test_rows.test)
         return Outcome(
             model=model,
             validation=measure(model.scores(trainer, data.val.x, data), data.val.y),
-            test=measure(scores, exam.test.y),
+            test=measure(scores, test_rows.test.y),
             scores=scores,
-            y=exam.test.y,
-            ids=exam.ids,
-            received=_measured(trainer, received, exam.test, data) if fits_at_home(trainer.method) else None,
+            y=test_rows.test.y,
+            ids=test_rows.ids,
+            received=_measured(trainer, received, test_rows.test, data)
+            if fits_at_home(trainer.method)
+            else None,
             target=target,
             target_adabn=target_adabn,
             refitted=refitted,
@@ -130,12 +132,12 @@ class Onboard:
     """
 
     task: Task
-    exam: Callable[[str], EvaluationSet]
+    evaluation_set: Callable[[str], EvaluationSet]
     shots: int
     alone_epochs: int
 
     def __call__(self, trainer: Trainer, silo: Silo) -> dict[str, Measured]:
-        exam, data = self.exam(silo.name), silo.data
+        test_rows, data = self.evaluation_set(silo.name), silo.data
         few = Silo(silo.name, _few(data, self.shots, self.task.seed, silo.name), silo.local, silo.secret)
         initial = trainer.initial(data.width)
         alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
@@ -153,7 +155,7 @@ class Onboard:
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
             else:
                 models["as_received"], models["adabn"] = received, adapted
-        return {row: _measured(trainer, state, exam.test, data) for row, state in models.items()}
+        return {row: _measured(trainer, state, test_rows.test, data) for row, state in models.items()}
 
 
 def with_ridge_head(trainer: Trainer, silo: Silo, task: Task, received: State, model: State) -> State:

@@ -272,7 +272,7 @@ def test_a_reference_is_the_same_in_whichever_process(tmp_path):
 def test_planted_rows_are_mislabelled_test_rows(private):
     with temporary_store() as shelf:
         study = build(private[0].experiment(), shelf, shelf)
-        test = study.exam("plain").test
+        test = study.evaluation_set("plain").test
         rows, coins = mislabelled_rows(study, "plain", RECORDS)
         assert torch.equal(rows.x, test.x)
         assert not (rows.y == test.y).any()

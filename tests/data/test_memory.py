@@ -42,11 +42,11 @@ def same(one, other):
     """Equal in every tensor, label, constant and origin."""
     assert one.inputs == other.inputs
     assert (one.data.classes, one.data.origins) == (other.data.classes, other.data.origins)
-    assert torch.equal(one.exam.ids, other.exam.ids)
+    assert torch.equal(one.evaluation_set.ids, other.evaluation_set.ids)
     for left, right in (
         (one.data.train, other.data.train),
         (one.data.val, other.data.val),
-        (one.exam.test, other.exam.test),
+        (one.evaluation_set.test, other.evaluation_set.test),
     ):
         assert torch.equal(left.x, right.x)
         assert torch.equal(left.y, right.y)

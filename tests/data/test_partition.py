@@ -131,7 +131,9 @@ def test_silos_are_the_same_for_every_seed_of_a_run(tmp_path):
 
     def all_rows(seed):
         one = prepare_silo(read_silo(chosen, names[0]), chosen, names[0], seed, ("0", "1"), frozenset("01"))
-        return len(one.data.train) + len(one.data.val) + len(one.exam.test), one.exam.ids.tolist()
+        return len(one.data.train) + len(one.data.val) + len(
+            one.evaluation_set.test
+        ), one.evaluation_set.ids.tolist()
 
     assert all_rows(0)[0] == all_rows(1)[0]
     assert all_rows(0)[1] != all_rows(1)[1]  # the split of a silo's rows does depend on it

@@ -34,39 +34,41 @@ def found(part):
 
 def test_parts_are_a_partition_of_the_rows():
     one = do(Raw(rows(100), columns=("x",)))
-    parts = [found(one.data.train), found(one.data.val), found(one.exam.test)]
+    parts = [found(one.data.train), found(one.data.val), found(one.evaluation_set.test)]
     assert [len(part) for part in parts] == [72, 8, 20]
     assert sorted([*parts[0], *parts[1], *parts[2]]) == list(range(100))
-    assert one.exam.ids.tolist() == found(one.exam.test)  # a row keeps its number in the source
+    assert one.evaluation_set.ids.tolist() == found(
+        one.evaluation_set.test
+    )  # a row keeps its number in the source
 
 
 def test_the_split_depends_on_the_seed_and_the_silo():
     raw = Raw(rows(100), columns=("x",))
-    assert found(do(raw).exam.test) == found(do(raw).exam.test)
-    assert found(do(raw).exam.test) != found(do(raw, seed=1).exam.test)
+    assert found(do(raw).evaluation_set.test) == found(do(raw).evaluation_set.test)
+    assert found(do(raw).evaluation_set.test) != found(do(raw, seed=1).evaluation_set.test)
     other = prepare_silo(raw, PLAIN, "another", 0, ("0", "1"), BINARY)
-    assert other.exam.ids.tolist() != do(raw).exam.ids.tolist()
+    assert other.evaluation_set.ids.tolist() != do(raw).evaluation_set.ids.tolist()
 
 
 def test_ids_do_not_depend_on_other_settings():
     raw = Raw(rows(100), columns=("x",))
     few = do(raw, DataSettings(limit=10, val=0.3))
-    assert few.exam.ids.tolist() == do(raw).exam.ids.tolist()
+    assert few.evaluation_set.ids.tolist() == do(raw).evaluation_set.ids.tolist()
 
 
 def test_parts_of_the_source_are_kept():
     one = do(Raw(rows(50), rows(10, 100), rows(20, 200), columns=("x",)))
     assert found(one.data.train) == list(range(50))
     assert found(one.data.val) == list(range(100, 110))
-    assert found(one.exam.test) == list(range(200, 220))
-    assert one.exam.ids.tolist() == list(range(20))
+    assert found(one.evaluation_set.test) == list(range(200, 220))
+    assert one.evaluation_set.ids.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(("limit", "train", "val"), [(10, 10, 1), (27, 27, 3), (1000, 72, 8), (0, 72, 8)])
 def test_a_limit_counts_training_rows(limit, train, val):
     one = do(Raw(rows(100), columns=("x",)), DataSettings(limit=limit))
-    assert (len(one.data.train), len(one.data.val), len(one.exam.test)) == (train, val, 20)
-    assert not set(found(one.data.train)) & {*found(one.data.val), *found(one.exam.test)}
+    assert (len(one.data.train), len(one.data.val), len(one.evaluation_set.test)) == (train, val, 20)
+    assert not set(found(one.data.train)) & {*found(one.data.val), *found(one.evaluation_set.test)}
 
 
 def test_no_validation_rows_where_none_are_asked_for():
@@ -79,15 +81,15 @@ def test_no_validation_rows_where_none_are_asked_for():
 def test_rows_of_the_second_domain_are_for_training_or_for_testing():
     target = rows(50, 1000)
     one = do(Raw(rows(50), target=target.x, target_test=target, columns=("x",)))
-    trained, examined = one.data.target[:, 0].int().tolist(), found(one.exam.target)
+    trained, examined = one.data.target[:, 0].int().tolist(), found(one.evaluation_set.target)
     assert sorted(trained + examined) == list(range(1000, 1050))
     assert len(examined) == 10
 
 
 def test_a_second_domain_with_test_rows_is_not_split_again():
     one = do(Raw(rows(50), target=rows(30, 1000).x, target_test=rows(30, 2000), columns=("x",)))
-    assert (len(one.data.target), len(one.exam.target)) == (30, 30)
-    assert do(Raw(rows(50), target=rows(30, 1000).x, columns=("x",))).exam.target is None
+    assert (len(one.data.target), len(one.evaluation_set.target)) == (30, 30)
+    assert do(Raw(rows(50), target=rows(30, 1000).x, columns=("x",))).evaluation_set.target is None
 
 
 def test_labels_are_numbered_by_value():
@@ -123,7 +125,9 @@ def test_labels_of_a_regression_stay_values():
     settings = DataSettings(task="regression")
     one = prepare_silo(Raw(Part(rows(40).x, y), columns=("x",)), settings, "s", 0, (), frozenset())
     assert one.data.train.y.dtype == torch.float32
-    assert torch.allclose(one.exam.test.y, torch.tensor(y[one.exam.ids.numpy()], dtype=torch.float32))
+    assert torch.allclose(
+        one.evaluation_set.test.y, torch.tensor(y[one.evaluation_set.ids.numpy()], dtype=torch.float32)
+    )
     trained = one.data.train.y.double().numpy()
     assert one.inputs.y_mean == pytest.approx(trained.mean(), abs=1e-5)
 
@@ -259,8 +263,8 @@ def test_digits6(shared_data, name, train, test):
     assert silo_names(settings) == ["font", "mnist", "mnist_m", "optdigits", "photo", "usps"]
     raw, one = ready(settings, name)
     assert (len(raw.train.y), len(raw.test.y)) == (train, test)
-    assert (len(one.data.train) + len(one.data.val), len(one.exam.test)) == (train, test)
-    assert one.data.train.x.shape[1:] == one.exam.test.x.shape[1:] == (3, 16, 16)
+    assert (len(one.data.train) + len(one.data.val), len(one.evaluation_set.test)) == (train, test)
+    assert one.data.train.x.shape[1:] == one.evaluation_set.test.x.shape[1:] == (3, 16, 16)
     assert one.data.train.x.dtype == torch.uint8
     assert one.data.classes == tuple("0123456789")
 
@@ -272,9 +276,9 @@ def test_heart_disease(shared_data):
     for name, count in (("cleveland", 303), ("hungarian", 294), ("switzerland", 123), ("va", 200)):
         raw, one = ready(settings, name)
         assert len(raw.train.y) == count
-        assert len(one.data.train) + len(one.data.val) + len(one.exam.test) == count
+        assert len(one.data.train) + len(one.data.val) + len(one.evaluation_set.test) == count
         assert torch.isfinite(one.data.train.x).all()
-        assert torch.isfinite(one.exam.test.x).all()
+        assert torch.isfinite(one.evaluation_set.test.x).all()
         assert one.data.classes == ("0", "1")
 
 
@@ -291,7 +295,7 @@ def test_many_small_silos(shared_data, data, task, silos, total):
         counts.append(len(raw.train.y) + len(raw.test.y))
         assert torch.isfinite(one.data.train.x).all()
         assert one.data.train.y.dtype == (torch.int64 if task == "classification" else torch.float32)
-        assert replace(one.exam, target=None).test.x.shape[1] == one.data.train.x.shape[1]
+        assert replace(one.evaluation_set, target=None).test.x.shape[1] == one.data.train.x.shape[1]
     assert sum(counts) == total
 
 
@@ -313,10 +317,10 @@ def test_the_split_depends_on_the_task_and_not_on_the_type_of_the_labels(seed):
         labels = ("0", "1") if stored is not bool else ("False", "True")
         raw = Raw(replace(plain, y=y.astype(stored)), columns=("x",))
         one = do(raw, DataSettings(limit=100), seed, labels, frozenset(labels))
-        assert int(one.exam.test.y.sum()) == 2
+        assert int(one.evaluation_set.test.y.sum()) == 2
         if stored is np.int64:
             first = one
-        assert torch.equal(one.exam.test.x, first.exam.test.x)
+        assert torch.equal(one.evaluation_set.test.x, first.evaluation_set.test.x)
         assert torch.equal(one.data.train.x, first.data.train.x)
         assert torch.equal(one.data.val.x, first.data.val.x)
 
@@ -327,8 +331,8 @@ def test_whole_numbers_in_a_regression_are_not_classes():
     whole, floats = (
         do(Raw(replace(rows(100), y=values), columns=("x",)), settings, labels=()) for values in (y, y / 1.0)
     )
-    assert found(whole.exam.test) == found(floats.exam.test)
-    assert np.bincount(whole.exam.test.y.int(), minlength=10).std() > 0
+    assert found(whole.evaluation_set.test) == found(floats.evaluation_set.test)
+    assert np.bincount(whole.evaluation_set.test.y.int(), minlength=10).std() > 0
 
 
 def test_rows_of_a_second_domain_are_split_by_the_task_too():
@@ -337,4 +341,4 @@ def test_rows_of_a_second_domain_are_split_by_the_task_too():
     raw = Raw(replace(rows(100), y=np.arange(100) % 2), columns=("x",))
     raw = replace(raw, target=second, target_test=Part(second, y))
     one = do(raw)
-    assert int(one.exam.target.y.sum()) == 1  # of 5 events among 40 rows, in 8 test rows
+    assert int(one.evaluation_set.target.y.sum()) == 1  # of 5 events among 40 rows, in 8 test rows

@@ -35,7 +35,7 @@ def test_only_training_rows_are_learned_from():
     first, second = (prepare_silo(r, TABLE, "s", 0, ("0", "1"), frozenset("01")) for r in (raw, other))
     assert first.inputs == second.inputs
     assert torch.equal(first.data.train.x, second.data.train.x)
-    assert not torch.equal(first.exam.test.x, second.exam.test.x)
+    assert not torch.equal(first.evaluation_set.test.x, second.evaluation_set.test.x)
     moved = replace(raw, train=Part(raw.train.x + 1, y))
     assert prepare_silo(moved, TABLE, "s", 0, ("0", "1"), frozenset("01")).inputs != first.inputs
 

@@ -304,10 +304,10 @@ def test_the_model_that_is_used_is_the_model_that_was_scored(tmp_path, method, p
     folder = RunFolder(path)
     with temporary_store() as shelf:
         study = build(experiment, shelf, shelf)
-        exam, data = study.exam("faint"), study.data("faint")
+        evaluation_set, data = study.evaluation_set("faint"), study.data("faint")
     model = SiloModel(folder, "faint")
     kept = folder.tensors("silos/faint/test.safetensors")
-    assert torch.equal(model.final.scores(model.trainer, exam.test.x, data), kept["scores"])
+    assert torch.equal(model.final.scores(model.trainer, evaluation_set.test.x, data), kept["scores"])
     val = quick(model.final.scores(model.trainer, data.val.x, data), data.val.y)
     assert own_validation(path, "faint")["accuracy"] == pytest.approx(val["accuracy"])
 

@@ -89,8 +89,8 @@ def test_constant_answers_are_those_of_scikit_learn(compared):
     experiment, _path, comparison = compared
     classification = experiment.data.task == "classification"
     for name in SILOS:
-        data, exam = rows_of(comparison_columns(experiment)[0].at(Repeat(0)), name)
-        y, true = data.train.y.numpy(), exam.test.y.numpy()
+        data, evaluation_set = rows_of(comparison_columns(experiment)[0].at(Repeat(0)), name)
+        y, true = data.train.y.numpy(), evaluation_set.test.y.numpy()
         found = {metric: value.seeds[0] for metric, value in comparison.methods["constant"][name].items()}
         if classification:
             guess = DummyClassifier(strategy="most_frequent").fit(np.zeros((len(y), 1)), y)

@@ -71,7 +71,7 @@ def test_unit_column_is_not_an_input_and_no_patient_is_divided(tmp_path):
         name: {x for x, who in zip(raw.train.x[:, 0], raw.train.units, strict=True) if who == name}
         for name in set(raw.train.units)
     }
-    sides = {float(x) for x in trains.x[:, 0]}, {float(x) for x in made.exam.test.x[:, 0]}
+    sides = {float(x) for x in trains.x[:, 0]}, {float(x) for x in made.evaluation_set.test.x[:, 0]}
     for rows in values.values():
         assert not (rows & sides[0] and rows & sides[1])
 
@@ -79,7 +79,7 @@ def test_unit_column_is_not_an_input_and_no_patient_is_divided(tmp_path):
 def sides(raw, settings):
     """Return which patients, by number among the sorted ones, train, validate and test."""
     made = prepare_silo(raw, settings, "a", 0, ("0", "1"), frozenset("01"))
-    parts = (made.data.train, made.data.val, made.exam.test)
+    parts = (made.data.train, made.data.val, made.evaluation_set.test)
     return [sorted({int(x) for x in part.x[:, 0]}) for part in parts]
 
 

@@ -54,8 +54,8 @@ def test_audit_of_patients_attacks_patients(patients):
     result = out.read_json("result.json")["privacy"]["silos"]["north"]
     with temporary_store() as shelf:
         study = build(out.experiment(), shelf, shelf)
-        exam, data = study.exam("north"), study.data("north")
-        tested = exam.test.unit_count
+        evaluation_set, data = study.evaluation_set("north"), study.data("north")
+        tested = evaluation_set.test.unit_count
         coins = half(study, "north", 0)
         whose = pool_of(study, "north").rows.units
         rows, planted_coins = mislabelled_rows(study, "north", RECORDS)

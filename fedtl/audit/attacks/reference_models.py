@@ -67,7 +67,7 @@ class Pool:
 
 def pool_of(study: Study, name: str) -> Pool:
     """The rows of a silo that are attacked; they have units if units are protected."""
-    data, test = study.data(name), study.exam(name).test
+    data, test = study.data(name), study.evaluation_set(name).test
     unit = units.unit_of(study.experiment)
     rows = Dataset(
         torch.cat([data.train.x, test.x]),
@@ -94,7 +94,7 @@ def mislabelled_rows(study: Study, name: str, level: int) -> tuple[Dataset, Bool
     Canaries in input space, and which of them are planted: test rows with another label than theirs. A model that assigns
     such a label to such a row was trained on it.
     """
-    data, rows = study.data(name), study.exam(name).test
+    data, rows = study.data(name), study.evaluation_set(name).test
     rng = numpy_generator("audit", "planted", study.experiment.seed, level, name)
     if data.classes:
         shift = torch.from_numpy(rng.integers(1, max(data.width, 2), len(rows)))

@@ -90,7 +90,7 @@ def _mean_accuracy(study: Study, target: ObservedFederation) -> float | None:
     """The mean accuracy over the silos' test rows; None in regression."""
     accuracies = []
     for name in study.training:
-        data, test = study.data(name), study.exam(name).test
+        data, test = study.data(name), study.evaluation_set(name).test
         if not data.classes:
             return None
         scores = study.trainer.scores(target.whole[name], test.x, data)

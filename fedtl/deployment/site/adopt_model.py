@@ -115,7 +115,7 @@ def _finished(
 ) -> _Model:
     """The silo's own model after the last round."""
     silo.local = stored.local
-    outcome = Examine(task, lambda _: prepared.exam)(study.trainer, silo)
+    outcome = Examine(task, lambda _: prepared.evaluation_set)(study.trainer, silo)
     own = taint.labels_by_tensor(
         stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
     )
@@ -128,13 +128,15 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     """The shared model with statistics and, if the head is local, a head that are fitted to this site's own rows."""
     trainer, data = study.trainer, silo.data
     alone_epochs = study.experiment.rounds * study.experiment.train.epochs
-    others = Onboard(task, lambda _: prepared.exam, len(data.train), alone_epochs)(trainer, silo)
+    others = Onboard(task, lambda _: prepared.evaluation_set, len(data.train), alone_epochs)(trainer, silo)
     received = trainer.partition.join(task.shared, silo.local)
     state = trainer.adapt(received, data.train.x, data.width)
     if any(isinstance(step, RidgeHead) for step in trainer.method.finish):
         state = with_ridge_head(trainer, silo, task, received, state)
     elif trainer.method.head_is_local:
         state = trainer.train(silo, state, Phase(HEAD, HEAD_EPOCHS), task)
-    in_use = measure(trainer.scores(state, prepared.exam.test.x, data), prepared.exam.test.y)
+    in_use = measure(
+        trainer.scores(state, prepared.evaluation_set.test.x, data), prepared.evaluation_set.test.y
+    )
     fitted = taint.labels_after(labels, trainer.loop.movable(FITTED_ROLES), private=False)
     return _Model(FinalModel((Member(Candidate.TUNED, 1.0, state),)), fitted, {"in use": in_use, **others})
