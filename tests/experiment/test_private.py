@@ -14,7 +14,7 @@ from fedtl.cli.main import main
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
 from fedtl.errors import BudgetExhausted, ConfigError, Refused, RoundLost, SiloFailed
-from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.load import load_experiment, parse_settings, read_experiment
 from fedtl.experiment.config.privacy_checks import doubtful, unsound
 from fedtl.experiment.config.schema import PrivacySettings
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
@@ -543,7 +543,7 @@ def test_lint_lists_everything_at_once():
         "model.dtype=bf16",
         "privacy.noise=reproducible",
     ]
-    experiment = load_experiment("digits", [*SMALL, *wrong], sound=False)
+    experiment = parse_settings(read_experiment("digits", [*SMALL, *wrong]))
     assert len(list(unsound(experiment))) == 2
     asked = " ".join(doubtful(experiment))
     assert "nothing is private" in asked

@@ -19,6 +19,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.methods.sets import model_part
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role, roles
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.training.silos import data_of, federate, same, silo_at, task_for
@@ -66,7 +67,7 @@ def test_every_method_trains_it(name):
     assert bool(shared) == any(map(trainer.partition.leaves, trainer.partition.roles))
     for silo in silos:
         task = replace(task_for(trainer, silo), round=3, rounds=2, shared=shared)
-        used = trainer.finish(silo, task)
+        used = tuned_model(trainer, silo, task)
         assert not same(used, model_part(trainer.initial(3)))
 
 

@@ -47,6 +47,7 @@ SETS += [
 ]
 DP = ["data.scale=dp", BOUNDS]
 SHAPES = {
+    "linear": (3,),
     "mlp": (3,),
     "convnet": (2, 8, 8),
     "convnet_gn": (2, 8, 8),

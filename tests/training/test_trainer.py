@@ -97,12 +97,16 @@ def test_nothing_local_is_in_an_update(name):
     roles = trainer.partition.roles
     crossing = {slot.name for slot in method.slots if slot.crosses}
     assert update.delta.keys() == {
-        tensor for tensor in roles if roles[tensor] in method.shared or set_of(tensor) in crossing
+        tensor
+        for tensor in roles
+        if roles[tensor] in method.shared
+        or (set_of(tensor) in crossing and "num_batches" not in tensor)
+        or roles[tensor] is Role.SUMMARY
     }
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
     assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
     assert set(update.metrics) == {"loss", "accuracy"}
-    if not method.slots:
+    if not (method.slots or method.summaries):
         final = copy_state(trainer.net(silo.data.width).state_dict())
         for tensor, value in update.delta.items():
             assert torch.equal(value, final[tensor] - task.shared[tensor])

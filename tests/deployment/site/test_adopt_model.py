@@ -45,7 +45,7 @@ def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
         study.trainer.fit(silo, site.task(number))
     settled = tuned_model(study.trainer, silo, site.task(5))
     model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
-    assert all((settled[name] == its).all() for name, its in model.state.items())
+    assert all((settled[name] == its).all() for name, its in model.final.main.state.items())
 
 
 def test_an_adopted_model_has_provenance_labels(made, tmp_path):
