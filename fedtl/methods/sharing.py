@@ -17,7 +17,7 @@ def probe(head_epochs: Count = 20) -> Method:
     A baseline without federated training: the initial body, with exact statistics and a head fitted to the silo. Joining
     a federation should be better than this.
     """
-    return Method(shared=frozenset(), phases=(), finish=(Tune("head", head_epochs),))
+    return Method(shared=frozenset(), phases=(), finish=(Tune("head", head_epochs, lr="train"),))
 
 
 def pooled() -> Method:
@@ -57,7 +57,7 @@ def fedrep(head_epochs: Count = 5) -> Method:
 
 def fedbabu(head_epochs: Count = 5) -> Method:
     """Oh et al., 2022: the head keeps its initial weights; each silo fits its own after the last round."""
-    return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), finish=(Tune("head", head_epochs),))
+    return Method(shared=BACKBONE, phases=(Phase(BACKBONE),), finish=(Tune("head", head_epochs, lr="train"),))
 
 
 def lgfedavg() -> Method:

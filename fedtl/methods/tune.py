@@ -28,7 +28,7 @@ class Tune(Finish):
     """
     Train everything, the head, or the normalisation layers on the silo's own rows for at most ``epochs``.
 
-    ``lr``: of the first epoch; "auto": half of ``train.lr``. With the schedule "cosine" epoch k of E has the rate
+    ``lr``: of the first epoch; "auto": half of ``train.lr``; "train": ``train.lr``. With the schedule "cosine" epoch k of E has the rate
     lr (1 + cos(pi k / E)) / 2, for k = 0..E-1. Statistics are fitted exactly after each epoch.
 
     The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``), or the one before tuning.
@@ -36,7 +36,7 @@ class Tune(Finish):
 
     what: What = "all"
     epochs: Count = 10
-    lr: float | Literal["auto"] = "auto"
+    lr: float | Literal["auto", "train"] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
 
     @property
@@ -45,7 +45,8 @@ class Tune(Finish):
 
     def rate(self, epoch: int, train_lr: float) -> float:
         """Return the learning rate of an epoch, counted from 0."""
-        first = train_lr * FIRST_RATE if self.lr == "auto" else self.lr
+        shares = {"auto": FIRST_RATE, "train": 1.0}
+        first = train_lr * shares[self.lr] if isinstance(self.lr, str) else self.lr
         return first * (1 + cos(pi * epoch / self.epochs)) / 2 if self.schedule == "cosine" else first
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:

@@ -64,9 +64,11 @@ def mlp(
 
 
 def linear(shape: Shape) -> tuple[nn.Module, str]:
-    """One linear layer on the inputs: linear or logistic regression. Only a head, so a method that keeps heads shares nothing."""
-    inputs = int(torch.Size(shape).numel())
-    return nn.Sequential(OrderedDict(features=nn.Flatten(), classifier=nn.Linear(inputs, 1))), "classifier"
+    """One linear layer on the inputs, from zero: linear or logistic regression. Only a head, so methods that keep heads share nothing."""
+    classifier = nn.Linear(int(torch.Size(shape).numel()), 1)
+    for parameter in classifier.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(OrderedDict(features=nn.Flatten(), classifier=classifier)), "classifier"
 
 
 def digitmodel(shape: Shape) -> tuple[nn.Module, str]:

@@ -150,7 +150,15 @@ def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
 def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
     """Return a function from a width to a head like ``old``, and the number of features that it takes."""
     if isinstance(old, nn.Linear):
-        return lambda width: nn.Linear(old.in_features, width, old.bias is not None), old.in_features
+        zero = not old.weight.any()  # a classifier that begins at zero does so at any width
+
+        def linear(width: int) -> nn.Module:
+            head = nn.Linear(old.in_features, width, old.bias is not None)
+            for parameter in head.parameters() if zero else ():
+                nn.init.zeros_(parameter)
+            return head
+
+        return linear, old.in_features
     if isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1):
         return lambda width: nn.Conv2d(old.in_channels, width, 1, bias=old.bias is not None), old.in_channels
     if isinstance(old, nn.Sequential) and any(map(_owns_parameters, old)):
