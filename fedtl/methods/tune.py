@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedtl._util.settings import Count
 from fedtl.methods.base import HEAD, Finish, Phase, Site
+from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import Sets
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
@@ -31,6 +32,9 @@ class Tune(Finish):
     ``lr``: of the first epoch; "auto": half of ``train.lr``; "train": ``train.lr``. With the schedule "cosine" epoch k of E has the rate
     lr (1 + cos(pi k / E)) / 2, for k = 0..E-1. Statistics are fitted exactly after each epoch.
 
+    ``ridge_head``: where the head is trained and is one linear layer, it is first fitted in closed form (``methods.ridge``), if
+    that lowers the loss on validation rows: a head that lags behind its body would disturb it.
+
     The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``), or the one before tuning.
     """
 
@@ -38,6 +42,7 @@ class Tune(Finish):
     epochs: Count = 10
     lr: float | Literal["auto", "train"] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
+    ridge_head: bool = True
 
     @property
     def trained(self) -> frozenset[Role]:  # type: ignore[override]
@@ -51,7 +56,10 @@ class Tune(Finish):
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:
         phase = Phase(self.trained, 1)
-        states = [site.adapted(state, self.trained)]
+        state = site.adapted(state, self.trained)
+        if self.ridge_head and Role.HEAD in self.trained and is_linear(state) and len(site.losses(state)):
+            state = RidgeHead(keep_better=True)(site, state, sets)
+        states = [state]
         for epoch in range(self.epochs):
             state = site.train(state, phase, self.rate(epoch, site.lr), epoch)
             if first_not_finite(state):  # the rate was too high; what was before it is still good

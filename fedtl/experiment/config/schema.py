@@ -81,13 +81,15 @@ class TuneSettings(Settings):
     """
     ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
     "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
-    "auto": half of train.lr. The silo's validation rows decide how many epochs it keeps.
+    "auto": half of train.lr. ``ridge_head``: first fit the head in closed form, if that lowers the loss on validation rows.
+    The silo's validation rows decide how many epochs it keeps.
     """
 
     what: Literal["all", "head", "norm"] = "all"
     epochs: int = Field(10, ge=0)
     lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
+    ridge_head: bool = True
 
 
 class ChooseSettings(Settings):
