@@ -144,10 +144,31 @@ def test_a_private_trainers_own_model_is_the_ordinary_one():
 
 def test_a_rate_at_home_that_is_too_high_leaves_what_was_received():
     """After private rounds the budget is spent, so a silo must not lose its model to a training that cost nothing."""
-    trainer = trainer_of("fedavg", Tune(epochs=3, lr=1e30))
+    trainer = trainer_of("fedavg", Tune(epochs=3, lr=1e30, ridge_head=False))
     silo, task = after_rounds(trainer)
     model = finish(trainer, silo, task)
     assert [one.name for one in model.members] in ([Candidate.TUNED], [Candidate.OWN, Candidate.TUNED])
     received = received_model(trainer, silo, task)
     assert same(tuned_model(trainer, silo, task), trainer.adapt(received, silo.data.train.x, silo.data.width))
     assert torch.isfinite(model.scores(trainer, silo.data.val.x, silo.data)).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_tuning_begins_with_a_head_in_closed_form_where_it_has_the_lower_validation_loss(scale):
+    """With a rate that moves nothing. A head whose scores are far too large is worse than any other."""
+    step = Tune("head", 1, lr=1e-12)
+    trainer = trainer_of("fedavg", step, None)
+    silo, task = after_rounds(trainer)
+    task = replace(task, shared=task.shared | {"head.weight": task.shared["head.weight"] * scale})
+    received = received_model(trainer, silo, task)
+
+    def loss(state):
+        scores = trainer.scores(state, silo.data.val.x, silo.data)
+        return torch.nn.functional.cross_entropy(scores, silo.data.val.y)
+
+    tuned = tuned_model(trainer, silo, task)
+    assert loss(tuned) <= loss(received) + 1e-6
+    if scale > 1:
+        assert not torch.allclose(tuned["head.weight"], received["head.weight"])
+    off = replace(trainer, method=replace(trainer.method, tune=replace(step, ridge_head=False)))
+    assert torch.allclose(tuned_model(off, silo, task)["head.weight"], received["head.weight"])
