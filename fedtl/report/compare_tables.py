@@ -1,6 +1,6 @@
 """Tables of a comparison for the terminal, from comparison.json. Names are text, never markup."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -25,6 +25,7 @@ from fedtl.report.trials import trial_lines, yardstick_lines
 from fedtl.report.wording import not_covered
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Overall, Verdict
 
+CONSTANT = "constant"  # the label of constant answers
 COLOURS = {
     Verdict.GAINS: "green",
     Verdict.AS_GOOD: "cyan",
@@ -39,7 +40,7 @@ def compare_table(comparison: Comparison) -> Table:
 
     If the terminal is too narrow, an interval goes below its mean; no number is cut off.
     """
-    metric, methods = comparison.metric, comparison.methods
+    metric, methods = comparison.metric, _columns(comparison)
     benefit, seeds = comparison.benefit, len(comparison.seeds)
     title = f"test {TITLES[metric]}, mean of {counted(seeds, 'seed')} and its 95 % interval (low…high)"
     if comparison.folds > 1:
@@ -47,13 +48,19 @@ def compare_table(comparison: Comparison) -> Table:
     table = Table(
         title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left",
     )  # fmt: skip
-    told = [*_claimed(comparison), *trial_lines(comparison), *yardstick_lines(comparison)]
+    told = [
+        *_claimed(comparison),
+        *trial_lines(comparison),
+        *yardstick_lines(comparison),
+        *_floor(comparison),
+    ]
     put_caption(table, [*_verdict_lines(comparison), *told, *missing_in_comparison(comparison)])
     table.add_column(
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
     for method in methods:
-        table.add_column(Text(method), justify="right", overflow="fold")
+        widest = max(len(word) for word in method.split())
+        table.add_column(Text(method), justify="right", overflow="fold", min_width=widest)
     if benefit:
         table.add_column("best", overflow="fold")
         table.add_column("over local", overflow="fold")
@@ -77,8 +84,9 @@ def compare_table(comparison: Comparison) -> Table:
 def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
     """Add the mean over silos and the worst silo of each method."""
     metric = comparison.metric
-    means = (comparison.mean[method].get(metric) for method in comparison.methods)
-    worst = (comparison.worst[method] for method in comparison.methods)
+    methods = _columns(comparison)
+    means = (comparison.mean[method].get(metric) for method in methods)
+    worst = (comparison.worst[method] for method in methods)
     table.add_row(
         "mean", *(format_with_interval(metric, mean) + _over(mean, silos) for mean in means), style="bold"
     )
@@ -90,7 +98,20 @@ def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
         ),
     )
     if comparison.epochs:
-        table.add_row("epochs", *(str(comparison.epochs.get(method, "-")) for method in comparison.methods))
+        table.add_row("epochs", *(str(comparison.epochs.get(method, "-")) for method in methods))
+
+
+def _columns(comparison: Comparison) -> dict[str, Mapping[str, Mapping[str, Estimate]]]:
+    """The methods of the table; constant answers have a line below it, because they are far from the others."""
+    return {label: figures for label, figures in comparison.methods.items() if label != CONSTANT}
+
+
+def _floor(comparison: Comparison) -> list[str]:
+    """What constant answers score."""
+    if CONSTANT not in comparison.methods:
+        return []
+    mean = format_with_interval(comparison.metric, comparison.mean[CONSTANT].get(comparison.metric))
+    return [f"{CONSTANT}: mean over silos {mean}"]
 
 
 def _over(mean: Estimate | None, silos: int) -> str:
