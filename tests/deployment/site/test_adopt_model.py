@@ -12,9 +12,9 @@ from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.messages import Update
-from fedtl.training.at_home import tuned_model
+from fedtl.training.at_home import finish
 from tests.deployment.site.sites import PRIVATE, Site
-from tests.experiments import ROUNDS_ONLY
+from tests.experiments import MIXED, ROUNDS_ONLY
 from tests.real_processes import fedtl_command
 
 OVERRIDES = ["rounds=4", "minimum_silos=2", "data.limit=40", *ROUNDS_ONLY]
@@ -32,9 +32,11 @@ def shared_file(site, folder, state=None):
     return folder / "shared.safetensors"
 
 
-def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
-    """Compared with the same rounds of a trainer, bit for bit."""
-    site = Site(tmp_path)
+def test_a_site_that_trained_gets_the_simulations_model(tmp_path):
+    """Compared with the same rounds of a trainer, bit for bit: the tuned model, and the site's own beside it."""
+    settings = ["rounds=4", "minimum_silos=2", "data.limit=40", *MIXED]
+    made = build_bundle(tmp_path / "bundles", "digits", load_experiment("digits", settings))
+    site = Site(tmp_path, MIXED)
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update)
     result = adopt_model(site.home, made.file, shared_file(site, tmp_path), "s", tmp_path / "model")
@@ -43,9 +45,12 @@ def test_a_site_that_trained_gets_the_simulations_model(made, tmp_path):
     silo = site.silo(study)
     for number in (1, 2):
         study.trainer.fit(silo, site.task(number))
-    settled = tuned_model(study.trainer, silo, site.task(5))
-    model = SiloModel(RunFolder.open(tmp_path / "model"), "plain")
-    assert all((settled[name] == its).all() for name, its in model.final.main.state.items())
+    settled = finish(study.trainer, silo, site.task(5))
+    adopted = SiloModel(RunFolder.open(tmp_path / "model"), "plain").final
+    assert {one.name: one.weight for one in adopted.members} == {"own": 0.5, "tuned": 0.5}
+    states = {one.name: one.state for one in adopted.members}
+    for one in settled.members:
+        assert all((one.state[name] == tensor).all() for name, tensor in states[one.name].items())
 
 
 def test_an_adopted_model_has_provenance_labels(made, tmp_path):
