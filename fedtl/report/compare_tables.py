@@ -26,6 +26,7 @@ from fedtl.report.wording import not_covered
 from fedtl.results.comparison import Averages, Benefit, Comparison, Estimate, Overall, Verdict
 
 CONSTANT = "constant"  # the label of constant answers
+FEW_COLUMNS = 5  # methods that fit into 80 characters with whole headings
 COLOURS = {
     Verdict.GAINS: "green",
     Verdict.AS_GOOD: "cyan",
@@ -59,8 +60,8 @@ def compare_table(comparison: Comparison) -> Table:
         "silo", overflow="fold", no_wrap=all(len(name) <= MAX_UNFOLDED for name in all_silos(comparison))
     )
     for method in methods:
-        widest = max(len(word) for word in method.split())
-        table.add_column(Text(method), justify="right", overflow="fold", min_width=widest)
+        heading = method if len(methods) <= FEW_COLUMNS else _hyphenated(method)
+        table.add_column(Text(heading), justify="right", overflow="fold")
     if benefit:
         table.add_column("best", overflow="fold")
         table.add_column("over local", overflow="fold")
@@ -104,6 +105,12 @@ def _add_summary_rows(table: Table, comparison: Comparison, silos: int) -> None:
 def _columns(comparison: Comparison) -> dict[str, Mapping[str, Mapping[str, Estimate]]]:
     """The methods of the table; constant answers have a line below it, because they are far from the others."""
     return {label: figures for label, figures in comparison.methods.items() if label != CONSTANT}
+
+
+def _hyphenated(name: str) -> str:
+    """Break long words of a heading, so that its column is no wider than its numbers."""
+    words = (f"{word[:6]}-\n{word[6:]}" if len(word) > 7 else word for word in name.split())
+    return "\n".join(words)
 
 
 def _floor(comparison: Comparison) -> list[str]:
