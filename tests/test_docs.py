@@ -44,7 +44,7 @@ def commands():
     for page in PAGES:
         for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(), re.M | re.S):
             for line in [] if language else block.splitlines():
-                if line.startswith("fedtl ") and "|" not in line:
+                if re.match(r"fedtl \S", line) and "|" not in line:  # a row of a table has more spaces
                     yield re.split(r"\s{2,}", line.partition("#")[0].strip())[0]
 
 

@@ -204,7 +204,7 @@ def test_yardsticks_are_never_private():
         "pooled": False,
         "fedavg": True,
         "fedbn": True,
-        "fedper": True,
+        "local ensemble": False,
         "fedtl": True,
     }
 
