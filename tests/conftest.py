@@ -14,14 +14,19 @@ from tests.costs import shared_costs
 # Marks by what a file does, so that ``make quick`` can leave out what takes long (see pyproject.toml for their meaning).
 MARKS = {
     "audit": ("audit/",),
-    "private": ("privacy/", "experiment/test_private.py", "training/test_private.py"),
+    "private": (
+        *("privacy/", "experiment/test_private.py", "experiment/lint/", "training/test_private.py"),
+        *("methods/test_restrict.py", "data/test_origins.py"),
+    ),
     "process": (
         *("cli/", "deployment/", "simulations/", "simulation/test_processes.py", "simulation/test_ray.py"),
         *("data/test_columns.py", "report/test_report.py", "test_api.py", "test_packaging.py"),
+        *("experiment/test_tuning.py", "experiment/test_small_silos.py", "experiment/test_folds.py"),
+        "training/test_threads.py",
     ),
     "zoo": (
         *("experiment/test_run.py", "experiment/test_engines.py", "experiment/test_resume.py"),
-        *("methods/test_everywhere.py", "simulation/stacked/"),
+        *("methods/test_everywhere.py", "experiment/test_scoring.py", "simulation/stacked/"),
         *(f"models/test_{name}.py" for name in ("dp_norm", "registry", "weights", "roles", "scaled")),
     ),
 }
