@@ -1,7 +1,7 @@
 """
-The columns of a comparison: which methods stand beside each other, with which settings, and how much each may try.
+The columns of a comparison: which methods are compared, with which settings, and how many trials each makes.
 
-Beside the methods stand yardsticks, which are no ways to join: training alone, alone twice ("local ensemble"), on all rows
+Yardsticks are columns too, but not ways to join: training alone, alone twice ("local ensemble"), on all rows
 in one place ("pooled"), without training together ("probe"), and without inputs ("constant").
 """
 
@@ -82,7 +82,7 @@ def repeats(experiment: Experiment) -> list[Repeat]:
 def comparison_columns(experiment: Experiment) -> list[Column]:
     """
     Return a column for each listed method. The one that ``[method]`` configures keeps its settings; with further terms it has
-    a second column without them, and with pretrained weights one from scratch. "constant" stands beside "local". Where
+    a second column without them, and with pretrained weights one from scratch. "constant" comes with "local". Where
     training is private and starts from public weights, "probe" is added: a head on the public backbone, without training
     together. Raises ConfigError.
     """
@@ -104,7 +104,7 @@ def comparison_columns(experiment: Experiment) -> list[Column]:
 
 
 def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
-    """Yield the column of a method, and those that stand beside it."""
+    """Yield the column of a method, and those that come with it."""
     if name == ENSEMBLE:
         alone = next(_columns_of(experiment, LOCAL))
         yield replace(alone, label=ENSEMBLE, kind=Kind.ENSEMBLE, trials=())

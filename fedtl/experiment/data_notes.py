@@ -23,15 +23,15 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
         return
     silos = {name: silo for name, silo in schema.silos.items() if name not in experiment.model.pretrain_on}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
-    if experiment.data.task == "classification" and (told := _by_silo(single)):
-        yield f"all training rows of some silos have one label ({told}); trained on them alone, a model gives it to every row"
+    if experiment.data.task == "classification" and (listed := _by_silo(single)):
+        yield f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row"
     if own_labels(method) and experiment.data.task == "classification":
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}
-        if told := _by_silo(lacking):
-            yield f"some silos have no row with a label of the others ({told}); where their heads stay at home, their models cannot predict it"
-    if told := _by_silo({name: silo.empty for name, silo in silos.items()}):
-        yield f"some silos have no value in a column ({told}); this input is constant there"
+        if listed := _by_silo(lacking):
+            yield f"some silos have no row with a label of the others ({listed}); where their heads stay at home, their models cannot predict it"
+    if listed := _by_silo({name: silo.empty for name, silo in silos.items()}):
+        yield f"some silos have no value in a column ({listed}); this input is constant there"
 
 
 def _by_silo(lacking: Mapping[str, Sequence[str]], most: int = 3) -> str:

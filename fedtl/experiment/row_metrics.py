@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-NOBODY = np.empty(0, np.int64)
+NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Answers:
     scores: Floats
     y: NDArray[np.generic]
     ids: Integers
-    units: Integers = field(default_factory=NOBODY.copy)
-    models: Integers = field(default_factory=NOBODY.copy)
+    units: Integers = field(default_factory=NO_ROWS.copy)
+    models: Integers = field(default_factory=NO_ROWS.copy)
 
     @property
     def groups(self) -> Integers:
@@ -39,7 +39,7 @@ def pooled(folds: Sequence[Answers]) -> Answers:
         np.concatenate([fold.y for fold in folds]),
         np.concatenate([fold.ids for fold in folds]),
         np.concatenate([fold.units for fold in folds]),
-        np.repeat(np.arange(len(folds)), sizes) if len(folds) > 1 else NOBODY,
+        np.repeat(np.arange(len(folds)), sizes) if len(folds) > 1 else NO_ROWS,
     )
 
 

@@ -78,7 +78,7 @@ def _spread(path: str, values: Sequence[Any], count: int, attempt: int) -> list[
 
 
 def check_budgets(tune: TrialSettings, methods: Sequence[str]) -> None:
-    """Raise ConfigError unless all methods make equally many trials: whoever may try more has more chances."""
+    """Raise ConfigError unless all methods make equally many trials: a method with more trials has more chances."""
     counts = {name: len(trial_values(tune, name)) for name in methods}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())

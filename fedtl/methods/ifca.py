@@ -1,7 +1,7 @@
 """
 IFCA: several shared models; each silo trains and uses the one that fits its rows best.
 
-Laws: where all silos pick one model, it is FedAvg from that model's initial weights; a model that nobody picks does not move.
+Laws: where all silos pick one model, it is FedAvg from that model's initial weights; a model that no silo picks does not move.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,14 +31,14 @@ def ifca(clusters: Annotated[int, Ge(2), Le(16)] = 2, at_random: Fraction = 0.1)
     """
     names = (MODEL, *(f"model_{number}" for number in range(2, clusters + 1)))
 
-    def nobody(model: State, roles: Mapping[str, Role]) -> State:
+    def no_pick(model: State, roles: Mapping[str, Role]) -> State:
         return {"of": torch.zeros(clusters)}
 
     def picked(sets: Sets) -> State:
         return sets[names[int(sets["pick"]["of"].argmax())]]
 
     return Method(
-        slots=(*(Slot(name, _other_model(name), crosses=True) for name in names[1:]), Slot("pick", nobody)),
+        slots=(*(Slot(name, _other_model(name), crosses=True) for name in names[1:]), Slot("pick", no_pick)),
         phases=(Phase(on=names, pick=Pick("pick", at_random)),),
         finish=(Use(through=picked),),
         server=mean_of_members,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fedtl.report.figures import all_silos, counted, difference_unit, format_gain, format_size
 from fedtl.results.comparison import Comparison, Overall, Verdict
 
+ENSEMBLE = "local ensemble"  # the label of two local models, averaged
 MAX_NAMED_SILOS = 6  # the answer names the silos of a verdict only up to this number
 OTHERS = {  # verdicts beside "gains", for one silo and for several
     Verdict.AS_GOOD: ("is as good as alone", "are as good as alone"),
@@ -43,6 +44,9 @@ def answer(comparison: Comparison) -> str:
     whole = [f"{'; '.join(parts)}."]
     if comparison.joining and count > 1:
         whole.append(_mean(comparison.metric, comparison.joining))
+        if ensemble := comparison.overall.get(ENSEMBLE):
+            alone = format_gain(comparison.metric, ensemble.mean.mean)
+            whole.append(f"Averaging two models that a silo trained alone gives {alone} without joining.")
     return " ".join(whole)
 
 

@@ -104,7 +104,7 @@ def _outputs(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 def _group_norms_in_default_layout(net: Net) -> Iterator[None]:
     """
     Give each GroupNorm whose input needs no gradient this input in the default memory layout: for one in channels_last, torch
-    2.13 on a CPU writes the gradient that nobody needs to address 0, which ends the process.
+    2.13 on a CPU writes the gradient of the input, which is not needed, to address 0, which ends the process.
     """
 
     def contiguous(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

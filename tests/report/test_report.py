@@ -727,3 +727,11 @@ def test_under_privacy_with_folds_it_is_told_in_how_many_runs_a_unit_is_trained_
     page = text_of(compare_page(comparison, {}, ""))
     assert "each patient is trained on in 4 of the 5 runs of a seed" in page
     assert "epsilons add up" in page
+
+
+def test_the_answer_says_what_averaging_alone_gives():
+    """A reader of one sentence must not take for a gain of joining what two local models give."""
+    comparison = a_comparison()
+    assert "without joining" not in text_of(compare_page(comparison, CURVES, ""))
+    comparison["overall"]["local ensemble"] = comparison["overall"]["fedavg"]
+    assert "trained alone gives +1.7 points without joining." in text_of(compare_page(comparison, CURVES, ""))
