@@ -33,7 +33,7 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
+from fedtl.training.loop import Loop, TrainingConfig, changed_in_round, learns_from
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
@@ -118,10 +118,14 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training or the guarantee has no such round, Refused when a
-        local tensor must not go into a private round, and ConfigError when the method or the model cannot be trained
-        privately; neither costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
+        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
+        the method or the model cannot be trained privately; none of these costs anything.
         """
+        if not learns_from(self.method, silo.data):
+            raise SiloFailed(
+                f"{silo.name}: no row has a label, and no loss of the method does without labels"
+            )
         if silo.guarantee is None:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
@@ -248,7 +252,7 @@ class Trainer:
         shared, local = self.partition.cut(state)
         delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
-        weight = 1.0 if silo.guarantee else float(len(silo.data.train))
+        weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
@@ -258,7 +262,7 @@ class Trainer:
         exact = None
         if uses_exact_statistics(self.method):
             net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
+            exact = exact_statistics(net, silo.data.inputs, self.device)
         return summaries_of(self.loop, weights, silo.data, exact)
 
 
@@ -277,7 +281,7 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     model = used_model(trainer, silo, task, state)
     own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
     if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
 
