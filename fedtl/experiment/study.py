@@ -213,11 +213,13 @@ def _private_spec(experiment: Experiment, spec: ModelSpec, shape: tuple[int, ...
 
 
 def _model_spec(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
-    """Return the model. Raises ConfigError where ``model.freeze`` is more than the stages of the body."""
+    """Return the model. Raises ConfigError where ``model.freeze`` or ``method.cut`` is more than the stages of the body."""
     model = experiment.model
     spec = model_of(model, shape, experiment.seed)
-    if model.freeze > (count := len(stages(spec.body))):
-        raise ConfigError(
-            f"model.freeze = {model.freeze}, but the body of {model.name} has {count} stages; set at most {count}"
-        )
+    count = len(stages(spec.body))
+    for key, value in (("model.freeze", model.freeze), ("method.cut", experiment.method.cut or 0)):
+        if value > count:
+            raise ConfigError(
+                f"{key} = {value}, but the body of {model.name} has {count} stages; set at most {count}"
+            )
     return spec

@@ -203,6 +203,7 @@ class Method:
     tune: Finish | None = None
     choose: Choose | None = None
     server: Server | None = None
+    cut: int | None = None  # how many first stages of the body are shared; None: all (``methods.cut``)
     exact_statistics: ExactStatistics = "own"
     pool: bool = False
     sgd_only: bool = False

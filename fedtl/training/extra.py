@@ -33,14 +33,19 @@ def first_extra(method: Method, model: State, roles: Mapping[str, Role], feature
     return extra
 
 
-def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
-    """Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay."""
+def partition_of(
+    method: Method, model: Mapping[str, Role], extra: State, kept: frozenset[str] = frozenset()
+) -> Partition:
+    """
+    Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay, and so
+    do those ``kept`` by a cut.
+    """
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
     crossing = frozenset(
         name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
     )
-    return Partition({**model, **roles}, method.shared, crossing)
+    return Partition({**model, **roles}, method.shared, crossing, kept)
 
 
 def changed_extra(method: Method, partition: Partition) -> list[str]:

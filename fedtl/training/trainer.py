@@ -15,7 +15,7 @@ from fedtl.messages import Task, Update
 from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
-from fedtl.models.net import ModelSpec, Net, stages
+from fedtl.models.net import ModelSpec, Net
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
@@ -37,6 +37,7 @@ from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
+from fedtl.training.staging import frozen_parameters, kept_by_cut
 from fedtl.training.weights import Weights
 
 CPU = torch.device("cpu")
@@ -77,13 +78,12 @@ class Trainer:
         if self.method.sgd_only and self.training.optimizer != "sgd":
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
-        frozen = frozenset(
-            f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
-        )
+        frozen = frozen_parameters(self.spec.body, self.training.freeze)
         loop = Loop(self.method, self.training, roles(net), frozen, self.device)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
+        kept = kept_by_cut(self.method, self.spec.body)
         object.__setattr__(self, "loop", loop)
-        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
+        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra, kept))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
