@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import fedtl
 from fedtl.data.dataset import SiloDataset
+from fedtl.data.labels import has_label
 from fedtl.experiment.final_models import mix_of, save_final_model
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
@@ -96,7 +97,7 @@ def run_result(
 def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
     return SiloResult(
         train=len(data.train),
-        val=len(data.val),
+        val=int(has_label(data.val).sum()) if data.hidden else len(data.val),
         test=len(outcome.y),
         measured=outcome.test,
         mix=mix_of(outcome.model),
@@ -105,6 +106,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         target_adabn=outcome.target_adabn,
         refitted=outcome.refitted,
         statistics_distance=outcome.statistics_distance,
+        unlabelled=data.hidden or None,
     )
 
 

@@ -134,10 +134,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first.
+    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
     """
 
     trained: frozenset[Role] = frozenset()
+    source_free: bool = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -203,6 +204,7 @@ class Method:
     tune: Finish | None = None
     choose: Choose | None = None
     server: Server | None = None
+    cut: int | None = None  # how many first stages of the body are shared; None: all (``methods.cut``)
     exact_statistics: ExactStatistics = "own"
     pool: bool = False
     sgd_only: bool = False

@@ -32,7 +32,8 @@ class DomainAdversarial(PerExample):
 
     def counts(self, out: Forward) -> Tensor:
         """Count all rows of a batch with both domains, and none of a batch with one."""
-        return (out.batch.domain >= 0) & out.batch.domain.any()
+        second = out.batch.domain > 0
+        return (out.batch.domain >= 0) & (second.any() & ~second.all())
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         return {"domain": nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, 1))}

@@ -136,9 +136,13 @@ class WithModules:
 
 
 class Loss(WithModules):
-    """What any loss on examples may need: a second domain, outputs of layers."""
+    """
+    What any loss on examples may need: a second domain, outputs of layers. ``source_free``: it is defined on rows without labels
+    alone, so that a silo without labels can train on it.
+    """
 
     needs_target = False
+    source_free = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 

@@ -109,7 +109,7 @@ class Examine:
 
     def _refitted(self, trainer: Trainer, silo: Silo, test: Dataset) -> tuple[Measured | None, float | None]:
         """Return the outcome's ``refitted`` and ``statistics_distance``; a private run has neither."""
-        method, (x, width) = trainer.method, (silo.data.train.x, silo.data.width)
+        method, (x, width) = trainer.method, (silo.data.inputs, silo.data.width)
         if method.exact_statistics != "own":
             return None, None
         used = used_model(trainer, silo, self.task, trainer.partition.join(self.task.shared, silo.local))
@@ -143,9 +143,9 @@ class Onboard:
         alone = trainer.train(few, initial, Phase(EVERYTHING, self.alone_epochs), self.task)
         # In a private run the norms' statistics are constant in training, so there is nothing to replace.
         adapts = trainer.method.exact_statistics == "own"
-        models = {"alone": trainer.adapt(alone, data.train.x, data.width) if adapts else alone}
+        models = {"alone": trainer.adapt(alone, data.inputs, data.width) if adapts else alone}
         received = trainer.partition.join(self.task.shared, silo.local)
-        adapted = trainer.adapt(received, data.train.x, data.width)
+        adapted = trainer.adapt(received, data.inputs, data.width)
         if trainer.method.head_is_local and self.task.shared and is_linear(adapted):
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)

@@ -105,11 +105,15 @@ class ChooseSettings(Settings):
 
 
 class MethodSettings(Settings):
-    """``[method]``. Further keys are the method's own settings: the parameters of its function."""
+    """
+    ``[method]``. Further keys are the method's own settings: the parameters of its function. ``cut``: how many first stages of
+    the body silos share; later ones and the head stay at each silo. Without it: all that the method shares.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     name: str = "fedtl"
+    cut: int | None = Field(None, ge=1)
     terms: list[dict[str, Any]] = []
     server: dict[str, Any] = {"name": "mean"}
     tune: TuneSettings = TuneSettings()
