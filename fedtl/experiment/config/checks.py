@@ -57,6 +57,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
     yield from _of_labels(experiment.data, experiment)
+    yield from _of_wrong_labels(experiment.data, experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -113,6 +114,16 @@ def _of_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
             'data.unlabelled and data.scale = "silo": a silo without labels cannot scale its predictions; set data.scale to a TOML '
             'file of constants, or to "none"'
         )
+
+
+def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each setting that ``data.wrong_labels`` contradicts."""
+    if not data.wrong_labels:
+        return
+    if data.task == "regression":
+        yield "data.wrong_labels replaces classes, and data.task is regression; remove one of them"
+    if experiment.privacy is not None:
+        yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
 
 
 def with_unit(experiment: Experiment) -> Experiment:
