@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedtl._util.randomness import torch_generator
 from fedtl.errors import ConfigError
-from fedtl.methods.base import LabelledFeatures, Summary
+from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.losses import Forward
+from fedtl.methods.summary import Summary
 
 MAX_NUMBERS = 1 << 22  # of one summary: 16 MB
 VALUE_LIMIT = (
