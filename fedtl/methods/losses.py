@@ -141,9 +141,10 @@ class WithModules:
 
 
 class Loss(WithModules):
-    """What any loss on examples may need: a second domain, outputs of layers."""
+    """What any loss on examples may need: a second domain, outputs of layers, classes rather than values as labels."""
 
     needs_target = False
+    needs_classes = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 

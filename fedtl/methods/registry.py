@@ -13,13 +13,19 @@ from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.fedala import fedala
 from fedtl.methods.ifca import ifca
+from fedtl.methods.jdot import JointTransport
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
+from fedtl.methods.near_target import NearTarget
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
+from fedtl.methods.silo_coral import SiloCoral
+from fedtl.methods.silo_dann import ConditionalAdversarial, SiloAdversarial
 from fedtl.methods.silo_mmd import JointDiscrepancy, SiloMeanDiscrepancy
+from fedtl.methods.simultaneous import simultaneous
+from fedtl.methods.soft_labels import SoftLabels
 
 # Each is a term, and a method of the same name: fedtl with that term, for silos that have a second domain.
 ADAPTATION: dict[str, Callable[..., Term]] = {
@@ -31,6 +37,11 @@ ADAPTATION: dict[str, Callable[..., Term]] = {
 BETWEEN_SILOS: dict[str, Callable[..., Term]] = {
     "silo_mmd": SiloMeanDiscrepancy,
     "jan": JointDiscrepancy,
+    "silo_coral": SiloCoral,
+    "silo_dann": SiloAdversarial,
+    "cdan": ConditionalAdversarial,
+    "jdot": JointTransport,
+    "near_target": NearTarget,
 }
 
 
@@ -57,7 +68,7 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, simultaneous),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
@@ -66,5 +77,5 @@ METHODS: Registry[Callable[..., Method]] = Registry(
     | {name: between_silos(term) for name, term in BETWEEN_SILOS.items()},
 )
 TERMS: Registry[Callable[..., Term]] = Registry(
-    "fedtl.terms", {**ADAPTATION, **BETWEEN_SILOS, "proximal": Proximal}
+    "fedtl.terms", {**ADAPTATION, **BETWEEN_SILOS, "soft_labels": SoftLabels, "proximal": Proximal}
 )

@@ -7,15 +7,9 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from fedtl._util.settings import Count, Weight
+from fedtl.methods.group_means import DOMAINS, class_groups, domain_groups, group_means
 from fedtl.methods.losses import Forward, PerBatch
-from fedtl.methods.mean_embedding import (
-    DOMAINS,
-    Embedding,
-    MeanEmbedding,
-    class_groups,
-    domain_groups,
-    group_means,
-)
+from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
 from fedtl.methods.random_features import FEATURES, SCORES, WIDTHS, Frequencies, RandomFeatures, Widths, paths
 
 Layers = Annotated[tuple[str, ...], MinLen(1)]
@@ -53,6 +47,10 @@ class SiloMeanDiscrepancy(PerBatch):
     @property
     def needs_layers(self) -> tuple[str, ...]:  # type: ignore[override]
         return paths(self.layers)
+
+    @property
+    def needs_classes(self) -> bool:  # type: ignore[override]
+        return self.by_label or SCORES in self.layers
 
     @property
     def embedding(self) -> Embedding:
@@ -104,4 +102,4 @@ class JointDiscrepancy(SiloMeanDiscrepancy):
 
     layers: Layers = (FEATURES, SCORES)
     joint = True
-    summary_name = "joint embedding"
+    summary_name = "joint_embedding"

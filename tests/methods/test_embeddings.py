@@ -9,8 +9,9 @@ import torch
 from fedtl._util.labels import NO_LABEL
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Method
+from fedtl.methods.group_means import group_means
 from fedtl.methods.losses import Batch, Computed, Forward, Pass
-from fedtl.methods.mean_embedding import Embedding, MeanEmbedding, group_means
+from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
 from fedtl.methods.random_features import RandomFeatures, unit
 from fedtl.methods.silo_mmd import JointDiscrepancy, SiloMeanDiscrepancy
 from fedtl.training.trainer import Trainer

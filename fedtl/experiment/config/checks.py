@@ -2,6 +2,7 @@
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
@@ -56,6 +57,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
+    yield from _of_classes(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -85,6 +87,14 @@ def _of_target(experiment: Experiment) -> Iterator[str]:
     if needed and not experiment.data.target_domain:
         name = experiment.method.name
         yield f"method {name!r} adapts to a second domain; name it in data.target_domain"
+
+
+def _of_classes(experiment: Experiment) -> Iterator[str]:
+    if experiment.data.task == "regression":
+        with suppress(ConfigError):  # contradictions() reports it
+            for term in method_of(experiment.method).losses:
+                if term.needs_classes:
+                    yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
 def with_unit(experiment: Experiment) -> Experiment:
