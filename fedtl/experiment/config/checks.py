@@ -2,6 +2,7 @@
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
@@ -58,6 +59,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _of_target(experiment)
     yield from _of_labels(experiment.data, experiment)
     yield from _of_wrong_labels(experiment.data, experiment)
+    yield from _of_classes(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -124,6 +126,14 @@ def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str
         yield "data.wrong_labels replaces classes, and data.task is regression; remove one of them"
     if experiment.privacy is not None:
         yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
+
+
+def _of_classes(experiment: Experiment) -> Iterator[str]:
+    if experiment.data.task == "regression":
+        with suppress(ConfigError):  # contradictions() reports it
+            for term in method_of(experiment.method).losses:
+                if term.needs_classes:
+                    yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
 def with_unit(experiment: Experiment) -> Experiment:
