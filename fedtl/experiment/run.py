@@ -18,6 +18,7 @@ from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
+from fedtl.experiment.own_models import own_models_of_run, remove_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
@@ -44,7 +45,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
-from fedtl.training.at_home import OwnModel, own_model, tuned_model
+from fedtl.training.at_home import OwnModel, tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
 from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
@@ -106,7 +107,7 @@ class Given:
     """What several runs share: a store of the rows that they read, and what trains, or finds, a silo's own model."""
 
     raws: SharedStore | None = None
-    own: OwnModel = own_model
+    own: OwnModel | None = None
 
 
 NOTHING_GIVEN = Given()
@@ -134,10 +135,12 @@ def run(
     with ready_study(experiment, folder, Machine(device, start), given.raws) as (study, on):
         with trained(study, folder, on, progress) as done:
             clock = time.perf_counter()
-            outcomes, late = _evaluate(done, folder, given.own, finishing)
+            own = given.own or own_models_of_run(folder.path, experiment, device)
+            outcomes, late = _evaluate(done, folder, own, finishing)
             workers = done.engine.workers
         totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
         result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
+    remove_own_models(folder.path)
     folder.write_json("result.json", result)
     return result
 
@@ -205,9 +208,8 @@ def _evaluate(
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
-    data = experiment.data
-    onboard = Onboard(done.task, test_rows, data.shots, alone_epochs, data.late_head)
-    late = [study.silo(name, done.data[name]) for name in data.late]
+    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs, experiment.data.late_head)
+    late = [study.silo(name, done.data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
 
 

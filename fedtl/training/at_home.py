@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedtl.training.trainer import Trainer
 
 OwnModel = Callable[["Trainer", Silo, Task], State]
+Watch = Callable[[int, int], None]  # called with the number of rounds done and that of all
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,17 @@ def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
     return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
 
 
-def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+def own_model(trainer: "Trainer", silo: Silo, task: Task, watch: Watch | None = None) -> State:
     """
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning, by ``alone_trainer``.
+    tuning, by ``alone_trainer``. ``watch`` is called after each round.
     """
     alone, width = alone_trainer(trainer), silo.data.width
     state, (phase,) = alone.initial(width), alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
+        if watch:
+            watch(number, task.rounds)
     return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
 
 
