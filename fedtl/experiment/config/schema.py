@@ -100,7 +100,7 @@ class ChooseSettings(Settings):
     """
 
     candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.TUNED], min_length=1
+        [Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1
     )
 
 
