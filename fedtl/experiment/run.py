@@ -205,8 +205,9 @@ def _evaluate(
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
-    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
-    late = [study.silo(name, done.data[name]) for name in experiment.data.late]
+    data = experiment.data
+    onboard = Onboard(done.task, test_rows, data.shots, alone_epochs, data.late_head)
+    late = [study.silo(name, done.data[name]) for name in data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
 
 

@@ -22,6 +22,7 @@ from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
 from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
+from fedtl.methods.ridge import RidgeHead, head_names
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
@@ -156,6 +157,10 @@ def build(
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
     check_unlabelled(experiment, method)
     _check_roles(experiment, trainer)
+    if any(isinstance(step, RidgeHead) for step in method.finish) or (
+        experiment.data.late and experiment.data.late_head == "ridge"
+    ):
+        head_names(trainer.initial(schema.width))
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})

@@ -77,6 +77,9 @@ class LabelledFeatures:
         return len(self.y)
 
 
+Part = Literal["train", "val"]  # of a silo's rows; never test rows
+
+
 class Site(Protocol):
     """
     What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, features of
@@ -97,11 +100,11 @@ class Site(Protocol):
         """Return the state with exact statistics of the training inputs, if the ``moved`` roles include statistics."""
         ...
 
-    def losses(self, state: State) -> Tensor:
-        """Return the model's loss on each validation row [N]."""
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
+        """Return the model's loss on each of these rows that has a label [N]."""
         ...
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 

@@ -5,13 +5,13 @@ of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
@@ -90,11 +90,12 @@ class HomeSite:
             return state
         return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
-    def losses(self, state: State) -> Tensor:
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
-        return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
+        part = data.train if rows == "train" else data.val
+        return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
 
