@@ -17,6 +17,7 @@ from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.few_labels import served_silos
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
@@ -38,8 +39,8 @@ from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, own_model, tuned_model
+from fedtl.training.batches import learns_from
 from fedtl.training.finish import Examine, Onboard, Outcome
-from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
@@ -81,7 +82,8 @@ class Trained:
     def silos(self) -> list[Silo]:
         """The silos that get a model, each with what it kept in training; for the method "pooled", with nothing."""
         study = self.study
-        return [self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(study.served)]
+        served = served_silos(study.experiment, study.method, study.training)
+        return [self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(served)]
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """Yield the results of a job at these silos. Raises SiloFailed if a silo fails."""
@@ -222,7 +224,9 @@ def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
     """
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
+    return {
+        name: study.silo(name, own) for name, own in data.items() if learns_from(study.method.losses, own)
+    }
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:

@@ -20,7 +20,6 @@ from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
-from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
@@ -66,13 +65,6 @@ class Study:
     def training(self) -> list[str]:
         """The names of the silos that train."""
         return training_silos(self.experiment, self.schema)
-
-    @property
-    def served(self) -> list[str]:
-        """The names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
-        if not made_with_labels(self.method):
-            return self.training
-        return [name for name in self.training if name not in self.experiment.data.unlabelled]
 
     def data(self, name: str) -> SiloDataset:
         """Return what a silo learns from. Raises DataError."""

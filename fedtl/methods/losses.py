@@ -10,7 +10,7 @@ A term is one of three kinds, and the kind decides what may be done with it:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -138,11 +138,12 @@ class WithModules:
 class Loss(WithModules):
     """
     What any loss on examples may need: a second domain, outputs of layers. ``source_free``: it is defined on rows without labels
-    alone, so that a silo without labels can train on it.
+    alone, so that a silo without labels can train on it. ``needs_classes``: it is not defined in regression.
     """
 
     needs_target = False
     source_free = False
+    needs_classes = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 
@@ -188,6 +189,11 @@ class OnWeights(WithModules):
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+def losses_among(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
+    """Return the terms on examples."""
+    return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
 
 
 @dataclass(frozen=True)

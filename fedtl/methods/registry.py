@@ -11,14 +11,19 @@ from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
+from fedtl.methods.entropy import Entropy
 from fedtl.methods.fedala import fedala
 from fedtl.methods.ifca import ifca
+from fedtl.methods.infomax import InformationMaximisation
 from fedtl.methods.losses import Proximal, Term
+from fedtl.methods.mcc import MinimumClassConfusion
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
+from fedtl.methods.pseudo_label import PseudoLabel
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
+from fedtl.methods.shot import shot
 
 # Each is a term, and a method of the same name: fedtl with that term, for silos that have a second domain.
 ADAPTATION: dict[str, Callable[..., Term]] = {
@@ -26,6 +31,25 @@ ADAPTATION: dict[str, Callable[..., Term]] = {
     "mmd": MaximumMeanDiscrepancy,
     "coral": Coral,
 }
+# Each is a term, and a method of the same name: silobn with that term, whose shared head serves silos without labels.
+SOURCE_FREE: dict[str, Callable[..., Term]] = {
+    "entropy": Entropy,
+    "infomax": InformationMaximisation,
+    "mcc": MinimumClassConfusion,
+    "pseudo_label": PseudoLabel,
+}
+
+
+def source_free(term: Callable[..., Term]) -> Callable[..., Method]:
+    """Return the method that shares as ``silobn`` does and adds this term; it has the term's settings."""
+
+    @wraps(term, updated=())
+    def method(**settings: object) -> Method:
+        return sharing.silobn().plus(term(**settings))
+
+    paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
+    method.__doc__ = f"{paper}, at silos without labels in every round; shares as silobn does: {idea}"
+    return method
 
 
 def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
@@ -43,10 +67,14 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, shot),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
-    {make.__name__: make for make in PLAIN} | {name: adaptation(term) for name, term in ADAPTATION.items()},
+    {make.__name__: make for make in PLAIN}
+    | {name: adaptation(term) for name, term in ADAPTATION.items()}
+    | {name: source_free(term) for name, term in SOURCE_FREE.items()},
 )
-TERMS: Registry[Callable[..., Term]] = Registry("fedtl.terms", {**ADAPTATION, "proximal": Proximal})
+TERMS: Registry[Callable[..., Term]] = Registry(
+    "fedtl.terms", {**ADAPTATION, **SOURCE_FREE, "proximal": Proximal}
+)

@@ -13,7 +13,7 @@ from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.few_labels import usable_methods
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import METHODS, SOURCE_FREE
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
 
@@ -37,7 +37,10 @@ def flip_unused_labels(monkeypatch, settings, seed):
     monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
+
+
+@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", *OTHERS])
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
     experiment = small(f"method.name={method}", UNLABELLED, *MIXED)
     first = do(tmp_path / "a", experiment)
@@ -94,7 +97,30 @@ def test_a_method_that_trains_on_labels_what_stays_at_home_is_refused(name, tmp_
 
 
 def test_usable_methods():
-    assert usable_methods() == ["pooled", "fedavg", "fedprox", "silobn", "scaffold", "moon"]
+    plain = ["pooled", "fedavg", "fedprox", "silobn", "scaffold", "moon", "shot"]
+    assert usable_methods() == [*plain, *SOURCE_FREE]
+
+
+def test_what_a_method_does_without_labels():
+    assert "statistics" in without_labels(METHODS["silobn"]())
+    assert "after the last round" in without_labels(METHODS["shot"]())
+    assert "losses" in without_labels(METHODS["mcc"]())
+
+
+@pytest.mark.parametrize("method", ["shot", "infomax"])
+def test_a_silo_without_labels_moves_its_body_by_losses_that_need_none(method, tmp_path):
+    do(tmp_path, small(f"method.name={method}", UNLABELLED, *MIXED))
+    local, shared = (
+        RunFolder(tmp_path).tensors(name) for name in ("silos/faint/local.safetensors", "shared.safetensors")
+    )
+    replies = [set(line.silos) for line in RunFolder(tmp_path).history()]
+    moved = {name for name in local.keys() & shared.keys() if not name.endswith("num_batches_tracked")}
+    if method == "shot":  # after the last round, and with the head of the others
+        assert moved
+        assert not any(name.startswith("head.") for name in moved)
+    else:
+        assert not moved
+        assert all("faint" in reply for reply in replies)
 
 
 CONTRADICTIONS = {

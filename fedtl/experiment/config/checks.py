@@ -80,10 +80,12 @@ def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
 
 def _of_target(experiment: Experiment) -> Iterator[str]:
     try:
-        needed = method_of(experiment.method).needs_target
+        method = method_of(experiment.method)
     except ConfigError:
         return  # contradictions() reports it
-    data = experiment.data
+    data, needed = experiment.data, method.needs_target
+    if data.task == "regression" and (odd := [one for one in method.losses if one.needs_classes]):
+        yield f'the loss {type(odd[0]).__name__} is defined for classes only, but data.task = "regression"; remove it'
     if needed and not (data.target_domain or data.unlabelled or data.label_fraction != 1.0):
         name = experiment.method.name
         yield (
