@@ -19,6 +19,7 @@ from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.wrong_labels import with_wrong_labels
 from fedtl.errors import ConfigError, DataError
 
 SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -55,7 +56,7 @@ def silo_names(settings: DataSettings) -> list[str]:
             raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
     fractions = settings.label_fraction if isinstance(settings.label_fraction, dict) else {}
     lists = {"silos": settings.silos, "late": settings.late, "unlabelled": settings.unlabelled}
-    for key, names in {**lists, "label_fraction": fractions}.items():
+    for key, names in {**lists, "label_fraction": fractions, "wrong_labels": settings.wrong_labels}.items():
         for name in names:
             if name not in available:
                 raise ConfigError(
@@ -132,6 +133,7 @@ def prepare_silo(
     if not used_fraction(settings, name):
         raw, ids = _with_judged_test_rows(raw, ids, settings, name)
     x = raw.train.x
+    raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)

@@ -24,13 +24,6 @@ def check_unlabelled(experiment: Experiment, method: Method) -> None:
     )
 
 
-def served_silos(experiment: Experiment, method: Method, silos: Sequence[str]) -> list[str]:
-    """Return those of the silos that get a model: with labels all, without labels where the method does without."""
-    if not made_with_labels(method):
-        return list(silos)
-    return [name for name in silos if name not in experiment.data.unlabelled]
-
-
 def usable_methods() -> list[str]:
     """Return the names of fedtl's own methods with their default settings that give a silo without labels a model."""
     return [name for name, make in METHODS.own.items() if not made_with_labels(make())]

@@ -17,13 +17,19 @@ from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
-from fedtl.experiment.few_labels import served_silos
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
-from fedtl.experiment.study import Study, build, make_worker_context, study_data, training_silos
+from fedtl.experiment.study import (
+    Study,
+    build,
+    make_worker_context,
+    served_silos,
+    study_data,
+    training_silos,
+)
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.federation.recorder import RecordingFederation, rounds_to_record
 from fedtl.federation.round_log import history_line
@@ -82,8 +88,10 @@ class Trained:
     def silos(self) -> list[Silo]:
         """The silos that get a model, each with what it kept in training; for the method "pooled", with nothing."""
         study = self.study
-        served = served_silos(study.experiment, study.method, study.training)
-        return [self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(served)]
+        return [
+            self.members.get(name) or study.silo(name, self.data[name])
+            for name in sorted(served_silos(study))
+        ]
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """Yield the results of a job at these silos. Raises SiloFailed if a silo fails."""
@@ -218,10 +226,7 @@ def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """
-    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
-    with the rows of all.
-    """
+    """Return who takes part in the rounds: each silo with rows for a loss; for "pooled" one silo with the rows of all."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
     return {

@@ -20,6 +20,7 @@ from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
+from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
@@ -104,6 +105,13 @@ class StudySource:
 
     def study(self, trainer: Trainer) -> Study:
         return Study(self.experiment, trainer, self.silo_data)
+
+
+def served_silos(study: Study) -> list[str]:
+    """Return the names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
+    if not made_with_labels(study.method):
+        return study.training
+    return [name for name in study.training if name not in study.experiment.data.unlabelled]
 
 
 def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
