@@ -212,7 +212,9 @@ def _evaluate(
 
 def _without_tensors(outcome: Outcome) -> Outcome:
     members = tuple(replace(member, state={}) for member in outcome.model.members)
-    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
+    return replace(
+        outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING, unlabelled=None
+    )
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
