@@ -45,8 +45,8 @@ from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, own_model, tuned_model
+from fedtl.training.batches import learns_from
 from fedtl.training.finish import Examine, Onboard, Outcome
-from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
@@ -213,7 +213,9 @@ def _evaluate(
 
 def _without_tensors(outcome: Outcome) -> Outcome:
     members = tuple(replace(member, state={}) for member in outcome.model.members)
-    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
+    return replace(
+        outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING, unlabelled=None
+    )
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -227,13 +229,12 @@ def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """
-    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
-    with the rows of all.
-    """
+    """Return who takes part in the rounds: each silo with rows for a loss; for "pooled" one silo with the rows of all."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
+    return {
+        name: study.silo(name, own) for name, own in data.items() if learns_from(study.method.losses, own)
+    }
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:

@@ -112,11 +112,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
     """
 
     trained: frozenset[Role] = frozenset()
-    source_free: bool = False
+    at: Literal["labelled", "all", "unlabelled"] = "labelled"
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...

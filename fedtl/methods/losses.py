@@ -10,7 +10,7 @@ A term is one of three kinds, and the kind decides what may be done with it:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -194,6 +194,11 @@ class OnWeights(WithModules):
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+def losses_among(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
+    """Return the terms on examples."""
+    return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
 
 
 @dataclass(frozen=True)

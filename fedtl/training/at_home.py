@@ -134,8 +134,10 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
-        usable = step.source_free or silo.data.has_labels
-        model = step(site, model, sets) if usable else site.adapted(model, step.trained)
+        if step.at in ("all", "labelled" if silo.data.has_labels else "unlabelled"):
+            model = step(site, model, sets)
+        elif step.at == "labelled":
+            model = site.adapted(model, step.trained)
     if fits_tuned_statistics(trainer.method):
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)

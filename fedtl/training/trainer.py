@@ -22,6 +22,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.at_home import used_model
+from fedtl.training.batches import learns_from
 from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
@@ -33,7 +34,7 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round, learns_from
+from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
@@ -58,8 +59,7 @@ class Trainer:
     makes another trainer with other settings; both use one ``cache``.
 
     ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
-    silo trains alone begins; None: as this one. ``dtype`` is one of
-    ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
+    silo trains alone begins; None: as this one. ``dtype`` is one of ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
     spec: ModelSpec
@@ -118,11 +118,11 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
-        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
-        the method or the model cannot be trained privately; none of these costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss is defined on
+        the rows, Refused when a local tensor must not go into a private round, and ConfigError when the method or the model
+        cannot be trained privately; none costs anything.
         """
-        if not learns_from(self.method, silo.data):
+        if not learns_from(self.method.losses, silo.data):
             raise SiloFailed(
                 f"{silo.name}: no row has a label, and no loss of the method does without labels"
             )
