@@ -157,11 +157,17 @@ def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
     tuning, by ``alone_trainer``.
     """
-    alone, width = alone_trainer(trainer), silo.data.width
-    state, (phase,) = alone.initial(width), alone.method.phases
+    alone = alone_trainer(trainer)
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width))
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+
+
+def trained_alone(alone: "Trainer", silo: Silo, task: Task, state: State) -> State:
+    """Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``."""
+    (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
-    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+    return state
 
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
