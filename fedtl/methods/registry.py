@@ -13,6 +13,7 @@ from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.fedala import fedala
 from fedtl.methods.ifca import ifca
+from fedtl.methods.l2sp import StartingPoint
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
@@ -49,4 +50,6 @@ METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
     {make.__name__: make for make in PLAIN} | {name: adaptation(term) for name, term in ADAPTATION.items()},
 )
-TERMS: Registry[Callable[..., Term]] = Registry("fedtl.terms", {**ADAPTATION, "proximal": Proximal})
+TERMS: Registry[Callable[..., Term]] = Registry(
+    "fedtl.terms", {**ADAPTATION, "proximal": Proximal, "l2sp": StartingPoint}
+)

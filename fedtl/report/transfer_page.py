@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedtl.report import transfer_plots
-from fedtl.report.figures import TITLES, counted, format_difference, format_value
+from fedtl.report.figures import TITLES, counted, difference_unit, format_difference, format_value
 from fedtl.report.html import Cell, Grid, plot, render, row
 from fedtl.results.transferability import Begin, Point, Spread, Transferability
 
@@ -16,8 +16,9 @@ NOTES = (
     "A is the model of the other silos, trained together without this one (leave one silo out); B is the silo's own. AnB: the first n "
     "stages of A are frozen and the rest is trained anew at the silo; AnB+: nothing is frozen; BnB and BnB+: the same with the silo's own first "
     "stages (Yosinski et al., 2014). BnB below zero: stages that were trained together depend on each other. AnB below BnB: the "
-    "stage is specific to the silos. AnB+ above zero: the others' stages are a better start than the silo's own data alone.",
-    "The rest is new: random weights of another seed. Each training takes as many epochs as a silo trains in a run, and each "
+    "stage is specific to the silos. AnB+ above zero: the others' stages are a better start than random weights.",
+    "The rest is new: random weights of another seed, the same as in training from scratch, so that both differ in the first "
+    "stages alone. Its own model begins with the first weights of a run: random ones too, or pretrained ones. Each training takes as many epochs as a silo trains in a run, and each "
     "model has the exact normalisation statistics of the silo's training inputs, also in frozen stages.",
     "The cut was chosen by AnB+ on validation rows: the smallest number of stages whose loss is within one standard error, over silos, of "
     "the lowest, so that no more leaves than helps. Test rows chose nothing.",
@@ -34,7 +35,7 @@ NOTES = (
 def transfer_page(result: Transferability, experiment_toml: str) -> str:
     """Return the page."""
     plots = [
-        plot("Gain over the silo's own model by stages taken over", transfer_plots.transfer_curves(result)),
+        plot("Gain over training from scratch by stages taken over", transfer_plots.transfer_curves(result)),
         plot("Similarity of models by stage", transfer_plots.similarity_curves(result)),
     ]
     return render(
@@ -67,7 +68,7 @@ def answer(result: Transferability) -> str:
     gain = format_difference(metric, point.gain.mean, point.gain.ci95)
     return (
         f"{text} With them and fine-tuning, test {TITLES[metric]} is {format_value(metric, point.score.mean)}, "
-        f"{gain} over a silo's own model, over {counted(point.gain.silos, 'silo')}."
+        f"{gain} {difference_unit(metric)} over training from scratch at a silo ({counted(point.gain.silos, 'silo')})."
     )
 
 
@@ -76,14 +77,14 @@ def points_grid(caption: str, result: Transferability, points: Sequence[Point]) 
     head = [
         "training",
         f"test {TITLES[result.metric]}",
-        "over its own model",
+        "over training from scratch",
         "validation loss, less from scratch",
     ]
     rows = [
         [
             Cell(name_of(one)),
             Cell(format_value(result.metric, None if one.score is None else one.score.mean)),
-            Cell("-" if one.begin is Begin.OWN else _gain(result.metric, one.gain), _class(one)),
+            Cell("-" if one.begin is Begin.NEW else _gain(result.metric, one.gain), _class(one)),
             Cell("-" if one.begin is Begin.NEW else _gain("loss", one.loss)),
         ]
         for one in points
@@ -101,7 +102,7 @@ def _gain(metric: str, gain: Spread | None) -> str:
 
 
 def _class(point: Point) -> str:
-    if point.gain is None or point.gain.ci95 is None or point.begin is Begin.OWN:
+    if point.gain is None or point.gain.ci95 is None or point.begin is Begin.NEW:
         return ""
     low, high = point.gain.ci95
     return "gains" if low > 0 else "loses" if high < 0 else ""

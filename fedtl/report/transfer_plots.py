@@ -16,7 +16,7 @@ SIMILAR = {"cka": "the others' model and its own", "cka_new": "two of its own, f
 
 
 def transfer_curves(result: Transferability) -> str:
-    """The gain over the silo's own model of each way to begin with n stages, with its interval over silos."""
+    """The gain over training from scratch of each way to begin with n stages, with its interval over silos."""
     figure, axes = new_figure(4.4)
     new = next((point.gain for point in result.points if point.begin is Begin.NEW), None)
     keys: dict[str, Artist] = {}
@@ -28,7 +28,7 @@ def transfer_curves(result: Transferability) -> str:
     if result.cut.stages:
         keys["recommended cut"] = axes.axvline(result.cut.stages, color="#999999", ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    y = f"test result minus that of its own model, {difference_unit(result.metric)}"
+    y = f"test result minus that from scratch, {difference_unit(result.metric)}"
     label_axes(axes, "What the first stages of a model are worth at a silo", "stages taken over", y)
     draw_legend(axes, keys)
     return to_svg(figure, "transfer")

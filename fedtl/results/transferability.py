@@ -69,8 +69,8 @@ class Spread:
 @dataclass(frozen=True)
 class Point:
     """
-    One way to begin with n stages. ``score``: the main metric on test rows. ``gain``: over the silo's own model, above zero is
-    better. ``loss``: on validation rows, less that of the same training from scratch; below zero is better.
+    One way to begin with n stages. ``score``: the main metric on test rows. ``gain``: over training from scratch, with
+    the same new weights; above zero is better. ``loss``: on validation rows, less that from scratch; below zero is better.
     """
 
     begin: Begin

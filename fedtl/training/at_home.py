@@ -83,7 +83,7 @@ class HomeSite:
 
     def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
         task = replace(self.task, round=self.task.round + repeat)
-        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr)
+        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr, self.state)
 
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:

@@ -1,7 +1,7 @@
 """The training loop: a net, an objective and an optimiser take steps on a silo's batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
-from fedtl.methods.sets import MODEL
+from fedtl.methods.sets import MODEL, START
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -30,7 +30,8 @@ Moving = Sequence[
 class TrainingConfig:
     """
     The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
-    still follow the silo's inputs.
+    still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
+    1 / 2.6). ``depths``: by the body's parameters, how far their stage is below the head; ``Trainer`` sets it.
     """
 
     optimizer: str = "sgd"
@@ -39,14 +40,21 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     body_lr: float = 1.0
+    stage_lr: float = 1.0
     batch_size: int = 32
     epochs: int = 1
     freeze: int = 0
+    depths: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+
+    def share_of(self, name: str) -> float:
+        """Return the factor on the learning rate of a parameter, which is 1 for the head."""
+        if name.startswith(("head.", "aux.")):
+            return 1.0
+        return self.body_lr * self.stage_lr ** self.depths.get(name, 0)
 
     def lr_of(self, name: str, task: Task) -> float:
         """Return the learning rate of a parameter in this round: the body may have a rate of its own."""
-        lr = self.lr * rate(self.schedule, task.round, task.rounds)
-        return lr if name.startswith(("head.", "aux.")) else lr * self.body_lr
+        return self.lr * rate(self.schedule, task.round, task.rounds) * self.share_of(name)
 
     def reach(self, name: str, task: Task, steps: int) -> float:
         """
@@ -155,7 +163,8 @@ class Loop:
         """
         net.train()
         for name, weight in net.named_parameters():
-            weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen)
+            deep = phase.unfrozen is not None and self.training.depths.get(name, 0) > phase.unfrozen
+            weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen and not deep)
         for path, module in net.named_modules():
             buffers = {self.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)}
             if Role.STATS in buffers and Role.STATS not in phase.train:
@@ -263,8 +272,12 @@ def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Movi
 
 
 def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
-    """Return the phase's terms on weights; none after the last round."""
-    return [term for term in terms_of(method, phase) if isinstance(term, OnWeights) and weights.in_round]
+    """Return the phase's terms on weights; after the last round only those that need a starting point."""
+    return [
+        term
+        for term in terms_of(method, phase)
+        if isinstance(term, OnWeights) and (START in weights.sets if term.needs_start else weights.in_round)
+    ]
 
 
 def changed_in_round(loop: Loop) -> list[str]:

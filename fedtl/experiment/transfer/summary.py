@@ -93,17 +93,19 @@ def _points(
 ) -> tuple[Point, ...]:
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
 
+    def scratch(result: SiloTransfer) -> Training:
+        return next(other for other in result.trainings if other.begin is Begin.NEW)
+
     def score(result: SiloTransfer, one: Training) -> float | None:
         return one.test.figures.get(metric)
 
     def gain(result: SiloTransfer, one: Training) -> float | None:
-        own = next(other for other in result.trainings if other.begin is Begin.OWN)
-        here, there = one.test.figures.get(metric), own.test.figures.get(metric)
+        here, there = one.test.figures.get(metric), scratch(result).test.figures.get(metric)
         return None if here is None or there is None else sign * (here - there)
 
     def loss(result: SiloTransfer, one: Training) -> float | None:
-        new = next(other for other in result.trainings if other.begin is Begin.NEW)
-        return None if one.loss is None or new.loss is None else one.loss - new.loss
+        there = scratch(result).loss
+        return None if one.loss is None or there is None else one.loss - there
 
     return tuple(
         Point(*kind, *(spread(_values(results, kind, value)) for value in (score, gain, loss)))
