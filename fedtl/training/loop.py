@@ -1,16 +1,18 @@
 """The training loop: a net, an objective and an optimiser take steps on a silo's batches."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl._util.randomness import address, seed_layers, torch_generator
+from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
+from fedtl.methods.label_free import trains_without_labels
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.methods.sets import MODEL, START
@@ -18,59 +20,13 @@ from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, make_batch
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
 
 Moving = Sequence[
     tuple[str, nn.Parameter]
 ]  # the parameters that an optimiser moves, by their names in the model
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """
-    The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
-    still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
-    1 / 2.6). ``depths``: by the body's parameters, how far their stage is below the head; ``Trainer`` sets it.
-    """
-
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    schedule: str = "constant"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    body_lr: float = 1.0
-    stage_lr: float = 1.0
-    batch_size: int = 32
-    epochs: int = 1
-    freeze: int = 0
-    depths: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
-
-    def share_of(self, name: str) -> float:
-        """Return the factor on the learning rate of a parameter, which is 1 for the head."""
-        if name.startswith(("head.", "aux.")):
-            return 1.0
-        return self.body_lr * self.stage_lr ** self.depths.get(name, 0)
-
-    def lr_of(self, name: str, task: Task) -> float:
-        """Return the learning rate of a parameter in this round: the body may have a rate of its own."""
-        return self.lr * rate(self.schedule, task.round, task.rounds) * self.share_of(name)
-
-    def reach(self, name: str, task: Task, steps: int) -> float:
-        """
-        Return how far a constant gradient of 1 would move a parameter by SGD: with learning rate l and momentum m,
-        l times the sum over t = 1..steps of (1 - m^t) / (1 - m). Other optimisers: as without momentum.
-        """
-        m = self._momentum
-        return self.lr_of(name, task) * sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
-
-    def reach_of_step(self, name: str, task: Task) -> float:
-        """Return how far a constant gradient of 1 moves a parameter in one step after many: l / (1 - m) for SGD."""
-        return self.lr_of(name, task) / (1 - self._momentum)
-
-    @property
-    def _momentum(self) -> float:
-        return self.momentum if self.optimizer == "sgd" else 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +49,7 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
-        steps = list(self.batches(silo, phase, generator))
+        steps = list(self.batches(silo, phase, generator)) if learns_from(self.method, silo.data) else []
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
         taken = self._train(weights, phase, silo, task, steps) if steps else 0
@@ -258,6 +214,13 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+def learns_from(method: Method, data: SiloDataset) -> bool:
+    """Return whether a loss of the method is defined on the rows of the silo."""
+    return data.has_labels or (
+        trains_without_labels(method) and data.target is not None and len(data.target) > 0
+    )
 
 
 @torch.no_grad()

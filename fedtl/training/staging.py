@@ -6,7 +6,7 @@ from torch import nn
 
 from fedtl.methods.base import Method
 from fedtl.models.net import stage_tensors, stages
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 
 
 def frozen_parameters(body: nn.Module, first: int) -> frozenset[str]:

@@ -16,16 +16,16 @@ from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
-from fedtl.models.roles import Partition, Role, roles
+from fedtl.models.roles import Partition, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.at_home import used_model
+from fedtl.training.config import TrainingConfig
 from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
-    changed_extra,
     end_slots,
     first_extra,
     partition_of,
@@ -33,7 +33,8 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
+from fedtl.training.labels import labels_after_round
+from fedtl.training.loop import Loop, learns_from
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
@@ -118,10 +119,14 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training or the guarantee has no such round, Refused when a
-        local tensor must not go into a private round, and ConfigError when the method or the model cannot be trained
-        privately; neither costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
+        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
+        the method or the model cannot be trained privately; none of these costs anything.
         """
+        if not learns_from(self.method, silo.data):
+            raise SiloFailed(
+                f"{silo.name}: no row has a label, and no loss of the method does without labels"
+            )
         if silo.guarantee is None:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
@@ -251,7 +256,7 @@ class Trainer:
         shared, local = self.partition.cut(state)
         delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
-        weight = 1.0 if silo.guarantee else float(len(silo.data.train))
+        weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
@@ -261,7 +266,7 @@ class Trainer:
         exact = None
         if uses_exact_statistics(self.method):
             net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
+            exact = exact_statistics(net, silo.data.inputs, self.device)
         return summaries_of(self.loop, weights, silo.data, exact)
 
 
@@ -280,20 +285,5 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     model = used_model(trainer, silo, task, state)
     own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
     if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
-
-
-def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
-    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
-    extra = changed_extra(method, trainer.partition)
-    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
-    if silo.guarantee is None:
-        return taint.labels_after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
-    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
-    prefixes = tuple(f"body.{path}." for path in layers)
-    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    released += trainer.partition.names(Role.SUMMARY)
-    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

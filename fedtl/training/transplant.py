@@ -67,7 +67,7 @@ def transplanted(
     freeze = stages if begin in FROZEN else 0
     alone = replace(alone, training=replace(alone.training, freeze=freeze))
     state = trained_alone(alone, silo, task, donors.state(begin, stages, alone.spec))
-    return alone.adapt(state, silo.data.train.x, silo.data.width)
+    return alone.adapt(state, silo.data.inputs, silo.data.width)
 
 
 def donors_of(trainer: Trainer, silo: Silo, shared: State, new: ModelSpec) -> Donors:
@@ -81,6 +81,6 @@ def donors_of(trainer: Trainer, silo: Silo, shared: State, new: ModelSpec) -> Do
     return Donors(
         first=model_part(alone.initial(width)),
         new=model_part(fresh.initial(width)),
-        others=trainer.adapt(others, silo.data.train.x, width),
+        others=trainer.adapt(others, silo.data.inputs, width),
         own={},
     )

@@ -24,7 +24,7 @@ from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import Trainer
 
 VARIATION_WEIGHT = 1e-2

@@ -81,7 +81,9 @@ def check_question(experiment: Experiment) -> None:
 
 
 def _jobs(experiment: Experiment, folder: Path, study: Study) -> Sequence[Job]:
-    """Return a job for each silo and seed. Raises ConfigError for one silo, and for a model without stages."""
+    """
+    Return a job for each silo with labels and each seed. Raises ConfigError for one silo, and for a model without stages.
+    """
     silos = study.training
     if len(silos) < 2:
         raise ConfigError(
@@ -100,6 +102,7 @@ def _jobs(experiment: Experiment, folder: Path, study: Study) -> Sequence[Job]:
         )
         for seed in experiment.compare.seeds
         for name in silos
+        if name not in experiment.data.unlabelled
         for path in [folder / "transfers" / f"{name}-seed{seed}"]
     ]
 
