@@ -29,7 +29,7 @@ DOORS = {
     "torchvision": {"models.libraries", "models.compat"},
     "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
-    "matplotlib": {"report.plots", "report.gain_plots", "report.audit_plots"},
+    "matplotlib": {"report.plots", "report.gain_plots", "report.audit_plots", "report.transfer_plots"},
     "jinja2": {"report.html"},
     "typer": {
         *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),
@@ -78,6 +78,7 @@ MANY_ARGUMENTS = {
     "cli.server.bundle": "each option of a command is an argument",
     "cli.train.run": "each option of a command is an argument",
     "cli.train.compare": "each option of a command is an argument",
+    "cli.transferability.transferability": "each option of a command is an argument",
 }
 
 FILES = {

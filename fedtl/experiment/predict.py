@@ -30,7 +30,7 @@ from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import OwnStart, Trainer
 
 

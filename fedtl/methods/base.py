@@ -56,6 +56,7 @@ class Phase:
     into: str | None = None
     pick: Pick | None = None
     lr: float | None = None
+    unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
 
     @property
     def trains_model(self) -> bool:

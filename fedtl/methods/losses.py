@@ -181,6 +181,8 @@ class PerBatch(Loss, ABC):
 class OnWeights(WithModules):
     """A loss on the weights alone, those of its modules included, which acts in each step: by its gradient before it, or by its proximal step after it."""
 
+    needs_start = False  # whether it needs the set START; such a term acts in tuning at home too
+
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
         """Return the gradient at ``weight``, or None where the term does not act before a step."""
         return None

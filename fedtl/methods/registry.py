@@ -16,6 +16,7 @@ from fedtl.methods.fedala import fedala
 from fedtl.methods.ifca import ifca
 from fedtl.methods.infomax import InformationMaximisation
 from fedtl.methods.jdot import JointTransport
+from fedtl.methods.l2sp import StartingPoint
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mcc import MinimumClassConfusion
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
@@ -90,5 +91,12 @@ METHODS: Registry[Callable[..., Method]] = Registry(
 )
 TERMS: Registry[Callable[..., Term]] = Registry(
     "fedtl.terms",
-    {**ADAPTATION, **BETWEEN_SILOS, **SOURCE_FREE, "soft_labels": SoftLabels, "proximal": Proximal},
+    {
+        **ADAPTATION,
+        **BETWEEN_SILOS,
+        **SOURCE_FREE,
+        "soft_labels": SoftLabels,
+        "proximal": Proximal,
+        "l2sp": StartingPoint,
+    },
 )

@@ -83,7 +83,7 @@ class HomeSite:
 
     def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
         task = replace(self.task, round=self.task.round + repeat)
-        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr)
+        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr, self.state)
 
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
@@ -161,11 +161,17 @@ def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
     tuning, by ``alone_trainer``.
     """
-    alone, width = alone_trainer(trainer), silo.data.width
-    state, (phase,) = alone.initial(width), alone.method.phases
+    alone = alone_trainer(trainer)
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width))
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+
+
+def trained_alone(alone: "Trainer", silo: Silo, task: Task, state: State) -> State:
+    """Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``."""
+    (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
-    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+    return state
 
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
