@@ -136,9 +136,10 @@ class WithModules:
 
 
 class Loss(WithModules):
-    """What any loss on examples may need: a second domain, outputs of layers."""
+    """What any loss on examples may need: a second domain, class numbers as labels, outputs of layers."""
 
     needs_target = False
+    needs_classes = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
 

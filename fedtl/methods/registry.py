@@ -12,11 +12,13 @@ from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.fedala import fedala
+from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
+from fedtl.methods.protonet import protonet
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
 
@@ -43,7 +45,7 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",

@@ -55,7 +55,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
-    yield from _of_target(experiment)
+    yield from _of_needs(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -77,13 +77,14 @@ def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
         yield str(error)
 
 
-def _of_target(experiment: Experiment) -> Iterator[str]:
+def _of_needs(experiment: Experiment) -> Iterator[str]:
     try:
-        needed = method_of(experiment.method).needs_target
+        method, name = method_of(experiment.method), experiment.method.name
     except ConfigError:
         return  # contradictions() reports it
-    if needed and not experiment.data.target_domain:
-        name = experiment.method.name
+    if any(term.needs_classes for term in method.losses) and experiment.data.task == "regression":
+        yield f"method {name!r} needs classes, but data.task is regression; choose another method"
+    if method.needs_target and not experiment.data.target_domain:
         yield f"method {name!r} adapts to a second domain; name it in data.target_domain"
 
 
