@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Part, Raw, parts_of
+from fedtl.data.source import Array, Raw, parts_of
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
@@ -18,7 +19,7 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
     Return ``raw`` if it can be used. ``missing_values``: whether a NaN in a table stands for a missing value.
 
     With ``settings.by_record`` values and labels are not checked: a row that cannot be used must not stop the others, or
-    a refusal would tell what it holds. Raises DataError.
+    a refusal would tell what it holds. The labels of an unlabelled silo are not looked at. Raises DataError.
     """
     if not len(raw.train.y):
         raise DataError(f"silo {silo} is empty: it has no rows; remove it from data.silos")
@@ -28,8 +29,8 @@ def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool
                 f"silo {silo} has no {name} rows; leave this part out to have it split off, or add rows"
             )
         _check_inputs(part.x, raw.train.x, settings, f"silo {silo}: {name}", missing_values)
-        if not settings.by_record:
-            _check_labels_by_task(part.y, settings, silo)
+        if not settings.by_record and used_fraction(settings, silo):
+            check_labels(part.y, settings, silo)
     if raw.target is not None:
         if not len(raw.target):
             raise DataError(
@@ -54,9 +55,9 @@ def check_classes(raw: Raw, silo: str, classes: Sequence[str], trained: frozense
         raise DataError(
             f"silo {silo}: label {undeclared[0]!r} is not in the declared classes; add it to data.classes"
         )
-    if len(own | trained) < 2:
+    if len(every := own | trained) < 2:
         raise DataError(
-            f"silo {silo}: all {len(raw.train.y)} training rows have the same label {own.pop()!r}; "
+            f"silo {silo}: all {len(raw.train.y)} training rows have the same label {''.join(every)!r}; "
             "remove the silo from data.silos"
         )
     for part in (raw.val, raw.test, raw.target_test):
@@ -104,7 +105,8 @@ def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
     return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
 
 
-def _check_labels_by_task(y: Array, settings: DataSettings, silo: str) -> None:
+def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
+    """Check that labels are classes, or finite values in regression. Raises DataError."""
     if settings.task == "regression":
         if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
             raise DataError(
@@ -129,6 +131,6 @@ def _first_odd_label(y: Array) -> str:
     return str(odd[0])
 
 
-def count_unlabelled(part: Part) -> int:
-    """Return how many rows have no label at all: an empty text, or a number that is not finite."""
-    return int((~np.isfinite(part.y) if part.y.dtype.kind == "f" else part.y.astype(str) == "").sum())
+def without_label(y: Array) -> Array:
+    """Return which rows have no label at all [N]: an empty text, or a number that is not finite."""
+    return ~np.isfinite(y) if y.dtype.kind == "f" else y.astype(str) == ""

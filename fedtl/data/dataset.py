@@ -38,7 +38,8 @@ class SiloDataset:
     """
     The training and validation rows of one silo, prepared.
 
-    ``classes``: the silo's own labels, () in regression. ``target``: unlabelled inputs of its second domain. ``y_mean`` and
+    ``classes``: the silo's own labels, () in regression. ``target``: inputs without labels: of a second domain or, where
+    ``one_domain``, of the silo's own rows whose labels are not used (``data.hidden``). ``y_mean`` and
     ``y_std``: the scale of the labels of a regression. ``origins``: where the values come from that the rows were prepared
     with; private training refuses values that were learned from rows.
     """
@@ -50,6 +51,29 @@ class SiloDataset:
     y_mean: float = 0.0
     y_std: float = 1.0
     origins: Origins = LEARNED
+    one_domain: bool = False
+
+    @property
+    def inputs(self) -> Tensor:
+        """All training inputs of the silo's domain, with or without label: what exact statistics describe."""
+        if self.target is None or not self.one_domain:
+            return self.train.x
+        return torch.cat([self.train.x, self.target])
+
+    @property
+    def hidden(self) -> int:
+        """How many training rows of the silo's domain have a label that is not used."""
+        return 0 if self.target is None or not self.one_domain else len(self.target)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the silo has training rows with a label."""
+        return len(self.train) > 0
+
+    @property
+    def rows_in_epoch(self) -> int:
+        """The rows that an epoch passes over: those with labels or, in a silo without labels, all."""
+        return len(self.train) or (0 if self.target is None else len(self.target))
 
     @property
     def width(self) -> int:
@@ -73,4 +97,5 @@ def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
         joined([silo.val for silo in silos]),
         silos[0].classes,
         torch.cat(targets) if targets else None,
+        one_domain=any(silo.one_domain for silo in silos),
     )

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from fedtl._util.randomness import numpy_generator
+from fedtl.data.hidden import hides_labels
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
-from fedtl.data.splits import at_random, by_position, deal, deal_units, stratified, whole_units
+from fedtl.data.splits import by_position, deal, deal_units, stratified, whole_units
 from fedtl.errors import DataError
 
 
@@ -16,7 +17,7 @@ def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[
     Return the rows with a test and a validation part, and the permanent numbers of the test rows.
 
     A part that the source does not give is drawn from the training rows; the draw depends on ``seed`` and ``silo`` alone, and
-    with ``settings.folds`` on ``settings.fold``. Raises DataError.
+    with ``settings.folds`` on ``settings.fold``. Where labels are not used, it does not look at them. Raises DataError.
     """
     rng = numpy_generator("split", seed, silo)
     ids = np.arange(0 if raw.test is None else len(raw.test.y))
@@ -29,16 +30,16 @@ def split_rows(raw: Raw, settings: DataSettings, silo: str, seed: int) -> tuple[
         raw = replace(raw, test=raw.train.take(ids), train=raw.train.take(rest))
     if raw.target is not None and raw.target_test is not None and raw.target_to_split:
         by_row = replace(raw.target_test, units=None)
-        drawn, rest = _draw(by_row, round(settings.test * len(raw.target)), settings, rng)
+        drawn, rest = _draw(by_row, round(settings.test * len(raw.target)), settings, silo, rng)
         raw = replace(raw, target=raw.target[rest], target_test=raw.target_test.take(drawn))
     if raw.val is None:
         available = _size(raw.train, settings)
         if settings.limit:
             available = min(available, round(settings.limit / (1 - settings.val)))
-        drawn, rest = _draw(raw.train, round(settings.val * available), settings, rng)
+        drawn, rest = _draw(raw.train, round(settings.val * available), settings, silo, rng)
         raw = replace(raw, val=raw.train.take(drawn), train=raw.train.take(rest))
     if settings.limit:
-        drawn, _ = _draw(raw.train, settings.limit, settings, rng)
+        drawn, _ = _draw(raw.train, settings.limit, settings, silo, rng)
         raw = replace(raw, train=raw.train.take(drawn))
     return raw, ids
 
@@ -64,8 +65,7 @@ def _deal_test_rows(
     elif part.units is not None:
         of_row = deal_units(part.units, folds, rng)
     else:
-        strata = np.zeros(len(part.y), int) if settings.task == "regression" else part.y
-        of_row = deal(strata, folds, rng)
+        of_row = deal(_strata(part, settings, silo), folds, rng)
     return np.flatnonzero(of_row == settings.fold), np.flatnonzero(of_row != settings.fold)
 
 
@@ -73,7 +73,7 @@ def _draw_test_rows(
     part: Part, settings: DataSettings, silo: str, rng: np.random.Generator
 ) -> tuple[Array, Array]:
     count = round(settings.test * _size(part, settings))
-    drawn, rest = _draw(part, count, settings, rng)
+    drawn, rest = _draw(part, count, settings, silo, rng)
     if part.units is not None and count and not len(drawn):
         largest = np.unique(part.units, return_counts=True)[1].max()
         raise DataError(
@@ -83,15 +83,22 @@ def _draw_test_rows(
     return drawn, rest
 
 
-def _draw(part: Part, count: int, settings: DataSettings, rng: np.random.Generator) -> tuple[Array, Array]:
+def _draw(
+    part: Part, count: int, settings: DataSettings, silo: str, rng: np.random.Generator
+) -> tuple[Array, Array]:
     """Return the indices of ``count`` rows and of the rest. A unit's rows stay together, or a test would be too easy."""
     if settings.by_record:
         return by_position(_positions(part), count, rng)
     if part.units is not None:
         return whole_units(part.units, count, rng)
-    if settings.task == "regression":
-        return at_random(len(part.y), count, rng)
-    return stratified(part.y, count, rng)
+    return stratified(_strata(part, settings, silo), count, rng)
+
+
+def _strata(part: Part, settings: DataSettings, silo: str) -> Array:
+    """Return what each part gets in proportion [N]: the classes, or one stratum of all rows where labels must not be seen."""
+    if settings.task == "regression" or hides_labels(settings, silo):
+        return np.zeros(len(part.y), int)
+    return part.y
 
 
 def _positions(part: Part) -> Array:

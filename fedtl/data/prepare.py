@@ -1,14 +1,16 @@
 """Prepares the stored rows of one silo: its training data and, separate from it, its test set."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedtl.data.checks import check_classes, check_rows
+from fedtl._util.labels import NO_LABEL
+from fedtl.data.checks import check_classes, check_labels, check_rows, without_label
 from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.hidden import Hidden, hide_labels, used_fraction
 from fedtl.data.labels import has_label, label_numbers, labels_in, merge_labels
 from fedtl.data.origins import Origin, Origins
 from fedtl.data.partition import partition_names, silo_rows
@@ -17,6 +19,7 @@ from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.wrong_labels import with_wrong_labels
 from fedtl.errors import ConfigError, DataError
 
 SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -51,7 +54,9 @@ def silo_names(settings: DataSettings) -> list[str]:
     for name in available:
         if not SILO_NAME.fullmatch(name):
             raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
-    for key, names in (("silos", settings.silos), ("late", settings.late)):
+    fractions = settings.label_fraction if isinstance(settings.label_fraction, dict) else {}
+    lists = {"silos": settings.silos, "late": settings.late, "unlabelled": settings.unlabelled}
+    for key, names in {**lists, "label_fraction": fractions, "wrong_labels": settings.wrong_labels}.items():
         for name in names:
             if name not in available:
                 raise ConfigError(
@@ -117,19 +122,24 @@ def prepare_silo(
 
     ``classes``: the labels that class numbers stand for. ``trained``: the labels in the training rows of the silos that
     train together. With ``settings.by_record`` no row is refused for its content: a row whose label is not in ``classes``
-    is kept without a label and does not train. Raises DataError.
+    is kept without a label and does not train. Labels that are not used become inputs without labels. Raises DataError.
     """
     stored = raw.train if raw.test is None else raw.test
     raw, ids = split_rows(raw, settings, name, seed)
-    assert raw.val is not None
-    assert raw.test is not None
     if len(raw.train.y) < 2:
         raise DataError(
             f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
         )
+    if not used_fraction(settings, name):
+        raw, ids = _with_judged_test_rows(raw, ids, settings, name)
+    x = raw.train.x
+    raw = with_wrong_labels(raw, settings, name, seed)
+    raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)
-    inputs = fit_inputs(raw.train.x, raw.train.y, raw.columns, settings, name)
+    assert raw.val is not None
+    assert raw.test is not None
+    inputs = fit_inputs(x, raw.train.y, raw.columns, settings, name)
 
     def prepared(part: Part) -> Dataset:
         return Dataset(
@@ -147,16 +157,39 @@ def prepare_silo(
         inputs.y_std,
         _origins(settings, inputs),
     )
-    test = prepared(raw.test)
-    labelled = has_label(test)
+    if hidden is not None:
+        data = _with_hidden(data, hidden, inputs)
     target_test = None if raw.target_test is None else prepared(raw.target_test)
-    evaluation_set = EvaluationSet(
-        test.take(labelled),
-        torch.from_numpy(ids)[labelled],
-        target_test,
-        None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)][labelled],
-    )
-    return Prepared(data, evaluation_set, inputs)
+    units = None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)]
+    tested = _evaluation_set(prepared(raw.test), torch.from_numpy(ids), target_test, units)
+    return Prepared(data, tested, inputs)
+
+
+def _evaluation_set(
+    test: Dataset, ids: Tensor, target: Dataset | None, units: Tensor | None
+) -> EvaluationSet:
+    """Return those test rows that have a label."""
+    known = has_label(test)
+    return EvaluationSet(test.take(known), ids[known], target, None if units is None else units[known])
+
+
+def _with_judged_test_rows(raw: Raw, ids: Array, settings: DataSettings, name: str) -> tuple[Raw, Array]:
+    """Return an unlabelled silo with those test rows that have a label, and their numbers. Raises DataError."""
+    assert raw.test is not None
+    rows = np.flatnonzero(~without_label(raw.test.y))
+    test = raw.test.take(rows)
+    if not settings.by_record:
+        check_labels(test.y, settings, name)
+    return replace(raw, test=test), ids[rows]
+
+
+def _with_hidden(data: SiloDataset, hidden: Hidden, inputs: Inputs) -> SiloDataset:
+    """Return the silo with rows whose labels are not used: in training as ``target``, in validation with NO_LABEL or NaN."""
+    x = torch.from_numpy(inputs.apply(hidden.val))
+    no_label = torch.full((len(x),), NO_LABEL if data.classes else torch.nan, dtype=data.val.y.dtype)
+    val = Dataset(torch.cat([data.val.x, x]), torch.cat([data.val.y, no_label]))
+    target = torch.from_numpy(inputs.apply(hidden.train))
+    return replace(data, val=val, target=target, one_domain=True)
 
 
 def _unit_numbers(units: Array) -> Tensor:

@@ -18,6 +18,7 @@ def printable(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(printable)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+LabelFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class RowSettings(Settings):
@@ -84,7 +85,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
     experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
-    prepared without looking at any other row; always so under ``[privacy]``.
+    prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
+    validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
+    ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     """
 
     silos: list[str] = []
@@ -97,6 +100,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     split_seed: int | None = Field(None, ge=0)
     split_column: str = ""
     partition: PartitionSettings | None = None
+    unlabelled: list[str] = []
+    label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
+    wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
 
 
 # What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.

@@ -54,7 +54,7 @@ class Backbone:
             for name, tensor in self.shared.items()
             if name in initial and initial[name].shape == tensor.shape
         }
-        return self.trainer.adapt(initial | received, data.train.x, data.width)
+        return self.trainer.adapt(initial | received, data.inputs, data.width)
 
     @property
     def relation(self) -> nn.Module | None:

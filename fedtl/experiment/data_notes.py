@@ -21,7 +21,8 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
         )
     if experiment.privacy is not None:
         return
-    silos = {name: silo for name, silo in schema.silos.items() if name not in experiment.model.pretrain_on}
+    others = {*experiment.model.pretrain_on, *experiment.data.unlabelled}
+    silos = {name: silo for name, silo in schema.silos.items() if name not in others}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
     if experiment.data.task == "classification" and (listed := _by_silo(single)):
         yield f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row"

@@ -65,11 +65,12 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
     silos: dict[str, SiloSchema] = {}
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
+        unlabelled = name in settings.unlabelled  # its test labels only judge
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
-            prepare.silo_classes(raw, settings),
-            frozenset(label_texts(raw.train.y)),
+            prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
+            frozenset() if unlabelled else frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
         )
@@ -94,6 +95,8 @@ def _check_silo_counts(experiment: Experiment, names: list[str]) -> None:
     training = [name for name in names if name not in experiment.data.late and name not in public]
     if not training:
         raise ConfigError("no silo trains: all are in data.late or model.pretrain_on; remove one there")
+    if not set(training) - set(experiment.data.unlabelled):
+        raise ConfigError("no silo has labels: all that train are in data.unlabelled; remove one there")
     if isinstance(experiment.silos_per_round, int) and experiment.silos_per_round > len(training):
         raise ConfigError(
             f"silos_per_round = {experiment.silos_per_round}, but only {len(training)} silos train; lower it"

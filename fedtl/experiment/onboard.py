@@ -114,7 +114,7 @@ class NewSilo:
         trainer, experiment = self.backbone.trainer, self.backbone.experiment
         few = replace(self.prepared.data, train=self.labelled.take(rows), target=None)
         epochs = experiment.rounds * experiment.train.epochs
-        own, state = alone_on_few(trainer, self.name, few, self.prepared.data.train.x, epochs, seed)
+        own, state = alone_on_few(trainer, self.name, few, self.prepared.data.inputs, epochs, seed)
         return own.scores(state, self.prepared.evaluation_set.test.x, few)[:, list(self.present)]
 
 

@@ -26,6 +26,7 @@ from fedtl.training.trainer import Trainer
 
 FILE = "pretrained.safetensors"
 NOISES = 256  # synthetic inputs
+EVERY_LABEL = {"unlabelled": [], "label_fraction": 1.0}  # settings of [data] for public rows
 
 
 def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) -> State:
@@ -64,7 +65,10 @@ def pretrain(experiment: Experiment, folder: RunFolder, trainer: Trainer, schema
         task = Task("pretraining", 1, 1, experiment.seed, {})
         silo = Silo(f"public {','.join(classes)}", rows, {}, b"")
         trained = trainer.train(silo, trainer.initial(rows.width) | state, Phase(EVERYTHING, epochs), task)
-        same_labels = {classes} == {*groups, *(silo.classes for silo in schema.silos.values())}
+        same_labels = {classes} == {
+            *groups,
+            *(silo.classes for silo in schema.silos.values() if silo.classes),
+        }
         kept = ("body.", "head.") if same_labels else ("body.",)
         state = {name: tensor for name, tensor in trained.items() if name.startswith(kept)}
     folder.save_tensors(FILE, state, taint.untrained_labels(state))
@@ -89,11 +93,10 @@ def public_datasets(experiment: Experiment, entry: str) -> list[SiloDataset]:
     source, colon, path = entry.partition(":")
     if not colon:
         settings, names = without_release(experiment.data), [entry]
-        settings = settings.model_copy(
-            update={"folds": 1, "fold": 0}
-        )  # public rows are the same in every fold
+        # Public rows are the same in every fold, and labelled.
+        settings = settings.model_copy(update={"folds": 1, "fold": 0} | EVERY_LABEL)
     elif source in DATA:
-        fields = {"source": source, "path": path, "silos": [], "late": []}
+        fields = {"source": source, "path": path, "silos": [], "late": []} | EVERY_LABEL
         settings = DataSettings(**{**without_release(experiment.data).model_dump(), **fields})
         names = prepare.silo_names(settings)
     else:

@@ -22,7 +22,14 @@ from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
-from fedtl.experiment.study import Study, build, make_worker_context, study_data, training_silos
+from fedtl.experiment.study import (
+    Study,
+    build,
+    make_worker_context,
+    served_silos,
+    study_data,
+    training_silos,
+)
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.federation.recorder import RecordingFederation, rounds_to_record
 from fedtl.federation.round_log import history_line
@@ -39,6 +46,7 @@ from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, own_model, tuned_model
 from fedtl.training.finish import Examine, Onboard, Outcome
+from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
@@ -78,10 +86,11 @@ class Trained:
 
     @property
     def silos(self) -> list[Silo]:
-        """The silos that trained, each with what it kept; for the method "pooled", with nothing."""
+        """The silos that get a model, each with what it kept in training; for the method "pooled", with nothing."""
         study = self.study
         return [
-            self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(study.training)
+            self.members.get(name) or study.silo(name, self.data[name])
+            for name in sorted(served_silos(study))
         ]
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
@@ -217,10 +226,13 @@ def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """Return who takes part in the rounds: every silo, or for the method "pooled" one silo with the rows of all."""
+    """
+    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
+    with the rows of all.
+    """
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items()}
+    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:
@@ -240,7 +252,7 @@ def _final_shared(study: Study, members: Mapping[str, Silo], shared: State) -> S
         return shared
     experiment, pooled, trainer = study.experiment, members[POOLED], study.trainer
     task = Task(POOLED, experiment.rounds + 1, experiment.rounds, experiment.seed, shared)
-    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.train.x, pooled.data.width)
+    state = trainer.adapt(tuned_model(trainer, pooled, task), pooled.data.inputs, pooled.data.width)
     return trainer.partition.split(state)[0]
 
 

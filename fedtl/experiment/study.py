@@ -14,11 +14,13 @@ from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
+from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
+from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
@@ -105,6 +107,13 @@ class StudySource:
         return Study(self.experiment, trainer, self.silo_data)
 
 
+def served_silos(study: Study) -> list[str]:
+    """Return the names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
+    if not made_with_labels(study.method):
+        return study.training
+    return [name for name in study.training if name not in study.experiment.data.unlabelled]
+
+
 def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:
     """Return the names of the silos that train: all but late and public ones."""
     others = {*experiment.data.late, *experiment.model.pretrain_on}
@@ -145,6 +154,7 @@ def build(
     training = TrainingConfig(**settings, freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
+    check_unlabelled(experiment, method)
     _check_roles(experiment, trainer)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
@@ -157,6 +167,7 @@ def build(
         *sharing_notes(experiment, trainer),
         *sampling_notes(experiment, trainer),
         *data_notes(experiment, method, schema),
+        *label_notes(experiment, method, training_silos(experiment, schema)),
     )
     return Study(experiment, trainer, data, notes, first=provenance)
 
@@ -213,11 +224,13 @@ def _private_spec(experiment: Experiment, spec: ModelSpec, shape: tuple[int, ...
 
 
 def _model_spec(experiment: Experiment, shape: tuple[int, ...]) -> ModelSpec:
-    """Return the model. Raises ConfigError where ``model.freeze`` is more than the stages of the body."""
+    """Return the model. Raises ConfigError where ``model.freeze`` or ``method.cut`` is more than the stages of the body."""
     model = experiment.model
     spec = model_of(model, shape, experiment.seed)
-    if model.freeze > (count := len(stages(spec.body))):
-        raise ConfigError(
-            f"model.freeze = {model.freeze}, but the body of {model.name} has {count} stages; set at most {count}"
-        )
+    count = len(stages(spec.body))
+    for key, value in (("model.freeze", model.freeze), ("method.cut", experiment.method.cut or 0)):
+        if value > count:
+            raise ConfigError(
+                f"{key} = {value}, but the body of {model.name} has {count} stages; set at most {count}"
+            )
     return spec

@@ -58,7 +58,8 @@ class StudyData:
     def prepare(self, name: str, raw: Raw) -> Prepared:
         """Prepare stored rows as this silo's, without storing the result. Raises DataError."""
         own, schema = self.schema.silos[name], self.schema
-        labels = own.classes if self.own_labels else schema.union
+        unlabelled = name in self.settings.unlabelled
+        labels = own.classes if self.own_labels and not unlabelled else schema.union
         return prepare.prepare_silo(raw, self.settings, name, self.seed, labels, schema.trained)
 
     def _part(self, name: str, part: str) -> Any:

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from math import isfinite
 
+from fedtl.data.labels import has_label
 from fedtl.errors import NotEnoughSilos, SiloFailed
 from fedtl.experiment.config.schema import AuditSettings, Experiment
 from fedtl.experiment.run import Given, Machine, ready_study, trained
@@ -23,7 +24,7 @@ FILE = "trial.json"
 class Validate:
     """
     The job that finishes a silo's model and returns its loss on validation rows; in regression divided by the variance of
-    the silo's training labels. None where the silo has no such rows.
+    the silo's training labels. None where no such row has a label.
     """
 
     task: Task
@@ -31,7 +32,7 @@ class Validate:
 
     def __call__(self, trainer: Trainer, silo: Silo) -> float | None:
         data = silo.data
-        if not len(data.val):
+        if not has_label(data.val).any():
             return None
         scores = finish(trainer, silo, self.task, self.own).scores(trainer, data.val.x, data)
         loss = quick(scores, data.val.y).get("loss", float("inf")) / data.y_std**2

@@ -22,6 +22,10 @@ LEVEL = 0.05
 POWER = 0.8
 MAX_GROUPS = 500  # more groups of rows are left out several at a time
 MAX_WEIGHTS = 4_000_000  # at once
+FLOOR = 2  # rows of a silo with opposite outcomes: the smallest variance that is believed
+MEAN_FLOOR = (
+    3  # the same for a mean over silos; with 2, intervals of few silos with few rows cover in 92 % of cases
+)
 TINY = 1e-12  # below this share, a variance is rounding
 BY_CLASS = frozenset({"balanced_accuracy", "auc"})
 CONTINUOUS = frozenset({"loss", "rmse", "r2"})
@@ -109,10 +113,14 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A quantity measured by several seeds: its value for each (``seeds`` [S]), and the test rows of each silo in it."""
+    """
+    A quantity measured by several seeds: its value for each (``seeds`` [S]), and the test rows of each silo in it. ``least``:
+    the smallest variance of all blocks together that is believed.
+    """
 
     seeds: Floats
     blocks: tuple[Block, ...]
+    least: float = 0.0
 
     def certainty(self) -> Certainty:
         """
@@ -122,7 +130,8 @@ class Measurement:
         from test rows too and is counted already. Half of it is subtracted: with all of it, intervals of three seeds would
         cover too rarely, because s^2 is uncertain itself.
         """
-        count, rows = len(self.seeds), sum(block.variance for block in self.blocks)
+        count = len(self.seeds)
+        rows = max(sum(block.variance for block in self.blocks), self.least)
         squares = sum(
             block.variance**2 / block.freedom if block.freedom else np.inf
             for block in self.blocks
@@ -136,7 +145,9 @@ class Measurement:
             between = float(self.seeds.var(ddof=1))
             total += max(0.0, between - of_rows / 2) / count
             squares += (between / count) ** 2 / (count - 1)
-        freedom = total**2 / squares if squares else np.inf
+        # Satterthwaite's number is never above the sum, unless the variance is the smallest that is believed.
+        most = sum(max(block.freedom, 0) for block in self.blocks) + count - 1
+        freedom = min(total**2 / squares, most) if squares else most
         return Certainty(float(self.seeds.mean()), float(np.sqrt(total)), float(freedom))
 
     def minus(self, other: "Measurement") -> "Measurement":
@@ -160,6 +171,9 @@ def mean_of(measurements: Sequence[Measurement]) -> Measurement:
     """
     Return the mean over silos, whose test rows do not depend on each other; a seed is the same in all silos. A silo with too
     few rows to know its variance counts with the largest variance of the others.
+
+    Silos whose rows show no difference are many together: the smallest variance that is believed is one for all of them,
+    that of MEAN_FLOOR rows of the smallest silo with opposite outcomes, not one for each.
     """
     share = 1 / len(measurements)
     blocks = [block.scaled(share) for own in measurements for block in own.blocks]
@@ -167,7 +181,9 @@ def mean_of(measurements: Sequence[Measurement]) -> Measurement:
         largest = max(block.variance for block in known)
         unknown = Block(np.zeros((len(measurements[0].seeds), 1)), largest, 1.0)
         blocks = [block if block.known else unknown for block in blocks]
-    return Measurement(np.mean([own.seeds for own in measurements], axis=0), tuple(blocks))
+    least = max((block.least for block in blocks if not block.smooth), default=0.0) * MEAN_FLOOR / FLOOR
+    shown = tuple(block if block.smooth else replace(block, least=0.0) for block in blocks)
+    return Measurement(np.mean([own.seeds for own in measurements], axis=0), shown, least)
 
 
 def measure(metric: str, seeds: Sequence[Answers], silo: str) -> Measurement:
@@ -187,7 +203,7 @@ def measure(metric: str, seeds: Sequence[Answers], silo: str) -> Measurement:
     if metric in BY_CLASS and all(_answers_alike(metric, own) for own in seeds):
         step = 0.0  # the same answer to every row has the same value on any rows
     freedom = min(carriers, influences.shape[1]) - 1
-    return Measurement(np.array(values), (Block(influences, 2 * step**2, freedom, metric == "auc"),))
+    return Measurement(np.array(values), (Block(influences, FLOOR * step**2, freedom, metric == "auc"),))
 
 
 def _answers_alike(metric: str, answers: Answers) -> bool:

@@ -3,7 +3,8 @@ Yardsticks of a comparison that no run trains by itself.
 
 "local ensemble": two local models of a silo, from two initial weights and on the same rows; their probabilities, or in
 regression their values, are averaged. It tells what an ensemble alone gives. "constant": the same answer for every row, from
-the silo's training labels alone: the majority class, or in regression the mean. A model below it has learned nothing.
+the silo's training labels alone: the majority class, or in regression the mean. A model below it has learned nothing. A silo
+without labels has neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ def write_constant(experiment: Experiment, folder: RunFolder, raws: SharedStore)
         rows = study_data(experiment, stores, schema)
         for name in training_silos(experiment, schema):
             data, evaluation_set = rows.dataset(name), rows.evaluation_set(name)
+            if not data.has_labels:
+                continue
             scores = constant_scores(data).expand(len(evaluation_set.test), -1).contiguous()
             test = {"scores": scores, "y": evaluation_set.test.y, "ids": evaluation_set.ids}
             test |= {} if evaluation_set.units is None else {"units": evaluation_set.units}

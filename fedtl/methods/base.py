@@ -13,9 +13,10 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import Forward, OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
+from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
+from fedtl.methods.summary import Summary
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -60,32 +61,6 @@ class Phase:
     def trains_model(self) -> bool:
         """Whether the weights that this phase trains become the model's."""
         return MODEL in self.on or (self.into == MODEL and self.through is None)
-
-
-class Summary(ABC):
-    """
-    One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
-    vector longer than ``bound`` is scaled down to it.
-
-    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
-    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
-    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
-    trains without privacy; otherwise of the model as trained.
-    """
-
-    name: str
-    bound: float
-    by_label: bool = False
-    every_round: bool = True
-    exact_statistics: bool = False
-
-    @abstractmethod
-    def rows(self, out: Forward) -> Tensor:
-        """Return the vectors [B, ...]."""
-
-    @abstractmethod
-    def shape(self, features: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +109,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first.
+    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
     """
 
     trained: frozenset[Role] = frozenset()
+    source_free: bool = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -184,14 +160,15 @@ class Method:
     A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
     steps after the last round; ``tune`` comes after them. ``choose``: which mix of its candidate models a silo uses; None:
     the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or
-    momentum.
+    momentum. The summaries that terms need are among ``summaries``; ``plus`` adds them.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
     (privacy.statistics = "local-after") or "never" (any other).
     ``pool``: all silos' rows in one place, a baseline for simulation only.
 
-    Raises ValueError for two slots or summaries of one name, and for a shared role that no tensor of a model has.
+    Raises ValueError for two slots or summaries of one name, for a shared role that no tensor of a model has, and for a term
+    whose summary the method does not have.
     """
 
     shared: frozenset[Role] = EVERYTHING
@@ -203,6 +180,7 @@ class Method:
     tune: Finish | None = None
     choose: Choose | None = None
     server: Server | None = None
+    cut: int | None = None  # how many first stages of the body are shared; None: all (``methods.cut``)
     exact_statistics: ExactStatistics = "own"
     pool: bool = False
     sgd_only: bool = False
@@ -214,6 +192,12 @@ class Method:
             )
         check_names([slot.name for slot in self.slots], "the slot")
         check_names([summary.name for summary in self.summaries], "the summary")
+        for term in self.every_term:
+            for summary in term.summaries():
+                if summary not in self.summaries:
+                    raise ValueError(
+                        f"the term {type(term).__name__} needs the summary {summary.name!r}; add the term with Method.plus"
+                    )
 
     @property
     def steps(self) -> tuple[Finish, ...]:
@@ -247,12 +231,14 @@ class Method:
         return tuple(term for term in self.every_term if isinstance(term, PerExample | PerBatch))
 
     def plus(self, *terms: Term) -> "Method":
-        """Return the method with further terms in its objective and in the phases' own ones."""
+        """Return the method with further terms in its objective and in the phases' own ones, and with their summaries."""
         phases = tuple(
             phase if phase.objective is None else replace(phase, objective=phase.objective + terms)
             for phase in self.phases
         )
-        return replace(self, objective=self.objective + terms, phases=phases)
+        needed = (summary for term in terms for summary in term.summaries())
+        summaries = tuple(dict.fromkeys((*self.summaries, *needed)))
+        return replace(self, objective=self.objective + terms, phases=phases, summaries=summaries)
 
 
 def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:

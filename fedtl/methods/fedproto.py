@@ -7,75 +7,74 @@ Law: with strength = 0 every silo trains alone.
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 
-from fedtl._util.labels import NO_LABEL
 from fedtl._util.settings import Weight
-from fedtl.methods.base import Method, Summary
+from fedtl.methods.base import Method
+from fedtl.methods.group_means import GroupMeans, class_groups, group_means
 from fedtl.methods.losses import Forward, PerExample, TaskLoss
 
 PROTOTYPES = "prototypes"
-LEAST_SHARE = 1e-6  # of the rows: a smaller share is rounding
 Length = Annotated[float, Gt(0)]
 
 
 @dataclass(frozen=True)
-class Prototypes(Summary):
+class Prototypes(GroupMeans):
     """
-    What crosses: for each row the matrix onehot(y) [f / clip; 1]^T, [classes, D + 1], with features f that are scaled down to a
-    length of ``clip``. Column D of the mean is each class's share of the rows, so the mean over all silos' rows gives the mean
-    features of each class, weighted as FedProto weights them. A row without a label counts as zeros. Each matrix is at most
-    sqrt(2) long.
+    The mean over rows of each class of f / ``clip``, with features f of which longer ones are scaled down to the length
+    ``clip``. Over all silos' rows, so a silo counts by its rows of the class, as in FedProto.
     """
 
     clip: Length = 10.0
-    name = PROTOTYPES
-    bound = 2**0.5
+    name: str = PROTOTYPES
     by_label = True
 
-    def rows(self, out: Forward) -> Tensor:
-        y, width = out.batch.y, out.scores.shape[1]
-        counted = torch.cat([clipped(out.features, self.clip) / self.clip, torch.ones_like(y[:, None])], 1)
-        members = F.one_hot(y.clamp_min(0), width) * (y != NO_LABEL)[:, None]
-        return members[:, :, None] * counted[:, None, :]
+    def vectors(self, out: Forward) -> Tensor:
+        return limited(out.features / self.clip)
 
-    def shape(self, features: int, width: int) -> tuple[int, ...]:
-        return (width, features + 1)
+    def numbers(self, features: int, width: int) -> int:
+        return features
 
 
-def clipped(features: Tensor, clip: float) -> Tensor:
-    """Return features [N, D], longer ones scaled down to the length ``clip``."""
-    return features * (clip / features.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)
+def limited(vectors: Tensor) -> Tensor:
+    """Return vectors [N, D], of which longer ones are scaled down to the length 1."""
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1)
 
 
-def prototypes_of(mean: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def prototypes_of(received: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """
-    Return the prototypes [classes, D] of a mean of ``Prototypes``, and which classes have rows [classes]. None is longer than
-    ``clip``, whatever noise there is.
+    Return the prototypes [classes, D] of a received mean of ``Prototypes``, none longer than ``clip`` whatever noise there is,
+    and which classes have rows [classes].
     """
-    shares = mean[:, -1]
-    return clipped(clip * mean[:, :-1] / shares.clamp_min(LEAST_SHARE)[:, None], clip), shares > LEAST_SHARE
+    means, shares = group_means(received)
+    return clip * limited(means), shares > 0
 
 
 @dataclass(frozen=True)
 class ToPrototypes(PerExample):
-    """Tan et al., 2022: strength / D ||f - m_y||^2, with m_y the received prototype of the row's class; 0 before there is one."""
+    """
+    Tan et al., 2022: features are pulled to the mean features of their class over all silos.
+
+    The loss is strength / D ||f - m_y||^2, with f at most ``clip`` long and m_y the received prototype of the row's class; 0
+    before there is one.
+    """
 
     strength: Weight = 1.0
     clip: Length = 10.0
     needs_classes = True
 
+    def summaries(self) -> tuple[Prototypes]:
+        return (Prototypes(self.clip),)
+
     def losses(self, out: Forward) -> Tensor:
         means, _ = prototypes_of(out.summary(PROTOTYPES), self.clip)
-        wanted = means[out.batch.y.clamp_min(0).long()]
-        return self.strength * (clipped(out.features, self.clip) - wanted).pow(2).mean(1)
+        wanted = class_groups(out).to(means) @ means
+        return self.strength * (self.clip * limited(out.features / self.clip) - wanted).pow(2).mean(1)
 
     def counts(self, out: Forward) -> Tensor:
         _, present = prototypes_of(out.summary(PROTOTYPES), self.clip)
-        return out.batch.labelled & present[out.batch.y.clamp_min(0).long()]
+        return (class_groups(out) * present).sum(1) > 0
 
 
 def fedproto(strength: Weight = 1.0, clip: Length = 10.0) -> Method:
@@ -83,8 +82,5 @@ def fedproto(strength: Weight = 1.0, clip: Length = 10.0) -> Method:
     Tan et al., 2022 (FedProto): every silo trains a model of its own whose features are pulled to the mean features of their
     class over all silos, and only these means cross, from features of at most ``clip`` length.
     """
-    return Method(
-        shared=frozenset(),
-        objective=(TaskLoss(), ToPrototypes(strength, clip)),
-        summaries=(Prototypes(clip),),
-    )
+    term = ToPrototypes(strength, clip)
+    return Method(shared=frozenset(), objective=(TaskLoss(), term), summaries=term.summaries())

@@ -83,6 +83,8 @@ class PrototypeHead(Finish):
             return Tune("head", HEAD_EPOCHS, lr="train")(site, state, sets)
         weight, bias = head_names(state)
         train, width = site.features(state, "train"), len(state[bias])
+        if not len(train):
+            return state
         means = class_means(train, width)
         absent = torch.bincount(train.y, minlength=width) == 0
         lowest = (-means.pow(2).sum(1)).masked_fill(absent, -1e4)

@@ -18,26 +18,33 @@ from fedtl.errors import ModelError
 from fedtl.models.net import Shape
 
 Width = Annotated[int, Field(ge=1, le=4096)]  # channels or units of a layer
+Grid = Annotated[
+    int, Field(ge=1, le=16)
+]  # features are averages over a grid of so many rows and columns of the image
 GROUPS = 8  # the number of groups of a GroupNorm
 
 
-def convnet(shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64)) -> tuple[nn.Module, str]:
-    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, global average; images from 4 px."""
-    return _convnet(shape, widths, nn.BatchNorm2d)
+def convnet(
+    shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64), grid: Grid = 1
+) -> tuple[nn.Module, str]:
+    """Three 3x3 convolutions (32, 64, 64) with BatchNorm, two poolings, averages over a grid of 1 x 1; images from 4 px."""
+    return _convnet(shape, widths, grid, nn.BatchNorm2d)
 
 
-def convnet_gn(shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64)) -> tuple[nn.Module, str]:
+def convnet_gn(
+    shape: Shape, widths: tuple[Width, Width, Width] = (32, 64, 64), grid: Grid = 1
+) -> tuple[nn.Module, str]:
     """convnet with GroupNorm (Wu and He, 2018; 8 groups): without running statistics, which need no adaptation or noise."""
     for width in widths:
         if width % GROUPS:
             raise ModelError(
                 f"takes widths that are multiples of {GROUPS}, not {width}; set model.settings.widths"
             )
-    return _convnet(shape, widths, lambda width: nn.GroupNorm(GROUPS, width))
+    return _convnet(shape, widths, grid, lambda width: nn.GroupNorm(GROUPS, width))
 
 
 def _convnet(
-    shape: Shape, widths: tuple[int, int, int], norm: Callable[[int], nn.Module]
+    shape: Shape, widths: tuple[int, int, int], grid: int, norm: Callable[[int], nn.Module]
 ) -> tuple[nn.Module, str]:
     channels, *_ = _image(shape, at_least=4)
     layers: list[nn.Module] = []
@@ -45,8 +52,9 @@ def _convnet(
         layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), norm(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)] if pooled else []
         channels = width
-    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return nn.Sequential(OrderedDict(features=body, classifier=nn.Linear(channels, 1))), "classifier"
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+    classifier = nn.Linear(channels * grid * grid, 1)
+    return nn.Sequential(OrderedDict(features=body, classifier=classifier)), "classifier"
 
 
 def mlp(

@@ -116,19 +116,36 @@ def stages(body: nn.Module) -> list[list[str]]:
     A stage is a child module with parameters and the normalisation layers that follow it. If fewer than three children are
     composite (a transformer has one: its blocks), their children are stages in their place.
     """
-    by_stage: list[list[str]] = []
-    for path, module in _blocks("", body):
-        names = [f"{path}.{name}" if path else name for name, _ in module.named_parameters()]
-        if is_norm(module) and by_stage:
-            by_stage[-1] += names
-        elif names:
-            by_stage.append(names)
-    direct = [name for name, _ in body.named_parameters(recurse=False)]
+    parameters = {name for name, _ in body.named_parameters(remove_duplicate=False)}
+    return [[name for name in stage if name in parameters] for stage in stage_tensors(body)]
+
+
+def stage_tensors(body: nn.Module) -> list[list[str]]:
+    """Return the names of all tensors of a body in its stages, buffers included."""
+    by_stage = [[name for path in stage for name in _tensors(path, body)] for stage in stage_modules(body)]
+    owned = {name for stage in by_stage for name in stage}
+    direct = [name for name in _tensors("", body) if name not in owned]
     if direct and by_stage:
         by_stage[0] = direct + by_stage[0]
     elif direct:
         by_stage = [direct]
     return by_stage
+
+
+def stage_modules(body: nn.Module) -> list[list[str]]:
+    """Return the paths of the modules of each stage; the last one gives the stage's output."""
+    by_stage: list[list[str]] = []
+    for path, module in _blocks("", body):
+        if is_norm(module) and by_stage:
+            by_stage[-1].append(path)
+        elif _owns_parameters(module):
+            by_stage.append([path])
+    return by_stage
+
+
+def _tensors(path: str, body: nn.Module) -> list[str]:
+    names = body.get_submodule(path).state_dict(keep_vars=True)
+    return [f"{path}.{name}" if path else name for name in names]
 
 
 def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -68,19 +68,21 @@ def _part(path: str) -> Role:
 class Partition:
     """
     A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
-    names of tensors in addition to the model that leave, which does not follow from their roles.
+    names of tensors in addition to the model that leave, which does not follow from their roles. ``kept``: the names of those
+    that stay in spite of their roles, because a cut divides the body.
     """
 
     roles: Mapping[str, Role]
     shared: frozenset[Role]
     crossing: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if Role.COUNT in self.shared:
             raise PartitionError("integer counters cannot be averaged, so they cannot be shared")
 
     def leaves(self, name: str) -> bool:
-        return self.roles[name] in self.shared or name in self.crossing
+        return (self.roles[name] in self.shared and name not in self.kept) or name in self.crossing
 
     def names(self, role: Role) -> Iterable[str]:
         return (name for name, own_role in self.roles.items() if own_role is role)

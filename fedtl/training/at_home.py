@@ -88,7 +88,7 @@ class HomeSite:
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
             return state
-        return self.trainer.adapt(state, self.silo.data.train.x, self.silo.data.width)
+        return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
     def losses(self, state: State) -> Tensor:
         data = self.silo.data
@@ -122,7 +122,7 @@ def received_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """
     model = used_model(trainer, silo, task, trainer.partition.join(task.shared, silo.local))
     if fits_statistics(trainer.method, trainer.partition, model, task.shared):
-        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
 
 
@@ -133,9 +133,10 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
-        model = step(site, model, sets)
+        usable = step.source_free or silo.data.has_labels
+        model = step(site, model, sets) if usable else site.adapted(model, step.trained)
     if fits_tuned_statistics(trainer.method):
-        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
 
 
@@ -165,7 +166,10 @@ def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
-    """Return the model that the silo uses itself after the last round. ``own``: trains, or finds, its own model."""
+    """
+    Return the model that the silo uses itself after the last round. ``own``: trains, or finds, its own model; a silo without
+    labels has none.
+    """
     if trainer.method.pool:  # the rows of all silos tuned it, in one place
         return FinalModel((Member(Candidate.SHARED, 1.0, received_model(trainer, silo, task)),))
     choose, tuned = trainer.method.choose, tuned_model(trainer, silo, task)
@@ -176,9 +180,15 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
         Candidate.TUNED: lambda: tuned,
         Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
     }
+    if not silo.data.has_labels:
+        del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
         make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
-    return _chosen(trainer, silo.data, {name: make[name]() for name in choose.candidates if name in make})
+    return _chosen(
+        trainer,
+        silo.data,
+        {name: make[name]() for name in choose.candidates if name in make} or {Candidate.TUNED: tuned},
+    )
 
 
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
@@ -186,7 +196,7 @@ def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     model = model_part(trainer.partition.join(task.shared, silo.local))
     if trainer.method.exact_statistics == "never":
         return copy_state(model)
-    return copy_state(trainer.adapt(model, silo.data.train.x, silo.data.width))
+    return copy_state(trainer.adapt(model, silo.data.inputs, silo.data.width))
 
 
 def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate, State]) -> FinalModel:

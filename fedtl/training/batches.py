@@ -37,11 +37,17 @@ def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, devi
 def draw_batches(
     data: SiloDataset, epochs: int, size: int, generator: torch.Generator, second_domain: bool
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None."""
+    """
+    Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None. A silo
+    without labels yields all its rows of the second domain instead.
+    """
     pool = len(data.target) if data.target is not None and second_domain else 0
     for _ in range(epochs):
-        for rows in in_batches(torch.randperm(len(data.train), generator=generator), size):
-            yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
+        for rows in in_batches(torch.randperm(len(data.train) or pool, generator=generator), size):
+            if data.has_labels:
+                yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
+            else:
+                yield rows[:0], rows
 
 
 def in_batches(rows: Tensor, size: int) -> list[Tensor]:

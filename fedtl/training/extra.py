@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Summary
-from fedtl.methods.losses import Forward
+from fedtl.methods.base import Method
+from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
 from fedtl.methods.slot import FinishedRound
+from fedtl.methods.summary import Summary
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
@@ -33,14 +34,19 @@ def first_extra(method: Method, model: State, roles: Mapping[str, Role], feature
     return extra
 
 
-def partition_of(method: Method, model: Mapping[str, Role], extra: State) -> Partition:
-    """Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay."""
+def partition_of(
+    method: Method, model: Mapping[str, Role], extra: State, kept: frozenset[str] = frozenset()
+) -> Partition:
+    """
+    Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay, and so
+    do those ``kept`` by a cut.
+    """
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
     crossing = frozenset(
         name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
     )
-    return Partition({**model, **roles}, method.shared, crossing)
+    return Partition({**model, **roles}, method.shared, crossing, kept)
 
 
 def changed_extra(method: Method, partition: Partition) -> list[str]:
@@ -79,11 +85,14 @@ def uses_exact_statistics(method: Method) -> bool:
 
 def summaries_of(loop: Loop, weights: Weights, data: SiloDataset, exact: State | None = None) -> State:
     """
-    Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down.
-    ``exact``: the model's statistics for the summaries that ask for exact ones, None where the silo does not use these.
+    Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down. Rows
+    without labels count where the summary is not ``by_label``. ``exact``: the model's statistics for the summaries that ask
+    for exact ones, None where the silo does not use these.
     """
     return {
-        summary.name: (_sum_of_rows(summary, loop, weights, data, exact) / len(data.train)).float()
+        summary.name: (
+            _sum_of_rows(summary, loop, weights, data, exact) / max(1, _row_count(summary, data))
+        ).float()
         for summary in loop.method.summaries
     }
 
@@ -95,24 +104,42 @@ def _sum_of_rows(
     parts = (
         _scaled_down(part, summary.bound).sum(0) for part in vectors_of(summary, loop, weights, data, exact)
     )
-    total = next(parts)
+    total = next(parts, torch.zeros_like(weights.summaries[summary.name], dtype=torch.float64))
     for part in parts:
         total += part
     return total
+
+
+def _row_count(summary: Summary, data: SiloDataset) -> int:
+    """Return of how many rows a summary is the mean."""
+    return len(data.train) if summary.by_label else len(data.train) + data.hidden
 
 
 @torch.no_grad()
 def vectors_of(
     summary: Summary, loop: Loop, weights: Weights, data: SiloDataset, exact: State | None = None
 ) -> Iterator[Tensor]:
-    """Yield a summary's vectors of the silo's training rows in order, float64 [B, ...]."""
+    """
+    Yield a summary's vectors of the silo's training rows in order, float64 [B, ...]; then, where it is not ``by_label``, of
+    its rows without labels.
+    """
     if exact is not None and summary.exact_statistics:
         moved = {name: tensor.to(loop.device) for name, tensor in exact.items()}
         weights = replace(weights, sets={**weights.sets, MODEL: {**weights.sets[MODEL], **moved}})
     at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // weights.summaries[summary.name].numel()))
-    for rows in torch.arange(len(data.train)).split(at_once):
-        batch = make_batch(data, rows, None, loop.device)
-        yield summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries)).double()
+    labelled, hidden = len(data.train), _row_count(summary, data) - len(data.train)
+    none = torch.arange(0)
+    batches = [(rows, none) for rows in torch.arange(labelled).split(at_once) if len(rows)]
+    batches += [(none, rows) for rows in torch.arange(hidden).split(at_once) if len(rows)]
+    for rows, target_rows in batches:
+        batch = make_batch(data, rows, target_rows if len(target_rows) else None, loop.device)
+        yield summary_rows(summary, weights, batch).double()
+
+
+def summary_rows(summary: Summary, weights: Weights, batch: Batch) -> Tensor:
+    """Return a summary's vectors [B, ...] of a batch, by the model as trained."""
+    model = replace(weights.by(MODEL), layers=summary.needs_layers)
+    return summary.rows(Forward(batch, model, 1.0, weights.summaries))
 
 
 def _scaled_down(vectors: Tensor, bound: float) -> Tensor:

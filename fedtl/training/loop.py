@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl._util.randomness import address, seed_layers, torch_generator
+from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
+from fedtl.methods.label_free import trains_without_labels
 from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.methods.sets import MODEL
@@ -85,7 +87,7 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
-        steps = list(self.batches(silo, phase, generator))
+        steps = list(self.batches(silo, phase, generator)) if learns_from(self.method, silo.data) else []
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
         taken = self._train(weights, phase, silo, task, steps) if steps else 0
@@ -249,6 +251,13 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
+
+
+def learns_from(method: Method, data: SiloDataset) -> bool:
+    """Return whether a loss of the method is defined on the rows of the silo."""
+    return data.has_labels or (
+        trains_without_labels(method) and data.target is not None and len(data.target) > 0
+    )
 
 
 @torch.no_grad()

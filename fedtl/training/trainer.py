@@ -15,7 +15,7 @@ from fedtl.messages import Task, Update
 from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
-from fedtl.models.net import ModelSpec, Net, stages
+from fedtl.models.net import ModelSpec, Net
 from fedtl.models.roles import Partition, Role, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
@@ -33,10 +33,11 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round
+from fedtl.training.loop import Loop, TrainingConfig, changed_in_round, learns_from
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
+from fedtl.training.staging import frozen_parameters, kept_by_cut
 from fedtl.training.weights import Weights
 
 CPU = torch.device("cpu")
@@ -77,13 +78,12 @@ class Trainer:
         if self.method.sgd_only and self.training.optimizer != "sgd":
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
-        frozen = frozenset(
-            f"body.{name}" for stage in stages(self.spec.body)[: self.training.freeze] for name in stage
-        )
+        frozen = frozen_parameters(self.spec.body, self.training.freeze)
         loop = Loop(self.method, self.training, roles(net), frozen, self.device)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
+        kept = kept_by_cut(self.method, self.spec.body)
         object.__setattr__(self, "loop", loop)
-        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra))
+        object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra, kept))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
@@ -118,10 +118,14 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training or the guarantee has no such round, Refused when a
-        local tensor must not go into a private round, and ConfigError when the method or the model cannot be trained
-        privately; neither costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
+        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
+        the method or the model cannot be trained privately; none of these costs anything.
         """
+        if not learns_from(self.method, silo.data):
+            raise SiloFailed(
+                f"{silo.name}: no row has a label, and no loss of the method does without labels"
+            )
         if silo.guarantee is None:
             update, local = self._round(silo, task)
             # A layer may write to tensors that no phase trains, such as its own buffers.
@@ -248,7 +252,7 @@ class Trainer:
         shared, local = self.partition.cut(state)
         delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
-        weight = 1.0 if silo.guarantee else float(len(silo.data.train))
+        weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
@@ -258,7 +262,7 @@ class Trainer:
         exact = None
         if uses_exact_statistics(self.method):
             net = self._evaluated(weights.sets[MODEL], silo.data.width)
-            exact = exact_statistics(net, silo.data.train.x, self.device)
+            exact = exact_statistics(net, silo.data.inputs, self.device)
         return summaries_of(self.loop, weights, silo.data, exact)
 
 
@@ -277,7 +281,7 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     model = used_model(trainer, silo, task, state)
     own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
     if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.train.x, silo.data.width)
+        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
 
 

@@ -224,3 +224,25 @@ def test_the_same_answer_to_every_row_is_surely_no_better_than_chance(metric):
     assert measure(metric, [answers], "a").certainty().interval() == (0.5, 0.5)
     other = Answers(np.tile([0.4, 0.6], (30, 1)), answers.y, np.arange(30, 60))
     assert measure(metric, [pooled([answers, other])], "a").certainty().interval() == (0.5, 0.5)
+
+
+def of_silos(rng, silos, n, up, down):
+    """The mean difference over silos; a share ``up`` of the rows is right under the first method alone, ``down`` under the other."""
+    draws = rng.random((silos, n))
+    return mean_of([difference([of_hits(one >= down)], [of_hits(one <= 1 - up)]) for one in draws])
+
+
+@pytest.mark.parametrize(("silos", "n", "up", "down"), [(6, 50, 0.02, 0.002), (4, 40, 0.01, 0.01)])
+def test_the_mean_of_silos_that_hardly_differ_has_an_interval_that_covers_and_is_not_six_times_too_careful(
+    silos, n, up, down
+):
+    rng = np.random.default_rng(11)
+    ends = [of_silos(rng, silos, n, up, down).certainty().interval() for _ in range(300)]
+    assert 0.93 <= np.mean([low <= up - down <= high for low, high in ends]) <= 0.995
+
+
+def test_the_mean_of_silos_without_any_difference_has_the_variance_of_three_rows_with_opposite_outcomes():
+    silos, n = 6, 50
+    certainty = of_silos(np.random.default_rng(12), silos, n, 0.0, 0.0).certainty()
+    half = stats.t.ppf(0.975, silos * (n - 1)) * 3**0.5 / (silos * n)
+    assert certainty.interval() == pytest.approx((-half, half))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from fedtl.data.checks import count_unlabelled
+from fedtl.data.checks import without_label
 from fedtl.deployment.certificates import days_left
 from fedtl.deployment.site.approvals import bundles_approved_without_terms, code_hash, read_approvals
 from fedtl.deployment.site.covered import APPROVE_AGAIN, APPROVED_WITHOUT_TERMS, approval_uses
@@ -70,7 +70,7 @@ def _rows(home: Home) -> str:
     parts = [f"{len(raw.train.y)} rows"]
     if raw.target is not None:
         parts.append(f"{len(raw.target)} rows of the second domain")
-    if missing := count_unlabelled(raw.train):
+    if missing := int(without_label(raw.train.y).sum()):
         parts.append(f"{missing} rows without a label, which are not used for training")
     return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 

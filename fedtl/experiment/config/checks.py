@@ -2,6 +2,7 @@
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
@@ -55,7 +56,10 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
     yield from data_contradictions(experiment.data)
-    yield from _of_needs(experiment)
+    yield from _of_target(experiment)
+    yield from _of_labels(experiment.data, experiment)
+    yield from _of_wrong_labels(experiment.data, experiment)
+    yield from _of_classes(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -77,15 +81,59 @@ def _messages_of(check: Callable[..., Any], *words: Any) -> Iterator[str]:
         yield str(error)
 
 
-def _of_needs(experiment: Experiment) -> Iterator[str]:
+def _of_target(experiment: Experiment) -> Iterator[str]:
     try:
-        method, name = method_of(experiment.method), experiment.method.name
+        needed = method_of(experiment.method).needs_target
     except ConfigError:
         return  # contradictions() reports it
-    if any(term.needs_classes for term in method.losses) and experiment.data.task == "regression":
-        yield f"method {name!r} needs classes, but data.task is regression; choose another method"
-    if method.needs_target and not experiment.data.target_domain:
-        yield f"method {name!r} adapts to a second domain; name it in data.target_domain"
+    data = experiment.data
+    if needed and not (data.target_domain or data.unlabelled or data.label_fraction != 1.0):
+        name = experiment.method.name
+        yield (
+            f"method {name!r} adapts to a second domain; name it in data.target_domain, or the silos whose labels are not used in "
+            "data.unlabelled"
+        )
+
+
+def _of_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each setting that ``data.unlabelled`` or ``data.label_fraction`` contradicts."""
+    fraction = data.label_fraction
+    if not (data.unlabelled or fraction != 1.0):
+        return
+    key = "data.unlabelled" if data.unlabelled else "data.label_fraction"
+    if experiment.privacy is not None:
+        yield f"{key} and [privacy]: the accounting covers labelled training rows only; remove one of them"
+    if data.target_domain:
+        yield f"{key} and data.target_domain both give rows without labels; remove one of them"
+    others = {"data.late": data.late, "model.pretrain_on": experiment.model.pretrain_on}
+    for other, names in others.items():
+        if both := sorted({*data.unlabelled, *(fraction if isinstance(fraction, dict) else ())} & set(names)):
+            yield f"silo {both[0]!r} is in {key} and in {other}; remove it from one of them"
+    if isinstance(fraction, dict) and (both := sorted(set(data.unlabelled) & set(fraction))):
+        yield f"silo {both[0]!r} is in data.unlabelled and in data.label_fraction; remove it from one of them"
+    if data.unlabelled and data.task == "regression" and data.scale == "silo":
+        yield (
+            'data.unlabelled and data.scale = "silo": a silo without labels cannot scale its predictions; set data.scale to a TOML '
+            'file of constants, or to "none"'
+        )
+
+
+def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each setting that ``data.wrong_labels`` contradicts."""
+    if not data.wrong_labels:
+        return
+    if data.task == "regression":
+        yield "data.wrong_labels replaces classes, and data.task is regression; remove one of them"
+    if experiment.privacy is not None:
+        yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
+
+
+def _of_classes(experiment: Experiment) -> Iterator[str]:
+    if experiment.data.task == "regression":
+        with suppress(ConfigError):  # contradictions() reports it
+            for term in method_of(experiment.method).losses:
+                if term.needs_classes:
+                    yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
 def with_unit(experiment: Experiment) -> Experiment:
@@ -118,6 +166,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
     lists |= {
         "data.columns": data.columns,
         "data.classes": data.classes,
+        "data.unlabelled": data.unlabelled,
         "model.pretrain_on": experiment.model.pretrain_on,
     }
     lists |= {"compare.methods": compare.methods, "compare.seeds": compare.seeds}

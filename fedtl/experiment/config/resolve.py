@@ -22,9 +22,11 @@ from fedtl.experiment.config.schema import (
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
+from fedtl.methods.cut import with_cut
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
+from fedtl.methods.trim import with_trim
 from fedtl.methods.tune import Tune
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, custom_spec, model_spec
@@ -42,6 +44,15 @@ def method_of(settings: MethodSettings) -> Method:
                 f"method.terms[{at}] = {name!r} is already part of {settings.name!r}; remove one of them"
             )
         method = method.plus(made)
+    if settings.cut is not None:
+        try:
+            method = with_cut(method, settings.cut)
+        except ValueError as error:
+            raise ConfigError(
+                f"method.cut = {settings.cut}: {settings.name!r} cannot be cut: {error}; remove method.cut"
+            ) from error
+    if settings.trim:
+        method = with_trim(method, settings.trim)
     return finished_at_home(method, settings)
 
 

@@ -1,0 +1,49 @@
+"""Silos whose labels are not used (``data.unlabelled``): what a method does there, and where that cannot work."""
+
+from collections.abc import Iterator, Sequence
+
+from fedtl.errors import ConfigError
+from fedtl.experiment.config.schema import Experiment
+from fedtl.methods.base import Method
+from fedtl.methods.label_free import made_with_labels, without_labels
+from fedtl.methods.registry import METHODS
+from fedtl.models.roles import Role
+
+
+def check_unlabelled(experiment: Experiment, method: Method) -> None:
+    """
+    Raise ConfigError where a method of several silos keeps at each silo what labels train, so that one without labels would
+    get no model. A method that trains every silo alone leaves such a silo out.
+    """
+    if not experiment.data.unlabelled or not method.shared or not (missing := made_with_labels(method)):
+        return
+    kept = ", ".join("a personal model" if role is Role.EXTRA else f"the {role}" for role in sorted(missing))
+    raise ConfigError(
+        f"data.unlabelled: {experiment.data.unlabelled[0]} has no labels, but method {experiment.method.name!r} trains {kept} "
+        f"at each silo on labels; use {', '.join(usable_methods())}"
+    )
+
+
+def usable_methods() -> list[str]:
+    """Return the names of fedtl's own methods with their default settings that give a silo without labels a model."""
+    return [name for name, make in METHODS.own.items() if not made_with_labels(make())]
+
+
+def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) -> Iterator[str]:
+    """Yield a note for the silos whose labels are not used. ``silos``: those that train or hold unlabelled rows."""
+    data = experiment.data
+    if unlabelled := [name for name in silos if name in data.unlabelled]:
+        left_out = f"method {experiment.method.name} gives them no model: it trains on each silo's own labels"
+        what = left_out if made_with_labels(method) else f"{experiment.method.name} {without_labels(method)}"
+        yield (
+            f"labels of training and validation rows are not used at {', '.join(unlabelled)} (data.unlabelled); "
+            f"their test labels only judge; there, {what}"
+        )
+    if data.label_fraction != 1.0:
+        yield f"only a share of the labels of training and validation rows is used (data.label_fraction = {_shares(data.label_fraction)})"
+
+
+def _shares(fraction: float | dict[str, float]) -> str:
+    if isinstance(fraction, dict):
+        return ", ".join(f"{name}: {share:g}" for name, share in fraction.items())
+    return f"{fraction:g}"
