@@ -34,7 +34,8 @@ def onboard(
     alone: Annotated[
         int,
         typer.Option(
-            min=0, help="in so many of the episodes the silo also trains its own model, which is slow"
+            min=0,
+            help="in so many of the episodes the silo also trains its own model and tunes the received one, which is slow",
         ),
     ] = 5,
     seed: Annotated[int, typer.Option(min=0, help="decides which rows are drawn")] = 0,

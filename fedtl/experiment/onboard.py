@@ -25,9 +25,9 @@ from fedtl.methods.heads.relation import Relation
 from fedtl.models.state import State
 from fedtl.results.onboard import OnboardResult, ShotsResult
 from fedtl.training.at_home import features_by
-from fedtl.training.finish import alone_on_few
+from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
 
-ALONE, RECEIVED, CHOSEN = "alone", "received", "chosen"
+ALONE, TUNED, RECEIVED, CHOSEN = "alone", "tuned", "received", "chosen"
 FIRST = next(iter(HEADS))  # where the support cannot choose
 NO_RELATION = (
     "its network is trained in episodes of the silos that train; run the method protonet with relation = true"
@@ -38,7 +38,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Episodes:
-    """How many ``episodes`` of each number of ``shots`` there are. In the first ``alone`` the silo also trains its own model."""
+    """
+    How many ``episodes`` of each number of ``shots`` there are. In the first ``alone`` the silo also trains its own model, and
+    tunes the received one.
+    """
 
     shots: tuple[int, ...]
     episodes: int
@@ -49,8 +52,8 @@ class Episodes:
 @dataclass(frozen=True)
 class NewSilo:
     """
-    The new silo with its features by the backbone. ``labelled``: the training rows that have a label; ``support`` and
-    ``queries``: the features of these and of the test rows. ``present``: the classes with a training row; labels of ``support`` and
+    The new silo with its features by the backbone. ``support`` and ``queries``: the features of the training rows that have a label
+    and of the test rows. ``present``: the classes with a training row; labels of ``support`` and
     ``queries`` number these, and -1 is a class that is not among them.
     """
 
@@ -58,7 +61,6 @@ class NewSilo:
     name: str
     prepared: Prepared
     state: State
-    labelled: Dataset
     support: LabelledFeatures
     queries: LabelledFeatures
     present: tuple[int, ...]
@@ -81,7 +83,7 @@ class NewSilo:
             made = features_by(trainer, state, rows, data)
             return LabelledFeatures(made.features, number[made.y])
 
-        return cls(backbone, name, prepared, state, labelled, features(labelled), features(test), present)
+        return cls(backbone, name, prepared, state, features(labelled), features(test), present)
 
     @property
     def width(self) -> int:
@@ -109,13 +111,18 @@ class NewSilo:
         lowest = scores.min(1).values - 1  # for a class that the head does not have
         return torch.stack([scores[:, known.index(one)] if one in known else lowest for one in labels], 1)
 
-    def alone(self, rows: Tensor, seed: int) -> Tensor:
-        """Return the scores [N, width] of a model that is trained on these labelled rows only, on test rows."""
+    def trained(self, rows: Tensor, seed: int) -> dict[str, Tensor]:
+        """Return the scores [N, width] on test rows of the models that are trained on these labelled rows only."""
         trainer, experiment = self.backbone.trainer, self.backbone.experiment
-        few = replace(self.prepared.data, train=self.labelled.take(rows), target=None)
+        known = (self.prepared.data.train.y >= 0).nonzero()[:, 0]
+        few = with_few_labels(self.prepared.data, known[rows])
         epochs = experiment.rounds * experiment.train.epochs
-        own, state = alone_on_few(trainer, self.name, few, self.prepared.data.inputs, epochs, seed)
-        return own.scores(state, self.prepared.evaluation_set.test.x, few)[:, list(self.present)]
+        models = {
+            ALONE: alone_on_few(trainer, self.name, few, epochs, seed),
+            TUNED: tuned_on_few(trainer, self.name, few, self.state, seed),
+        }
+        x, present = self.prepared.evaluation_set.test.x, list(self.present)
+        return {name: own.scores(state, x, few)[:, present] for name, (own, state) in models.items()}
 
 
 def onboard(silo: NewSilo, plan: Episodes, progress: Progress) -> OnboardResult:
@@ -173,7 +180,7 @@ def _add_episode(
     if received is not None:
         scores[RECEIVED] = received
     if episode < plan.alone and len(rows) > 1:  # BatchNorm needs two rows
-        scores[ALONE] = silo.alone(rows, plan.seed + episode)
+        scores |= silo.trained(rows, plan.seed + episode)
     answers.add(scores, silo.queries.y, held_out, chosen)
 
 

@@ -28,7 +28,6 @@ from fedtl.training.at_home import (
     FinalModel,
     HomeSite,
     OwnModel,
-    alone_trainer,
     features_by,
     finish,
     own_model,
@@ -171,19 +170,6 @@ class Onboard:
             else:
                 models["as_received"], models["adabn"] = received, adapted
         return {row: _measured(trainer, state, test_rows.test, data) for row, state in models.items()}
-
-
-def alone_on_few(
-    trainer: Trainer, name: str, few: SiloDataset, x: Tensor, epochs: int, seed: int
-) -> tuple[Trainer, State]:
-    """
-    Return the model that a silo trains alone on ``few`` rows, with the exact statistics of all its inputs ``x``, and the trainer
-    that scores it.
-    """
-    own = alone_trainer(trainer)
-    silo, task = Silo(name, few, {}, b""), Task("alone", 1, 1, seed, {})
-    state = own.train(silo, own.initial(few.width), Phase(EVERYTHING, epochs), task)
-    return own, own.adapt(state, x, few.width)
 
 
 def with_ridge_head(trainer: Trainer, silo: Silo, task: Task, received: State, model: State) -> State:

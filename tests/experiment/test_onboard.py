@@ -22,6 +22,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.heads.choose import HEADS
 from fedtl.models.roles import Role
 from fedtl.results.onboard import OnboardResult
+from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
 from tests.experiments import ROUNDS_ONLY
 
 SETS = ["rounds=1", "data.limit=60", "engine.name=serial", 'data.late=["textured"]', *ROUNDS_ONLY]
@@ -261,3 +262,25 @@ def test_the_folder_holds_the_result_the_settings_and_a_page(silo, result, tmp_p
     assert load_experiment(str(tmp_path / "out" / "experiment.toml")) == experiment
     with pytest.raises(ConfigError, match="not empty"):
         check_new(tmp_path / "out")
+
+
+def test_what_is_trained_sees_the_labels_of_the_support_and_all_inputs(silo):
+    data, rows = silo.prepared.data, silo.draw(2, 0, 0)
+    few = with_few_labels(data, rows)
+    assert few.train.y.tolist() == data.train.y[rows].tolist()
+    assert len(few.val) == 0
+    assert sorted(map(bytes, few.inputs.numpy())) == sorted(map(bytes, data.train.x.numpy()))
+    trainer = replace(silo.backbone.trainer, training=replace(silo.backbone.trainer.training, lr=1e-12))
+    _, still = tuned_on_few(trainer, "textured", few, silo.state, 0)
+    body = {name for name in still if name.startswith("body.") and "num_batches" not in name}
+    for name in body:  # without steps it is the received body with its exact statistics
+        assert torch.allclose(still[name], silo.state[name], atol=1e-5), name
+    _, moved = tuned_on_few(silo.backbone.trainer, "textured", few, silo.state, 0)
+    assert not torch.allclose(moved["body.features.0.weight"], silo.state["body.features.0.weight"])
+    own, alone = alone_on_few(trainer, "textured", few, 1, 0)
+    initial = own.initial(few.width)
+    assert torch.allclose(alone["body.features.0.weight"], initial["body.features.0.weight"])
+    exact = own.adapt(initial, data.train.x, few.width)
+    assert torch.allclose(
+        alone["body.features.1.running_mean"], exact["body.features.1.running_mean"], atol=1e-5
+    )
