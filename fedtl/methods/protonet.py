@@ -29,8 +29,8 @@ class Episode(PerBatch):
     """
     Snell et al., 2017: a batch is an episode. Of each class with two rows or more, the first half of its rows (at most
     ``shots``; 0: no limit) is the support, the rest are queries; the loss is the mean cross-entropy of -||q - m_c||^2 over
-    queries. ``relation`` (Sung et al., 2018): plus the mean of (sigmoid g([m_c; q]) - 1{q is of c})^2 over pairs, from features
-    that this part does not change.
+    queries. ``relation``: plus that of g([m_c; q]) (Sung et al., 2018; with their squared error of a sigmoid, g needs ten times as
+    many steps), from features that this part does not change.
     """
 
     shots: Count = 0
@@ -49,7 +49,7 @@ class Episode(PerBatch):
         loss = F.cross_entropy(-square_distances(queries.features, means), queries.y)
         if self.relation:
             scores = relation_scores(out.aux[RELATION], means.detach(), queries.features.detach())
-            loss = loss + (scores.sigmoid() - F.one_hot(queries.y, width)).pow(2).mean()
+            loss = loss + F.cross_entropy(scores, queries.y)
         return loss
 
 

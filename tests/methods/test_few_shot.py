@@ -66,13 +66,12 @@ def test_the_relation_network_learns_from_the_same_pairs():
     plain, _ = Episode().loss(pass_of(F, Y)), None
     loss = Episode(relation=True).loss(pass_of(features, Y, aux={"relation": module}))
     _, means, first, rows = by_hand(F.double().numpy(), Y.tolist(), 0)
-    squares = []
+    losses = []
     for at, c in enumerate((0, 2)):
         for i in rows[c][len(first[c]) :]:
-            for other in (0, 1):
-                pair = torch.tensor(np.concatenate([means[other], F[i].numpy()])).float()
-                squares.append((float(torch.sigmoid(module(pair)).detach()) - (other == at)) ** 2)
-    assert float((loss - plain).detach()) == pytest.approx(np.mean(squares), abs=1e-5)
+            pairs = torch.tensor(np.stack([np.concatenate([one, F[i].numpy()]) for one in means])).float()
+            losses.append(-log_softmax(module(pairs).detach().numpy()[:, 0])[at])
+    assert float((loss - plain).detach()) == pytest.approx(np.mean(losses), abs=1e-5)
     (through,) = torch.autograd.grad(loss - Episode().loss(pass_of(features, Y)), features, retain_graph=True)
     assert float(through.abs().max()) < 1e-6  # the body is trained by the distances alone
     loss.backward()

@@ -56,10 +56,12 @@ class FeatureSite:
 def linear(support: LabelledFeatures, width: int, queries: Tensor) -> Tensor:
     """
     Fine-tuning of a linear head only (the baseline of Chen et al., 2019): 50 epochs of the cross-entropy from zero, with
-    the schedule of ``Tune``. Features are divided by their root mean squared length, so that one learning rate fits all bodies.
+    the schedule of ``Tune``. Features are centred and divided by their root mean squared length, so that one learning rate fits
+    all bodies.
     """
-    length = support.features.pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
-    site = FeatureSite(LabelledFeatures(support.features / length, support.y))
+    centre = support.features.mean(0)
+    length = (support.features - centre).pow(2).sum(1).mean().sqrt().clamp_min(1e-12)
+    site = FeatureSite(LabelledFeatures((support.features - centre) / length, support.y))
     zero = {WEIGHT: torch.zeros(width, support.features.shape[1]), BIAS: torch.zeros(width)}
     head = Tune("head", EPOCHS, "train", ridge_head=False)(site, zero, {})
-    return queries / length @ head[WEIGHT].T + head[BIAS]
+    return (queries - centre) / length @ head[WEIGHT].T + head[BIAS]

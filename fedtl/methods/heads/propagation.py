@@ -1,5 +1,7 @@
 """Transductive propagation: labels spread from the support to all queries at once, over a graph of near rows."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,24 +25,30 @@ def propagation(support: LabelledFeatures, width: int, queries: Tensor) -> Tenso
     away, F_i - (1 - a) (I - a S)^-1_ii Y_i, chooses a of SPREADS. The queries' inputs are used together, 256 at a time, and none
     of their labels.
     """
-    parts = [_spread(support, width, part) for part in queries.split(QUERIES_AT_ONCE)]
+    parts: list[Tensor] = []
+    spreads: Sequence[float] = SPREADS
+    for part in queries.split(QUERIES_AT_ONCE):
+        scores, chosen = _spread(support, width, part, spreads)
+        parts, spreads = [*parts, scores], (chosen,)  # the first graph chooses for all
     return torch.cat(parts) if parts else queries.new_zeros(0, width)
 
 
-def _spread(support: LabelledFeatures, width: int, queries: Tensor) -> Tensor:
+def _spread(
+    support: LabelledFeatures, width: int, queries: Tensor, spreads: Sequence[float]
+) -> tuple[Tensor, float]:
+    """Return log F [M, width] of the queries, and the a of ``spreads`` by which it was made."""
     affinity = graph(torch.cat([support.features, queries]).double())
     count, known = len(support), F.one_hot(support.y, width).double()
-    labels = torch.cat([known, known.new_zeros(len(queries), width)])
-    judged, best, lowest = with_another(support.y, width), labels, torch.inf
-    for alpha in SPREADS if bool(judged.any()) else SPREADS[:1]:
-        kernel = spreading(affinity, alpha)[:, :count]
+    judged, best, lowest = with_another(support.y, width), (queries, spreads[0]), torch.inf
+    for alpha in spreads if bool(judged.any()) else spreads[:1]:
+        kernel = spreading(affinity, alpha, count)
         result = kernel @ known
         without = result[:count] - kernel[:count].diagonal()[:, None] * known
-        logs = _balanced(torch.cat([without, result[count:]]))
-        loss = float(F.nll_loss(logs[:count][judged], support.y[judged])) if bool(judged.any()) else 0.0
+        logs = _balanced(torch.cat([without, result[count:]]))[:count]
+        loss = float(F.nll_loss(logs[judged], support.y[judged])) if bool(judged.any()) else 0.0
         if loss < lowest:
-            best, lowest = _balanced(result), loss
-    return best[count:].to(queries)
+            best, lowest = (_balanced(result)[count:].to(queries), alpha), loss
+    return best
 
 
 def graph(rows: Tensor) -> Tensor:
@@ -52,11 +60,12 @@ def graph(rows: Tensor) -> Tensor:
     return torch.maximum(weights, weights.T)
 
 
-def spreading(affinity: Tensor, alpha: float) -> Tensor:
-    """Return (1 - a) (I - a S)^-1 [N, N]."""
+def spreading(affinity: Tensor, alpha: float, count: int) -> Tensor:
+    """Return the first ``count`` columns of (1 - a) (I - a S)^-1 [N, N]; I - a S is positive definite."""
     root = affinity.sum(1).clamp_min(1e-12).rsqrt()
     identity = torch.eye(len(affinity), dtype=affinity.dtype)
-    return (1 - alpha) * torch.linalg.inv(identity - alpha * root[:, None] * affinity * root)
+    factor = torch.linalg.cholesky(identity - alpha * root[:, None] * affinity * root)
+    return (1 - alpha) * torch.cholesky_solve(identity[:, :count], factor)
 
 
 def _balanced(result: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def test_propagation_spreads_as_scikit_learns_label_spreading(alpha):
     support, queries, _ = task(3)
     rows = torch.cat([support.features, queries]).double()
     affinity = graph(rows)
-    found = spreading(affinity, alpha)[:, : len(support)] @ torch.eye(WIDTH).double()[support.y]
+    found = spreading(affinity, alpha, len(support)) @ torch.eye(WIDTH).double()[support.y]
     model = LabelSpreading(kernel=lambda a, b: affinity.numpy(), alpha=alpha, max_iter=20_000, tol=1e-13)
     labels = np.concatenate([support.y.numpy(), np.full(len(queries), -1)])
     model.fit(rows.numpy(), labels)
@@ -132,9 +132,11 @@ def test_propagation_uses_the_shape_of_the_queries():
 
 
 def test_many_queries_are_answered_in_parts():
-    support, queries, _ = task(3, queries=300)
-    parts = [propagation(support, WIDTH, part) for part in (queries[:256], queries[256:])]
-    assert torch.equal(propagation(support, WIDTH, queries), torch.cat(parts))
+    support, queries, y = task(3, queries=300, spread=0.5)
+    scores = propagation(support, WIDTH, queries)
+    assert torch.equal(scores[:256], propagation(support, WIDTH, queries[:256]))
+    assert scores.shape == (300, WIDTH)
+    assert float((scores[256:].argmax(1) == y[256:]).float().mean()) > 0.9
 
 
 def test_the_ridge_penalty_is_that_with_the_least_error_on_rows_that_are_left_out():
