@@ -13,6 +13,7 @@ from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.entropy import Entropy
 from fedtl.methods.fedala import fedala
+from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
 from fedtl.methods.infomax import InformationMaximisation
 from fedtl.methods.jdot import JointTransport
@@ -23,6 +24,7 @@ from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
 from fedtl.methods.near_target import NearTarget
+from fedtl.methods.protonet import protonet
 from fedtl.methods.pseudo_label import PseudoLabel
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
@@ -82,6 +84,7 @@ PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
     *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, simultaneous, shot),
+    *(protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
