@@ -62,13 +62,11 @@ def export(
 
 def report(run: Run) -> None:
     """
-    Write report.html again, from the other files in the folder of a run or a comparison.
+    Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
     Example: fedtl report runs/first
     """
-    from fedtl.experiment.pages import write_compare_page, write_run_page
+    from fedtl.experiment.pages import write_page
     from fedtl.experiment.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
-    page = write_compare_page(folder) if folder.has("comparison.json") else write_run_page(folder)
-    print_report_path(page, quiet=False)
+    print_report_path(write_page(RunFolder.open(run)), quiet=False)

@@ -16,22 +16,17 @@ from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import method_of, model_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.base import Method
+from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import with_private_norms
-from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
-from fedtl.training.loop import TrainingConfig
-from fedtl.training.trainer import OwnStart, Trainer
 
 
 class SiloModel:
@@ -42,23 +37,8 @@ class SiloModel:
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        model = self.experiment.model.model_copy(
-            update={"weights": ""}
-        )  # the run's weights replace the first ones
-        self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
-        alone = OwnStart(self.plan)
-        if self.experiment.privacy is not None:
-            self.plan = with_private_norms(self.plan)
-            if self.experiment.data.scale == "dp":
-                self.plan = with_input_scale(self.plan, self.shape)
-        dtype = self.experiment.model.dtype
-        self.trainer = Trainer(
-            self.plan,
-            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
-            TrainingConfig(),
-            dtype="float32" if dtype == "tf32" else dtype,
-            alone=None if self.experiment.privacy is None else alone,
-        )
+        self.trainer = run_trainer(self.experiment, self.shape)
+        self.plan: ModelSpec = self.trainer.spec
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
@@ -194,6 +174,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
     written = _save_weights(model, out)
     description: dict[str, Any] = {
         "model": model.experiment.model.name,
+        "settings": model.experiment.model.settings,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",

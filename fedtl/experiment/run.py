@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
 from fedtl.data.prepare import EvaluationSet
@@ -46,11 +44,10 @@ from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, tuned_model
+from fedtl.training.batches import learns_from
 from fedtl.training.finish import Examine, Onboard, Outcome
-from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
-NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
 Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
@@ -204,18 +201,13 @@ def _evaluate(
         finishing(0, len(silos))
     for name, outcome in done.each(Examine(done.task, test_rows, own), silos):
         save_outcome(study, folder, done.shared, name, outcome)
-        outcomes[name] = _without_tensors(outcome)  # the folder has them
+        outcomes[name] = outcome.without_tensors()  # the folder has them
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
     onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs, experiment.data.late_head)
     late = [study.silo(name, done.data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
-
-
-def _without_tensors(outcome: Outcome) -> Outcome:
-    members = tuple(replace(member, state={}) for member in outcome.model.members)
-    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -229,13 +221,12 @@ def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """
-    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
-    with the rows of all.
-    """
+    """Return who takes part in the rounds: each silo with rows for a loss; for "pooled" one silo with the rows of all."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
+    return {
+        name: study.silo(name, own) for name, own in data.items() if learns_from(study.method.losses, own)
+    }
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:

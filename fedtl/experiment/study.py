@@ -36,7 +36,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import OwnStart, Trainer
 

@@ -56,6 +56,7 @@ class Phase:
     into: str | None = None
     pick: Pick | None = None
     lr: float | None = None
+    unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
 
     @property
     def trains_model(self) -> bool:
@@ -112,11 +113,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
     """
 
     trained: frozenset[Role] = frozenset()
-    source_free: bool = False
+    at: Literal["labelled", "all", "unlabelled"] = "labelled"
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...

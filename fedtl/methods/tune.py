@@ -35,6 +35,9 @@ class Tune(Finish):
     ``ridge_head``: where the head is trained and is one linear layer, it is first fitted in closed form (``methods.ridge``), if
     that lowers the loss on validation rows: a head that lags behind its body would disturb it.
 
+    ``unfreeze``: "gradual" trains the head alone in the first epoch, and one more stage of the body in each that follows, the
+    last stage first (Howard and Ruder, 2018).
+
     The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``; without them
     ``last_that_learned``), or the one before tuning.
     """
@@ -44,6 +47,7 @@ class Tune(Finish):
     lr: float | Literal["auto", "train"] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
     ridge_head: bool = True
+    unfreeze: Literal["at once", "gradual"] = "at once"
 
     @property
     def trained(self) -> frozenset[Role]:  # type: ignore[override]
@@ -56,12 +60,12 @@ class Tune(Finish):
         return first * (1 + cos(pi * epoch / self.epochs)) / 2 if self.schedule == "cosine" else first
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:
-        phase = Phase(self.trained, 1)
         state = site.adapted(state, self.trained)
         if self.ridge_head and Role.HEAD in self.trained and is_linear(state) and len(site.losses(state)):
             state = RidgeHead(keep_better=True)(site, state, sets)
         states = [state]
         for epoch in range(self.epochs):
+            phase = Phase(self.trained, 1, unfrozen=epoch if self.unfreeze == "gradual" else None)
             state = site.train(state, phase, self.rate(epoch, site.lr), epoch)
             if first_not_finite(state):  # the rate was too high; what was before it is still good
                 break

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.dataset import Dataset, SiloDataset, unlabelled_inputs
 from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
@@ -52,6 +52,7 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
+    ``unlabelled``: of a silo without labels, the scores of its training and validation rows.
     ``doubts``: training labels that are probably wrong, by the features of the model as received; None in a private run, in
     regression, and with too few rows.
     """
@@ -67,7 +68,14 @@ class Outcome:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
+    unlabelled: Tensor | None = None
     doubts: Doubts | None = None
+
+    def without_tensors(self) -> "Outcome":
+        """Return the outcome without weights and scores, once they are written."""
+        members = tuple(replace(member, state={}) for member in self.model.members)
+        model, nothing = replace(self.model, members=members), torch.empty(0)
+        return replace(self, model=model, scores=nothing, ids=nothing, unlabelled=None)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
+            unlabelled=None if data.has_labels else model.scores(trainer, unlabelled_inputs(data), data),
             doubts=_doubts(trainer, silo, received),
         )
 

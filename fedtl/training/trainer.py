@@ -16,16 +16,17 @@ from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
-from fedtl.models.roles import Partition, Role, roles
+from fedtl.models.roles import Partition, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
 from fedtl.training.at_home import used_model
+from fedtl.training.batches import learns_from
+from fedtl.training.config import TrainingConfig
 from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
-    changed_extra,
     end_slots,
     first_extra,
     partition_of,
@@ -33,12 +34,13 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round, learns_from
+from fedtl.training.labels import labels_after_round
+from fedtl.training.loop import Loop
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.silo import Silo
-from fedtl.training.staging import frozen_parameters, kept_by_cut
-from fedtl.training.weights import Weights
+from fedtl.training.staging import frozen_parameters, kept_by_cut, staged
+from fedtl.training.weights import Weights, on_device, start_set
 
 CPU = torch.device("cpu")
 
@@ -58,8 +60,7 @@ class Trainer:
     makes another trainer with other settings; both use one ``cache``.
 
     ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
-    silo trains alone begins; None: as this one. ``dtype`` is one of
-    ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
+    silo trains alone begins; None: as this one. ``dtype`` is one of ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
     spec: ModelSpec
@@ -79,7 +80,7 @@ class Trainer:
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
         frozen = frozen_parameters(self.spec.body, self.training.freeze)
-        loop = Loop(self.method, self.training, roles(net), frozen, self.device)
+        loop = Loop(self.method, staged(self.training, self.spec.body), roles(net), frozen, self.device)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
         kept = kept_by_cut(self.method, self.spec.body)
         object.__setattr__(self, "loop", loop)
@@ -118,11 +119,11 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
-        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
-        the method or the model cannot be trained privately; none of these costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss is defined on
+        the rows, Refused when a local tensor must not go into a private round, and ConfigError when the method or the model
+        cannot be trained privately; none costs anything.
         """
-        if not learns_from(self.method, silo.data):
+        if not learns_from(self.method.losses, silo.data):
             raise SiloFailed(
                 f"{silo.name}: no row has a label, and no loss of the method does without labels"
             )
@@ -165,19 +166,21 @@ class Trainer:
         task: Task,
         number: int | None = None,
         lr: float | None = None,
+        start: State | None = None,
     ) -> State:
         """
         Return the model of ``state`` after one more phase on the silo's rows, for what is fitted after the last round.
-        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. Slots that the state
-        does not have are as before training.
+        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. ``start``: what
+        terms call the starting point; None: they do not act. Slots that the state does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
         extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
         weights = self._weights(extra | state, width)
+        weights.sets |= start_set(self.method, start, self.device)
         number = len(self.method.phases) + 1 if number is None else number
         loop = self.loop
         if lr is not None:
-            loop = replace(loop, training=replace(self.training, lr=lr, schedule="constant"))
+            loop = replace(loop, training=replace(loop.training, lr=lr, schedule="constant"))
         loop.run(weights, phase, silo, task, number)
         return copy_state(weights.sets[MODEL])
 
@@ -196,7 +199,7 @@ class Trainer:
 
     def sets(self, state: State) -> dict[str, State]:
         """Return the model, the model as received and copies of the slots, on the device."""
-        received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
+        received = on_device(model_part(state), self.device)
         slots = {
             slot.name: {
                 key: tensor.to(self.device, copy=True) for key, tensor in part(state, slot.name).items()
@@ -210,6 +213,7 @@ class Trainer:
         sets = self.sets(state)
         if shared is not None:
             sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
+            sets |= start_set(self.method, partial(self.initial, width), self.device)
         summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
         reference = partial(self.net, width, Use.EVALUATION)
         weights = Weights(self.net(width), reference, (self.device, self.dtype), sets, summaries)
@@ -283,18 +287,3 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
-
-
-def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
-    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
-    extra = changed_extra(method, trainer.partition)
-    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
-    if silo.guarantee is None:
-        return taint.labels_after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
-    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
-    prefixes = tuple(f"body.{path}." for path in layers)
-    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    released += trainer.partition.names(Role.SUMMARY)
-    return taint.labels_after(known, [*moved, *extra], private=True, released=released)
