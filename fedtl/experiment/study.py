@@ -18,6 +18,7 @@ from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
+from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
 from fedtl.methods.label_free import made_with_labels
@@ -153,8 +154,10 @@ def build(
     settings = experiment.train.model_dump(exclude={"roles"})
     training = TrainingConfig(**settings, freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
-    trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
+    public = public_inputs(experiment, schema)
+    trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
     check_unlabelled(experiment, method)
+    check_server(experiment, trainer)
     _check_roles(experiment, trainer)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
@@ -168,6 +171,7 @@ def build(
         *sampling_notes(experiment, trainer),
         *data_notes(experiment, method, schema),
         *label_notes(experiment, method, training_silos(experiment, schema)),
+        *public_notes(experiment, trainer),
     )
     return Study(experiment, trainer, data, notes, first=provenance)
 

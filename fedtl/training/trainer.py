@@ -16,7 +16,7 @@ from fedtl.methods.base import Method, Phase
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
-from fedtl.models.roles import Partition, Role, roles
+from fedtl.models.roles import Partition, roles
 from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
@@ -25,7 +25,6 @@ from fedtl.training.at_home import used_model
 from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
-    changed_extra,
     end_slots,
     first_extra,
     partition_of,
@@ -33,9 +32,10 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, changed_in_round, learns_from
+from fedtl.training.loop import Loop, TrainingConfig, learns_from
 from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
+from fedtl.training.provenance import labels_after_round
 from fedtl.training.silo import Silo
 from fedtl.training.staging import frozen_parameters, kept_by_cut
 from fedtl.training.weights import Weights
@@ -58,7 +58,7 @@ class Trainer:
     makes another trainer with other settings; both use one ``cache``.
 
     ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
-    silo trains alone begins; None: as this one. ``dtype`` is one of
+    silo trains alone begins; None: as this one. ``public``: inputs [N, ...] that all may see. ``dtype``: one of
     ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
     """
 
@@ -69,6 +69,7 @@ class Trainer:
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
     alone: OwnStart | None = None
+    public: Tensor | None = field(default=None, repr=False)
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
@@ -283,18 +284,3 @@ def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> 
     if own or trainer.method.pool:  # a pooled run has all rows
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return quick(trainer.scores(model, val.x, silo.data), val.y)
-
-
-def labels_after_round(trainer: Trainer, silo: Silo) -> taint.Labels:
-    """Return the provenance labels of the silo's tensors after one more round: of the model's, and of the slots that it changes."""
-    method, known = trainer.method, taint.labels_by_tensor(silo.labels, trainer.partition.roles)
-    extra = changed_extra(method, trainer.partition)
-    moved = [name for name in changed_in_round(trainer.loop) if not trainer.partition.leaves(name)]
-    if silo.guarantee is None:
-        return taint.labels_after(known, [*moved, *extra], private=False)
-    moved = [name for name in moved if trainer.partition.roles[name] not in taint.UNTRAINED_ROLES]
-    layers = silo.guarantee.releases.statistics.layers if silo.guarantee.releases.statistics else ()
-    prefixes = tuple(f"body.{path}." for path in layers)
-    released = [name for name in trainer.partition.names(Role.STATS) if name.startswith(prefixes)]
-    released += trainer.partition.names(Role.SUMMARY)
-    return taint.labels_after(known, [*moved, *extra], private=True, released=released)

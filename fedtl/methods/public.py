@@ -1,0 +1,14 @@
+"""Which methods need inputs that all may see, and who reads them."""
+
+from fedtl.methods.base import Method
+from fedtl.methods.feddf import DistilOnServer
+
+
+def server_reads(method: Method) -> bool:
+    """Return whether the server reads public inputs."""
+    return isinstance(method.server, DistilOnServer)
+
+
+def needs_public(method: Method) -> bool:
+    """Return whether the method cannot work without public inputs."""
+    return server_reads(method)
