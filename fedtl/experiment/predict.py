@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import method_of, model_of
+from fedtl.experiment.config.resolve import method_of, model_of, silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
@@ -37,10 +37,11 @@ class SiloModel:
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
         """Load the model. Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
+        self.silo = silo
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        model = self.experiment.model.model_copy(
+        model = silo_model(self.experiment, silo).model_copy(
             update={"weights": ""}
         )  # the run's weights replace the first ones
         self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
@@ -154,7 +155,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
-        "model": model.experiment.model.name,
+        "model": silo_model(model.experiment, model.silo).name,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",

@@ -16,7 +16,7 @@ from fedtl.data.synthetic import noise
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
-from fedtl.methods.public import server_reads
+from fedtl.methods.public import server_reads, silos_read
 from fedtl.models.roles import Role
 from fedtl.training.batches import to_inputs
 from fedtl.training.trainer import Trainer
@@ -61,7 +61,8 @@ def public_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
     """Yield a note that says who reads the public inputs."""
     if trainer.public is None:
         return
-    readers = "the server" if server_reads(trainer.method) else "nobody"
+    reading = {"the server": server_reads(trainer.method), "every silo": silos_read(trainer.method)}
+    readers = " and ".join(name for name, reads in reading.items() if reads) or "nobody"
     yield (
         f"data.public: {len(trainer.public):,} inputs of {', '.join(experiment.data.public)} are declared public; with method "
         f"{experiment.method.name}, they are read by {readers}, and their labels by nobody"

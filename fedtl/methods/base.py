@@ -13,9 +13,10 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import Forward, OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
+from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
+from fedtl.methods.summary import Summary as Summary
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -45,6 +46,7 @@ class Phase:
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
     ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     ``lr``: plain steps of this size in place of what ``[train]`` says, for a phase that does not train the model.
+    ``public``: on inputs that all may see, in place of the silo's rows; none, where there are none.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -55,37 +57,12 @@ class Phase:
     into: str | None = None
     pick: Pick | None = None
     lr: float | None = None
+    public: bool = False
 
     @property
     def trains_model(self) -> bool:
         """Whether the weights that this phase trains become the model's."""
         return MODEL in self.on or (self.into == MODEL and self.through is None)
-
-
-class Summary(ABC):
-    """
-    One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
-    vector longer than ``bound`` is scaled down to it.
-
-    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
-    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
-    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
-    trains without privacy; otherwise of the model as trained.
-    """
-
-    name: str
-    bound: float
-    by_label: bool = False
-    every_round: bool = True
-    exact_statistics: bool = False
-
-    @abstractmethod
-    def rows(self, out: Forward) -> Tensor:
-        """Return the vectors [B, ...]."""
-
-    @abstractmethod
-    def shape(self, features: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +198,11 @@ class Method:
     def steps(self) -> tuple[Finish, ...]:
         """The steps after the last round, tuning included."""
         return self.finish if self.tune is None else (*self.finish, self.tune)
+
+    @property
+    def sends(self) -> bool:
+        """Whether anything of a silo leaves it in a round."""
+        return bool(self.shared or self.summaries or any(slot.crosses for slot in self.slots))
 
     @property
     def head_is_local(self) -> bool:

@@ -13,6 +13,7 @@ from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.fedala import fedala
 from fedtl.methods.feddf import feddf
+from fedtl.methods.fedmd import fedmd
 from fedtl.methods.ifca import ifca
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
@@ -44,7 +45,7 @@ def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, ifca, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",

@@ -13,6 +13,7 @@ from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings, is_custom
+from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS
@@ -59,6 +60,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _of_target(experiment)
     yield from _of_labels(experiment.data, experiment)
     yield from public_contradictions(experiment)
+    yield from silo_model_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)

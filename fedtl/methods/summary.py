@@ -1,0 +1,35 @@
+"""A bounded vector a row, of which a silo sends the mean."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from fedtl.methods.losses import Forward
+
+
+class Summary(ABC):
+    """
+    One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A
+    vector longer than ``bound`` is scaled down to it.
+
+    ``by_label``: the vector depends on the number of the label, so all silos must number their labels alike.
+    ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
+    ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
+    trains without privacy; otherwise of the model as trained.
+    ``on_public``: the vectors themselves cross, one for each public input (``Trainer.public``), and no mean over training rows.
+    """
+
+    name: str
+    bound: float
+    by_label: bool = False
+    every_round: bool = True
+    exact_statistics: bool = False
+    on_public: bool = False
+
+    @abstractmethod
+    def rows(self, out: Forward) -> Tensor:
+        """Return the vectors [B, ...]."""
+
+    @abstractmethod
+    def shape(self, features: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one vector, for a model of so many features and a head of so many outputs."""
