@@ -19,6 +19,7 @@ from fedtl.data.preprocess import Inputs, fit_inputs
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
+from fedtl.data.wrong_labels import with_wrong_labels
 from fedtl.errors import ConfigError, DataError
 
 SILO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -61,7 +62,7 @@ def silo_names(settings: DataSettings) -> list[str]:
         "unlabelled": settings.unlabelled,
         "public": public,
     }
-    for key, names in {**lists, "label_fraction": fractions}.items():
+    for key, names in {**lists, "label_fraction": fractions, "wrong_labels": settings.wrong_labels}.items():
         for name in names:
             if name not in available:
                 raise ConfigError(
@@ -138,6 +139,7 @@ def prepare_silo(
     if not used_fraction(settings, name):
         raw, ids = _with_judged_test_rows(raw, ids, settings, name)
     x = raw.train.x
+    raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)

@@ -88,6 +88,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     experiment's seed. ``partition``: divide one set into simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
+    ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
     ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
     "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
     """
@@ -104,6 +105,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     partition: PartitionSettings | None = None
     unlabelled: list[str] = []
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
+    wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import fedtl
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.labels import has_label
+from fedtl.experiment.doubtful_labels import doubt_notes, save_doubts
 from fedtl.experiment.final_models import mix_of, save_final_model
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
@@ -43,6 +44,8 @@ def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outc
     labels = provenance_after_finish(trainer_at(study.trainer, name), silo_provenance(study, name))
     save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
+    if outcome.doubts is not None:
+        save_doubts(study, folder, name, outcome.doubts)
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     if (units := study.evaluation_set(name).units) is not None:
         test["units"] = units
@@ -85,6 +88,7 @@ def run_result(
         notes=(
             *study.notes,
             *statistics_notes(experiment, study.trainer, outcomes),
+            *doubt_notes(outcomes),
             *privacy_warnings(study.guarantees.values()),
         ),
         bytes_up=totals.bytes_up,
@@ -108,6 +112,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         refitted=outcome.refitted,
         statistics_distance=outcome.statistics_distance,
         unlabelled=data.hidden or None,
+        doubtful_labels=None if outcome.doubts is None else outcome.doubts.share,
     )
 
 

@@ -22,7 +22,14 @@ from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.experiment.server_step import server_step
-from fedtl.experiment.study import Study, build, make_worker_context, study_data, training_silos
+from fedtl.experiment.study import (
+    Study,
+    build,
+    make_worker_context,
+    served_silos,
+    study_data,
+    training_silos,
+)
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.federation.recorder import RecordingFederation, rounds_to_record
 from fedtl.federation.round_log import history_line
@@ -81,7 +88,10 @@ class Trained:
     def silos(self) -> list[Silo]:
         """The silos that get a model, each with what it kept in training; for the method "pooled", with nothing."""
         study = self.study
-        return [self.members.get(name) or study.silo(name, self.data[name]) for name in sorted(study.served)]
+        return [
+            self.members.get(name) or study.silo(name, self.data[name])
+            for name in sorted(served_silos(study))
+        ]
 
     def each(self, job: Job, silos: Sequence[Silo]) -> Iterator[tuple[str, Any]]:
         """Yield the results of a job at these silos. Raises SiloFailed if a silo fails."""

@@ -111,6 +111,9 @@ class RunFolder:
         """Write a record (see ``records``) or plain values."""
         write_json(self.path / name, content)
 
+    def write_text(self, name: str, text: str) -> None:
+        write_file(self.path / name, lambda file: file.write_text(text))
+
     def _record(self, name: str, kind: type[Record]) -> Record:
         content = self.read_json(name)
         try:

@@ -69,13 +69,6 @@ class Study:
         """The names of the silos that train."""
         return training_silos(self.experiment, self.schema)
 
-    @property
-    def served(self) -> list[str]:
-        """The names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
-        if not made_with_labels(self.method):
-            return self.training
-        return [name for name in self.training if name not in self.experiment.data.unlabelled]
-
     def data(self, name: str) -> SiloDataset:
         """Return what a silo learns from. Raises DataError."""
         return self.silo_data.dataset(name)
@@ -115,6 +108,13 @@ class StudySource:
 
     def study(self, trainer: Trainer) -> Study:
         return Study(self.experiment, trainer, self.silo_data)
+
+
+def served_silos(study: Study) -> list[str]:
+    """Return the names of the silos that train or hold unlabelled rows and get a model: by any method those with labels."""
+    if not made_with_labels(study.method):
+        return study.training
+    return [name for name in study.training if name not in study.experiment.data.unlabelled]
 
 
 def training_silos(experiment: Experiment, schema: DataSchema) -> list[str]:

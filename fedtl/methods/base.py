@@ -16,7 +16,7 @@ from fedtl.methods.choose import Choose, choose_mix
 from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
-from fedtl.methods.summary import Summary as Summary
+from fedtl.methods.summary import Summary
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -162,14 +162,15 @@ class Method:
     A federated method. ``slots`` and ``summaries``: what a silo keeps or sends in addition to the model. ``finish``:
     steps after the last round; ``tune`` comes after them. ``choose``: which mix of its candidate models a silo uses; None:
     the last one. ``server`` None: as ``[method.server]`` says. ``sgd_only``: the method's arithmetic assumes plain SGD or
-    momentum.
+    momentum. The summaries that terms need are among ``summaries``; ``plus`` adds them.
 
     ``exact_statistics``: when a silo replaces the norms' statistics by the exact ones of its training inputs before
     it uses, scores or exports its model. "own": wherever the statistics are the silo's own. Private runs set "always"
     (privacy.statistics = "local-after") or "never" (any other).
     ``pool``: all silos' rows in one place, a baseline for simulation only.
 
-    Raises ValueError for two slots or summaries of one name, and for a shared role that no tensor of a model has.
+    Raises ValueError for two slots or summaries of one name, for a shared role that no tensor of a model has, and for a term
+    whose summary the method does not have.
     """
 
     shared: frozenset[Role] = EVERYTHING
@@ -193,6 +194,12 @@ class Method:
             )
         check_names([slot.name for slot in self.slots], "the slot")
         check_names([summary.name for summary in self.summaries], "the summary")
+        for term in self.every_term:
+            for summary in term.summaries():
+                if summary not in self.summaries:
+                    raise ValueError(
+                        f"the term {type(term).__name__} needs the summary {summary.name!r}; add the term with Method.plus"
+                    )
 
     @property
     def steps(self) -> tuple[Finish, ...]:
@@ -231,12 +238,14 @@ class Method:
         return tuple(term for term in self.every_term if isinstance(term, PerExample | PerBatch))
 
     def plus(self, *terms: Term) -> "Method":
-        """Return the method with further terms in its objective and in the phases' own ones."""
+        """Return the method with further terms in its objective and in the phases' own ones, and with their summaries."""
         phases = tuple(
             phase if phase.objective is None else replace(phase, objective=phase.objective + terms)
             for phase in self.phases
         )
-        return replace(self, objective=self.objective + terms, phases=phases)
+        needed = (summary for term in terms for summary in term.summaries())
+        summaries = tuple(dict.fromkeys((*self.summaries, *needed)))
+        return replace(self, objective=self.objective + terms, phases=phases, summaries=summaries)
 
 
 def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:

@@ -26,5 +26,9 @@ class Coral(PerBatch):
         source_rows, target_rows = out.features[~target], out.features[target]
         if min(len(source_rows), len(target_rows)) < 2:
             return out.features.sum() * 0
-        gap = torch.cov(source_rows.T) - torch.cov(target_rows.T)
-        return self.weight * gap.pow(2).sum() / (4 * out.features.shape[1] ** 2)
+        return self.weight * covariance_distance(torch.cov(source_rows.T), torch.cov(target_rows.T))
+
+
+def covariance_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return ||C_1 - C_2||_F^2 / (4 d^2) of two covariances [d, d]."""
+    return (one - other).pow(2).sum() / (4 * len(one) ** 2)

@@ -17,7 +17,7 @@ from fedtl.messages import Update
 from fedtl.methods.base import Memory, Method
 from fedtl.methods.server import AVERAGED, ServerStep
 from fedtl.methods.sets import model_part
-from fedtl.methods.soft_labels import soft_losses
+from fedtl.methods.teacher import distillation_losses
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled, copy_state
 
@@ -116,7 +116,7 @@ class DistilOnServer:
             rows = rows.to(teacher.device)
             optimizer.zero_grad()
             scores = public.scores(state | weights, rows)
-            soft_losses(scores, teacher[rows], self.temperature).mean().backward()
+            distillation_losses(scores, teacher[rows], self.temperature).mean().backward()
             optimizer.step()
             schedule.step()
         return copy_state(dict(weights))

@@ -16,8 +16,8 @@ from fedtl.messages import Update
 from fedtl.methods.base import Memory, Method, Phase
 from fedtl.methods.losses import Forward
 from fedtl.methods.sets import SUMMARY
-from fedtl.methods.soft_labels import SoftLabels
 from fedtl.methods.summary import Summary
+from fedtl.methods.teacher import FollowTeacher
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -68,7 +68,9 @@ def fedmd(digest_epochs: Count = 1, temperature: Positive = 1.0, weighting: Weig
     Li and Wang, 2019 (FedMD): no weight leaves; silos send their models' scores on public inputs (data.public) and first train
     towards the mean of all, then on their own rows. Models may differ: [silo.<name>.model].
     """
-    digest = Phase(EVERYTHING - {Role.STATS}, digest_epochs, (SoftLabels(ANSWERS, temperature),), public=True)
+    digest = Phase(
+        EVERYTHING - {Role.STATS}, digest_epochs, (FollowTeacher(ANSWERS, temperature),), public=True
+    )
     return Method(
         shared=frozenset(),
         phases=(digest, Phase()),

@@ -23,6 +23,7 @@ from fedtl._util.labels import NO_LABEL
 from fedtl._util.settings import Weight
 from fedtl.methods import pull
 from fedtl.methods.sets import SHARED, Sets
+from fedtl.methods.summary import Summary
 from fedtl.models.state import State
 
 
@@ -130,20 +131,25 @@ class Computed:
 
 
 class WithModules:
-    """What every term may have: modules of its own."""
+    """What every term may have: modules of its own, and summaries of all silos' rows that it compares with."""
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         """Return the modules that the term adds to the model, by name; their tensors have the role AUX."""
         return {}
 
+    def summaries(self) -> tuple[Summary, ...]:
+        """Return the summaries that the term needs, which silos then send (``Forward.summary``)."""
+        return ()
+
 
 class Loss(WithModules):
     """
-    What any loss on examples may need: a second domain, outputs of layers. ``source_free``: it is defined on rows without labels
-    alone, so that a silo without labels can train on it.
+    What any loss on examples may need: a second domain, outputs of layers, classes rather than values as labels.
+    ``source_free``: it is defined on rows without labels alone, so that a silo without labels can train on it.
     """
 
     needs_target = False
+    needs_classes = False
     source_free = False
     needs_layers: tuple[str, ...] = ()  # paths in the net, such as "body.features.0"
 
@@ -200,6 +206,9 @@ class WithoutGradient(OnWeights):
 
     def modules(self, features: int) -> dict[str, nn.Module]:
         return self.term.modules(features)
+
+    def summaries(self) -> tuple[Summary, ...]:
+        return self.term.summaries()
 
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> None:
         return None

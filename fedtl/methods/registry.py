@@ -15,12 +15,19 @@ from fedtl.methods.fedala import fedala
 from fedtl.methods.feddf import feddf
 from fedtl.methods.fedmd import fedmd
 from fedtl.methods.ifca import ifca
+from fedtl.methods.jdot import JointTransport
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
+from fedtl.methods.near_target import NearTarget
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
+from fedtl.methods.silo_coral import SiloCoral
+from fedtl.methods.silo_dann import ConditionalAdversarial, SiloAdversarial
+from fedtl.methods.silo_mmd import JointDiscrepancy, SiloMeanDiscrepancy
+from fedtl.methods.simultaneous import simultaneous
+from fedtl.methods.soft_labels import SoftLabels
 
 # Each is a term, and a method of the same name: fedtl with that term, for silos that have a second domain.
 ADAPTATION: dict[str, Callable[..., Term]] = {
@@ -28,27 +35,49 @@ ADAPTATION: dict[str, Callable[..., Term]] = {
     "mmd": MaximumMeanDiscrepancy,
     "coral": Coral,
 }
+# Likewise: silobn, whose head is shared, with that term, for silos of which some have no labels.
+BETWEEN_SILOS: dict[str, Callable[..., Term]] = {
+    "silo_mmd": SiloMeanDiscrepancy,
+    "jan": JointDiscrepancy,
+    "silo_coral": SiloCoral,
+    "silo_dann": SiloAdversarial,
+    "cdan": ConditionalAdversarial,
+    "jdot": JointTransport,
+    "near_target": NearTarget,
+}
 
 
 def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
     """Return the method that shares as ``fedtl`` does and adds this term; it has the term's settings."""
+    return _with_term(term, sharing.fedtl, "for silos with a second domain")
 
+
+def between_silos(term: Callable[..., Term]) -> Callable[..., Method]:
+    """Return the method that shares as ``silobn`` does and adds this term; it has the term's settings."""
+    return _with_term(term, sharing.silobn, "for silos without labels")
+
+
+def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str) -> Callable[..., Method]:
     @wraps(term, updated=())
     def method(**settings: object) -> Method:
-        return sharing.fedtl().plus(term(**settings))
+        return base().plus(term(**settings))
 
     paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
-    method.__doc__ = f"{paper}, for silos with a second domain; shares as fedtl does: {idea}"
+    method.__doc__ = f"{paper}, {whom}; shares as {base.__name__} does: {idea}"
     return method
 
 
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge, simultaneous),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
-    {make.__name__: make for make in PLAIN} | {name: adaptation(term) for name, term in ADAPTATION.items()},
+    {make.__name__: make for make in PLAIN}
+    | {name: adaptation(term) for name, term in ADAPTATION.items()}
+    | {name: between_silos(term) for name, term in BETWEEN_SILOS.items()},
 )
-TERMS: Registry[Callable[..., Term]] = Registry("fedtl.terms", {**ADAPTATION, "proximal": Proximal})
+TERMS: Registry[Callable[..., Term]] = Registry(
+    "fedtl.terms", {**ADAPTATION, **BETWEEN_SILOS, "soft_labels": SoftLabels, "proximal": Proximal}
+)

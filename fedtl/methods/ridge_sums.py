@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fedtl._util.randomness import torch_generator
 from fedtl.errors import ConfigError
-from fedtl.methods.base import LabelledFeatures, Summary
+from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.losses import Forward
+from fedtl.methods.summary import Summary
 
 MAX_NUMBERS = 1 << 22  # of one summary: 16 MB
 VALUE_LIMIT = (
@@ -75,20 +76,6 @@ class Moments:
         return Moments(
             share * self.second + (1 - share) * other.second, share * self.cross + (1 - share) * other.cross
         )
-
-
-def unpacked(vector: Tensor, width: int) -> Moments:
-    """
-    Return the moments, float64, of a vector for a head of ``width`` outputs: the upper triangle of ``second``, then
-    ``cross``, m (m + 1) / 2 + m width numbers.
-    """
-    size = round(math.sqrt((width + 0.5) ** 2 + 2 * len(vector)) - width - 0.5)
-    triangle, vector = size * (size + 1) // 2, vector.double()
-    first, second = _upper(size)
-    matrix = vector.new_zeros(size, size)
-    matrix[first, second] = vector[:triangle]
-    matrix[second, first] = vector[:triangle]
-    return Moments(matrix, vector[triangle:].view(size, width))
 
 
 @lru_cache(8)
@@ -191,19 +178,17 @@ class RidgeSums(Summary):
         width, known = out.scores.shape[1], out.batch.labelled
         y = out.batch.y.where(known, torch.zeros_like(out.batch.y))
         phi, aim = self.form(out.features, y, width)
-        first, second = (index.to(phi.device) for index in _upper(phi.shape[1]))
-        outer = phi[:, first] * phi[:, second] * _twice(first, second)
+        outer = upper_triangle(phi)
         cross = phi[:, :, None] * aim[:, None, :] / self._aim_unit(y)
         return torch.cat([outer, cross.flatten(1)], 1) * known[:, None]
 
     def moments(self, mean: Tensor, y: Tensor, width: int) -> Moments:
         """Return the moments of a received mean; ``y`` tells classes from values."""
         vector = mean.double().cpu()
-        found = unpacked(vector, width)
-        diagonal = found.second.diagonal().clone()
-        second = found.second / math.sqrt(2)
-        second.diagonal().copy_(diagonal)
-        return Moments(second, found.cross * self._aim_unit(y))
+        size = round(math.sqrt((width + 0.5) ** 2 + 2 * len(vector)) - width - 0.5)
+        triangle = size * (size + 1) // 2
+        cross = vector[triangle:].view(size, width)
+        return Moments(matrix_of(vector[:triangle]), cross * self._aim_unit(y))
 
     def _aim_unit(self, y: Tensor) -> float:
         return VALUE_LIMIT if self.form.clip and y.is_floating_point() else 1.0
@@ -219,6 +204,22 @@ class RidgeSums(Summary):
         return (numbers,)
 
 
-def _twice(first: Tensor, second: Tensor) -> Tensor:
-    """Return sqrt 2 for entries off the diagonal, and 1 for those on it."""
-    return torch.where(first == second, 1.0, math.sqrt(2)).double()
+def upper_triangle(phi: Tensor) -> Tensor:
+    """
+    Return the upper triangle of phi phi^T of each row [N, m (m + 1) / 2]; entries off the diagonal, which stand for two, times
+    sqrt 2, so that it is as long as the matrix.
+    """
+    first, second = (index.to(phi.device) for index in _upper(phi.shape[1]))
+    twice = torch.where(first == second, 1.0, math.sqrt(2)).to(phi)
+    return phi[:, first] * phi[:, second] * twice
+
+
+def matrix_of(triangle: Tensor) -> Tensor:
+    """Return the matrix [m, m] of a mean of ``upper_triangle``."""
+    size = round(math.sqrt(0.25 + 2 * len(triangle)) - 0.5)
+    first, second = (index.to(triangle.device) for index in _upper(size))
+    entries = triangle / torch.where(first == second, 1.0, math.sqrt(2)).to(triangle)
+    matrix = triangle.new_zeros(size, size)
+    matrix[first, second] = entries
+    matrix[second, first] = entries
+    return matrix

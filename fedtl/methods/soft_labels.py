@@ -1,46 +1,53 @@
-"""Distillation: a student is trained to give what a teacher gives, rather than labels."""
+"""Soft labels between silos: what all silos predict on average for rows of a class."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-import torch.nn.functional as F
+from annotated_types import Gt
 from torch import Tensor
 
-from fedtl._util.settings import Positive, Weight
+from fedtl._util.settings import Weight
+from fedtl.methods.group_means import GroupMeans, class_groups, group_means
 from fedtl.methods.losses import Forward, PerExample
 
+Temperature = Annotated[float, Gt(0)]
 
-def soft_losses(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """
-    Return the loss of each row [B] (Hinton et al., 2014). ``scores`` and ``teacher`` [B, classes]: scores before the softmax, or
-    logarithms of probabilities; of one column in regression: values.
 
-    With classes T^2 KL(softmax(teacher / T) || softmax(scores / T)), whose gradient does not shrink with the temperature T; in
-    regression half the squared difference.
-    """
-    if scores.shape[1] == 1:
-        return 0.5 * (scores - teacher)[:, 0].pow(2)
-    wanted, given = (teacher / temperature).log_softmax(1), (scores / temperature).log_softmax(1)
-    return temperature**2 * F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
+@dataclass(frozen=True)
+class SoftPredictions(GroupMeans):
+    """The mean of softmax(scores / ``temperature``) over rows of each class. A vector of probabilities is at most 1 long."""
+
+    temperature: float
+    name: str = "soft_labels"
+    by_label = True
+
+    def vectors(self, out: Forward) -> Tensor:
+        return (out.scores / self.temperature).softmax(1)
+
+    def numbers(self, features: int, width: int) -> int:
+        return width
 
 
 @dataclass(frozen=True)
 class SoftLabels(PerExample):
     """
-    ``weight`` times ``soft_losses`` towards the rows of the summary ``teacher``, one for each row that batches are drawn from. A row of
-    zeros says nothing: nothing was received yet. Rows of a second domain have no teacher.
+    Tzeng et al., 2015; Jeong et al., 2018: a row is also classified as the rows of its class are in all silos.
+
+    The loss is -weight * sum_c l_c log softmax(scores / t)_c, with t the ``temperature`` and l the mean of softmax(scores / t) over
+    all silos' rows of the row's class; 0 for a row without a label, for a class that nobody has, and in the first round.
     """
 
-    teacher: str
-    temperature: Positive = 1.0
     weight: Weight = 1.0
+    temperature: Temperature = 2.0
+    needs_classes = True
+
+    def summaries(self) -> tuple[SoftPredictions]:
+        return (SoftPredictions(self.temperature),)
 
     def losses(self, out: Forward) -> Tensor:
-        return self.weight * soft_losses(out.scores, self._of(out), self.temperature)
+        labels = class_groups(out).to(out.scores) @ group_means(out.summary("soft_labels"))[0].to(out.scores)
+        return -self.weight * (labels * (out.scores / self.temperature).log_softmax(1)).sum(1)
 
     def counts(self, out: Forward) -> Tensor:
-        assert out.batch.rows is not None
-        return (out.batch.rows >= 0) & (self._of(out) != 0).any(1)
-
-    def _of(self, out: Forward) -> Tensor:
-        assert out.batch.rows is not None
-        return out.summary(self.teacher)[out.batch.rows.clamp_min(0)]
+        present = group_means(out.summary("soft_labels"))[1] > 0
+        return (class_groups(out) * present).sum(1) > 0

@@ -1,10 +1,12 @@
-"""A bounded vector a row, of which a silo sends the mean."""
+"""What a silo sends of its rows in addition to the model."""
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fedtl.methods.losses import Forward
+if TYPE_CHECKING:
+    from fedtl.methods.losses import Forward
 
 
 class Summary(ABC):
@@ -17,6 +19,7 @@ class Summary(ABC):
     ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
     trains without privacy; otherwise of the model as trained.
     ``on_public``: the vectors themselves cross, one for each public input (``Trainer.public``), and no mean over training rows.
+    ``needs_layers``: the paths of the layers of the net whose outputs the vector is made of.
     """
 
     name: str
@@ -25,9 +28,10 @@ class Summary(ABC):
     every_round: bool = True
     exact_statistics: bool = False
     on_public: bool = False
+    needs_layers: tuple[str, ...] = ()
 
     @abstractmethod
-    def rows(self, out: Forward) -> Tensor:
+    def rows(self, out: "Forward") -> Tensor:
         """Return the vectors [B, ...]."""
 
     @abstractmethod

@@ -42,7 +42,7 @@ class SiloResult:
     alone. ``received``: the model as the last round left it, before the silo tuned or mixed anything. ``target``: on the
     test rows of the second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
     inputs in place of shared ones. ``statistics_distance``: of the statistics that training left from these exact ones,
-    in standard deviations. ``unlabelled``: how many further training rows have a label that is not used.
+    in standard deviations. ``unlabelled``: how many further training rows have a label that is not used. ``doubtful_labels``: the estimated share of wrong training labels (``methods.label_doubt``).
     """
 
     train: int
@@ -56,6 +56,7 @@ class SiloResult:
     refitted: Measured | None = None
     statistics_distance: float | None = None
     unlabelled: int | None = None
+    doubtful_labels: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

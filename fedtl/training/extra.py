@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import Method, Summary
-from fedtl.methods.losses import Forward
+from fedtl.methods.base import Method
+from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
 from fedtl.methods.slot import FinishedRound
+from fedtl.methods.summary import Summary
 from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
@@ -147,7 +148,13 @@ def vectors_of(
     batches += [(none, rows) for rows in torch.arange(hidden).split(at_once) if len(rows)]
     for rows, target_rows in batches:
         batch = make_batch(data, rows, target_rows if len(target_rows) else None, loop.device)
-        yield summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries)).double()
+        yield summary_rows(summary, weights, batch).double()
+
+
+def summary_rows(summary: Summary, weights: Weights, batch: Batch) -> Tensor:
+    """Return a summary's vectors [B, ...] of a batch, by the model as trained."""
+    model = replace(weights.by(MODEL), layers=summary.needs_layers)
+    return summary.rows(Forward(batch, model, 1.0, weights.summaries))
 
 
 def _scaled_down(vectors: Tensor, bound: float) -> Tensor:

@@ -17,6 +17,7 @@ from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
 from fedtl.messages import Task
 from fedtl.methods.base import HEAD, Phase, fits_at_home, trained_roles
+from fedtl.methods.label_doubt import Doubts, label_doubts
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import SUMMARY, part
 from fedtl.models.norms import statistics_distance
@@ -27,6 +28,7 @@ from fedtl.training.at_home import (
     FinalModel,
     HomeSite,
     OwnModel,
+    features_by,
     finish,
     own_model,
     received_model,
@@ -49,6 +51,8 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
+    ``doubts``: training labels that are probably wrong, by the features of the model as received; None in a private run, in
+    regression, and with too few rows.
     """
 
     model: FinalModel
@@ -62,6 +66,7 @@ class Outcome:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
+    doubts: Doubts | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
+            doubts=_doubts(trainer, silo, received),
         )
 
     def _refitted(self, trainer: Trainer, silo: Silo, test: Dataset) -> tuple[Measured | None, float | None]:
@@ -118,6 +124,14 @@ class Examine:
         if distance is None or fits_statistics(method, trainer.partition, used, self.task.shared):
             return None, distance if Role.STATS in trained_roles(method) else None
         return _measured(trainer, exact, test, silo.data), distance
+
+
+def _doubts(trainer: Trainer, silo: Silo, received: State) -> Doubts | None:
+    data = silo.data
+    if silo.guarantee or not data.classes or not data.has_labels:
+        return None
+    rows = features_by(trainer, received, data.train, data)
+    return label_doubts(rows.features, rows.y, data.width) if len(rows) == len(data.train) else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Phase
-from fedtl.methods.losses import Term
+from fedtl.methods.losses import Loss, Term
 from fedtl.models.net import ModelSpec, Net
 from fedtl.privacy.per_sample.clipping import GradientMethod
 
@@ -77,7 +77,7 @@ class Cache:
 def new_net(spec: ModelSpec, terms: tuple[Term, ...], width: int) -> Net:
     """
     Return a net over the spec's own body, with a new head of ``width`` outputs and the modules that the terms add.
-    Raises ConfigError where two terms add a module of the same name.
+    Raises ConfigError where two terms add a module of the same name, and where a term needs a layer that the net does not have.
     """
     taken: dict[str, str] = {}
 
@@ -91,4 +91,16 @@ def new_net(spec: ModelSpec, terms: tuple[Term, ...], width: int) -> Net:
             taken[name] = type(term).__name__
         return modules
 
-    return spec.net(width, (partial(modules_of, term) for term in terms))
+    net = spec.net(width, (partial(modules_of, term) for term in terms))
+    _check_layers(net, terms)
+    return net
+
+
+def _check_layers(net: Net, terms: tuple[Term, ...]) -> None:
+    known = [path for path, _ in net.named_modules() if path]
+    for term in terms:
+        for path in term.needs_layers if isinstance(term, Loss) else ():
+            if path not in known:
+                raise ConfigError(
+                    f"{type(term).__name__}: the model has no layer {path!r}; it has {', '.join(known[:20])}"
+                )

@@ -15,8 +15,8 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.synthetic import synthetic_like
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task
-from fedtl.methods.base import Summary, terms_of
-from fedtl.methods.losses import Batch, Forward
+from fedtl.methods.base import terms_of
+from fedtl.methods.losses import Batch
 from fedtl.methods.private import private_problems
 from fedtl.methods.sets import MODEL
 from fedtl.models.net import Net
@@ -29,7 +29,7 @@ from fedtl.privacy.guarantee import PrivacyGuarantee
 from fedtl.privacy.per_sample.clipping import GradientMethod, choose_gradient_method
 from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch, to_inputs
-from fedtl.training.extra import vectors_of
+from fedtl.training.extra import summary_rows, vectors_of
 from fedtl.training.loop import Loop, moving_in, progress, take_proximal_steps
 from fedtl.training.metrics import correct
 from fedtl.training.nets import NetKey, PrivatePhase
@@ -94,7 +94,7 @@ def verify(
                 several, clip = not guarantee.protected.are_records, guarantee.training.clip
                 gradient_methods[key] = choose_gradient_method(layer.model, trial, losses, clip, several)
         for summary in loop.method.summaries:
-            vectors_by = partial(_vectors, summary, weights)
+            vectors_by = partial(summary_rows, summary, weights)
             check_vectors_independent(batch, vectors_by, silo.data.width, f"the summary {summary.name!r}")
     except (ConfigError, SiloFailed) as error:
         raise type(error)(f"{silo.name}: {error}") from error
@@ -208,10 +208,6 @@ def noisy_accuracy(scores: Tensor, silo: Silo, round: int) -> dict[str, float]:
     units = None if guarantee.protected.are_records else val.units
     noise = guarantee.random("metric", silo.name, round)
     return {"accuracy": noisy_mean(correct(scores, val.y), units, guarantee.releases.accuracy, noise)}
-
-
-def _vectors(summary: Summary, weights: Weights, batch: Batch) -> Tensor:
-    return summary.rows(Forward(batch, weights.by(MODEL), 1.0, weights.summaries))
 
 
 def _with_units(parts: Iterable[Tensor], units: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

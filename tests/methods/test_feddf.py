@@ -10,7 +10,7 @@ from fedtl.methods.feddf import DistilOnServer, PublicModel, feddf
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import model_part
-from fedtl.methods.soft_labels import soft_losses
+from fedtl.methods.teacher import distillation_losses
 from fedtl.models.roles import Role
 from fedtl.models.state import add_scaled
 from fedtl.training.loop import TrainingConfig
@@ -26,23 +26,25 @@ def scores(seed, n=6, width=4):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_soft_losses_are_scaled_kl_divergences(temperature):
+def test_distillation_losses_are_scaled_kl_divergences(temperature):
     student, teacher = scores(1), scores(2)
     p, q = (softmax(one.double().numpy() / temperature, axis=1) for one in (teacher, student))
     wanted = temperature**2 * rel_entr(p, q).sum(1)
-    np.testing.assert_allclose(soft_losses(student, teacher, temperature), wanted, rtol=1e-4)
+    np.testing.assert_allclose(distillation_losses(student, teacher, temperature), wanted, rtol=1e-4)
 
 
-def test_soft_losses_take_logarithms_of_probabilities_for_scores():
+def test_distillation_losses_take_logarithms_of_probabilities_for_scores():
     student, teacher = scores(1), scores(2)
     logs = torch.from_numpy(log_softmax(teacher.double().numpy(), axis=1)).float()
-    torch.testing.assert_close(soft_losses(student, logs, 3.0), soft_losses(student, teacher, 3.0))
+    torch.testing.assert_close(
+        distillation_losses(student, logs, 3.0), distillation_losses(student, teacher, 3.0)
+    )
 
 
-def test_soft_losses_of_values_are_half_the_squared_difference():
+def test_distillation_losses_of_values_are_half_the_squared_difference():
     student, teacher = scores(1, width=1), scores(2, width=1)
     wanted = (student - teacher).numpy()[:, 0] ** 2 / 2
-    np.testing.assert_allclose(soft_losses(student, teacher, 2.0), wanted, rtol=1e-6)
+    np.testing.assert_allclose(distillation_losses(student, teacher, 2.0), wanted, rtol=1e-6)
 
 
 def scene(spec):
@@ -104,7 +106,7 @@ def test_the_student_comes_nearer_to_the_mean_of_the_scores():
     mean, _ = ServerStep()(shared, updates, roles, {})
     moved, _ = DistilOnServer(steps=60, lr=0.01).on(public)(shared, updates, roles, {})
     teacher = torch.stack([public.all_scores(add_scaled(shared, one.delta)) for one in updates]).mean(0)
-    far, near = (float(soft_losses(public.all_scores(one), teacher).mean()) for one in (mean, moved))
+    far, near = (float(distillation_losses(public.all_scores(one), teacher).mean()) for one in (mean, moved))
     assert near < far / 2
     for name, role in roles.items():  # statistics stay at their mean
         if role is Role.STATS:

@@ -13,7 +13,7 @@ from fedtl.methods.fedmd import ANSWERS, MeanAnswers, fedmd
 from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.private import private_problems
 from fedtl.methods.sets import model_part
-from fedtl.methods.soft_labels import SoftLabels
+from fedtl.methods.teacher import FollowTeacher
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role
 from fedtl.training.batches import make_batch
@@ -185,12 +185,12 @@ class Fixed:
         raise AssertionError("no pass is needed")
 
 
-def test_soft_labels_count_no_row_of_a_second_domain():
+def test_a_teacher_counts_no_row_of_a_second_domain():
     batch = Batch(X[:3], torch.zeros(3, dtype=torch.int64), torch.zeros(3), torch.tensor([1, -1, 0]))
     teacher = torch.ones(2, 3)
     teacher[0] = 0.0
     out = Forward(batch, Fixed(), 0.0, {"t": teacher})
-    assert SoftLabels("t").counts(out).tolist() == [True, False, False]
+    assert FollowTeacher("t").counts(out).tolist() == [True, False, False]
 
 
 def test_a_phase_on_public_inputs_takes_as_many_steps_as_these_give():

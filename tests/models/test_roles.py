@@ -8,7 +8,7 @@ from torch import nn
 
 from fedtl.errors import PartitionError
 from fedtl.methods.losses import PerExample
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import BETWEEN_SILOS, METHODS
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles
@@ -135,7 +135,7 @@ SHARED = {
     "lgfedavg": {Role.HEAD},
     **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral")},
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon"), EVERYTHING),
-    **dict.fromkeys(("mrmtl", "armul"), EVERYTHING - {Role.STATS}),
+    **dict.fromkeys(("mrmtl", "armul", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
 }
 
 

@@ -18,11 +18,12 @@ from fedtl.experiment.lint.dry_run import examine
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
 from fedtl.federation.recorder import read_transcript
-from fedtl.methods.base import Method, Phase, Summary
+from fedtl.methods.base import Method, Phase
 from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.methods.ridge_sums import Projection, RidgeSums, Rows
+from fedtl.methods.summary import Summary
 from fedtl.models.roles import EVERYTHING
 from fedtl.privacy import accounting
 from fedtl.privacy.canaries import CanarySums

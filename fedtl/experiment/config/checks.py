@@ -2,6 +2,7 @@
 
 import os.path
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from fedtl.data.constants import parse_bounds
@@ -59,6 +60,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from data_contradictions(experiment.data)
     yield from _of_target(experiment)
     yield from _of_labels(experiment.data, experiment)
+    yield from _of_wrong_labels(experiment.data, experiment)
+    yield from _of_classes(experiment)
     yield from public_contradictions(experiment)
     yield from silo_model_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
@@ -117,6 +120,24 @@ def _of_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
             'data.unlabelled and data.scale = "silo": a silo without labels cannot scale its predictions; set data.scale to a TOML '
             'file of constants, or to "none"'
         )
+
+
+def _of_wrong_labels(data: DataSettings, experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each setting that ``data.wrong_labels`` contradicts."""
+    if not data.wrong_labels:
+        return
+    if data.task == "regression":
+        yield "data.wrong_labels replaces classes, and data.task is regression; remove one of them"
+    if experiment.privacy is not None:
+        yield "data.wrong_labels and [privacy]: wrong labels are drawn from the classes of all rows; remove one of them"
+
+
+def _of_classes(experiment: Experiment) -> Iterator[str]:
+    if experiment.data.task == "regression":
+        with suppress(ConfigError):  # contradictions() reports it
+            for term in method_of(experiment.method).losses:
+                if term.needs_classes:
+                    yield f'{type(term).__name__} compares predicted classes, but data.task = "regression"; use another method'
 
 
 def with_unit(experiment: Experiment) -> Experiment:

@@ -26,6 +26,7 @@ from fedtl.methods.cut import with_cut
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
+from fedtl.methods.trim import with_trim
 from fedtl.methods.tune import Tune
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, custom_spec, model_spec
@@ -50,6 +51,8 @@ def method_of(settings: MethodSettings) -> Method:
             raise ConfigError(
                 f"method.cut = {settings.cut}: {settings.name!r} cannot be cut: {error}; remove method.cut"
             ) from error
+    if settings.trim:
+        method = with_trim(method, settings.trim)
     return finished_at_home(method, settings)
 
 

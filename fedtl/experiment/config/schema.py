@@ -107,13 +107,15 @@ class ChooseSettings(Settings):
 class MethodSettings(Settings):
     """
     ``[method]``. Further keys are the method's own settings: the parameters of its function. ``cut``: how many first stages of
-    the body silos share; later ones and the head stay at each silo. Without it: all that the method shares.
+    the body silos share; later ones and the head stay at each silo. Without it: all that the method shares. ``trim``: the
+    share of a batch's labelled rows, those with the largest losses, that do not count: against wrong labels.
     """
 
     model_config = ConfigDict(extra="allow")
 
     name: str = "fedtl"
     cut: int | None = Field(None, ge=1)
+    trim: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False)
     terms: list[dict[str, Any]] = []
     server: dict[str, Any] = {"name": "mean"}
     tune: TuneSettings = TuneSettings()

@@ -1,0 +1,54 @@
+"""Wrong labels are as many as asked, never the right one, and only where they were asked for; row numbers lead back to the rows."""
+
+import numpy as np
+import pytest
+
+from fedtl.data.parts import split_rows
+from fedtl.data.row_numbers import training_row_numbers
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Part, Raw
+from fedtl.data.wrong_labels import replaced, with_wrong_labels
+from fedtl.errors import DataError
+
+
+def raw(n=200):
+    rng = np.random.default_rng(0)
+    return Raw(Part(rng.normal(size=(n, 3)), rng.choice(np.array(["a", "b", "c"]), n)))
+
+
+def test_a_share_of_the_labels_is_another_class_and_test_labels_are_not_touched():
+    settings = DataSettings(wrong_labels={"s": 0.4})
+    before, _ = split_rows(raw(), settings, "s", 0)
+    after = with_wrong_labels(before, settings, "s", 0)
+    for part in ("train", "val"):
+        old, new = getattr(before, part).y, getattr(after, part).y
+        assert (old != new).sum() == round(0.4 * len(old))
+        assert set(new) <= {"a", "b", "c"}
+    assert after.test is before.test
+    assert with_wrong_labels(before, settings, "another", 0) is before
+
+
+def test_each_other_class_is_equally_likely():
+    y = np.zeros(6000, int)
+    changed = replaced(y, np.arange(4), 1.0, np.random.default_rng(1))
+    assert np.bincount(changed, minlength=4) / 6000 == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3], abs=0.02)
+
+
+def test_one_class_cannot_be_replaced():
+    settings = DataSettings(wrong_labels={"s": 0.4})
+    same = Raw(Part(np.zeros((20, 1)), np.zeros(20)))
+    with pytest.raises(DataError, match="wrong_labels"):
+        with_wrong_labels(split_rows(same, settings, "s", 0)[0], settings, "s", 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [DataSettings(limit=30), DataSettings(label_fraction={"s": 0.3}, limit=90)]
+)
+def test_row_numbers_are_those_of_the_stored_rows(settings):
+    from fedtl.data.hidden import hide_labels
+
+    rows = raw()
+    trained = hide_labels(split_rows(rows, settings, "s", 5)[0], settings, "s", 5)[0].train
+    numbers = training_row_numbers(rows, settings, "s", 5)
+    assert np.array_equal(rows.train.x[numbers], trained.x)
+    assert np.array_equal(rows.train.y[numbers], trained.y)
