@@ -13,6 +13,8 @@ from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.entropy import Entropy
 from fedtl.methods.fedala import fedala
+from fedtl.methods.feddf import feddf
+from fedtl.methods.fedmd import fedmd
 from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
 from fedtl.methods.infomax import InformationMaximisation
@@ -83,7 +85,7 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, simultaneous, shot),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge, simultaneous, shot),
     *(protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(

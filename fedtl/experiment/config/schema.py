@@ -185,10 +185,21 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+class SiloModelSettings(Settings):
+    """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
 class SiloSettings(Settings):
-    """``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides."""
+    """
+    ``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides, and its ``model`` where a method shares no tensor of
+    it.
+    """
 
     privacy: dict[str, Any] = {}
+    model: SiloModelSettings | None = None
 
 
 class AuditSettings(Settings):
