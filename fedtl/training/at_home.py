@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedtl.training.trainer import Trainer
 
 OwnModel = Callable[["Trainer", Silo, Task], State]
+Watch = Callable[[int, int], None]  # called with the number of rounds done and that of all
 
 
 @dataclass(frozen=True)
@@ -156,21 +157,28 @@ def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
     return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
 
 
-def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+def own_model(trainer: "Trainer", silo: Silo, task: Task, watch: Watch | None = None) -> State:
     """
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning, by ``alone_trainer``.
+    tuning, by ``alone_trainer``. ``watch`` is called after each round.
     """
     alone = alone_trainer(trainer)
-    state = trained_alone(alone, silo, task, alone.initial(silo.data.width))
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width), watch)
     return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
 
 
-def trained_alone(alone: "Trainer", silo: Silo, task: Task, state: State) -> State:
-    """Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``."""
+def trained_alone(
+    alone: "Trainer", silo: Silo, task: Task, state: State, watch: Watch | None = None
+) -> State:
+    """
+    Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``; ``watch`` is
+    called after each round.
+    """
     (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
+        if watch:
+            watch(number, task.rounds)
     return state
 
 
