@@ -30,11 +30,12 @@ def predict(
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
-    from fedtl.experiment.predict import SiloModel, prediction_rows, read_inputs, write_csv
+    from fedtl.data.input_files import read_inputs
+    from fedtl.experiment.predict import SiloModel, prediction_rows, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
-    x, files = read_inputs(input, model.experiment, model.inputs)
+    x, files = read_inputs(input, model.experiment.data, model.inputs)
     lines = prediction_rows(model, model.scores(x, adapt == "tent"), files)
     if adapt == "tent":
         lines = (line | {"adapted": adapt} for line in lines)
@@ -72,13 +73,11 @@ def export(
 
 def report(run: Run) -> None:
     """
-    Write report.html again, from the other files in the folder of a run or a comparison.
+    Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
     Example: fedtl report runs/first
     """
-    from fedtl.experiment.pages import write_compare_page, write_run_page
+    from fedtl.experiment.pages import write_page
     from fedtl.experiment.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
-    page = write_compare_page(folder) if folder.has("comparison.json") else write_run_page(folder)
-    print_report_path(page, quiet=False)
+    print_report_path(write_page(RunFolder.open(run)), quiet=False)

@@ -14,7 +14,6 @@ from fedtl.data.dataset import SiloDataset, pool
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
-from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
@@ -22,6 +21,7 @@ from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import (
     Study,
     build,
@@ -205,8 +205,9 @@ def _evaluate(
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
-    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
-    late = [study.silo(name, done.data[name]) for name in experiment.data.late]
+    data = experiment.data
+    onboard = Onboard(done.task, test_rows, data.shots, alone_epochs, data.late_head)
+    late = [study.silo(name, done.data[name]) for name in data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
 
 
@@ -294,7 +295,7 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         folder.path.name,
         experiment.seed,
         experiment.rounds,
-        server_of(experiment.method),
+        server_step(study),
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
     )

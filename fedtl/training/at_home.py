@@ -5,15 +5,15 @@ of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
 from fedtl.methods.candidate import Candidate
-from fedtl.methods.choose import choose_mix, mixed_scores, mixes
+from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
@@ -83,18 +83,19 @@ class HomeSite:
 
     def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
         task = replace(self.task, round=self.task.round + repeat)
-        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr)
+        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr, self.state)
 
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
             return state
         return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
-    def losses(self, state: State) -> Tensor:
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
-        return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
+        part = data.train if rows == "train" else data.val
+        return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
 
@@ -160,11 +161,17 @@ def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
     tuning, by ``alone_trainer``.
     """
-    alone, width = alone_trainer(trainer), silo.data.width
-    state, (phase,) = alone.initial(width), alone.method.phases
+    alone = alone_trainer(trainer)
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width))
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+
+
+def trained_alone(alone: "Trainer", silo: Silo, task: Task, state: State) -> State:
+    """Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``."""
+    (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
-    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+    return state
 
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
@@ -180,8 +187,11 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
     make: dict[Candidate, Callable[[], State]] = {
         Candidate.OWN: lambda: own(trainer, silo, task),
         Candidate.TUNED: lambda: tuned,
-        Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
     }
+    if not any(
+        step.trained for step in trainer.method.finish
+    ):  # such a step makes the model that is to be used
+        make[Candidate.SHARED] = lambda: _shared_model(trainer, silo, task)
     if not silo.data.has_labels:
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
@@ -206,10 +216,16 @@ def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate
     candidates = {
         name: one for name, one in candidates.items() if first_not_finite(one) is None
     } or candidates
-    val, possible = data.val, mixes(len(candidates))
-    members = [Member(name, 1.0, state) for name, state in candidates.items()]
-    parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]
+    val = data.val
+    members = {name: Member(name, 1.0, state) for name, state in candidates.items()}
+    scores = {name: trainer_of(one, trainer).scores(one.state, val.x, data) for name, one in members.items()}
+    taking_part = kept({name: row_losses(one, val.y) for name, one in scores.items()})
+    parts, possible = [scores[name] for name in taking_part], mixes(len(taking_part))
     losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
     weights = possible[choose_mix(losses)]
-    used = [replace(one, weight=weight) for one, weight in zip(members, weights, strict=True) if weight]
+    used = [
+        replace(members[name], weight=weight)
+        for name, weight in zip(taking_part, weights, strict=True)
+        if weight
+    ]
     return FinalModel(tuple(used), len(losses[0]), len(possible))

@@ -6,6 +6,7 @@ Silos that did not train get a model here too. Both are jobs that an engine runs
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -143,15 +144,16 @@ class Onboard:
     The job that gives a silo that did not train the shared model, with ``shots`` labelled rows a class and all its inputs.
 
     Where the head is shared: the model as received, and after AdaBN. Otherwise: a head of its own on the received body
-    with the initial statistics, one after AdaBN, and one in closed form after AdaBN (``ridge_adabn``), from the silo's rows
-    and, if the method has them, the sums that it received; nothing is chosen on validation rows. For comparison, the silo trained alone on the same labelled rows,
-    with the exact statistics of all its inputs.
+    with the initial statistics, one after AdaBN (both only if the head is ``trained``), and one in closed form after AdaBN
+    (``ridge_adabn``), from the silo's rows and, if the method has them, the sums that it received; nothing is chosen on
+    validation rows. For comparison, the silo trained alone on the same labelled rows, with the exact statistics of all its inputs.
     """
 
     task: Task
     evaluation_set: Callable[[str], EvaluationSet]
     shots: int
     alone_epochs: int
+    head: Literal["trained", "ridge"] = "trained"
 
     def __call__(self, trainer: Trainer, silo: Silo) -> dict[str, Measured]:
         test_rows, data = self.evaluation_set(silo.name), silo.data
@@ -167,10 +169,10 @@ class Onboard:
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:
-            if trainer.method.head_is_local:
+            if trainer.method.head_is_local and self.head == "trained":
                 models["head"] = trainer.train(few, received, Phase(HEAD, HEAD_EPOCHS), self.task)
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
-            else:
+            elif not trainer.method.head_is_local:
                 models["as_received"], models["adabn"] = received, adapted
         return {row: _measured(trainer, state, test_rows.test, data) for row, state in models.items()}
 

@@ -42,12 +42,14 @@ def flip_unused_labels(monkeypatch, settings, seed):
     monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
 
 
+ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {name='near_target'}, {name='soft_labels'}]"
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", *OTHERS])
+@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", "jan", *OTHERS])
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
-    experiment = small(f"method.name={method}", UNLABELLED, *MIXED)
+    more = [ALL_TERMS] if method == "jan" else []
+    experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
     second = do(tmp_path / "b", experiment)

@@ -55,7 +55,8 @@ class ModelSettings(Settings):
 
 class TrainSettings(Settings):
     """
-    ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``roles``: what a round trains, of
+    ``[train]``: training inside a silo. ``schedule``: of the learning rate over the rounds. ``stage_lr``: each stage of the body
+    has this times the rate of the next one, and the last stage this times the head's. ``roles``: what a round trains, of
     what the method trains; []: all of it. What is left out keeps its initial values, and does not leave a silo.
     """
 
@@ -65,6 +66,7 @@ class TrainSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     body_lr: float = Field(1.0, ge=0, allow_inf_nan=False)
+    stage_lr: float = Field(1.0, ge=0, le=1)
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
     roles: list[Literal["body", "norm", "head"]] = []
@@ -82,6 +84,7 @@ class TuneSettings(Settings):
     ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
     "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
     "auto": half of train.lr. ``ridge_head``: first fit the head in closed form, if that lowers the loss on validation rows.
+    ``unfreeze``: "gradual" trains the head in the first epoch, and one more stage of the body in each that follows.
     The silo's validation rows decide how many epochs it keeps.
     """
 
@@ -90,6 +93,7 @@ class TuneSettings(Settings):
     lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
     ridge_head: bool = True
+    unfreeze: Literal["at once", "gradual"] = "at once"
 
 
 class ChooseSettings(Settings):
@@ -100,7 +104,7 @@ class ChooseSettings(Settings):
     """
 
     candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.TUNED], min_length=1
+        [Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1
     )
 
 
@@ -181,10 +185,21 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+class SiloModelSettings(Settings):
+    """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
 class SiloSettings(Settings):
-    """``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides."""
+    """
+    ``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides, and its ``model`` where a method shares no tensor of
+    it.
+    """
 
     privacy: dict[str, Any] = {}
+    model: SiloModelSettings | None = None
 
 
 class AuditSettings(Settings):
