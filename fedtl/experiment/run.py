@@ -11,7 +11,6 @@ import torch
 
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
-from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.schema import Experiment
@@ -194,7 +193,7 @@ def _evaluate(
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
-    test_rows = partial(_evaluation_set, study.silo_data)
+    test_rows = study.silo_data.evaluation_set
     outcomes: dict[str, Outcome] = {}
     silos = done.silos
     if finishing:
@@ -222,10 +221,6 @@ def _check_origins(experiment: Experiment, data: StudyData) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
     for name in training_silos(experiment, data.schema):
         origins.check_origins(data.dataset(name).origins, name)
-
-
-def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
-    return data.evaluation_set(name)
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:

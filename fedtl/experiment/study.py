@@ -164,10 +164,7 @@ def build(
     check_unlabelled(experiment, method)
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)
-    if any(isinstance(step, RidgeHead) for step in method.finish) or (
-        experiment.data.late and experiment.data.late_head == "ridge"
-    ):
-        head_names(trainer.initial(schema.width))
+    _check_head(experiment, trainer, schema.width)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
@@ -202,6 +199,13 @@ def _method(experiment: Experiment) -> Method:
         return method
     after = experiment.privacy.statistics == "local-after"
     return replace(method, exact_statistics="always" if after else "never")
+
+
+def _check_head(experiment: Experiment, trainer: Trainer, width: int) -> None:
+    """Raise ConfigError where a head is to be fitted in closed form that is not one linear layer."""
+    late = bool(experiment.data.late) and experiment.data.late_head == "ridge"
+    if late or any(isinstance(step, RidgeHead) for step in trainer.method.finish):
+        head_names(trainer.initial(width))
 
 
 def _check_roles(experiment: Experiment, trainer: Trainer) -> None:

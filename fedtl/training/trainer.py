@@ -21,10 +21,9 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.at_home import used_model
 from fedtl.training.batches import learns_from
 from fedtl.training.config import TrainingConfig
-from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     end_slots,
@@ -36,9 +35,9 @@ from fedtl.training.extra import (
 )
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import Loop
-from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
 from fedtl.training.public_rows import trained_on
+from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
 from fedtl.training.staging import frozen_parameters, kept_by_cut, staged
 from fedtl.training.weights import Weights, on_device, start_set
@@ -283,22 +282,3 @@ def trainer_at(trainer: Trainer, silo: str) -> Trainer:
     """Return the trainer of a silo: with the silo's own model, where it has another one."""
     spec = trainer.others.get(silo)
     return trainer if spec is None else replace(trainer, spec=spec, start={}, others={})
-
-
-def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
-    """
-    Return the metrics, on validation rows, of the model that the silo would use if training had just ended; of a
-    private silo what its guarantee releases, with noise.
-    """
-    val = silo.data.val
-    if silo.guarantee is not None:
-        if silo.guarantee.releases.accuracy is None:
-            return {}
-        return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, task.round)
-    if not len(val):
-        return {}
-    model = used_model(trainer, silo, task, state)
-    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
-    if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
-    return quick(trainer.scores(model, val.x, silo.data), val.y)
