@@ -20,12 +20,14 @@ from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import mixed_scores
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
+from fedtl.training.tent import tent_scores
 
 
 class SiloModel:
@@ -47,10 +49,11 @@ class SiloModel:
         self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
         self.final: FinalModel = load_final_model(folder, silo, names)
 
-    def scores(self, x: Array) -> Tensor:
+    def scores(self, x: Array, tent: bool = False) -> Tensor:
         """
         Return the outputs [N, classes], or in regression [N, 1] in the unit of the label, for rows as a source stores them.
-        Raises DataError.
+        ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
+        cannot adapt.
         """
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
@@ -66,7 +69,19 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self.final.scores(self.trainer, inputs, self.data)
+        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+
+    def _adapting_scores(self, inputs: Tensor) -> Tensor:
+        if not self.classes:
+            raise ConfigError(
+                "--adapt tent lowers the entropy of class probabilities, and this model predicts values"
+            )
+        parts: list[Tensor] = []
+        for member in self.final.members:
+            net = trainer_of(member, self.trainer).net(self.data.width)
+            net.load_state_dict(member.state)
+            parts.append(tent_scores(net, inputs, self.trainer.device))
+        return mixed_scores(parts, tuple(member.weight for member in self.final.members), True)
 
     def labels_of(self, member: str) -> Mapping[str, Label] | None:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
