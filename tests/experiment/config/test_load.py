@@ -142,6 +142,11 @@ WRONG = {
         [*TABLE, "data.split_column=part", "data.target_domain=new", "data.domain_column=d"]
     ): "data.split_column and data.target_domain",
     "method.name=dann": "method 'dann'",
+    "method.name=cdan method.pace=2.0": "method.pace",
+    "method.name=jan method.widths=[]": "method.widths",
+    "method.name=silo_mmd method.frequencies=0": "method.frequencies",
+    "method.name=jdot method.entropy=0": "method.entropy",
+    'method.terms=[{name="soft_labels"}] data.task=regression': "SoftLabels compares predicted classes",
     'method.terms=[{name="coral"}]': "data.target_domain",
     'data.silos=["plain","plain"]': "data.silos lists 'plain'",
     "compare.seeds=[1,1]": "compare.seeds lists 1",
