@@ -29,7 +29,13 @@ DOORS = {
     "torchvision": {"models.libraries", "models.compat"},
     "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
-    "matplotlib": {"report.plots", "report.gain_plots", "report.audit_plots", "report.transfer_plots"},
+    "matplotlib": {
+        "report.plots",
+        "report.gain_plots",
+        "report.audit_plots",
+        "report.transfer_plots",
+        "report.interpolation_plots",
+    },
     "jinja2": {"report.html"},
     "typer": {
         *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),

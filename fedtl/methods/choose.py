@@ -1,7 +1,7 @@
 """Which mix of its candidate models a silo uses. The silo chooses on its validation rows, after the last round."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.interpolation import Interpolation
 
 STEPS = 4  # weights are multiples of 1/4
 CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
@@ -22,10 +23,17 @@ class Choose:
     A silo uses the plain mean of its candidates' probabilities (in regression of their values), unless its validation rows
     clearly say that another mix is better.
 
-    A candidate that a method does not have is left out.
+    A candidate that a method does not have is left out. ``interpolation``: between which models that candidate lies.
     """
 
     candidates: tuple[Candidate, ...] = (Candidate.OWN, Candidate.TUNED)
+    interpolation: Interpolation = field(default_factory=Interpolation)
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether a silo must train a model alone."""
+        between = Candidate.INTERPOLATED in self.candidates and Candidate.OWN in self.interpolation.ends
+        return Candidate.OWN in self.candidates or between
 
     def __post_init__(self) -> None:
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):

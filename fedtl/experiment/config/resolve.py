@@ -23,6 +23,7 @@ from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
 from fedtl.methods.cut import with_cut
+from fedtl.methods.interpolation import Interpolation
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
@@ -64,8 +65,14 @@ def finished_at_home(method: Method, settings: MethodSettings) -> Method:
     if not method.phases:
         return method
     tune = Tune(**settings.tune.model_dump()) if settings.tune.epochs else None
-    candidates = tuple(settings.choose.candidates)
-    return replace(method, tune=tune, choose=None if candidates == (Candidate.TUNED,) else Choose(candidates))
+    candidates, (first, second) = tuple(settings.choose.candidates), settings.choose.ends
+    if candidates == (Candidate.TUNED,):
+        return replace(method, tune=tune, choose=None)
+    try:
+        interpolation = Interpolation((first, second), settings.choose.by == "stage")
+    except ValueError as error:
+        raise ConfigError(f"method.choose.{error}") from error
+    return replace(method, tune=tune, choose=Choose(candidates, interpolation))
 
 
 def _named_method(settings: MethodSettings) -> Method:
