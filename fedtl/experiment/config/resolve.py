@@ -121,12 +121,14 @@ def server_of(settings: MethodSettings) -> Server:
             )
         return own
     table = dict(settings.server)
-    name, share = table.pop("name", "mean"), table.pop("share", None)
+    name, share, soup = table.pop("name", "mean"), table.pop("share", None), table.pop("soup", 1)
     if share is not None and name != "trimmed":
         raise ConfigError(f'method.server.share is a setting of "trimmed", not of {name!r}; remove it')
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float)):
         raise ConfigError(f"method.server.share = {shorten(share)}: must be a number")
-    step = ServerStep(name, 0.1 if share is None else share, table)
+    if isinstance(soup, bool) or not isinstance(soup, int):
+        raise ConfigError(f"method.server.soup = {shorten(soup)}: must be a whole number of rounds")
+    step = ServerStep(name, 0.1 if share is None else share, table, soup)
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step
