@@ -30,15 +30,15 @@ DOORS = {
     "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
-        "report.plots",
-        "report.gain_plots",
-        "report.audit_plots",
-        "report.transfer_plots",
-        "report.interpolation_plots",
+        *("report.plots", "report.gain_plots", "report.audit_plots"),
+        *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {
-        *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),
+        *(
+            f"cli.{name}"
+            for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
+        ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
     "PIL": {"data.images"},
@@ -81,6 +81,7 @@ MANY_ARGUMENTS = {
     "api.runs.run": "as on the command line, and the values that Python alone can pass",
     "api.runs.compare": "each setting of a comparison is an argument, as on the command line",
     "cli.audit.audit": "each option of a command is an argument",
+    "cli.onboard.onboard": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",
     "cli.train.run": "each option of a command is an argument",
     "cli.train.compare": "each option of a command is an argument",

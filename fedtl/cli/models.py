@@ -25,11 +25,12 @@ def predict(
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
-    from fedtl.experiment.predict import SiloModel, prediction_rows, read_inputs, write_csv
+    from fedtl.data.input_files import read_inputs
+    from fedtl.experiment.predict import SiloModel, prediction_rows, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
-    x, files = read_inputs(input, model.experiment, model.inputs)
+    x, files = read_inputs(input, model.experiment.data, model.inputs)
     lines = prediction_rows(model, model.scores(x), files)
     if as_json:
         print_json(list(lines))

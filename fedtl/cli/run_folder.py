@@ -20,6 +20,7 @@ class _State:
 
     resume_with: str = ""
     created: "RunFolder | None" = None
+    writes_at_end: bool = False
 
 
 _state = _State()
@@ -29,6 +30,18 @@ def discard_created() -> bool:
     """Remove the folder that this command created, if nothing was trained; return whether it was removed."""
     created, _state.created = _state.created, None
     return created is not None and created.discard_untouched()
+
+
+def nothing_is_kept() -> None:
+    """Note that this command writes its files at the end, so that an interrupted one leaves nothing."""
+    _state.writes_at_end = True
+
+
+def interrupted_note() -> str:
+    """Return what an interrupted command leaves, after removing a folder that holds nothing."""
+    if _state.writes_at_end:
+        return "nothing was written"
+    return "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
 
 
 def resume_hint() -> str:

@@ -136,6 +136,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         refitted_table,
         target_table,
     )
+    from fedtl.report.label_free_tables import label_free_table
 
     out_console.print(compare_table(comparison))
     for content, table in (
@@ -143,6 +144,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         (comparison.refitted, refitted_table),
         (comparison.target, target_table),
         (comparison.late, late_compare_table),
+        (comparison.label_free, label_free_table),
     ):
         if content:
             out_console.print(table(comparison))

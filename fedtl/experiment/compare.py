@@ -45,6 +45,8 @@ EXACT = (
     "late",
     "overall",
     "joining",
+    "over_source",
+    "label_free",
 )  # keys of comparison.json that hold metrics on test rows
 
 

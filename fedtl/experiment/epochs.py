@@ -18,7 +18,9 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
     if privacy is not None and (privacy.steps is not None or privacy.sample_rate is not None):
         return None
     method, epochs = method_of(experiment.method), experiment.train.epochs
-    a_round = sum(epochs if phase.epochs is None else phase.epochs for phase in method.phases)
+    a_round = sum(
+        epochs if phase.epochs is None else phase.epochs for phase in method.phases if not phase.public
+    )
     tuning = _epochs(method.steps)
     together = experiment.rounds * a_round + tuning
     if not _mixes_own(method):
@@ -32,9 +34,8 @@ def _epochs(steps: Iterable[Finish | None]) -> int:
 
 def _mixes_own(method: Method) -> bool:
     """Return whether each silo trains a model alone too, beside the rounds."""
-    leaves = method.shared or any(slot.crosses for slot in method.slots) or method.summaries
     wanted = method.choose is not None and method.choose.needs_own
-    return bool(wanted and leaves and not method.pool)
+    return bool(wanted and method.sends and not method.pool)
 
 
 def unequal_epochs(epochs: Mapping[str, int], local: str) -> list[str]:

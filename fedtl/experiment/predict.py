@@ -11,27 +11,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedtl.data import frame, images, table
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import method_of, model_of
+from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.base import Method
+from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import with_private_norms
-from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
-from fedtl.training.config import TrainingConfig
-from fedtl.training.trainer import OwnStart, Trainer
 
 
 class SiloModel:
@@ -39,26 +33,13 @@ class SiloModel:
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
         """Load the model. Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
+        self.silo = silo
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        model = self.experiment.model.model_copy(
-            update={"weights": ""}
-        )  # the run's weights replace the first ones
-        self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
-        alone = OwnStart(self.plan)
-        if self.experiment.privacy is not None:
-            self.plan = with_private_norms(self.plan)
-            if self.experiment.data.scale == "dp":
-                self.plan = with_input_scale(self.plan, self.shape)
-        dtype = self.experiment.model.dtype
-        self.trainer = Trainer(
-            self.plan,
-            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
-            TrainingConfig(),
-            dtype="float32" if dtype == "tf32" else dtype,
-            alone=None if self.experiment.privacy is None else alone,
-        )
+        self.settings = silo_model(self.experiment, silo)
+        self.trainer = run_trainer(self.experiment, self.shape, model=self.settings)
+        self.plan: ModelSpec = self.trainer.spec
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
@@ -110,43 +91,6 @@ class SiloModel:
         return MixedNet(list(nets.values()), weights, bool(self.classes)).eval()
 
 
-def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
-    """
-    Return new rows, and for images the name of each file. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or
-    Parquet table with the columns of training, an image, or a folder of images. Raises DataError.
-    """
-    if not path.exists():
-        raise DataError(f"--input: {path} does not exist")
-    if path.suffix in (".npz", ".npy"):
-        try:
-            loaded: Any = np.load(path, allow_pickle=False)
-            if path.suffix == ".npy":
-                return np.asarray(loaded), []
-            key = next(key for key in ("x", "test_x") if key in loaded.files)
-            return np.asarray(loaded[key]), []
-        except (ValueError, OSError, StopIteration) as error:
-            raise DataError(
-                f"--input: {path} has no array named x or test_x ({error or 'neither'})"
-            ) from error
-    if path.suffix in table.SUFFIXES:
-        columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
-        if columns != inputs.columns:
-            differing = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(
-                f"--input: {path} has other columns than the model: {differing[0]}; the model needs {', '.join(inputs.columns)}"
-            )
-        return x, []
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-    )
-    if not files or files[0].suffix.lower() not in images.SUFFIXES:
-        raise DataError(f"--input: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images")
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    return images.load_images(files, inputs.size, inputs.channels), names
-
-
 Prediction = dict[
     str, str | int | float
 ]  # the row or file, the predicted value or label, and each label's probability
@@ -193,7 +137,8 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
-        "model": model.experiment.model.name,
+        "model": model.settings.name,
+        "settings": model.settings.settings,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",

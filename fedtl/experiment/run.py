@@ -11,10 +11,8 @@ import torch
 
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
-from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
-from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
@@ -22,6 +20,7 @@ from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import (
     Study,
     build,
@@ -45,8 +44,8 @@ from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
 from fedtl.training.at_home import OwnModel, own_model, tuned_model
+from fedtl.training.batches import learns_from
 from fedtl.training.finish import Examine, Onboard, Outcome
-from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
 NOTHING = torch.empty(0)
@@ -194,7 +193,7 @@ def _evaluate(
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
-    test_rows = partial(_evaluation_set, study.silo_data)
+    test_rows = study.silo_data.evaluation_set
     outcomes: dict[str, Outcome] = {}
     silos = done.silos
     if finishing:
@@ -205,14 +204,17 @@ def _evaluate(
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
-    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
-    late = [study.silo(name, done.data[name]) for name in experiment.data.late]
+    data = experiment.data
+    onboard = Onboard(done.task, test_rows, data.shots, alone_epochs, data.late_head)
+    late = [study.silo(name, done.data[name]) for name in data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
 
 
 def _without_tensors(outcome: Outcome) -> Outcome:
     members = tuple(replace(member, state={}) for member in outcome.model.members)
-    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
+    return replace(
+        outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING, unlabelled=None
+    )
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -221,18 +223,13 @@ def _check_origins(experiment: Experiment, data: StudyData) -> None:
         origins.check_origins(data.dataset(name).origins, name)
 
 
-def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
-    return data.evaluation_set(name)
-
-
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """
-    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
-    with the rows of all.
-    """
+    """Return who takes part in the rounds: each silo with rows for a loss; for "pooled" one silo with the rows of all."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
+    return {
+        name: study.silo(name, own) for name, own in data.items() if learns_from(study.method.losses, own)
+    }
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:
@@ -293,7 +290,7 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         folder.path.name,
         experiment.seed,
         experiment.rounds,
-        server_of(experiment.method),
+        server_step(study),
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
     )

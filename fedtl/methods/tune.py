@@ -38,7 +38,8 @@ class Tune(Finish):
     ``unfreeze``: "gradual" trains the head alone in the first epoch, and one more stage of the body in each that follows, the
     last stage first (Howard and Ruder, 2018).
 
-    The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``), or the one before tuning.
+    The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``; without them
+    ``last_that_learned``), or the one before tuning.
     """
 
     what: What = "all"
@@ -69,21 +70,35 @@ class Tune(Finish):
             if first_not_finite(state):  # the rate was too high; what was before it is still good
                 break
             states.append(site.adapted(state, self.trained))
-        return states[epochs_to_keep([site.losses(one) for one in states])]
+        losses = torch.stack([site.losses(one) for one in states])
+        if losses.shape[1] < 2 or not bool(losses.isfinite().all()):
+            return last_that_learned(site, states)
+        return states[epochs_to_keep(losses)]
 
 
-def epochs_to_keep(losses: Sequence[Tensor]) -> int:
+def last_that_learned(site: Site, states: Sequence[State]) -> State:
     """
-    Return how many epochs of tuning to keep. ``losses``: after 0, 1, ... epochs, on each validation row [N].
+    Return the last of the states after 0, 1, ... epochs that has no larger mean loss on training rows than the first: where
+    validation rows cannot say so, a larger one shows that the rate was too high. The norms of a private run do so at rates
+    that batch statistics would bear.
+    """
+    before = site.losses(states[0], "train")
+    if not len(before):
+        return states[-1]
+    learned = (state for state in reversed(states[1:]) if site.losses(state, "train").mean() <= before.mean())
+    return next(learned, states[0])
+
+
+def epochs_to_keep(losses: Tensor) -> int:
+    """
+    Return how many epochs of tuning to keep. ``losses``: after 0, 1, ... epochs, on each of at least two validation rows
+    [epochs + 1, N].
 
     All of them, unless fewer are better by more than one standard error of the mean of the paired differences: then the
     largest number that is within one standard error of the best one (the one-standard-error rule of Breiman et al., 1984, with
-    the whole schedule in the place of the simplest model). Without two validation rows: all.
+    the whole schedule in the place of the simplest model).
     """
-    table = torch.stack(list(losses)).double()
-    epochs, rows = len(table) - 1, table.shape[1]
-    if rows < 2 or not bool(table.isfinite().all()):
-        return epochs
+    table, rows = losses.double(), losses.shape[1]
     worse = table - table[table.mean(1).argmin()]
     near = worse.mean(1) <= worse.std(1) / rows**0.5
     return int(near.nonzero().max())

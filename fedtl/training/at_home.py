@@ -5,15 +5,15 @@ of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
 from fedtl.methods.candidate import Candidate
-from fedtl.methods.choose import choose_mix, mixed_scores, mixes
+from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
@@ -93,11 +93,12 @@ class HomeSite:
             return state
         return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
-    def losses(self, state: State) -> Tensor:
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
-        return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
+        part = data.train if rows == "train" else data.val
+        return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
 
@@ -136,8 +137,10 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
-        usable = step.source_free or silo.data.has_labels
-        model = step(site, model, sets) if usable else site.adapted(model, step.trained)
+        if step.at in ("all", "labelled" if silo.data.has_labels else "unlabelled"):
+            model = step(site, model, sets)
+        elif step.at == "labelled":
+            model = site.adapted(model, step.trained)
     if fits_tuned_statistics(trainer.method):
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
@@ -187,8 +190,11 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
     make: dict[Candidate, Callable[[], State]] = {
         Candidate.OWN: lambda: own(trainer, silo, task),
         Candidate.TUNED: lambda: tuned,
-        Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
     }
+    if not any(
+        step.trained for step in trainer.method.finish
+    ):  # such a step makes the model that is to be used
+        make[Candidate.SHARED] = lambda: _shared_model(trainer, silo, task)
     if not silo.data.has_labels:
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
@@ -218,10 +224,16 @@ def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate
     candidates = {
         name: one for name, one in candidates.items() if first_not_finite(one) is None
     } or candidates
-    val, possible = data.val, mixes(len(candidates))
-    members = [Member(name, 1.0, state) for name, state in candidates.items()]
-    parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]
+    val = data.val
+    members = {name: Member(name, 1.0, state) for name, state in candidates.items()}
+    scores = {name: trainer_of(one, trainer).scores(one.state, val.x, data) for name, one in members.items()}
+    taking_part = kept({name: row_losses(one, val.y) for name, one in scores.items()})
+    parts, possible = [scores[name] for name in taking_part], mixes(len(taking_part))
     losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
     weights = possible[choose_mix(losses)]
-    used = [replace(one, weight=weight) for one, weight in zip(members, weights, strict=True) if weight]
+    used = [
+        replace(members[name], weight=weight)
+        for name, weight in zip(taking_part, weights, strict=True)
+        if weight
+    ]
     return FinalModel(tuple(used), len(losses[0]), len(possible))

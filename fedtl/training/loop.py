@@ -8,18 +8,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl._util.randomness import address, seed_layers, torch_generator
-from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
-from fedtl.methods.label_free import trains_without_labels
-from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
+from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, losses_among, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.methods.sets import MODEL, START
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, make_batch
+from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch
 from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
@@ -49,7 +47,11 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
-        steps = list(self.batches(silo, phase, generator)) if learns_from(self.method, silo.data) else []
+        steps = (
+            list(self.batches(silo, phase, generator))
+            if learns_from(terms_of(self.method, phase), silo.data)
+            else []
+        )
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
         taken = self._train(weights, phase, silo, task, steps) if steps else 0
@@ -107,7 +109,8 @@ class Loop:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows of each batch of a phase, as ``draw_batches``."""
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
-        return draw_batches(silo.data, epochs, self.training.batch_size, generator, self.method.needs_target)
+        second = any(term.needs_target for term in losses_among(terms_of(self.method, phase)))
+        return draw_batches(silo.data, epochs, self.training.batch_size, generator, second)
 
     def movable(self, roles: frozenset[Role]) -> list[str]:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""
@@ -143,7 +146,8 @@ class Loop:
 
     def _forward(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Forward:
         """Return the pass over a batch by the weights of this phase."""
-        layers = tuple(dict.fromkeys(path for term in self.method.losses for path in term.needs_layers))
+        terms = losses_among(terms_of(self.method, phase))
+        layers = tuple(dict.fromkeys(path for term in terms for path in term.needs_layers))
         through = None if phase.through is None else self._through(weights, phase)
         return Forward(batch, weights.model(layers, through), progress, weights.summaries)
 
@@ -214,13 +218,6 @@ class Loop:
             name: tensor if name in parameters else own.get(name, tensor.detach().clone())
             for name, tensor in phase.through(weights.sets).items()
         }
-
-
-def learns_from(method: Method, data: SiloDataset) -> bool:
-    """Return whether a loss of the method is defined on the rows of the silo."""
-    return data.has_labels or (
-        trains_without_labels(method) and data.target is not None and len(data.target) > 0
-    )
 
 
 @torch.no_grad()

@@ -112,6 +112,14 @@ def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
     return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
 
 
+def silo_model(experiment: Experiment, silo: str) -> ModelSettings:
+    """Return the settings of a silo's model: those of ``[silo.<name>.model]``, or else of ``[model]``."""
+    own = experiment.silo[silo].model if silo in experiment.silo else None
+    if own is None:
+        return experiment.model
+    return ModelSettings(name=own.name, settings=own.settings, dtype=experiment.model.dtype)
+
+
 def server_of(settings: MethodSettings) -> Server:
     """Return the method's own server step, or the one that ``[method.server]`` describes. Raises ConfigError."""
     if (own := _own_server(settings)) is not None:

@@ -96,6 +96,9 @@ class TuneSettings(Settings):
     unfreeze: Literal["at once", "gradual"] = "at once"
 
 
+Candidates = Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)]
+
+
 class ChooseSettings(Settings):
     """
     ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
@@ -104,12 +107,8 @@ class ChooseSettings(Settings):
     at the share that is best on validation rows; ``by``: one share for the "whole" model, or one for each "stage".
     """
 
-    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.TUNED], min_length=1
-    )
-    ends: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.SHARED, Candidate.TUNED], min_length=2, max_length=2
-    )
+    candidates: Candidates = Field([Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1)
+    ends: Candidates = Field([Candidate.SHARED, Candidate.TUNED], min_length=2, max_length=2)
     by: Literal["whole", "stage"] = "whole"
 
 
@@ -190,10 +189,21 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+class SiloModelSettings(Settings):
+    """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
 class SiloSettings(Settings):
-    """``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides."""
+    """
+    ``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides, and its ``model`` where a method shares no tensor of
+    it.
+    """
 
     privacy: dict[str, Any] = {}
+    model: SiloModelSettings | None = None
 
 
 class AuditSettings(Settings):
