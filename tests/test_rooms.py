@@ -31,7 +31,7 @@ DOORS = {
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
-        *("report.transfer_plots", "report.onboard_plots"),
+        *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {

@@ -18,6 +18,8 @@ from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state, first_not_finite
+from fedtl.results.run import Interpolated
+from fedtl.training.between import interpolated
 from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
 from fedtl.training.nets import Use
@@ -43,12 +45,13 @@ class Member:
 class FinalModel:
     """
     The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
-    ``mixes``: among how many.
+    ``mixes``: among how many. ``interpolated``: the curve of the candidate between two others, if there was one.
     """
 
     members: tuple[Member, ...]
     validation_rows: int = 0
     mixes: int = 1
+    interpolated: Interpolated | None = None
 
     @property
     def main(self) -> Member:
@@ -204,11 +207,16 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
         make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
-    return _chosen(
-        trainer,
-        silo.data,
-        {name: make[name]() for name in choose.candidates if name in make} or {Candidate.TUNED: tuned},
-    )
+    wanted, curve, ends = choose.candidates, None, choose.interpolation.ends
+    if Candidate.INTERPOLATED in wanted and make.keys() >= set(ends):
+        wanted = tuple(dict.fromkeys((*wanted, *ends)))
+    models = {name: make[name]() for name in wanted if name in make}
+    if Candidate.INTERPOLATED in wanted and models.keys() >= set(ends):
+        first, last = (models[name] for name in ends)
+        between, curve = interpolated(trainer, silo.data, first, last, choose.interpolation)
+        models[Candidate.INTERPOLATED] = between
+    candidates = {name: models[name] for name in choose.candidates if name in models}
+    return replace(_chosen(trainer, silo.data, candidates or {Candidate.TUNED: tuned}), interpolated=curve)
 
 
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:

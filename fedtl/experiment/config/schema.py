@@ -96,16 +96,20 @@ class TuneSettings(Settings):
     unfreeze: Literal["at once", "gradual"] = "at once"
 
 
+Candidates = Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)]
+
+
 class ChooseSettings(Settings):
     """
     ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
     "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
-    validation rows clearly say otherwise. ["tuned"]: no mix.
+    validation rows clearly say otherwise. ["tuned"]: no mix. "interpolated": one model between the weights of the two ``ends``,
+    at the share that is best on validation rows; ``by``: one share for the "whole" model, or one for each "stage".
     """
 
-    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1
-    )
+    candidates: Candidates = Field([Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1)
+    ends: Candidates = Field([Candidate.SHARED, Candidate.TUNED], min_length=2, max_length=2)
+    by: Literal["whole", "stage"] = "whole"
 
 
 class MethodSettings(Settings):
