@@ -38,6 +38,10 @@ def onboard(
             help="in so many of the episodes the silo also trains its own model and tunes the received one, which is slow",
         ),
     ] = 5,
+    match: Annotated[
+        bool,
+        typer.Option("--match", help="also say which silos of a simulated run resemble it; reads their rows"),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="decides which rows are drawn")] = 0,
     out: Out = None,
     quiet: Quiet = False,
@@ -58,17 +62,20 @@ def onboard(
     from fedtl.experiment.onboard import Episodes, NewSilo
     from fedtl.experiment.onboard import onboard as onboard_silo
     from fedtl.experiment.onboard_folder import check_new, write_onboarded
+    from fedtl.experiment.resemblance import check_comparable
 
     plan = Episodes(_numbers(shots), episodes, alone, seed)
     folder = out or Path("runs") / f"onboard-{datetime.now():%Y%m%d-%H%M%S}"
     check_new(folder)
     nothing_is_kept()
     backbone = read_backbone(run)
+    if match:
+        check_comparable(backbone)
     experiment = new_silo_experiment(backbone, data)
     name = new_silo_name(backbone, experiment, silo)
     new = NewSilo.of(backbone, name, read_new_silo(backbone, experiment, name))
     with progress_bar(f"{name}: episodes", quiet or as_json) as show:
-        result = onboard_silo(new, plan, show)
+        result = onboard_silo(new, plan, show, match)
     page = write_onboarded(folder, result, experiment)
     if as_json:
         print_json(result)
