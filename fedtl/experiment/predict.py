@@ -41,9 +41,8 @@ class SiloModel:
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        model = silo_model(self.experiment, silo).model_copy(
-            update={"weights": ""}
-        )  # the run's weights replace the first ones
+        self.settings = silo_model(self.experiment, silo)
+        model = self.settings.model_copy(update={"weights": ""})  # the run's weights replace the first ones
         self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
         alone = OwnStart(self.plan)
         if self.experiment.privacy is not None:
@@ -144,18 +143,23 @@ def write_csv(lines: Iterator[Prediction], file: TextIO) -> int:
     return written
 
 
-def export_model(model: SiloModel, out: Path) -> list[str]:
+def check_new_folder(out: Path) -> None:
+    """Raise ConfigError where the folder has something in it."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+
+
+def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = None) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), and ``model.onnx`` where it can be made. Of a mix of models each has a file, ``model.json`` has their
-    weights, and ``model.onnx`` is the whole mix. Returns lines that say what was written.
+    weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+    check_new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
-        "model": silo_model(model.experiment, model.silo).name,
+        "model": model.settings.name,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
@@ -169,6 +173,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
         description["mix"] = {
             file: member.weight for file, member in zip(written, model.final.members, strict=True)
         }
+    description |= about or {}
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         *(f"{out / file}: {count} tensors" for file, count in written.items()),

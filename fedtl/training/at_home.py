@@ -94,9 +94,18 @@ class HomeSite:
         data = self.silo.data
         return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
 
+    def scores(self, state: State) -> Tensor:
+        data = self.silo.data
+        return scores_in_loss(self.trainer.scores(state, data.train.x, data), data)
+
     def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
+    """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
+    return scores if data.classes else (scores - data.y_mean) / data.y_std
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:

@@ -82,7 +82,8 @@ class TuneSettings(Settings):
     ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
     "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
     "auto": half of train.lr. ``ridge_head``: first fit the head in closed form, if that lowers the loss on validation rows.
-    The silo's validation rows decide how many epochs it keeps.
+    ``generations``: that often tune again, with the model before it as a teacher (born-again networks).
+    The silo's validation rows decide how many epochs, and which generation, it keeps.
     """
 
     what: Literal["all", "head", "norm"] = "all"
@@ -90,6 +91,7 @@ class TuneSettings(Settings):
     lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
     schedule: Literal["cosine", "constant"] = "cosine"
     ridge_head: bool = True
+    generations: int = Field(0, ge=0, le=20)
 
 
 class ChooseSettings(Settings):
