@@ -29,7 +29,7 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
 
 
 def _epochs(steps: Iterable[Finish | None]) -> int:
-    return sum(step.epochs for step in steps if isinstance(step, Tune))
+    return sum(step.epochs * (1 + step.generations) for step in steps if isinstance(step, Tune))
 
 
 def _mixes_own(method: Method) -> bool:

@@ -107,6 +107,10 @@ class Site(Protocol):
         """Return the model's loss on each of these rows that has a label [N]."""
         ...
 
+    def scores(self, state: State) -> Tensor:
+        """Return the model's scores on each training row with a label [N, width], in the scale of its losses."""
+        ...
+
     def features(self, state: State, rows: Part) -> LabelledFeatures:
         """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...

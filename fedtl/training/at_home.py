@@ -99,9 +99,18 @@ class HomeSite:
         part = data.train if rows == "train" else data.val
         return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
+    def scores(self, state: State) -> Tensor:
+        data = self.silo.data
+        return scores_in_loss(self.trainer.scores(state, data.train.x, data), data)
+
     def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
+    """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
+    return scores if data.classes else (scores - data.y_mean) / data.y_std
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
