@@ -20,7 +20,9 @@ def onboard(
     run: Run,
     data: Annotated[
         str,
-        typer.Option(metavar="EXP", help="experiment file (or digits) whose data table names the new silo's rows"),
+        typer.Option(
+            metavar="EXP", help="experiment file (or digits) whose data table names the new silo's rows"
+        ),
     ],
     silo: Annotated[
         str | None, typer.Option(help="the new silo; default: the only one that did not train")
