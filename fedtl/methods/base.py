@@ -119,11 +119,13 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it. ``fixes_statistics``:
+    the model keeps the statistics that it has then.
     """
 
     trained: frozenset[Role] = frozenset()
     at: Literal["labelled", "all", "unlabelled"] = "labelled"
+    fixes_statistics: bool = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...

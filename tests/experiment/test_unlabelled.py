@@ -46,7 +46,7 @@ ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {n
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", "jan", *OTHERS])
+@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", *OTHERS])
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
     more = [ALL_TERMS] if method == "jan" else []
     experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
