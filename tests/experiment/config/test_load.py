@@ -34,7 +34,7 @@ WRONG = {
     "data.limits=2": 'mean "data.limit"?',
     "train.lrr=2": 'mean "train.lr"?',
     "limit=2": 'mean "data.limit"?',
-    "data.xyz=2": "data.source, data.path",
+    "data.xyz=2": "[data] has source, path",
     "a.b.c=3": "seed, rounds",
     "data..x=3": '"data."',
     "x\ny=3": r'"x\ny"',
@@ -258,6 +258,7 @@ def test_every_method_takes_its_own_settings(name):
     for setting in filter(None, re.split(r", (?=\w+ = )", describe(METHODS[name]))):
         key, _, value = setting.partition(" = ")
         target = ["data.target_domain=plain"] if METHODS[name]().needs_target else []
+        target += ["data.public=['plain']"] if name in ("feddf", "fedmd") else []
         its = load_experiment("digits", [f"method.name={name}", f"method.{key}={value}", *target])
         assert its.method.own == tomllib.loads(f"{key} = {value}")
 
