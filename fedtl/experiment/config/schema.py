@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from fedtl.models.custom import Build
 
 CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
-
-
 CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
 
 
@@ -102,9 +100,9 @@ Candidates = Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterVal
 class ChooseSettings(Settings):
     """
     ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
-    "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
-    validation rows clearly say otherwise. ["tuned"]: no mix. "interpolated": one model between the weights of the two ``ends``,
-    at the share that is best on validation rows; ``by``: one share for the "whole" model, or one for each "stage".
+    "shared" one, the "personal" one of methods that keep one, and the "tuned" one; equally, unless its validation rows clearly
+    say otherwise. ["tuned"]: no mix. "interpolated": the best model on validation rows between the two ``ends``, ``by`` one
+    share of their weights for the "whole" model or one for each "stage".
     """
 
     candidates: Candidates = Field([Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1)
