@@ -29,10 +29,16 @@ DOORS = {
     "torchvision": {"models.libraries", "models.compat"},
     "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
-    "matplotlib": {"report.plots", "report.gain_plots", "report.audit_plots"},
+    "matplotlib": {
+        *("report.plots", "report.gain_plots", "report.audit_plots"),
+        *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
+    },
     "jinja2": {"report.html"},
     "typer": {
-        *(f"cli.{name}" for name in ("main", "options", "train", "inspect", "models", "server", "audit")),
+        *(
+            f"cli.{name}"
+            for name in ("main", "options", "train", "inspect", "models", "server", "audit", "onboard")
+        ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
     "PIL": {"data.images"},
@@ -42,7 +48,8 @@ DOORS = {
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "messages", "settings_file", "repair", "call")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
@@ -75,9 +82,11 @@ MANY_ARGUMENTS = {
     "api.runs.run": "as on the command line, and the values that Python alone can pass",
     "api.runs.compare": "each setting of a comparison is an argument, as on the command line",
     "cli.audit.audit": "each option of a command is an argument",
+    "cli.onboard.onboard": "each option of a command is an argument",
     "cli.server.bundle": "each option of a command is an argument",
     "cli.train.run": "each option of a command is an argument",
     "cli.train.compare": "each option of a command is an argument",
+    "cli.transferability.transferability": "each option of a command is an argument",
 }
 
 FILES = {

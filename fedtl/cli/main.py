@@ -6,9 +6,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from fedtl.cli import audit, inspect, models, server, silo, train
-from fedtl.cli.run_folder import discard_created, resume_hint
+from fedtl.cli import audit, inspect, models, onboard, server, silo, train
+from fedtl.cli.run_folder import discard_created, interrupted_note
 from fedtl.cli.screen import out_console, print_line, say
+from fedtl.cli.transferability import transferability
 from fedtl.errors import FedTLError
 
 INTERRUPTED = 130
@@ -21,9 +22,9 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(train.run, train.compare),
+    *(train.run, train.compare, transferability),
     *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data),
-    *(models.predict, models.export, models.report, audit.audit),
+    *(models.predict, models.export, models.report, onboard.onboard, audit.audit),
 ):
     app.command()(command)
 app.add_typer(silo.app, name="silo")
@@ -66,8 +67,7 @@ def main() -> None:
             raise
         _fail(error.format_message() + _hint(error), 2)  # an error of click, such as an unknown option
     if code == INTERRUPTED:  # click returns it for Ctrl-C, too
-        kept = "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
-        say(f"interrupted; {kept}")
+        say(f"interrupted; {interrupted_note()}")
     sys.exit(code or 0)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ def predict(
     silo: SiloName,
     input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
     out: Annotated[Path | None, typer.Option(help="CSV file for the predictions; default: stdout")] = None,
+    adapt: Annotated[
+        Literal["none", "tent"],
+        typer.Option(help="tent: let scale and shift of normalisation layers follow these inputs"),
+    ] = "none",
     as_json: Json = False,
 ) -> None:
     """
@@ -22,6 +26,7 @@ def predict(
 
     RUN is the folder of a run or of fedtl silo adopt.
     The inputs are prepared as the silo's training inputs were.
+    With --adapt tent the model adapts while it predicts, and a prediction depends on the other rows; the column "adapted" says so.
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
@@ -31,7 +36,12 @@ def predict(
 
     model = SiloModel(RunFolder.open(run), silo)
     x, files = read_inputs(input, model.experiment.data, model.inputs)
-    lines = prediction_rows(model, model.scores(x), files)
+    lines = prediction_rows(model, model.scores(x, adapt == "tent"), files)
+    if adapt == "tent":
+        lines = (line | {"adapted": adapt} for line in lines)
+        say(
+            f"scale and shift were adapted to these {len(x)} rows (TENT; Wang et al., 2021): a prediction depends on all of them"
+        )
     if as_json:
         print_json(list(lines))
     elif out is None:
@@ -91,13 +101,11 @@ def export(
 
 def report(run: Run) -> None:
     """
-    Write report.html again, from the other files in the folder of a run or a comparison.
+    Write report.html again, from the other files in the folder of a run, a comparison or a transferability.
 
     Example: fedtl report runs/first
     """
-    from fedtl.experiment.pages import write_compare_page, write_run_page
+    from fedtl.experiment.pages import write_page
     from fedtl.experiment.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
-    page = write_compare_page(folder) if folder.has("comparison.json") else write_run_page(folder)
-    print_report_path(page, quiet=False)
+    print_report_path(write_page(RunFolder.open(run)), quiet=False)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fedtl.experiment.config.schema import Experiment
     from fedtl.experiment.run_folder import RunFolder
 
-Command = Literal["run", "compare", "audit"]
+Command = Literal["run", "compare", "audit", "transferability"]
 
 
 @dataclass
@@ -20,6 +20,7 @@ class _State:
 
     resume_with: str = ""
     created: "RunFolder | None" = None
+    writes_at_end: bool = False
 
 
 _state = _State()
@@ -29,6 +30,18 @@ def discard_created() -> bool:
     """Remove the folder that this command created, if nothing was trained; return whether it was removed."""
     created, _state.created = _state.created, None
     return created is not None and created.discard_untouched()
+
+
+def nothing_is_kept() -> None:
+    """Note that this command writes its files at the end, so that an interrupted one leaves nothing."""
+    _state.writes_at_end = True
+
+
+def interrupted_note() -> str:
+    """Return what an interrupted command leaves, after removing a folder that holds nothing."""
+    if _state.writes_at_end:
+        return "nothing was written"
+    return "nothing was trained yet" if discard_created() else f"the work so far is kept{resume_hint()}"
 
 
 def resume_hint() -> str:
@@ -53,7 +66,7 @@ def begin(
         raise ConfigError("do not pass EXP, --set or --out together with --resume")
     else:
         settings, folder = _open(resume)
-    _state.resume_with = f"fedtl {'compare' if command == 'compare' else 'run'} --resume {folder.path}"
+    _state.resume_with = f"fedtl {'run' if command == 'audit' else command} --resume {folder.path}"
     if workers is not None:
         settings = with_changes(settings, engine=settings.engine.model_copy(update={"workers": workers}))
     return settings, folder
@@ -79,6 +92,10 @@ def _create(
         from fedtl.experiment.columns import comparison_columns
 
         comparison_columns(settings)  # raises ConfigError for an unknown method
+    elif command == "transferability":
+        from fedtl.experiment.transfer.transferability import check_question
+
+        check_question(settings)
     label = settings.method.name if command == "run" else command
     path = out or Path("runs") / f"{Path(name).stem}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(path)

@@ -81,7 +81,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
-    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
+    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows;
+    ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
+    it, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
@@ -96,6 +98,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     silos: list[str] = []
     late: list[str] = []
     shots: int = Field(20, ge=1)
+    late_head: Literal["trained", "ridge"] = "trained"
     folds: int = Field(1, ge=1, le=100)
     fold: int = Field(0, ge=0)
     by_record: bool = False

@@ -21,8 +21,8 @@ from fedtl.models.state import first_not_finite
 from fedtl.results.metrics import Measured
 from fedtl.simulation.shared_store import temporary_store
 from fedtl.training.at_home import FinalModel, Member, scores_in_loss
+from fedtl.training.config import TrainingConfig
 from fedtl.training.distil import Lesson, student
-from fedtl.training.loop import TrainingConfig
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer

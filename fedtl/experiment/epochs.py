@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Finish, Method
-from fedtl.methods.candidate import Candidate
 from fedtl.methods.tune import Tune
 
 
@@ -35,7 +34,7 @@ def _epochs(steps: Iterable[Finish | None]) -> int:
 
 def _mixes_own(method: Method) -> bool:
     """Return whether each silo trains a model alone too, beside the rounds."""
-    wanted = method.choose is not None and Candidate.OWN in method.choose.candidates
+    wanted = method.choose is not None and method.choose.needs_own
     return bool(wanted and method.sends and not method.pool)
 
 

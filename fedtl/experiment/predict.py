@@ -14,22 +14,20 @@ from torch import Tensor, nn
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
-from fedtl.experiment.config.resolve import method_of, model_of, silo_model
+from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.methods.base import Method
+from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import mixed_scores
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
-from fedtl.models.registry import with_private_norms
-from fedtl.models.scaled import with_input_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
-from fedtl.training.loop import TrainingConfig
-from fedtl.training.trainer import OwnStart, Trainer
+from fedtl.training.tent import tent_scores
 
 
 class SiloModel:
@@ -42,21 +40,8 @@ class SiloModel:
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
         self.settings = silo_model(self.experiment, silo)
-        model = self.settings.model_copy(update={"weights": ""})  # the run's weights replace the first ones
-        self.plan: ModelSpec = model_of(model, self.shape, self.experiment.seed)
-        alone = OwnStart(self.plan)
-        if self.experiment.privacy is not None:
-            self.plan = with_private_norms(self.plan)
-            if self.experiment.data.scale == "dp":
-                self.plan = with_input_scale(self.plan, self.shape)
-        dtype = self.experiment.model.dtype
-        self.trainer = Trainer(
-            self.plan,
-            Method() if self.experiment.method.is_absent else method_of(self.experiment.method),
-            TrainingConfig(),
-            dtype="float32" if dtype == "tf32" else dtype,
-            alone=None if self.experiment.privacy is None else alone,
-        )
+        self.trainer = run_trainer(self.experiment, self.shape, model=self.settings)
+        self.plan: ModelSpec = self.trainer.spec
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
@@ -64,10 +49,11 @@ class SiloModel:
         self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
         self.final: FinalModel = load_final_model(folder, silo, names)
 
-    def scores(self, x: Array) -> Tensor:
+    def scores(self, x: Array, tent: bool = False) -> Tensor:
         """
         Return the outputs [N, classes], or in regression [N, 1] in the unit of the label, for rows as a source stores them.
-        Raises DataError.
+        ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
+        cannot adapt.
         """
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
@@ -83,7 +69,19 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self.final.scores(self.trainer, inputs, self.data)
+        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+
+    def _adapting_scores(self, inputs: Tensor) -> Tensor:
+        if not self.classes:
+            raise ConfigError(
+                "--adapt tent lowers the entropy of class probabilities, and this model predicts values"
+            )
+        parts: list[Tensor] = []
+        for member in self.final.members:
+            net = trainer_of(member, self.trainer).net(self.data.width)
+            net.load_state_dict(member.state)
+            parts.append(tent_scores(net, inputs, self.trainer.device))
+        return mixed_scores(parts, tuple(member.weight for member in self.final.members), True)
 
     def labels_of(self, member: str) -> Mapping[str, Label] | None:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
@@ -160,6 +158,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     written = _save_weights(model, out)
     description: dict[str, Any] = {
         "model": model.settings.name,
+        "settings": model.settings.settings,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",

@@ -24,6 +24,7 @@ from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
 from fedtl.methods.label_free import made_with_labels
 from fedtl.methods.restrict import train_only
+from fedtl.methods.ridge import RidgeHead, head_names
 from fedtl.models.dp_norm import convert_state
 from fedtl.models.net import ModelSpec, stages
 from fedtl.models.registry import with_private_norms
@@ -37,7 +38,7 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import WorkerContext
 from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import OwnStart, Trainer, trainer_at
 
@@ -163,6 +164,7 @@ def build(
     check_unlabelled(experiment, method)
     check_server(experiment, trainer)
     _check_roles(experiment, trainer)
+    _check_head(experiment, trainer, schema.width)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
@@ -197,6 +199,13 @@ def _method(experiment: Experiment) -> Method:
         return method
     after = experiment.privacy.statistics == "local-after"
     return replace(method, exact_statistics="always" if after else "never")
+
+
+def _check_head(experiment: Experiment, trainer: Trainer, width: int) -> None:
+    """Raise ConfigError where a head is to be fitted in closed form that is not one linear layer."""
+    late = bool(experiment.data.late) and experiment.data.late_head == "ridge"
+    if late or any(isinstance(step, RidgeHead) for step in trainer.method.finish):
+        head_names(trainer.initial(width))
 
 
 def _check_roles(experiment: Experiment, trainer: Trainer) -> None:

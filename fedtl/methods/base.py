@@ -57,6 +57,7 @@ class Phase:
     into: str | None = None
     pick: Pick | None = None
     lr: float | None = None
+    unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
     public: bool = False
 
     @property
@@ -79,6 +80,9 @@ class LabelledFeatures:
         return len(self.y)
 
 
+Part = Literal["train", "val"]  # of a silo's rows; never test rows
+
+
 class Site(Protocol):
     """
     What a finishing step may use of a silo: training on its training rows, exact statistics of their inputs, features of
@@ -99,15 +103,15 @@ class Site(Protocol):
         """Return the state with exact statistics of the training inputs, if the ``moved`` roles include statistics."""
         ...
 
-    def losses(self, state: State) -> Tensor:
-        """Return the model's loss on each validation row [N]."""
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
+        """Return the model's loss on each of these rows that has a label [N]."""
         ...
 
     def scores(self, state: State) -> Tensor:
         """Return the model's scores on each training row with a label [N, width], in the scale of its losses."""
         ...
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
@@ -115,11 +119,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
     """
 
     trained: frozenset[Role] = frozenset()
-    source_free: bool = False
+    at: Literal["labelled", "all", "unlabelled"] = "labelled"
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...

@@ -21,8 +21,9 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.at_home import used_model
-from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
+from fedtl.training.batches import learns_from
+from fedtl.training.config import TrainingConfig
+from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     end_slots,
@@ -32,14 +33,14 @@ from fedtl.training.extra import (
     uses_exact_statistics,
     whole_state,
 )
-from fedtl.training.loop import Loop, TrainingConfig, learns_from
-from fedtl.training.metrics import quick
+from fedtl.training.labels import labels_after_round
+from fedtl.training.loop import Loop
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
-from fedtl.training.provenance import labels_after_round
 from fedtl.training.public_rows import trained_on
+from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
-from fedtl.training.staging import frozen_parameters, kept_by_cut
-from fedtl.training.weights import Weights
+from fedtl.training.staging import frozen_parameters, kept_by_cut, staged
+from fedtl.training.weights import Weights, on_device, start_set
 
 CPU = torch.device("cpu")
 
@@ -60,7 +61,8 @@ class Trainer:
 
     ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
     silo trains alone begins; None: as this one. ``public``: inputs [N, ...] that all may see. ``others``: the models
-    of silos that have another one (``trainer_at``). ``dtype``: one of ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
+    of silos that have another one (``trainer_at``). ``dtype``: one of ``precision.DTYPES``. Raises ConfigError where the device
+    cannot compute in it, or the method not with this optimiser.
     """
 
     spec: ModelSpec
@@ -82,7 +84,7 @@ class Trainer:
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
         frozen = frozen_parameters(self.spec.body, self.training.freeze)
-        loop = Loop(self.method, self.training, roles(net), frozen, self.device)
+        loop = Loop(self.method, staged(self.training, self.spec.body), roles(net), frozen, self.device)
         sizes = (self.spec.features, 1)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, sizes, self.public)
         kept = kept_by_cut(self.method, self.spec.body)
@@ -125,11 +127,11 @@ class Trainer:
         With a privacy guarantee the round is charged first, and the update holds only noisy tensors and, where the
         guarantee has a metric, a noisy accuracy.
 
-        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss of the method
-        is defined on the silo's rows, Refused when a local tensor must not go into a private round, and ConfigError when
-        the method or the model cannot be trained privately; none of these costs anything.
+        Raises SiloFailed when a tensor is not finite after training, the guarantee has no such round or no loss is defined on
+        the rows, Refused when a local tensor must not go into a private round, and ConfigError when the method or the model
+        cannot be trained privately; none costs anything.
         """
-        if not learns_from(self.method, silo.data):
+        if not learns_from(self.method.losses, silo.data):
             raise SiloFailed(
                 f"{silo.name}: no row has a label, and no loss of the method does without labels"
             )
@@ -172,19 +174,21 @@ class Trainer:
         task: Task,
         number: int | None = None,
         lr: float | None = None,
+        start: State | None = None,
     ) -> State:
         """
         Return the model of ``state`` after one more phase on the silo's rows, for what is fitted after the last round.
-        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. Slots that the state
-        does not have are as before training.
+        ``number``: batches and layers draw from it. ``lr``: a learning rate; None: that of the round. ``start``: what
+        terms call the starting point; None: they do not act. Slots that the state does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
         extra = self._first_extra(model, width)
         weights = self._weights(extra | state, width)
+        weights.sets |= start_set(self.method, start, self.device)
         number = len(self.method.phases) + 1 if number is None else number
         loop = self.loop
         if lr is not None:
-            loop = replace(loop, training=replace(self.training, lr=lr, schedule="constant"))
+            loop = replace(loop, training=replace(loop.training, lr=lr, schedule="constant"))
         loop.run(weights, phase, trained_on(phase, silo, self.public), task, number)
         return copy_state(weights.sets[MODEL])
 
@@ -203,7 +207,7 @@ class Trainer:
 
     def sets(self, state: State) -> dict[str, State]:
         """Return the model, the model as received and copies of the slots, on the device."""
-        received = {name: tensor.to(self.device) for name, tensor in model_part(state).items()}
+        received = on_device(model_part(state), self.device)
         slots = {
             slot.name: {
                 key: tensor.to(self.device, copy=True) for key, tensor in part(state, slot.name).items()
@@ -217,6 +221,7 @@ class Trainer:
         sets = self.sets(state)
         if shared is not None:
             sets[SHARED] = {name: sets[RECEIVED][name] for name in model_part(shared)}
+            sets |= start_set(self.method, partial(self.initial, width), self.device)
         summaries = {name: tensor.to(self.device) for name, tensor in part(state, SUMMARY).items()}
         reference = partial(self.net, width, Use.EVALUATION)
         weights = Weights(self.net(width), reference, (self.device, self.dtype), sets, summaries)
@@ -277,22 +282,3 @@ def trainer_at(trainer: Trainer, silo: str) -> Trainer:
     """Return the trainer of a silo: with the silo's own model, where it has another one."""
     spec = trainer.others.get(silo)
     return trainer if spec is None else replace(trainer, spec=spec, start={}, others={})
-
-
-def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
-    """
-    Return the metrics, on validation rows, of the model that the silo would use if training had just ended; of a
-    private silo what its guarantee releases, with noise.
-    """
-    val = silo.data.val
-    if silo.guarantee is not None:
-        if silo.guarantee.releases.accuracy is None:
-            return {}
-        return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, task.round)
-    if not len(val):
-        return {}
-    model = used_model(trainer, silo, task, state)
-    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
-    if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
-    return quick(trainer.scores(model, val.x, silo.data), val.y)

@@ -122,6 +122,13 @@ def test_predictions_equal_those_on_the_test_rows(finished, tmp_path):
     )
     assert written.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == len(said) + 1
+    adapted = fedtl(
+        "predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--adapt", "tent", "--json"
+    )
+    assert (adapted.returncode, "TENT" in adapted.stderr) == (0, True)
+    lines = json.loads(adapted.stdout)
+    assert {line["adapted"] for line in lines} == {"tent"}
+    assert len(lines) == len(said)
     wrong = fedtl("predict", path, "--silo", "nobody", "--input", tmp_path / "new.npz")
     assert (wrong.returncode, "nobody" in wrong.stderr) == (2, True)
 

@@ -30,6 +30,9 @@ from tests.commands import fedtl
         (["show", "digits", "--set", "model.name=resnet181"], "resnet181"),
         (["predict", "nowhere", "--silo", "a", "--input", "x.npz"], "nowhere is not"),
         (["report", "nowhere"], "nowhere is not"),
+        (["onboard", "nowhere", "--data", "digits"], "nowhere is not"),
+        (["onboard", "nowhere", "--data", "digits", "--shots", "1,x"], "--shots '1,x'"),
+        (["onboard", "nowhere"], "'--data'"),
     ],
 )
 def test_user_errors_are_one_line_with_exit_code_2(words, says, tmp_path):

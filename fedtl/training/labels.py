@@ -1,4 +1,4 @@
-"""The provenance of a silo's tensors after a round."""
+"""The provenance labels of a silo's tensors after one more round."""
 
 from typing import TYPE_CHECKING
 

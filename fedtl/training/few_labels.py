@@ -1,0 +1,59 @@
+"""What a silo can train on a few labelled rows: a model of its own, or the received one with everything tuned."""
+
+from dataclasses import replace
+
+import torch
+
+from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.messages import Task
+from fedtl.methods.base import Phase
+from fedtl.methods.ridge import RidgeHead, is_linear
+from fedtl.methods.tune import Tune
+from fedtl.models.roles import EVERYTHING
+from fedtl.models.state import State
+from fedtl.training.at_home import HomeSite, alone_trainer
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Trainer
+
+
+def with_few_labels(data: SiloDataset, rows: torch.Tensor) -> SiloDataset:
+    """Return the silo with the labels of these training rows only; the other rows are inputs without labels, and none validates."""
+    others = torch.ones(len(data.train), dtype=torch.bool)
+    others[rows] = False
+    hidden = [data.train.x[others]] + ([data.target] if data.target is not None and data.one_domain else [])
+    return replace(
+        data,
+        train=data.train.take(rows),
+        val=Dataset(data.val.x[:0], data.val.y[:0]),
+        target=torch.cat(hidden),
+        one_domain=True,
+    )
+
+
+def alone_on_few(
+    trainer: Trainer, name: str, few: SiloDataset, epochs: int, seed: int
+) -> tuple[Trainer, State]:
+    """
+    Return the model that a silo trains alone on its few labels, with the exact statistics of all its inputs, and the trainer
+    that scores it.
+    """
+    own = alone_trainer(trainer)
+    silo, task = Silo(name, few, {}, b""), Task("alone", 1, 1, seed, {})
+    state = own.train(silo, own.initial(few.width), Phase(EVERYTHING, epochs), task)
+    return own, own.adapt(state, few.inputs, few.width)
+
+
+def tuned_on_few(
+    trainer: Trainer, name: str, few: SiloDataset, state: State, seed: int
+) -> tuple[Trainer, State]:
+    """
+    Return the model of ``state`` with a ridge head on the few labels, and then everything tuned on them as at a silo after the last
+    round (``Tune``), and the trainer that scores it.
+    """
+    own = alone_trainer(trainer)
+    silo, task = Silo(name, few, {}, b""), Task("tuned", 1, 1, seed, {})
+    state = {key: state[key] for key in own.initial(few.width)}
+    site = HomeSite(own, silo, task, state, 0)
+    if is_linear(state):
+        state = RidgeHead()(site, state, {})
+    return own, Tune(ridge_head=False)(site, state, {})
