@@ -165,6 +165,10 @@ def test_a_silos_model_is_exported_as_another_net(finished, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "accuracy on 60 test rows" in done.stdout
     assert load_file(tmp_path / "model" / "model.safetensors")["classifier.weight"].shape == (10, 8)
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["distilled"]["test_rows"] == 60
+    pytest.importorskip("onnx")
+    assert (tmp_path / "model" / "model.onnx").exists()
     alone = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "other", "--set", "width=8")
     assert (alone.returncode, "--distil" in alone.stderr) == (2, True)
     wrong = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "other", "--distil", "mlpp")
