@@ -53,7 +53,21 @@ def predict(
 
 
 def export(
-    run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="new folder for the model")]
+    run: Run,
+    silo: SiloName,
+    out: Annotated[Path, typer.Option(help="new folder for the model")],
+    distil: Annotated[
+        str, typer.Option(metavar="MODEL", help="train one net of this kind to give what the model gives")
+    ] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a setting of MODEL, such as width=32; can be repeated"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of training MODEL; default: as many as in the run")
+    ] = None,
 ) -> None:
     """
     Export the model of one silo as an ordinary PyTorch model.
@@ -61,13 +75,27 @@ def export(
     RUN is the folder of a run.
     The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, and an ONNX file if the model can be exported to ONNX.
 
+    With --distil, one net of another kind is trained on the silo's own rows to give what its model, or its mix of models, gives. The test results of both are printed.
+
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """
-    from fedtl.experiment.predict import SiloModel
+    from fedtl.errors import ConfigError
+    from fedtl.experiment.config.load import overriding
+    from fedtl.experiment.distil import distilled, lines, student_settings
+    from fedtl.experiment.predict import SiloModel, check_new_folder
     from fedtl.experiment.predict import export_model as export_model
     from fedtl.experiment.run_folder import RunFolder
 
-    for line in export_model(SiloModel(RunFolder.open(run), silo), out):
+    check_new_folder(out)
+    model, about = SiloModel(RunFolder.open(run), silo), None
+    if distil:
+        made = distilled(model, student_settings(model, distil, overriding(set_ or [])), epochs)
+        model, about = made.model, {"distilled": made.about()}
+        for line in lines(made):
+            print_line(line)
+    elif set_ or epochs:
+        raise ConfigError("--set and --epochs are of the net that --distil trains; add --distil MODEL")
+    for line in export_model(model, out, about):
         print_line(line)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Finish, Method
-from fedtl.methods.candidate import Candidate
 from fedtl.methods.tune import Tune
 
 
@@ -30,12 +29,12 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
 
 
 def _epochs(steps: Iterable[Finish | None]) -> int:
-    return sum(step.epochs for step in steps if isinstance(step, Tune))
+    return sum(step.epochs * (1 + step.generations) for step in steps if isinstance(step, Tune))
 
 
 def _mixes_own(method: Method) -> bool:
     """Return whether each silo trains a model alone too, beside the rounds."""
-    wanted = method.choose is not None and Candidate.OWN in method.choose.candidates
+    wanted = method.choose is not None and method.choose.needs_own
     return bool(wanted and method.sends and not method.pool)
 
 

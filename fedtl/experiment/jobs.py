@@ -15,7 +15,7 @@ from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.own_models import stored_own_models
+from fedtl.experiment.own_models import OWN, stored_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
@@ -29,7 +29,6 @@ from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
 Watch = Callable[[int, int], None]  # called with the number of steps done and the number of all steps
 Work = Callable[[Experiment, Path, str, State | None, SharedStore], None]
 TRAININGS = "trainings"  # folder of a job with a file for each training at one silo
-OWN = "own"  # folder of a comparison with the silos' own models
 
 
 def do_run(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:

@@ -141,14 +141,19 @@ def write_csv(lines: Iterator[Prediction], file: TextIO) -> int:
     return written
 
 
-def export_model(model: SiloModel, out: Path) -> list[str]:
+def check_new_folder(out: Path) -> None:
+    """Raise ConfigError where the folder has something in it."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+
+
+def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = None) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), and ``model.onnx`` where it can be made. Of a mix of models each has a file, ``model.json`` has their
-    weights, and ``model.onnx`` is the whole mix. Returns lines that say what was written.
+    weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+    check_new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
@@ -167,6 +172,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
         description["mix"] = {
             file: member.weight for file, member in zip(written, model.final.members, strict=True)
         }
+    description |= about or {}
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         *(f"{out / file}: {count} tensors" for file, count in written.items()),

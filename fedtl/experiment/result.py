@@ -116,6 +116,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         statistics_distance=outcome.statistics_distance,
         unlabelled=data.hidden or None,
         doubtful_labels=None if outcome.doubts is None else outcome.doubts.share,
+        interpolated=outcome.model.interpolated,
     )
 
 

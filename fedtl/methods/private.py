@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fedtl.methods.base import Method, Use
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.losses import PerBatch
 
 
@@ -24,6 +25,9 @@ def private_problems(method: Method) -> Iterator[str]:
     for step in method.finish:
         if isinstance(step, Use) and step.others:
             yield f"a silo keeps {len(step.others)} further models, each with private steps of its own; set one strength and no grid"
+    choose = method.choose
+    if choose and Candidate.INTERPOLATED in choose.candidates and Candidate.OWN in choose.interpolation.ends:
+        yield 'a silo\'s own model has other norms than the shared one, so nothing lies between them; set method.choose.ends to ["shared", "tuned"]'
     for slot in method.slots:
         if slot.crosses:
             yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"

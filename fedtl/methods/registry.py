@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import get_type_hints
 
 from fedtl._util.registry import Registry
 from fedtl.methods import sharing
@@ -78,6 +79,8 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
     def method(**settings: object) -> Method:
         return base().plus(term(**settings))
 
+    # Those of the fields that a term inherits, too: a setting's type checks its value.
+    method.__annotations__ = get_type_hints(term, include_extras=True)
     paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
     method.__doc__ = f"{paper}, {whom}; shares as {base.__name__} does: {idea}"
     return method

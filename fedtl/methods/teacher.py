@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fedtl._util.settings import Positive, Weight
 from fedtl.methods.losses import Forward, PerExample
+from fedtl.methods.sets import SUMMARY, as_part
+from fedtl.models.state import State
 
 
 def distillation_losses(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -21,6 +23,14 @@ def distillation_losses(scores: Tensor, teacher: Tensor, temperature: float = 1.
         return 0.5 * (scores - teacher)[:, 0].pow(2)
     wanted, given = (teacher / temperature).log_softmax(1), (scores / temperature).log_softmax(1)
     return temperature**2 * F.kl_div(given, wanted, reduction="none", log_target=True).sum(1)
+
+
+TEACHER = "teacher"  # a teacher's scores on a silo's training rows, by this name among the summaries
+
+
+def taught_by(scores: Tensor) -> State:
+    """Return what is added to a state, so that the term ``FollowTeacher(TEACHER)`` has scores [N, width] of a teacher."""
+    return as_part(SUMMARY, {TEACHER: scores})
 
 
 @dataclass(frozen=True)

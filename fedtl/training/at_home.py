@@ -18,6 +18,8 @@ from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state, first_not_finite
+from fedtl.results.run import Interpolated
+from fedtl.training.between import interpolated
 from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
 from fedtl.training.nets import Use
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fedtl.training.trainer import Trainer
 
 OwnModel = Callable[["Trainer", Silo, Task], State]
+Watch = Callable[[int, int], None]  # called with the number of rounds done and that of all
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ class Member:
 class FinalModel:
     """
     The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
-    ``mixes``: among how many.
+    ``mixes``: among how many. ``interpolated``: the curve of the candidate between two others, if there was one.
     """
 
     members: tuple[Member, ...]
     validation_rows: int = 0
     mixes: int = 1
+    interpolated: Interpolated | None = None
 
     @property
     def main(self) -> Member:
@@ -95,9 +99,18 @@ class HomeSite:
         part = data.train if rows == "train" else data.val
         return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
+    def scores(self, state: State) -> Tensor:
+        data = self.silo.data
+        return scores_in_loss(self.trainer.scores(state, data.train.x, data), data)
+
     def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
+    """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
+    return scores if data.classes else (scores - data.y_mean) / data.y_std
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
@@ -158,21 +171,28 @@ def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
     return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
 
 
-def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+def own_model(trainer: "Trainer", silo: Silo, task: Task, watch: Watch | None = None) -> State:
     """
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning, by ``alone_trainer``.
+    tuning, by ``alone_trainer``. ``watch`` is called after each round.
     """
     alone = alone_trainer(trainer)
-    state = trained_alone(alone, silo, task, alone.initial(silo.data.width))
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width), watch)
     return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
 
 
-def trained_alone(alone: "Trainer", silo: Silo, task: Task, state: State) -> State:
-    """Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``."""
+def trained_alone(
+    alone: "Trainer", silo: Silo, task: Task, state: State, watch: Watch | None = None
+) -> State:
+    """
+    Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``; ``watch`` is
+    called after each round.
+    """
     (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
+        if watch:
+            watch(number, task.rounds)
     return state
 
 
@@ -198,11 +218,16 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
         make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
-    return _chosen(
-        trainer,
-        silo.data,
-        {name: make[name]() for name in choose.candidates if name in make} or {Candidate.TUNED: tuned},
-    )
+    wanted, curve, ends = choose.candidates, None, choose.interpolation.ends
+    if Candidate.INTERPOLATED in wanted and make.keys() >= set(ends):
+        wanted = tuple(dict.fromkeys((*wanted, *ends)))
+    models = {name: make[name]() for name in wanted if name in make}
+    if Candidate.INTERPOLATED in wanted and models.keys() >= set(ends):
+        first, last = (models[name] for name in ends)
+        between, curve = interpolated(trainer, silo.data, first, last, choose.interpolation)
+        models[Candidate.INTERPOLATED] = between
+    candidates = {name: models[name] for name in choose.candidates if name in models}
+    return replace(_chosen(trainer, silo.data, candidates or {Candidate.TUNED: tuned}), interpolated=curve)
 
 
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:

@@ -71,6 +71,12 @@ class Outcome:
     unlabelled: Tensor | None = None
     doubts: Doubts | None = None
 
+    def without_tensors(self) -> "Outcome":
+        """Return the outcome without weights and scores, once they are written."""
+        members = tuple(replace(member, state={}) for member in self.model.members)
+        model, nothing = replace(self.model, members=members), torch.empty(0)
+        return replace(self, model=model, scores=nothing, ids=nothing, unlabelled=None)
+
 
 @dataclass(frozen=True)
 class Examine:

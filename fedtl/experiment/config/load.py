@@ -43,7 +43,7 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         path = Path(str(shipped))
     table = read_toml(path)
     _make_absolute(table, path.parent.absolute())
-    return _merged(table, _overriding(overrides))
+    return _merged(table, overriding(overrides))
 
 
 def shipped_names() -> list[str]:
@@ -84,7 +84,7 @@ def to_toml(experiment: Experiment) -> str:
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
-def _overriding(overrides: Sequence[str]) -> dict[str, Any]:
+def overriding(overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``["data.limit=100"]`` as nested tables. A value that is not TOML is text."""
     table: dict[str, Any] = {}
     for override in overrides:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
-from fedtl.methods.candidate import Candidate
+from fedtl.experiment.config.home_schema import ChooseSettings, TuneSettings
 from fedtl.simulation.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from fedtl.models.custom import Build
 
 CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
-
-
 CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
 
 
@@ -70,42 +68,6 @@ class TrainSettings(Settings):
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
     roles: list[Literal["body", "norm", "head"]] = []
-
-
-def each_once(values: list[Candidate]) -> list[Candidate]:
-    """Return the values if each stands in the list once."""
-    if len(set(values)) < len(values):
-        raise ValueError("a list in which each name stands once")
-    return values
-
-
-class TuneSettings(Settings):
-    """
-    ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
-    "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
-    "auto": half of train.lr. ``ridge_head``: first fit the head in closed form, if that lowers the loss on validation rows.
-    ``unfreeze``: "gradual" trains the head in the first epoch, and one more stage of the body in each that follows.
-    The silo's validation rows decide how many epochs it keeps.
-    """
-
-    what: Literal["all", "head", "norm"] = "all"
-    epochs: int = Field(10, ge=0)
-    lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    ridge_head: bool = True
-    unfreeze: Literal["at once", "gradual"] = "at once"
-
-
-class ChooseSettings(Settings):
-    """
-    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
-    "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
-    validation rows clearly say otherwise. ["tuned"]: no mix.
-    """
-
-    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1
-    )
 
 
 class MethodSettings(Settings):
@@ -243,7 +205,8 @@ class CompareSettings(Settings):
     decides which method is best; "auto" is accuracy, or R^2 in regression. ``folds``: with 5, each seed does 5 runs, and every
     row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
     where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
-    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017).
+    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017). ``set``: by method,
+    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``.
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
@@ -252,6 +215,7 @@ class CompareSettings(Settings):
     folds: int = Field(1, ge=1, le=100)
     margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
+    set: dict[str, dict[str, dict[str, Any]]] = {}
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:
