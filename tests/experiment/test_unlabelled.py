@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from fedtl.audit.audit import refuse_unauditable
 from fedtl.data.parts import split_rows
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
@@ -185,6 +186,12 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
     printed = Console(record=True, width=100)
     printed.print(label_free_table(written))
     assert f"* {taken.best}" in printed.export_text()
+
+
+@pytest.mark.parametrize("setting", [UNLABELLED, "data.label_fraction=0.5"])
+def test_a_run_with_hidden_labels_is_not_audited(setting):
+    with pytest.raises(ConfigError, match="rows with labels"):
+        refuse_unauditable(small("method.name=silobn", setting))
 
 
 def test_regression_needs_declared_scales():
