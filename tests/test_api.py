@@ -451,7 +451,7 @@ def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path,
     assert done.stderr.count("Traceback") == 1  # the script's own; its workers are silent
     last = done.stderr.splitlines()[-1]
     assert last.startswith("fedtl.errors.ConfigError: ")
-    assert "__main__" in last
+    assert all(words in last for words in ('if __name__ == "__main__"', "script.py", "engine.workers = 1"))
 
 
 @pytest.mark.slow

@@ -120,11 +120,13 @@ def methods(as_json: Json = False) -> None:
     """
     List the federated methods and the loss terms that can be added to any method.
 
-    For each method: the roles that it shares, its settings with their defaults, and its paper.
+    For each method: the roles that it shares, its settings with their defaults, its paper, and what it does at a silo without
+    labels (data.unlabelled).
 
     Example: fedtl methods
     """
     from fedtl.experiment.config.resolve import about, describe
+    from fedtl.methods.label_free import without_labels
     from fedtl.methods.registry import METHODS, TERMS
 
     method_rows = [
@@ -132,6 +134,7 @@ def methods(as_json: Json = False) -> None:
             "name": name,
             "shares": sorted(map(str, make().shared)),
             "settings": describe(make),
+            "without labels": without_labels(make()),
             "about": about(make),
         }
         for name, make in METHODS.items()

@@ -9,6 +9,7 @@ import typer
 from fedtl.cli import audit, inspect, models, onboard, server, silo, train
 from fedtl.cli.run_folder import discard_created, interrupted_note
 from fedtl.cli.screen import out_console, print_line, say
+from fedtl.cli.transferability import transferability
 from fedtl.errors import FedTLError
 
 INTERRUPTED = 130
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (
-    *(train.run, train.compare),
+    *(train.run, train.compare, transferability),
     *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data),
     *(models.predict, models.export, models.report, onboard.onboard, audit.audit),
 ):

@@ -4,12 +4,15 @@ The arguments and options that several commands have.
 typer 0.20 with click 8.5 does not show the help of arguments, so the text of each command explains its arguments.
 """
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedtl.cli.screen import say
+from fedtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedtl.deployment.site.home import Home
@@ -29,6 +32,7 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="continue the interrupted run in this folder with its own settings"),
 ]
+Seeds = Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")]
 Workers = Annotated[
     int | None,
     typer.Option(min=1, help="number of processes; default: one per CPU core, or one per GPU"),
@@ -44,6 +48,15 @@ def device_for(name: str) -> str:
     from fedtl.simulation.choose import choose_device
 
     return choose_device(name)
+
+
+def seeds_override(seeds: str | None) -> list[str]:
+    """Return the change of ``--seeds``. Raises ConfigError for anything but whole numbers."""
+    if seeds is None:
+        return []
+    if not re.fullmatch(r"\d+(,\d+)*", seeds):
+        raise ConfigError(f"--seeds {seeds!r}: write whole numbers with commas between them, as in 0,1,2")
+    return [f"compare.seeds={json.dumps([int(seed) for seed in seeds.split(',')])}"]
 
 
 def open_home(folder: Path) -> "Home":

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fedtl.experiment.config.schema import Experiment
     from fedtl.experiment.run_folder import RunFolder
 
-Command = Literal["run", "compare", "audit"]
+Command = Literal["run", "compare", "audit", "transferability"]
 
 
 @dataclass
@@ -66,7 +66,7 @@ def begin(
         raise ConfigError("do not pass EXP, --set or --out together with --resume")
     else:
         settings, folder = _open(resume)
-    _state.resume_with = f"fedtl {'compare' if command == 'compare' else 'run'} --resume {folder.path}"
+    _state.resume_with = f"fedtl {'run' if command == 'audit' else command} --resume {folder.path}"
     if workers is not None:
         settings = with_changes(settings, engine=settings.engine.model_copy(update={"workers": workers}))
     return settings, folder
@@ -92,6 +92,10 @@ def _create(
         from fedtl.experiment.columns import comparison_columns
 
         comparison_columns(settings)  # raises ConfigError for an unknown method
+    elif command == "transferability":
+        from fedtl.experiment.transfer.transferability import check_question
+
+        check_question(settings)
     label = settings.method.name if command == "run" else command
     path = out or Path("runs") / f"{Path(name).stem}-{label}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(path)

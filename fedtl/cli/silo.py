@@ -7,7 +7,7 @@ import typer
 
 from fedtl.cli import silo_consent, silo_record
 from fedtl.cli.options import Dir, Json, open_home
-from fedtl.cli.screen import print_json, print_line, say
+from fedtl.cli.screen import print_json, print_line, progress_bar, say
 
 
 def init(
@@ -89,7 +89,8 @@ def adopt(
     from fedtl.deployment.site.adopt_model import adopt_model
 
     home = open_home(folder)
-    adopted = adopt_model(home, bundle, shared, study or bundle.stem, out)
+    with progress_bar("training the model of this site alone", as_json) as show:
+        adopted = adopt_model(home, bundle, shared, study or bundle.stem, out, show)
     if as_json:
         print_json(adopted)
         return

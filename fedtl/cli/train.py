@@ -1,15 +1,25 @@
 """``fedtl run`` and ``fedtl compare``."""
 
 import json
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedtl.cli.options import Device, Json, OptionalExp, Out, Quiet, Resume, Set, Workers, device_for
+from fedtl.cli.options import (
+    Device,
+    Json,
+    OptionalExp,
+    Out,
+    Quiet,
+    Resume,
+    Seeds,
+    Set,
+    Workers,
+    device_for,
+    seeds_override,
+)
 from fedtl.cli.run_folder import begin
 from fedtl.cli.screen import out_console, print_json, print_report_path, say, training_progress, warn
-from fedtl.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedtl.results.comparison import Comparison
@@ -72,7 +82,7 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="methods with commas between them: local,fedavg,fedbn")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="seeds with commas between them: 0,1,2")] = None,
+    seeds: Seeds = None,
     out: Out = None,
     set_: Set = None,
     resume: Resume = None,
@@ -98,10 +108,7 @@ def compare(
     overrides = list(set_ or [])
     if methods is not None:
         overrides.append(f"compare.methods={json.dumps(methods.split(','))}")
-    if seeds is not None:
-        if not re.fullmatch(r"\d+(,\d+)*", seeds):
-            raise ConfigError(f"--seeds {seeds!r}: write whole numbers with commas between them, as in 0,1,2")
-        overrides.append(f"compare.seeds=[{seeds}]")
+    overrides += seeds_override(seeds)
     device = device_for(device)
     settings, folder = begin("compare", experiment, overrides, out, resume, workers)
     columns, seed_count = comparison_columns(settings), len(settings.compare.seeds)
@@ -129,6 +136,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         refitted_table,
         target_table,
     )
+    from fedtl.report.label_free_tables import label_free_table
 
     out_console.print(compare_table(comparison))
     for content, table in (
@@ -136,6 +144,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         (comparison.refitted, refitted_table),
         (comparison.target, target_table),
         (comparison.late, late_compare_table),
+        (comparison.label_free, label_free_table),
     ):
         if content:
             out_console.print(table(comparison))

@@ -81,6 +81,11 @@ class SiloDataset:
         return len(self.classes) or 1
 
 
+def unlabelled_inputs(data: SiloDataset) -> Tensor:
+    """Return the training and validation inputs of a silo without labels."""
+    return torch.cat([data.inputs, data.val.x])
+
+
 def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
     """Return the rows of all silos together; labels of a regression in each silo's own scale, as it trains on them."""
 

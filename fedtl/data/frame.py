@@ -137,7 +137,8 @@ def _indicators(
 ) -> dict[str, Array]:
     """
     Return one column of 0 and 1 for each category. A missing cell belongs to none of them; with ``by_record`` neither does
-    a cell of another value, which is refused otherwise.
+    a cell of another value, which is refused otherwise. Nothing is fitted, so scikit-learn's OneHotEncoder would replace only
+    the comparison of texts, at the price of importing it to read a table.
     """
     spell = _spelled_by_cell if settings.by_record else _spelled
     missing = column.isna()

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
 
+FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
 
 
@@ -80,7 +81,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
-    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows.
+    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows;
+    ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
+    it, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
@@ -88,11 +91,14 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
+    ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
+    "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
     """
 
     silos: list[str] = []
     late: list[str] = []
     shots: int = Field(20, ge=1)
+    late_head: Literal["trained", "ridge"] = "trained"
     folds: int = Field(1, ge=1, le=100)
     fold: int = Field(0, ge=0)
     by_record: bool = False
@@ -103,6 +109,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     unlabelled: list[str] = []
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+    public: list[str] = []
 
 
 # What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.

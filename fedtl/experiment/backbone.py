@@ -21,7 +21,7 @@ from fedtl.methods.sets import model_part
 from fedtl.models.net import Shape
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import Trainer
 
 NOTHING_SHARED = (

@@ -17,6 +17,7 @@ from fedtl.experiment.columns import Column, Kind, Repeat, comparison_columns, r
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.epochs import epochs_at_silo, unequal_epochs
 from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_trial, worker_pool
+from fedtl.experiment.own_models import remove_own_models
 from fedtl.experiment.privacy_report import privacy_report
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study, build
@@ -45,6 +46,8 @@ EXACT = (
     "late",
     "overall",
     "joining",
+    "over_source",
+    "label_free",
 )  # keys of comparison.json that hold metrics on test rows
 
 
@@ -125,6 +128,7 @@ def compare(
         privacy=_privacy(experiment, comparison),
         tuning=tunings,
     )
+    remove_own_models(folder.path)
     folder.write_json("comparison.json", comparison)
     return comparison
 

@@ -15,7 +15,7 @@ from torch import multiprocessing
 
 from fedtl.errors import ConfigError, FedTLError
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.own_models import stored_own_models
+from fedtl.experiment.own_models import OWN, stored_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.run import Given, run
 from fedtl.experiment.run_folder import RunFolder
@@ -28,19 +28,19 @@ from fedtl.simulation.worker import become_worker, failed_script, ignore_sigint
 
 Watch = Callable[[int, int], None]  # called with the number of steps done and the number of all steps
 Work = Callable[[Experiment, Path, str, State | None, SharedStore], None]
-OWN = "own"  # folder of a comparison with the silos' own models
+TRAININGS = "trainings"  # folder of a job with a file for each training at one silo
 
 
 def do_run(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:
     """Do a run of a comparison, or what is left of it; all runs share the silos' own models."""
     own = stored_own_models(path.parents[1] / OWN, experiment, device)
-    run(experiment, _folder(experiment, path), device, start=start, given=Given(rows, own))
+    run(experiment, job_folder(experiment, path), device, start=start, given=Given(rows, own))
 
 
 def do_trial(experiment: Experiment, path: Path, device: str, start: State | None, rows: SharedStore) -> None:
     """Do a trial of settings, or what is left of it; the runs use the silos' own models of the trial that is chosen."""
     own = stored_own_models(path.parents[1] / OWN, experiment, device)
-    run_trial(experiment, _folder(experiment, path), device, start, Given(rows, own))
+    run_trial(experiment, job_folder(experiment, path), device, start, Given(rows, own))
 
 
 def do_constant(
@@ -50,7 +50,8 @@ def do_constant(
     write_constant(experiment, RunFolder(path), rows)
 
 
-def _folder(experiment: Experiment, path: Path) -> RunFolder:
+def job_folder(experiment: Experiment, path: Path) -> RunFolder:
+    """Return the folder of a job, which an earlier process may have begun."""
     return RunFolder.open(path) if (path / "experiment.toml").exists() else RunFolder.create(path, experiment)
 
 
@@ -122,10 +123,11 @@ def _follow(started: Mapping[Future[None], Path], report: Callable[[], None]) ->
 
 
 def _finished_steps(path: Path) -> int:
-    """Return how many rounds a run has done, and how many silos have finished their model."""
+    """Return how many rounds a job has done, and how many silos have finished their model, or trainings are done."""
     history = path / "history.jsonl"
     rounds = history.read_bytes().count(b"\n") if history.exists() else 0
-    return rounds + sum(1 for _ in path.glob("silos/*/validation.json"))
+    finished = (*path.glob("silos/*/validation.json"), *path.glob(f"{TRAININGS}/*.json"))
+    return rounds + len(finished)
 
 
 def _start_worker(threads: int, numbers: "SimpleQueue[int]") -> None:

@@ -1,6 +1,10 @@
-"""The silos' own models that the runs of a comparison share: each is trained once, because it does not depend on the method."""
+"""
+The silos' own models while a run or a comparison needs them: each is trained once, because it does not depend on the method,
+and not once more after an interruption.
+"""
 
 import json
+import shutil
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +17,11 @@ from fedtl.messages import Task
 from fedtl.models.state import State
 from fedtl.privacy.taint import Label
 from fedtl.privacy.taint_metadata import label_metadata
-from fedtl.training.at_home import own_model
+from fedtl.training.at_home import OwnModel, own_model
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
+
+OWN = "own"  # folder of a comparison, or of a run by itself, until it is finished
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,21 @@ def stored_own_models(folder: Path, experiment: Experiment, device: str) -> Stor
         **experiment.model_dump(mode="json", include={"seed", "rounds", "data", "model", "train"}),
         "tune": experiment.method.tune.model_dump(mode="json"),
         "threads": experiment.engine.threads,
+        "models": {name: own.model_dump(mode="json")["model"] for name, own in experiment.silo.items()},
         "private": experiment.privacy is not None,
         "device": device,
     }
     key = sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     return StoredOwnModels(folder, key)
+
+
+def own_models_of_run(folder: Path, experiment: Experiment, device: str) -> OwnModel:
+    """Return what finds the own models of a run by itself in its folder; on a cluster, whose nodes have no such folder, none."""
+    if experiment.engine.name == "ray":
+        return own_model
+    return stored_own_models(folder / OWN, experiment, device)
+
+
+def remove_own_models(folder: Path) -> None:
+    """Remove the own models of a finished run or comparison; each silo's final model has what it uses of them."""
+    shutil.rmtree(folder / OWN, ignore_errors=True)

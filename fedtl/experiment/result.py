@@ -8,6 +8,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.data.labels import has_label
 from fedtl.experiment.doubtful_labels import doubt_notes, save_doubts
 from fedtl.experiment.final_models import mix_of, save_final_model
+from fedtl.experiment.label_free_choice import FILE
 from fedtl.experiment.notes import statistics_notes
 from fedtl.experiment.privacy_report import privacy_report, privacy_warnings, spent_privacy
 from fedtl.experiment.provenance import provenance_after_finish, silo_provenance
@@ -20,6 +21,7 @@ from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import HistoryLine, RunResult, SiloResult
 from fedtl.training.finish import Outcome
 from fedtl.training.metrics import means, worst_of
+from fedtl.training.trainer import trainer_at
 
 EXACT = ("silos", "mean", "worst", "late")  # keys of result.json that hold metrics on test rows
 
@@ -40,11 +42,13 @@ class Totals:
 
 def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
     """Write what a silo would use."""
-    labels = provenance_after_finish(study.trainer, silo_provenance(study, name))
+    labels = provenance_after_finish(trainer_at(study.trainer, name), silo_provenance(study, name))
     save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     if outcome.doubts is not None:
         save_doubts(study, folder, name, outcome.doubts)
+    if outcome.unlabelled is not None:
+        folder.save_tensors(FILE.format(silo=name), {"scores": outcome.unlabelled})
     test = {"scores": outcome.scores, "y": outcome.y, "ids": outcome.ids}
     if (units := study.evaluation_set(name).units) is not None:
         test["units"] = units
@@ -112,6 +116,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         statistics_distance=outcome.statistics_distance,
         unlabelled=data.hidden or None,
         doubtful_labels=None if outcome.doubts is None else outcome.doubts.share,
+        interpolated=outcome.model.interpolated,
     )
 
 

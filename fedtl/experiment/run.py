@@ -7,21 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
-from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
-from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
+from fedtl.experiment.own_models import own_models_of_run, remove_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import (
     Study,
     build,
@@ -44,12 +42,11 @@ from fedtl.simulation import choose
 from fedtl.simulation.engine import Engine, Job, Simulation
 from fedtl.simulation.shared_store import SharedStore, temporary_store
 from fedtl.training import threads as machine
-from fedtl.training.at_home import OwnModel, own_model, tuned_model
+from fedtl.training.at_home import OwnModel, tuned_model
+from fedtl.training.batches import learns_from
 from fedtl.training.finish import Examine, Onboard, Outcome
-from fedtl.training.loop import learns_from
 from fedtl.training.silo import Silo
 
-NOTHING = torch.empty(0)
 POOLED = "pooled"
 Progress = Callable[[Round], None]
 Finishing = Callable[[int, int], None]  # how many silos have finished their model, and of how many
@@ -106,7 +103,7 @@ class Given:
     """What several runs share: a store of the rows that they read, and what trains, or finds, a silo's own model."""
 
     raws: SharedStore | None = None
-    own: OwnModel = own_model
+    own: OwnModel | None = None
 
 
 NOTHING_GIVEN = Given()
@@ -134,10 +131,12 @@ def run(
     with ready_study(experiment, folder, Machine(device, start), given.raws) as (study, on):
         with trained(study, folder, on, progress) as done:
             clock = time.perf_counter()
-            outcomes, late = _evaluate(done, folder, given.own, finishing)
+            own = given.own or own_models_of_run(folder.path, experiment, device)
+            outcomes, late = _evaluate(done, folder, own, finishing)
             workers = done.engine.workers
         totals = replace(done.totals, seconds=done.totals.seconds + time.perf_counter() - clock)
         result = run_result(study, folder, outcomes, late, done.data, totals, (device, workers))
+    remove_own_models(folder.path)
     folder.write_json("result.json", result)
     return result
 
@@ -194,25 +193,20 @@ def _evaluate(
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
-    test_rows = partial(_evaluation_set, study.silo_data)
+    test_rows = study.silo_data.evaluation_set
     outcomes: dict[str, Outcome] = {}
     silos = done.silos
     if finishing:
         finishing(0, len(silos))
     for name, outcome in done.each(Examine(done.task, test_rows, own), silos):
         save_outcome(study, folder, done.shared, name, outcome)
-        outcomes[name] = _without_tensors(outcome)  # the folder has them
+        outcomes[name] = outcome.without_tensors()  # the folder has them
         if finishing:
             finishing(len(outcomes), len(silos))
     alone_epochs = experiment.rounds * experiment.train.epochs
-    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs)
+    onboard = Onboard(done.task, test_rows, experiment.data.shots, alone_epochs, experiment.data.late_head)
     late = [study.silo(name, done.data[name]) for name in experiment.data.late]
     return dict(sorted(outcomes.items())), dict(done.each(onboard, late))
-
-
-def _without_tensors(outcome: Outcome) -> Outcome:
-    members = tuple(replace(member, state={}) for member in outcome.model.members)
-    return replace(outcome, model=replace(outcome.model, members=members), scores=NOTHING, ids=NOTHING)
 
 
 def _check_origins(experiment: Experiment, data: StudyData) -> None:
@@ -221,18 +215,13 @@ def _check_origins(experiment: Experiment, data: StudyData) -> None:
         origins.check_origins(data.dataset(name).origins, name)
 
 
-def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
-    return data.evaluation_set(name)
-
-
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
-    """
-    Return who takes part in the rounds: every silo that has rows for the method's losses, or for the method "pooled" one silo
-    with the rows of all.
-    """
+    """Return who takes part in the rounds: each silo with rows for a loss; for "pooled" one silo with the rows of all."""
     if study.method.pool:
         return {POOLED: study.silo(POOLED, pool(list(data.values())))}
-    return {name: study.silo(name, own) for name, own in data.items() if learns_from(study.method, own)}
+    return {
+        name: study.silo(name, own) for name, own in data.items() if learns_from(study.method.losses, own)
+    }
 
 
 def _resume(study: Study, folder: RunFolder, members: Mapping[str, Silo]) -> tuple[ServerState, Totals]:
@@ -293,7 +282,7 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         folder.path.name,
         experiment.seed,
         experiment.rounds,
-        server_of(experiment.method),
+        server_step(study),
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
     )

@@ -30,6 +30,7 @@ from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.results.comparison import Comparison
 from fedtl.results.run import HistoryLine, Mix, RunResult
+from fedtl.results.transferability import SiloTransfer, Transferability
 from fedtl.results.tuning import TrialResult
 
 TRANSCRIPT = "transcript"  # folder of the messages that the server saw
@@ -96,6 +97,14 @@ class RunFolder:
     def trial(self) -> TrialResult:
         """The result of a trial. Raises ConfigError where it did not end, or the file is damaged."""
         return self._record("trial.json", TrialResult)
+
+    def transfer(self) -> SiloTransfer:
+        """One silo's part of a transferability. Raises ConfigError where it did not end, or the file is damaged."""
+        return self._record("transfer.json", SiloTransfer)
+
+    def transferability(self) -> Transferability:
+        """The result of a transferability. Raises ConfigError where it did not end, or the file is damaged."""
+        return self._record("transferability.json", Transferability)
 
     def validation(self, silo: str) -> dict[str, float] | None:
         """Metrics of the silo's final model on its validation rows; None for a silo that is not in the run."""

@@ -15,6 +15,7 @@ from fedtl.training.metrics import LOWER_IS_BETTER
 Results = Mapping[
     str, Sequence[RunResult]
 ]  # by method: one run for each seed and fold, the folds of a seed together
+SOURCE_ONLY = "silobn"  # the shared model with a silo's own statistics (AdaBN): trained on the labels of other silos alone
 LIMITS = {"r2": (-np.inf, 1.0), "rmse": (0.0, np.inf), "loss": (0.0, np.inf)}  # of the other metrics: 0 and 1
 
 
@@ -22,15 +23,18 @@ LIMITS = {"r2": (-np.inf, 1.0), "rmse": (0.0, np.inf), "loss": (0.0, np.inf)}  #
 class Scores:
     """
     ``measured``: every metric. In the main metric, where above zero is better: ``over_local``, each method minus training
-    alone, by method and silo, and ``chosen``, the methods that a silo takes minus training alone. ``spread``: the standard
-    deviation of the labels of a silo's test rows.
+    alone, by method and silo, and ``chosen``, the methods that a silo takes minus training alone. ``over_source`` and
+    ``chosen_label_free``: likewise at silos without labels, minus ``SOURCE_ONLY``. ``spread``: the standard deviation of
+    the labels of a silo's test rows.
     """
 
     silos: Sequence[str]
     measured: dict[str, dict[str, dict[str, Measurement]]]
-    over_local: Mapping[str, dict[str, Measurement]]
+    over_local: dict[str, dict[str, Measurement]]
     chosen: dict[str, Measurement] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    over_source: dict[str, dict[str, Measurement]] = field(default_factory=dict)
+    chosen_label_free: dict[str, Measurement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Reading:
     compared: Sequence[str]
     local: str
     choose: Callable[[str], Sequence[str] | None]  # by silo: the method that it takes in each run
+    unlabelled: Sequence[str] = ()  # silos where nothing can be trained alone
 
 
 def read_scores(folders: Mapping[str, Sequence[RunFolder]], results: Results, how: Reading) -> Scores:
@@ -100,22 +105,27 @@ def _compare(
     seeds: Mapping[str, Sequence[Answers]],
     how: Reading,
 ) -> None:
-    """Add the differences from training alone at one silo, where both were measured."""
+    """Add the differences from training alone at one silo, or without labels from SOURCE_ONLY, where both were measured."""
     y = np.concatenate([own.y for own in next(iter(seeds.values()))])
     scores.spread[silo] = float(y.std()) if y.dtype.kind == "f" else 1.0
     values = {label: scores.measured[label][silo].get(how.main) for label in seeds}
-    local = values.get(how.local)
+    without = silo in how.unlabelled
+    base = SOURCE_ONLY if without else how.local
+    over, chosen = (
+        (scores.over_source, scores.chosen_label_free) if without else (scores.over_local, scores.chosen)
+    )
+    local = values.get(base)
     if local is None:
         return
     for label, value in values.items():
-        if label in how.compared and value is not None:
-            same = _same_models(seeds[label], seeds[how.local])
-            scores.over_local[label][silo] = _gain(value.minus(local), how.main, same)
+        if label in how.compared and label != base and value is not None:
+            same = _same_models(seeds[label], seeds[base])
+            over.setdefault(label, {})[silo] = _gain(value.minus(local), how.main, same)
     taken = how.choose(silo)
     if taken and all(values.get(label) is not None for label in taken):
         own = _by_seed([runs[label][number] for number, label in enumerate(taken)], how.folds)
         difference = measure(how.main, own, silo).minus(local)
-        scores.chosen[silo] = _gain(difference, how.main, _same_models(own, seeds[how.local]))
+        chosen[silo] = _gain(difference, how.main, _same_models(own, seeds[base]))
 
 
 def _gain(difference: Measurement, metric: str, same: bool) -> Measurement:

@@ -18,7 +18,7 @@ from fedtl.experiment.side_results import (
     target_averages,
 )
 from fedtl.experiment.verdicts import gains_of, overall
-from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, Overall, Verdict
+from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
 
@@ -60,11 +60,9 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         chosen_on=chosen_on(experiment),
         benefit={silo: _benefit(gain, taken[silo]) for silo, gain in chosen_gains.items()},
         over_local=gains,
-        warnings=(
-            *_losses(gains, metric),
-            *_below_constant(methods, metric),
-            *statistics_warnings(results),
-        ),
+        over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
+        label_free=_label_free(experiment, scores, taken, margins),
+        warnings=(*_losses(gains, metric), *_below_constant(methods, metric), *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),
@@ -88,7 +86,10 @@ def _taken(
 def _reading(experiment: Experiment, compared: Sequence[str], taken: Mapping[str, Sequence[str]]) -> Reading:
     task = experiment.data.task
     metrics = REGRESSION if task == "regression" else CLASSIFICATION
-    return Reading(experiment.compare.folds, metrics, experiment.metric, compared, LOCAL, taken.get)
+    unlabelled = experiment.data.unlabelled
+    return Reading(
+        experiment.compare.folds, metrics, experiment.metric, compared, LOCAL, taken.get, unlabelled
+    )
 
 
 def _overall(scores: Scores, gains: Gains) -> dict[str, Overall]:
@@ -118,6 +119,21 @@ def _benefit(gain: Gain, taken: Sequence[str]) -> Benefit:
         gain.detectable,
         gain.margin,
     )
+
+
+def _label_free(
+    experiment: Experiment,
+    scores: Scores,
+    taken: Mapping[str, Sequence[str]],
+    margins: Mapping[str, float],
+) -> dict[str, LabelFreeChoice]:
+    """Return what each silo without labels takes, and its gain."""
+    gains, choices = gains_of(scores.chosen_label_free, margins), dict[str, LabelFreeChoice]()
+    for silo in sorted(set(experiment.data.unlabelled) & taken.keys()):
+        counts = Counter(taken[silo])
+        best = counts.most_common(1)[0][0]
+        choices[silo] = LabelFreeChoice(best, gains.get(silo), dict(counts) if len(counts) > 1 else {})
+    return choices
 
 
 def _losses(gains: Gains, metric: str) -> list[str]:

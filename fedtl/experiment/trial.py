@@ -66,5 +66,5 @@ def _losses(experiment: Experiment, folder: RunFolder, on: Machine, given: Given
         ready_study(experiment, folder, on, given.raws) as (study, started),
         trained(study, folder, started) as done,
     ):
-        losses = dict(done.each(Validate(done.task, given.own), done.silos))
+        losses = dict(done.each(Validate(done.task, given.own or own_model), done.silos))
     return {name: loss for name, loss in sorted(losses.items()) if loss is not None}

@@ -46,6 +46,7 @@ class Phase:
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
     ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     ``lr``: plain steps of this size in place of what ``[train]`` says, for a phase that does not train the model.
+    ``public``: on inputs that all may see, in place of the silo's rows; none, where there are none.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -56,6 +57,8 @@ class Phase:
     into: str | None = None
     pick: Pick | None = None
     lr: float | None = None
+    unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
+    public: bool = False
 
     @property
     def trains_model(self) -> bool:
@@ -75,6 +78,9 @@ class LabelledFeatures:
 
     def __len__(self) -> int:
         return len(self.y)
+
+
+Part = Literal["train", "val"]  # of a silo's rows; never test rows
 
 
 class Site(Protocol):
@@ -97,11 +103,15 @@ class Site(Protocol):
         """Return the state with exact statistics of the training inputs, if the ``moved`` roles include statistics."""
         ...
 
-    def losses(self, state: State) -> Tensor:
-        """Return the model's loss on each validation row [N]."""
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
+        """Return the model's loss on each of these rows that has a label [N]."""
         ...
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def scores(self, state: State) -> Tensor:
+        """Return the model's scores on each training row with a label [N, width], in the scale of its losses."""
+        ...
+
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
 
@@ -109,11 +119,11 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``source_free``: it needs no labels.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
     """
 
     trained: frozenset[Role] = frozenset()
-    source_free: bool = False
+    at: Literal["labelled", "all", "unlabelled"] = "labelled"
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -203,6 +213,11 @@ class Method:
     def steps(self) -> tuple[Finish, ...]:
         """The steps after the last round, tuning included."""
         return self.finish if self.tune is None else (*self.finish, self.tune)
+
+    @property
+    def sends(self) -> bool:
+        """Whether anything of a silo leaves it in a round."""
+        return bool(self.shared or self.summaries or any(slot.crosses for slot in self.slots))
 
     @property
     def head_is_local(self) -> bool:

@@ -1,7 +1,7 @@
 """Which mix of its candidate models a silo uses. The silo chooses on its validation rows, after the last round."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.interpolation import Interpolation
 
 STEPS = 4  # weights are multiples of 1/4
 CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
@@ -20,12 +21,20 @@ Weights = tuple[float, ...]  # one a candidate; they sum to 1
 class Choose:
     """
     A silo uses the plain mean of its candidates' probabilities (in regression of their values), unless its validation rows
-    clearly say that another mix is better.
+    clearly say that another mix is better. The model before and the one after tuning are two of them: with few rows, tuning
+    helps or harms by chance, and their mean is in between; where the rows tell them apart, one of them is left out (``kept``).
 
-    A candidate that a method does not have is left out.
+    A candidate that a method does not have is left out. ``interpolation``: between which models that candidate lies.
     """
 
-    candidates: tuple[Candidate, ...] = (Candidate.OWN, Candidate.TUNED)
+    candidates: tuple[Candidate, ...] = (Candidate.OWN, Candidate.SHARED, Candidate.TUNED)
+    interpolation: Interpolation = field(default_factory=Interpolation)
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether a silo must train a model alone."""
+        between = Candidate.INTERPOLATED in self.candidates and Candidate.OWN in self.interpolation.ends
+        return Candidate.OWN in self.candidates or between
 
     def __post_init__(self) -> None:
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):
@@ -38,6 +47,29 @@ def mixes(candidates: int) -> list[Weights]:
     parts = product(range(STEPS + 1), repeat=candidates)
     others = [tuple(part / STEPS for part in one) for one in parts if sum(one) == STEPS]
     return [plain, *(weights for weights in others if weights != plain)]
+
+
+def kept(losses: Mapping[Candidate, Tensor]) -> list[Candidate]:
+    """
+    Return the candidates that take part in the mix, in their order. ``losses``: of each on each validation row [N].
+
+    Of the models before and after tuning, the one with the larger mean loss is left out where a paired one-sided t test says
+    that it is worse; where no row tells them apart, they are one model, which takes part once. Without two validation rows, or
+    where a loss is not finite, all take part.
+    """
+    pair = [name for name in (Candidate.SHARED, Candidate.TUNED) if name in losses]
+    if len(pair) < 2:
+        return list(losses)
+    difference = (losses[pair[0]] - losses[pair[1]]).double()
+    rows = len(difference)
+    if rows < 2 or not bool(difference.isfinite().all()):
+        return list(losses)
+    if not bool(difference.any()):
+        return [name for name in losses if name is not Candidate.SHARED]
+    mean, error = float(difference.mean()), float(difference.std()) / rows**0.5
+    if abs(mean) <= float(stdtrit(rows - 1, CONFIDENCE)) * error:
+        return list(losses)
+    return [name for name in losses if name is not pair[0 if mean > 0 else 1]]
 
 
 def choose_mix(losses: Sequence[Tensor]) -> int:

@@ -29,4 +29,6 @@ def without_labels(method: Method) -> str:
         return "needs labels"
     if trains_without_labels(method):
         return "trains its losses that need no labels"
+    if any(step.trained and step.at != "labelled" for step in method.finish):
+        return "fits the shared model to its rows after the last round"
     return "adapts the norms' statistics of the shared model"

@@ -10,7 +10,7 @@ A term is one of three kinds, and the kind decides what may be done with it:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -31,12 +31,14 @@ from fedtl.models.state import State
 class Batch:
     """
     A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without
-    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
+    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
+    numbers among the rows that the batch was drawn from, -1 in the second domain; None: not known.
     """
 
     x: Tensor
     y: Tensor
     domain: Tensor
+    rows: Tensor | None = None
 
     @property
     def labelled(self) -> Tensor:
@@ -181,6 +183,8 @@ class PerBatch(Loss, ABC):
 class OnWeights(WithModules):
     """A loss on the weights alone, those of its modules included, which acts in each step: by its gradient before it, or by its proximal step after it."""
 
+    needs_start = False  # whether it needs the set START; such a term acts in tuning at home too
+
     def gradient(self, name: str, weight: Tensor, sets: Sets) -> Tensor | None:
         """Return the gradient at ``weight``, or None where the term does not act before a step."""
         return None
@@ -194,6 +198,11 @@ class OnWeights(WithModules):
 
 
 Term = PerExample | PerBatch | OnWeights
+
+
+def losses_among(terms: Iterable[Term]) -> tuple[PerExample | PerBatch, ...]:
+    """Return the terms on examples."""
+    return tuple(term for term in terms if isinstance(term, PerExample | PerBatch))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import get_type_hints
 
 from fedtl._util.registry import Registry
 from fedtl.methods import sharing
@@ -11,18 +12,26 @@ from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
+from fedtl.methods.entropy import Entropy
 from fedtl.methods.fedala import fedala
+from fedtl.methods.feddf import feddf
+from fedtl.methods.fedmd import fedmd
 from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
+from fedtl.methods.infomax import InformationMaximisation
 from fedtl.methods.jdot import JointTransport
+from fedtl.methods.l2sp import StartingPoint
 from fedtl.methods.losses import Proximal, Term
+from fedtl.methods.mcc import MinimumClassConfusion
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.methods.moon import moon
 from fedtl.methods.mrmtl import mrmtl
 from fedtl.methods.near_target import NearTarget
 from fedtl.methods.protonet import protonet
+from fedtl.methods.pseudo_label import PseudoLabel
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
+from fedtl.methods.shot import shot
 from fedtl.methods.silo_coral import SiloCoral
 from fedtl.methods.silo_dann import ConditionalAdversarial, SiloAdversarial
 from fedtl.methods.silo_mmd import JointDiscrepancy, SiloMeanDiscrepancy
@@ -45,6 +54,13 @@ BETWEEN_SILOS: dict[str, Callable[..., Term]] = {
     "jdot": JointTransport,
     "near_target": NearTarget,
 }
+# Likewise, with terms that need no labels and nothing of other silos.
+SOURCE_FREE: dict[str, Callable[..., Term]] = {
+    "entropy": Entropy,
+    "infomax": InformationMaximisation,
+    "mcc": MinimumClassConfusion,
+    "pseudo_label": PseudoLabel,
+}
 
 
 def adaptation(term: Callable[..., Term]) -> Callable[..., Method]:
@@ -62,6 +78,8 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
     def method(**settings: object) -> Method:
         return base().plus(term(**settings))
 
+    # Those of the fields that a term inherits, too: a setting's type checks its value.
+    method.__annotations__ = get_type_hints(term, include_extras=True)
     paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
     method.__doc__ = f"{paper}, {whom}; shares as {base.__name__} does: {idea}"
     return method
@@ -70,15 +88,23 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, simultaneous),
+    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge, simultaneous, shot),
     *(protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(
     "fedtl.methods",
     {make.__name__: make for make in PLAIN}
     | {name: adaptation(term) for name, term in ADAPTATION.items()}
-    | {name: between_silos(term) for name, term in BETWEEN_SILOS.items()},
+    | {name: between_silos(term) for name, term in {**BETWEEN_SILOS, **SOURCE_FREE}.items()},
 )
 TERMS: Registry[Callable[..., Term]] = Registry(
-    "fedtl.terms", {**ADAPTATION, **BETWEEN_SILOS, "soft_labels": SoftLabels, "proximal": Proximal}
+    "fedtl.terms",
+    {
+        **ADAPTATION,
+        **BETWEEN_SILOS,
+        **SOURCE_FREE,
+        "soft_labels": SoftLabels,
+        "proximal": Proximal,
+        "l2sp": StartingPoint,
+    },
 )

@@ -210,16 +210,20 @@ def upper_triangle(phi: Tensor) -> Tensor:
     sqrt 2, so that it is as long as the matrix.
     """
     first, second = (index.to(phi.device) for index in _upper(phi.shape[1]))
-    twice = torch.where(first == second, 1.0, math.sqrt(2)).to(phi)
-    return phi[:, first] * phi[:, second] * twice
+    return phi[:, first] * phi[:, second] * _twice(first, second).to(phi)
 
 
 def matrix_of(triangle: Tensor) -> Tensor:
     """Return the matrix [m, m] of a mean of ``upper_triangle``."""
     size = round(math.sqrt(0.25 + 2 * len(triangle)) - 0.5)
     first, second = (index.to(triangle.device) for index in _upper(size))
-    entries = triangle / torch.where(first == second, 1.0, math.sqrt(2)).to(triangle)
+    entries = triangle / _twice(first, second).to(triangle)
     matrix = triangle.new_zeros(size, size)
     matrix[first, second] = entries
     matrix[second, first] = entries
     return matrix
+
+
+def _twice(first: Tensor, second: Tensor) -> Tensor:
+    """Return sqrt 2 for entries off the diagonal, and 1 for those on it; float64."""
+    return (1 + (first != second).double()).sqrt()

@@ -14,8 +14,9 @@ RECEIVED = (
     "received"  # the model at the start of the round: received shared tensors, and the silo's local ones
 )
 SHARED = "shared"  # the received shared tensors of the model only
+START = "start"  # the model that training started from, where a term needs it
 SUMMARY = "summary"
-RESERVED = frozenset({MODEL, RECEIVED, SHARED, SUMMARY})
+RESERVED = frozenset({MODEL, RECEIVED, SHARED, START, SUMMARY})
 
 Sets = Mapping[str, State]
 

@@ -1,8 +1,11 @@
 """Methods that consist of a choice of shared roles, of phases, and of what each silo fits after the last round."""
 
+from typing import Literal
+
 from fedtl._util.settings import Count, Weight
 from fedtl.methods.base import BACKBONE, HEAD, Method, Phase
 from fedtl.methods.losses import Proximal
+from fedtl.methods.ridge import ridge
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import EVERYTHING, Role
 
@@ -12,11 +15,13 @@ def local() -> Method:
     return Method(shared=frozenset())
 
 
-def probe(head_epochs: Count = 20) -> Method:
+def probe(head_epochs: Count = 20, head: Literal["trained", "ridge"] = "trained") -> Method:
     """
-    A baseline without federated training: the initial body, with exact statistics and a head fitted to the silo. Joining
-    a federation should be better than this.
+    A baseline without federated training: the initial body, with exact statistics and a head fitted to the silo, in training
+    or in closed form. Joining a federation should be better than this.
     """
+    if head == "ridge":
+        return ridge(sums="own")
     return Method(shared=frozenset(), phases=(), finish=(Tune("head", head_epochs, lr="train"),))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch.nn.functional as F
 from annotated_types import Gt
 from torch import Tensor
 
@@ -45,7 +46,10 @@ class SoftLabels(PerExample):
         return (SoftPredictions(self.temperature),)
 
     def losses(self, out: Forward) -> Tensor:
-        labels = class_groups(out).to(out.scores) @ group_means(out.summary("soft_labels"))[0].to(out.scores)
+        means = (
+            group_means(out.summary("soft_labels"))[0].to(out.scores).clamp_min(0)
+        )  # noise may make them negative
+        labels = class_groups(out).to(out.scores) @ F.normalize(means, p=1, dim=1)
         return -self.weight * (labels * (out.scores / self.temperature).log_softmax(1)).sum(1)
 
     def counts(self, out: Forward) -> Tensor:

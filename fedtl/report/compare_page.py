@@ -18,6 +18,7 @@ from fedtl.report.figures import (
     silo_count_note,
 )
 from fedtl.report.html import Cell, Grid, Plot, plot, render, row
+from fedtl.report.label_free_tables import HOW, label_free_grid
 from fedtl.report.page_notes import STATISTICS, comparison_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
@@ -58,6 +59,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         plots=_plots(comparison, curves),
         target=_target_grid(comparison),
         late=_late_grid(comparison),
+        label_free=label_free_grid(comparison),
         notes=[
             *missing_in_comparison(comparison),
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
@@ -67,6 +69,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             *yardstick_lines(comparison),
             CHOICE[comparison.chosen_on],
             *verdict_notes(comparison),
+            *([HOW] if comparison.label_free else []),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
             comparison_guarantee(comparison.privacy, comparison.folds),
         ],

@@ -13,6 +13,7 @@ from fedtl.report.figures import (
     missing_in_run,
     silo_count_note,
 )
+from fedtl.report.html import Grid
 from fedtl.report.wording import not_covered
 from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import RunResult
@@ -110,3 +111,13 @@ def privacy_table(privacy: PrivacyReport) -> Table:
 def titled_table(title: str, *columns: str) -> Table:
     """A table with a title, which is text and not markup."""
     return Table(*columns, title=Text(title), title_style="italic")
+
+
+def grid_table(grid: Grid) -> Table:
+    """The table of a page, for the terminal."""
+    table = titled_table(grid.caption)
+    for number, heading in enumerate(grid.head):
+        table.add_column(heading, justify="right" if number else "left")
+    for cells in grid.rows:
+        table.add_row(*(Text(str(cell.text)) for cell in cells))
+    return table

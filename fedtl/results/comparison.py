@@ -82,6 +82,20 @@ class Benefit:
 
 
 @dataclass(frozen=True)
+class LabelFreeChoice:
+    """
+    The method that a silo without labels takes, chosen by the agreement of all methods on its rows (EnsV; Hu et al., 2024), and
+    its ``gain`` over the shared model with the silo's own statistics, which needs no rows without labels in training; None
+    where this method is not compared. In each run the silo takes a method; ``best`` is the one taken most often, and
+    ``chosen`` tells how often each was taken, where it is not always the same.
+    """
+
+    best: str
+    gain: Gain | None = None
+    chosen: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Overall:
     """
     A method over all ``silos`` where it is compared with training alone: the ``mean`` gain; at how many silos the gain is above
@@ -128,7 +142,8 @@ class Comparison:
     (by silo), ``absent`` (by silo and metric: why there is no value), ``received``, ``refitted``, ``target`` and ``late`` (see
     ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
     ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
-    methods that silos choose. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
+    methods that silos choose. Of silos without labels, ``over_source`` (by method) and ``label_free`` have what ``over_local``
+    and ``benefit`` have of others. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
     matter; of RMSE in standard deviations of the label.
     """
 
@@ -152,6 +167,8 @@ class Comparison:
     late: Mapping[str, WaysBySilo] = field(default_factory=dict)
     overall: Mapping[str, Overall] = field(default_factory=dict)
     joining: Overall | None = None
+    over_source: Mapping[str, Mapping[str, Gain]] = field(default_factory=dict)
+    label_free: Mapping[str, LabelFreeChoice] = field(default_factory=dict)
     folds: int = 1
     margin: float = 0.0
     epochs: Mapping[str, int] = field(default_factory=dict)

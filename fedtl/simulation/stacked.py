@@ -32,9 +32,11 @@ from fedtl.simulation.masked_norm import MaskedNorm, expand_mask
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import NORMS, why_not_stackable
 from fedtl.training.batches import to_inputs
+from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import moving_in
+from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, labels_after_round, received_metrics
+from fedtl.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

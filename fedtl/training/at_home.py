@@ -5,19 +5,21 @@ of a mix. Nothing of it leaves the silo, and nothing in the silo changes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
 from fedtl.methods.candidate import Candidate
-from fedtl.methods.choose import choose_mix, mixed_scores, mixes
+from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state, first_not_finite
+from fedtl.results.run import Interpolated
+from fedtl.training.between import interpolated
 from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
 from fedtl.training.nets import Use
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fedtl.training.trainer import Trainer
 
 OwnModel = Callable[["Trainer", Silo, Task], State]
+Watch = Callable[[int, int], None]  # called with the number of rounds done and that of all
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,13 @@ class Member:
 class FinalModel:
     """
     The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
-    ``mixes``: among how many.
+    ``mixes``: among how many. ``interpolated``: the curve of the candidate between two others, if there was one.
     """
 
     members: tuple[Member, ...]
     validation_rows: int = 0
     mixes: int = 1
+    interpolated: Interpolated | None = None
 
     @property
     def main(self) -> Member:
@@ -83,20 +87,30 @@ class HomeSite:
 
     def train(self, state: State, phase: Phase, lr: float | None = None, repeat: int = 0) -> State:
         task = replace(self.task, round=self.task.round + repeat)
-        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr)
+        return self.trainer.train(self.silo, self.state | state, phase, task, self.number, lr, self.state)
 
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         if self.trainer.method.exact_statistics == "never" or Role.STATS not in moved:
             return state
         return self.trainer.adapt(state, self.silo.data.inputs, self.silo.data.width)
 
-    def losses(self, state: State) -> Tensor:
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
         data = self.silo.data
-        return row_losses(self.trainer.scores(state, data.val.x, data), data.val.y)
+        part = data.train if rows == "train" else data.val
+        return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def scores(self, state: State) -> Tensor:
+        data = self.silo.data
+        return scores_in_loss(self.trainer.scores(state, data.train.x, data), data)
+
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
+    """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
+    return scores if data.classes else (scores - data.y_mean) / data.y_std
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
@@ -133,8 +147,10 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
-        usable = step.source_free or silo.data.has_labels
-        model = step(site, model, sets) if usable else site.adapted(model, step.trained)
+        if step.at in ("all", "labelled" if silo.data.has_labels else "unlabelled"):
+            model = step(site, model, sets)
+        elif step.at == "labelled":
+            model = site.adapted(model, step.trained)
     if fits_tuned_statistics(trainer.method):
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
@@ -153,16 +169,29 @@ def trainer_of(member: Member, trainer: "Trainer") -> "Trainer":
     return alone_trainer(trainer) if member.name is Candidate.OWN else trainer
 
 
-def own_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
+def own_model(trainer: "Trainer", silo: Silo, task: Task, watch: Watch | None = None) -> State:
     """
     Return the model that the method ``local`` gives the silo, to the bit: trained alone for as many rounds, with the same
-    tuning, by ``alone_trainer``.
+    tuning, by ``alone_trainer``. ``watch`` is called after each round.
     """
-    alone, width = alone_trainer(trainer), silo.data.width
-    state, (phase,) = alone.initial(width), alone.method.phases
+    alone = alone_trainer(trainer)
+    state = trained_alone(alone, silo, task, alone.initial(silo.data.width), watch)
+    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+
+
+def trained_alone(
+    alone: "Trainer", silo: Silo, task: Task, state: State, watch: Watch | None = None
+) -> State:
+    """
+    Return the state after the silo has trained it alone for as many rounds. ``alone``: from ``alone_trainer``; ``watch`` is
+    called after each round.
+    """
+    (phase,) = alone.method.phases
     for number in range(1, task.rounds + 1):
         state = alone.train(silo, state, phase, replace(task, round=number, shared={}), 0)
-    return tuned_model(alone, Silo(silo.name, silo.data, state, silo.secret), replace(task, shared={}))
+        if watch:
+            watch(number, task.rounds)
+    return state
 
 
 def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model) -> FinalModel:
@@ -178,17 +207,25 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
     make: dict[Candidate, Callable[[], State]] = {
         Candidate.OWN: lambda: own(trainer, silo, task),
         Candidate.TUNED: lambda: tuned,
-        Candidate.SHARED: lambda: _shared_model(trainer, silo, task),
     }
+    if not any(
+        step.trained for step in trainer.method.finish
+    ):  # such a step makes the model that is to be used
+        make[Candidate.SHARED] = lambda: _shared_model(trainer, silo, task)
     if not silo.data.has_labels:
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
         make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
-    return _chosen(
-        trainer,
-        silo.data,
-        {name: make[name]() for name in choose.candidates if name in make} or {Candidate.TUNED: tuned},
-    )
+    wanted, curve, ends = choose.candidates, None, choose.interpolation.ends
+    if Candidate.INTERPOLATED in wanted and make.keys() >= set(ends):
+        wanted = tuple(dict.fromkeys((*wanted, *ends)))
+    models = {name: make[name]() for name in wanted if name in make}
+    if Candidate.INTERPOLATED in wanted and models.keys() >= set(ends):
+        first, last = (models[name] for name in ends)
+        between, curve = interpolated(trainer, silo.data, first, last, choose.interpolation)
+        models[Candidate.INTERPOLATED] = between
+    candidates = {name: models[name] for name in choose.candidates if name in models}
+    return replace(_chosen(trainer, silo.data, candidates or {Candidate.TUNED: tuned}), interpolated=curve)
 
 
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
@@ -204,10 +241,16 @@ def _chosen(trainer: "Trainer", data: SiloDataset, candidates: Mapping[Candidate
     candidates = {
         name: one for name, one in candidates.items() if first_not_finite(one) is None
     } or candidates
-    val, possible = data.val, mixes(len(candidates))
-    members = [Member(name, 1.0, state) for name, state in candidates.items()]
-    parts = [trainer_of(one, trainer).scores(one.state, val.x, data) for one in members]
+    val = data.val
+    members = {name: Member(name, 1.0, state) for name, state in candidates.items()}
+    scores = {name: trainer_of(one, trainer).scores(one.state, val.x, data) for name, one in members.items()}
+    taking_part = kept({name: row_losses(one, val.y) for name, one in scores.items()})
+    parts, possible = [scores[name] for name in taking_part], mixes(len(taking_part))
     losses = [row_losses(mixed_scores(parts, weights, bool(data.classes)), val.y) for weights in possible]
     weights = possible[choose_mix(losses)]
-    used = [replace(one, weight=weight) for one, weight in zip(members, weights, strict=True) if weight]
+    used = [
+        replace(members[name], weight=weight)
+        for name, weight in zip(taking_part, weights, strict=True)
+        if weight
+    ]
     return FinalModel(tuple(used), len(losses[0]), len(possible))

@@ -1,13 +1,13 @@
 """Batches: which rows a step of training sees, and how they reach the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
 from fedtl.data.dataset import SiloDataset
-from fedtl.methods.losses import Batch
+from fedtl.methods.losses import Batch, Term, losses_among
 
 ROWS_AT_ONCE = 256  # batch size of evaluation; fixed, so that results do not depend on a setting
 
@@ -25,13 +25,20 @@ def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, devi
     x, y = data.train.x[rows], data.train.y[rows]
     if not data.classes:
         y = (y - data.y_mean) / data.y_std
-    domain = torch.zeros(len(rows))
+    domain, numbers = torch.zeros(len(rows)), rows
     if target_rows is not None and data.target is not None:
         unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)
         x = torch.cat([x, data.target[target_rows]])
         y = torch.cat([y, unlabelled])
         domain = torch.cat([domain, torch.ones(len(target_rows))])
-    return Batch(to_inputs(x, device), y.to(device), domain.to(device))
+        numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
+    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device))
+
+
+def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:
+    """Return whether one of the losses is defined on rows of the silo."""
+    source_free = any(term.source_free for term in losses_among(terms))
+    return data.has_labels or (source_free and data.target is not None and len(data.target) > 0)
 
 
 def draw_batches(

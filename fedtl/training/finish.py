@@ -6,12 +6,13 @@ Silos that did not train get a model here too. Both are jobs that an engine runs
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.data.dataset import Dataset, SiloDataset
+from fedtl.data.dataset import Dataset, SiloDataset, unlabelled_inputs
 from fedtl.data.prepare import EvaluationSet
 from fedtl.data.splits import at_random
 from fedtl.errors import SiloFailed
@@ -51,6 +52,7 @@ class Outcome:
     ``refitted``: where the norms' statistics are shared, those of this earlier model with the exact statistics of the silo's
     training inputs instead. ``statistics_distance``: how far the trained statistics are from the exact ones
     (``models.norms.statistics_distance``); None in a private run, and for a model without running statistics.
+    ``unlabelled``: of a silo without labels, the scores of its training and validation rows.
     ``doubts``: training labels that are probably wrong, by the features of the model as received; None in a private run, in
     regression, and with too few rows.
     """
@@ -66,7 +68,14 @@ class Outcome:
     target_adabn: Measured | None = None
     refitted: Measured | None = None
     statistics_distance: float | None = None
+    unlabelled: Tensor | None = None
     doubts: Doubts | None = None
+
+    def without_tensors(self) -> "Outcome":
+        """Return the outcome without weights and scores, once they are written."""
+        members = tuple(replace(member, state={}) for member in self.model.members)
+        model, nothing = replace(self.model, members=members), torch.empty(0)
+        return replace(self, model=model, scores=nothing, ids=nothing, unlabelled=None)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Examine:
             target_adabn=target_adabn,
             refitted=refitted,
             statistics_distance=distance,
+            unlabelled=None if data.has_labels else model.scores(trainer, unlabelled_inputs(data), data),
             doubts=_doubts(trainer, silo, received),
         )
 
@@ -140,15 +150,16 @@ class Onboard:
     The job that gives a silo that did not train the shared model, with ``shots`` labelled rows a class and all its inputs.
 
     Where the head is shared: the model as received, and after AdaBN. Otherwise: a head of its own on the received body
-    with the initial statistics, one after AdaBN, and one in closed form after AdaBN (``ridge_adabn``), from the silo's rows
-    and, if the method has them, the sums that it received; nothing is chosen on validation rows. For comparison, the silo trained alone on the same labelled rows,
-    with the exact statistics of all its inputs.
+    with the initial statistics, one after AdaBN (both only if the head is ``trained``), and one in closed form after AdaBN
+    (``ridge_adabn``), from the silo's rows and, if the method has them, the sums that it received; nothing is chosen on
+    validation rows. For comparison, the silo trained alone on the same labelled rows, with the exact statistics of all its inputs.
     """
 
     task: Task
     evaluation_set: Callable[[str], EvaluationSet]
     shots: int
     alone_epochs: int
+    head: Literal["trained", "ridge"] = "trained"
 
     def __call__(self, trainer: Trainer, silo: Silo) -> dict[str, Measured]:
         test_rows, data = self.evaluation_set(silo.name), silo.data
@@ -164,10 +175,10 @@ class Onboard:
             blind = replace(few, data=replace(few.data, val=few.data.val.take(torch.arange(0))))
             models["ridge_adabn"] = with_ridge_head(trainer, blind, self.task, received, adapted)
         if trainer.partition.shared:
-            if trainer.method.head_is_local:
+            if trainer.method.head_is_local and self.head == "trained":
                 models["head"] = trainer.train(few, received, Phase(HEAD, HEAD_EPOCHS), self.task)
                 models["head_adabn"] = trainer.train(few, adapted, Phase(HEAD, HEAD_EPOCHS), self.task)
-            else:
+            elif not trainer.method.head_is_local:
                 models["as_received"], models["adabn"] = received, adapted
         return {row: _measured(trainer, state, test_rows.test, data) for row, state in models.items()}
 

@@ -50,7 +50,7 @@ class NetModel:
             with (
                 precision.autocast_for(dtype, device),
                 _group_norms_in_default_layout(self.net),
-                _outputs(self.net, self.layers) as layers,
+                outputs_of(self.net, self.layers) as layers,
             ):
                 features, scores = self._features_and_scores(x)
             features, scores = precision.to_float32(features), precision.to_float32(scores)
@@ -85,7 +85,7 @@ class NetModel:
 
 
 @contextmanager
-def _outputs(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def outputs_of(net: Net, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Collect the outputs of these modules while the block lasts."""
     outputs: dict[str, Tensor] = {}
 

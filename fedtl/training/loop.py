@@ -8,63 +8,23 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedtl._util.randomness import address, seed_layers, torch_generator
-from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError
 from fedtl.messages import Task
 from fedtl.methods.base import Method, Phase, Pick, terms_of, trained_roles
-from fedtl.methods.label_free import trains_without_labels
-from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, mean_loss
+from fedtl.methods.losses import Batch, Forward, OnWeights, PerBatch, PerExample, losses_among, mean_loss
 from fedtl.methods.optimizers import OPTIMIZERS, rate
-from fedtl.methods.sets import MODEL
+from fedtl.methods.sets import MODEL, START
 from fedtl.models.net import Net
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, make_batch
+from fedtl.training.batches import ROWS_AT_ONCE, draw_batches, learns_from, make_batch
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.weights import Weights, copied
 
 Moving = Sequence[
     tuple[str, nn.Parameter]
 ]  # the parameters that an optimiser moves, by their names in the model
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """
-    The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
-    still follow the silo's inputs.
-    """
-
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    schedule: str = "constant"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    body_lr: float = 1.0
-    batch_size: int = 32
-    epochs: int = 1
-    freeze: int = 0
-
-    def lr_of(self, name: str, task: Task) -> float:
-        """Return the learning rate of a parameter in this round: the body may have a rate of its own."""
-        lr = self.lr * rate(self.schedule, task.round, task.rounds)
-        return lr if name.startswith(("head.", "aux.")) else lr * self.body_lr
-
-    def reach(self, name: str, task: Task, steps: int) -> float:
-        """
-        Return how far a constant gradient of 1 would move a parameter by SGD: with learning rate l and momentum m,
-        l times the sum over t = 1..steps of (1 - m^t) / (1 - m). Other optimisers: as without momentum.
-        """
-        m = self._momentum
-        return self.lr_of(name, task) * sum((1 - m**t) / (1 - m) for t in range(1, steps + 1))
-
-    def reach_of_step(self, name: str, task: Task) -> float:
-        """Return how far a constant gradient of 1 moves a parameter in one step after many: l / (1 - m) for SGD."""
-        return self.lr_of(name, task) / (1 - self._momentum)
-
-    @property
-    def _momentum(self) -> float:
-        return self.momentum if self.optimizer == "sgd" else 0.0
 
 
 @dataclass(frozen=True)
@@ -87,7 +47,11 @@ class Loop:
         """
         generator = torch_generator(task.seed, task.round, silo.name, number, key=silo.secret)
         seed_layers(generator.initial_seed(), self.device)
-        steps = list(self.batches(silo, phase, generator)) if learns_from(self.method, silo.data) else []
+        steps = (
+            list(self.batches(silo, phase, generator))
+            if learns_from(terms_of(self.method, phase), silo.data)
+            else []
+        )
         if phase.pick is not None:
             phase = self._picked(weights, phase, phase.pick, silo, task)
         taken = self._train(weights, phase, silo, task, steps) if steps else 0
@@ -145,7 +109,8 @@ class Loop:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows of each batch of a phase, as ``draw_batches``."""
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
-        return draw_batches(silo.data, epochs, self.training.batch_size, generator, self.method.needs_target)
+        second = any(term.needs_target for term in losses_among(terms_of(self.method, phase)))
+        return draw_batches(silo.data, epochs, self.training.batch_size, generator, second)
 
     def movable(self, roles: frozenset[Role]) -> list[str]:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""
@@ -157,7 +122,8 @@ class Loop:
         """
         net.train()
         for name, weight in net.named_parameters():
-            weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen)
+            deep = phase.unfrozen is not None and self.training.depths.get(name, 0) > phase.unfrozen
+            weight.requires_grad_(self.roles[name] in phase.train and name not in self.frozen and not deep)
         for path, module in net.named_modules():
             buffers = {self.roles.get(f"{path}.{name}") for name, _ in module.named_buffers(recurse=False)}
             if Role.STATS in buffers and Role.STATS not in phase.train:
@@ -180,7 +146,8 @@ class Loop:
 
     def _forward(self, weights: Weights, phase: Phase, batch: Batch, progress: float) -> Forward:
         """Return the pass over a batch by the weights of this phase."""
-        layers = tuple(dict.fromkeys(path for term in self.method.losses for path in term.needs_layers))
+        terms = losses_among(terms_of(self.method, phase))
+        layers = tuple(dict.fromkeys(path for term in terms for path in term.needs_layers))
         through = None if phase.through is None else self._through(weights, phase)
         return Forward(batch, weights.model(layers, through), progress, weights.summaries)
 
@@ -253,13 +220,6 @@ class Loop:
         }
 
 
-def learns_from(method: Method, data: SiloDataset) -> bool:
-    """Return whether a loss of the method is defined on the rows of the silo."""
-    return data.has_labels or (
-        trains_without_labels(method) and data.target is not None and len(data.target) > 0
-    )
-
-
 @torch.no_grad()
 def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Moving, task: Task) -> None:
     """Move each weight by the proximal steps of the terms on weights, after a step in a round."""
@@ -272,8 +232,12 @@ def take_proximal_steps(loop: Loop, weights: Weights, phase: Phase, moving: Movi
 
 
 def terms_on_weights(method: Method, weights: Weights, phase: Phase) -> list[OnWeights]:
-    """Return the phase's terms on weights; none after the last round."""
-    return [term for term in terms_of(method, phase) if isinstance(term, OnWeights) and weights.in_round]
+    """Return the phase's terms on weights; after the last round only those that need a starting point."""
+    return [
+        term
+        for term in terms_of(method, phase)
+        if isinstance(term, OnWeights) and (START in weights.sets if term.needs_start else weights.in_round)
+    ]
 
 
 def changed_in_round(loop: Loop) -> list[str]:

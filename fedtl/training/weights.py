@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 from fedtl.errors import ConfigError
-from fedtl.methods.sets import SHARED
+from fedtl.methods.base import Method
+from fedtl.methods.losses import OnWeights
+from fedtl.methods.sets import SHARED, START, Sets, model_part
 from fedtl.models.net import Net
 from fedtl.models.state import State
 from fedtl.training.forward import Compute, NetModel
@@ -70,3 +74,15 @@ class Weights:
 def copied(state: State) -> State:
     """Return detached copies on the state's own device."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def on_device(state: State, device: torch.device) -> State:
+    """Return the tensors on the device; those that are there already are not copied."""
+    return {name: tensor.to(device) for name, tensor in state.items()}
+
+
+def start_set(method: Method, start: State | Callable[[], State] | None, device: torch.device) -> Sets:
+    """Return the set START of the model of ``start``, or none where no term of the method needs it."""
+    if start is None or not any(isinstance(one, OnWeights) and one.needs_start for one in method.every_term):
+        return {}
+    return {START: on_device(model_part(start() if callable(start) else start), device)}

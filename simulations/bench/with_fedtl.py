@@ -17,7 +17,7 @@ from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stackable import why_not_stackable
 from fedtl.simulation.stacked import Stacked
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 

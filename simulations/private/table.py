@@ -16,6 +16,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -79,10 +80,11 @@ def runs(name: str, asked: argparse.Namespace) -> list[One]:
     return [one for one in found if not any(word in one.row for word in asked.skip)]
 
 
-def accuracy(one: One, own: Path) -> dict[str, Any]:
+def accuracy(one: One, own: Path, more: Sequence[str] = ()) -> dict[str, Any]:
     """
     Run one experiment and return its test accuracy: the mean over silos, and that of each silo. ``own``: a folder with the
-    models that silos trained alone, which are the same in all private rows of a model.
+    models that silos trained alone, which are the same in all private rows of a model. ``more``: settings that the row's own
+    replace.
     """
 
     from fedtl.experiment import privacy_plan as planning
@@ -94,8 +96,9 @@ def accuracy(one: One, own: Path) -> dict[str, Any]:
     from fedtl.training.threads import set_threads
 
     set_threads(1)
-    private = PRIVATE.get(one.row, OPEN.get(one.row, []))
-    sets = [*private, f"seed={one.seed}", "engine.name=serial"]
+    row = PRIVATE.get(one.row, OPEN.get(one.row, []))
+    by_key = {setting.partition("=")[0]: setting for setting in (*more, *row)}
+    sets = [*by_key.values(), f"seed={one.seed}", "engine.name=serial"]
     if one.epsilon is not None:
         sets += [f"privacy.epsilon={one.epsilon}", f"train.lr={one.rate}", *SAMPLES.get(one.name, [])]
     originals = dp_adabn.release_statistics, planning.STATISTICS_SHARE

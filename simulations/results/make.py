@@ -1,6 +1,7 @@
 """
 Run experiments by ``fedtl compare`` and write what came of them: a table (NAME.md), its numbers (NAME.json) and a figure
-(NAME.svg), with the command, the commit, the machine and the time that it took.
+(NAME.svg), with the command, the commit, the machine and the time that it took; and README.md, one line for each of them.
+The files of an experiment in a folder of its own (transfer/NAME) are written beside it.
 
 Run: python simulations/results/make.py NAME... [--keep FOLDER]. The run folders go to FOLDER/NAME, or are removed. A
 comparison that FOLDER already holds finished is not run again: its table is written anew.
@@ -24,7 +25,7 @@ from safetensors.numpy import load_file
 from fedtl._util.records import from_plain, to_plain
 from fedtl.report.figures import TITLES, format_difference, format_with_interval
 from fedtl.report.plots import method_dots
-from fedtl.results.comparison import Comparison
+from fedtl.results.comparison import Comparison, Estimate, Overall
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "bench"))
@@ -176,16 +177,65 @@ def write(name: str, folder: Path, origin: Origin) -> None:
     for title, by_method in further.items():
         cells = [f"{by_method[method]:.4f}" if method in by_method else "" for method in comparison.methods]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    (HERE / f"{name}.svg").write_text(method_dots(comparison))
-    (HERE / f"{name}.json").write_text(json.dumps(numbers(comparison, origin, further), indent=1) + "\n")
+    beside = HERE.parent / name if "/" in name else HERE / name
+    beside.with_name(f"{beside.name}.svg").write_text(method_dots(comparison))
+    text = json.dumps(numbers(comparison, origin, further), indent=1) + "\n"
+    beside.with_name(f"{beside.name}.json").write_text(text)
     about = (
         f"`{origin.command}` at commit {origin.commit}, on {origin.machine}: {origin.seconds} s "
         f"({origin.cpu_seconds} s of CPU time)."
     )
     how = f"Test rows; mean of {len(comparison.seeds)} seeds with its 95 % interval; {comparison.model}, {comparison.rounds} rounds."
-    page = [f"# {name}", "", about, how, "", *lines, "", f"![{name}]({name}.svg)", ""]
-    (HERE / f"{name}.md").write_text("\n".join(page))
+    page = [f"# {name}", "", about, how, "", *lines, "", f"![{name}]({beside.name}.svg)", ""]
+    beside.with_name(f"{beside.name}.md").write_text("\n".join(page))
     print("\n".join(lines))
+
+
+OVERVIEW = (
+    "# Does joining help? All sets",
+    "",
+    "Mean over silos, and its difference from training alone with the 95 % interval. `local ensemble`: two models trained alone, "
+    "averaged; what it gains is no gain of joining. `fedtl` is the default. Every method is tuned at home and averaged with the silo's "
+    "own model alike. A page a set has all its methods.",
+    "",
+    "| set | seeds | metric | local | local ensemble | fedavg | fedtl | silos where fedtl is not below local | worst silo |",
+    "|---" * 9 + "|",
+)
+
+
+def overview() -> str:
+    """Return a page with one line for each set whose numbers are here."""
+    lines = list(OVERVIEW)
+    for file in sorted(HERE.glob("*.json")):
+        found = json.loads(file.read_text())
+        metric, overall = found["metric"], from_plain_overall(found["overall"])
+        local = format_with_interval(metric, from_plain(Estimate, found["mean"][LOCAL]))
+        gains = [
+            format_difference(metric, overall[name].mean.mean, overall[name].mean.ci95)
+            if name in overall
+            else ""
+            for name in ("local ensemble", "fedavg", "fedtl")
+        ]
+        default = overall.get("fedtl")
+        counts = (
+            ["", ""]
+            if default is None
+            else [f"{default.not_worse} of {default.silos}", ROWS["worst silo"](metric, default)]
+        )
+        cells = [
+            f"[{file.stem}]({file.stem}.md)",
+            str(len(found["seeds"])),
+            TITLES[metric],
+            local,
+            *gains,
+            *counts,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def from_plain_overall(found: Mapping[str, Any]) -> dict[str, Overall]:
+    return {name: from_plain(Overall, one) for name, one in found.items()}
 
 
 def main() -> None:
@@ -198,6 +248,7 @@ def main() -> None:
             folder = (given.keep or Path(temporary)).absolute() / name
             folder.parent.mkdir(parents=True, exist_ok=True)
             write(name, folder, run(name, folder))
+            (HERE / "README.md").write_text(overview())
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_ctrl_c_before_the_first_round_leaves_nothing(tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_comparison_resumes_to_the_same_result(tmp_path):
     """Two runs side by side, killed and resumed, give what they give one after another."""
-    words = ["--methods", "local,fedtl", "--seeds", "0", *SMALL[:4]]
+    words = ["--methods", "local,fedtl", "--seeds", "0", *SMALL[:4], "--set", "method.tune.epochs=1"]
     done = fedtl("compare", "digits", *words, "--workers", "1", "--json", "--out", tmp_path / "a")
     assert done.returncode == 0, done.stderr
     whole = json.loads(done.stdout)

@@ -57,14 +57,15 @@ def app_of(folder, whose):
     return module.app
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    settings = load_experiment("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"])
+    return build_bundle(tmp_path_factory.mktemp("server") / "bundles", "digits", settings)
+
+
 @pytest.fixture
-def both(tmp_path, monkeypatch):
+def both(made, tmp_path, monkeypatch):
     """A site that approved the bundle, its ClientApp, and the coordinator's folder with a study."""
-    made = build_bundle(
-        tmp_path / "server" / "bundles",
-        "digits",
-        load_experiment("digits", ["rounds=2", "minimum_silos=2", "data.limit=40"]),
-    )
     site = Site(tmp_path)
     site.file = made.folder / "app" / "experiments" / "digits.toml"
     site.approve()

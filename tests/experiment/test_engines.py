@@ -18,15 +18,16 @@ NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_and_writes_its_folder(name, tmp_path):
     extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
-    result = do(tmp_path, small(f"method.name={name}", *extra, *MIXED))
-    assert set(result["silos"]) == {"plain", "inverted", "blurred", "faint", "rotated", "textured"}
+    silos = 'data.silos=["plain", "inverted", "faint"]'
+    result = do(tmp_path, small(f"method.name={name}", silos, *extra, *MIXED))
+    assert set(result["silos"]) == {"plain", "inverted", "faint"}
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
     for name in result["silos"]:
         assert (tmp_path / "silos" / name / "local.safetensors").exists()
     assert result["worst"]["accuracy"] == min(its["accuracy"] for its in result["silos"].values())
     assert result["mean"]["accuracy"] == pytest.approx(
-        sum(s["accuracy"] for s in result["silos"].values()) / 6
+        sum(s["accuracy"] for s in result["silos"].values()) / 3
     )
 
 

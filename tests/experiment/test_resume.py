@@ -10,11 +10,13 @@ import time
 import pytest
 
 from fedtl._util.records import to_plain
+from fedtl.experiment import own_models
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
 from tests.commands import fedtl
 from tests.experiment.runs import ENGINES, do, numbers, same, small, tensors
+from tests.experiments import MIXED
 
 
 class Stop(Exception):
@@ -43,6 +45,35 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "part"))
     assert [line.round for line in folder.history()] == [1, 2, 3, 4]
     assert to_plain(run(experiment, folder)) == rest  # a finished run is not run again
+
+
+def test_own_models_that_are_finished_are_kept_until_the_run_is(tmp_path, monkeypatch):
+    """Stopped while silos finish their models: what is trained alone for as long as all rounds is not trained again."""
+    experiment = small('data.silos=["plain", "faint", "inverted"]', *MIXED)
+    whole = do(tmp_path / "whole", experiment)
+    trained, sound = [], own_models.own_model
+    monkeypatch.setattr(
+        own_models,
+        "own_model",
+        lambda trainer, silo, task: trained.append(silo.name) or sound(trainer, silo, task),
+    )
+
+    def stop(done, silos):
+        if done == 2:
+            raise Stop
+
+    folder = RunFolder.create(tmp_path / "part", experiment)
+    with pytest.raises(Stop):
+        run(experiment, folder, finishing=stop)
+    assert sorted(path.name for path in folder.path.glob("own/*/*")) == [
+        "faint-10.safetensors",
+        "inverted-10.safetensors",
+    ]
+    rest = to_plain(run(folder.experiment(), RunFolder.open(folder.path)))
+    assert trained == ["faint", "inverted", "plain"]
+    assert numbers(rest) == numbers(whole)
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "part"))
+    assert not (folder.path / "own").exists()
 
 
 @pytest.mark.slow

@@ -8,26 +8,28 @@ from safetensors.torch import load_file
 
 from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError, NotEnoughSilos
-from fedtl.experiment import run as study
+from fedtl.experiment import study as building
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.study_data import StudyData
 from fedtl.federation.round_log import RoundLog
+from fedtl.methods.ridge import head_names
 from tests.experiment.runs import do, own_validation, small
 from tests.experiments import ROUNDS_ONLY
 
 
-def test_test_rows_are_opened_once_and_after_the_last_round(tmp_path, monkeypatch):
+def test_test_rows_are_opened_after_the_last_round(tmp_path, monkeypatch):
     events = []
-    opened, appended = study._evaluation_set, RoundLog.append
+    opened, appended = StudyData.evaluation_set, RoundLog.append
     monkeypatch.setattr(
-        study, "_evaluation_set", lambda data, name: events.append(name) or opened(data, name)
+        StudyData, "evaluation_set", lambda data, name: events.append(name) or opened(data, name)
     )
     monkeypatch.setattr(
         RoundLog, "append", lambda self, line: events.append(line.round) or appended(self, line)
     )
     do(tmp_path, small())
     assert events[:2] == [1, 2]
-    assert sorted(events[2:]) == ["blurred", "faint", "inverted", "plain", "rotated", "textured"]
+    assert sorted(set(events[2:])) == ["blurred", "faint", "inverted", "plain", "rotated", "textured"]
 
 
 @pytest.mark.parametrize("method", ["fedtl", "fedavg", "fedbabu"])
@@ -86,6 +88,23 @@ def test_a_late_silo_does_not_train_and_has_rows_of_its_own(method, rows, tmp_pa
     assert "faint" not in result["silos"]
     assert set(result["late"]["faint"]) == rows
     assert all("faint" not in line.silos for line in RunFolder(tmp_path).history())
+
+
+def test_a_late_silo_may_have_a_head_in_closed_form_only(tmp_path):
+    late = ["data.late=['faint']", "data.shots=3", 'data.silos=["plain", "faint"]', "rounds=1"]
+    both = do(tmp_path / "both", small("method.name=fedtl", *late))["late"]["faint"]
+    ridge = do(tmp_path / "ridge", small("method.name=fedtl", *late, "data.late_head=ridge"))["late"]["faint"]
+    assert ridge == {row: both[row] for row in ("alone", "ridge_adabn")}
+
+
+@pytest.mark.parametrize("asks", ["data.late_head=ridge", "method.name=ridge", "method.head=ridge"])
+def test_a_head_in_closed_form_needs_one_linear_layer(asks, tmp_path, monkeypatch):
+    """Refused before anything is trained."""
+    monkeypatch.setattr(building, "head_names", lambda _: head_names({"head.0.weight": torch.zeros(2, 2)}))
+    settings = ["data.late=['faint']", "method.name=probe"]
+    settings = [one for one in settings if one.partition("=")[0] != asks.partition("=")[0]]
+    with pytest.raises(ConfigError, match="one linear layer"):
+        do(tmp_path, small(*settings, asks))
 
 
 def test_adabn_helps_a_late_silo_whose_scanner_is_another(tmp_path):

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
 from fedtl.data.parts import split_rows
 from fedtl.data.registry import DATA
@@ -11,9 +13,12 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.few_labels import usable_methods
+from fedtl.experiment.label_free_choice import most_agreeing
+from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import METHODS, SOURCE_FREE
+from fedtl.report.label_free_tables import label_free_table
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
 
@@ -37,9 +42,14 @@ def flip_unused_labels(monkeypatch, settings, seed):
     monkeypatch.setitem(DATA.own, "digits", replace(source, read=read))
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled"])
+ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {name='near_target'}, {name='soft_labels'}]"
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
+
+
+@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", "jan", *OTHERS])
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
-    experiment = small(f"method.name={method}", UNLABELLED, *MIXED)
+    more = [ALL_TERMS] if method == "jan" else []
+    experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
     second = do(tmp_path / "b", experiment)
@@ -95,8 +105,41 @@ def test_a_method_that_trains_on_labels_what_stays_at_home_is_refused(name, tmp_
 
 def test_usable_methods():
     usable = set(usable_methods())
-    assert usable >= {"pooled", "fedavg", "fedprox", "silobn", "scaffold", "moon", "silo_mmd", "simultaneous"}
+    assert usable >= {
+        "pooled",
+        "fedavg",
+        "fedprox",
+        "silobn",
+        "scaffold",
+        "moon",
+        "silo_mmd",
+        "simultaneous",
+        "shot",
+        *SOURCE_FREE,
+    }
     assert not usable & {"local", "fedtl", "fedbn", "fedper", "ditto", "mrmtl", "apfl"}
+
+
+def test_what_a_method_does_without_labels():
+    assert "statistics" in without_labels(METHODS["silobn"]())
+    assert "after the last round" in without_labels(METHODS["shot"]())
+    assert "losses" in without_labels(METHODS["mcc"]())
+
+
+@pytest.mark.parametrize("method", ["shot", "infomax"])
+def test_a_silo_without_labels_moves_its_body_by_losses_that_need_none(method, tmp_path):
+    do(tmp_path, small(f"method.name={method}", UNLABELLED, *MIXED))
+    local, shared = (
+        RunFolder(tmp_path).tensors(name) for name in ("silos/faint/local.safetensors", "shared.safetensors")
+    )
+    replies = [set(line.silos) for line in RunFolder(tmp_path).history()]
+    moved = {name for name in local.keys() & shared.keys() if not name.endswith("num_batches_tracked")}
+    if method == "shot":  # after the last round, and with the head of the others
+        assert moved
+        assert not any(name.startswith("head.") for name in moved)
+    else:
+        assert not moved
+        assert all("faint" in reply for reply in replies)
 
 
 CONTRADICTIONS = {
@@ -116,14 +159,56 @@ def test_settings_that_contradict_an_unlabelled_silo(setting, tmp_path):
 
 
 def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
-    methods = 'compare.methods=["local", "local ensemble", "silobn"]'
+    methods = 'compare.methods=["local", "local ensemble", "silobn", "fedavg"]'
     experiment = small(UNLABELLED, methods, "compare.seeds=[0]", "rounds=1")
     found = compare(experiment, RunFolder.create(tmp_path, experiment), 1, "cpu")
     assert "faint" in found.methods["silobn"]
     assert all("faint" not in found.methods[label] for label in ("local", "local ensemble", "constant"))
     assert "faint" not in found.over_local["silobn"]
+    assert "faint" not in found.benefit
+    gain, own = (
+        found.over_source["fedavg"]["faint"],
+        {name: found.methods[name]["faint"]["accuracy"].mean for name in ("fedavg", "silobn")},
+    )
+    assert gain.mean == pytest.approx(own["fedavg"] - own["silobn"])
+    taken = found.label_free["faint"]
+    folders = {name: RunFolder(tmp_path / "runs" / f"{name}-seed0") for name in ("silobn", "fedavg")}
+    scores = {
+        name: one.tensors("silos/faint/unlabelled.safetensors")["scores"] for name, one in folders.items()
+    }
+    assert taken.best == most_agreeing(scores)
+    assert taken.gain.mean == pytest.approx(own[taken.best] - own["silobn"])
+    assert all(len(one) == 44 for one in scores.values())
+    written = RunFolder(tmp_path).comparison()
+    assert written.label_free == found.label_free
+    assert "Silos without labels" in (write_compare_page(RunFolder(tmp_path))).read_text()
+    printed = Console(record=True, width=100)
+    printed.print(label_free_table(written))
+    assert f"* {taken.best}" in printed.export_text()
 
 
 def test_regression_needs_declared_scales():
     with pytest.raises(ConfigError, match="scale"):
         load_experiment("digits", ["data.task=regression", UNLABELLED])
+
+
+def scores_of(rows):
+    return torch.tensor(rows, dtype=torch.float64).log()
+
+
+def test_the_method_that_agrees_most_with_all_together():
+    scores = {
+        "wrong": scores_of([[0.3, 0.7], [0.3, 0.7], [0.6, 0.4], [0.6, 0.4]]),
+        "unsure": scores_of([[0.4, 0.6], [0.6, 0.4], [0.6, 0.4], [0.4, 0.6]]),
+        "sure": scores_of([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]),
+    }
+    together = np.mean([torch.softmax(one, 1).numpy() for one in scores.values()], 0).argmax(1)
+    share = {name: (one.argmax(1).numpy() == together).mean() for name, one in scores.items()}
+    assert share == {"wrong": 0, "unsure": 0.5, "sure": 1}
+    assert most_agreeing(scores) == max(share, key=share.get)
+    assert most_agreeing({name: one + 3 for name, one in scores.items()}) == most_agreeing(scores)
+    values = {
+        name: torch.tensor([[value], [value + 1]]) for name, value in (("a", 0.0), ("b", 1.0), ("c", 5.0))
+    }
+    assert most_agreeing(values) == "b"  # the mean is 2
+    assert most_agreeing({"a": values["a"], "same": values["a"]}) == "a"

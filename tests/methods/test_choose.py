@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from fedtl.methods.choose import Choose, choose_mix, mixed_scores, mixes
+from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import Choose, choose_mix, kept, mixed_scores, mixes
 from fedtl.models.mixed import MixedNet
 
 
@@ -66,3 +67,37 @@ def test_too_few_rows_give_the_plain_mean(rows):
 def test_a_candidate_is_named_once():
     with pytest.raises(ValueError, match="only once"):
         Choose(("own", "own"))
+
+
+def test_the_models_before_and_after_tuning_both_take_part_unless_a_paired_t_test_tells_them_apart():
+    rng = np.random.default_rng(3)
+    before, noise = rng.exponential(size=25), rng.normal(size=25)
+    for shift in (-0.6, -0.3, 0.0, 0.3, 0.6):
+        losses = {
+            Candidate.OWN: torch.zeros(25),
+            Candidate.SHARED: torch.from_numpy(before),
+            Candidate.TUNED: torch.from_numpy(before + shift + noise),
+        }
+        expected = list(losses)
+        for worse, better in ((Candidate.SHARED, Candidate.TUNED), (Candidate.TUNED, Candidate.SHARED)):
+            if stats.ttest_rel(losses[worse], losses[better], alternative="greater").pvalue < 0.025:
+                expected.remove(worse)
+        assert kept(losses) == expected
+
+
+@pytest.mark.parametrize("rows", [[], [1.0], [1.0, float("nan")]])
+def test_without_two_finite_validation_rows_every_candidate_takes_part(rows):
+    losses = {name: torch.tensor(rows) for name in (Candidate.OWN, Candidate.SHARED, Candidate.TUNED)}
+    losses[Candidate.TUNED] = losses[Candidate.TUNED] + 5
+    assert kept(losses) == list(losses)
+
+
+def test_a_model_that_tuning_did_not_change_takes_part_once():
+    same = torch.rand(9)
+    losses = {Candidate.OWN: torch.zeros(9), Candidate.SHARED: same, Candidate.TUNED: same}
+    assert kept(losses) == [Candidate.OWN, Candidate.TUNED]
+
+
+def test_one_of_the_two_alone_takes_part():
+    losses = {Candidate.OWN: torch.zeros(9), Candidate.TUNED: torch.ones(9)}
+    assert kept(losses) == list(losses)

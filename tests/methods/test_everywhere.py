@@ -245,7 +245,7 @@ def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_processes_and_a_resumed_run_give_the_bits_of_serial(name, tmp_path, monkeypatch):
-    sets = [*SMALL, f"method.name={name}"]
+    sets = [*SMALL, f"method.name={name}", 'data.silos=["plain", "inverted", "faint"]']
     one = RunFolder.create(tmp_path / "serial", load_experiment("digits", [*sets, "engine.name=serial"]))
     wanted = run(one.experiment(), one)
     many = RunFolder.create(

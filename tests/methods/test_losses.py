@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fedtl._util.labels import NO_LABEL
+from fedtl.methods.l2sp import StartingPoint
 from fedtl.methods.losses import (
     Batch,
     Computed,
@@ -17,7 +18,7 @@ from fedtl.methods.losses import (
     TaskLoss,
 )
 from fedtl.methods.registry import TERMS
-from fedtl.methods.sets import SHARED
+from fedtl.methods.sets import SHARED, START
 
 
 def forward_of(scores, y, domain=None, progress=0.0):
@@ -82,3 +83,14 @@ def test_every_term_is_of_one_kind(name):
     term = TERMS[name]()
     assert sum(isinstance(term, kind) for kind in (PerExample, PerBatch, OnWeights)) == 1
     assert hash(term) == hash(TERMS[name]())
+
+
+@pytest.mark.parametrize(("name", "strength", "centre"), [("body.a", 0.7, 1.0), ("head.a", 0.2, 0.0)])
+def test_l2sp_gives_the_minimum_of_its_penalty_around_the_start_or_zero(name, strength, centre):
+    generator = torch.Generator().manual_seed(0)
+    start, weight = torch.randn(3, 2, generator=generator), torch.randn(3, 2, generator=generator)
+    u = StartingPoint(0.7, 0.2).proximal(name, weight, {START: {name: start}}, 0.3).double().requires_grad_()
+    penalty = 0.3 * strength / 2 * (u - centre * start).pow(2).sum()
+    (penalty + 0.5 * (u - weight).pow(2).sum()).backward()
+    assert float(u.grad.abs().max()) < 1e-6
+    assert StartingPoint().proximal("aux.a", weight, {START: {}}, 0.3) is None

@@ -39,6 +39,10 @@ from tests.training.silos import (
 WIDTH = len(CLASSES)
 
 
+def test_a_probe_in_closed_form_is_the_ridge_head_of_the_silo_alone():
+    assert METHODS["probe"](head="ridge") == METHODS["ridge"](sums="own")
+
+
 def labelled(seed=0, count=60, classes=True):
     """Features far from the origin and of unequal scales; classes that depend on them, or values."""
     rng = np.random.default_rng(seed)

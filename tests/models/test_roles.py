@@ -135,7 +135,7 @@ SHARED = {
     "lgfedavg": {Role.HEAD},
     **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral")},
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon"), EVERYTHING),
-    **dict.fromkeys(("mrmtl", "armul", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
+    **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
 }
 
 

@@ -23,6 +23,7 @@ from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
 from fedtl.methods.ridge_sums import Projection, RidgeSums, Rows
+from fedtl.methods.soft_labels import SoftLabels
 from fedtl.methods.summary import Summary
 from fedtl.models.roles import EVERYTHING
 from fedtl.privacy import accounting
@@ -234,6 +235,40 @@ def test_a_summary_that_changes_with_training_is_released_and_charged_in_every_r
     assert silo.guarantee.epsilon <= 4.0
     without = silo_of(bench_of(), tmp_path / "b", rounds=3, epsilon=4.0).guarantee
     assert silo.guarantee.training.noise_multiplier > without.training.noise_multiplier
+
+
+# Summaries that domains are aligned by
+
+
+@pytest.mark.parametrize("name", ["silo_mmd", "jan", "silo_coral", "jdot"])
+def test_a_summary_for_alignment_is_released_whole_and_with_its_noise(name):
+    """Its vectors are within the bound, so only noise is between the mean and what is released."""
+    (summary,) = METHODS[name]().summaries
+    generator = torch.Generator().manual_seed(0)
+    features, scores = (torch.randn(50, size, generator=generator, dtype=torch.float64) for size in (8, 3))
+    y = torch.cat([torch.arange(30) % 3, torch.full((20,), -1)])
+    out = Forward(Batch(features, y, (y < 0).float()), Computed(Pass(features, scores)))
+    rows, release = summary.rows(out), SummaryRelease(name, 0.5, summary.bound, len(y))
+    noisy = noisy_mean(parts_of(rows), release, Noise(), CanarySums(None))
+    assert noisy.shape == rows.shape[1:]
+    noise = (noisy - rows.mean(0)).flatten() / release.mean_noise_std
+    # The standard deviation of a sample's standard deviation is 1 / sqrt(2 n); none of ten thousand runs is 5 of them away.
+    assert float(noise.std()) == pytest.approx(1, abs=5 / (2 * len(noise)) ** 0.5)
+
+
+def test_soft_labels_between_silos_train_privately(tmp_path):
+    method = Method().plus(SoftLabels(10.0))
+    assert not list(private_problems(method))
+    trainer = bench_of(method)
+    silo = silo_of(trainer, tmp_path, rounds=3, epsilon=4.0)
+    (release,) = silo.guarantee.releases.summaries
+    assert (release.bound, release.every_round) == (1.0, True)
+    shared = task_of(trainer).shared
+    for number in (1, 2):
+        delta = trainer.fit(silo, task_of(trainer, number, shared=shared)).delta
+        assert delta["summary/soft_labels"].any()
+        shared = {name: tensor + delta[name] for name, tensor in shared.items()}
+    assert silo.labels["summary/soft_labels"] == "released"
 
 
 # What is refused

@@ -22,8 +22,15 @@ from fedtl.simulation.processes import Processes
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.temp_folder import temporary_folder
 from fedtl.training.silo import Silo
+from tests.commands import fork_instead_of_spawn
 
 NAMES = [f"s{number}" for number in range(7)]
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers start fast: how they start is not the subject."""
+    fork_instead_of_spawn(monkeypatch)
 
 
 def data(name):
@@ -84,7 +91,7 @@ def expected(sent):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_silos_and_local_state_comes_back(workers, tmp_path):
     members = silos()
     results = do(Processes(make_context, workers, 1), Add(torch.tensor([5.0]), tmp_path), members)
@@ -95,6 +102,7 @@ def test_results_come_in_the_order_of_silos_and_local_state_comes_back(workers, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("what", [die, fault])
 def test_a_job_that_failed_once_is_repeated_from_the_same_state(what, tmp_path):
     for engine, marks in (
@@ -112,6 +120,7 @@ def test_a_job_that_failed_once_is_repeated_from_the_same_state(what, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(("what", "says"), [(die, "exit code -9"), (fault, "ZeroDivisionError: a fault")])  # fmt: skip
 def test_a_silo_that_failed_twice_is_left_out(what, says, tmp_path, caplog):
     members = silos()
@@ -138,6 +147,7 @@ def test_the_serial_engine_has_the_same_message(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_silo_failed_is_not_repeated_and_a_data_error_ends_the_run(tmp_path):
     (tmp_path / "a").mkdir()
     results = dict(do(Processes(make_context, 2, 1), Add(torch.tensor([5.0]), tmp_path / "a", (("s2", diverge, 9),)), silos()))  # fmt: skip
@@ -159,7 +169,7 @@ def exits():
 @pytest.mark.parametrize(("make", "match"), [(raises_data_error, "no such model"), (exits, "exit code 3")])  # fmt: skip
 def test_a_worker_that_cannot_start_ends_the_run(make, match, tmp_path):
     with pytest.raises(FedTLError, match=match):
-        do(Processes(make, 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
+        do(Processes(make, 1, 1), Add(torch.tensor([5.0]), tmp_path), silos())
 
 
 def slow(seconds, silo):
@@ -167,6 +177,7 @@ def slow(seconds, silo):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_few_results_are_held_back(tmp_path, monkeypatch):
     """The first silo takes long; meanwhile the others are not all done and kept."""
     handed = []
@@ -174,7 +185,7 @@ def test_few_results_are_held_back(tmp_path, monkeypatch):
     monkeypatch.setattr(processes.Processes, "hand", lambda self, worker, index, silo: handed.append(index) or hand(self, worker, index, silo))  # fmt: skip
     engine = Processes(make_context, 2, 1)
     with engine:
-        results = engine.each(Add(torch.tensor([5.0]), tmp_path, (("s0", partial(slow, 3), 1),)), silos())
+        results = engine.each(Add(torch.tensor([5.0]), tmp_path, (("s0", partial(slow, 1.5), 1),)), silos())
         assert next(results)[0] == "s0"
         assert max(handed) <= 4
         assert [name for name, _ in results] == NAMES[1:]
@@ -225,7 +236,7 @@ def test_the_next_run_removes_the_shared_memory_of_a_killed_one(tmp_path):
 def test_a_context_that_cannot_be_unpickled_ends_the_run_with_the_reason(tmp_path):
     """One such context is a function that is defined in a notebook."""
     with pytest.raises(FedTLError, match="cannot be set up"):
-        do(Processes(Unpicklable(), 2, 1), Add(torch.tensor([5.0]), tmp_path), silos())
+        do(Processes(Unpicklable(), 1, 1), Add(torch.tensor([5.0]), tmp_path), silos())
 
 
 class Unpicklable:

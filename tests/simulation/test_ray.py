@@ -219,6 +219,7 @@ def test_a_whole_run_over_two_nodes(tmp_path, address):
         assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
+@pytest.mark.nightly
 def test_a_stopped_run_resumes_on_the_cluster_with_the_same_numbers(tmp_path, address):
     class Stop(Exception):
         pass

@@ -123,7 +123,7 @@ def test_many_silos_are_judged_by_time_and_memory_per_silo(parts):
     ] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_quick_runs_end_to_end(tmp_path):
     out = tmp_path / "result.json"
     command = [sys.executable, str(BENCH / "bench.py"), "--quick", "--only", "mlp,silos", "--no-flower"]

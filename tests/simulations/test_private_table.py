@@ -8,12 +8,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "simulations" / "private"))
 import table
 
+SHORT = ["rounds=4", "model.pretrain_epochs=8", "method.tune.epochs=2"]
+WHOLE = (
+    "DP-AdaBN",
+    "exact statistics (UNSOUND)",
+)  # with norms that move, these few epochs give nothing better than chance
+
 
 @pytest.mark.parametrize("row", [*table.OPEN, *table.PRIVATE])
 def test_a_run_of_each_row(row, tmp_path_factory):
     """Better than chance on ten digits, at an epsilon that hurts little."""
     private = row in table.PRIVATE
     one = table.One("scanner", row, 0, 8.0 if private else None, 0.05 if private else None)
-    found = table.accuracy(one, tmp_path_factory.getbasetemp() / "own")
+    found = table.accuracy(one, tmp_path_factory.getbasetemp() / "own", () if row in WHOLE else SHORT)
     assert found["silos"].keys() == {"scanner"}
     assert 0.5 < found["accuracy"] <= 1

@@ -71,11 +71,13 @@ def test_a_mix_is_the_mean_of_the_probabilities_of_its_models():
     trainer = trainer_of("fedtl")
     silo, task = after_rounds(trainer)
     model = finish(trainer, silo, task)
-    assert [(one.name, one.weight) for one in model.members] == [("own", 0.5), ("tuned", 0.5)]
-    assert (model.main.name, model.validation_rows, model.mixes) == ("tuned", 10, 5)
+    assert [(one.name, one.weight) for one in model.members] == [
+        (name, pytest.approx(1 / 3)) for name in ("own", "shared", "tuned")
+    ]
+    assert (model.main.name, model.validation_rows, model.mixes) == ("tuned", 10, 16)
     x = data_of(9, 15).train.x
     parts = [special.softmax(trainer.scores(one.state, x, silo.data).numpy(), 1) for one in model.members]
-    np.testing.assert_allclose(model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / 2, atol=1e-6)
+    np.testing.assert_allclose(model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / 3, atol=1e-6)
 
 
 def test_in_regression_values_are_averaged():
@@ -93,7 +95,7 @@ def test_candidates_are_the_shared_the_personal_and_the_tuned_model():
     names = [one.name for one in finish(trainer, silo, task).members]
     assert names == list(Candidate) or len(names) < 4  # some may have no weight
     assert (
-        len(finish(trainer_of("fedavg", choose=everything), *after_rounds(trainer_of("fedavg"))).members) <= 3
+        len(finish(trainer_of("fedavg", choose=everything), *after_rounds(trainer_of("fedavg"))).members) <= 4
     )
 
 
@@ -139,7 +141,9 @@ def test_a_private_trainers_own_model_is_the_ordinary_one():
         special.softmax(trainer_of_member(one, trainer).scores(one.state, x, silo.data).numpy(), 1)
         for one in model.members
     ]
-    np.testing.assert_allclose(model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        model.scores(trainer, x, silo.data).exp().numpy(), sum(parts) / len(parts), atol=1e-6
+    )
 
 
 def test_a_rate_at_home_that_is_too_high_leaves_what_was_received():
@@ -172,3 +176,17 @@ def test_tuning_begins_with_a_head_in_closed_form_where_it_has_the_lower_validat
         assert not torch.allclose(tuned["head.weight"], received["head.weight"])
     off = replace(trainer, method=replace(trainer.method, tune=replace(step, ridge_head=False)))
     assert torch.allclose(tuned_model(off, silo, task)["head.weight"], received["head.weight"])
+
+
+@pytest.mark.parametrize("name", ["fedavg", "dann"])
+def test_a_born_again_model_is_another_and_leaves_the_silo_as_it_was(name):
+    data = replace(data_of(1, 23), val=data_of(1, 23).val.take(torch.arange(0)))
+    models = []
+    for generations in (0, 1):
+        trainer = trainer_of(name, Tune(epochs=2, generations=generations), None)
+        silo, task = after_rounds(trainer, data)
+        before = dict(silo.local)
+        models.append(tuned_model(trainer, silo, task))
+        assert same(silo.local, before)
+    assert models[0].keys() == models[1].keys()
+    assert not torch.equal(models[0]["head.weight"], models[1]["head.weight"])

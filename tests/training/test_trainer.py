@@ -29,6 +29,8 @@ from tests.training.silos import (
     task_for,
 )
 
+WITH_MODULES = ("dann", "moon", "silo_dann", "cdan", "simultaneous")  # of a loss
+
 
 def numpy_step(state, x, y, lr):
     """One step of gradient descent on softmax regression over tanh features, by hand."""
@@ -111,7 +113,7 @@ def test_nothing_local_is_in_an_update(name):
         for tensor, value in update.delta.items():
             assert torch.equal(value, final[tensor] - task.shared[tensor])
     assert not method.shared or any(value.abs().sum() > 0 for value in update.delta.values())
-    assert bool(Role.AUX in roles.values()) == (name in ("dann", "moon"))
+    assert bool(Role.AUX in roles.values()) == (name in WITH_MODULES)
 
 
 @pytest.mark.parametrize("name", METHOD_NAMES)

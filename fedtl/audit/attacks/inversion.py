@@ -24,7 +24,7 @@ from fedtl.models.dp_norm import FixedNorm
 from fedtl.models.norms import batch_norms
 from fedtl.models.roles import Role
 from fedtl.models.state import State
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import Trainer
 
 VARIATION_WEIGHT = 1e-2
@@ -58,11 +58,11 @@ def gradient_multiplicity(training: TrainingConfig, steps: int) -> float:
 
 def mean_gradient(trainer: Trainer, update: ObservedUpdate, trained: Sequence[str]) -> State:
     """The mean gradient over the silo's steps, for each trained tensor that was sent. The scale is right for SGD only."""
-    training, gradient = trainer.training, State()
+    training, gradient = trainer.loop.training, State()
     multiplicity = gradient_multiplicity(training, update.steps)
     for name in trained:
         if name in update.delta:
-            rate = training.lr * (training.body_lr if name.startswith("body.") else 1.0)
+            rate = training.lr * training.share_of(name)
             if rate:
                 decay = training.weight_decay * update.shared[name]
                 gradient[name] = -update.delta[name] / (rate * multiplicity) - decay

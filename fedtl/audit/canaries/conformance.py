@@ -18,7 +18,7 @@ from fedtl.audit.canaries.log import CanaryPhase, ReleasedStatistics, sampled, s
 from fedtl.audit.verdict import Check, Measurement, exact, not_exercised
 from fedtl.methods.optimizers import OPTIMIZERS, rate
 from fedtl.results.privacy import SiloPrivacy
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 
 Floats = NDArray[np.float64]
 NORMALITY_VALUES = 5000  # the number of values that are tested for normality

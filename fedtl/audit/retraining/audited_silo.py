@@ -22,7 +22,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.simulation.temp_folder import memory_folder, temporary_folder
-from fedtl.training.loop import TrainingConfig
+from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer
 

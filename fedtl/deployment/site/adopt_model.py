@@ -5,6 +5,7 @@ that did not adapts the statistics and fits a head to its few rows. Nothing leav
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -35,7 +36,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.results.metrics import Measured
 from fedtl.training import threads
-from fedtl.training.at_home import FinalModel, Member
+from fedtl.training.at_home import FinalModel, Member, Watch, own_model
 from fedtl.training.finish import HEAD_EPOCHS, Examine, Onboard, with_ridge_head
 from fedtl.training.metrics import measure
 from fedtl.training.silo import Silo
@@ -65,8 +66,14 @@ class _Model:
     test: Mapping[str, Measured]
 
 
-def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, out: Path) -> AdoptedModel:
-    """Write the model to ``out``, a run folder that predict and export read. Raises ConfigError, DataError, Denied."""
+def adopt_model(
+    home: Home, bundle: Path, shared_file: Path, study_name: str, out: Path, watch: Watch | None = None
+) -> AdoptedModel:
+    """
+    Write the model to ``out``, a run folder that predict and export read. ``watch`` is called with the rounds done and their
+    number, while a site that trained in the study trains its own model beside the shared one. Raises ConfigError, DataError,
+    Denied.
+    """
     plan, planned_privacy = _plan(home, bundle)
     received = _read_shared(shared_file)
     rounds, seed = plan.agreement.experiment.rounds, plan.agreement.experiment.seed
@@ -80,7 +87,10 @@ def adopt_model(home: Home, bundle: Path, shared_file: Path, study_name: str, ou
     task = Task(study_name, rounds + 1, rounds, seed, received)
     labels = provenance_after_rounds(study.trainer, study.first, planned_privacy)
     if stored:
-        model = _finished(study, silo, stored, task, rows.prepared, labels)
+        silo.local = stored.local
+        own = partial(own_model, watch=watch)
+        examine = Examine(task, lambda _: rows.prepared.evaluation_set, own)
+        model = _finished(study, silo, stored, examine, labels)
     else:
         model = _fitted(study, silo, task, rows.prepared, labels)
     folder.save_tensors("shared.safetensors", received, labels)
@@ -111,11 +121,10 @@ def _read_shared(path: Path) -> State:
 
 
 def _finished(
-    study: Study, silo: Silo, stored: StoredRound, task: Task, prepared: Prepared, labels: Mapping[str, Label]
+    study: Study, silo: Silo, stored: StoredRound, examine: Examine, labels: Mapping[str, Label]
 ) -> _Model:
     """The silo's own model after the last round."""
-    silo.local = stored.local
-    outcome = Examine(task, lambda _: prepared.evaluation_set)(study.trainer, silo)
+    outcome = examine(study.trainer, silo)
     own = taint.labels_by_tensor(
         stored.labels, {name: study.trainer.partition.roles[name] for name in stored.local}
     )

@@ -1,7 +1,6 @@
 """A linear head that is trained by gradient steps on the support, as ``Tune`` trains a head at home."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedtl._util.randomness import numpy_generator
-from fedtl.methods.base import LabelledFeatures, Phase
+from fedtl.methods.base import LabelledFeatures, Part, Phase
+from fedtl.methods.ridge import row_losses
 from fedtl.methods.tune import Tune
 from fedtl.models.roles import Role
 from fedtl.models.state import State
@@ -46,10 +46,14 @@ class FeatureSite:
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         return state
 
-    def losses(self, state: State) -> Tensor:
-        return torch.empty(0)  # there are no validation rows
+    def scores(self, state: State) -> Tensor:
+        return self.rows.features @ state[WEIGHT].T + state[BIAS]
 
-    def features(self, state: State, rows: Literal["train", "val"]) -> LabelledFeatures:
+    def losses(self, state: State, rows: Part = "val") -> Tensor:
+        own = self.features(state, rows)  # there are no validation rows
+        return row_losses(own.features @ state[WEIGHT].T + state[BIAS], own.y)
+
+    def features(self, state: State, rows: Part) -> LabelledFeatures:
         return self.rows if rows == "train" else LabelledFeatures(self.rows.features[:0], self.rows.y[:0])
 
 

@@ -39,8 +39,17 @@ def test_a_site_that_trained_gets_the_simulations_model(tmp_path):
     site = Site(tmp_path, MIXED)
     for number in (1, 2):
         assert isinstance(site.ask(site.task(number)), Update)
-    result = adopt_model(site.home, made.file, shared_file(site, tmp_path), "s", tmp_path / "model")
+    seen = []
+    result = adopt_model(
+        site.home,
+        made.file,
+        shared_file(site, tmp_path),
+        "s",
+        tmp_path / "model",
+        lambda *done: seen.append(done),
+    )
     assert result.trained
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     study = site.study()
     silo = site.silo(study)
     for number in (1, 2):
