@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -40,6 +41,9 @@ FIRST = (
     *("experiment/", "simulation/", "audit/", "methods/", "deployment/", "privacy/", "models/", "cli/"),
 )
 DATA = Path(os.environ.get("FEDTL_DATA") or Path(__file__).resolve().parents[1].parent / "shared" / "data")
+
+hypothesis.settings.register_profile("fedtl", deadline=None)  # another process may have the core
+hypothesis.settings.load_profile("fedtl")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,7 +98,12 @@ def read_audit(out: Path) -> AuditResult:
 
 
 def refuse_unauditable(experiment: Experiment) -> None:
-    """Raise ConfigError for a method that has no silos to attack, and for silos whose models differ."""
+    """Raise ConfigError for a method that has no silos to attack, for silos whose models differ, and for hidden labels."""
+    if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
+        raise ConfigError(
+            "data.unlabelled and data.label_fraction: the attacks are on rows with labels, and would miss the others; audit a run "
+            "without these settings"
+        )
     if names := [name for name, own in experiment.silo.items() if own.model is not None]:
         raise ConfigError(
             f"silo.{names[0]}.model: the attacks are on one model that all silos have; audit a run without it"

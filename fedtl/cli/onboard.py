@@ -20,7 +20,9 @@ def onboard(
     run: Run,
     data: Annotated[
         str,
-        typer.Option(metavar="EXP", help="experiment file (or digits) whose [data] has the new silo's rows"),
+        typer.Option(
+            metavar="EXP", help="experiment file (or digits) whose data table names the new silo's rows"
+        ),
     ],
     silo: Annotated[
         str | None, typer.Option(help="the new silo; default: the only one that did not train")
@@ -51,7 +53,7 @@ def onboard(
     Give a silo that never trained a head on a finished backbone, from few labels, and print which head serves it best.
 
     RUN is the folder of a run, or of fedtl export; the method must share the body of the model.
-    The file of --data needs a [data] table only: source, path and so on. Its image size, columns and task are those of the run unless it names them.
+    The file of --data needs the data table only: source, path and so on. Its image size, columns and task are those of the run unless it names them.
     The normalisation statistics are fitted to all training inputs of the silo, without labels; each head is then made from the labelled rows of one episode and judged on the test rows.
     The labelled rows alone choose between the heads, as they would in use.
 

@@ -18,7 +18,7 @@ from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings,
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import LOCAL
-from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_values
+from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_set_values, with_values
 from fedtl.simulation.settings import EngineSettings
 
 
@@ -115,7 +115,8 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
     plain = MethodSettings(name=name, server=server, tune=method.tune, choose=method.choose)
     plain = experiment.compare.with_value_of(plain)
     changes = _open(experiment, plain) if own else {"method": plain, **_open(experiment, plain)}
-    chosen = with_changes(experiment, **changes)
+    chosen = with_set_values(with_changes(experiment, **changes), name)
+    experiment = with_set_values(experiment, name) if own else experiment
     trials = tuple(trial_values(experiment.compare.tune, name))
     yield Column(name, chosen, trials=trials)
     if name == LOCAL:

@@ -26,15 +26,33 @@ Values = Mapping[str, Any]  # one value by the path of its setting
 def grid_of(tune: TrialSettings, method: str) -> dict[str, list[Any]]:
     """Return the values that a method tries: the common ones, and its own, which replace common ones of the same path."""
     common = {"train": tune.train, "method": tune.method}
-    return {**dict(_lists(common)), **dict(_lists(tune.own.get(method, {})))}
+    return {**dict(by_path(common)), **dict(by_path(tune.own.get(method, {})))}
 
 
-def _lists(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, list[Any]]]:
+def by_path(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the path of each setting in nested tables, and its value."""
     for key, value in table.items():
         if isinstance(value, Mapping):
-            yield from _lists(value, f"{above}{key}.")
+            yield from by_path(value, f"{above}{key}.")
         else:
             yield above + key, value
+
+
+def with_set_values(experiment: Experiment, method: str) -> Experiment:
+    """
+    Return the experiment with what ``[compare.set]`` sets for this method. Raises ConfigError for what is tried as well, or is
+    no setting of the method.
+    """
+    values = dict(by_path(experiment.compare.set.get(method, {})))
+    if both := sorted(values.keys() & grid_of(experiment.compare.tune, method).keys()):
+        raise ConfigError(
+            f"compare.set.{method}.{both[0]} = {values[both[0]]!r}, but [compare.tune] lists values of it that {method} would "
+            f"try; remove one of them"
+        )
+    try:
+        return with_values(experiment, values) if values else experiment
+    except ConfigError as error:
+        raise ConfigError(f"compare.set.{method}: {error}") from error
 
 
 def trial_values(tune: TrialSettings, method: str) -> list[Values]:

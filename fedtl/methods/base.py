@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
+from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.methods.summary import Summary
@@ -119,11 +119,13 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it. ``fixes_statistics``:
+    the model keeps the statistics that it has then.
     """
 
     trained: frozenset[Role] = frozenset()
     at: Literal["labelled", "all", "unlabelled"] = "labelled"
+    fixes_statistics: bool = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -259,16 +261,6 @@ class Method:
 def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:
     """Return the terms of a phase: its own, or the method's."""
     return method.objective if phase.objective is None else phase.objective
-
-
-def without_weight_terms(method: Method) -> Method:
-    """Return the method without the gradients of its terms on weights, for the same model."""
-
-    def silenced(terms: Iterable[Term]) -> tuple[Term, ...]:
-        return tuple(WithoutGradient(term) if isinstance(term, OnWeights) else term for term in terms)
-
-    phases = tuple(replace(phase, objective=silenced(terms_of(method, phase))) for phase in method.phases)
-    return replace(method, objective=silenced(method.objective), phases=phases)
 
 
 def trained_roles(method: Method) -> frozenset[Role]:

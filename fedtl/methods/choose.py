@@ -80,6 +80,9 @@ def choose_mix(losses: Sequence[Tensor]) -> int:
     plain mean, otherwise the plain mean; without two validation rows always the plain mean. By the mean loss alone, the
     choice among M mixes would have an error rate of at most sqrt(log(M) / 2N) above that of the best of them, in
     expectation (Massart's lemma); the test only makes it choose less often.
+
+    Where rows are few it is not cross-validated in addition. Leaving each row out in turn gives the same choice among the mixes of two
+    models. Refits without a part of the training rows would favour the shared model, which has been trained on that part.
     """
     best = min(range(len(losses)), key=lambda number: float(losses[number].mean()))
     gain = (losses[0] - losses[best]).double()

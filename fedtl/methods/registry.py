@@ -8,6 +8,7 @@ from fedtl._util.registry import Registry
 from fedtl.methods import sharing
 from fedtl.methods.apfl import apfl
 from fedtl.methods.armul import armul
+from fedtl.methods.autodial import autodial
 from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
@@ -88,7 +89,22 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, feddf, fedmd, ifca, moon, ridge, simultaneous, shot),
+    *(
+        ditto,
+        mrmtl,
+        armul,
+        apfl,
+        scaffold,
+        fedala,
+        feddf,
+        fedmd,
+        ifca,
+        moon,
+        ridge,
+        simultaneous,
+        shot,
+        autodial,
+    ),
     *(protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
@@ -144,14 +144,16 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """Return every tensor of the model after the method's finishing steps and tuning, with exact statistics."""
     state, model = trainer.partition.join(task.shared, silo.local), received_model(trainer, silo, task)
     sets = trainer.sets(state) | {SUMMARY: part(state, SUMMARY)}
+    moved = fixed = False  # the statistics
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
         if step.at in ("all", "labelled" if silo.data.has_labels else "unlabelled"):
             model = step(site, model, sets)
-        elif step.at == "labelled":
+            moved, fixed = moved or Role.STATS in step.trained, fixed or step.fixes_statistics
+        elif step.at == "labelled" and not fixed:
             model = site.adapted(model, step.trained)
-    if fits_tuned_statistics(trainer.method):
+    if moved and not fixed and trainer.method.exact_statistics != "never":
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
 

@@ -161,7 +161,7 @@ def test_a_slow_and_a_killed_site_rejoin_and_no_round_is_charged_twice(federatio
     settings = load_experiment("digits", ["rounds=5", "minimum_silos=1"])
     federation.approve(federation.bundle(settings, "ready", dp_ready=True), *SITES)
     pace = max(line["seconds"] for line in federation.history("first"))  # of this machine, today
-    deadline = max(15, round(3 * pace))
+    deadline = max(20, round(3 * pace))
     federation.patience(deadline)
     federation.start("ready", "third")
     wait("round 1", lambda: federation.history("third"), 60 + deadline)

@@ -145,7 +145,55 @@ def test_every_method_tries_equally_many():
         check_budgets(only_one, ["local", "ditto"])
 
 
+def test_a_method_may_have_settings_of_its_own_without_trials():
+    own = {
+        "ditto": {"method": {"mu": 0.5}},
+        "fedavg": {"train": {"lr": 0.02}, "method": {"server": {"name": "adam", "lr": 0.5}}},
+    }
+    compare = {"methods": ["local", "ditto", "fedavg", "fedtl"], "set": own}
+    experiment = experiment_on("/", data={"source": "digits", "path": ""}, compare=compare)
+    columns = {column.label: column.experiment for column in comparison_columns(experiment)}
+    assert columns["ditto"].method.own == {"mu": 0.5}
+    assert columns["fedavg"].train.lr == 0.02
+    assert columns["fedavg"].method.server["lr"] == 0.5
+    for other in ("local", "constant", "ditto", "fedtl"):
+        assert columns[other].train == experiment.train
+    assert columns["fedtl"].method == experiment.method
+
+
+def test_settings_of_the_experiments_own_method_hold_in_all_of_its_columns():
+    compare = {"methods": ["local", "fedtl"], "set": {"fedtl": {"train": {"lr": 0.02}}}}
+    data = {"source": "digits", "path": "", "silos": ["plain", "faint", "blurred"]}
+    method = {"terms": [{"name": "proximal", "mu": 0.1}]}
+    experiment = experiment_on(
+        "/", data=data, method=method, compare=compare, model={"name": "mlp", "pretrain_on": ["plain"]}
+    )
+    rates = {column.label: column.experiment.train.lr for column in comparison_columns(experiment)}
+    alone = rates.pop("local"), rates.pop("constant")
+    assert alone == (0.05, 0.05)
+    assert rates == {"fedtl": 0.02, "fedtl, no terms": 0.02, "fedtl, from scratch": 0.02}
+
+
+def test_a_setting_that_the_method_does_not_have_is_refused():
+    compare = {"methods": ["local", "fedavg"], "set": {"fedavg": {"method": {"mu": 0.3}}}}
+    with pytest.raises(ConfigError, match=r"compare\.set\.fedavg.*mu"):
+        comparison_columns(experiment_on("/", data={"source": "digits", "path": ""}, compare=compare))
+
+
+def test_a_setting_is_either_set_or_tried():
+    tune, own = {"train": {"lr": [0.1, 0.2]}}, {"fedavg": {"train": {"lr": 0.3}}}
+    compare = {"methods": ["local", "fedavg"], "set": own}
+    with pytest.raises(ConfigError, match=r"compare\.set\.fedavg\.train\.lr"):
+        comparison_columns(
+            experiment_on("/", tune=tune, data={"source": "digits", "path": ""}, compare=compare)
+        )
+
+
 WRONG = {
+    "compare.set.fedavg.train.epochs=2": "different numbers of epochs",
+    "compare.set.fedavg.method.tune.lr=0.1": "finishes its models alike",
+    "compare.set.fedavg.lr.a=0.1": "compare.set.fedavg.train.lr = 0.1",
+    "compare.set.moon.train.lr=0.1": "not in compare.methods",
     "compare.tune.train.epochs=[1,2]": "different numbers of epochs",
     "compare.tune.method.name=['fedavg']": "compare.methods",
     "compare.tune.train.lr=0.1": "compare.tune.train.lr = 0.1",

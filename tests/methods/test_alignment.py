@@ -1,6 +1,7 @@
 """Three silos, of which one has no labels and rotated inputs, in this process: what training with a term does to its distance."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def distance(features, others):
     return kernel(a, a, WIDTHS).mean() + kernel(b, b, WIDTHS).mean() - 2 * kernel(a, b, WIDTHS).mean()
 
 
+@cache
 def distance_after(name, **settings):
     """The squared MMD, by the exact kernel, from the rows of the silos with labels to those of the one without."""
     trainer = Trainer(

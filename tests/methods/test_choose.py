@@ -58,6 +58,27 @@ def test_equal_candidates_are_rarely_told_apart():
     assert np.mean(left) < 4 * 0.025 + 3 * np.sqrt(0.1 * 0.9 / 500)
 
 
+def cross_validated(losses):
+    """The choice by scipy's test on what each row gains by the mix that is the best of all other rows."""
+    others = losses.sum(1, keepdims=True) - losses
+    gain = losses[0] - losses[others.argmin(0), np.arange(losses.shape[1])]
+    best = int(losses.mean(1).argmin())
+    better = gain.any() and stats.ttest_1samp(gain, 0, alternative="greater").pvalue < 0.025
+    return best if better else 0
+
+
+@pytest.mark.parametrize("rows", [5, 10, 20, 30])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_leaving_each_row_out_in_turn_hardly_changes_the_choice(rows, shift):
+    """Two models whose log odds of the right class are normal, the second better by ``shift``."""
+    rng, same = np.random.default_rng(0), []
+    for _ in range(100):
+        a, b = special.expit(rng.normal([[1.5], [1.5 + shift]], 2, (2, rows)))
+        losses = -np.log(np.stack([one * a + other * b for one, other in mixes(2)]))
+        same.append(choose_mix(list(torch.from_numpy(losses))) == cross_validated(losses))
+    assert np.mean(same) >= 0.98
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_too_few_rows_give_the_plain_mean(rows):
     assert choose_mix([torch.ones(rows), torch.zeros(rows)]) == 0

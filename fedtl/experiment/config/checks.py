@@ -14,6 +14,7 @@ from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings, is_custom
+from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -44,6 +45,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         if not is_custom(name):
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
+    yield from set_contradictions(experiment)
     yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
     if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
         yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'

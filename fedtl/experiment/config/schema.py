@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from fedtl.models.custom import Build
 
 CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
-
-
 CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
 
 
@@ -207,7 +205,8 @@ class CompareSettings(Settings):
     decides which method is best; "auto" is accuracy, or R^2 in regression. ``folds``: with 5, each seed does 5 runs, and every
     row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
     where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
-    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017).
+    silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017). ``set``: by method,
+    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``.
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
@@ -216,6 +215,7 @@ class CompareSettings(Settings):
     folds: int = Field(1, ge=1, le=100)
     margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
+    set: dict[str, dict[str, dict[str, Any]]] = {}
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:
