@@ -99,6 +99,32 @@ def export(
         print_line(line)
 
 
+def grow(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="new .safetensors file")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a setting of the model, such as width=128; can be repeated"
+        ),
+    ] = None,
+) -> None:
+    """
+    Make the shared model of a run wider without changing what it computes, to continue with it.
+
+    RUN is the folder of a run of an mlp or a convnet.
+    The file is the start of a new run: set model.weights to it, and model.settings to the same values.
+    What stayed at the silos is not in it.
+
+    Example: fedtl grow runs/first --set "widths=[64,128,128]" --out wider.safetensors
+    """
+    from fedtl.experiment.config.load import overriding
+    from fedtl.experiment.grow import grow as grow_run
+    from fedtl.experiment.run_folder import RunFolder
+
+    print_line(grow_run(RunFolder.open(run), overriding(set_ or []), out))
+
+
 def report(run: Run) -> None:
     """
     Write report.html again, from the other files in the folder of a run, a comparison or a transferability.

@@ -49,7 +49,7 @@ class PublicModel:
 
 
 @dataclass
-class _MeanScores:
+class MeanScores:
     """The mean of the scores of several models on public inputs; one model is in memory at a time."""
 
     public: PublicModel
@@ -93,7 +93,7 @@ class DistilOnServer:
         """Return the next shared tensors; the memory counts the rounds, so that each draws batches of its own."""
         if self.public is None:
             raise ValueError("call on(...) first: the step needs the net and public inputs")
-        teacher = _MeanScores(self.public)
+        teacher = MeanScores(self.public)
         heard = teacher.hear(shared, updates) if self.steps else updates
         averaged, _ = ServerStep()(shared, heard, roles, {})
         number = int(memory.get("round", 0)) + 1

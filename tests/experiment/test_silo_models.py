@@ -5,6 +5,7 @@ import pytest
 
 from fedtl.audit.audit import refuse_unauditable
 from fedtl.errors import ConfigError
+from fedtl.experiment.columns import comparison_columns
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
@@ -113,3 +114,9 @@ def test_processes_give_the_bits_of_serial(tmp_path):
     second = do(tmp_path / "b", small(*FEDMD, *OTHER, "engine.name=processes", "engine.workers=2"))
     assert numbers(first) == numbers(second)
     assert same(tensors(tmp_path / "a"), tensors(tmp_path / "b"))
+
+
+def test_a_private_comparison_does_not_take_it_for_a_baseline():
+    private = small('compare.methods=["local","fedmd"]', "privacy.epsilon=3", "method.name=fedbn", *FEDMD[1:])
+    with pytest.raises(ConfigError, match="method 'fedmd'"):
+        comparison_columns(private)

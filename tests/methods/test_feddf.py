@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, rel_entr, softmax
 
 from fedtl._util.randomness import torch_generator
-from fedtl.methods.feddf import DistilOnServer, PublicModel, feddf
+from fedtl.methods.feddf import DistilOnServer, MeanScores, PublicModel, feddf
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.sets import model_part
@@ -73,6 +73,15 @@ def linear_scores(state, x):
     names = ("body.features.0.weight", "body.features.0.bias", "head.weight", "head.bias")
     w, b, v, c = (state[name].double().numpy() for name in names)
     return np.tanh(x @ w.T + b), np.tanh(x @ w.T + b) @ v.T + c
+
+
+def test_the_teacher_is_the_mean_of_the_scores_whatever_the_number_of_rows():
+    _, shared, updates, public = scene(smooth())
+    teacher = MeanScores(public)
+    assert list(teacher.hear(shared, updates)) == updates
+    x = X.double().numpy()
+    wanted = np.mean([linear_scores(add_scaled(shared, one.delta), x)[1] for one in updates], axis=0)
+    np.testing.assert_allclose(teacher.mean(), wanted, atol=1e-5)
 
 
 def test_one_step_is_that_of_numpy():
