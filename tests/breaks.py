@@ -384,7 +384,7 @@ class _Centred(Inputs):
 def _split_by_label(monkeypatch):
     """One record's label decides which other records are trained on."""
 
-    def by_label(part, count, settings, rng):
+    def by_label(part, count, settings, silo, rng):
         return stratified(part.y, count, rng)
 
     monkeypatch.setattr(parts, "_draw", by_label)

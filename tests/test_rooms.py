@@ -31,7 +31,7 @@ DOORS = {
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
-        *("report.transfer_plots", "report.onboard_plots"),
+        *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
     },
     "jinja2": {"report.html"},
     "typer": {
@@ -48,7 +48,8 @@ DOORS = {
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "messages", "settings_file", "repair", "call")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},

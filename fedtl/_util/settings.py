@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 Weight = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strength = Weight | Literal["inf"]  # a file has "inf" as text, because JSON has no infinite number
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):

@@ -67,7 +67,7 @@ def audit_run(
     """
     clock = time.perf_counter()
     experiment = folder.experiment()
-    refuse_pooled(experiment)
+    refuse_unauditable(experiment)
     showable = showable_silos(experiment) if options.pictures else frozenset[str]()
     if unexpected := bundle.unexpected_files(out, {*SIGNED, bundle.BUNDLE, bundle.SIGNATURE}):
         raise ConfigError(
@@ -97,8 +97,17 @@ def read_audit(out: Path) -> AuditResult:
         raise ConfigError(f"{path} is missing or damaged ({error}); audit the run again") from error
 
 
-def refuse_pooled(experiment: Experiment) -> None:
-    """Raise ConfigError for a method that has no silos to attack."""
+def refuse_unauditable(experiment: Experiment) -> None:
+    """Raise ConfigError for a method that has no silos to attack, for silos whose models differ, and for hidden labels."""
+    if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
+        raise ConfigError(
+            "data.unlabelled and data.label_fraction: the attacks are on rows with labels, and would miss the others; audit a run "
+            "without these settings"
+        )
+    if names := [name for name, own in experiment.silo.items() if own.model is not None]:
+        raise ConfigError(
+            f"silo.{names[0]}.model: the attacks are on one model that all silos have; audit a run without it"
+        )
     if method_of(experiment.method).pool:
         raise ConfigError(
             f"method.name = {experiment.method.name!r} trains without silos, so there is nothing to audit; audit a run of another method"

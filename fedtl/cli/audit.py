@@ -117,7 +117,7 @@ def _run_folder(
     target: str, overrides: list[str] | None, workers: int | None, device: str, silent: bool
 ) -> "RunFolder":
     """Return the run folder ``target``, or the folder of a new run of the experiment ``target`` with canaries."""
-    from fedtl.audit.audit import refuse_pooled
+    from fedtl.audit.audit import refuse_unauditable
     from fedtl.experiment.config.load import load_experiment
     from fedtl.experiment.pages import write_run_page
     from fedtl.experiment.run import run
@@ -128,7 +128,7 @@ def _run_folder(
             raise ConfigError(f"{target} is a run with its own settings; do not pass --set or --workers")
         return RunFolder.open(Path(target).resolve())
     asked, changes = load_experiment(target, overrides or []), list(overrides or [])
-    refuse_pooled(asked)
+    refuse_unauditable(asked)
     if asked.privacy is not None and not asked.audit.canaries:
         changes.append(f"audit.canaries={DEFAULT_CANARIES}")
     if not asked.audit.transcript:

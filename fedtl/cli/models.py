@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,10 @@ def predict(
     silo: SiloName,
     input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
     out: Annotated[Path | None, typer.Option(help="CSV file for the predictions; default: stdout")] = None,
+    adapt: Annotated[
+        Literal["none", "tent"],
+        typer.Option(help="tent: let scale and shift of normalisation layers follow these inputs"),
+    ] = "none",
     as_json: Json = False,
 ) -> None:
     """
@@ -22,15 +26,22 @@ def predict(
 
     RUN is the folder of a run or of fedtl silo adopt.
     The inputs are prepared as the silo's training inputs were.
+    With --adapt tent the model adapts while it predicts, and a prediction depends on the other rows; the column "adapted" says so.
 
     Example: fedtl predict runs/first --silo clinic --input new.csv --out predictions.csv
     """
-    from fedtl.experiment.predict import SiloModel, prediction_rows, read_inputs, write_csv
+    from fedtl.data.input_files import read_inputs
+    from fedtl.experiment.predict import SiloModel, prediction_rows, write_csv
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
-    x, files = read_inputs(input, model.experiment, model.inputs)
-    lines = prediction_rows(model, model.scores(x), files)
+    x, files = read_inputs(input, model.experiment.data, model.inputs)
+    lines = prediction_rows(model, model.scores(x, adapt == "tent"), files)
+    if adapt == "tent":
+        lines = (line | {"adapted": adapt} for line in lines)
+        say(
+            f"scale and shift were adapted to these {len(x)} rows (TENT; Wang et al., 2021): a prediction depends on all of them"
+        )
     if as_json:
         print_json(list(lines))
     elif out is None:
@@ -42,7 +53,21 @@ def predict(
 
 
 def export(
-    run: Run, silo: SiloName, out: Annotated[Path, typer.Option(help="new folder for the model")]
+    run: Run,
+    silo: SiloName,
+    out: Annotated[Path, typer.Option(help="new folder for the model")],
+    distil: Annotated[
+        str, typer.Option(metavar="MODEL", help="train one net of this kind to give what the model gives")
+    ] = "",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a setting of MODEL, such as width=32; can be repeated"
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of training MODEL; default: as many as in the run")
+    ] = None,
 ) -> None:
     """
     Export the model of one silo as an ordinary PyTorch model.
@@ -50,14 +75,54 @@ def export(
     RUN is the folder of a run.
     The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, and an ONNX file if the model can be exported to ONNX.
 
+    With --distil, one net of another kind is trained on the silo's own rows to give what its model, or its mix of models, gives. The test results of both are printed.
+
     Example: fedtl export runs/first --silo clinic --out clinic-model
     """
-    from fedtl.experiment.predict import SiloModel
+    from fedtl.errors import ConfigError
+    from fedtl.experiment.config.load import overriding
+    from fedtl.experiment.distil import distilled, lines, student_settings
+    from fedtl.experiment.predict import SiloModel, check_new_folder
     from fedtl.experiment.predict import export_model as export_model
     from fedtl.experiment.run_folder import RunFolder
 
-    for line in export_model(SiloModel(RunFolder.open(run), silo), out):
+    check_new_folder(out)
+    model, about = SiloModel(RunFolder.open(run), silo), None
+    if distil:
+        made = distilled(model, student_settings(model, distil, overriding(set_ or [])), epochs)
+        model, about = made.model, {"distilled": made.about()}
+        for line in lines(made):
+            print_line(line)
+    elif set_ or epochs:
+        raise ConfigError("--set and --epochs are of the net that --distil trains; add --distil MODEL")
+    for line in export_model(model, out, about):
         print_line(line)
+
+
+def grow(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="new .safetensors file")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="a setting of the model, such as width=128; can be repeated"
+        ),
+    ] = None,
+) -> None:
+    """
+    Make the shared model of a run wider without changing what it computes, to continue with it.
+
+    RUN is the folder of a run of an mlp or a convnet.
+    The file is the start of a new run: set model.weights to it, and model.settings to the same values.
+    What stayed at the silos is not in it.
+
+    Example: fedtl grow runs/first --set "widths=[64,128,128]" --out wider.safetensors
+    """
+    from fedtl.experiment.config.load import overriding
+    from fedtl.experiment.grow import grow as grow_run
+    from fedtl.experiment.run_folder import RunFolder
+
+    print_line(grow_run(RunFolder.open(run), overriding(set_ or []), out))
 
 
 def report(run: Run) -> None:

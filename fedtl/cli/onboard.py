@@ -20,7 +20,9 @@ def onboard(
     run: Run,
     data: Annotated[
         str,
-        typer.Option(metavar="EXP", help="experiment file (or digits) whose [data] has the new silo's rows"),
+        typer.Option(
+            metavar="EXP", help="experiment file (or digits) whose data table names the new silo's rows"
+        ),
     ],
     silo: Annotated[
         str | None, typer.Option(help="the new silo; default: the only one that did not train")
@@ -38,6 +40,10 @@ def onboard(
             help="in so many of the episodes the silo also trains its own model and tunes the received one, which is slow",
         ),
     ] = 5,
+    match: Annotated[
+        bool,
+        typer.Option("--match", help="also say which silos of a simulated run resemble it; reads their rows"),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="decides which rows are drawn")] = 0,
     out: Out = None,
     quiet: Quiet = False,
@@ -47,7 +53,7 @@ def onboard(
     Give a silo that never trained a head on a finished backbone, from few labels, and print which head serves it best.
 
     RUN is the folder of a run, or of fedtl export; the method must share the body of the model.
-    The file of --data needs a [data] table only: source, path and so on. Its image size, columns and task are those of the run unless it names them.
+    The file of --data needs the data table only: source, path and so on. Its image size, columns and task are those of the run unless it names them.
     The normalisation statistics are fitted to all training inputs of the silo, without labels; each head is then made from the labelled rows of one episode and judged on the test rows.
     The labelled rows alone choose between the heads, as they would in use.
 
@@ -58,17 +64,20 @@ def onboard(
     from fedtl.experiment.onboard import Episodes, NewSilo
     from fedtl.experiment.onboard import onboard as onboard_silo
     from fedtl.experiment.onboard_folder import check_new, write_onboarded
+    from fedtl.experiment.resemblance import check_comparable
 
     plan = Episodes(_numbers(shots), episodes, alone, seed)
     folder = out or Path("runs") / f"onboard-{datetime.now():%Y%m%d-%H%M%S}"
     check_new(folder)
     nothing_is_kept()
     backbone = read_backbone(run)
+    if match:
+        check_comparable(backbone)
     experiment = new_silo_experiment(backbone, data)
     name = new_silo_name(backbone, experiment, silo)
     new = NewSilo.of(backbone, name, read_new_silo(backbone, experiment, name))
     with progress_bar(f"{name}: episodes", quiet or as_json) as show:
-        result = onboard_silo(new, plan, show)
+        result = onboard_silo(new, plan, show, match)
     page = write_onboarded(folder, result, experiment)
     if as_json:
         print_json(result)

@@ -49,13 +49,19 @@ class Prepared:
 
 
 def silo_names(settings: DataSettings) -> list[str]:
-    """Return the silos that the experiment uses, late ones included. Raises ConfigError or DataError."""
+    """Return the silos that the experiment uses, late ones included, public ones not. Raises ConfigError or DataError."""
     available = _available(settings)
     for name in available:
         if not SILO_NAME.fullmatch(name):
             raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
     fractions = settings.label_fraction if isinstance(settings.label_fraction, dict) else {}
-    lists = {"silos": settings.silos, "late": settings.late, "unlabelled": settings.unlabelled}
+    public = [name for name in settings.public if ":" not in name]
+    lists = {
+        "silos": settings.silos,
+        "late": settings.late,
+        "unlabelled": settings.unlabelled,
+        "public": public,
+    }
     for key, names in {**lists, "label_fraction": fractions, "wrong_labels": settings.wrong_labels}.items():
         for name in names:
             if name not in available:
@@ -63,7 +69,7 @@ def silo_names(settings: DataSettings) -> list[str]:
                     f"data.{key}: there is no silo {name!r}; there are {', '.join(available[:12])}"
                 )
     chosen = {*settings.silos, *settings.late}
-    return [name for name in available if not settings.silos or name in chosen]
+    return [name for name in available if name not in public and (not settings.silos or name in chosen)]
 
 
 def _available(settings: DataSettings) -> list[str]:

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
 
+FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
 
 
@@ -90,6 +91,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
+    ``public``: inputs that every silo and the server may see, for distillation: the name of a silo, which then does not train;
+    "inputs:PATH", a file or folder as for fedtl predict; or "noise:N", N random inputs. Labels of these rows are not used.
     """
 
     silos: list[str] = []
@@ -106,6 +109,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     unlabelled: list[str] = []
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+    public: list[str] = []
 
 
 # What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.

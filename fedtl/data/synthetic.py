@@ -4,9 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.data.origins import DECLARED
+
+
+def noise(count: int, shape: Sequence[int]) -> Tensor:
+    """
+    Return ``count`` random inputs, always the same ones, which depend on no data: uniform in -1..1 for images [C, H, W], normal
+    for rows of a table.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = len(shape) == 3
+    x = (torch.rand if images else torch.randn)(count, *shape, generator=generator)
+    return x * 2 - 1 if images else x
 
 
 def synthetic_rows(

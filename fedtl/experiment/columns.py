@@ -152,7 +152,7 @@ def _is_baseline(settings: MethodSettings) -> bool:
     if settings.is_absent:
         return False
     method = method_of(settings)
-    return method.pool or not method.shared
+    return method.pool or not method.sends
 
 
 def run_folders(experiment: Experiment, folder: RunFolder) -> dict[str, list[RunFolder]]:

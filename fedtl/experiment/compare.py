@@ -20,7 +20,7 @@ from fedtl.experiment.jobs import Job, Watch, Workshop, do_constant, do_run, do_
 from fedtl.experiment.own_models import remove_own_models
 from fedtl.experiment.privacy_report import privacy_report
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.study import Study, build
+from fedtl.experiment.study import Study, build, served_silos
 from fedtl.experiment.summary import LOCAL, summarize_runs
 from fedtl.experiment.tuning import choose, edge_warnings, with_values
 from fedtl.experiment.yardsticks import second_member, write_ensemble
@@ -60,10 +60,13 @@ class _Plan:
     trial_runs: Sequence[Repeat]
 
     def steps(self, rounds: int, silos: int) -> int:
-        """Return how many rounds all jobs do, and how many models the silos finish in all runs."""
+        """
+        Return how many rounds all jobs do, and how many models the silos finish in all runs. ``silos``: how many models one run
+        of each column finishes, all columns together.
+        """
         runs = sum(column.kind is not Kind.CONSTANT for column in self.columns) * len(self.runs)
         trials = sum(len(column.trials) for column in self.columns) * len(self.trial_runs)
-        return (runs + trials) * rounds + runs * silos
+        return (runs + trials) * rounds + silos * len(self.runs)
 
     def epochs(self, tunings: Tunings) -> dict[str, int]:
         """Return the epochs that each column trains at a silo; of an ensemble, those of both models."""
@@ -111,7 +114,7 @@ def compare(
             build(column.at(runs[0]), rows, rows, device) for column in columns if column.kind is Kind.TRAINED
         ]
         plan = _Plan(columns, runs, _trial_runs(experiment, studies[0]))
-        steps = plan.steps(experiment.rounds, len(studies[0].training))
+        steps = plan.steps(experiment.rounds, _finished_models(columns, studies))
         workshop = Workshop(folder.path, device, rows, pool, watch, steps)
         tunings = _tune(plan, workshop)
         _do_runs(plan, workshop, tunings)
@@ -131,6 +134,14 @@ def compare(
     remove_own_models(folder.path)
     folder.write_json("comparison.json", comparison)
     return comparison
+
+
+def _finished_models(columns: Sequence[Column], studies: Sequence[Study]) -> int:
+    """Return how many models one run of each column finishes. ``studies``: of the columns that are trained, in order."""
+    trained = [column.label for column in columns if column.kind is Kind.TRAINED]
+    served = dict(zip(trained, (len(served_silos(study)) for study in studies), strict=True))
+    ensembles = sum(column.kind is Kind.ENSEMBLE for column in columns)
+    return sum(served.values()) + ensembles * served.get(LOCAL, 0)
 
 
 def _trial_runs(experiment: Experiment, study: Study) -> list[Repeat]:

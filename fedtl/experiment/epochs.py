@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from fedtl.experiment.config.resolve import method_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.methods.base import Finish, Method
-from fedtl.methods.candidate import Candidate
 from fedtl.methods.tune import Tune
 
 
@@ -19,7 +18,9 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
     if privacy is not None and (privacy.steps is not None or privacy.sample_rate is not None):
         return None
     method, epochs = method_of(experiment.method), experiment.train.epochs
-    a_round = sum(epochs if phase.epochs is None else phase.epochs for phase in method.phases)
+    a_round = sum(
+        epochs if phase.epochs is None else phase.epochs for phase in method.phases if not phase.public
+    )
     tuning = _epochs(method.steps)
     together = experiment.rounds * a_round + tuning
     if not _mixes_own(method):
@@ -28,14 +29,13 @@ def epochs_at_silo(experiment: Experiment) -> int | None:
 
 
 def _epochs(steps: Iterable[Finish | None]) -> int:
-    return sum(step.epochs for step in steps if isinstance(step, Tune))
+    return sum(step.epochs * (1 + step.generations) for step in steps if isinstance(step, Tune))
 
 
 def _mixes_own(method: Method) -> bool:
     """Return whether each silo trains a model alone too, beside the rounds."""
-    leaves = method.shared or any(slot.crosses for slot in method.slots) or method.summaries
-    wanted = method.choose is not None and Candidate.OWN in method.choose.candidates
-    return bool(wanted and leaves and not method.pool)
+    wanted = method.choose is not None and method.choose.needs_own
+    return bool(wanted and method.sends and not method.pool)
 
 
 def unequal_epochs(epochs: Mapping[str, int], local: str) -> list[str]:

@@ -33,6 +33,8 @@ def save_final_model(
             }
         else:
             further |= as_part(member.name, member.state)
+    if model.main.name is Candidate.INTERPOLATED:  # it may be part of a model that the silo trained alone
+        labels = dict.fromkeys(own, Label.LOCAL)
     everywhere = {**labels, **dict.fromkeys(further, Label.LOCAL)}
     folder.save_tensors(f"silos/{silo}/local.safetensors", own | further, everywhere)
     if (mix := mix_of(model)) is not None:

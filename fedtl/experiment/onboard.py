@@ -18,6 +18,7 @@ from fedtl.data.splits import at_random
 from fedtl.errors import DataError
 from fedtl.experiment.backbone import Backbone
 from fedtl.experiment.episodes import Answers, scored
+from fedtl.experiment.resemblance import resembling
 from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.heads.base import Head
 from fedtl.methods.heads.choose import HEADS, best_head, held_out_accuracy
@@ -125,8 +126,11 @@ class NewSilo:
         return {name: own.scores(state, x, few)[:, present] for name, (own, state) in models.items()}
 
 
-def onboard(silo: NewSilo, plan: Episodes, progress: Progress) -> OnboardResult:
-    """Return the accuracy of every head for each number of shots. ``progress``: episodes done, of how many, with how many shots."""
+def onboard(silo: NewSilo, plan: Episodes, progress: Progress, match: bool = False) -> OnboardResult:
+    """
+    Return the accuracy of every head for each number of shots. ``progress``: episodes done, of how many, with how many shots.
+    ``match``: also return which silos of the run resemble this one, by the first support with the most shots.
+    """
     clock = time.perf_counter()
     heads, left_out = _heads(silo.backbone)
     received = silo.received()
@@ -146,7 +150,9 @@ def onboard(silo: NewSilo, plan: Episodes, progress: Progress) -> OnboardResult:
             done += 1
         parts.append(_shots_result(silo, shots, answers))
     progress(done, done, "")
-    return _result(silo, plan, parts, left_out, time.perf_counter() - clock)
+    resembles = _resembling(silo, plan, progress) if match else {}
+    result = _result(silo, plan, parts, left_out, time.perf_counter() - clock)
+    return replace(result, resembles=resembles)
 
 
 def _heads(backbone: Backbone) -> tuple[dict[str, Head], dict[str, str]]:
@@ -154,6 +160,13 @@ def _heads(backbone: Backbone) -> tuple[dict[str, Head], dict[str, str]]:
     if (module := backbone.relation) is None:
         return dict(HEADS), {"relation": NO_RELATION}
     return {**HEADS, "relation": Relation(module)}, {}
+
+
+def _resembling(silo: NewSilo, plan: Episodes, progress: Progress) -> dict[str, float]:
+    rows = silo.draw(plan.shots[-1], 0, plan.seed)
+    labels = tuple(silo.prepared.data.classes[number] for number in silo.present)
+    support = LabelledFeatures(silo.support.features[rows], silo.support.y[rows])
+    return resembling(silo.backbone, support, labels, progress)
 
 
 def _episode_count(silo: NewSilo, shots: int, wanted: int) -> int:

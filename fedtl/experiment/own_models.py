@@ -48,6 +48,7 @@ def stored_own_models(folder: Path, experiment: Experiment, device: str) -> Stor
         **experiment.model_dump(mode="json", include={"seed", "rounds", "data", "model", "train"}),
         "tune": experiment.method.tune.model_dump(mode="json"),
         "threads": experiment.engine.threads,
+        "models": {name: own.model_dump(mode="json")["model"] for name, own in experiment.silo.items()},
         "private": experiment.privacy is not None,
         "device": device,
     }

@@ -11,22 +11,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fedtl.data import frame, images, table
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.data.preprocess import Inputs
 from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.final_models import load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.choose import mixed_scores
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
+from fedtl.training.tent import tent_scores
 
 
 class SiloModel:
@@ -34,10 +35,12 @@ class SiloModel:
 
     def __init__(self, folder: RunFolder, silo: str) -> None:
         """Load the model. Raises ConfigError where the run did not end, has no such silo, or a file is damaged."""
+        self.silo = silo
         folder.read_json("result.json")
         self.inputs, self.classes, self.shape = folder.inputs(silo)
         self.experiment: Experiment = folder.experiment()
-        self.trainer = run_trainer(self.experiment, self.shape)
+        self.settings = silo_model(self.experiment, silo)
+        self.trainer = run_trainer(self.experiment, self.shape, model=self.settings)
         self.plan: ModelSpec = self.trainer.spec
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
@@ -46,10 +49,11 @@ class SiloModel:
         self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
         self.final: FinalModel = load_final_model(folder, silo, names)
 
-    def scores(self, x: Array) -> Tensor:
+    def scores(self, x: Array, tent: bool = False) -> Tensor:
         """
         Return the outputs [N, classes], or in regression [N, 1] in the unit of the label, for rows as a source stores them.
-        Raises DataError.
+        ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
+        cannot adapt.
         """
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
@@ -65,7 +69,19 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self.final.scores(self.trainer, inputs, self.data)
+        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+
+    def _adapting_scores(self, inputs: Tensor) -> Tensor:
+        if not self.classes:
+            raise ConfigError(
+                "--adapt tent lowers the entropy of class probabilities, and this model predicts values"
+            )
+        parts: list[Tensor] = []
+        for member in self.final.members:
+            net = trainer_of(member, self.trainer).net(self.data.width)
+            net.load_state_dict(member.state)
+            parts.append(tent_scores(net, inputs, self.trainer.device))
+        return mixed_scores(parts, tuple(member.weight for member in self.final.members), True)
 
     def labels_of(self, member: str) -> Mapping[str, Label] | None:
         """Return the provenance of the tensors of one model of the mix; None where the run does not record it."""
@@ -88,43 +104,6 @@ class SiloModel:
         if len(nets) == 1:
             return next(iter(nets.values()))
         return MixedNet(list(nets.values()), weights, bool(self.classes)).eval()
-
-
-def read_inputs(path: Path, experiment: Experiment, inputs: Inputs) -> tuple[Array, list[str]]:
-    """
-    Return new rows, and for images the name of each file. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or
-    Parquet table with the columns of training, an image, or a folder of images. Raises DataError.
-    """
-    if not path.exists():
-        raise DataError(f"--input: {path} does not exist")
-    if path.suffix in (".npz", ".npy"):
-        try:
-            loaded: Any = np.load(path, allow_pickle=False)
-            if path.suffix == ".npy":
-                return np.asarray(loaded), []
-            key = next(key for key in ("x", "test_x") if key in loaded.files)
-            return np.asarray(loaded[key]), []
-        except (ValueError, OSError, StopIteration) as error:
-            raise DataError(
-                f"--input: {path} has no array named x or test_x ({error or 'neither'})"
-            ) from error
-    if path.suffix in table.SUFFIXES:
-        columns, x = frame.frame_inputs(table.load_frame(str(path)), experiment.data, str(path))
-        if columns != inputs.columns:
-            differing = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(
-                f"--input: {path} has other columns than the model: {differing[0]}; the model needs {', '.join(inputs.columns)}"
-            )
-        return x, []
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-    )
-    if not files or files[0].suffix.lower() not in images.SUFFIXES:
-        raise DataError(f"--input: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images")
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    return images.load_images(files, inputs.size, inputs.channels), names
 
 
 Prediction = dict[
@@ -162,19 +141,24 @@ def write_csv(lines: Iterator[Prediction], file: TextIO) -> int:
     return written
 
 
-def export_model(model: SiloModel, out: Path) -> list[str]:
+def check_new_folder(out: Path) -> None:
+    """Raise ConfigError where the folder has something in it."""
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+
+
+def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = None) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
     (labels, inputs), and ``model.onnx`` where it can be made. Of a mix of models each has a file, ``model.json`` has their
-    weights, and ``model.onnx`` is the whole mix. Returns lines that say what was written.
+    weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise ConfigError(f"--out: {out} is not empty; name a new folder")
+    check_new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     written = _save_weights(model, out)
     description: dict[str, Any] = {
-        "model": model.experiment.model.name,
-        "settings": model.experiment.model.settings,
+        "model": model.settings.name,
+        "settings": model.settings.settings,
         "classes": model.classes,
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
@@ -188,6 +172,7 @@ def export_model(model: SiloModel, out: Path) -> list[str]:
         description["mix"] = {
             file: member.weight for file, member in zip(written, model.final.members, strict=True)
         }
+    description |= about or {}
     (out / "model.json").write_text(json.dumps(description, indent=1) + "\n")
     return [
         *(f"{out / file}: {count} tensors" for file, count in written.items()),

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-import torch
-
 from fedtl.data import prepare
 from fedtl.data.dataset import SiloDataset, pool
 from fedtl.data.labels import label_texts
 from fedtl.data.registry import DATA
 from fedtl.data.settings import DataSettings
+from fedtl.data.synthetic import noise
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
 from fedtl.experiment.config.resolve import without_release
@@ -26,18 +25,15 @@ from fedtl.training.trainer import Trainer
 
 FILE = "pretrained.safetensors"
 NOISES = 256  # synthetic inputs
-EVERY_LABEL = {"unlabelled": [], "label_fraction": 1.0}  # settings of [data] for public rows
+EVERY_LABEL = {"unlabelled": [], "label_fraction": 1.0, "public": []}  # settings of [data] for public rows
 
 
 def statistics_of_noise(trainer: Trainer, shape: tuple[int, ...], width: int) -> State:
     """
-    Return first normalisation statistics for private training without pretraining: those of random inputs, uniform in
-    -1..1 for images [C, H, W], normal for rows of a table. They depend on no data.
+    Return first normalisation statistics for private training without pretraining: those of random inputs (``noise``).
+    They depend on no data.
     """
-    generator = torch.Generator().manual_seed(0)
-    draw = torch.rand if len(shape) == 3 else torch.randn
-    x = draw(NOISES, *shape, generator=generator)
-    adapted = trainer.adapt(trainer.initial(width), x * 2 - 1 if len(shape) == 3 else x, width)
+    adapted = trainer.adapt(trainer.initial(width), noise(NOISES, shape), width)
     roles, scale = trainer.partition.roles, f"body.{INPUT_SCALE}."
     return {
         name: tensor

@@ -12,7 +12,7 @@ from fedtl.privacy import taint
 from fedtl.privacy.taint import Label
 from fedtl.training.extra import changed_extra
 from fedtl.training.loop import changed_in_round
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import Trainer, trainer_at
 
 
 def provenance_after_rounds(
@@ -65,7 +65,6 @@ def _layers_buffers(trainer: Trainer) -> list[str]:
 
 def silo_provenance(study: Study, name: str) -> dict[str, Label]:
     """Return the labels of a silo of a simulation after its last round."""
-    private = study.experiment.privacy is not None
-    return provenance_after_rounds(
-        study.trainer, study.first, privacy_of(study.experiment, name) if private else None
-    )
+    trainer, private = trainer_at(study.trainer, name), study.experiment.privacy is not None
+    first = study.first if trainer is study.trainer else taint.untrained_labels(trainer.partition.roles)
+    return provenance_after_rounds(trainer, first, privacy_of(study.experiment, name) if private else None)

@@ -21,6 +21,7 @@ from fedtl.results.privacy import PrivacyReport
 from fedtl.results.run import HistoryLine, RunResult, SiloResult
 from fedtl.training.finish import Outcome
 from fedtl.training.metrics import means, worst_of
+from fedtl.training.trainer import trainer_at
 
 EXACT = ("silos", "mean", "worst", "late")  # keys of result.json that hold metrics on test rows
 
@@ -41,7 +42,7 @@ class Totals:
 
 def save_outcome(study: Study, folder: RunFolder, shared: State, name: str, outcome: Outcome) -> None:
     """Write what a silo would use."""
-    labels = provenance_after_finish(study.trainer, silo_provenance(study, name))
+    labels = provenance_after_finish(trainer_at(study.trainer, name), silo_provenance(study, name))
     save_final_model(folder, name, outcome.model, shared, labels)
     folder.write_json(f"silos/{name}/validation.json", outcome.validation.figures)
     if outcome.doubts is not None:
@@ -115,6 +116,7 @@ def _silo_result(outcome: Outcome, data: SiloDataset) -> SiloResult:
         statistics_distance=outcome.statistics_distance,
         unlabelled=data.hidden or None,
         doubtful_labels=None if outcome.doubts is None else outcome.doubts.share,
+        interpolated=outcome.model.interpolated,
     )
 
 

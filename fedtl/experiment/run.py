@@ -9,10 +9,8 @@ from typing import Any
 
 from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
-from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
-from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.guarantees import with_guarantees
@@ -21,6 +19,7 @@ from fedtl.experiment.pretrain import central_experiment, pretrain
 from fedtl.experiment.provenance import silo_provenance
 from fedtl.experiment.result import Totals, run_result, save_outcome
 from fedtl.experiment.run_folder import TRANSCRIPT, RunFolder
+from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import (
     Study,
     build,
@@ -194,7 +193,7 @@ def _evaluate(
 ) -> tuple[dict[str, Outcome], dict[str, Mapping[str, Measured]]]:
     """Finish and score the model of each silo that trained, write it, and onboard the late silos."""
     study, experiment = done.study, done.study.experiment
-    test_rows = partial(_evaluation_set, study.silo_data)
+    test_rows = study.silo_data.evaluation_set
     outcomes: dict[str, Outcome] = {}
     silos = done.silos
     if finishing:
@@ -214,10 +213,6 @@ def _check_origins(experiment: Experiment, data: StudyData) -> None:
     """Raise ConfigError where a silo's rows are prepared with values that were learned from them."""
     for name in training_silos(experiment, data.schema):
         origins.check_origins(data.dataset(name).origins, name)
-
-
-def _evaluation_set(data: StudyData, name: str) -> EvaluationSet:
-    return data.evaluation_set(name)
 
 
 def _members(study: Study, data: Mapping[str, SiloDataset]) -> dict[str, Silo]:
@@ -287,7 +282,7 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         folder.path.name,
         experiment.seed,
         experiment.rounds,
-        server_of(experiment.method),
+        server_step(study),
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
     )

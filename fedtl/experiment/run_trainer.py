@@ -1,7 +1,7 @@
 """The trainer of a finished run: its model, as it was trained, without first weights and without rows."""
 
 from fedtl.experiment.config.resolve import method_of, model_of
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import Experiment, ModelSettings
 from fedtl.methods.base import Method
 from fedtl.models.net import Shape
 from fedtl.models.registry import with_private_norms
@@ -10,12 +10,18 @@ from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import OwnStart, Trainer
 
 
-def run_trainer(experiment: Experiment, shape: Shape, training: TrainingConfig | None = None) -> Trainer:
+def run_trainer(
+    experiment: Experiment,
+    shape: Shape,
+    training: TrainingConfig | None = None,
+    model: ModelSettings | None = None,
+) -> Trainer:
     """
-    Return the trainer for inputs of this shape, on the CPU. ``training``: for what is still to be trained. Raises ConfigError
-    or ModelError.
+    Return the trainer for inputs of this shape, on the CPU. ``training``: for what is still to be trained. ``model``: that of a
+    silo which has its own; None: that of the experiment. Raises ConfigError or ModelError.
     """
-    model = experiment.model.model_copy(update={"weights": ""})  # the run's weights replace the first ones
+    # The run's weights replace the first ones.
+    model = (model or experiment.model).model_copy(update={"weights": ""})
     spec = model_of(model, shape, experiment.seed)
     alone: OwnStart | None = None
     if experiment.privacy is not None:

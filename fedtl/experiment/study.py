@@ -18,6 +18,8 @@ from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
 from fedtl.experiment.notes import sampling_notes, sharing_notes
 from fedtl.experiment.pretrain import statistics_of_noise
+from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
+from fedtl.experiment.silo_models import check_silo_models, silo_model_notes, with_silo_models
 from fedtl.experiment.study_data import RowStores, StudyData
 from fedtl.methods.base import Method, own_labels
 from fedtl.methods.label_free import made_with_labels
@@ -38,7 +40,7 @@ from fedtl.simulation.shared_store import SharedStore
 from fedtl.simulation.temp_folder import adopt_folder
 from fedtl.training.config import TrainingConfig
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import OwnStart, Trainer
+from fedtl.training.trainer import OwnStart, Trainer, trainer_at
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,15 @@ class Study:
 
     def silo(self, name: str, data: SiloDataset) -> Silo:
         """Return a silo as it is before its first round."""
-        _, local = self.trainer.partition.split(self.trainer.initial(data.width))
+        trainer = trainer_at(self.trainer, name)
+        _, local = trainer.partition.split(trainer.initial(data.width))
         return Silo(
             name,
             data,
             local,
             self.secret(name),
             self.guarantees.get(name),
-            taint.untrained_labels(self.trainer.partition.roles),
+            taint.untrained_labels(trainer.partition.roles),
         )
 
     def secret(self, name: str) -> bytes:
@@ -154,13 +157,14 @@ def build(
     settings = experiment.train.model_dump(exclude={"roles"})
     training = TrainingConfig(**settings, freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
-    trainer = Trainer(spec, method, training, on, first.state, dtype, alone)
+    public = public_inputs(experiment, schema)
+    trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)
+    trainer = with_silo_models(experiment, schema.shape, trainer)
+    check_silo_models(experiment, schema)
     check_unlabelled(experiment, method)
+    check_server(experiment, trainer)
     _check_roles(experiment, trainer)
-    if any(isinstance(step, RidgeHead) for step in method.finish) or (
-        experiment.data.late and experiment.data.late_head == "ridge"
-    ):
-        head_names(trainer.initial(schema.width))
+    _check_head(experiment, trainer, schema.width)
     if experiment.privacy is not None and not (experiment.model.weights or experiment.model.pretrain_on):
         statistics = statistics_of_noise(trainer, schema.shape, schema.width)
         trainer = replace(trainer, start={**first.state, **statistics})
@@ -173,6 +177,8 @@ def build(
         *sampling_notes(experiment, trainer),
         *data_notes(experiment, method, schema),
         *label_notes(experiment, method, training_silos(experiment, schema)),
+        *public_notes(experiment, trainer),
+        *silo_model_notes(experiment),
     )
     return Study(experiment, trainer, data, notes, first=provenance)
 
@@ -193,6 +199,13 @@ def _method(experiment: Experiment) -> Method:
         return method
     after = experiment.privacy.statistics == "local-after"
     return replace(method, exact_statistics="always" if after else "never")
+
+
+def _check_head(experiment: Experiment, trainer: Trainer, width: int) -> None:
+    """Raise ConfigError where a head is to be fitted in closed form that is not one linear layer."""
+    late = bool(experiment.data.late) and experiment.data.late_head == "ridge"
+    if late or any(isinstance(step, RidgeHead) for step in trainer.method.finish):
+        head_names(trainer.initial(width))
 
 
 def _check_roles(experiment: Experiment, trainer: Trainer) -> None:

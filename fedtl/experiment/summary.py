@@ -62,11 +62,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         over_local=gains,
         over_source={label: gains_of(own, margins) for label, own in scores.over_source.items()},
         label_free=_label_free(experiment, scores, taken, margins),
-        warnings=(
-            *_losses(gains, metric),
-            *_below_constant(methods, metric),
-            *statistics_warnings(results),
-        ),
+        warnings=(*_losses(gains, metric), *_below_constant(methods, metric), *statistics_warnings(results)),
         absent=_absent(absent_reasons(results, how.metrics), methods),
         received=received_averages(results),
         refitted=refitted_averages(results),

@@ -78,7 +78,13 @@ class RoundLog:
 
     def save(self, server: ServerState, **extra: Any) -> None:
         """Write the checkpoint of a round. ``extra``: further values that ``torch.load`` reads with weights_only."""
-        content = {"round": server.round, "shared": server.shared, "memory": server.memory, **extra}
+        content = {
+            "round": server.round,
+            "shared": server.shared,
+            "memory": server.memory,
+            "soup": server.soup,
+            **extra,
+        }
         write_file(self._checkpoint, lambda file: torch.save(content, file), self.private)
 
     def resume(self) -> Checkpoint | None:
@@ -93,7 +99,8 @@ class RoundLog:
             write_bytes(self._history, "".join(kept).encode(), self.private)
         if content is None:
             return None
-        server = ServerState(content.pop("round"), content.pop("shared"), content.pop("memory"))
+        round, shared, memory = (content.pop(key) for key in ("round", "shared", "memory"))
+        server = ServerState(round, shared, memory, content.pop("soup", {}))
         return Checkpoint(server, content)
 
     def _read_checkpoint(self) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from fedtl._util.randomness import numpy_generator
 from fedtl.errors import NotEnoughSilos
+from fedtl.federation.soup import next_soup, soup_rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.base import Memory, Server
 from fedtl.models.roles import Role
@@ -41,11 +42,15 @@ class FederationConfig:
 
 @dataclass(frozen=True)
 class ServerState:
-    """The server after ``round`` rounds: all that is needed to continue. ``memory`` is the state of the server's optimiser."""
+    """
+    The server after ``round`` rounds: all that is needed to continue. ``memory`` is the state of the server's optimiser,
+    ``soup`` the mean over the last rounds so far (``federation.soup``).
+    """
 
     round: int
     shared: State
     memory: Memory = field(default_factory=dict)
+    soup: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ def run_rounds(
 ) -> Iterator[Round]:
     """
     Run the rounds from ``start.round`` + 1 to ``config.rounds``. Updates are added in the order of their silos' names,
-    whichever came first, so that the sums have the same bits every time.
+    whichever came first, so that the sums have the same bits every time. After the last round the shared tensors are the
+    server's soup, if it makes one.
 
     Raises NotEnoughSilos when fewer than ``config.minimum_silos`` replies of a round are valid.
     """
@@ -83,7 +89,8 @@ def run_rounds(
         log = _RoundLog()
         updates = _valid_updates(federation.ask(task, chosen), task, chosen, config.minimum_silos, log)
         shared, memory = config.server(state.shared, updates, roles, state.memory)
-        state = ServerState(number, shared, memory)
+        soup = next_soup(state.soup, shared, soup_rounds(config.server), number, config.rounds)
+        state = ServerState(number, soup if soup and number == config.rounds else shared, memory, soup)
         yield Round(
             after=state,
             replies=log.replies,

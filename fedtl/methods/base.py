@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedtl.messages import Update
 from fedtl.methods.choose import Choose, choose_mix
-from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, Term, WithoutGradient
+from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.methods.summary import Summary
@@ -46,6 +46,7 @@ class Phase:
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
     ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     ``lr``: plain steps of this size in place of what ``[train]`` says, for a phase that does not train the model.
+    ``public``: on inputs that all may see, in place of the silo's rows; none, where there are none.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -57,6 +58,7 @@ class Phase:
     pick: Pick | None = None
     lr: float | None = None
     unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
+    public: bool = False
 
     @property
     def trains_model(self) -> bool:
@@ -105,6 +107,10 @@ class Site(Protocol):
         """Return the model's loss on each of these rows that has a label [N]."""
         ...
 
+    def scores(self, state: State) -> Tensor:
+        """Return the model's scores on each training row with a label [N, width], in the scale of its losses."""
+        ...
+
     def features(self, state: State, rows: Part) -> LabelledFeatures:
         """Return what the body of ``state`` makes of the silo's rows, in evaluation mode."""
         ...
@@ -113,11 +119,13 @@ class Site(Protocol):
 class Finish(ABC):
     """
     A step at the silo after the last round, which improves the model that the silo uses. ``trained``: the roles
-    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it.
+    that it fits to the silo's rows; steps that fit none come first. ``at``: which silos take it. ``fixes_statistics``:
+    the model keeps the statistics that it has then.
     """
 
     trained: frozenset[Role] = frozenset()
     at: Literal["labelled", "all", "unlabelled"] = "labelled"
+    fixes_statistics: bool = False
 
     @abstractmethod
     def __call__(self, site: Site, state: State, sets: Sets) -> State: ...
@@ -209,6 +217,11 @@ class Method:
         return self.finish if self.tune is None else (*self.finish, self.tune)
 
     @property
+    def sends(self) -> bool:
+        """Whether anything of a silo leaves it in a round."""
+        return bool(self.shared or self.summaries or any(slot.crosses for slot in self.slots))
+
+    @property
     def head_is_local(self) -> bool:
         return Role.HEAD not in self.shared
 
@@ -248,16 +261,6 @@ class Method:
 def terms_of(method: Method, phase: Phase) -> tuple[Term, ...]:
     """Return the terms of a phase: its own, or the method's."""
     return method.objective if phase.objective is None else phase.objective
-
-
-def without_weight_terms(method: Method) -> Method:
-    """Return the method without the gradients of its terms on weights, for the same model."""
-
-    def silenced(terms: Iterable[Term]) -> tuple[Term, ...]:
-        return tuple(WithoutGradient(term) if isinstance(term, OnWeights) else term for term in terms)
-
-    phases = tuple(replace(phase, objective=silenced(terms_of(method, phase))) for phase in method.phases)
-    return replace(method, objective=silenced(method.objective), phases=phases)
 
 
 def trained_roles(method: Method) -> frozenset[Role]:

@@ -10,3 +10,4 @@ class Candidate(StrEnum):
     SHARED = "shared"  # as the rounds left it
     PERSONAL = "personal"  # a further model that the method keeps at the silo
     TUNED = "tuned"  # what the finishing steps made of the model
+    INTERPOLATED = "interpolated"  # between the weights of two of the others

@@ -1,7 +1,7 @@
 """Which mix of its candidate models a silo uses. The silo chooses on its validation rows, after the last round."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
@@ -9,6 +9,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from fedtl.methods.candidate import Candidate
+from fedtl.methods.interpolation import Interpolation
 
 STEPS = 4  # weights are multiples of 1/4
 CONFIDENCE = 0.975  # with which another mix must be better than the plain mean
@@ -23,10 +24,17 @@ class Choose:
     clearly say that another mix is better. The model before and the one after tuning are two of them: with few rows, tuning
     helps or harms by chance, and their mean is in between; where the rows tell them apart, one of them is left out (``kept``).
 
-    A candidate that a method does not have is left out.
+    A candidate that a method does not have is left out. ``interpolation``: between which models that candidate lies.
     """
 
     candidates: tuple[Candidate, ...] = (Candidate.OWN, Candidate.SHARED, Candidate.TUNED)
+    interpolation: Interpolation = field(default_factory=Interpolation)
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether a silo must train a model alone."""
+        between = Candidate.INTERPOLATED in self.candidates and Candidate.OWN in self.interpolation.ends
+        return Candidate.OWN in self.candidates or between
 
     def __post_init__(self) -> None:
         if not self.candidates or len(set(self.candidates)) < len(self.candidates):

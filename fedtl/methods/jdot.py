@@ -39,7 +39,7 @@ class JointTransport(PerBatch):
     rows, with ``entropy`` as the strength of a penalty (``sinkhorn``). In the first round the loss is 0.
     """
 
-    weight: Weight = 1.0
+    weight: Weight = 0.1
     labels: Weight = 1.0
     entropy: Annotated[float, Gt(0)] = 0.05
     iterations: Annotated[int, Ge(1), Le(10_000)] = 50

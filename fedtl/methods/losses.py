@@ -31,12 +31,14 @@ from fedtl.models.state import State
 class Batch:
     """
     A batch of rows: ``x`` [B, ...]; ``y`` [B], class numbers (int64, -1 without a label) or values (float32, NaN without
-    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label.
+    one); ``domain`` [B], 0 for a silo's labelled rows and 1 for those of its second domain, which have no label. ``rows`` [B]: their
+    numbers among the rows that the batch was drawn from, -1 in the second domain; None: not known.
     """
 
     x: Tensor
     y: Tensor
     domain: Tensor
+    rows: Tensor | None = None
 
     @property
     def labelled(self) -> Tensor:

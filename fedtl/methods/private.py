@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from fedtl.methods.base import Method, Use
+from fedtl.methods.candidate import Candidate
 from fedtl.methods.losses import PerBatch
 
 
@@ -17,14 +18,21 @@ def private_problems(method: Method) -> Iterator[str]:
     for number, phase in enumerate(method.phases, 1):
         if phase.through is not None and phase.epochs != 0:
             yield f"phase {number} trains through a mixture of several sets of weights, and only one set can be clipped"
+        if phase.public:
+            yield f"phase {number} trains on public inputs towards what other silos' models say of them, which no charge covers"
         if phase.pick is not None:
             yield f"phase {number} picks one of several sets by its loss on the rows, and the pick would leave without noise"
     for step in method.finish:
         if isinstance(step, Use) and step.others:
             yield f"a silo keeps {len(step.others)} further models, each with private steps of its own; set one strength and no grid"
+    choose = method.choose
+    if choose and Candidate.INTERPOLATED in choose.candidates and Candidate.OWN in choose.interpolation.ends:
+        yield 'a silo\'s own model has other norms than the shared one, so nothing lies between them; set method.choose.ends to ["shared", "tuned"]'
     for slot in method.slots:
         if slot.crosses:
             yield f"the slot {slot.name!r} leaves the silo, and only the model's own update gets noise"
     for summary in method.summaries:
-        if not 0 < summary.bound < math.inf:
+        if summary.on_public:
+            yield f"the summary {summary.name!r} is what the silo's model says of each public input, and leaves without noise"
+        elif not 0 < summary.bound < math.inf:
             yield f"the vectors of the summary {summary.name!r} have no bound, so no noise hides one; set method.clip, for example to 1"

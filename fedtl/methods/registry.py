@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from functools import wraps
+from typing import get_type_hints
 
 from fedtl._util.registry import Registry
 from fedtl.methods import sharing
 from fedtl.methods.apfl import apfl
 from fedtl.methods.armul import armul
+from fedtl.methods.autodial import autodial
 from fedtl.methods.base import Method
 from fedtl.methods.coral import Coral
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.ditto import ditto
 from fedtl.methods.entropy import Entropy
 from fedtl.methods.fedala import fedala
+from fedtl.methods.feddf import feddf
+from fedtl.methods.fedmd import fedmd
 from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
 from fedtl.methods.infomax import InformationMaximisation
@@ -75,6 +79,8 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
     def method(**settings: object) -> Method:
         return base().plus(term(**settings))
 
+    # Those of the fields that a term inherits, too: a setting's type checks its value.
+    method.__annotations__ = get_type_hints(term, include_extras=True)
     paper, _, idea = (term.__doc__ or "").strip().partition("\n\n")[0].partition(": ")
     method.__doc__ = f"{paper}, {whom}; shares as {base.__name__} does: {idea}"
     return method
@@ -83,7 +89,22 @@ def _with_term(term: Callable[..., Term], base: Callable[[], Method], whom: str)
 PLAIN = (
     *(sharing.local, sharing.probe, sharing.pooled, sharing.fedavg, sharing.fedprox, sharing.fedbn),
     *(sharing.silobn, sharing.fedper, sharing.fedrep, sharing.fedbabu, sharing.lgfedavg, sharing.fedtl),
-    *(ditto, mrmtl, armul, apfl, scaffold, fedala, ifca, moon, ridge, simultaneous, shot),
+    *(
+        ditto,
+        mrmtl,
+        armul,
+        apfl,
+        scaffold,
+        fedala,
+        feddf,
+        fedmd,
+        ifca,
+        moon,
+        ridge,
+        simultaneous,
+        shot,
+        autodial,
+    ),
     *(protonet, fedproto),
 )
 METHODS: Registry[Callable[..., Method]] = Registry(

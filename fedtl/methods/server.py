@@ -32,12 +32,14 @@ class ServerStep:
     """
     The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
     and unweighted, Yin et al., 2018; ``share`` is cut at each end), or a torch optimiser with its arguments in
-    ``settings``. Raises ConfigError.
+    ``settings``. ``soup``: the final model is the mean of the shared tensors after so many last rounds
+    (``federation.soup``). Raises ConfigError.
     """
 
     name: str = "mean"
     share: float = 0.1
     settings: Mapping[str, Any] = field(default_factory=dict)
+    soup: int = 1
 
     def __post_init__(self) -> None:
         if self.name not in (*MEANS, *OPTIMIZERS):
@@ -46,6 +48,8 @@ class ServerStep:
             )
         if not 0 <= self.share < 0.5:
             raise ConfigError(f"method.server.share = {self.share} must be at least 0 and below 0.5")
+        if self.soup < 1:
+            raise ConfigError(f"method.server.soup = {self.soup} must be at least 1, the last round alone")
         known = set(inspect.signature(OPTIMIZERS[self.name]).parameters) if self.name in OPTIMIZERS else set()
         if unknown := set(self.settings) - (known - {"params"}):
             raise ConfigError(f"method.server.{sorted(unknown)[0]} is not a setting of {self.name!r}")

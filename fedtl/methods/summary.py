@@ -18,6 +18,7 @@ class Summary(ABC):
     ``every_round``: it changes with training; otherwise a private silo releases it in its first round only.
     ``exact_statistics``: of the model with the exact statistics of the silo's training inputs, where the silo uses these and
     trains without privacy; otherwise of the model as trained.
+    ``on_public``: the vectors themselves cross, one for each public input (``Trainer.public``), and no mean over training rows.
     ``needs_layers``: the paths of the layers of the net whose outputs the vector is made of.
     """
 
@@ -26,6 +27,7 @@ class Summary(ABC):
     by_label: bool = False
     every_round: bool = True
     exact_statistics: bool = False
+    on_public: bool = False
     needs_layers: tuple[str, ...] = ()
 
     @abstractmethod

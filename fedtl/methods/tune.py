@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fedtl._util.settings import Count
 from fedtl.methods.base import HEAD, Finish, Phase, Site
+from fedtl.methods.losses import TaskLoss
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.sets import Sets
+from fedtl.methods.teacher import TEACHER, FollowTeacher, taught_by
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State, first_not_finite
 
@@ -40,6 +42,10 @@ class Tune(Finish):
 
     The silo uses the model after the epoch that its validation rows choose (``epochs_to_keep``; without them
     ``last_that_learned``), or the one before tuning.
+
+    ``generations``: that often it is then tuned again, from the same received model, on its labels and on the scores of the model
+    before it (Furlanello et al., 2018, born-again networks; theirs start from random weights). The loss is the task's plus the KL
+    divergence from the teacher. The silo uses the last generation, unless an earlier one is clearly better, as for epochs.
     """
 
     what: What = "all"
@@ -48,6 +54,7 @@ class Tune(Finish):
     schedule: Literal["cosine", "constant"] = "cosine"
     ridge_head: bool = True
     unfreeze: Literal["at once", "gradual"] = "at once"
+    generations: Count = 0
 
     @property
     def trained(self) -> frozenset[Role]:  # type: ignore[override]
@@ -60,20 +67,35 @@ class Tune(Finish):
         return first * (1 + cos(pi * epoch / self.epochs)) / 2 if self.schedule == "cosine" else first
 
     def __call__(self, site: Site, state: State, sets: Sets) -> State:
+        models = [self._tuned(site, state, sets, 0, {})]
+        for generation in range(1, self.generations + 1 if self.epochs else 1):
+            teacher = taught_by(site.scores(models[-1]))
+            models.append(self._tuned(site, state, sets, generation, teacher))
+        return models[0] if len(models) == 1 else kept_of(site, models)
+
+    def _tuned(self, site: Site, state: State, sets: Sets, generation: int, teacher: State) -> State:
+        """Return the model of a generation. ``teacher``: what is added to a state for its teacher; {}: it has none."""
+        objective = (TaskLoss(), FollowTeacher(TEACHER)) if teacher else None
         state = site.adapted(state, self.trained)
         if self.ridge_head and Role.HEAD in self.trained and is_linear(state) and len(site.losses(state)):
             state = RidgeHead(keep_better=True)(site, state, sets)
         states = [state]
         for epoch in range(self.epochs):
-            phase = Phase(self.trained, 1, unfrozen=epoch if self.unfreeze == "gradual" else None)
-            state = site.train(state, phase, self.rate(epoch, site.lr), epoch)
+            phase = Phase(self.trained, 1, objective, unfrozen=epoch if self.unfreeze == "gradual" else None)
+            number = generation * self.epochs + epoch
+            state = site.train(state | teacher, phase, self.rate(epoch, site.lr), number)
             if first_not_finite(state):  # the rate was too high; what was before it is still good
                 break
             states.append(site.adapted(state, self.trained))
-        losses = torch.stack([site.losses(one) for one in states])
-        if losses.shape[1] < 2 or not bool(losses.isfinite().all()):
-            return last_that_learned(site, states)
-        return states[epochs_to_keep(losses)]
+        return kept_of(site, states)
+
+
+def kept_of(site: Site, states: Sequence[State]) -> State:
+    """Return the state that the silo's validation rows choose of those after 0, 1, ... epochs or generations."""
+    losses = torch.stack([site.losses(one) for one in states])
+    if losses.shape[1] < 2 or not bool(losses.isfinite().all()):
+        return last_that_learned(site, states)
+    return states[epochs_to_keep(losses)]
 
 
 def last_that_learned(site: Site, states: Sequence[State]) -> State:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedtl.report import plots
+from fedtl.report import interpolation_plots, plots
 from fedtl.report.figures import (
     LATE_ROWS,
     TITLES,
@@ -25,6 +25,8 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
     if any(figures for line in history for figures in line.silos.values()):  # a private run may have none
         drawn.append(plot("Validation by round", plots.learning_curves(history, bool(result.privacy))))
     drawn.append(plot("Test result of each silo", plots.silo_bars(result)))
+    if curves := {name: silo.interpolated for name, silo in result.silos.items() if silo.interpolated}:
+        drawn.append(plot("Loss between two models", interpolation_plots.interpolation_curves(curves)))
     return render(
         "page.html.j2",
         title=f"{result.method} on {result.model}, {counted(result.rounds, 'round')}, seed {result.seed}",

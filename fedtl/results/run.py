@@ -36,13 +36,26 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class Interpolated:
+    """
+    The model between two others, the ``ends``. ``curve``: the mean loss on validation rows at the shares 0, ..., 1 of the
+    second. ``shares``: the chosen ones, of the "whole" model or of each stage and the "head".
+    """
+
+    ends: tuple[str, ...]
+    curve: tuple[float, ...]
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class SiloResult:
     """
     One silo: how many rows it has, and what its own model scores on its test rows. ``mix``: the models that this is; None: one
     alone. ``received``: the model as the last round left it, before the silo tuned or mixed anything. ``target``: on the
     test rows of the second domain, ``target_adabn``: there, after AdaBN. ``refitted``: with the exact statistics of the silo's training
     inputs in place of shared ones. ``statistics_distance``: of the statistics that training left from these exact ones,
-    in standard deviations. ``unlabelled``: how many further training rows have a label that is not used. ``doubtful_labels``: the estimated share of wrong training labels (``methods.label_doubt``).
+    in standard deviations. ``unlabelled``: how many further training rows have a label that is not used. ``doubtful_labels``: the estimated share of wrong training labels (``methods.label_doubt``). ``interpolated``: the curve between two models, where
+    one of the candidates lies there.
     """
 
     train: int
@@ -57,6 +70,7 @@ class SiloResult:
     statistics_distance: float | None = None
     unlabelled: int | None = None
     doubtful_labels: float | None = None
+    interpolated: Interpolated | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

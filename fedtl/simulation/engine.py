@@ -10,7 +10,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.errors import FedTLError, SiloFailed
 from fedtl.messages import Refusal, Task, Update
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer
+from fedtl.training.trainer import Trainer, trainer_at
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 2
@@ -60,9 +60,9 @@ class UnexpectedFailure:
 
 
 def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
-    """The job's result, a SiloFailed or an UnexpectedFailure. Raises any other FedTLError."""
+    """The job's result with the silo's own trainer, a SiloFailed or an UnexpectedFailure. Raises any other FedTLError."""
     try:
-        return job(trainer, silo)
+        return job(trainer_at(trainer, silo.name), silo)
     except SiloFailed as failure:
         return failure
     except FedTLError:

@@ -30,6 +30,8 @@ def why_not_stackable(trainer: Trainer) -> str | None:
 def _unsuitable_setting(trainer: Trainer) -> str | None:
     """An objective that needs more than rows and labels, or an optimiser whose step mixes the tensors of silos."""
     method = trainer.method
+    if trainer.others:
+        return "silos whose models differ"
     if method.objective != (TaskLoss(),):
         return f"the objective {' + '.join(type(term).__name__ for term in method.objective)}"
     if method.slots or method.summaries or any(p != Phase(p.train, p.epochs) for p in method.phases):

@@ -34,8 +34,9 @@ from fedtl.simulation.stackable import NORMS, why_not_stackable
 from fedtl.training.batches import to_inputs
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import moving_in
+from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
-from fedtl.training.trainer import Trainer, received_metrics
+from fedtl.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from fedtl.data.dataset import Dataset, SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import LabelledFeatures, Part, Phase, fits_tuned_statistics
+from fedtl.methods.base import LabelledFeatures, Part, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
 from fedtl.models.state import State, copy_state, first_not_finite
+from fedtl.results.run import Interpolated
+from fedtl.training.between import interpolated
 from fedtl.training.evaluate import fits_statistics, labelled_features
 from fedtl.training.metrics import row_losses
 from fedtl.training.nets import Use
@@ -43,12 +45,13 @@ class Member:
 class FinalModel:
     """
     The mix of models that a silo uses; of one model in most methods. ``validation_rows``: by how many it was chosen;
-    ``mixes``: among how many.
+    ``mixes``: among how many. ``interpolated``: the curve of the candidate between two others, if there was one.
     """
 
     members: tuple[Member, ...]
     validation_rows: int = 0
     mixes: int = 1
+    interpolated: Interpolated | None = None
 
     @property
     def main(self) -> Member:
@@ -96,9 +99,18 @@ class HomeSite:
         part = data.train if rows == "train" else data.val
         return row_losses(self.trainer.scores(state, part.x, data), part.y)
 
+    def scores(self, state: State) -> Tensor:
+        data = self.silo.data
+        return scores_in_loss(self.trainer.scores(state, data.train.x, data), data)
+
     def features(self, state: State, rows: Part) -> LabelledFeatures:
         data = self.silo.data
         return features_by(self.trainer, state, data.train if rows == "train" else data.val, data)
+
+
+def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
+    """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
+    return scores if data.classes else (scores - data.y_mean) / data.y_std
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:
@@ -132,14 +144,16 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
     """Return every tensor of the model after the method's finishing steps and tuning, with exact statistics."""
     state, model = trainer.partition.join(task.shared, silo.local), received_model(trainer, silo, task)
     sets = trainer.sets(state) | {SUMMARY: part(state, SUMMARY)}
+    moved = fixed = False  # the statistics
     for number, step in enumerate(step for step in trainer.method.steps if step.trained):
         # ``train`` draws from the number after the first one.
         site = HomeSite(trainer, silo, task, state, len(trainer.method.phases) + 2 * number)
         if step.at in ("all", "labelled" if silo.data.has_labels else "unlabelled"):
             model = step(site, model, sets)
-        elif step.at == "labelled":
+            moved, fixed = moved or Role.STATS in step.trained, fixed or step.fixes_statistics
+        elif step.at == "labelled" and not fixed:
             model = site.adapted(model, step.trained)
-    if fits_tuned_statistics(trainer.method):
+    if moved and not fixed and trainer.method.exact_statistics != "never":
         model = trainer.adapt(model, silo.data.inputs, silo.data.width)
     return copy_state(model)
 
@@ -204,11 +218,16 @@ def finish(trainer: "Trainer", silo: Silo, task: Task, own: OwnModel = own_model
         del make[Candidate.OWN]
     if any(not step.trained for step in trainer.method.finish):
         make[Candidate.PERSONAL] = lambda: received_model(trainer, silo, task)
-    return _chosen(
-        trainer,
-        silo.data,
-        {name: make[name]() for name in choose.candidates if name in make} or {Candidate.TUNED: tuned},
-    )
+    wanted, curve, ends = choose.candidates, None, choose.interpolation.ends
+    if Candidate.INTERPOLATED in wanted and make.keys() >= set(ends):
+        wanted = tuple(dict.fromkeys((*wanted, *ends)))
+    models = {name: make[name]() for name in wanted if name in make}
+    if Candidate.INTERPOLATED in wanted and models.keys() >= set(ends):
+        first, last = (models[name] for name in ends)
+        between, curve = interpolated(trainer, silo.data, first, last, choose.interpolation)
+        models[Candidate.INTERPOLATED] = between
+    candidates = {name: models[name] for name in choose.candidates if name in models}
+    return replace(_chosen(trainer, silo.data, candidates or {Candidate.TUNED: tuned}), interpolated=curve)
 
 
 def _shared_model(trainer: "Trainer", silo: Silo, task: Task) -> State:

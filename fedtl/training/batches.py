@@ -25,13 +25,14 @@ def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, devi
     x, y = data.train.x[rows], data.train.y[rows]
     if not data.classes:
         y = (y - data.y_mean) / data.y_std
-    domain = torch.zeros(len(rows))
+    domain, numbers = torch.zeros(len(rows)), rows
     if target_rows is not None and data.target is not None:
         unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)
         x = torch.cat([x, data.target[target_rows]])
         y = torch.cat([y, unlabelled])
         domain = torch.cat([domain, torch.ones(len(target_rows))])
-    return Batch(to_inputs(x, device), y.to(device), domain.to(device))
+        numbers = torch.cat([rows, torch.full_like(target_rows, -1)])
+    return Batch(to_inputs(x, device), y.to(device), domain.to(device), numbers.to(device))
 
 
 def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:

@@ -19,18 +19,25 @@ from fedtl.models.roles import Partition, Role
 from fedtl.models.state import State
 from fedtl.training.batches import ROWS_AT_ONCE, make_batch
 from fedtl.training.loop import Loop
+from fedtl.training.public_rows import public_vectors
 from fedtl.training.weights import Weights, copied
 
 NUMBERS_AT_ONCE = 1 << 22  # of the vectors of a summary that are held at a time
 
 
-def first_extra(method: Method, model: State, roles: Mapping[str, Role], features: int, width: int) -> State:
-    """Return the initial slots of a model with these initial tensors, and the initial summaries, which are zeros."""
+def first_extra(
+    method: Method, model: State, roles: Mapping[str, Role], sizes: tuple[int, int], public: Tensor | None
+) -> State:
+    """
+    Return the initial slots of a model with these initial tensors, and the initial summaries, which are zeros. ``sizes``: the
+    numbers of features and of outputs; ``public``: inputs that all may see.
+    """
     extra = State()
     for slot in method.slots:
         extra |= as_part(slot.name, slot.first(model, roles))
     for summary in method.summaries:
-        extra[f"{SUMMARY}/{summary.name}"] = torch.zeros(summary.shape(features, width))
+        rows = (0 if public is None else len(public),) if summary.on_public else ()
+        extra[f"{SUMMARY}/{summary.name}"] = torch.zeros((*rows, *summary.shape(*sizes)))
     return extra
 
 
@@ -83,18 +90,26 @@ def uses_exact_statistics(method: Method) -> bool:
     return method.fits_received_statistics and any(one.exact_statistics for one in method.summaries)
 
 
-def summaries_of(loop: Loop, weights: Weights, data: SiloDataset, exact: State | None = None) -> State:
+def summaries_of(
+    loop: Loop,
+    weights: Weights,
+    data: SiloDataset,
+    exact: State | None = None,
+    public: Tensor | None = None,
+) -> State:
     """
     Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down. Rows
     without labels count where the summary is not ``by_label``. ``exact``: the model's statistics for the summaries that ask
-    for exact ones, None where the silo does not use these.
+    for exact ones, None where the silo does not use these. ``public``: inputs that all may see.
     """
-    return {
-        summary.name: (
-            _sum_of_rows(summary, loop, weights, data, exact) / max(1, _row_count(summary, data))
-        ).float()
-        for summary in loop.method.summaries
-    }
+    means: State = {}
+    for summary in loop.method.summaries:
+        if summary.on_public:
+            means[summary.name] = public_vectors(summary, weights, data, public, exact)
+        else:
+            total = _sum_of_rows(summary, loop, weights, data, exact)
+            means[summary.name] = (total / max(1, _row_count(summary, data))).float()
+    return means
 
 
 def _sum_of_rows(

@@ -21,10 +21,9 @@ from fedtl.models.state import State, copy_state, difference, first_not_finite
 from fedtl.privacy import taint
 from fedtl.privacy.charge import charged_round
 from fedtl.training import private
-from fedtl.training.at_home import used_model
 from fedtl.training.batches import learns_from
 from fedtl.training.config import TrainingConfig
-from fedtl.training.evaluate import exact_statistics, fits_statistics, scores_of
+from fedtl.training.evaluate import exact_statistics, scores_of
 from fedtl.training.extra import (
     before_round,
     end_slots,
@@ -36,8 +35,9 @@ from fedtl.training.extra import (
 )
 from fedtl.training.labels import labels_after_round
 from fedtl.training.loop import Loop
-from fedtl.training.metrics import quick
 from fedtl.training.nets import Cache, NetKey, PrivatePhase, Use, new_net
+from fedtl.training.public_rows import trained_on
+from fedtl.training.received import received_metrics
 from fedtl.training.silo import Silo
 from fedtl.training.staging import frozen_parameters, kept_by_cut, staged
 from fedtl.training.weights import Weights, on_device, start_set
@@ -60,7 +60,9 @@ class Trainer:
     makes another trainer with other settings; both use one ``cache``.
 
     ``start`` replaces the model's initial weights where a tensor has the same name and shape. ``alone``: how the model that a
-    silo trains alone begins; None: as this one. ``dtype`` is one of ``precision.DTYPES``. Raises ConfigError where the device cannot compute in it, or the method not with this optimiser.
+    silo trains alone begins; None: as this one. ``public``: inputs [N, ...] that all may see. ``others``: the models
+    of silos that have another one (``trainer_at``). ``dtype``: one of ``precision.DTYPES``. Raises ConfigError where the device
+    cannot compute in it, or the method not with this optimiser.
     """
 
     spec: ModelSpec
@@ -70,9 +72,11 @@ class Trainer:
     start: State = field(default_factory=dict, repr=False)
     dtype: str = "float32"
     alone: OwnStart | None = None
+    public: Tensor | None = field(default=None, repr=False)
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
+    others: Mapping[str, ModelSpec] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         precision.set_precision(self.dtype, self.device)
@@ -81,7 +85,8 @@ class Trainer:
         net = self.net(1)
         frozen = frozen_parameters(self.spec.body, self.training.freeze)
         loop = Loop(self.method, staged(self.training, self.spec.body), roles(net), frozen, self.device)
-        extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, self.spec.features, 1)
+        sizes = (self.spec.features, 1)
+        extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, sizes, self.public)
         kept = kept_by_cut(self.method, self.spec.body)
         object.__setattr__(self, "loop", loop)
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra, kept))
@@ -109,7 +114,10 @@ class Trainer:
             if name in fresh and fresh[name].shape == tensor.shape
         }
         model = copy_state(fresh | given)
-        return copy_state(model | first_extra(self.method, model, self.loop.roles, self.spec.features, width))
+        return copy_state(model | self._first_extra(model, width))
+
+    def _first_extra(self, model: State, width: int) -> State:
+        return first_extra(self.method, model, self.loop.roles, (self.spec.features, width), self.public)
 
     def fit(self, silo: Silo, task: Task) -> Update:
         """
@@ -174,14 +182,14 @@ class Trainer:
         terms call the starting point; None: they do not act. Slots that the state does not have are as before training.
         """
         model, width = model_part(state), silo.data.width
-        extra = first_extra(self.method, model, self.loop.roles, self.spec.features, width)
+        extra = self._first_extra(model, width)
         weights = self._weights(extra | state, width)
         weights.sets |= start_set(self.method, start, self.device)
         number = len(self.method.phases) + 1 if number is None else number
         loop = self.loop
         if lr is not None:
             loop = replace(loop, training=replace(loop.training, lr=lr, schedule="constant"))
-        loop.run(weights, phase, silo, task, number)
+        loop.run(weights, phase, trained_on(phase, silo, self.public), task, number)
         return copy_state(weights.sets[MODEL])
 
     def scores(self, state: State, x: Tensor, data: SiloDataset) -> Tensor:
@@ -235,7 +243,7 @@ class Trainer:
         before = before_round(self.method, weights)
         if silo.guarantee is None:
             counts = {
-                number: self.loop.run(weights, phase, silo, task, number)
+                number: self.loop.run(weights, phase, trained_on(phase, silo, self.public), task, number)
                 for number, phase in enumerate(self.method.phases)
             }
         else:
@@ -267,23 +275,10 @@ class Trainer:
         if uses_exact_statistics(self.method):
             net = self._evaluated(weights.sets[MODEL], silo.data.width)
             exact = exact_statistics(net, silo.data.inputs, self.device)
-        return summaries_of(self.loop, weights, silo.data, exact)
+        return summaries_of(self.loop, weights, silo.data, exact, self.public)
 
 
-def received_metrics(trainer: Trainer, silo: Silo, task: Task, state: State) -> Mapping[str, float]:
-    """
-    Return the metrics, on validation rows, of the model that the silo would use if training had just ended; of a
-    private silo what its guarantee releases, with noise.
-    """
-    val = silo.data.val
-    if silo.guarantee is not None:
-        if silo.guarantee.releases.accuracy is None:
-            return {}
-        return private.noisy_accuracy(trainer.scores(state, val.x, silo.data), silo, task.round)
-    if not len(val):
-        return {}
-    model = used_model(trainer, silo, task, state)
-    own = fits_statistics(trainer.method, trainer.partition, model, task.shared)
-    if own or trainer.method.pool:  # a pooled run has all rows
-        model = trainer.adapt(model, silo.data.inputs, silo.data.width)
-    return quick(trainer.scores(model, val.x, silo.data), val.y)
+def trainer_at(trainer: Trainer, silo: str) -> Trainer:
+    """Return the trainer of a silo: with the silo's own model, where it has another one."""
+    spec = trainer.others.get(silo)
+    return trainer if spec is None else replace(trainer, spec=spec, start={}, others={})

@@ -122,6 +122,13 @@ def test_predictions_equal_those_on_the_test_rows(finished, tmp_path):
     )
     assert written.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == len(said) + 1
+    adapted = fedtl(
+        "predict", path, "--silo", "faint", "--input", tmp_path / "new.npz", "--adapt", "tent", "--json"
+    )
+    assert (adapted.returncode, "TENT" in adapted.stderr) == (0, True)
+    lines = json.loads(adapted.stdout)
+    assert {line["adapted"] for line in lines} == {"tent"}
+    assert len(lines) == len(said)
     wrong = fedtl("predict", path, "--silo", "nobody", "--input", tmp_path / "new.npz")
     assert (wrong.returncode, "nobody" in wrong.stderr) == (2, True)
 
@@ -149,3 +156,21 @@ def test_the_exported_model_is_an_ordinary_one(finished, tmp_path):
     onnx = pytest.importorskip("onnx.reference")
     (answer,) = onnx.ReferenceEvaluator(str(tmp_path / "model" / "model.onnx")).run(None, {"x": x.numpy()})
     np.testing.assert_allclose(answer, kept["scores"].numpy(), atol=1e-4)
+
+
+def test_a_silos_model_is_exported_as_another_net(finished, tmp_path):
+    path, _ = finished
+    wanted = ("--distil", "mlp", "--set", "width=8", "--epochs", 2)
+    done = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "model", *wanted)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy on 60 test rows" in done.stdout
+    assert load_file(tmp_path / "model" / "model.safetensors")["classifier.weight"].shape == (10, 8)
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    assert described["distilled"]["test_rows"] == 60
+    pytest.importorskip("onnx")
+    assert (tmp_path / "model" / "model.onnx").exists()
+    alone = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "other", "--set", "width=8")
+    assert (alone.returncode, "--distil" in alone.stderr) == (2, True)
+    wrong = fedtl("export", path, "--silo", "faint", "--out", tmp_path / "other", "--distil", "mlpp")
+    assert (wrong.returncode, "mlpp" in wrong.stderr) == (2, True)
+    assert not (tmp_path / "other").exists()

@@ -9,6 +9,7 @@ import torch
 from sklearn.neighbors import NearestCentroid
 
 from fedtl._util.records import from_plain
+from fedtl.data import prepare
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.backbone import read_backbone
 from fedtl.experiment.config.load import load_experiment
@@ -17,11 +18,14 @@ from fedtl.experiment.new_silo import new_silo_experiment, new_silo_name, read_n
 from fedtl.experiment.onboard import CHOSEN, RECEIVED, Episodes, NewSilo, onboard
 from fedtl.experiment.onboard_folder import check_new, write_onboarded
 from fedtl.experiment.predict import SiloModel, export_model
+from fedtl.experiment.resemblance import check_comparable, resembling
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.heads.choose import HEADS
 from fedtl.models.roles import Role
 from fedtl.results.onboard import OnboardResult
+from fedtl.training.at_home import features_by
 from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
 from tests.experiments import ROUNDS_ONLY
 
@@ -284,3 +288,36 @@ def test_what_is_trained_sees_the_labels_of_the_support_and_all_inputs(silo):
     assert torch.allclose(
         alone["body.features.1.running_mean"], exact["body.features.1.running_mean"], atol=1e-5
     )
+
+
+def test_silos_resemble_by_the_distances_of_their_prototypes(runs, silo):
+    rows = silo.draw(4, 0, 0)
+    support = LabelledFeatures(silo.support.features[rows], silo.support.y[rows])
+    labels = tuple(map(str, range(10)))
+    found = resembling(silo.backbone, support, labels, lambda *_: None)
+    assert found.keys() == {"plain", "inverted", "blurred", "faint", "rotated"}
+    x, y = support.features.numpy(), support.y.numpy()
+    limit = np.linalg.norm(x, axis=1).max()
+
+    def means(x, y):
+        x = x * np.minimum(1, limit / np.linalg.norm(x, axis=1, keepdims=True))
+        return np.stack([x[y == c].mean(0) for c in range(10)])
+
+    backbone = silo.backbone
+    raw = prepare.read_silo(backbone.experiment.data, "faint")
+    data = prepare.prepare_silo(raw, backbone.experiment.data, "faint", 0, labels, frozenset(labels)).data
+    theirs = features_by(backbone.trainer, backbone.state(data), data.train, data)
+    spread = np.sqrt(((x - means(x, y)[y]) ** 2).sum(1).mean())
+    gaps = np.linalg.norm(means(x, y) - means(theirs.features.numpy(), theirs.y.numpy()), axis=1)
+    assert found["faint"] == pytest.approx(gaps.mean() / spread, rel=1e-4)
+    few = LabelledFeatures(support.features[y < 2], support.y[y < 2])
+    other = resembling(backbone, few, ("0", "unheard of"), lambda *_: None)
+    assert other["faint"] != found["faint"]
+    assert resembling(backbone, few, ("a", "b"), lambda *_: None) == {}
+
+
+def test_silos_of_a_private_run_and_of_an_export_are_not_matched(silo):
+    for changed in ({"trained": ()}, {"experiment": load_experiment("digits", ["privacy.epsilon=3"])}):
+        with pytest.raises(ConfigError, match="--match"):
+            check_comparable(replace(silo.backbone, **changed))
+    check_comparable(silo.backbone)

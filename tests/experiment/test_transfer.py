@@ -61,7 +61,7 @@ def test_the_plan_is_yosinskis_for_every_number_of_stages():
     assert (Begin.HELD, 2) in list(plan(2, pretrained=True))
 
 
-@pytest.mark.parametrize("begin", [Begin.A, Begin.A_TUNED, Begin.B, Begin.B_TUNED])
+@pytest.mark.parametrize("begin", [Begin.A, Begin.A_TUNED, Begin.B, Begin.B_TUNED, Begin.HELD])
 def test_first_stages_are_the_donors_and_move_only_with_a_plus(at_home, begin):
     trainer, silo, donors, task = at_home
     donor = getattr(donors, DONORS[begin])

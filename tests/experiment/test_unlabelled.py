@@ -7,6 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from fedtl.audit.audit import refuse_unauditable
 from fedtl.data.parts import split_rows
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
@@ -46,7 +47,7 @@ ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {n
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "infomax", "jan", *OTHERS])
+@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", *OTHERS])
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
     more = [ALL_TERMS] if method == "jan" else []
     experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
@@ -185,6 +186,12 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
     printed = Console(record=True, width=100)
     printed.print(label_free_table(written))
     assert f"* {taken.best}" in printed.export_text()
+
+
+@pytest.mark.parametrize("setting", [UNLABELLED, "data.label_fraction=0.5"])
+def test_a_run_with_hidden_labels_is_not_audited(setting):
+    with pytest.raises(ConfigError, match="rows with labels"):
+        refuse_unauditable(small("method.name=silobn", setting))
 
 
 def test_regression_needs_declared_scales():

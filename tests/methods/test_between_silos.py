@@ -168,7 +168,7 @@ def test_jdot_is_the_cost_of_the_linear_program_on_prototypes_and_predictions():
 
 
 def test_steps_of_jdot_bring_each_row_to_a_class():
-    term = JointTransport(labels=0.0)
+    term = JointTransport(1.0, labels=0.0)
     summaries = received(
         term, out_of(torch.eye(6, dtype=torch.float64).repeat(3, 1)[:9] * 5, torch.arange(9) // 3)
     )

@@ -108,10 +108,10 @@ def unbiased_mmd(a, b, widths):
 @pytest.mark.parametrize("reference", ["other", "labelled"])
 def test_the_loss_is_the_mmd_by_the_exact_kernel(reference):
     term = SiloMeanDiscrepancy(0.7, widths=WIDTHS, frequencies=8_000, reference=reference)
-    labelled, unlabelled = normal(30, 5), normal(20, 5, seed=1) * 2 + 1
+    labelled, unlabelled = normal(30, 5) + 2 * torch.eye(5)[0], normal(20, 5, seed=1) + 2 * torch.eye(5)[1]
     y = torch.cat([torch.zeros(30), torch.full((20,), NO_LABEL)]).long()
     summaries = received(term, torch.cat([labelled, unlabelled]), y)
-    own, other = labelled[:8] + 1, unlabelled[:4] - 1
+    own, other = labelled[:8] + torch.eye(5)[2], unlabelled[:4] - torch.eye(5)[2]
     out = out_of(torch.cat([own, other]), torch.cat([y[:8], y[-4:]]), summaries=summaries)
     against = unlabelled if reference == "other" else labelled
     wanted = 8 / 12 * unbiased_mmd(own, against, WIDTHS) + 4 / 12 * unbiased_mmd(other, labelled, WIDTHS)

@@ -90,3 +90,56 @@ def test_without_two_finite_validation_rows_the_last_epoch_that_learned_is_kept(
 
 def test_without_rows_that_have_a_label_the_whole_schedule_is_kept():
     assert tuned(Tune(epochs=2), torch.zeros(3, 0), torch.zeros(3, 0))[0] == 2
+
+
+class Generations(Ground):
+    """A silo that also remembers who taught, and whose loss depends on how often the model was tuned."""
+
+    def __init__(self, losses):
+        super().__init__(losses)
+        self.taught, self.generation = [], 0
+
+    def adapted(self, state, moved):
+        return state
+
+    def scores(self, state):
+        self.generation += 1
+        return torch.full((5, 3), float(self.generation))
+
+    def train(self, state, phase, lr=None, repeat=0):
+        terms = phase.objective or ()
+        teacher = {key: float(one[0, 0]) for key, one in state.items() if key.startswith("summary/")}
+        self.taught.append((repeat, [type(term).__name__ for term in terms], teacher))
+        return {"epochs": state["epochs"] + 1, "made": torch.tensor(float(self.generation))}
+
+    def losses(self, state, rows="val"):
+        known = self.by_epoch["val"]
+        return known[int(state["made"])] if "made" in state else torch.full_like(known[0], 99.0)
+
+
+def test_each_generation_starts_anew_and_learns_from_the_one_before():
+    site = Generations([torch.tensor([3.0 - one, 4.0 - one]) for one in range(3)])
+    used = Tune(epochs=2, generations=2)(site, {"epochs": torch.zeros(())}, {})
+    assert int(used["made"]) == 2
+    assert int(used["epochs"]) == 2  # from the received model, not from the model before
+    assert not [name for name in used if "/" in name]
+    teachers = [teacher for *_, teacher in site.taught]
+    assert teachers == [{}, {}, *[{"summary/teacher": 1.0}] * 2, *[{"summary/teacher": 2.0}] * 2]
+    assert [terms for _, terms, _ in site.taught[:2]] == [[], []]  # the method's own
+    assert {tuple(terms) for _, terms, _ in site.taught[2:]} == {("TaskLoss", "FollowTeacher")}
+    assert [repeat for repeat, *_ in site.taught] == [0, 1, 2, 3, 4, 5]  # each draws batches of its own
+
+
+def test_a_generation_is_dropped_only_if_an_earlier_one_is_clearly_better():
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 1, 200))
+    rising = Generations([noise + 0.5 * one for one in range(3)])
+    assert int(Tune(epochs=1, generations=2)(rising, {"epochs": torch.zeros(())}, {})["made"]) == 0
+    flat = Generations([noise, noise + 0.001 * noise, noise + 0.002 * noise.flip(0)])
+    assert int(Tune(epochs=1, generations=2)(flat, {"epochs": torch.zeros(())}, {})["made"]) == 2
+
+
+def test_without_epochs_there_are_no_generations():
+    site = Generations([torch.zeros(2)])
+    first = {"epochs": torch.zeros(())}
+    assert Tune(epochs=0, generations=3)(site, first, {}) is first
+    assert site.taught == []

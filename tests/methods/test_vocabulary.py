@@ -10,7 +10,7 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.resolve import server_of
 from fedtl.experiment.config.schema import MethodSettings
-from fedtl.methods.base import Method, Phase, Use, without_weight_terms
+from fedtl.methods.base import Method, Phase, Use
 from fedtl.methods.losses import OnWeights, PerBatch, PerExample, TaskLoss, WithoutGradient
 from fedtl.methods.private import private_problems
 from fedtl.methods.registry import METHODS
@@ -20,6 +20,7 @@ from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, zeros
 from fedtl.methods.summary import Summary
 from fedtl.methods.tune import Tune
+from fedtl.methods.without_weight_terms import without_weight_terms
 from fedtl.models.roles import Role
 from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig

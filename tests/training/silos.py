@@ -77,8 +77,8 @@ class InProcess:
                 yield Refusal(name, task.round, str(failure))
 
 
-def federate(trainer, silos, number=1):
-    shared, _ = trainer.partition.split(trainer.initial(len(CLASSES)))
+def federate(trainer, silos, number=1, classes=CLASSES):
+    shared, _ = trainer.partition.split(trainer.initial(len(classes)))
     plan = FederationConfig("test", 0, number, ServerStep())
     return list(run_rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 

@@ -16,8 +16,9 @@ from fedtl._util.randomness import numpy_generator
 from fedtl.audit import units
 from fedtl.audit.attacks.membership import Bools, Evidence, Floats
 from fedtl.data.dataset import Dataset, SiloDataset
-from fedtl.experiment.config.resolve import privacy_of, server_of
+from fedtl.experiment.config.resolve import privacy_of
 from fedtl.experiment.privacy_plan import LedgerLocation, plan_guarantee
+from fedtl.experiment.server_step import server_step
 from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
@@ -163,7 +164,7 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
             per_round = None if experiment.silos_per_round == "all" else int(experiment.silos_per_round)
             plan = FederationConfig(
                 *(f"reference {number}", experiment.seed, experiment.rounds),
-                *(server_of(experiment.method), per_round),
+                *(server_step(study), per_round),
             )
             width = next(iter(silos.values())).data.width
             state = ServerState(0, trainer.partition.split(trainer.initial(width))[0])

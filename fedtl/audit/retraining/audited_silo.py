@@ -16,7 +16,7 @@ from fedtl.errors import SiloFailed
 from fedtl.experiment.guarantees import silo_guarantee
 from fedtl.experiment.study import Study
 from fedtl.messages import Task, Update
-from fedtl.methods.base import without_weight_terms
+from fedtl.methods.without_weight_terms import without_weight_terms
 from fedtl.models.state import State
 from fedtl.privacy import taint
 from fedtl.privacy.budget import Budget

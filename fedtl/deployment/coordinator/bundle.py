@@ -109,6 +109,10 @@ def build_bundle(
 
 
 def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
+    if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
+        raise ConfigError(
+            "data.unlabelled and data.label_fraction hide labels in simulations; a site trains on all labels of its rows, so remove them"
+        )
     schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:
         experiment = experiment.model_copy(update={"privacy": DP_READY})

@@ -11,9 +11,11 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice
+from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings, is_custom
 from fedtl.experiment.config.set_checks import set_contradictions
+from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS
@@ -62,6 +64,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _of_labels(experiment.data, experiment)
     yield from _of_wrong_labels(experiment.data, experiment)
     yield from _of_classes(experiment)
+    yield from public_contradictions(experiment)
+    yield from silo_model_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)
@@ -169,6 +173,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
         "data.columns": data.columns,
         "data.classes": data.classes,
         "data.unlabelled": data.unlabelled,
+        "data.public": data.public,
         "model.pretrain_on": experiment.model.pretrain_on,
     }
     lists |= {"compare.methods": compare.methods, "compare.seeds": compare.seeds}

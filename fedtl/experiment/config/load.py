@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from fedtl.data.settings import SCALES
+from fedtl.data.settings import NOISE, SCALES
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.checks import check_experiment, with_unit
 from fedtl.experiment.config.messages import shorten
@@ -43,7 +43,7 @@ def read_experiment(name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         path = Path(str(shipped))
     table = read_toml(path)
     _make_absolute(table, path.parent.absolute())
-    return _merged(table, _overriding(overrides))
+    return _merged(table, overriding(overrides))
 
 
 def shipped_names() -> list[str]:
@@ -84,7 +84,7 @@ def to_toml(experiment: Experiment) -> str:
     return tomli_w.dumps(experiment.model_dump(exclude_none=True))
 
 
-def _overriding(overrides: Sequence[str]) -> dict[str, Any]:
+def overriding(overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``["data.limit=100"]`` as nested tables. A value that is not TOML is text."""
     table: dict[str, Any] = {}
     for override in overrides:
@@ -140,14 +140,15 @@ def _make_absolute(table: dict[str, Any], base: Path) -> None:
         value = inner.get(key) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(value, str) and value and value not in not_paths:
             inner[key] = _absolute(value, base, f"{section}.{key}")
-    model = table.get("model")
-    if isinstance(model, dict) and isinstance(model.get("pretrain_on"), list):
-        model["pretrain_on"] = [_absolute_source(entry, base) for entry in model["pretrain_on"]]
+    for section, key in (("model", "pretrain_on"), ("data", "public")):
+        inner = table.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(key), list):
+            inner[key] = [_absolute_source(entry, base, f"{section}.{key}") for entry in inner[key]]
 
 
-def _absolute_source(entry: Any, base: Path) -> Any:
+def _absolute_source(entry: Any, base: Path, at: str) -> Any:
     source, _, path = entry.partition(":") if isinstance(entry, str) else ("", "", "")
-    return f"{source}:{_absolute(path, base, 'model.pretrain_on')}" if path else entry
+    return f"{source}:{_absolute(path, base, at)}" if path and source != NOISE else entry
 
 
 def _absolute(path: str, base: Path, at: str) -> str:

@@ -50,7 +50,12 @@ def unknown_setting(path: str, known: Sequence[str], model: type[BaseModel] = Ex
     near += [name for name in _settings(model) if name.rpartition(".")[2] == key and "." not in above]
     if path in near:
         return f'"{path}" is a key with a dot; write {{"{above}": {{"{key}": ...}}}}, or in TOML {key} = ... under [{above}]'
-    hint = f'; did you mean "{near[0]}"?' if near else f"; there are {', '.join(known) or 'none'}"
+    there = (
+        f"; [{above}] has {', '.join(siblings)}"
+        if above and known
+        else f"; there are {', '.join(known) or 'none'}"
+    )
+    hint = f'; did you mean "{near[0]}"?' if near else there
     return f"{json.dumps(above + dot + key, ensure_ascii=False)} is not a setting{hint}"
 
 

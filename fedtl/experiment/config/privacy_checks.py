@@ -24,8 +24,8 @@ SAME_IN_ALL_SILOS = ("unit", "noise", "tuning")  # a result states one value for
 def unsound(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each reason why the guarantee of ``[privacy]`` would not hold. Without such a line it may be trained."""
     if experiment.privacy is None:
-        if experiment.silo:
-            yield f"silo.{next(iter(experiment.silo))} overrides [privacy], but the experiment has no [privacy]"
+        if overriding := [name for name, own in experiment.silo.items() if own.privacy]:
+            yield f"silo.{overriding[0]} overrides [privacy], but the experiment has no [privacy]"
         if experiment.data.scale == "dp":
             yield 'data.scale = "dp" needs [privacy], and the experiment has none; set data.scale = "silo"'
         return
@@ -48,7 +48,7 @@ def unsound(experiment: Experiment) -> Iterator[str]:
 
 def _unsound_method(experiment: Experiment) -> Iterator[str]:
     method, data, name = method_of(experiment.method), experiment.data, experiment.method.name
-    if method.pool or not (method.shared or any(slot.crosses for slot in method.slots) or method.summaries):
+    if method.pool or not method.sends:
         yield f"method {name!r} is a baseline and never private; remove [privacy]"
     yield from (f"[privacy] and method {name!r}: {problem}" for problem in private_problems(method))
     if data.scale == "dp" and Role.STATS in method.shared:
@@ -87,10 +87,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         "the guarantee does not cover them; do not publish them"
     )
     private = [method_of(MethodSettings(name=name)) for name in compare.methods if name in METHODS]
-    if (
-        runs := len(compare.seeds)
-        * sum(bool(method.shared or method.summaries) and not method.pool for method in private)
-    ) > 1:
+    if (runs := len(compare.seeds) * sum(method.sends and not method.pool for method in private)) > 1:
         yield f"compare makes {runs} private runs on the same rows; if more than one is released, their epsilons add"
     if experiment.model.weights not in ("", "pretrained") and not taint_metadata.has_labels(
         Path(experiment.model.weights)

@@ -23,6 +23,7 @@ from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
 from fedtl.methods.cut import with_cut
+from fedtl.methods.interpolation import Interpolation
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
@@ -64,8 +65,14 @@ def finished_at_home(method: Method, settings: MethodSettings) -> Method:
     if not method.phases:
         return method
     tune = Tune(**settings.tune.model_dump()) if settings.tune.epochs else None
-    candidates = tuple(settings.choose.candidates)
-    return replace(method, tune=tune, choose=None if candidates == (Candidate.TUNED,) else Choose(candidates))
+    candidates, (first, second) = tuple(settings.choose.candidates), settings.choose.ends
+    if candidates == (Candidate.TUNED,):
+        return replace(method, tune=tune, choose=None)
+    try:
+        interpolation = Interpolation((first, second), settings.choose.by == "stage")
+    except ValueError as error:
+        raise ConfigError(f"method.choose.{error}") from error
+    return replace(method, tune=tune, choose=Choose(candidates, interpolation))
 
 
 def _named_method(settings: MethodSettings) -> Method:
@@ -105,6 +112,14 @@ def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
     return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
 
 
+def silo_model(experiment: Experiment, silo: str) -> ModelSettings:
+    """Return the settings of a silo's model: those of ``[silo.<name>.model]``, or else of ``[model]``."""
+    own = experiment.silo[silo].model if silo in experiment.silo else None
+    if own is None:
+        return experiment.model
+    return ModelSettings(name=own.name, settings=own.settings, dtype=experiment.model.dtype)
+
+
 def server_of(settings: MethodSettings) -> Server:
     """Return the method's own server step, or the one that ``[method.server]`` describes. Raises ConfigError."""
     if (own := _own_server(settings)) is not None:
@@ -114,12 +129,14 @@ def server_of(settings: MethodSettings) -> Server:
             )
         return own
     table = dict(settings.server)
-    name, share = table.pop("name", "mean"), table.pop("share", None)
+    name, share, soup = table.pop("name", "mean"), table.pop("share", None), table.pop("soup", 1)
     if share is not None and name != "trimmed":
         raise ConfigError(f'method.server.share is a setting of "trimmed", not of {name!r}; remove it')
     if share is not None and (isinstance(share, bool) or not isinstance(share, int | float)):
         raise ConfigError(f"method.server.share = {shorten(share)}: must be a number")
-    step = ServerStep(name, 0.1 if share is None else share, table)
+    if isinstance(soup, bool) or not isinstance(soup, int):
+        raise ConfigError(f"method.server.soup = {shorten(soup)}: must be a whole number of rounds")
+    step = ServerStep(name, 0.1 if share is None else share, table, soup)
     if name in OPTIMIZERS:
         _try_optimizer(name, table)
     return step

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
 from fedtl._util.settings import Settings
 from fedtl.data.settings import DataSettings, printable
-from fedtl.methods.candidate import Candidate
+from fedtl.experiment.config.home_schema import ChooseSettings, TuneSettings
 from fedtl.simulation.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from fedtl.models.custom import Build
 
 CUSTOM = "custom"  # first part of the name of a method or model that a Python program passes as a value
-
-
 CUSTOM_NAME = re.compile(rf"{CUSTOM}(:[A-Za-z0-9_][A-Za-z0-9._+-]{{0,63}})?")
 
 
@@ -70,42 +68,6 @@ class TrainSettings(Settings):
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
     roles: list[Literal["body", "norm", "head"]] = []
-
-
-def each_once(values: list[Candidate]) -> list[Candidate]:
-    """Return the values if each stands in the list once."""
-    if len(set(values)) < len(values):
-        raise ValueError("a list in which each name stands once")
-    return values
-
-
-class TuneSettings(Settings):
-    """
-    ``[method.tune]``: training at each silo after the last round, on its own rows, with a falling learning rate. ``what``:
-    "all", the "head", or the scale and statistics of "norm" layers. ``epochs``: at most; 0: none. ``lr``: of the first epoch;
-    "auto": half of train.lr. ``ridge_head``: first fit the head in closed form, if that lowers the loss on validation rows.
-    ``unfreeze``: "gradual" trains the head in the first epoch, and one more stage of the body in each that follows.
-    The silo's validation rows decide how many epochs it keeps.
-    """
-
-    what: Literal["all", "head", "norm"] = "all"
-    epochs: int = Field(10, ge=0)
-    lr: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "auto"
-    schedule: Literal["cosine", "constant"] = "cosine"
-    ridge_head: bool = True
-    unfreeze: Literal["at once", "gradual"] = "at once"
-
-
-class ChooseSettings(Settings):
-    """
-    ``[method.choose]``: which models a silo averages after the last round: its "own", trained alone for as many epochs, the
-    "shared" one, the "personal" one of methods that keep one, and the "tuned" one. The weights are equal unless its
-    validation rows clearly say otherwise. ["tuned"]: no mix.
-    """
-
-    candidates: Annotated[list[Annotated[Candidate, Field(strict=False)]], AfterValidator(each_once)] = Field(
-        [Candidate.OWN, Candidate.SHARED, Candidate.TUNED], min_length=1
-    )
 
 
 class MethodSettings(Settings):
@@ -185,10 +147,21 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+class SiloModelSettings(Settings):
+    """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
 class SiloSettings(Settings):
-    """``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides."""
+    """
+    ``[silo.<name>]``: the settings of ``[privacy]`` that one silo overrides, and its ``model`` where a method shares no tensor of
+    it.
+    """
 
     privacy: dict[str, Any] = {}
+    model: SiloModelSettings | None = None
 
 
 class AuditSettings(Settings):

@@ -46,6 +46,9 @@ class FeatureSite:
     def adapted(self, state: State, moved: frozenset[Role]) -> State:
         return state
 
+    def scores(self, state: State) -> Tensor:
+        return self.rows.features @ state[WEIGHT].T + state[BIAS]
+
     def losses(self, state: State, rows: Part = "val") -> Tensor:
         own = self.features(state, rows)  # there are no validation rows
         return row_losses(own.features @ state[WEIGHT].T + state[BIAS], own.y)

@@ -135,6 +135,12 @@ def test_a_coordinator_without_rows_declares_the_schema(folder):
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
 
 
+@pytest.mark.parametrize("setting", ["data.unlabelled=['faint']", "data.label_fraction=0.5"])
+def test_a_bundle_hides_no_labels(folder, setting):
+    with pytest.raises(ConfigError, match="hide labels"):
+        build_bundle(folder / "bundles", "x", load_experiment("digits", ["method.name=silobn", setting]))
+
+
 def begun(folder):
     """The folder of a study that was started and is not done."""
     config = FederationConfig("first", 0, 2, ServerStep())

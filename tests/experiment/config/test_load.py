@@ -34,7 +34,7 @@ WRONG = {
     "data.limits=2": 'mean "data.limit"?',
     "train.lrr=2": 'mean "train.lr"?',
     "limit=2": 'mean "data.limit"?',
-    "data.xyz=2": "data.source, data.path",
+    "data.xyz=2": "[data] has source, path",
     "a.b.c=3": "seed, rounds",
     "data..x=3": '"data."',
     "x\ny=3": r'"x\ny"',
@@ -142,6 +142,11 @@ WRONG = {
         [*TABLE, "data.split_column=part", "data.target_domain=new", "data.domain_column=d"]
     ): "data.split_column and data.target_domain",
     "method.name=dann": "method 'dann'",
+    "method.name=cdan method.pace=2.0": "method.pace",
+    "method.name=jan method.widths=[]": "method.widths",
+    "method.name=silo_mmd method.frequencies=0": "method.frequencies",
+    "method.name=jdot method.entropy=0": "method.entropy",
+    'method.terms=[{name="soft_labels"}] data.task=regression': "SoftLabels compares predicted classes",
     'method.terms=[{name="coral"}]': "data.target_domain",
     'data.silos=["plain","plain"]': "data.silos lists 'plain'",
     "compare.seeds=[1,1]": "compare.seeds lists 1",
@@ -253,6 +258,7 @@ def test_every_method_takes_its_own_settings(name):
     for setting in filter(None, re.split(r", (?=\w+ = )", describe(METHODS[name]))):
         key, _, value = setting.partition(" = ")
         target = ["data.target_domain=plain"] if METHODS[name]().needs_target else []
+        target += ["data.public=['plain']"] if name in ("feddf", "fedmd") else []
         its = load_experiment("digits", [f"method.name={name}", f"method.{key}={value}", *target])
         assert its.method.own == tomllib.loads(f"{key} = {value}")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -66,39 +67,27 @@ def test_matching_is_attention_over_the_support(shots):
 
 
 def test_a_scaled_head_minimises_the_loss_of_rows_that_are_left_out_one_by_one():
-    support, queries, _ = task(6, spread=3.0)
-    x, y = support.features.double().numpy(), support.y.numpy()
-    within = (x - prototypes_of(support)[y]) ** 2
-    variance = within.sum(0) / (len(x) - WIDTH)
+    support, queries, _ = task(3, spread=3.0)
+    x, y, means = support.features.double().numpy(), support.y.numpy(), prototypes_of(support)
+    variance = ((x - means[y]) ** 2).sum(0) / (len(x) - WIDTH)
     variance = variance + 0.1 * variance.mean()
-
-    def distances(power):
-        """Of each support row to the class means without it, by hand."""
-        rows = []
+    aim = np.eye(WIDTH)[y] * (1 - 1 / (len(y) + 1)) + 1 / (len(y) + 1) / WIDTH  # label smoothing
+    best = np.inf
+    for power in (0, 0.5, 1):
+        distances = np.empty((len(x), WIDTH))
         for out in range(len(x)):
             kept = np.arange(len(x)) != out
-            means = np.stack([x[kept & (y == c)].mean(0) for c in range(WIDTH)])
-            rows.append(((x[out] - means) ** 2 * variance**-power).sum(1))
-        return np.array(rows)
+            without = np.stack([x[kept & (y == c)].mean(0) for c in range(WIDTH)])
+            distances[out] = ((x[out] - without) ** 2 * variance**-power).sum(1)
 
-    def loss(power, scale):
-        return -log_softmax(-scale * distances(power), axis=1)[np.arange(len(y)), y].mean()
+        def logs(scale, distances=distances):
+            return log_softmax(-scale * distances, axis=1)
 
-    found = scaled(support, WIDTH, queries).double().numpy()
-    best = min(loss(power, scale) for power in (0, 0.5, 1) for scale in np.exp(np.linspace(-6, 4, 60)))
-
-    def reached():
-        """The scale and the power by which the scores were made: they are linear in the distances of one power."""
-        for power in (0, 0.5, 1):
-            plain = -(
-                (queries.double().numpy()[:, None] - prototypes_of(support)) ** 2 * variance**-power
-            ).sum(2)
-            ratio = found / plain
-            if ratio.std() < 1e-4 * ratio.mean():
-                return loss(power, ratio.mean())
-        raise AssertionError("no power gives these scores")
-
-    assert reached() < best + 0.03  # the label smoothing of best_scale keeps it a little above
+        scale = np.exp(minimize_scalar(lambda one: -(aim * logs(np.exp(one))).mean(), bounds=(-12, 5)).x)
+        if (loss := -logs(scale)[np.arange(len(y)), y].mean()) < best:
+            weighted = (queries.double().numpy()[:, None] - means) ** 2 * variance**-power
+            best, expected = loss, -scale * weighted.sum(2)
+    np.testing.assert_allclose(scaled(support, WIDTH, queries).numpy(), expected, rtol=1e-2)
 
 
 def test_a_scaled_head_of_one_shot_is_the_nearest_prototype():
@@ -117,6 +106,31 @@ def test_propagation_spreads_as_scikit_learns_label_spreading(alpha):
     model.fit(rows.numpy(), labels)
     found = (found / found.sum(1, keepdim=True)).numpy()
     np.testing.assert_allclose(found, model.label_distributions_, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_propagation_chooses_the_spread_by_rows_whose_label_is_taken_away(seed):
+    support, queries, _ = task(4, seed, spread=2.5)
+    affinity = graph(torch.cat([support.features, queries]).double()).numpy()
+    labels = np.concatenate([np.eye(WIDTH)[support.y.numpy()], np.zeros((len(queries), WIDTH))])
+    root, count, best = affinity.sum(1) ** -0.5, len(support), np.inf
+
+    def balanced(result):
+        shares = result / result.sum(0)
+        return np.log(shares / shares.sum(1, keepdims=True))
+
+    for alpha in SPREADS:
+        kernel = (1 - alpha) * np.linalg.inv(np.eye(len(labels)) - alpha * np.outer(root, root) * affinity)
+        result = kernel @ labels
+        without = result.copy()
+        for row in range(count):
+            others = labels.copy()
+            others[row] = 0
+            without[row] = kernel[row] @ others
+        losses = -balanced(without)[np.arange(count), support.y.numpy()]
+        if losses.mean() < best:
+            best, expected = losses.mean(), balanced(result)[count:]
+    np.testing.assert_allclose(propagation(support, WIDTH, queries).numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_propagation_uses_the_shape_of_the_queries():

@@ -1,0 +1,127 @@
+"""Compress a silo's final model, or its mix of models, into one net: what ``fedtl export --distil`` does."""
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedtl._util.randomness import address
+from fedtl.data.dataset import SiloDataset
+from fedtl.data.prepare import EvaluationSet
+from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.config.resolve import model_arguments, model_of
+from fedtl.experiment.config.schema import ModelSettings
+from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.predict import SiloModel
+from fedtl.experiment.study import study_data
+from fedtl.experiment.study_data import RowStores
+from fedtl.methods.base import Method
+from fedtl.methods.candidate import Candidate
+from fedtl.models.state import first_not_finite
+from fedtl.results.metrics import Measured
+from fedtl.simulation.shared_store import temporary_store
+from fedtl.training.at_home import FinalModel, Member, scores_in_loss
+from fedtl.training.config import TrainingConfig
+from fedtl.training.distil import Lesson, student
+from fedtl.training.metrics import measure
+from fedtl.training.silo import Silo
+from fedtl.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """
+    A silo's model as one net. ``teacher`` and ``student``: metrics on the silo's test rows. ``weights``: how many numbers the
+    teacher's nets and the student have.
+    """
+
+    model: SiloModel
+    teacher: Measured
+    student: Measured
+    weights: tuple[int, int]
+    rows: int
+
+    def about(self) -> Mapping[str, Any]:
+        """Return what ``model.json`` says of it."""
+        return {
+            "test_rows": self.rows,
+            "teacher": dict(self.teacher.figures),
+            "student": dict(self.student.figures),
+            "weights": {"teacher": self.weights[0], "student": self.weights[1]},
+        }
+
+
+def lines(made: Distilled) -> list[str]:
+    """Return what is printed of it, one line for each metric."""
+    before, after = made.weights
+    figures = made.teacher.figures
+    return [
+        f"{name} on {made.rows:,} test rows: {figures[name]:.4f} before, {made.student.figures[name]:.4f} as one net"
+        for name in figures
+        if name in made.student.figures
+    ] + [f"{before:,} weights before, {after:,} in one net"]
+
+
+def student_settings(model: SiloModel, name: str, settings: Mapping[str, Any]) -> ModelSettings:
+    """Return the student's settings: those of the run's model where it is the same and nothing else is said. Raises ConfigError."""
+    same = name == model.settings.name and not settings
+    chosen = model.settings if same else ModelSettings(name=name, settings=dict(settings))
+    chosen = chosen.model_copy(update={"weights": "", "pretrain_on": [], "freeze": 0})
+    model_arguments(chosen)
+    return chosen
+
+
+def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None) -> Distilled:
+    """
+    Train a net of the ``chosen`` kind on the silo's own training rows, on their labels and on what the silo's model gives, and
+    measure both on its test rows, which decide nothing. ``epochs`` None: as many as the rounds and tuning of the run had. Raises
+    ConfigError, DataError or ModelError.
+    """
+    experiment = model.experiment
+    data, test_rows = _rows(model)
+    spec = model_of(chosen, model.shape, experiment.seed)
+    training = TrainingConfig(**experiment.train.model_dump(exclude={"roles"}))
+    trainer = Trainer(spec, Method(shared=frozenset()), training)
+    if epochs is None:
+        epochs = experiment.rounds * experiment.train.epochs + experiment.method.tune.epochs
+    teacher = scores_in_loss(model.final.scores(model.trainer, data.train.x, data), data)
+    secret = address("secret", experiment.seed, model.silo).to_bytes(8, "big")
+    state = student(trainer, Silo(model.silo, data, {}, secret), teacher, Lesson(epochs), experiment.seed)
+    if broken := first_not_finite(state):
+        raise ConfigError(f"--distil: {broken} is not finite after training; use another model")
+    new = copy(model)
+    new.plan, new.trainer, new.settings = spec, trainer, chosen
+    new.final = FinalModel((Member(Candidate.OWN, 1.0, state),))
+    x, y = test_rows.test.x, test_rows.test.y
+    return Distilled(
+        new,
+        measure(model.final.scores(model.trainer, x, data), y),
+        measure(new.final.scores(trainer, x, data), y),
+        (_count(model), _count(new)),
+        len(y),
+    )
+
+
+def _rows(model: SiloModel) -> tuple[SiloDataset, EvaluationSet]:
+    """Return the rows of the silo as the run prepared them. Raises DataError where they are others now."""
+    experiment = model.experiment
+    with temporary_store() as store:
+        stores = RowStores(store, store)
+        schema = read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
+        rows = study_data(experiment, stores, schema)
+        data, test_rows, inputs = (
+            rows.dataset(model.silo),
+            rows.evaluation_set(model.silo),
+            rows.inputs(model.silo),
+        )
+    if (data.classes, schema.shape, inputs) != (model.classes, model.shape, model.inputs):
+        raise DataError(
+            f"silo {model.silo}: the rows of data.path are not those of the run: labels, shape or scale differ; restore them"
+        )
+    if not data.has_labels:
+        raise DataError(f"silo {model.silo} has no row with a label, so no net can be trained there")
+    return replace(data, target=None), test_rows
+
+
+def _count(model: SiloModel) -> int:
+    return sum(weight.numel() for net in model.nets().values() for weight in net.parameters())

@@ -1,0 +1,22 @@
+"""The server's step of a study."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+from fedtl.experiment.config.resolve import server_of
+from fedtl.experiment.study import Study
+from fedtl.methods.base import Server
+from fedtl.methods.feddf import DistilOnServer, PublicModel
+from fedtl.training.batches import to_inputs
+from fedtl.training.nets import new_net
+
+
+def server_step(study: Study) -> Server:
+    """Return the server's step of a study, with a net and the public inputs where it needs them. Raises ConfigError."""
+    step, trainer = server_of(study.experiment.method), study.trainer
+    if not isinstance(step, DistilOnServer):
+        return step
+    assert trainer.public is not None  # or the settings were refused
+    spec = replace(trainer.spec, body=deepcopy(trainer.spec.body))
+    net = new_net(spec, trainer.method.every_term, study.schema.width).to(trainer.device)
+    return step.on(PublicModel(net, to_inputs(trainer.public, trainer.device), study.experiment.seed))
