@@ -28,7 +28,7 @@ NOTES = (
     "which holds the shared model and its own: only numbers from 0 to 1 leave it. Its upper reference is that of two models "
     "of the same silo from different random weights.",
     "LogME (You et al., 2021): log evidence a row of the silo's labels under a linear model on the stage's output of A; H-score (Bao et al., "
-    "2019): how far the output tells classes apart. Higher is better; compare them within a silo, stage with stage.",
+    "2019): how far the output tells classes apart. Not measured with fewer rows than channels, and too high with few more. Higher is better; compare them within a silo, stage with stage.",
 )
 
 

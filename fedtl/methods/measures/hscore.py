@@ -12,10 +12,10 @@ def h_score(features: Tensor, y: Tensor) -> float:
 
     It lies between 0 and the smaller of D and the number of classes less one, and is the sum of the squared canonical
     correlations of features and classes. Directions in which the features do not vary are left out (pseudo-inverse).
-    NaN without two classes.
+    NaN without two classes, and with at most D + 1 rows, which any labels would seem to fit; it is too high where rows are few.
     """
     classes, of_class, counts = y.unique(return_inverse=True, return_counts=True)
-    if len(classes) < 2:
+    if len(classes) < 2 or len(y) <= features.flatten(1).shape[1] + 1:
         return float("nan")
     centred = features.flatten(1).double()
     centred = centred - centred.mean(0)

@@ -102,3 +102,10 @@ def test_h_score_leaves_out_directions_that_do_not_vary():
     repeated = torch.cat([features, features[:, :1], torch.ones(30, 1)], 1)
     assert h_score(repeated, labels) == pytest.approx(h_score(features, labels))
     assert np.isnan(h_score(features, torch.ones(30).long()))
+
+
+def test_h_score_has_no_value_where_any_labels_fit():
+    """With N <= D + 1 rows in general position it would be the number of classes less one, whatever the labels."""
+    features, labels = torch.randn(12, 11, dtype=torch.float64), torch.arange(12) % 3
+    assert np.isnan(h_score(features, labels))
+    assert h_score(features[:, :10], labels) < 2
