@@ -18,6 +18,7 @@ NEED_TARGET = [name for name, make in METHODS.items() if make().needs_target]
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_and_writes_its_folder(name, tmp_path):
     extra = ["data.target_domain=inverted"] if name in NEED_TARGET else []
+    extra += ["data.public=['noise:9']"] if name in ("feddf", "fedmd") else []
     silos = 'data.silos=["plain", "inverted", "faint"]'
     result = do(tmp_path, small(f"method.name={name}", silos, *extra, *MIXED))
     assert set(result["silos"]) == {"plain", "inverted", "faint"}
