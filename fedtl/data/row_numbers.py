@@ -8,6 +8,7 @@ from fedtl.data.hidden import hide_labels
 from fedtl.data.parts import split_rows
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
+from fedtl.data.wrong_labels import with_wrong_labels
 
 
 def training_row_numbers(raw: Raw, settings: DataSettings, silo: str, seed: int) -> Array:
@@ -18,4 +19,6 @@ def training_row_numbers(raw: Raw, settings: DataSettings, silo: str, seed: int)
     """
     numbered = replace(raw, train=replace(raw.train, x=np.arange(len(raw.train.y))))
     split, _ = split_rows(numbered, settings, silo, seed)
-    return hide_labels(split, settings, silo, seed)[0].train.x
+    # Which labels are hidden depends on the labels as they are used.
+    used = with_wrong_labels(split, settings, silo, seed)
+    return hide_labels(used, settings, silo, seed)[0].train.x

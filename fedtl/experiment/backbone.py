@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fedtl.models.state import State
 from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import Trainer
 
+MAX_INPUTS = 1 << 24  # numbers in one input of a model that somebody exported
 NOTHING_SHARED = (
     "shares no body, so a new silo would receive nothing; onboard from a run of fedtl, fedavg or protonet"
 )
@@ -127,12 +129,26 @@ def _of_export(path: Path, folder: Path) -> Backbone:
 def _read_description(path: Path) -> Mapping[str, Any]:
     try:
         about: Mapping[str, Any] = json.loads(path.read_text())
-        _ = (about["inputs"]["size"], about["shape"], about["model"], about["classes"])
+        _ = (about["inputs"]["size"], about["inputs"]["channels"], about["inputs"]["columns"], about["model"])
+        _check_sizes(about["shape"], about["classes"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}); export the model again") from error
     if "input_scale" in about:
         raise ConfigError(f"{path}: a model with data.scale = 'dp' cannot be onboarded; export another run")
     return about
+
+
+def _check_sizes(shape: Any, classes: Any) -> None:
+    """Raise ValueError for a shape that no model of a few dimensions and MAX_INPUTS numbers has, and for labels that are no texts."""
+    dimensions = isinstance(shape, list) and 1 <= len(shape) <= 3
+    if (
+        not dimensions
+        or not all(type(size) is int and size > 0 for size in shape)
+        or prod(shape) > MAX_INPUTS
+    ):
+        raise ValueError(f"shape = {shape!r:.60}")
+    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+        raise ValueError("classes are no list of texts")
 
 
 def _check(experiment: Experiment, where: str) -> None:

@@ -39,6 +39,12 @@ def label_notes(experiment: Experiment, method: Method, silos: Sequence[str]) ->
             f"labels of training and validation rows are not used at {', '.join(unlabelled)} (data.unlabelled); "
             f"their test labels only judge; there, {what}"
         )
+    between = [type(term).__name__ for term in method.losses if term.needs_target and term.summaries()]
+    if data.target_domain and between:
+        yield (
+            f"{between[0]} compares silos with and without labels by what crosses, and rows of data.target_domain do not cross; "
+            "for a second domain of the same silo use mmd, coral or dann"
+        )
     if data.label_fraction != 1.0:
         yield f"only a share of the labels of training and validation rows is used (data.label_fraction = {_shares(data.label_fraction)})"
 

@@ -60,8 +60,11 @@ class MeanScores:
         """Yield the updates, and add the scores of the model that each makes of ``shared``."""
         for update in updates:
             state = self.public.on_device(model_part(add_scaled(shared, update.delta)))
-            self.total = self.public.all_scores(state) + self.total.to(self.public.x.device)
-            self.models += 1
+            scores = self.public.all_scores(state)
+            if bool(
+                scores.isfinite().all()
+            ):  # such as a negative variance gives none; one silo must not end the study
+                self.total, self.models = scores + self.total.to(scores.device), self.models + 1
             yield update
 
     def mean(self) -> Tensor:

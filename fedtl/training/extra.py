@@ -98,7 +98,8 @@ def summaries_of(
     public: Tensor | None = None,
 ) -> State:
     """
-    Return each summary's mean over the silo's training rows, by the model as trained; longer vectors are scaled down. Rows
+    Return each summary's sum over the silo's training rows, divided by what the silo's update weighs, by the model as trained;
+    longer vectors are scaled down. So the weighted mean over silos is the mean over all rows, where all have labels. Rows
     without labels count where the summary is not ``by_label``. ``exact``: the model's statistics for the summaries that ask
     for exact ones, None where the silo does not use these. ``public``: inputs that all may see.
     """
@@ -108,7 +109,7 @@ def summaries_of(
             means[summary.name] = public_vectors(summary, weights, data, public, exact)
         else:
             total = _sum_of_rows(summary, loop, weights, data, exact)
-            means[summary.name] = (total / max(1, _row_count(summary, data))).float()
+            means[summary.name] = (total / max(1, data.rows_in_epoch)).float()
     return means
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedtl.data.hidden import hide_labels
 from fedtl.data.parts import split_rows
 from fedtl.data.row_numbers import training_row_numbers
 from fedtl.data.settings import DataSettings
@@ -45,10 +46,16 @@ def test_one_class_cannot_be_replaced():
     "settings", [DataSettings(limit=30), DataSettings(label_fraction={"s": 0.3}, limit=90)]
 )
 def test_row_numbers_are_those_of_the_stored_rows(settings):
-    from fedtl.data.hidden import hide_labels
-
     rows = raw()
     trained = hide_labels(split_rows(rows, settings, "s", 5)[0], settings, "s", 5)[0].train
     numbers = training_row_numbers(rows, settings, "s", 5)
     assert np.array_equal(rows.train.x[numbers], trained.x)
     assert np.array_equal(rows.train.y[numbers], trained.y)
+
+
+def test_row_numbers_are_right_where_some_labels_are_wrong_and_some_hidden():
+    settings = DataSettings(wrong_labels={"s": 0.3}, label_fraction={"s": 0.3})
+    rows = raw()
+    used = with_wrong_labels(split_rows(rows, settings, "s", 5)[0], settings, "s", 5)
+    trained = hide_labels(used, settings, "s", 5)[0].train
+    assert np.array_equal(rows.train.x[training_row_numbers(rows, settings, "s", 5)], trained.x)

@@ -235,6 +235,26 @@ def test_a_silo_that_trained_or_does_not_exist_is_an_error(runs, silo, says):
         new_silo(runs["fedavg"].path, silo=silo)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shape", [10**13]),
+        ("shape", "x"),
+        ("shape", [1, 8, -8]),
+        ("classes", [["a"]]),
+        ("inputs", {"size": 8}),
+    ],
+)
+def test_a_damaged_description_of_a_model_is_one_line(runs, tmp_path, key, value):
+    export_model(SiloModel(runs["fedavg"], "plain"), tmp_path / "out")
+    (file,) = tmp_path.rglob("model.json")
+    about = json.loads(file.read_text())
+    about.pop("mix", None)
+    file.write_text(json.dumps(about | {key: value}))
+    with pytest.raises(ConfigError, match="damaged"):
+        read_backbone(file.parent)
+
+
 def test_several_new_silos_need_a_name(runs, tmp_path):
     file = write_npz(tmp_path / "new", ("a", "b"))
     (file.parent / "other.npz").write_bytes((file.parent / "clinic.npz").read_bytes())

@@ -188,6 +188,7 @@ def test_an_interval_is_student_s_over_silos_of_means_over_seeds():
         ("privacy.epsilon=1", "not charged"),
         ("method.cut=1", "method.cut = 1"),
         ("data.val=0", "data.val = 0"),
+        ("data.label_fraction=0.1", "data.label_fraction"),
         ("method.name=scaffold", "cannot be cut"),
     ],
 )

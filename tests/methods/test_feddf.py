@@ -1,5 +1,7 @@
 """FedDF and the loss of distillation, against numpy and scipy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,16 @@ def test_the_teacher_is_the_mean_of_the_scores_whatever_the_number_of_rows():
     x = X.double().numpy()
     wanted = np.mean([linear_scores(add_scaled(shared, one.delta), x)[1] for one in updates], axis=0)
     np.testing.assert_allclose(teacher.mean(), wanted, atol=1e-5)
+
+
+def test_a_model_without_finite_scores_does_not_teach():
+    _, shared, updates, public = scene(smooth())
+    name = "body.features.0.weight"
+    broken = replace(updates[0], delta={**updates[0].delta, name: torch.full_like(shared[name], torch.inf)})
+    some, teacher = MeanScores(public), MeanScores(public)
+    assert list(teacher.hear(shared, [broken, *updates[1:]])) == [broken, *updates[1:]]
+    list(some.hear(shared, updates[1:]))
+    assert torch.equal(teacher.mean(), some.mean())
 
 
 def test_one_step_is_that_of_numpy():

@@ -72,6 +72,10 @@ def check_question(experiment: Experiment) -> None:
         )
     if not experiment.data.val:
         raise ConfigError("data.val = 0: the cut is chosen on validation rows; set data.val above 0")
+    if experiment.data.label_fraction != 1.0:
+        raise ConfigError(
+            "data.label_fraction: the silo that is left out would train on all its labels; remove it, or lower data.limit"
+        )
     try:
         with_cut(method_of(experiment.method), 1)
     except ValueError as error:
