@@ -42,12 +42,15 @@ class Distilled:
     rows: int
 
     def about(self) -> Mapping[str, Any]:
-        """Return what ``model.json`` says of it."""
+        """Return what ``model.json`` says of it: metrics on test rows only where the run was not private, since the file may leave."""
+        sizes = {"weights": {"teacher": self.weights[0], "student": self.weights[1]}}
+        if self.model.experiment.privacy is not None:
+            return sizes
         return {
             "test_rows": self.rows,
             "teacher": dict(self.teacher.figures),
             "student": dict(self.student.figures),
-            "weights": {"teacher": self.weights[0], "student": self.weights[1]},
+            **sizes,
         }
 
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedtl.errors import ConfigError
 from fedtl.methods.losses import Batch, Forward
-from fedtl.methods.summary import Summary
+from fedtl.methods.summary import MAX_NUMBERS, Summary
 
 DOMAINS = 2  # rows with labels, and rows of a second domain or whose labels are not used
 RARE = 1e-4  # a share of rows below which a group counts as absent
@@ -40,7 +41,13 @@ class GroupMeans(Summary):
         return groups[:, :, None].to(counted) * counted[:, None]
 
     def shape(self, features: int, width: int) -> tuple[int, ...]:
-        return (width if self.by_label else DOMAINS, self.numbers(features, width) + 1)
+        groups, numbers = width if self.by_label else DOMAINS, self.numbers(features, width) + 1
+        if groups * numbers > MAX_NUMBERS:
+            raise ConfigError(
+                f"the summary {self.name!r} has {groups * numbers} numbers, and at most {MAX_NUMBERS} may leave; lower its settings, "
+                "such as frequencies or dims"
+            )
+        return (groups, numbers)
 
 
 def domain_groups(batch: Batch) -> Tensor:

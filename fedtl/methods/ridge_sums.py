@@ -18,9 +18,8 @@ from fedtl._util.randomness import torch_generator
 from fedtl.errors import ConfigError
 from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.losses import Forward
-from fedtl.methods.summary import Summary
+from fedtl.methods.summary import MAX_NUMBERS, Summary
 
-MAX_NUMBERS = 1 << 22  # of one summary: 16 MB
 VALUE_LIMIT = (
     3.0  # standard deviations to which the values of a regression are limited where rows are clipped
 )

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from fedtl.methods.losses import Forward
 
 
+MAX_NUMBERS = 1 << 22  # of one summary: 16 MB
+
+
 class Summary(ABC):
     """
     One vector an example, of which a silo sends the mean over its training rows and receives the mean over silos. A

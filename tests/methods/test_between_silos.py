@@ -8,6 +8,7 @@ from scipy.optimize import linprog
 from torch import nn
 
 from fedtl._util.labels import NO_LABEL
+from fedtl.errors import ConfigError
 from fedtl.methods.base import Method
 from fedtl.methods.dann import DomainAdversarial
 from fedtl.methods.group_means import group_means
@@ -273,3 +274,10 @@ def test_a_silo_without_labels_can_train_with_each(name):
 def test_embeddings_of_other_seeds_are_other_summaries():
     one, other = (Embedding(RandomFeatures((1.0,), 8, seed)) for seed in (0, 1))
     assert one != other
+
+
+def test_a_summary_of_too_many_numbers_is_refused():
+    (embedding,) = TERMS["silo_mmd"](frequencies=65536, by_label=True).summaries()
+    assert embedding.shape(8, 2)[0] == 2
+    with pytest.raises(ConfigError, match="frequencies"):
+        embedding.shape(8, 1000)
