@@ -8,7 +8,7 @@ from torch import nn
 
 from fedtl.errors import PartitionError
 from fedtl.methods.losses import PerExample
-from fedtl.methods.registry import BETWEEN_SILOS, METHODS
+from fedtl.methods.registry import BETWEEN_SILOS, METHODS, SOURCE_FREE
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles
@@ -125,7 +125,7 @@ def test_split_and_join_make_the_whole(name):
 SHARED = {
     "local": set(),
     "probe": set(),
-    "ridge": set(),
+    **{name: set() for name in ("ridge", "fedmd", "fedproto")},
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
@@ -133,9 +133,10 @@ SHARED = {
     "silobn": {Role.BODY, Role.HEAD, Role.AUX, Role.NORM},
     **{name: {Role.BODY, Role.AUX, Role.NORM, Role.STATS} for name in ("fedper", "fedrep", "fedbabu")},
     "lgfedavg": {Role.HEAD},
-    **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral")},
-    **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon"), EVERYTHING),
+    **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral", "protonet")},
+    **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
     **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
+    **dict.fromkeys(("shot", *SOURCE_FREE), EVERYTHING - {Role.STATS}),
 }
 
 
