@@ -71,7 +71,7 @@ class Tune(Finish):
         for generation in range(1, self.generations + 1 if self.epochs else 1):
             teacher = taught_by(site.scores(models[-1]))
             models.append(self._tuned(site, state, sets, generation, teacher))
-        return models[0] if len(models) == 1 else kept_of(site, models)
+        return models[0] if len(models) == 1 else kept_of(site, models, (site.adapted(state, self.trained),))
 
     def _tuned(self, site: Site, state: State, sets: Sets, generation: int, teacher: State) -> State:
         """Return the model of a generation. ``teacher``: what is added to a state for its teacher; {}: it has none."""
@@ -90,11 +90,14 @@ class Tune(Finish):
         return kept_of(site, states)
 
 
-def kept_of(site: Site, states: Sequence[State]) -> State:
-    """Return the state that the silo's validation rows choose of those after 0, 1, ... epochs or generations."""
+def kept_of(site: Site, states: Sequence[State], before: Sequence[State] = ()) -> State:
+    """
+    Return the state that the silo's validation rows choose of those after 0, 1, ... epochs, or of generations. ``before``: what the
+    generations began with, which their training loss is compared with where validation rows cannot choose.
+    """
     losses = torch.stack([site.losses(one) for one in states])
     if losses.shape[1] < 2 or not bool(losses.isfinite().all()):
-        return last_that_learned(site, states)
+        return last_that_learned(site, [*before, *states])
     return states[epochs_to_keep(losses)]
 
 

@@ -53,7 +53,7 @@ class Recorder:
     def adapted(self, state, moved):
         return state
 
-    def losses(self, state):
+    def losses(self, state, rows="val"):
         return torch.zeros(0)
 
 
