@@ -98,6 +98,7 @@ def doubtful(experiment: Experiment) -> Iterator[str]:
         "data.classes": data.classes,
         "data.bounds": data.bounds,
         "data.scale": data.scale not in SCALES,
+        "data.public": data.public,
     }
     if keys := [key for key, is_set in declared.items() if is_set]:
         yield DECLARED.format(", ".join(keys))
