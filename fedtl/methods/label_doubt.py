@@ -1,7 +1,8 @@
 """
 Which labels are probably wrong, from features alone (confident learning: Northcutt, Jiang and Chuang, 2021).
 
-Everything is computed at the silo, from its own rows and the body that it received.
+Everything is computed at the silo, from its own rows. The features must be of a body that has not learned the wrong labels: of one
+that was trained shortly, or elsewhere.
 """
 
 from dataclasses import dataclass
