@@ -142,8 +142,8 @@ class Examine:
 def _doubts(trainer: Trainer, silo: Silo, task: Task) -> Doubts | None:
     """
     Return which training labels are in doubt, by the features of a body that was trained on them for EARLY_EPOCHS epochs only:
-    right labels are learned first (Arpit et al., 2017; Liu et al., 2020), and a body that has learned a wrong one makes features
-    that agree with it. After 40 rounds, no label of a silo with 40 % wrong ones was in doubt.
+    right labels are learned first (Arpit et al., 2017; Liu et al., 2020), and a body that has learned a wrong one probably makes
+    features that agree with it: after 40 rounds, no label of a silo with 40 % wrong ones was in doubt.
     """
     data = silo.data
     if silo.guarantee or not data.classes or not data.has_labels:
