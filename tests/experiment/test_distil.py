@@ -1,6 +1,7 @@
 """One net in the place of a mix of models (``fedtl export --distil``), and born-again generations of tuning."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError, DataError, ModelError
-from fedtl.experiment.distil import distilled, lines, student_settings
+from fedtl.experiment.distil import Distilled, distilled, lines, student_settings
 from fedtl.experiment.epochs import epochs_at_silo
 from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.run import run
@@ -17,6 +18,7 @@ from fedtl.experiment.run_folder import RunFolder
 from fedtl.models.builtin import mlp
 from fedtl.privacy.taint import Label
 from fedtl.privacy.taint_metadata import read_labels
+from fedtl.results.metrics import Measured
 from tests.experiment.runs import small
 from tests.experiments import MIXED
 
@@ -140,3 +142,10 @@ def test_scores_of_a_regression_are_those_of_its_losses():
     np.testing.assert_allclose(scores_in_loss(in_unit, data), [[1.0], [-2.0]])
     scores = torch.randn(3, 3)
     assert scores_in_loss(scores, data_of(1, 9)) is scores
+
+
+def test_what_a_private_run_exports_holds_no_metric_on_test_rows():
+    measured = Measured({"accuracy": 0.9})
+    for privacy, keys in ((None, {"weights", "test_rows", "teacher", "student"}), (object(), {"weights"})):
+        model = SimpleNamespace(experiment=SimpleNamespace(privacy=privacy))
+        assert set(Distilled(model, measured, measured, (2, 1), 9).about()) == keys

@@ -1,5 +1,7 @@
 """The losses between silos against numpy, scipy's linear programs, finite differences and their laws."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,8 +24,11 @@ from fedtl.methods.ridge_sums import Projection
 from fedtl.methods.silo_coral import ProjectedMoments, SiloCoral
 from fedtl.methods.silo_dann import ConditionalAdversarial, SiloAdversarial
 from fedtl.methods.soft_labels import SoftLabels
+from fedtl.training.loop import TrainingConfig
+from fedtl.training.trainer import Trainer
 from tests.methods.test_adaptation import finite_differences
 from tests.methods.test_embeddings import kernel, normal
+from tests.training.silos import data_of, mlp, silo_at, task_for
 
 CLASSES = 3
 
@@ -281,3 +286,15 @@ def test_a_summary_of_too_many_numbers_is_refused():
     assert embedding.shape(8, 2)[0] == 2
     with pytest.raises(ConfigError, match="frequencies"):
         embedding.shape(8, 1000)
+
+
+def test_a_summary_times_the_weight_of_its_update_counts_every_row_also_where_few_have_a_label():
+    """So the weighted mean over silos is the mean over all rows of a group, whichever silos hold them."""
+    trainer = Trainer(mlp(), METHODS["silo_mmd"](), TrainingConfig(batch_size=8))
+    data = replace(data_of(1, 10), target=data_of(2, 40).train.x, one_domain=True)
+    silo = silo_at(trainer, "here", data)
+    task = task_for(trainer, silo)
+    update = trainer.fit(silo, task)
+    name = "summary/embedding"
+    counts = (task.shared[name] + update.delta[name])[:, -1] * 2**0.5 * update.weight
+    torch.testing.assert_close(counts, torch.tensor([10.0, 40.0]))
