@@ -147,6 +147,17 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+class WireSettings(Settings):
+    """
+    ``[wire]``: how a silo sends the weights of its update; the task is always sent in full. "bf16": 2 bytes a value; "int8": 1
+    byte; "sign": 1 bit; "top-k": the ``fraction`` of each tensor's values that are largest in magnitude. What is left out is
+    added to the silo's next update (error feedback).
+    """
+
+    dtype: Literal["float32", "bf16", "int8", "top-k", "sign"] = "float32"
+    fraction: float = Field(0.01, gt=0, le=1)
+
+
 class SiloModelSettings(Settings):
     """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
 
@@ -242,6 +253,7 @@ class Experiment(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     method: MethodSettings = MethodSettings()
+    wire: WireSettings = WireSettings()
     privacy: PrivacySettings | None = None
     silo: dict[str, SiloSettings] = {}
     audit: AuditSettings = AuditSettings()
