@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from fedtl.experiment.config.schema import Experiment, WireSettings
 from fedtl.methods.base import fits_tuned_statistics
-from fedtl.methods.codecs import layout_bytes
 from fedtl.models.roles import Role
-from fedtl.models.state import size_in_bytes
 from fedtl.training.finish import Outcome
 from fedtl.training.trainer import Trainer
 
@@ -46,19 +44,14 @@ def wire_text(wire: WireSettings) -> str:
 
 
 def wire_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
-    """Yield what ``[wire]`` compresses, with the bytes of one update, or that it compresses nothing."""
+    """Yield how a method's weights are sent where they are compressed, or that it sends none."""
     if experiment.wire.dtype == "float32":
         return
     name, text = experiment.method.name, wire_text(experiment.wire)
-    if not trainer.method.wire.compresses:
+    if not trainer.method.wire.compresses and trainer.method.sends and not trainer.method.pool:
         yield f"wire.dtype = {experiment.wire.dtype!r}: {name} sends no weights of a model, so nothing is compressed"
-        return
-    shared, _ = trainer.partition.split(trainer.initial(1))
-    sent, full = layout_bytes(trainer.encoding.layout(shared)), size_in_bytes(shared)
-    yield (
-        f"silos send weights as {text} with error feedback, {full / sent:.1f} times fewer bytes with a head of one output; "
-        "what they receive, and all that is no weight, is sent in full"
-    )
+    if trainer.method.wire.compresses:
+        yield f"silos send weights as {text} with error feedback; what they receive, and all that is no weight, is sent in full"
 
 
 def statistics_notes(

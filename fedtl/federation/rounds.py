@@ -130,13 +130,13 @@ def _valid_updates(
     ``minimum``, so that a server step over them gives no result.
     """
     for reply in _by_name(replies, asked, log.faults):
-        read = _read(reply, task, encoding)
-        if isinstance(reply, Refusal) or isinstance(read, str):
-            log.faults[reply.silo] = str(read)
+        decoded = _decoded(reply, task, encoding)
+        if isinstance(reply, Refusal) or isinstance(decoded, str):
+            log.faults[reply.silo] = str(decoded)
         else:
             log.replies[reply.silo] = Reply(reply.weight, reply.metrics)
             log.bytes += size_in_bytes(reply.delta)
-            yield read
+            yield decoded
     if len(log.replies) < minimum:
         reasons = "; ".join(log.faults[name] for name in sorted(log.faults)) or "no reply came"
         raise NotEnoughSilos(
@@ -175,7 +175,7 @@ def _sample(silos: Sequence[str], config: FederationConfig, number: int) -> list
     return sorted(draw.choice(names, config.silos_per_round, replace=False).tolist())
 
 
-def _read(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update | str:
+def _decoded(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update | str:
     """Return an update with decoded tensors, or the reason why the reply does not count."""
     if isinstance(reply, Refusal):
         return reply.reason or f"{reply.silo}: refused"

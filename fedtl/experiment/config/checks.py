@@ -61,7 +61,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield (
             f"silos_per_round = {per_round} is below minimum_silos = {minimum}; raise the first or lower the second"
         )
-    if experiment.wire.dtype != "top-k" and experiment.wire.fraction != WireSettings().fraction:
+    forms = (experiment.wire.dtype, *compare.wire)
+    if "top-k" not in forms and experiment.wire.fraction != WireSettings().fraction:
         yield f'wire.fraction is a setting of wire.dtype "top-k", not of {experiment.wire.dtype!r}; remove it'
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'

@@ -147,6 +147,9 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+Form = Literal["float32", "bf16", "int8", "top-k", "sign"]
+
+
 class WireSettings(Settings):
     """
     ``[wire]``: how a silo sends the weights of its update; the task is always sent in full. "bf16": 2 bytes a value; "int8": 1
@@ -154,7 +157,7 @@ class WireSettings(Settings):
     added to the silo's next update (error feedback).
     """
 
-    dtype: Literal["float32", "bf16", "int8", "top-k", "sign"] = "float32"
+    dtype: Form = "float32"
     fraction: float = Field(0.01, gt=0, le=1)
 
 
@@ -217,7 +220,8 @@ class CompareSettings(Settings):
     row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
     where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
     silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017). ``set``: by method,
-    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``.
+    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``. ``wire``: each method that sends weights has
+    a further column for each of these forms of ``wire.dtype``, and always for "float32".
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
@@ -227,6 +231,7 @@ class CompareSettings(Settings):
     margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
     set: dict[str, dict[str, dict[str, Any]]] = {}
+    wire: list[Form] = []
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:
