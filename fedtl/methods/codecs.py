@@ -71,12 +71,13 @@ class Int8:
         return {WHOLE: (tuple(tensor.shape), torch.int8), SCALE: ((), torch.float32)}
 
     def encode(self, tensor: Tensor) -> State:
-        scale = _scale(tensor.abs().max() / 127, MOST_FLOAT32 / 128)
-        multiples = torch.zeros_like(tensor) if not scale else (tensor / scale.to(tensor.dtype)).round()
+        wide = tensor.double()  # a scale that float32 holds may be 0 in float16
+        scale = _scale(wide.abs().max() / 127, MOST_FLOAT32 / 128)
+        multiples = (wide / scale).round() if scale else torch.zeros_like(wide)
         return {WHOLE: multiples.clamp(-127, 127).to(torch.int8), SCALE: scale}
 
     def decode(self, parts: State, like: Tensor) -> Tensor:
-        return parts[WHOLE].to(like.dtype) * parts[SCALE].to(like.dtype)
+        return (parts[WHOLE].double() * parts[SCALE]).to(like.dtype)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def numpy_form(dtype, p, fraction):
         bits = p.view(np.uint32)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
     if dtype == "int8":
-        scale = np.float32(np.abs(p).max() / 127)
-        return np.rint(p / scale) * scale
+        scale = np.float32(np.abs(p.astype(np.float64)).max() / 127)
+        return (np.rint(p.astype(np.float64) / scale) * scale).astype(np.float32)
     if dtype == "sign":
         return np.where(p >= 0, 1, -1) * np.float32(np.abs(p.astype(np.float64)).mean())
     kept, flat = np.zeros(p.size, np.float32), p.ravel()
