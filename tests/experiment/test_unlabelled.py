@@ -13,7 +13,8 @@ from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
-from fedtl.experiment.few_labels import usable_methods
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.few_labels import label_notes, usable_methods
 from fedtl.experiment.label_free_choice import most_agreeing
 from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
@@ -192,6 +193,16 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
 def test_a_run_with_hidden_labels_is_not_audited(setting):
     with pytest.raises(ConfigError, match="rows with labels"):
         refuse_unauditable(small("method.name=silobn", setting))
+
+
+def test_what_crosses_says_nothing_of_rows_of_a_second_domain_and_a_note_says_so():
+    both = ["data.target_domain=inverted", "method.name=silo_coral"]
+    experiment = small(*both)
+    (note,) = label_notes(experiment, method_of(experiment.method), ["plain"])
+    assert "SiloCoral compares silos" in note
+    assert "use mmd, coral or dann" in note
+    inside = small("data.target_domain=inverted", "method.name=coral")
+    assert not list(label_notes(inside, method_of(inside.method), ["plain"]))
 
 
 def test_regression_needs_declared_scales():
