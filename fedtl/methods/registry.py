@@ -21,6 +21,7 @@ from fedtl.methods.fedproto import fedproto
 from fedtl.methods.ifca import ifca
 from fedtl.methods.infomax import InformationMaximisation
 from fedtl.methods.jdot import JointTransport
+from fedtl.methods.kd3a import kd3a
 from fedtl.methods.l2sp import StartingPoint
 from fedtl.methods.losses import Proximal, Term
 from fedtl.methods.mcc import MinimumClassConfusion
@@ -32,6 +33,7 @@ from fedtl.methods.protonet import protonet
 from fedtl.methods.pseudo_label import PseudoLabel
 from fedtl.methods.ridge import ridge
 from fedtl.methods.scaffold import scaffold
+from fedtl.methods.select_start import select_start
 from fedtl.methods.shot import shot
 from fedtl.methods.silo_coral import SiloCoral
 from fedtl.methods.silo_dann import ConditionalAdversarial, SiloAdversarial
@@ -104,6 +106,8 @@ PLAIN = (
         simultaneous,
         shot,
         autodial,
+        kd3a,
+        select_start,
     ),
     *(protonet, fedproto),
 )

@@ -45,7 +45,7 @@ def flip_unused_labels(monkeypatch, settings, seed):
 
 
 ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {name='near_target'}, {name='soft_labels'}]"
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in (*SOURCE_FREE, "kd3a") if name != "infomax"]
 
 
 @pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", *OTHERS])

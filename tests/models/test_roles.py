@@ -135,6 +135,7 @@ SHARED = {
     "lgfedavg": {Role.HEAD},
     **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral", "protonet")},
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
+    **dict.fromkeys(("kd3a", "select_start"), EVERYTHING),
     **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
     **dict.fromkeys(("shot", *SOURCE_FREE), EVERYTHING - {Role.STATS}),
 }
