@@ -16,7 +16,7 @@ from fedtl.methods.sets import SUMMARY, as_part, model_part
 from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model
 from fedtl.models.roles import Role
-from fedtl.models.state import State, add_scaled, weighted_mean
+from fedtl.models.state import State, add_scaled, copy_state, weighted_mean
 
 Sources = Annotated[int, Ge(2), Le(64)]
 
@@ -68,7 +68,7 @@ class KeepSources:
         filled = memory["sources"].values()
         for number, name in enumerate(source_names(self.sources)):
             if number not in filled:
-                averaged |= as_part(name, model_part(averaged))
+                averaged |= as_part(name, copy_state(model_part(averaged)))
         for one in found:
             own = add_scaled(model, model_part(one.update.delta))
             averaged |= as_part(source_names(self.sources)[one.number], own)
