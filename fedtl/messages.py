@@ -43,7 +43,8 @@ class Task:
 @dataclass(frozen=True)
 class Update:
     """
-    Silo to server: how much the shared tensors changed, and the weight of the update in the mean.
+    Silo to server: how much the shared tensors changed, and the weight of the update in the mean. ``delta``: as it is sent,
+    which ``methods.wire`` says.
 
     ``metrics`` are of the received model as the silo would use it, on the silo's validation rows; never of test rows. The
     privacy cost of an update stays in the silo's ledger, because its sample rate would give away the number of rows.

@@ -73,7 +73,7 @@ def check_run(run: AuditedRun, retrained: Mapping[str, Sequence[Check]]) -> Find
     checks += shared_noise({name: phases for name in run.claims if (phases := run.canaries(name))})
     trainer = run.study.trainer
     width = run.study.data(run.study.training[0]).width
-    checks += check_manifest(run.messages, trainer.partition, trainer.initial(width))
+    checks += check_manifest(run.messages, trainer.partition, trainer.initial(width), trainer.encoding)
     violations = failed(checks)
     return Findings(
         checks, violations, {name: _silo_result(name, silo, violations) for name, silo in silos.items()}

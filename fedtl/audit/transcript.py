@@ -22,6 +22,7 @@ from fedtl.audit.canaries.log import CanaryPhase
 from fedtl.audit.verdict import Check
 from fedtl.errors import ConfigError, LedgerDamaged
 from fedtl.federation.recorder import RecordedRound
+from fedtl.methods.wire import Encoding
 from fedtl.models.roles import Partition
 from fedtl.models.state import State
 from fedtl.privacy import accounting, prv
@@ -182,16 +183,21 @@ def _task_hash(documents: RunDocuments, message: RecordedRound) -> str:
     return digest.hexdigest()
 
 
-def check_manifest(messages: Sequence[RecordedRound], partition: Partition, whole: State) -> list[Check]:
+def check_manifest(
+    messages: Sequence[RecordedRound], partition: Partition, whole: State, encoding: Encoding
+) -> list[Check]:
     """
-    One check for each silo, from the model and the method alone: only tensors left that the method shares, with the
-    shapes and types that they have in ``whole``, the model's state.
+    One check for each silo, from the model and the method alone: only tensors left that the method shares, with the shapes and
+    types that they have in ``whole``, the model's state, or that ``encoding`` gives them.
     """
+    layout = encoding.layout({name: tensor for name, tensor in whole.items() if partition.leaves(name)})
     faults: dict[str, str] = {}
     for message in messages:
         for silo, delta in message.deltas.items():
             unexpected = [
-                name for name, tensor in delta.items() if not _may_leave(name, tensor, partition, whole)
+                name
+                for name, tensor in delta.items()
+                if layout.get(name) != (tuple(tensor.shape), tensor.dtype)
             ]
             faults.setdefault(silo, "")
             if unexpected and not faults[silo]:
@@ -200,9 +206,3 @@ def check_manifest(messages: Sequence[RecordedRound], partition: Partition, whol
                     "with this shape and type"
                 )
     return [Check("manifest", silo, float(not fault), None, fault) for silo, fault in sorted(faults.items())]
-
-
-def _may_leave(name: str, tensor: torch.Tensor, partition: Partition, whole: State) -> bool:
-    if name not in whole or not partition.leaves(name):
-        return False
-    return (tensor.shape, tensor.dtype) == (whole[name].shape, whole[name].dtype)

@@ -10,7 +10,7 @@ from fedtl.cli.options import Exp, Json, Set
 from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
 
 if TYPE_CHECKING:
-    from fedtl.results.plan import ExperimentPlan
+    from fedtl.results.plan import ExperimentPlan, TensorRow
 
 
 def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
@@ -56,13 +56,13 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
             tensor.role,
             " x ".join(map(str, tensor.shape)) or "scalar",
             f"{tensor.bytes:,}",
-            "[red]leaves[/]" if tensor.leaves else "[green]stays[/]",
+            _fate(tensor),
             *([tensor.label] if tensor.label else []),
         )
     out_console.print(table)
     print_line(
         f"In each round, each of the {len(plan.training)} training silos sends {plan.bytes_up:,} bytes and receives "
-        "as many."
+        + ("as many." if plan.bytes_up == plan.bytes_down else f"{plan.bytes_down:,}.")
     )
     for part in plan.parts:
         where = "leaves in each round" if part.leaves else "stays"
@@ -83,6 +83,12 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
         out_console.print(privacy_table(plan.privacy))
     for text in warnings:
         warn(text)
+
+
+def _fate(tensor: "TensorRow") -> str:
+    if not tensor.leaves:
+        return "[green]stays[/]"
+    return "[red]leaves[/]" if tensor.sent == tensor.bytes else f"[red]leaves[/] in {tensor.sent:,}"
 
 
 def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:

@@ -137,6 +137,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         target_table,
     )
     from fedtl.report.label_free_tables import label_free_table
+    from fedtl.report.wire_tables import wire_table
 
     out_console.print(compare_table(comparison))
     for content, table in (
@@ -145,6 +146,7 @@ def _print_comparison(comparison: "Comparison") -> None:
         (comparison.target, target_table),
         (comparison.late, late_compare_table),
         (comparison.label_free, label_free_table),
+        (comparison.wire, wire_table),
     ):
         if content:
             out_console.print(table(comparison))

@@ -68,7 +68,17 @@ def make_agreement(
     """Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone."""
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
-    keys = ("seed", "rounds", "silos_per_round", "minimum_silos", "request", "train", "method", "privacy")
+    keys = (
+        "seed",
+        "rounds",
+        "silos_per_round",
+        "minimum_silos",
+        "request",
+        "train",
+        "method",
+        "wire",
+        "privacy",
+    )
     common = Experiment(**{key: getattr(experiment, key) for key in keys}, data=data, model=model)
     return Agreement(
         experiment=common,

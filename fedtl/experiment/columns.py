@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import with_changes
-from fedtl.experiment.config.resolve import method_of, without_release
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings
+from fedtl.experiment.config.resolve import method_of, wired, without_release
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, MethodSettings, TrainSettings, WireSettings
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.side_results import CONSTANT
 from fedtl.experiment.summary import LOCAL
 from fedtl.experiment.tuning import Values, check_budgets, trial_values, with_set_values, with_values
+from fedtl.experiment.wire_costs import form_label
 from fedtl.simulation.settings import EngineSettings
 
 
@@ -119,6 +120,8 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
     experiment = with_set_values(experiment, name) if own else experiment
     trials = tuple(trial_values(experiment.compare.tune, name))
     yield Column(name, chosen, trials=trials)
+    for form in _forms(chosen):
+        yield Column(form_label(name, form.dtype), with_changes(chosen, wire=form), trials=trials)
     if name == LOCAL:
         yield Column(CONSTANT, chosen, Kind.CONSTANT)
     if own and experiment.method.terms:
@@ -130,6 +133,22 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         aside = [name for name in experiment.model.pretrain_on if ":" not in name]
         from_scratch = _without_silos(with_changes(experiment, model=model, train=_whole(experiment)), aside)
         yield Column(f"{name}, from scratch", from_scratch, trials=trials)
+
+
+def _forms(experiment: Experiment) -> Iterator[WireSettings]:
+    """Yield in which further forms a method's weights are sent; none for one that sends no weights."""
+    own, names = experiment.wire, experiment.compare.wire
+    others = dict.fromkeys(name for name in ("float32", *names) if name != own.dtype)
+    if not (names or own.dtype != "float32") or experiment.method.is_absent:
+        return
+    method = method_of(experiment.method)
+    for name in others:
+        form = WireSettings(dtype=name, fraction=own.fraction if name == "top-k" else WireSettings().fraction)
+        if (
+            wired(method, own, experiment.method.name).wire.compresses
+            or wired(method, form, experiment.method.name).wire.compresses
+        ):
+            yield form
 
 
 def _open(experiment: Experiment, settings: MethodSettings) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.config.schema import Experiment, WireSettings
 from fedtl.methods.base import fits_tuned_statistics
 from fedtl.models.roles import Role
 from fedtl.training.finish import Outcome
@@ -36,6 +36,22 @@ def sampling_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
             f"silos_per_round = {experiment.silos_per_round}: {experiment.method.name} moves {', '.join(slots)} by the mean "
             "change of the silos that take part in a round, not scaled by their share of all silos"
         )
+
+
+def wire_text(wire: WireSettings) -> str:
+    """Return how weights are sent, in words."""
+    return f"top-k, {wire.fraction:g} of the values" if wire.dtype == "top-k" else wire.dtype
+
+
+def wire_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
+    """Yield how a method's weights are sent where they are compressed, or that it sends none."""
+    if experiment.wire.dtype == "float32":
+        return
+    name, text = experiment.method.name, wire_text(experiment.wire)
+    if not trainer.method.wire.compresses and trainer.method.sends and not trainer.method.pool:
+        yield f"wire.dtype = {experiment.wire.dtype!r}: {name} sends no weights of a model, so nothing is compressed"
+    if trainer.method.wire.compresses:
+        yield f"silos send weights as {text} with error feedback; what they receive, and all that is no weight, is sent in full"
 
 
 def statistics_notes(

@@ -13,13 +13,12 @@ from fedtl.results.privacy import PrivacyReport
 def experiment_plan(experiment: Experiment, examined: Examined) -> ExperimentPlan:
     """Return settings, tensors, bytes, the silos that train, their privacy guarantees, and what would be refused."""
     tensors = tensor_table(examined.study)
-    leaving = sum(tensor.bytes for tensor in tensors if tensor.leaves)
     return ExperimentPlan(
         experiment=experiment.model_dump(exclude_none=True),
         tensors=tensors,
         parts=parts_of(tensors),
-        bytes_up=leaving,
-        bytes_down=leaving,
+        bytes_up=sum(tensor.sent for tensor in tensors),
+        bytes_down=sum(tensor.bytes for tensor in tensors if tensor.leaves),
         training=tuple(examined.study.training),
         privacy=_privacy(experiment, examined),
         notes=examined.study.notes,

@@ -28,15 +28,19 @@ EXACT = ("silos", "mean", "worst", "late")  # keys of result.json that hold metr
 
 @dataclass(frozen=True)
 class Totals:
-    """Bytes that left all silos, bytes that came in, and seconds, over all rounds."""
+    """Bytes that left all silos (in full: without compression), bytes that came in, and seconds, over all rounds."""
 
     bytes_up: int = 0
     bytes_down: int = 0
     seconds: float = 0.0
+    bytes_full: int = 0
 
     def plus(self, line: HistoryLine) -> "Totals":
         return Totals(
-            self.bytes_up + line.bytes_up, self.bytes_down + line.bytes_down, self.seconds + line.seconds
+            self.bytes_up + line.bytes_up,
+            self.bytes_down + line.bytes_down,
+            self.seconds + line.seconds,
+            self.bytes_full + line.bytes_full,
         )
 
 
@@ -96,6 +100,8 @@ def run_result(
         ),
         bytes_up=totals.bytes_up,
         bytes_down=totals.bytes_down,
+        bytes_full=totals.bytes_full,
+        wire=study.method.wire.dtype,
         seconds=round(totals.seconds, 3),
         device=device,
         workers=workers,

@@ -285,4 +285,5 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         server_step(study),
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
+        study.method.wire,
     )

@@ -1,6 +1,6 @@
 """An experiment with its data described and its model built: all that a process needs to work on it. Trains nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of, model_of
+from fedtl.experiment.config.resolve import method_of, model_of, wired
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
 from fedtl.experiment.few_labels import check_unlabelled, label_notes
 from fedtl.experiment.initial_weights import FirstWeights, read_first_weights
-from fedtl.experiment.notes import sampling_notes, sharing_notes
+from fedtl.experiment.notes import sampling_notes, sharing_notes, wire_notes
 from fedtl.experiment.pretrain import statistics_of_noise
 from fedtl.experiment.public_inputs import check_server, public_inputs, public_notes
 from fedtl.experiment.silo_models import check_silo_models, silo_model_notes, with_silo_models
@@ -171,16 +171,19 @@ def build(
     choose.check_engine(experiment.engine, trainer)
     provenance = {**taint.untrained_labels(trainer.partition.roles), **(first.labels or {})}
     data = study_data(experiment, stores, schema)
-    notes = (
-        *first.notes,
-        *sharing_notes(experiment, trainer),
-        *sampling_notes(experiment, trainer),
-        *data_notes(experiment, method, schema),
-        *label_notes(experiment, method, training_silos(experiment, schema)),
-        *public_notes(experiment, trainer),
-        *silo_model_notes(experiment),
+    return Study(
+        experiment, trainer, data, (*first.notes, *_notes(experiment, trainer, schema)), first=provenance
     )
-    return Study(experiment, trainer, data, notes, first=provenance)
+
+
+def _notes(experiment: Experiment, trainer: Trainer, schema: DataSchema) -> Iterator[str]:
+    yield from sharing_notes(experiment, trainer)
+    yield from wire_notes(experiment, trainer)
+    yield from sampling_notes(experiment, trainer)
+    yield from data_notes(experiment, trainer.method, schema)
+    yield from label_notes(experiment, trainer.method, training_silos(experiment, schema))
+    yield from public_notes(experiment, trainer)
+    yield from silo_model_notes(experiment)
 
 
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
@@ -195,6 +198,7 @@ def make_worker_context(source: StudySource, device: str, start: State | None) -
 def _method(experiment: Experiment) -> Method:
     """Return the method. Under privacy, exact statistics are computed only after the last release, or not at all."""
     method = train_only(method_of(experiment.method), map(Role, experiment.train.roles))
+    method = wired(method, experiment.wire, experiment.method.name)
     if experiment.privacy is None:
         return method
     after = experiment.privacy.statistics == "local-after"

@@ -18,6 +18,7 @@ from fedtl.experiment.side_results import (
     target_averages,
 )
 from fedtl.experiment.verdicts import gains_of, overall
+from fedtl.experiment.wire_costs import further_forms, wire_costs
 from fedtl.results.comparison import Benefit, Comparison, Estimate, Gain, LabelFreeChoice, Overall, Verdict
 from fedtl.results.metrics import WorstSilo
 from fedtl.training.metrics import CLASSIFICATION, REGRESSION, better, worst_of
@@ -70,6 +71,7 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
         late=late_averages(results),
         overall=_overall(scores, gains),
         joining=overall(scores.chosen, chosen_gains),
+        wire=wire_costs(results, scores, metric, margins),
         folds=experiment.compare.folds,
         margin=experiment.compare.margin,
     )
@@ -78,8 +80,10 @@ def summarize_runs(experiment: Experiment, folders: Mapping[str, Sequence[RunFol
 def _taken(
     experiment: Experiment, joining: Mapping[str, Sequence[RunFolder]], results: Results
 ) -> dict[str, list[str]]:
-    """Return by silo the method that it takes in each run."""
+    """Return by silo the method that it takes in each run. No silo chooses in which form its weights are sent."""
     silos = sorted({silo for runs in results.values() for silo in runs[0].silos})
+    forms = further_forms(results)
+    joining = {label: runs for label, runs in joining.items() if label not in forms}
     return {silo: taken for silo in silos if (taken := choices(experiment, joining, silo))}
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fedtl.experiment.provenance import provenance_after_rounds
 from fedtl.experiment.study import Study
+from fedtl.methods.codecs import layout_bytes
 from fedtl.methods.sets import MODEL, SUMMARY, set_of
 from fedtl.models.state import State, size_in_bytes
 from fedtl.results.plan import StatePart, TensorRow
@@ -13,6 +14,7 @@ from fedtl.results.plan import StatePart, TensorRow
 def tensor_table(study: Study) -> tuple[TensorRow, ...]:
     """Return a row for every tensor; with ``[privacy]`` including its provenance after the last round."""
     private, partition = study.experiment.privacy, study.trainer.partition
+    encoding = study.trainer.encoding
     labels = provenance_after_rounds(study.trainer, study.first, private)
     return tuple(
         TensorRow(
@@ -21,6 +23,7 @@ def tensor_table(study: Study) -> tuple[TensorRow, ...]:
             shape=tuple(tensor.shape),
             bytes=size_in_bytes({name: tensor}),
             leaves=partition.leaves(name),
+            sent=layout_bytes(encoding.layout({name: tensor})) if partition.leaves(name) else 0,
             label=str(labels[name]) if private else None,
         )
         for name, tensor in _all_tensors(study).items()

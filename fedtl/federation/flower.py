@@ -31,6 +31,7 @@ DTYPES = {
         torch.bfloat16,
         torch.int64,
         torch.int32,
+        torch.int8,
         torch.uint8,
     )
 }

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from fedtl.errors import Denied
 
 if TYPE_CHECKING:  # the SuperNode needs codes and hashes only, and does not import torch
-    from torch import Tensor
+    import torch
 
     from fedtl.messages import Task, Update
+    from fedtl.methods.wire import Encoding
     from fedtl.models.roles import Partition
     from fedtl.models.state import State
 
@@ -74,7 +75,7 @@ class Policy:
     ``minimum_silos``: the server must combine at least this many sites; fedtl at the site cannot verify that it does.
     ``private``: only updates with differential privacy may leave. ``share_row_count``: the number of training rows may
     leave as the update's weight. With differential privacy it never leaves, but it is public all the same: the guarantee is for a known
-    number of rows, and the noise depends on it.
+    number of rows, and the noise depends on it. ``wire``: in which forms the weights of an update may be sent.
     """
 
     roles: frozenset[str] = frozenset()
@@ -86,34 +87,40 @@ class Policy:
     minimum_silos: int = 2
     private: bool = True
     share_row_count: bool = False
+    wire: frozenset[str] = frozenset({"float32"})
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the approved plan fixes and a task must match."""
+    """
+    What the approved plan fixes and a task must match. ``manifest``: the tensors that leave. ``received``: those of a task;
+    None: the same ones. ``encoding``: how an update becomes the tensors that leave; None: it is sent in full.
+    """
 
     rounds: int
     seed: int
     manifest: Manifest
+    received: Manifest | None = None
+    encoding: "Encoding | None" = None
 
 
-def make_manifest(partition: "Partition", state: "State") -> Manifest:
-    """The manifest of a model's whole state. Only names, shapes and types are read, so meta tensors will do."""
-    from fedtl.models.state import size_in_bytes
+def make_manifest(partition: "Partition", state: "State", encoding: "Encoding | None" = None) -> Manifest:
+    """
+    The manifest of a model's whole state. Only names, shapes and types are read, so meta tensors will do. ``encoding``: how an
+    update is sent; None: in full. A compressed tensor is on the manifest as the parts that are sent, each with the tensor's role.
+    """
+    from fedtl.methods.wire import Encoding
 
-    return Manifest(
-        tuple(
-            ManifestTensor(
-                name,
-                str(partition.roles[name]),
-                tuple(tensor.shape),
-                _dtype(tensor),
-                size_in_bytes({name: tensor}),
-            )
-            for name, tensor in sorted(state.items())
-            if partition.leaves(name)
+    encoding = encoding or Encoding()
+    lines = [
+        ManifestTensor(
+            sent, str(partition.roles[name]), shape, _dtype(dtype), math.prod(shape) * dtype.itemsize
         )
-    )
+        for name, tensor in state.items()
+        if partition.leaves(name)
+        for sent, (shape, dtype) in encoding.layout({name: tensor}).items()
+    ]
+    return Manifest(tuple(sorted(lines, key=lambda line: line.name)))
 
 
 def check_manifest(manifest: Manifest, policy: Policy) -> None:
@@ -138,7 +145,7 @@ def check_task(task: "Task", terms: Terms) -> None:
             Code.PLAN,
             f"round {task.round} of {task.rounds}, seed {task.seed}; the approved plan has {terms.rounds} rounds, seed {terms.seed}",
         )
-    _check_tensors(task.shared, terms.manifest, "the task has")
+    _check_tensors(task.shared, terms.received or terms.manifest, "the task has")
 
 
 def check_update(
@@ -156,7 +163,8 @@ def check_update(
         )
     check_manifest(terms.manifest, policy)
     _check_tensors(update.delta, terms.manifest, "the update has")
-    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in update.delta.values()))
+    delta = _decoded(update, task, terms)
+    norm = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in delta.values()))
     if norm > policy.max_update_norm:
         raise Denied(
             Code.DECLINED,
@@ -183,6 +191,16 @@ def check_update(
         )
 
 
+def _decoded(update: "Update", task: "Task", terms: Terms) -> "State":
+    """Return the update as the server will read it."""
+    if terms.encoding is None:
+        return update.delta
+    try:
+        return terms.encoding.decode(update.delta, task.shared)
+    except ValueError as error:
+        raise Denied(Code.TENSORS, f"the update cannot be read: {error}") from error
+
+
 def _check_tensors(state: "State", manifest: Manifest, subject: str) -> None:
     from fedtl.models.state import first_not_finite
 
@@ -198,14 +216,14 @@ def _check_tensors(state: "State", manifest: Manifest, subject: str) -> None:
         )
     for name, tensor in state.items():
         line = lines[name]
-        if tuple(tensor.shape) != line.shape or _dtype(tensor) != line.dtype:
+        if tuple(tensor.shape) != line.shape or _dtype(tensor.dtype) != line.dtype:
             raise Denied(
                 Code.TENSORS,
-                f"{subject} {name} as {list(tensor.shape)} {_dtype(tensor)}; the manifest has {list(line.shape)} {line.dtype}",
+                f"{subject} {name} as {list(tensor.shape)} {_dtype(tensor.dtype)}; the manifest has {list(line.shape)} {line.dtype}",
             )
     if broken := first_not_finite(state):
         raise Denied(Code.TENSORS, f"{subject} a value in {broken} that is not finite")
 
 
-def _dtype(tensor: "Tensor") -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _dtype(dtype: "torch.dtype") -> str:
+    return str(dtype).removeprefix("torch.")

@@ -29,6 +29,7 @@ def history_line(finished: Round, seconds: float) -> HistoryLine:
         left_out=dict(finished.left_out),
         bytes_up=finished.bytes_up,
         bytes_down=finished.bytes_down,
+        bytes_full=finished.bytes_full,
     )
 
 

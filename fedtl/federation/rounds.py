@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from fedtl._util.randomness import numpy_generator
@@ -10,8 +10,9 @@ from fedtl.errors import NotEnoughSilos
 from fedtl.federation.soup import next_soup, soup_rounds
 from fedtl.messages import Refusal, Task, Update
 from fedtl.methods.base import Memory, Server
+from fedtl.methods.wire import FLOAT32, Encoding, Wire
 from fedtl.models.roles import Role
-from fedtl.models.state import State, first_not_finite, size_in_bytes
+from fedtl.models.state import State, size_in_bytes
 
 MAX_WEIGHT = 1e12  # rows; a larger weight would outweigh all others or overflow their sum
 
@@ -30,7 +31,7 @@ class Federation(Protocol):
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """The coordinator's settings of a study. ``silos_per_round`` None: all silos."""
+    """The coordinator's settings of a study. ``silos_per_round`` None: all silos. ``wire``: how silos send their weights."""
 
     study: str
     seed: int
@@ -38,6 +39,7 @@ class FederationConfig:
     server: Server
     silos_per_round: int | None = None
     minimum_silos: int = 1
+    wire: Wire = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class Round:
-    """The result of one round. ``left_out``: the reason for each silo whose reply does not count. Sizes in bytes."""
+    """
+    The result of one round. ``left_out``: the reason for each silo whose reply does not count. Sizes in bytes; ``bytes_full``:
+    what the silos would have sent without compression.
+    """
 
     after: ServerState
     replies: Mapping[str, Reply]
     left_out: Mapping[str, str]
     bytes_down: int
     bytes_up: int
+    bytes_full: int
 
 
 def run_rounds(
@@ -82,12 +88,13 @@ def run_rounds(
 
     Raises NotEnoughSilos when fewer than ``config.minimum_silos`` replies of a round are valid.
     """
-    state = start
+    state, encoding = start, Encoding.of(config.wire, roles)
     for number in range(start.round + 1, config.rounds + 1):
         chosen = _sample(federation.silos(), config, number)
         task = Task(config.study, number, config.rounds, config.seed, state.shared)
         log = _RoundLog()
-        updates = _valid_updates(federation.ask(task, chosen), task, chosen, config.minimum_silos, log)
+        replies = federation.ask(task, chosen)
+        updates = _valid_updates(replies, task, chosen, config.minimum_silos, encoding, log)
         shared, memory = config.server(state.shared, updates, roles, state.memory)
         soup = next_soup(state.soup, shared, soup_rounds(config.server), number, config.rounds)
         state = ServerState(number, soup if soup and number == config.rounds else shared, memory, soup)
@@ -97,6 +104,7 @@ def run_rounds(
             left_out=dict(sorted(log.faults.items())),
             bytes_down=len(chosen) * size_in_bytes(task.shared),
             bytes_up=log.bytes,
+            bytes_full=len(log.replies) * size_in_bytes(task.shared),
         )
 
 
@@ -110,19 +118,25 @@ class _RoundLog:
 
 
 def _valid_updates(
-    replies: Iterable[Update | Refusal], task: Task, asked: Sequence[str], minimum: int, log: _RoundLog
+    replies: Iterable[Update | Refusal],
+    task: Task,
+    asked: Sequence[str],
+    minimum: int,
+    encoding: Encoding,
+    log: _RoundLog,
 ) -> Iterator[Update]:
     """
-    Yield the updates that count, one at a time. Raises NotEnoughSilos after the last one if there were fewer than
+    Yield the updates that count, decoded, one at a time. Raises NotEnoughSilos after the last one if there were fewer than
     ``minimum``, so that a server step over them gives no result.
     """
     for reply in _by_name(replies, asked, log.faults):
-        if fault := _fault(reply, task):
-            log.faults[reply.silo] = fault
-        elif isinstance(reply, Update):
+        decoded = _decoded(reply, task, encoding)
+        if isinstance(reply, Refusal) or isinstance(decoded, str):
+            log.faults[reply.silo] = str(decoded)
+        else:
             log.replies[reply.silo] = Reply(reply.weight, reply.metrics)
             log.bytes += size_in_bytes(reply.delta)
-            yield reply
+            yield decoded
     if len(log.replies) < minimum:
         reasons = "; ".join(log.faults[name] for name in sorted(log.faults)) or "no reply came"
         raise NotEnoughSilos(
@@ -161,22 +175,16 @@ def _sample(silos: Sequence[str], config: FederationConfig, number: int) -> list
     return sorted(draw.choice(names, config.silos_per_round, replace=False).tolist())
 
 
-def _fault(reply: Update | Refusal, task: Task) -> str | None:
-    """The reason why a reply does not count, or None if it counts."""
+def _decoded(reply: Update | Refusal, task: Task, encoding: Encoding) -> Update | str:
+    """Return an update with decoded tensors, or the reason why the reply does not count."""
     if isinstance(reply, Refusal):
         return reply.reason or f"{reply.silo}: refused"
     if reply.round != task.round:
         return f"{reply.silo}: its update is for round {reply.round}, not {task.round}"
-    if missing := sorted(task.shared.keys() - reply.delta.keys()):
-        return f"{reply.silo}: its update lacks {missing[0]!r}"
-    if extra := sorted(reply.delta.keys() - task.shared.keys()):
-        return f"{reply.silo}: its update has {extra[0]!r}, which was not asked for"
-    for name, tensor in reply.delta.items():
-        wanted = task.shared[name]
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
-            return f"{reply.silo}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {tuple(wanted.shape)} {wanted.dtype}"
-    if broken := first_not_finite(reply.delta):
-        return f"{reply.silo}: {broken} is not finite"
+    try:
+        delta = encoding.decode(reply.delta, task.shared)
+    except ValueError as error:
+        return f"{reply.silo}: {error}"
     if not 0 < reply.weight <= MAX_WEIGHT:
         return f"{reply.silo}: its weight is {reply.weight}; it must be above 0 and at most {MAX_WEIGHT:g}"
-    return None
+    return replace(reply, delta=delta) if encoding.compressed else reply

@@ -17,6 +17,7 @@ from fedtl.methods.losses import PerBatch, PerExample, TaskLoss, Term
 from fedtl.methods.sets import MODEL, Sets, check_names
 from fedtl.methods.slot import Slot
 from fedtl.methods.summary import Summary
+from fedtl.methods.wire import FLOAT32, Wire
 from fedtl.models.roles import EVERYTHING, Role
 from fedtl.models.state import State
 
@@ -196,6 +197,7 @@ class Method:
     exact_statistics: ExactStatistics = "own"
     pool: bool = False
     sgd_only: bool = False
+    wire: Wire = FLOAT32  # how the weights are sent (``methods.error_feedback``)
 
     def __post_init__(self) -> None:
         if self.shared & {Role.EXTRA, Role.SUMMARY}:

@@ -7,6 +7,7 @@ In a state that crosses or is kept, the model's tensors have their own names, a 
 
 from collections.abc import Iterable, Mapping
 
+from fedtl.methods.codecs import PARTS
 from fedtl.models.state import State
 
 MODEL = "model"  # what a silo trains
@@ -16,7 +17,8 @@ RECEIVED = (
 SHARED = "shared"  # the received shared tensors of the model only
 START = "start"  # the model that training started from, where a term needs it
 SUMMARY = "summary"
-RESERVED = frozenset({MODEL, RECEIVED, SHARED, START, SUMMARY})
+RESIDUAL = "residual"  # the slot with what compression left out of the updates so far (``methods.wire``)
+RESERVED = PARTS | {MODEL, RECEIVED, SHARED, START, SUMMARY}
 
 Sets = Mapping[str, State]
 

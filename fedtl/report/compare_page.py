@@ -23,6 +23,8 @@ from fedtl.report.page_notes import STATISTICS, comparison_guarantee
 from fedtl.report.page_tables import late_grid, refitted_grid, target_grid
 from fedtl.report.trials import trial_lines, trials_grid, yardstick_lines
 from fedtl.report.verdict_tables import benefit_cells, overall_grid, verdict_notes
+from fedtl.report.wire_tables import HOW as WIRE
+from fedtl.report.wire_tables import wire_grid
 from fedtl.results.comparison import ChosenOn, Comparison, Estimate, Gain
 from fedtl.results.metrics import WorstSilo
 
@@ -60,6 +62,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
         target=_target_grid(comparison),
         late=_late_grid(comparison),
         label_free=label_free_grid(comparison),
+        wire=wire_grid(comparison),
         notes=[
             *missing_in_comparison(comparison),
             f"Test {TITLES[metric]}: mean of {listed}, with the ends of its 95 % interval. Each run read its test rows once, at "
@@ -70,6 +73,7 @@ def compare_page(comparison: Comparison, curves: Mapping[str, Curve], experiment
             CHOICE[comparison.chosen_on],
             *verdict_notes(comparison),
             *([HOW] if comparison.label_free else []),
+            *([WIRE] if comparison.wire else []),
             f"Each method has its own worst silo. All runs together took {comparison.seconds:.1f} s.",
             comparison_guarantee(comparison.privacy, comparison.folds),
         ],

@@ -104,6 +104,9 @@ def details(facts: Facts) -> list[tuple[str, str, str]]:
             "Euclidean norm of everything that leaves in a round; a larger update is refused",
         ),
     ]
+    if facts["wire"] != "float32":
+        meaning = "compressed after training, and after the noise where there is any; what is left out stays here as a residual and is added to the next update"
+        rows.append(("weights are sent as", facts["wire"], meaning))
     for part in facts.get("parts", ()):
         leaves_or_stays = "leaves in each round" if part["leaves"] else "stays here"
         rows.append(

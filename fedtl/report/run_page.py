@@ -45,7 +45,7 @@ def run_page(result: RunResult, history: Sequence[HistoryLine], experiment_toml:
             "Test rows were read once, after the last round. In the mean over silos each silo has the same weight.",
             STATISTICS,
             "Validation rows are taken from each silo's training rows and are never trained on.",
-            f"The silos sent {result.bytes_up:,} bytes and received {result.bytes_down:,}. The run took "
+            f"The silos sent {result.bytes_up:,} bytes{_saved(result)} and received {result.bytes_down:,}. The run took "
             f"{result.seconds:.1f} s on {result.device} with {result.workers} "
             f"worker{'s' * (result.workers != 1)}.",
             run_guarantee(result.privacy),
@@ -62,6 +62,16 @@ def _answer(result: RunResult) -> str:
     if not worst.silo:
         return f"{mean}."
     return f"{mean}; worst: {format_value(metric, worst.figures.get(metric))}{count} at {worst.silo}."
+
+
+def _saved(result: RunResult) -> str:
+    """Return what compression saved; "" where nothing was compressed."""
+    if result.wire == "float32" or not result.bytes_up:
+        return ""
+    times = result.bytes_full / result.bytes_up
+    return (
+        f" (weights as {result.wire}; {result.bytes_full:,} without compression, {times:.1f} times as many)"
+    )
 
 
 def _left_out(result: RunResult) -> list[str]:

@@ -96,6 +96,21 @@ class LabelFreeChoice:
 
 
 @dataclass(frozen=True)
+class WireCost:
+    """
+    A column whose silos send weights in fewer bytes, in the ``form`` of ``wire.dtype``, against the column of the same method
+    ``in_full``: the bytes that all silos sent in a run (mean over runs), ``bytes_full`` that they would have sent without
+    compression, and the mean ``gain`` over silos, below zero where compression costs; None where nothing is measured in both.
+    """
+
+    form: str
+    in_full: str
+    bytes_up: int
+    bytes_full: int
+    gain: Gain | None = None
+
+
+@dataclass(frozen=True)
 class Overall:
     """
     A method over all ``silos`` where it is compared with training alone: the ``mean`` gain; at how many silos the gain is above
@@ -143,7 +158,7 @@ class Comparison:
     ``SiloResult`` and ``RunResult``), ``epochs`` (that a silo trains) and ``tuning`` (the trials of its settings). By silo:
     ``benefit``. ``chosen_on`` is None where no choice is allowed. ``overall``: each method over all silos; ``joining``: the
     methods that silos choose. Of silos without labels, ``over_source`` (by method) and ``label_free`` have what ``over_local``
-    and ``benefit`` have of others. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
+    and ``benefit`` have of others. ``wire``: by method, what compression saves and costs. ``folds``: how many runs share the rows of a seed. ``margin``: a smaller difference does not
     matter; of RMSE in standard deviations of the label.
     """
 
@@ -169,6 +184,7 @@ class Comparison:
     joining: Overall | None = None
     over_source: Mapping[str, Mapping[str, Gain]] = field(default_factory=dict)
     label_free: Mapping[str, LabelFreeChoice] = field(default_factory=dict)
+    wire: Mapping[str, WireCost] = field(default_factory=dict)
     folds: int = 1
     margin: float = 0.0
     epochs: Mapping[str, int] = field(default_factory=dict)

@@ -10,8 +10,9 @@ from fedtl.results.privacy import PrivacyReport
 @dataclass(frozen=True)
 class TensorRow:
     """
-    One tensor of the model, or, as "slot/name", of what the method keeps in addition. ``leaves``: whether it is sent to the server. ``label``: under privacy, its provenance after
-    the last round.
+    One tensor of the model, or, as "slot/name", of what the method keeps in addition. ``leaves``: whether it is sent to the server;
+    ``sent``: the bytes that leave in each round, fewer where it is compressed. ``label``: under privacy, its provenance after the
+    last round.
     """
 
     name: str
@@ -19,6 +20,7 @@ class TensorRow:
     shape: tuple[int, ...]
     bytes: int
     leaves: bool
+    sent: int
     label: str | None = None
 
 

@@ -12,7 +12,7 @@ from fedtl.results.privacy import PrivacyReport
 class HistoryLine:
     """
     One round: the metrics of each silo that replied, why others were left out, and how many bytes crossed. ``seconds``: of
-    the round.
+    the round; ``bytes_full``: what the silos would have sent without compression; 0 where it was not recorded.
     """
 
     round: int
@@ -21,6 +21,7 @@ class HistoryLine:
     left_out: Mapping[str, str]
     bytes_up: int
     bytes_down: int
+    bytes_full: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class RunResult:
     """
     ``result.json``. ``metric`` is the main one. ``mean`` is over the ``mean_silos`` silos that have a metric. ``late``: by
     silo, what each way to use the model gives a silo that joined after training. ``left_out``: by silo, the rounds in which
-    it did not count, and why. ``bytes_*``: of all silos and rounds. ``workers``: processes at once.
+    it did not count, and why. ``bytes_*``: of all silos and rounds; ``bytes_full``: what the silos would have sent without
+    compression; 0 where it was not recorded. ``wire``: how they sent their weights. ``workers``: processes at once.
     """
 
     fedtl: str
@@ -101,3 +103,5 @@ class RunResult:
     seconds: float
     device: str
     workers: int
+    bytes_full: int = 0
+    wire: str = "float32"

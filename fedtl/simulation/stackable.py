@@ -30,6 +30,8 @@ def why_not_stackable(trainer: Trainer) -> str | None:
 def _unsuitable_setting(trainer: Trainer) -> str | None:
     """An objective that needs more than rows and labels, or an optimiser whose step mixes the tensors of silos."""
     method = trainer.method
+    if method.wire.compresses:
+        return f"wire.dtype = {method.wire.dtype!r}: compressed updates"
     if trainer.others:
         return "silos whose models differ"
     if method.objective != (TaskLoss(),):

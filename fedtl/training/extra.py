@@ -12,7 +12,7 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.messages import Task
 from fedtl.methods.base import Method
 from fedtl.methods.losses import Batch, Forward
-from fedtl.methods.sets import MODEL, SUMMARY, as_part, set_of
+from fedtl.methods.sets import MODEL, RESIDUAL, SUMMARY, as_part, set_of
 from fedtl.methods.slot import FinishedRound
 from fedtl.methods.summary import Summary
 from fedtl.models.roles import Partition, Role
@@ -57,9 +57,9 @@ def partition_of(
 
 
 def changed_extra(method: Method, partition: Partition) -> list[str]:
-    """Return the names of the slots' tensors that a round may change, and of the summaries."""
+    """Return the names of the slots' tensors that a round may change, residuals included, and of the summaries."""
     moved = {name for phase in method.phases for name in (*phase.on, phase.into) if name is not None}
-    changed = {slot.name for slot in method.slots if slot.after or slot.name in moved} | {SUMMARY}
+    changed = {slot.name for slot in method.slots if slot.after or slot.name in moved} | {RESIDUAL, SUMMARY}
     return [name for name in partition.roles if set_of(name) in changed]
 
 

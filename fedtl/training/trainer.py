@@ -13,7 +13,8 @@ from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
 from fedtl.methods.base import Method, Phase
-from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
+from fedtl.methods.sets import MODEL, RECEIVED, RESIDUAL, SHARED, SUMMARY, as_part, model_part, part
+from fedtl.methods.wire import Encoding
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
 from fedtl.models.roles import Partition, roles
@@ -75,6 +76,7 @@ class Trainer:
     public: Tensor | None = field(default=None, repr=False)
     cache: Cache = field(default_factory=Cache, repr=False)
     partition: Partition = field(init=False, repr=False)
+    encoding: Encoding = field(init=False, repr=False)
     loop: Loop = field(init=False, repr=False)
     others: Mapping[str, ModelSpec] = field(default_factory=dict, repr=False)
 
@@ -90,6 +92,7 @@ class Trainer:
         kept = kept_by_cut(self.method, self.spec.body)
         object.__setattr__(self, "loop", loop)
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra, kept))
+        object.__setattr__(self, "encoding", Encoding.of(self.method.wire, self.partition.roles))
 
     def net(self, width: int, use: Use = Use.TRAINING) -> Net:
         """Return the net with a head of ``width`` outputs; its weights are those of its last use."""
@@ -263,9 +266,15 @@ class Trainer:
             )
         shared, local = self.partition.cut(state)
         delta = difference(copy_state(shared), task.shared)
+        sent, residual = self.encoding.encode(delta, part(local, RESIDUAL))
+        if broken := first_not_finite(residual):
+            raise SiloFailed(
+                f"{silo.name}: the residual of {broken} is not finite; a lower train.lr may help"
+            )
+        local |= as_part(RESIDUAL, residual)
         # The number of rows is not part of a private update, so every private silo has the same weight.
         weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
-        return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
+        return Update(silo.name, task.round, sent, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
         """Return the method's summaries by the model as trained, of a private silo with noise."""

@@ -208,11 +208,14 @@ def test_the_manifest_follows_from_the_model_alone(private):
         study = build(folder.experiment(), shelf, shelf)
         whole_state = study.trainer.initial(10)
         seen = read_transcript(folder.path / TRANSCRIPT)
-        assert not failed(check_manifest(seen, study.trainer.partition, whole_state))
+        assert not failed(check_manifest(seen, study.trainer.partition, whole_state, study.trainer.encoding))
         extra = dict(seen[0].deltas["plain"]) | {"head.bias": whole_state["head.bias"]}
         odd = [RecordedRound(1, seen[0].shared, {**seen[0].deltas, "plain": extra}, seen[0].weights)]
         assert [
-            check.silo for check in failed(check_manifest(odd, study.trainer.partition, whole_state))
+            check.silo
+            for check in failed(
+                check_manifest(odd, study.trainer.partition, whole_state, study.trainer.encoding)
+            )
         ] == ["plain"]
 
 

@@ -24,11 +24,14 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize(
-    ("engine", "server"),
-    [*((name, "{name='mean'}") for name in ENGINES), ("serial", "{name='adam', lr=0.01}")],
+    ("engine", "server", "more"),
+    [
+        *((name, "{name='mean'}", []) for name in ENGINES),
+        ("serial", "{name='adam', lr=0.01}", ["wire.dtype=sign"]),
+    ],
 )
-def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, tmp_path):
-    experiment = small("rounds=4", f"method.server={server}", "silos_per_round=4", *ENGINES[engine])
+def test_a_stopped_run_goes_on_to_the_same_numbers(engine, server, more, tmp_path):
+    experiment = small("rounds=4", f"method.server={server}", "silos_per_round=4", *ENGINES[engine], *more)
     whole = do(tmp_path / "whole", experiment)
 
     def stop(one):

@@ -79,7 +79,7 @@ class InProcess:
 
 def federate(trainer, silos, number=1, classes=CLASSES):
     shared, _ = trainer.partition.split(trainer.initial(len(classes)))
-    plan = FederationConfig("test", 0, number, ServerStep())
+    plan = FederationConfig("test", 0, number, ServerStep(), wire=trainer.method.wire)
     return list(run_rounds(InProcess(trainer, silos), plan, ServerState(0, shared), trainer.partition.roles))
 
 

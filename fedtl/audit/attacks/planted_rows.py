@@ -51,9 +51,9 @@ def planted_scores(
     observed = train_reference(study, level, transcript)
     scores = {}
     for name in study.training:
-        substitute = reference.whole[name]
-        if states := observed_states(observed, name, adversary, substitute):
-            before = observed_states(reference, name, adversary, substitute)
+        substitute, encoding = reference.whole[name], study.trainer.encoding
+        if states := observed_states(observed, name, adversary, substitute, encoding):
+            before = observed_states(reference, name, adversary, substitute, encoding)
             scores[name] = _scores(study, name, level, states, before)
     return scores
 

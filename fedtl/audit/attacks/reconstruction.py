@@ -110,7 +110,8 @@ def invert_small_update(
         else trainer.training.epochs * -(-small.count // small.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
-    observed = ObservedUpdate(sent, update.delta, local, small.count, steps, data.width, shape)
+    delta = trainer.encoding.decode(update.delta, sent)
+    observed = ObservedUpdate(sent, delta, local, small.count, steps, data.width, shape)
     return _attempt(study, trainer, small.silo, observed, own, iterations)
 
 
@@ -126,7 +127,8 @@ def invert_first_round(study: Study, messages: RecordedRound, name: str, iterati
         guarantee.training.steps_a_round if guarantee else training.epochs * -(-count // training.batch_size)
     )
     shape = tuple(data.train.x.shape[1:])
-    observed = ObservedUpdate(messages.shared, messages.deltas[name], local, count, steps, data.width, shape)
+    delta = trainer.encoding.decode(messages.deltas[name], messages.shared)
+    observed = ObservedUpdate(messages.shared, delta, local, count, steps, data.width, shape)
     return _attempt(study, trainer, name, observed, data, iterations)
 
 

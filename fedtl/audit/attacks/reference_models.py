@@ -23,6 +23,7 @@ from fedtl.experiment.study import Study
 from fedtl.federation.recorder import RecordedRound, RecordingFederation, read_transcript, rounds_to_record
 from fedtl.federation.rounds import Federation, FederationConfig, ServerState, run_rounds
 from fedtl.messages import Task, Update
+from fedtl.methods.wire import Encoding
 from fedtl.models.roles import Role
 from fedtl.models.state import State, add_scaled
 from fedtl.privacy import taint
@@ -165,6 +166,7 @@ def train_reference(study: Study, number: int, transcript: int) -> ObservedFeder
             plan = FederationConfig(
                 *(f"reference {number}", experiment.seed, experiment.rounds),
                 *(server_step(study), per_round),
+                wire=study.method.wire,
             )
             width = next(iter(silos.values())).data.width
             state = ServerState(0, trainer.partition.split(trainer.initial(width))[0])
@@ -194,12 +196,12 @@ def _reference_silo(study: Study, name: str, number: int, folder: Path) -> Silo:
 
 
 def observed_states(
-    observed: ObservedFederation, name: str, adversary: Adversary, substitute: State
+    observed: ObservedFederation, name: str, adversary: Adversary, substitute: State, encoding: Encoding
 ) -> list[State]:
     """
     The models of a silo that an adversary knows; empty if it saw none. The server: one after each recorded update of the
     silo. Another silo: one for each recorded round's shared tensors. The public: the final model. Tensors that do not
-    leave a silo are taken from ``substitute``, a model of the adversary's own.
+    leave a silo are taken from ``substitute``, a model of the adversary's own. ``encoding``: how updates were sent.
     """
     if adversary is Adversary.MODEL:
         return [dict(observed.whole[name])]
@@ -207,7 +209,7 @@ def observed_states(
         received = [message.shared for message in observed.messages[1:]] + [observed.shared]
         return [substitute | shared for shared in received]
     return [
-        substitute | add_scaled(message.shared, message.deltas[name])
+        substitute | add_scaled(message.shared, encoding.decode(message.deltas[name], message.shared))
         for message in observed.messages
         if name in message.deltas
     ]
@@ -241,7 +243,8 @@ def pool_log_odds(
     """The log-odds by silo, for silos of which the adversary saw anything."""
     results = {}
     for name in study.training:
-        if states := observed_states(observed, name, adversary, substitutes[name]):
+        encoding = study.trainer.encoding
+        if states := observed_states(observed, name, adversary, substitutes[name], encoding):
             pool = pool_of(study, name)
             both = Dataset(
                 torch.cat([pool.rows.x, pool.population.x]), torch.cat([pool.rows.y, pool.population.y])

@@ -162,6 +162,7 @@ def _info(study: Study, agreement: Agreement, bundle: Bundle) -> BundleInfo:
             server=step,
             silos_per_round=None if per_round == "all" else per_round,
             minimum_silos=experiment.minimum_silos,
+            wire=study.method.wire,
         ),
         roles=study.trainer.partition.roles,
         bundle=bundle.hash,

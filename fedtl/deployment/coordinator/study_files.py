@@ -7,6 +7,7 @@ from typing import Any
 from fedtl.federation.round_log import left_out_reasons
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
+from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
 from fedtl.results.run import HistoryLine
 
@@ -30,7 +31,7 @@ class StudyPlan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **asdict(self.config),
+            **_config_table(self.config),
             "roles": _role_names(self.roles),
             "bundle": self.bundle,
             "plan": self.plan,
@@ -66,7 +67,7 @@ class BundleInfo:
     private: bool | None
 
     def to_json(self) -> dict[str, Any]:
-        config = asdict(self.config)
+        config = _config_table(self.config)
         del config["study"]  # a bundle has no study yet
         facts = {"bundle": self.bundle, "plan": self.plan, "private": self.private}
         return {**facts, **config, "roles": _role_names(self.roles)}
@@ -115,7 +116,16 @@ def _config(study: str, content: Mapping[str, Any]) -> FederationConfig:
         ServerStep(**content["server"]),
         content["silos_per_round"],
         content["minimum_silos"],
+        Wire(**content.get("wire", {})),
     )
+
+
+def _config_table(config: FederationConfig) -> dict[str, Any]:
+    """Return the plain values of a configuration. Without compression there is no "wire", as in files of fedtl 0.1.0."""
+    table = asdict(config)
+    if not config.wire.compresses:
+        del table["wire"]
+    return table
 
 
 def _roles(content: Mapping[str, Any]) -> dict[str, Role]:

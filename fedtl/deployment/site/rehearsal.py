@@ -33,7 +33,7 @@ class RequestFacts:
 class PlanFacts:
     """
     What would run. ``source``, ``path`` and ``label``: of the site's rows. ``norm``: the maximum norm of an update.
-    ``metrics``: those that would leave. ``weight``: whether the number of rows would.
+    ``metrics``: those that would leave. ``weight``: whether the number of rows would. ``wire``: how the weights are sent.
     """
 
     method: str
@@ -48,6 +48,7 @@ class PlanFacts:
     norm: float
     metrics: Sequence[str]
     weight: bool
+    wire: str
 
 
 @dataclass(frozen=True)

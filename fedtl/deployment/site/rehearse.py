@@ -42,6 +42,7 @@ from fedtl.deployment.site.site_rows import SiteRows, check_origins, load_rows
 from fedtl.deployment.site.site_silo import make_dry_silo, site_guarantee
 from fedtl.errors import ConfigError, DataError, Denied, Refused
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.notes import wire_text
 from fedtl.experiment.privacy_report import silo_privacy
 from fedtl.experiment.tensor_table import parts_of, tensor_table
 from fedtl.federation.policy import check_update
@@ -209,6 +210,7 @@ def _plan_facts(plan: SitePlan, refused: bool) -> PlanFacts:
         norm=policy.max_update_norm,
         metrics=sorted(metrics),
         weight=policy.share_row_count and not (refused or plan.privacy),
+        wire=wire_text(experiment.wire),
     )
 
 

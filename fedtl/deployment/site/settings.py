@@ -64,7 +64,8 @@ class BudgetSettings(Settings):
 class PolicySettings(Settings):
     """
     ``[policy]``: what may leave, and in which studies. ``max_update_norm``: Euclidean, over all tensors of an update.
-    ``share_row_count``: whether the number of training rows may leave, as the weight of the update.
+    ``share_row_count``: whether the number of training rows may leave, as the weight of the update. ``wire``: in which forms
+    the weights may be sent.
     """
 
     roles: list[Literal["body", "head", "aux", "norm", "stats", "extra", "summary"]] = []
@@ -75,6 +76,7 @@ class PolicySettings(Settings):
     max_update_norm: float = Field(1000.0, ge=0, allow_inf_nan=False)
     minimum_silos: int = Field(2, ge=1)
     share_row_count: bool = False
+    wire: list[Literal["float32", "bf16", "int8", "top-k", "sign"]] = ["float32"]
     privacy: BudgetSettings | None = None
 
     @property
@@ -91,6 +93,7 @@ class PolicySettings(Settings):
             minimum_silos=self.minimum_silos,
             private=self.privacy is not None,
             share_row_count=self.share_row_count,
+            wire=frozenset(self.wire),
         )
 
 

@@ -20,6 +20,7 @@ from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.methods.base import own_labels
+from fedtl.methods.wire import Encoding
 from fedtl.simulation.shared_store import SharedStore
 
 NO_SHARED_STORE = SharedStore(Path("/nonexistent"))  # only a simulation shares rows between processes
@@ -72,15 +73,20 @@ class SitePlan:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Every tensor that would leave in each round."""
-        trainer = self.dry_study.trainer
-        return make_manifest(trainer.partition, trainer.initial(len(self.agreement.classes) or 2))
+        """Every tensor that would leave in each round, as it is sent."""
+        return self._manifest(self.dry_study.trainer.encoding)
 
     @property
     def terms(self) -> Terms:
         """What a task must agree with."""
         experiment = self.agreement.experiment
-        return Terms(experiment.rounds, experiment.seed, self.manifest)
+        encoding = self.dry_study.trainer.encoding
+        return Terms(experiment.rounds, experiment.seed, self.manifest, self._manifest(None), encoding)
+
+    def _manifest(self, encoding: Encoding | None) -> Manifest:
+        trainer = self.dry_study.trainer
+        state = trainer.initial(len(self.agreement.classes) or 2)
+        return make_manifest(trainer.partition, state, encoding)
 
 
 def build_study(plan: SitePlan, classes: tuple[str, ...]) -> Study:
@@ -106,6 +112,9 @@ def check_policy(plan: SitePlan) -> None:
         if name not in allowed:
             names = ", ".join(sorted(allowed)) or "none"
             raise Denied(Code.PLAN, f"the plan's {key[:-1]} is {name!r}; policy.{key} allows {names}")
+    if (form := experiment.wire.dtype) not in policy.wire:
+        forms = ", ".join(sorted(policy.wire)) or "none"
+        raise Denied(Code.PLAN, f"the plan's wire.dtype is {form!r}; policy.wire allows {forms}")
     if method_of(experiment.method).pool:
         raise Denied(
             Code.PLAN,

@@ -35,6 +35,7 @@ metrics = []                  # validation metrics that may leave, such as "accu
                               # with noise and use up privacy budget
 max_bytes_per_round = 50_000_000
 max_update_norm = 1000.0      # Euclidean norm of an update; a larger update is refused
+wire = ["float32"]            # forms in which the weights may be sent: "float32" in full; compressed: "bf16", "int8", "top-k", "sign"
 minimum_silos = 3             # the server must combine at least this many sites; fedtl cannot verify that it does
 share_row_count = false       # true: the number of training rows may leave, as the weight of the update; with [policy.privacy]
                               # it is never sent, but the coordinator can infer it from the amount of noise

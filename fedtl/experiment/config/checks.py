@@ -13,7 +13,14 @@ from fedtl.errors import ConfigError
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
-from fedtl.experiment.config.schema import ENSEMBLE, Experiment, ModelSettings, TrainSettings, is_custom
+from fedtl.experiment.config.schema import (
+    ENSEMBLE,
+    Experiment,
+    ModelSettings,
+    TrainSettings,
+    WireSettings,
+    is_custom,
+)
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
@@ -54,6 +61,9 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
         yield (
             f"silos_per_round = {per_round} is below minimum_silos = {minimum}; raise the first or lower the second"
         )
+    forms = (experiment.wire.dtype, *compare.wire)
+    if "top-k" not in forms and experiment.wire.fraction != WireSettings().fraction:
+        yield f'wire.fraction is a setting of wire.dtype "top-k", not of {experiment.wire.dtype!r}; remove it'
     if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
     if compare.folds > 1 and experiment.data.folds > 1:

@@ -17,18 +17,21 @@ from fedtl.experiment.config.schema import (
     MethodSettings,
     ModelSettings,
     PrivacySettings,
+    WireSettings,
     is_custom,
 )
 from fedtl.methods.base import Method, Server
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import Choose
 from fedtl.methods.cut import with_cut
+from fedtl.methods.error_feedback import with_wire
 from fedtl.methods.interpolation import Interpolation
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS, TERMS
 from fedtl.methods.server import ServerStep
 from fedtl.methods.trim import with_trim
 from fedtl.methods.tune import Tune
+from fedtl.methods.wire import Wire
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, custom_spec, model_spec
 
@@ -82,6 +85,14 @@ def _named_method(settings: MethodSettings) -> Method:
             "or custom = ... of fedtl.run, compare or load_run"
         )
     return call(choose_entry(METHODS, settings.name, "method.name"), settings.own, "method.")
+
+
+def wired(method: Method, settings: WireSettings, name: str) -> Method:
+    """Return the method that sends as ``[wire]`` says. ``name``: of the method. Raises ConfigError."""
+    try:
+        return with_wire(method, Wire(settings.dtype, settings.fraction))
+    except ValueError as error:
+        raise ConfigError(f"wire.dtype = {settings.dtype!r}: not with method {name!r}: {error}") from error
 
 
 def model_arguments(settings: ModelSettings) -> dict[str, Any]:

@@ -147,6 +147,20 @@ class RequestSettings(Settings):
     purpose: Line = ""
 
 
+Form = Literal["float32", "bf16", "int8", "top-k", "sign"]
+
+
+class WireSettings(Settings):
+    """
+    ``[wire]``: how a silo sends the weights of its update; the task is always sent in full. "bf16": 2 bytes a value; "int8": 1
+    byte; "sign": 1 bit; "top-k": the ``fraction`` of each tensor's values that are largest in magnitude. What is left out is
+    added to the silo's next update (error feedback).
+    """
+
+    dtype: Form = "float32"
+    fraction: float = Field(0.01, gt=0, le=1)
+
+
 class SiloModelSettings(Settings):
     """``[silo.<name>.model]``: the model of one silo where it is not that of ``[model]``; it starts from random weights."""
 
@@ -206,7 +220,8 @@ class CompareSettings(Settings):
     row is a test row in one of them; 1: one run a seed, with ``data.test``. ``margin``: two methods are as good as each other
     where their difference is shown to be smaller; in accuracy, AUC and R^2 as such, in RMSE in standard deviations of the
     silo's labels. 0.01 is the region of practical equivalence of Benavoli et al. (2017). ``set``: by method,
-    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``.
+    settings of its column alone, which are not tried: ``mrmtl.method.mu = 1.0``. ``wire``: each method that sends weights has
+    a further column for each of these forms of ``wire.dtype``, and always for "float32".
     """
 
     methods: list[str] = Field(["local", "pooled", "fedavg", "fedbn", "fedper", "fedtl"], min_length=1)
@@ -216,6 +231,7 @@ class CompareSettings(Settings):
     margin: float = Field(0.01, ge=0, allow_inf_nan=False)
     tune: TrialSettings = TrialSettings()
     set: dict[str, dict[str, dict[str, Any]]] = {}
+    wire: list[Form] = []
     _values: "dict[str, Method]" = PrivateAttr({})
 
     def with_values(self, values: "Mapping[str, Method]") -> Self:
@@ -242,6 +258,7 @@ class Experiment(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     method: MethodSettings = MethodSettings()
+    wire: WireSettings = WireSettings()
     privacy: PrivacySettings | None = None
     silo: dict[str, SiloSettings] = {}
     audit: AuditSettings = AuditSettings()

@@ -13,6 +13,7 @@ from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.federation.rounds import FederationConfig
 from fedtl.messages import Refusal, Update
 from fedtl.methods.server import ServerStep
+from fedtl.methods.wire import Wire
 from fedtl.models.roles import Role
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label
@@ -27,6 +28,15 @@ def study(path, private=None, rounds=4):
     config = FederationConfig("s", 0, rounds, server, minimum_silos=1)
     facts = {"bundle_name": "b", "deadline": 1.0, "tries": 2, "bundle": "h", "plan": "p", "private": private}
     return HostedStudy.create(path / "s", StudyPlan(config, ROLES, **facts), START)
+
+
+def test_a_plan_says_how_weights_are_sent_where_they_are_compressed():
+    for wire in (Wire(), Wire("top-k", 0.05)):
+        config = FederationConfig("s", 0, 4, ServerStep(), wire=wire)
+        plan = StudyPlan(config, ROLES, "b", deadline=1.0, tries=2, bundle="h", plan="p")
+        content = json.loads(json.dumps(plan.to_json()))
+        assert ("wire" in content) is wire.compresses  # files of earlier versions have no such key
+        assert StudyPlan.from_json(content) == plan
 
 
 class Silos:

@@ -6,8 +6,10 @@ from torch import nn, optim
 
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Method
+from fedtl.methods.error_feedback import with_wire
 from fedtl.methods.losses import TaskLoss
 from fedtl.methods.registry import METHODS
+from fedtl.methods.wire import Wire
 from fedtl.models.net import ModelSpec
 from fedtl.simulation import stackable
 from fedtl.simulation.stackable import why_not_stackable
@@ -61,6 +63,12 @@ def twice():
     layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     layers[1].weight = layers[0].weight
     return layers
+
+
+def test_compressed_updates_are_not_stacked():
+    trainer = trainer_of("mlp", with_wire(METHODS["fedtl"](), Wire("int8")))
+    with pytest.raises(ConfigError, match="wire.dtype = 'int8'"):
+        Stacked(trainer, 3)
 
 
 @pytest.mark.parametrize(

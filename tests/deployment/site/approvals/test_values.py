@@ -136,7 +136,7 @@ def test_every_setting_is_signed_or_listed_as_harmless():
     assert signed_data - RENAMED_KEYS["data"].keys() == set(SiteDataSettings.model_fields) - data
     assert signed_data >= RENAMED_KEYS["data"].keys()
     assert set(PrivacyTerms.model_fields) == set(BudgetSettings.model_fields)
-    lists = {"methods", "models"}  # which of them the plan uses is signed
+    lists = {"methods", "models", "wire"}  # which of them the plan uses is signed
     assert set(PolicySettings.model_fields) - lists - policy <= set(SignedTerms.model_fields)
     assert RENAMED_KEYS["policy"].keys() <= set(SignedTerms.model_fields)
     harmless = {"certificate", "device", "threads", "heartbeat", "port", "weights", "key_file"}
