@@ -67,7 +67,7 @@ class PolicySettings(Settings):
     ``share_row_count``: whether the number of training rows may leave, as the weight of the update.
     """
 
-    roles: list[Literal["body", "head", "aux", "norm", "stats", "extra", "summary"]] = []
+    roles: list[Literal["body", "head", "aux", "norm", "stats", "adapter", "extra", "summary"]] = []
     methods: list[str] = []
     models: list[str] = []
     metrics: list[str] = []
