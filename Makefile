@@ -10,8 +10,9 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 demo: .venv/.ready
 	$(BIN)/fedtl compare digits
 
+# Three workers on two cores: the tests of a deployment wait for most of their time.
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q
 
 # The inner loop: without what starts processes, trains privately, audits, or repeats a test for every method or model.
 quick: .venv/.ready

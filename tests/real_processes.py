@@ -39,14 +39,15 @@ def free_port():
         return one.getsockname()[1]
 
 
-def wait(what, condition, seconds=240.0, alive=()):
+def wait(what, condition, seconds=240.0, alive=(), about=str):
+    """Return what ``condition`` found. ``about()`` says more in the failure."""
     end = time.monotonic() + seconds
     while not (found := condition()):
         for process in alive:
             assert process.poll() is None, (
                 f"{process.args} ended with {process.returncode}, waiting for {what}"
             )
-        assert time.monotonic() < end, f"no {what} within {seconds:g} s"
+        assert time.monotonic() < end, f"no {what} within {seconds:g} s\n{about()}"
         time.sleep(0.2)
     return found
 
@@ -80,6 +81,17 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def states(pids):
+    """A line for each process that is still there: its state, where it waits in the kernel, its command line."""
+    lines = []
+    for pid in filter(alive, pids):
+        process = Path(f"/proc/{pid}")
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        command = (process / "cmdline").read_text().replace("\0", " ")
+        lines.append(f"{pid} {state} {(process / 'wchan').read_text()} {command[:200]}")
+    return "\n".join(lines)
 
 
 class Federation:
@@ -163,6 +175,14 @@ class Federation:
 
     def log(self, name):
         return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def last_words(self):
+        """The end of every log, and the state of every process, for a failure that is not seen again."""
+        logs = [
+            f"== {path.stem}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+            for path in sorted(self.folder.glob("*.log"))
+        ]
+        return "\n".join([*logs, states([pid for name in self.processes for pid, _ in self.children(name)])])
 
     def up(self, *names, **env):
         """``env``: of the server alone."""

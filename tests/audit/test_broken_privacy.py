@@ -75,7 +75,7 @@ def caught(findings, name, words, silos=("faint", "plain")):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(2, 20))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 20))]
 )
 def test_the_sound_pipeline_passes(seed, tmp_path):
     kind = "dp" if seed % 2 else "public"

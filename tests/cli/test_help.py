@@ -65,7 +65,7 @@ def test_a_run_needs_no_framework_that_it_does_not_use():
     code = (
         "import sys\n"
         "for name in ('flwr', 'ray', 'opacus', 'timm', 'torchvision'): sys.modules[name] = None\n"
-        "sys.argv = ['fedtl', 'run', 'digits', '--set', 'rounds=1', '--set', 'engine.name=serial', '--quiet', '--out', sys.argv[1]]\n"
+        "sys.argv = ['fedtl', 'run', 'digits', '--set', 'rounds=1', '--set', 'engine.name=serial', '--set', 'data.limit=40', '--quiet', '--out', sys.argv[1]]\n"
         "import fedtl.cli.main; fedtl.cli.main.main()\n"
     )
     import tempfile
