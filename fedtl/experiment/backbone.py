@@ -134,6 +134,10 @@ def _read_description(path: Path) -> Mapping[str, Any]:
         _check_sizes(about["shape"], about["classes"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}); export the model again") from error
+    if "adapters" in about:
+        raise ConfigError(
+            f"{path}: a model with bottleneck adapters cannot be onboarded; give the folder of its run"
+        )
     if "input_scale" in about:
         raise ConfigError(f"{path}: a model with data.scale = 'dp' cannot be onboarded; export another run")
     return about

@@ -172,6 +172,9 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
         )
+    adapters = model.settings.adapters
+    if adapters is not None and adapters.kind == "bottleneck":  # others are part of the weights
+        description["adapters"] = adapters.model_dump()
     if len(model.final.members) > 1:
         description["mix"] = {
             file: member.weight for file, member in zip(written, model.final.members, strict=True)
