@@ -33,6 +33,10 @@ def grow(folder: RunFolder, settings: Mapping[str, Any], out: Path) -> str:
         raise ConfigError(
             "the model of a private run has other normalisation layers, which cannot be made wider"
         )
+    if experiment.model.adapters is not None:
+        raise ConfigError(
+            "a run with model.adapters shares no body; export a silo's model, which has them in its weights"
+        )
     _, classes, shape = folder.inputs(silos[0])
     old = experiment.model.model_copy(update={"weights": ""})
     new = old.model_copy(update={"settings": {**old.settings, **settings}})

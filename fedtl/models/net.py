@@ -41,7 +41,8 @@ class ModelSpec:
     How a net is built: one body, and heads of any width.
 
     ``features``: the number of features that the body gives. ``classifier``: the path of the classifier in the library's
-    model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net.
+    model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``frozen``: the
+    net's names of tensors that never move, and that do not leave because every silo has them.
     """
 
     body: nn.Module
@@ -49,17 +50,18 @@ class ModelSpec:
     features: int
     classifier: str
     seed: int
+    frozen: frozenset[str] = frozenset()
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
         Return a net on this body (not on a copy) with a head of ``width`` outputs, whose initial weights depend only on
         the seed and the width. ``parts`` make the modules that loss terms add.
         """
-        with _seeded(self.seed, "head", width):
+        with seeded(self.seed, "head", width):
             head = self.make_head(width)
         aux = nn.ModuleDict()
         for make in parts:
-            with _seeded(self.seed, "aux"):
+            with seeded(self.seed, "aux"):
                 aux.update(make(self.features))
         return Net(self.body, head, aux)
 
@@ -76,7 +78,7 @@ class ModelSpec:
 
 def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     """Return ``build()`` with initial weights that depend only on the seed; torch's global generator is not changed."""
-    with _seeded(seed, "body"):
+    with seeded(seed, "body"):
         return build()
 
 
@@ -199,7 +201,8 @@ def _owns_parameters(module: nn.Module) -> bool:
 
 
 @contextmanager
-def _seeded(*parts: str | int) -> Iterator[None]:
+def seeded(*parts: str | int) -> Iterator[None]:
+    """Let torch's random numbers depend on these parts only while the block lasts; its global generator is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(*parts))
         yield

@@ -46,12 +46,14 @@ def partition_of(
 ) -> Partition:
     """
     Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay, and so
-    do those ``kept`` by a cut.
+    do those ``kept`` by a cut or because they are frozen, in the slots too.
     """
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
     crossing = frozenset(
-        name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
+        name
+        for name, one in extra.items()
+        if set_of(name) in leaving and one.is_floating_point() and name.partition("/")[2] not in kept
     )
     return Partition({**model, **roles}, method.shared, crossing, kept)
 
