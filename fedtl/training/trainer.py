@@ -12,7 +12,7 @@ from torch import Tensor
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase
+from fedtl.methods.base import Method, Phase, trains_on_all_rows
 from fedtl.methods.sets import MODEL, RECEIVED, SHARED, SUMMARY, model_part, part
 from fedtl.models import precision
 from fedtl.models.net import ModelSpec, Net
@@ -264,7 +264,8 @@ class Trainer:
         shared, local = self.partition.cut(state)
         delta = difference(copy_state(shared), task.shared)
         # The number of rows is not part of a private update, so every private silo has the same weight.
-        weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
+        rows = silo.data.rows_in_epoch(trains_on_all_rows(self.method))
+        weight = 1.0 if silo.guarantee else float(rows)
         return Update(silo.name, task.round, delta, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:
