@@ -24,7 +24,7 @@ app = typer.Typer(
 for command in (
     *(train.run, train.compare, transferability),
     *(inspect.show, inspect.lint, inspect.methods, inspect.models, inspect.data),
-    *(models.predict, models.export, models.grow, models.report, onboard.onboard, audit.audit),
+    *(models.predict, models.embed, models.export, models.grow, models.report, onboard.onboard, audit.audit),
 ):
     app.command()(command)
 app.add_typer(silo.app, name="silo")

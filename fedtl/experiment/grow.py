@@ -42,7 +42,7 @@ def grow(folder: RunFolder, settings: Mapping[str, Any], out: Path) -> str:
     new = old.model_copy(update={"settings": {**old.settings, **settings}})
     model_arguments(new)
     width, terms = len(classes) or 1, method_of(experiment.method).every_term
-    if any(term.modules(1) for term in terms):
+    if any(term.modules(1, shape) for term in terms):
         raise ConfigError(
             f"method {experiment.method.name!r} adds modules to the model, which cannot be made wider"
         )

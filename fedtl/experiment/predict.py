@@ -56,6 +56,11 @@ class SiloModel:
         ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
         cannot adapt.
         """
+        inputs = self.prepared(x)
+        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+
+    def prepared(self, x: Array) -> Tensor:
+        """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
@@ -70,7 +75,7 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        return inputs
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:

@@ -19,8 +19,8 @@ from fedtl.models.norms import is_norm
 
 Shape = tuple[int, ...]  # the shape of one input: (columns,) or (channels, height, width)
 MakeModules = Callable[
-    [int], Mapping[str, nn.Module]
-]  # the modules of a loss term, from the number of features
+    [int, Shape], Mapping[str, nn.Module]
+]  # the modules of a loss term, from the number of features and the shape of one input
 
 
 class Net(nn.Module):
@@ -41,8 +41,8 @@ class ModelSpec:
     How a net is built: one body, and heads of any width.
 
     ``features``: the number of features that the body gives. ``classifier``: the path of the classifier in the library's
-    model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``frozen``: the
-    net's names of tensors that never move, and that do not leave because every silo has them.
+    model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``shape``: of one
+    input. ``frozen``: the net's names of tensors that never move, and that do not leave because every silo has them.
     """
 
     body: nn.Module
@@ -50,6 +50,7 @@ class ModelSpec:
     features: int
     classifier: str
     seed: int
+    shape: Shape
     frozen: frozenset[str] = frozenset()
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
@@ -62,7 +63,7 @@ class ModelSpec:
         aux = nn.ModuleDict()
         for make in parts:
             with seeded(self.seed, "aux"):
-                aux.update(make(self.features))
+                aux.update(make(self.features, self.shape))
         return Net(self.body, head, aux)
 
     def library_name(self, name: str) -> str:
@@ -108,7 +109,7 @@ def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: i
             f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
         )
     model.train()
-    return ModelSpec(model, make_head, features, classifier, seed)
+    return ModelSpec(model, make_head, features, classifier, seed, shape)
 
 
 def stages(body: nn.Module) -> list[list[str]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, trains_on_all_rows
 from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.sets import MODEL, RESIDUAL, SUMMARY, as_part, set_of
 from fedtl.methods.slot import FinishedRound
@@ -111,7 +111,9 @@ def summaries_of(
             means[summary.name] = public_vectors(summary, weights, data, public, exact)
         else:
             total = _sum_of_rows(summary, loop, weights, data, exact)
-            means[summary.name] = (total / max(1, data.rows_in_epoch)).float()
+            means[summary.name] = (
+                total / max(1, data.rows_in_epoch(trains_on_all_rows(loop.method)))
+            ).float()
     return means
 
 

@@ -87,7 +87,8 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    "method", ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox"]
+    "method",
+    ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox", "denoise", "masked"],
 )
 def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
     trainer = bench_of(method)

@@ -19,7 +19,7 @@ from fedtl.experiment.label_free_choice import most_agreeing
 from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
-from fedtl.methods.registry import METHODS, SOURCE_FREE
+from fedtl.methods.registry import METHODS, SELF_SUPERVISED, SOURCE_FREE
 from fedtl.report.label_free_tables import label_free_table
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
@@ -45,12 +45,19 @@ def flip_unused_labels(monkeypatch, settings, seed):
 
 
 ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {name='near_target'}, {name='soft_labels'}]"
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in (*SOURCE_FREE, "kd3a") if name != "infomax"]
+LEARNS_WITHOUT = [name for name in SELF_SUPERVISED if name != "masked"]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (*SOURCE_FREE, "kd3a", *LEARNS_WITHOUT)
+    if name != "infomax"
+]
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", *OTHERS])
+@pytest.mark.parametrize(
+    "method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", "masked", *OTHERS]
+)
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
-    more = [ALL_TERMS] if method == "jan" else []
+    more = [ALL_TERMS] if method == "jan" else ["method.head=shared"] if method in SELF_SUPERVISED else []
     experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
