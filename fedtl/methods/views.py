@@ -55,8 +55,12 @@ def corrupted(x: Tensor, share: float) -> Tensor:
 
 
 def projector(features: int, dims: int) -> nn.Module:
-    """Return g: from features to ``dims`` numbers, through one hidden layer as wide as the features."""
-    return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, dims))
+    """
+    Return g: from features to ``dims`` numbers, through one hidden layer as wide as the features. Hidden values are normalised in
+    each row, so that no scale of the features makes the loss diverge; the papers do it over the batch.
+    """
+    hidden = nn.LayerNorm(features, elementwise_affine=False)
+    return nn.Sequential(nn.Linear(features, features), hidden, nn.ReLU(), nn.Linear(features, dims))
 
 
 def _cut_out(x: Tensor, least: float, mirror: bool) -> Tensor:
