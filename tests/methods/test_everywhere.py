@@ -166,14 +166,17 @@ def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     with temporary_store() as shelf:
         study = build(load_experiment("digits", [*settings_of(name), "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
-        parts = {part.name: part for part in parts_of(tensor_table(study))}
+        parts = {(part.name, part.leaves): part for part in parts_of(tensor_table(study))}
         listed = make_manifest(study.trainer.partition, initial)
-    assert parts.keys() - {"summary"} == {slot.name for slot in study.method.slots}
+    assert {name for name, _ in parts} - {"summary"} == {slot.name for slot in study.method.slots}
     for slot in study.method.slots:
         its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
-        assert parts[slot.name] == StatePart(slot.name, len(its), size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
         averaged = {key: tensor for key, tensor in its.items() if tensor.is_floating_point()}
+        for leaves in (True, False):
+            part = {key: one for key, one in its.items() if leaves == (slot.crosses and key in averaged)}
+            wanted = StatePart(slot.name, len(part), size_in_bytes(part), leaves) if part else None
+            assert parts.get((slot.name, leaves)) == wanted
         assert sent == (size_in_bytes(averaged) if slot.crosses else 0)
 
 
