@@ -64,11 +64,21 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}", 2)
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            _fail_of_model(error)
             raise
         _fail(error.format_message() + _hint(error), 2)  # an error of click, such as an unknown option
     if code == INTERRUPTED:  # click returns it for Ctrl-C, too
         say(f"interrupted; {interrupted_note()}")
     sys.exit(code or 0)
+
+
+def _fail_of_model(error: Exception) -> None:
+    """End with one line where a module of a model raised the error. Only then torch is loaded anyway."""
+    if "torch" in sys.modules:
+        from fedtl.models.failures import module_failure
+
+        if (line := module_failure(error)) is not None:
+            _fail(line, 2)
 
 
 def _hint(error: Any) -> str:

@@ -83,7 +83,7 @@ class Trainer:
         if self.method.sgd_only and self.training.optimizer != "sgd":
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
-        frozen = frozen_parameters(self.spec.body, self.training.freeze)
+        frozen = frozen_parameters(self.spec.body, self.training.freeze) | self.spec.frozen
         loop = Loop(self.method, staged(self.training, self.spec.body), roles(net), frozen, self.device)
         sizes = (self.spec.features, 1)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, sizes, self.public)
