@@ -1,7 +1,9 @@
 """The ``fedtl`` command. It parses and prints, and imports torch and other libraries only in the command that needs them."""
 
 import logging
+import signal
 import sys
+import threading
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -47,7 +49,12 @@ def _without_command(
 
 
 def main() -> None:
-    """Run the command and exit. An error of fedtl, of a file or of an option is one line on stderr and an exit code."""
+    """
+    Run the command and exit. An error of fedtl, of a file, of a model or of an option is one line on stderr and an exit code.
+    SIGTERM, which a cluster's scheduler sends, ends it as Ctrl-C does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("fedtl").setLevel(logging.INFO)
     for name in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
