@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def write_embeddings(path: Path, made: Embeddings) -> None:
 
 
 def _npz(path: Path, made: Embeddings) -> None:
-    about = {name: np.array(text) for name, text in made.about.items()}
+    about: dict[str, Any] = {name: np.array(text) for name, text in made.about.items()}
     with path.open("wb") as file:
         np.savez(file, embedding=made.vectors, id=made.ids, **about)
 
