@@ -129,11 +129,17 @@ SHARED = {
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
-    "fedbn": {Role.BODY, Role.HEAD, Role.AUX},
-    "silobn": {Role.BODY, Role.HEAD, Role.AUX, Role.NORM},
-    **{name: {Role.BODY, Role.AUX, Role.NORM, Role.STATS} for name in ("fedper", "fedrep", "fedbabu")},
+    "fedbn": {Role.BODY, Role.ADAPTER, Role.HEAD, Role.AUX},
+    "silobn": {Role.BODY, Role.ADAPTER, Role.HEAD, Role.AUX, Role.NORM},
+    **{
+        name: {Role.BODY, Role.ADAPTER, Role.AUX, Role.NORM, Role.STATS}
+        for name in ("fedper", "fedrep", "fedbabu")
+    },
     "lgfedavg": {Role.HEAD},
-    **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral", "protonet")},
+    **{
+        name: {Role.BODY, Role.ADAPTER, Role.AUX, Role.NORM}
+        for name in ("fedtl", "dann", "mmd", "coral", "protonet")
+    },
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
     **dict.fromkeys(("kd3a", "select_start"), EVERYTHING),
     **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
