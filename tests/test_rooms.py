@@ -27,7 +27,15 @@ ROWS = [
 DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "models.compat"},
-    "pandas": {"data.frame", "data.table", "api.frames", "api.results", "api.audits", "api.audit_frames"},
+    "pandas": {
+        "data.frame",
+        "data.table",
+        "experiment.embed",
+        "api.frames",
+        "api.results",
+        "api.audits",
+        "api.audit_frames",
+    },
     "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),

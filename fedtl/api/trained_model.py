@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fedtl.data import frame
 from fedtl.errors import ConfigError, DataError
+from fedtl.experiment.embed import embed
 from fedtl.experiment.predict import SiloModel
 from fedtl.experiment.run_folder import RunFolder
 
@@ -50,6 +51,10 @@ class TrainedModel:
         """The label of each row [N], as text; in regression the value. Raises DataError."""
         scores = self.scores(x)
         return np.array(self.classes)[scores.argmax(1)] if self.classes else scores[:, 0]
+
+    def features(self, x: Any) -> np.ndarray:
+        """The features of each row [N, D]: what the head sees, by the main model of a mix (``fedtl embed``). Raises DataError."""
+        return embed(self._model, self._rows(x)).vectors
 
     def module(self) -> nn.Module:
         """

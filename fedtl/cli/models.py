@@ -1,4 +1,4 @@
-"""``fedtl predict``, ``export`` and ``report``: use the result of a run."""
+"""``fedtl predict``, ``embed``, ``export``, ``grow`` and ``report``: use the result of a run."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from fedtl.cli.options import Json, Run, SiloName
-from fedtl.cli.screen import print_json, print_line, print_report_path, say
+from fedtl.cli.screen import print_json, print_line, print_report_path, progress_bar, say
 
 
 def predict(
@@ -50,6 +50,45 @@ def predict(
         with out.open("w", newline="") as file:
             count = write_csv(lines, file)
         say(f"wrote {count} predictions to {out}")
+
+
+def embed(
+    run: Run,
+    silo: SiloName,
+    input: Annotated[Path, typer.Option(help=".npz, .npy, .csv, .parquet, an image, or a folder of images")],
+    out: Annotated[Path, typer.Option(help=".npz or .parquet file for the features")],
+    as_json: Json = False,
+) -> None:
+    """
+    Write the features of new inputs by the model of one silo, for other programs: what its head would see.
+
+    RUN is the folder of a run or of fedtl silo adopt.
+    The inputs are prepared as the silo's training inputs were.
+    The file has one row of numbers for each input, its row number or file name, the silo, and a hash of the body: features of another body cannot be compared with them.
+    Each row of the file describes one row of the input, and a decoder can rebuild much of it: treat the file as you treat the input.
+
+    Example: fedtl embed runs/first --silo clinic --input new.csv --out features.npz
+    """
+    from fedtl.data.input_files import read_inputs
+    from fedtl.experiment.embed import check_output, write_embeddings
+    from fedtl.experiment.embed import embed as features_of_rows
+    from fedtl.experiment.predict import SiloModel
+    from fedtl.experiment.run_folder import RunFolder
+
+    check_output(out)
+    model = SiloModel(RunFolder.open(run), silo)
+    x, files = read_inputs(input, model.experiment.data, model.inputs)
+    with progress_bar(f"{silo}: rows", as_json) as show:
+        made = features_of_rows(model, x, files, show)
+    write_embeddings(out, made)
+    if len(model.final.members) > 1:
+        names = ", ".join(member.name for member in model.final.members)
+        say(f"{silo} uses a mix of {names}; these are the features of {made.member}")
+    if as_json:
+        rows, numbers = made.vectors.shape
+        print_json({"out": str(out), "rows": rows, "features": numbers, **made.about})
+    else:
+        say(f"wrote {len(made.ids)} rows of {made.vectors.shape[1]} features to {out}")
 
 
 def export(

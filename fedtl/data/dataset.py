@@ -70,10 +70,13 @@ class SiloDataset:
         """Whether the silo has training rows with a label."""
         return len(self.train) > 0
 
-    @property
-    def rows_in_epoch(self) -> int:
-        """The rows that an epoch passes over: those with labels or, in a silo without labels, all."""
-        return len(self.train) or (0 if self.target is None else len(self.target))
+    def rows_in_epoch(self, all_rows: bool) -> int:
+        """
+        Return how many rows an epoch passes over: those with labels or, in a silo without labels, all. ``all_rows``: those with
+        and without labels.
+        """
+        others = 0 if self.target is None else len(self.target)
+        return len(self.train) + others if all_rows else len(self.train) or others
 
     @property
     def width(self) -> int:

@@ -14,9 +14,10 @@ from fedtl.data.labels import merge_labels
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import parse_experiment
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.final_models import frozen_tensors
 from fedtl.experiment.initial_weights import read_first_weights
 from fedtl.experiment.run_folder import RunFolder
-from fedtl.experiment.run_trainer import run_trainer
+from fedtl.experiment.run_trainer import run_trainer, with_start
 from fedtl.methods.heads.relation import RELATION, relation_module
 from fedtl.methods.sets import model_part
 from fedtl.models.net import Shape
@@ -92,11 +93,11 @@ def _of_run(folder: RunFolder) -> Backbone:
     trained = tuple(sorted(one.name for one in (folder.path / "silos").iterdir()))
     known = {name: folder.inputs(name) for name in trained}
     inputs, _, shape = known[trained[0]]
-    trainer = run_trainer(experiment, shape, _training(experiment))
+    trainer = with_start(run_trainer(experiment, shape, _training(experiment)), frozen_tensors(folder))
     _check(experiment, str(folder.path))
     roles = trainer.partition.roles
     shared = model_part(folder.tensors("shared.safetensors"))
-    if not any(roles.get(name) is Role.BODY for name in shared):
+    if not any(roles.get(name) in (Role.BODY, Role.ADAPTER) for name in shared):
         raise ConfigError(f"{folder.path}: method {experiment.method.name!r} {NOTHING_SHARED}")
     # Where the head is shared, every silo has the labels of all.
     classes = () if trainer.method.head_is_local else known[trained[0]][1]
@@ -133,6 +134,10 @@ def _read_description(path: Path) -> Mapping[str, Any]:
         _check_sizes(about["shape"], about["classes"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}); export the model again") from error
+    if "adapters" in about:
+        raise ConfigError(
+            f"{path}: a model with bottleneck adapters cannot be onboarded; give the folder of its run"
+        )
     if "input_scale" in about:
         raise ConfigError(f"{path}: a model with data.scale = 'dp' cannot be onboarded; export another run")
     return about

@@ -128,7 +128,7 @@ def _columns_of(experiment: Experiment, name: str) -> Iterator[Column]:
         bare = MethodSettings(**{**experiment.method.model_dump(), "terms": []})
         yield Column(f"{name}, no terms", with_changes(experiment, method=bare), trials=trials)
     if own and (experiment.model.weights or experiment.model.pretrain_on):
-        scratch = {"weights": "", "pretrain_on": [], "freeze": 0}
+        scratch = {"weights": "", "pretrain_on": [], "freeze": 0, "adapters": None}
         model = experiment.model.model_copy(update=scratch)
         aside = [name for name in experiment.model.pretrain_on if ":" not in name]
         from_scratch = _without_silos(with_changes(experiment, model=model, train=_whole(experiment)), aside)

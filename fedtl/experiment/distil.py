@@ -69,7 +69,7 @@ def student_settings(model: SiloModel, name: str, settings: Mapping[str, Any]) -
     """Return the student's settings: those of the run's model where it is the same and nothing else is said. Raises ConfigError."""
     same = name == model.settings.name and not settings
     chosen = model.settings if same else ModelSettings(name=name, settings=dict(settings))
-    chosen = chosen.model_copy(update={"weights": "", "pretrain_on": [], "freeze": 0})
+    chosen = chosen.model_copy(update={"weights": "", "pretrain_on": [], "freeze": 0, "adapters": None})
     model_arguments(chosen)
     return chosen
 

@@ -1,6 +1,7 @@
 """
 The model that a silo uses after a run, in the run folder: ``local.safetensors`` has the tensors that differ from the shared
-ones, and those of a second model by names such as "own/body.0.weight"; ``mix.json`` has the weights of the models.
+ones, and those of a second model by names such as "own/body.0.weight"; ``mix.json`` has the weights of the models. Of a model
+with adapters, ``frozen.safetensors`` has what never moves, once for all silos.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,13 +15,37 @@ from fedtl.models.state import State
 from fedtl.privacy.taint import Label
 from fedtl.results.run import Mix
 from fedtl.training.at_home import FinalModel, Member
+from fedtl.training.trainer import Trainer
+
+SHARED, FROZEN = "shared.safetensors", "frozen.safetensors"
+
+
+def save_frozen(folder: RunFolder, trainer: Trainer, first: Mapping[str, Label]) -> State:
+    """Write the tensors that never move, if the model has any, and return them. ``first``: the provenance of first weights."""
+    if not trainer.spec.frozen:
+        return {}
+    initial = trainer.initial(1)
+    frozen = {name: initial[name] for name in sorted(trainer.spec.frozen)}
+    folder.save_tensors(FROZEN, frozen, first)
+    return frozen
+
+
+def frozen_tensors(folder: RunFolder) -> State:
+    """Return the tensors that never moved; {} where there are none. Raises ConfigError where the file is damaged."""
+    return folder.tensors(FROZEN) if folder.has(FROZEN) else {}
+
+
+def common_labels(folder: RunFolder) -> Mapping[str, Label] | None:
+    """Return the provenance of the tensors that all silos have; None where a file does not record it."""
+    known = [folder.labels(name) for name in (SHARED, FROZEN) if name == SHARED or folder.has(name)]
+    return None if None in known else {name: label for one in known for name, label in (one or {}).items()}
 
 
 def save_final_model(
     folder: RunFolder, silo: str, model: FinalModel, shared: State, labels: Mapping[str, Label]
 ) -> None:
     """
-    Write a silo's final model. ``labels``: the provenance of the tensors of a main model that came of training together. A
+    Write a silo's final model. ``shared``: the tensors that all silos have, frozen ones included. ``labels``: the provenance of the tensors of a main model that came of training together. A
     further model, and a main model that the silo trained alone, was trained at the silo without noise.
     """
     own, further = State(), State()
@@ -51,7 +76,8 @@ def mix_of(model: FinalModel) -> Mix | None:
 
 def load_final_model(folder: RunFolder, silo: str, names: Collection[str]) -> FinalModel:
     """Return a silo's final model. ``names``: of a model's tensors. Raises ConfigError where a file is damaged."""
-    own, shared = folder.tensors(f"silos/{silo}/local.safetensors"), folder.tensors("shared.safetensors")
+    own = folder.tensors(f"silos/{silo}/local.safetensors")
+    shared = folder.tensors(SHARED) | frozen_tensors(folder)
     main = {name: own.get(name, shared.get(name, torch.empty(0))) for name in names}
     mix = folder.mix(silo)
     if mix is None:

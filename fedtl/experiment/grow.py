@@ -33,12 +33,16 @@ def grow(folder: RunFolder, settings: Mapping[str, Any], out: Path) -> str:
         raise ConfigError(
             "the model of a private run has other normalisation layers, which cannot be made wider"
         )
+    if experiment.model.adapters is not None:
+        raise ConfigError(
+            "a run with model.adapters shares no body; export a silo's model, which has them in its weights"
+        )
     _, classes, shape = folder.inputs(silos[0])
     old = experiment.model.model_copy(update={"weights": ""})
     new = old.model_copy(update={"settings": {**old.settings, **settings}})
     model_arguments(new)
     width, terms = len(classes) or 1, method_of(experiment.method).every_term
-    if any(term.modules(1) for term in terms):
+    if any(term.modules(1, shape) for term in terms):
         raise ConfigError(
             f"method {experiment.method.name!r} adds modules to the model, which cannot be made wider"
         )

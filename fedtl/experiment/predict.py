@@ -16,16 +16,17 @@ from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.final_models import load_final_model
+from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import mixed_scores
+from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
-from fedtl.models.net import ModelSpec
+from fedtl.models.net import ModelSpec, tied_names
 from fedtl.privacy import taint_metadata
-from fedtl.privacy.taint import Label
+from fedtl.privacy.taint import Label, combined_labels
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
 from fedtl.training.tent import tent_scores
 
@@ -45,8 +46,8 @@ class SiloModel:
         nothing = Dataset(torch.empty(0), torch.empty(0))
         self.data = SiloDataset(nothing, nothing, self.classes, None, self.inputs.y_mean, self.inputs.y_std)
         names = self.trainer.loop.roles
-        labels = [folder.labels(name) for name in ("shared.safetensors", f"silos/{silo}/local.safetensors")]
-        self.labels = None if None in labels else {**(labels[0] or {}), **(labels[1] or {})}
+        labels = (common_labels(folder), folder.labels(f"silos/{silo}/local.safetensors"))
+        self.labels = None if labels[0] is None or labels[1] is None else {**labels[0], **labels[1]}
         self.final: FinalModel = load_final_model(folder, silo, names)
 
     def scores(self, x: Array, tent: bool = False) -> Tensor:
@@ -55,6 +56,11 @@ class SiloModel:
         ``tent``: by models that adapt to these rows (``training.tent``). Raises DataError, and ConfigError where a model
         cannot adapt.
         """
+        inputs = self.prepared(x)
+        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+
+    def prepared(self, x: Array) -> Tensor:
+        """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
         wanted = len(self.inputs.columns)
         if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
             shape = f"{x.dtype} of shape {list(x.shape)}"
@@ -69,7 +75,7 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        return inputs
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:
@@ -90,12 +96,15 @@ class SiloModel:
         return dict.fromkeys(alone_trainer(self.trainer).loop.roles, Label.LOCAL)
 
     def nets(self) -> dict[str, nn.Module]:
-        """Return the net of each model of the mix by its name, in evaluation mode; see ``net``."""
+        """
+        Return the net of each model of the mix by its name, in evaluation mode, with ordinary norms and without low-rank adapters,
+        which are part of the weights; see ``net``.
+        """
         nets: dict[str, nn.Module] = {}
         for member in self.final.members:
             net = trainer_of(member, self.trainer).net(self.data.width)
             net.load_state_dict(member.state)
-            nets[member.name] = restore_norms(net).eval()
+            nets[member.name] = merged(restore_norms(net)).eval()
         return nets
 
     def net(self) -> nn.Module:
@@ -168,6 +177,9 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         description["input_scale"] = (
             "first layer: (x - running_mean) / sqrt(running_var + 1e-5) by column or channel"
         )
+    adapters = model.settings.adapters
+    if adapters is not None and adapters.kind == "bottleneck":  # others are part of the weights
+        description["adapters"] = adapters.model_dump()
     if len(model.final.members) > 1:
         description["mix"] = {
             file: member.weight for file, member in zip(written, model.final.members, strict=True)
@@ -185,16 +197,31 @@ def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:
     """Write the weights of each model of the mix, and return the number of tensors by file. One model: model.safetensors."""
     named, counts = model.plan.library_name, dict[str, int]()
     for name, net in model.nets().items():
-        used = {key: one.contiguous() for key, one in net.state_dict().items() if not key.startswith("aux.")}
+        tied = tied_names(net)
+        used = {
+            key: model.plan.library_tensor(key, one).clone(memory_format=torch.contiguous_format)
+            for key, one in nn.Module.state_dict(
+                net
+            ).items()  # every name of tied weights, as the library's model has
+            if not key.startswith("aux.")
+        }
         labels, about = model.labels_of(name), None
         if labels is not None:
-            labels = restore_names(model.trainer.net(model.data.width), labels)
+            labels = _labels_of_merged(model.trainer.net(model.data.width), labels)
             # num_batches_tracked may have been recreated here; it then depends on no data.
-            about = taint_metadata.label_metadata({named(key): labels.get(key, Label.PUBLIC) for key in used})
+            of = {named(key): labels.get(tied.get(key, key), Label.PUBLIC) for key in used}
+            about = taint_metadata.label_metadata(of)
         file = "model.safetensors" if len(model.final.members) == 1 else f"{name}.safetensors"
         save_file({named(key): tensor for key, tensor in used.items()}, out / file, about)
         counts[file] = len(used)
     return counts
+
+
+def _labels_of_merged(net: nn.Module, labels: Mapping[str, Label]) -> Mapping[str, Label]:
+    """Return the provenance of an exported net's tensors: of a merged weight the least protected one of its parts."""
+    named = restore_names(net, labels)
+    parts = [{weight: named[part]} for part, weight in merged_into(net).items() if part in named]
+    return combined_labels([named, *parts])
 
 
 def _onnx(model: SiloModel, out: Path) -> str:

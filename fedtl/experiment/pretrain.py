@@ -80,7 +80,7 @@ def central_experiment(experiment: Experiment) -> Experiment:
         data=without_release(experiment.data),
         method=MethodSettings(name="pooled"),
         train=experiment.train.model_copy(update={"body_lr": 1.0, "stage_lr": 1.0, "roles": []}),
-        model=experiment.model.model_copy(update={"freeze": 0}),
+        model=experiment.model.model_copy(update={"freeze": 0, "adapters": None}),
     )
 
 

@@ -77,5 +77,5 @@ def check_server(experiment: Experiment, trainer: Trainer) -> None:
     if staying := [name for name, role in roles.items() if role is not Role.COUNT and not leaves(name)]:
         raise ConfigError(
             f"method {experiment.method.name!r}: the server runs each silo's model on public inputs, but {staying[0]} stays at the "
-            "silo; remove method.cut and train.roles, and share every role"
+            "silo; remove method.cut, train.roles and model.adapters, and share every role"
         )

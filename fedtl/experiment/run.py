@@ -13,6 +13,7 @@ from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.final_models import save_frozen
 from fedtl.experiment.guarantees import with_guarantees
 from fedtl.experiment.own_models import own_models_of_run, remove_own_models
 from fedtl.experiment.pretrain import central_experiment, pretrain
@@ -64,7 +65,7 @@ class Machine:
 class Trained:
     """
     A study after its last round, with the engine that still runs. ``members``: who took part in the rounds. ``data``: of
-    every silo that trained or comes late. ``shared``: the final shared tensors.
+    every silo that trained or comes late. ``shared``: the final shared tensors; ``frozen``: those that no silo may move.
     """
 
     study: Study
@@ -72,6 +73,7 @@ class Trained:
     members: Mapping[str, Silo]
     data: Mapping[str, SiloDataset]
     shared: State
+    frozen: State
     totals: Totals
     name: str
 
@@ -183,9 +185,10 @@ def trained(
         shared = _final_shared(study, members, server.shared)
         provenance = taint.combined_labels(silo_provenance(study, name) for name in study.training)
         folder.save_tensors("shared.safetensors", shared, provenance)
+        frozen = save_frozen(folder, study.trainer, study.first)
         seconds = totals.seconds + time.perf_counter() - clock - training_seconds
         totals = replace(totals, seconds=seconds)
-        yield Trained(study, engine, members, data, shared, totals, folder.path.name)
+        yield Trained(study, engine, members, data, shared, frozen, totals, folder.path.name)
 
 
 def _evaluate(
@@ -199,7 +202,7 @@ def _evaluate(
     if finishing:
         finishing(0, len(silos))
     for name, outcome in done.each(Examine(done.task, test_rows, own), silos):
-        save_outcome(study, folder, done.shared, name, outcome)
+        save_outcome(study, folder, done.shared | done.frozen, name, outcome)
         outcomes[name] = outcome.without_tensors()  # the folder has them
         if finishing:
             finishing(len(outcomes), len(silos))

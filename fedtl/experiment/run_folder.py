@@ -3,7 +3,7 @@ The files of one run, each written atomically, so that a killed process never le
 
     experiment.toml  settings, with overrides         history.jsonl  one line a round
     result.json      written when the run is done     report.html    self-contained
-    shared.safetensors                                silos/<name>/  local.safetensors, inputs.json, test.safetensors,
+    shared.safetensors    frozen.safetensors          silos/<name>/  local.safetensors, inputs.json, test.safetensors,
                                                                     mix.json, validation.json: metrics on validation rows
     checkpoint/state.pt   for --resume                transcript/   messages the server saw, where [audit] asks for it
 """

@@ -1,11 +1,16 @@
 """The trainer of a finished run: its model, as it was trained, without first weights and without rows."""
 
-from fedtl.experiment.config.resolve import method_of, model_of
+from dataclasses import replace
+from functools import partial
+
+from fedtl.experiment.config.resolve import method_of, model_of, with_adapters_of
 from fedtl.experiment.config.schema import Experiment, ModelSettings
 from fedtl.methods.base import Method
+from fedtl.models.dp_norm import restore_names
 from fedtl.models.net import Shape
 from fedtl.models.registry import with_private_norms
 from fedtl.models.scaled import with_input_scale
+from fedtl.models.state import State
 from fedtl.training.config import TrainingConfig
 from fedtl.training.trainer import OwnStart, Trainer
 
@@ -28,6 +33,8 @@ def run_trainer(
         alone, spec = OwnStart(spec), with_private_norms(spec)
         if experiment.data.scale == "dp":
             spec = with_input_scale(spec, shape)
+    add = partial(with_adapters_of, model, shape=shape, roles=experiment.train.roles)
+    spec, alone = add(spec), None if alone is None else OwnStart(add(alone.spec))
     dtype = experiment.model.dtype
     return Trainer(
         spec,
@@ -36,3 +43,11 @@ def run_trainer(
         dtype="float32" if dtype == "tf32" else dtype,
         alone=alone,
     )
+
+
+def with_start(trainer: Trainer, start: State) -> Trainer:
+    """Return the trainer with first weights by the names of its model, also for a model that a silo trains alone."""
+    alone = trainer.alone
+    if alone is not None:
+        alone = replace(alone, start=restore_names(trainer.net(1), start))
+    return replace(trainer, start=start, alone=alone)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from fedtl._util.randomness import address
 from fedtl.data.dataset import SiloDataset
 from fedtl.data.prepare import EvaluationSet
 from fedtl.errors import ConfigError
-from fedtl.experiment.config.resolve import method_of, model_of, wired
+from fedtl.experiment.config.adapter_checks import adapter_notes
+from fedtl.experiment.config.resolve import method_of, model_of, wired, with_adapters_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_notes import data_notes
 from fedtl.experiment.data_schema import DataSchema, read_data_schema
@@ -143,17 +145,7 @@ def build(
     """
     stores = RowStores(raws, prepared)
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
-    spec = _model_spec(experiment, schema.shape)
-    first = _first_weights(experiment, spec, schema, start)
-    alone: OwnStart | None = None
-    if experiment.privacy is not None:
-        ordinary, alone = spec.net(schema.width), OwnStart(spec, first.state)
-        spec = _private_spec(experiment, spec, schema.shape)
-        first = replace(
-            first,
-            state=convert_state(ordinary, first.state),
-            labels=convert_state(ordinary, first.labels or {}),
-        )
+    spec, first, alone = _model_and_start(experiment, schema, start)
     settings = experiment.train.model_dump(exclude={"roles"})
     training = TrainingConfig(**settings, freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
@@ -184,6 +176,7 @@ def _notes(experiment: Experiment, trainer: Trainer, schema: DataSchema) -> Iter
     yield from label_notes(experiment, trainer.method, training_silos(experiment, schema))
     yield from public_notes(experiment, trainer)
     yield from silo_model_notes(experiment)
+    yield from adapter_notes(experiment)
 
 
 def make_worker_context(source: StudySource, device: str, start: State | None) -> WorkerContext:
@@ -228,16 +221,44 @@ def _check_roles(experiment: Experiment, trainer: Trainer) -> None:
         )
 
 
+def head_labels(experiment: Experiment, schema: DataSchema) -> list[tuple[str, ...]]:
+    """Return the labels of each training silo's head."""
+    if not own_labels(method_of(experiment.method)):
+        return [schema.union]
+    return [schema.silos[name].classes for name in training_silos(experiment, schema)]
+
+
 def _first_weights(
     experiment: Experiment, spec: ModelSpec, schema: DataSchema, start: State | None
 ) -> FirstWeights:
     """Return the initial weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
     if experiment.model.weights in ("", "pretrained"):
         return FirstWeights("", start or {}, {})
-    first = read_first_weights(Path(experiment.model.weights), spec, schema.width)
+    path = Path(experiment.model.weights)
+    first = read_first_weights(path, spec, schema.width).for_labels(path, head_labels(experiment, schema))
     if experiment.privacy is None:
         return first
     return replace(first, notes=[*first.notes, *first.privacy_notes()])
+
+
+def _model_and_start(
+    experiment: Experiment, schema: DataSchema, start: State | None
+) -> tuple[ModelSpec, FirstWeights, OwnStart | None]:
+    """
+    Return the model, its first weights, and how the model that a silo trains alone begins, where it is another. Adapters come
+    last: no file of first weights has any.
+    """
+    spec = _model_spec(experiment, schema.shape)
+    first = _first_weights(experiment, spec, schema, start)
+    with_adapters = partial(
+        with_adapters_of, experiment.model, shape=schema.shape, roles=experiment.train.roles
+    )
+    if experiment.privacy is None:
+        return with_adapters(spec), first, None
+    ordinary, alone = spec.net(schema.width), OwnStart(with_adapters(spec), first.state)
+    state, labels = convert_state(ordinary, first.state), convert_state(ordinary, first.labels or {})
+    private = with_adapters(_private_spec(experiment, spec, schema.shape))
+    return private, replace(first, state=state, labels=labels), alone
 
 
 def _private_spec(experiment: Experiment, spec: ModelSpec, shape: tuple[int, ...]) -> ModelSpec:

@@ -31,12 +31,16 @@ def tensor_table(study: Study) -> tuple[TensorRow, ...]:
 
 
 def parts_of(tensors: Sequence[TensorRow]) -> tuple[StatePart, ...]:
-    """Return what the method keeps or sends in addition to the model, with the bytes of each part."""
-    parts: dict[str, StatePart] = {}
+    """
+    Return what the method keeps or sends in addition to the model, with the bytes of each part. A set of which some tensors
+    stay, such as counts and what is frozen, has a part that leaves and one that stays.
+    """
+    parts: dict[tuple[str, bool], StatePart] = {}
     for tensor in tensors:
         if (name := set_of(tensor.name)) != MODEL:
-            so_far = parts.get(name, StatePart(name, 0, 0, tensor.leaves))
-            parts[name] = replace(so_far, tensors=so_far.tensors + 1, bytes=so_far.bytes + tensor.bytes)
+            key = name, tensor.leaves
+            so_far = parts.get(key, StatePart(name, 0, 0, tensor.leaves))
+            parts[key] = replace(so_far, tensors=so_far.tensors + 1, bytes=so_far.bytes + tensor.bytes)
     return tuple(parts.values())
 
 

@@ -47,7 +47,8 @@ class Phase:
     of the forward pass; None: the one set of ``on`` itself. ``into``: the set that gets these weights when the phase
     ends. A phase of 0 epochs takes no steps: it computes ``into`` from the sets alone. ``pick``: it trains one set of ``on``.
     ``lr``: plain steps of this size in place of what ``[train]`` says, for a phase that does not train the model.
-    ``public``: on inputs that all may see, in place of the silo's rows; none, where there are none.
+    ``public``: on inputs that all may see, in place of the silo's rows; none, where there are none. ``all_rows``: an epoch passes
+    over the rows with and without labels alike, for losses that need no labels; without, over those with labels.
     """
 
     train: frozenset[Role] = EVERYTHING
@@ -60,6 +61,7 @@ class Phase:
     lr: float | None = None
     unfrozen: int | None = None  # how many last stages of the body move, besides the head; None: all
     public: bool = False
+    all_rows: bool = False
 
     @property
     def trains_model(self) -> bool:
@@ -270,6 +272,11 @@ def trained_roles(method: Method) -> frozenset[Role]:
     replaced = EVERYTHING if any(phase.into == MODEL for phase in method.phases) else frozenset[Role]()
     trained = (phase.train for phase in method.phases if MODEL in phase.on)
     return frozenset({Role.COUNT}).union(replaced, *trained)
+
+
+def trains_on_all_rows(method: Method) -> bool:
+    """Return whether a phase passes over the rows with and without labels alike."""
+    return any(phase.all_rows for phase in method.phases)
 
 
 def own_labels(method: Method) -> bool:

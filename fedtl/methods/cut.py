@@ -5,7 +5,7 @@ from dataclasses import replace
 from fedtl.methods.base import Method
 from fedtl.models.roles import Role
 
-BELOW = frozenset({Role.BODY, Role.NORM, Role.STATS})  # roles of the body's tensors
+BELOW = frozenset({Role.BODY, Role.NORM, Role.STATS, Role.ADAPTER})  # roles of the body's tensors
 
 
 def with_cut(method: Method, stages: int) -> Method:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedtl._util.randomness import torch_generator
 from fedtl._util.settings import Weight
 from fedtl.methods.losses import Forward, PerExample
+from fedtl.models.net import Shape
 
 MAPPED = 256  # numbers that the discriminator sees where it is conditioned on predictions
 
@@ -43,7 +44,7 @@ class DomainAdversarial(PerExample):
         second = out.batch.domain > 0
         return (out.batch.domain >= 0) & (second.any() & ~second.all())
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
+    def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
         inputs = MAPPED if self.condition else features
         return {"domain": nn.Sequential(nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 1))}
 

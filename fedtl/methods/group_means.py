@@ -61,6 +61,12 @@ def class_groups(out: Forward) -> Tensor:
     return F.one_hot(out.batch.y.where(known, 0).long(), width) * known[:, None]
 
 
+def predicted_classes(out: Forward) -> Tensor:
+    """Return the mean predicted probabilities of the batch's rows without labels [classes], constant; zeros without such rows."""
+    target = out.batch.domain > 0
+    return (out.scores.detach().softmax(1) * target[:, None]).sum(0) / target.sum().clamp_min(1)
+
+
 def group_means(summary: Tensor) -> tuple[Tensor, Tensor]:
     """
     Return the mean vector of each group [groups, D] of a received mean of ``GroupMeans``, and the group's share of all rows

@@ -46,16 +46,23 @@ def ifca(clusters: Annotated[int, Ge(2), Le(16)] = 2, at_random: Fraction = 0.1)
 
 
 def _other_model(name: str) -> Callable[[State, Mapping[str, Role]], State]:
-    """Return the function that gives other initial weights: the entries of each matrix of the model in another order."""
+    """
+    Return the function that gives other initial weights: the entries of each matrix of the model in another order. A body
+    with adapters is frozen, so it stays as it is.
+    """
 
     def first(model: State, roles: Mapping[str, Role]) -> State:
-        return {key: _shuffled(tensor, f"{name}/{key}", roles[key]) for key, tensor in model.items()}
+        moving = WEIGHTS - ({Role.BODY} if Role.ADAPTER in roles.values() else set())
+        return {
+            key: _shuffled(tensor, f"{name}/{key}") if roles[key] in moving else tensor.clone()
+            for key, tensor in model.items()
+        }
 
     return first
 
 
-def _shuffled(tensor: torch.Tensor, name: str, role: Role) -> torch.Tensor:
-    if role not in WEIGHTS or tensor.dim() < 2:
+def _shuffled(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if tensor.dim() < 2:
         return tensor.clone()
     order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(address("ifca", name)))
     return tensor.flatten()[order].view_as(tensor)

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from fedtl._util.settings import Weight
-from fedtl.methods.group_means import GroupMeans, group_means
+from fedtl.methods.group_means import RARE, GroupMeans, group_means, predicted_classes
 from fedtl.methods.losses import Forward, PerBatch
 from fedtl.methods.random_features import unit
 
@@ -36,13 +36,15 @@ class JointTransport(PerBatch):
     The loss is weight * the sum over rows i without a label and classes c of G_ic (||z_i - m_c||^2 + labels * CE(scores_i, c)), with z
     a row's features and m_c the mean features of all silos' rows of the class, both at most 1 long. The plan G, constant in the
     gradient, minimises it over all plans whose rows sum to 1/B and whose columns sum to the classes' shares of all labelled
-    rows, with ``entropy`` as the strength of a penalty (``sinkhorn``). In the first round the loss is 0.
+    rows, with ``entropy`` as the strength of a penalty (``sinkhorn``). ``partial`` (after PADA: Cao et al., 2018), where the silo does
+    not have all classes: each share times the mean probability of the class that the rows predict. In the first round the loss is 0.
     """
 
     weight: Weight = 0.1
     labels: Weight = 1.0
     entropy: Annotated[float, Gt(0)] = 0.05
     iterations: Annotated[int, Ge(1), Le(10_000)] = 50
+    partial: bool = False
     needs_target = True
     needs_classes = True
     source_free = True
@@ -58,7 +60,10 @@ class JointTransport(PerBatch):
         features, scores = unit(out.features[target]), out.scores[target]
         apart = (features[:, None] - means[present].to(features)).pow(2).sum(2)
         cost = apart - self.labels * F.log_softmax(scores, 1)[:, present]
-        shares = (share[present] / share.sum()).to(cost)
+        shares = share[present].to(cost)
+        if self.partial:
+            shares = shares * predicted_classes(out)[present].clamp_min(RARE)
+        shares = shares / shares.sum()
         plan = sinkhorn(cost.detach(), shares, self.entropy, self.iterations)
         return self.weight * (plan * cost).sum()
 

@@ -24,6 +24,7 @@ from fedtl._util.settings import Weight
 from fedtl.methods import pull
 from fedtl.methods.sets import SHARED, Sets
 from fedtl.methods.summary import Summary
+from fedtl.models.net import Shape
 from fedtl.models.state import State
 
 
@@ -133,8 +134,8 @@ class Computed:
 class WithModules:
     """What every term may have: modules of its own, and summaries of all silos' rows that it compares with."""
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
-        """Return the modules that the term adds to the model, by name; their tensors have the role AUX."""
+    def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
+        """Return the modules that the term adds to the model, by name; their tensors have the role AUX. ``shape``: of one input."""
         return {}
 
     def summaries(self) -> tuple[Summary, ...]:
@@ -211,8 +212,8 @@ class WithoutGradient(OnWeights):
 
     term: OnWeights
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
-        return self.term.modules(features)
+    def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
+        return self.term.modules(features, shape)
 
     def summaries(self) -> tuple[Summary, ...]:
         return self.term.summaries()

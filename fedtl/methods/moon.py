@@ -18,6 +18,7 @@ from fedtl.methods.losses import Forward, PerExample, TaskLoss
 from fedtl.methods.sets import RECEIVED
 from fedtl.methods.slot import Slot
 from fedtl.methods.slots import first_model, trained_model
+from fedtl.models.net import Shape
 
 Temperature = Annotated[float, Gt(0)]
 
@@ -29,7 +30,7 @@ class ModelContrast(PerExample):
     mu: Weight = 1.0
     temperature: Temperature = 0.5
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
+    def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
         return {
             "moon": nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features))
         }

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedtl._util.settings import Count, Weight
 from fedtl.methods.group_means import group_means
 from fedtl.methods.losses import Forward, PerExample, TaskLoss
 from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
-from fedtl.methods.random_features import WIDTHS, Frequencies, RandomFeatures, Widths
+from fedtl.methods.random_features import RandomFeatureSettings
 
 MOST = 10.0  # times the mean weight
 
 
 @dataclass(frozen=True)
-class NearTarget(PerExample):
+class NearTarget(RandomFeatureSettings, PerExample):
     """
     Ge and Yu, 2017 (selective joint fine-tuning); Huang et al., 2007: labelled rows like those without labels count more.
 
@@ -25,16 +24,12 @@ class NearTarget(PerExample):
     rows without labels: a silo's share of the training follows from its discrepancy. In the first round it is 0.
     """
 
-    weight: Weight = 1.0
-    widths: Widths = WIDTHS
-    frequencies: Frequencies = 256
-    seed: Count = 0
     needs_target = True
     source_free = True
 
     @property
     def embedding(self) -> Embedding:
-        return Embedding(RandomFeatures(self.widths, self.frequencies, self.seed))
+        return Embedding(self.random_features)
 
     def summaries(self) -> tuple[MeanEmbedding]:
         return (MeanEmbedding("nearness", self.embedding),)

@@ -18,6 +18,7 @@ from fedtl.methods.losses import Forward, PerBatch, TaskLoss
 from fedtl.methods.ridge import head_names, is_linear
 from fedtl.methods.sets import Sets
 from fedtl.methods.tune import Tune
+from fedtl.models.net import Shape
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
@@ -37,7 +38,7 @@ class Episode(PerBatch):
     relation: bool = False
     needs_classes = True
 
-    def modules(self, features: int) -> dict[str, nn.Module]:
+    def modules(self, features: int, shape: Shape) -> dict[str, nn.Module]:
         return {RELATION: relation_module(features)} if self.relation else {}
 
     def loss(self, out: Forward) -> Tensor:

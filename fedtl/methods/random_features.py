@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor
 
 from fedtl._util.randomness import torch_generator
-from fedtl._util.settings import Count
+from fedtl._util.settings import Count, Weight
 from fedtl.methods.losses import Forward
 
 Widths = Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)]
@@ -35,6 +35,20 @@ class RandomFeatures:
         """Return phi [N, 2 frequencies] of vectors [N, D]."""
         angles = z @ _directions(self, z.shape[1]).to(z).T
         return torch.cat([angles.cos(), angles.sin()], 1) / math.sqrt(self.frequencies)
+
+
+@dataclass(frozen=True)
+class RandomFeatureSettings:
+    """The settings of every term whose ``weight`` is of a comparison by random features."""
+
+    weight: Weight = 1.0
+    widths: Widths = WIDTHS
+    frequencies: Frequencies = 256
+    seed: Count = 0
+
+    @property
+    def random_features(self) -> RandomFeatures:
+        return RandomFeatures(self.widths, self.frequencies, self.seed)
 
 
 @lru_cache(16)

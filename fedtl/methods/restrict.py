@@ -6,14 +6,16 @@ from dataclasses import replace
 from fedtl.methods.base import HEAD, Method
 from fedtl.models.roles import Role
 
-TRAINABLE = frozenset({Role.BODY, Role.HEAD, Role.NORM})  # whose training ``train_only`` can exclude
+TRAINABLE = frozenset(
+    {Role.BODY, Role.HEAD, Role.NORM, Role.ADAPTER}
+)  # whose training ``train_only`` can exclude
 
 
 def train_only(method: Method, roles: Iterable[Role]) -> Method:
     """
     Return the method with rounds that train these of the ``TRAINABLE`` roles; none of them named: the method itself.
 
-    Body and norms that are not trained keep the initial values, which all silos have, so they do not leave either. Other
+    Body, norms and adapters that are not trained keep the initial values, which all silos have, so they do not leave either. Other
     roles are not affected: statistics follow the inputs where they did, and a loss's own modules are trained. What is
     fitted at home after the last round may still be everything. NORM and HEAD together are what Tobaben et al., 2023, train
     under differential privacy (FiLM; Perez et al., 2018).

@@ -6,17 +6,16 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from torch import Tensor
 
-from fedtl._util.settings import Count, Weight
-from fedtl.methods.group_means import DOMAINS, class_groups, domain_groups, group_means
+from fedtl.methods.group_means import DOMAINS, class_groups, domain_groups, group_means, predicted_classes
 from fedtl.methods.losses import Forward, PerBatch
 from fedtl.methods.mean_embedding import Embedding, MeanEmbedding
-from fedtl.methods.random_features import FEATURES, SCORES, WIDTHS, Frequencies, RandomFeatures, Widths, paths
+from fedtl.methods.random_features import FEATURES, SCORES, RandomFeatureSettings, paths
 
 Layers = Annotated[tuple[str, ...], MinLen(1)]
 
 
 @dataclass(frozen=True)
-class SiloMeanDiscrepancy(PerBatch):
+class SiloMeanDiscrepancy(RandomFeatureSettings, PerBatch):
     """
     Ghifary et al., 2014 (DaNN); Tzeng et al., 2014 (DDC); Long et al., 2015 (DAN): features have the same distribution in silos
     with and without labels, measured by kernels against mean embeddings that cross.
@@ -29,16 +28,16 @@ class SiloMeanDiscrepancy(PerBatch):
     ``reference``: "other": rows without labels are compared with the labelled rows of all silos, and labelled rows with those
     without labels, as the MMD between the two does; "labelled": all rows are compared with the labelled rows of all silos, which
     makes silos with labels alike too. ``by_label``: the groups are classes, and a row without a label belongs to each by its
-    predicted probability (Zhu et al., 2021). Where nobody has rows of the reference, and in the first round, the loss is 0.
+    predicted probability (Zhu et al., 2021). ``partial`` (after PADA: Cao et al., 2018), where not all silos have the same classes:
+    rows without labels are one group, and r is the mean embedding of the labelled rows of each class times the mean probability of
+    the class that the batch's rows without labels predict; labelled rows are not compared. Where nobody has rows of the reference,
+    and in the first round, the loss is 0.
     """
 
-    weight: Weight = 1.0
     layers: Layers = (FEATURES,)
-    widths: Widths = WIDTHS
-    frequencies: Frequencies = 256
-    seed: Count = 0
     reference: Literal["other", "labelled"] = "other"
     by_label: bool = False
+    partial: bool = False
     joint = False
     summary_name = "embedding"
     needs_target = True
@@ -50,19 +49,23 @@ class SiloMeanDiscrepancy(PerBatch):
 
     @property
     def needs_classes(self) -> bool:  # type: ignore[override]
-        return self.by_label or SCORES in self.layers
+        return self.by_label or self.partial or SCORES in self.layers
 
     @property
     def embedding(self) -> Embedding:
-        return Embedding(RandomFeatures(self.widths, self.frequencies, self.seed), self.layers, self.joint)
+        return Embedding(self.random_features, self.layers, self.joint)
 
     def summaries(self) -> tuple[MeanEmbedding]:
-        return (MeanEmbedding(self.summary_name, self.embedding, self.by_label),)
+        return (MeanEmbedding(self.summary_name, self.embedding, self.by_label or self.partial),)
 
     def loss(self, out: Forward) -> Tensor:
         means, share = group_means(out.summary(self.summary_name))
-        groups = _memberships(out) if self.by_label else domain_groups(out.batch)
-        if not self.by_label:
+        if self.partial:
+            groups, means, share = _as_predicted(out, means, share)
+        elif self.by_label:
+            groups = _memberships(out)
+        else:
+            groups = domain_groups(out.batch)
             chosen = [1, 0] if self.reference == "other" else [0] * DOMAINS
             means, share = means[chosen], share[chosen]
         return self.weight * discrepancy(self.embedding.of(out), groups, means, share > 0)
@@ -72,6 +75,17 @@ def _memberships(out: Forward) -> Tensor:
     """Return how much each row belongs to each class [B, classes]: its label, or else its predicted probabilities, constant."""
     known = out.batch.labelled[:, None]
     return class_groups(out).to(out.scores).where(known, out.scores.detach().softmax(1))
+
+
+def _as_predicted(out: Forward, means: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Return the rows without labels as one group [B, 1], the mean of the classes' ``means`` [1, D] weighted by their mean predicted
+    probabilities, and that share of these which is of classes that somebody has [1].
+    """
+    target = out.batch.domain > 0
+    predicted = predicted_classes(out) * (share > 0)
+    known = predicted.sum(0, keepdim=True)
+    return target[:, None], predicted[None] @ means.to(predicted) / known.clamp_min(1e-9), known
 
 
 def discrepancy(vectors: Tensor, groups: Tensor, means: Tensor, present: Tensor) -> Tensor:

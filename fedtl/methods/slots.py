@@ -9,7 +9,7 @@ from fedtl.methods.slot import FinishedRound
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
-WEIGHTS = frozenset({Role.BODY, Role.HEAD, Role.AUX, Role.NORM})
+WEIGHTS = frozenset({Role.BODY, Role.HEAD, Role.AUX, Role.NORM, Role.ADAPTER})
 
 
 def first_model(model: State, roles: Mapping[str, Role]) -> State:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from torch import nn
 
 from fedtl.errors import PartitionError
+from fedtl.models.adapters import trained_by_adapters
 from fedtl.models.norms import is_norm
 from fedtl.models.state import State, copy_state
 
@@ -21,6 +22,7 @@ class Role(StrEnum):
 
     BODY = "body"  # the backbone: from the inputs to the features
     HEAD = "head"  # from the features to the scores
+    ADAPTER = "adapter"  # a small module beside a layer of a frozen body
     AUX = "aux"  # what a loss term adds to the model, such as a domain discriminator
     NORM = "norm"  # scale and shift of a normalisation layer, in the body, the head or elsewhere
     STATS = "stats"  # running mean and variance of a normalisation layer
@@ -56,6 +58,7 @@ def roles(model: nn.Module) -> dict[str, Role]:
                 by_name[prefix + name] = Role.STATS if name.startswith("running_") else Role.NORM
             else:
                 by_name[prefix + name] = _part(path)
+    by_name |= {name: Role.ADAPTER for name in trained_by_adapters(model) if by_name[name] is Role.BODY}
     return {name: by_name[name] for name in model.state_dict(keep_vars=True)}
 
 
@@ -69,7 +72,7 @@ class Partition:
     """
     A state's tensors in two parts: those with ``shared`` roles, which leave the silo, and the local ones. ``crossing``: the
     names of tensors in addition to the model that leave, which does not follow from their roles. ``kept``: the names of those
-    that stay in spite of their roles, because a cut divides the body.
+    that stay in spite of their roles, because a cut divides the body, or because it is frozen and every silo has it.
     """
 
     roles: Mapping[str, Role]

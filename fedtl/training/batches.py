@@ -42,16 +42,25 @@ def learns_from(terms: Sequence[Term], data: SiloDataset) -> bool:
 
 
 def draw_batches(
-    data: SiloDataset, epochs: int, size: int, generator: torch.Generator, second_domain: bool
+    data: SiloDataset,
+    epochs: int,
+    size: int,
+    generator: torch.Generator,
+    second_domain: bool,
+    all_rows: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """
     Yield each batch's rows and, where ``second_domain`` asks, as many rows of the silo's second domain, or None. A silo
-    without labels yields all its rows of the second domain instead.
+    without labels yields all its rows of the second domain instead. ``all_rows``: an epoch is one pass over the rows of both.
     """
-    pool = len(data.target) if data.target is not None and second_domain else 0
+    pool = len(data.target) if data.target is not None and (second_domain or all_rows) else 0
+    labelled = len(data.train)
+    count = labelled + pool if all_rows else labelled or pool
     for _ in range(epochs):
-        for rows in in_batches(torch.randperm(len(data.train) or pool, generator=generator), size):
-            if data.has_labels:
+        for rows in in_batches(torch.randperm(count, generator=generator), size):
+            if all_rows:
+                yield rows[rows < labelled], rows[rows >= labelled] - labelled
+            elif labelled:
                 yield rows, torch.randint(pool, (len(rows),), generator=generator) if pool else None
             else:
                 yield rows[:0], rows

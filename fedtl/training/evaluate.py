@@ -1,5 +1,7 @@
 """The outputs of a model on a silo's rows, and the exact statistics of its normalisation layers. Trains nothing."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,15 +30,29 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
 def labelled_features(
     net: Net, rows: Dataset, data: SiloDataset, device: torch.device, dtype: str
 ) -> LabelledFeatures:
-    """Return the features of the net's body for the rows that have a label, averaged over positions if it leaves any."""
+    """Return the features of the net's body for the rows that have a label."""
     y = rows.y if data.classes else (rows.y - data.y_mean) / data.y_std
     known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
-    x, y = rows.x[known], y[known]
+    return LabelledFeatures(features_of(net, rows.x[known], device, dtype), y[known])
+
+
+@torch.no_grad()
+def features_of(
+    net: Net, x: Tensor, device: torch.device, dtype: str, watch: Callable[[int, int], object] | None = None
+) -> Tensor:
+    """
+    Return the features [N, D] of the net's body on the CPU, averaged over positions if it leaves any. ``watch`` is called with how
+    many rows are done, and of how many.
+    """
     net.eval()
-    with precision.autocast_for(dtype, device):
-        chunks = [net.body(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE)]
+    chunks: list[Tensor] = []
+    for part in x.split(ROWS_AT_ONCE):
+        with precision.autocast_for(dtype, device):
+            chunks.append(net.body(to_inputs(part, device)).float().cpu())
+        if watch:
+            watch(sum(map(len, chunks)), len(x))
     features = torch.cat(chunks)
-    return LabelledFeatures(features.flatten(2).mean(2) if features.dim() > 2 else features, y)
+    return features.flatten(2).mean(2) if features.dim() > 2 else features
 
 
 def exact_statistics(net: Net, x: Tensor, device: torch.device) -> State:

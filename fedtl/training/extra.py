@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedtl.data.dataset import SiloDataset
 from fedtl.messages import Task
-from fedtl.methods.base import Method
+from fedtl.methods.base import Method, trains_on_all_rows
 from fedtl.methods.losses import Batch, Forward
 from fedtl.methods.sets import MODEL, RESIDUAL, SUMMARY, as_part, set_of
 from fedtl.methods.slot import FinishedRound
@@ -46,12 +46,14 @@ def partition_of(
 ) -> Partition:
     """
     Return which of the model's tensors, of the slots' and of the summaries leave. Counts cannot be averaged and stay, and so
-    do those ``kept`` by a cut.
+    do those ``kept`` by a cut or because they are frozen, in the slots too.
     """
     roles = {name: Role.SUMMARY if set_of(name) == SUMMARY else Role.EXTRA for name in extra}
     leaving = {slot.name for slot in method.slots if slot.crosses} | {SUMMARY}
     crossing = frozenset(
-        name for name, one in extra.items() if set_of(name) in leaving and one.is_floating_point()
+        name
+        for name, one in extra.items()
+        if set_of(name) in leaving and one.is_floating_point() and name.partition("/")[2] not in kept
     )
     return Partition({**model, **roles}, method.shared, crossing, kept)
 
@@ -109,7 +111,9 @@ def summaries_of(
             means[summary.name] = public_vectors(summary, weights, data, public, exact)
         else:
             total = _sum_of_rows(summary, loop, weights, data, exact)
-            means[summary.name] = (total / max(1, data.rows_in_epoch)).float()
+            means[summary.name] = (
+                total / max(1, data.rows_in_epoch(trains_on_all_rows(loop.method)))
+            ).float()
     return means
 
 

@@ -109,8 +109,9 @@ class Loop:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows of each batch of a phase, as ``draw_batches``."""
         epochs = self.training.epochs if phase.epochs is None else phase.epochs
-        second = any(term.needs_target for term in losses_among(terms_of(self.method, phase)))
-        return draw_batches(silo.data, epochs, self.training.batch_size, generator, second)
+        terms = losses_among(terms_of(self.method, phase))
+        second = any(term.needs_target or term.source_free for term in terms)
+        return draw_batches(silo.data, epochs, self.training.batch_size, generator, second, phase.all_rows)
 
     def movable(self, roles: frozenset[Role]) -> list[str]:
         """Return the names of the model's tensors with these roles, without the frozen parameters."""

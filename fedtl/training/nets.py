@@ -15,7 +15,7 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.methods.base import Phase
 from fedtl.methods.losses import Loss, Term
-from fedtl.models.net import ModelSpec, Net
+from fedtl.models.net import ModelSpec, Net, Shape
 from fedtl.privacy.per_sample.clipping import GradientMethod
 
 
@@ -81,8 +81,8 @@ def new_net(spec: ModelSpec, terms: tuple[Term, ...], width: int) -> Net:
     """
     taken: dict[str, str] = {}
 
-    def modules_of(term: Term, features: int) -> Mapping[str, nn.Module]:
-        modules = term.modules(features)
+    def modules_of(term: Term, features: int, shape: Shape) -> Mapping[str, nn.Module]:
+        modules = term.modules(features, shape)
         for name in modules:
             if name in taken:
                 raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedtl.data.dataset import SiloDataset
 from fedtl.errors import ConfigError, SiloFailed
 from fedtl.messages import Task, Update
-from fedtl.methods.base import Method, Phase
+from fedtl.methods.base import Method, Phase, trains_on_all_rows
 from fedtl.methods.sets import MODEL, RECEIVED, RESIDUAL, SHARED, SUMMARY, as_part, model_part, part
 from fedtl.methods.wire import Encoding
 from fedtl.models import precision
@@ -85,11 +85,11 @@ class Trainer:
         if self.method.sgd_only and self.training.optimizer != "sgd":
             raise ConfigError(f'train.optimizer = {self.training.optimizer!r}: this method needs "sgd"')
         net = self.net(1)
-        frozen = frozen_parameters(self.spec.body, self.training.freeze)
+        frozen = frozen_parameters(self.spec.body, self.training.freeze) | self.spec.frozen
         loop = Loop(self.method, staged(self.training, self.spec.body), roles(net), frozen, self.device)
         sizes = (self.spec.features, 1)
         extra = first_extra(self.method, copy_state(net.state_dict()), loop.roles, sizes, self.public)
-        kept = kept_by_cut(self.method, self.spec.body)
+        kept = kept_by_cut(self.method, self.spec.body) | self.spec.frozen
         object.__setattr__(self, "loop", loop)
         object.__setattr__(self, "partition", partition_of(self.method, loop.roles, extra, kept))
         object.__setattr__(self, "encoding", Encoding.of(self.method.wire, self.partition.roles))
@@ -273,7 +273,8 @@ class Trainer:
             )
         local |= as_part(RESIDUAL, residual)
         # The number of rows is not part of a private update, so every private silo has the same weight.
-        weight = 1.0 if silo.guarantee else float(silo.data.rows_in_epoch)
+        rows = silo.data.rows_in_epoch(trains_on_all_rows(self.method))
+        weight = 1.0 if silo.guarantee else float(rows)
         return Update(silo.name, task.round, sent, weight, metrics), copy_state(local)
 
     def _summaries(self, silo: Silo, task: Task, weights: Weights, first: bool) -> State:

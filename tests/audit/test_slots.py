@@ -34,7 +34,7 @@ def of(name, *settings):
 def test_a_run_without_privacy_is_attacked_but_not_refuted(name, tmp_path):
     """With a table of role costs where something else than the model leaves a silo."""
     method = METHODS[name]()
-    more = any(slot.crosses for slot in method.slots) or any(term.modules(4) for term in method.losses)
+    more = any(slot.crosses for slot in method.slots) or any(term.modules(4, (4,)) for term in method.losses)
     folder = RunFolder.create(tmp_path / "run", of(name, "audit.transcript=2"))
     run(folder.experiment(), folder)
     for adversary in (Adversary.SERVER, Adversary.MODEL):

@@ -87,7 +87,8 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    "method", ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox"]
+    "method",
+    ["fedtl", "fedavg", "fedbn", "fedper", "fedrep", "fedbabu", "silobn", "fedprox", "denoise", "masked"],
 )
 def test_nothing_but_noisy_tensors_is_in_an_update(method, tmp_path):
     trainer = bench_of(method)
@@ -550,6 +551,14 @@ def test_lint_lists_everything_at_once():
     assert 'tuning = "undeclared"' in asked
     assert "their epsilons add" in asked
     assert not list(unsound(load_experiment("digits", SMALL)))
+    assert not any(" taken from the private rows" in line for line in doubtful(experiment))
+
+
+def test_values_that_are_declared_public_are_listed_as_such():
+    settings = [*SMALL, "data.public=['faint']", "data.classes=['0', '1']"]
+    warnings = doubtful(load_experiment("digits", settings))
+    (line,) = (one for one in warnings if "taken from the private rows" in one)
+    assert line.startswith("data.classes, data.public: ")
 
 
 @pytest.mark.parametrize("at", ["privacy", "silo.faint.privacy"])

@@ -13,12 +13,13 @@ from fedtl.data.registry import DATA
 from fedtl.errors import ConfigError
 from fedtl.experiment.compare import compare
 from fedtl.experiment.config.load import load_experiment
-from fedtl.experiment.few_labels import usable_methods
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.few_labels import label_notes, usable_methods
 from fedtl.experiment.label_free_choice import most_agreeing
 from fedtl.experiment.pages import write_compare_page
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.label_free import made_with_labels, without_labels
-from fedtl.methods.registry import METHODS, SOURCE_FREE
+from fedtl.methods.registry import METHODS, SELF_SUPERVISED, SOURCE_FREE
 from fedtl.report.label_free_tables import label_free_table
 from tests.experiment.runs import do, numbers, same, small, tensors
 from tests.experiments import MIXED
@@ -44,12 +45,19 @@ def flip_unused_labels(monkeypatch, settings, seed):
 
 
 ALL_TERMS = "method.terms=[{name='jdot'}, {name='cdan'}, {name='silo_coral'}, {name='near_target'}, {name='soft_labels'}]"
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SOURCE_FREE if name != "infomax"]
+LEARNS_WITHOUT = [name for name in SELF_SUPERVISED if name != "masked"]
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (*SOURCE_FREE, "kd3a", *LEARNS_WITHOUT)
+    if name != "infomax"
+]
 
 
-@pytest.mark.parametrize("method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", *OTHERS])
+@pytest.mark.parametrize(
+    "method", ["silobn", "pooled", "shot", "autodial", "infomax", "jan", "masked", *OTHERS]
+)
 def test_flipping_all_labels_of_an_unlabelled_silo_changes_no_bit(method, tmp_path, monkeypatch):
-    more = [ALL_TERMS] if method == "jan" else []
+    more = [ALL_TERMS] if method == "jan" else ["method.head=shared"] if method in SELF_SUPERVISED else []
     experiment = small(f"method.name={method}", UNLABELLED, *MIXED, *more)
     first = do(tmp_path / "a", experiment)
     flip_unused_labels(monkeypatch, experiment.data, experiment.split_seed)
@@ -192,6 +200,16 @@ def test_a_comparison_leaves_out_what_an_unlabelled_silo_has_not(tmp_path):
 def test_a_run_with_hidden_labels_is_not_audited(setting):
     with pytest.raises(ConfigError, match="rows with labels"):
         refuse_unauditable(small("method.name=silobn", setting))
+
+
+def test_what_crosses_says_nothing_of_rows_of_a_second_domain_and_a_note_says_so():
+    both = ["data.target_domain=inverted", "method.name=silo_coral"]
+    experiment = small(*both)
+    (note,) = label_notes(experiment, method_of(experiment.method), ["plain"])
+    assert "SiloCoral compares silos" in note
+    assert "use mmd, coral or dann" in note
+    inside = small("data.target_domain=inverted", "method.name=coral")
+    assert not list(label_notes(inside, method_of(inside.method), ["plain"]))
 
 
 def test_regression_needs_declared_scales():

@@ -115,7 +115,7 @@ def test_features_that_are_all_the_same_give_a_finite_loss():
 
 def discriminator(width=3):
     torch.manual_seed(0)
-    return nn.ModuleDict(DomainAdversarial().modules(width)).double()
+    return nn.ModuleDict(DomainAdversarial().modules(width, (width,))).double()
 
 
 def test_dann_is_binary_cross_entropy_row_by_row():

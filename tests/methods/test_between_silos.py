@@ -91,7 +91,7 @@ def test_coral_between_silos():
 
 def discriminator(term, width):
     torch.manual_seed(0)
-    return nn.ModuleDict(term.modules(width)).double()
+    return nn.ModuleDict(term.modules(width, (width,))).double()
 
 
 @pytest.mark.parametrize("condition", [False, True])
@@ -236,7 +236,7 @@ def test_rows_count_by_the_kernel_to_rows_without_labels_and_on_average_1():
 @pytest.mark.parametrize("rows", [0, 1, 4])
 def test_the_first_round_and_batches_of_few_rows_give_a_finite_loss(name, rows):
     term = TERMS[name]()
-    aux = discriminator(term, 6) if term.modules(6) else {}
+    aux = discriminator(term, 6) if term.modules(6, (6,)) else {}
     zeros = {one.name: torch.zeros(one.shape(6, CLASSES), dtype=torch.float64) for one in term.summaries()}
     known = received(term, out_of(normal(9, 6), labels(6, 3)))
     for summaries, y in [(zeros, labels(rows, 0)), (known, labels(rows, 0)), (known, labels(0, rows))]:

@@ -44,6 +44,13 @@ OWN_STATE = [name for name, make in METHODS.items() if make().slots]
 SMALL = ["rounds=2", "data.limit=40", *ROUNDS_ONLY]
 
 
+def settings_of(name, sources=6):
+    """The settings that name a method, and a silo without labels where it needs one."""
+    few = [f"method.sources={sources}"] if name in ("kd3a", "select_start") else []
+    hidden = ['data.unlabelled=["faint"]'] if METHODS[name]().needs_target else []
+    return [f"method.name={name}", *few, *hidden]
+
+
 def trainer_of(name):
     return Trainer(mlp(), METHODS[name](), TrainingConfig(batch_size=8))
 
@@ -157,16 +164,19 @@ def test_a_stack_takes_a_method_or_refuses_it_in_one_line(name):
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_show_lists_what_is_kept_and_sent_and_its_bytes(name):
     with temporary_store() as shelf:
-        study = build(load_experiment("digits", [f"method.name={name}", "data.limit=40"]), shelf, shelf)
+        study = build(load_experiment("digits", [*settings_of(name), "data.limit=40"]), shelf, shelf)
         initial = study.trainer.initial(len(study.schema.union))
-        parts = {part.name: part for part in parts_of(tensor_table(study))}
+        parts = {(part.name, part.leaves): part for part in parts_of(tensor_table(study))}
         listed = make_manifest(study.trainer.partition, initial)
-    assert parts.keys() == {slot.name for slot in study.method.slots}
+    assert {name for name, _ in parts} - {"summary"} == {slot.name for slot in study.method.slots}
     for slot in study.method.slots:
         its = {key: tensor for key, tensor in initial.items() if set_of(key) == slot.name}
-        assert parts[slot.name] == StatePart(slot.name, len(its), size_in_bytes(its), slot.crosses)
         sent = sum(line.bytes for line in listed.lines if line.name in its)
         averaged = {key: tensor for key, tensor in its.items() if tensor.is_floating_point()}
+        for leaves in (True, False):
+            part = {key: one for key, one in its.items() if leaves == (slot.crosses and key in averaged)}
+            wanted = StatePart(slot.name, len(part), size_in_bytes(part), leaves) if part else None
+            assert parts.get((slot.name, leaves)) == wanted
         assert sent == (size_in_bytes(averaged) if slot.crosses else 0)
 
 
@@ -245,7 +255,7 @@ def test_another_engine_gives_the_bits_of_serial_for_every_method(kind, monkeypa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_STATE)
 def test_processes_and_a_resumed_run_give_the_bits_of_serial(name, tmp_path, monkeypatch):
-    sets = [*SMALL, f"method.name={name}", 'data.silos=["plain", "inverted", "faint"]']
+    sets = [*SMALL, *settings_of(name, 3), 'data.silos=["plain", "inverted", "faint"]']
     one = RunFolder.create(tmp_path / "serial", load_experiment("digits", [*sets, "engine.name=serial"]))
     wanted = run(one.experiment(), one)
     many = RunFolder.create(

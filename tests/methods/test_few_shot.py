@@ -61,7 +61,7 @@ def test_a_batch_is_an_episode(shots):
 
 
 def test_the_relation_network_learns_from_the_same_pairs():
-    module = Episode(relation=True).modules(4)["relation"]
+    module = Episode(relation=True).modules(4, (4,))["relation"]
     features = F.clone().requires_grad_()
     plain, _ = Episode().loss(pass_of(F, Y)), None
     loss = Episode(relation=True).loss(pass_of(features, Y, aux={"relation": module}))

@@ -37,7 +37,7 @@ class Looks(PerExample):
 
     needs_layers = ("body.features.1", "head")
 
-    def modules(self, features):
+    def modules(self, features, shape):
         return {"looks": nn.Linear(features, 2)}
 
     def losses(self, out):
@@ -143,7 +143,7 @@ def test_a_vector_longer_than_the_bound_is_scaled_down():
 
 @dataclass(frozen=True)
 class Clash(PerBatch):
-    def modules(self, features):
+    def modules(self, features, shape):
         return {"looks": nn.Linear(features, 1)}
 
     def loss(self, out):
@@ -165,7 +165,7 @@ def test_a_per_batch_term_may_bring_modules():
 class Centred(OnWeights):
     """Pulls its own module's weight to 3."""
 
-    def modules(self, features):
+    def modules(self, features, shape):
         return {"centre": nn.Linear(1, 1, bias=False)}
 
     def gradient(self, name, weight, sets):

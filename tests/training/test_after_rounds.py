@@ -28,7 +28,7 @@ def test_finishing_changes_nothing_in_the_silo(name):
     assert same(silo.local, before)
     assert same(task.shared, shared)
     assert same(settled, tuned_model(trainer, silo, task))
-    roles = set() if Role.STATS in trainer.method.shared else by_role(trainer, Role.STATS)
+    roles = by_role(trainer, Role.STATS) if trainer.method.fits_received_statistics else set()
     if any(step.trained for step in trainer.method.finish if step.at != "unlabelled"):
         roles = roles | by_role(trainer, Role.HEAD)
     assert moved(model_part(shared | before), settled) == roles

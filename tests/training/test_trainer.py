@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fedtl.data.dataset import Dataset
 from fedtl.errors import SiloFailed
-from fedtl.methods.registry import METHODS
+from fedtl.methods.registry import METHODS, SELF_SUPERVISED
 from fedtl.methods.sets import set_of
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state
@@ -29,7 +29,7 @@ from tests.training.silos import (
     task_for,
 )
 
-WITH_MODULES = ("dann", "moon", "silo_dann", "cdan", "simultaneous")  # of a loss
+WITH_MODULES = ("dann", "moon", "silo_dann", "cdan", "simultaneous", *SELF_SUPERVISED)  # of a loss
 
 
 def numpy_step(state, x, y, lr):
@@ -106,7 +106,12 @@ def test_nothing_local_is_in_an_update(name):
         or roles[tensor] is Role.SUMMARY
     }
     assert silo.local.keys() == roles.keys() - update.delta.keys() == before.keys()
-    assert (update.silo, update.round, update.weight) == ("here", 1, 23.0)
+    # 23 rows with labels, and 12 without, which a method that needs no labels trains on too.
+    assert (update.silo, update.round, update.weight) == (
+        "here",
+        1,
+        35.0 if name in SELF_SUPERVISED else 23.0,
+    )
     assert set(update.metrics) == {"loss", "accuracy"}
     if not (method.slots or method.summaries):
         final = copy_state(trainer.net(silo.data.width).state_dict())

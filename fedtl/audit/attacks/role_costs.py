@@ -24,18 +24,20 @@ from fedtl.training.metrics import correct
 
 MAX_ROUNDS = 10  # of each federation: fewer than in the run, because risks are only compared with each other
 RECORDED_ROUNDS = 3
+BODY = frozenset({Role.BODY, Role.ADAPTER})  # a model with adapters has a frozen body, which never leaves
 SHARED: tuple[frozenset[Role], ...] = (
-    frozenset({Role.BODY}),
-    frozenset({Role.BODY, Role.NORM}),
-    frozenset({Role.BODY, Role.NORM, Role.STATS}),
-    frozenset({Role.BODY, Role.NORM, Role.HEAD}),
+    BODY,
+    BODY | {Role.NORM},
+    BODY | {Role.NORM, Role.STATS},
+    BODY | {Role.NORM, Role.HEAD},
     EVERYTHING - {Role.AUX},
 )
 
 
 def role_sets(study: Study) -> list[frozenset[Role]]:
     """The sets of roles that this study can share; aux is shared if the method shares it."""
-    present = set(study.trainer.partition.roles.values())
+    frozen = study.trainer.spec.frozen
+    present = {role for name, role in study.trainer.partition.roles.items() if name not in frozen}
     aux = study.trainer.method.shared & present & {Role.AUX}
     same_labels = len({study.data(name).classes for name in study.training}) == 1
     sets: list[frozenset[Role]] = []

@@ -21,7 +21,7 @@ from fedtl.deployment.site.site_silo import make_silo
 from fedtl.deployment.site.state_store import StoredRound, schema_of
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import PrivacySettings
-from fedtl.experiment.final_models import save_final_model
+from fedtl.experiment.final_models import save_final_model, save_frozen
 from fedtl.experiment.provenance import provenance_after_finish, provenance_after_rounds
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.study import Study
@@ -94,7 +94,8 @@ def adopt_model(
     else:
         model = _fitted(study, silo, task, rows.prepared, labels)
     folder.save_tensors("shared.safetensors", received, labels)
-    save_final_model(folder, plan.name, model.final, received, model.labels)
+    common = received | save_frozen(folder, study.trainer, study.first)
+    save_final_model(folder, plan.name, model.final, common, model.labels)
     folder.save_inputs(plan.name, rows.prepared.inputs, rows.data.classes, tuple(plan.agreement.shape))
     adopted = AdoptedModel(plan.name, stored is not None, len(rows.data.train), model.test)
     folder.write_json("result.json", to_plain(adopted))

@@ -68,7 +68,7 @@ class PolicySettings(Settings):
     the weights may be sent.
     """
 
-    roles: list[Literal["body", "head", "aux", "norm", "stats", "extra", "summary"]] = []
+    roles: list[Literal["body", "head", "aux", "norm", "stats", "adapter", "extra", "summary"]] = []
     methods: list[str] = []
     models: list[str] = []
     metrics: list[str] = []

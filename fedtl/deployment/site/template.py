@@ -27,8 +27,9 @@ test = 0.2                    # share of the rows for the final test
 # bounds = {{ age = [0, 110], "*" = [-5, 5] }}   # for scale = "dp"; "*" means every other column
 
 [policy]                      # what is not listed is refused; so is what is looser than the page that was signed
-roles = ["body", "aux", "norm"]      # the tensors that may leave. Not listed here: "head"; "stats"; "extra" and "summary", which some
-                              # methods send in addition to the model, such as "extra" for scaffold
+roles = ["body", "aux", "norm"]      # the tensors that may leave. Not listed here: "head"; "stats"; "adapter", which leaves in place of
+                              # "body" in a plan with adapters; "extra" and "summary", which some methods send in addition to
+                              # the model, such as "extra" for scaffold
 methods = ["fedtl"]
 models = ["convnet", "mlp"]
 metrics = []                  # validation metrics that may leave, such as "accuracy"; with [policy.privacy] they are sent

@@ -10,6 +10,7 @@ from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
+from fedtl.experiment.config.adapter_checks import adapter_contradictions
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
@@ -76,6 +77,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     yield from _of_classes(experiment)
     yield from public_contradictions(experiment)
     yield from silo_model_contradictions(experiment)
+    yield from adapter_contradictions(experiment)
     yield from _messages_of(model_arguments, experiment.model)
     yield from _start_contradictions(experiment.model, experiment.data)
     yield from _engine_contradictions(experiment.engine)

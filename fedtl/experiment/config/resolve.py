@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +32,10 @@ from fedtl.methods.server import ServerStep
 from fedtl.methods.trim import with_trim
 from fedtl.methods.tune import Tune
 from fedtl.methods.wire import Wire
+from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, custom_spec, model_spec
+from fedtl.models.roles import Role
 
 
 def method_of(settings: MethodSettings) -> Method:
@@ -121,6 +123,18 @@ def model_of(settings: ModelSettings, shape: Shape, seed: int) -> ModelSpec:
         )
     pretrained = settings.weights == "pretrained"
     return model_spec(settings.name, shape, seed, pretrained, model_arguments(settings))
+
+
+def with_adapters_of(
+    settings: ModelSettings, spec: ModelSpec, shape: Shape, roles: Sequence[str] = ()
+) -> ModelSpec:
+    """
+    Return the model with the adapters of ``[model.adapters]``, or itself without that table. ``roles``: those of ``[train]``.
+    Raises ModelError.
+    """
+    if settings.adapters is None:
+        return spec
+    return with_adapters(spec, AdapterPlan(**settings.adapters.model_dump()), shape, Role.NORM in roles)
 
 
 def silo_model(experiment: Experiment, silo: str) -> ModelSettings:

@@ -24,6 +24,20 @@ def is_custom(name: str) -> bool:
     return CUSTOM_NAME.fullmatch(name) is not None
 
 
+class AdapterSettings(Settings):
+    """
+    ``[model.adapters]``: the body is frozen, and small modules beside its layers are trained and leave in its place
+    (``models.adapters``). ``rank``: of the change of a layer's weight, or the width of the bottleneck. ``alpha``: the change is
+    scaled by alpha / rank; without it by 1. ``where``: "linear", "conv", "attention" (the Linear layers of attention modules),
+    or patterns of paths such as "blocks.*.attn.qkv"; []: every Linear and Conv2d layer.
+    """
+
+    kind: Literal["ffa-lora", "lora", "bottleneck"] = "ffa-lora"
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
+    where: list[str] = []
+
+
 class ModelSettings(Settings):
     """
     ``[model]``. ``settings``: the parameters of a model of fedtl's own or of an installed package. ``weights``: a local file
@@ -36,6 +50,7 @@ class ModelSettings(Settings):
     pretrain_on: list[str] = []
     pretrain_epochs: int = Field(10, ge=1)
     freeze: int = Field(0, ge=0)
+    adapters: AdapterSettings | None = None
     dtype: Literal["float32", "tf32", "bf16"] = "float32"
     _value: "Build | None" = PrivateAttr(None)
 
@@ -67,7 +82,7 @@ class TrainSettings(Settings):
     stage_lr: float = Field(1.0, ge=0, le=1)
     batch_size: int = Field(32, ge=2)
     epochs: int = Field(1, ge=1)
-    roles: list[Literal["body", "norm", "head"]] = []
+    roles: list[Literal["body", "norm", "head", "adapter"]] = []
 
 
 class MethodSettings(Settings):

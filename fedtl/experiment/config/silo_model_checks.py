@@ -22,6 +22,8 @@ def silo_model_contradictions(experiment: Experiment) -> Iterator[str]:
         yield f"{at} and [privacy]: the accounting is of one model for all silos; remove one of them"
     if experiment.model.freeze:
         yield f"{at} and model.freeze = {experiment.model.freeze}, which counts stages of [model]; remove one of them"
+    if experiment.model.adapters is not None:
+        yield f"{at} and model.adapters, which change layers of [model]; remove one of them"
     try:
         method = method_of(experiment.method)
     except ConfigError:

@@ -70,6 +70,10 @@ def check_question(experiment: Experiment) -> None:
         raise ConfigError(
             f"method.cut = {experiment.method.cut}: fedtl transferability tries every cut; remove it"
         )
+    if experiment.model.adapters is not None:
+        raise ConfigError(
+            "model.adapters: the body does not move, so its stages tell nothing of what silos learn; remove the table"
+        )
     if not experiment.data.val:
         raise ConfigError("data.val = 0: the cut is chosen on validation rows; set data.val above 0")
     if experiment.data.label_fraction != 1.0:

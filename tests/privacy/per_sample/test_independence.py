@@ -13,7 +13,7 @@ from fedtl.methods.coral import Coral
 from fedtl.methods.losses import Batch, Computed, Forward, Pass, PerExample, TaskLoss, mean_loss
 from fedtl.methods.mmd import MaximumMeanDiscrepancy
 from fedtl.models.dp_norm import SiloNorm
-from fedtl.privacy.per_sample.independence import check_examples_independent
+from fedtl.privacy.per_sample.independence import check_examples_independent, check_vectors_independent
 
 
 class Subclass(nn.BatchNorm2d):
@@ -211,3 +211,53 @@ def test_the_net_is_unchanged(middle):
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(module._forward_hooks for module in model.modules())
     assert all(weight.grad is None for weight in model.parameters())
+
+
+# Vectors
+
+
+def vectors_with(size, dependence):
+    """Return vectors of which half of the entries are ``size`` times as large as the others; a small one depends on other rows."""
+
+    def vectors(rows):
+        x = rows.x.flatten(1)
+        small = x[:, 32:].clone()
+        small[:, 3] += dependence * small[:, 3].mean()
+        return torch.cat([size * x[:, :32], small], 1)
+
+    return vectors
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_an_entry_that_depends_on_other_records_is_found_beside_larger_ones(size):
+    check_vectors_independent(batch(), vectors_with(size, 0), 3, "it")
+    with pytest.raises(ConfigError, match="other records"):
+        check_vectors_independent(batch(), vectors_with(size, 0.5), 3, "it")
+
+
+def test_a_record_of_large_entries_does_not_hide_the_others():
+    def vectors(rows):
+        x = rows.x.flatten(1)
+        large = torch.where(torch.arange(len(x)) == 5, 1e6, 1.0)[:, None]
+        return large * x + 0.01 * x.flip(0)
+
+    with pytest.raises(ConfigError, match="other records"):
+        check_vectors_independent(batch(), vectors, 3, "it")
+
+
+def test_the_size_of_the_batch_is_found_in_a_small_entry():
+    def vectors(rows):
+        x = rows.x.flatten(1)
+        return torch.cat([1e3 * x, x.new_full((len(x), 1), 1 / len(x))], 1)
+
+    with pytest.raises(ConfigError, match="the size"):
+        check_vectors_independent(batch(), vectors, 3, "it")
+
+
+def test_zeros_and_values_that_are_not_finite_stay():
+    def vectors(rows):
+        x = rows.x.flatten(1).clone()
+        x[:, 0], x[:, 1], x[:, 2] = 0, torch.inf, torch.nan
+        return x
+
+    check_vectors_independent(batch(), vectors, 3, "it")

@@ -21,7 +21,7 @@ from tests.simulation.stacked.stacks import COMPARED, FEW, SHAPES, trainer_of
 
 def with_layer(layer):
     body = nn.Sequential(nn.Linear(5, 4), layer)
-    plan = ModelSpec(body, lambda width: nn.Linear(4, width), 4, "classifier", 0)
+    plan = ModelSpec(body, lambda width: nn.Linear(4, width), 4, "classifier", 0, (4,))
     return Trainer(plan, METHODS["fedtl"](), FEW)
 
 

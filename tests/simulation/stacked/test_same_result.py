@@ -7,11 +7,14 @@ import torch
 
 from fedtl.data.dataset import Dataset, pool
 from fedtl.methods.registry import METHODS
+from fedtl.models.adapted import AdapterPlan, with_adapters
+from fedtl.models.registry import model_spec
 from fedtl.simulation import stacked
 from fedtl.simulation.engine import Fit
 from fedtl.simulation.serial import Serial
 from fedtl.simulation.stacked import Stacked
 from fedtl.training.loop import TrainingConfig
+from tests.simulation.stacked import stacks
 from tests.simulation.stacked.stacks import (
     CLASSES,
     COMPARED,
@@ -51,6 +54,13 @@ def test_a_stack_of_the_digits_model_learns_what_each_silo_learns_alone():
     """Some of its 512 channels hardly vary over few rows, where their norm would enlarge rounding errors; so more rows."""
     data = {name: data_of(n, n, SHAPES["digitmodel"]) for name, n in (("a", 20), ("b", 24))}
     compare("digitmodel", "fedtl", data, replace(FEW, batch_size=12))
+
+
+@pytest.mark.parametrize("kind", ["ffa-lora", "lora", "bottleneck"])
+def test_a_stack_of_models_with_adapters_learns_what_each_silo_learns_alone(kind, monkeypatch):
+    spec = with_adapters(model_spec("convnet", SHAPES["convnet"], 0), AdapterPlan(kind, 2), SHAPES["convnet"])
+    monkeypatch.setattr(stacks, "model_spec", lambda *_: spec)
+    compare("convnet", "fedtl", {name: one for name, one in five("convnet").items() if name < "d"})
 
 
 @pytest.mark.parametrize("method", OWN_HEAD)
