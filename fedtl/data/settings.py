@@ -112,8 +112,9 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     public: list[str] = []
 
 
-# What a plan says of [data]: the inputs, and the labels and bounds of the sites that have none of their own.
-AGREED = (*InputSettings.model_fields, "classes", "bounds")
+# What a plan says of [data]: the inputs, the labels and bounds of the sites that have none of their own, and which sites it takes
+# to have no labels; whether a site uses its labels is its own matter.
+AGREED = (*InputSettings.model_fields, "classes", "bounds", "unlabelled")
 
 
 def data_settings(rows: RowSettings, inputs: InputSettings) -> DataSettings:

@@ -68,6 +68,11 @@ def _rows(facts: Facts, unit: str) -> str:
     source = f"{facts['source']} {facts['path']}".strip()
     if facts["records"] is None:
         return f"The number is not known yet. Source: {source}."
+    if facts.get("unlabelled"):
+        return (
+            f"{facts['unlabelled']:,} records for training, whose labels are not used (data.unlabelled in silo.toml); others are kept for "
+            f"testing, and their labels only judge. Source: {source}."
+        )
     records = "" if unit == "record" else f" with {facts['rows']:,} records"
     return (
         f"{facts['records']:,} {unit}s{records} for training; others are kept for testing. Source: {source}."

@@ -109,9 +109,14 @@ def build_bundle(
 
 
 def _study(experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], dp_ready: bool) -> Study:
-    if experiment.data.unlabelled or experiment.data.label_fraction != 1.0:
+    if experiment.data.label_fraction != 1.0:
         raise ConfigError(
-            "data.unlabelled and data.label_fraction hide labels in simulations; a site trains on all labels of its rows, so remove them"
+            "data.label_fraction hides labels in simulations; a site trains on all labels of its rows or, with data.unlabelled in its "
+            "silo.toml, on none; remove it"
+        )
+    if experiment.data.unlabelled and dp_ready:
+        raise ConfigError(
+            "data.unlabelled and --dp-ready: the accounting covers labelled rows only; remove one of them"
         )
     schema = _declared_schema(experiment, shape, classes) if shape else read_data_schema(experiment)
     if dp_ready and experiment.privacy is None:

@@ -138,9 +138,10 @@ def _fitted(study: Study, silo: Silo, task: Task, prepared: Prepared, labels: Ma
     """The shared model with statistics and, if the head is local, a head that are fitted to this site's own rows."""
     trainer, data = study.trainer, silo.data
     alone_epochs = study.experiment.rounds * study.experiment.train.epochs
-    others = Onboard(task, lambda _: prepared.evaluation_set, len(data.train), alone_epochs)(trainer, silo)
+    onboard = Onboard(task, lambda _: prepared.evaluation_set, len(data.train), alone_epochs)
+    others = onboard(trainer, silo) if data.has_labels else {}  # without labels nothing else can be trained
     received = trainer.partition.join(task.shared, silo.local)
-    state = trainer.adapt(received, data.train.x, data.width)
+    state = trainer.adapt(received, data.inputs, data.width)
     if any(isinstance(step, RidgeHead) for step in trainer.method.finish):
         state = with_ridge_head(trainer, silo, task, received, state)
     elif trainer.method.head_is_local:

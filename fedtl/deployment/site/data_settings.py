@@ -17,7 +17,8 @@ ANY_SIZE = (
 
 def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) -> DataSettings:
     """
-    Return the settings for a plan: the site's rows, the plan's inputs, and ``classes``.
+    Return the settings for a plan: the site's rows, the plan's inputs, and ``classes``. Whether the site's labels are used follows
+    from silo.toml alone.
 
     Only a table selects its columns by name; the columns of other sources are put in the plan's order once they are read.
     """
@@ -26,7 +27,14 @@ def settings_to_train(home: Home, agreed: DataSettings, classes: Sequence[str]) 
         inputs = agreed.model_copy(update={"columns": [], "categories": {}})
     bounds = (here.bounds or agreed.bounds) if here.scale == "dp" else {}
     rows = _with_absolute_paths(home).model_copy(update={"classes": list(classes), "bounds": bounds})
-    return data_settings(rows, inputs)
+    own = _names_here(home)
+    unlabelled = [*(own if here.unlabelled else ()), *(name for name in agreed.unlabelled if name not in own)]
+    return data_settings(rows, inputs).model_copy(update={"unlabelled": unlabelled})
+
+
+def _names_here(home: Home) -> tuple[str, ...]:
+    """Return the site's name and, where it is another, the name of its rows in the source."""
+    return tuple(dict.fromkeys((home.settings.name, home.settings.data.silo or home.settings.name)))
 
 
 def read_without_plan(home: Home) -> Raw:
@@ -39,6 +47,8 @@ def read_without_plan(home: Home) -> Raw:
     settings = data_settings(_with_absolute_paths(home), inputs)
     if private is not None and private.unit != "record":
         settings = settings.model_copy(update={"unit_column": private.unit})
+    if home.settings.data.unlabelled:
+        settings = settings.model_copy(update={"unlabelled": list(_names_here(home))})
     for mistake in data_contradictions(settings):
         raise ConfigError(mistake)
     name = home.settings.data.silo or home.settings.name

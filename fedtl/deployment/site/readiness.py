@@ -70,7 +70,9 @@ def _rows(home: Home) -> str:
     parts = [f"{len(raw.train.y)} rows"]
     if raw.target is not None:
         parts.append(f"{len(raw.target)} rows of the second domain")
-    if missing := int(without_label(raw.train.y).sum()):
+    if home.settings.data.unlabelled:
+        parts.append("labels of training and validation rows are not used")
+    elif missing := int(without_label(raw.train.y).sum()):
         parts.append(f"{missing} rows without a label, which are not used for training")
     return f"{', '.join(parts)}; fedtl silo rehearse compares their inputs with a plan"
 

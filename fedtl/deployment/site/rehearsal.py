@@ -74,7 +74,8 @@ class TensorFacts:
 class ClaimFacts:
     """
     What holds for the site's own rows. ``privacy``: the guarantee in plain values; None without one. ``tuning``: whether
-    settings were chosen on private rows. ``rows`` and ``records``: the number of training rows, and of protected units.
+    settings were chosen on private rows. ``rows`` and ``records``: the number of training rows with labels that are used, and of
+    protected units among them. ``unlabelled``: the number of training rows whose labels are not used.
     ``terms`` None: they could not be computed, and ``rows_error`` says why.
     """
 
@@ -83,6 +84,7 @@ class ClaimFacts:
     tuning: str | None = None
     rows: int | None = None
     records: int | None = None
+    unlabelled: int | None = None
     terms: SignedTerms | None = None
     rows_error: str = ""
 

@@ -12,6 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedtl._util.files import write_bytes, write_json
 from fedtl._util.records import to_plain
 from fedtl.data import prepare
@@ -122,15 +124,14 @@ def read_requested_plan(home: Home, source: Path | str) -> RequestedPlan:
     rows_keys = [key for key in RowSettings.model_fields if key not in AGREED]
     settings: dict[str, Any] = {key: getattr(own, key) for key in rows_keys}
     settings |= {"path": str(home.at(own.path)) if own.path else ""}
-    settings |= {"silos": [], "late": [], "scale": "none"}
+    silo = own.silo or home.settings.name
+    settings |= {"silos": [], "late": [], "scale": "none", "unlabelled": [silo] if own.unlabelled else []}
     overrides = [f"data.{key}={json.dumps(value)}" for key, value in settings.items()]
     experiment = load_experiment(str(source), [*overrides, 'model.weights=""', "model.pretrain_on=[]"])
-    silo = own.silo or home.settings.name
     raw = prepare.read_silo(experiment.data, silo)
     shape, classes = prepare.input_shape(raw, experiment.data), prepare.silo_classes(raw, experiment.data)
-    if (
-        experiment.privacy or home.settings.policy.privacy
-    ):  # the labels that occur in private rows must not be agreed on
+    if experiment.privacy or home.settings.policy.privacy or own.unlabelled:
+        # The labels that occur in private rows, or are not used, must not be agreed on.
         classes = prepare.declared_classes(experiment.data)
     experiment = with_column_names(experiment, silo, shape, raw.columns)
     return RequestedPlan(make_agreement(experiment, shape, classes, "", False), "", path.stem)
@@ -238,7 +239,7 @@ def _claim_facts(plan: SitePlan, rows: SiteRows | RowsError, studies: int, until
         signed = present_terms(plan, data, guarantee, studies, until)
     except (DataError, ConfigError, Refused) as error:
         return replace(facts, rows_error=str(error))
-    facts = replace(facts, rows=len(data.train), records=signed.records, terms=signed)
+    facts = replace(facts, rows=len(data.train), records=signed.records, terms=signed, unlabelled=data.hidden)
     if guarantee is None or own is None:
         return facts
     lifetime = {"lifetime_epsilon": own.lifetime_epsilon, "lifetime_delta": own.lifetime_delta}
@@ -256,6 +257,9 @@ def dry_run(plan: SitePlan) -> Update:
     rows = synthetic_rows(SYNTHETIC_ROWS, agreement.shape, classes, len(agreement.shape) == 3, has_units)
     target = rows.x if study.method.needs_target else None
     data = SiloDataset(rows, rows, classes, target, origins=DECLARED)
+    if plan.home.settings.data.unlabelled:
+        none = rows.take(torch.arange(0))
+        data = SiloDataset(none, none, classes, rows.x, origins=DECLARED, one_domain=True)
     shared, local = study.trainer.partition.split(study.trainer.initial(data.width))
     task = Task(DRY_STUDY, 1, agreement.experiment.rounds, agreement.experiment.seed, shared)
     with tempfile.TemporaryDirectory() as folder:

@@ -31,12 +31,14 @@ class SiteDataSettings(RowSettings):
     rows are used for training, and must not change. ``val`` and ``test``: the shares of rows that are held out.
     ``classes``: every label that can occur, for a local head; the plan lists the labels of a shared head. ``bounds``: the
     limits of each column, for ``scale = "dp"``. Where ``classes`` or ``bounds`` is not set, the approved plan's holds.
+    ``unlabelled``: the labels of training and validation rows are not used, whatever the plan says; test labels only judge.
     """
 
     name: str = Field("", pattern=rf"{NAME}|^$")
     source: str = "table"
     silo: str = ""
     split_seed: int = Field(0, ge=0)
+    unlabelled: bool = False
 
 
 class BudgetSettings(Settings):

@@ -20,6 +20,7 @@ from fedtl.experiment.data_schema import DataSchema, SiloSchema
 from fedtl.experiment.study import Study, build
 from fedtl.federation.policy import Code, Manifest, Policy, Terms, check_manifest, make_manifest
 from fedtl.methods.base import own_labels
+from fedtl.methods.label_free import made_with_labels, trains_without_labels
 from fedtl.methods.wire import Encoding
 from fedtl.simulation.shared_store import SharedStore
 
@@ -120,12 +121,43 @@ def check_policy(plan: SitePlan) -> None:
             Code.PLAN,
             f"method {experiment.method.name!r} would send the rows themselves; it is for simulations only",
         )
+    _check_without_labels(plan)
     if experiment.minimum_silos < policy.minimum_silos:
         raise Denied(
             Code.PLAN,
             f"the plan combines as few as {experiment.minimum_silos} silos; policy.minimum_silos is {policy.minimum_silos}",
         )
     check_manifest(plan.manifest, policy)
+
+
+def _check_without_labels(plan: SitePlan) -> None:
+    """
+    Raise Denied where the site's labels are not used, and it could not take part in the plan's rounds without them; and where
+    the plan takes it to have none, and they are used.
+    """
+    if not plan.home.settings.data.unlabelled:
+        if plan.name in plan.agreement.experiment.data.unlabelled:
+            raise Denied(
+                Code.PLAN,
+                "the plan takes this site to have no labels, and silo.toml uses them; set data.unlabelled = true, or ask the coordinator "
+                "for a bundle that does not name this site",
+            )
+        return
+    name, unused = plan.agreement.experiment.method.name, "data.unlabelled = true"
+    method = method_of(plan.agreement.experiment.method)
+    if plan.home.settings.policy.privacy is not None:
+        raise Denied(
+            Code.PLAN,
+            f"{unused} and [policy.privacy]: the accounting covers labelled rows only; remove one of them",
+        )
+    if made_with_labels(method):
+        raise Denied(Code.PLAN, f"{unused}, and method {name!r} trains on labels what stays at a site")
+    if not trains_without_labels(method):
+        raise Denied(
+            Code.PLAN,
+            f"{unused}, and every loss of method {name!r} needs labels, so this site has nothing to send; fedtl silo adopt fits the "
+            "finished model to its inputs",
+        )
 
 
 def choose_device(setting: str) -> str:

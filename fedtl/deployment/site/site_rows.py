@@ -53,12 +53,13 @@ def prepare_rows(plan: SitePlan, raw: Raw) -> Prepared:
             f"{plan.name}: the inputs have shape {shape}; the plan needs {agreed}; correct [data] in silo.toml, or do not "
             "approve this plan"
         )
-    classes = prepare.silo_classes(raw, settings)
-    trained = frozenset(label_texts(raw.train.y))
+    unused = plan.home.settings.data.unlabelled
+    classes = prepare.declared_classes(settings) if unused else prepare.silo_classes(raw, settings)
+    trained = frozenset() if unused else frozenset(label_texts(raw.train.y))
     if not own_labels(plan.dry_study.method) and settings.task == "classification":
         classes = tuple(plan.agreement.classes) or classes
         trained = frozenset(classes)
-        if not settings.by_record and (unknown := sorted(labels_in(raw) - trained)):
+        if not (settings.by_record or unused) and (unknown := sorted(labels_in(raw) - trained)):
             raise DataError(
                 f"{plan.name}: the rows have label {unknown[0]!r}; the plan's labels are {', '.join(classes)}; "
                 "correct these rows, or ask the coordinator for a bundle with this label"

@@ -13,6 +13,8 @@ from fedtl.privacy.ledger_lines import BudgetChanged, Opened
 from fedtl.privacy.ledger_reading import read_ledgers
 from fedtl.privacy.verify import study_costs, unconfirmed_rows
 
+LABELS_NOT_USED = "of training and validation rows are not used (data.unlabelled); test labels only judge"
+
 
 @dataclass(frozen=True)
 class DatasetBudget:
@@ -36,7 +38,8 @@ class DatasetBudget:
 class SiteStatus:
     """
     ``study`` and ``round``: of the last update that left. ``approved``: how far each approval was used. ``privacy``: the
-    values approved last, with their source. ``gaps``: entries that the record or the ledger has lost.
+    values approved last, with their source. ``labels``: that they are not used, as silo.toml says now; None where they are.
+    ``gaps``: entries that the record or the ledger has lost.
     """
 
     name: str
@@ -49,6 +52,7 @@ class SiteStatus:
     last_refusal: str | None
     approved: Mapping[str, str]
     privacy: Mapping[str, str]
+    labels: str | None
     budget: DatasetBudget | None
     gaps: list[str]
 
@@ -70,6 +74,7 @@ def site_status(home: Home) -> SiteStatus:
         last_refusal=refusals[-1].reason if refusals else None,
         approved={use.bundle: str(use) for use in approval_uses(home)},
         privacy=approved_values(home),
+        labels=LABELS_NOT_USED if home.settings.data.unlabelled else None,
         budget=dataset_budget(home),
         gaps=missing_entries(home, lines),
     )

@@ -135,10 +135,19 @@ def test_a_coordinator_without_rows_declares_the_schema(folder):
     assert (its.shape, its.classes) == ([1, 28, 28], ["no", "yes"])
 
 
-@pytest.mark.parametrize("setting", ["data.unlabelled=['faint']", "data.label_fraction=0.5"])
-def test_a_bundle_hides_no_labels(folder, setting):
-    with pytest.raises(ConfigError, match="hide labels"):
-        build_bundle(folder / "bundles", "x", load_experiment("digits", ["method.name=silobn", setting]))
+@pytest.mark.parametrize(
+    ("setting", "dp_ready"), [("data.unlabelled=['faint']", True), ("data.label_fraction=0.5", False)]
+)
+def test_a_bundle_hides_no_labels(folder, setting, dp_ready):
+    settings = load_experiment("digits", ["method.name=silobn", setting])
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        build_bundle(folder / "bundles", "x", settings, dp_ready=dp_ready)
+
+
+def test_a_bundle_says_which_sites_it_takes_to_have_no_labels(folder):
+    settings = load_experiment("digits", ["method.name=silo_mmd", "data.unlabelled=['faint']"])
+    made = build_bundle(folder / "bundles", "x", settings)
+    assert read_agreement(made.file.read_bytes(), "x")[1].experiment.data.unlabelled == ["faint"]
 
 
 def begun(folder):

@@ -22,7 +22,7 @@ PRIVATE = {"epsilon": 8.0, "lifetime_epsilon": 8.0, "clip": 1.0, "statistics": "
 class Site:
     """A site's folder, an agreement that it approved, and the tasks that a server would send."""
 
-    def __init__(self, folder, overrides=(), dp_ready=False, base="", **settings):
+    def __init__(self, folder, overrides=(), dp_ready=False, base="", classes=(), **settings):
         Home.create(folder / "home", "plain", "localhost:1")
         given = {
             "data__source": "digits",
@@ -36,7 +36,7 @@ class Site:
         }
         Federation.change(folder / "home" / "silo.toml", **given)
         its = make_agreement(
-            load_experiment("digits", [*SETTINGS, *overrides]), (1, 8, 8), (), base, dp_ready
+            load_experiment("digits", [*SETTINGS, *overrides]), (1, 8, 8), classes, base, dp_ready
         )
         self.file = folder / "plan.toml"
         self.file.write_text(its.dump())
