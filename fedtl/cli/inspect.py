@@ -17,6 +17,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
     r"""
     Print what an experiment would do, without training: its settings, tensors, privacy guarantee and refusals.
 
+    Every key is listed, with what it does; those that are not set as comments.
     EXP is a TOML file, or the name of an included experiment (digits).
     For each tensor: its role, its size and whether it leaves a silo.
     With \[privacy], for each silo: noise, steps and epsilon.
@@ -24,7 +25,8 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
 
     Example: fedtl show digits --set privacy.epsilon=3
     """
-    from fedtl.experiment.config.load import parse_settings, read_experiment, to_toml
+    from fedtl.experiment.config.annotate import annotated_toml
+    from fedtl.experiment.config.load import parse_settings, read_experiment
     from fedtl.experiment.lint.dry_run import examine
     from fedtl.experiment.plan import experiment_plan
     from fedtl.experiment.privacy_report import privacy_warnings
@@ -38,7 +40,7 @@ def show(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         print_json(plan)
     else:
         title = f"{settings.method.name} on {settings.model.name}"
-        _print_plan(plan, to_toml(settings), title, privacy_warnings(examined.guarantees.values()))
+        _print_plan(plan, annotated_toml(settings), title, privacy_warnings(examined.guarantees.values()))
     if examined.refused:
         raise typer.Exit(2)
 
@@ -47,7 +49,7 @@ def _print_plan(plan: "ExperimentPlan", toml: str, title: str, warnings: Sequenc
     from fedtl.experiment.tensor_table import model_rows
     from fedtl.report.tables import privacy_table
 
-    out_console.print(toml, highlight=False, markup=False)
+    print_line(toml)
     columns = ["role", "shape", "bytes", "", *(["provenance"] if plan.privacy else [])]
     table = Table(Column("tensor", overflow="fold"), *columns, title=title)
     for tensor in model_rows(plan.tensors):
