@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -89,9 +88,9 @@ def write_embeddings(path: Path, made: Embeddings) -> None:
 
 
 def _npz(path: Path, made: Embeddings) -> None:
-    about: dict[str, Any] = {name: np.array(text) for name, text in made.about.items()}
+    silo, model, body = (np.array(text) for text in made.about.values())
     with path.open("wb") as file:
-        np.savez(file, embedding=made.vectors, id=made.ids, **about)
+        np.savez(file, embedding=made.vectors, id=made.ids, silo=silo, model=model, body_sha256=body)
 
 
 def _parquet(path: Path, made: Embeddings) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.schema import Experiment
-from fedtl.methods.base import Method
+from fedtl.methods.base import HEAD, Method, trains_on_all_rows
 from fedtl.methods.label_free import made_with_labels, without_labels
 from fedtl.methods.registry import METHODS
 from fedtl.models.roles import Role
@@ -20,8 +20,13 @@ def check_unlabelled(experiment: Experiment, method: Method) -> None:
     kept = ", ".join("a personal model" if role is Role.EXTRA else f"the {role}" for role in sorted(missing))
     raise ConfigError(
         f"data.unlabelled: {experiment.data.unlabelled[0]} has no labels, but method {experiment.method.name!r} trains {kept} "
-        f"at each silo on labels; use {', '.join(usable_methods())}"
+        f"at each silo on labels; use {', '.join(usable_methods())}{_or_shared_head(missing, method)}"
     )
+
+
+def _or_shared_head(missing: frozenset[Role], method: Method) -> str:
+    """Return the way out of a method whose rounds need no labels (``methods.self_supervised``)."""
+    return '; or set method.head = "shared"' if missing == HEAD and trains_on_all_rows(method) else ""
 
 
 def usable_methods() -> list[str]:

@@ -11,6 +11,8 @@ from torch import nn
 from fedtl.data.dataset import Dataset
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.resolve import method_of
+from fedtl.experiment.few_labels import check_unlabelled
 from fedtl.methods.base import trains_on_all_rows
 from fedtl.methods.denoise import AddNoise, errors
 from fedtl.methods.label_free import made_with_labels, without_labels
@@ -238,6 +240,18 @@ def test_a_silo_without_labels_needs_a_head_that_the_others_share():
         delta = trainer.fit(silo, task).delta
         assert bool(delta["head.weight"].any()) == moves
         assert delta["body.features.1.weight"].any()
+
+
+def test_the_refusal_says_that_the_head_can_be_shared():
+    sets = ["data.unlabelled=['plain']", "method.name=scarf"]
+    for head in ("own", "shared"):
+        experiment = load_experiment("digits", [*sets, f"method.head={head}"])
+        method = method_of(experiment.method)
+        if head == "own":
+            with pytest.raises(ConfigError, match="method.head"):
+                check_unlabelled(experiment, method)
+        else:
+            check_unlabelled(experiment, method)
 
 
 def test_a_module_can_stay_at_the_silo():
