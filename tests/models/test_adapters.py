@@ -11,9 +11,9 @@ from torch import nn
 from fedtl.errors import ModelError
 from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.adapters import CHILD, Adapter, merged, merged_into
-from fedtl.models.split import split_at_classifier
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role, roles
+from fedtl.models.split import split_at_classifier
 
 KINDS = ("ffa-lora", "lora", "bottleneck")
 SHAPES = {"mlp": (5,), "convnet": (1, 8, 8), "resnet20": (3, 8, 8)}

@@ -13,9 +13,9 @@ from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import model_part
 from fedtl.methods.tune import Tune
 from fedtl.models.adapted import AdapterPlan, with_adapters
-from fedtl.models.split import split_at_classifier
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
+from fedtl.models.split import split_at_classifier
 from fedtl.models.state import size_in_bytes
 from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, clipped
 from fedtl.training.at_home import own_model, tuned_model
