@@ -70,6 +70,12 @@ def lgfedavg() -> Method:
     return Method(shared=HEAD)
 
 
-def fedtl() -> Method:
-    """This project: body and norm scale are shared; each silo keeps its head and its norms' statistics, exact in the end."""
-    return Method(shared=BACKBONE - {Role.STATS})
+def fedtl(head: Literal["trained", "fixed"] = "trained") -> Method:
+    """
+    This project: body and norm scale are shared; each silo keeps its head and its norms' statistics, exact in the end.
+
+    ``head``: "trained": with the body, in each round. "fixed": it keeps its initial weights, which are the same at every silo, until
+    the silo tunes its model after the last round (Oh et al., 2022); heads that drift apart no longer pull on the body.
+    """
+    phases = (Phase(BACKBONE),) if head == "fixed" else (Phase(),)
+    return Method(shared=BACKBONE - {Role.STATS}, phases=phases)

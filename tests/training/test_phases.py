@@ -8,9 +8,11 @@ import torch.nn.functional as F
 
 from fedtl.methods.base import BACKBONE, HEAD, Phase
 from fedtl.methods.registry import METHODS
+from fedtl.methods.tune import Tune
 from fedtl.models.net import stages
 from fedtl.models.roles import Role
 from fedtl.models.state import copy_state
+from fedtl.training.at_home import tuned_model
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer
 from tests.training.silos import (
@@ -184,14 +186,19 @@ def test_a_schedule_is_a_factor_on_the_rounds_step():
         cosine.step()
 
 
-def test_fedbabus_head_stays_as_it_began():
-    trainer = Trainer(mlp(), METHODS["fedbabu"](), TrainingConfig(batch_size=8))
+@pytest.mark.parametrize(
+    "method", [METHODS["fedbabu"](), METHODS["fedtl"](head="fixed")], ids=["fedbabu", "fedtl"]
+)
+def test_a_fixed_head_stays_as_it_began_and_is_the_same_at_every_silo(method):
+    trainer = Trainer(mlp(), replace(method, tune=Tune(epochs=2)), TrainingConfig(batch_size=8))
     silos = [silo_at(trainer, name, data_of(seed, 15)) for seed, name in enumerate("ab")]
     federate(trainer, silos, number=3)
     first = trainer.initial(3)
     for silo in silos:
         assert torch.equal(silo.local["head.weight"], first["head.weight"])
         assert torch.equal(silo.local["head.bias"], first["head.bias"])
+        tuned = tuned_model(trainer, silo, task_for(trainer, silo, round=4))
+        assert not torch.equal(tuned["head.weight"], first["head.weight"])
 
 
 def test_mmd_and_dann_use_the_second_domain_and_fedtl_does_not():
