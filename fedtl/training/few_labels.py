@@ -9,6 +9,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import Phase
 from fedtl.methods.ridge import RidgeHead, is_linear
 from fedtl.methods.tune import Tune
+from fedtl.models.dp_norm import restore_state
 from fedtl.models.roles import EVERYTHING
 from fedtl.models.state import State
 from fedtl.training.at_home import HomeSite, alone_trainer
@@ -52,6 +53,8 @@ def tuned_on_few(
     """
     own = alone_trainer(trainer)
     silo, task = Silo(name, few, {}, b""), Task("tuned", 1, 1, seed, {})
+    if trainer.alone is not None:  # the private model's norms have other names
+        state = restore_state(trainer.net(few.width), state)
     state = {key: state[key] for key in own.initial(few.width)}
     site = HomeSite(own, silo, task, state, 0)
     if is_linear(state):

@@ -21,12 +21,14 @@ from fedtl.experiment.predict import SiloModel, export_model
 from fedtl.experiment.resemblance import check_comparable, resembling
 from fedtl.experiment.run import run
 from fedtl.experiment.run_folder import RunFolder
+from fedtl.experiment.run_trainer import run_trainer
 from fedtl.methods.base import LabelledFeatures
 from fedtl.methods.heads.choose import HEADS
 from fedtl.models.roles import Role
 from fedtl.results.onboard import OnboardResult
 from fedtl.training.at_home import features_by
 from fedtl.training.few_labels import alone_on_few, tuned_on_few, with_few_labels
+from tests.experiment.test_private import data_of
 from tests.experiments import ROUNDS_ONLY
 
 SETS = ["rounds=1", "data.limit=60", "engine.name=serial", 'data.late=["textured"]', *ROUNDS_ONLY]
@@ -341,3 +343,14 @@ def test_silos_of_a_private_run_and_of_an_export_are_not_matched(silo):
         with pytest.raises(ConfigError, match="--match"):
             check_comparable(replace(silo.backbone, **changed))
     check_comparable(silo.backbone)
+
+
+@pytest.mark.parametrize("more", [[], ["model.adapters.rank=2"]], ids=["plain", "adapters"])
+def test_the_body_of_a_private_run_is_tuned_by_its_ordinary_names(more):
+    trainer = run_trainer(load_experiment("digits", ["privacy.epsilon=3", *more]), (1, 8, 8))
+    received = {name: one + 0.01 for name, one in trainer.initial(3).items()}
+    own, state = tuned_on_few(trainer, "new", with_few_labels(data_of(), torch.arange(6)), received, 0)
+    assert state.keys() == own.initial(3).keys()
+    if more:  # what is frozen is still the received body
+        at = {name: name.replace(".affine.", ".") for name in trainer.spec.frozen}
+        assert all(torch.equal(state[at[name]], received[name]) for name in trainer.spec.frozen)
