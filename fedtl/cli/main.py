@@ -1,7 +1,9 @@
 """The ``fedtl`` command. It parses and prints, and imports torch and other libraries only in the command that needs them."""
 
 import logging
+import signal
 import sys
+import threading
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -47,7 +49,12 @@ def _without_command(
 
 
 def main() -> None:
-    """Run the command and exit. An error of fedtl, of a file or of an option is one line on stderr and an exit code."""
+    """
+    Run the command and exit. An error of fedtl, of a file, of a model or of an option is one line on stderr and an exit code.
+    SIGTERM, which a cluster's scheduler sends, ends it as Ctrl-C does.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("fedtl").setLevel(logging.INFO)
     for name in ("httpx", "matplotlib", "timm", "huggingface_hub", "filelock"):
@@ -64,11 +71,21 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}", 2)
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            _fail_of_model(error)
             raise
         _fail(error.format_message() + _hint(error), 2)  # an error of click, such as an unknown option
     if code == INTERRUPTED:  # click returns it for Ctrl-C, too
         say(f"interrupted; {interrupted_note()}")
     sys.exit(code or 0)
+
+
+def _fail_of_model(error: Exception) -> None:
+    """End with one line where a module of a model raised the error. Only then torch is loaded anyway."""
+    if "torch" in sys.modules:
+        from fedtl.models.failures import module_failure
+
+        if (line := module_failure(error)) is not None:
+            _fail(line, 2)
 
 
 def _hint(error: Any) -> str:

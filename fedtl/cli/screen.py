@@ -73,9 +73,10 @@ class ShowProgress(Protocol):
 
 
 @contextmanager
-def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
+def progress_bar(title: str, silent: bool, pause: float = SECONDS_A_LINE) -> Iterator[ShowProgress]:
     """
-    Show a progress bar on a terminal, and elsewhere a line every ten seconds. Yields the function that updates it.
+    Show a progress bar on a terminal, and elsewhere a line with the time left, at most one in ``pause`` seconds. Yields the
+    function that updates it.
     """
     with Progress(
         SpinnerColumn(),
@@ -87,18 +88,46 @@ def progress_bar(title: str, silent: bool) -> Iterator[ShowProgress]:
         disable=silent or not err_console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task(title, total=None)
-        started = last = time.monotonic()
+        task, clock = bar.add_task(title, total=None), Clock(time.monotonic())
+        last, current = clock.started, ""
 
         def show(done: int, total: int, detail: str = "") -> None:
-            nonlocal last
-            text = f"{title}: {detail}" if detail else title
+            nonlocal last, current, clock
+            now, text = time.monotonic(), f"{title}: {detail}" if detail else title
             bar.update(task, completed=done, total=total, description=text)
-            if bar.disable and not silent and (now := time.monotonic()) - last >= SECONDS_A_LINE:
+            if detail != current:
+                current, clock = detail, Clock(now)
+            left = clock.left(done, total, now)
+            if bar.disable and not silent and done and now - last >= pause:
                 last = now
-                say(f"{text}: {done} of {total} ({now - started:.0f} s)")
+                time_left = f", about {duration(left)} left" if left else ""
+                say(f"{text}: {done} of {total} ({duration(now - clock.started)}{time_left})")
 
         yield show
+
+
+@dataclass
+class Clock:
+    """Estimates the time that is left. ``before``: parts that were done when this began, such as those of an interrupted run."""
+
+    started: float
+    before: int | None = None
+
+    def left(self, done: int, total: int, now: float) -> float:
+        """Return the seconds that the remaining parts take if they take as long as those since the start."""
+        if self.before is None or done < self.before:
+            if not done:
+                return 0.0
+            self.before = done - 1
+        return (now - self.started) / (done - self.before) * (total - done) if done > self.before else 0.0
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words: 45 s, 3 min, 2 h 10 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @dataclass
@@ -127,9 +156,9 @@ class TrainingProgress:
 
 @contextmanager
 def training_progress(
-    title: str, rounds: int, folder: "RunFolder", silent: bool
+    title: str, rounds: int, folder: "RunFolder", silent: bool, pause: float = SECONDS_A_LINE
 ) -> Iterator[TrainingProgress]:
-    """Show the progress of a training of so many rounds in all."""
-    with progress_bar(title, silent) as bar:
+    """Show the progress of a training of so many rounds in all. ``pause``: as ``progress_bar``; 0: a line a round."""
+    with progress_bar(title, silent, pause) as bar:
         bar(0, rounds)
         yield TrainingProgress(bar, rounds, folder, announced=silent)

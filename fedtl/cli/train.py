@@ -51,7 +51,7 @@ def run(
     device = device_for(device)
     settings, folder = begin("run", experiment, set_, out, resume, workers)
     title = f"{settings.method.name}: round"
-    with training_progress(title, settings.rounds, folder, quiet or as_json) as show:
+    with training_progress(title, settings.rounds, folder, quiet or as_json, pause=0) as show:
         result = run_experiment(
             settings, folder, device, lambda end: show.rounds(end.after.round), finishing=show.finishing
         )

@@ -24,7 +24,7 @@ from fedtl.methods.choose import mixed_scores
 from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
-from fedtl.models.net import ModelSpec
+from fedtl.models.net import ModelSpec, tied_names
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label, combined_labels
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
@@ -197,12 +197,20 @@ def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:
     """Write the weights of each model of the mix, and return the number of tensors by file. One model: model.safetensors."""
     named, counts = model.plan.library_name, dict[str, int]()
     for name, net in model.nets().items():
-        used = {key: one.contiguous() for key, one in net.state_dict().items() if not key.startswith("aux.")}
+        tied = tied_names(net)
+        used = {
+            key: model.plan.library_tensor(key, one).clone(memory_format=torch.contiguous_format)
+            for key, one in nn.Module.state_dict(
+                net
+            ).items()  # every name of tied weights, as the library's model has
+            if not key.startswith("aux.")
+        }
         labels, about = model.labels_of(name), None
         if labels is not None:
             labels = _labels_of_merged(model.trainer.net(model.data.width), labels)
             # num_batches_tracked may have been recreated here; it then depends on no data.
-            about = taint_metadata.label_metadata({named(key): labels.get(key, Label.PUBLIC) for key in used})
+            of = {named(key): labels.get(tied.get(key, key), Label.PUBLIC) for key in used}
+            about = taint_metadata.label_metadata(of)
         file = "model.safetensors" if len(model.final.members) == 1 else f"{name}.safetensors"
         save_file({named(key): tensor for key, tensor in used.items()}, out / file, about)
         counts[file] = len(used)

@@ -221,13 +221,21 @@ def _check_roles(experiment: Experiment, trainer: Trainer) -> None:
         )
 
 
+def head_labels(experiment: Experiment, schema: DataSchema) -> list[tuple[str, ...]]:
+    """Return the labels of each training silo's head."""
+    if not own_labels(method_of(experiment.method)):
+        return [schema.union]
+    return [schema.silos[name].classes for name in training_silos(experiment, schema)]
+
+
 def _first_weights(
     experiment: Experiment, spec: ModelSpec, schema: DataSchema, start: State | None
 ) -> FirstWeights:
     """Return the initial weights: from ``model.weights``, pretrained ones, or none, which means random ones."""
     if experiment.model.weights in ("", "pretrained"):
         return FirstWeights("", start or {}, {})
-    first = read_first_weights(Path(experiment.model.weights), spec, schema.width)
+    path = Path(experiment.model.weights)
+    first = read_first_weights(path, spec, schema.width).for_labels(path, head_labels(experiment, schema))
     if experiment.privacy is None:
         return first
     return replace(first, notes=[*first.notes, *first.privacy_notes()])

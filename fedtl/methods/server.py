@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.messages import Update
 from fedtl.methods.base import Memory
 from fedtl.methods.optimizers import OPTIMIZERS
@@ -31,7 +31,7 @@ AVERAGED = frozenset(
 class ServerStep:
     """
     The server's aggregation. ``name``: "mean" (weighted by the updates' weights), "median" or "trimmed" (coordinate-wise
-    and unweighted, Yin et al., 2018; ``share`` is cut at each end), or a torch optimiser with its arguments in
+    and unweighted, Yin et al., 2018; ``share`` is cut at each end, of few silos one), or a torch optimiser with its arguments in
     ``settings``. ``soup``: the final model is the mean of the shared tensors after so many last rounds
     (``federation.soup``). Raises ConfigError.
     """
@@ -97,5 +97,10 @@ def _median(stack: torch.Tensor) -> torch.Tensor:
 
 
 def _trimmed(stack: torch.Tensor, share: float) -> torch.Tensor:
-    cut = int(share * len(stack))
+    cut = max(int(share * len(stack)), 1 if share else 0)
+    if 2 * cut >= len(stack):
+        raise NotEnoughSilos(
+            f'method.server.name = "trimmed" leaves out {cut} value at each end, and only {len(stack)} silos answered; '
+            "it needs 3"
+        )
     return stack.sort(0).values[cut : len(stack) - cut].mean(0)

@@ -7,14 +7,13 @@ the library of the model.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedtl._util.randomness import address
-from fedtl.errors import ModelError
 from fedtl.models.norms import is_norm
 
 Shape = tuple[int, ...]  # the shape of one input: (columns,) or (channels, height, width)
@@ -34,6 +33,20 @@ class Net(nn.Module):
         scores: Tensor = self.head(self.body(x))
         return scores
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """As in torch, but a tensor that the model uses in several places (tied weights) has its first name only."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        for name in tied_names(self):
+            state.pop(kwargs.get("prefix", "") + name, None)
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch, from what ``state_dict`` returns."""
+        others = {name: state_dict[first] for name, first in tied_names(self).items() if first in state_dict}
+        return super().load_state_dict({**state_dict, **others} if others else state_dict, strict, assign)
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -43,6 +56,7 @@ class ModelSpec:
     ``features``: the number of features that the body gives. ``classifier``: the path of the classifier in the library's
     model ("fc", "head.fc"), by which tensors' names are translated between the library's files and the net. ``shape``: of one
     input. ``frozen``: the net's names of tensors that never move, and that do not leave because every silo has them.
+    ``from_conv``: the library's classifier is a 1 x 1 convolution before a flattening, and the head the same as a Linear layer.
     """
 
     body: nn.Module
@@ -52,6 +66,7 @@ class ModelSpec:
     seed: int
     shape: Shape
     frozen: frozenset[str] = frozenset()
+    from_conv: bool = False
 
     def net(self, width: int, parts: Iterable[MakeModules] = ()) -> Net:
         """
@@ -71,45 +86,37 @@ class ModelSpec:
         part, rest = name.split(".", 1)
         return rest if part == "body" else f"{self.classifier}.{rest}"
 
+    def library_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of the net in the library's shape; ``name``: in the net."""
+        return tensor[..., None, None] if self.from_conv and name == "head.weight" else tensor
+
+    def net_tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of the library in the net's shape; undoes ``library_tensor``."""
+        conv = self.from_conv and name == "head.weight" and tensor.dim() == 4
+        return tensor.flatten(1) if conv else tensor
+
     def net_name(self, name: str) -> str:
         """Return the net's name of a tensor; undoes ``library_name``."""
         in_head = name.startswith(f"{self.classifier}.")
         return f"head.{name.removeprefix(f'{self.classifier}.')}" if in_head else f"body.{name}"
 
 
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the further names of each tensor that the model uses in several places, each with the tensor's first name."""
+    first: dict[int, str] = {}
+    tensors = (
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in tensors:
+        first.setdefault(id(tensor), name)
+    return {name: first[id(tensor)] for name, tensor in tensors if first[id(tensor)] != name}
+
+
 def seeded_build(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
     """Return ``build()`` with initial weights that depend only on the seed; torch's global generator is not changed."""
     with seeded(seed, "body"):
         return build()
-
-
-def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
-    """
-    Split ``model`` at the module whose path is ``classifier``: the body is the model without it.
-
-    Raises ModelError unless head(body(x)) gives the scores of the whole model for a random x of ``shape``.
-    """
-    old_head = model.get_submodule(classifier)
-    make_head, features = _heads_like(old_head)
-    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    model.eval()
-    try:
-        with torch.no_grad():
-            whole = model(x)
-            model.set_submodule(classifier, nn.Identity())
-            split = old_head(model(x))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ModelError(f"the model cannot take inputs of shape {shape}: {_first_line(error)}") from error
-    if (
-        not isinstance(whole, Tensor)
-        or split.shape != whole.shape
-        or not torch.allclose(split, whole, atol=1e-4)
-    ):
-        raise ModelError(
-            f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
-        )
-    model.train()
-    return ModelSpec(model, make_head, features, classifier, seed, shape)
 
 
 def stages(body: nn.Module) -> list[list[str]]:
@@ -141,7 +148,7 @@ def stage_modules(body: nn.Module) -> list[list[str]]:
     for path, module in _blocks("", body):
         if is_norm(module) and by_stage:
             by_stage[-1].append(path)
-        elif _owns_parameters(module):
+        elif owns_parameters(module):
             by_stage.append([path])
     return by_stage
 
@@ -157,7 +164,7 @@ def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     composite = [
         child
         for _, child in children
-        if not is_norm(child) and sum(map(_owns_parameters, child.children())) > 1
+        if not is_norm(child) and sum(map(owns_parameters, child.children())) > 1
     ]
     opened = composite if len(composite) < 3 else []
     return [
@@ -167,37 +174,7 @@ def _blocks(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _heads_like(old: nn.Module) -> tuple[Callable[[int], nn.Module], int]:
-    """Return a function from a width to a head like ``old``, and the number of features that it takes."""
-    if isinstance(old, nn.Linear):
-        zero = not old.weight.any()  # a classifier that begins at zero does so at any width
-
-        def linear(width: int) -> nn.Module:
-            head = nn.Linear(old.in_features, width, old.bias is not None)
-            for parameter in head.parameters() if zero else ():
-                nn.init.zeros_(parameter)
-            return head
-
-        return linear, old.in_features
-    if isinstance(old, nn.Conv2d) and old.kernel_size == (1, 1):
-        return lambda width: nn.Conv2d(old.in_channels, width, 1, bias=old.bias is not None), old.in_channels
-    if isinstance(old, nn.Sequential) and any(map(_owns_parameters, old)):
-        last = max(index for index, layer in enumerate(old) if _owns_parameters(layer))
-        make_last, features = _heads_like(old[last])
-
-        def make(width: int) -> nn.Module:
-            head = deepcopy(old)
-            head[last] = make_last(width)
-            return head
-
-        return make, features
-    raise ModelError(
-        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only; "
-        "choose another model"
-    )
-
-
-def _owns_parameters(module: nn.Module) -> bool:
+def owns_parameters(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
@@ -207,7 +184,3 @@ def seeded(*parts: str | int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(*parts))
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,8 @@ from fedtl.errors import ModelError
 from fedtl.models import builtin, libraries
 from fedtl.models.custom import Build
 from fedtl.models.dp_norm import convert_norms
-from fedtl.models.net import ModelSpec, Shape, seeded_build, split_at_classifier
+from fedtl.models.net import ModelSpec, Shape, seeded_build
+from fedtl.models.split import split_at_classifier
 
 MODELS: Registry[Build] = Registry(
     "fedtl.models",

@@ -2,6 +2,7 @@
 Weights from a local file. Code in a file is never run: only safetensors is read, or torch's format with ``weights_only``.
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,10 +11,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedtl.errors import ModelError
-from fedtl.models.net import ModelSpec
+from fedtl.models.net import ModelSpec, tied_names
 from fedtl.models.roles import Role
 from fedtl.models.state import State
 
+PARTS = (
+    "_orig_mod",
+    "module",
+    "_forward_module",
+)  # that torch.compile and parallel training write into names
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save a state_dict
 
 
@@ -42,7 +48,7 @@ def read_weights(path: Path) -> State:
         raise ModelError(
             f"model.weights: {path} does not hold a state_dict of tensors; save the model's state_dict()"
         )
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items()}
 
 
 def fit_weights(
@@ -51,11 +57,12 @@ def fit_weights(
     """
     Return the tensors of ``file`` by the names of ``net``, and notes on those that were left out. ``where`` names the file.
 
-    A file written by fedtl (names under ``body.``) may hold only the roles that were shared; any other file must hold the
-    whole body. A head of another width is left out. Raises ModelError, for a body tensor of another shape too.
+    A file written by fedtl has the net's names and may hold only the roles that were shared; any other file has the
+    library's and must hold the whole body. A head of another width is left out. Raises ModelError, for a body tensor of another
+    shape and for a value that is not finite, too.
     """
-    by_fedtl = any(name.startswith("body.") for name in file)
-    named = file if by_fedtl else {spec.net_name(name): tensor for name, tensor in file.items()}
+    names, by_fedtl = file_names(file, net, spec)
+    named = _untied({name: file[own] for name, own in names.items()}, spec, where)
     unknown = sorted(named.keys() - net.keys())
     if unknown:
         raise ModelError(
@@ -65,8 +72,12 @@ def fit_weights(
     fitting: State = {}
     notes: list[str] = []
     for name, tensor in sorted(named.items()):
-        if tensor.shape == net[name].shape:
-            fitting[name] = tensor.to(net[name].dtype)
+        tensor = spec.net_tensor(name, tensor)
+        if roles[name] is Role.COUNT:
+            if tensor.numel() == net[name].numel():  # some libraries write a counter in the shape (1,)
+                fitting[name] = tensor.reshape(net[name].shape).to(net[name].dtype)
+        elif tensor.shape == net[name].shape:
+            fitting[name] = _finite(tensor, net[name].dtype, spec.library_name(name), where)
         elif roles[name] is Role.HEAD:
             notes.append(
                 f"{where}: {name} has shape {tuple(tensor.shape)}, this head {tuple(net[name].shape)}: not used"
@@ -87,3 +98,55 @@ def fit_weights(
     if absent:
         notes.append(f"{where}: without {', '.join(absent)}; these start from the seed")
     return fitting, notes
+
+
+def file_names(file: Iterable[str], net: Iterable[str], spec: ModelSpec) -> tuple[dict[str, str], bool]:
+    """
+    Return the file's name of each tensor by its name in the net, and whether the file has the net's names, as a file of
+    fedtl's has, not the library's. Prefixes that torch.compile and parallel training write, and one before every name, are
+    taken off where the model then has more of the names.
+    """
+    known, best, most = frozenset(net), (dict[str, str](), False), -1
+    for plain in _without_prefixes(file):
+        for by_fedtl in (False, True):
+            names = plain if by_fedtl else {spec.net_name(name): own for name, own in plain.items()}
+            if (count := len(names.keys() & known)) > most:
+                best, most = (names, by_fedtl), count
+    return best
+
+
+def _without_prefixes(file: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Yield the file's names by themselves, and by what remains of them with one more prefix taken off each time."""
+    short = {name: name for name in file}
+    yield short
+    for part in PARTS:
+        short = {".".join(one for one in name.split(".") if one != part): own for name, own in short.items()}
+        yield short
+    while all("." in name for name in short) and len({name.split(".", 1)[0] for name in short}) == 1:
+        short = {name.split(".", 1)[1]: own for name, own in short.items()}
+        yield short
+
+
+def _untied(named: State, spec: ModelSpec, where: str) -> State:
+    """Return the tensors with one name each. Raises ModelError where the file holds two values for one tensor of the model."""
+    named = dict(named)
+    for name, first in tied_names(spec.body).items():
+        other = named.pop(f"body.{name}", None)
+        if other is not None and not torch.equal(named.setdefault(f"body.{first}", other), other):
+            raise ModelError(
+                f"model.weights: {where}: {name} and {first} differ, but are one tensor in this model; "
+                "check that model.name is the model of this file"
+            )
+    return named
+
+
+def _finite(tensor: Tensor, dtype: torch.dtype, name: str, where: str) -> Tensor:
+    if dtype.is_floating_point and not tensor.is_floating_point():
+        raise ModelError(
+            f"model.weights: {where}: {name} is {tensor.dtype}, not floating point; save the model's own weights"
+        )
+    values = tensor.to(dtype)
+    if not values.isfinite().all():
+        what = "NaN" if values.isnan().any() else "a value that is not finite"
+        raise ModelError(f"model.weights: {where} holds {what} in {name}; use another file")
+    return values

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from fedtl.data.dataset import SiloDataset
-from fedtl.errors import FedTLError, SiloFailed
+from fedtl.errors import FedTLError, ModelError, SiloFailed
 from fedtl.messages import Refusal, Task, Update
+from fedtl.models.failures import module_failure
 from fedtl.training.silo import Silo
 from fedtl.training.trainer import Trainer, trainer_at
 
@@ -60,7 +61,10 @@ class UnexpectedFailure:
 
 
 def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
-    """The job's result with the silo's own trainer, a SiloFailed or an UnexpectedFailure. Raises any other FedTLError."""
+    """
+    The job's result with the silo's own trainer, a SiloFailed or an UnexpectedFailure. Raises any other FedTLError, and
+    ModelError where a module of the model failed, as it would each time.
+    """
     try:
         return job(trainer_at(trainer, silo.name), silo)
     except SiloFailed as failure:
@@ -68,6 +72,8 @@ def try_job(job: Job, trainer: Trainer, silo: Silo) -> Any:
     except FedTLError:
         raise
     except Exception as error:
+        if (line := module_failure(error)) is not None:
+            raise ModelError(f"silo {silo.name}: {line}") from error
         return UnexpectedFailure(first_line(error), traceback.format_exc())
 
 

@@ -17,7 +17,7 @@ from fedtl.methods.losses import Batch, Computed, Forward, Pass
 from fedtl.methods.registry import METHODS
 from fedtl.methods.ridge import STRENGTHS, RidgeHead, best_scale
 from fedtl.methods.ridge_sums import MAX_NUMBERS, Projection, Ridge, RidgeSums, Rows, targets
-from fedtl.models.net import split_at_classifier
+from fedtl.models.split import split_at_classifier
 from fedtl.training.at_home import features_by, finish
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.trainer import Trainer

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import trim_mean
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, NotEnoughSilos
 from fedtl.messages import Update
 from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.server import ServerStep
@@ -55,14 +55,30 @@ def test_median(silos):
         np.testing.assert_allclose(moved[name], wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("silos", [1, 3, 4, 5])
+@pytest.mark.parametrize("silos", [3, 4, 5])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.25, 0.4, 0.49])
-def test_trimmed_is_scipys(silos, share):
+def test_trimmed_is_scipys_and_leaves_out_at_least_one_at_each_end(silos, share):
     shared, updates = scene(silos)
     moved, _ = ServerStep("trimmed", share=share)(shared, updates, ROLES, {})
     for name in ("body.w", "head.b"):
-        wanted = shared[name].numpy() + trim_mean(stacked(updates, name), share, axis=0)
+        least = max(share, 1 / silos) if share else 0.0
+        wanted = shared[name].numpy() + trim_mean(stacked(updates, name), least, axis=0)
         np.testing.assert_allclose(moved[name], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("silos", [3, 5, 9, 10, 25])
+def test_a_trimmed_mean_is_that_of_the_silos_that_agree(silos):
+    said = [torch.tensor([1e6 if number == 0 else 1.0]) for number in range(silos)]
+    updates = [Update(f"s{number:02}", 1, {"body.w": one}, 1.0) for number, one in enumerate(said)]
+    moved, _ = ServerStep("trimmed")({"body.w": torch.zeros(1)}, updates, ROLES, {})
+    assert moved["body.w"].item() == 1.0
+
+
+@pytest.mark.parametrize("silos", [1, 2])
+def test_of_two_silos_none_can_be_trimmed(silos):
+    shared, updates = scene(silos)
+    with pytest.raises(NotEnoughSilos, match="needs 3"):
+        ServerStep("trimmed")(shared, updates, ROLES, {})
 
 
 @pytest.mark.parametrize("step", [ServerStep("median"), ServerStep("trimmed", share=0.2)])

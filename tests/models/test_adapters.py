@@ -11,7 +11,7 @@ from torch import nn
 from fedtl.errors import ModelError
 from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.adapters import CHILD, Adapter, merged, merged_into
-from fedtl.models.net import split_at_classifier
+from fedtl.models.split import split_at_classifier
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import Role, roles
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from fedtl.errors import ModelError
 from fedtl.models.libraries import import_timm, import_torchvision
-from fedtl.models.net import split_at_classifier, stages
+from fedtl.models.net import stages
 from fedtl.models.registry import MODELS, check_model_name, model_spec
+from fedtl.models.split import split_at_classifier
 
 
 def whole_timm(name, **extra):

@@ -129,11 +129,17 @@ SHARED = {
     "pooled": EVERYTHING,
     "fedavg": EVERYTHING,
     "fedprox": EVERYTHING,
-    "fedbn": {Role.BODY, Role.HEAD, Role.AUX},
-    "silobn": {Role.BODY, Role.HEAD, Role.AUX, Role.NORM},
-    **{name: {Role.BODY, Role.AUX, Role.NORM, Role.STATS} for name in ("fedper", "fedrep", "fedbabu")},
+    "fedbn": {Role.BODY, Role.ADAPTER, Role.HEAD, Role.AUX},
+    "silobn": {Role.BODY, Role.ADAPTER, Role.HEAD, Role.AUX, Role.NORM},
+    **{
+        name: {Role.BODY, Role.ADAPTER, Role.AUX, Role.NORM, Role.STATS}
+        for name in ("fedper", "fedrep", "fedbabu")
+    },
     "lgfedavg": {Role.HEAD},
-    **{name: {Role.BODY, Role.AUX, Role.NORM} for name in ("fedtl", "dann", "mmd", "coral", "protonet")},
+    **{
+        name: {Role.BODY, Role.ADAPTER, Role.AUX, Role.NORM}
+        for name in ("fedtl", "dann", "mmd", "coral", "protonet")
+    },
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
     **dict.fromkeys(("kd3a", "select_start"), EVERYTHING),
     **dict.fromkeys(("mrmtl", "armul", "simultaneous", *BETWEEN_SILOS), EVERYTHING - {Role.STATS}),
@@ -221,19 +227,20 @@ def test_unusual_tensors():
     }
 
 
-def test_tied_weights_have_a_role_under_both_names():
+def test_tied_weights_have_one_role_under_their_first_name():
     body = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     body[1].weight = body[0].weight
     net = Net(body, nn.Linear(2, 1), nn.ModuleDict())
     assert roles(net).keys() == net.state_dict().keys()
-    assert roles(net)["body.1.weight"] is Role.BODY
+    assert roles(net)["body.0.weight"] is Role.BODY
+    assert "body.1.weight" not in roles(net)
 
 
-def test_a_module_used_twice_has_a_role_under_both_names():
+def test_a_module_used_twice_has_one_role_under_its_first_name():
     layer = nn.Linear(2, 2)
     norm = nn.BatchNorm1d(2)
     net = Net(nn.Sequential(layer, norm, layer, norm), nn.Linear(2, 1), nn.ModuleDict())
     found = roles(net)
     assert found.keys() == net.state_dict().keys()
-    assert found["body.3.running_mean"] is Role.STATS
-    assert found["body.2.weight"] is Role.BODY
+    assert found["body.1.running_mean"] is Role.STATS
+    assert not any(name.startswith(("body.2", "body.3")) for name in found)

@@ -217,7 +217,7 @@ def test_a_model_that_would_scale_its_inputs_twice_is_refused():
 
     plan = with_private_norms(model_spec("mlp", (3,), 0))
     with pytest.raises(ModelError, match="2 times"):
-        with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0), (3,))
+        with_input_scale(plan.__class__(Twice(), plan.make_head, 3, "fc", 0, (3,)), (3,))
 
 
 def test_a_resumed_run_uses_the_released_scale(folder, tmp_path):

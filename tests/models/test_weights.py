@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from fedtl.errors import ModelError
 from fedtl.models import weights
-from fedtl.models.registry import model_spec
+from fedtl.models.registry import custom_spec, model_spec
 from fedtl.models.roles import Role, roles
+from tests.models import zoo
 
 
 @pytest.fixture
@@ -111,6 +112,74 @@ def test_a_body_tensor_that_is_missing_or_unknown_is_an_error(plan):
             fitted({name: value for name, value in library.items() if name != gone}, plan)
     with pytest.raises(ModelError, match=r"'body\.stranger' and 0"):
         fitted({**library, "stranger": torch.zeros(1)}, plan)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.model."]
+)
+def test_prefixes_of_compiled_wrapped_and_nested_models_are_taken_off(plan, prefix):
+    other, state = other_state()
+    library = {prefix + other.library_name(name): value for name, value in state.items()}
+    library = {name.replace("features.", "features._orig_mod."): value for name, value in library.items()}
+    taken, notes = fitted(library, plan)
+    assert notes == []
+    assert all(torch.equal(taken[name], state[name]) for name in state)
+
+
+def test_a_child_called_body_is_no_sign_of_fedtl():
+    spec = custom_spec(lambda shape: (zoo.BodyChild(), "fc"), "mine", (zoo.COLUMNS,), 0)
+    torch.manual_seed(3)
+    whole = zoo.BodyChild().state_dict()
+    for file in (whole, {spec.net_name(name): value for name, value in whole.items()}):
+        taken, notes = fitted(file, spec)
+        assert notes == []
+        assert torch.equal(taken["body.body.weight"], whole["body.weight"])
+        assert torch.equal(taken["head.weight"], whole["fc.weight"])
+
+
+def test_tied_weights_have_either_name_or_both_in_a_file():
+    spec = custom_spec(lambda shape: (zoo.Tied(), "fc"), "mine", (zoo.COLUMNS,), 0)
+    whole = zoo.Tied().state_dict()
+    for without in ("b.weight", "c.weight", ""):
+        taken, _ = fitted({name: value for name, value in whole.items() if name != without}, spec)
+        assert torch.equal(taken["body.b.weight"], whole["b.weight"])
+        assert "body.c.weight" not in taken
+    with pytest.raises(ModelError, match=r"c\.weight and b\.weight"):
+        fitted({**whole, "c.weight": whole["c.weight"] + 1}, spec)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.tensor(float("nan")), r"NaN in features\.1\.weight"),
+        (torch.tensor(1e300, dtype=torch.float64), r"not finite in features\.1\.weight"),
+        (torch.tensor(3, dtype=torch.int8), r"features\.1\.weight is torch.int8"),
+        (torch.tensor(1j), r"features\.1\.weight is torch.complex64"),
+    ],
+)
+def test_a_value_that_no_weight_can_have_is_refused(plan, value, reason):
+    other, state = other_state()
+    library = {other.library_name(name): tensor for name, tensor in state.items()}
+    library["features.1.weight"] = value.expand(32).clone()
+    with pytest.raises(ModelError, match=reason):
+        fitted(library, plan)
+
+
+def test_a_counter_of_one_value_may_have_any_shape(plan):
+    other, state = other_state()
+    library = {other.library_name(name): tensor for name, tensor in state.items()}
+    counters = [name for name in library if name.endswith("num_batches_tracked")]
+    taken, _ = fitted(library | dict.fromkeys(counters, torch.tensor([7])), plan)
+    assert counters
+    assert all(taken[plan.net_name(name)].item() == 7 for name in counters)
+    assert all(taken[plan.net_name(name)].shape == () for name in counters)
+
+
+def test_a_convolution_as_classifier_is_read_as_a_linear_head():
+    spec = custom_spec(lambda shape: (zoo.FlatConv(), "fc"), "mine", (zoo.COLUMNS,), 0)
+    whole = zoo.FlatConv().state_dict()
+    taken, _ = fitted(whole, spec)
+    assert torch.equal(taken["head.weight"], whole["fc.weight"][..., 0, 0])
 
 
 def test_a_head_of_another_width_is_left_out_with_a_note(plan):

@@ -12,8 +12,8 @@ from fedtl.federation.rounds import FederationConfig, ServerState, run_rounds
 from fedtl.messages import Refusal, Task
 from fedtl.methods.registry import METHODS
 from fedtl.methods.server import ServerStep
-from fedtl.models.net import split_at_classifier
 from fedtl.models.registry import model_spec
+from fedtl.models.split import split_at_classifier
 from fedtl.training.loop import TrainingConfig
 from fedtl.training.silo import Silo
 

@@ -13,7 +13,7 @@ from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import model_part
 from fedtl.methods.tune import Tune
 from fedtl.models.adapted import AdapterPlan, with_adapters
-from fedtl.models.net import split_at_classifier
+from fedtl.models.split import split_at_classifier
 from fedtl.models.registry import model_spec, with_private_norms
 from fedtl.models.roles import Role
 from fedtl.models.state import size_in_bytes

@@ -19,6 +19,7 @@ from fedtl.deployment.site.state_store import STUDY_NAME, StoredRound, schema_of
 from fedtl.errors import Denied, FedTLError, Refused, SiloFailed
 from fedtl.federation.policy import Code, Policy, check_task, check_update
 from fedtl.messages import Refusal, Task, Update
+from fedtl.models.failures import module_failure
 from fedtl.privacy.charge import task_hash
 from fedtl.training import threads
 
@@ -44,7 +45,8 @@ def answer_round(
         return _refuse(home, task, Code.FAILED, str(error))
     except Exception as error:
         home.log(traceback.format_exc())
-        return _refuse(home, task, Code.FAILED, f"{type(error).__name__}; see silo.log")
+        reason = module_failure(error) or type(error).__name__
+        return _refuse(home, task, Code.FAILED, f"{reason}; see silo.log")
 
 
 def _refuse(home: Home, task: Task | None, code: Code, reason: str) -> Refusal:

@@ -14,6 +14,7 @@ from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.guarantees import silo_guarantee, unknown_silos
 from fedtl.experiment.study import Study, build
 from fedtl.messages import Task
+from fedtl.models.failures import module_failure
 from fedtl.privacy.guarantee import PrivacyGuarantee, Releases
 from fedtl.simulation import choose
 from fedtl.simulation.settings import EngineSettings
@@ -130,3 +131,7 @@ def _dependent_examples(study: Study, data: SiloDataset, guarantee: PrivacyGuara
         yield str(error)
     except SiloFailed:
         pass  # training may diverge on synthetic rows; the check of the gradients came before
+    except Exception as error:
+        if (line := module_failure(error)) is None:
+            raise
+        yield f"on synthetic rows {line}"

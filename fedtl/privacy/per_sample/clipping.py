@@ -5,15 +5,16 @@ The methods are book-keeping (fast), Opacus' hooks (the reference, and the only 
 autograd for one row at a time (the definition of a per-example gradient). Must not depend on noise or optimizers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from fedtl.errors import ConfigError
+from fedtl.errors import ConfigError, FedTLError
 from fedtl.privacy.per_sample import bookkeeping
 from fedtl.privacy.per_sample.bookkeeping import Gradients
 from fedtl.privacy.per_sample.independence import without_dropout
+from fedtl.privacy.per_sample.layer_rules import LAYERS
 from fedtl.privacy.per_sample.opacus import opacus_for
 
 TOLERANCE = 1e-3  # relative, in float32: the largest difference between two methods that counts as rounding
@@ -96,23 +97,35 @@ def choose_gradient_method(
         truth = _norms_and_clipped(by_row, net, rows, losses, clip)
         try:
             reference = _norms_and_clipped(by_hooks, net, rows, losses, clip)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
-            raise _unsupported((str(error).splitlines() or [type(error).__name__])[0]) from error
+        except FedTLError:
+            raise
+        except Exception as error:  # Opacus fails in as many ways as there are layers
+            raise _unsupported(net, (str(error).splitlines() or [type(error).__name__])[0]) from error
         if not _equal(reference, truth):
-            raise _unsupported("they differ from autograd's gradients of single rows")
+            raise _unsupported(net, "they differ from autograd's gradients of single rows")
         if several_rows_a_unit:
             return by_hooks
         try:
             fast = _norms_and_clipped(by_bookkeeping, net, rows, losses, clip)
-        except (RuntimeError, ValueError, NotImplementedError, bookkeeping.Unsupported):
+        except Exception:  # what book-keeping cannot do, the hooks were just seen to do
             return by_hooks
         return by_bookkeeping if _equal(fast, reference) and _equal(fast, truth) else by_hooks
 
 
-def _unsupported(why: str) -> ConfigError:
+def _unsupported(net: nn.Module, why: str) -> ConfigError:
+    unknown = [f"{path} ({type(layer).__name__})" for path, layer in _layers_without_rule(net)]
+    layers = f"{', '.join(unknown[:3])} of this model" if unknown else "this model"
     return ConfigError(
-        f"privacy: per-example gradients of this model cannot be computed (Opacus hooks: {why}); use another model.name"
+        f"privacy: per-example gradients of {layers} cannot be computed (Opacus hooks: {why}); use another model.name"
     )
+
+
+def _layers_without_rule(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield path and layer of those with trainable parameters of a type for which book-keeping has no rule."""
+    for path, layer in net.named_modules():
+        own = any(weight.requires_grad for weight in layer.parameters(recurse=False))
+        if own and type(layer) not in LAYERS:
+            yield path, layer
 
 
 def _norms_and_clipped(

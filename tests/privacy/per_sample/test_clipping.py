@@ -13,7 +13,8 @@ from torch import nn
 from fedtl.errors import ConfigError
 from fedtl.privacy.per_sample import layer_rules
 from fedtl.privacy.per_sample.bookkeeping import Unsupported
-from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, clipped
+from fedtl.privacy.per_sample.clipping import by_bookkeeping, by_hooks, choose_gradient_method, clipped
+from tests.models.zoo import Recurrent
 from tests.privacy.per_sample.nets import WAYS, Residual
 from tests.problems import NETS, expected_sum, flat, one_at_a_time, problem, sgd, traces
 
@@ -205,3 +206,10 @@ def test_nothing_remains_in_the_net_when_opacus_refuses_it():
     with pytest.raises(NotImplementedError, match="buffers"):
         by_hooks(net, torch.arange(3), lambda model, rows: model(torch.randn(3, 4)).sum(1))
     assert traces(net) == before
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_layer_whose_gradients_cannot_be_computed_is_named(kind):
+    net, x, rows = Recurrent(kind), torch.randn(6, 4), torch.arange(6)
+    with pytest.raises(ConfigError, match=rf"rnn \({kind.__name__}\)"):
+        choose_gradient_method(net, rows, lambda model, which: model(x[which]).pow(2).sum(1), 1.0)

@@ -1,0 +1,296 @@
+"""
+A whole model becomes a body and heads of any width: it is cut at its classifier. A model that would be another one after the
+cut, or whose scores of a row depend on anything but that row, is refused with the reason.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from fedtl.errors import FedTLError, ModelError
+from fedtl.models.failures import module_failure
+from fedtl.models.net import ModelSpec, Net, Shape, owns_parameters, seeded
+
+TOLERANCE = 1e-4  # of scores, which are about 1; for larger ones relative to the largest
+PROBABILITIES = (nn.Softmax, nn.Softmax2d, nn.Sigmoid)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """``make`` returns a head of any width; ``old`` gives the scores of the classifier, by weights like those of a head."""
+
+    make: Callable[[int], nn.Module]
+    old: Callable[[Tensor], Tensor]
+    from_conv: bool = False
+
+
+def split_at_classifier(model: nn.Module, classifier: str, shape: Shape, seed: int) -> ModelSpec:
+    """
+    Split ``model`` at the module whose path is ``classifier``: the body is the model without it. Parameters that do not
+    require gradients are frozen.
+
+    Raises ModelError unless head(body(x)) gives the scores [N, width] of the whole model for random x of ``shape``, in
+    evaluation mode and in training mode, and the scores of a row in evaluation mode depend on that row alone.
+    """
+    x = _inputs(model.eval(), shape)
+    whole = _checked_scores(model, x)
+    _check_own_scores(model, x, whole)
+    old_head = _classifier(model, classifier)
+    model.set_submodule(classifier, nn.Identity())
+    features = _pass(model, x)
+    if not isinstance(features, Tensor):
+        raise ModelError(f"the classifier {classifier!r} gets no tensor of features; choose another model")
+    heads = _heads_like(old_head, features.dim() == 2)
+    if not _equal(_head_pass(heads.old, features), whole):
+        if _equal(_head_pass(old_head, features), whole):
+            raise ModelError(
+                f"the classifier {classifier!r} is a {type(old_head).__name__} that computes something else than the plain "
+                "layer that fedtl would put in its place; choose another model"
+            )
+        raise ModelError(
+            f"the classifier {classifier!r} is not the last layer, so fedtl cannot use it as a head; choose another model"
+        )
+    _check_training(model, heads, x, whole.shape)
+    model.train()
+    return ModelSpec(
+        model, heads.make, features.shape[1], classifier, seed, shape, _frozen(model, heads), heads.from_conv
+    )
+
+
+def _frozen(body: nn.Module, heads: Heads) -> frozenset[str]:
+    """Return the net's names of the parameters that do not require gradients; the last layer of a new head does."""
+    with seeded("cut", "head"):
+        net = Net(body, heads.make(1), nn.ModuleDict())
+    return frozenset(name for name, weight in net.named_parameters() if not weight.requires_grad)
+
+
+def _inputs(model: nn.Module, shape: Shape) -> Tensor:
+    """
+    Return two random rows that the model takes: normal values, or 0 and 1 for a model on integer codes. Raises ModelError.
+    A lazy layer gets its shape here, with weights that depend on nothing but the fixed seed.
+    """
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(2, *shape, generator=generator)
+    codes = torch.randint(2, (2, *shape), generator=generator).float()
+    failure: ModelError | None = None
+    for x in (normal, codes):
+        try:
+            _pass(model, x)
+            return x
+        except ModelError as error:
+            failure = failure or error
+    assert failure is not None
+    raise ModelError(f"the model cannot take inputs of shape {shape}: {failure}") from failure
+
+
+def _pass(model: nn.Module, x: Tensor, draw: int = 0) -> Tensor:
+    """Return the output in the mode of the model, whose random numbers depend on ``draw`` alone. Raises ModelError."""
+    try:
+        with torch.no_grad(), seeded("cut", draw):
+            output: Tensor = model(x)
+            return output
+    except Exception as error:
+        if (line := module_failure(error)) is None:
+            raise
+        raise ModelError(line.removeprefix("the model fails in ")) from error
+
+
+def _checked_scores(model: nn.Module, x: Tensor) -> Tensor:
+    whole = _pass(model, x)
+    if not isinstance(whole, Tensor):
+        raise ModelError(
+            f"the model returns a {type(whole).__name__}, not one tensor of scores; choose another model"
+        )
+    if whole.dim() != 2 or len(whole) != len(x):
+        raise ModelError(
+            f"{len(x)} inputs give scores of shape {tuple(whole.shape)}, not one row of scores each; choose another model"
+        )
+    if not whole.isfinite().all():
+        raise ModelError(
+            "the scores of random inputs (mean 0, deviation 1) are not finite; choose another model"
+        )
+    return whole
+
+
+def _check_own_scores(model: nn.Module, x: Tensor, whole: Tensor) -> None:
+    """Raise ModelError where evaluation writes buffers, draws random numbers, or mixes rows."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    again, alone = _pass(model, x, draw=1), _pass_alone(model, x[:1])
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, before[name]):
+            raise ModelError(
+                f"evaluation changes the tensor {name}, so predictions would depend on earlier ones"
+            )
+    if not _equal(again, whole):
+        raise ModelError(
+            "in evaluation mode the same row gets other scores each time; draw random numbers in training mode only"
+        )
+    if alone is None or not _equal(alone, whole[:1]):
+        layers = (
+            f"{path} is a {type(module).__name__} without running statistics: build it with track_running_stats=True, or "
+            "use GroupNorm"
+            for path, module in model.named_modules()
+            if isinstance(module, _NormBase)
+            and module.running_mean is None
+            and "Batch" in type(module).__name__
+        )
+        reason = next(layers, "no layer may mix rows in evaluation mode")
+        raise ModelError(f"the scores of a row depend on the other rows of its batch; {reason}")
+
+
+def _pass_alone(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the scores of one row; None where the model takes no single row, as a BatchNorm without statistics."""
+    try:
+        return _pass(model, x)
+    except ModelError:
+        return None
+
+
+def _classifier(model: nn.Module, path: str) -> nn.Module:
+    try:
+        classifier = model.get_submodule(path)
+    except AttributeError as error:
+        raise ModelError(f"the model has no module {path!r} to cut at as its classifier") from error
+    if classifier is model:
+        raise ModelError("the whole model is its classifier; put it into a Sequential and name its path")
+    inside = {id(weight) for weight in classifier.parameters()}
+    outside = (
+        weight for other in _others(model, classifier) for weight in other.named_parameters(recurse=False)
+    )
+    if shared := [name for name, weight in outside if id(weight) in inside]:
+        raise ModelError(
+            f"the classifier {path!r} shares its {shared[0]} with another layer, and a head of another width could not; "
+            "choose another model"
+        )
+    return classifier
+
+
+def _others(model: nn.Module, classifier: nn.Module) -> list[nn.Module]:
+    within = set(classifier.modules())
+    return [module for module in model.modules() if module not in within]
+
+
+def _check_training(body: nn.Module, heads: Heads, x: Tensor, shape: torch.Size) -> None:
+    """
+    Raise ModelError where a pass in training mode, or its gradient, fails, or gives something else than scores. Nothing
+    is changed.
+    """
+    before = {name: buffer.clone() for name, buffer in body.named_buffers()}
+    weights = [weight for weight in body.parameters() if weight.requires_grad]
+    try:
+        with seeded("cut", "training"):
+            features = body.train()(x)
+            if not isinstance(features, Tensor):
+                raise ModelError(
+                    f"in training mode the body returns a {type(features).__name__}: a second output, which no loss would "
+                    "train; build the model without auxiliary outputs"
+                )
+            scores = heads.old(features)
+            if scores.shape != shape:
+                raise ModelError(
+                    f"in training mode the scores have shape {tuple(scores.shape)}, in evaluation mode {tuple(shape)}"
+                )
+            if weights and scores.requires_grad:
+                torch.autograd.grad(scores.sum(), weights, allow_unused=True)
+    except FedTLError:
+        raise
+    except Exception as error:
+        reason = module_failure(error)
+        if isinstance(error, torch.OutOfMemoryError) or (
+            reason is None and not isinstance(error, RuntimeError)
+        ):
+            raise
+        raise ModelError(f"in training mode: {reason or _no_gradient(error)}") from error
+    finally:
+        with torch.no_grad():
+            for name, buffer in body.named_buffers():
+                buffer.copy_(before[name])
+
+
+def _no_gradient(error: Exception) -> str:
+    return f"the scores have no gradient ({(str(error).splitlines() or [''])[0]})"
+
+
+def _equal(scores: Tensor | None, expected: Tensor) -> bool:
+    if scores is None or scores.shape != expected.shape:
+        return False
+    return bool((scores - expected).abs().max() <= TOLERANCE * max(1.0, float(expected.abs().max())))
+
+
+def _head_pass(head: Callable[[Tensor], Tensor], features: Tensor) -> Tensor | None:
+    """Return a head's scores; None where the features are no input for it, because something stands between them."""
+    try:
+        with torch.no_grad():
+            return head(features)
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _heads_like(old: nn.Module, flat: bool) -> Heads:
+    """
+    Return heads like the classifier ``old``. ``flat``: its inputs are [N, features], so a 1 x 1 convolution before a flattening
+    is a Linear layer. Raises ModelError for a classifier whose width cannot be changed.
+    """
+    own = {name for name, _ in old.named_parameters()}
+    if isinstance(old, nn.Linear) and own <= {"weight", "bias"}:
+        return Heads(_linear(old.weight, old.bias), lambda x: F.linear(x, old.weight, old.bias))
+    if (
+        isinstance(old, nn.Conv2d)
+        and old.kernel_size == (1, 1)
+        and old.groups == 1
+        and own <= {"weight", "bias"}
+    ):
+        if flat:
+            weight = old.weight.detach().flatten(1)
+            return Heads(_linear(weight, old.bias), lambda x: F.linear(x, weight, old.bias), from_conv=True)
+        channels, bias = old.in_channels, old.bias is not None
+        return Heads(
+            lambda width: nn.Conv2d(channels, width, 1, bias=bias),
+            lambda x: F.conv2d(x, old.weight, old.bias),
+        )
+    if isinstance(old, nn.Sequential) and any(map(owns_parameters, old)):
+        return _sequential_heads(old)
+    raise ModelError(
+        f"the classifier is a {type(old).__name__}; fedtl can change the width of Linear and 1 x 1 Conv2d only; "
+        "choose another model"
+    )
+
+
+def _linear(old: Tensor, bias: Tensor | None) -> Callable[[int], nn.Module]:
+    zero = not old.any()  # a classifier that begins at zero does so at any width
+
+    def linear(width: int) -> nn.Module:
+        head = nn.Linear(old.shape[1], width, bias is not None)
+        for parameter in head.parameters() if zero else ():
+            nn.init.zeros_(parameter)
+        return head
+
+    return linear
+
+
+def _sequential_heads(old: nn.Sequential) -> Heads:
+    """Return heads that differ from the classifier in its last layer with parameters only."""
+    last = max(index for index, layer in enumerate(old) if owns_parameters(layer))
+    for layer in list(old)[last + 1 :]:
+        if isinstance(layer, PROBABILITIES):
+            raise ModelError(
+                f"the classifier ends with {type(layer).__name__}, but the loss takes scores before it; leave it out"
+            )
+    heads = _heads_like(old[last], flat=False)
+
+    def make(width: int) -> nn.Module:
+        head = deepcopy(old)
+        head[last] = heads.make(width)
+        return head
+
+    def like(x: Tensor) -> Tensor:
+        for index, layer in enumerate(old):
+            x = heads.old(x) if index == last else layer(x)
+        return x
+
+    return Heads(make, like)

@@ -1,0 +1,76 @@
+"""What is said of a training's progress where there is no terminal."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from fedtl.cli import main, screen
+from fedtl.cli.screen import Clock, duration, progress_bar
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The lines that are said, and a clock that stands still until it is set."""
+    said, now = [], [100.0]
+    monkeypatch.setattr(screen, "say", said.append)
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    return said, now
+
+
+def test_a_line_a_round_with_the_time_left(lines):
+    said, now = lines
+    with progress_bar("fedavg: round", silent=False, pause=0) as show:
+        show(0, 4)
+        for done in (1, 2, 3, 4):
+            now[0] += 30
+            show(done, 4)
+        now[0] += 200
+        show(1, 3, "each silo finishes its model")
+    assert said == [
+        "fedavg: round: 1 of 4 (30 s, about 90 s left)",
+        "fedavg: round: 2 of 4 (60 s, about 60 s left)",
+        "fedavg: round: 3 of 4 (90 s, about 30 s left)",
+        "fedavg: round: 4 of 4 (2 min)",
+        "fedavg: round: each silo finishes its model: 1 of 3 (0 s)",
+    ]
+
+
+def test_lines_keep_their_pause_and_a_silent_bar_says_nothing(lines):
+    said, now = lines
+    with progress_bar("audit", silent=False) as show, progress_bar("audit", silent=True, pause=0) as silent:
+        for done in range(1, 31):
+            now[0] += 1
+            show(done, 30)
+            silent(done, 30)
+    assert [line.split(": ")[1].split(" (")[0] for line in said] == ["10 of 30", "20 of 30", "30 of 30"]
+
+
+def test_a_resumed_run_is_as_slow_as_since_it_resumed():
+    clock = Clock(0.0)
+    assert clock.left(0, 100, 0.0) == 0
+    assert clock.left(81, 100, 2.0) == 2 * 19
+    assert clock.left(90, 100, 20.0) == 20
+
+
+def test_durations():
+    assert [duration(seconds) for seconds in (0, 99, 100, 3600, 7800)] == [
+        *("0 s", "99 s", "2 min", "1 h 0 min", "2 h 10 min"),
+    ]
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def app(**_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(main, "app", app)
+    monkeypatch.setattr(sys, "argv", ["fedtl", "run"])
+    try:
+        with pytest.raises(SystemExit) as end:
+            main.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 130
