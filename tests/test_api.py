@@ -232,6 +232,10 @@ def test_predictions_are_those_that_were_tested(finished):
     assert np.allclose(model.scores(x[ids]), kept["scores"].numpy(), atol=1e-5)
     assert np.allclose(model.probabilities(x[ids]).sum(1), 1.0, atol=1e-6)
     assert model.predict(torch.from_numpy(x[ids])).tolist() == model.predict(x[ids]).tolist()
+    member = model._model.final.main
+    head = [member.state[f"head.{name}"].numpy() for name in ("weight", "bias")]
+    scores = model._model.trainer.scores(member.state, model._model.prepared(x[ids]), model._model.data)
+    assert np.allclose(model.features(x[ids]) @ head[0].T + head[1], scores, atol=1e-4)
 
 
 def test_the_module_is_plain_and_gives_the_models_scores(finished):

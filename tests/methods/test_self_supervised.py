@@ -168,6 +168,13 @@ def test_views_of_images_are_cut_out_mirrored_and_brightened_row_by_row():
     assert bool((slope > 0).all())
     assert float(slope.std()) > 0.02  # each row has its own rectangle
     assert bool((cut.amin() >= -1) & (cut.amax() <= 1))
+    for image in (
+        ramp,
+        ramp.mT,
+    ):  # a rectangle may be at any place, so its mean is on both sides of the whole image's
+        means = VICReg(crop=0.25, jitter=0.0).view(image).mean((1, 2, 3))
+        assert float(means.min()) < -0.15
+        assert float(means.max()) > 0.15
     mirrored = VICReg(crop=0.25, jitter=0.0, mirror=True).view(ramp)
     assert 10 < int((mirrored[:, 0, 8, 10] < mirrored[:, 0, 8, 6]).sum()) < 40
     flat = torch.zeros(200, 1, 4, 4)
