@@ -183,6 +183,21 @@ def test_the_server_keeps_each_source_and_weighs_it_by_its_consensus_focus():
     assert memory["sources"] == {"a": 0, "b": 1, "c": 2}
 
 
+def test_a_silo_that_joins_later_gets_a_slot_of_its_own():
+    step, kinds = METHODS["select_start"](sources=2).server, torch.zeros(2, 2, dtype=torch.float64)
+    silos = {
+        name: (1.0, torch.full((2,), float(n)), summary_of(4, 0, kinds)) for n, name in enumerate("ab", 5)
+    }
+    before, memory = None, {}
+    for name in "ab":
+        first, updates, roles = round_of(
+            METHODS["select_start"](sources=2), {name: silos[name]}, "any", before
+        )
+        before, memory = step(first, updates, roles, memory)
+    assert memory["sources"] == {"a": 0, "b": 1}
+    assert (before["source_1/w"].tolist(), before["source_2/w"].tolist()) == ([5.0, 5.0], [6.0, 6.0])
+
+
 def test_more_silos_than_sources_are_refused_and_empty_slots_hold_the_mean():
     kinds = torch.zeros(2, 3, dtype=torch.float64)
     models = torch.tensor([[1.0, 0.0], [3.0, 4.0], [2.0, 2.0]], dtype=torch.float64)
