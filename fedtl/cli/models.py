@@ -112,7 +112,7 @@ def export(
     Export the model of one silo as an ordinary PyTorch model.
 
     RUN is the folder of a run.
-    The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, and an ONNX file if the model can be exported to ONNX.
+    The new folder holds the weights (safetensors), the names of the labels, how inputs are prepared, a script that predicts without fedtl if its network can be rebuilt from torch, timm or torchvision alone, and an ONNX file if the model can be exported to ONNX.
 
     With --distil, one net of another kind is trained on the silo's own rows to give what its model, or its mix of models, gives. The test results of both are printed.
 

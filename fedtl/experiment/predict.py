@@ -16,6 +16,7 @@ from fedtl.data.source import Array
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.resolve import silo_model
 from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.export_script import write_script
 from fedtl.experiment.final_models import common_labels, load_final_model
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.experiment.run_trainer import run_trainer
@@ -159,7 +160,7 @@ def check_new_folder(out: Path) -> None:
 def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = None) -> list[str]:
     """
     One ordinary PyTorch model in a new folder: ``model.safetensors`` under its library's own names, ``model.json``
-    (labels, inputs), and ``model.onnx`` where it can be made. Of a mix of models each has a file, ``model.json`` has their
+    (labels, inputs), ``predict.py``, which needs no fedtl, and ``model.onnx``, where these can be made. Of a mix of models each has a file, ``model.json`` has their
     weights, and ``model.onnx`` is the whole mix. ``about``: further keys of ``model.json``. Returns lines that say what was written.
     """
     check_new_folder(out)
@@ -189,6 +190,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
     return [
         *(f"{out / file}: {count} tensors" for file, count in written.items()),
         f"{out / 'model.json'}: labels and inputs",
+        write_script(model, out, written),
         _onnx(model, out),
     ]
 

@@ -20,13 +20,17 @@ PARTS = (
     "module",
     "_forward_module",
 )  # that torch.compile and parallel training write into names
+SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which training scripts save a state_dict
 
 
 def read_weights(path: Path) -> State:
     """Return every tensor of a ``.safetensors``, ``.pth`` or ``.pt`` file, by name. Raises ModelError."""
     if not path.is_file():
-        raise ModelError(f"model.weights: there is no file {path}")
+        folder = path if path.is_dir() else path.parent
+        others = sorted(file.name for file in folder.glob("*") if file.suffix in SUFFIXES)
+        near = f"; {folder} holds {', '.join(others[:6])}: name one of them" if others else ""
+        raise ModelError(f"model.weights: there is no file {path}{near}")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

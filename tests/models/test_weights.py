@@ -83,6 +83,9 @@ def test_files_without_weights(tmp_path):
     with pytest.raises(ModelError, match="there is no file"):
         weights.read_weights(tmp_path)
     (tmp_path / "noise.safetensors").write_bytes(b"\x00" * 40)
+    for absent in (tmp_path, tmp_path / "absent.pth"):
+        with pytest.raises(ModelError, match=r"holds noise\.safetensors"):
+            weights.read_weights(absent)
     with pytest.raises(ModelError, match="not a safetensors file"):
         weights.read_weights(tmp_path / "noise.safetensors")
     (tmp_path / "noise.pth").write_bytes(b"noise")

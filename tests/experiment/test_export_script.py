@@ -1,0 +1,122 @@
+"""An export says how to rebuild the network and how inputs are made: predict.py gives fedtl's own predictions without fedtl."""
+
+import csv
+import io
+import runpy
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fedtl.data.input_files import read_inputs
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.export_script import FILE, network_code
+from fedtl.experiment.predict import SiloModel, export_model
+from fedtl.experiment.run import run
+from fedtl.experiment.run_folder import RunFolder
+from fedtl.models.registry import model_spec
+
+RNG = np.random.default_rng(0)
+FEW = ["rounds=1", "engine.name=serial", "method.tune.epochs=1", "train.lr=0.01"]
+
+
+def exported(folder, path, *sets):
+    """The model of silo a after one round, and the folder with its export."""
+    settings = [*FEW, "data.silos=[]", f"data.path={path}", *sets]
+    done = RunFolder.create(folder / "run", load_experiment("digits", settings))
+    run(done.experiment(), done)
+    model = SiloModel(done, "a")
+    lines = export_model(model, folder / "out")
+    assert any(line.startswith(str(folder / "out" / FILE)) for line in lines), lines
+    return model, folder / "out" / FILE
+
+
+def printed(script, file, monkeypatch, capsys):
+    """What the script prints where fedtl cannot be imported."""
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "fedtl"]:
+            patch.setitem(sys.modules, name, None)
+        patch.setitem(sys.modules, "fedtl", None)
+        patch.setattr(sys, "argv", [str(script), str(file)])
+        capsys.readouterr()
+        runpy.run_path(str(script), run_name="__main__")
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def check(model, script, file, monkeypatch, capsys):
+    x, _ = read_inputs(file, model.experiment.data, model.inputs)
+    wanted = model.scores(x)
+    rows = printed(script, file, monkeypatch, capsys)
+    assert len(rows) == len(x)
+    if not model.classes:
+        np.testing.assert_allclose([float(row["prediction"]) for row in rows], wanted[:, 0], rtol=1e-4)
+        return
+    got = [[float(row[f"p({label})"]) for label in model.classes] for row in rows]
+    np.testing.assert_allclose(got, wanted.softmax(1), atol=2e-5)
+    assert [row["prediction"] for row in rows] == [model.classes[one] for one in wanted.argmax(1)]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_table_with_categories_and_empty_cells(task, tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    for silo in "ab":
+        lines = ["x,sex,z,label"]
+        for x, z in RNG.normal(size=(60, 2)):
+            label = 1000 + 30 * x if task == "regression" else "yes" if x > 0 else "no"
+            lines.append(f"{x:.4f},{RNG.choice(['f', 'm', ''])},{z:.4f},{label}".replace("0.1", ""))
+        (tmp_path / "data" / f"{silo}.csv").write_text("\n".join(lines) + "\n")
+    sets = ["data.source=table", 'data.categories={sex=["f","m"]}', "model.name=mlp", f"data.task={task}"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    file = tmp_path / "new.csv"
+    file.write_text("z,x,sex\n1.5,,f\n,2,m\n0.1,-3,\n")
+    (tmp_path / "ordered.csv").write_text("x,sex,z\n,f,1.5\n2,m,\n-3,,0.1\n")
+    check(model, script, tmp_path / "ordered.csv", monkeypatch, capsys)
+    other = printed(script, file, monkeypatch, capsys)  # its columns are found by name
+    assert other == printed(script, tmp_path / "ordered.csv", monkeypatch, capsys)
+
+
+def test_pictures(tmp_path, monkeypatch, capsys):
+    for silo in "ab":
+        for label in ("dark", "light"):
+            folder = tmp_path / "data" / silo / label
+            folder.mkdir(parents=True)
+            for number in range(12):
+                pixels = RNG.integers(0, 120, (9, 9, 3), np.uint8) + (130 if label == "light" else 0)
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    check(model, script, tmp_path / "data/a/light/3.png", monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("linear", (5,)),
+        ("convnet_gn", (1, 8, 8)),
+        ("digitmodel", (3, 8, 8)),
+        ("resnet18", (3, 32, 32)),
+        ("vit_tiny_patch16_224", (3, 32, 32)),
+        ("torchvision/mobilenet_v3_small", (3, 32, 32)),
+    ],
+)
+def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
+    plan = model_spec(name, shape, 0)
+    net = plan.net(3)
+    named = {plan.library_name(key): value.shape for key, value in net.state_dict().items()}
+    model = SimpleNamespace(
+        settings=SimpleNamespace(name=name),
+        shape=shape,
+        classes=("a", "b", "c"),
+        plan=plan,
+        nets=lambda: {"": net},
+    )
+    names = {"nn": nn}
+    lines = "\n    ".join(network_code(model).splitlines())
+    exec(f"from collections import OrderedDict\ndef network():\n    {lines}", names)
+    rebuilt = names["network"]()
+    assert {key: value.shape for key, value in rebuilt.state_dict().items()} == named
+    assert rebuilt.eval()(torch.zeros(2, *shape)).shape == (2, 3)
