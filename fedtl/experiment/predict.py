@@ -69,7 +69,13 @@ class SiloModel:
             raise DataError(
                 f"the inputs have shape {tuple(inputs.shape[1:])}, but the model was trained on {self.shape}"
             )
-        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        if len(broken := torch.nonzero(~scores.isfinite().all(1))):
+            raise DataError(
+                f"the model's outputs for {len(broken)} of {len(x)} rows are not finite (the first is row {int(broken[0])}); its "
+                "training diverged, or their values are far from those that it was trained on"
+            )
+        return scores
 
     def _adapting_scores(self, inputs: Tensor) -> Tensor:
         if not self.classes:

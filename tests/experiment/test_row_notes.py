@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from fedtl.cli import main
 from fedtl.experiment.config.load import load_experiment
 from fedtl.experiment.data_report import data_report
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.row_notes import row_notes
 from fedtl.report.data_tables import silo_lines
 from fedtl.simulation.shared_store import temporary_store
-from tests.commands import fedtl
 
 RNG = np.random.default_rng(0)
 PRIVATE = ["privacy.epsilon=3", "data.classes=['0','1']", "data.scale='none'", "data.columns=['v']"]
@@ -143,8 +144,8 @@ def test_the_command_prints_files_that_are_not_read(tmp_path):
                 Image.fromarray(pixels).save(tmp_path / "rows" / silo / kind / f"{number}.png")
     (tmp_path / "rows" / "a" / "cat" / "scan.dcm").touch()
     (tmp_path / "e.toml").write_text(f'[data]\nsource = "images"\npath = "{tmp_path / "rows"}"\n')
-    done = fedtl("data", tmp_path / "e.toml", "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
+    assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .dcm)"]
     assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
