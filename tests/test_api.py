@@ -111,7 +111,6 @@ def test_frames_may_have_columns_of_text_and_need_no_source():
         (BANKS, banks()["a"], "data is of type DataFrame"),
         (BANKS, {**banks(), "b": banks()["b"].drop(columns="income")}, "silo b has no column 'income'"),
         (BANKS, {**banks(), "b": banks()["b"].assign(age=1.0)}, "silo a has no column 'age'"),
-        (BANKS, {**banks(), "b": banks()["b"][["job", "income", "late"]]}, "in another order"),
         ({**BANKS, "train.lr": 0.1}, banks(), 'write {"train": {"lr": ...}}'),
     ],
 )
@@ -204,7 +203,7 @@ def test_arrays_tensors_and_frames_are_the_same_rows(finished, tmp_path):
     assert np.allclose(named.metrics, run.metrics, atol=1e-6)
     x = frames["one"].drop(columns="label")
     assert (named.model("one").predict(x) == run.model("one").predict(x.to_numpy())).all()
-    with pytest.raises(errors.DataError, match="differ in columns"):
+    with pytest.raises(errors.DataError, match="no column 'p'"):
         named.model("one").predict(x.rename(columns={"p": "z"}))
 
 

@@ -1,5 +1,6 @@
 """A silo's own model after a run, for predictions in Python."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,11 @@ class TrainedModel:
     def _rows(self, x: Any) -> np.ndarray:
         if not frame.is_frame(x):
             return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-        wanted = self._model.inputs.columns
-        columns, rows = frame.frame_inputs(x, self._model.experiment.data, "the DataFrame")
-        if columns != wanted:
-            different = sorted(set(columns) ^ set(wanted)) or ["the same columns in another order"]
-            raise DataError(f"the DataFrame and the model of {self.silo} differ in columns: {different[0]}")
+        model = self._model
+        known, settings = model.inputs.columns, model.experiment.data
+        rows, unread = frame.known_inputs(x, settings, known, "the DataFrame")
+        if unread:
+            warnings.warn(
+                f"columns that the model does not know are not read: {', '.join(unread)}", stacklevel=4
+            )
         return rows

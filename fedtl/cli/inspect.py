@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.table import Column, Table
 
-from fedtl.cli.options import Exp, Json, Set
+from fedtl.cli.options import Exp, Json, OptionalExp, Set
 from fedtl.cli.screen import out_console, print_json, print_line, print_table, say, warn
 
 if TYPE_CHECKING:
@@ -124,6 +124,25 @@ def lint(experiment: Exp, set_: Set = None, as_json: Json = False) -> None:
         raise typer.Exit(2)
 
 
+def _print_data(experiment: str, changes: Sequence[str], as_json: bool) -> None:
+    from fedtl.experiment.config.load import parse_settings, read_experiment
+    from fedtl.experiment.data_report import data_report
+    from fedtl.report.data_tables import data_table, silo_lines
+    from fedtl.simulation.shared_store import temporary_store
+
+    settings = parse_settings(read_experiment(experiment, list(changes)))
+    with temporary_store() as store:
+        report = data_report(settings, store)
+    if as_json:
+        print_json(report)
+        return
+    out_console.print(data_table(report))
+    for line in silo_lines(report):
+        print_line(line)
+    for note in report.notes:
+        print_line(f"Note: {note}", "yellow")
+
+
 def methods(as_json: Json = False) -> None:
     """
     List the federated methods and the loss terms that can be added to any method.
@@ -185,14 +204,21 @@ def models(as_json: Json = False) -> None:
         print_table("models", rows)
 
 
-def data(as_json: Json = False) -> None:
+def data(experiment: OptionalExp = None, set_: Set = None, as_json: Json = False) -> None:
     """
-    List the data sources, the values of data.source.
+    Print what is read of an experiment's data and what is not; without EXP, list the data sources.
 
-    Example: fedtl data
+    EXP is a TOML file, or the name of an included experiment (digits).
+    For each silo: its rows, how inputs are read, its labels, files and columns that are not read, missing cells, copies of rows and columns, and columns that a result should not depend on.
+    Nothing is trained. The output tells what the rows hold, with [privacy] too: it is for those who may see them.
+
+    Example: fedtl data hospitals.toml --set data.drop='["outcome"]'
     """
     from fedtl.data.registry import DATA
 
+    if experiment is not None:
+        _print_data(experiment, set_ or [], as_json)
+        return
     rows = [{"name": name, "about": source.about} for name, source in DATA.items()]
     if as_json:
         print_json(rows)

@@ -35,12 +35,14 @@ def predict(
     from fedtl.experiment.run_folder import RunFolder
 
     model = SiloModel(RunFolder.open(run), silo)
-    x, files = read_inputs(input, model.experiment.data, model.inputs)
-    lines = prediction_rows(model, model.scores(x, adapt == "tent"), files)
+    rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
+    if rows.unread:
+        say(f"note: columns that the model does not know are not read: {', '.join(rows.unread)}")
+    lines = prediction_rows(model, model.scores(rows.x, adapt == "tent"), rows.files)
     if adapt == "tent":
         lines = (line | {"adapted": adapt} for line in lines)
         say(
-            f"scale and shift were adapted to these {len(x)} rows (TENT; Wang et al., 2021): a prediction depends on all of them"
+            f"scale and shift were adapted to these {len(rows.x)} rows (TENT; Wang et al., 2021): a prediction depends on all of them"
         )
     if as_json:
         print_json(list(lines))

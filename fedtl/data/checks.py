@@ -7,11 +7,10 @@ import numpy as np
 from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Raw, parts_of
+from fedtl.data.source import MAX_FLOAT32, Array, Raw, parts_of
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
-MAX_FLOAT32 = np.float64(np.finfo(np.float32).max)
 
 
 def check_rows(raw: Raw, settings: DataSettings, silo: str, missing_values: bool) -> Raw:
@@ -117,10 +116,20 @@ def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
         raise DataError(
             f'silo {silo}: label {_first_odd_label(y)} is not a class; for values set data.task = "regression"'
         )
-    elif y.dtype.kind in "if" and (y < 0).any():
-        raise DataError(f"silo {silo}: label {y.min()} is out of range; class numbers start at 0")
+    elif y.dtype.kind in "if" and (below := _undeclared_below_zero(y, settings)):
+        raise DataError(
+            f"silo {silo}: {sum(label_texts(y).count(label) for label in below)} rows have the label {below[0]}, which can mean "
+            "that there is none; list all labels in data.classes to make it a class, or remove these rows"
+        )
     elif y.dtype.kind not in "if" and (missing := int((y.astype(str) == "").sum())):
         raise DataError(f"silo {silo}: {missing} of {len(y)} rows have no label; remove them")
+
+
+def _undeclared_below_zero(y: Array, settings: DataSettings) -> list[str]:
+    """Return the labels below zero that may stand for none: not declared ones, and not -1 where the only other label is 1."""
+    if not (y < 0).any() or np.isin(y, (-1, 1)).all():
+        return []
+    return sorted(set(label_texts(y[y < 0])) - set(settings.classes), key=int)
 
 
 def _first_odd_label(y: Array) -> str:

@@ -76,6 +76,13 @@ def order_columns(raw: Raw, settings: DataSettings, where: str) -> Raw:
         )
     if sorted(raw.columns) != sorted(expected):
         raise DataError(f"{where}: {_difference(raw.columns, expected)}")
+    return in_order(raw, expected)
+
+
+def in_order(raw: Raw, expected: Sequence[str]) -> Raw:
+    """Return the rows with the inputs in the order of ``expected``; as they are where these are not the names of all inputs."""
+    if raw.columns == tuple(expected) or sorted(raw.columns) != sorted(expected):
+        return raw
     order = [raw.columns.index(name) for name in expected]
 
     def ordered(x: Array) -> Array:
@@ -88,8 +95,15 @@ def order_columns(raw: Raw, settings: DataSettings, where: str) -> Raw:
     target_test = ordered_part(raw.target_test)
     if target is not None and target_test is not None and raw.target_to_split:
         target_test = replace(target_test, x=target)
-    train = replace(raw.train, x=ordered(raw.train.x))
-    return Raw(train, ordered_part(raw.val), ordered_part(raw.test), target, target_test, expected)
+    return replace(
+        raw,
+        train=replace(raw.train, x=ordered(raw.train.x)),
+        val=ordered_part(raw.val),
+        test=ordered_part(raw.test),
+        target=target,
+        target_test=target_test,
+        columns=tuple(expected),
+    )
 
 
 def column_numbers(x: Array) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from fedtl.data.origins import LEARNED, Origins
 class Dataset:
     """
     Rows with labels. ``x``: uint8 pixels [N, C, H, W], or floats. ``y`` [N]: class numbers, or values in the label's own
-    scale. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
+    unit, float64. ``units`` [N]: whose row each is, numbered from 0 in each set of rows; None: every row is a unit of its own.
     """
 
     x: Tensor
@@ -78,6 +78,19 @@ class SiloDataset:
         others = 0 if self.target is None else len(self.target)
         return len(self.train) + others if all_rows else len(self.train) or others
 
+    def scaled(self, values: Tensor) -> Tensor:
+        """
+        Return labels or scores in the scale of the losses: in regression (values - y_mean) / y_std, computed in float64
+        and then narrowed; class numbers and scores of classes as they are.
+        """
+        if self.classes:
+            return values
+        return ((values.double() - self.y_mean) / self.y_std).to(torch.get_default_dtype())
+
+    def in_label_unit(self, scores: Tensor) -> Tensor:
+        """Return scores in the label's own unit, in regression float64: the inverse of ``scaled``."""
+        return scores if self.classes else scores.double() * self.y_std + self.y_mean
+
     @property
     def width(self) -> int:
         """The number of outputs of the silo's head."""
@@ -93,10 +106,7 @@ def pool(silos: Sequence[SiloDataset]) -> SiloDataset:
     """Return the rows of all silos together; labels of a regression in each silo's own scale, as it trains on them."""
 
     def joined(parts: Sequence[Dataset]) -> Dataset:
-        y = [
-            part.y if silo.classes else (part.y - silo.y_mean) / silo.y_std
-            for part, silo in zip(parts, silos, strict=True)
-        ]
+        y = [silo.scaled(part.y) for part, silo in zip(parts, silos, strict=True)]
         return Dataset(torch.cat([part.x for part in parts]), torch.cat(y))
 
     targets = [silo.target for silo in silos if silo.target is not None]

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from fedtl.data.csv_files import has_decimal_comma
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Part, Raw
+from fedtl.data.source import MAX_FLOAT32, Array, Part, Raw
 from fedtl.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_CATEGORIES = 20  # that a message proposes for a column of text
-MAX_FLOAT32 = np.finfo(np.float32).max
 COLUMNS_WITH_A_USE = ("label", "silo_column", "domain_column", "unit_column", "split_column")
 PARTS = ("train", "val", "test")  # the values of a split column
 
@@ -100,12 +100,14 @@ def _parts_by_column(
 
 def input_columns(frame: "pd.DataFrame", settings: DataSettings) -> list[str]:
     """Return the columns that become inputs: those of ``data.columns``, or all that have no other use."""
-    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE}
+    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | set(settings.drop)
     return settings.columns or [str(column) for column in frame.columns if column not in other_use]
 
 
 def frame_inputs(frame: "pd.DataFrame", settings: DataSettings, where: str) -> tuple[tuple[str, ...], Array]:
-    """Return the names of the inputs and their values [N, inputs]: float32, NaN where missing. Raises DataError."""
+    """Return the names of the inputs and their values [N, inputs]: float64, NaN where missing. Raises DataError."""
+    for name in settings.drop:
+        column_of(frame, name, where, "data.drop")
     names = input_columns(frame, settings)
     if not names:
         raise DataError(f"{where} has no column besides {settings.label!r}")
@@ -117,10 +119,39 @@ def frame_inputs(frame: "pd.DataFrame", settings: DataSettings, where: str) -> t
         if name in settings.categories:
             inputs |= _indicators(column, settings.categories[name], settings, where)
         elif settings.by_record:
-            inputs[str(name)] = _numbers_by_cell(column).astype(np.float32)
+            inputs[str(name)] = _numbers_by_cell(column, settings)
         else:
             inputs[str(name)] = _numbers(column, where)
     return tuple(inputs), np.stack(list(inputs.values()), 1)
+
+
+def known_inputs(
+    frame: "pd.DataFrame", settings: DataSettings, columns: Sequence[str], where: str
+) -> tuple[Array, list[str]]:
+    """
+    Return the values [N, inputs] of the inputs ``columns`` of a model, in its order, and the names of columns that it does not
+    know and that are not read. Raises DataError for a column that is missing.
+    """
+    names = list(dict.fromkeys(_column_of_input(name, settings) for name in columns))
+    if lacking := [name for name in names if name not in frame.columns]:
+        raise DataError(
+            f"{where} has no column {lacking[0]!r}; the model needs {', '.join(names)}, and it has "
+            f"{', '.join(map(str, frame.columns[:12]))}"
+        )
+    own = settings.model_copy(update={"columns": names, "drop": []})
+    made, x = frame_inputs(frame, own, where)
+    other_use = {getattr(settings, key) for key in COLUMNS_WITH_A_USE} | {*names, *settings.drop}
+    unread = [str(column) for column in frame.columns if column not in other_use]
+    return x[:, [made.index(name) for name in columns]], unread
+
+
+def _column_of_input(name: str, settings: DataSettings) -> str:
+    """Return the column that an input is made of: "sex" for "sex=f"."""
+    column, _, value = name.partition("=")
+    while column not in settings.categories and "=" in value:  # a name may have this mark itself
+        more, _, value = value.partition("=")
+        column = f"{column}={more}"
+    return column if value in settings.categories.get(column, ()) else name
 
 
 def column_of(frame: "pd.DataFrame", name: str, where: str, key: str) -> "pd.Series":
@@ -148,7 +179,7 @@ def _indicators(
             f"{where}: {column.name} holds {sorted(unknown)[0]!r}, not in data.categories.{column.name} = {categories}"
         )
     return {
-        f"{column.name}={category}": np.array([cell == spell(category) for cell in cells], np.float32)
+        f"{column.name}={category}": np.array([cell == spell(category) for cell in cells], np.float64)
         for category in categories
     }
 
@@ -159,35 +190,37 @@ def _numbers(column: "pd.Series", where: str) -> Array:
 
     present = column.dropna()
     if not len(present):
-        return np.full(len(column), np.nan, np.float32)
+        return np.full(len(column), np.nan)
     if not pd.api.types.is_numeric_dtype(column):
         raise DataError(f"{where}: {_text_problem(present)}")
     values = np.asarray(column.to_numpy(np.float64, na_value=np.nan))
     if count := int((np.abs(values) > MAX_FLOAT32).sum()):
         raise DataError(f"{where}: {column.name} holds {count} infinite values; leave such cells empty")
-    return values.astype(np.float32)
+    return values
 
 
 def _text_problem(present: "pd.Series") -> str:
     """Return what is wrong with a column that should hold numbers, and what to do."""
     texts = [cell for cell in present if not _is_number(cell)]
     categories = sorted(map(_spelled, present.unique()))
-    if len(texts) < len(present) / 2:
+    if texts and all(has_decimal_comma(str(cell)) for cell in texts):
+        advice = 'if the comma is a decimal mark, set data.decimal = ","'
+    elif len(texts) < len(present) / 2:
         advice = "leave such cells empty: empty cells are missing values"
     elif len(categories) > MAX_CATEGORIES:
-        advice = (
-            f"with {len(categories)} different values; list the columns to use, without it, in data.columns"
-        )
+        advice = f"with {len(categories)} different values; list it in data.drop, or the columns to use in data.columns"
     else:
         advice = f"declare data.categories.{present.name} = {categories}, or list the columns to use in data.columns"
     example = _spelled([*texts, present.iloc[0]][0])
     return f"{present.name} holds text ({example!r}) in {len(texts)} of {len(present)} rows; {advice}"
 
 
-def _numbers_by_cell(column: "pd.Series") -> Array:
+def _numbers_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     """Return each cell as a number, NaN if it is not one that float32 can hold; no cell changes how another is read."""
     import pandas as pd
 
+    if settings.decimal == "," and not pd.api.types.is_numeric_dtype(column):
+        column = column.str.replace(".", "?").str.replace(",", ".")  # a point is not part of such a number
     values: Array = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return np.where(np.abs(values) <= MAX_FLOAT32, values, np.nan)
 
@@ -213,9 +246,9 @@ def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     """Return each label by itself; NaN or "" for a cell that is empty, or not a number where numbers are needed."""
     if settings.task == "regression":
-        return _numbers_by_cell(column)
+        return _numbers_by_cell(column, settings)
     if settings.positive_above is not None:
-        values = _numbers_by_cell(column)
+        values = _numbers_by_cell(column, settings)
         return np.where(np.isnan(values), "", (values > settings.positive_above).astype(int).astype(str))
     missing = column.isna()
     return np.array(

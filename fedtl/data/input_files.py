@@ -1,50 +1,78 @@
 """Inputs without labels, from one file or folder: what a model is asked about, or what an experiment declares public."""
 
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedtl.data import frame, images, table
+from fedtl.data.formats import advice_on
 from fedtl.data.preprocess import Inputs
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array
 from fedtl.errors import DataError
 
 
+@dataclass(frozen=True)
+class NewRows:
+    """Rows ``x`` as a source stores them, the ``files`` of images, and the columns of a table that are ``unread``."""
+
+    x: Array
+    files: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
 def read_inputs(
-    path: Path, settings: DataSettings, inputs: Inputs, key: str = "--input"
-) -> tuple[Array, list[str]]:
+    path: Path, settings: DataSettings, inputs: Inputs, shape: Sequence[int], key: str = "--input"
+) -> NewRows:
     """
-    Return new rows, and for images the name of each file. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or
-    Parquet table with the columns of training, an image, or a folder of images. ``key``: what names the path, for messages.
-    Raises DataError.
+    Return new rows. ``path``: an .npz (array ``x`` or ``test_x``), an .npy, a CSV or Parquet table with the columns of training
+    in any order, an image, or a folder of images. ``shape``: of one input of the model, which decides whether images are read
+    as grey or RGB. ``key``: what names the path, for messages. Raises DataError.
     """
     if not path.exists():
         raise DataError(f"{key}: {path} does not exist")
-    if path.suffix in (".npz", ".npy"):
-        try:
-            loaded: Any = np.load(path, allow_pickle=False)
-            if path.suffix == ".npy":
-                return np.asarray(loaded), []
-            key = next(key for key in ("x", "test_x") if key in loaded.files)
-            return np.asarray(loaded[key]), []
-        except (ValueError, OSError, StopIteration) as error:
-            raise DataError(f"{key}: {path} has no array named x or test_x ({error or 'neither'})") from error
-    if path.suffix in table.SUFFIXES:
-        columns, x = frame.frame_inputs(table.load_frame(str(path)), settings, str(path))
-        if columns != inputs.columns:
-            differing = sorted(set(columns) ^ set(inputs.columns)) or ["the same in another order"]
-            raise DataError(
-                f"{key}: {path} has other columns than the model: {differing[0]}; the model needs {', '.join(inputs.columns)}"
-            )
-        return x, []
+    suffix = path.suffix.lower()
+    if suffix in (".npz", ".npy"):
+        return NewRows(_rows_of_arrays(path, inputs, key))
+    if suffix in table.SUFFIXES:
+        rows = table.load_frame(str(path), settings)
+        x, unread = frame.known_inputs(rows, settings, inputs.columns, f"{key}: {path}")
+        return NewRows(x, (), tuple(unread))
     files = (
         [path]
         if path.is_file()
         else sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
     )
     if not files or files[0].suffix.lower() not in images.SUFFIXES:
-        raise DataError(f"{key}: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images")
+        raise DataError(
+            f"{key}: {path} is not an .npz, .npy, .csv, .parquet, image or folder of images{advice_on(path)}"
+        )
     names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
-    return images.load_images(files, inputs.size, inputs.channels), names
+    channels = shape[0] if len(shape) == 3 and shape[0] in (1, 3) else inputs.channels
+    return NewRows(images.load_images(files, inputs.size, channels), tuple(names))
+
+
+def _rows_of_arrays(path: Path, inputs: Inputs, key: str) -> Array:
+    """Return the rows of an .npy or .npz file; columns that an array ``columns`` names are put in the model's order."""
+    try:
+        loaded: Any = np.load(path, allow_pickle=False)
+        if path.suffix.lower() == ".npy":
+            return np.asarray(loaded)
+        name = next(name for name in ("x", "test_x") if name in loaded.files)
+        x = np.asarray(loaded[name])
+        names = loaded["columns"].reshape(-1).tolist() if "columns" in loaded.files else []
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, StopIteration) as error:
+        raise DataError(
+            f"{key}: {path} has no array x or test_x of plain numbers ({error or 'neither'})"
+        ) from error
+    if x.ndim != 2 or not names or not inputs.columns:
+        return x
+    if lacking := [column for column in inputs.columns if column not in names]:
+        raise DataError(
+            f"{key}: {path} has no column {lacking[0]!r}; the model needs {', '.join(inputs.columns)}"
+        )
+    return x[:, [names.index(column) for column in inputs.columns]]

@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedtl._util.labels import NO_LABEL
 from fedtl.data.dataset import Dataset
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array, Raw, parts_of
+from fedtl.data.source import Array, Raw, finite_numbers, parts_of
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
@@ -36,16 +35,32 @@ def merge_labels(label_sets: Iterable[Sequence[str]]) -> tuple[str, ...]:
     return tuple(sorted(union))
 
 
+def spelled_alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    """
+    Return labels that may be one label in several spellings, each group sorted: equal but for case, blanks, _ and -, a full stop
+    at the end, or as numbers.
+    """
+    groups: dict[str, set[str]] = {}
+    for label in labels:
+        groups.setdefault(_plain_spelling(label), set()).add(label)
+    return sorted(tuple(sorted(group)) for group in groups.values() if len(group) > 1)
+
+
+def _plain_spelling(label: str) -> str:
+    try:
+        return repr(float(label))
+    except ValueError:
+        return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label.casefold().strip().rstrip(".").strip())
+
+
 def label_numbers(y: Array, classes: tuple[str, ...], settings: DataSettings) -> Tensor:
     """
-    Return what a model is trained to give, [N]: class numbers (int64), or in regression the values (float32).
+    Return what a model is trained to give, [N]: class numbers (int64), or in regression the values (float64).
 
     With ``settings.by_record`` a label that is not in ``classes``, or not a finite number, becomes NO_LABEL or NaN.
     """
     if settings.task == "regression":
-        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, and so NaN
-            values = y.astype(np.float32) if y.dtype.kind in "uifb" else np.full(len(y), np.nan, np.float32)
-        return torch.from_numpy(np.where(np.isfinite(values), values, np.float32(np.nan)))
+        return torch.from_numpy(finite_numbers(y))
     number = {label: index for index, label in enumerate(classes)}
     if settings.by_record:
         return torch.tensor([number.get(label, NO_LABEL) for label in label_texts(y)], dtype=torch.int64)

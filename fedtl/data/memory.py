@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedtl.data import frame, npz
 from fedtl.data.checks import check_rows
+from fedtl.data.columns import in_order
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Raw
 from fedtl.errors import ConfigError, DataError
@@ -53,7 +54,8 @@ def rows_in_memory(silos: Mapping[str, Any], settings: DataSettings) -> tuple[Da
         if name not in silos:
             raise ConfigError(f"data.silos: there are no rows of silo {name!r}; there are {', '.join(silos)}")
         raws[name] = _stored(silos[name], settings, name)
-    return settings, raws
+    first = next(iter(raws.values())).columns
+    return settings, {name: in_order(raw, first) for name, raw in raws.items()}
 
 
 def _stored(rows: Any, settings: DataSettings, name: str) -> Raw:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedtl.data.columns import column_numbers, order_columns
+from fedtl.data.columns import column_numbers, in_order, order_columns
+from fedtl.data.formats import advice_on
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, Part, Raw
 from fedtl.errors import DataError
@@ -22,7 +23,7 @@ ABOUT = "a folder of <silo>.npz files: train_x, train_y, test_x, test_y; images 
 def silos(settings: DataSettings) -> Sequence[str]:
     names = sorted(path.stem for path in Path(settings.path).glob("*.npz"))
     if not names:
-        raise DataError(f"data.path: no <silo>.npz file in {settings.path}")
+        raise DataError(f"data.path: no <silo>.npz file in {settings.path}{advice_on(Path(settings.path))}")
     return names
 
 
@@ -33,10 +34,34 @@ def read(settings: DataSettings, name: str) -> Raw:
         with zipfile.ZipFile(path):  # np.load would take any other file for a pickle, and report that
             pass
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            arrays = {key: _array(archive, key, path) for key in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as plain arrays: {error}") from error
-    return rows_of_arrays(arrays, settings, str(path))
+    raw = rows_of_arrays(arrays, settings, str(path))
+    return raw if settings.columns else in_order(raw, _first_columns(settings))
+
+
+def _first_columns(settings: DataSettings) -> tuple[str, ...]:
+    """Return the names in the array ``columns`` of the first silo, which all silos are read in; () without one."""
+    try:
+        with np.load(Path(settings.path) / f"{silos(settings)[0]}.npz", allow_pickle=False) as archive:
+            names = archive["columns"] if "columns" in archive.files else np.empty(0, str)
+    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile):  # refused when it is read itself
+        return ()
+    return tuple(map(str, names.reshape(-1).tolist()))
+
+
+def _array(archive: Mapping[str, Array], key: str, path: Path) -> Array:
+    """Return one array of a file. Raises DataError for one of Python objects, which are never loaded: they can run code."""
+    try:
+        return archive[key]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise DataError(
+            f"{path} cannot be read: the array {key} holds Python objects, which fedtl does not load; save it as numbers or texts: "
+            f"numpy.array({key}.tolist()), with all rows of one length"
+        ) from error
 
 
 def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: str) -> Raw:
@@ -83,12 +108,26 @@ def _column_names(
     return names
 
 
+def _one_label(y: Array, name: str) -> str:
+    """Return how to save one label for each row of ``y`` [N, K]."""
+    one_hot = y.dtype.kind in "uifb" and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all()
+    if one_hot:
+        return f"it is one-hot: save {name}_y.argmax(1)"
+    return f"save one column, such as {name}_y[:, 0]"
+
+
 def _part(arrays: Mapping[str, Array], name: str, where: str, unit: str) -> Part | None:
     x, y = arrays.get(f"{name}_x"), arrays.get(f"{name}_y")
     if x is None and y is None:
         return None
     if x is None or y is None:
         raise DataError(f"{where} has only one of {name}_x and {name}_y; add the other")
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim == 2:
+        raise DataError(
+            f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}, and fedtl predicts one label; {_one_label(y, name)}"
+        )
     if x.ndim not in (2, 3, 4) or y.ndim != 1 or len(x) != len(y):
         raise DataError(
             f"{where}: {name}_x is {x.shape} and {name}_y is {y.shape}; expected N images or rows, and N labels"

@@ -1,6 +1,8 @@
 """Prepares the stored rows of one silo: its training data and, separate from it, its test set."""
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,13 +53,11 @@ class Prepared:
 def silo_names(settings: DataSettings) -> list[str]:
     """Return the silos that the experiment uses, late ones included, public ones not. Raises ConfigError or DataError."""
     available = _available(settings)
-    for name in available:
-        if not SILO_NAME.fullmatch(name):
-            raise DataError(f"silo {name!r}: a name has at most 64 characters: letters, digits and . _ + -")
     fractions = settings.label_fraction if isinstance(settings.label_fraction, dict) else {}
     public = [name for name in settings.public if ":" not in name]
     lists = {
         "silos": settings.silos,
+        "silos_except": settings.silos_except,
         "late": settings.late,
         "unlabelled": settings.unlabelled,
         "public": public,
@@ -69,7 +69,8 @@ def silo_names(settings: DataSettings) -> list[str]:
                     f"data.{key}: there is no silo {name!r}; there are {', '.join(available[:12])}"
                 )
     chosen = {*settings.silos, *settings.late}
-    return [name for name in available if name not in public and (not settings.silos or name in chosen)]
+    left_out = {*public, *settings.silos_except}
+    return [name for name in available if name not in left_out and (not settings.silos or name in chosen)]
 
 
 def _available(settings: DataSettings) -> list[str]:
@@ -77,7 +78,44 @@ def _available(settings: DataSettings) -> list[str]:
     if settings.partition is not None:
         _divided_set(settings)
         return partition_names(settings.partition)
-    return list(DATA[settings.source].silos(settings))
+    return list(names_in_source(DATA[settings.source].silos(settings), settings))
+
+
+def names_in_source(stored: Sequence[str], settings: DataSettings) -> dict[str, str]:
+    """
+    Return by the name of each silo its name in the source, which may have blanks and accents: "Zürich West" is the silo
+    Zurich_West. Raises DataError for a name that cannot be changed so, and for two that become the same.
+    """
+    names: dict[str, str] = {}
+    for one in stored:
+        name = _plain_name(one) if DATA[settings.source].needs_path else one
+        if not SILO_NAME.fullmatch(name):
+            raise DataError(
+                f"silo {one!r}: a name has at most 64 characters: letters, digits and . _ + -; rename it in the data"
+            )
+        if name in names:
+            raise DataError(
+                f"the silos {names[name]!r} and {one!r} would both be named {name}; rename one in the data"
+            )
+        names[name] = one
+    return names
+
+
+def _plain_name(stored: str) -> str:
+    """Return a silo's name without accents, and with _ in the place of what a name cannot have."""
+    if SILO_NAME.fullmatch(stored):
+        return stored
+    ascii_text = unicodedata.normalize("NFKD", stored).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", ascii_text).strip("_")
+
+
+def _stored_name(settings: DataSettings, name: str) -> str:
+    """Return the silo's name in the source. A site's own file need not list silos: its name is as it is."""
+    try:
+        stored = DATA[settings.source].silos(settings)
+    except DataError:  # the source says what is wrong when it reads the rows
+        return name
+    return {_plain_name(one): one for one in stored}.get(name, name)
 
 
 def _divided_set(settings: DataSettings) -> str:
@@ -95,7 +133,8 @@ def read_silo(settings: DataSettings, name: str) -> Raw:
     """Return one silo's stored rows, checked. Raises DataError."""
     source = DATA[settings.source]
     if settings.partition is None:
-        return check_rows(source.read(settings, name), settings, name, source.missing_values)
+        stored = _stored_name(settings, name) if source.needs_path else name
+        return check_rows(source.read(settings, stored), settings, name, source.missing_values)
     whole = _divided_set(settings)
     raw = check_rows(source.read(settings, whole), settings, whole, source.missing_values)
     return silo_rows(raw, settings.partition, name, whole)

@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from fedtl.data.constants import bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import Array
+from fedtl.data.source import Array, finite_numbers
 from fedtl.errors import DataError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-MAX_FLOAT32 = np.finfo(np.float32).max
-MIN_STD = 1e-8  # a column that varies less is taken to be constant, and is not scaled
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,26 @@ class Inputs:
             x = x if self.size == "native" else _resize(x, int(self.size))
         if _is_pixels(x):
             return x
-        with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, and so missing
-            x = x.astype(np.float32)
-        if self.mean:
-            x = self._scaled(x)
-        return np.asarray(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0), np.float32)
+        scaled = np.empty(x.shape, np.float32)
+        for start in range(0, len(x), ROWS_AT_ONCE):  # float64 needs twice the memory
+            rows = slice(start, start + ROWS_AT_ONCE)
+            scaled[rows] = self._scaled(finite_numbers(x[rows]))
+        return scaled
 
     def _scaled(self, x: Array) -> Array:
-        def by_column(constants: Sequence[float]) -> Array:
-            return np.array(constants, np.float32).reshape((1, -1, 1, 1) if x.ndim == 4 else (1, -1))
+        """Return float32 for rows of float64, NaN where a value is missing."""
 
-        x = np.where(np.isfinite(x), x, by_column(self.fill))
-        if self.low:
-            x = x.clip(by_column(self.low), by_column(self.high))
-        return (x - by_column(self.mean)) / by_column(self.std)
+        def by_column(constants: Sequence[float]) -> Array:
+            return np.array(constants, np.float64).reshape((1, -1, 1, 1) if x.ndim == 4 else (1, -1))
+
+        if self.mean:
+            x = np.where(np.isnan(x), by_column(self.fill), x)
+            if self.low:
+                x = x.clip(by_column(self.low), by_column(self.high))
+            x = (x - by_column(self.mean)) / by_column(self.std)
+        with np.errstate(over="ignore"):
+            narrow = x.astype(np.float32)
+        return np.nan_to_num(narrow, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSettings, silo: str) -> Inputs:
@@ -82,7 +87,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
     if settings.scale != "silo":
         return _from_file(inputs, x, settings, silo)
     if settings.task == "regression":
-        labels = _missing_as_nan(y)
+        labels = finite_numbers(y)
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
         inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
@@ -142,9 +147,9 @@ def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) ->
 def _values_by_column(x: Array, settings: DataSettings) -> Array:
     """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
     if x.ndim == 2:
-        return _missing_as_nan(x).astype(np.float32)
+        return finite_numbers(x)
     channels = _with_channels(x, settings.channels).swapaxes(0, 1)
-    return _missing_as_nan(channels.reshape(len(channels), -1).T)
+    return finite_numbers(channels.reshape(len(channels), -1).T)
 
 
 def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
@@ -156,26 +161,23 @@ def _fit_columns(values: Array) -> tuple[tuple[float, ...], tuple[float, ...], t
     from sklearn.impute import SimpleImputer  # takes a second to import, and only learned constants need it
 
     imputer = SimpleImputer(strategy="median", keep_empty_features=True)
-    filled = imputer.fit_transform(values.astype(np.float64))
-    mean, std = _mean_and_std(filled.astype(values.dtype))  # a fill value is rounded where it is filled in
+    mean, std = _mean_and_std(imputer.fit_transform(values))
     return tuple(imputer.statistics_.tolist()), mean, std
 
 
 def _mean_and_std(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each column of ``values`` [N, columns]; a deviation of 1 for a constant."""
+    """
+    Return mean and standard deviation of each column of ``values`` [N, columns], float64; a deviation of 1 for a constant: one
+    that varies no more than rounding makes it vary (scikit-learn's limit), which depends on the column's own size.
+    """
     from sklearn.preprocessing import StandardScaler
 
+    # Divided by powers of two, which change no digit, into -1..1: no square overflows or vanishes, and no deviation is 1.
+    sizes = np.frexp(np.abs(values).max(0, initial=0.0))[1]
     # Column after column in memory, each is summed in the order in which numpy sums it: the same numbers to the bit.
-    scaler = StandardScaler().fit(np.asfortranarray(values, np.float64))
-    std = np.sqrt(scaler.var_)
-    return tuple(scaler.mean_.tolist()), tuple(np.where(std > MIN_STD, std, 1.0).tolist())
-
-
-def _missing_as_nan(values: Array) -> Array:
-    """Return ``values`` with NaN for what is not a number that float32 can hold."""
-    if values.dtype.kind not in "uifb":
-        return np.full(values.shape, np.nan)
-    return values if values.dtype.kind != "f" else np.where(np.abs(values) <= MAX_FLOAT32, values, np.nan)
+    scaler = StandardScaler().fit(np.asfortranarray(np.ldexp(values, -sizes), np.float64))
+    std = np.where(scaler.scale_ == 1.0, 1.0, np.ldexp(np.sqrt(scaler.var_), sizes))
+    return tuple(np.ldexp(scaler.mean_, sizes).tolist()), tuple(std.tolist())
 
 
 def _is_pixels(x: Array) -> bool:

@@ -1,5 +1,6 @@
 """The keys of the ``[data]`` table, once: an experiment and a site's ``silo.toml`` are composed of the parts below."""
 
+import codecs
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -17,6 +18,15 @@ def printable(text: str) -> str:
     return text
 
 
+def known_encoding(name: str) -> str:
+    """Return ``name`` if Python has this encoding of text."""
+    try:
+        codecs.lookup(name)
+    except LookupError as error:
+        raise ValueError('must be an encoding of text, such as "utf-8", "cp1252" or "utf-16"') from error
+    return name
+
+
 Name = Annotated[str, AfterValidator(printable)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
@@ -29,7 +39,8 @@ class RowSettings(Settings):
     ``classes``: every label that can occur. ``scale``: "silo" (constants learned from the silo's training rows), "none", the
     path of a TOML file of constants, or, under ``[privacy]``, "dp": mean and standard deviation are released with noise, and
     ``bounds`` gives for each column, or channel by number, ``[low, high]`` or ``[low, high, fill]``; "*" stands for all
-    columns that are not named. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
+    columns that are not named. ``delimiter``, ``decimal`` and ``encoding``: how a CSV file is written. ``drop``: columns of a
+    table that are not read. ``val`` and ``test``: shares of the rows. ``limit``: the most training rows; 0: all.
     """
 
     source: str = "digits"
@@ -38,6 +49,10 @@ class RowSettings(Settings):
     silo_column: str = ""
     domain_column: str = ""
     target_domain: str = ""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
+    drop: list[Name] = []
     classes: list[Name] = []
     scale: str = "silo"
     bounds: dict[str, list[Number]] = {}
@@ -81,7 +96,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
     ``[data]`` of an experiment: every key with its default. ``path`` is absolute once an experiment is loaded.
 
-    ``silos``: those that take part; []: all. ``late``: those that join after the last round, with ``shots`` rows;
+    ``silos``: those that take part; []: all but ``silos_except``. ``late``: those that join after the last round, with ``shots`` rows;
     ``late_head``: how the head of such a silo is fitted, where heads stay at home: "trained", with one in closed form beside
     it, or "ridge": in closed form only.
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
@@ -96,6 +111,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     """
 
     silos: list[str] = []
+    silos_except: list[str] = []
     late: list[str] = []
     shots: int = Field(20, ge=1)
     late_head: Literal["trained", "ridge"] = "trained"

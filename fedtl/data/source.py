@@ -8,6 +8,7 @@ import numpy as np
 from fedtl.data.settings import DataSettings
 
 Array = np.ndarray
+MAX_FLOAT32 = np.float64(np.finfo(np.float32).max)  # an array of float16 is compared with it in float64
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Raw:
     """
     The stored rows of one silo. Parts that the source does not give are split off the training rows later. ``target``:
     inputs of the second domain, without labels. ``columns``: names of a table's columns, () for images.
+    ``unread``: a line for each thing that lies beside the rows and was not read.
     """
 
     train: Part
@@ -41,11 +43,23 @@ class Raw:
     target: Array | None = None
     target_test: Part | None = None
     columns: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def target_to_split(self) -> bool:
         """Whether ``target`` and ``target_test`` are the same rows, of which some still have to be kept for testing."""
         return self.target_test is not None and self.target is self.target_test.x
+
+
+def finite_numbers(values: Array) -> Array:
+    """
+    Return the values as float64, NaN for what is not a number that float32 can hold. Numbers are narrowed to float32 only once
+    they are standardised: a time stamp or another large value would lose its digits.
+    """
+    if values.dtype.kind not in "uifb":
+        return np.full(values.shape, np.nan)
+    numbers = values.astype(np.float64)
+    return np.where(np.abs(numbers) <= MAX_FLOAT32, numbers, np.nan)
 
 
 def parts_of(raw: Raw) -> dict[str, Part]:

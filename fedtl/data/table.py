@@ -1,13 +1,15 @@
 """CSV or Parquet files: one file per silo, or one file with a column that names the silo."""
 
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedtl.data import frame
-from fedtl.data.frame import column_of, rows_of_frame
+from fedtl.data.columns import Column, in_order
+from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
+from fedtl.data.formats import advice_on
+from fedtl.data.frame import COLUMNS_WITH_A_USE, column_of, rows_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
@@ -35,10 +37,16 @@ def silos(settings: DataSettings) -> Sequence[str]:
             raise DataError(
                 f"{path}: {missing} rows have no value in {settings.silo_column!r}; name their silo or remove them"
             )
+        words = column.isin(MISSING_WORDS - set(_declared_words(settings)[settings.silo_column]))
+        if words.any():
+            raise DataError(
+                f"{path}: {int(words.sum())} rows have {settings.silo_column} = {column[words].iloc[0]!r}, which can mean that "
+                "there is none; list the silos in data.silos to make it one, or remove these rows"
+            )
         return sorted(map(str, column.unique()))
-    names = sorted(entry.stem for entry in path.iterdir() if entry.suffix in SUFFIXES)
+    names = sorted(entry.stem for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
     if not names:
-        raise DataError(f"data.path: no {' or '.join(SUFFIXES)} file in {path}")
+        raise DataError(f"data.path: no {' or '.join(SUFFIXES)} file in {path}{advice_on(path)}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"data.path: {path} has silo {twice[0]} both as .csv and as .parquet; remove one")
     return names
@@ -47,12 +55,31 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     rows, where = _rows_of(settings, name)
-    return rows_of_frame(rows, settings, where)
+    raw = rows_of_frame(_with_missing_words(rows, settings, where), settings, where)
+    return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
+
+
+def _first_inputs(settings: DataSettings, raw: Raw) -> Sequence[str]:
+    """Return the names of the inputs of the first file, in whose order all files of a folder are read."""
+    path = Path(settings.path)
+    if not path.is_dir():
+        return raw.columns
+    first = frame.input_columns(_rows_of(settings, silos(settings)[0])[0], settings)
+    return [
+        name for column in first for name in Column(column, tuple(settings.categories.get(column, ()))).inputs
+    ]
 
 
 def input_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that become inputs, in the order of its file. Raises DataError."""
     return frame.input_columns(_rows_of(settings, name)[0], settings)
+
+
+def unused_columns(settings: DataSettings, name: str) -> list[str]:
+    """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
+    rows = _rows_of(settings, name)[0]
+    used = {*frame.input_columns(rows, settings), *(getattr(settings, key) for key in COLUMNS_WITH_A_USE)}
+    return [str(column) for column in rows.columns if column not in used]
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
@@ -72,53 +99,84 @@ def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
         return whole[column.map(str) == name], f"{path}, silo {name}"
     if not path.is_dir():
         return _load(path, settings), str(path)
-    for suffix in SUFFIXES:
-        if (file := path / f"{name}{suffix}").exists():
+    for file in sorted(path.iterdir()):
+        if file.stem == name and file.suffix.lower() in SUFFIXES:
             return _load(file, settings), str(file)
     raise DataError(f"data.path: no file for silo {name} in {path}")
 
 
 def _load(path: Path, settings: DataSettings) -> "pd.DataFrame":
-    """Return the file. With ``by_record``, cells of a CSV stay text; otherwise one cell decides how its column is read."""
-    return load_frame(str(path), settings.by_record)
+    return load_frame(str(path), settings)
 
 
-def load_frame(path: str, as_text: bool = False) -> "pd.DataFrame":
+def load_frame(path: str, settings: DataSettings) -> "pd.DataFrame":
     """
-    Return the whole file; it is read again only after it changed, since every silo of one file asks for it. ``as_text``:
-    keep the cells of a CSV as text. Raises DataError.
+    Return the whole file; it is read again only after it changed, since every silo of one file asks for it. With
+    ``by_record``, cells of a CSV stay text; otherwise one cell decides how its column is read. Raises DataError.
     """
     try:
         stat = Path(path).stat()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    return _parse(path, stat.st_mtime_ns, stat.st_size, as_text)
+    literal = frozenset(_declared_words(settings))
+    dialect = Dialect(settings.delimiter, settings.decimal, settings.encoding, literal, settings.by_record)
+    return _parse(path, stat.st_mtime_ns, stat.st_size, dialect)
 
 
 @lru_cache(maxsize=4)
-def _parse(path: str, changed: int, size: int, as_text: bool) -> "pd.DataFrame":
+def _parse(path: str, changed: int, size: int, dialect: Dialect) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        if path.endswith(".parquet"):
-            table = pd.read_parquet(path)
-        else:
-            table = _csv_as_text(path) if as_text else pd.read_csv(path, low_memory=False)
+        if path.lower().endswith(".parquet"):
+            return pd.read_parquet(path)
+        checked = check_csv(path, dialect)
+        return pd.read_csv(
+            checked.source,
+            sep=dialect.delimiter,
+            decimal=dialect.decimal,
+            encoding=dialect.encoding,
+            low_memory=False,
+            index_col=False,
+            dtype=str if dialect.as_text else None,
+            keep_default_na=False,
+            na_values=checked.missing,
+        )
     except ImportError as error:
         raise DataError(f"{path}: Parquet needs pyarrow: pip install 'fedtl[parquet]'") from error
-    except (ValueError, OSError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
-    header = str(table.columns[0]) if len(table.columns) == 1 else ""
-    if separators := [mark for mark in ";\t|" if mark in header]:
-        raise DataError(f"{path}: its columns seem to be separated by {separators[0]!r}; fedtl reads commas")
-    return table
 
 
-def _csv_as_text(path: str) -> "pd.DataFrame":
-    """Read without an index column: otherwise an extra comma in the first row would move the cells of all rows."""
-    import pandas as pd
+def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
+    """
+    Return by column the words that the settings declare as its values. In these columns a word such as "None" is one of them
+    if it is declared, and a missing value otherwise.
+    """
+    words: dict[str, Sequence[str]] = dict(settings.categories)
+    if settings.task == "classification" and settings.positive_above is None:
+        words[settings.label] = settings.classes
+    if settings.silo_column:
+        words[settings.silo_column] = [*settings.silos, *settings.late, *settings.silos_except]
+    return words
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pd.errors.ParserWarning)
-        return pd.read_csv(path, low_memory=False, dtype=str, index_col=False)
+
+def _with_missing_words(frame: "pd.DataFrame", settings: DataSettings, where: str) -> "pd.DataFrame":
+    """
+    Return the rows of a CSV, with a missing value for each word such as "None" that is not declared. Raises DataError for
+    one in the place of a label, where it could be either.
+    """
+    for name, declared in _declared_words(settings).items():
+        if name not in frame.columns or name == settings.silo_column:
+            continue
+        words = frame[name].isin(MISSING_WORDS - set(declared))
+        if not words.any():
+            continue
+        if name == settings.label and not settings.by_record and not settings.target_domain:
+            raise DataError(
+                f"{where}: {int(words.sum())} of {len(words)} rows have the label {frame[name][words].iloc[0]!r}, which can mean "
+                "that there is none; list all labels in data.classes to make it one, or remove these rows"
+            )
+        frame = frame.assign(**{name: frame[name].mask(words)})
+    return frame

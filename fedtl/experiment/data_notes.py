@@ -1,10 +1,11 @@
 """Notes about rows that are accepted, but that a reader of the result should know of."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from fedtl.data.labels import merge_labels
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import DataSchema
+from fedtl.experiment.row_notes import by_silo, row_notes
 from fedtl.methods.base import Method, own_labels
 
 
@@ -19,31 +20,18 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
             f"the {partition.silos} silos are simulated: one set of rows, divided by Dirichlet shares so that their {differ} "
             f"differ (data.partition: alpha = {partition.alpha:g}, seed = {partition.seed})"
         )
+    yield from row_notes(experiment, schema)
     if experiment.privacy is not None:
         return
     others = {*experiment.model.pretrain_on, *experiment.data.unlabelled}
     silos = {name: silo for name, silo in schema.silos.items() if name not in others}
     single = {name: sorted(silo.trained) for name, silo in silos.items() if len(silo.trained) == 1}
-    if experiment.data.task == "classification" and (listed := _by_silo(single)):
+    if experiment.data.task == "classification" and (listed := by_silo(single)):
         yield f"all training rows of some silos have one label ({listed}); trained on them alone, a model gives it to every row"
     if own_labels(method) and experiment.data.task == "classification":
         every = frozenset[str]().union(*(silo.trained for silo in silos.values()))
         lacking = {name: merge_labels([sorted(every - silo.trained)]) for name, silo in silos.items()}
-        if listed := _by_silo(lacking):
+        if listed := by_silo(lacking):
             yield f"some silos have no row with a label of the others ({listed}); where their heads stay at home, their models cannot predict it"
-    if listed := _by_silo({name: silo.empty for name, silo in silos.items()}):
+    if listed := by_silo({name: silo.empty for name, silo in silos.items()}):
         yield f"some silos have no value in a column ({listed}); this input is constant there"
-
-
-def _by_silo(lacking: Mapping[str, Sequence[str]], most: int = 3) -> str:
-    """Return "north: 'a', 'b'; south: 'a'", with at most ``most`` silos and values each; "" where no silo lacks any."""
-    lacking = {name: values for name, values in lacking.items() if values}
-    silos = [
-        f"{name}: {_first([repr(value) for value in values], most, ', ')}" for name, values in lacking.items()
-    ]
-    return _first(silos, most, "; ")
-
-
-def _first(texts: Sequence[str], most: int, separator: str) -> str:
-    rest = len(texts) - most
-    return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])

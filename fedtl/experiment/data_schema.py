@@ -1,12 +1,15 @@
 """Shapes, columns and labels of all silos, read before anything is trained, and whether they fit one model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
 from fedtl.data import prepare
+from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
+from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
@@ -17,7 +20,8 @@ from fedtl.experiment.config.schema import Experiment
 class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
-    the columns without any value in these rows; not looked up where rows must be prepared independently of each other.
+    the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
+    independently of each other. ``unread``: what lies beside the rows and was not read.
     """
 
     shape: tuple[int, ...]
@@ -26,13 +30,16 @@ class SiloSchema:
     trained: frozenset[str]
     rows: int
     empty: tuple[str, ...] = ()
+    facts: RowFacts = NO_FACTS
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DataSchema:
-    """The schema of each silo, by name."""
+    """The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many."""
 
     silos: Mapping[str, SiloSchema]
+    common: tuple[tuple[str, str, int], ...] = ()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -55,17 +62,24 @@ class DataSchema:
         return frozenset().union(*(silo.trained for silo in self.silos.values()))
 
 
-def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None = None) -> DataSchema:
+def read_data_schema(
+    experiment: Experiment, read: Callable[[str], Raw] | None = None, look: bool = False
+) -> DataSchema:
     """
-    Return the schema of every silo. ``read``: returns a silo's rows. Raises ConfigError or DataError.
+    Return the schema of every silo. ``read``: returns a silo's rows. ``look``: look up facts about rows that must be prepared
+    independently of each other, too, for a person who may see them. Raises ConfigError or DataError.
     """
     settings = experiment.data
     names = prepare.silo_names(settings)
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
+    hashes: dict[str, frozenset[int]] = {}
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
+        facts = NO_FACTS
+        if look or not settings.by_record:
+            facts, hashes[name] = row_facts(raw, settings, hides_labels(settings, name))
         silos[name] = SiloSchema(
             prepare.input_shape(raw, settings),
             raw.columns,
@@ -73,9 +87,18 @@ def read_data_schema(experiment: Experiment, read: Callable[[str], Raw] | None =
             frozenset() if unlabelled else frozenset(label_texts(raw.train.y)),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
+            facts,
+            raw.unread,
         )
         _check_same_inputs(names[0], name, silos)
-    return DataSchema(silos)
+    return DataSchema(silos, tuple(common_rows(hashes)))
+
+
+def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
+    """Yield each pair of silos with rows in common, and how many."""
+    for one, other in combinations(hashes, 2):
+        if count := len(hashes[one] & hashes[other]):
+            yield one, other, count
 
 
 def _empty_columns(raw: Raw) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The rows of a silo that takes no part in training, from the [data] table of an experiment's file."""
 
 from fedtl.data import prepare
+from fedtl.data.columns import in_order
 from fedtl.data.prepare import Prepared
 from fedtl.data.registry import DATA
 from fedtl.data.settings import InputSettings
@@ -47,9 +48,9 @@ def new_silo_name(backbone: Backbone, experiment: Experiment, wanted: str | None
 def read_new_silo(backbone: Backbone, experiment: Experiment, name: str) -> Prepared:
     """Return the prepared rows, with the silo's own labels. Raises DataError where its inputs do not fit the model."""
     settings = experiment.data
-    raw = prepare.read_silo(settings, name)
+    raw = in_order(prepare.read_silo(settings, name), backbone.columns)
     if raw.columns and backbone.columns and raw.columns != backbone.columns:
-        differing = sorted(set(raw.columns) ^ set(backbone.columns)) or ["the same in another order"]
+        differing = sorted(set(raw.columns) ^ set(backbone.columns))
         raise DataError(
             f"silo {name} has other columns than the model: {differing[0]}; the model needs {', '.join(backbone.columns)}"
         )

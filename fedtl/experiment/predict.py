@@ -58,7 +58,13 @@ class SiloModel:
         cannot adapt.
         """
         inputs = self.prepared(x)
-        return self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        scores = self._adapting_scores(inputs) if tent else self.final.scores(self.trainer, inputs, self.data)
+        if len(broken := torch.nonzero(~scores.isfinite().all(1))):
+            raise DataError(
+                f"the model's outputs for {len(broken)} of {len(x)} rows are not finite (the first is row {int(broken[0])}); its "
+                "training diverged, or their values are far from those that it was trained on"
+            )
+        return scores
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""

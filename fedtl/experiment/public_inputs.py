@@ -46,7 +46,7 @@ def _inputs_of(experiment: Experiment, schema: DataSchema, entry: str) -> Tensor
     settings, columns = experiment.data, next(iter(schema.silos.values())).columns
     if rest:
         known = Inputs(settings.size, settings.channels, columns)
-        x, _ = read_inputs(Path(rest), settings, known, "data.public")
+        x = read_inputs(Path(rest), settings, known, schema.shape, "data.public").x
     else:
         raw = prepare.read_silo(settings, entry)
         x, columns = raw.train.x, raw.columns

@@ -57,7 +57,9 @@ def write_ensemble(folder: RunFolder, members: Sequence[RunFolder]) -> None:
         if any(not torch.equal(first[key], other[key]) for other in others for key in ("ids", "y")):
             raise ValueError(f"{name}: the members of an ensemble have different test rows")
         scores = averaged([test["scores"] for test in tests], results[0].task == "classification")
-        silos[name] = _tested(folder, name, own.train, own.val, {**first, "scores": scores.float()})
+        silos[name] = _tested(
+            folder, name, own.train, own.val, {**first, "scores": scores.to(first["scores"].dtype)}
+        )
     seconds = sum(result.seconds for result in results)
     folder.write_json("result.json", _result(results[0], "local ensemble", silos, seconds))
 

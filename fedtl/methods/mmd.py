@@ -27,12 +27,13 @@ class MaximumMeanDiscrepancy(PerBatch):
     def loss(self, out: Forward) -> Tensor:
         target = out.batch.domain > 0
         f = out.features
+        f = f - f.detach().mean(0)  # distances do not change, but squares of features far from 0 would cancel
         if min(int(target.sum()), int((~target).sum())) < 2:
             return f.sum() * 0
         square = f.pow(2).sum(1)
         distance = (square[:, None] + square[None] - 2 * f @ f.T).clamp_min(0)
         n = len(f)
-        bandwidth = (distance.detach().sum() / (n * n - n)).clamp_min(1e-12)
+        bandwidth = (distance.detach().sum() / (n * n - n)).clamp_min(torch.finfo(f.dtype).tiny)
         kernel = torch.stack([torch.exp(-distance / (w * bandwidth)) for w in WIDTHS]).mean(0)
         sign = torch.where(target, -1.0 / target.sum(), 1.0 / (~target).sum()).to(f.dtype)
         return self.weight * (sign @ kernel @ sign)

@@ -144,8 +144,7 @@ def _stack(net: Net, states: Sequence[State]) -> Net:
 def _gather(trainer: Trainer, silos: Sequence[Silo]) -> Dataset:
     """All training rows on the device, x [K, N, ...] and y [K, N], small silos padded. Pixels stay bytes."""
     x = pad_sequence([silo.data.train.x for silo in silos], batch_first=True)
-    datasets = [silo.data for silo in silos]
-    y = [data.train.y if data.classes else (data.train.y - data.y_mean) / data.y_std for data in datasets]
+    y = [silo.data.scaled(silo.data.train.y) for silo in silos]
     return Dataset(x.to(trainer.device), pad_sequence(y, batch_first=True).to(trainer.device))
 
 

@@ -110,7 +110,7 @@ class HomeSite:
 
 def scores_in_loss(scores: Tensor, data: SiloDataset) -> Tensor:
     """Return a model's scores in the scale in which losses see them: in regression not in the label's own unit."""
-    return scores if data.classes else (scores - data.y_mean) / data.y_std
+    return data.scaled(scores)
 
 
 def features_by(trainer: "Trainer", state: State, rows: Dataset, data: SiloDataset) -> LabelledFeatures:

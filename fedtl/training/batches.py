@@ -22,9 +22,7 @@ def to_inputs(x: Tensor, device: torch.device) -> Tensor:
 
 def make_batch(data: SiloDataset, rows: Tensor, target_rows: Tensor | None, device: torch.device) -> Batch:
     """Return the batch of these rows of the silo, and of these of its second domain; values of regression are scaled."""
-    x, y = data.train.x[rows], data.train.y[rows]
-    if not data.classes:
-        y = (y - data.y_mean) / data.y_std
+    x, y = data.train.x[rows], data.scaled(data.train.y[rows])
     domain, numbers = torch.zeros(len(rows)), rows
     if target_rows is not None and data.target is not None:
         unlabelled = torch.full((len(target_rows),), NO_LABEL if data.classes else torch.nan, dtype=y.dtype)

@@ -23,7 +23,7 @@ def scores_of(net: Net, x: Tensor, data: SiloDataset, device: torch.device, dtyp
     with precision.autocast_for(dtype, device):
         chunks = [net(to_inputs(part, device)).float().cpu() for part in x.split(ROWS_AT_ONCE) if len(part)]
     scores = torch.cat(chunks) if chunks else torch.empty(0, data.width)
-    return scores if data.classes else scores * data.y_std + data.y_mean
+    return data.in_label_unit(scores)
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def labelled_features(
     net: Net, rows: Dataset, data: SiloDataset, device: torch.device, dtype: str
 ) -> LabelledFeatures:
     """Return the features of the net's body for the rows that have a label."""
-    y = rows.y if data.classes else (rows.y - data.y_mean) / data.y_std
+    y = data.scaled(rows.y)
     known = y.isfinite() if y.is_floating_point() else y != NO_LABEL
     return LabelledFeatures(features_of(net, rows.x[known], device, dtype), y[known])
 

@@ -77,8 +77,11 @@ def margin(scores: Tensor) -> np.ndarray:
 
 
 def correct(scores: Tensor, y: Tensor) -> Tensor:
-    """Return whether each row's highest score is that of its class [N]; its mean is the accuracy."""
-    return scores.argmax(1) == y
+    """
+    Return whether each row's highest score is that of its class [N]; its mean is the accuracy. A row with a score that
+    is NaN or infinite is wrong: the highest would be any class. Minus infinity is the logarithm of 0.
+    """
+    return (scores.argmax(1) == y) & (scores < torch.inf).all(1)
 
 
 def quick(scores: Tensor, y: Tensor) -> dict[str, float]:

@@ -130,3 +130,63 @@ def test_a_path_without_folders_is_refused(tmp_path):
     for path in (tmp_path, file):
         with pytest.raises(DataError, match="data.path"):
             silos(settings(path))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_the_orientation_of_a_camera_is_followed(tmp_path, orientation, suffix):
+    """The same picture by another tag: stored turned or mirrored as the standard says, and shown upright."""
+    picture = np.zeros((8, 16), np.uint8)
+    picture[:4, :8] = 240
+    stored = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.T,
+        6: np.rot90(picture, 1),
+        7: picture.T[::-1, ::-1],
+        8: np.rot90(picture, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    assert np.abs(load_images([path], "native", 1)[0].astype(int) - picture).max() < 30
+
+
+def test_a_class_without_a_readable_file_is_refused(tmp_path):
+    two_classes(tmp_path / "a")
+    (tmp_path / "a" / "none").mkdir()
+    for number in range(3):
+        (tmp_path / "a" / "none" / f"{number}.dcm").touch()
+    save(GREY, tmp_path, "a", "none", "patient", "0.png")
+    with pytest.raises(DataError, match="none of its 4 files") as error:
+        read(settings(tmp_path), "a")
+    assert "3 .dcm, 1 .png in folders below" in str(error.value)
+    assert len(read(settings(tmp_path, by_record=True), "a").train.y) == 4
+
+
+def test_what_is_not_read_is_counted(tmp_path):
+    two_classes(tmp_path / "a" / "train")
+    two_classes(tmp_path / "a" / "test")
+    assert read(settings(tmp_path), "a").unread == ()
+    for name in ("notes.txt", "scan.dcm", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "a" / "train" / "cat" / name).touch()
+    save(GREY, tmp_path, "a", "train", "9.png")
+    save(GREY, tmp_path, "a", "more", "cat", "9.png")
+    (tmp_path / "a" / "test" / "bird").mkdir()
+    unread = "; ".join(read(settings(tmp_path), "a").unread)
+    for part in ("2 files of train/cat", "1 .dcm, 1 .txt", "1 images of train", "test/bird", "more beside"):
+        assert part in unread
+
+
+def test_gif_and_palettes_are_read_and_several_pages_refused(tmp_path):
+    picture = Image.fromarray(RED).quantize(4)
+    picture.save(tmp_path / "a.gif")
+    assert (load_images([tmp_path / "a.gif"], "native", "native")[0, 0, 0] == (250, 0, 0)).all()
+    for suffix in ("tif", "gif", "png"):
+        path = tmp_path / f"b.{suffix}"
+        Image.fromarray(GREY).save(path, save_all=True, append_images=[Image.fromarray(GREY // 2)])
+        with pytest.raises(DataError, match="holds 2 images"):
+            load_images([path], "native", "native")

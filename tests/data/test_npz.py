@@ -104,3 +104,32 @@ def test_a_single_array_under_the_name_of_an_archive_is_refused(tmp_path):
     with (tmp_path / "a.npz").open("wb") as file:
         np.save(file, X)
     refused(tmp_path, r"a\.npz cannot be read")
+
+
+def test_one_column_of_labels_is_a_list_of_labels_and_more_are_refused(tmp_path):
+    x = np.zeros((6, 3))
+    assert read(write(tmp_path, train_x=x, train_y=Y[:, None]), "a").train.y.tolist() == Y.tolist()
+    write(tmp_path, train_x=x, train_y=np.eye(3)[Y])
+    refused(tmp_path, "it is one-hot")
+    write(tmp_path, train_x=x, train_y=np.ones((6, 3)))
+    refused(tmp_path, "save one column")
+
+
+def test_an_array_of_objects_is_named_and_never_loaded(tmp_path):
+    write(tmp_path, train_x=np.zeros((6, 3)), train_y=np.array(["a", "b"] * 3, object))
+    refused(tmp_path, "array train_y holds")
+
+
+def test_columns_are_put_in_the_order_of_the_first_silo(tmp_path):
+    x = np.arange(18.0).reshape(6, 3)
+    np.savez(tmp_path / "a.npz", train_x=x, train_y=Y, columns=["p", "q", "r"])
+    np.savez(tmp_path / "b.npz", train_x=x[:, [2, 0, 1]], train_y=Y, columns=["r", "p", "q"])
+    raw = read(settings(tmp_path), "b")
+    assert raw.columns == ("p", "q", "r")
+    assert np.array_equal(raw.train.x, x)
+
+
+def test_other_formats_are_named(tmp_path):
+    (tmp_path / "a.mat").touch()
+    with pytest.raises(DataError, match=r"scipy\.io\.loadmat"):
+        silos(settings(tmp_path))

@@ -124,10 +124,8 @@ def test_labels_of_a_regression_stay_values():
     y = np.linspace(1, 5, 40)
     settings = DataSettings(task="regression")
     one = prepare_silo(Raw(Part(rows(40).x, y), columns=("x",)), settings, "s", 0, (), frozenset())
-    assert one.data.train.y.dtype == torch.float32
-    assert torch.allclose(
-        one.evaluation_set.test.y, torch.tensor(y[one.evaluation_set.ids.numpy()], dtype=torch.float32)
-    )
+    assert one.data.train.y.dtype == torch.float64
+    assert torch.equal(one.evaluation_set.test.y, torch.tensor(y[one.evaluation_set.ids.numpy()]))
     trained = one.data.train.y.double().numpy()
     assert one.inputs.y_mean == pytest.approx(trained.mean(), abs=1e-5)
 
@@ -231,7 +229,7 @@ def test_parts_that_leave_nothing_to_train_on_are_refused():
         do(Raw(rows(4), columns=("x",)), DataSettings(test=0.9, val=0))
 
 
-@pytest.mark.parametrize("name", ["a b", ".hidden", "é", "x" * 65, "-x"])
+@pytest.mark.parametrize("name", ["()", ".hidden", "東京", "x" * 65, "-x"])
 def test_names_that_are_no_file_names_are_refused(name, tmp_path):
     with pytest.raises(DataError, match="64 characters"):
         silo_names(stored(tmp_path, f"{name}", **change()))
@@ -294,7 +292,7 @@ def test_many_small_silos(shared_data, data, task, silos, total):
         raw, one = ready(settings, name)
         counts.append(len(raw.train.y) + len(raw.test.y))
         assert torch.isfinite(one.data.train.x).all()
-        assert one.data.train.y.dtype == (torch.int64 if task == "classification" else torch.float32)
+        assert one.data.train.y.dtype == (torch.int64 if task == "classification" else torch.float64)
         assert replace(one.evaluation_set, target=None).test.x.shape[1] == one.data.train.x.shape[1]
     assert sum(counts) == total
 
@@ -342,3 +340,38 @@ def test_rows_of_a_second_domain_are_split_by_the_task_too():
     raw = replace(raw, target=second, target_test=Part(second, y))
     one = do(raw)
     assert int(one.evaluation_set.target.y.sum()) == 1  # of 5 events among 40 rows, in 8 test rows
+
+
+def test_labels_of_minus_one_and_one_are_two_classes(tmp_path):
+    y = np.array([-1, 1] * 10)
+    np.savez(tmp_path / "a.npz", train_x=np.zeros((20, 2)), train_y=y)
+    settings = DataSettings(source="npz", path=str(tmp_path))
+    one = ready(settings, "a")[1]
+    assert one.data.classes == ("-1", "1")
+    assert one.data.train.y.bincount().tolist() == [7, 7]
+    np.savez(tmp_path / "a.npz", train_x=np.zeros((20, 2)), train_y=y + (y > 0))
+    with pytest.raises(DataError, match="10 rows"):
+        read_silo(settings, "a")
+    declared = settings.model_copy(update={"classes": ["-1", "2"]})
+    assert ready(declared, "a")[1].data.classes == ("-1", "2")
+
+
+def test_names_with_blanks_and_accents_are_changed_and_clashes_refused(tmp_path):
+    table = "site,v,label\n" + "General Motors,1,0\nZürich,2,1\n" * 4
+    path = tmp_path / "all.csv"
+    path.write_text(table, encoding="utf-8")
+    settings = DataSettings(source="table", path=str(path), silo_column="site")
+    assert silo_names(settings) == ["General_Motors", "Zurich"]
+    assert read_silo(settings, "Zurich").train.x.tolist() == [[2]] * 4
+    path.write_text(table.replace("Zürich", "General-Motors").replace("-", "/"), encoding="utf-8")
+    with pytest.raises(DataError, match="General_Motors"):
+        silo_names(settings)
+
+
+def test_silos_can_be_left_out(tmp_path):
+    for name in "abc":
+        np.savez(tmp_path / f"{name}.npz", train_x=np.zeros((20, 2)), train_y=np.arange(20) % 2)
+    settings = DataSettings(source="npz", path=str(tmp_path), silos_except=["b"])
+    assert silo_names(settings) == ["a", "c"]
+    with pytest.raises(ConfigError, match="data.silos_except"):
+        silo_names(settings.model_copy(update={"silos_except": ["x"]}))

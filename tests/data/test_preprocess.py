@@ -216,13 +216,15 @@ def test_many_rows_are_resized_like_few():
 
 
 def constants_in_numpy(values):
-    """Fill value, mean and standard deviation of one column, as fedtl computed them before scikit-learn did."""
-    present = values[~np.isnan(values)].astype(np.float64)
+    """Fill value, mean and standard deviation of one column in float64."""
+    values = values.astype(np.float64)
+    present = values[~np.isnan(values)]
     if not len(present):
         return 0.0, 0.0, 1.0
     fill = float(np.median(present))
-    filled = np.where(np.isnan(values), fill, values).astype(np.float64)
-    return fill, float(filled.mean()), float(filled.std()) if filled.std() > 1e-8 else 1.0
+    filled = np.where(np.isnan(values), fill, values)
+    constant = filled.std() <= len(filled) * abs(filled.mean()) * np.finfo(float).eps
+    return fill, float(filled.mean()), 1.0 if constant else float(filled.std())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -248,7 +250,7 @@ def test_constants_of_real_data_are_those_of_numpy_to_the_bit(name, key, shared_
     for silo in silo_names(settings)[:5]:
         train = read_silo(settings, silo).train
         inputs = fit_inputs(train.x, train.y, (), settings, silo)
-        columns = train.x.astype(np.float32).T if train.x.ndim == 2 else [train.x.reshape(-1)]
+        columns = train.x.T if train.x.ndim == 2 else [train.x.reshape(-1)]
         expected = [] if train.x.dtype == np.uint8 else [constants_in_numpy(column) for column in columns]
         assert list(zip(inputs.fill, inputs.mean, inputs.std, strict=True)) == expected
 

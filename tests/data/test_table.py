@@ -41,8 +41,8 @@ def test_a_folder_with_one_file_per_silo(tmp_path):
     assert csv.columns == parquet.columns == ("age", "sex=f", "sex=m", "bp")
     expected = [[50, 1, 0, 120], [np.nan, 0, 1, 130], [61, 0, 0, np.nan], [40, 1, 0, 110.5]]
     for raw in (csv, parquet):
-        assert raw.train.x.dtype == np.float32
-        assert np.array_equal(raw.train.x, np.array(expected, np.float32), equal_nan=True)
+        assert raw.train.x.dtype == np.float64
+        assert np.array_equal(raw.train.x, np.array(expected, np.float64), equal_nan=True)
         assert raw.train.y.tolist() == [0, 1, 0, 1]
 
 
@@ -199,8 +199,8 @@ def test_files_that_cannot_be_parsed_are_named(tmp_path, content):
 def test_a_file_that_changed_is_read_again(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("v\n1\n")
-    assert load_frame(str(path)).v.tolist() == [1]
-    assert load_frame(str(path)) is load_frame(str(path))
+    assert load_frame(str(path), DataSettings()).v.tolist() == [1]
+    assert load_frame(str(path), DataSettings()) is load_frame(str(path), DataSettings())
     path.write_text("v\n2\n")
     os.utime(path, ns=(1, 1))
-    assert load_frame(str(path)).v.tolist() == [2]
+    assert load_frame(str(path), DataSettings()).v.tolist() == [2]

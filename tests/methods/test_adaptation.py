@@ -83,6 +83,17 @@ def finite_differences(function, at, size=1e-5):
     return slopes
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e4])
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_mmd_does_not_depend_on_where_the_features_lie(offset, scale):
+    generator = torch.Generator().manual_seed(0)
+    s, t = torch.randn(16, 64, generator=generator), torch.randn(16, 64, generator=generator) + 0.5
+    features, domain = (torch.cat([s, t]) + offset) * scale, torch.arange(32).ge(16).float()
+    loss = float(MaximumMeanDiscrepancy().loss(forward_of(features, domain)))
+    assert loss == pytest.approx(numpy_mmd(features.double().numpy(), domain.numpy(), 1.0)[0], abs=1e-5)
+    assert loss == pytest.approx(0.126, abs=1e-3)
+
+
 @pytest.mark.parametrize("term", [MaximumMeanDiscrepancy(), Coral()])
 def test_the_same_rows_in_both_domains_have_distance_zero(term):
     rows = drawn(6, 0)[0]

@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from fedtl._util.records import from_plain, to_plain
 from fedtl.results.metrics import Measured, WorstSilo
-from fedtl.training.metrics import CLASSIFICATION, REGRESSION, means, measure, quick, worst_of
+from fedtl.training.metrics import CLASSIFICATION, REGRESSION, correct, means, measure, quick, worst_of
 
 TWO = torch.tensor([[2.0, 1.0], [0.0, 1.0], [1.0, 3.0], [0.5, 0.2]])
 
@@ -112,3 +112,9 @@ def test_a_mean_and_a_worst_value_name_their_number_of_silos():
         {"silo": "a", "auc": 0.5, "silos": 2},
         {},
     ]
+
+
+def test_a_row_without_finite_scores_is_wrong_whatever_its_class():
+    scores = torch.tensor([[torch.nan, torch.nan], [torch.inf, 0.0], [2.0, -torch.inf], [0.0, torch.nan]])
+    for label in (0, 1):
+        assert correct(scores, classes(*[label] * 4)).tolist() == [False, False, label == 0, False]

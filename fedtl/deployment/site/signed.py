@@ -86,6 +86,9 @@ class DataTerms(RowSettings):
     scale_file: Annotated[str, Bound("the file of data.scale", same)]
 
 
+LATER_KEYS = ("delimiter", "decimal", "encoding", "drop")  # of [data], after fedtl 0.1.0
+
+
 class SignedTerms(Settings):
     """
     ``records``: training rows, or units where the privacy unit is a column. ``metrics`` and ``rows``: which metrics leave,
@@ -119,7 +122,12 @@ class SignedTerms(Settings):
 
     @property
     def hash(self) -> str:
-        return sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        """The hash of the terms, without keys that a later version added and that have their default."""
+        plain = self.model_dump()
+        for key in LATER_KEYS:
+            if plain["data"][key] == DataTerms.model_fields[key].default:
+                del plain["data"][key]
+        return sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

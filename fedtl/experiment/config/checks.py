@@ -183,6 +183,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
     lists: dict[str, Sequence[Any]] = {"data.silos": data.silos, "data.late": data.late}
     lists |= {
         "data.columns": data.columns,
+        "data.drop": data.drop,
         "data.classes": data.classes,
         "data.unlabelled": data.unlabelled,
         "data.public": data.public,
@@ -206,6 +207,16 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
     for key in ("silo_column", "domain_column", "split_column", "positive_above", "categories"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
+    for key in ("delimiter", "decimal", "encoding", "drop"):
+        tables = TABLES if key == "drop" else ("table",)
+        if data.source not in tables and getattr(data, key) != type(data).model_fields[key].default:
+            yield f'data.{key} is a setting of source "table", not of {data.source!r}'
+    if data.delimiter == data.decimal == "," and not data.path.lower().endswith(".parquet"):
+        yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
+    if data.drop and data.columns:
+        yield "data.drop and data.columns both say which columns are read; remove one of them"
+    if data.silos and data.silos_except:
+        yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
         yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):

@@ -1,0 +1,135 @@
+"""
+Reads a CSV file as it is written: every row has the fields that the header names, or the file is refused with the line.
+
+pandas alone would shift the columns of rows that are longer than the header, and fill up those that are shorter.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedtl.errors import DataError
+
+SEPARATORS = ";\t|,"
+# Words that pandas reads as a missing value.
+MISSING_WORDS = frozenset(
+    {
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>"),
+        *("N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """
+    How a file is written. ``literal``: the columns in which a word such as "None" is kept as it is; in all others it is a
+    missing value. ``as_text``: keep every cell as text, and let no row decide whether the others can be read.
+    """
+
+    delimiter: str = ","
+    decimal: str = "."
+    encoding: str = "utf-8"
+    literal: frozenset[str] = frozenset()
+    as_text: bool = False
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """``source``: the path, or the text with empty cells in the place of odd rows. ``missing``: by column, what a missing value is."""
+
+    source: str | io.StringIO
+    missing: Mapping[str, Sequence[str]]
+
+
+def check_csv(path: str, dialect: Dialect) -> CheckedFile:
+    """
+    Return what pandas is to read. With ``dialect.as_text`` a row with more or fewer fields than the header becomes empty cells;
+    otherwise it is refused. Raises DataError.
+    """
+    try:
+        names, odd = _check_rows(path, dialect)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not {dialect.encoding} text (byte {error.object[error.start]:#x}); set data.encoding, such as "
+            '"cp1252" (Windows, Latin-1) or "utf-16"'
+        ) from error
+    except (csv.Error, UnicodeError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from error
+    missing = {name: [""] if name in dialect.literal else ["", *MISSING_WORDS] for name in names}
+    return CheckedFile(_without_odd_rows(path, dialect, len(names)) if odd else path, missing)
+
+
+def _rows(path: str, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Yield the fields of each row that is not blank, the header's first, with the number of its line in the file."""
+    csv.field_size_limit(sys.maxsize)
+    encoding = "utf-8-sig" if dialect.encoding.lower() in ("utf-8", "utf8") else dialect.encoding
+    with Path(path).open(encoding=encoding, newline="") as file:
+        rows = csv.reader(file, delimiter=dialect.delimiter)
+        for fields in rows:
+            if fields and (len(fields) > 1 or fields[0].strip()):
+                yield rows.line_num, fields
+
+
+def _check_rows(path: str, dialect: Dialect) -> tuple[list[str], int]:
+    """Return the names of the columns as pandas gives them, and how many rows have another number of fields."""
+    rows = _rows(path, dialect)
+    header = next(rows, (0, []))[1]
+    if not header:
+        raise DataError(f"{path} cannot be read: it is empty")
+    if len(header) == 1 and (marks := [mark for mark in SEPARATORS if mark in header[0]]):
+        raise DataError(
+            f"{path}: its columns seem to be separated by {marks[0]!r}; set data.delimiter = {_quoted(marks[0])}"
+            f"{_decimal_advice(rows, marks[0])}"
+        )
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}; rename or remove one of them")
+    odd = 0
+    for line, fields in rows:
+        if len(fields) == len(names):
+            continue
+        if not dialect.as_text:
+            raise DataError(f"{path} line {line}: {_difference(fields, names)}")
+        odd += 1
+    return names, odd
+
+
+def _difference(fields: Sequence[str], names: Sequence[str]) -> str:
+    """Return by what a row differs from the header, and what to do."""
+    text = f"{len(fields)} fields, but the header names {len(names)} columns"
+    if len(fields) < len(names):
+        return f"{text}; complete the row, with an empty cell for a missing value, or remove it"
+    if not any(fields[len(names) :]):
+        return f"{text}; remove the separator at the end of the rows, or add one to the header"
+    if len(fields) == len(names) + 1:
+        return f"{text}; if the first cell is the row's number or name, give it a name in the header; quote a cell that holds the separator"
+    return f"{text}; quote a cell that holds the separator"
+
+
+def _decimal_advice(rows: Iterator[tuple[int, list[str]]], mark: str) -> str:
+    """Return the advice to set ``data.decimal``, where the first row after the header has a decimal comma."""
+    cells = ",".join(next(rows, (0, []))[1]).split(mark)
+    return ' and data.decimal = ","' if any(has_decimal_comma(cell) for cell in cells) else ""
+
+
+def has_decimal_comma(cell: str) -> bool:
+    """Return whether the cell is a number with a comma in the place of the point."""
+    left, comma, right = cell.strip().strip('"').lstrip("+-").partition(",")
+    return bool(comma) and left.isdigit() and right.isdigit()
+
+
+def _quoted(mark: str) -> str:
+    return '"\\t"' if mark == "\t" else f'"{mark}"'
+
+
+def _without_odd_rows(path: str, dialect: Dialect, width: int) -> io.StringIO:
+    """Return the file's text, with empty cells in the place of rows with another number of fields."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=dialect.delimiter)
+    writer.writerows(fields if len(fields) == width else [""] * width for _, fields in _rows(path, dialect))
+    text.seek(0)
+    return text

@@ -1,0 +1,195 @@
+"""
+What a reader of a result should know of one silo's stored rows: copies, running numbers, columns that give the answer away.
+
+Nothing here decides anything. Rows are compared by hashes, which are kept in memory alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedtl.data.labels import label_texts
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Array, Raw, finite_numbers
+
+SENTINELS = (
+    -999.0,
+    -9999.0,
+    -99.0,
+    -9.0,
+    999.0,
+    9999.0,
+    99999.0,
+)  # numbers that often stand for a missing value
+ROWS_LOOKED_AT = 2000  # for what a sample of the rows shows, spread evenly
+COLUMNS_LOOKED_AT = 200
+NEARLY = 0.99  # the AUC or rank correlation from which a column nearly determines the label
+FEW_VALUES = 20  # of a column; with fewer rows or values, little can be said of it
+CHANCE = 10  # columns of fewer different values give the same row by chance
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """
+    ``repeated``: training rows that have the inputs of an earlier one, and ``leaked``: validation and test rows of the source
+    that have those of a training row. By column: ``constant``; ``counting`` (each value one more than the last); ``running``
+    (whole numbers, all different); ``copies`` (columns that another one determines, with its name); ``sentinels`` (the value
+    that may stand for a missing one, and how often); ``decisive`` (the AUC or rank correlation with the label). ``brightest``:
+    the largest pixel, of uint8 images.
+    """
+
+    repeated: int = 0
+    leaked: int = 0
+    constant: tuple[str, ...] = ()
+    counting: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+    copies: tuple[tuple[str, str], ...] = ()
+    sentinels: tuple[tuple[str, float, int], ...] = ()
+    decisive: tuple[tuple[str, float], ...] = ()
+    brightest: int | None = None
+
+
+NO_FACTS = RowFacts()
+
+
+def row_facts(raw: Raw, settings: DataSettings, hidden: bool) -> tuple[RowFacts, frozenset[int]]:
+    """
+    Return the facts about a silo's rows, and hashes of the inputs of its training rows. ``hidden``: whether its labels
+    must not be looked at.
+    """
+    train = row_hashes(raw.train.x)
+    seen, telling = frozenset(train), can_tell_rows_apart(raw.train.x)
+    others = [part for part in (raw.val, raw.test) if part is not None]
+    facts = RowFacts(
+        repeated=len(train) - len(seen) if telling else 0,
+        leaked=sum(row in seen for part in others for row in row_hashes(part.x)) if telling else 0,
+        brightest=int(raw.train.x.max()) if raw.train.x.dtype == np.uint8 and raw.train.x.ndim > 2 else None,
+    )
+    if raw.train.x.ndim == 2 and len(raw.columns) <= COLUMNS_LOOKED_AT:
+        facts = _with_columns(facts, raw, settings, hidden)
+    return facts, seen if telling else frozenset()
+
+
+def row_hashes(x: Array) -> list[int]:
+    """Return a hash of the inputs of each row. Hashes of two processes cannot be compared."""
+    flat = np.ascontiguousarray(x).reshape(len(x), -1)
+    return [hash(row.tobytes()) for row in flat]
+
+
+def can_tell_rows_apart(x: Array) -> bool:
+    """Return whether equal rows are copies and not chance: of images, and of tables with a column of many values."""
+    if x.ndim > 2:
+        return bool((x != x[:1]).any())
+    sample = x[:: max(1, len(x) // ROWS_LOOKED_AT)]
+    return any(len(np.unique(column)) >= CHANCE for column in sample.T)
+
+
+def _with_columns(facts: RowFacts, raw: Raw, settings: DataSettings, hidden: bool) -> RowFacts:
+    x, names = finite_numbers(raw.train.x), raw.columns
+    step = max(1, len(x) // ROWS_LOOKED_AT)
+    sample, y = x[::step], raw.train.y[::step]
+    varying = [number for number, column in enumerate(x.T) if not _is_constant(column)]
+    some = np.isfinite(x).any(0)
+    return replace(
+        facts,
+        constant=tuple(name for n, name in enumerate(names) if some[n] and n not in varying),
+        counting=tuple(names[n] for n in varying if _counts(x[:, n])),
+        running=tuple(names[n] for n in varying if _is_running(x[:, n])),
+        copies=tuple(_copies(sample[:, varying], [names[n] for n in varying])),
+        sentinels=tuple(_sentinels(x, names)),
+        decisive=() if hidden else tuple(_decisive(sample, y, names, settings)),
+    )
+
+
+def _is_constant(column: Array) -> bool:
+    present = column[~np.isnan(column)]
+    return not len(present) or bool((present == present[0]).all())
+
+
+def _counts(column: Array) -> bool:
+    return len(column) > 2 and bool((np.diff(column) == 1).all())
+
+
+def _is_running(column: Array) -> bool:
+    """Return whether the values are whole numbers, and all different."""
+    whole = bool((column == np.round(column)).all())  # False where one is missing
+    return whole and len(column) > FEW_VALUES and len(np.unique(column)) == len(column)
+
+
+def _copies(x: Array, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each column that is another one but for its unit, with the first such one."""
+    complete = x[~np.isnan(x).any(1)]
+    if len(complete) < FEW_VALUES or len(names) < 2:
+        return
+    spread = complete.std(0)
+    kept = np.flatnonzero(spread > 0)
+    scaled = (complete[:, kept] - complete[:, kept].mean(0)) / spread[kept]
+    alike = np.abs(scaled.T @ scaled) / len(complete)
+    for later in range(len(kept)):
+        for earlier in range(later):
+            indicators = set(complete[:, kept[later]].tolist()) <= {
+                0.0,
+                1.0,
+            }  # of two categories, one is enough
+            if alike[later, earlier] > 0.9999 and not indicators:
+                yield names[kept[later]], names[kept[earlier]]
+                break
+
+
+def _sentinels(x: Array, names: Sequence[str]) -> Iterator[tuple[str, float, int]]:
+    """Yield each column with a number that often stands for a missing value, far from all other values."""
+    for name, column in zip(names, x.T, strict=True):
+        for value in SENTINELS:
+            is_it = column == value
+            others = column[~is_it & ~np.isnan(column)]
+            if not is_it.any() or not len(others):
+                continue
+            low, high = others.min(), others.max()
+            if value < low - (high - low) or value > high + (high - low):
+                yield name, value, int(is_it.sum())
+
+
+def _decisive(
+    x: Array, y: Array, names: Sequence[str], settings: DataSettings
+) -> Iterator[tuple[str, float]]:
+    """
+    Yield each column that alone nearly determines the label: by its AUC between two classes, or its rank correlation with the
+    values of a regression.
+    """
+    if settings.task == "regression":
+        target, measure = finite_numbers(y), _rank_correlation
+    else:
+        texts = np.array(label_texts(y))
+        classes, target = np.unique(texts, return_inverse=True)
+        if len(classes) != 2 or np.bincount(target).min() < FEW_VALUES / 2:
+            return
+        measure = _auc
+    for name, column in zip(names, x.T, strict=True):
+        there = ~np.isnan(column) & np.isfinite(target)
+        if there.sum() >= FEW_VALUES and len(np.unique(target[there])) > 1:
+            value = measure(column[there], target[there])
+            if value >= NEARLY:
+                yield name, value
+
+
+def _auc(column: Array, y: Array) -> float:
+    """Return the area under the ROC curve, or of its reverse: Mann and Whitney's U over all pairs."""
+    ranks, positive = _ranks(column), y == 1
+    count = int(positive.sum())
+    area = (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(y) - count))
+    return float(max(area, 1 - area))
+
+
+def _rank_correlation(column: Array, y: Array) -> float:
+    """Return the size of Spearman's correlation; 0 for a constant."""
+    if (column == column[0]).all():
+        return 0.0
+    return float(abs(np.corrcoef(_ranks(column), _ranks(y))[0, 1]))
+
+
+def _ranks(values: Array) -> Array:
+    """Return the ranks from 1, of equal values their mean."""
+    from scipy import stats  # takes a second to import
+
+    return np.asarray(stats.rankdata(values))

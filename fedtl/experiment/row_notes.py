@@ -1,0 +1,145 @@
+"""Notes about what was read and what was not, and about rows that make a result look better than it is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fedtl.data.labels import spelled_alike
+from fedtl.experiment.config.schema import Experiment
+from fedtl.experiment.data_schema import DataSchema, SiloSchema
+
+MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
+DARK = 16  # images of uint8 whose brightest pixel is below, of 255
+MAX_CHANNELS, MAX_ASPECT = 4, 8  # of what is surely an image
+NAMELESS = "Unnamed: "  # how pandas names a column without a name
+
+
+def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
+    """Yield the notes. Under ``[privacy]`` only those that follow from the header of the files and the shape of an input."""
+    yield from _of_shape(schema.shape)
+    silos = schema.silos
+    counting = {column for silo in silos.values() for column in silo.facts.counting}
+    nameless = {
+        name: [column for column in silo.columns if column.startswith(NAMELESS) and column not in counting]
+        for name, silo in silos.items()
+    }
+    if listed := by_silo(nameless):
+        yield f"a column has no name in the header and is an input ({listed}); name it, or list it in data.drop"
+    if experiment.privacy is not None:
+        return
+    if listed := by_silo({name: silo.unread for name, silo in silos.items()}, quoted=False):
+        yield f"not everything was read ({listed})"
+    hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
+    if experiment.data.task == "classification":
+        yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
+    yield from _of_columns(silos)
+    yield from _of_copies(schema)
+    yield from _of_pixels(silos)
+
+
+def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
+    if len(shape) != 3:
+        return
+    channels, height, width = shape
+    if channels > MAX_CHANNELS:
+        yield f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for volumes"
+    elif max(height, width) > MAX_ASPECT * min(height, width):
+        yield (
+            f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for series of "
+            "measurements: their neighbouring columns are treated as neighbouring pixels"
+        )
+
+
+def _of_labels(trained: Mapping[str, frozenset[str]]) -> Iterator[str]:
+    for group in spelled_alike(frozenset().union(*trained.values())):
+        where = [
+            f"{label!r} at {', '.join([name for name, own in trained.items() if label in own][:3])}"
+            for label in group
+        ]
+        yield f"these may be one label in several spellings: {'; '.join(where)}; spell it in one way"
+    alone = [
+        name
+        for name, own in trained.items()
+        if own and not any(own & other for each, other in trained.items() if each != name)
+    ]
+    if len(trained) > 1 and alone:
+        yield f"no other silo has a label of {', '.join(alone[:6])}"
+
+
+def _of_columns(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    facts = {name: silo.facts for name, silo in silos.items()}
+    if listed := by_silo({name: own.counting for name, own in facts.items()}):
+        yield f"a column counts the rows ({listed}); if the number means nothing, list it in data.drop"
+    running = {
+        name: [column for column in own.running if column not in own.counting] for name, own in facts.items()
+    }
+    if listed := by_silo(running):
+        yield f"a column of whole numbers has as many values as rows ({listed}); if it names the rows, list it in data.drop"
+    decisive = {
+        name: [f"{column!r} ({value:.3f})" for column, value in own.decisive] for name, own in facts.items()
+    }
+    if listed := by_silo(decisive, quoted=False):
+        yield (
+            f"a column alone nearly determines the label ({listed}: AUC or rank correlation); if it is known only once the label "
+            "is, list it in data.drop"
+        )
+    sentinels = {
+        name: [f"{column!r} = {value:g} in {count} rows" for column, value, count in own.sentinels]
+        for name, own in facts.items()
+    }
+    if listed := by_silo(sentinels, quoted=False):
+        yield f"a number far from all others may stand for a missing value ({listed}); leave such cells empty"
+
+
+def _of_copies(schema: DataSchema) -> Iterator[str]:
+    silos = schema.silos
+    repeated = {
+        name: [f"{silo.facts.repeated} of {silo.rows} rows"]
+        for name, silo in silos.items()
+        if silo.facts.repeated > MIN_SHARE * silo.rows
+    }
+    if listed := by_silo(repeated, quoted=False):
+        yield (
+            f"inputs occur several times ({listed}), so rows that a model is tested on can be rows that it was trained on; remove "
+            "the copies, or set data.unit_column to what they have in common"
+        )
+    leaked = {name: [f"{silo.facts.leaked} rows"] for name, silo in silos.items() if silo.facts.leaked}
+    if listed := by_silo(leaked, quoted=False):
+        yield f"validation or test rows have the inputs of training rows ({listed}); remove them there"
+    pairs = [
+        f"{one} and {other}: {count} rows"
+        for one, other, count in schema.common
+        if count > MIN_SHARE * min(silos[one].rows, silos[other].rows)
+    ]
+    if pairs:
+        yield f"silos have rows in common ({_first(pairs, 3, '; ')}); they are then tested on what others trained on"
+
+
+def _of_pixels(silos: Mapping[str, SiloSchema]) -> Iterator[str]:
+    if not any(len(silo.shape) == 3 for silo in silos.values()):
+        return
+    brightest = {name: silo.facts.brightest for name, silo in silos.items()}
+    dark = {name: [f"{top}"] for name, top in brightest.items() if top is not None and top < DARK}
+    if listed := by_silo(dark, quoted=False):
+        yield (
+            f"the brightest pixel of 0..255 is low ({listed}), so a model sees nearly black images; multiply the pixels, such as "
+            "0 and 1 by 255, or store them as floats, which are scaled"
+        )
+    numbers = [name for name, top in brightest.items() if top is None]
+    if numbers and len(numbers) < len(brightest):
+        pixels = next(name for name, top in brightest.items() if top is not None)
+        yield f"{pixels} has pixels of 0..255 (uint8), {numbers[0]} other numbers, which are scaled by channel; store all in one way"
+
+
+def by_silo(values_of: Mapping[str, Sequence[str]], most: int = 3, quoted: bool = True) -> str:
+    """Return "north: 'a', 'b'; south: 'a'", with at most ``most`` silos and values each; "" where no silo has any."""
+    texts = {
+        name: [repr(value) if quoted else value for value in values]
+        for name, values in values_of.items()
+        if values
+    }
+    silos = [f"{name}: {_first(values, most, ', ')}" for name, values in texts.items()]
+    return _first(silos, most, "; ")
+
+
+def _first(texts: Sequence[str], most: int, separator: str) -> str:
+    rest = len(texts) - most
+    return separator.join([*texts[:most], *([f"{rest} more"] if rest > 0 else [])])

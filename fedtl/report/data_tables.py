@@ -1,0 +1,85 @@
+"""The tables and lines of ``fedtl data EXP``, from a DataReport."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from fedtl.report.tables import titled_table
+from fedtl.results.data_report import DataReport, SiloRows
+
+MOST = 6  # labels or columns that a line lists
+
+
+def data_table(report: DataReport) -> Table:
+    """One row for each silo: the rows that are used, how their inputs are read, and their labels."""
+    table = titled_table("what was read")
+    table.add_column("silo", overflow="fold")
+    for heading in ("stored", "train", "val", "test"):
+        table.add_column(heading, justify="right")
+    table.add_column("inputs", overflow="fold")
+    table.add_column("labels", overflow="fold")
+    for name, silo in report.silos.items():
+        counts = (str(count) for count in (silo.stored, silo.train, silo.val, silo.test))
+        table.add_row(Text(name), *counts, Text(silo.inputs), Text(_labels(silo)))
+    return table
+
+
+def silo_lines(report: DataReport) -> Iterator[str]:
+    """Yield, by silo, a line for each thing that was not read, and for each that a reader may want to look at."""
+    for name, silo in report.silos.items():
+        for text in (*_not_read(silo), *_to_look_at(silo)):
+            yield f"{name}: {text}"
+    for pair, count in report.common.items():
+        yield f"{pair.replace(', ', ' and ')}: {count} training rows have the same inputs"
+
+
+def _not_read(silo: SiloRows) -> Iterator[str]:
+    yield from silo.unread
+    unused = silo.stored - silo.train - silo.val - silo.test
+    if unused > 0:
+        yield f"{unused} of {silo.stored} rows are not used (data.limit, or test rows without a label)"
+    if silo.without_label:
+        yield f"{silo.without_label} training and validation rows have no label that is used"
+    if silo.ignored:
+        yield f"columns that are not read: {_listed(silo.ignored)}"
+
+
+def _to_look_at(silo: SiloRows) -> Iterator[str]:
+    if silo.units is not None:
+        yield f"{silo.units} training units"
+    if silo.missing:
+        yield f"missing cells: {_counts(silo.missing)}"
+    for what, columns in (
+        ("columns with one value", silo.constant),
+        ("columns that count the rows", silo.counting),
+        ("columns of whole numbers with as many values as rows", silo.running),
+    ):
+        if columns:
+            yield f"{what}: {_listed(columns)}"
+    if silo.copies:
+        pairs = [f"{column} of {other}" for column, other in silo.copies.items()]
+        yield f"columns that are another one but for the unit: {_listed(pairs)}"
+    if silo.sentinels:
+        yield f"numbers that may stand for a missing value: {_counts(silo.sentinels)}"
+    if silo.decisive:
+        yield f"columns that alone nearly determine the label (AUC or rank correlation): {_counts(silo.decisive)}"
+    if silo.repeated:
+        yield f"{silo.repeated} training rows have the inputs of an earlier one"
+    if silo.tested_on_training_rows:
+        yield f"{silo.tested_on_training_rows} of {silo.test} test rows have the inputs of a training row"
+
+
+def _labels(silo: SiloRows) -> str:
+    if silo.values:
+        return f"{silo.values['low']:.6g} to {silo.values['high']:.6g}"
+    return _counts(silo.labels) or "not used"
+
+
+def _counts(values: Mapping[str, float]) -> str:
+    return _listed([f"{key} {value:.6g}" for key, value in values.items()])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    rest = len(texts) - MOST
+    return ", ".join([*texts[:MOST], *([f"{rest} more"] if rest > 0 else [])])

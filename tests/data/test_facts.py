@@ -1,0 +1,120 @@
+"""What a reader should know of a silo's rows, against rows that were made to have it."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from fedtl.data.facts import NO_FACTS, row_facts
+from fedtl.data.labels import spelled_alike
+from fedtl.data.settings import DataSettings
+from fedtl.data.source import Part, Raw
+
+RNG = np.random.default_rng(0)
+PLAIN = DataSettings(source="table")
+Y = np.arange(60) % 2
+
+
+def facts_of(x, y=Y, settings=PLAIN, hidden=False, **parts):
+    x = np.asarray(x, float)
+    names = tuple("abcdefgh"[: x.shape[1]])
+    return row_facts(Raw(Part(x, y), columns=names, **parts), settings, hidden)[0]
+
+
+def noise(columns=2):
+    return RNG.normal(size=(60, columns))
+
+
+def with_column(values):
+    return np.column_stack([noise(), values])
+
+
+def test_sound_rows_have_nothing_to_tell():
+    assert facts_of(noise(4)) == NO_FACTS
+    pixels = RNG.integers(0, 256, (60, 4, 4)).astype(np.uint8)
+    made, hashes = row_facts(Raw(Part(pixels, Y)), PLAIN, False)
+    assert made.brightest == pixels.max()
+    assert made.repeated == 0
+    assert len(hashes) == 60
+
+
+def test_rows_that_occur_several_times():
+    x = noise()
+    x[20:40], x[40:] = x[:20], x[:20]
+    test = Part(np.concatenate([x[:5], noise()[:5]]), Y[:10])
+    made = facts_of(x, test=test)
+    assert (made.repeated, made.leaked) == (40, 5)
+    few_values = RNG.integers(0, 3, (60, 2))
+    assert facts_of(few_values).repeated == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "counting", "running"),
+    [
+        (np.arange(60), ("c",), ("c",)),
+        (RNG.permutation(60) + 1000, (), ("c",)),
+        (np.arange(60) // 2, (), ()),
+        (np.where(np.arange(60) == 3, np.nan, np.arange(60)), (), ()),
+    ],
+)
+def test_columns_that_number_the_rows(values, counting, running):
+    made = facts_of(with_column(values))
+    assert (made.counting, made.running) == (counting, running)
+
+
+def test_columns_of_one_value_and_copies_of_columns():
+    x = noise()
+    made = facts_of(np.column_stack([x, np.full(60, 3.0), 1.8 * x[:, 0] + 32, np.full(60, np.nan)]))
+    assert made.constant == ("c",)
+    assert made.copies == (("d", "a"),)
+    made = facts_of(np.column_stack([x, 1.8 * x[:, 0] + 32, x[:, 1] ** 3]))
+    assert made.copies == (("c", "a"),)
+
+
+@pytest.mark.parametrize(("value", "told"), [(-999, True), (999, True), (-998, False)])
+def test_numbers_that_may_stand_for_a_missing_value(value, told):
+    values = RNG.normal(100, 20, 60)
+    values[:4] = value
+    assert facts_of(with_column(values)).sentinels == ((("c", value, 4),) if told else ())
+
+
+def test_999_among_larger_numbers_is_a_number():
+    assert facts_of(with_column(np.linspace(500, 2000, 60).round() // 9 * 9)).sentinels == ()
+
+
+def test_a_column_that_gives_the_label_away_has_its_auc():
+    column = 5.0 - Y + np.where(np.arange(60) == 7, 0.5, 0) + RNG.normal(0, 0.05, 60)
+    ((name, auc),) = facts_of(with_column(column)).decisive
+    assert name == "c"
+    assert auc == pytest.approx(1 - roc_auc_score(Y, column))
+    assert facts_of(with_column(column), hidden=True).decisive == ()
+    assert facts_of(with_column(column + 2 * RNG.normal(size=60))).decisive == ()
+
+
+def test_of_a_regression_it_is_the_rank_correlation():
+    y = RNG.normal(size=60)
+    settings = PLAIN.model_copy(update={"task": "regression"})
+    assert facts_of(with_column(-np.exp(y)), y, settings).decisive == (("c", pytest.approx(1.0)),)
+    assert facts_of(noise(), y, settings).decisive == ()
+
+
+def test_labels_in_several_spellings():
+    labels = [
+        ">50K",
+        ">50K.",
+        "<=50K",
+        "Yes",
+        "yes ",
+        "no",
+        "1",
+        "1.0",
+        "2",
+        "heart-attack",
+        "Heart attack",
+        "-1",
+    ]
+    assert spelled_alike(labels) == [
+        ("1", "1.0"),
+        (">50K", ">50K."),
+        ("Heart attack", "heart-attack"),
+        ("Yes", "yes "),
+    ]

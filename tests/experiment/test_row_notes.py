@@ -1,0 +1,153 @@
+"""Notes about what was read and what was not; and the report of ``fedtl data``."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fedtl.cli import main
+from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.data_report import data_report
+from fedtl.experiment.data_schema import read_data_schema
+from fedtl.experiment.row_notes import row_notes
+from fedtl.report.data_tables import silo_lines
+from fedtl.simulation.shared_store import temporary_store
+
+RNG = np.random.default_rng(0)
+PRIVATE = ["privacy.epsilon=3", "data.classes=['0','1']", "data.scale='none'", "data.columns=['v']"]
+
+
+def tables(path, *sets, header="v,w,label", **rows):
+    for name, text in rows.items():
+        (path / f"{name}.csv").write_text(header + "\n" + "".join(f"{row}\n" for row in text))
+    return load_experiment("digits", ["data.source=table", f"data.path={path}", "model.name=mlp", *sets])
+
+
+def drawn(count=40, labels="01"):
+    values = RNG.normal(size=(count, 2)).tolist()
+    return [f"{v},{w},{labels[number // 2 % len(labels)]}" for number, (v, w) in enumerate(values)]
+
+
+def notes(experiment):
+    return list(row_notes(experiment, read_data_schema(experiment)))
+
+
+def test_sound_rows_have_no_note(tmp_path):
+    assert notes(tables(tmp_path, a=drawn(), b=drawn())) == []
+
+
+def test_labels_that_no_other_silo_has(tmp_path):
+    told = notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["Yes", "No"])))
+    assert "'Yes' at b; 'yes' at a" in " ".join(told)
+    assert any(note.startswith("no other silo has a label of a, b") for note in told)
+    assert notes(tables(tmp_path, a=drawn(labels=["yes", "no"]), b=drawn(labels=["no", "dead"]))) == []
+
+
+def test_two_silos_with_one_file_and_rows_that_occur_twice(tmp_path):
+    rows = drawn()
+    (note,) = notes(tables(tmp_path, a=rows, b=rows))
+    assert "a and b: 40 rows" in note
+    (note,) = notes(tables(tmp_path, a=rows * 2, b=drawn()))
+    assert "a: 40 of 80 rows" in note
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_nameless_column_that_counts_rows(tmp_path, private):
+    rows = [f"{number},{row}" for number, row in enumerate(drawn())]
+    experiment = tables(tmp_path, header=",v,w,label", a=rows, b=rows[::-1])
+    (note, *_) = notes(experiment)
+    assert "b" in note
+    assert "'Unnamed: 0'" in note
+    assert "data.drop" in note
+    assert not notes(
+        tables(
+            tmp_path,
+            "data.drop=['Unnamed: 0']",
+            header=",v,w,label",
+            a=rows,
+            b=[f"1,{row}" for row in drawn()],
+        )
+    )
+
+
+def test_a_private_experiment_tells_nothing_of_the_rows(tmp_path):
+    rows = drawn()
+    assert notes(tables(tmp_path, *PRIVATE, a=rows, b=rows)) == []
+
+
+def test_an_outcome_among_the_inputs(tmp_path):
+    rows = [f"{row},{row[-1]}.5" for row in drawn()]
+    (note,) = notes(tables(tmp_path, header="v,w,label,late", a=rows, b=drawn_with_noise()))
+    assert "a: 'late' (1.000)" in note
+    assert "data.drop" in note
+
+
+def drawn_with_noise():
+    return [f"{row},{value}" for row, value in zip(drawn(), RNG.normal(size=40), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "part"),
+    [
+        (
+            RNG.integers(0, 2, (20, 8, 8)).astype(np.uint8),
+            RNG.integers(0, 256, (20, 8, 8)).astype(np.uint8),
+            "(a: 1)",
+        ),
+        (RNG.random((20, 8, 8)), RNG.integers(0, 256, (20, 8, 8)).astype(np.uint8), "a other numbers"),
+        (RNG.random((20, 64, 3)), RNG.random((20, 64, 3)), "64 x 3 px"),
+        (RNG.random((20, 8, 8, 8)), RNG.random((20, 8, 8, 8)), "8 channels"),
+    ],
+)
+def test_how_images_are_read(tmp_path, a, b, part):
+    for name, x in (("a", a), ("b", b)):
+        np.savez(tmp_path / f"{name}.npz", train_x=x, train_y=np.arange(20) % 2)
+    (note,) = notes(load_experiment("digits", ["data.source=npz", f"data.path={tmp_path}"]))
+    assert part in note
+
+
+def test_the_report_has_the_rows_that_were_read_and_those_that_were_not(tmp_path):
+    rows = [f"{row},x{number},{number // 4}" for number, row in enumerate(drawn())]
+    rows[3] = rows[3].replace(rows[3].split(",")[0], "", 1)
+    experiment = tables(
+        tmp_path,
+        "data.columns=['v','w']",
+        "data.unit_column='pid'",
+        "data.limit=20",
+        header="v,w,label,note,pid",
+        a=rows + rows[:4],
+        b=rows,
+    )
+    with temporary_store() as store:
+        report = data_report(experiment, store)
+    a = report.silos["a"]
+    assert (a.stored, a.inputs, a.labels) == (44, "2 columns", {"0": 22, "1": 22})
+    assert a.stored > a.train + a.val + a.test
+    assert a.ignored == ("note",)
+    assert a.missing == {"v": 2}
+    assert a.repeated == 4
+    assert report.common == {"a, b": 40}
+    lines = list(silo_lines(report))
+    for part in ("a: columns that are not read: note", "a: missing cells: v 2", "a and b: 40 training rows"):
+        assert any(line.startswith(part) for line in lines)
+    assert any("rows in common" in note for note in report.notes)
+
+
+def test_the_command_prints_files_that_are_not_read(tmp_path):
+    for silo in "ab":
+        for kind in ("cat", "dog"):
+            (tmp_path / "rows" / silo / kind).mkdir(parents=True)
+            for number in range(8):
+                pixels = RNG.integers(0, 256, (8, 8)).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "rows" / silo / kind / f"{number}.png")
+    (tmp_path / "rows" / "a" / "cat" / "scan.dcm").touch()
+    (tmp_path / "e.toml").write_text(f'[data]\nsource = "images"\npath = "{tmp_path / "rows"}"\n')
+    done = CliRunner().invoke(main.app, ["data", str(tmp_path / "e.toml"), "--json"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["silos"]["a"]["unread"] == ["1 files of a/cat are not read (1 .dcm)"]
+    assert report["silos"]["b"]["labels"] == {"cat": 8, "dog": 8}
+    assert report["silos"]["b"]["inputs"] == "grey images of 8 x 8 px, 0..255"
+    assert any("not everything was read" in note for note in report["notes"])
