@@ -1,6 +1,7 @@
 """``fedtl predict``, ``embed``, ``export``, ``grow`` and ``report``: use the result of a run."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,8 +37,7 @@ def predict(
 
     model = SiloModel(RunFolder.open(run), silo)
     rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
-    if rows.unread:
-        say(f"note: columns that the model does not know are not read: {', '.join(rows.unread)}")
+    _say_unread(rows.unread)
     lines = prediction_rows(model, model.scores(rows.x, adapt == "tent"), rows.files)
     if adapt == "tent":
         lines = (line | {"adapted": adapt} for line in lines)
@@ -52,6 +52,11 @@ def predict(
         with out.open("w", newline="") as file:
             count = write_csv(lines, file)
         say(f"wrote {count} predictions to {out}")
+
+
+def _say_unread(columns: Sequence[str]) -> None:
+    if columns:
+        say(f"note: columns that the model does not know are not read: {', '.join(columns)}")
 
 
 def embed(
@@ -79,9 +84,10 @@ def embed(
 
     check_output(out)
     model = SiloModel(RunFolder.open(run), silo)
-    x, files = read_inputs(input, model.experiment.data, model.inputs)
+    rows = read_inputs(input, model.experiment.data, model.inputs, model.shape)
+    _say_unread(rows.unread)
     with progress_bar(f"{silo}: rows", as_json) as show:
-        made = features_of_rows(model, x, files, show)
+        made = features_of_rows(model, rows.x, rows.files, show)
     write_embeddings(out, made)
     if len(model.final.members) > 1:
         names = ", ".join(member.name for member in model.final.members)
