@@ -23,14 +23,17 @@ from tests.experiments import ROUNDS_ONLY
 SMALL = ["rounds=2", "data.limit=40", 'data.silos=["plain", "faint"]', "engine.name=serial", *ROUNDS_ONLY]
 PRIVATE = ["privacy.epsilon=8", "privacy.tuning=public"]
 SLOTS = [name for name, make in METHODS.items() if make().slots]
+SEVERAL_MODELS = ("kd3a", "select_start")  # which take minutes, and cross as those of ifca do
+ATTACKED = [pytest.param(name, marks=pytest.mark.slow) if name in SEVERAL_MODELS else name for name in SLOTS]
 ALLOWED = [name for name in SLOTS if not list(private_problems(METHODS[name]()))]
 
 
 def of(name, *settings):
-    return load_experiment("digits", [*SMALL, f"method.name={name}", *settings])
+    second = ["data.target_domain=inverted"] if METHODS[name]().needs_target else []
+    return load_experiment("digits", [*SMALL, f"method.name={name}", *second, *settings])
 
 
-@pytest.mark.parametrize("name", SLOTS)
+@pytest.mark.parametrize("name", ATTACKED)
 def test_a_run_without_privacy_is_attacked_but_not_refuted(name, tmp_path):
     """With a table of role costs where something else than the model leaves a silo."""
     method = METHODS[name]()
