@@ -48,7 +48,7 @@ def printed(script, file, monkeypatch, capsys):
 
 
 def check(model, script, file, monkeypatch, capsys):
-    x, _ = read_inputs(file, model.experiment.data, model.inputs)
+    x = read_inputs(file, model.experiment.data, model.inputs, model.shape).x
     wanted = model.scores(x)
     rows = printed(script, file, monkeypatch, capsys)
     assert len(rows) == len(x)
