@@ -8,7 +8,7 @@ from torch import nn
 
 from fedtl.errors import PartitionError
 from fedtl.methods.losses import PerExample
-from fedtl.methods.registry import BETWEEN_SILOS, METHODS, SOURCE_FREE
+from fedtl.methods.registry import BETWEEN_SILOS, METHODS, SELF_SUPERVISED, SOURCE_FREE
 from fedtl.models.net import Net
 from fedtl.models.registry import model_spec
 from fedtl.models.roles import EVERYTHING, Partition, Role, roles
@@ -138,7 +138,7 @@ SHARED = {
     "lgfedavg": {Role.HEAD},
     **{
         name: {Role.BODY, Role.ADAPTER, Role.AUX, Role.NORM}
-        for name in ("fedtl", "dann", "mmd", "coral", "protonet")
+        for name in ("fedtl", "dann", "mmd", "coral", "protonet", *SELF_SUPERVISED)
     },
     **dict.fromkeys(("ditto", "apfl", "scaffold", "fedala", "ifca", "moon", "feddf", "autodial"), EVERYTHING),
     **dict.fromkeys(("kd3a", "select_start"), EVERYTHING),
