@@ -444,7 +444,7 @@ fedtl.FUNCTION({"rounds": 1, "model": {"name": "mlp"}}, data, out="run", workers
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["run", "compare"])
+@pytest.mark.parametrize("function", ["run", pytest.param("compare", marks=pytest.mark.nightly)])
 def test_a_script_without_a_main_guard_ends_with_one_line_that_says_so(tmp_path, function):
     (tmp_path / "script.py").write_text(SCRIPT.replace("FUNCTION", function))
     done = subprocess.run(

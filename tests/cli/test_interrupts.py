@@ -74,7 +74,7 @@ def test_ctrl_c_before_the_first_round_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # tests/experiment/test_tuning.py does it in one process
 def test_an_interrupted_comparison_resumes_to_the_same_result(tmp_path):
     """Two runs side by side, killed and resumed, give what they give one after another."""
     words = ["--methods", "local,fedtl", "--seeds", "0", *SMALL[:4], "--set", "method.tune.epochs=1"]

@@ -189,6 +189,7 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.nightly  # the next test imports it as fedtl does
 def test_torchvision_imports_once_the_missing_operators_are_defined():
     plain = python("import torchvision")
     if plain.returncode == 0:

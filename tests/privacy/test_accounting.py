@@ -103,7 +103,7 @@ def test_no_events_cost_nothing():
     assert add_costs([]) == (0, 0)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(
     noise=st.floats(1, 20),
     rate=st.floats(0.001, 1),
