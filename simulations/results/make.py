@@ -235,7 +235,30 @@ def overview() -> str:
             *counts,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *fixed_heads(), ""])
+
+
+FIXED_HEADS = (
+    "## Heads that keep their initial weights in the rounds",
+    "",
+    '`fedtl` trains each silo\'s head with the body. With `method.head = "fixed"` the head keeps its initial weights, which are equal at '
+    "all silos, until the silo tunes its model. Mean gain over local:",
+    "",
+    "| set | metric | fedtl | fedtl with fixed heads |",
+    "|---" * 4 + "|",
+)
+
+
+def fixed_heads() -> Iterator[str]:
+    """Yield the table of both, for each set where both were measured: transfer/fixed-head-NAME and NAME, with the same seeds."""
+    yield from FIXED_HEADS
+    for file in sorted((HERE.parent / "transfer").glob("fixed-head-*.json")):
+        name = file.stem.removeprefix("fixed-head-")
+        found = [json.loads(one.read_text()) for one in (HERE / f"{name}.json", file)]
+        metric, overall = found[0]["metric"], [from_plain_overall(one["overall"])["fedtl"] for one in found]
+        gains = [format_difference(metric, one.mean.mean, one.mean.ci95) for one in overall]
+        links = f"[{gains[0]}]({name}.md)", f"[{gains[1]}](../transfer/{file.stem}.md)"
+        yield "| " + " | ".join([name, TITLES[metric], *links]) + " |"
 
 
 def from_plain_overall(found: Mapping[str, Any]) -> dict[str, Overall]:
