@@ -16,7 +16,7 @@ from fedtl.report.data_tables import silo_lines
 from fedtl.simulation.shared_store import temporary_store
 
 RNG = np.random.default_rng(0)
-PRIVATE = ["privacy.epsilon=3", "data.classes=['0','1']", "data.scale='none'", "data.columns=['v']"]
+PRIVATE = ["privacy.epsilon=3", "data.scale='none'", "data.columns=['v']"]
 
 
 def tables(path, *sets, header="v,w,label", **rows):
@@ -73,8 +73,10 @@ def test_a_nameless_column_that_counts_rows(tmp_path, private):
 
 
 def test_a_private_experiment_tells_nothing_of_the_rows(tmp_path):
-    rows = drawn()
-    assert notes(tables(tmp_path, *PRIVATE, a=rows, b=rows)) == []
+    one, other = drawn(labels=["yes", "no"]), drawn(labels=["Yes", "No"])
+    assert notes(tables(tmp_path, a=one, b=other))
+    sets = [*PRIVATE, "data.classes=['yes','no','Yes','No']"]
+    assert notes(tables(tmp_path, *sets, a=one, b=other)) == []
 
 
 def test_an_outcome_among_the_inputs(tmp_path):
