@@ -51,7 +51,7 @@ def wire_notes(experiment: Experiment, trainer: Trainer) -> Iterator[str]:
     if not trainer.method.wire.compresses and trainer.method.sends and not trainer.method.pool:
         yield f"wire.dtype = {experiment.wire.dtype!r}: {name} sends no weights of a model, so nothing is compressed"
     if trainer.method.wire.compresses:
-        yield f"silos send weights as {text} with error feedback; what they receive, and all that is no weight, is sent in full"
+        yield f"silos send weights as {text} with error feedback; what they receive, and all that is not a weight, is sent in full"
 
 
 def statistics_notes(

@@ -40,7 +40,7 @@ def vote(probabilities: Tensor, sure: float) -> tuple[Tensor, Tensor]:
     [B, classes], and how many models support it [B].
 
     Of the models whose largest probability is at least ``sure``, those support the class with the largest sum whose own answer
-    it is; the answer is the mean of their probabilities, and zeros where nobody is sure.
+    it is; the answer is the mean of their probabilities, and zeros where no model is sure.
     """
     confident = probabilities.amax(2) >= sure
     winner = (probabilities * confident[:, :, None]).sum(0).argmax(1)
@@ -91,7 +91,7 @@ class KnowledgeVote(PerExample):
     Feng et al., 2021 (KD3A): rows without labels are trained on the vote of the models of the silos with labels.
 
     The loss of such a row is -weight * n / sources * sum_c v_c log softmax(scores)_c, with v the answer of the ``vote`` and n how many
-    models support it. Before the first models are received, nobody votes.
+    models support it. Before the first models are received, no model votes.
     """
 
     sources: int

@@ -30,7 +30,7 @@ class SiloMeanDiscrepancy(RandomFeatureSettings, PerBatch):
     makes silos with labels alike too. ``by_label``: the groups are classes, and a row without a label belongs to each by its
     predicted probability (Zhu et al., 2021). ``partial`` (after PADA: Cao et al., 2018), where not all silos have the same classes:
     rows without labels are one group, and r is the mean embedding of the labelled rows of each class times the mean probability of
-    the class that the batch's rows without labels predict; labelled rows are not compared. Where nobody has rows of the reference,
+    the class that the batch's rows without labels predict; labelled rows are not compared. Where no silo has rows of the reference,
     and in the first round, the loss is 0.
     """
 

@@ -31,7 +31,7 @@ def adapter_contradictions(experiment: Experiment) -> Iterator[str]:
 
 
 def adapter_notes(experiment: Experiment) -> Iterator[str]:
-    """Yield notes on a frozen body that nobody trained, and on the mean of trained pairs of matrices."""
+    """Yield notes on a frozen body that was never trained, and on the mean of trained pairs of matrices."""
     model = experiment.model
     if model.adapters is None:
         return
