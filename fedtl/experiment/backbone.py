@@ -107,7 +107,7 @@ def _of_run(folder: RunFolder) -> Backbone:
 
 
 def _training(experiment: Experiment) -> TrainingConfig:
-    return TrainingConfig(**experiment.train.model_dump(exclude={"roles"}))
+    return TrainingConfig(**experiment.train.model_dump())
 
 
 def _of_export(path: Path, folder: Path) -> Backbone:

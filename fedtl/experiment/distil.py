@@ -83,7 +83,7 @@ def distilled(model: SiloModel, chosen: ModelSettings, epochs: int | None = None
     experiment = model.experiment
     data, test_rows = _rows(model)
     spec = model_of(chosen, model.shape, experiment.seed)
-    training = TrainingConfig(**experiment.train.model_dump(exclude={"roles"}))
+    training = TrainingConfig(**experiment.train.model_dump())
     trainer = Trainer(spec, Method(shared=frozenset()), training)
     if epochs is None:
         epochs = experiment.rounds * experiment.train.epochs + experiment.method.tune.epochs

@@ -146,8 +146,7 @@ def build(
     stores = RowStores(raws, prepared)
     schema = schema or read_data_schema(experiment, lambda name: stores.stored(experiment.data, name))
     spec, first, alone = _model_and_start(experiment, schema, start)
-    settings = experiment.train.model_dump(exclude={"roles"})
-    training = TrainingConfig(**settings, freeze=experiment.model.freeze)
+    training = TrainingConfig(**experiment.train.model_dump(), freeze=experiment.model.freeze)
     method, on, dtype = _method(experiment), torch.device(device), experiment.model.dtype
     public = public_inputs(experiment, schema)
     trainer = Trainer(spec, method, training, on, first.state, dtype, alone, public)

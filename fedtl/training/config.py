@@ -12,7 +12,8 @@ class TrainingConfig:
     """
     The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
     still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
-    1 / 2.6). ``depths``: by the body's parameters, how far their stage is below the head; ``Trainer`` sets it.
+    1 / 2.6). ``roles``: what the rounds train, of what the method trains; (): all of it. ``depths``: by the body's parameters, how
+    far their stage is below the head; ``Trainer`` sets it.
     """
 
     optimizer: str = "sgd"
@@ -25,6 +26,7 @@ class TrainingConfig:
     batch_size: int = 32
     epochs: int = 1
     freeze: int = 0
+    roles: tuple[str, ...] = ()
     depths: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def share_of(self, name: str) -> float:
