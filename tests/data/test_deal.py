@@ -63,7 +63,7 @@ def test_every_row_is_in_one_silo_and_each_silo_can_be_trained_and_tested(train,
         assert len(silo.test.y) > 0
         if by in ("dirichlet", "classes"):
             assert set(silo.test.y.tolist()) <= counts.keys()
-            assert len(counts) == 2 or by == "dirichlet" and len(counts) > 2
+            assert len(counts) == 2 or (by == "dirichlet" and len(counts) > 2)
         if by == "dirichlet":
             assert all(count >= min(FEW, train.count(label)) for label, count in counts.items())
     again = divided(raw, by=by, silos=silos, seed=seed, alpha=2.0, minimum=8, classes=2)
@@ -202,7 +202,7 @@ def test_several_sets_and_labels_without_training_rows_are_refused(tmp_path):
         (["data.deal.silos=3", "data.task=regression"], "data.deal.by"),
         (
             ["data.source=npz", "data.path=.", "data.deal.silos=3", "data.target_domain=x"],
-            "data.target_domain does not",
+            "data.target_domain divides it already",
         ),
         (["data.deal.silos=3", "data.deal.beta=1"], "data.deal.beta"),
         (["data.partition.silos=3"], 'write data.deal = { by = "dirichlet"'),
