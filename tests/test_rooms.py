@@ -56,7 +56,7 @@ DOORS = {
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
