@@ -65,7 +65,15 @@ def with_column_names(
 def make_agreement(
     experiment: Experiment, shape: tuple[int, ...], classes: tuple[str, ...], base: str, dp_ready: bool
 ) -> Agreement:
-    """Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone."""
+    """
+    Return the agreement on an experiment, without its data, engine and silos, which concern the coordinator alone. Raises
+    ConfigError for what only a simulation can do.
+    """
+    if experiment.train.patience:
+        raise ConfigError(
+            f"train.patience = {experiment.train.patience}: the losses on a site's validation rows stay at the site, so a federation of "
+            "institutions cannot stop by them; remove train.patience"
+        )
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
     model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
     keys = (

@@ -75,6 +75,7 @@ ABOUT = {
     "train.clip": "a step's gradient is shortened to this norm; not set: never",
     "train.balanced": "draw rows so that each class of a silo comes equally often",
     "train.augment": 'random changes of training images: [{ name = "flip" }, { name = "shift", pixels = 4 }, ...]',
+    "train.patience": "stop after so many rounds without a better validation loss, and use the best round; 0: no",
     "train.roles": 'what a round trains: "body", "norm", "head"; []: all that the method trains',
     "method.name": "fedtl methods lists them",
     "method.cut": "how many first stages of the body are shared; not set: as the method says",

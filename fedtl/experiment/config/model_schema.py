@@ -60,7 +60,8 @@ class TrainSettings(Settings):
     learning rate rises from round to round over so many first rounds (Goyal et al., 2017). ``clip``: the most that the norm of a
     step's gradient over all trained tensors may be; a longer one is shortened to it (Pascanu et al., 2013). ``balanced``: an
     epoch draws its rows so that each class of the silo comes equally often. ``augment``: random changes of training images, one
-    after the other, each with the settings of its name (``training.augment``).
+    after the other, each with the settings of its name (``training.augment``). ``patience``: training stops after so many rounds
+    without a lower mean loss on validation rows, and the models are those of the best round; 0: all rounds, and the last one.
     """
 
     optimizer: str = "sgd"
@@ -76,4 +77,5 @@ class TrainSettings(Settings):
     clip: float | None = Field(None, gt=0, allow_inf_nan=False)
     balanced: bool = False
     augment: list[dict[str, Any]] = []
+    patience: int = Field(0, ge=0)
     roles: list[Literal["body", "norm", "head", "adapter"]] = []

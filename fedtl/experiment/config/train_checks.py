@@ -22,6 +22,8 @@ def train_contradictions(experiment: Experiment) -> Iterator[str]:
         yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
     if train.warmup >= rounds:
         yield f"train.warmup = {train.warmup}, but rounds = {rounds}: no round would have the whole learning rate; lower it"
+    if train.patience and experiment.method.server.get("soup", 1) != 1:
+        yield f"train.patience = {train.patience} and method.server.soup both say which rounds make the model; remove one of them"
     if train.balanced and experiment.data.task == "regression":
         yield 'train.balanced draws classes equally often, but data.task = "regression"; remove it'
 
@@ -32,6 +34,11 @@ def unsound_training(train: TrainSettings) -> Iterator[str]:
         yield f"[privacy] and train.clip = {train.clip:g}: privacy.clip shortens the gradient of each row; remove train.clip"
     if train.balanced:
         yield "[privacy] and train.balanced: the accountant assumes Poisson samples, in which all rows are equally likely; remove it"
+    if train.patience:
+        yield (
+            f"[privacy] and train.patience = {train.patience}: the loss on private validation rows would decide what is released; "
+            "remove train.patience"
+        )
     if train.augment:
         yield "[privacy] and train.augment: changed images are not part of the private step; remove train.augment"
 
