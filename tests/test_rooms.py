@@ -36,7 +36,12 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "sklearn": {
+        "data.preprocess",
+        "training.metrics",
+        "audit.attacks.membership",
+        "methods.measures.clusters",
+    },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),

@@ -13,7 +13,9 @@ class TrainingConfig:
     """
     The ``[train]`` settings. ``freeze``: that many first stages of the body do not move; the statistics of their norms
     still follow the silo's inputs. ``stage_lr``: each stage has this times the rate of the next one (Howard and Ruder, 2018:
-    1 / 2.6). ``warmup``, ``clip`` and ``balanced``: as in ``[train]``. ``augment``: the changes of training images. ``depths``: by the body's parameters, how far their stage is below the head; ``Trainer`` sets it.
+    1 / 2.6). ``roles``: what the rounds train, of what the method trains; (): all of it. ``warmup``, ``clip`` and ``balanced``: as in
+    ``[train]``. ``augment``: the changes of training images. ``depths``: by the body's parameters, how far their stage is below the
+    head; ``Trainer`` sets it.
     """
 
     optimizer: str = "sgd"
@@ -30,6 +32,7 @@ class TrainingConfig:
     balanced: bool = False
     augment: tuple[Change, ...] = ()
     freeze: int = 0
+    roles: tuple[str, ...] = ()
     depths: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def share_of(self, name: str) -> float:

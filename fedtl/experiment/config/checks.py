@@ -11,6 +11,7 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
+from fedtl.experiment.config.deal_checks import deal_mistakes
 from fedtl.experiment.config.messages import check_choice
 from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.public_checks import public_contradictions
@@ -238,25 +239,13 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
-    yield from _of_partition(data)
+    yield from deal_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:
         yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
-
-
-def _of_partition(data: DataSettings) -> Iterator[str]:
-    if data.partition is None:
-        return
-    if data.partition.by == "label" and data.task == "regression":
-        yield 'data.partition.by = "label" divides classes, but data.task = "regression"; set it to "size"'
-    if data.source in ("digits", "memory"):
-        yield f"data.partition divides one set of rows, but source {data.source!r} has silos of its own; remove it"
-    for key in ("target_domain", "unit_column", "silo_column"):
-        if getattr(data, key):
-            yield f"data.partition divides rows one by one, which data.{key} does not allow; remove one of them"
 
 
 def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:

@@ -148,8 +148,8 @@ def silo_model(experiment: Experiment, silo: str) -> ModelSettings:
 
 
 def training_of(settings: TrainSettings, freeze: int = 0) -> TrainingConfig:
-    """Return how a silo trains: ``[train]``, without what concerns the rounds or the method. Raises ConfigError."""
-    own = settings.model_dump(exclude={"roles", "augment", "patience"})
+    """Return how a silo trains: ``[train]``, without what concerns the rounds. Raises ConfigError."""
+    own = settings.model_dump(exclude={"augment", "patience"})
     return TrainingConfig(**own, augment=changes_of(settings), freeze=freeze)
 
 
