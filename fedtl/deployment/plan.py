@@ -19,6 +19,7 @@ from fedtl.data.settings import AGREED, DataSettings, Name
 from fedtl.errors import ConfigError, Denied
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.config.settings_file import read_toml, validate
+from fedtl.experiment.pixels import with_pixels
 from fedtl.federation.policy import Code
 
 MAX_AGREEMENT_BYTES = 1 << 20  # typical: a few thousand
@@ -75,7 +76,8 @@ def make_agreement(
             "institutions cannot stop by them; remove train.patience"
         )
     data = DataSettings(**{key: getattr(experiment.data, key) for key in AGREED})
-    model = experiment.model.model_copy(update={"weights": "", "pretrain_on": []})
+    model = with_pixels(experiment.model, shape, None)
+    model = model.model_copy(update={"weights": "", "pretrain_on": []})
     keys = (
         "seed",
         "rounds",

@@ -154,7 +154,12 @@ def ready_study(
         if experiment.model.pretrain_on and start is None:
             central = build(central_experiment(experiment), stores.raw, prepared, on.device, None, schema)
             start = pretrain(experiment, folder, central.trainer, schema)
-        study = with_guarantees(build(experiment, stores.raw, prepared, on.device, start, schema), folder)
+        study = build(experiment, stores.raw, prepared, on.device, start, schema)
+        if (
+            study.experiment.model != experiment.model
+        ):  # with what was looked up, the folder alone repeats the run
+            folder.save_experiment(folder.experiment().model_copy(update={"model": study.experiment.model}))
+        study = with_guarantees(study, folder)
         for guarantee in study.guarantees.values():
             check_study_fits(guarantee.account, guarantee.plan(), folder.path.name)
         for name in (*study.training, *experiment.data.late):
