@@ -29,6 +29,7 @@ DOORS = {
     "torchvision": {"models.libraries", "models.compat"},
     "pandas": {
         "data.frame",
+        "data.series",
         "data.table",
         "experiment.embed",
         "api.frames",
@@ -51,7 +52,14 @@ DOORS = {
     },
     "PIL": {"data.images"},
     "pydantic": {
-        *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
+        *(
+            "_util.settings",
+            "data.settings",
+            "models.builtin",
+            "models.sequences",
+            "simulation.settings",
+            "deployment.plan",
+        ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",

@@ -61,6 +61,20 @@ class RowSettings(Settings):
     limit: int = Field(0, ge=0)
 
 
+class SequenceSettings(Settings):
+    """
+    ``data.sequence``: an input is a series of measurements. Arrays are [N, T] or [N, T, C], steps before channels, or with
+    ``channels_first`` [N, C, T]. ``length``: longer series are cut to so many steps, shorter ones are filled up with missing
+    values; not set: all arrays have one length. A table has one row a step: ``id`` is the column that says which series a row
+    belongs to, and ``time`` the one that orders its rows.
+    """
+
+    length: int | None = Field(None, ge=1, le=1_000_000)
+    channels_first: bool = False
+    id: Name = ""
+    time: Name = ""
+
+
 class InputSettings(Settings):
     """The keys on which all silos must agree, because the inputs and outputs of one model follow from them."""
 
@@ -70,6 +84,7 @@ class InputSettings(Settings):
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
+    sequence: SequenceSettings | None = None
 
     @field_validator("channels", mode="before")
     @classmethod

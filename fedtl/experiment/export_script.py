@@ -39,6 +39,8 @@ def network():
 {network}
 
 def read(path):
+    if len(SHAPE) == 2 and not path.endswith(".npy"):
+        sys.exit(f"predict.py: pass series of measurements as an .npy [N, {{SHAPE[1]}} steps, {{SHAPE[0]}} channels]")
     if path.endswith(".csv"):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -58,6 +60,8 @@ def prepare(x):
         x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
         if x.dtype == np.uint8:
             return torch.tensor(x / 127.5 - 1, dtype=torch.float32)
+    elif len(SHAPE) == 2:  # series [N, steps, channels]
+        x = np.moveaxis(x, 1, 2)
     if INPUTS["mean"]:
         fill, mean, std = (np.reshape(INPUTS[key], (1, -1) + (1,) * (x.ndim - 2)) for key in ("fill", "mean", "std"))
         x = (np.where(np.isfinite(x), x, fill) - mean) / std

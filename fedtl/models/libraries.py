@@ -111,5 +111,6 @@ def _download(build: Callable[[], nn.Module], name: str) -> nn.Module:
 
 def _image(name: str, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise ModelError(f'model.name = {name!r} takes images, not rows of {shape[0]} columns; use "mlp"')
+        what, other = ("series", "convnet1d") if len(shape) == 2 else (f"rows of {shape[0]} columns", "mlp")
+        raise ModelError(f'model.name = {name!r} takes images, not {what}; use "{other}"')
     return shape

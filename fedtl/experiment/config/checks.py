@@ -23,6 +23,7 @@ from fedtl.experiment.config.schema import (
     WireSettings,
     is_custom,
 )
+from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
@@ -205,7 +206,9 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
-    for key in ("silo_column", "domain_column", "split_column", "positive_above", "categories"):
+    if data.silo_column and data.source not in UNITS:
+        yield f'data.silo_column is a setting of sources "table", "npz" and "memory", not of {data.source!r}'
+    for key in ("domain_column", "split_column", "positive_above", "categories"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
             yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
     for key in ("delimiter", "decimal", "encoding", "drop"):
@@ -248,6 +251,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
     yield from deal_mistakes(data)
+    yield from sequence_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if data.classes and data.task == "regression":
