@@ -26,7 +26,7 @@ ROWS = [
 # Frameworks stay at the door: the only modules that may import each.
 DOORS = {
     "timm": {"models.libraries"},
-    "torchvision": {"models.libraries", "models.compat"},
+    "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         "data.frame",
         "data.series",
@@ -37,7 +37,12 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "sklearn": {
+        "data.preprocess",
+        "training.metrics",
+        "audit.attacks.membership",
+        "methods.measures.clusters",
+    },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
@@ -64,7 +69,7 @@ DOORS = {
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},

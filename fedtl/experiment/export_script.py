@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
 from fedtl.models.libraries import import_timm, is_timm
 from fedtl.models.registry import MODELS, TORCHVISION
 

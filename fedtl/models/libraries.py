@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
 from fedtl.models.net import Shape
 
 logger = logging.getLogger(__name__)

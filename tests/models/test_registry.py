@@ -200,7 +200,7 @@ def test_torchvision_imports_once_the_missing_operators_are_defined():
         pytest.skip("torchvision fits this torch: nothing is missing")
     assert "torchvision::nms" in plain.stderr
     done = python(
-        "from fedtl.models.compat import define_missing_operators as define\n"
+        "from fedtl._util.torchvision_import import define_missing_operators as define\n"
         "assert define() == ['nms', 'qnms'], 'first'\n"
         "assert define() == [], 'second'\n"
         "import torchvision\n"
@@ -212,7 +212,7 @@ def test_torchvision_imports_once_the_missing_operators_are_defined():
 
 def test_import_torchvision_works_here_and_twice():
     done = python(
-        "from fedtl.models.compat import define_missing_operators, import_torchvision\n"
+        "from fedtl._util.torchvision_import import define_missing_operators, import_torchvision\n"
         "assert import_torchvision() is import_torchvision()\n"
         "assert define_missing_operators() == []\n"
         "import timm\n"
