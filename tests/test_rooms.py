@@ -29,6 +29,7 @@ DOORS = {
     "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         "data.frame",
+        "data.huggingface",
         "data.series",
         "data.table",
         "experiment.embed",
@@ -55,7 +56,7 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.images"},
+    "PIL": {"data.huggingface", "data.images"},
     "pydantic": {
         *(
             "_util.settings",
@@ -76,6 +77,7 @@ DOORS = {
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
+    "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},
 }
 # What the coordinator runs. It never reaches examples, nor anything that reads them.

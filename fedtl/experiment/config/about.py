@@ -45,6 +45,8 @@ ABOUT = {
     "data.unit_column": "the column that says whose row it is, such as the patient; kept together in splits",
     "data.split_seed": "of the split into training, validation and test rows; not set: seed",
     "data.split_column": 'the column that says "train", "val" or "test"',
+    "data.sets": 'of source "torchvision": the names of the sets, each of which is a silo',
+    "data.download": 'of source "torchvision": download files that are not in data.path',
     "data.deal": "deal one data set to simulated silos",
     "data.deal.silos": "how many silos",
     "data.deal.by": 'in what they differ: "dirichlet" (labels), "size", "iid", "classes" (some labels each) or "unit" (patients whole)',

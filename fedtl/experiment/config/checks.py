@@ -9,6 +9,7 @@ from fedtl.data.constants import parse_bounds
 from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
+from fedtl.data.torchvision_sets import SETS
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
 from fedtl.experiment.config.deal_checks import deal_mistakes
@@ -26,7 +27,7 @@ from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 
 REGRESSION = ("r2", "rmse")
-TABLES = ("table", "memory")  # sources with columns by name
+TABLES = ("table", "memory", "huggingface")  # sources with columns by name
 UNITS = (*TABLES, "npz")
 METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
@@ -178,6 +179,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
     lists |= {
         "data.columns": data.columns,
         "data.drop": data.drop,
+        "data.sets": data.sets,
         "data.classes": data.classes,
         "data.unlabelled": data.unlabelled,
         "data.public": data.public,
@@ -199,31 +201,43 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
     if data.silo_column and data.source not in UNITS:
-        yield f'data.silo_column is a setting of sources "table", "npz" and "memory", not of {data.source!r}'
+        yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     for key in ("domain_column", "split_column", "positive_above", "categories"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
-            yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
+            yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}"
     for key in ("delimiter", "decimal", "encoding", "drop"):
         tables = TABLES if key == "drop" else ("table",)
         if data.source not in tables and getattr(data, key) != type(data).model_fields[key].default:
             yield f'data.{key} is a setting of source "table", not of {data.source!r}'
     if data.delimiter == data.decimal == "," and not data.path.lower().endswith(".parquet"):
         yield 'data.delimiter and data.decimal are both ","; set data.delimiter, such as ";"'
+    yield from _of_named_sets(data)
     if data.drop and data.columns:
         yield "data.drop and data.columns both say which columns are read; remove one of them"
     if data.silos and data.silos_except:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
-        yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
+        yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
         yield (
-            f'data.unit_column = {data.unit_column!r}: only source "table" (a column) and "npz" (arrays train_NAME) '
+            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(TABLES)} (a column) and npz (arrays train_NAME) "
             "have one, and it cannot be x or y"
         )
     if data.source == "images" and data.target_domain:
         yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
         yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
+
+
+def _of_named_sets(data: DataSettings) -> Iterator[str]:
+    if data.source != "torchvision":
+        for key in ("sets", "download"):
+            if getattr(data, key):
+                yield f'data.{key} is a setting of source "torchvision", not of {data.source!r}'
+    elif not data.sets:
+        yield f'data.sets is empty; source "torchvision" has {", ".join(SETS)}'
+    for name in data.sets:
+        yield from _messages_of(check_choice, SETS, name, "data.sets")
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
