@@ -26,9 +26,11 @@ ROWS = [
 # Frameworks stay at the door: the only modules that may import each.
 DOORS = {
     "timm": {"models.libraries"},
-    "torchvision": {"models.libraries", "models.compat"},
+    "torchvision": {"models.libraries", "_util.torchvision_import", "data.torchvision_sets"},
     "pandas": {
         "data.frame",
+        "data.huggingface",
+        "data.series",
         "data.table",
         "experiment.embed",
         "api.frames",
@@ -54,9 +56,16 @@ DOORS = {
         ),
         *("cli.silo", "cli.silo_consent", "cli.silo_record"),
     },
-    "PIL": {"data.images"},
+    "PIL": {"data.huggingface", "data.images"},
     "pydantic": {
-        *("_util.settings", "data.settings", "models.builtin", "simulation.settings", "deployment.plan"),
+        *(
+            "_util.settings",
+            "data.settings",
+            "models.builtin",
+            "models.sequences",
+            "simulation.settings",
+            "deployment.plan",
+        ),
         "privacy.ledger_lines",
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
@@ -68,6 +77,7 @@ DOORS = {
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
+    "datasets": {"data.huggingface"},
     "ray": {"simulation.ray"},
 }
 # What the coordinator runs. It never reaches examples, nor anything that reads them.

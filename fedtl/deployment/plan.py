@@ -53,11 +53,11 @@ def with_column_names(
     experiment: Experiment, silo: str, shape: tuple[int, ...], inputs: tuple[str, ...]
 ) -> Experiment:
     """
-    Return the experiment of a table with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
+    Return the experiment of a table, or of series, with ``data.columns`` set. Where it was not set, the columns are those of ``silo``,
     whose ``inputs`` have these names. Columns that only have positions as names are not listed.
     """
     data = experiment.data
-    if len(shape) != 1 or data.columns or inputs == tuple(map(str, range(shape[0]))):
+    if len(shape) == 3 or data.columns or inputs == tuple(map(str, range(shape[0]))):
         return experiment
     names = table.input_columns(data, silo) if data.source == "table" else list(inputs)
     return experiment.model_copy(update={"data": data.model_copy(update={"columns": names})})

@@ -16,6 +16,8 @@ from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
 
+MIN_SIDE, MAX_ASPECT = 4, 8  # of what is surely an image, in pixels
+
 
 @dataclass(frozen=True)
 class SiloSchema:
@@ -85,6 +87,8 @@ def read_data_schema(
     hashes: dict[str, frozenset[int]] = {}
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
+        if settings.sequence is None:
+            _check_is_picture(raw, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
         facts = NO_FACTS
         if look or not settings.by_record:
@@ -102,6 +106,20 @@ def read_data_schema(
         )
         _check_same_inputs(names[0], name, silos)
     return DataSchema(silos, tuple(common_rows(hashes)))
+
+
+def _check_is_picture(raw: Raw, name: str) -> None:
+    """Raise DataError for numbers [N, H, W] that are no picture by their shape, but may be series of measurements."""
+    x = raw.train.x
+    if x.ndim != 3 or x.dtype == np.uint8:
+        return
+    _, steps, channels = x.shape
+    small, large = sorted((steps, channels))
+    if small < MIN_SIDE or large > MAX_ASPECT * small:
+        raise DataError(
+            f"silo {name}: inputs of shape {steps} x {channels} look like series of measurements, not like grey images; set "
+            f"data.sequence = {{}} to read them as {steps} steps with {channels} channels, or save images as [N, H, W, 1]"
+        )
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:
@@ -150,8 +168,10 @@ def _check_same_inputs(first: str, name: str, silos: Mapping[str, SiloSchema]) -
             f"silo {lacks} has no column {key!r}, silo {has} has one; list the columns of all silos in data.columns"
         )
     if other.shape != reference.shape:
-        images = len(other.shape) == 3
-        advice = "set data.size and data.channels" if images else "list common columns in data.columns"
+        advice = {
+            1: "list common columns in data.columns",
+            2: "set data.sequence.length, and list common channels in data.columns",
+        }.get(len(other.shape), "set data.size and data.channels")
         raise DataError(
             f"silo {name} has inputs of shape {other.shape}, silo {first} of {reference.shape}; {advice}"
         )

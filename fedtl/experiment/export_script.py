@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
-from fedtl.models.libraries import TORCHVISION, is_hub_name, is_timm, timm_config
+from fedtl.models.libraries import TORCHVISION, import_timm, is_hub_name, is_timm, timm_config
 from fedtl.models.pixels import pixel_scale
 from fedtl.models.registry import MODELS
 
@@ -40,6 +40,8 @@ def network():
 {network}
 
 def read(path):
+    if len(SHAPE) == 2 and not path.endswith(".npy"):
+        sys.exit(f"predict.py: pass series of measurements as an .npy [N, {{SHAPE[1]}} steps, {{SHAPE[0]}} channels]")
     if path.endswith(".csv"):
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -60,6 +62,8 @@ def prepare(x):
         if x.dtype == np.uint8:
             mean, std = (np.reshape(one, (-1, 1, 1)) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
             return torch.tensor((x / 255 - mean) / std, dtype=torch.float32)
+    elif len(SHAPE) == 2:  # series [N, steps, channels]
+        x = np.moveaxis(x, 1, 2)
     if INPUTS["mean"]:
         fill, mean, std = (np.reshape(INPUTS[key], (1, -1) + (1,) * (x.ndim - 2)) for key in ("fill", "mean", "std"))
         x = (np.where(np.isfinite(x), x, fill) - mean) / std

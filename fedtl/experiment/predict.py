@@ -69,10 +69,12 @@ class SiloModel:
 
     def prepared(self, x: Array) -> Tensor:
         """Return rows as a source stores them as the silo's training inputs were prepared [N, ...]. Raises DataError."""
-        wanted = len(self.inputs.columns)
-        if x.dtype.kind not in "uif" or x.ndim < 2 or (wanted and x.shape[1:] != (wanted,)):
+        columns = self.inputs.columns
+        of_columns = (x.ndim, *x.shape[-1:]) == (3 if self.inputs.sequence else 2, len(columns))
+        if x.dtype.kind not in "uif" or x.ndim < 2 or (columns and not of_columns):
             shape = f"{x.dtype} of shape {list(x.shape)}"
-            expected = f"rows of {wanted} columns: {', '.join(self.inputs.columns)}" if wanted else "images"
+            kind = "series of steps with {} channels" if self.inputs.sequence else "rows of {} columns"
+            expected = f"{kind.format(len(columns))}: {', '.join(columns)}" if columns else "images"
             raise DataError(
                 f"the input is {shape}, but the model was trained on {expected}; pass inputs of this kind"
             )
@@ -128,11 +130,16 @@ Prediction = dict[
 ]  # the row or file, the predicted value or label, and each label's probability
 
 
-def prediction_rows(model: SiloModel, scores: Tensor, files: Sequence[str]) -> Iterator[Prediction]:
-    """Yield one dict for each prediction: row or file, and label with a probability for each class, or the value."""
+def prediction_rows(
+    model: SiloModel, scores: Tensor, files: Sequence[str], column: str = "file"
+) -> Iterator[Prediction]:
+    """
+    Yield one dict for each prediction: row or file, and label with a probability for each class, or the value. ``column``: the name
+    of what ``files`` hold.
+    """
     probabilities = scores.softmax(1) if model.classes else scores
     for number, values in enumerate(probabilities.tolist()):
-        which = {"file": files[number]} if files else {"row": number}
+        which = {column: files[number]} if files else {"row": number}
         if not model.classes:
             yield which | {"prediction": values[0]}
         else:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.compat import import_torchvision
 from fedtl.models.downloads import HUB_WEIGHTS, WeightsFile, hub_file, not_here, url_file, without_network
 from fedtl.models.net import Shape
 from fedtl.models.pixels import PixelScale
@@ -222,5 +222,6 @@ def _set_checkpointing(model: Any, name: str) -> None:
 
 def _image(name: str, shape: Shape) -> Shape:
     if len(shape) != 3:
-        raise ModelError(f'model.name = {name!r} takes images, not rows of {shape[0]} columns; use "mlp"')
+        what, other = ("series", "convnet1d") if len(shape) == 2 else (f"rows of {shape[0]} columns", "mlp")
+        raise ModelError(f'model.name = {name!r} takes images, not {what}; use "{other}"')
     return shape

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fedtl._util.randomness import address
 from fedtl._util.settings import Fraction
+from fedtl._util.torchvision_import import import_transforms
 from fedtl.errors import ConfigError
-from fedtl.models.compat import import_transforms
 from fedtl.models.net import Shape
 
 Pixels = Annotated[int, Ge(1), Le(64)]

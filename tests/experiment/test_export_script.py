@@ -121,3 +121,18 @@ def test_the_code_of_a_network_gives_the_library_s_names(name, shape):
     rebuilt = names["network"]()
     assert {key: value.shape for key, value in rebuilt.state_dict().items()} == named
     assert rebuilt.eval()(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+def test_series(tmp_path, monkeypatch, capsys):
+    (tmp_path / "data").mkdir()
+    for silo in "ab":
+        y = np.arange(60) % 2
+        x = RNG.normal(size=(60, 9, 2)).cumsum(1) + y[:, None, None]
+        np.savez(tmp_path / "data" / f"{silo}.npz", train_x=x, train_y=y)
+    sets = ["data.source=npz", "data.sequence={}", "model.name=convnet1d", "model.settings.widths=[4,4,4]"]
+    model, script = exported(tmp_path, tmp_path / "data", *sets)
+    x[0, 3, 1] = np.nan
+    np.save(tmp_path / "new.npy", x[:5])
+    check(model, script, tmp_path / "new.npy", monkeypatch, capsys)
+    with pytest.raises(SystemExit, match="pass series of measurements"):
+        printed(script, tmp_path / "new.csv", monkeypatch, capsys)
