@@ -28,15 +28,15 @@ DOORS = {
     "timm": {"models.libraries"},
     "torchvision": {"models.libraries", "models.compat"},
     "pandas": {
-        "data.frame",
-        "data.table",
+        *("data.frame", "data.table", "data.cells"),
         "experiment.embed",
         "api.frames",
         "api.results",
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "openpyxl": {"data.excel_files"},
+    "sklearn": {"data.preprocess", "data.target_encoding", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
