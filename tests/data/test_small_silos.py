@@ -79,7 +79,7 @@ def test_notes_say_who_is_left_out_and_who_is_named_otherwise(path):
     [
         ({"by_record": True, "min_rows": 5}, "[privacy]"),
         ({"min_labels": 2, "task": "regression"}, "data.min_labels counts classes"),
-        ({"min_rows": 5, "partition": {"silos": 2}, "silo_column": ""}, "data.partition.minimum"),
+        ({"min_rows": 5, "deal": {"silos": 2}, "silo_column": ""}, "data.deal.minimum"),
     ],
 )
 def test_what_a_rule_cannot_go_with(path, more, said):

@@ -66,7 +66,7 @@ def rule_contradictions(data: DataSettings) -> Iterator[str]:
             yield f"data.{key} = {value}: which silos take part would depend on their rows, which [privacy] and data.by_record exclude; list them in data.silos_except"
         if data.source == "memory":
             yield f"data.{key} = {value} is not a setting of source 'memory'; leave such silos out of the rows that are passed"
-        if data.partition is not None:
-            yield f"data.{key} = {value} and data.partition; set data.partition.minimum instead"
+        if data.deal is not None:
+            yield f"data.{key} = {value} and data.deal; set data.deal.minimum instead"
     if data.min_labels > 1 and data.task == "regression":
         yield 'data.min_labels counts classes, but data.task = "regression"; remove one of them'
