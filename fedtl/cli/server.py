@@ -132,7 +132,7 @@ def bundle(
     labels = tuple(classes.split(",")) if classes else ()
     settings = load_experiment(experiment, set_ or [])
     if columns:
-        declared = parse_columns(columns)
+        declared = parse_columns(columns, settings.data)
         settings = settings.model_copy(update={"data": with_declared_columns(settings.data, declared)})
         sizes = (sum(len(column.inputs) for column in declared),)
     built = build_bundle(folder / "bundles", name or Path(experiment).stem, settings, sizes, labels, dp_ready)

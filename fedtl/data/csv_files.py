@@ -27,13 +27,15 @@ MISSING_WORDS = frozenset(
 class Dialect:
     """
     How a file is written. ``literal``: the columns in which a word such as "None" is kept as it is; in all others it is a
-    missing value. ``as_text``: keep every cell as text, and let no row decide whether the others can be read.
+    missing value. ``texts``: the columns whose cells stay text, such as "007". ``as_text``: those of all columns do, and no row
+    decides whether the others can be read.
     """
 
     delimiter: str = ","
     decimal: str = "."
     encoding: str = "utf-8"
     literal: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
     as_text: bool = False
 
 

@@ -142,7 +142,7 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unit, unread = settings.unit_column, ()
+    unit, unread = settings.unit_column, tuple[str, ...]()
     if settings.sequence is not None:
         arrays, unread = _with_series(arrays, settings.sequence, where)
     train = _part(arrays, "train", where, unit)

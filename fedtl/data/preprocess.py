@@ -16,6 +16,7 @@ from fedtl.data.constants import bounds_for, read_constants
 from fedtl.data.origins import Origin
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Array, finite_numbers
+from fedtl.data.target_encoding import TargetTable, encoded_rows
 from fedtl.errors import DataError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -28,7 +29,8 @@ class Inputs:
     How one silo's inputs are prepared.
 
     ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images and series); (): not scaled.
-    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255.
+    ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255. ``tables``: of
+    target-encoded columns, which are encoded before they are scaled.
     ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
     """
 
@@ -45,6 +47,7 @@ class Inputs:
     origin: Origin = Origin.DECLARED
     label_origin: Origin = Origin.DECLARED
     sequence: bool = False
+    tables: tuple[TargetTable, ...] = ()
 
     def apply(self, x: Array) -> Array:
         """
@@ -61,7 +64,7 @@ class Inputs:
         scaled = np.empty(x.shape, np.float32)
         for start in range(0, len(x), ROWS_AT_ONCE):  # float64 needs twice the memory
             rows = slice(start, start + ROWS_AT_ONCE)
-            scaled[rows] = self._scaled(finite_numbers(x[rows]))
+            scaled[rows] = self._scaled(encoded_rows(finite_numbers(x[rows]), self.tables))
         return scaled
 
     def _scaled(self, x: Array) -> Array:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedtl._util.files import write_bytes
-from fedtl.data.prepare import SILO_NAME
+from fedtl.data.plain_names import SILO_NAME
 from fedtl.deployment.coordinator.admitted import add_site, read_admitted, write_admitted
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.coordinator.superlink import CONNECTION, flwr, is_healthy
