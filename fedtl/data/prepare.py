@@ -175,26 +175,16 @@ def prepare_silo(
     is kept without a label and does not train. Labels that are not used become inputs without labels. Raises DataError.
     """
     stored = raw.train if raw.test is None else raw.test
-    raw, ids = split_rows(raw, settings, name, seed)
-    if len(raw.train.y) < 2:
-        raise DataError(
-            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
-        )
-    if not used_fraction(settings, name):
-        raw, ids = _with_judged_test_rows(raw, ids, settings, name)
+    raw, ids = _split(raw, settings, name, seed)
     x = raw.train.x
     raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)
+    raw, tables = _with_encoded_rows(raw, settings, name, seed, classes)
     assert raw.val is not None
     assert raw.test is not None
-    tables: tuple[TargetTable, ...] = ()
-    if settings.target_encoded:
-        y = label_numbers(raw.train.y, classes, settings).numpy()
-        tables, x = fit_tables(x, y, raw.columns, settings, seed, name)
-        raw = replace(raw, train=replace(raw.train, x=x))
-    scaled = fit_inputs(x, raw.train.y, raw.columns, settings, name)
+    scaled = fit_inputs(raw.train.x if tables else x, raw.train.y, raw.columns, settings, name)
     inputs = replace(scaled, tables=tables)
 
     def prepared(part: Part, by: Inputs = inputs) -> Dataset:
@@ -219,6 +209,27 @@ def prepare_silo(
     units = None if stored.units is None else _unit_numbers(stored.units)[torch.from_numpy(ids)]
     tested = _evaluation_set(prepared(raw.test), torch.from_numpy(ids), target_test, units)
     return Prepared(data, tested, inputs)
+
+
+def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:
+    """Return the rows with a test and a validation part, and the numbers of the test rows. Raises DataError."""
+    raw, ids = split_rows(raw, settings, name, seed)
+    if len(raw.train.y) < 2:
+        raise DataError(
+            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
+        )
+    return (raw, ids) if used_fraction(settings, name) else _with_judged_test_rows(raw, ids, settings, name)
+
+
+def _with_encoded_rows(
+    raw: Raw, settings: DataSettings, name: str, seed: int, classes: tuple[str, ...]
+) -> tuple[Raw, tuple[TargetTable, ...]]:
+    """Return a silo with target-encoded training rows, and what encodes all other rows; () without such columns. Raises DataError."""
+    if not settings.target_encoded:
+        return raw, ()
+    y = label_numbers(raw.train.y, classes, settings).numpy()
+    tables, x = fit_tables(raw.train.x, y, raw.columns, settings, seed, name)
+    return replace(raw, train=replace(raw.train, x=x)), tables
 
 
 def _evaluation_set(
