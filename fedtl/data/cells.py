@@ -6,7 +6,7 @@ and text in a column that is declared as nothing else is refused.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,10 +107,14 @@ def _numbers(cells: "pd.Series", where: str) -> Array:
 
 def _text_problem(present: "pd.Series") -> str:
     """Return what is wrong with a column that should hold numbers, and what to do."""
+    if not isinstance(first := present.iloc[0], Hashable):
+        return f"{present.name} holds a {type(first).__name__} in a cell; write one value a cell, or list it in data.drop"
     texts = [cell for cell in present if not _is_number(cell)]
     categories = sorted(map(spelled, present.unique()))
     if texts and all(has_decimal_comma(str(cell)) for cell in texts):
         advice = 'if the comma is a decimal mark, set data.decimal = ","'
+    elif not texts:
+        return f"{present.name} holds numbers stored as text ({first!r}); store them as numbers, or declare data.categories.{present.name}"
     elif dates := date_advice(texts, str(present.name)):
         advice = dates
     elif len(texts) < len(present) / 2:
@@ -131,6 +135,8 @@ def numbers_by_cell(cells: "pd.Series", settings: DataSettings) -> Array:
     """Return each cell as a number, NaN if it is not one that float32 can hold; no cell changes how another is read."""
     import pandas as pd
 
+    if pd.api.types.is_datetime64_any_dtype(cells) or pd.api.types.is_timedelta64_dtype(cells):
+        return np.full(len(cells), np.nan)  # pandas would count microseconds, also of a missing one
     if settings.decimal == "," and not pd.api.types.is_numeric_dtype(cells):
         # A point is not part of such a number; the numbers of Excel are not text.
         cells = cells.map(

@@ -176,22 +176,17 @@ def prepare_silo(
     is kept without a label and does not train. Labels that are not used become inputs without labels. Raises DataError.
     """
     stored = raw.train if raw.test is None else raw.test
-    raw, ids = split_rows(raw, settings, name, seed)
-    if len(raw.train.y) < 2:
-        raise DataError(
-            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
-        )
-    if not used_fraction(settings, name):
-        raw, ids = _with_judged_test_rows(raw, ids, settings, name)
-    raw, tables = _encoded(with_wrong_labels(raw, settings, name, seed), settings, name, seed, classes)
+    raw, ids = _split(raw, settings, name, seed)
     x = raw.train.x
+    raw = with_wrong_labels(raw, settings, name, seed)
     raw, hidden = hide_labels(raw, settings, name, seed)
     if settings.task == "classification" and not settings.by_record:
         check_classes(raw, name, classes, trained)
-    scaled = fit_inputs(x, raw.train.y, raw.columns, settings, name)
-    inputs = replace(scaled, tables=tables)
+    raw, tables = _with_encoded_rows(raw, settings, name, seed, classes)
     assert raw.val is not None
     assert raw.test is not None
+    scaled = fit_inputs(raw.train.x if tables else x, raw.train.y, raw.columns, settings, name)
+    inputs = replace(scaled, tables=tables)
 
     def prepared(part: Part, by: Inputs = inputs) -> Dataset:
         return Dataset(
@@ -217,10 +212,20 @@ def prepare_silo(
     return Prepared(data, tested, inputs)
 
 
-def _encoded(
+def _split(raw: Raw, settings: DataSettings, name: str, seed: int) -> tuple[Raw, Array]:
+    """Return the rows with a test and a validation part, and the numbers of the test rows. Raises DataError."""
+    raw, ids = split_rows(raw, settings, name, seed)
+    if len(raw.train.y) < 2:
+        raise DataError(
+            f"silo {name}: data.test and data.val leave {len(raw.train.y)} training rows; decrease them"
+        )
+    return (raw, ids) if used_fraction(settings, name) else _with_judged_test_rows(raw, ids, settings, name)
+
+
+def _with_encoded_rows(
     raw: Raw, settings: DataSettings, name: str, seed: int, classes: tuple[str, ...]
 ) -> tuple[Raw, tuple[TargetTable, ...]]:
-    """Return the rows with their target-encoded columns as numbers, and how other rows are encoded."""
+    """Return a silo with target-encoded training rows, and what encodes all other rows; () without such columns. Raises DataError."""
     if not settings.target_encoded:
         return raw, ()
     y = label_numbers(raw.train.y, classes, settings).numpy()

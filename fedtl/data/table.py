@@ -1,6 +1,7 @@
 """CSV, Parquet or Excel files: one file per silo, or one file with a column that names the silo."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,7 +140,7 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
 
     try:
         if path.lower().endswith(".parquet"):
-            return pd.read_parquet(path)
+            return _with_plain_numbers(pd.read_parquet(path))
         if path.lower().endswith(".xlsx"):
             names, rows = read_sheet(path, sheet, dialect.as_text)
             return pd.DataFrame(rows, columns=names, dtype=object if dialect.as_text else None)
@@ -160,6 +161,15 @@ def _parse(path: str, changed: int, size: int, dialect: Dialect, sheet: str) -> 
     except (ValueError, OSError) as error:
         reason = (str(error).splitlines() or ["empty"])[0]
         raise DataError(f"{path} cannot be read: {reason}") from error
+
+
+def _with_plain_numbers(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows of a Parquet file with decimals, as databases export them, as floats. All cells of its columns are of one type."""
+    first = {
+        name: next(iter(frame[name].dropna()), None) for name in frame.columns if frame[name].dtype == object
+    }
+    decimals = [name for name, cell in first.items() if isinstance(cell, Decimal)]
+    return frame.astype(dict.fromkeys(decimals, float)) if decimals else frame
 
 
 def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:

@@ -30,8 +30,8 @@ def data_notes(experiment: Experiment, method: Method, schema: DataSchema) -> It
         rule = (
             f"data.min_rows = {experiment.data.min_rows} and data.min_labels = {experiment.data.min_labels}"
         )
-        out = [f"{name}: {has}" for name, has in schema.left_out.items()]
-        yield f"{rule} leave out {len(out)} of {len(out) + len(schema.silos)} silos ({'; '.join(out)})"
+        small = [f"{name}: {has}" for name, has in schema.left_out.items()]
+        yield f"{rule} leave out {len(small)} of {len(small) + len(schema.silos)} silos ({'; '.join(small)})"
     yield from row_notes(experiment, schema)
     if experiment.privacy is not None:
         return
