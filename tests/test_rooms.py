@@ -36,10 +36,11 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "sklearn": {"data.preprocess", "data.shift", "training.metrics", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
+        "report.data_plots",
     },
     "jinja2": {"report.html"},
     "typer": {
