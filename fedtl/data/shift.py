@@ -21,6 +21,7 @@ MOST_ROWS = 3000  # of all silos together
 MOST_PAIRS = 12  # silos; of more, only each against all others
 TREES = 100
 Z = 1.959964  # of the 95 % interval
+NEAR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,10 @@ def interval(auc: float, one: int, other: int) -> tuple[float, float]:
     """
     from scipy.optimize import brentq
 
-    half = (one + other) / 2 - 1
+    half, auc = (one + other) / 2 - 1, min(max(auc, NEAR), 1 - NEAR)  # at 0 and 1, both ends would be roots
 
     def beyond(area: float) -> float:
         spread = 1 + half * (1 - area) / (2 - area) + half * area / (1 + area)
         return float((auc - area) ** 2 - Z**2 * area * (1 - area) * spread / (one * other))
 
-    low = 0.0 if beyond(0.0) <= 0 else brentq(beyond, 0.0, auc)
-    high = 1.0 if beyond(1.0) <= 0 else brentq(beyond, auc, 1.0)
-    return float(low), float(high)
+    return float(brentq(beyond, 0.0, auc)), float(brentq(beyond, auc, 1.0))

@@ -4,7 +4,8 @@ What a person may do about the data: rules of thumb, each with the number that i
 No run reads a recommendation. Labels of test rows are not looked at: only training rows and counts of copies.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedtl.results.data_report import DataReport, LabelShift, Recommendation, SiloRows
 
@@ -16,89 +17,98 @@ LABELS_APART, BY_CHANCE = 0.3, 0.001  # the distance of labels and its p-value
 GAPS, NO_GAPS = 0.5, 0.1  # shares of missing cells at one silo and at another
 LARGE = 10  # times the training rows of the smallest silo
 COPIES = 0.05  # share of a silo's training rows
+MOST_LISTED = 6
 LEAK = "a test row that is a training row makes a test result too good"
 
 
 def recommendations(report: DataReport) -> tuple[Recommendation, ...]:
     """Return the recommendations for an experiment, those that can make a result wrong first."""
-    found = (_of_copies, _of_classes, _of_gaps, _of_labels, _of_inputs, _of_sizes)
-    return tuple(one for rule in found for one in rule(report))
+    rules = (_of_common_rows, _of_rare_class, _of_gaps, _of_labels, _of_inputs, _of_sizes)
+    return (*of_own_rows(report.silos), *(one for rule in rules for one in rule(report)))
 
 
-def _of_copies(report: DataReport) -> Iterator[Recommendation]:
-    for name, silo in report.silos.items():
-        yield from _of_own_copies(name, silo)
+def of_own_rows(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
+    """Yield what follows from the rows of each silo alone."""
+    yield from _of_own_copies(silos)
+    yield from _of_single_classes(silos)
+    yield from _of_few_rows(silos)
+
+
+def _of_own_copies(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
+    copies = {
+        name: silo.tested_on_training_rows for name, silo in silos.items() if silo.tested_on_training_rows
+    }
+    if copies:
+        listed = _listed([f"{name} {count} of {silos[name].test}" for name, count in copies.items()])
+        text = f"test rows have the inputs of a training row of the silo ({listed}): remove the copies"
+        yield Recommendation(tuple(copies), text, max(copies.values()), LEAK)
+
+
+def _of_single_classes(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
+    for name, silo in silos.items():
+        if len(silo.trained) == 1:
+            rows = sum(silo.trained.values())
+            text = (
+                f"{name} has {rows} training rows of one class: it can receive a model, not teach one; list it in data.late or in "
+                "data.silos_except"
+            )
+            yield Recommendation((name,), text, rows, "all training rows of a silo have one label")
+
+
+def _of_few_rows(silos: Mapping[str, SiloRows]) -> Iterator[Recommendation]:
+    least = {
+        name: min(silo.trained.items(), key=lambda item: item[1])
+        for name, silo in silos.items()
+        if len(silo.trained) > 1
+    }
+    few = {name: own for name, own in least.items() if own[1] < FEW}
+    if few:
+        listed = _listed([f"{name} {count} of class {label}" for name, (label, count) in few.items()])
+        text = f"a class has few training rows ({listed}): compare methods whose head is shared, such as fedavg or silobn"
+        lowest = min(count for _, count in few.values())
+        yield Recommendation(
+            tuple(few), text, lowest, f"fewer than {FEW} training rows of a class that a silo has"
+        )
+
+
+def _of_common_rows(report: DataReport) -> Iterator[Recommendation]:
     for pair, count in report.between.leaked.items():
         one, other = pair.split(", ")
-        text = f"{count} test rows of {one} are training rows of {other}: remove them at {one}"
+        text = f"{count} test rows of {one} have the inputs of training rows of {other}: remove them at {one}"
         yield Recommendation((one, other), text, count, LEAK)
     for pair, count in report.common.items():
         one, other = pair.split(", ")
         share = count / max(1, min(report.silos[one].train, report.silos[other].train))
         if share > COPIES:
-            text = f"{one} and {other} have {count} rows in common: keep them at one silo"
+            text = f"{one} and {other} have {count} training rows in common: keep them at one silo"
             rule = f"more than {COPIES:.0%} of the training rows of the smaller silo"
             yield Recommendation((one, other), text, count, rule)
 
 
-def of_one_silo(name: str, silo: SiloRows) -> Iterator[Recommendation]:
-    """Yield what follows from the rows of one silo alone."""
-    yield from _of_own_copies(name, silo)
-    yield from _of_own_classes(name, silo)
-
-
-def _of_own_copies(name: str, silo: SiloRows) -> Iterator[Recommendation]:
-    if count := silo.tested_on_training_rows:
-        text = (
-            f"{count} of {silo.test} test rows of {name} have the inputs of a training row: remove the copies"
-        )
-        yield Recommendation((name,), text, count, LEAK)
-
-
-def _of_classes(report: DataReport) -> Iterator[Recommendation]:
-    for name, silo in report.silos.items():
-        yield from _of_own_classes(name, silo)
-    total: dict[str, int] = {}
-    for silo in report.silos.values():
-        for label, count in silo.trained.items():
-            total[label] = total.get(label, 0) + count
-    share = min(total.values()) / sum(total.values()) if len(total) == 2 else 1.0
+def _of_rare_class(report: DataReport) -> Iterator[Recommendation]:
+    total = sum((Counter(silo.trained) for silo in report.silos.values()), Counter[str]())
+    share = min(total.values()) / total.total() if len(total) == 2 else 1.0
     if share < RARE:
         text = f"{share:.1%} of all training rows have the rarer label: compare by AUC (compare.metric), because accuracy says little"
-        yield Recommendation(
-            (), text, share, f"the rarer of two labels has less than {RARE:.0%} of the training rows"
-        )
-
-
-def _of_own_classes(name: str, silo: SiloRows) -> Iterator[Recommendation]:
-    if len(silo.trained) == 1:
-        rows = sum(silo.trained.values())
-        text = (
-            f"{name} has {rows} training rows of one class: it can receive a model, not teach one; list it in data.late or in "
-            "data.silos_except"
-        )
-        yield Recommendation((name,), text, rows, "all training rows of a silo have one label")
-    few = {label: count for label, count in silo.trained.items() if count < FEW}
-    if few and len(silo.trained) > 1:
-        label, count = min(few.items(), key=lambda item: item[1])
-        more = f" (and few of {len(few) - 1} other classes)" if len(few) > 1 else ""
-        text = f"{name} has {count} training rows of class {label}{more}: compare a method whose head is shared, such as fedavg or silobn"
-        yield Recommendation((name,), text, count, f"a class with fewer than {FEW} training rows at a silo")
+        rule = f"the rarer of two labels has less than {RARE:.0%} of the training rows"
+        yield Recommendation((), text, share, rule)
 
 
 def _of_gaps(report: DataReport) -> Iterator[Recommendation]:
-    by_silo = report.between.gaps
-    for column in dict.fromkeys(column for own in by_silo.values() for column in own):
-        shares = {name: own.get(column, 0.0) for name, own in by_silo.items()}
-        gaps = [name for name, share in shares.items() if share > GAPS]
-        if gaps and min(shares.values()) < NO_GAPS:
-            most = max(gaps, key=lambda name: shares[name])
-            text = (
-                f"column {column} is mostly missing at {_listed(gaps)} ({shares[most]:.0%} at {most}), but not everywhere: compare the "
-                "result with data.drop"
-            )
-            rule = f"more than {GAPS:.0%} of a column's cells are missing at one silo, less than {NO_GAPS:.0%} at another"
-            yield Recommendation(tuple(gaps), text, shares[most], rule)
+    found: dict[str, tuple[str, float]] = {}
+    for column in dict.fromkeys(column for own in report.between.gaps.values() for column in own):
+        shares = {name: own.get(column, 0.0) for name, own in report.between.gaps.items()}
+        most = max(shares, key=lambda name: shares[name])
+        if shares[most] > GAPS and min(shares.values()) < NO_GAPS:
+            found[column] = most, shares[most]
+    if found:
+        listed = _listed(
+            [f"{column}, {share:.0%} at {most}" for column, (most, share) in found.items()], "; "
+        )
+        text = f"columns are mostly missing at one silo, but not at all ({listed}): compare the result with data.drop"
+        rule = f"more than {GAPS:.0%} of a column's cells are missing at one silo, less than {NO_GAPS:.0%} at another"
+        silos = tuple(dict.fromkeys(most for most, _ in found.values()))
+        yield Recommendation(silos, text, max(share for _, share in found.values()), rule)
 
 
 def _of_labels(report: DataReport) -> Iterator[Recommendation]:
@@ -162,5 +172,6 @@ def _of_sizes(report: DataReport) -> Iterator[Recommendation]:
         )
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+def _listed(texts: Sequence[str], between: str = ", ") -> str:
+    rest = len(texts) - MOST_LISTED
+    return between.join(texts[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,6 +1,7 @@
 """What an institution's own rows hold, for its steward: ``fedtl silo data``. Reads no plan, and nothing of it leaves the site."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from fedtl.data.labels import label_texts
 from fedtl.data.parts import split_rows
 from fedtl.data.prepare import input_shape
 from fedtl.data.settings import DataSettings, InputSettings, data_settings
-from fedtl.data.source import Raw
+from fedtl.data.source import Part, Raw, parts_of
 from fedtl.deployment.site.data_settings import read_without_plan
 from fedtl.deployment.site.home import Home
-from fedtl.experiment.data_advice import of_one_silo
+from fedtl.experiment.data_advice import of_own_rows
 from fedtl.experiment.data_folder import write_data
 from fedtl.experiment.data_silo import UsedRows, kind_of_inputs, silo_rows, tested_on_training_rows
 from fedtl.results.data_report import DataReport
@@ -24,7 +25,7 @@ MOST_CLASSES = 20  # more different whole numbers are taken for the values of a 
 
 def own_report(home: Home) -> DataReport:
     """Return what the rows of the site hold. Raises ConfigError or DataError."""
-    raw, name = read_without_plan(home), home.settings.name
+    raw, name = _with_numbers(read_without_plan(home)), home.settings.name
     settings = _settings(home, raw)
     hidden = home.settings.data.unlabelled
     facts, _ = row_facts(raw, settings, hidden)
@@ -33,7 +34,7 @@ def own_report(home: Home) -> DataReport:
     rows = silo_rows(
         raw, _used(split, settings, hidden), facts, inputs, settings.task if not hidden else None
     )
-    return DataReport({name: rows}, recommendations=tuple(of_one_silo(name, rows)))
+    return DataReport({name: rows}, recommendations=tuple(of_own_rows({name: rows})))
 
 
 def write_own_report(home: Home, report: DataReport, folder: Path) -> Path:
@@ -55,6 +56,21 @@ def sharing(home: Home) -> list[str]:
         else "By [policy] of silo.toml, a study gets no count and no metric"
     )
     return [f"Nothing of this page leaves {home.settings.name}. {left}."]
+
+
+def _with_numbers(raw: Raw) -> Raw:
+    """Return the rows with labels as numbers where all of them are numbers and too many for classes; a table's cells are text."""
+
+    def as_numbers(part: Part) -> Part:
+        return replace(part, y=np.where(without_label(part.y), "nan", part.y).astype(float))
+
+    if raw.train.y.dtype.kind in "uif" or len(np.unique(raw.train.y)) <= MOST_CLASSES:
+        return raw
+    try:
+        numbers = {name: as_numbers(part) for name, part in parts_of(raw).items() if "target" not in name}
+    except ValueError:
+        return raw
+    return replace(raw, **numbers)
 
 
 def _settings(home: Home, raw: Raw) -> DataSettings:
