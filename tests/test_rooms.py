@@ -38,6 +38,7 @@ DOORS = {
     "openpyxl": {"data.excel_files"},
     "sklearn": {
         "data.preprocess",
+        "data.shift",
         "data.target_encoding",
         "training.metrics",
         "audit.attacks.membership",
@@ -46,6 +47,7 @@ DOORS = {
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
+        "report.data_plots",
     },
     "jinja2": {"report.html"},
     "typer": {
