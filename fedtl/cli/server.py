@@ -252,3 +252,5 @@ def status(folder: Dir, as_json: Json = False) -> None:
         print_line(f"study {name}: round {study.round} of {study.rounds}, {state}")
         for reason in study.left_out.values():
             print_line(f"  left out: {reason}")
+        for warning in study.outliers:
+            print_line(f"  warning: {warning}")

@@ -11,6 +11,7 @@ from fedtl.data import origins
 from fedtl.data.dataset import SiloDataset, pool
 from fedtl.errors import SiloFailed
 from fedtl.experiment.checkpoint import load_run_state, save_run_state
+from fedtl.experiment.config.resolve import limits_of
 from fedtl.experiment.config.schema import Experiment
 from fedtl.experiment.data_schema import read_data_schema
 from fedtl.experiment.final_models import save_frozen
@@ -289,4 +290,5 @@ def _config(study: Study, folder: RunFolder) -> FederationConfig:
         None if everyone else int(experiment.silos_per_round),
         1 if pooled else experiment.minimum_silos,
         study.method.wire,
+        limits_of(experiment.updates),
     )

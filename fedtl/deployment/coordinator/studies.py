@@ -21,11 +21,15 @@ from fedtl.deployment.coordinator.study import STOPPED_FILE, HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import SuperLink
 from fedtl.errors import ConfigError
+from fedtl.federation.limits import outliers
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """``round``: the last one that is finished. ``stopped``: why, or None. ``replied`` and ``left_out``: in that round."""
+    """
+    ``round``: the last one that is finished. ``stopped``: why, or None. ``replied``, ``left_out`` and ``outliers``: in that
+    round.
+    """
 
     round: int
     rounds: int
@@ -34,6 +38,7 @@ class StudyStatus:
     stopped: str | None
     replied: Sequence[str]
     left_out: Mapping[str, str]
+    outliers: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def _plan(bundle: Bundle, study_name: str, settings: ServerSettings) -> StudyPla
         bundle_name=bundle.name,
         deadline=settings.deadline,
         tries=settings.tries,
+        grace=settings.grace,
         bundle=info.bundle,
         plan=info.plan,
         private=info.private,
@@ -167,6 +173,7 @@ def _study_status(study: HostedStudy) -> StudyStatus:
         stopped=stopped.read_text().strip() if stopped.is_file() else None,
         replied=sorted(last.silos) if last else [],
         left_out=last.left_out if last else {},
+        outliers=outliers(last.weights, last.norms, study.plan.config.limits) if last else (),
     )
 
 

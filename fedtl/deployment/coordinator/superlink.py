@@ -12,22 +12,17 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 from fedtl.deployment.coordinator.settings import load_server_settings
 from fedtl.deployment.site.keys import public_key_pem
 from fedtl.errors import ConfigError
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
 START_SECONDS = 60.0  # that a SuperLink may take to start
 CALL_SECONDS = 30.0
 MEDIA_TYPE = "application/protobuf"
 UNREGISTERED = "unregistered"  # Flower's status of a node whose key it never accepts again
-
-R = TypeVar("R", bound="Message")
 
 
 @dataclass(frozen=True)
@@ -67,23 +62,22 @@ class SuperLink:
         from flwr.proto import control_pb2 as control
 
         request = control.RegisterNodeRequest(public_key=public_key_pem(key), name=name)
-        return int(self._call("register-node", request, control.RegisterNodeResponse).node_id)
+        reply = self._call("register-node", request.SerializeToString())
+        return int(control.RegisterNodeResponse.FromString(reply).node_id)
 
     def unregister(self, node: int) -> None:
         from flwr.proto import control_pb2 as control
 
-        self._call(
-            "unregister-node", control.UnregisterNodeRequest(node_id=node), control.UnregisterNodeResponse
-        )
+        self._call("unregister-node", control.UnregisterNodeRequest(node_id=node).SerializeToString())
 
     def nodes(self) -> dict[bytes, FlowerNode]:
         """Return every node by its public key in PEM, those that were unregistered included."""
         from flwr.proto import control_pb2 as control
 
-        reply = self._call("list-nodes", control.ListNodesRequest(), control.ListNodesResponse)
+        body = self._call("list-nodes", control.ListNodesRequest().SerializeToString())
         return {
             node.public_key: FlowerNode(node.node_id, node.status == UNREGISTERED)
-            for node in reply.nodes_info
+            for node in control.ListNodesResponse.FromString(body).nodes_info
         }
 
     def start_run(self, bundle: bytes, config: Mapping[str, str]) -> int:
@@ -95,7 +89,7 @@ class SuperLink:
         settings = {key: Scalar(string=value) for key, value in config.items()}
         fab = Fab(hash_str=sha256(bundle).hexdigest(), content=bundle)
         request = control.StartRunRequest(fab=fab, override_config=settings)
-        reply = self._call("start-run", request, control.StartRunResponse)
+        reply = control.StartRunResponse.FromString(self._call("start-run", request.SerializeToString()))
         if not reply.HasField("run_id"):
             raise ConfigError("the SuperLink did not start the run; see the output of fedtl server run")
         return int(reply.run_id)
@@ -104,12 +98,12 @@ class SuperLink:
         """Stop a Flower run. Raises ConfigError where it has ended already."""
         from flwr.proto import control_pb2 as control
 
-        self._call("stop-run", control.StopRunRequest(run_id=run), control.StopRunResponse)
+        self._call("stop-run", control.StopRunRequest(run_id=run).SerializeToString())
 
-    def _call(self, name: str, request: "Message", reply_type: type[R]) -> R:
+    def _call(self, name: str, body: bytes) -> bytes:
         try:
-            with self._open(f"/v1/control/{name}", request.SerializeToString(), CALL_SECONDS) as reply:
-                return reply_type.FromString(reply.read())
+            with self._open(f"/v1/control/{name}", body, CALL_SECONDS) as reply:
+                return reply.read()
         except urllib.error.HTTPError as error:
             with error:
                 raise ConfigError(f"the SuperLink refuses {name}: {_reason(error)}") from error
@@ -118,7 +112,7 @@ class SuperLink:
                 f"no SuperLink runs for {self.folder} ({error}); start it: fedtl server run {self.folder}"
             ) from error
 
-    def _open(self, path: str, body: bytes | None, seconds: float) -> "urllib.request._UrlopenRet":
+    def _open(self, path: str, body: bytes | None, seconds: float) -> HTTPResponse:
         settings = load_server_settings(self.folder)
         context = ssl.create_default_context(cafile=str(self.folder / "tls" / "ca.crt"))
         opener = urllib.request.build_opener(
@@ -126,7 +120,8 @@ class SuperLink:
         )
         headers = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE}
         url = f"https://127.0.0.1:{settings.port}{path}"
-        return opener.open(urllib.request.Request(url, body, headers), timeout=seconds)
+        reply: HTTPResponse = opener.open(urllib.request.Request(url, body, headers), timeout=seconds)
+        return reply
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

@@ -19,7 +19,14 @@ from fedtl.cli.main import main
 from fedtl.deployment.certificates import create_server_certificate, days_left
 from fedtl.deployment.coordinator import sites, studies
 from fedtl.deployment.coordinator.admitted import node_ids, read_admitted, write_admitted
-from fedtl.deployment.coordinator.bundle import APP_FILES, Bundle, build_bundle, pack_app, read_agreement
+from fedtl.deployment.coordinator.bundle import (
+    APP_FILES,
+    Bundle,
+    _limited,
+    build_bundle,
+    pack_app,
+    read_agreement,
+)
 from fedtl.deployment.coordinator.nginx import SUPERNODE_CALLS
 from fedtl.deployment.coordinator.server import create_server, server_commands
 from fedtl.deployment.coordinator.settings import load_server_settings
@@ -27,7 +34,7 @@ from fedtl.deployment.coordinator.sites import admit_site, expel_site, register_
 from fedtl.deployment.coordinator.study import HostedStudy
 from fedtl.deployment.coordinator.study_files import StudyPlan
 from fedtl.deployment.coordinator.superlink import FlowerNode
-from fedtl.deployment.plan import Agreement
+from fedtl.deployment.plan import Agreement, make_agreement
 from fedtl.deployment.site.keys import (
     create_node_key,
     fingerprint,
@@ -37,7 +44,9 @@ from fedtl.deployment.site.keys import (
 )
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.load import load_experiment
+from fedtl.experiment.config.resolve import limits_of
 from fedtl.experiment.config.settings_file import validate
+from fedtl.federation.limits import UpdateLimits
 from fedtl.federation.rounds import FederationConfig
 from fedtl.methods.server import ServerStep
 from tests.real_processes import free_port, wait
@@ -399,3 +408,22 @@ def test_the_commands_of_a_coordinator(tmp_path, monkeypatch, capsys):
     assert "no bundle 'other'" in said("start", folder, "other", code=2).err
     assert "no server runs" in said("stop", folder, code=2).err
     assert "'local'" in said("bundle", folder, "digits", "--set", "method.name=local", code=2).err
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits"),
+    [
+        ([], UpdateLimits("rows", 10_000.0, 1000.0)),
+        (["updates.max_norm=5"], UpdateLimits("rows", 10_000.0, 5.0)),
+        (["privacy.epsilon=3"], UpdateLimits("equal", 10_000.0, 1000.0)),
+    ],
+)
+def test_a_plan_for_institutions_limits_every_update(settings, limits):
+    experiment = load_experiment("digits", settings)
+    resolved = _limited(experiment)
+    assert limits_of(resolved) == limits
+    assert limits_of(load_experiment("digits").updates) == UpdateLimits()  # a simulation has none
+    agreement = make_agreement(
+        experiment.model_copy(update={"updates": resolved}), (1, 8, 8), ("0", "1"), "", False
+    )
+    assert agreement.experiment.updates == resolved
