@@ -74,7 +74,10 @@ DOORS = {
         *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
-    "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},
+    "flwr": {
+        *("federation.flower", "deployment.site.supernode", "deployment.site.superexec"),
+        "deployment.coordinator.superlink",
+    },
     "cryptography": {"privacy.noise", "audit.bundle", "deployment.site.keys", "deployment.certificates"},
     "dp_accounting": {"privacy.accounting"},
     "opacus": {"privacy.per_sample.hooks", "privacy.prv"},
