@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"errors", "_util"},
     {"results"},
+    {"tasks"},
     {"report"},
     {"models", "data"},
     {"messages"},
@@ -36,7 +37,7 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "training.metrics", "audit.attacks.membership"},
+    "sklearn": {"data.preprocess", "tasks.classification", "tasks.regression", "audit.attacks.membership"},
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
@@ -84,6 +85,9 @@ LARGE_CLASSES = {
     "api.results.FinishedComparison": "one property for each table",
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
+    "tasks.base.LearningTask": "all that differs from task to task",
+    "tasks.classification.Classification": "a task",
+    "tasks.regression.Regression": "a task",
 }
 MANY_ARGUMENTS = {
     "api.audits.audit": "as on the command line, and the rows",

@@ -245,7 +245,7 @@ def _labels(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Array:
 
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     """Return each label by itself; NaN or "" for a cell that is empty, or not a number where numbers are needed."""
-    if settings.task == "regression":
+    if not settings.predicted.has_classes:
         return _numbers_by_cell(column, settings)
     if settings.positive_above is not None:
         values = _numbers_by_cell(column, settings)

@@ -45,6 +45,7 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
     made, test = data.dataset(name), data.evaluation_set(name).test
     facts = silo.facts
     labelled = [part for part in (made.train, made.val) if len(part)]
+    named = settings.predicted.has_classes
     unlabelled = sum(int((~has_label(part)).sum()) for part in labelled) + made.hidden
     return SiloRows(
         stored=sum(len(part.y) for part in parts_of(raw).values()),
@@ -54,8 +55,8 @@ def _silo_rows(experiment: Experiment, data: StudyData, name: str) -> SiloRows:
         inputs=_kind(raw, silo.shape),
         without_label=unlabelled,
         units=made.train.unit_count if made.train.units is not None else None,
-        labels={} if settings.task == "regression" or hides_labels(settings, name) else _counted(raw.train.y),
-        values=_range(raw.train.y) if settings.task == "regression" and made.has_labels else {},
+        labels=_counted(raw.train.y) if named and not hides_labels(settings, name) else {},
+        values=_range(raw.train.y) if not named and made.has_labels else {},
         columns=raw.columns,
         ignored=tuple(_ignored(experiment, name)),
         unread=silo.unread,

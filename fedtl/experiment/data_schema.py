@@ -14,6 +14,7 @@ from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
+from fedtl.tasks.base import LearningTask
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,14 @@ class SiloSchema:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many."""
+    """
+    The schema of each silo, by name. ``common``: pairs of silos with training rows in common, and how many. ``task``: what is
+    predicted; None: classification where there are labels, otherwise regression.
+    """
 
     silos: Mapping[str, SiloSchema]
     common: tuple[tuple[str, str, int], ...] = ()
+    task: LearningTask | None = None
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -54,7 +59,7 @@ class DataSchema:
     @property
     def width(self) -> int:
         """How many outputs a shared head has; 1 in regression."""
-        return len(self.union) or 1
+        return len(self.union) or 1 if self.task is None else self.task.width(self.union)
 
     @cached_property
     def trained(self) -> frozenset[str]:
@@ -74,6 +79,7 @@ def read_data_schema(
     _check_silo_counts(experiment, names)
     silos: dict[str, SiloSchema] = {}
     hashes: dict[str, frozenset[int]] = {}
+    named = settings.predicted.has_classes
     for name in names:
         raw = read(name) if read else prepare.read_silo(settings, name)
         unlabelled = name in settings.unlabelled  # its test labels only judge
@@ -84,14 +90,14 @@ def read_data_schema(
             prepare.input_shape(raw, settings),
             raw.columns,
             prepare.declared_classes(settings) if unlabelled else prepare.silo_classes(raw, settings),
-            frozenset() if unlabelled else frozenset(label_texts(raw.train.y)),
+            frozenset(label_texts(raw.train.y)) if named and not unlabelled else frozenset(),
             len(raw.train.y),
             () if settings.by_record else _empty_columns(raw),
             facts,
             raw.unread,
         )
         _check_same_inputs(names[0], name, silos)
-    return DataSchema(silos, tuple(common_rows(hashes)))
+    return DataSchema(silos, tuple(common_rows(hashes)), settings.predicted)
 
 
 def common_rows(hashes: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int]]:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fedtl.experiment.run_folder import RunFolder
 from fedtl.methods.choose import mixed_scores
+from fedtl.tasks.classification import CLASSIFICATION
+from fedtl.tasks.regression import REGRESSION
 
 FILE = "silos/{silo}/unlabelled.safetensors"  # the scores of the rows whose labels are not used
 
@@ -38,7 +40,7 @@ def most_agreeing(scores: Mapping[str, Tensor]) -> str:
     """
     parts = list(scores.values())
     classes = parts[0].shape[1] > 1
-    together = mixed_scores(parts, (1 / len(parts),) * len(parts), classes)
+    together = mixed_scores(parts, (1 / len(parts),) * len(parts), CLASSIFICATION if classes else REGRESSION)
     if classes:
         agreement = [float((one.argmax(1) == together.argmax(1)).double().mean()) for one in parts]
     else:
