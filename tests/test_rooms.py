@@ -37,7 +37,13 @@ DOORS = {
         "api.audits",
         "api.audit_frames",
     },
-    "sklearn": {"data.preprocess", "tasks.classification", "tasks.regression", "audit.attacks.membership"},
+    "sklearn": {
+        "data.preprocess",
+        "tasks.classification",
+        "tasks.regression",
+        "audit.attacks.membership",
+        "methods.measures.clusters",
+    },
     "matplotlib": {
         *("report.plots", "report.gain_plots", "report.audit_plots"),
         *("report.transfer_plots", "report.onboard_plots", "report.interpolation_plots"),
@@ -57,7 +63,7 @@ DOORS = {
         *("deployment.site.settings", "deployment.site.signed", "deployment.site.covered"),
         "deployment.site.egress_lines",
         "deployment.coordinator.settings",
-        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "messages")),
+        *(f"experiment.config.{name}" for name in ("schema", "home_schema", "model_schema", "messages")),
         *(f"experiment.config.{name}" for name in ("settings_file", "repair", "call")),
     },
     "flwr": {"federation.flower", "deployment.site.supernode", "deployment.site.superexec"},

@@ -50,7 +50,7 @@ class Inputs:
         if x.ndim > 2:
             x = _with_channels(x, self.channels)
             x = x if self.size == "native" else _resize(x, int(self.size))
-        if _is_pixels(x):
+        if is_pixels(x):
             return x
         scaled = np.empty(x.shape, np.float32)
         for start in range(0, len(x), ROWS_AT_ONCE):  # float64 needs twice the memory
@@ -91,7 +91,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
         inputs = replace(inputs, y_mean=y_mean, y_std=y_std, label_origin=Origin.LEARNED)
-    if _is_pixels(x):
+    if is_pixels(x):
         return inputs
     fill, mean, std = _fit_columns(_values_by_column(x, settings))
     return replace(inputs, fill=fill, mean=mean, std=std, origin=Origin.LEARNED)
@@ -137,7 +137,7 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
 
 def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
     """Return the names of what is scaled: columns, or channels by number; () for pixels."""
-    if _is_pixels(x):
+    if is_pixels(x):
         return ()
     if x.ndim == 2:
         return columns or tuple(map(str, range(x.shape[1])))
@@ -180,7 +180,8 @@ def _mean_and_std(values: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(np.ldexp(scaler.mean_, sizes).tolist()), tuple(std.tolist())
 
 
-def _is_pixels(x: Array) -> bool:
+def is_pixels(x: Array) -> bool:
+    """Whether rows are images of 0..255, which stay as they are."""
     return x.dtype == np.uint8 and x.ndim > 2
 
 

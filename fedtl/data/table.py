@@ -25,7 +25,7 @@ def silos(settings: DataSettings) -> Sequence[str]:
     path = Path(settings.path)
     if path.is_dir() and settings.silo_column:
         raise DataError(f"data.path: {path} is a folder with one file per silo, so remove data.silo_column")
-    if not path.is_dir() and settings.partition is not None:
+    if not path.is_dir() and settings.deal is not None:
         return [path.stem]
     if not path.is_dir() and not settings.silo_column:
         raise DataError(

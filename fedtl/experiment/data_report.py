@@ -106,7 +106,7 @@ def _missing(raw: Raw) -> dict[str, int]:
 def _ignored(experiment: Experiment, name: str) -> Iterator[str]:
     """Yield the columns of a silo's file that are neither inputs nor have another use."""
     settings = experiment.data
-    if settings.source == "table" and settings.partition is None:
+    if settings.source == "table" and settings.deal is None:
         yield from table.unused_columns(settings, name)
 
 

@@ -11,6 +11,7 @@ from fedtl.data import prepare
 from fedtl.data.facts import NO_FACTS, RowFacts, row_facts
 from fedtl.data.hidden import hides_labels
 from fedtl.data.labels import label_texts, merge_labels
+from fedtl.data.preprocess import is_pixels
 from fedtl.data.source import Raw
 from fedtl.errors import ConfigError, DataError
 from fedtl.experiment.config.schema import Experiment
@@ -22,7 +23,7 @@ class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
-    independently of each other. ``unread``: what lies beside the rows and was not read.
+    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: images of 0..255.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +34,7 @@ class SiloSchema:
     empty: tuple[str, ...] = ()
     facts: RowFacts = NO_FACTS
     unread: tuple[str, ...] = ()
+    pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class DataSchema:
     def union(self) -> tuple[str, ...]:
         """Every label that some silo has."""
         return merge_labels([silo.classes for silo in self.silos.values()])
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the inputs of all silos are images of 0..255."""
+        return all(silo.pixels for silo in self.silos.values())
 
     @property
     def width(self) -> int:
@@ -95,6 +102,7 @@ def read_data_schema(
             () if settings.by_record else _empty_columns(raw),
             facts,
             raw.unread,
+            is_pixels(raw.train.x),
         )
         _check_same_inputs(names[0], name, silos)
     return DataSchema(silos, tuple(common_rows(hashes)), settings.predicted)

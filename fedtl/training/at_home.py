@@ -14,6 +14,7 @@ from fedtl.messages import Task
 from fedtl.methods.base import LabelledFeatures, Part, Phase
 from fedtl.methods.candidate import Candidate
 from fedtl.methods.choose import choose_mix, kept, mixed_scores, mixes
+from fedtl.methods.restrict import train_only
 from fedtl.methods.sets import SUMMARY, model_part, part
 from fedtl.methods.sharing import local
 from fedtl.models.roles import Role
@@ -159,10 +160,13 @@ def tuned_model(trainer: "Trainer", silo: Silo, task: Task) -> State:
 
 
 def alone_trainer(trainer: "Trainer") -> "Trainer":
-    """Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private."""
+    """
+    Return the trainer of a silo's own model: that of the method ``local`` with the same tuning, never private. Without noise
+    there is no reason to train a few roles only, so where training together is private, it trains all of them.
+    """
     own, method = trainer.alone, replace(local(), tune=trainer.method.tune)
     if own is None:
-        return replace(trainer, method=method)
+        return replace(trainer, method=train_only(method, map(Role, trainer.training.roles)))
     return replace(trainer, method=method, spec=own.spec, start=own.start, alone=None)
 
 

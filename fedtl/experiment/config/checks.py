@@ -11,21 +11,16 @@ from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
+from fedtl.experiment.config.deal_checks import deal_mistakes
 from fedtl.experiment.config.messages import check_choice
+from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
-from fedtl.experiment.config.schema import (
-    ENSEMBLE,
-    Experiment,
-    ModelSettings,
-    TrainSettings,
-    WireSettings,
-    is_custom,
-)
+from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, is_custom
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
+from fedtl.experiment.config.train_checks import train_contradictions
 from fedtl.experiment.config.tune_checks import tune_contradictions
-from fedtl.methods.optimizers import OPTIMIZERS
 from fedtl.methods.registry import METHODS
 from fedtl.simulation.settings import EngineSettings
 from fedtl.tasks.metrics import METRICS
@@ -43,11 +38,10 @@ def check_experiment(experiment: Experiment) -> Experiment:
 
 def contradictions(experiment: Experiment) -> Iterator[str]:
     """Yield a line for each setting that contradicts another, and for each file that does not exist."""
-    train, compare = experiment.train, experiment.compare
+    compare = experiment.compare
     if not experiment.method.is_absent:  # a run folder does not hold it, and can be read all the same
         yield from _messages_of(method_of, experiment.method)
     yield from _messages_of(server_of, experiment.method)
-    yield from _messages_of(check_choice, OPTIMIZERS, train.optimizer, "train.optimizer")
     for name in compare.methods:
         if not is_custom(name):
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
@@ -64,8 +58,7 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
     forms = (experiment.wire.dtype, *compare.wire)
     if "top-k" not in forms and experiment.wire.fraction != WireSettings().fraction:
         yield f'wire.fraction is a setting of wire.dtype "top-k", not of {experiment.wire.dtype!r}; remove it'
-    if train.optimizer != "sgd" and train.momentum != TrainSettings().momentum:
-        yield f'train.momentum is a setting of optimizer "sgd", not of {train.optimizer!r}; remove it'
+    yield from train_contradictions(experiment)
     if compare.folds > 1 and experiment.data.folds > 1:
         yield f"compare.folds = {compare.folds} and data.folds = {experiment.data.folds}; remove data.folds: compare does every fold"
     yield from _repeated_values(experiment)
@@ -245,25 +238,13 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
         yield f'data.scale = {data.scale!r}: must be "silo", "none", "dp" or a TOML file that exists'
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
-    yield from _of_partition(data)
+    yield from deal_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if data.classes and data.task == "regression":
         yield 'data.classes lists labels, but data.task = "regression"; remove one of them'
     if len(data.classes) == 1:
         yield f"data.classes lists only {data.classes[0]!r}; classification needs at least two labels"
-
-
-def _of_partition(data: DataSettings) -> Iterator[str]:
-    if data.partition is None:
-        return
-    if data.partition.by == "label" and data.task == "regression":
-        yield 'data.partition.by = "label" divides classes, but data.task = "regression"; set it to "size"'
-    if data.source in ("digits", "memory"):
-        yield f"data.partition divides one set of rows, but source {data.source!r} has silos of its own; remove it"
-    for key in ("target_domain", "unit_column", "silo_column"):
-        if getattr(data, key):
-            yield f"data.partition divides rows one by one, which data.{key} does not allow; remove one of them"
 
 
 def _engine_contradictions(engine: EngineSettings) -> Iterator[str]:

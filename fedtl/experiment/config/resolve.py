@@ -12,10 +12,10 @@ from fedtl.data.settings import DataSettings
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.call import arguments, call
 from fedtl.experiment.config.messages import choose_entry, retired_value, shorten, unknown_setting
+from fedtl.experiment.config.model_schema import ModelSettings, TrainSettings
 from fedtl.experiment.config.schema import (
     Experiment,
     MethodSettings,
-    ModelSettings,
     PrivacySettings,
     WireSettings,
     is_custom,
@@ -36,6 +36,8 @@ from fedtl.models.adapted import AdapterPlan, with_adapters
 from fedtl.models.net import ModelSpec, Shape
 from fedtl.models.registry import MODELS, custom_spec, model_spec
 from fedtl.models.roles import Role
+from fedtl.training.augment import CHANGES, Change
+from fedtl.training.config import TrainingConfig
 
 
 def method_of(settings: MethodSettings) -> Method:
@@ -143,6 +145,22 @@ def silo_model(experiment: Experiment, silo: str) -> ModelSettings:
     if own is None:
         return experiment.model
     return ModelSettings(name=own.name, settings=own.settings, dtype=experiment.model.dtype)
+
+
+def training_of(settings: TrainSettings, freeze: int = 0) -> TrainingConfig:
+    """Return how a silo trains. Raises ConfigError."""
+    own = settings.model_dump(exclude={"augment"})
+    return TrainingConfig(**own, augment=changes_of(settings), freeze=freeze)
+
+
+def changes_of(settings: TrainSettings) -> tuple[Change, ...]:
+    """Return the changes of training images that ``train.augment`` lists. Raises ConfigError."""
+    changes: list[Change] = []
+    for at, entry in enumerate(settings.augment):
+        table, where = dict(entry), f"train.augment[{at}]."
+        make = choose_entry(CHANGES, table.pop("name", None), f"{where}name")
+        changes.append(call(make, table, where))
+    return tuple(changes)
 
 
 def server_of(settings: MethodSettings) -> Server:
