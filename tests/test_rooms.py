@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = [
     {"errors", "_util"},
     {"results"},
+    {"tasks"},
     {"report"},
     {"models", "data"},
     {"messages"},
@@ -40,7 +41,8 @@ DOORS = {
         "data.preprocess",
         "data.shift",
         "data.target_encoding",
-        "training.metrics",
+        "tasks.classification",
+        "tasks.regression",
         "audit.attacks.membership",
         "methods.measures.clusters",
     },
@@ -103,6 +105,9 @@ LARGE_CLASSES = {
     "api.results.FinishedComparison": "one property for each table",
     "deployment.site.home.Home": "the paths of one folder",
     "experiment.run_folder.RunFolder": "the files of one folder",
+    "tasks.base.LearningTask": "all that differs from task to task",
+    "tasks.classification.Classification": "a task",
+    "tasks.regression.Regression": "a task",
 }
 MANY_ARGUMENTS = {
     "api.audits.audit": "as on the command line, and the rows",

@@ -56,8 +56,8 @@ def _problem(row: Sequence[Cell], written: Sequence[Cell], width: int) -> str:
 def _cells(path: str, sheet: str, stored: bool) -> Iterator[list[Cell]]:
     """Yield the cells of each row. ``stored``: formulas as the values stored beside them. Raises DataError."""
     try:
-        from openpyxl import load_workbook  # type: ignore[import-untyped]
-        from openpyxl.utils.exceptions import InvalidFileException  # type: ignore[import-untyped]
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(f"{path}: {INSTALL}") from error
     try:

@@ -171,7 +171,7 @@ def labels_of(frame: "pd.DataFrame", settings: DataSettings, where: str) -> Arra
 
 def _labels_by_cell(column: "pd.Series", settings: DataSettings) -> Array:
     """Return each label by itself; NaN or "" for a cell that is empty, or not a number where numbers are needed."""
-    if settings.task == "regression":
+    if not settings.predicted.has_classes:
         return numbers_by_cell(column, settings)
     if settings.positive_above is not None:
         values = numbers_by_cell(column, settings)

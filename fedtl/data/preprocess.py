@@ -95,7 +95,7 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
         return _from_bounds(inputs, x, settings)
     if settings.scale != "silo":
         return _from_file(inputs, x, settings, silo)
-    if settings.task == "regression":
+    if settings.predicted.standardised:
         labels = finite_numbers(y)
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
@@ -108,8 +108,8 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
 
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
     """Scale by declared constants."""
-    names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
-    if not names and not regression:
+    names, of_labels = _column_names(x, inputs.columns, settings), settings.predicted.standardised
+    if not names and not of_labels:
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
@@ -120,7 +120,7 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         mean=tuple(column.mean for column in constants),
         std=tuple(column.std for column in constants),
     )
-    if not regression:
+    if not of_labels:
         return inputs
     (label,) = read_constants(settings.scale, [settings.label])
     return replace(inputs, y_mean=label.mean, y_std=label.std)
@@ -138,7 +138,7 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
         high=tuple(column.high for column in bounds),
         origin=Origin.RELEASED,
     )
-    if settings.task != "regression":
+    if not settings.predicted.standardised:
         return inputs
     (label,) = bounds_for(settings.bounds, [settings.label])
     return replace(inputs, y_mean=(label.low + label.high) / 2, y_std=(label.high - label.low) / 2)

@@ -8,6 +8,8 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.registry import TASKS
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
@@ -184,6 +186,11 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
+
+    @property
+    def predicted(self) -> LearningTask:
+        """What a model predicts."""
+        return TASKS[self.task].of(self)
 
 
 # The keys that say what becomes of a column that is no number, and with them all that name columns of a table.

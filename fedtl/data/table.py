@@ -178,7 +178,7 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     if it is declared, and a missing value otherwise.
     """
     words: dict[str, Sequence[str]] = {**settings.categories, **settings.ordered}
-    if settings.task == "classification" and settings.positive_above is None:
+    if settings.predicted.has_classes and settings.positive_above is None:
         words[settings.label] = settings.classes
     if settings.silo_column:
         words[settings.silo_column] = [*settings.silos, *settings.late, *settings.silos_except]

@@ -26,10 +26,9 @@ from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.registry import METHODS
 from fedtl.models.exported import ABOUT
 from fedtl.simulation.settings import EngineSettings
+from fedtl.tasks.metrics import METRICS
 
-REGRESSION = ("r2", "rmse")
 UNITS = (*TABLES, "npz")
-METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
 def check_experiment(experiment: Experiment) -> Experiment:
@@ -50,8 +49,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
     yield from set_contradictions(experiment)
-    yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
-    if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
+    yield from _messages_of(check_choice, ("auto", *METRICS), compare.metric, "compare.metric")
+    if compare.metric != "auto" and compare.metric not in experiment.data.predicted.measured:
         yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
