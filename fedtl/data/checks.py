@@ -7,7 +7,7 @@ import numpy as np
 from fedtl.data.hidden import used_fraction
 from fedtl.data.labels import label_texts, merge_labels
 from fedtl.data.settings import DataSettings
-from fedtl.data.source import MAX_FLOAT32, Array, Raw, parts_of
+from fedtl.data.source import MAX_FLOAT32, Array, Raw, finite_numbers, parts_of
 from fedtl.errors import DataError
 
 MIN_TRAINING_ROWS = 4
@@ -81,13 +81,15 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
     if settings.by_record or x.dtype.kind != "f":
         return
     invalid = ~(np.abs(x) <= MAX_FLOAT32)
-    if missing_values and x.ndim == 2:
+    series = settings.sequence is not None
+    if series or (missing_values and x.ndim == 2):
         invalid &= ~np.isnan(x)
     if not invalid.any():
         return
     if x.ndim > 2:
+        what = "series" if series else "images"
         raise DataError(
-            f"{where} images hold {int(invalid.sum())} values that are not finite; correct or remove them"
+            f"{where} {what} hold {int(invalid.sum())} values that are not finite; correct or remove them"
         )
     row, column = np.argwhere(invalid)[0]
     raise DataError(
@@ -98,19 +100,21 @@ def _check_inputs(x: Array, train: Array, settings: DataSettings, where: str, mi
 
 def _common_shape(x: Array, settings: DataSettings) -> tuple[int, ...]:
     """Return the part of a row's shape in which all rows of a silo must agree: what the settings do not change anyway."""
-    if x.ndim == 2:
+    if x.ndim == 2 or settings.sequence is not None:
         return x.shape[1:]
     height_width = x.shape[1:3] if settings.size == "native" else ()
     return height_width + ((x.shape[3:] or (1,)) if settings.channels == "native" else ())
 
 
 def check_labels(y: Array, settings: DataSettings, silo: str) -> None:
-    """Check that labels are classes, or finite values in regression. Raises DataError."""
-    if settings.task == "regression":
-        if y.dtype.kind not in "uif" or not (np.abs(y.astype(float)) <= MAX_FLOAT32).all():
+    """Check that labels are classes, or the numbers that the task needs. Raises DataError."""
+    task = settings.predicted
+    if not task.has_classes:
+        usable = task.valid(finite_numbers(y))
+        if not usable.all():
+            odd = y[~usable] if y.dtype.kind in "uif" else y
             raise DataError(
-                f"silo {silo}: regression needs finite numbers as labels, not {_first_odd_label(y)}; correct or "
-                "remove such rows"
+                f"silo {silo}: {task.name} needs {task.needs} as labels, not {odd.tolist()[0]!r}; correct or remove such rows"
             )
     elif y.dtype.kind == "f" and not (np.isfinite(y) & (y == y.round())).all():
         raise DataError(

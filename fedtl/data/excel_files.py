@@ -59,8 +59,8 @@ def _cells(path: str, sheet: str, stored: bool, merged: bool) -> Iterator[list[C
     which all but the first are empty. Raises DataError.
     """
     try:
-        from openpyxl import load_workbook  # type: ignore[import-untyped]
-        from openpyxl.utils.exceptions import InvalidFileException  # type: ignore[import-untyped]
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise DataError(f"{path}: {INSTALL}") from error
     try:

@@ -28,7 +28,7 @@ class Inputs:
     """
     How one silo's inputs are prepared.
 
-    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images); (): not scaled.
+    ``fill``, ``mean`` and ``std`` have one number for each column (for each channel of float images and series); (): not scaled.
     ``low`` and ``high``: declared bounds, to which values are clipped. Pixels of uint8 stay as they are, 0..255. ``tables``: of
     target-encoded columns, which are encoded before they are scaled.
     ``origin`` and ``label_origin``: where the constants of the inputs and of the labels come from.
@@ -46,11 +46,17 @@ class Inputs:
     high: tuple[float, ...] = ()
     origin: Origin = Origin.DECLARED
     label_origin: Origin = Origin.DECLARED
+    sequence: bool = False
     tables: tuple[TargetTable, ...] = ()
 
     def apply(self, x: Array) -> Array:
-        """Return uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] or [N, columns] for anything else."""
-        if x.ndim > 2:
+        """
+        Return uint8 [N, C, H, W] for pixels, float32 [N, C, H, W] for other images, [N, columns] for a table, and [N, C, T] for
+        series [N, T, C].
+        """
+        if self.sequence:
+            x = np.moveaxis(x, 1, 2)
+        elif x.ndim > 2:
             x = _with_channels(x, self.channels)
             x = x if self.size == "native" else _resize(x, int(self.size))
         if is_pixels(x):
@@ -65,7 +71,7 @@ class Inputs:
         """Return float32 for rows of float64, NaN where a value is missing."""
 
         def by_column(constants: Sequence[float]) -> Array:
-            return np.array(constants, np.float64).reshape((1, -1, 1, 1) if x.ndim == 4 else (1, -1))
+            return np.array(constants, np.float64).reshape((1, -1) + (1,) * (x.ndim - 2))
 
         if self.mean:
             x = np.where(np.isnan(x), by_column(self.fill), x)
@@ -82,14 +88,14 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
     Return how the inputs of one silo are prepared, from declared constants or bounds, or learned from its own training
     rows ``x`` and ``y``. Raises ConfigError or DataError.
     """
-    inputs = Inputs(settings.size, settings.channels, columns)
+    inputs = Inputs(settings.size, settings.channels, columns, sequence=settings.sequence is not None)
     if settings.scale == "none":
         return inputs
     if settings.scale == "dp":
         return _from_bounds(inputs, x, settings)
     if settings.scale != "silo":
         return _from_file(inputs, x, settings, silo)
-    if settings.task == "regression":
+    if settings.predicted.standardised:
         labels = finite_numbers(y)
         labels = labels[~np.isnan(labels)]
         (y_mean,), (y_std,) = _mean_and_std(labels[:, None]) if len(labels) else ((0.0,), (1.0,))
@@ -102,8 +108,8 @@ def fit_inputs(x: Array, y: Array, columns: tuple[str, ...], settings: DataSetti
 
 def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> Inputs:
     """Scale by declared constants."""
-    names, regression = _column_names(x, inputs.columns, settings), settings.task == "regression"
-    if not names and not regression:
+    names, of_labels = _column_names(x, inputs.columns, settings), settings.predicted.standardised
+    if not names and not of_labels:
         raise DataError(
             f"data.scale: silo {silo} has pixels of 0..255, which are not scaled by constants; remove data.scale"
         )
@@ -114,7 +120,7 @@ def _from_file(inputs: Inputs, x: Array, settings: DataSettings, silo: str) -> I
         mean=tuple(column.mean for column in constants),
         std=tuple(column.std for column in constants),
     )
-    if not regression:
+    if not of_labels:
         return inputs
     (label,) = read_constants(settings.scale, [settings.label])
     return replace(inputs, y_mean=label.mean, y_std=label.std)
@@ -132,25 +138,25 @@ def _from_bounds(inputs: Inputs, x: Array, settings: DataSettings) -> Inputs:
         high=tuple(column.high for column in bounds),
         origin=Origin.RELEASED,
     )
-    if settings.task != "regression":
+    if not settings.predicted.standardised:
         return inputs
     (label,) = bounds_for(settings.bounds, [settings.label])
     return replace(inputs, y_mean=(label.low + label.high) / 2, y_std=(label.high - label.low) / 2)
 
 
 def _column_names(x: Array, columns: tuple[str, ...], settings: DataSettings) -> tuple[str, ...]:
-    """Return the names of what is scaled: columns, or channels by number; () for pixels."""
+    """Return the names of what is scaled: columns, channels of series, or channels of images by number; () for pixels."""
     if is_pixels(x):
         return ()
-    if x.ndim == 2:
-        return columns or tuple(map(str, range(x.shape[1])))
+    if x.ndim == 2 or settings.sequence is not None:
+        return columns or tuple(map(str, range(x.shape[-1])))
     return tuple(map(str, range(_with_channels(x[:1], settings.channels).shape[1])))
 
 
 def _values_by_column(x: Array, settings: DataSettings) -> Array:
-    """Return the values of each column, or of each channel of float images: [values, columns], NaN where missing."""
-    if x.ndim == 2:
-        return finite_numbers(x)
+    """Return the values of each column, or of each channel of float images and series: [values, columns], NaN where missing."""
+    if x.ndim == 2 or settings.sequence is not None:
+        return finite_numbers(x.reshape(-1, x.shape[-1]))
     channels = _with_channels(x, settings.channels).swapaxes(0, 1)
     return finite_numbers(channels.reshape(len(channels), -1).T)
 

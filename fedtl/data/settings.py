@@ -8,6 +8,8 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
+from fedtl.tasks.base import LearningTask
+from fedtl.tasks.registry import TASKS
 
 FILES, NOISE = "inputs", "noise"  # entries of data.public: "inputs:PATH" and "noise:N"
 SCALES = ("silo", "none", "dp")  # any other data.scale is the path of a file of constants
@@ -88,6 +90,20 @@ class RowSettings(Settings):
     limit: int = Field(0, ge=0)
 
 
+class SequenceSettings(Settings):
+    """
+    ``data.sequence``: an input is a series of measurements. Arrays are [N, T] or [N, T, C], steps before channels, or with
+    ``channels_first`` [N, C, T]. ``length``: longer series are cut to so many steps, shorter ones are filled up with missing
+    values; not set: all arrays have one length. A table has one row a step: ``id`` is the column that says which series a row
+    belongs to, and ``time`` the one that orders its rows.
+    """
+
+    length: int | None = Field(None, ge=1, le=1_000_000)
+    channels_first: bool = False
+    id: Name = ""
+    time: Name = ""
+
+
 class InputSettings(Settings):
     """
     The keys on which all silos must agree, because the inputs and outputs of one model follow from them.
@@ -103,6 +119,7 @@ class InputSettings(Settings):
     positive_above: float | None = Field(None, allow_inf_nan=False)
     columns: list[Name] = []
     categories: dict[Name, list[Name]] = {}
+    sequence: SequenceSettings | None = None
     ordered: dict[Name, Annotated[list[Name], Field(min_length=2)]] = {}
     dates: list[Name] = []
     date_parts: Annotated[list[DatePart], Field(min_length=1)] = ["days", "weekday", "month"]
@@ -145,7 +162,7 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     ``unit_column``: the column that says whose row it is. ``folds``: with 5, the rows are dealt to 5 parts, and part number
     ``fold`` (from 0) is tested on; ``test`` then has no meaning. ``split_column``: the column that says whether a row is one of
     "train", "val" or "test". ``split_seed``: decides which rows are for training, validation and testing; not set: the
-    experiment's seed. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
+    experiment's seed. ``sets``: of source "torchvision", which may be downloaded with ``download``. ``deal``: deal one set to simulated silos. ``by_record``: each row is read, split and
     prepared without looking at any other row; always so under ``[privacy]``. ``unlabelled``: silos whose training and
     validation labels are not used. ``label_fraction``: the share of these labels that the other silos keep, of all or by silo.
     ``wrong_labels``: by silo, the share of these labels that the simulation replaces by another class.
@@ -164,6 +181,8 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     fold: int = Field(0, ge=0)
     by_record: bool = False
     unit_column: str = ""
+    sets: list[str] = []
+    download: bool = False
     split_seed: int | None = Field(None, ge=0)
     split_column: str = ""
     deal: DealSettings | None = None
@@ -171,6 +190,11 @@ class DataSettings(InputSettings, RowSettings):  # source and path come first
     label_fraction: LabelFraction | dict[str, LabelFraction] = 1.0
     wrong_labels: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
     public: list[str] = []
+
+    @property
+    def predicted(self) -> LearningTask:
+        """What a model predicts."""
+        return TASKS[self.task].of(self)
 
 
 # The keys that say what becomes of a column that is no number, and with them all that name columns of a table.

@@ -11,7 +11,8 @@ from fedtl.data.columns import column_named, in_order
 from fedtl.data.csv_files import MISSING_WORDS, Dialect, check_csv
 from fedtl.data.excel_files import read_sheet
 from fedtl.data.formats import advice_on
-from fedtl.data.frame import COLUMNS_WITH_A_USE, column_of, rows_of_frame
+from fedtl.data.frame import column_of, rows_of_frame
+from fedtl.data.series import series_of_frame
 from fedtl.data.settings import DataSettings
 from fedtl.data.source import Raw
 from fedtl.errors import DataError
@@ -59,7 +60,11 @@ def silos(settings: DataSettings) -> Sequence[str]:
 def read(settings: DataSettings, name: str) -> Raw:
     """Return one silo's rows. Raises DataError."""
     rows, where = _rows_of(settings, name)
-    raw = rows_of_frame(_with_missing_words(rows, settings, where), settings, where)
+    rows = _with_missing_words(rows, settings, where)
+    if settings.sequence is not None:
+        raw = series_of_frame(rows, settings, where)
+    else:
+        raw = rows_of_frame(rows, settings, where)
     return raw if settings.columns or settings.silo_column else in_order(raw, _first_inputs(settings, raw))
 
 
@@ -80,16 +85,17 @@ def input_columns(settings: DataSettings, name: str) -> list[str]:
 def unused_columns(settings: DataSettings, name: str) -> list[str]:
     """Return the columns of one silo that neither are inputs nor have another use. Raises DataError."""
     rows = _rows_of(settings, name)[0]
-    used = {*frame.input_columns(rows, settings), *(getattr(settings, key) for key in COLUMNS_WITH_A_USE)}
+    used = {*frame.input_columns(rows, settings), *frame.used_columns(settings)}
     return [str(column) for column in rows.columns if column not in used]
 
 
 def learns(settings: DataSettings) -> frozenset[str]:
     """
-    A row's domain, or its cell of the split column, decides whether it is trained on; everything else is declared or in
-    the file's header.
+    A row's domain, or its cell of the split column, decides whether it is trained on, and its id, to which series it belongs;
+    everything else is declared or in the file's header.
     """
-    return frozenset({"split"}) if settings.target_domain or settings.split_column else frozenset()
+    deciding = settings.target_domain or settings.split_column or settings.sequence is not None
+    return frozenset({"split"}) if deciding else frozenset()
 
 
 def _rows_of(settings: DataSettings, name: str) -> tuple["pd.DataFrame", str]:
@@ -172,7 +178,7 @@ def _declared_words(settings: DataSettings) -> dict[str, Sequence[str]]:
     if it is declared, and a missing value otherwise.
     """
     words: dict[str, Sequence[str]] = {**settings.categories, **settings.ordered}
-    if settings.task == "classification" and settings.positive_above is None:
+    if settings.predicted.has_classes and settings.positive_above is None:
         words[settings.label] = settings.classes
     if settings.silo_column:
         words[settings.silo_column] = [*settings.silos, *settings.late, *settings.silos_except]

@@ -6,11 +6,11 @@ from dataclasses import replace
 from fedtl.data.facts import NO_FACTS
 from fedtl.data.labels import spelled_alike
 from fedtl.experiment.config.schema import Experiment
-from fedtl.experiment.data_schema import DataSchema, SiloSchema
+from fedtl.experiment.data_schema import MAX_ASPECT, DataSchema, SiloSchema
 
 MIN_SHARE = 0.05  # of the rows of a silo; fewer repeated ones do not change a result much
 DARK = 16  # images of uint8 whose brightest pixel is below, of 255
-MAX_CHANNELS, MAX_ASPECT = 4, 8  # of what is surely an image
+MAX_CHANNELS = 4  # of what is surely an image
 NAMELESS = "Unnamed: "  # how pandas names a column without a name
 
 
@@ -25,7 +25,7 @@ def row_notes(experiment: Experiment, schema: DataSchema) -> Iterator[str]:
     if listed := by_silo({name: silo.unread for name, silo in silos.items()}, quoted=False):
         yield f"not everything was read ({listed})"
     hidden = {*experiment.data.unlabelled, *experiment.model.pretrain_on}
-    if experiment.data.task == "classification":
+    if experiment.data.predicted.has_classes:
         yield from _of_labels({name: silo.trained for name, silo in silos.items() if name not in hidden})
     yield from _of_columns(silos)
     yield from _of_copies(schema)
@@ -40,8 +40,12 @@ def _of_shape(shape: tuple[int, ...]) -> Iterator[str]:
         yield f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for volumes"
     elif max(height, width) > MAX_ASPECT * min(height, width):
         yield (
-            f"each input is read as an image of {height} x {width} px with {channels} channels; fedtl has no model for series of "
-            "measurements: their neighbouring columns are treated as neighbouring pixels"
+            f"each input is read as an image of {height} x {width} px with {channels} channels, whose neighbouring columns are "
+            "neighbouring pixels; if it is a series of measurements, set data.sequence"
+        )
+    elif channels == 1 and height != width:
+        yield (
+            f"each input is read as a grey image of {height} x {width} px; if it is a series of measurements, set data.sequence"
         )
 
 

@@ -139,6 +139,10 @@ class _ResNet20(nn.Module):
 
 
 def _image(shape: Shape, at_least: int) -> tuple[int, int, int]:
+    if len(shape) == 2:
+        raise ModelError(
+            f'takes images, not series of {shape[1]} steps; model.name = "convnet1d" and "gru" take series'
+        )
     if len(shape) != 3:
         raise ModelError(f'takes images, not rows of {shape[0]} columns; model.name = "mlp" takes both')
     channels, height, width = shape

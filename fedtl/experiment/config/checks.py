@@ -8,6 +8,7 @@ from typing import Any
 from fedtl.data.constants import parse_bounds
 from fedtl.data.registry import DATA
 from fedtl.data.settings import SCALES, DataSettings
+from fedtl.data.torchvision_sets import SETS
 from fedtl.errors import ConfigError
 from fedtl.experiment.config.adapter_checks import adapter_contradictions
 from fedtl.experiment.config.deal_checks import deal_mistakes
@@ -16,6 +17,7 @@ from fedtl.experiment.config.model_schema import ModelSettings
 from fedtl.experiment.config.public_checks import public_contradictions
 from fedtl.experiment.config.resolve import method_of, model_arguments, server_of
 from fedtl.experiment.config.schema import ENSEMBLE, Experiment, WireSettings, is_custom
+from fedtl.experiment.config.sequence_checks import sequence_mistakes
 from fedtl.experiment.config.set_checks import set_contradictions
 from fedtl.experiment.config.silo_model_checks import silo_model_contradictions
 from fedtl.experiment.config.table_checks import TABLES, rule_contradictions, table_contradictions
@@ -24,10 +26,9 @@ from fedtl.experiment.config.tune_checks import tune_contradictions
 from fedtl.methods.registry import METHODS
 from fedtl.models.exported import ABOUT
 from fedtl.simulation.settings import EngineSettings
+from fedtl.tasks.metrics import METRICS
 
-REGRESSION = ("r2", "rmse")
 UNITS = (*TABLES, "npz")
-METRICS = ("auto", "accuracy", "balanced_accuracy", "auc", *REGRESSION)
 
 
 def check_experiment(experiment: Experiment) -> Experiment:
@@ -48,8 +49,8 @@ def contradictions(experiment: Experiment) -> Iterator[str]:
             yield from _messages_of(check_choice, (*METHODS, ENSEMBLE), name, "compare.methods")
     yield from tune_contradictions(experiment)
     yield from set_contradictions(experiment)
-    yield from _messages_of(check_choice, METRICS, compare.metric, "compare.metric")
-    if compare.metric != "auto" and (compare.metric in REGRESSION) != (experiment.data.task == "regression"):
+    yield from _messages_of(check_choice, ("auto", *METRICS), compare.metric, "compare.metric")
+    if compare.metric != "auto" and compare.metric not in experiment.data.predicted.measured:
         yield f'compare.metric = {compare.metric!r} is not a metric of {experiment.data.task}; set another, or "auto"'
     per_round, minimum = experiment.silos_per_round, experiment.minimum_silos
     if isinstance(per_round, int) and per_round < minimum:
@@ -177,6 +178,7 @@ def _repeated_values(experiment: Experiment) -> Iterator[str]:
     lists |= {
         "data.columns": data.columns,
         "data.drop": data.drop,
+        "data.sets": data.sets,
         "data.classes": data.classes,
         "data.unlabelled": data.unlabelled,
         "data.public": data.public,
@@ -197,21 +199,35 @@ def _source_contradictions(data: DataSettings) -> Iterator[str]:
         yield f"{problem}; source {data.source!r} reads its rows from there"
     if data.path and not source.needs_path:
         yield f"data.path is set, but source {data.source!r} reads no files; remove data.path"
+    if data.silo_column and data.source not in UNITS:
+        yield f"data.silo_column is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     yield from table_contradictions(data)
     yield from rule_contradictions(data)
+    yield from _of_named_sets(data)
     if data.silos and data.silos_except:
         yield "data.silos and data.silos_except both say which silos take part; remove one of them"
     if data.columns and data.source not in UNITS:
-        yield f'data.columns is a setting of sources "table" and "npz", not of {data.source!r}'
+        yield f"data.columns is a setting of sources {', '.join(UNITS)}, not of {data.source!r}"
     if data.unit_column and (data.source not in UNITS or data.unit_column in ("x", "y")):
         yield (
-            f'data.unit_column = {data.unit_column!r}: only source "table" (a column) and "npz" (arrays train_NAME) '
+            f"data.unit_column = {data.unit_column!r}: only sources {', '.join(TABLES)} (a column) and npz (arrays train_NAME) "
             "have one, and it cannot be x or y"
         )
     if data.source == "images" and data.target_domain:
         yield 'data.target_domain: source "images" cannot read a second domain; remove it or use another source'
     if data.source == "table" and bool(data.domain_column) != bool(data.target_domain):
         yield "data.domain_column and data.target_domain must be set together: a column, and one of its values"
+
+
+def _of_named_sets(data: DataSettings) -> Iterator[str]:
+    if data.source != "torchvision":
+        for key in ("sets", "download"):
+            if getattr(data, key):
+                yield f'data.{key} is a setting of source "torchvision", not of {data.source!r}'
+    elif not data.sets:
+        yield f'data.sets is empty; source "torchvision" has {", ".join(SETS)}'
+    for name in data.sets:
+        yield from _messages_of(check_choice, SETS, name, "data.sets")
 
 
 def _of_parts(data: DataSettings) -> Iterator[str]:
@@ -228,6 +244,7 @@ def _of_parts(data: DataSettings) -> Iterator[str]:
     for name, entry in data.bounds.items():
         yield from _messages_of(parse_bounds, name, entry)
     yield from deal_mistakes(data)
+    yield from sequence_mistakes(data)
     if data.split_column and data.target_domain:
         yield "data.split_column and data.target_domain both divide the rows; remove one of them"
     if data.classes and data.task == "regression":

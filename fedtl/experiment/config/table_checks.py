@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from fedtl.data.frame import COLUMNS_WITH_A_USE
 from fedtl.data.settings import KINDS, NAMES_COLUMNS, DataSettings
 
-TABLES = ("table", "memory")  # sources with columns by name
+TABLES = ("table", "memory", "huggingface")  # sources with columns by name
 OF_FILES = ("delimiter", "decimal", "encoding", "sheet")
 
 
 def table_contradictions(data: DataSettings) -> Iterator[str]:
     """Yield a line for each setting that the source does not have, or that another one contradicts."""
-    for key in ("silo_column", "domain_column", "split_column", "positive_above", *KINDS, "drop"):
+    for key in ("domain_column", "split_column", "positive_above", *KINDS, "drop"):
         if data.source not in TABLES and getattr(data, key) not in ("", None, [], {}):
-            yield f'data.{key} is a setting of sources "table" and "memory", not of {data.source!r}'
+            yield f"data.{key} is a setting of sources {', '.join(TABLES)}, not of {data.source!r}"
     for key in OF_FILES:
         if data.source != "table" and getattr(data, key) != type(data).model_fields[key].default:
             yield f'data.{key} is a setting of source "table", not of {data.source!r}'
