@@ -5,7 +5,7 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from fedtl._util.settings import Settings
 from fedtl.tasks.base import LearningTask
@@ -31,13 +31,17 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def date_as_text(value: Any) -> Any:
+    """Return a date of TOML, 2000-01-31 without quotes, as the text that it is in the resolved settings."""
+    return value.isoformat() if type(value) is date else value
+
+
 def iso_date(text: str) -> str:
     """Return ``text`` if it is a date such as 2000-01-31."""
     try:
-        date.fromisoformat(text)
+        return date.fromisoformat(text).isoformat()
     except ValueError as error:
         raise ValueError("must be a date such as 2000-01-31") from error
-    return text
 
 
 def known_time_zone(name: str) -> str:
@@ -119,7 +123,7 @@ class InputSettings(Settings):
     ordered: dict[Name, Annotated[list[Name], Field(min_length=2)]] = {}
     dates: list[Name] = []
     date_parts: Annotated[list[DatePart], Field(min_length=1)] = ["days", "weekday", "month"]
-    reference_date: Annotated[str, AfterValidator(iso_date)] = "1970-01-01"
+    reference_date: Annotated[str, BeforeValidator(date_as_text), AfterValidator(iso_date)] = "1970-01-01"
     hashed: list[Name] = []
     hash_width: int = Field(32, ge=2, le=4096)
     target_encoded: list[Name] = []
