@@ -142,7 +142,8 @@ def rows_of_arrays(arrays: Mapping[str, Array], settings: DataSettings, where: s
         raise DataError(
             f"{where} has no array {sorted(missing)[0]}; it has {', '.join(sorted(arrays)) or 'none'}"
         )
-    unit, unread = settings.unit_column, ()
+    unit = settings.unit_column
+    unread: tuple[str, ...] = ()
     if settings.sequence is not None:
         arrays, unread = _with_series(arrays, settings.sequence, where)
     train = _part(arrays, "train", where, unit)
