@@ -115,6 +115,8 @@ def _of_export(path: Path, folder: Path) -> Backbone:
         raise ConfigError(f"{path} is a mix of several models; give the file of one of them: {files}")
     inputs, shape = about["inputs"], tuple(about["shape"])
     model = {"name": about["model"], "settings": about.get("settings", {})}
+    if "pixel_scale" in about:
+        model["pixels"] = about["pixel_scale"]
     data = {"size": inputs["size"], "channels": inputs["channels"]}
     experiment = parse_experiment({"data": data, "model": model, "method": {"name": "fedavg"}})
     trainer = run_trainer(experiment, shape)

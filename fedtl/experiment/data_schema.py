@@ -24,7 +24,8 @@ class SiloSchema:
     """
     The shape of one input, the columns, the labels, the labels in training rows, and the number of training rows. ``empty``:
     the columns without any value in these rows, and ``facts`` about them; neither is looked up where rows must be prepared
-    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: images of 0..255.
+    independently of each other. ``unread``: what lies beside the rows and was not read. ``pixels``: whether they are
+    images of 0..255; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -35,7 +36,7 @@ class SiloSchema:
     empty: tuple[str, ...] = ()
     facts: RowFacts = NO_FACTS
     unread: tuple[str, ...] = ()
-    pixels: bool = False
+    pixels: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ class DataSchema:
         return merge_labels([silo.classes for silo in self.silos.values()])
 
     @property
-    def pixels(self) -> bool:
-        """Whether the inputs of all silos are images of 0..255."""
-        return all(silo.pixels for silo in self.silos.values())
+    def pixels(self) -> bool | None:
+        """Whether the inputs of all silos are images of 0..255; None: not known."""
+        known = {silo.pixels for silo in self.silos.values()}
+        return False if False in known else None if None in known else True
 
     @property
     def width(self) -> int:

@@ -11,8 +11,9 @@ from torch import nn
 
 from fedtl._util.torchvision_import import import_torchvision
 from fedtl.errors import ModelError
-from fedtl.models.libraries import import_timm, is_timm
-from fedtl.models.registry import MODELS, TORCHVISION
+from fedtl.models.libraries import TORCHVISION, import_timm, is_hub_name, is_timm, timm_config
+from fedtl.models.pixels import pixel_scale
+from fedtl.models.registry import MODELS
 
 if TYPE_CHECKING:
     from fedtl.experiment.predict import SiloModel
@@ -59,7 +60,8 @@ def prepare(x):
     if len(SHAPE) == 3:  # images [N, H, W] or [N, H, W, C]
         x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
         if x.dtype == np.uint8:
-            return torch.tensor(x / 127.5 - 1, dtype=torch.float32)
+            mean, std = (np.reshape(one, (-1, 1, 1)) for one in ABOUT.get("pixel_scale", [[0.5], [0.5]]))
+            return torch.tensor((x / 255 - mean) / std, dtype=torch.float32)
     elif len(SHAPE) == 2:  # series [N, steps, channels]
         x = np.moveaxis(x, 1, 2)
     if INPUTS["mean"]:
@@ -117,9 +119,9 @@ def network_code(model: "SiloModel") -> str:
         return (
             f"from torchvision.models import get_model\nreturn get_model({own!r}, num_classes={width}{size})"
         )
-    if not is_timm(name):
+    if not (is_timm(name) or is_hub_name(name)):
         raise ModelError("the network is code of a Python program")
-    config = import_timm().get_pretrained_cfg(name, allow_unregistered=False)
+    config = timm_config(name)
     size = f", img_size={tuple(shape[1:])}" if getattr(config, "fixed_input_size", False) else ""
     return f"import timm\nreturn timm.create_model({name!r}, num_classes={width}, in_chans={shape[0]}{size})"
 
@@ -151,9 +153,11 @@ def _check(model: "SiloModel", out: Path, files: Mapping[str, int], lines: str) 
         names,
     )
     x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    pixels = model.settings.pixels
+    scaled = x if isinstance(pixels, str) else pixel_scale(pixels).from_signed(x)
     for file, net in zip(files, model.nets().values(), strict=True):
         rebuilt: nn.Module = names["network"]()  # type: ignore[operator]
         rebuilt.load_state_dict(load_file(out / file))
         with torch.no_grad():
-            if not torch.allclose(rebuilt.eval()(x), net(x), atol=TOLERANCE):
+            if not torch.allclose(rebuilt.eval()(scaled), net(x), atol=TOLERANCE):
                 raise ModelError("the rebuilt network gives other scores")

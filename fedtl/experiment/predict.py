@@ -26,6 +26,7 @@ from fedtl.models.adapters import merged, merged_into
 from fedtl.models.dp_norm import restore_names, restore_norms
 from fedtl.models.mixed import MixedNet
 from fedtl.models.net import ModelSpec, tied_names
+from fedtl.models.pixels import pixel_scale
 from fedtl.privacy import taint_metadata
 from fedtl.privacy.taint import Label, combined_labels
 from fedtl.training.at_home import FinalModel, alone_trainer, trainer_of
@@ -186,6 +187,7 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         "shape": model.shape,
         "pixels": "x / 127.5 - 1 for 0..255",
         "inputs": dict(vars(model.inputs).items()),
+        **_pixel_scale(model),
     }
     if model.experiment.data.scale == "dp":
         description["input_scale"] = (
@@ -206,6 +208,14 @@ def export_model(model: SiloModel, out: Path, about: Mapping[str, Any] | None = 
         write_script(model, out, written),
         _onnx(model, out),
     ]
+
+
+def _pixel_scale(model: SiloModel) -> dict[str, Any]:
+    """Return the keys of a model that was trained on pixels of another scale than -1..1."""
+    if isinstance(scale := model.settings.pixels, str) or not pixel_scale(scale).changes:
+        return {}
+    about = "(x / 255 - mean) / std for 0..255, by pixel_scale; model.onnx does this itself, and takes x / 127.5 - 1"
+    return {"pixels": about, "pixel_scale": scale}
 
 
 def _save_weights(model: SiloModel, out: Path) -> dict[str, int]:

@@ -79,7 +79,8 @@ def test_a_table_with_categories_and_empty_cells(task, tmp_path, monkeypatch, ca
     assert other == printed(script, tmp_path / "ordered.csv", monkeypatch, capsys)
 
 
-def test_pictures(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("scale", ["auto", "[[0.3], [0.4]]"])
+def test_pictures(scale, tmp_path, monkeypatch, capsys):
     for silo in "ab":
         for label in ("dark", "light"):
             folder = tmp_path / "data" / silo / label
@@ -87,7 +88,7 @@ def test_pictures(tmp_path, monkeypatch, capsys):
             for number in range(12):
                 pixels = RNG.integers(0, 120, (9, 9, 3), np.uint8) + (130 if label == "light" else 0)
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
-    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]"]
+    sets = ["data.source=images", "data.size=8", "model.settings.widths=[4,4,4]", f"model.pixels={scale}"]
     model, script = exported(tmp_path, tmp_path / "data", *sets)
     check(model, script, tmp_path / "data/a/light/3.png", monkeypatch, capsys)
 

@@ -34,6 +34,8 @@ def unsound(experiment: Experiment) -> Iterator[str]:
         yield from _unsound_method(experiment)
     if experiment.model.dtype != "float32":
         yield f'[privacy] and model.dtype = {experiment.model.dtype!r}: clipping needs model.dtype = "float32"'
+    if experiment.model.checkpointing:
+        yield "[privacy] and model.checkpointing: gradients of single rows need the activations of one pass; remove model.checkpointing"
     yield from unsound_training(experiment.train)
     if experiment.engine.stack > 1:
         yield f"[privacy] and engine.stack = {experiment.engine.stack}: stacked silos cannot be clipped separately; set it to 1"
